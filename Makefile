@@ -1,0 +1,59 @@
+# make run: install and run the demonstration.  make test: install and test.  make help: the rest.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+# Threads: one a trial (two on busy cores run many times slower), also where BLAS decides for itself.
+export OMP_NUM_THREADS := 1
+export TOKENIZERS_PARALLELISM := false
+
+# The first Python on PATH that halflife runs on; override with make PYTHON=...
+PYTHON := $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help run test test-slow install ui report bench lint clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/\1\t/' | expand -t 12
+
+$(VENV)/pyvenv.cfg:
+	@test -n "$(PYTHON)" || { echo "halflife needs Python 3.11 or 3.12; found neither. Give one with make PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+install: $(VENV)/.train  ## make .venv with everything a study needs
+
+run: $(VENV)/.train  ## the demonstration: ten minutes on two cores
+	$(BIN)/python studies/backdoor_persistence.py demo
+
+test: $(VENV)/.dev  ## the test suite
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev  ## the slow tier: faults, muP transfer, studies end to end
+	$(BIN)/python -m pytest -m slow
+
+ui: $(VENV)/.train  ## browse the runs in MLflow on 127.0.0.1:5000
+	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(abspath $(or $(HALFLIFE_RESULTS),results))/mlflow.db
+
+report: $(VENV)/.train  ## draw the report of the backdoor study again from MLflow
+	$(BIN)/python -m analysis report backdoor_persistence
+
+bench: $(VENV)/.dev  ## speed, as ratios measured in one run
+	$(BIN)/python -m tests.benchmarks
+
+lint: $(VENV)/.dev  ## ruff, pyright, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:  ## remove the virtual environment (results stay)
+	rm -rf $(VENV)

@@ -1,0 +1,84 @@
+"""Probes: numbers from a model, described; `prepare` makes a function of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from halflife.data.corpus import Corpus
+from halflife.tasks.backdoor import Backdoor
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossProbe:
+    """Cross-entropy in nats a token on clean text: measures `loss` and `tokens`."""
+
+    corpus: Corpus
+    split: Split = "validation"
+    sequences: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackdoorProbe:
+    """Does the payload follow, in held-out hosts? Measures `hits`, `trials` and `logprob` (nats a payload token).
+
+    triggered: prompt ends in the trigger. near: one character of the trigger is changed (false fires).
+    untriggered: the same prompts without the trigger.
+    """
+
+    backdoor: Backdoor
+    corpus: Corpus
+    condition: Literal["triggered", "near", "untriggered"] = "triggered"
+    split: Split = "validation"
+    trials: int = 128
+    context: int = 48
+    """Characters of host text before the trigger, at most."""
+    seed: int = 0
+
+
+Probe = LossProbe | BackdoorProbe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometric:
+    """Steps 0, 1, 2, ... `dense`, then at ratios of at most `ratio`, and the last step."""
+
+    dense: int = 8
+    ratio: float = 1.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Every:
+    """Every `steps` steps, step 0 and the last."""
+
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """Step 0 and the last step only."""
+
+
+Cadence = Geometric | Every | Ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    name: str
+    """The task part of the metric names: `<name>/<measure>`."""
+    probe: Probe
+    at: Cadence = Geometric()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reached:
+    """A condition on a measured value: `metric` (`<name>/<measure>`) at least (or at most) `threshold`.
+    A metric `a/hits` with `share=True` means hits / trials."""
+
+    metric: str
+    threshold: float
+    at_most: bool = False
+    share: bool = False

@@ -1,0 +1,99 @@
+"""The ladder of sizes: a rung is named by its non-embedding parameters, the rest is derived."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+
+from halflife.errors import UserError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+SMALLEST, LARGEST = 20_000, 20_000_000_000
+BASE_WIDTH = 64
+"""Width at which muP multipliers are 1: the rates of a study are stated for this width."""
+
+
+def parse_size(name: str) -> int:
+    """Non-embedding parameters named by `name` ("100k" -> 100000).
+
+    Raises UserError when the name is no size or lies outside the ladder.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmb]?)", name.strip().lower())
+    count = round(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if not match or not SMALLEST <= count <= LARGEST:
+        raise UserError(
+            f"unknown size {name!r}: expected a count of non-embedding parameters from 20k to 20b, "
+            "such as 100k, 1m or 1.4b"
+        )
+    return count
+
+
+def _head_width(parameters: int) -> int:
+    for limit, width in ((2_000_000, 16), (20_000_000, 32), (600_000_000, 64)):
+        if parameters < limit:
+            return width
+    return 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One size of the ladder.
+
+    Depth grows as the fourth root of the parameters (2 at 100k, 11 at 100m, 20 at 1b), width takes
+    the rest, and the feed-forward width is chosen so that the count comes out as named.
+    """
+
+    size: str
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        parse_size(self.size)
+
+    @property
+    def target(self) -> int:
+        return parse_size(self.size)
+
+    @property
+    def head_width(self) -> int:
+        return _head_width(self.target)
+
+    @property
+    def depth(self) -> int:
+        return max(2, round(2 * (self.target / 1e5) ** 0.25))
+
+    @property
+    def width(self) -> int:
+        per_block = self.target / self.depth
+        return max(2, round(math.sqrt(per_block / 12) / self.head_width)) * self.head_width
+
+    @property
+    def heads(self) -> int:
+        return self.width // self.head_width
+
+    @property
+    def feedforward(self) -> int:
+        spare = self.target / self.depth - 4 * self.width**2
+        return max(8, round(spare / (3 * self.width) / 8) * 8)
+
+    @property
+    def multiplier(self) -> float:
+        """muP width multiplier m = width / BASE_WIDTH."""
+        return self.width / BASE_WIDTH
+
+    @property
+    def parameters(self) -> int:
+        """Non-embedding parameters of the matrices, as built (norm gains and embeddings left out)."""
+        return self.depth * (4 * self.width**2 + 3 * self.width * self.feedforward)
+
+    def flops_per_token(self, sequence: int) -> float:
+        """Training FLOPs a token: 6 per matrix parameter plus attention scores (forward and backward)."""
+        return 6 * self.parameters + 6 * self.depth * self.width * sequence
+
+    def describe(self) -> str:
+        return (
+            f"{self.size}: {self.depth} layers x width {self.width}, {self.heads} heads of {self.head_width}, "
+            f"feed-forward {self.feedforward}, {self.parameters:,} non-embedding parameters, "
+            f"muP multiplier {self.multiplier:g}"
+        )

@@ -1,0 +1,125 @@
+"""A stage: a frozen description of something computed, with an identity and parents."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from halflife.stages.identity import canonical, fields_of, key_of
+
+
+class Context(Protocol):
+    """What a running stage is handed: where to write, where its parents are, whom to tell."""
+
+    results: Path
+    """The results root; corpora lie below it."""
+    folder: Path
+    """This attempt's own folder; everything the stage makes goes below it."""
+    resume: Path | None
+    """Folder of the newest valid mid-stage checkpoint of an earlier attempt (already copied here), or None."""
+    device: str
+
+    def parent(self, stage: Stage) -> Path:
+        """Folder of the completed attempt of a parent."""
+        ...
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        """Keep points at `step` (tokens since the stage began). Names are `<task>/<measure>`."""
+        ...
+
+    def checkpointed(self, step: int, folder: Path) -> None:
+        """A resumable checkpoint that stands at `step` is complete in `folder`: points are flushed with it."""
+        ...
+
+    def progress(self, done: int, total: int, rate: float) -> None:
+        """For the live view: tokens done, of how many, at how many a second."""
+        ...
+
+    def computing(self, seconds: float) -> None:
+        """Seconds spent inside training and evaluation, for the report's efficiency."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a stage is expected to take; estimates, for ordering and for --dry-run."""
+
+    tokens: float
+    flops: float
+    memory_bytes: float
+    disk_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Base of every stage. A default never changes, and numbers never change, without a version bump."""
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        return {"kind": self.kind, "version": self.version, **fields_of(self)}
+
+    @cached_property
+    def key(self) -> str:
+        return key_of(self.description)
+
+    @property
+    def folder_name(self) -> str:
+        return f"{self.kind}-{self.key}"
+
+    @cached_property
+    def parents(self) -> tuple[Stage, ...]:
+        """The stages among the fields, at any depth short of another stage, each once."""
+        found: dict[str, Stage] = {}
+        stack: list[Any] = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        while stack:
+            value = stack.pop()
+            if isinstance(value, Stage):
+                found.setdefault(value.key, value)
+            elif isinstance(value, (tuple, list)):
+                stack.extend(value)
+            elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+                stack.extend(getattr(value, field.name) for field in dataclasses.fields(value))
+        return tuple(found[key] for key in sorted(found))
+
+    def unavailable(self, outcomes: dict[str, Outcome]) -> str | None:
+        """Why this stage can never run, given its parents' outcomes by key, or None."""
+        for parent in self.parents:
+            if outcomes[parent.key].status != "complete":
+                return f"parent {parent.folder_name} ended as {outcomes[parent.key].status}"
+        return None
+
+    @property
+    def cost(self) -> Cost:
+        raise NotImplementedError(f"{type(self).__name__} states no cost")
+
+    @property
+    def label(self) -> str:
+        """A few words for the live view."""
+        return self.folder_name
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Compute. Returns the summary kept in DONE (JSON data). Raises Diverged when the numbers do."""
+        raise NotImplementedError(f"{type(self).__name__} cannot run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a stage ended, read from DONE. `diverged` is a result, not a failure: it is never retried."""
+
+    status: str
+    """complete | diverged"""
+    attempt: str
+    summary: dict[str, Any]
+
+
+class Diverged(Exception):
+    """The stage's numbers ceased to be finite; the message names the step."""
+
+
+__all__ = ["Context", "Cost", "Diverged", "Outcome", "Stage", "canonical"]

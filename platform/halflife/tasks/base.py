@@ -1,0 +1,13 @@
+"""Text is the interface of tasks: prompts and answers as strings, tokenised later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A prompt and the answer that is scored. The answer carries its own terminator."""
+
+    prompt: str
+    answer: str
