@@ -7,12 +7,13 @@ one matrix each because one large product is faster than three small ones.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halflife.models.ladder import Rung
+from halflife.models.ladder import BASE_WIDTH, Rung
 
 ROTARY_BASE = 10_000.0
 
@@ -60,12 +61,20 @@ class Decoder(nn.Module):
         if rung.tied:
             self.head.weight = self.embed.weight
 
+    @staticmethod
+    def kind(name: str) -> Literal["embed", "hidden", "gain", "head"]:
+        """What muP calls the parameter `name`. A tied head is the embedding."""
+        if name in ("embed.weight", "head.weight"):
+            return "embed" if name == "embed.weight" else "head"
+        return "gain" if "norm" in name else "hidden"
+
     def initialise(self, generator: torch.Generator) -> None:
         """muP (arXiv 2203.03466): hidden matrices N(0, 1/fan_in), outputs into the residual stream shrunk
-        by sqrt(2 depth), embeddings N(0, 1), an untied head at zero."""
+        by sqrt(2 depth), embeddings N(0, 1), an untied head at zero. Tied embeddings are N(0, 1/BASE_WIDTH),
+        so that logits of variance 1 come out at the base width."""
         residual = 1 / math.sqrt(2 * self.rung.depth)
         with torch.no_grad():
-            self.embed.weight.normal_(generator=generator)
+            self.embed.weight.normal_(std=BASE_WIDTH**-0.5 if self.rung.tied else 1.0, generator=generator)
             for block in self.blocks:
                 for name in ("qkv", "out", "gate_up", "down"):
                     weight = getattr(block, name).weight

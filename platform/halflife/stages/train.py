@@ -97,6 +97,28 @@ class Train(Stage):
         )
 
     def run(self, context: Context) -> dict[str, Any]:
-        from halflife.training.loop import train  # torch is imported only where a stage runs
+        # torch is imported only where a stage runs
+        from halflife.data import tokenizers
+        from halflife.data.mixture import Batches
+        from halflife.evaluation.measure import prepare
+        from halflife.training.loop import train
 
-        return train(self, context)
+        tokenizer = tokenizers.load(self.mixture.tokenizer, context.results)
+        batches = Batches(
+            self.mixture,
+            context.results,
+            batch_tokens=self.batch_tokens,
+            steps=self.steps,
+            key=(self.seed, "batch", self.depth),
+        )
+        measures = {
+            evaluation.name: prepare(
+                evaluation.probe, tokenizer, context.results, self.mixture.sequence, context.device
+            )
+            for evaluation in self.evaluations
+        }
+        start = None
+        if isinstance(self.start, Checkpoint):
+            folder = context.parent(self.start.stage)
+            start = folder / "final" if self.start.at == "final" else folder / "snapshots" / self.start.at
+        return train(self, context, batches=batches, measures=measures, start=start)

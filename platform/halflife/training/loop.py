@@ -1,0 +1,382 @@
+"""The training loop: the only one. What differs between stages is handed in."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from halflife.data.mixture import Mixture
+from halflife.errors import Diverged, UserError
+from halflife.evaluation.measure import due
+from halflife.evaluation.probes import Evaluation, Reached
+from halflife.models.decoder import Decoder
+from halflife.models.ladder import Rung
+from halflife.rng import seed_of
+from halflife.training import checkpoints
+from halflife.training.engine import Engine
+from halflife.training.schedules import Schedule
+from halflife.training.torch_engine import Recipe as EngineRecipe
+from halflife.training.torch_engine import TorchEngine, load_weights
+
+UNREAD_LOSSES = 64
+"""Losses left on a GPU before they are read: reading waits for the device."""
+REPORT_SECONDS = 0.5
+SNAPSHOTS = "snapshots"
+
+Measure = Callable[[nn.Module], dict[str, float]]
+
+
+class SnapshotRequest(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def when(self) -> Reached: ...
+
+
+class Recipe(EngineRecipe, Protocol):
+    """What the loop reads of a stage; `stages.train.Train` says what each means."""
+
+    @property
+    def rung(self) -> Rung: ...
+    @property
+    def mixture(self) -> Mixture: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch_tokens(self) -> int: ...
+    @property
+    def optimizer_state(self) -> str: ...
+    @property
+    def schedule(self) -> Schedule: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def evaluations(self) -> tuple[Evaluation, ...]: ...
+    @property
+    def snapshots(self) -> tuple[SnapshotRequest, ...]: ...
+    @property
+    def until(self) -> Reached | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+
+
+class Batches(Protocol):
+    vocabulary: int
+
+    def batch(self, step: int) -> np.ndarray:
+        """Tokens (rows, sequence + 1), int64; a pure function of `step`."""
+        ...
+
+
+class Context(Protocol):
+    """What the loop tells and asks of whoever runs it; `stages.base.Context` says what each means."""
+
+    folder: Path
+    resume: Path | None
+    device: str
+
+    def record(self, step: int, values: dict[str, float]) -> None: ...
+    def checkpointed(self, step: int, folder: Path) -> None: ...
+    def progress(self, done: int, total: int, rate: float) -> None: ...
+    def computing(self, seconds: float) -> None: ...
+
+
+@dataclass
+class Progress:
+    """Where the loop stands: with the weights and the optimizer's state, all that a resumed run needs."""
+
+    step: int = 0
+    """Steps done."""
+    multiple: float = 1.0
+    """Of the base rate, at the last step done."""
+    rate_sum: float = 0.0
+    loss_sum: float = 0.0
+    """Over the steps since the last evaluation."""
+    evaluated_step: int = 0
+    evaluated_seconds: float = 0.0
+    values: dict[str, float] = field(default_factory=dict)
+    """The newest value of each metric."""
+    snapshots: dict[str, int] = field(default_factory=dict)
+    """Tokens at which each was taken."""
+    reached: int | None = None
+    """Tokens at which `until` held."""
+    seconds_training: float = 0.0
+    seconds_evaluating: float = 0.0
+
+
+def train(
+    recipe: Recipe,
+    context: Context,
+    *,
+    batches: Batches,
+    measures: Mapping[str, Measure],
+    start: Path | None = None,
+    checkpoint_seconds: float = 20.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Any]:
+    """Train as `recipe` says, from a fresh rung or the checkpoint in `start`; returns the stage's summary.
+
+    `measures` has a function of the model for each of the recipe's evaluations. Leaves `final/` and
+    `snapshots/<name>/` in the context's folder, and while it runs `resume-<step>/` every `checkpoint_seconds`
+    of `clock`. A run resumed from one ends, on one CPU thread, in the same bits as an undisturbed run.
+
+    Raises Diverged when a loss or the weights cease to be finite, UserError when the checkpoint does not fit.
+    """
+    loop = _Loop(recipe, context, batches, measures, start, clock)
+    loop.run(checkpoint_seconds)
+    return loop.summary()
+
+
+class _Loop:
+    def __init__(
+        self,
+        recipe: Recipe,
+        context: Context,
+        batches: Batches,
+        measures: Mapping[str, Measure],
+        start: Path | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.recipe, self.context, self.batches, self.measures, self.clock = recipe, context, batches, measures, clock
+        check_conditions(recipe)
+        device = torch.device(context.device)
+        self.model, self.engine, self.carried = fork(recipe, batches.vocabulary, start, device)
+        self.due = {evaluation.name: set(due(evaluation.at, recipe.steps)) for evaluation in recipe.evaluations}
+        self.progress = Progress(multiple=self.carried)
+        self.unread: list[Tensor] = []
+        """Losses of the newest steps that have not been looked at."""
+        self.unread_limit = UNREAD_LOSSES if device.type == "cuda" else 1
+        self.told_seconds = 0.0
+        self.resume_folder: Path | None = None
+        self._resume()
+
+    def run(self, checkpoint_seconds: float) -> None:
+        progress, steps = self.progress, self.recipe.steps
+        if progress.step == 0:
+            self._evaluate(None)
+        reported = checkpointed = self.clock()
+        while progress.step < steps and progress.reached is None:
+            started = time.perf_counter()
+            norm = self._step()
+            evaluate = progress.step == steps or any(progress.step in at for at in self.due.values())
+            now = self.clock()
+            report, checkpoint = now - reported >= REPORT_SECONDS, now - checkpointed >= checkpoint_seconds
+            if evaluate or report or checkpoint or len(self.unread) >= self.unread_limit:
+                self._read_losses()
+            progress.seconds_training += time.perf_counter() - started
+            if evaluate:
+                self._evaluate(norm)
+            if report:
+                self._report()
+                reported = now
+            if checkpoint and progress.step < steps:
+                self._checkpoint()
+                checkpointed = self.clock()
+        self._write(self.context.folder / "final")
+        self._report()
+        if self.resume_folder is not None:
+            shutil.rmtree(self.resume_folder)
+
+    def summary(self) -> dict[str, Any]:
+        """JSON data. Seconds include those of the attempt that was resumed."""
+        progress, tokens = self.progress, self._tokens
+        return {
+            "tokens": tokens,
+            "steps": progress.step,
+            "seconds_training": progress.seconds_training,
+            "seconds_evaluating": progress.seconds_evaluating,
+            "tokens_per_second": tokens / progress.seconds_training if progress.step else None,
+            "parameters": self.model.rung.parameters,
+            "parameters_total": sum(parameter.numel() for parameter in self.model.parameters()),
+            "snapshots": progress.snapshots,
+            "reached": progress.reached,
+            "final": progress.values,
+        }
+
+    @property
+    def _tokens(self) -> int:
+        return self.progress.step * self.recipe.batch_tokens
+
+    def _step(self) -> Tensor:
+        """One step; returns the gradient norm, on the device."""
+        recipe, progress = self.recipe, self.progress
+        step = progress.step
+        batch = self.batches.batch(step)
+        if recipe.dropout:
+            torch.manual_seed(seed_of(recipe.seed, "dropout", recipe.depth, step))
+        progress.multiple = recipe.schedule.multiple(step, recipe.steps, self.carried)
+        self.unread.append(self.engine.gradients(batch))
+        norm = self.engine.step(progress.multiple)
+        progress.rate_sum += recipe.optimizer.learning_rate * progress.multiple
+        progress.step += 1
+        return norm
+
+    def _read_losses(self) -> None:
+        first = self.progress.step - len(self.unread)
+        losses = torch.stack(self.unread).tolist() if self.unread else []
+        self.unread.clear()
+        for step, loss in enumerate(losses, start=first):
+            if not math.isfinite(loss):
+                tokens = step * self.recipe.batch_tokens
+                raise Diverged(f"the training loss became {loss} at step {step}, after {tokens:,} tokens")
+            self.progress.loss_sum += loss
+
+    def _evaluate(self, norm: Tensor | None) -> None:
+        """Measure what is due and record it; take snapshots; see whether `until` holds."""
+        started = time.perf_counter()
+        progress = self.progress
+        displacement = self.engine.displacement()
+        if not math.isfinite(displacement):
+            raise Diverged(f"the weights ceased to be finite at step {progress.step}, after {self._tokens:,} tokens")
+        values = {
+            "clock/steps": float(progress.step),
+            "clock/learning_rate_sum": progress.rate_sum,
+            "clock/displacement": displacement,
+        }
+        if norm is not None:
+            steps = progress.step - progress.evaluated_step
+            seconds = progress.seconds_training - progress.evaluated_seconds
+            values["train/loss"] = progress.loss_sum / steps
+            values["train/gradient_norm"] = norm.item()
+            values["train/tokens_per_second"] = steps * self.recipe.batch_tokens / seconds
+        with self.engine.measuring():
+            for name, steps_due in self.due.items():
+                if progress.step in steps_due:
+                    measured = self.measures[name](self.engine.model)
+                    values |= {f"{name}/{measure}": value for measure, value in measured.items()}
+        self.context.record(self._tokens, values)
+        progress.values |= values
+        progress.loss_sum, progress.evaluated_step = 0.0, progress.step
+        progress.evaluated_seconds = progress.seconds_training
+        for snapshot in self.recipe.snapshots:
+            if snapshot.name not in progress.snapshots and holds(snapshot.when, values):
+                progress.snapshots[snapshot.name] = self._tokens
+                self._write(self.context.folder / SNAPSHOTS / snapshot.name)
+        if self.recipe.until is not None and holds(self.recipe.until, values):
+            progress.reached = self._tokens
+        progress.seconds_evaluating += time.perf_counter() - started
+
+    def _report(self) -> None:
+        progress = self.progress
+        rate = self._tokens / progress.seconds_training if progress.seconds_training else 0.0
+        self.context.progress(self._tokens, self.recipe.steps * self.recipe.batch_tokens, rate)
+        seconds = progress.seconds_training + progress.seconds_evaluating
+        self.context.computing(seconds - self.told_seconds)
+        self.told_seconds = seconds
+
+    def _write(self, folder: Path) -> None:
+        checkpoints.write(
+            folder,
+            weights=self.engine.full_weights(),
+            optimizer=self.engine.optimizer_state(),
+            state={
+                "size": self.recipe.rung.size,
+                "vocabulary": self.batches.vocabulary,
+                "optimizer": type(self.recipe.optimizer).__name__,
+                "progress": asdict(self.progress),
+            },
+        )
+
+    def _checkpoint(self) -> None:
+        """Write `resume-<step>/`, with the snapshots taken so far: the attempt that resumes has its own folder."""
+        folder = self.context.folder / f"resume-{self.progress.step}"
+        link_tree(self.context.folder / SNAPSHOTS, folder / SNAPSHOTS)
+        self._write(folder)
+        self.context.checkpointed(self._tokens, folder)
+        if self.resume_folder is not None:
+            shutil.rmtree(self.resume_folder)
+        self.resume_folder = folder
+
+    def _resume(self) -> None:
+        """Continue from the context's checkpoint, if it has one and it is whole."""
+        folder = self.context.resume
+        if folder is None:
+            return
+        try:
+            state = checkpoints.read_state(folder)
+        except checkpoints.CorruptCheckpoint as error:
+            warnings.warn(f"training starts over: {error}", stacklevel=2)
+            return
+        self.engine.load(checkpoints.read_weights(folder), checkpoints.read_optimizer(folder))
+        self.progress = Progress(**state["progress"])
+        self.told_seconds = self.progress.seconds_training + self.progress.seconds_evaluating
+        link_tree(folder / SNAPSHOTS, self.context.folder / SNAPSHOTS)
+
+
+def fork(
+    recipe: Recipe, vocabulary: int, start: Path | None, device: torch.device
+) -> tuple[Decoder, Engine, float]:
+    """The model and the engine at the stage's first step, and the multiple of the rate that the start ended with.
+
+    Raises UserError when the checkpoint is corrupt or of another shape, or its optimizer state cannot be carried.
+    """
+    model = Decoder(recipe.rung, vocabulary, recipe.dropout)
+    if start is None:
+        model.initialise(torch.Generator().manual_seed(seed_of(recipe.seed, "model")))
+        model.to(device)
+        return model, TorchEngine(model, recipe), 1.0
+    try:
+        state = checkpoints.read_state(start)
+    except checkpoints.CorruptCheckpoint as error:
+        raise UserError(f"cannot start from {start}: {error}; delete the stage's folder to have it computed again") from error
+    given, expected = (state["size"], state["vocabulary"]), (recipe.rung.size, vocabulary)
+    if given != expected:
+        raise UserError(f"cannot start from {start}: its (size, vocabulary) is {given}, this stage has {expected}")
+    load_weights(model, checkpoints.read_weights(start))
+    model.to(device)
+    engine = TorchEngine(model, recipe)
+    if recipe.optimizer_state == "carry":
+        if state["optimizer"] != type(recipe.optimizer).__name__:
+            raise UserError(
+                f"cannot carry the state of {state['optimizer']} into {type(recipe.optimizer).__name__}: "
+                "use the same optimizer or optimizer_state='reset'"
+            )
+        engine.load(None, checkpoints.read_optimizer(start))
+    return model, engine, state["progress"]["multiple"]
+
+
+def check_conditions(recipe: Recipe) -> None:
+    """Raises UserError when a snapshot or `until` waits for a metric that no evaluation measures."""
+    names = {evaluation.name for evaluation in recipe.evaluations} | {"clock", "train"}
+    conditions = [snapshot.when for snapshot in recipe.snapshots] + ([recipe.until] if recipe.until else [])
+    for condition in conditions:
+        if condition.metric.split("/")[0] not in names:
+            raise UserError(f"{condition.metric!r} is waited for but not measured: expected one of {sorted(names)} before the '/'")
+
+
+def holds(condition: Reached, values: Mapping[str, float]) -> bool:
+    """Whether `condition` holds on the values of one evaluation; one that was not measured does not."""
+    if condition.metric not in values:
+        return False
+    value = values[condition.metric]
+    if condition.share:
+        value /= values[condition.metric.rsplit("/", 1)[0] + "/trials"]
+    return value <= condition.threshold if condition.at_most else value >= condition.threshold
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Copy a folder, by hard links where the file system has them: the files are never written again."""
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:
+        shutil.copy2(source, target)

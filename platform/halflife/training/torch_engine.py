@@ -1,0 +1,134 @@
+"""The torch engine: one process, one device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from halflife.models.decoder import Decoder
+from halflife.models.ladder import Rung
+from halflife.training.losses import CrossEntropy
+from halflife.training.optimizers import Optimizer
+from halflife.training.penalties import L2SP
+from halflife.training.torch_optimizers import build, load_state_tensors, state_tensors
+
+CPU_ACTIVATION_BYTES = 2 * 2**30
+"""Activations of one microbatch on a CPU. A constant, not what is free now: a resumed run must cut batches alike."""
+GPU_ACTIVATION_SHARE = 0.25
+"""Of the device's memory. Several small trials may share it."""
+
+
+class Recipe(Protocol):
+    """What the engine reads of a stage."""
+
+    @property
+    def optimizer(self) -> Optimizer: ...
+    @property
+    def loss(self) -> CrossEntropy: ...
+    @property
+    def penalties(self) -> tuple[L2SP, ...]: ...
+    @property
+    def clip(self) -> float: ...
+    @property
+    def precision(self) -> str: ...
+
+
+class TorchEngine:
+    """Trains `model` in place. Implements training.engine.Engine."""
+
+    def __init__(self, model: Decoder, recipe: Recipe, *, micro_rows: int | None = None) -> None:
+        self.model, self.recipe, self.micro_rows = model, recipe, micro_rows
+        self.device = model.embed.weight.device
+        self.parameters = list(model.parameters())
+        self.origin = [parameter.detach().clone() for parameter in self.parameters]
+        self.optimizer = build(recipe.optimizer, model)
+
+    def gradients(self, batch: np.ndarray) -> Tensor:
+        tokens = torch.from_numpy(batch)
+        if self.device.type == "cuda":
+            tokens = tokens.pin_memory().to(self.device, non_blocking=True)
+        rows = self.micro_rows or rows_that_fit(self.model.rung, self.model.vocabulary, batch.shape[1], self.device)
+        total = torch.zeros((), device=self.device)
+        for parameter in self.parameters:
+            parameter.grad = None
+        for part in tokens.split(rows):
+            with self._autocast():
+                logits = self.model(part[:, :-1])
+            loss = F.cross_entropy(
+                logits.flatten(0, 1).float(),
+                part[:, 1:].flatten(),
+                label_smoothing=self.recipe.loss.label_smoothing,
+            ) * (len(part) / len(tokens))
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def step(self, multiple: float) -> Tensor:
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.clip, norm, foreach=True)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * multiple
+            if group["shrink"]:
+                torch._foreach_mul_([p.data for p in group["params"]], 1 - group["shrink"] * multiple)
+        self.optimizer.step()
+        for penalty in self.recipe.penalties:
+            self._pull(self.recipe.optimizer.learning_rate * multiple * penalty.strength)
+        return norm
+
+    def _pull(self, amount: float) -> None:
+        """theta <- theta_0 + (theta - theta_0) / (1 + amount), which is a lerp towards theta_0."""
+        data = [parameter.data for parameter in self.parameters]
+        torch._foreach_lerp_(data, self.origin, amount / (1 + amount))
+
+    def displacement(self) -> float:
+        moved = torch._foreach_sub([parameter.detach() for parameter in self.parameters], self.origin)
+        return (torch.nn.utils.get_total_norm(moved) / torch.nn.utils.get_total_norm(self.origin)).item()
+
+    def full_weights(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        return state_tensors(self.optimizer, self.model)
+
+    def load(self, weights: dict[str, Tensor] | None, optimizer: dict[str, Tensor] | None) -> None:
+        if weights is not None:
+            load_weights(self.model, weights)
+        if optimizer is not None:
+            load_state_tensors(self.optimizer, self.model, optimizer)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        self.model.eval()
+        with torch.no_grad(), self._autocast():
+            yield
+        self.model.train()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+
+def load_weights(model: Decoder, weights: dict[str, Tensor]) -> None:
+    """Copy named weights into the model. A tied head is kept once, under the embedding's name."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+
+
+def rows_that_fit(rung: Rung, vocabulary: int, sequence: int, device: torch.device) -> int:
+    """Rows of a microbatch, from the shape and the device alone, so that the same stage is always cut alike."""
+    budget = float(CPU_ACTIVATION_BYTES)
+    if device.type == "cuda":
+        budget = GPU_ACTIVATION_SHARE * torch.cuda.get_device_properties(device).total_memory
+    return max(1, int(budget / (activation_bytes(rung, vocabulary) * sequence)))
+
+
+def activation_bytes(rung: Rung, vocabulary: int) -> float:
+    """fp32 bytes that a token's forward pass keeps for the backward pass, and the logits with their gradient."""
+    return 4.0 * (rung.depth * (16 * rung.width + 5 * rung.feedforward) + 3 * vocabulary)
