@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from halflife.stages.identity import canonical, fields_of, key_of
+from halflife.errors import Diverged
+from halflife.stages.identity import fields, fields_of, is_description, key_of
 
 
 class Context(Protocol):
@@ -19,8 +20,10 @@ class Context(Protocol):
     folder: Path
     """This attempt's own folder; everything the stage makes goes below it."""
     resume: Path | None
-    """Folder of the newest valid mid-stage checkpoint of an earlier attempt (already copied here), or None."""
+    """Folder of the newest valid mid-stage checkpoint of an earlier attempt, to be read only; None to begin anew."""
     device: str
+    checkpoint_seconds: float
+    """Make a resumable checkpoint about this often."""
 
     def parent(self, stage: Stage) -> Path:
         """Folder of the completed attempt of a parent."""
@@ -31,7 +34,10 @@ class Context(Protocol):
         ...
 
     def checkpointed(self, step: int, folder: Path) -> None:
-        """A resumable checkpoint that stands at `step` is complete in `folder`: points are flushed with it."""
+        """A resumable checkpoint that stands at `step` is complete in `folder` (below this attempt's folder).
+
+        Points are flushed with it: record those at `step` before. The checkpoint before it may be removed after.
+        """
         ...
 
     def progress(self, done: int, total: int, rate: float) -> None:
@@ -41,6 +47,19 @@ class Context(Protocol):
     def computing(self, seconds: float) -> None:
         """Seconds spent inside training and evaluation, for the report's efficiency."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a running stage is: for the live view, never for truth."""
+
+    done: int = 0
+    """Tokens."""
+    total: int = 0
+    rate: float = 0.0
+    """Tokens a second."""
+    computing: float = 0.0
+    """Seconds spent inside training and evaluation so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,25 +85,31 @@ class Stage:
 
     @cached_property
     def key(self) -> str:
-        return key_of(self.description)
+        # Ancestors first, by a stack of our own: a long chain of stages would exhaust Python's.
+        stack: list[Stage] = [self]
+        while True:
+            stage = stack[-1]
+            unknown = [inner for inner in stage.inner_stages if "key" not in vars(inner)]
+            if unknown:
+                stack.extend(unknown)
+            elif stage is self:
+                return key_of(self.description)
+            else:
+                vars(stack.pop())["key"] = key_of(stage.description)
 
     @property
     def folder_name(self) -> str:
         return f"{self.kind}-{self.key}"
 
     @cached_property
+    def inner_stages(self) -> tuple[Stage, ...]:
+        """The stages among the fields, at any depth short of another stage, as often as they stand there."""
+        return tuple(stages_in(self))
+
+    @cached_property
     def parents(self) -> tuple[Stage, ...]:
-        """The stages among the fields, at any depth short of another stage, each once."""
-        found: dict[str, Stage] = {}
-        stack: list[Any] = [getattr(self, field.name) for field in dataclasses.fields(self)]
-        while stack:
-            value = stack.pop()
-            if isinstance(value, Stage):
-                found.setdefault(value.key, value)
-            elif isinstance(value, (tuple, list)):
-                stack.extend(value)
-            elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-                stack.extend(getattr(value, field.name) for field in dataclasses.fields(value))
+        """The stages that this one needs, each once, in the order of their keys."""
+        found = {stage.key: stage for stage in self.inner_stages}
         return tuple(found[key] for key in sorted(found))
 
     def unavailable(self, outcomes: dict[str, Outcome]) -> str | None:
@@ -116,10 +141,20 @@ class Outcome:
     """complete | diverged"""
     attempt: str
     summary: dict[str, Any]
+    """What `run` returned; of a diverged stage `message` and `seconds_computing`."""
 
 
-class Diverged(Exception):
-    """The stage's numbers ceased to be finite; the message names the step."""
+def stages_in(stage: Stage) -> Iterator[Stage]:
+    """Stages among the fields of `stage`, in dataclasses and tuples at any depth, short of another stage."""
+    stack: list[Any] = [getattr(stage, field.name) for field in fields(type(stage))]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Stage):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            stack.extend(value)
+        elif is_description(value):
+            stack.extend(getattr(value, field.name) for field in fields(type(value)))
 
 
-__all__ = ["Context", "Cost", "Diverged", "Outcome", "Stage", "canonical"]
+__all__ = ["Context", "Cost", "Diverged", "Outcome", "Progress", "Stage"]

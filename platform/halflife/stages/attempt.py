@@ -1,0 +1,140 @@
+"""One attempt at a stage: the Context that a running stage is handed, and its resumable checkpoints."""
+
+from __future__ import annotations
+
+import json
+import uuid
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from halflife.stages import files
+from halflife.stages.base import Progress, Stage
+from halflife.stages.identity import fields_of
+from halflife.stages.store import RECORD, RETRACTED, Corrupt, Store, read_points, write_points
+
+RESUME = "resume.json"
+"""In an attempt: which of its folders is the newest complete checkpoint, at which step, with checksums."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumable:
+    """A complete mid-stage checkpoint; its folder holds the points up to its step as well."""
+
+    attempt: Path
+    folder: Path
+    step: int
+    files: dict[str, dict[str, Any]]
+
+
+def checkpoint_of(attempt: Path) -> Resumable | None:
+    """The checkpoint that an attempt has left, or None; its checksums are yet to be looked at."""
+    entry = files.read_json(attempt / RESUME)
+    if entry is None or (attempt / RETRACTED).exists():
+        return None
+    folder = attempt / entry["folder"]
+    if not folder.resolve().is_relative_to(attempt.resolve()):
+        return None
+    return Resumable(attempt=attempt, folder=folder, step=entry["step"], files=entry["files"])
+
+
+def newest_checkpoint(stage_folder: Path) -> Resumable | None:
+    """Among all attempts at a stage, the checkpoint that got furthest and is whole; damaged ones with a warning."""
+    attempts = stage_folder / "attempts"
+    found = [entry for name in files.names(attempts) if (entry := checkpoint_of(attempts / name))]
+    for entry in sorted(found, key=lambda entry: (entry.step, entry.attempt.name), reverse=True):
+        problem = files.mismatch(entry.folder, entry.files, checksums=True)
+        if not problem:
+            return entry
+        warnings.warn(f"checkpoint {entry.folder} is passed over: {problem}", stacklevel=2)
+    return None
+
+
+class Attempt:
+    """Implements halflife.stages.base.Context for one attempt, in a folder of its own."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        store: Store,
+        *,
+        device: str,
+        checkpoint_seconds: float,
+        provenance: dict[str, Any],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self.results, self.device, self.checkpoint_seconds = store.root, device, checkpoint_seconds
+        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        self.folder = store.folder(stage) / "attempts" / self.id
+        self._store, self._on_progress = store, on_progress
+        self._progress = Progress()
+        self._parents = {parent.key for parent in stage.parents}
+        self._checkpoint: Path | None = None
+        resumable = newest_checkpoint(store.folder(stage))
+        self.resume = resumable.folder if resumable else None
+        self._rows: list[tuple[int, str, float]] = read_points(resumable.folder).rows() if resumable else []
+        self.folder.mkdir(parents=True)
+        self._record: dict[str, Any] = {
+            "stage": stage.folder_name,
+            "description": stage.description,
+            "fields": fields_of(stage, every=True),
+            "parents": {parent.key: parent.folder_name for parent in stage.parents},
+            "device": device,
+            "precision": getattr(stage, "precision", None),
+            "resumed": {"attempt": resumable.attempt.name, "step": resumable.step} if resumable else None,
+            "started": datetime.now(UTC).isoformat(),
+            **provenance,
+        }
+        self._write_record()
+
+    def parent(self, stage: Stage) -> Path:
+        if stage.key not in self._parents:
+            raise KeyError(f"{stage.folder_name} is no parent of this stage")
+        folder = self._store.verified(stage)
+        if folder is None:
+            raise Corrupt(f"parent {stage.folder_name} is not complete: run the same command again")
+        return folder
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        self._rows.extend((int(step), name, float(value)) for name, value in values.items())
+
+    def checkpointed(self, step: int, folder: Path) -> None:
+        write_points(folder, self._rows)
+        entry = {
+            "step": step,
+            "folder": folder.relative_to(self.folder).as_posix(),
+            "files": files.manifest(folder),
+        }
+        files.write(self.folder / RESUME, json.dumps(entry).encode())
+        self._checkpoint = folder
+
+    def progress(self, done: int, total: int, rate: float) -> None:
+        self._progress = replace(self._progress, done=int(done), total=int(total), rate=float(rate))
+        self._on_progress(self._progress)
+
+    def computing(self, seconds: float) -> None:
+        self._progress = replace(self._progress, computing=self._progress.computing + seconds)
+        self._on_progress(self._progress)
+
+    @property
+    def seconds_computing(self) -> float:
+        return self._progress.computing
+
+    def finish(self) -> None:
+        """Leave what is to be kept: the points and the record, without the checkpoint."""
+        write_points(self.folder, self._rows)
+        files.remove(self.folder / RESUME)
+        if self._checkpoint:
+            files.remove(self._checkpoint)
+        self._write_record(ended=datetime.now(UTC).isoformat())
+
+    def fail(self, error: BaseException) -> None:
+        """Say in the record why the attempt ended; its checkpoint stays for the next."""
+        self._write_record(ended=datetime.now(UTC).isoformat(), error=f"{type(error).__name__}: {error}")
+
+    def _write_record(self, **more: Any) -> None:
+        self._record.update(more)
+        files.write(self.folder / RECORD, json.dumps(self._record, indent=1, sort_keys=True).encode())

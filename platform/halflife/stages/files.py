@@ -1,0 +1,145 @@
+"""The few ways in which the store touches files.
+
+Truth needs only two verbs that both a disk and an object store have: put a whole file (`write`), and
+create one that must not exist yet (`create`, first wins). Nothing relies on renaming folders or on locks.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".tmp"
+"""Suffix of a file that is still being written; whoever finds an old one may remove it."""
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Put a whole file: a reader sees the old content or the new, never a part."""
+    temporary = _temporary(path, data)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def create(path: Path, data: bytes) -> bool:
+    """Create a file with its whole content; False when it exists already, which then stays as it is."""
+    temporary = _temporary(path, data)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        return _create_without_links(path, data)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _create_without_links(path: Path, data: bytes) -> bool:
+    """Exclusive all the same, but a reader may catch it half written: every such file proves its own content."""
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _temporary(path: Path, data: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    try:
+        temporary.write_bytes(data)
+    except OSError:  # a full disk must not be made fuller by what could not be written
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def read(path: Path) -> bytes | None:
+    """The file's content, or None when there is no such file."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in the file, or None when there is no file or no whole JSON object in it."""
+    try:
+        value = json.loads(read(path) or b"null")
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def names(folder: Path) -> list[str]:
+    """Names in a folder, sorted; none when there is no such folder."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def contents(folder: Path) -> Iterator[Path]:
+    """Every whole file below a folder, in the order of names."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.endswith(TEMPORARY):
+            yield path
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and checksum of every file below a folder, by its relative name."""
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in contents(folder)
+    }
+
+
+def mismatch(folder: Path, expected: dict[str, dict[str, Any]], *, checksums: bool) -> str | None:
+    """What differs first between the files below `folder` and a manifest, in words; None when nothing does."""
+    for name, entry in expected.items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+        except OSError:
+            return f"{name} is missing"
+        if size != entry["bytes"]:
+            return f"{name} has {size} bytes, {entry['bytes']} expected"
+        if checksums and sha256(path) != entry["sha256"]:
+            return f"{name} fails its checksum"
+    return None
+
+
+def size(folder: Path) -> int:
+    """Bytes of the files below a folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all below it; another's removal of the same thing is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, onerror=_already_gone)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _already_gone(_function: Any, _path: str, info: Any) -> None:
+    if not isinstance(info[1], FileNotFoundError):
+        raise info[1]

@@ -1,0 +1,59 @@
+"""Where a result came from: command, commit, uncommitted changes, versions, host. Recorded, never hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("halflife", "torch", "numpy", "ray", "deepspeed", "mlflow", "polars", "tokenizers", "safetensors")
+
+
+def gather() -> dict[str, Any]:
+    """What a driver knows of itself, as JSON data; hand it to `run_stage` where that runs in another process."""
+    return {"command": command(sys.argv), **_of_the_code()}
+
+
+def of_this_process() -> dict[str, Any]:
+    """What only the computing process knows."""
+    return {"host": socket.gethostname(), "platform": platform.platform(), "python": platform.python_version()}
+
+
+def command(arguments: list[str]) -> str:
+    """The command line without passwords of URLs: the record may be shown to others."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "***@", shlex.join(arguments))
+
+
+@cache
+def _of_the_code() -> dict[str, Any]:
+    here = Path(__file__).parent
+    ours = _git(here, "ls-files", "--error-unmatch", "provenance.py")  # not the repository around some .venv
+    commit = _git(here, "rev-parse", "HEAD") if ours else None
+    changes = _git(here, "diff", "HEAD", "--binary") if commit else None
+    return {
+        "commit": commit.decode().strip() if commit else None,
+        "changes": hashlib.sha256(changes).hexdigest() if changes else None,
+        "versions": {name: version for name in LIBRARIES if (version := _version(name))},
+    }
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    try:
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):  # installed without its repository
+        return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,150 @@
+"""run_stage: compute a stage once, whoever asks, and however often it is interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from halflife.errors import Diverged
+from halflife.stages import files, leases, provenance
+from halflife.stages.attempt import Attempt, checkpoint_of
+from halflife.stages.base import Outcome, Progress, Stage
+from halflife.stages.store import Store
+
+LONGEST_PAUSE = 1.0
+"""Seconds between looks at a stage that another computes."""
+
+
+class Held(Exception):
+    """Another process computes the stage now, and the caller did not want to wait."""
+
+
+class Unavailable(Exception):
+    """The stage can never run, given how its parents ended; the message says why."""
+
+
+def run_stage(
+    stage: Stage,
+    store: Store,
+    *,
+    device: str = "cpu",
+    on_progress: Callable[[Progress], None] | None = None,
+    checkpoint_seconds: float = 20.0,
+    wait: bool = True,
+    origin: dict[str, Any] | None = None,
+    pulse: leases.Pulse = leases.PULSE,
+) -> Outcome:
+    """The stage's outcome: read when it is there, computed when not, waited for when another computes it.
+
+    A parent that is missing or corrupt is computed first, here. An earlier attempt's newest checkpoint is
+    resumed. Whatever the stage raises is passed on after its lease is released, its checkpoint left for the
+    next attempt; only Diverged is a result. `origin` is `provenance.gather()` of the driver, this process's if None.
+
+    Raises Held (with `wait=False`), Unavailable, UserError (the results folder cannot be written), and what the
+    stage raises.
+    """
+    store.prepare()
+    folder = store.folder(stage)
+    watch, pause = leases.Watch(pulse), 0.02
+    while True:
+        outcome = store.outcome(stage)
+        if outcome:
+            return outcome
+        folder.mkdir(exist_ok=True)
+        holding = leases.acquire(folder, watch, pulse)
+        if holding:
+            break
+        if not wait:
+            raise Held(f"{stage.folder_name} is being computed by another process")
+        time.sleep(pause)
+        pause = min(LONGEST_PAUSE, 1.5 * pause)
+
+    def told(progress: Progress) -> None:
+        holding.progress = progress
+        if on_progress:
+            on_progress(progress)
+
+    with _terminated_cleanly(), holding:
+        outcome = store.outcome(stage)  # the last holder may have completed it while we took its place
+        if outcome:
+            return outcome
+        parents = {
+            parent.key: _standing_parent(
+                parent, store, device=device, checkpoint_seconds=checkpoint_seconds, origin=origin, pulse=pulse
+            )
+            for parent in stage.parents
+        }
+        if reason := stage.unavailable(parents):
+            raise Unavailable(reason)
+        attempt = Attempt(
+            stage,
+            store,
+            device=device,
+            checkpoint_seconds=checkpoint_seconds,
+            provenance={**(origin or provenance.gather()), **provenance.of_this_process()},
+            on_progress=told,
+        )
+        return _compute(stage, store, attempt)
+
+
+def _standing_parent(parent: Stage, store: Store, **how: Any) -> Outcome:
+    """A parent's outcome with every file verified; computed again when one is corrupt."""
+    while True:
+        outcome = run_stage(parent, store, **how)
+        if store.verified(parent):
+            return outcome
+
+
+def _compute(stage: Stage, store: Store, attempt: Attempt) -> Outcome:
+    earlier = [store.folder(stage) / "attempts" / name for name in files.names(attempt.folder.parent)]
+    try:
+        try:
+            status, summary = "complete", stage.run(attempt)
+        except Diverged as error:
+            status, summary = "diverged", {"message": str(error), "seconds_computing": attempt.seconds_computing}
+        attempt.finish()
+        outcome = store.complete(stage, Outcome(status=status, attempt=attempt.id, summary=summary))
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # a full disk must not hide the error that it caused
+            attempt.fail(error)
+        raise
+    _tidy(earlier, attempt, outcome)
+    return outcome
+
+
+def _tidy(earlier: list[Path], attempt: Attempt, outcome: Outcome) -> None:
+    """Free what the completed stage makes useless: checkpoints of earlier attempts, our own work if another won."""
+    for other in earlier:
+        checkpoint = checkpoint_of(other)
+        if checkpoint and other != attempt.folder:
+            files.remove(checkpoint.attempt / "resume.json")
+            files.remove(checkpoint.folder)
+    if outcome.attempt != attempt.id:
+        files.remove(attempt.folder)
+
+
+@contextlib.contextmanager
+def _terminated_cleanly() -> Iterator[None]:
+    """While a stage runs, SIGTERM unwinds like an exit, so that the lease is released.
+
+    Only where nobody else handles the signal, and only in the main thread (Python allows no other).
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
