@@ -1,0 +1,106 @@
+"""What a sweep varied and what belongs together: settings, their reference, a trial's control."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+from halflife.tracking.schema import Axis
+
+from analysis.load import StudyData
+
+REPLICATES = ("size", "parameters", "seed")
+"""What a setting is repeated over; everything else that varies makes a setting."""
+MATCH_FIRST = ("payload", "learning_rate", "branch_regularizer", "optimizer_state", "corpus", "trunk_regularizer", "arm")
+"""Which agreement matters most when no control agrees in everything: first what is measured, then the branch."""
+
+
+def setting_axes(data: StudyData) -> tuple[Axis, ...]:
+    """The declared axes that differ between treatments, replicates left out."""
+    treated = treatments(data)
+    return tuple(
+        axis
+        for axis in data.declaration.axes
+        if axis.name not in REPLICATES and axis.name in treated.columns and treated[axis.name].n_unique() > 1
+    )
+
+
+def treatments(data: StudyData) -> pl.DataFrame:
+    return data.trials.filter(pl.col("role") == "treatment")
+
+
+def values_of(data: StudyData, axis: Axis) -> list[Any]:
+    """The values of an axis that treatments have, in the declared order."""
+    found = treatments(data)[axis.name].unique(maintain_order=True).drop_nulls().to_list()
+    order = {_same(value): place for place, value in enumerate(axis.values)}
+    return sorted(found, key=lambda value: order.get(_same(value), len(order)))
+
+
+def reference(data: StudyData) -> dict[str, Any]:
+    """The setting that answers are given for: the first declared value of every axis, or the nearest that was run."""
+    axes = setting_axes(data)
+    if not axes:
+        return {}
+    names = [axis.name for axis in axes]
+    first = {axis.name: values_of(data, axis)[0] for axis in axes}
+    settings = treatments(data).group_by(names, maintain_order=True).len().to_dicts()
+    return {
+        name: max(settings, key=lambda row: (sum(row[n] == first[n] for n in names), row["len"]))[name] for name in names
+    }
+
+
+def described(data: StudyData) -> pl.DataFrame:
+    """`trials` with setting (in words), is_reference and absent (the trial that is its never-had-it control)."""
+    axes, chosen = setting_axes(data), reference(data)
+    trials = data.trials
+    for name in REPLICATES:
+        if name not in trials.columns:
+            trials = trials.with_columns(pl.lit(None, dtype=pl.String if name == "size" else pl.Int64).alias(name))
+    rows = trials.to_dicts()
+    absent = absent_controls(data)
+    return trials.with_columns(
+        pl.Series("setting", [setting_label(row, axes) for row in rows], dtype=pl.String),
+        pl.Series("is_reference", [all(row[n] == v for n, v in chosen.items()) for row in rows], dtype=pl.Boolean),
+        pl.Series("absent", [absent.get(row["trial"]) for row in rows], dtype=pl.String),
+    )
+
+
+def setting_label(row: dict[str, Any], axes: tuple[Axis, ...]) -> str:
+    """The values of the axes that vary, in words; "as declared" when none does."""
+    parts = [value_label(axis, row.get(axis.name)) for axis in axes if row.get(axis.name) is not None]
+    return ", ".join(parts) or "the one setting"
+
+
+def value_label(axis: Axis, value: Any) -> str:
+    """An axis value that can stand alone: numbers and bare words take the axis's label with them."""
+    if isinstance(value, str) and value != "none":
+        return f"{axis.label} {value}" if value in ("same", "carry", "reset", "fixed") or "regularizer" in axis.name else value
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"no {axis.label}" if value == "none" else f"{axis.label} {shown}{' ' + axis.unit if axis.unit else ''}"
+
+
+def absent_controls(data: StudyData, among: set[str] | None = None) -> dict[str, str]:
+    """Trial -> the `absent` trial of its size and seed that agrees with it most, of those in `among`.
+
+    What is measured (the payload) must agree where both say it.
+    """
+    controls: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
+    for row in data.trials.filter(pl.col("role") == "absent").to_dicts():
+        if among is None or row["trial"] in among:
+            controls.setdefault((row.get("size"), row.get("seed")), []).append(row)
+    matches = {}
+    for row in data.trials.to_dicts():
+        candidates = [
+            control
+            for control in controls.get((row.get("size"), row.get("seed")), [])
+            if None in (row.get("payload"), control.get("payload")) or row["payload"] == control["payload"]
+        ]
+        if candidates:
+            best = max(candidates, key=lambda control: [row.get(name) == control.get(name) for name in MATCH_FIRST])
+            matches[row["trial"]] = best["trial"]
+    return matches
+
+
+def _same(value: Any) -> Any:
+    """Numbers compare as numbers, whatever they were written as."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)

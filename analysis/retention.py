@@ -1,0 +1,220 @@
+"""How much of a skill is left: retention, its half-life without any model of decay, its area over log time.
+
+Retention is (m(t) - c(t)) / (m(0) - c(0)). For success rates c is chance; for the log-probability of the answer
+it is the never-trained control on the same branch at the same time. The log-probability is primary: it is smooth,
+while success rates saturate and bounce (decay-and-backdoors: .98, .31, .92, .83, .00 in one run).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from halflife.tracking import schema
+from numpy.typing import NDArray
+
+from analysis.design import described
+from analysis.load import StudyData
+from analysis.uncertainty import binomial_interval
+
+Array = NDArray[np.float64]
+CLOCKS = {
+    "tokens": "tokens since the drop",
+    "steps": "steps since the drop",
+    "rate_sum": "summed learning rate",
+    "displacement": "relative weight displacement",
+}
+LEAST_GAP = 0.5
+"""Nats a token: with less above the control at the drop there is no skill whose half-life could be told."""
+LEAST_SUCCESS = 0.5
+"""Share above chance at the drop below which a behaviour counts as never implanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crossing:
+    """When a curve fell below a threshold.
+
+    observed: between the evaluations `low` and `high`; `estimate` interpolates between them.
+    censored: not by `low`, the last evaluation; there is no estimate. at-start: it was below from the first.
+    """
+
+    kind: Literal["observed", "censored", "at-start"]
+    low: float
+    high: float | None
+    estimate: float | None
+
+
+def crossing(clock: Array, values: Array, threshold: float = 0.5, sustained: bool = False) -> Crossing | None:
+    """The first time `values` is below `threshold` (sustained: from which on it stays there). None without two points.
+
+    Interpolates linearly in the value and in log time (in time from 0 to the first evaluation after it).
+    """
+    present = np.isfinite(clock) & np.isfinite(values)
+    clock, values = clock[present], values[present]
+    if clock.size < 2:
+        return None
+    above = np.flatnonzero(values >= threshold)
+    if above.size == 0 or (not sustained and above[0] > 0):
+        return Crossing(kind="at-start", low=float(clock[0]), high=float(clock[0]), estimate=None)
+    if sustained:
+        after = int(above[-1]) + 1
+    else:
+        below = np.flatnonzero(values < threshold)
+        after = int(below[0]) if below.size else clock.size
+    if after == clock.size:
+        return Crossing(kind="censored", low=float(clock[-1]), high=None, estimate=None)
+    low, high = float(clock[after - 1]), float(clock[after])
+    share = float((values[after - 1] - threshold) / (values[after - 1] - values[after]))
+    estimate = low * (high / low) ** share if low > 0 and high > 0 else low + share * (high - low)
+    return Crossing(kind="observed", low=low, high=high, estimate=estimate)
+
+
+def area(tokens: Array, retention: Array, start: float, horizon: float) -> float | None:
+    """Mean retention over log time from `start` to `horizon` tokens; None when the curve does not span them."""
+    present = np.isfinite(retention) & (tokens > 0)
+    tokens, retention = tokens[present], retention[present]
+    if tokens.size < 2 or not start < horizon or tokens[0] > start * 1.0001 or tokens[-1] < horizon * 0.9999:
+        return None
+    at, ends = np.log(tokens), np.log([start, horizon])
+    inner = at[(at > ends[0]) & (at < ends[1])]
+    grid = np.concatenate([ends[:1], inner, ends[1:]])
+    return float(np.trapezoid(np.interp(grid, at, retention), grid) / (ends[1] - ends[0]))
+
+
+def retention_curves(data: StudyData, outcome: schema.Outcome | None = None) -> pl.DataFrame:
+    """One row per trial and evaluation of the outcome's phase, controls included.
+
+    Columns: trial, role, size, parameters, seed, setting, is_reference; the clocks; hits, trials, success with its
+    binomial interval; logprob and its control's; retention_success, retention_logprob; near, untriggered (false
+    fires as rates); loss (clean, nats a token). What was not measured is null.
+    """
+    outcome = outcome or data.declaration.outcomes[0]
+    about = described(data).select("trial", "role", "size", "parameters", "seed", "setting", "is_reference", "absent")
+    wide = wide_points(data, outcome.phase)
+    task = outcome.task
+    names = {
+        "steps": schema.CLOCK_STEPS, "rate_sum": schema.CLOCK_RATE_SUM, "displacement": schema.CLOCK_DISPLACEMENT,
+        "hits": f"{task}/{schema.HITS}", "trials": f"{task}/{schema.TRIALS}", "logprob": f"{task}/{schema.LOGPROB}",
+        "loss": f"clean/{schema.LOSS}",
+    }  # fmt: skip
+    frame = wide.select(
+        "trial",
+        pl.col("step").cast(pl.Float64).alias("tokens"),
+        *(_column(wide, source).alias(name) for name, source in names.items()),
+        *((_column(wide, f"{t}/{schema.HITS}") / _column(wide, f"{t}/{schema.TRIALS}")).alias(t) for t in ("near", "untriggered")),
+    )
+    low, high = binomial_interval(frame["hits"].to_numpy(), frame["trials"].to_numpy())
+    frame = frame.with_columns(
+        success=pl.col("hits") / pl.col("trials"),
+        success_low=pl.Series(low, nan_to_null=True),
+        success_high=pl.Series(high, nan_to_null=True),
+    )
+    frame = frame.join(about, on="trial").sort("role", "parameters", "seed", "setting", "trial", "tokens")
+    return _with_retention(frame, outcome.chance)
+
+
+def wide_points(data: StudyData, phase: str) -> pl.DataFrame:
+    """One row per trial and evaluation of a phase, one column per `task/measure`."""
+    points = data.points.filter(pl.col("phase") == phase)
+    if points.is_empty():
+        return pl.DataFrame(schema={"trial": pl.String, "step": pl.Int64})
+    return points.pivot(on="name", index=["trial", "step"], values="value").sort("trial", "step")
+
+
+def _column(frame: pl.DataFrame, name: str) -> pl.Expr:
+    return pl.col(name) if name in frame.columns else pl.lit(None, dtype=pl.Float64)
+
+
+def _with_retention(frame: pl.DataFrame, chance: float) -> pl.DataFrame:
+    """Adds control, retention_success and retention_logprob, trial by trial."""
+    curves = {key[0]: part for key, part in frame.group_by(["trial"], maintain_order=True)}
+    levels = {}
+    for trial, part in curves.items():
+        logprob = part["logprob"].to_numpy()
+        present = np.isfinite(logprob)
+        if present.any():
+            levels[trial] = (np.log1p(part["tokens"].to_numpy()[present]), logprob[present])
+    parts = []
+    for part in curves.values():
+        tokens, logprob, success = (part[name].to_numpy() for name in ("tokens", "logprob", "success"))
+        control = np.full(tokens.size, np.nan)
+        if (own := part["absent"][0]) in levels:
+            control = np.interp(np.log1p(tokens), *levels[own])
+        at_drop = bool(tokens.size) and tokens[0] == 0
+        gap, skill = logprob - control, success - chance
+        unknown = np.full(tokens.size, np.nan)
+        parts.append(
+            part.with_columns(
+                control=pl.Series(control, nan_to_null=True),
+                retention_logprob=pl.Series(gap / gap[0] if at_drop and gap[0] >= LEAST_GAP else unknown, nan_to_null=True),
+                retention_success=pl.Series(
+                    skill / skill[0] if at_drop and skill[0] >= LEAST_SUCCESS * (1 - chance) else unknown, nan_to_null=True
+                ),
+            )
+        )
+    if not parts:
+        return frame.with_columns(pl.lit(None, dtype=pl.Float64).alias(n) for n in ("control", "retention_logprob", "retention_success"))
+    return pl.concat(parts)
+
+
+HALF_LIVES = {
+    "trial": pl.String, "size": pl.String, "parameters": pl.Int64, "seed": pl.Int64, "setting": pl.String,
+    "is_reference": pl.Boolean, "criterion": pl.String, "clock": pl.String, "kind": pl.String,
+    "low": pl.Float64, "high": pl.Float64, "estimate": pl.Float64,
+}  # fmt: skip
+CRITERIA = {
+    "logprob": ("retention_logprob", True),
+    "logprob-first": ("retention_logprob", False),
+    "success": ("retention_success", True),
+    "success-first": ("retention_success", False),
+}
+"""Sustained crossings of one half are the numbers; the first ones stand beside them."""
+
+
+def half_lives(curves: pl.DataFrame) -> pl.DataFrame:
+    """One row per treatment, criterion and clock: the time to half of the retention, censored where not reached.
+
+    Treatments that had no skill to lose at the drop have no rows.
+    """
+    rows = []
+    for _, part in curves.filter(pl.col("role") == "treatment").group_by(["trial"], maintain_order=True):
+        head = part.row(0, named=True)
+        about = [head[name] for name in ("trial", "size", "parameters", "seed", "setting", "is_reference")]
+        for criterion, (column, sustained) in CRITERIA.items():
+            for clock in CLOCKS:
+                found = crossing(part[clock].to_numpy(), part[column].to_numpy(), sustained=sustained)
+                if found is not None:
+                    rows.append([*about, criterion, clock, found.kind, found.low, found.high, found.estimate])
+    return pl.DataFrame(rows, schema=HALF_LIVES, orient="row")
+
+
+def common_span(curves: pl.DataFrame) -> tuple[float, float] | None:
+    """Tokens of the latest first evaluation after the drop and of the earliest last one, over all treatments."""
+    spans = (
+        curves.filter((pl.col("role") == "treatment") & (pl.col("tokens") > 0) & pl.col("logprob").is_not_null())
+        .group_by("trial")
+        .agg(first=pl.col("tokens").min(), last=pl.col("tokens").max())
+    )
+    if spans.is_empty():
+        return None
+    start, horizon = spans["first"].to_numpy().max(), spans["last"].to_numpy().min()
+    return (float(start), float(horizon)) if start < horizon else None
+
+
+def areas(curves: pl.DataFrame) -> pl.DataFrame:
+    """Mean retention over log tokens to the common horizon, one row a treatment: the number that needs no model."""
+    span = common_span(curves)
+    rows = []
+    for (trial,), part in curves.filter(pl.col("role") == "treatment").group_by(["trial"], maintain_order=True):
+        tokens = part["tokens"].to_numpy()
+        found = [area(tokens, part[f"retention_{m}"].to_numpy(), *span) if span else None for m in ("logprob", "success")]
+        rows.append([trial, *found])
+    return pl.DataFrame(rows, schema={"trial": pl.String, "area": pl.Float64, "area_success": pl.Float64}, orient="row")
+
+
+def geometric(value: float) -> float:
+    """Log of a positive time, NaN otherwise: half-lives are averaged on logarithms."""
+    return math.log(value) if value > 0 else math.nan

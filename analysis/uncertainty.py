@@ -1,0 +1,61 @@
+"""Intervals: binomial for counts, Student-t over seeds. A seed is a cluster; evaluations within a run are not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """An estimate over `count` seeds; `low` and `high` are None where one seed gives no interval."""
+
+    estimate: float
+    low: float | None
+    high: float | None
+    count: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    def exp(self) -> Interval:
+        """The same on the ratio scale, for estimates made on logarithms."""
+        low, high = (None if end is None else math.exp(end) for end in (self.low, self.high))
+        return Interval(estimate=math.exp(self.estimate), low=low, high=high, count=self.count)
+
+
+def binomial_interval(
+    hits: ArrayLike, trials: ArrayLike, level: float = LEVEL
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Wilson's score interval of a rate, elementwise; NaN where a count is missing or there were no trials.
+
+    Wilson 1927; Brown, Cai and DasGupta 2001 (Statistical Science 16, 101) on why not the normal one.
+    """
+    k, n = np.broadcast_arrays(np.asarray(hits, dtype=float), np.asarray(trials, dtype=float))
+    z = stats.norm.ppf(0.5 + level / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = k / n
+        centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+        reach = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    # Exact at the ends, where rounding would leave 1e-17 below 0 or above 1.
+    return np.where(k == 0, 0.0, centre - reach) + 0 * rate, np.where(k == n, 1.0, centre + reach) + 0 * rate
+
+
+def t_interval(values: Iterable[float], level: float = LEVEL) -> Interval | None:
+    """Mean and Student-t interval of one value a seed; None without values."""
+    x = np.array([value for value in values if value is not None and math.isfinite(value)], dtype=float)
+    if x.size == 0:
+        return None
+    if x.size == 1:
+        return Interval(estimate=float(x[0]), low=None, high=None, count=1)
+    reach = stats.t.ppf(0.5 + level / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
+    mean = float(x.mean())
+    return Interval(estimate=mean, low=mean - float(reach), high=mean + float(reach), count=int(x.size))
