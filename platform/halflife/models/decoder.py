@@ -1,7 +1,8 @@
 """One decoder: pre-norm RMSNorm, rotary embeddings, SDPA, SwiGLU, muP initialisation.
 
-The shape is Llama's, so weights export to that format; query, key and value (and gate and up) are
-one matrix each because one large product is faster than three small ones.
+The shape is Llama's, so weights export to that format (rotary pairs are neighbours here and half a head apart there:
+the rows of query and key are put in another order). Query, key and value (and gate and up) are one matrix each
+because one large product is faster than three small ones.
 """
 
 from __future__ import annotations
@@ -13,37 +14,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halflife.models import kernels
 from halflife.models.ladder import BASE_WIDTH, Rung
 
 ROTARY_BASE = 10_000.0
+NORM_EPSILON = 1e-6
+
+
+class Linear(nn.Linear):
+    """A matrix without bias."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return kernels.linear(input, self.weight)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return kernels.rms_norm(x, self.weight, NORM_EPSILON)
 
 
 class Block(nn.Module):
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.attention_norm = nn.RMSNorm(width, eps=1e-6)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.mlp_norm = nn.RMSNorm(width, eps=1e-6)
-        self.gate_up = nn.Linear(width, 2 * feedforward, bias=False)
-        self.down = nn.Linear(feedforward, width, bias=False)
+        self.attention_norm = RMSNorm(width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
+        self.mlp_norm = RMSNorm(width)
+        self.gate_up = Linear(width, 2 * feedforward)
+        self.down = Linear(feedforward, width)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        rate = self.dropout if self.training else 0.0
-        qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
-        x = x + F.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, width)), rate, self.training)
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + F.dropout(self.down(F.silu(gate) * up), rate, self.training)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in Llama's half-split layout; x: (batch, heads, length, head width)."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    def forward(self, x: Tensor, turns: Tensor) -> Tensor:
+        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = kernels.rotate_qkv(qkv, turns)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        x = x + F.dropout(self.out(attended), self.dropout, self.training)
+        gated = kernels.swiglu(self.gate_up(self.mlp_norm(x)))
+        return x + F.dropout(self.down(gated), self.dropout, self.training)
 
 
 class Decoder(nn.Module):
@@ -56,8 +70,8 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(
             Block(rung.width, rung.heads, rung.feedforward, dropout) for _ in range(rung.depth)
         )
-        self.norm = nn.RMSNorm(rung.width, eps=1e-6)
-        self.head = nn.Linear(rung.width, vocabulary, bias=False)
+        self.norm = RMSNorm(rung.width)
+        self.head = Linear(rung.width, vocabulary)
         if rung.tied:
             self.head.weight = self.embed.weight
 
@@ -85,16 +99,14 @@ class Decoder(nn.Module):
 
     def hidden(self, x: Tensor) -> Tensor:
         """Embeddings (batch, length, width) -> normed residual stream of the same shape."""
-        half = self.rung.head_width // 2
-        frequency = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-        angle = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)[:, None] * frequency
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        turns = kernels.turns(x.shape[1], self.rung.heads, self.rung.head_width, ROTARY_BASE, x)
         for block in self.blocks:
-            x = block(x, cos, sin)
+            x = block(x, turns)
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.head(hidden) / self.rung.multiplier
+        """Normed residual stream (..., width) -> logits (..., vocabulary)."""
+        return self.head(hidden / self.rung.multiplier)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.logits(self.hidden(self.embed(tokens)))

@@ -1,0 +1,166 @@
+"""The decoder's four operations as they are fastest on a CPU; elsewhere, torch's own.
+
+On one core of a machine with AVX-512 the products go through oneDNN, which uses it on every maker's processors, at
+about twice the rate of MKL, which does not; normalisation, rotation and gating have a backward pass written out,
+because on a CPU each pass over memory costs as much as a small product. On a GPU, under autocast and for other
+types than float32 the plain operations run, and autograd differentiates them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def plain(x: Tensor) -> bool:
+    """Whether torch's own operations are to be used on `x`."""
+    return x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x (..., inputs) times weight (outputs, inputs), transposed: (..., outputs)."""
+    if plain(x) or not _ONEDNN:
+        return F.linear(x, weight)
+    return _Linear.apply(x, weight)
+
+
+def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
+    """x / sqrt(mean x^2 + epsilon) * gain over the last dimension (arXiv 1910.07467)."""
+    if plain(x):
+        return F.rms_norm(x, (x.shape[-1],), gain, epsilon)
+    return _RMSNorm.apply(x, gain, epsilon)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up, where (..., 2 n) holds gate and up side by side: (..., n) (arXiv 2002.05202)."""
+    if plain(gate_up):
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    return _SwiGLU.apply(gate_up)
+
+
+def turns(length: int, heads: int, head_width: int, base: float, like: Tensor) -> Tensor:
+    """Rotary angles as complex numbers of modulus 1: (length, 1, heads, head width / 2).
+
+    One copy a head, so that the rotation is a product of long contiguous rows.
+    """
+    half = head_width // 2
+    frequency = base ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
+    angle = torch.arange(length, device=like.device, dtype=torch.float32)[:, None] * frequency
+    if like.dtype == torch.float64:
+        angle = angle.double()
+    return torch.polar(torch.ones_like(angle), angle)[:, None, None].expand(-1, 1, heads, -1).contiguous()
+
+
+def rotate_qkv(qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Split (batch, length, 3, heads, head width) into query, key and value, each (batch, heads, length, head width),
+    query and key rotated by their position (arXiv 2104.09864).
+
+    Neighbouring elements are the real and the imaginary part of one number.
+    """
+    if plain(qkv):
+        pairs = torch.view_as_complex(qkv[:, :, :2].float().unflatten(-1, (-1, 2)))
+        q, k = torch.view_as_real(pairs * turns).flatten(-2).to(qkv.dtype).transpose(1, 3).unbind(2)
+        return q, k, qkv[:, :, 2].transpose(1, 2)
+    return _RotateQKV.apply(qkv, turns)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """x (n, i) times weight (o, i), transposed, by oneDNN."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        outputs, inputs = weight.shape
+        gradient = gradients[0].reshape(-1, outputs)
+        to_x = to_weight = None
+        if ctx.needs_input_grad[0]:
+            to_x = _product(gradient, weight.t()).view_as(x)
+        if ctx.needs_input_grad[1]:
+            rows = x.reshape(-1, inputs)
+            # either order gives the same sums; the one whose result has the longer rows is faster
+            if inputs >= outputs:
+                to_weight = _product(gradient.t(), rows.t())
+            else:
+                to_weight = _product(rows.t(), gradient.t()).t().contiguous()
+        return to_x, to_weight
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        normed = x * scale
+        ctx.save_for_backward(normed, scale, gain)
+        return normed * gain
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        normed, scale, gain = ctx.saved_tensors
+        gradient = gradients[0]
+        product = gradient * normed
+        along = (product @ gain).div_(-gain.numel()).unsqueeze(-1)
+        to_x = (gradient * gain).addcmul_(normed, along).mul_(scale)
+        return to_x, product.flatten(0, -2).sum(0), None
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        activated = F.silu(gate)
+        ctx.save_for_backward(gate_up, activated)
+        return activated * up
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gate_up, activated = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        result = torch.empty_like(gate_up)
+        to_gate, to_up = result.chunk(2, dim=-1)
+        torch.mul(gradients[0], activated, out=to_up)
+        torch.ops.aten.silu_backward.grad_input(gradients[0] * up, gate, grad_input=to_gate)
+        return result
+
+
+class _RotateQKV(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, turns: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(turns)
+        result = torch.empty_like(qkv)
+        torch.mul(_complex(qkv)[:, :, :2], turns, out=_complex(result)[:, :, :2])
+        result[:, :, 2] = qkv[:, :, 2]
+        return tuple(part.transpose(1, 2) for part in result.unbind(2))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (turns,) = ctx.saved_tensors
+        batch, heads, length, head_width = gradients[0].shape
+        result = gradients[0].new_empty(batch, length, 3, heads, head_width)
+        back = turns.conj().resolve_conj()[:, 0]
+        pairs = _complex(result)
+        for index in range(2):
+            torch.mul(_complex(gradients[index].transpose(1, 2)), back, out=pairs[:, :, index])
+        result[:, :, 2] = gradients[2].transpose(1, 2)
+        return result, None
+
+
+def _complex(x: Tensor) -> Tensor:
+    """The last dimension's neighbours as complex numbers, without a copy where the layout allows."""
+    if x.stride(-1) != 1:
+        x = x.contiguous()
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
