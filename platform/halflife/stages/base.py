@@ -149,6 +149,8 @@ def stages_in(stage: Stage) -> Iterator[Stage]:
     stack: list[Any] = [getattr(stage, field.name) for field in fields(type(stage))]
     while stack:
         value = stack.pop()
+        if value is None or isinstance(value, (str, int, float)):
+            continue
         if isinstance(value, Stage):
             yield value
         elif isinstance(value, (tuple, list)):

@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,19 @@ def names(folder: Path) -> list[str]:
         return []
 
 
-def contents(folder: Path) -> Iterator[Path]:
+def contents(folder: Path) -> list[Path]:
     """Every whole file below a folder, in the order of names."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.endswith(TEMPORARY):
-            yield path
+    return [path for path in _all_files(folder) if not path.name.endswith(TEMPORARY)]
+
+
+def half_written(folder: Path) -> list[Path]:
+    """Files below a folder that a writer has begun and not yet put in place."""
+    return [path for path in _all_files(folder) if path.name.endswith(TEMPORARY)]
+
+
+def _all_files(folder: Path) -> list[Path]:
+    # os.walk passes over folders that another process removes meanwhile
+    return sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
 
 
 def sha256(path: Path) -> str:
@@ -127,9 +135,22 @@ def mismatch(folder: Path, expected: dict[str, dict[str, Any]], *, checksums: bo
     return None
 
 
-def size(folder: Path) -> int:
-    """Bytes of the files below a folder."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; 0 for what is there no more."""
+    if path.is_dir():
+        return sum(size(inner) for inner in _all_files(path))
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def silence(path: Path) -> float:
+    """Seconds since a file or folder last changed; 0 for what is there no more."""
+    try:
+        return max(0.0, time.time() - path.stat().st_mtime)
+    except FileNotFoundError:
+        return 0.0
 
 
 def remove(path: Path) -> None:

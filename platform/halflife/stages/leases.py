@@ -81,7 +81,7 @@ class Holding:
     """A lease that is ours, from `acquire` until the `with` block ends; a thread keeps its counter moving."""
 
     def __init__(self, path: Path, lease: Lease, pulse: Pulse) -> None:
-        self._path, self._lease, self._pulse = path, lease, pulse
+        self.path, self._lease, self._pulse = path, lease, pulse
         self.progress = lease.progress
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="halflife-lease", daemon=True)
@@ -93,15 +93,19 @@ class Holding:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join()
-        files.remove(self._path)
+        files.remove(self.path)
 
     def _beat(self) -> None:
         while not self._stop.wait(self._pulse.beat):
             self._lease = dataclasses.replace(self._lease, counter=self._lease.counter + 1, progress=self.progress)
             try:
-                files.write(self._path, _encode(self._lease))
+                files.write(self.path, _encode(self._lease))
             except OSError as error:  # others may take over and compute the same; the next beat may succeed
-                warnings.warn(f"cannot renew the lease {self._path}: {error}", stacklevel=1)
+                warnings.warn(f"cannot renew the lease {self.path}: {error}", stacklevel=1)
+
+
+def path_of(folder: Path, lease: Lease) -> Path:
+    return folder / f"lease-{lease.number}.json"
 
 
 def current(folder: Path) -> Lease | None:
@@ -123,11 +127,11 @@ def acquire(folder: Path, watch: Watch, pulse: Pulse) -> Holding | None:
         pid=os.getpid(),
         born=_born(os.getpid()),
     )
-    path = folder / f"lease-{lease.number}.json"
+    path = path_of(folder, lease)
     if not files.create(path, _encode(lease)):
         return None
     if found:
-        files.remove(folder / f"lease-{found.number}.json")
+        files.remove(path_of(folder, found))
     return Holding(path, lease, pulse)
 
 

@@ -110,7 +110,8 @@ class Store:
 
     def folders(self) -> list[Path]:
         """The folders of all stages that the store holds, in the order of names."""
-        return [self.root / "stages" / name for name in files.names(self.root / "stages")]
+        paths = (self.root / "stages" / name for name in files.names(self.root / "stages"))
+        return [path for path in paths if path.is_dir()]
 
     def outcome(self, stage: Stage) -> Outcome | None:
         """How the stage ended, or None while it has not.
