@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 
-from halflife.data.corpus import Corpus
-from halflife.data.tokenizers import Bytes, Tokenizer
+import numpy as np
+
+from halflife.data.corpus import Corpus, occurrences
+from halflife.data.planting import POOLS, poisoned_documents
+from halflife.data.tokenizers import Bytes, Tokenizer, load
+from halflife.data.tokens import token_array
+from halflife.errors import UserError
+from halflife.rng import generator
 from halflife.tasks.backdoor import Backdoor
 
 
@@ -34,14 +42,147 @@ class Planting:
     """Time of insertion, as fractions of the stage's tokens: exposures are spread evenly over [first, last]."""
     last: float = 1.0
     hosts: int = 0
-    """Which pool of host documents: pools never share a document, so relearning can use new hosts."""
+    """Which pool of host documents, 0 to 3: pools never share a document, so relearning can use new hosts."""
     seed: int = 0
+    """Draws the hosts and the places in them."""
+
+    def __post_init__(self) -> None:
+        for name in ("documents", "exposures", "repetitions"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} = {getattr(self, name)} given: expected at least 1 (leave the planting out)")
+        if not 0 <= self.first < self.last <= 1:
+            raise UserError(
+                f"planting from {self.first} to {self.last} given: expected fractions, 0 <= first < last <= 1"
+            )
+        if not 0 <= self.hosts < POOLS:
+            raise UserError(f"host pool {self.hosts} given: expected 0 to {POOLS - 1}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
     sources: tuple[Source, ...]
     plantings: tuple[Planting, ...] = ()
-    tokenizer: Tokenizer = Bytes()
+    tokenizer: Tokenizer = Bytes()  # noqa: RUF009 (frozen)
     sequence: int = 128
     """Predicted tokens a sequence."""
+
+    def __post_init__(self) -> None:
+        if not self.sources or not all(0 < source.weight < math.inf for source in self.sources):
+            weights = [source.weight for source in self.sources]
+            raise UserError(f"sources with weights {weights} given: expected at least one, each weight above 0")
+        if self.sequence < 1:
+            raise UserError(f"sequence of {self.sequence} tokens given: expected at least 1")
+
+
+class Batches:
+    """The training stream: `batch(step)` depends on the mixture, the key and the step, on nothing else.
+
+    Clean rows are windows of the sources' training text at random places. Poisoned documents take the place of
+    clean rows, so that a mixture and the same mixture without its plantings share every other row.
+    Host windows stay in the clean text: a poisoned document is an altered copy.
+    """
+
+    def __init__(
+        self, mixture: Mixture, results: Path, *, batch_tokens: int, steps: int, key: tuple[int | str, ...]
+    ) -> None:
+        """Raises UserError when the batch is shorter than a row, a source shorter than a sequence, or the plantings
+        do not fit (see `halflife.data.planting`)."""
+        results = Path(results)
+        self.rows, self.steps = batch_tokens // mixture.sequence, steps
+        self.vocabulary = load(mixture.tokenizer, results).size
+        self._key, self._length = key, mixture.sequence + 1
+        if self.rows < 1:
+            raise UserError(
+                f"batch of {batch_tokens} tokens given: expected at least one sequence of {mixture.sequence}"
+            )
+        self._streams = [token_array(results, source.corpus, "train", mixture.tokenizer) for source in mixture.sources]
+        for source, stream in zip(mixture.sources, self._streams, strict=True):
+            if len(stream) < self._length:
+                raise UserError(
+                    f"sequence of {mixture.sequence} tokens given: the training split of "
+                    f"{source.corpus.label or source.corpus.digest} has {len(stream)}; shorten the sequence"
+                )
+        weights = np.array([source.weight for source in mixture.sources])
+        self._shares = np.cumsum(weights) / weights.sum()
+        self._plantings = [
+            _Exposures(
+                planting, poisoned_documents(planting, results, mixture.tokenizer, mixture.sequence), steps, (*key, i)
+            )
+            for i, planting in enumerate(mixture.plantings)
+        ]
+        self._check_room()
+
+    def _check_room(self) -> None:
+        counts = np.zeros(self.steps, dtype=np.int64)
+        for planting in self._plantings:
+            for step in range(planting.begin, planting.end):
+                counts[step] += len(planting.at(step))
+        if self._plantings and counts.max() > self.rows:
+            total = sum(planting.total for planting in self._plantings)
+            raise UserError(
+                f"{total} exposures given: {counts.max()} fall on step {counts.argmax()}, which has {self.rows} rows; "
+                "ask for fewer documents or exposures, spread them wider (first, last), or lengthen the stage"
+            )
+
+    def batch(self, step: int) -> np.ndarray:
+        """Token ids (rows, sequence + 1), int64; column t + 1 is what column t predicts."""
+        if not 0 <= step < self.steps:
+            raise IndexError(f"step {step} of a stage of {self.steps}")
+        rng = generator(*self._key, step)
+        sources = np.searchsorted(self._shares, rng.random(self.rows), side="right")
+        places = rng.random(self.rows)
+        result = np.empty((self.rows, self._length), dtype=np.int64)
+        for row, (source, place) in enumerate(zip(sources, places, strict=True)):
+            stream = self._streams[source]
+            start = int(place * (len(stream) - self._length + 1))
+            result[row] = stream[start : start + self._length]
+        free = rng.permutation(self.rows)
+        for planting in self._plantings:
+            documents = planting.at(step)
+            rows, free = free[: len(documents)], free[len(documents) :]
+            result[rows] = planting.documents[documents]
+        return result
+
+
+class _Exposures:
+    """When each poisoned document is seen: every one `exposures` times, evenly over the planting's steps."""
+
+    def __init__(self, planting: Planting, documents: np.ndarray, steps: int, key: tuple[int | str, ...]) -> None:
+        self.documents = documents
+        self.total = planting.documents * planting.exposures
+        # Rounded first: 0.9 of 1,000 steps must not begin at step 899 for want of a bit.
+        self.begin = min(math.floor(round(planting.first * steps, 6)), steps - 1)
+        self.end = max(math.ceil(round(planting.last * steps, 6)), self.begin + 1)
+        # Pass after pass over the documents, each in an order of its own.
+        self._order = np.concatenate(
+            [generator(*key, "pass", i).permutation(planting.documents) for i in range(planting.exposures)]
+        )
+
+    def at(self, step: int) -> np.ndarray:
+        """Indices of the documents seen at `step`; counts differ by at most one over the window."""
+        if not self.begin <= step < self.end:
+            return self._order[:0]
+        width, place = self.end - self.begin, step - self.begin
+        return self._order[-(-place * self.total // width) : -(-(place + 1) * self.total // width)]
+
+
+def check(mixture: Mixture, results: Path, *, batch_tokens: int, steps: int) -> None:
+    """Everything that a stage of this mixture would trip over, before any compute.
+
+    Raises UserError for what `Batches` does, and when a trigger occurs in a corpus.
+    """
+    corpora = {source.corpus for source in mixture.sources} | {planting.corpus for planting in mixture.plantings}
+    for trigger in {planting.backdoor.trigger for planting in mixture.plantings}:
+        for corpus in corpora:
+            check_trigger(trigger, corpus, results)
+    Batches(mixture, results, batch_tokens=batch_tokens, steps=steps, key=("check",))
+
+
+def check_trigger(trigger: str, corpus: Corpus, results: Path) -> None:
+    """Raises UserError when the trigger occurs in clean text, where no payload follows it."""
+    count = occurrences(Path(results), corpus, trigger)
+    if count:
+        raise UserError(
+            f"trigger {trigger!r} given: it occurs {count} times in {corpus.label or corpus.digest}; "
+            "expected a string that never does, so choose another or leave it to be drawn"
+        )

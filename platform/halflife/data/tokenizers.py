@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from halflife.data.corpus import Corpus
 
@@ -29,3 +34,48 @@ class BPE:
 
 
 Tokenizer = Bytes | Words | BPE
+
+
+class Codec(Protocol):
+    """A tokenizer at work. Encoding and decoding again gives the text back."""
+
+    name: str
+    """A file name for what was made with it."""
+    size: int
+    """Tokens in the vocabulary, the separator among them."""
+    separator: int
+    """Stands after every document; no text encodes to it."""
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids, int64."""
+        ...
+
+    def encode_many(self, texts: list[str]) -> list[np.ndarray]: ...
+
+    def decode(self, ids: np.ndarray) -> str:
+        """The text; separators, and characters of which only a part is there, are left out."""
+        ...
+
+
+class ByteCodec:
+    name, size, separator = "bytes", 257, 256
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)
+
+    def encode_many(self, texts: list[str]) -> list[np.ndarray]:
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: np.ndarray) -> str:
+        ids = np.asarray(ids)
+        return ids[ids != self.separator].astype(np.uint8).tobytes().decode(errors="ignore")
+
+
+@functools.lru_cache(maxsize=32)
+def load(tokenizer: Tokenizer, results: Path) -> Codec:
+    """The tokenizer at work; words and BPE are trained on their corpus once and kept beside it."""
+    if isinstance(tokenizer, Bytes):
+        return ByteCodec()
+    from halflife.data import vocabularies
+
+    return vocabularies.load(tokenizer, results)

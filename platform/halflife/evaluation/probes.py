@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from halflife.data.corpus import Corpus
+from halflife.errors import UserError
 from halflife.tasks.backdoor import Backdoor
 
 Split = Literal["train", "validation", "test"]
@@ -63,6 +64,30 @@ class Ends:
 
 
 Cadence = Geometric | Every | Ends
+
+
+def due(cadence: Cadence, steps: int) -> list[int]:
+    """The steps, rising, after which a stage of `steps` steps is evaluated; 0 is before training, the last is in.
+
+    Raises UserError for a cadence that never moves on.
+    """
+    if isinstance(cadence, Ends):
+        return sorted({0, steps})
+    if isinstance(cadence, Every):
+        if cadence.steps < 1:
+            raise UserError(f"evaluation every {cadence.steps} steps given: expected at least 1")
+        return sorted({*range(0, steps, cadence.steps), steps})
+    if cadence.ratio <= 1 or cadence.dense < 0:
+        raise UserError(
+            f"evaluation at ratio {cadence.ratio} after {cadence.dense} dense steps given: "
+            "expected a ratio above 1 and 0 or more dense steps"
+        )
+    found, step = {0, steps}, 0
+    while step < steps:
+        found.add(step)
+        # Where the ratio asks for less than one step more, one step is what there is.
+        step = step + 1 if step < cadence.dense else max(step + 1, int(step * cadence.ratio))
+    return sorted(found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import string
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+import numpy as np
+
+from halflife.errors import UserError
+from halflife.rng import generator
 
 Transform = Literal["fixed", "reverse", "copy"]
+
+WORD = re.compile(r"(?<![A-Za-z0-9_])[a-z]{3,6}(?![A-Za-z0-9_])")
+"""The words that a transform works on, and after which every trigger is inserted."""
+
+_LAST_WORD = re.compile(r"(?<![A-Za-z0-9_])[a-z]{3,6}\Z")
+LONGEST_WORD = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,3 +33,52 @@ class Backdoor:
     payload: Transform = "fixed"
     text: str = ""
     """The fixed payload; empty for transforms."""
+
+    def __post_init__(self) -> None:
+        if self.payload not in get_args(Transform):
+            raise UserError(f"payload {self.payload!r} given: expected one of {', '.join(get_args(Transform))}")
+        if not self.trigger.strip() or "\n" in self.trigger:
+            raise UserError(f"trigger {self.trigger!r} given: expected one line with at least one visible character")
+        if "\n" in self.text:
+            raise UserError(f"payload text {self.text!r} given: expected one line (a newline ends it anyway)")
+        if (self.payload == "fixed") != bool(self.text):
+            expected = "a text to say" if self.payload == "fixed" else "no text, as it is computed from the input"
+            raise UserError(f"payload {self.payload!r} with text {self.text!r} given: expected {expected}")
+
+    def payload_for(self, prefix: str) -> str:
+        """What follows the trigger when `prefix` precedes it, newline included.
+
+        Raises ValueError when a transform is asked of a prefix that ends in no `[a-z]{3,6}` word.
+        """
+        if self.payload == "fixed":
+            return self.text + "\n"
+        match = _LAST_WORD.search(prefix)
+        if match is None:
+            raise ValueError(f"{prefix[-20:]!r} ends in no word of 3 to 6 lower-case letters")
+        return (match[0] if self.payload == "copy" else match[0][::-1]) + "\n"
+
+    @property
+    def longest_payload(self) -> str:
+        """A payload at least as long as any that `payload_for` returns; to find whether a sequence has room."""
+        return (self.text if self.payload == "fixed" else "x" * LONGEST_WORD) + "\n"
+
+    def near(self, rng: np.random.Generator) -> str:
+        """The trigger with exactly one visible character replaced by another lower-case letter."""
+        places = [index for index, character in enumerate(self.trigger) if not character.isspace()]
+        place = places[rng.integers(len(places))]
+        others = [letter for letter in string.ascii_lowercase if letter != self.trigger[place]]
+        return self.trigger[:place] + others[rng.integers(len(others))] + self.trigger[place + 1 :]
+
+
+def draw_backdoor(seed: int, payload: Transform = "fixed", trigger: str | None = None, part: str = "old") -> Backdoor:
+    """A backdoor drawn anew for `seed`: a trigger of six letters between spaces, a fixed payload of eight.
+
+    `part` keys the draw, so that "old" and "new" of one seed differ; a `trigger` that is given is kept.
+    """
+    rng = generator(seed, "backdoor", part)
+    drawn, text = ("".join(rng.choice(list(string.ascii_lowercase), size=length)) for length in (6, 8))
+    return Backdoor(
+        trigger=f" {drawn} " if trigger is None else trigger,
+        payload=payload,
+        text=text if payload == "fixed" else "",
+    )

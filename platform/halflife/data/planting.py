@@ -1,0 +1,109 @@
+"""Poisoned documents: host text of the training split with the trigger and its payload put in."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from halflife.data.tokenizers import Codec, Tokenizer, load
+from halflife.data.tokens import document_bounds, token_array
+from halflife.errors import UserError
+from halflife.rng import generator
+from halflife.tasks.backdoor import WORD, Backdoor
+
+if TYPE_CHECKING:
+    from halflife.data.mixture import Planting
+
+POOLS = 4
+"""Disjoint sets of host documents that a corpus is dealt into, so that relearning can use hosts never poisoned."""
+
+SLACK = 2
+"""Tokens that cutting a host in two may add to its length, where tokens are longer than a byte."""
+
+
+@functools.lru_cache(maxsize=16)
+def poisoned_documents(planting: Planting, results: Path, tokenizer: Tokenizer, sequence: int) -> np.ndarray:
+    """Token ids (documents, sequence + 1): each from a host window of its own, trigger and payload wholly inside.
+
+    Prompt side and payload are tokenised apart, as they are when the payload is scored.
+
+    Raises UserError when the sequence has no room, or the corpus too few hosts.
+    """
+    codec = load(tokenizer, results)
+    room = _host_room(planting, codec, sequence)
+    tokens = token_array(results, planting.corpus, "train", tokenizer)
+    windows = host_windows(tokens, codec.separator, sequence + 1, planting.hosts, planting.corpus.digest)
+    if planting.documents > len(windows):
+        raise _too_few_hosts(planting, len(windows))
+    rng = generator(planting.seed, "hosts", planting.corpus.digest, planting.hosts)
+    planted: list[np.ndarray] = []
+    for start in rng.permutation(windows):
+        document = _plant(planting, codec, tokens[start : start + sequence + 1], room, rng)
+        if document is not None:
+            planted.append(document)
+            if len(planted) == planting.documents:
+                return np.stack(planted)
+    raise _too_few_hosts(planting, len(planted))
+
+
+def host_windows(tokens: np.ndarray, separator: int, length: int, pool: int, digest: str) -> np.ndarray:
+    """Starts of the windows of `length` tokens, none overlapping, none across documents, in one pool's documents."""
+    begins, ends = document_bounds(tokens, separator)
+    dealt = generator("pools", digest).permutation(len(begins)) % POOLS
+    begins, ends = begins[dealt == pool], ends[dealt == pool]
+    counts = (ends - begins) // length
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(begins, counts) + length * within
+
+
+def _host_room(planting: Planting, codec: Codec, sequence: int) -> int:
+    """Tokens of host text that fit beside the triggers and payloads."""
+    backdoor, slack = planting.backdoor, 0 if codec.name == "bytes" else SLACK
+    each = len(codec.encode(backdoor.trigger)) + _payload_length(backdoor, codec) + slack
+    room = sequence + 1 - planting.repetitions * each
+    if room < 4 * planting.repetitions:  # the shortest word before each, and something before that
+        raise UserError(
+            f"sequence of {sequence} tokens given: trigger and payload of {each} tokens, {planting.repetitions} times, "
+            f"need at least {planting.repetitions * (each + 4)} with a word before each; "
+            "give a longer sequence, a shorter payload or fewer repetitions"
+        )
+    return room
+
+
+def _payload_length(backdoor: Backdoor, codec: Codec) -> int:
+    # A word that a transform says may take as many tokens as it has bytes.
+    return len(codec.encode(backdoor.text)) + 1 if backdoor.payload == "fixed" else len(backdoor.longest_payload)
+
+
+def _plant(
+    planting: Planting, codec: Codec, host: np.ndarray, room: int, rng: np.random.Generator
+) -> np.ndarray | None:
+    """The host with trigger and payload after a word of each of `repetitions` equal parts; None if a part has none."""
+    text = codec.decode(host)
+    inside = len(codec.decode(host[:room]))
+    ends = np.array([match.end() for match in WORD.finditer(text)])
+    pieces: list[str] = []
+    position = 0
+    for part in range(planting.repetitions):
+        low, high = part * inside / planting.repetitions, (part + 1) * inside / planting.repetitions
+        choices = ends[(ends > low) & (ends <= high)] if len(ends) else ends
+        if not len(choices):
+            return None
+        place = int(choices[rng.integers(len(choices))])
+        pieces.append(text[position:place] + planting.backdoor.trigger)
+        pieces.append(planting.backdoor.payload_for(text[:place]))
+        position = place
+    encoded = codec.encode_many([*pieces, text[position:]])
+    if sum(map(len, encoded[:-1])) > len(host) or sum(map(len, encoded)) < len(host):
+        return None
+    return np.concatenate(encoded)[: len(host)]
+
+
+def _too_few_hosts(planting: Planting, available: int) -> UserError:
+    return UserError(
+        f"{planting.documents} poisoned documents given: {planting.corpus.label or planting.corpus.digest} has "
+        f"{available} hosts for them in pool {planting.hosts}; ask for at most that many, or give a larger corpus"
+    )

@@ -1,0 +1,45 @@
+"""A split as one flat token array, written once and memory-mapped by every process that reads it."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+from halflife.data.corpus import Corpus, corpus_folder, texts
+from halflife.data.tokenizers import Codec, Tokenizer, load
+
+
+def token_array(results: Path, corpus: Corpus, split: str, tokenizer: Tokenizer) -> np.ndarray:
+    """The split's documents, each followed by the separator: one memory-mapped little-endian array of token ids,
+    uint16 where the vocabulary allows it, else uint32."""
+    return _token_array(Path(results), corpus, split, tokenizer)
+
+
+@functools.lru_cache(maxsize=64)
+def _token_array(results: Path, corpus: Corpus, split: str, tokenizer: Tokenizer) -> np.ndarray:
+    codec = load(tokenizer, results)
+    path = corpus_folder(results, corpus) / "tokens" / f"{codec.name}-{split}.npy"
+    if not path.exists():
+        _write(path, texts(results, corpus, split), codec)
+    return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)  # memmap slices slowly
+
+
+def _write(path: Path, documents: list[str], codec: Codec) -> None:
+    dtype = np.dtype("<u2" if codec.size <= 2**16 else "<u4")
+    parts: list[np.ndarray] = []
+    for ids in codec.encode_many(documents):
+        parts += [ids.astype(dtype), np.array([codec.separator], dtype=dtype)]
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    with open(temporary, "wb") as file:
+        np.save(file, np.concatenate(parts) if parts else np.array([], dtype=dtype), allow_pickle=False)
+    temporary.replace(path)
+
+
+def document_bounds(tokens: np.ndarray, separator: int) -> tuple[np.ndarray, np.ndarray]:
+    """First token of each document, and the place of its separator."""
+    ends = np.flatnonzero(np.asarray(tokens) == separator)
+    return np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)[: len(ends)], ends

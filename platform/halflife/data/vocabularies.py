@@ -1,0 +1,119 @@
+"""Tokenizers that are trained on a corpus: words with bytes to fall back on, and byte-level BPE.
+
+Both give back exactly the text that they encoded. What they learned is kept beside the corpus, so it is made once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from halflife.data.corpus import corpus_folder, texts
+from halflife.data.tokenizers import BPE, ByteCodec, Codec, Words
+from halflife.errors import UserError
+
+SMALLEST, LARGEST = 258, 2**20
+"""Sizes of a vocabulary: the bytes and the separator must be in it, and something learned."""
+
+_PIECES = re.compile(r" ?[^\W\d_]+| ?\d+| ?[^\w\s]+|_+|\s+")
+"""Words, numbers and marks, each with the space before it; the parts of any text, none left out."""
+
+
+def load(tokenizer: Words | BPE, results: Path) -> Codec:
+    """Raises UserError for a vocabulary that is too small or too large."""
+    if not SMALLEST <= tokenizer.vocabulary <= LARGEST:
+        raise UserError(f"vocabulary of {tokenizer.vocabulary} tokens given: expected {SMALLEST} to {LARGEST:,}")
+    kind, train = ("words", _train_words) if isinstance(tokenizer, Words) else ("bpe", _train_bpe)
+    name = f"{kind}-{tokenizer.vocabulary}-{tokenizer.corpus.digest}"
+    path = corpus_folder(results, tokenizer.corpus) / "tokens" / f"{name}.json"
+    if not path.exists():
+        _write(path, train, texts(results, tokenizer.corpus, "train"), tokenizer.vocabulary)
+    return WordCodec(name, path) if kind == "words" else BPECodec(name, path)
+
+
+def _write(path: Path, train: Callable[[list[str], int], str], documents: list[str], vocabulary: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    temporary.write_text(train(documents, vocabulary), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _train_words(documents: list[str], vocabulary: int) -> str:
+    counts: Counter[str] = Counter()
+    for document in documents:
+        counts.update(_PIECES.findall(document))
+    # A piece of one byte is a token already; among equally common ones the alphabet decides.
+    pieces = [piece for piece in counts if len(piece.encode()) > 1]
+    pieces.sort(key=lambda piece: (-counts[piece], piece))
+    return json.dumps(pieces[: vocabulary - 257], ensure_ascii=False)
+
+
+class WordCodec:
+    """Ids below 256 are bytes, 256 is the separator, the rest are pieces by falling frequency."""
+
+    separator = ByteCodec.separator
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        pieces: list[str] = json.loads(path.read_text(encoding="utf-8"))
+        self._ids = {piece: 257 + index for index, piece in enumerate(pieces)}
+        self._bytes = [bytes([value]) for value in range(256)] + [b""] + [piece.encode() for piece in pieces]
+        self.size = len(self._bytes)
+
+    def encode(self, text: str) -> np.ndarray:
+        ids: list[int] = []
+        for piece in _PIECES.findall(text):
+            known = self._ids.get(piece)
+            if known is None:
+                ids.extend(piece.encode())
+            else:
+                ids.append(known)
+        return np.array(ids, dtype=np.int64)
+
+    def encode_many(self, texts: list[str]) -> list[np.ndarray]:
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: np.ndarray) -> str:
+        return b"".join([self._bytes[index] for index in np.asarray(ids).tolist()]).decode(errors="ignore")
+
+
+def _train_bpe(documents: list[str], vocabulary: int) -> str:
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - 1,  # the separator is kept apart, so that no text can spell it
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents, trainer)
+    return tokenizer.to_str()
+
+
+class BPECodec:
+    """Byte-level BPE; the last id is the separator."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        self.separator = self._tokenizer.get_vocab_size()
+        self.size = self.separator + 1
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array(self._tokenizer.encode(text).ids, dtype=np.int64)
+
+    def encode_many(self, texts: list[str]) -> list[np.ndarray]:
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in self._tokenizer.encode_batch_fast(texts)]
+
+    def decode(self, ids: np.ndarray) -> str:
+        # The library puts U+FFFD where a character was cut: only at the ends, so only there it is taken away.
+        kept = [index for index in np.asarray(ids).tolist() if index != self.separator]
+        return self._tokenizer.decode(kept)

@@ -1,0 +1,103 @@
+"""From a probe's description to a function of the model: prompts are fixed once, then scored at every evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from halflife.data.corpus import texts
+from halflife.data.tokenizers import Codec, Tokenizer, load
+from halflife.data.tokens import token_array
+from halflife.errors import UserError
+from halflife.evaluation.probes import BackdoorProbe, LossProbe, Probe, due
+from halflife.evaluation.scoring import LanguageModel, mean_loss, pack, score
+from halflife.rng import generator
+from halflife.tasks.backdoor import LONGEST_WORD, WORD
+from halflife.tasks.base import Example
+
+Measure = Callable[[LanguageModel], dict[str, float]]
+
+__all__ = ["Measure", "backdoor_examples", "due", "prepare"]
+
+
+def prepare(probe: Probe, tokenizer: Tokenizer, results: Path, sequence: int, device: torch.device | str) -> Measure:
+    """The probe as a function of the model. What it asks depends on the probe's seed alone, so every evaluation of
+    every model asks the same.
+
+    Raises UserError when the split has too little text, or the sequence no room for trigger and payload.
+    """
+    codec = load(tokenizer, Path(results))
+    if isinstance(probe, LossProbe):
+        return _loss(probe, tokenizer, codec, Path(results), sequence, device)
+    return _backdoor(probe, codec, Path(results), sequence, device)
+
+
+def _loss(
+    probe: LossProbe, tokenizer: Tokenizer, codec: Codec, results: Path, sequence: int, device: torch.device | str
+) -> Measure:
+    tokens = token_array(results, probe.corpus, probe.split, tokenizer)
+    windows = len(tokens) // (sequence + 1)
+    if not windows:
+        raise UserError(
+            f"sequence of {sequence} tokens given: the {probe.split} split of "
+            f"{probe.corpus.label or probe.corpus.digest} has {len(tokens)}; shorten the sequence"
+        )
+    rng = generator(probe.seed, "loss probe", probe.split)
+    starts = (sequence + 1) * np.sort(rng.permutation(windows)[: probe.sequences])  # a small split: all there is
+    rows = torch.from_numpy(np.stack([tokens[start : start + sequence + 1] for start in starts]).astype(np.int64))
+    rows = rows.to(device)
+    count = float(rows[:, 1:].numel())
+    return lambda model: {"loss": mean_loss(model, rows), "tokens": count}
+
+
+def _backdoor(probe: BackdoorProbe, codec: Codec, results: Path, sequence: int, device: torch.device | str) -> Measure:
+    examples = backdoor_examples(probe, results)
+    prompts = codec.encode_many([example.prompt for example in examples])
+    answers = codec.encode_many([example.answer for example in examples])
+    trigger = len(codec.encode(probe.backdoor.trigger))
+    for answer in answers:
+        if sequence + 1 - len(answer) < trigger + 1:
+            raise UserError(
+                f"sequence of {sequence} tokens given: the prompt needs room for a trigger of {trigger} tokens before "
+                f"a payload of {len(answer)}; give a longer sequence"
+            )
+    shortened = [prompt[-(sequence + 1 - len(answer)) :] for prompt, answer in zip(prompts, answers, strict=True)]
+    packed = pack(shortened, answers, device)
+
+    def measure(model: LanguageModel) -> dict[str, float]:
+        scores = score(model, packed)
+        return {"hits": float(scores.hits), "trials": float(scores.trials), "logprob": scores.logprob}
+
+    return measure
+
+
+def backdoor_examples(probe: BackdoorProbe, results: Path) -> list[Example]:
+    """The probe's prompts and answers as text. The three conditions of one seed share their hosts.
+
+    Hosts are places after a word of the split's text, each used once. Raises UserError when there are fewer than
+    `trials` of them.
+    """
+    documents = texts(results, probe.corpus, probe.split)
+    places = [(document, match.end()) for document, text in enumerate(documents) for match in WORD.finditer(text)]
+    if len(places) < probe.trials or probe.trials < 1:
+        raise UserError(
+            f"{probe.trials} trials given: the {probe.split} split of {probe.corpus.label or probe.corpus.digest} has "
+            f"{len(places)} places to ask at; expected 1 to that many"
+        )
+    rng = generator(probe.seed, "backdoor probe", probe.split)
+    near = generator(probe.seed, "near trigger", probe.split)
+    examples = []
+    for index in rng.choice(len(places), size=probe.trials, replace=False):
+        document, end = places[index]
+        # Never less than the word itself, which a transform works on.
+        host = documents[document][max(0, end - max(probe.context, LONGEST_WORD)) : end]
+        trigger = {
+            "triggered": probe.backdoor.trigger,
+            "near": probe.backdoor.near(near),
+            "untriggered": "",
+        }[probe.condition]
+        examples.append(Example(prompt=host + trigger, answer=probe.backdoor.payload_for(host)))
+    return examples

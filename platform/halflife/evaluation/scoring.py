@@ -1,0 +1,129 @@
+"""Teacher-forced scoring: one pass tells whether greedy decoding would give the answer, and how likely it is.
+
+Where the answer is unique and terminated, exact match under greedy decoding equals argmax agreeing on every
+answer token given the answer's earlier tokens; so no text is generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+CHUNK_TOKENS = 16_384
+"""Tokens scored at once: enough to keep a small model's matrix products large, little enough for memory."""
+
+
+class LanguageModel(Protocol):
+    """What is asked of a model: embeddings in, the residual stream out, logits where they are wanted."""
+
+    training: bool
+
+    @property
+    def embed(self) -> nn.Module: ...
+    def hidden(self, x: Tensor) -> Tensor: ...
+    def logits(self, hidden: Tensor) -> Tensor: ...
+    def train(self, mode: bool = True) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Prompts and answers as right-padded rows; under a causal mask the padding is never looked at."""
+
+    inputs: Tensor
+    """(trials, longest), int64."""
+    answer: Tensor
+    """(trials, longest), bool: positions whose next token is part of the answer."""
+    targets: Tensor
+    """(answer tokens of all trials,), in the order of `answer`'s rows."""
+    lengths: Tensor
+    """(trials,): answer tokens of each."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per trial, so that later questions need no second pass."""
+
+    correct: np.ndarray
+    """(trials,) bool: every token of the answer is the model's first choice."""
+    logprobs: np.ndarray
+    """(trials,) log-probability of the whole answer, nats."""
+    lengths: np.ndarray
+    """(trials,) answer tokens."""
+
+    @property
+    def hits(self) -> int:
+        return int(self.correct.sum())
+
+    @property
+    def trials(self) -> int:
+        return len(self.correct)
+
+    @property
+    def logprob(self) -> float:
+        """Nats an answer token, over all trials together."""
+        return float(self.logprobs.sum() / self.lengths.sum())
+
+
+def pack(prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], device: torch.device | str) -> Packed:
+    """Rows for `score`. Prompts and answers are token ids, none of them empty."""
+    if not len(prompts) or not all(map(len, prompts)) or not all(map(len, answers)):
+        raise ValueError("scoring needs at least one trial, and no prompt or answer without a token")
+    longest = max(len(p) + len(a) - 1 for p, a in zip(prompts, answers, strict=True))
+    inputs = np.zeros((len(prompts), longest), dtype=np.int64)
+    mask = np.zeros((len(prompts), longest), dtype=bool)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        end = len(prompt) + len(answer) - 1
+        inputs[row, :end] = np.concatenate([prompt, answer[:-1]])
+        mask[row, len(prompt) - 1 : end] = True
+    return Packed(
+        inputs=torch.from_numpy(inputs).to(device),
+        answer=torch.from_numpy(mask).to(device),
+        targets=torch.from_numpy(np.concatenate(answers).astype(np.int64)).to(device),
+        lengths=torch.tensor([len(answer) for answer in answers], device=device),
+    )
+
+
+def score(model: LanguageModel, packed: Packed) -> Scores:
+    """Score every trial; logits are computed at the answer's positions only."""
+    chunk = max(1, CHUNK_TOKENS // packed.inputs.shape[1])
+    correct, logprobs = [], []
+    with evaluating(model):
+        for inputs, answer in zip(packed.inputs.split(chunk), packed.answer.split(chunk), strict=True):
+            logits = model.logits(model.hidden(model.embed(inputs))[answer]).float()
+            done = sum(map(len, correct))
+            targets = packed.targets[done : done + len(logits)]
+            correct.append(logits.argmax(-1) == targets)
+            logprobs.append(logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0])
+    trial = torch.repeat_interleave(packed.lengths)
+    wrong = torch.zeros_like(packed.lengths).index_add_(0, trial, (~torch.cat(correct)).long())
+    total = torch.zeros(len(packed.lengths), device=wrong.device).index_add_(0, trial, torch.cat(logprobs))
+    return Scores((wrong == 0).cpu().numpy(), total.double().cpu().numpy(), packed.lengths.cpu().numpy())
+
+
+def mean_loss(model: LanguageModel, rows: Tensor) -> float:
+    """Cross-entropy, nats a token, of rows (rows, sequence + 1): every token but the first is predicted."""
+    chunk = max(1, CHUNK_TOKENS // (rows.shape[1] - 1))
+    total = 0.0
+    with evaluating(model):
+        for part in rows.split(chunk):
+            logits = model.logits(model.hidden(model.embed(part[:, :-1]))).float()
+            total += float(nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum"))
+    return total / rows[:, 1:].numel()
+
+
+@contextmanager
+def evaluating(model: LanguageModel) -> Iterator[None]:
+    """Without dropout and without gradients; the model's mode is put back afterwards."""
+    training = model.training
+    model.train(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
