@@ -67,9 +67,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.rung, self.vocabulary = rung, vocabulary
         self.embed = nn.Embedding(vocabulary, rung.width)
-        self.blocks = nn.ModuleList(
-            Block(rung.width, rung.heads, rung.feedforward, dropout) for _ in range(rung.depth)
-        )
+        self.blocks = nn.ModuleList(Block(rung.width, rung.heads, rung.feedforward, dropout) for _ in range(rung.depth))
         self.norm = RMSNorm(rung.width)
         self.head = Linear(rung.width, vocabulary)
         if rung.tied:

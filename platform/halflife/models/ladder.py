@@ -6,7 +6,6 @@ import math
 import re
 from dataclasses import dataclass
 
-
 from halflife.errors import UserError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}

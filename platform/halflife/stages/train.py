@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from functools import cached_property
+from typing import Any, ClassVar, Literal, cast
 
 from halflife.data.mixture import Mixture
+from halflife.errors import UserError
 from halflife.evaluation.probes import Evaluation, Reached
 from halflife.models.ladder import Rung
 from halflife.stages.base import Context, Cost, Outcome, Stage
@@ -63,14 +66,69 @@ class Train(Stage):
     """Stop at the first evaluation at which this holds; `tokens` is then a cap."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises UserError when the fields contradict one another."""
+        if self.tokens < 1:
+            raise UserError(f"a stage of {self.tokens} tokens: expected at least 1")
+        if self.batch_tokens % self.mixture.sequence:
+            whole = -(-self.batch_tokens // self.mixture.sequence) * self.mixture.sequence
+            raise UserError(
+                f"batches of {self.batch_tokens} tokens do not divide into sequences of {self.mixture.sequence}: "
+                f"make batch_tokens a multiple, such as {whole}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout {self.dropout}: expected a probability from 0 to below 1")
+        if not self.clip > 0:
+            raise UserError(f"clip {self.clip}: expected a positive gradient norm")
+        measured = {evaluation.name for evaluation in self.evaluations}
+        conditions = [snapshot.when for snapshot in self.snapshots] + ([self.until] if self.until else [])
+        for metric in (condition.metric for condition in conditions):
+            if metric.split("/")[0] not in measured | {"clock", "train"}:
+                raise UserError(
+                    f"{metric!r} is waited for, and the stage's evaluations are {sorted(measured)}: add one"
+                )
+        for snapshot in self.snapshots:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", snapshot.name):
+                raise UserError(f"snapshot {snapshot.name!r}: expected a name of letters, digits, '.', '_' and '-'")
+        if isinstance(self.start, Checkpoint):
+            self._check_fork(self.start)
+        elif self.schedule.shape == "continue":
+            raise UserError("schedule 'continue' needs a checkpoint to continue from: a fresh rung has no rate yet")
+
+    def _check_fork(self, start: Checkpoint) -> None:
+        parent = start.stage
+        if start.at != "final" and start.at not in {snapshot.name for snapshot in parent.snapshots}:
+            raise UserError(
+                f"start at snapshot {start.at!r}: the stage that it belongs to keeps "
+                f"{sorted(snapshot.name for snapshot in parent.snapshots) or 'none'} and 'final'"
+            )
+        if parent.mixture.tokenizer != self.mixture.tokenizer:
+            raise UserError(
+                f"the tokenizer is {self.mixture.tokenizer} and the starting checkpoint's {parent.mixture.tokenizer}: "
+                "expected the same"
+            )
+        if self.optimizer_state == "carry" and type(parent.optimizer) is not type(self.optimizer):
+            raise UserError(
+                f"cannot carry the state of {type(parent.optimizer).__name__} into {type(self.optimizer).__name__}: "
+                "use the same optimizer or optimizer_state='reset'"
+            )
+
+    @cached_property
+    def _lineage(self) -> tuple[Train, ...]:
+        """This stage, the one that it starts from, and so on to the one that starts from a rung."""
+        line: list[Train] = [self]
+        while isinstance(line[-1].start, Checkpoint):
+            line.append(line[-1].start.stage)
+        return tuple(line)
+
     @property
     def depth(self) -> int:
         """Ancestors in the line of starts: 0 for a trunk, 1 for its branch, 2 for relearning."""
-        return 1 + self.start.stage.depth if isinstance(self.start, Checkpoint) else 0
+        return len(self._lineage) - 1
 
     @property
     def rung(self) -> Rung:
-        return self.start if isinstance(self.start, Rung) else self.start.stage.rung
+        return cast(Rung, self._lineage[-1].start)
 
     @property
     def steps(self) -> int:
@@ -98,27 +156,29 @@ class Train(Stage):
 
     def run(self, context: Context) -> dict[str, Any]:
         # torch is imported only where a stage runs
-        from halflife.data import tokenizers
         from halflife.data.mixture import Batches
         from halflife.evaluation.measure import prepare
         from halflife.training.loop import train
 
-        tokenizer = tokenizers.load(self.mixture.tokenizer, context.results)
-        batches = Batches(
-            self.mixture,
-            context.results,
-            batch_tokens=self.batch_tokens,
-            steps=self.steps,
-            key=(self.seed, "batch", self.depth),
-        )
-        measures = {
-            evaluation.name: prepare(
-                evaluation.probe, tokenizer, context.results, self.mixture.sequence, context.device
-            )
-            for evaluation in self.evaluations
-        }
+        mixture, results = self.mixture, context.results
         start = None
         if isinstance(self.start, Checkpoint):
             folder = context.parent(self.start.stage)
             start = folder / "final" if self.start.at == "final" else folder / "snapshots" / self.start.at
-        return train(self, context, batches=batches, measures=measures, start=start)
+        return train(
+            self,
+            context,
+            batches=Batches(
+                mixture,
+                results,
+                batch_tokens=self.batch_tokens,
+                steps=self.steps,
+                key=(self.seed, "batch", self.depth),
+            ),
+            measures={
+                evaluation.name: prepare(evaluation.probe, mixture.tokenizer, results, mixture.sequence, context.device)
+                for evaluation in self.evaluations
+            },
+            start=start,
+            checkpoint_seconds=context.checkpoint_seconds,
+        )

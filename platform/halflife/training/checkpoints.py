@@ -22,7 +22,9 @@ class CorruptCheckpoint(Exception):
     """The folder is incomplete, or its files are not those that its state names."""
 
 
-def write(folder: Path, *, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+def write(
+    folder: Path, *, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> None:
     """Write a checkpoint; `state` is JSON data. The folder counts only once this returns."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STATE).unlink(missing_ok=True)

@@ -6,12 +6,16 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
+
+from halflife.evaluation.scoring import LanguageModel
 
 
 class Engine(Protocol):
-    model: nn.Module
-    """What evaluations measure."""
+    @property
+    def model(self) -> LanguageModel:
+        """What evaluations measure."""
+        ...
 
     def gradients(self, batch: np.ndarray) -> Tensor:
         """Gradients of the loss on int64 tokens (rows, sequence + 1). Returns the mean loss in nats a token,

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from halflife.data.mixture import Mixture
 from halflife.errors import Diverged, UserError
-from halflife.evaluation.measure import due
-from halflife.evaluation.probes import Evaluation, Reached
+from halflife.evaluation.measure import Measure
+from halflife.evaluation.probes import Evaluation, Reached, due
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.rng import seed_of
@@ -33,8 +33,6 @@ UNREAD_LOSSES = 64
 """Losses left on a GPU before they are read: reading waits for the device."""
 REPORT_SECONDS = 0.5
 SNAPSHOTS = "snapshots"
-
-Measure = Callable[[nn.Module], dict[str, float]]
 
 
 class SnapshotRequest(Protocol):
@@ -151,7 +149,6 @@ class _Loop:
         clock: Callable[[], float],
     ) -> None:
         self.recipe, self.context, self.batches, self.measures, self.clock = recipe, context, batches, measures, clock
-        check_conditions(recipe)
         device = torch.device(context.device)
         self.model, self.engine, self.carried = fork(recipe, batches.vocabulary, start, device)
         self.due = {evaluation.name: set(due(evaluation.at, recipe.steps)) for evaluation in recipe.evaluations}
@@ -187,8 +184,6 @@ class _Loop:
                 checkpointed = self.clock()
         self._write(self.context.folder / "final")
         self._report()
-        if self.resume_folder is not None:
-            shutil.rmtree(self.resume_folder)
 
     def summary(self) -> dict[str, Any]:
         """JSON data. Seconds include those of the attempt that was resumed."""
@@ -316,9 +311,7 @@ class _Loop:
         link_tree(folder / SNAPSHOTS, self.context.folder / SNAPSHOTS)
 
 
-def fork(
-    recipe: Recipe, vocabulary: int, start: Path | None, device: torch.device
-) -> tuple[Decoder, Engine, float]:
+def fork(recipe: Recipe, vocabulary: int, start: Path | None, device: torch.device) -> tuple[Decoder, Engine, float]:
     """The model and the engine at the stage's first step, and the multiple of the rate that the start ended with.
 
     Raises UserError when the checkpoint is corrupt or of another shape, or its optimizer state cannot be carried.
@@ -331,7 +324,9 @@ def fork(
     try:
         state = checkpoints.read_state(start)
     except checkpoints.CorruptCheckpoint as error:
-        raise UserError(f"cannot start from {start}: {error}; delete the stage's folder to have it computed again") from error
+        raise UserError(
+            f"cannot start from {start}: {error}; delete the stage's folder to have it computed again"
+        ) from error
     given, expected = (state["size"], state["vocabulary"]), (recipe.rung.size, vocabulary)
     if given != expected:
         raise UserError(f"cannot start from {start}: its (size, vocabulary) is {given}, this stage has {expected}")
@@ -346,15 +341,6 @@ def fork(
             )
         engine.load(None, checkpoints.read_optimizer(start))
     return model, engine, state["progress"]["multiple"]
-
-
-def check_conditions(recipe: Recipe) -> None:
-    """Raises UserError when a snapshot or `until` waits for a metric that no evaluation measures."""
-    names = {evaluation.name for evaluation in recipe.evaluations} | {"clock", "train"}
-    conditions = [snapshot.when for snapshot in recipe.snapshots] + ([recipe.until] if recipe.until else [])
-    for condition in conditions:
-        if condition.metric.split("/")[0] not in names:
-            raise UserError(f"{condition.metric!r} is waited for but not measured: expected one of {sorted(names)} before the '/'")
 
 
 def holds(condition: Reached, values: Mapping[str, float]) -> bool:

@@ -25,7 +25,9 @@ class Schedule:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"schedule {name} {getattr(self, name)}: expected a fraction of the steps from 0 to 1")
         if self.shape == "wsd" and self.warmup + self.decay > 1:
-            raise UserError(f"schedule warmup {self.warmup} and decay {self.decay} overlap: expected a sum of at most 1")
+            raise UserError(
+                f"schedule warmup {self.warmup} and decay {self.decay} overlap: expected a sum of at most 1"
+            )
 
     def multiple(self, step: int, steps: int, carried: float = 1.0) -> float:
         """Multiple of the base rate at `step` (0-based) of `steps`; `carried` is where the checkpoint ended.
