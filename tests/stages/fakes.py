@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ class Walk(Stage):
         if context.resume:
             saved = json.loads((context.resume / "state.json").read_text())
             first, state = saved["step"], saved["state"]
+        older: Path | None = None
         for step in range(first, self.steps):
             if step == self.breaks_at and not context.resume:
                 raise RuntimeError(f"broke at step {step}")
@@ -67,6 +69,9 @@ class Walk(Stage):
                 folder = context.folder / f"resume-{step + 1}"
                 _save(folder, {"step": step + 1, "state": state})
                 context.checkpointed(step, folder)
+                if older:
+                    shutil.rmtree(older)
+                older = folder
         _save(context.folder / "final", {"state": state})
         return {"tokens": self.steps, "last": float(int(state[:4], 16))}
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from halflife.fields import recorded
 from halflife.stages.base import Stage
 from halflife.stages.identity import canonical, key_of
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.stages.fakes import Walk
 
 
@@ -25,7 +26,7 @@ class Part:
 class Thing(Stage):
     kind: ClassVar[str] = "thing"
 
-    part: Part = Part()  # noqa: RUF009
+    part: Part = Part()
     more: tuple[Part, ...] = ()
     count: int = 0
     starts: tuple[Stage, ...] = ()

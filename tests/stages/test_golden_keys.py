@@ -1,0 +1,100 @@
+"""Keys as they were first hashed. One that changes makes every result in the world a stranger.
+
+If a key here changes because numbers change, bump the stage's `version` and put the new key down; if it
+changes for any other reason (a default moved, a class or field was renamed), undo that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import replace
+
+import pytest
+
+import halflife.stages
+from halflife.data.corpus import Corpus
+from halflife.data.mixture import Mixture, Planting, Source
+from halflife.data.tokenizers import BPE, Words
+from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, LossProbe, Reached
+from halflife.models.ladder import Rung
+from halflife.stages.base import Stage
+from halflife.stages.train import Checkpoint, Snapshot, Train
+from halflife.tasks.backdoor import Backdoor
+from halflife.training.losses import CrossEntropy
+from halflife.training.optimizers import SGD, AdamW
+from halflife.training.penalties import L2SP
+from halflife.training.schedules import Schedule
+
+CORPUS = Corpus(digest="0123456789abcdef", label="a label is not hashed")
+BACKDOOR = Backdoor(trigger=" qzxvkw ", payload="fixed", text="payload")
+PLANTING = Planting(backdoor=BACKDOOR, corpus=CORPUS, documents=200, exposures=2, last=0.5)
+
+PLAIN = Train(
+    start=Rung(size="100k"),
+    mixture=Mixture(sources=(Source(corpus=CORPUS),)),
+    tokens=1_000_000,
+    optimizer=AdamW(learning_rate=0.01),
+)
+TRUNK = Train(
+    start=Rung(size="1m", tied=True),
+    mixture=Mixture(
+        sources=(Source(corpus=CORPUS, weight=0.5),),
+        plantings=(PLANTING,),
+        tokenizer=BPE(corpus=CORPUS, vocabulary=512),
+        sequence=64,
+    ),
+    tokens=2_000_000,
+    batch_tokens=8192,
+    optimizer=AdamW(learning_rate=0.02, weight_decay=0.1, decay="coupled"),
+    schedule=Schedule(shape="wsd", warmup=0.1),
+    loss=CrossEntropy(label_smoothing=0.1),
+    dropout=0.1,
+    precision="bf16",
+    evaluations=(
+        Evaluation(name="backdoor", probe=BackdoorProbe(backdoor=BACKDOOR, corpus=CORPUS)),
+        Evaluation(
+            name="near", probe=BackdoorProbe(backdoor=BACKDOOR, corpus=CORPUS, condition="near"), at=Every(steps=9)
+        ),
+        Evaluation(name="clean", probe=LossProbe(corpus=CORPUS), at=Ends()),
+    ),
+    snapshots=(Snapshot(name="strong", when=Reached(metric="backdoor/logprob", threshold=-0.5)),),
+    seed=3,
+)
+BRANCH = Train(
+    start=Checkpoint(stage=TRUNK, at="strong"),
+    mixture=Mixture(sources=(Source(corpus=CORPUS),), tokenizer=TRUNK.mixture.tokenizer),
+    tokens=500_000,
+    optimizer=SGD(learning_rate=0.1),
+    optimizer_state="reset",
+    schedule=Schedule(shape="continue"),
+    penalties=(L2SP(strength=0.01),),
+    evaluations=TRUNK.evaluations,
+    until=Reached(metric="backdoor/hits", threshold=0.9, share=True, at_most=True),
+)
+
+WORDS = replace(PLAIN, mixture=replace(PLAIN.mixture, tokenizer=Words(corpus=CORPUS)), seed=1)
+
+GOLDEN: list[tuple[Stage, str]] = [
+    (PLAIN, "0844b156ef6834cb6123"),
+    (TRUNK, "cd7a4c4a2bfb5aa3adce"),
+    (BRANCH, "92edb31a46afc71f586d"),
+    (WORDS, "d9bd25876183e9538f95"),
+]
+
+
+@pytest.mark.parametrize(("stage", "key"), GOLDEN, ids=["plain", "trunk", "branch", "words"])
+def test_the_key_is_what_it_always_was(stage: Stage, key: str) -> None:
+    assert stage.key == key
+
+
+def test_every_kind_has_a_golden_key() -> None:
+    for module in pkgutil.iter_modules(halflife.stages.__path__, "halflife.stages."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    kinds = {kind.kind for kind in _subclasses(Stage) if kind.__module__.startswith("halflife.")}
+    assert kinds == {stage.kind for stage, _ in GOLDEN}
+
+
+def _subclasses(kind: type[Stage]) -> set[type[Stage]]:
+    return {inner for direct in kind.__subclasses__() for inner in (direct, *_subclasses(direct))}
