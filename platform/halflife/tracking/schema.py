@@ -26,6 +26,11 @@ TAG_STAGE_PREFIX = "halflife.stage."  # on a trial run: + phase -> folder name o
 TAG_OUTCOME_PREFIX = "halflife.outcome."  # on trial (+ phase) runs: complete | diverged | failed | blocked: why
 TAG_SUMMARY_PREFIX = "halflife.summary."  # on trial (+ phase) and stage (+ "stage") runs: JSON of the stage's summary
 TAG_PUBLISHED = "halflife.published"  # "complete" once every point of the run has been written
+# On the sweep's own run: where its numbers come from.
+TAG_COMMAND = "halflife.command"
+TAG_COMMIT = "halflife.commit"
+TAG_CHANGES = "halflife.changes"  # digest of uncommitted changes, empty when there were none
+TAG_VERSIONS = "halflife.versions"  # JSON: library -> version
 PARENT_RUN = "mlflow.parentRunId"
 
 STAGE_PHASE = "stage"

@@ -1,0 +1,78 @@
+"""The command line of every study: a preset as first word, its axes and the place as flags."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from halflife.errors import UserError
+from halflife.sweep.place import Place
+from halflife.sweep.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What a command line says: the study's settings and where to run."""
+
+    settings: Any
+    place: Place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Named settings; `summary` is what --help says of them."""
+
+    summary: str
+    settings: Any
+
+
+def main(
+    build: Callable[[str, Any, Place], Study],
+    presets: Mapping[str, Preset],
+    *,
+    report: Callable[[str, Place], Path],
+    description: str,
+    arguments: list[str] | None = None,
+) -> None:
+    """Parse the command, run the study, draw its report. Bad input prints one line and exits with 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        command = _parse(presets, description, arguments)
+        _execute(build, arguments[0], command, report)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _parse(presets: Mapping[str, Preset], description: str, arguments: list[str]) -> Command:
+    import tyro
+
+    if not arguments or (arguments[0] not in presets and arguments[0] not in ("-h", "--help")):
+        given = f"unknown preset {arguments[0]!r}" if arguments else "no preset was given"
+        raise UserError(f"{given}: expected one of {', '.join(presets)} as the first word (--help explains them)")
+    settings_type = type(next(iter(presets.values())).settings)
+    command_type = dataclass(frozen=True, kw_only=True)(
+        type("Command", (Command,), {"__annotations__": {"settings": settings_type, "place": Place}})
+    )
+    return tyro.extras.overridable_config_cli(
+        {
+            name: (preset.summary, command_type(settings=preset.settings, place=Place()))
+            for name, preset in presets.items()
+        },
+        description=description,
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def _execute(
+    build: Callable[[str, Any, Place], Study], preset: str, command: Command, report: Callable[[str, Place], Path]
+) -> None:
+    from halflife.sweep.launch import run
+
+    study = build(preset, command.settings, command.place)
+    if run(study, command.place) is not None:
+        report(study.declaration.study, command.place)

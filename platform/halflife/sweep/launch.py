@@ -1,0 +1,181 @@
+"""run(study, place): plan, publish what is there, compute what is missing, say how it went."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock
+from rich.console import Console
+
+from halflife.stages import provenance
+from halflife.stages.base import Stage
+from halflife.stages.plan import Plan
+from halflife.stages.store import Store
+from halflife.sweep import estimate, report, resources
+from halflife.sweep.live import View
+from halflife.sweep.place import Place
+from halflife.sweep.publishing import Publishing
+from halflife.sweep.report import SweepReport
+from halflife.sweep.study import Study
+from halflife.tracking.publisher import Publisher
+
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # one thread a stage: two on busy cores are many times slower
+    "MKL_NUM_THREADS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # our own live view
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches us as KeyboardInterrupt
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # resuming is running the same command again
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+"""Ray and torch read these when they are imported, here and in the processes that Ray starts."""
+
+
+def run(study: Study, place: Place, console: Console | None = None) -> SweepReport:
+    """Computes what the study lacks at this place, and publishes all of it.
+
+    Ctrl-C stops it, a second one at once; the report then says `interrupted`. Raises UserError for bad input, before
+    any compute.
+    """
+    console = console or Console(highlight=False)
+    place.check()
+    store = place.store()
+    plan = Plan(study.stages, store)
+    if place.dry_run:
+        estimate.show(study, plan, place, console)
+        return _report(study, plan, place, ran=set(), dry_run=True)
+    place.check_disk(sum(stage.cost.disk_bytes for stage in plan.missing))
+    store.prepare()
+
+    origin = provenance.gather()
+    publisher = Publisher(
+        place.actual_tracking_uri,
+        experiment=study.declaration.study,
+        description=study.declaration.question,
+        sweep=study.key,
+        artifacts=place.artifacts,
+        alone=FileLock(store.root / f".publishing-{study.key}.lock"),
+    )
+    publishing = Publishing(study, plan, store, publisher, origin)
+    publishing.update()
+    ran: set[str] = set()
+    interrupted = False
+    if not plan.finished:
+        with View(plan, store, console, trouble=lambda: publisher.troubled) as view:
+            view.note(view.line([]))
+
+            def refresh() -> None:
+                publishing.update()
+                view.refresh()
+
+            try:
+                _compute(plan, store, place, origin, ran, refresh, view.note)
+            except KeyboardInterrupt:
+                interrupted = True
+                view.note("stopping; running stages go on from their last checkpoint when the same command is given")
+        publishing.update()
+    result = _report(study, plan, place, ran=ran, interrupted=interrupted)
+    publishing.finish("KILLED" if interrupted else "FAILED" if result.failed else "FINISHED", result.numbers())
+    unpublished = publisher.close(patience=10.0 if interrupted else 30.0)
+    result = _report(study, plan, place, ran=ran, interrupted=interrupted, unpublished=tuple(unpublished))
+    for line in result.lines():
+        console.print(line, markup=False)
+    return result
+
+
+def _compute(
+    plan: Plan,
+    store: Store,
+    place: Place,
+    origin: dict[str, Any],
+    ran: set[str],
+    refresh: Callable[[], None],
+    note: Callable[[str], None],
+) -> None:
+    """Runs what is missing on Ray Tune; the keys of the stages run here are added to `ran`."""
+    os.environ.update(_ENVIRONMENT)
+    with _stoppable():
+        from halflife.sweep import tuning  # takes seconds, so only where there is something to run
+
+        device, shares = place.actual_device, place.shares(plan.missing)
+
+        def make_task(stage: Stage, wait: bool) -> tuning.Task:
+            return tuning.Task(
+                stage=stage, results=str(store.root), device=device, share=shares[stage.key], origin=origin, wait=wait
+            )
+
+        tuning.run_plan(
+            plan,
+            store,
+            make_task=make_task,
+            slots=place.slots(shares.values()),
+            gpus=resources.gpus().count if device == "cuda" else 0,
+            same_share=len(set(shares.values())) == 1,
+            ran=ran,
+            refresh=refresh,
+            retried=lambda stage, why: note(f"{stage} is tried again: {why}"),
+        )
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt; the next one ends the process on the spot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, at_once)
+        raise KeyboardInterrupt
+
+    def at_once(number: int, frame: FrameType | None) -> None:
+        os._exit(128 + number)  # Ray's processes end with ours
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _report(
+    study: Study,
+    plan: Plan,
+    place: Place,
+    *,
+    ran: set[str],
+    interrupted: bool = False,
+    dry_run: bool = False,
+    unpublished: tuple[str, ...] = (),
+) -> SweepReport:
+    trained, unshared = report.tokens(plan, study)
+    return SweepReport(
+        study=study.declaration.study,
+        sweep=study.key,
+        tracking_uri=place.actual_tracking_uri,
+        results=place.results.absolute(),
+        stages=len(plan.stages),
+        cached=len(plan.cached),
+        run=len(ran),
+        failed={plan.stages[key].folder_name: why for key, why in plan.failures.items()},
+        blocked={plan.stages[key].folder_name: why for key, why in plan.blocked.items()},
+        interrupted=interrupted,
+        dry_run=dry_run,
+        slots=place.slots(place.shares(plan.stages.values()).values()),
+        wall_seconds=report.seconds_since_start(),
+        compute_seconds=report.compute_seconds(plan, ran),
+        tokens_trained=trained,
+        tokens_unshared=unshared,
+        unpublished=unpublished,
+    )

@@ -1,0 +1,119 @@
+"""What a running sweep looks like: a table that moves on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from halflife.stages.base import Progress, Stage
+from halflife.stages.plan import Plan
+from halflife.stages.store import Store
+from halflife.sweep.report import duration
+
+_TERMINAL_SECONDS, _PLAIN_SECONDS = 0.5, 15.0
+_ROWS = 16
+"""Running stages shown, at most."""
+
+
+class View:
+    """Follows a plan. `refresh` is cheap and may be called as often as one likes; also a context manager."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        console: Console,
+        trouble: Callable[[], str | None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plan, self._store, self._console, self._trouble, self._clock = plan, store, console, trouble, clock
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._every = _TERMINAL_SECONDS if self._live else _PLAIN_SECONDS
+        self._shown = self._clock()
+        self._began: float | None = None
+        self._flops_missing = sum(stage.cost.flops for stage in plan.missing)
+
+    def __enter__(self) -> View:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, style="dim", markup=False, highlight=False)
+
+    def refresh(self) -> None:
+        """Show how things stand, if the last look is long enough ago."""
+        now = self._clock()
+        if self._began is None and self._plan.running:
+            self._began = now
+        if now - self._shown < self._every:
+            return
+        self._shown = now
+        running = self.running()
+        if self._live:
+            self._live.update(Group(self._head(running), self._table(running)), refresh=True)
+        else:
+            self._console.print(self.line(running), markup=False, highlight=False)
+
+    def running(self) -> list[tuple[Stage, Progress]]:
+        """Stages in work and how far each is, as its lease says."""
+        found = []
+        for stage in self._plan.running:
+            lease = self._store.holder(stage)
+            found.append((stage, lease.progress if lease else Progress()))
+        return sorted(found, key=lambda item: item[0].label)
+
+    def line(self, running: list[tuple[Stage, Progress]]) -> str:
+        """How things stand, in one line."""
+        plan = self._plan
+        counts = [f"{len(plan.outcomes)}/{len(plan.stages)} stages done", f"{len(running)} running"]
+        counts += [f"{len(plan.cached)} cached"] if plan.cached else []
+        counts += [f"{len(plan.failures)} failed"] if plan.failures else []
+        counts += [f"{len(plan.blocked)} blocked"] if plan.blocked else []
+        rate = sum(progress.rate for _, progress in running)
+        counts += [f"{rate:,.0f} tokens/s"] if rate else []
+        left = self.seconds_left(running)
+        counts += [f"about {duration(left)} left"] if left is not None else []
+        trouble = self._trouble()
+        counts += [f"tracking store: {trouble}"] if trouble else []
+        return " · ".join(counts)
+
+    def seconds_left(self, running: list[tuple[Stage, Progress]]) -> float | None:
+        """From the FLOPs done since the first stage began; None until there is something to go by."""
+        plan = self._plan
+        left = sum(
+            stage.cost.flops
+            for stage in plan.missing
+            if stage.key not in plan.blocked and stage.key not in plan.failures
+        )
+        left -= sum(stage.cost.flops * progress.done / progress.total for stage, progress in running if progress.total)
+        dropped = sum(plan.stages[key].cost.flops for key in {*plan.blocked, *plan.failures})
+        done = self._flops_missing - dropped - left
+        if self._began is None or done <= 0:
+            return None
+        return left * (self._clock() - self._began) / done
+
+    def _head(self, running: list[tuple[Stage, Progress]]) -> Text:
+        return Text(self.line(running), style="bold")
+
+    def _table(self, running: list[tuple[Stage, Progress]]) -> Table:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for stage, progress in running[:_ROWS]:
+            share = progress.done / progress.total if progress.total else 0.0
+            rate = f"{progress.rate:,.0f} tokens/s" if progress.rate else "starting"
+            table.add_row(Text(stage.label), ProgressBar(total=1.0, completed=share, width=24), f"{share:4.0%}", rate)
+        if len(running) > _ROWS:
+            table.add_row(f"and {len(running) - _ROWS} more")
+        return table

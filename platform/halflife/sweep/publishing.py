@@ -1,0 +1,197 @@
+"""Says to the publisher what a sweep's runs are: which trial, which stage, which points, and how each ended."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from halflife.stages.base import Outcome, Stage
+from halflife.stages.plan import Plan
+from halflife.stages.store import Store
+from halflife.sweep.study import Study, Trial
+from halflife.tracking import schema
+from halflife.tracking.publisher import Point, Publisher, Run, RunRef, Status
+
+_LONGEST_TAG = 8000
+"""Characters: MLflow's limit."""
+
+
+class Publishing:
+    """Follows a plan: `update` publishes what has ended since the last call.
+
+    A stage named by one trial has its points in the trial's run, as `<phase>/<task>/<measure>`. One that several
+    name has a run of its own, as `stage/<task>/<measure>`, and the trials point to it by tags.
+    """
+
+    def __init__(self, study: Study, plan: Plan, store: Store, publisher: Publisher, origin: dict[str, Any]) -> None:
+        self._study, self._plan, self._store, self._publisher = study, plan, store, publisher
+        self._sweep = RunRef("sweep", study.key)
+        self._announced: set[str] = set()
+        self._open: dict[str, dict[str, bool]] = {}
+        """By trial key: the phases that have ended, and whether for good."""
+        self._seen = [0, 0, 0]
+        self._announce_sweep(origin)
+
+    def update(self) -> None:
+        """Publish every stage that has come to an end since the last call."""
+        ended = (self._plan.outcomes, self._plan.blocked, self._plan.failures)
+        for place, group in enumerate(ended):
+            if len(group) > self._seen[place]:
+                for key in list(islice(group, self._seen[place], None)):
+                    self._stage_ended(self._plan.stages[key])
+                self._seen[place] = len(group)
+
+    def finish(self, status: Status, numbers: dict[str, float]) -> None:
+        """End the runs; `numbers` are the sweep's own (`sweep/<name>`)."""
+        whole = status == "FINISHED"
+        for trial in self._study.trials:
+            if trial.key in self._announced and not self._ended(trial):
+                self._publisher.finish(
+                    RunRef("trial", trial.key), "KILLED" if status == "KILLED" else "FAILED", complete=False
+                )
+        now = int(time.time() * 1000)
+        points = [Point(f"sweep/{name}", now // 1000, value, now) for name, value in numbers.items()]
+        self._publisher.log(self._sweep, "the sweep's own numbers", points=lambda: points)
+        self._publisher.finish(self._sweep, status, complete=whole)
+
+    def _announce_sweep(self, origin: dict[str, Any]) -> None:
+        declaration = self._study.declaration
+        self._publisher.ensure(
+            Run(
+                ref=self._sweep,
+                name=f"{declaration.study} {declaration.preset}",
+                description=_sweep_description(self._study),
+                parameters={f"settings/{name}": value for name, value in declaration.settings.items()},
+                tags={
+                    schema.TAG_COMMAND: origin.get("command") or "",
+                    schema.TAG_COMMIT: origin.get("commit") or "",
+                    schema.TAG_CHANGES: origin.get("changes") or "",
+                    schema.TAG_VERSIONS: json.dumps(origin.get("versions") or {}),
+                    "mlflow.source.name": origin.get("command") or "",
+                    "mlflow.source.git.commit": origin.get("commit") or "",
+                },
+            )
+        )
+        self._publisher.artifact(self._sweep, schema.DECLARATION, declaration.to_json())
+
+    def _announce(self, trial: Trial) -> None:
+        if trial.key in self._announced:
+            return
+        self._announced.add(trial.key)
+        phases = {schema.TAG_STAGE_PREFIX + phase: stage.folder_name for phase, stage in trial.stages.items()}
+        self._publisher.ensure(
+            Run(
+                ref=RunRef("trial", trial.key),
+                name=trial.name,
+                description=_trial_description(self._study, trial),
+                parameters=dict(trial.parameters),
+                tags={**trial.facts, **phases, schema.TAG_ROLE: trial.role},
+            )
+        )
+
+    def _stage_ended(self, stage: Stage) -> None:
+        users = self._study.users.get(stage.key, ())
+        outcome, why, for_good = self._how(stage)
+        for trial, _ in users:
+            self._announce(trial)
+        if users and outcome and self._study.shared(stage):
+            self._publish_shared(stage, outcome, users)
+        for trial, phase in users:
+            ref = RunRef("trial", trial.key)
+            tags = {schema.TAG_OUTCOME_PREFIX + phase: why}
+            if outcome:
+                tags[schema.TAG_SUMMARY_PREFIX + phase] = _summary(outcome)
+            own = outcome is not None and not self._study.shared(stage)
+            self._publisher.log(
+                ref,
+                f"{phase} of trial {trial.name!r}",
+                points=(lambda phase=phase: self._points(stage, phase)) if own else tuple,
+                tags=tags,
+            )
+            self._open.setdefault(trial.key, {})[phase] = for_good
+            if self._ended(trial):
+                diverged = any(
+                    end.status == "diverged" for end in map(self._plan.outcomes.get, _keys(trial)) if end is not None
+                )
+                whole = all(self._open[trial.key].values())
+                self._publisher.finish(ref, "FINISHED" if whole and not diverged else "FAILED", complete=whole)
+
+    def _publish_shared(self, stage: Stage, outcome: Outcome, users: tuple[tuple[Trial, str], ...]) -> None:
+        ref = RunRef("stage", stage.folder_name)
+        self._publisher.ensure(
+            Run(
+                ref=ref,
+                name=f"{users[0][1]}: {stage.label}",
+                description=f"Computed once for {len(users)} trials. Metrics are `stage/<task>/<measure>`; the step is "
+                "tokens since the phase began.",
+                parameters=_common([trial.parameters for trial, _ in users]),
+            )
+        )
+        self._publisher.log(
+            ref,
+            f"shared stage {stage.label!r}",
+            points=lambda: self._points(stage, schema.STAGE_PHASE),
+            tags={schema.TAG_SUMMARY_PREFIX + schema.STAGE_PHASE: _summary(outcome)},
+        )
+        self._publisher.finish(ref, "FINISHED" if outcome.status == "complete" else "FAILED")
+
+    def _how(self, stage: Stage) -> tuple[Outcome | None, str, bool]:
+        """The outcome if there is one, the end in words, and whether running the command again would change it."""
+        if outcome := self._plan.outcomes.get(stage.key):
+            return outcome, outcome.status, True
+        if reason := self._plan.failures.get(stage.key):
+            return None, f"failed: {reason}"[:_LONGEST_TAG], False
+        return None, f"blocked: {self._plan.blocked[stage.key]}"[:_LONGEST_TAG], not self._plan.failures
+
+    def _ended(self, trial: Trial) -> bool:
+        return len(self._open.get(trial.key, ())) == len(trial.stages)
+
+    def _points(self, stage: Stage, phase: str) -> Iterator[Point]:
+        """The stage's points, with the time at which it ended: the same whenever they are published."""
+        done = self._store.done(self._store.folder(stage))
+        timestamp = int(datetime.fromisoformat(done.ended).timestamp() * 1000) if done else 0
+        for step, name, value in self._store.points(stage).iter_rows():
+            yield Point(f"{phase}/{name}", step, value, timestamp)
+
+
+def _keys(trial: Trial) -> list[str]:
+    return [stage.key for stage in trial.stages.values()]
+
+
+def _common(parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    """What all of them have with the same value."""
+    first, *others = parameters
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
+
+
+def _summary(outcome: Outcome) -> str:
+    """The summary as JSON; of one that is too long for a tag, the plain values."""
+    text = json.dumps(outcome.summary, sort_keys=True)
+    if len(text) > _LONGEST_TAG:
+        plain = {name: value for name, value in outcome.summary.items() if not isinstance(value, (dict, list))}
+        text = json.dumps(plain, sort_keys=True)
+    return text
+
+
+def _sweep_description(study: Study) -> str:
+    declaration = study.declaration
+    controls = "\n".join(f"- {control.kind}: {control.label}" for control in declaration.controls)
+    axes = "\n".join(f"- {axis.label}: {', '.join(map(str, axis.values))}" for axis in declaration.axes)
+    return (
+        f"**{declaration.title}**\n\n{declaration.question}\n\n{declaration.reading}\n\n"
+        f"What varies:\n{axes}\n\nControls:\n{controls}\n\n"
+        "Metric names are `<phase>/<task>/<measure>`; the step is tokens since the phase began. "
+        "A stage that several trials share has a run of its own (`stage/<task>/<measure>`)."
+    )
+
+
+def _trial_description(study: Study, trial: Trial) -> str:
+    lines = [f"Trial of {study.declaration.title} ({trial.role})."]
+    for phase, stage in trial.stages.items():
+        where = f"shared, see the run of `{stage.folder_name}`" if study.shared(stage) else f"metrics `{phase}/...`"
+        lines.append(f"- {phase}: {stage.label} ({where})")
+    return "\n".join(lines)

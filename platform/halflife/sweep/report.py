@@ -1,0 +1,143 @@
+"""What a sweep has come to: counts, efficiency, and what to say at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from halflife.stages.base import Stage
+from halflife.stages.plan import Plan
+from halflife.sweep.study import Study
+
+_IMPORTED = time.time()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepReport:
+    """The end of a sweep."""
+
+    study: str
+    sweep: str
+    """Digest of the sweep: the tag `halflife.sweep` of its runs."""
+    tracking_uri: str
+    results: Path
+    stages: int
+    cached: int
+    """Stages that were complete before."""
+    run: int
+    """Stages that this process has run to an outcome."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Folder name of a stage and why it failed."""
+    blocked: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+    dry_run: bool = False
+    slots: int = 1
+    wall_seconds: float = 0.0
+    """From the start of the process."""
+    compute_seconds: float = 0.0
+    """Inside training and evaluation, over the stages that this process has run."""
+    tokens_trained: int = 0
+    tokens_unshared: int = 0
+    """What a sweep that trains each trial by itself would have trained."""
+    unpublished: tuple[str, ...] = ()
+    """What could not be written to the tracking store, in words; the same command publishes it later."""
+
+    @property
+    def complete(self) -> bool:
+        """Every stage that can run has an outcome."""
+        return not (self.failed or self.interrupted or self.dry_run)
+
+    @property
+    def exit_code(self) -> int:
+        if self.interrupted:
+            return 130
+        return 1 if self.failed else 0
+
+    @property
+    def efficiency(self) -> float | None:
+        """(seconds inside training and evaluation) / (slots x wall); None when nothing was run."""
+        return self.compute_seconds / (self.slots * self.wall_seconds) if self.run else None
+
+    def numbers(self) -> dict[str, float]:
+        """The sweep's own metrics, logged on the parent run as `sweep/<name>`."""
+        numbers: dict[str, float] = {
+            "wall_seconds": self.wall_seconds,
+            "slots": self.slots,
+            "compute_seconds": self.compute_seconds,
+            "stages_run": self.run,
+            "stages_cached": self.cached,
+            "stages_failed": len(self.failed),
+            "tokens_trained": self.tokens_trained,
+            "tokens_unshared": self.tokens_unshared,
+        }
+        return numbers if self.efficiency is None else {**numbers, "efficiency": self.efficiency}
+
+    def lines(self) -> Iterator[str]:
+        """The summary for the terminal."""
+        counts = [f"{self.run} stages run", f"{self.cached} cached"]
+        counts += [f"{len(self.failed)} failed"] if self.failed else []
+        counts += [f"{len(self.blocked)} blocked"] if self.blocked else []
+        yield f"{self.study}: {', '.join(counts)} of {self.stages}, in {duration(self.wall_seconds)}"
+        if self.efficiency is not None:
+            yield (
+                f"efficiency {self.efficiency:.2f}: {duration(self.compute_seconds)} of training and evaluation in "
+                f"{self.slots} slots; {self.tokens_trained:.3g} tokens trained, {self.tokens_unshared:.3g} unshared"
+            )
+        yield from (f"failed: {stage}: {why}" for stage, why in self.failed.items())
+        reasons: dict[str, int] = {}
+        for why in self.blocked.values():
+            reasons[why] = reasons.get(why, 0) + 1
+        yield from (f"blocked: {count} stages, because {why}" for why, count in reasons.items())
+        if self.unpublished:
+            yield f"not published to {self.tracking_uri}: {len(self.unpublished)} items, first {self.unpublished[0]}"
+        if self.interrupted or self.failed or self.unpublished:
+            yield "nothing is lost: the same command goes on from here"
+
+
+def tokens(plan: Plan, study: Study) -> tuple[int, int]:
+    """Tokens trained by the stages that have an outcome, and what unshared trials would have trained."""
+    trained = {key: int(outcome.summary.get("tokens") or 0) for key, outcome in plan.outcomes.items()}
+    unshared = 0
+    for trial in study.trials:
+        chain: dict[str, Stage] = {}
+        stack = list(trial.stages.values())
+        while stack:
+            stage = stack.pop()
+            if stage.key not in chain:
+                chain[stage.key] = stage
+                stack.extend(stage.parents)
+        unshared += sum(trained.get(key, 0) for key in chain)
+    return sum(trained.values()), unshared
+
+
+def compute_seconds(plan: Plan, keys: set[str]) -> float:
+    """Seconds inside training and evaluation, of these stages."""
+    total = 0.0
+    for key in keys:
+        summary = plan.outcomes[key].summary
+        parts = (summary.get(name) or 0.0 for name in ("seconds_training", "seconds_evaluating", "seconds_computing"))
+        total += sum(parts)
+    return total
+
+
+def seconds_since_start() -> float:
+    """Age of this process; where the system does not tell, of this module's import."""
+    import os
+
+    try:
+        started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return float(Path("/proc/uptime").read_text().split()[0]) - started
+    except (OSError, ValueError):
+        return time.time() - _IMPORTED
+
+
+def duration(seconds: float) -> str:
+    """In words: 42 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,116 @@
+"""A study: trials made of stages, and the declaration that says what varies and what is controlled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from halflife.errors import UserError
+from halflife.stages.base import Stage
+from halflife.stages.identity import key_of
+from halflife.tracking.schema import Declaration
+
+Scalar = str | int | float | bool
+CONTROLS = ("positive", "absent", "null")
+"""The controls that every study declares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One line of a study's table: its parameters, and the stage of each phase."""
+
+    name: str
+    """Speaking; unique in the study."""
+    parameters: dict[str, Scalar]
+    stages: dict[str, Stage]
+    """By phase, in the order in which they are passed through."""
+    role: str = "treatment"
+    """treatment, or the role of the control that this trial is."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """Further tags of the run, such as what a rung derives; no part of the trial's identity."""
+
+    @cached_property
+    def key(self) -> str:
+        return key_of(
+            {
+                "name": self.name,
+                "role": self.role,
+                "parameters": {name: str(value) for name, value in self.parameters.items()},
+                "stages": {phase: stage.key for phase, stage in self.stages.items()},
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a sweep computes and publishes.
+
+    Raises UserError when it has no trials, when trials share a name, or when a control is missing.
+    """
+
+    declaration: Declaration
+    trials: tuple[Trial, ...]
+
+    def __post_init__(self) -> None:
+        name = self.declaration.study
+        if not self.trials:
+            raise UserError(f"study {name!r} has no trials: every axis needs at least one value")
+        repeated = [trial for trial, count in Counter(trial.name for trial in self.trials).items() if count > 1]
+        if repeated:
+            raise UserError(
+                f"study {name!r} has several trials named {repeated[0]!r}: a name states what sets it apart"
+            )
+        declared = {control.kind for control in self.declaration.controls}
+        missing = [kind for kind in CONTROLS if kind not in declared]
+        if missing:
+            raise UserError(
+                f"study {name!r} declares no {' and no '.join(missing)} control: every study declares "
+                f"{', '.join(CONTROLS)} (see schema.Control)"
+            )
+        roles = {trial.role for trial in self.trials}
+        for control in self.declaration.controls:
+            if control.role and control.role not in roles:
+                raise UserError(
+                    f"study {name!r} declares the control {control.label!r} of role {control.role!r}, "
+                    f"but no trial has that role (there are {', '.join(sorted(roles))})"
+                )
+        parameters = {parameter for trial in self.trials for parameter in trial.parameters}
+        for axis in self.declaration.axes:
+            if axis.name not in parameters:
+                raise UserError(f"study {name!r} declares the axis {axis.name!r}, which no trial has as a parameter")
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of the sweep: the same command finds its runs again."""
+        parts: dict[str, Any] = {
+            "study": self.declaration.study,
+            "preset": self.declaration.preset,
+            "trials": sorted(trial.key for trial in self.trials),
+        }
+        return key_of(parts)
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """Every stage that a trial names, each once."""
+        return tuple({stage.key: stage for _, _, stage in self.uses()}.values())
+
+    def uses(self) -> Iterator[tuple[Trial, str, Stage]]:
+        """Every (trial, phase, stage)."""
+        for trial in self.trials:
+            for phase, stage in trial.stages.items():
+                yield trial, phase, stage
+
+    @cached_property
+    def users(self) -> dict[str, tuple[tuple[Trial, str], ...]]:
+        """By stage key: the trials and phases that name it."""
+        found: dict[str, list[tuple[Trial, str]]] = {}
+        for trial, phase, stage in self.uses():
+            found.setdefault(stage.key, []).append((trial, phase))
+        return {key: tuple(users) for key, users in found.items()}
+
+    def shared(self, stage: Stage) -> bool:
+        """Whether several trials, or several phases, name the stage: its points then have a run of their own."""
+        return len(self.users[stage.key]) > 1

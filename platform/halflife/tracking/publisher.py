@@ -1,0 +1,358 @@
+"""Publishes runs to MLflow in the background: ordered, idempotent, patient.
+
+What is handed in is plain data. Every call returns at once; one thread does the work in the order of the calls and
+tries again for as long as the server is down. A run is found again by its tags, so publishing twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from halflife.tracking import schema
+
+Kind = Literal["sweep", "trial", "stage"]
+Status = Literal["FINISHED", "FAILED", "KILLED", "RUNNING"]
+
+BATCH = 1000
+"""Points a call: MLflow's limit."""
+_SOON = 2.0
+"""Seconds: a lock that is free is ours by then."""
+_PERMANENT = {
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "BAD_REQUEST",
+    "INVALID_STATE",
+    "FEATURE_DISABLED",
+}
+
+
+class Point(NamedTuple):
+    """One value of one metric at one step (tokens since the phase began)."""
+
+    name: str
+    step: int
+    value: float
+    timestamp: int
+    """Milliseconds. The store keeps a point that comes again with the same timestamp only once."""
+
+
+class RunRef(NamedTuple):
+    """How a run is found again: its kind, and the value of the tag that identifies it."""
+
+    kind: Kind
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One MLflow run as it should be."""
+
+    ref: RunRef
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class Rejected(Exception):
+    """The server will never accept this; trying again is of no use."""
+
+
+@dataclass(kw_only=True)
+class _Job:
+    what: str
+    """For people, when it could not be done."""
+    work: Callable[[], None]
+
+
+class Publisher:
+    """Keeps one sweep's runs in one experiment.
+
+    `artifacts` is where a new experiment keeps its files; None leaves it to the server. `alone` is held while this
+    publisher writes, so that two identical sweeps do not both create the runs.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        *,
+        experiment: str,
+        description: str,
+        sweep: str,
+        artifacts: Path | None = None,
+        alone: AbstractContextManager[Any] | None = None,
+        client: Any = None,
+        pause: float = 0.5,
+    ) -> None:
+        self._uri, self._experiment, self._description, self._sweep = tracking_uri, experiment, description, sweep
+        self._artifacts, self._alone, self._client, self._pause = artifacts, alone or nullcontext(), client, pause
+        self._experiment_id = ""
+        self._ids: dict[RunRef, str] = {}
+        self._complete: set[RunRef] = set()
+        self._jobs: deque[_Job] = deque()
+        self._wake = threading.Condition()
+        self._closing = self._abandoned = self._attached = False
+        self._advanced = time.monotonic()
+        self._trouble: str | None = None
+        self._waiting = True
+        self.rejected: list[str] = []
+        self._thread = threading.Thread(target=self._serve, name="publisher", daemon=True)
+        self._thread.start()
+
+    # What callers ask for. Each call returns at once.
+
+    def ensure(self, run: Run) -> None:
+        """Let `run` exist. Its parameters and tags are written anew unless it has been published completely."""
+        self._put(f"run {run.name!r}", lambda: self._ensure(run))
+
+    def log(
+        self,
+        ref: RunRef,
+        what: str,
+        *,
+        points: Callable[[], Iterable[Point]] = tuple,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        """Append points, then set tags. `points` is called when its turn comes, and not at all for a complete run."""
+        source: Iterator[Point] | None = None
+        chunk: list[Point] = []
+
+        def work() -> None:
+            nonlocal source, chunk
+            if ref in self._complete:
+                return
+            source = iter(points()) if source is None else source
+            while chunk := chunk or list(islice(source, BATCH)):  # a retry begins with the chunk that failed
+                self._write(ref, metrics=chunk)
+                chunk = []
+                self._advanced = time.monotonic()
+            if tags:
+                self._write(ref, tags=tags)
+
+        self._put(what, work)
+
+    def artifact(self, ref: RunRef, name: str, text: str) -> None:
+        """Keep `text` as the run's artifact `name`."""
+
+        def work() -> None:
+            if ref not in self._complete:
+                self._client.log_text(self._id(ref), text, name)
+
+        self._put(f"artifact {name}", work)
+
+    def finish(self, ref: RunRef, status: Status, *, complete: bool = True) -> None:
+        """End the run. `complete`: every point has been written, and the run is left alone from now on."""
+
+        def work() -> None:
+            if ref in self._complete:
+                return
+            if complete:
+                self._write(ref, tags={schema.TAG_PUBLISHED: "complete"})
+            if status == "RUNNING":
+                self._client.update_run(self._id(ref), status)
+            else:
+                self._client.set_terminated(self._id(ref), status)
+            if complete:
+                self._complete.add(ref)
+
+        self._put(f"end of {ref.kind} {ref.key}", work)
+
+    @property
+    def troubled(self) -> str | None:
+        """Why the head of the queue has to wait, or None when all is well."""
+        if self._waiting and time.monotonic() - self._advanced > _SOON:
+            return "another process publishes the same sweep"
+        return self._trouble
+
+    @property
+    def unpublished(self) -> int:
+        """Jobs still waiting."""
+        return len(self._jobs)
+
+    def close(self, patience: float = 30.0) -> list[str]:
+        """Waits until everything is written, or until nothing has moved for `patience` seconds.
+
+        Returns what could not be published, in words; empty when all was.
+        """
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+        self._advanced = time.monotonic()
+        while self._thread.is_alive() and time.monotonic() - self._advanced < patience:
+            self._thread.join(0.05)
+        self._abandoned = True
+        return [*self.rejected, *(job.what for job in list(self._jobs))]
+
+    # The thread.
+
+    def _put(self, what: str, work: Callable[[], None]) -> None:
+        with self._wake:
+            self._jobs.append(_Job(what=what, work=work))
+            self._wake.notify_all()
+
+    def _serve(self) -> None:
+        with self._alone:
+            self._waiting = False
+            while not self._abandoned:
+                with self._wake:
+                    while not self._jobs and not self._closing:
+                        self._wake.wait()
+                    if not self._jobs:
+                        return
+                self._do(self._jobs[0])
+
+    def _do(self, job: _Job) -> None:
+        """Works off the head of the queue, or waits a while when that is not possible now."""
+        try:
+            if not self._attached:
+                self._attach()
+            job.work()
+        except Exception as error:
+            if _transient(error):
+                self._trouble = _one_line(error)
+                with self._wake:
+                    self._wake.wait(self._pause)
+                self._pause = min(15.0, 1.5 * self._pause)
+                return
+            self.rejected.append(f"{job.what}: {_one_line(error)}")
+        self._pause = min(self._pause, 0.5)
+        self._trouble, self._advanced = None, time.monotonic()
+        self._jobs.popleft()
+
+    def _attach(self) -> None:
+        """Finds or makes the experiment, and the runs of this sweep that exist."""
+        if self._client is None:
+            self._client = connect(self._uri)
+        self._experiment_id = self._find_experiment()
+        kind = f"tags.`{schema.TAG_KIND}`"
+        for where in (f"{kind} = 'stage'", f"tags.`{schema.TAG_SWEEP}` = '{self._sweep}'"):
+            token = None
+            while True:
+                page = self._client.search_runs([self._experiment_id], where, max_results=BATCH, page_token=token)
+                for run in page:
+                    self._remember(run)
+                token = page.token
+                if not token:
+                    break
+        self._attached = True
+
+    def _find_experiment(self) -> str:
+        found = self._client.get_experiment_by_name(self._experiment)
+        if found is None:
+            location = self._artifacts.resolve().as_uri() if self._artifacts else None
+            return self._client.create_experiment(
+                self._experiment,
+                artifact_location=location,
+                tags={
+                    "mlflow.note.content": self._description,
+                    schema.TAG_STUDY: self._experiment,
+                    schema.TAG_SCHEMA: str(schema.SCHEMA),
+                },
+            )
+        if found.lifecycle_stage != "active":
+            raise Rejected(
+                f"experiment {self._experiment!r} was deleted in MLflow: "
+                f"`mlflow experiments restore --experiment-id {found.experiment_id}` brings it back"
+            )
+        return found.experiment_id
+
+    def _remember(self, run: Any) -> None:
+        tags = run.data.tags
+        for kind, tag in (("trial", schema.TAG_TRIAL), ("stage", schema.TAG_STAGE), ("sweep", schema.TAG_SWEEP)):
+            if tags.get(schema.TAG_KIND) == kind and tag in tags:
+                ref = RunRef(kind, tags[tag])
+                self._ids[ref] = run.info.run_id
+                if tags.get(schema.TAG_PUBLISHED) == "complete":
+                    self._complete.add(ref)
+
+    def _ensure(self, run: Run) -> None:
+        if run.ref in self._complete:
+            return
+        tags = {**self._tags(run), **run.tags}
+        if run.ref in self._ids:
+            self._client.update_run(self._ids[run.ref], "RUNNING")
+            self._write(run.ref, tags=tags, parameters=run.parameters)
+            return
+        made = self._client.create_run(self._experiment_id, tags=tags, run_name=run.name)
+        self._ids[run.ref] = made.info.run_id
+        if run.parameters:
+            self._write(run.ref, parameters=run.parameters)
+
+    def _tags(self, run: Run) -> dict[str, str]:
+        tags = {
+            schema.TAG_SCHEMA: str(schema.SCHEMA),
+            schema.TAG_KIND: run.ref.kind,
+            schema.TAG_STUDY: self._experiment,
+        }
+        if run.description:
+            tags["mlflow.note.content"] = run.description
+        if run.ref.kind == "stage":
+            tags[schema.TAG_STAGE] = run.ref.key
+        else:
+            tags[schema.TAG_SWEEP] = self._sweep
+        if run.ref.kind == "trial":
+            tags[schema.TAG_TRIAL] = run.ref.key
+        if run.ref.kind != "sweep":
+            tags[schema.PARENT_RUN] = self._id(RunRef("sweep", self._sweep))
+        return tags
+
+    def _id(self, ref: RunRef) -> str:
+        if ref not in self._ids:
+            raise Rejected(f"the run of {ref.kind} {ref.key} could not be made")
+        return self._ids[ref]
+
+    def _write(
+        self,
+        ref: RunRef,
+        *,
+        metrics: Iterable[Point] = (),
+        parameters: dict[str, Any] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        self._client.log_batch(
+            self._id(ref),
+            metrics=[Metric(point.name, point.value, point.timestamp, point.step) for point in metrics],
+            params=[Param(name, str(value)) for name, value in (parameters or {}).items()],
+            tags=[RunTag(name, value) for name, value in (tags or {}).items()],
+        )
+
+
+def connect(tracking_uri: str) -> Any:
+    """An MlflowClient that gives up on a silent server within seconds and does not chat on the terminal."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the publisher itself tries again
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # importing MLflow sets its own level
+    return MlflowClient(tracking_uri)
+
+
+def _transient(error: Exception) -> bool:
+    """Whether trying again may help: a server that is down, busy, or in trouble."""
+    code = getattr(error, "error_code", None)
+    if code is not None:
+        return code not in _PERMANENT
+    return isinstance(error, OSError)  # requests' own errors are OSErrors
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,72 @@
+"""Is the tracking store there? Asked before any compute, without importing MLflow where that can be avoided."""
+
+from __future__ import annotations
+
+import sqlite3
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from halflife.errors import UserError
+
+_SECONDS = 5.0
+_EXPECTED = "expected sqlite:///PATH, or the http(s) address of a running MLflow server"
+
+
+def require_reachable(uri: str) -> None:
+    """Raises UserError when nothing answers at `uri`, or when what answers is no MLflow store."""
+    scheme = urlsplit(uri).scheme
+    if scheme in ("http", "https"):
+        _require_server(uri)
+    elif scheme == "sqlite":
+        _require_file(uri)
+    elif scheme.partition("+")[0] in ("postgresql", "mysql", "mssql"):
+        _require_database(uri)
+    else:
+        raise UserError(f"tracking URI {uri!r} cannot be used: {_EXPECTED}")
+
+
+def _require_server(uri: str) -> None:
+    address = uri.rstrip("/") + "/health"
+    try:
+        with urllib.request.urlopen(address, timeout=_SECONDS) as answer:
+            answer.read(64)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):  # a server that wants a password, or does not know this host name
+            raise UserError(
+                f"the MLflow server at {uri} refuses this client ({error.code}): set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, and start the server with --allowed-hosts naming this address"
+            ) from None
+        raise UserError(f"{uri} answers {error.code} to {address}: is it an MLflow server?") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"no MLflow server answers at {uri} ({reason}): start it, or leave --tracking-uri out to use SQLite"
+        ) from None
+
+
+def _require_file(uri: str) -> None:
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or not str(path).strip("/"):
+        raise UserError(f"tracking URI {uri!r} names no file: {_EXPECTED}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with sqlite3.connect(path, timeout=_SECONDS) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+        connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(
+            f"the tracking store {path} cannot be opened ({error}): name another with --tracking-uri"
+        ) from None
+
+
+def _require_database(uri: str) -> None:
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+
+    place = uri.rpartition("@")[2]  # never show a password
+    try:
+        create_engine(uri).connect().close()
+    except (SQLAlchemyError, ImportError) as error:
+        raise UserError(f"the tracking database at {place} cannot be reached: {type(error).__name__}") from None
