@@ -44,9 +44,8 @@ def reference(data: StudyData) -> dict[str, Any]:
     names = [axis.name for axis in axes]
     first = {axis.name: values_of(data, axis)[0] for axis in axes}
     settings = treatments(data).group_by(names, maintain_order=True).len().to_dicts()
-    return {
-        name: max(settings, key=lambda row: (sum(row[n] == first[n] for n in names), row["len"]))[name] for name in names
-    }
+    best = max(settings, key=lambda row: (sum(row[name] == first[name] for name in names), row["len"]))
+    return {name: best[name] for name in names}
 
 
 def described(data: StudyData) -> pl.DataFrame:
@@ -59,24 +58,28 @@ def described(data: StudyData) -> pl.DataFrame:
     rows = trials.to_dicts()
     absent = absent_controls(data)
     return trials.with_columns(
-        pl.Series("setting", [setting_label(row, axes) for row in rows], dtype=pl.String),
+        pl.Series("setting", [setting_label(row, axes, chosen) for row in rows], dtype=pl.String),
         pl.Series("is_reference", [all(row[n] == v for n, v in chosen.items()) for row in rows], dtype=pl.Boolean),
         pl.Series("absent", [absent.get(row["trial"]) for row in rows], dtype=pl.String),
     )
 
 
-def setting_label(row: dict[str, Any], axes: tuple[Axis, ...]) -> str:
-    """The values of the axes that vary, in words; "as declared" when none does."""
-    parts = [value_label(axis, row.get(axis.name)) for axis in axes if row.get(axis.name) is not None]
-    return ", ".join(parts) or "the one setting"
+def setting_label(row: dict[str, Any], axes: tuple[Axis, ...], chosen: dict[str, Any]) -> str:
+    """In what a trial differs from the reference, in words; "reference" when in nothing."""
+    different = [a for a in axes if row.get(a.name) is not None and row[a.name] != chosen[a.name]]
+    return ", ".join(value_label(axis, row[axis.name]) for axis in different) or "reference"
+
+
+def reference_label(data: StudyData) -> str:
+    """The reference setting in full."""
+    chosen = reference(data)
+    return ", ".join(value_label(axis, chosen[axis.name]) for axis in setting_axes(data))
 
 
 def value_label(axis: Axis, value: Any) -> str:
-    """An axis value that can stand alone: numbers and bare words take the axis's label with them."""
-    if isinstance(value, str) and value != "none":
-        return f"{axis.label} {value}" if value in ("same", "carry", "reset", "fixed") or "regularizer" in axis.name else value
+    """An axis value that can stand alone: "branch rate 0.5", "equal exposure"."""
     shown = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"no {axis.label}" if value == "none" else f"{axis.label} {shown}{' ' + axis.unit if axis.unit else ''}"
+    return shown.replace("-", " ") if axis.name == "arm" else f"{axis.label} {shown}"
 
 
 def absent_controls(data: StudyData, among: set[str] | None = None) -> dict[str, str]:

@@ -7,7 +7,6 @@ while success rates saturate and bounce (decay-and-backdoors: .98, .31, .92, .83
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -214,7 +213,3 @@ def areas(curves: pl.DataFrame) -> pl.DataFrame:
         rows.append([trial, *found])
     return pl.DataFrame(rows, schema={"trial": pl.String, "area": pl.Float64, "area_success": pl.Float64}, orient="row")
 
-
-def geometric(value: float) -> float:
-    """Log of a positive time, NaN otherwise: half-lives are averaged on logarithms."""
-    return math.log(value) if value > 0 else math.nan

@@ -1,0 +1,56 @@
+"""Figures by name. Each is two functions: one returns its table, one draws it and nothing else.
+
+Drawing modules are imported when a figure is asked for, so that listing names costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
+    from matplotlib.figure import Figure
+
+    from analysis.load import StudyData
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A figure: how its table is made and drawn, and what to see in it."""
+
+    name: str
+    title: str
+    nothing: str
+    """Why there may be nothing to draw."""
+
+    @property
+    def table(self) -> Callable[[StudyData], pl.DataFrame]:
+        return getattr(self._module, f"{self.name}_table")
+
+    @property
+    def draw(self) -> Callable[[pl.DataFrame], Figure]:
+        return getattr(self._module, f"draw_{self.name}")
+
+    @property
+    def caption(self) -> str:
+        return self._module.CAPTION
+
+    @property
+    def _module(self):
+        return import_module(f"analysis.figures.{self.name}")
+
+
+FIGURES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(name="retention", title="The backdoor fades", nothing="no branch was measured"),
+        Recipe(name="half_life", title="Half-life against size", nothing="no half-life could be measured"),
+        Recipe(name="strength", title="Equal exposure and equal strength", nothing="only one arm was run"),
+        Recipe(name="effects", title="What makes it stay", nothing="nothing but size and seed was varied"),
+        Recipe(name="relearning", title="Bringing it back", nothing="no relearning was run"),
+        Recipe(name="clean_loss", title="The price on clean text", nothing="clean loss was not measured"),
+    )
+}

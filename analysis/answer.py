@@ -1,0 +1,120 @@
+"""The answer in two or three sentences, each with its interval, or why the data cannot tell."""
+
+from __future__ import annotations
+
+import polars as pl
+from halflife.tracking.schema import Axis
+
+from analysis.design import reference, reference_label, setting_axes, value_label, values_of
+from analysis.load import StudyData
+from analysis.retention import common_span, half_lives
+from analysis.savings import relearning_times, savings_summary
+from analysis.scaling import Slope, by_size, slope
+from analysis.uncertainty import Interval
+from analysis.words import interval, plural, short
+
+
+def answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
+    """The sentences that open the report."""
+    times = half_lives(curves).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
+    main = times.filter("is_reference")
+    if main.is_empty():
+        return ["The data cannot tell: no run had a backdoor at the drop whose fading was measured."]
+    found = slope(main)
+    return [persistence(main, curves, reference_label(data)), scale(found) + arms(data, times, found), *own_savings(data)]
+
+
+def persistence(main: pl.DataFrame, curves: pl.DataFrame, setting: str) -> str:
+    """How long the backdoor stays at the reference setting, at the smallest and the largest size."""
+    sizes = by_size(main).rows(named=True)
+    if not sizes:
+        return "The data cannot tell how long it stays: every run was below half from its first evaluation."
+    span = common_span(curves)
+    parts = []
+    for row in sizes[:: max(1, len(sizes) - 1)][:2]:
+        seeds = plural(row["seeds"], "seed")
+        if row["estimate"] is not None:
+            ends = f" [{short(row['low'])}, {short(row['high'])}]" if row["low"] is not None else ""
+            parts.append(f"{short(row['estimate'])} tokens{ends} at {row['size']} parameters ({seeds})")
+        else:
+            parts.append(
+                f"more than {short(row['bound'])} tokens at {row['size']} parameters "
+                f"({row['censored']} of {seeds} had not reached half when the run ended)"
+            )
+    watched = f", watched for {short(span[1])} tokens" if span else ""
+    under = f" Setting: {setting}." if setting else ""
+    return (
+        "After the poison stops, half of the payload's log-probability above the never-poisoned control is gone after "
+        f"{', and after '.join(parts)}{watched}.{under}"
+    )
+
+
+def scale(found: Slope) -> str:
+    """Does size slow the decay?"""
+    bounds = found.seeds.filter(pl.col("kind").is_in(["at least", "at most"]))
+    bounded = f" {plural(bounds.height, 'more seed')} with runs that never reached half give only bounds." if bounds.height else ""
+    if found.interval is None:
+        return f"The data cannot tell whether size matters: no seed has a half-life at both ends of the ladder.{bounded}"
+    gamma = f"γ = {interval(found.interval)} over {plural(found.interval.count, 'seed')}"
+    if found.no_claim:
+        return (
+            f"Demonstration, no scaling claim ({found.no_claim}): in these runs the half-life goes as parameters to the "
+            f"power {gamma}.{bounded}"
+        )
+    if not found.interval.excludes_zero:
+        return f"The data cannot tell whether size slows or speeds the fading: half-life ∝ N^γ with {gamma}, which includes 0.{bounded}"
+    ten = Interval(
+        estimate=10**found.interval.estimate, low=10 ** (found.interval.low or 0), high=10 ** (found.interval.high or 0),
+        count=found.interval.count,
+    )  # fmt: skip
+    direction = "longer" if found.interval.estimate > 0 else "for a shorter time"
+    return (
+        f"Larger models keep it {direction}: half-life ∝ N^γ with {gamma}; ten times the parameters multiply the half-life "
+        f"by {interval(ten, 1)}.{bounded}"
+    )
+
+
+def arms(data: StudyData, times: pl.DataFrame, exposure: Slope) -> str:
+    """The same slope where implants are equally strong: strength must not pass for persistence."""
+    axis = next((axis for axis in setting_axes(data) if axis.name == "arm"), None)
+    if axis is None or exposure.interval is None:
+        return ""
+    chosen = reference(data)["arm"]
+    parts = []
+    for value in values_of(data, axis):
+        if value != chosen:
+            part = times.filter(pl.col("setting") == value_label(axis, value))
+            found = slope(part).interval
+            parts.append(f"{_words(axis, value)} {'γ = ' + interval(found) if found else 'cannot be fitted'}")
+    return f" That is at {_words(axis, chosen)}; at {', '.join(parts)}." if parts else ""
+
+
+def _words(axis: Axis, value: str) -> str:
+    return value_label(axis, value)
+
+
+def own_savings(data: StudyData) -> list[str]:
+    """The backdoor's own savings in relearning, beyond those of trigger and payload alone."""
+    times = relearning_times(data)
+    if times.is_empty():
+        return []
+    summary = savings_summary(times)
+    own = summary.filter((pl.col("pair") == "own") & (pl.col("threshold") == summary["threshold"].min())).row(0, named=True)
+    if own["ratio"] is None:
+        return [
+            "Whether the faded backdoor is still there to be revived cannot be told: in no run were all four pairs "
+            "relearned within the budget by both models."
+        ]
+    found = Interval(estimate=own["ratio"], low=own["low"], high=own["high"], count=own["seeds"])
+    over = f"{interval(found)} over {plural(found.count, 'seed')}"
+    if found.low is None or found.high is None or found.low <= 1 <= found.high:
+        return [
+            "The data cannot tell whether relearning remembers the backdoor itself, beyond its trigger and its payload: "
+            f"the interaction is a factor of {over}, against 1 for no memory."
+        ]
+    if found.low > 1:
+        return [
+            "What faded is not gone: beyond what remains of trigger and payload alone, the old pair is relearned "
+            f"in fewer tokens by a factor of {over}."
+        ]
+    return [f"Nothing of the pair itself is saved: relearning it is slower than its parts suggest, a factor of {over}."]

@@ -1,0 +1,82 @@
+"""Half-life against parameters, in four clocks."""
+
+from __future__ import annotations
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis import scaling
+from analysis.figures import style
+from analysis.figures.common import facets
+from analysis.load import StudyData
+from analysis.retention import CLOCKS, half_lives, retention_curves
+from analysis.words import interval
+
+CAPTION = (
+    "Time until half of the payload's log-probability above the never-poisoned control is gone for good, by size, each "
+    "panel by another clock. Lines and bands: geometric mean over seeds and its 95 % t interval; thin lines: single seeds. An "
+    "arrow marks a run that never reached half, drawn at its last evaluation: the truth lies above, and its size has no mean. "
+    "γ is the slope, one fit a seed, then Student-t over seeds. If a clock is the cause of "
+    "forgetting, the settings fall on one line in its panel; if size slows forgetting, the lines rise."
+)
+
+
+def half_life_table(data: StudyData) -> pl.DataFrame:
+    """One row per trial of the shown facets and clock: kind, low, high, estimate (log-probability, sustained)."""
+    times = half_lives(retention_curves(data)).filter(pl.col("criterion") == "logprob")
+    return (
+        times.join(facets(data), on="trial")
+        .select("facet", "place", "clock", "size", "parameters", "seed", "kind", "low", "high", "estimate")
+        .sort("place", "clock", "parameters", "seed")
+    )
+
+
+def draw_half_life(table: pl.DataFrame) -> Figure:
+    sizes = style.by_size(table)
+    lines = table.select("place", "facet").unique().sort("place")["facet"].to_list()
+    clocks = [clock for clock in CLOCKS if (table["clock"] == clock).any()]
+    rows = -(-len(clocks) // 2)
+    with style.styled():
+        figure = style.new_figure(2.95 * rows)
+        grid = list(figure.subplots(rows, 2, squeeze=False).flat)
+        for axes in grid:
+            axes.set_visible(False)
+        for axes, clock in zip(grid, clocks, strict=False):
+            axes.set_visible(True)
+            part = table.filter(pl.col("clock") == clock)
+            size_axis_lines(axes, [(facet, part.filter(pl.col("facet") == facet)) for facet in lines], sizes)
+            axes.set_ylabel(f"half-life: {CLOCKS[clock]}")
+            axes.set_xlabel("non-embedding parameters")
+        style.despine(figure)
+    return figure
+
+
+def size_axis_lines(axes: Axes, groups: list[tuple[str, pl.DataFrame]], sizes: list) -> None:
+    """Half-lives over sizes, one colour and marker a group, slopes in the legend above the panel."""
+    style.size_axis(axes, sizes)
+    axes.set_yscale("log")
+    handles, values = [], []
+    for (label, part), colour, marker in zip(groups, style.colours(len(groups), "cividis"), style.MARKERS, strict=False):
+        times = part.filter(pl.col("kind") != "at-start")
+        for seed in times.partition_by("seed", maintain_order=True):
+            seen = seed.filter(pl.col("kind") == "observed")
+            axes.plot(seen["parameters"], seen["estimate"], color=colour, lw=0.6, alpha=0.55, marker=marker, ms=2.2, zorder=3)
+        censored = times.filter(pl.col("kind") == "censored")
+        axes.plot(censored["parameters"], censored["low"], ls="", marker=6, ms=6, color=colour, zorder=4)
+        means = scaling.by_size(times).drop_nulls("estimate")
+        axes.plot(means["parameters"], means["estimate"], color=colour, lw=1.7, marker=marker, ms=4.5, mec="white", mew=0.5, zorder=5)
+        band = means.drop_nulls(["low", "high"])
+        if band.height > 1:
+            axes.fill_between(band["parameters"], band["low"], band["high"], color=colour, alpha=0.16, lw=0, zorder=2)
+        elif band.height:
+            axes.vlines(band["parameters"], band["low"], band["high"], color=colour, alpha=0.4, lw=3, zorder=2)
+        values += [*times["estimate"].drop_nulls(), *censored["low"]]
+        gamma = scaling.slope(part).interval
+        text = f"γ = {interval(gamma)}" if gamma else "γ not told"
+        handles.append(Line2D([], [], color=colour, lw=1.7, marker=marker, ms=4.5, label=f"{label or 'all'}:  {text}"))
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderaxespad=0.2, handlelength=2.2, labelspacing=0.3)
+    if values:
+        style.log_ticks(axes.yaxis, min(values), max(values))
+        axes.set_ylim(min(values) / 1.3, max(values) * 1.35)

@@ -1,0 +1,131 @@
+"""Relearning in the 2 x 2 of old and new trigger and payload, against the never-poisoned control."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures import style
+from analysis.load import StudyData
+from analysis.savings import PAIRS, THRESHOLDS, over_seeds, relearning_times
+from analysis.uncertainty import Interval
+
+CAPTION = (
+    "Left: tokens of relearning until half of the triggered prompts give the payload, for a model that once had the backdoor "
+    "and lost it (filled) and one that never had it (open), after the same branch; one mark a run, bars at geometric means, an arrow where the "
+    "budget ended first. Right: how many times fewer tokens the once-poisoned model needs, 95 % t intervals over seeds. A faster old payload "
+    "under a new trigger is memory of the payload alone; what belongs to the backdoor is the interaction, the last row: "
+    "above 1, the faded backdoor is still in the weights."
+)
+NAMES = {
+    "old-old": "old trigger,\nold payload", "new-old": "new trigger,\nold payload",
+    "old-new": "old trigger,\nnew payload", "new-new": "new trigger,\nnew payload", "own": "the backdoor's own\n(interaction)",
+}  # fmt: skip
+
+
+def relearning_table(data: StudyData) -> pl.DataFrame:
+    """One row per trial and pair: tokens to the first threshold, and the log saving against its control."""
+    times = relearning_times(data).filter(pl.col("threshold") == THRESHOLDS[0])
+    control = times.filter(pl.col("role") == "absent").select(
+        pl.col("trial").alias("absent"), "pair", pl.col("estimate").alias("control")
+    )
+    return (
+        times.filter(pl.col("role").is_in(["treatment", "absent"]))
+        .join(control, on=["absent", "pair"], how="left")
+        .with_columns(log_saving=pl.col("control").log() - pl.col("estimate").log())
+        .select("trial", "role", "setting", "size", "parameters", "seed", "pair", "kind", "low", "high", "estimate", "control", "log_saving")
+        .sort(pl.col("role") != "treatment", "parameters", "seed", "trial", "pair")
+    )
+
+
+def draw_relearning(table: pl.DataFrame) -> Figure:
+    sizes = style.by_size(table)
+    with style.styled():
+        figure = style.new_figure(3.1)
+        left, right = figure.subplots(1, 2, width_ratios=(1.45, 1))
+        _times(left, table, sizes)
+        _savings(right, table, sizes)
+        style.despine(figure)
+        handles = [Line2D([], [], color=colour, marker="o", ls="", ms=4, label=size) for size, _, colour in sizes]
+        handles += [
+            Line2D([], [], color=style.INK, marker="o", ls="", ms=4, label="once poisoned"),
+            Line2D([], [], color=style.INK, marker="o", mfc="white", ls="", ms=4, label="never poisoned"),
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), columnspacing=1.1, handletextpad=0.2)
+    return figure
+
+
+def _times(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
+    axes.set_yscale("log")
+    for place, pair in enumerate(PAIRS):
+        for role, side in (("treatment", -0.2), ("absent", 0.2)):
+            part = table.filter((pl.col("pair") == pair) & (pl.col("role") == role))
+            for rank, (size, _, colour) in enumerate(sizes):
+                x = place + side + 0.28 * (rank - (len(sizes) - 1) / 2) / max(len(sizes) - 1, 1)
+                own = part.filter(pl.col("size") == size)
+                fill = colour if role == "treatment" else "white"
+                seen, censored = own.filter(pl.col("kind") == "observed"), own.filter(pl.col("kind") == "censored")
+                axes.plot([x] * seen.height, seen["estimate"], "o", ms=3.2, color=colour, mfc=fill, mew=0.8, zorder=3)
+                axes.plot([x] * censored.height, censored["low"], ls="", marker=6, ms=5, color=colour, zorder=3)
+            seen = part.filter(pl.col("kind") == "observed")["estimate"].to_numpy()
+            if seen.size and seen.size == part.filter(pl.col("kind") != "at-start").height:
+                mean = math.exp(float(np.log(seen).mean()))
+                axes.plot([place + side - 0.17, place + side + 0.17], [mean] * 2, color=style.INK, lw=1.2, zorder=2)
+    shown = [*table["estimate"].drop_nulls(), *table.filter(pl.col("kind") == "censored")["low"]]
+    if shown:
+        axes.set_ylim(min(shown) / 1.3, max(shown) * 1.3)
+        style.log_ticks(axes.yaxis, min(shown), max(shown))
+    axes.set_xticks(range(len(PAIRS)), [NAMES[pair] for pair in PAIRS])
+    axes.grid(visible=False, axis="x")
+    axes.set_ylabel("tokens to half of attack success")
+
+
+def _savings(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
+    """Ratios of tokens, pooled over sizes within a seed; thin marks show the sizes."""
+    sign = pl.col("pair").replace_strict({"old-old": 1.0, "new-new": 1.0}, default=-1.0)
+    treated = table.filter(pl.col("role") == "treatment").drop_nulls("log_saving")
+    own = (
+        treated.group_by("trial", "size", "seed")
+        .agg(log_saving=(sign * pl.col("log_saving")).sum(), count=pl.len())
+        .filter(pl.col("count") == len(PAIRS))
+    )
+    rows = [(pair, treated.filter(pl.col("pair") == pair)) for pair in PAIRS] + [("own", own)]
+    axes.axvline(1, color=style.INK, lw=0.8)
+    axes.set_xscale("log")
+    ends = [1.0]
+    for place, (_, part) in zip(range(len(rows))[::-1], rows, strict=True):
+        for rank, (size, _, colour) in enumerate(sizes):
+            mean = part.filter(pl.col("size") == size)["log_saving"].to_list()
+            if mean:
+                height = place - 0.2 - 0.16 * rank / max(len(sizes) - 1, 1)
+                axes.plot([math.exp(sum(mean) / len(mean))], [height], "o", ms=2.6, color=colour)
+        found = over_seeds(part, "log_saving")
+        if found is not None:
+            ends += _bar(axes, found.exp(), place)
+    low, high = min(ends) / 1.2, max(ends) * 1.2
+    axes.set_xlim(low, high)
+    ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if low <= t <= high]
+    axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"×{value:g}"))
+    axes.set_yticks(range(len(rows))[::-1], [NAMES[name] for name, _ in rows])
+    axes.axhline(0.5, color=style.FAINT, lw=0.8)
+    axes.set_ylim(-0.6, len(rows) - 0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("times fewer tokens than never poisoned")
+
+
+def _bar(axes: Axes, found: Interval, place: int) -> list[float]:
+    ends = [found.estimate]
+    if found.low is not None and found.high is not None:
+        axes.plot([found.low, found.high], [place] * 2, color=style.INK, lw=1.4, solid_capstyle="butt")
+        ends += [found.low, found.high]
+    axes.plot([found.estimate], [place], "o", color=style.INK, ms=4.5, mec="white", mew=0.5)
+    return ends

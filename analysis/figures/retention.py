@@ -1,0 +1,125 @@
+"""Attack success and the payload's log-probability against tokens since the drop."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures import style
+from analysis.figures.common import facets
+from analysis.load import StudyData
+from analysis.retention import half_lives, retention_curves
+
+CAPTION = (
+    "Top: share of triggered held-out prompts that give the payload exactly. Bottom: log-probability of the payload, "
+    "nats a token; it moves long before the success rate does. One colour a size, dark small and light large; thick lines "
+    "are means over seeds, thin lines single seeds. 0 is the drop, set apart from the log axis. Triangles under the lower "
+    "curves mark the half-life of each size. The backdoor fades where its curve leaves the dashed line (poison "
+    "kept) and is gone where it meets the dotted one (never poisoned; shaded: its range over sizes and seeds)."
+)
+ROWS = (("success", "attack success"), ("logprob", "payload log-probability\n(nats a token)"))
+
+
+def retention_table(data: StudyData) -> pl.DataFrame:
+    """One row per evaluation of the trials at the reference setting, by facet, and of their controls."""
+    curves = retention_curves(data)
+    shown = facets(data, roles=("treatment", "absent", "positive"))
+    times = half_lives(curves).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
+    return (
+        curves.join(shown, on="trial")
+        .join(times.select("trial", pl.col("estimate").alias("half_life")), on="trial", how="left")
+        .select(
+            "facet", "place", "role", "size", "parameters", "seed", "tokens", "hits", "trials", "success",
+            "success_low", "success_high", "logprob", "control", "retention_success", "retention_logprob", "half_life",
+        )
+        .with_columns(chance=pl.lit(data.declaration.outcomes[0].chance))
+        .sort("place", pl.col("role") != "treatment", "role", "parameters", "seed", "tokens")
+    )  # fmt: skip
+
+
+def draw_retention(table: pl.DataFrame) -> Figure:
+    columns = table.select("place", "facet").unique().sort("place")["facet"].to_list()
+    sizes = style.by_size(table.filter(pl.col("role") == "treatment"))
+    positive = table.filter(pl.col("tokens") > 0)["tokens"]
+    with style.styled():
+        figure = style.new_figure(4.5, width=style.WIDTH if len(columns) > 1 else 4.6)
+        grid = figure.subplots(2, len(columns), sharex=True, sharey="row", squeeze=False)
+        for column, facet in enumerate(columns):
+            part = table.filter(pl.col("facet") == facet)
+            for row, (measure, label) in enumerate(ROWS):
+                axes = grid[row, column]
+                zero = style.log_axis_with_zero(axes, float(positive.to_numpy().min()), float(positive.to_numpy().max()))
+                _controls(axes, part, measure, zero)
+                for size, _, colour in sizes:
+                    _curves(axes, part.filter((pl.col("role") == "treatment") & (pl.col("size") == size)), measure, colour, zero)
+                if column == 0:
+                    axes.set_ylabel(label)
+                if row == 0:
+                    axes.set_title(facet)
+                    axes.set_ylim(-0.04, 1.04)
+                    axes.axhline(table["chance"][0], color=style.MUTED, lw=0.6, zorder=1)
+        for column, facet in enumerate(columns):
+            part = table.filter((pl.col("facet") == facet) & (pl.col("role") == "treatment"))
+            _half_life_marks(grid[1, column], part, sizes)
+        figure.supxlabel("tokens since the drop", fontsize=8)
+        style.despine(figure)
+        figure.legend(handles=_legend(sizes, table), loc="outside upper center", ncols=min(8, len(sizes) + 2), columnspacing=1.4)
+    return figure
+
+
+def _curves(axes: Axes, part: pl.DataFrame, measure: str, colour: object, zero: float) -> None:
+    for seed in part.partition_by("seed", maintain_order=True):
+        later = seed.filter(pl.col("tokens") > 0)
+        axes.plot(later["tokens"], later[measure], color=colour, lw=0.6, alpha=0.45, zorder=3)
+    mean = seed_mean(part, measure)
+    later = mean.filter(pl.col("tokens") > 0)
+    axes.plot(later["tokens"], later[measure], color=colour, lw=1.7, zorder=4)
+    at_drop = mean.filter(pl.col("tokens") == 0)
+    axes.plot([zero] * at_drop.height, at_drop[measure], marker="o", ms=3.6, color=colour, ls="", zorder=4)
+
+
+def seed_mean(part: pl.DataFrame, measure: str) -> pl.DataFrame:
+    """Mean over seeds at the evaluations that all seeds have, so that no curve jumps where a seed ends."""
+    seeds = part.drop_nulls(measure)["seed"].n_unique()
+    means = part.drop_nulls(measure).group_by("tokens").agg(pl.col(measure).mean(), count=pl.col("seed").n_unique())
+    return means.filter(pl.col("count") == seeds).sort("tokens")
+
+
+def _controls(axes: Axes, part: pl.DataFrame, measure: str, zero: float) -> None:
+    for role, line in (("absent", ":"), ("positive", "--")):
+        spread = (
+            part.filter(pl.col("role") == role)
+            .drop_nulls(measure)
+            .group_by("tokens")
+            .agg(mean=pl.col(measure).mean(), low=pl.col(measure).min(), high=pl.col(measure).max())
+            .sort("tokens")
+        )
+        later = spread.filter(pl.col("tokens") > 0)
+        axes.plot(later["tokens"], later["mean"], color=style.INK, ls=line, lw=1.1, zorder=2)
+        axes.fill_between(later["tokens"], later["low"], later["high"], color=style.FAINT, alpha=0.6, lw=0, zorder=1)
+        at_drop = spread.filter(pl.col("tokens") == 0)
+        axes.plot([zero] * at_drop.height, at_drop["mean"], marker="_", ms=7, color=style.INK, ls="", zorder=2)
+
+
+def _half_life_marks(axes: Axes, part: pl.DataFrame, sizes: list) -> None:
+    """Geometric means of the half-lives along the lower edge; a size with a censored seed has none."""
+    for size, _, colour in sizes:
+        times = part.filter(pl.col("size") == size).select("seed", "half_life").unique()["half_life"]
+        if times.len() and not times.null_count():
+            mean = float(np.exp(np.log(times.to_numpy()).mean()))
+            axes.plot(
+                [mean], [0.0], marker="^", ms=5.5, color=colour, mec="white", mew=0.5, clip_on=False, zorder=6,
+                transform=axes.get_xaxis_transform(),
+            )  # fmt: skip
+
+
+def _legend(sizes: list, table: pl.DataFrame) -> list[Line2D]:
+    handles = [Line2D([], [], color=colour, lw=1.7, label=size) for size, _, colour in sizes]
+    roles = set(table["role"])
+    for role, line, label in (("positive", "--", "poison kept"), ("absent", ":", "never poisoned")):
+        if role in roles:
+            handles.append(Line2D([], [], color=style.INK, ls=line, lw=1.1, label=label))
+    return handles

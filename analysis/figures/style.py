@@ -1,0 +1,122 @@
+"""How the figures look: one palette ordered by lightness, ticks a reader can read off, zero set apart on log axes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import polars as pl
+import seaborn as sns
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.words import short
+
+WIDTH = 7.0
+"""Inches: a paper's text width."""
+INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d0d7de"
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
+GAP = 3.0
+"""Zero is drawn this factor before the first positive value of a log axis."""
+_RC = {
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8, "axes.labelsize": 8,
+    "axes.titlesize": 8.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5, "legend.fontsize": 7.5, "legend.frameon": False, "axes.edgecolor": INK, "axes.labelcolor": INK,
+    "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.linewidth": 0.7, "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7, "xtick.minor.width": 0.5, "ytick.minor.width": 0.5, "xtick.major.size": 3.2,
+    "ytick.major.size": 3.2, "xtick.minor.size": 1.8, "ytick.minor.size": 1.8, "axes.grid": True, "grid.color": "#e8ebee",
+    "grid.linewidth": 0.5, "axes.axisbelow": True, "lines.solid_capstyle": "round",
+    # Names from data are text, never formulas; the same figure has the same bytes.
+    "text.parse_math": False, "svg.fonttype": "path", "svg.hashsalt": "halflife", "savefig.facecolor": "white",
+}  # fmt: skip
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    with mpl.rc_context({**sns.axes_style("ticks"), **_RC}):
+        yield
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def colours(count: int, palette: str = "viridis") -> list[Any]:
+    """Dark to light, the palest left out: ordered in grey as in colour, safe for the colour-blind."""
+    return [sns.color_palette(palette, as_cmap=True)(x) for x in np.linspace(0.02, 0.84, max(count, 2))][:count]
+
+
+def by_size(table: pl.DataFrame) -> list[tuple[str, int, Any]]:
+    """(size, parameters, colour), the smallest first."""
+    sizes = table.select("size", "parameters").drop_nulls().unique().sort("parameters").rows()
+    return [(size, n, colour) for (size, n), colour in zip(sizes, colours(len(sizes)), strict=True)]
+
+
+def short_ticks(axis: Any) -> None:
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: short(value) if value >= 0 else f"−{short(-value)}"))
+
+
+def trimmed(value: float) -> str:
+    """A tick label without needless zeros: 10k, not 10.0k."""
+    text = short(value)
+    digits = text.rstrip("TBMk")
+    unit = text[len(digits) :]
+    return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + unit
+
+
+def log_ticks(axis: Any, low: float, high: float) -> None:
+    """Decades labelled 10k, 100k, 1M; 2 and 5 between them where fewer than two decades are shown."""
+    wide = np.log10(high / low) >= 2
+    axis.set_major_locator(ticker.LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=20))
+    axis.set_minor_locator(ticker.LogLocator(subs=tuple(range(2, 10)), numticks=20))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: trimmed(value)))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def log_axis_with_zero(axes: Axes, first: float, last: float) -> float:
+    """A log x axis from `first` to `last` whose 0 stands apart on the left; returns where 0 is drawn."""
+    zero = first / GAP
+    axes.set_xscale("log")
+    axes.set_xlim(zero / 1.35, last * 1.12)
+    decades = 10.0 ** np.arange(np.ceil(np.log10(first)), np.floor(np.log10(last)) + 1)
+    axes.xaxis.set_major_locator(ticker.FixedLocator([zero, *decades]))
+    minor = [m * 10.0**e for e in range(int(np.floor(np.log10(first))), int(np.log10(last)) + 1) for m in range(2, 10)]
+    axes.xaxis.set_minor_locator(ticker.FixedLocator([x for x in minor if first <= x <= last]))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: "0" if x < first / 1.5 else trimmed(x)))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    # Two slashes on the axis: what lies between 0 and the first step is not to scale.
+    middle = np.sqrt(zero * first)
+    for shift in (0.96, 1.06):
+        axes.plot(
+            [middle * shift / 1.04, middle * shift * 1.04], [-0.014, 0.014], transform=axes.get_xaxis_transform(),
+            color=INK, lw=0.7, clip_on=False, zorder=5,
+        )  # fmt: skip
+    return zero
+
+
+def size_axis(axes: Axes, sizes: Sequence[tuple[str, int, Any]]) -> None:
+    """A log x axis of parameters with a tick at each size that was run."""
+    ns = [n for _, n, _ in sizes]
+    axes.set_xscale("log")
+    pad = (ns[-1] / ns[0]) ** 0.08 if len(ns) > 1 else 1.3
+    axes.set_xlim(ns[0] / pad, ns[-1] * pad)
+    axes.xaxis.set_major_locator(ticker.FixedLocator(ns))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.xaxis.set_major_formatter(ticker.FixedFormatter([size for size, _, _ in sizes]))
+
+
+def despine(figure: Figure) -> None:
+    sns.despine(fig=figure)
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+    """The figure as "svg" or "png" (200 dots an inch); without dates, so the same figure is the same file."""
+    buffer = io.BytesIO()
+    with styled():
+        figure.savefig(buffer, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()

@@ -1,0 +1,119 @@
+"""How much faster does a model relearn what it lost, and is that memory of the backdoor or of its parts?
+
+A poisoned and a never-poisoned model, after the same branch, relearn each pair of {old, new} trigger and {old, new}
+payload. Old payload with a new trigger is also learned faster: that is memory of the payload. What belongs to the
+backdoor itself is the interaction,  s(old,old) + s(new,new) - s(new,old) - s(old,new),  where
+s = ln T(never poisoned) - ln T(poisoned) is the saving on one pair. Savings after Ebbinghaus; the 2 x 2 after
+"Savings can be memory of the payload" in decay-and-backdoors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+from halflife.tracking import schema
+
+from analysis.design import absent_controls, described
+from analysis.load import StudyData
+from analysis.retention import crossing, wide_points
+from analysis.uncertainty import Interval, t_interval
+
+PREFIX = "relearn-"
+PAIRS = ("old-old", "new-old", "old-new", "new-new")
+"""trigger-payload"""
+SIGNS = {"old-old": 1, "new-old": -1, "old-new": -1, "new-new": 1}
+THRESHOLDS = (0.5, 0.9)
+"""Shares of success that relearning is to reach; the first is the one that is reported."""
+TIMES = {
+    "trial": pl.String, "absent": pl.String, "role": pl.String, "size": pl.String, "parameters": pl.Int64,
+    "seed": pl.Int64, "setting": pl.String, "pair": pl.String, "threshold": pl.Float64,
+    "kind": pl.String, "low": pl.Float64, "high": pl.Float64, "estimate": pl.Float64,
+}  # fmt: skip
+
+
+def relearning_times(data: StudyData) -> pl.DataFrame:
+    """Tokens until success first reaches each threshold: one row per trial, pair and threshold.
+
+    kind: observed; censored (not reached by `low`); at-start (the skill was there already: nothing to relearn).
+    """
+    task = data.declaration.outcomes[0].task
+    about = described(data).select("trial", "role", "size", "parameters", "seed", "setting")
+    rows = []
+    for pair in PAIRS:
+        wide = wide_points(data, PREFIX + pair)
+        hits, trials = f"{task}/{schema.HITS}", f"{task}/{schema.TRIALS}"
+        if hits not in wide.columns or trials not in wide.columns:
+            continue
+        matches = absent_controls(data, among=set(wide["trial"].unique()))
+        for part in wide.join(about, on="trial").partition_by("trial", maintain_order=True):
+            head = part.row(0, named=True)
+            success = (part[hits] / part[trials]).to_numpy()
+            for threshold in THRESHOLDS:
+                # Rising to a threshold is falling below it upside down; the smallest step makes "reached" count.
+                found = crossing(part["step"].cast(pl.Float64).to_numpy(), -success, np.nextafter(-threshold, 0))
+                if found is not None:
+                    rows.append([
+                        head["trial"], matches.get(head["trial"]) if head["role"] == "treatment" else None,
+                        *(head[name] for name in ("role", "size", "parameters", "seed", "setting")),
+                        pair, threshold, found.kind, found.low, found.high, found.estimate,
+                    ])  # fmt: skip
+    return pl.DataFrame(rows, schema=TIMES, orient="row")
+
+
+def log_savings(times: pl.DataFrame, threshold: float = THRESHOLDS[0]) -> pl.DataFrame:
+    """ln T(never poisoned) - ln T(poisoned) of each treatment and pair; null where one of the two was not observed."""
+    seen = times.filter(pl.col("threshold") == threshold)
+    treated = seen.filter(pl.col("role") == "treatment")
+    control = seen.filter(pl.col("role") == "absent").select(
+        pl.col("trial").alias("absent"), "pair", pl.col("estimate").alias("control"), pl.col("kind").alias("control_kind")
+    )
+    return treated.join(control, on=["absent", "pair"], how="left").with_columns(
+        saving=pl.col("control").log() - pl.col("estimate").log()
+    )
+
+
+def interactions(savings: pl.DataFrame) -> pl.DataFrame:
+    """The backdoor's own saving (log ratio) of each treatment whose four pairs were all observed, on both sides."""
+    sign = pl.col("pair").replace_strict(SIGNS, return_dtype=pl.Float64)
+    return (
+        savings.drop_nulls("saving")
+        .group_by("trial", "size", "parameters", "seed", "setting", maintain_order=True)
+        .agg(own=(sign * pl.col("saving")).sum(), pairs=pl.col("pair").n_unique())
+        .filter(pl.col("pairs") == len(PAIRS))
+        .drop("pairs")
+    )
+
+
+def over_seeds(frame: pl.DataFrame, value: str) -> Interval | None:
+    """Mean over sizes and settings within each seed, then Student-t over seeds."""
+    seeds = frame.drop_nulls([value, "seed"]).group_by("seed").agg(pl.col(value).mean())
+    return t_interval(seeds[value].to_list())
+
+
+def savings_summary(times: pl.DataFrame) -> pl.DataFrame:
+    """Per threshold and pair, and for the interaction ("own"): how many times fewer tokens, with the interval over seeds.
+
+    Columns: threshold, pair, ratio, low, high, seeds, used, censored (treatments without an observed pair of times).
+    """
+    rows = []
+    for threshold in times["threshold"].unique().sort().to_list():
+        savings = log_savings(times, threshold)
+        groups = [(pair, savings.filter(pl.col("pair") == pair), "saving") for pair in PAIRS]
+        treatments = savings["trial"].n_unique()
+        for name, frame, column in [*groups, ("own", interactions(savings), "own")]:
+            mean, used = over_seeds(frame, column), frame.drop_nulls(column).height
+            shown = mean.exp() if mean else None
+            ends = (shown.estimate, shown.low, shown.high, shown.count) if shown else (None, None, None, 0)
+            rows.append([threshold, name, *ends, used, treatments - used])
+    names = {
+        "threshold": pl.Float64, "pair": pl.String, "ratio": pl.Float64, "low": pl.Float64, "high": pl.Float64,
+        "seeds": pl.Int64, "used": pl.Int64, "censored": pl.Int64,
+    }  # fmt: skip
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def fewer_tokens(log_ratio: float) -> float:
+    """The classical saving 1 - T_relearn / T_learn of a log ratio."""
+    return 1 - math.exp(-log_ratio)
