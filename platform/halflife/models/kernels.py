@@ -141,7 +141,7 @@ class _RotateQKV(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, turns: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(turns)
-        result = torch.empty_like(qkv)
+        result = qkv.new_empty(qkv.shape)
         torch.mul(_complex(qkv)[:, :, :2], turns, out=_complex(result)[:, :, :2])
         result[:, :, 2] = qkv[:, :, 2]
         return tuple(part.transpose(1, 2) for part in result.unbind(2))

@@ -37,7 +37,7 @@ class Schedule:
         peak = carried if self.shape == "continue" else 1.0
         rising = math.ceil(self.warmup * steps)
         if step < rising:
-            return peak * (step + 1) / rising
+            return peak * ((step + 1) / rising)
         if self.shape == "cosine":
             done = (step - rising) / max(1, steps - 1 - rising)
             return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2

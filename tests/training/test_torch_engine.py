@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from halflife.models.decoder import Decoder
+from halflife.models.ladder import Rung
+from halflife.training.losses import CrossEntropy
+from halflife.training.optimizers import SGD, AdamW
+from halflife.training.penalties import L2SP
+from halflife.training.torch_engine import TorchEngine, rows_that_fit
+from halflife.training.torch_optimizers import build
+from tests.training.fakes import VOCABULARY, Stream, recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wide(Rung):
+    """Two layers of a given width."""
+
+    of: int
+
+    @property
+    def depth(self) -> int:
+        return 2
+
+    @property
+    def width(self) -> int:
+        return self.of
+
+    @property
+    def feedforward(self) -> int:
+        return 2 * self.of
+
+
+def engine(stage=None, rung=None, micro_rows=None, seed=0):
+    model = Decoder(rung or Rung(size="20k"), VOCABULARY)
+    model.initialise(torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        model.head.weight.normal_(generator=torch.Generator().manual_seed(seed), std=0.1)  # else no gradient below it
+    return TorchEngine(model, stage or recipe(), micro_rows=micro_rows)
+
+
+def weights(of):
+    return {name: tensor.clone() for name, tensor in of.full_weights().items()}
+
+
+@pytest.mark.parametrize("micro_rows", [1, 3, 4])
+def test_accumulated_gradients_equal_those_of_the_whole_batch(micro_rows):
+    whole, parts = engine(), engine(micro_rows=micro_rows)
+    batch = Stream(rows=8).batch(0)
+    assert parts.gradients(batch).item() == pytest.approx(whole.gradients(batch).item(), rel=1e-6)
+    for a, b in zip(whole.parameters, parts.parameters, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_step_returns_the_norm_before_clipping_and_clips_to_the_limit():
+    clipped = engine(recipe(clip=1e-3))
+    clipped.gradients(Stream().batch(0))
+    norm = torch.cat([p.grad.flatten() for p in clipped.parameters]).norm()
+    assert clipped.step(1.0).item() == pytest.approx(norm.item(), rel=1e-5)
+    assert torch.cat([p.grad.flatten() for p in clipped.parameters]).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_step_at_multiple_zero_moves_nothing():
+    still = engine()
+    still.gradients(Stream().batch(0))
+    still.step(0.0)
+    assert still.displacement() == 0.0
+
+
+def test_l2sp_is_the_proximal_step_towards_the_starting_weights():
+    strength, multiple = 3.0, 0.5
+    free, pulled = engine(), engine(recipe(penalties=(L2SP(strength=strength),)))
+    start = weights(free)
+    for of in (free, pulled):
+        of.gradients(Stream().batch(0))
+        of.step(multiple)
+    shrink = 1 + recipe().optimizer.learning_rate * multiple * strength
+    for name, moved in weights(free).items():
+        torch.testing.assert_close(weights(pulled)[name], start[name] + (moved - start[name]) / shrink)
+
+
+def test_l2sp_of_enormous_strength_keeps_the_starting_weights():
+    pulled = engine(recipe(penalties=(L2SP(strength=1e12),)))
+    for step in range(5):
+        pulled.gradients(Stream().batch(step))
+        pulled.step(1.0)
+    assert pulled.displacement() < 1e-7
+
+
+def shrinkage(of, kind, multiple=1.0):
+    """Factor by which a step without gradients multiplies the weights of a kind."""
+    before = weights(of)
+    for parameter in of.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    of.step(multiple)
+    name = next(name for name in before if of.model.kind(name) == kind)
+    return (of.full_weights()[name].norm() / before[name].norm()).item()
+
+
+@pytest.mark.parametrize("width", [32, 64, 256])
+@pytest.mark.parametrize("kind", ["hidden", "embed", "head"])
+@pytest.mark.parametrize("optimizer", [AdamW, SGD])
+def test_independent_decay_shrinks_every_matrix_alike_whatever_the_width(width, kind, optimizer):
+    of = engine(recipe(optimizer=optimizer(learning_rate=0.02, weight_decay=0.5)), Wide(size="20k", of=width))
+    assert shrinkage(of, kind, multiple=0.5) == pytest.approx(1 - 0.5 * 0.02 * 0.5, rel=1e-5)
+
+
+def test_coupled_decay_of_hidden_matrices_slows_with_width():
+    stage = recipe(optimizer=AdamW(learning_rate=0.02, weight_decay=0.5, decay="coupled"))
+    for width in (32, 256):
+        of = engine(stage, Wide(size="20k", of=width))
+        assert shrinkage(of, "hidden") == pytest.approx(1 - 0.02 * 0.5 * 64 / width, rel=1e-5)
+        assert shrinkage(engine(stage, Wide(size="20k", of=width)), "embed") == pytest.approx(1 - 0.02 * 0.5, rel=1e-5)
+
+
+def test_norm_gains_do_not_decay():
+    assert shrinkage(engine(recipe(optimizer=AdamW(learning_rate=0.1, weight_decay=0.9))), "gain") == 1.0
+
+
+@pytest.mark.parametrize(("optimizer", "hidden", "other"), [(AdamW, 0.25, 1.0), (SGD, 1.0, 4.0)])
+def test_rates_follow_mup_by_kind(optimizer, hidden, other):
+    model = Decoder(Wide(size="20k", of=256), VOCABULARY)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in build(optimizer(learning_rate=1.0), model).param_groups:
+        for parameter in group["params"]:
+            assert group["rate"] == (hidden if model.kind(names[parameter]) == "hidden" else other)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(learning_rate=0.01), SGD(learning_rate=0.01)])
+def test_a_saved_optimizer_continues_bit_for_bit(optimizer):
+    stage = recipe(optimizer=optimizer)
+    one = engine(stage)
+    for step in range(3):
+        one.gradients(Stream().batch(step))
+        one.step(1.0)
+    other = engine(stage, seed=1)
+    other.load(weights(one), {name: tensor.clone() for name, tensor in one.optimizer_state().items()})
+    for of in (one, other):
+        of.gradients(Stream().batch(3))
+        of.step(1.0)
+    assert all(torch.equal(tensor, other.full_weights()[name]) for name, tensor in one.full_weights().items())
+
+
+def test_label_smoothing_raises_the_loss_of_a_confident_model():
+    plain, smooth = engine(), engine(recipe(loss=CrossEntropy(label_smoothing=0.2)))
+    for of in (plain, smooth):
+        with torch.no_grad():
+            of.model.head.weight.mul_(50)
+    batch = Stream().batch(0)
+    assert smooth.gradients(batch).item() != pytest.approx(plain.gradients(batch).item(), rel=1e-3)
+
+
+def test_bf16_losses_stay_near_those_of_fp32():
+    full, half = engine(), engine(replace(recipe(), precision="bf16"))
+    for step in range(3):
+        batch = Stream().batch(step)
+        assert half.gradients(batch).item() == pytest.approx(full.gradients(batch).item(), rel=0.02)
+        full.step(1.0)
+        half.step(1.0)
+    assert all(parameter.dtype == torch.float32 for parameter in half.parameters)
+
+
+def test_microbatches_shrink_as_models_grow_and_depend_on_nothing_else():
+    rows = [rows_that_fit(Rung(size=size), 257, 128, torch.device("cpu")) for size in ("100k", "10m", "1b")]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[0] >= 32
+    assert rows[-1] >= 1
