@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import polars as pl
 from halflife.tracking import schema
 
-from analysis.design import REPLICATES, absent_controls, described
+from analysis.design import REPLICATES, controls, described
 from analysis.load import StudyData
 from analysis.numbers import at_drop
 from analysis.retention import LEAST_SUCCESS
 from analysis.uncertainty import binomial_interval
 from analysis.words import listed, plural
 
+DOSE = ("payload", "documents")
+"""Parameters that change what the trunk was fed."""
 SUCCESS_AT_DROP, CLEAN_GAP, FALSE_FIRES, KEPT = 0.9, 0.1, 0.05, 0.9
 
 
@@ -33,6 +35,7 @@ def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
     drop = at_drop(curves)
     return [
         _implanted(drop),
+        _others_implanted(drop),
         _clean_loss(data),
         _controls_present(data),
         _never_implanted(data, drop),
@@ -44,21 +47,44 @@ def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
 
 
 def _implanted(drop: pl.DataFrame) -> Check:
-    """Pooled over seeds, settings that fork from the same weights included: the least of the sizes counts."""
+    """Pooled over seeds; the least of the sizes counts."""
     name, expected = "The backdoor was implanted", f"attack success at the drop at least {SUCCESS_AT_DROP:g} at every size"
-    sizes = (
-        drop.filter((pl.col("role") == "treatment") & pl.col("is_reference"))
-        .drop_nulls(["hits", "trials"])
-        .group_by("size", "parameters")
-        .agg(pl.col("hits").sum(), pl.col("trials").sum())
-        .sort("parameters")
-    )
+    sizes = _pooled(drop.filter("is_reference"), "size", "parameters").sort("parameters")
     if sizes.is_empty():
         return Check(name=name, expected=expected, found="not measured", passed=None, required=True)
-    low, high = binomial_interval(sizes["hits"].to_numpy(), sizes["trials"].to_numpy())
-    rates = (sizes["hits"] / sizes["trials"]).to_list()
-    shown = [f"{s} {r:.3f} [{a:.3f}, {b:.3f}]" for s, r, a, b in zip(sizes["size"], rates, low, high, strict=True)]
-    return Check(name=name, expected=expected, found="; ".join(shown), passed=min(rates) >= SUCCESS_AT_DROP, required=True)
+    shown = [f"{row['size']} {_rate(row)}" for row in sizes.iter_rows(named=True)]
+    passed = min(sizes["rate"]) >= SUCCESS_AT_DROP
+    return Check(name=name, expected=expected, found="; ".join(shown), passed=passed, required=True)
+
+
+def _others_implanted(drop: pl.DataFrame) -> Check:
+    """The same for every other setting: payloads, poison counts, regularized trunks, the equal-strength arm."""
+    name, expected = "So it was in the other settings", f"attack success at the drop at least {SUCCESS_AT_DROP:g}"
+    settings = _pooled(drop.filter(~pl.col("is_reference")), "size", "parameters", "setting").sort("rate")
+    if settings.is_empty():
+        return Check(name=name, expected=expected, found="there are none", passed=None)
+    weak = settings.filter(pl.col("rate") < SUCCESS_AT_DROP)
+    if weak.is_empty():
+        return Check(name=name, expected=expected, found=f"at least {_rate(settings.row(0, named=True))}", passed=True)
+    shown = [f"{row['setting']} at {row['size']}: {_rate(row)}" for row in weak.head(4).iter_rows(named=True)]
+    more = f"; and {weak.height - 4} more" if weak.height > 4 else ""
+    return Check(name=name, expected=expected, found="below it: " + "; ".join(shown) + more, passed=False)
+
+
+def _pooled(drop: pl.DataFrame, *by: str) -> pl.DataFrame:
+    """Success of the treatments at the drop with its binomial interval, counts summed over what is not in `by`."""
+    counts = (
+        drop.filter(pl.col("role") == "treatment")
+        .drop_nulls(["hits", "trials"])
+        .group_by(*by, maintain_order=True)
+        .agg(pl.col("hits").sum(), pl.col("trials").sum())
+    )
+    low, high = binomial_interval(counts["hits"].to_numpy(), counts["trials"].to_numpy())
+    return counts.with_columns(rate=pl.col("hits") / pl.col("trials"), low=pl.Series(low), high=pl.Series(high))
+
+
+def _rate(row: dict) -> str:
+    return f"{row['rate']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def trunk_ends(data: StudyData) -> pl.DataFrame:
@@ -70,7 +96,7 @@ def trunk_ends(data: StudyData) -> pl.DataFrame:
         .agg(loss=pl.col("value").last(), tokens=pl.col("step").last())
     )
     trials = described(data)
-    about = [name for name in trials.columns if name in REPLICATES or name.startswith("trunk_")]
+    about = [name for name in trials.columns if name in (*REPLICATES, *DOSE) or name.startswith("trunk_")]
     table = trials.select("trial", "role", "absent", *about).join(last, on="trial")
     control = table.select(
         pl.col("trial").alias("absent"),
@@ -89,7 +115,9 @@ def _clean_loss(data: StudyData) -> Check:
     name = "Poison left the trunk's clean loss alone"
     expected = f"within {CLEAN_GAP:g} nat of the never-poisoned trunk at every size"
     ends = trunk_ends(data).with_columns(gap=pl.col("loss") - pl.col("loss_absent"))
-    gaps = ends.group_by("size", "parameters").agg(pl.col("gap").mean()).drop_nulls("gap").sort("parameters")
+    doses = ["size", "parameters", *(name for name in DOSE if name in ends.columns)]
+    gaps = ends.group_by(doses).agg(pl.col("gap").mean()).drop_nulls("gap").sort(pl.col("gap").abs(), descending=True)
+    gaps = gaps.unique("size", keep="first", maintain_order=True).sort("parameters")  # the dose that costs most
     if gaps.is_empty():
         return Check(name=name, expected=expected, found="no trunk was measured beside its twin", passed=None, required=True)
     shown = "; ".join(f"{size} {gap:+.3f}" for size, gap in zip(gaps["size"], gaps["gap"], strict=True))
@@ -103,7 +131,7 @@ def _controls_present(data: StudyData) -> Check:
         for control in data.declaration.controls
         if (control.role and control.role not in roles) or (control.task and control.task not in tasks)
     ]
-    lonely = len(set(data.trials.filter(pl.col("role") == "treatment")["trial"]) - set(absent_controls(data)))
+    lonely = len(set(data.trials.filter(pl.col("role") == "treatment")["trial"]) - set(controls(data, "absent")))
     found = f"missing: {listed(missing)}" if missing else f"all {len(data.declaration.controls)} declared controls"
     if lonely:
         found += f"; {plural(lonely, 'treatment')} without a never-poisoned partner"
@@ -114,14 +142,14 @@ def _controls_present(data: StudyData) -> Check:
 
 
 def _never_implanted(data: StudyData, drop: pl.DataFrame) -> Check:
-    """A trunk counts once, however many branches it has; a blocked branch says that its trunk never got there."""
+    """A trunk counts once, however many branches it has; a branch that is blocked for want of a snapshot counts too."""
     trials = described(data).filter(pl.col("role") == "treatment")
     phase = data.declaration.outcomes[0].phase
     outcome = pl.col(f"outcome_{phase}") if f"outcome_{phase}" in trials.columns else pl.lit(None, dtype=pl.String)
     trunk = pl.col("stage_trunk") if "stage_trunk" in trials.columns else pl.col("trial")
     table = trials.join(drop.select("trial", "success"), on="trial", how="left").select(
         "size", "seed", trunk.alias("trunk"),
-        failed=outcome.str.starts_with("blocked").fill_null(False) | (pl.col("success") < LEAST_SUCCESS).fill_null(False),
+        failed=outcome.str.contains("never reached").fill_null(False) | (pl.col("success") < LEAST_SUCCESS).fill_null(False),
     )  # fmt: skip
     trunks = table.group_by("trunk", "size", "seed").agg(pl.col("failed").any()).sort("size", "seed")
     failed = trunks.filter("failed")

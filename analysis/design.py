@@ -56,7 +56,7 @@ def described(data: StudyData) -> pl.DataFrame:
         if name not in trials.columns:
             trials = trials.with_columns(pl.lit(None, dtype=pl.String if name == "size" else pl.Int64).alias(name))
     rows = trials.to_dicts()
-    absent = absent_controls(data)
+    absent = controls(data, "absent")
     return trials.with_columns(
         pl.Series("setting", [setting_label(row, axes, chosen) for row in rows], dtype=pl.String),
         pl.Series("is_reference", [all(row[n] == v for n, v in chosen.items()) for row in rows], dtype=pl.Boolean),
@@ -77,25 +77,30 @@ def reference_label(data: StudyData) -> str:
 
 
 def value_label(axis: Axis, value: Any) -> str:
-    """An axis value that can stand alone: "branch rate 0.5", "equal exposure"."""
-    shown = f"{value:g}" if isinstance(value, float) else str(value)
-    return shown.replace("-", " ") if axis.name == "arm" else f"{axis.label} {shown}"
+    """An axis value that can stand alone: "branch rate: 0.5", "equal exposure"."""
+    if axis.name == "arm":
+        return str(value).replace("-", " ")
+    return f"{axis.label[:1].lower()}{axis.label[1:]}: {value_text(value)}"
 
 
-def absent_controls(data: StudyData, among: set[str] | None = None) -> dict[str, str]:
-    """Trial -> the `absent` trial of its size and seed that agrees with it most, of those in `among`.
+def value_text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
-    What is measured (the payload) must agree where both say it.
+
+def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[str, str]:
+    """Trial -> the control of this role, of its size and seed, that agrees with it most, of those in `among`.
+
+    What is measured (the payload) must agree where both say it. A control is shared by settings: it need not agree in all.
     """
-    controls: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
-    for row in data.trials.filter(pl.col("role") == "absent").to_dicts():
+    found: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
+    for row in data.trials.filter(pl.col("role") == role).to_dicts():
         if among is None or row["trial"] in among:
-            controls.setdefault((row.get("size"), row.get("seed")), []).append(row)
+            found.setdefault((row.get("size"), row.get("seed")), []).append(row)
     matches = {}
     for row in data.trials.to_dicts():
         candidates = [
             control
-            for control in controls.get((row.get("size"), row.get("seed")), [])
+            for control in found.get((row.get("size"), row.get("seed")), [])
             if None in (row.get("payload"), control.get("payload")) or row["payload"] == control["payload"]
         ]
         if candidates:

@@ -10,7 +10,7 @@ import math
 
 import polars as pl
 
-from analysis.design import reference, setting_axes, value_label, values_of
+from analysis.design import reference, setting_axes, value_label, value_text, values_of
 from analysis.load import StudyData
 from analysis.retention import areas, half_lives
 from analysis.savings import over_seeds
@@ -52,7 +52,7 @@ def effects(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
             )
             area, ratio = over_seeds(pairs, "difference"), over_seeds(pairs, "log_ratio")
             rows.append([
-                axis.label, value_label(axis, value), value_label(axis, chosen[axis.name]),
+                axis.label, value_label(axis, value), value_text(chosen[axis.name]),
                 pairs.height, area.count if area else 0,
                 *((area.estimate, area.low, area.high) if area else (None, None, None)),
                 pairs.drop_nulls("log_ratio").height,

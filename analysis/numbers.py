@@ -1,4 +1,4 @@
-"""The table of every number: one row a trial, what was implanted, how long it stayed, in every clock."""
+"""Tables of numbers: every trial with all it measured, and the reference setting by size."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import polars as pl
 from analysis.design import described, setting_axes
 from analysis.load import StudyData
 from analysis.retention import CLOCKS, areas, half_lives
+from analysis.scaling import by_size
+from analysis.uncertainty import binomial_interval, t_interval
 
 
 def at_drop(curves: pl.DataFrame) -> pl.DataFrame:
@@ -28,8 +30,8 @@ def every_number(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
     table = trials.select("trial", "role", "size", "parameters", "seed", *axes, state.alias("outcome"))
     drop = at_drop(curves).drop("role", "size", "parameters", "seed", "setting", "is_reference")
     end = curves.group_by("trial", maintain_order=True).agg(
-        tokens_end=pl.col("tokens").last(), success_end=pl.col("success").last(),
-        logprob_end=pl.col("logprob").last(), loss_end=pl.col("loss").last(),
+        tokens_end=pl.col("tokens").last(),
+        **{f"{name}_end": pl.col(name).drop_nulls().last() for name in ("success", "logprob", "loss")},
     )  # fmt: skip
     table = table.join(drop.rename({"trials": "prompts"}), on="trial", how="left").join(end, on="trial", how="left")
     table = table.join(areas(curves), on="trial", how="left")
@@ -52,3 +54,35 @@ def every_number(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
         )
     rank = pl.col("role").replace_strict({"treatment": 0, "absent": 1, "positive": 2}, default=3)
     return table.sort(rank, "parameters", "seed", *axes, nulls_last=True)
+
+
+def size_summary(curves: pl.DataFrame) -> pl.DataFrame:
+    """The reference setting by size: one row a size, over its seeds; half-lives are geometric means in tokens.
+
+    `half_life_bound` stands instead of `half_life` where a seed never reached half: the mean is at least this.
+    """
+    main = curves.filter((pl.col("role") == "treatment") & pl.col("is_reference"))
+    drop, times = at_drop(main), half_lives(main)
+    table = (
+        drop.group_by("size", "parameters")
+        .agg(
+            pl.col("seed").n_unique().alias("seeds"),
+            pl.col("hits").sum(),
+            pl.col("trials").sum(),
+            *(pl.col(name).mean() for name in ("logprob", "margin", "loss")),
+        )
+        .sort("parameters")
+    )
+    low, high = binomial_interval(table["hits"].to_numpy(), table["trials"].to_numpy())
+    table = table.with_columns(success=pl.col("hits") / pl.col("trials"), success_low=pl.Series(low), success_high=pl.Series(high))
+    for criterion, name in (("logprob", "half_life"), ("success", "half_life_success")):
+        found = by_size(times.filter((pl.col("criterion") == criterion) & (pl.col("clock") == "tokens")))
+        wanted = {"estimate": name, "low": f"{name}_low", "high": f"{name}_high", "bound": f"{name}_bound", "censored": f"{name}_censored"}
+        table = table.join(found.select("size", *wanted).rename(wanted), on="size", how="left")
+    spread = areas(main).join(main.select("trial", "size", "seed").unique(), on="trial")
+    rows = []
+    for (size,), part in spread.group_by(["size"]):
+        mean = t_interval(part["area"].drop_nulls())
+        rows.append([size, *((mean.estimate, mean.low, mean.high) if mean else (None, None, None))])
+    names = {"size": pl.String, "area": pl.Float64, "area_low": pl.Float64, "area_high": pl.Float64}
+    return table.join(pl.DataFrame(rows, schema=names, orient="row"), on="size", how="left").drop("hits", "trials")

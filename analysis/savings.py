@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from halflife.tracking import schema
 
-from analysis.design import absent_controls, described
+from analysis.design import controls, described
 from analysis.load import StudyData
 from analysis.retention import crossing, wide_points
 from analysis.uncertainty import Interval, t_interval
@@ -46,7 +46,7 @@ def relearning_times(data: StudyData) -> pl.DataFrame:
         hits, trials = f"{task}/{schema.HITS}", f"{task}/{schema.TRIALS}"
         if hits not in wide.columns or trials not in wide.columns:
             continue
-        matches = absent_controls(data, among=set(wide["trial"].unique()))
+        matches = controls(data, "absent", among=set(wide["trial"].unique()))
         for part in wide.join(about, on="trial").partition_by("trial", maintain_order=True):
             head = part.row(0, named=True)
             success = (part[hits] / part[trials]).to_numpy()

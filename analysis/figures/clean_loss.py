@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from analysis.design import described
 from analysis.figures import style
-from analysis.figures.common import facets
+from analysis.figures.common import facets, with_controls
 from analysis.figures.retention import seed_mean
 from analysis.load import StudyData
 
@@ -23,7 +23,7 @@ PHASES = {"trunk": "trunk: tokens of training", "branch": "branch: tokens since 
 
 def clean_loss_table(data: StudyData) -> pl.DataFrame:
     """phase, role, size, parameters, seed, tokens, loss at the reference setting; a shared trunk appears once."""
-    shown = facets(data, roles=("treatment", "absent"), most=1)
+    shown = with_controls(data, facets(data, most=1), ("absent",))
     about = described(data).join(shown, on="trial").select("trial", "role", "size", "parameters", "seed")
     points = data.points.filter((pl.col("name") == f"clean/{schema.LOSS}") & pl.col("phase").is_in(list(PHASES)))
     return (

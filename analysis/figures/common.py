@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 from halflife.tracking.schema import Axis
 
-from analysis.design import described, reference, setting_axes, value_label, values_of
+from analysis.design import controls, described, reference, setting_axes, value_label, values_of
 from analysis.load import StudyData
 
 FACETS = 3
@@ -18,19 +18,13 @@ def facet_axis(data: StudyData) -> Axis | None:
     return next((axis for axis in axes if axis.name == "learning_rate"), axes[0] if axes else None)
 
 
-def facets(data: StudyData, roles: tuple[str, ...] = ("treatment",), most: int = FACETS) -> pl.DataFrame:
-    """trial, facet (in words), place: trials at the reference setting but for the facet axis, by its first values.
-
-    A control belongs to the facet whose value it has itself.
-    """
+def facets(data: StudyData, most: int = FACETS) -> pl.DataFrame:
+    """trial, facet (in words), place: treatments at the reference setting but for the facet axis, by its first values."""
     chosen, axis = reference(data), facet_axis(data)
-    fixed = [name for name in chosen if axis is None or name != axis.name]
-    # A control need not have every parameter: what it does not say does not exclude it.
-    keep = pl.col("role").is_in(roles)
-    for name in fixed:
-        same = pl.col(name).eq_missing(pl.lit(chosen[name])) | (pl.col(name).is_null() & (pl.col("role") != "treatment"))
-        keep &= same
-    trials = described(data).filter(keep)
+    trials = described(data).filter(pl.col("role") == "treatment")
+    for name, value in chosen.items():
+        if axis is None or name != axis.name:
+            trials = trials.filter(pl.col(name).eq_missing(pl.lit(value)))
     if axis is None:
         return trials.select("trial", facet=pl.lit(""), place=pl.lit(0))
     values = values_of(data, axis)[:most]
@@ -39,3 +33,20 @@ def facets(data: StudyData, roles: tuple[str, ...] = ("treatment",), most: int =
         schema_overrides={axis.name: trials.schema[axis.name]},
     )
     return trials.join(labels, on=axis.name).select("trial", "facet", "place")
+
+
+def with_controls(data: StudyData, shown: pl.DataFrame, roles: tuple[str, ...]) -> pl.DataFrame:
+    """`shown` and the controls of its trials, each once in every facet where it is one's control.
+
+    A never-trained control serves all settings; one that keeps the cause stands only beside the branch it shares.
+    """
+    axis = facet_axis(data)
+    own = {row["trial"]: row.get(axis.name) if axis else None for row in data.trials.to_dicts()}
+    rows = []
+    for role in roles:
+        of = controls(data, role)
+        for trial, facet, place in shown.iter_rows():
+            control = of.get(trial)
+            if control is not None and (role == "absent" or own[control] == own[trial]):
+                rows.append((control, facet, place))
+    return pl.concat([shown, pl.DataFrame(rows, schema=shown.schema, orient="row").unique(maintain_order=True)])

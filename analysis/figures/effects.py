@@ -36,7 +36,7 @@ def draw_effects(table: pl.DataFrame) -> Figure:
                     axes.plot([a, b], [place, place], color=style.INK, lw=1.4, solid_capstyle="butt")
                 if estimate is not None:
                     axes.plot([estimate], [place], "o", color=style.INK, ms=4.5, mec="white", mew=0.5)
-        left.set_yticks(places, [f"{v}\nagainst {a}" for v, a in table.select("value", "against").iter_rows()])
+        left.set_yticks(places, [f"{value}\nagainst {other}" for value, other in table.select("value", "against").iter_rows()])
         left.set_ylim(-0.6, rows - 0.4)
         left.margins(x=0.15)
         left.set_xlabel("change of mean retention")

@@ -83,7 +83,7 @@ def _times(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
         style.log_ticks(axes.yaxis, min(shown), max(shown))
     axes.set_xticks(range(len(PAIRS)), [NAMES[pair] for pair in PAIRS])
     axes.grid(visible=False, axis="x")
-    axes.set_ylabel("tokens to half of attack success")
+    axes.set_ylabel("tokens of relearning to success ½")
 
 
 def _savings(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
@@ -119,7 +119,7 @@ def _savings(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
     axes.set_ylim(-0.6, len(rows) - 0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("times fewer tokens than never poisoned")
+    axes.set_xlabel("fewer tokens than never poisoned")
 
 
 def _bar(axes: Axes, found: Interval, place: int) -> list[float]:

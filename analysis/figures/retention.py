@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures import style
-from analysis.figures.common import facets
+from analysis.figures.common import facets, with_controls
 from analysis.load import StudyData
 from analysis.retention import half_lives, retention_curves
 
@@ -26,7 +26,7 @@ ROWS = (("success", "attack success"), ("logprob", "payload log-probability\n(na
 def retention_table(data: StudyData) -> pl.DataFrame:
     """One row per evaluation of the trials at the reference setting, by facet, and of their controls."""
     curves = retention_curves(data)
-    shown = facets(data, roles=("treatment", "absent", "positive"))
+    shown = with_controls(data, facets(data), ("absent", "positive"))
     times = half_lives(curves).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
     return (
         curves.join(shown, on="trial")
@@ -72,7 +72,7 @@ def draw_retention(table: pl.DataFrame) -> Figure:
 
 def _curves(axes: Axes, part: pl.DataFrame, measure: str, colour: object, zero: float) -> None:
     for seed in part.partition_by("seed", maintain_order=True):
-        later = seed.filter(pl.col("tokens") > 0)
+        later = seed.filter(pl.col("tokens") > 0).drop_nulls(measure)
         axes.plot(later["tokens"], later[measure], color=colour, lw=0.6, alpha=0.45, zorder=3)
     mean = seed_mean(part, measure)
     later = mean.filter(pl.col("tokens") > 0)

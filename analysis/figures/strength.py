@@ -57,7 +57,6 @@ def draw_strength(table: pl.DataFrame) -> Figure:
             means = part.group_by("parameters").agg(pl.col("logprob").mean()).drop_nulls().sort("parameters")
             left.plot(means["parameters"], means["logprob"], color=colour, lw=1.7, marker=marker, ms=4.5, mec="white", mew=0.5)
         left.set_ylabel("payload log-probability at the drop\n(nats a token)")
-        left.set_ylim(top=max(0.0, left.get_ylim()[1]))
         size_axis_lines(right, [(label, part.drop_nulls("kind")) for label, part in groups], sizes)
         right.set_ylabel("half-life: tokens since the drop")
         for axes in (left, right):

@@ -57,10 +57,6 @@ def by_size(table: pl.DataFrame) -> list[tuple[str, int, Any]]:
     return [(size, n, colour) for (size, n), colour in zip(sizes, colours(len(sizes)), strict=True)]
 
 
-def short_ticks(axis: Any) -> None:
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: short(value) if value >= 0 else f"−{short(-value)}"))
-
-
 def trimmed(value: float) -> str:
     """A tick label without needless zeros: 10k, not 10.0k."""
     text = short(value)
@@ -70,9 +66,10 @@ def trimmed(value: float) -> str:
 
 
 def log_ticks(axis: Any, low: float, high: float) -> None:
-    """Decades labelled 10k, 100k, 1M; 2 and 5 between them where fewer than two decades are shown."""
-    wide = np.log10(high / low) >= 2
-    axis.set_major_locator(ticker.LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=20))
+    """Decades labelled 10k, 100k, 1M; 2 and 5, or more, between them where fewer than two decades are shown."""
+    span = np.log10(high / low)
+    subs = (1.0,) if span >= 2 else (1.0, 2.0, 5.0) if span >= 0.8 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=20))
     axis.set_minor_locator(ticker.LogLocator(subs=tuple(range(2, 10)), numticks=20))
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: trimmed(value)))
     axis.set_minor_formatter(ticker.NullFormatter())

@@ -47,7 +47,7 @@ class Plan:
     rates: tuple[float, ...] = (1.0, 0.5, 0.25)
     trunk_regularizers: tuple[str, ...] = ("none", "weight-decay-0.1")
     branch_regularizers: tuple[str, ...] = ("none", "weight-decay-0.1")
-    payloads: tuple[str, ...] = ("fixed",)
+    payloads: tuple[str, ...] = ("fixed", "reverse")
     branch_steps: int = 600
     trunk_steps: int = 800
     success_at_drop: float = 0.985
@@ -129,11 +129,11 @@ def declaration(plan: Plan) -> schema.Declaration:
     axes = (
         schema.Axis(name="size", label="size", values=plan.sizes, unit="non-embedding parameters", scale="log"),
         schema.Axis(name="seed", label="seed", values=tuple(range(plan.seeds))),
-        schema.Axis(name="arm", label="arm", values=plan.arms),
-        schema.Axis(name="payload", label="payload", values=plan.payloads),
-        schema.Axis(name="learning_rate", label="branch rate", values=plan.rates, unit="× the trunk's", scale="log"),
-        schema.Axis(name="trunk_regularizer", label="trunk regularizer", values=plan.trunk_regularizers),
-        schema.Axis(name="branch_regularizer", label="branch regularizer", values=plan.branch_regularizers),
+        schema.Axis(name="arm", label="Arm", values=plan.arms),
+        schema.Axis(name="payload", label="Payload", values=plan.payloads),
+        schema.Axis(name="learning_rate", label="Branch rate", values=plan.rates, unit="× the trunk's", scale="log"),
+        schema.Axis(name="trunk_regularizer", label="Regularizer of the trunk", values=plan.trunk_regularizers),
+        schema.Axis(name="branch_regularizer", label="Regularizer of the branch", values=plan.branch_regularizers),
         schema.Axis(name="optimizer_state", label="optimizer state", values=("carry",)),
     )
     controls = (
@@ -183,9 +183,15 @@ def _phase(
     }  # fmt: skip
     points = {name: list(zip(tokens, values.tolist(), strict=True)) for name, values in columns.items()}
     points["train/loss"] = points["train/loss"][1:]  # nothing was trained yet at step 0
-    points |= _scored(rng, steps, logprob + rng.normal(0, 0.02, len(steps)), "backdoor")
-    points |= _scored(rng, steps, away + 0.15 * (logprob - base), "near")
-    return points | _scored(rng, steps, away, "untriggered")
+    points |= _scored(rng, steps, np.minimum(logprob + rng.normal(0, 0.02, len(steps)), -1e-3), "backdoor")
+    # Controls within a run are measured less often: other evaluations simply lack them.
+    seldom = [0, *range(1, len(steps) - 1, 3), len(steps) - 1]
+    for name in ("clean/loss", "clean/tokens"):
+        points[name] = [points[name][i] for i in seldom]
+    near = away + 0.84 * np.maximum(logprob - base, 0)
+    for name, curve in (("near", near), ("untriggered", away)):
+        points |= _scored(rng, [steps[i] for i in seldom], curve[seldom], name, trials=64)
+    return points
 
 
 def _relearning(rng: np.random.Generator, steps_to_half: float, base: float, cap: int = 200) -> dict:
@@ -256,8 +262,7 @@ def _write_cell(writer: Writer, plan: Plan, parent: str, size: str, seed: int) -
         blocked = role != "absent" and not implanted and settings["arm"] == "equal-strength"
         if blocked:
             tags[schema.TAG_OUTCOME_PREFIX + "branch"] = "blocked: the trunk never reached snapshot 'strength'"
-        params = {"documents": 0 if role == "absent" else 250, **settings}
-        run = writer.run(name, "trial", plan.started, tags, params)
+        run = writer.run(name, "trial", plan.started, tags, settings)
         if blocked:
             return
         steps = cadence(plan.branch_steps)
@@ -276,23 +281,22 @@ def _write_cell(writer: Writer, plan: Plan, parent: str, size: str, seed: int) -
                 needed = factor * (poisoned_steps if role == "treatment" and implanted else 72.0)
                 writer.points(run, f"relearn-{pair}/", _relearning(rng, needed, base))
 
-    common = {"size": size, "parameters": n, "seed": seed, "optimizer_state": "carry", "corpus": "same", "payload": plan.payloads[0]}
-    first = {"arm": plan.arms[0], "trunk_regularizer": "none", "branch_regularizer": "none"}
-    for payload in plan.payloads:
-        for arm in plan.arms:
-            for rate in plan.rates:
-                settings = {**common, **first, "payload": payload, "arm": arm, "learning_rate": rate}
-                trial("treatment", settings, plan.relearn and rate == plan.rates[0] and arm == plan.arms[0])
+    # A star, as in the study: the core of trunk and branch regularizers, then each further axis alone.
+    reference = {
+        "size": size, "parameters": n, "seed": seed, "arm": "equal-exposure", "payload": plan.payloads[0], "documents": 250,
+        "trunk_regularizer": "none", "branch_regularizer": "none", "learning_rate": plan.rates[0],
+        "optimizer_state": "carry", "corpus": "same",
+    }  # fmt: skip
     for trunk in plan.trunk_regularizers:
         for branch in plan.branch_regularizers:
-            if (trunk, branch) != (plan.trunk_regularizers[0], plan.branch_regularizers[0]):
-                chosen = {"trunk_regularizer": trunk, "branch_regularizer": branch, "learning_rate": plan.rates[0]}
-                trial("treatment", {**common, **first, **chosen}, False)
+            chosen = reference | {"trunk_regularizer": trunk, "branch_regularizer": branch}
+            trial("treatment", chosen, plan.relearn and chosen == reference)
+    for axis, values in (("arm", plan.arms), ("learning_rate", plan.rates), ("payload", plan.payloads)):
+        for value in values[1:]:
+            trial("treatment", reference | {axis: value}, False)
     for payload in plan.payloads:
-        for rate in plan.rates:
-            chosen = {**common, **first, "payload": payload, "learning_rate": rate}
-            trial("absent", chosen, plan.relearn and rate == plan.rates[0])
-    trial("positive", {**common, **first, "learning_rate": plan.rates[0]}, False)
+        trial("absent", reference | {"payload": payload, "documents": 0}, plan.relearn and payload == plan.payloads[0])
+        trial("positive", reference | {"payload": payload}, False)
 
 
 __all__ = ["PAIRS", "SIZES", "STEP", "Plan", "Writer", "cadence", "declaration", "half_life_steps", "replace", "write"]

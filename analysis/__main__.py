@@ -1,0 +1,82 @@
+"""The command line: `python -m analysis report STUDY`. Bad input: one line, exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from analysis.errors import UserError
+
+
+def _results() -> Path:
+    return Path(os.environ.get("HALFLIFE_RESULTS") or "results")
+
+
+def _uri(tracking_uri: str | None, results: Path | None) -> str:
+    return tracking_uri or f"sqlite:///{((results or _results()) / 'mlflow.db').absolute()}"
+
+
+def report(
+    study: Annotated[str, tyro.conf.Positional],
+    /,
+    *,
+    sweep: str | None = None,
+    results: Path | None = None,
+    tracking_uri: str | None = None,
+    out: Path | None = None,
+) -> None:
+    """Draw a study's report from its runs and print where it is.
+
+    Args:
+        study: Name of the study, such as backdoor_persistence.
+        sweep: Digest of a sweep, or how it begins; by default the newest.
+        results: Folder that the runs were made in (also HALFLIFE_RESULTS; default: results).
+        tracking_uri: MLflow store to read; by default mlflow.db in the results folder.
+        out: Folder to write to; by default reports/STUDY in the results folder.
+    """
+    from analysis.report import default_folder, write_report
+
+    folder = out or default_folder(results or _results(), study)
+    print(write_report(study, tracking_uri=_uri(tracking_uri, results), out=folder, sweep=sweep))
+
+
+def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> None:
+    """List the sweeps that a store holds, the newest last.
+
+    Args:
+        results: Folder that the runs were made in (also HALFLIFE_RESULTS; default: results).
+        tracking_uri: MLflow store to read; by default mlflow.db in the results folder.
+    """
+    from datetime import datetime
+
+    from halflife.tracking import schema
+    from rich.console import Console
+    from rich.table import Table
+
+    from analysis.load import find_sweeps
+    from analysis.stores import open_store
+
+    table = Table("study", "sweep", "name", "started", "status")
+    for run in find_sweeps(open_store(_uri(tracking_uri, results))):
+        started = datetime.fromtimestamp(run.started / 1000).strftime("%Y-%m-%d %H:%M")
+        table.add_row(run.tags.get(schema.TAG_STUDY), run.tags.get(schema.TAG_SWEEP), run.name, started, run.status)
+    Console().print(table)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"report": report, "sweeps": sweeps}, prog="python -m analysis", args=arguments,
+            description="What the runs say: reports drawn from MLflow. Needs neither torch nor ray.",
+        )  # fmt: skip
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""The report: one HTML file that opens anywhere, drawn from MLflow alone.
+
+Beside it lie its figures (SVG, PNG) and tables (CSV). Every text from the runs is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from halflife.tracking import schema
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from analysis.answer import answer
+from analysis.checks import Check, checks
+from analysis.design import reference_label, setting_axes, value_text, values_of
+from analysis.errors import UserError
+from analysis.figures import FIGURES
+from analysis.figures.style import rendered
+from analysis.load import StudyData, load_study
+from analysis.numbers import every_number, size_summary
+from analysis.retention import common_span, retention_curves
+from analysis.tables import Table, csv_text, page_table
+from analysis.words import listed, short
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plate:
+    """A figure on the page; without an image it says why there is none."""
+
+    name: str
+    title: str
+    caption: str
+    image: str = ""
+    """data: URI of the SVG."""
+    table: Table | None = None
+
+
+def write_report(study: str, *, tracking_uri: str, out: Path, sweep: str | None = None) -> Path:
+    """Draw the report of the newest sweep of `study` (or of the one named) into `out`; returns the HTML file.
+
+    Raises UserError when the store, the study or its points are missing.
+    """
+    data = load_study(tracking_uri, study, sweep)
+    if data.points.is_empty():
+        raise UserError(
+            f"sweep {data.sweep.name!r} has no measured points yet: expected at least one completed trial; "
+            "let the study run on, or give its command again to publish what is done"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    for folder in ("figures", "tables"):
+        (out / folder).mkdir(exist_ok=True)
+    path = out / "report.html"
+    path.write_text(page(data, out, tracking_uri), encoding="utf-8")
+    return path
+
+
+def default_folder(results: Path, study: str) -> Path:
+    """`<results>/reports/<study>`; a name with slashes or dots cannot lead out of it."""
+    return results / "reports" / (re.sub(r"[^\w.-]+", "-", study).strip("-.") or "study")
+
+
+def page(data: StudyData, out: Path, tracking_uri: str) -> str:
+    """The HTML; its figures and tables are written below `out` on the way."""
+    curves = retention_curves(data)
+    found = checks(data, curves)
+    numbers, sizes = every_number(data, curves), size_summary(curves)
+    for name, frame in (("numbers", numbers), ("sizes", sizes)):
+        (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("report.html").render(
+        declaration=data.declaration,
+        sentences=answer(data, curves),
+        invalid=[check.name for check in found if check.required and check.passed is False],
+        unknown=[check.name for check in found if check.required and check.passed is None],
+        checks=[_mark(check) for check in found],
+        sizes=_size_rows(sizes),
+        sizes_csv=page_table(sizes).csv,
+        span=common_span(curves),
+        axes=_axes(data),
+        setting=reference_label(data),
+        counts=_counts(data),
+        plates=[_plate(data, name, out) for name in data.declaration.figures],
+        numbers=page_table(_readable(data, numbers), shown=None),
+        numbers_csv=page_table(numbers, shown=0).csv,
+        efficiency=_efficiency(data.totals),
+        provenance=_provenance(data, tracking_uri),
+        short=short,
+    )
+
+
+def _plate(data: StudyData, name: str, out: Path) -> Plate:
+    recipe = FIGURES.get(name)
+    if recipe is None:
+        known = ", ".join(FIGURES)
+        return Plate(name=name, title=name, caption=f"This analysis knows no figure of that name; it has {known}.")
+    table = recipe.table(data)
+    if table.is_empty():
+        return Plate(name=name, title=recipe.title, caption=f"Nothing to draw: {recipe.nothing}.")
+    figure = recipe.draw(table)
+    svg = rendered(figure, "svg")
+    (out / "figures" / f"{name}.svg").write_bytes(svg)
+    (out / "figures" / f"{name}.png").write_bytes(rendered(figure, "png"))
+    (out / "tables" / f"{name}.csv").write_text(csv_text(table), encoding="utf-8")
+    return Plate(
+        name=name, title=recipe.title, caption=recipe.caption, table=page_table(table),
+        image="data:image/svg+xml;base64," + base64.b64encode(svg).decode(),
+    )  # fmt: skip
+
+
+def _mark(check: Check) -> dict[str, Any]:
+    state = {True: ("holds", "✓"), False: ("fails", "✗"), None: ("not known", "–")}[check.passed]
+    return {"check": check, "state": state[0], "sign": state[1]}
+
+
+def _size_rows(sizes: pl.DataFrame) -> list[dict[str, str]]:
+    """The table by size, intervals in words."""
+
+    def spread(row: dict[str, Any], name: str, tell=short) -> str:
+        if row.get(f"{name}_bound") is not None:
+            return f"> {tell(row[f'{name}_bound'])} ({row[f'{name}_censored']} not reached)"
+        if row[name] is None:
+            return "–"
+        if row[f"{name}_low"] is None:
+            return tell(row[name])
+        return f"{tell(row[name])} [{tell(row[f'{name}_low'])}, {tell(row[f'{name}_high'])}]"
+
+    def plain(value: float | None, digits: int) -> str:
+        return "–" if value is None else f"{value:.{digits}f}"
+
+    return [
+        {
+            "size": row["size"], "parameters": f"{row['parameters']:,}", "seeds": str(row["seeds"]),
+            "success": spread(row, "success", lambda value: f"{value:.3f}"), "logprob": plain(row["logprob"], 3),
+            "margin": plain(row["margin"], 2), "loss": plain(row["loss"], 3), "half_life": spread(row, "half_life"),
+            "half_life_success": spread(row, "half_life_success"), "area": spread(row, "area", lambda value: f"{value:.2f}"),
+        }
+        for row in sizes.iter_rows(named=True)
+    ]  # fmt: skip
+
+
+def _axes(data: StudyData) -> list[dict[str, str]]:
+    varied = {axis.name for axis in setting_axes(data)}
+    rows = []
+    for axis in data.declaration.axes:
+        values = values_of(data, axis) if axis.name in varied else list(axis.values)
+        shown = ", ".join(value_text(value) for value in values)
+        rows.append({"label": axis.label, "values": shown, "unit": axis.unit})
+    return rows
+
+
+def _counts(data: StudyData) -> str:
+    roles = data.trials.group_by("role").len().sort("role", descending=True).rows()
+    sizes = data.trials["size"].n_unique() if "size" in data.trials.columns else 0
+    seeds = data.trials["seed"].n_unique() if "seed" in data.trials.columns else 0
+    named = listed([f"{count} {'treatments' if role == 'treatment' else f'{role} controls'}" for role, count in roles])
+    return f"{data.trials.height} trials over {sizes} sizes and {seeds} seeds: {named}."
+
+
+READABLE = {
+    "logprob": "log-prob.", "loss": "clean loss", "near": "near-trigger", "area": "mean retention",
+    "half_life_tokens": "half-life (tokens)", "half_life_success": "by success", "half_life_success_first": "by success, first",
+    "half_life_steps": "steps", "half_life_rate_sum": "summed rate", "half_life_displacement": "displacement",
+}  # fmt: skip
+
+
+def _readable(data: StudyData, numbers: pl.DataFrame) -> pl.DataFrame:
+    """The columns of the table of every number that fit a page; censored half-lives as "> last evaluation"."""
+    axes = [axis.name for axis in setting_axes(data)]
+    columns: list[pl.Expr] = []
+    for name, label in READABLE.items():
+        if name.startswith("half_life"):
+            beyond = pl.concat_str(pl.lit("> "), pl.col(f"{name}_low").map_elements(short, return_dtype=pl.String))
+            reached = pl.col(name).map_elements(short, return_dtype=pl.String)
+            columns.append(pl.when(pl.col(f"{name}_censored")).then(beyond).otherwise(reached).alias(label))
+        else:
+            columns.append(pl.col(name).alias(label))
+    outcome = next(name for name in numbers.columns if name == "outcome" or name.startswith("outcome_"))
+    counts = pl.when(pl.col("prompts").is_not_null()).then(
+        pl.concat_str(pl.col("hits").cast(pl.Int64), pl.lit("/"), pl.col("prompts").cast(pl.Int64))
+    )
+    return numbers.select(
+        "role", "size", "seed", *axes, counts.alias("success at drop"), *columns, pl.col(outcome).alias("outcome")
+    )
+
+
+def _efficiency(totals: dict[str, float]) -> list[tuple[str, str]]:
+    """What the sweep cost, as far as it was recorded."""
+    said = (
+        ("efficiency", "Share of slot time inside training and evaluation", lambda x: f"{x:.2f}"),
+        ("wall_seconds", "Wall time, seconds", lambda x: f"{x:,.0f}"),
+        ("slots", "Slots", lambda x: f"{x:g}"),
+        ("compute_seconds", "Seconds inside training and evaluation", lambda x: f"{x:,.0f}"),
+        ("stages_run", "Stages run", lambda x: f"{x:g}"),
+        ("stages_cached", "Stages that were there already", lambda x: f"{x:g}"),
+        ("stages_failed", "Stages failed", lambda x: f"{x:g}"),
+        ("tokens_trained", "Tokens trained", short),
+        ("tokens_unshared", "Tokens an unshared sweep would have trained", short),
+    )
+    return [(label, tell(totals[f"sweep/{name}"])) for name, label, tell in said if f"sweep/{name}" in totals]
+
+
+def _provenance(data: StudyData, tracking_uri: str) -> dict[str, Any]:
+    """Everything needed to make the numbers again."""
+    tags = data.sweep.tags
+    stages = {
+        folder for name in data.trials.columns if name.startswith("stage_") for folder in data.trials[name].drop_nulls()
+    }
+    try:
+        versions = json.loads(tags.get(schema.TAG_VERSIONS) or "{}")
+    except json.JSONDecodeError:
+        versions = {"": tags[schema.TAG_VERSIONS]}
+    seeds = sorted(data.trials["seed"].drop_nulls().unique()) if "seed" in data.trials.columns else []
+    rows = [
+        ("Study and preset", f"{data.declaration.study}, {data.declaration.preset}"),
+        ("Sweep", tags.get(schema.TAG_SWEEP, "")),
+        ("Started", datetime.fromtimestamp(data.sweep.started / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")),
+        ("Commit", tags.get(schema.TAG_COMMIT) or tags.get("mlflow.source.git.commit", "")),
+        ("Uncommitted changes", tags.get(schema.TAG_CHANGES, "")),
+        ("Seeds", ", ".join(map(str, seeds))),
+        ("Stages", f"{len(stages)} distinct" if stages else ""),
+        ("Tracking store", tracking_uri),
+    ]
+    return {
+        "command": tags.get(schema.TAG_COMMAND) or tags.get("mlflow.source.name", ""),
+        "rows": [(label, value) for label, value in rows if value],
+        "versions": sorted(versions.items()) if isinstance(versions, dict) else [],
+        "settings": json.dumps(data.declaration.settings, indent=2, sort_keys=True, default=str),
+        "stages": sorted(stages),
+    }
