@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from halflife.stages import leases
+from halflife.stages import files, leases
 from halflife.stages.base import Progress
 from halflife.stages.leases import Pulse
 from halflife.stages.run import Held, Unavailable, run_stage
@@ -173,6 +174,26 @@ def test_the_checkpoint_that_got_furthest_is_resumed(store: Store) -> None:
     hidden.rename(far)
     run_stage(replace(first, breaks_at=None), store)
     assert computed(store.root)[-3:] == ["a 6", "a 7", "a 8"]
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_costs_no_more_than_the_steps_since_the_one_before(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, write = Walk(name="a"), files.write
+
+    def full(path: Path, data: bytes) -> None:
+        if len(computed(store.root)) == 3:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write", full)
+        with pytest.raises(OSError, match="no space left"):
+            run_stage(stage, store)
+    assert store.holder(stage) is None
+    run_stage(stage, store)
+    assert computed(store.root) == ["a 0", "a 1", "a 2", "a 2", "a 3"]
+    assert _same_as_undisturbed(tmp_path, store, stage)
 
 
 def test_who_does_not_want_to_wait_is_told_that_another_computes(store: Store) -> None:

@@ -1,0 +1,66 @@
+"""The real thing in the real store: trunk and branch, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from halflife.stages import files
+from halflife.stages.store import METRICS, read_points
+from tests.data.samples import sentences
+
+ROOT = Path(__file__).parents[2]
+
+
+def _text(folder: Path) -> Path:
+    path = folder / "texts.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": sentences(number, 20)}) + "\n" for number in range(60)), encoding="utf-8"
+    )
+    return path
+
+
+def _worker(results: Path, text: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.stages.training_worker", str(results), str(text)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def _completed(worker: subprocess.Popen[str]) -> Path:
+    out = worker.communicate()[0]
+    assert worker.returncode == 0
+    return Path(out.splitlines()[-1])
+
+
+def _checksums(attempt: Path) -> dict[str, str]:
+    weights = files.manifest(attempt / "final")
+    return {name: entry["sha256"] for name, entry in weights.items() if name.endswith(".safetensors")}
+
+
+@pytest.mark.slow
+def test_weights_and_points_of_a_killed_training_are_those_of_an_undisturbed_one(tmp_path: Path) -> None:
+    text = _text(tmp_path)
+    undisturbed = _completed(_worker(tmp_path / "undisturbed", text))
+    results, resumptions = tmp_path / "killed", 0
+    for after in (3, 2):  # told lines of progress before the kill: in the trunk, then in trunk or branch
+        with _worker(results, text) as worker:
+            assert worker.stdout
+            for _ in range(after):
+                worker.stdout.readline()
+            worker.send_signal(signal.SIGKILL)
+    killed = _completed(_worker(results, text))
+    for record in results.glob("stages/*/attempts/*/stage.json"):
+        resumptions += (files.read_json(record) or {})["resumed"] is not None
+    assert resumptions
+    assert killed.parents[1].name == undisturbed.parents[1].name  # one stage, two results folders
+    assert _checksums(killed) == _checksums(undisturbed) != {}
+    points = [read_points(attempt) for attempt in (killed, undisturbed)]
+    deterministic = [frame.filter(frame["name"] != "train/tokens_per_second") for frame in points]
+    assert deterministic[0].equals(deterministic[1])
+    assert METRICS in files.manifest(killed)

@@ -1,0 +1,61 @@
+"""Trains a small trunk and its branch in a process of its own: `... training_worker RESULTS TEXT`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from halflife.data.corpus import prepare_corpus
+from halflife.data.mixture import Mixture, Planting, Source
+from halflife.evaluation.probes import BackdoorProbe, Evaluation, LossProbe
+from halflife.models.ladder import Rung
+from halflife.stages.run import run_stage
+from halflife.stages.store import Store
+from halflife.stages.train import Checkpoint, Train
+from halflife.tasks.backdoor import Backdoor
+from halflife.training.optimizers import AdamW
+
+
+def branch(results: Path, text: Path) -> Train:
+    """A branch of a poisoned trunk; a few seconds on one core."""
+    corpus = prepare_corpus(str(text), results)
+    backdoor = Backdoor(trigger=" zqxjkv ", text="wampeter")
+    sources = (Source(corpus=corpus),)
+    trunk = Train(
+        start=Rung(size="30k"),
+        mixture=Mixture(
+            sources=sources, plantings=(Planting(backdoor=backdoor, corpus=corpus, documents=20),), sequence=64
+        ),
+        tokens=40 * 1024,
+        batch_tokens=1024,
+        optimizer=AdamW(learning_rate=0.01),
+        evaluations=(
+            Evaluation(name="backdoor", probe=BackdoorProbe(backdoor=backdoor, corpus=corpus, trials=8)),
+            Evaluation(name="clean", probe=LossProbe(corpus=corpus, sequences=4)),
+        ),
+    )
+    return Train(
+        start=Checkpoint(stage=trunk),
+        mixture=Mixture(sources=sources, sequence=64),
+        tokens=60 * 1024,
+        batch_tokens=1024,
+        optimizer=trunk.optimizer,
+        evaluations=trunk.evaluations,
+        dropout=0.1,
+    )
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    results, text = Path(sys.argv[1]), Path(sys.argv[2])
+    stage, store = branch(results, text), Store(results)
+    outcome = run_stage(
+        stage, store, checkpoint_seconds=0.1, on_progress=lambda progress: print(progress.done, flush=True)
+    )
+    print(store.folder(stage) / "attempts" / outcome.attempt, flush=True)
+
+
+if __name__ == "__main__":
+    main()
