@@ -74,5 +74,6 @@ def _execute(
     from halflife.sweep.launch import run
 
     study = build(preset, command.settings, command.place)
-    if run(study, command.place) is not None:
+    run(study, command.place)
+    if not command.place.dry_run:
         report(study.declaration.study, command.place)
