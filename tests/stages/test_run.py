@@ -163,6 +163,16 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, store: Store, damag
     assert _same_as_undisturbed(tmp_path, store, whole)
 
 
+@pytest.mark.parametrize("text", ["", '{"fol', "{}", '{"folder": "../../../..", "step": 1, "files": {}}'])
+def test_a_damaged_note_of_a_checkpoint_counts_as_none(store: Store, text: str) -> None:
+    stage = Walk(name="a", breaks_at=3)
+    with pytest.raises(RuntimeError):
+        run_stage(stage, store)
+    next(store.folder(stage).glob("attempts/*/resume.json")).write_text(text)
+    run_stage(replace(stage, breaks_at=None), store)
+    assert computed(store.root)[3:] == ["a 0", "a 1", "a 2", "a 3"]
+
+
 def test_the_checkpoint_that_got_furthest_is_resumed(store: Store) -> None:
     first = Walk(name="a", steps=9, breaks_at=6)
     with pytest.raises(RuntimeError):

@@ -32,8 +32,8 @@ class Resumable:
 
 def checkpoint_of(attempt: Path) -> Resumable | None:
     """The checkpoint that an attempt has left, or None; its checksums are yet to be looked at."""
-    entry = files.read_json(attempt / RESUME)
-    if entry is None or (attempt / RETRACTED).exists():
+    entry = files.read_json(attempt / RESUME) or {}
+    if not {"folder", "step", "files"} <= entry.keys() or (attempt / RETRACTED).exists():
         return None
     folder = attempt / entry["folder"]
     if not folder.resolve().is_relative_to(attempt.resolve()):
