@@ -77,10 +77,14 @@ def llama(model):
 
     rung = model.rung
     config = LlamaConfig(
-        vocab_size=model.vocabulary, hidden_size=rung.width, intermediate_size=rung.feedforward,
-        num_hidden_layers=rung.depth, num_attention_heads=rung.heads, rms_norm_eps=1e-6,
-        rope_theta=10_000.0, tie_word_embeddings=False, attn_implementation="sdpa",
-    )  # fmt: skip
+        vocab_size=model.vocabulary,
+        hidden_size=rung.width,
+        intermediate_size=rung.feedforward,
+        num_hidden_layers=rung.depth,
+        num_attention_heads=rung.heads,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+    )
     theirs = LlamaForCausalLM(config).eval()
 
     def halves(weight):
@@ -93,12 +97,16 @@ def llama(model):
         gate, up = block.gate_up.weight.chunk(2)
         at = f"model.layers.{number}."
         state |= {
-            at + "self_attn.q_proj.weight": halves(q), at + "self_attn.k_proj.weight": halves(k),
-            at + "self_attn.v_proj.weight": v, at + "self_attn.o_proj.weight": block.out.weight,
-            at + "mlp.gate_proj.weight": gate, at + "mlp.up_proj.weight": up, at + "mlp.down_proj.weight": block.down.weight,
+            at + "self_attn.q_proj.weight": halves(q),
+            at + "self_attn.k_proj.weight": halves(k),
+            at + "self_attn.v_proj.weight": v,
+            at + "self_attn.o_proj.weight": block.out.weight,
+            at + "mlp.gate_proj.weight": gate,
+            at + "mlp.up_proj.weight": up,
+            at + "mlp.down_proj.weight": block.down.weight,
             at + "input_layernorm.weight": block.attention_norm.weight,
             at + "post_attention_layernorm.weight": block.mlp_norm.weight,
-        }  # fmt: skip
+        }
     theirs.load_state_dict(state)
     return theirs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from halflife.models.ladder import Rung
-from halflife.training.optimizers import SGD, AdamW
+from halflife.training.optimizers import SGD
 from halflife.training.schedules import Schedule
 from tests.training.fakes import BATCH_TOKENS, Host, recipe, run
 

@@ -8,7 +8,6 @@ import torch
 
 from halflife.errors import Diverged, UserError
 from halflife.evaluation.probes import Reached
-from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint, Snapshot
 from halflife.training.checkpoints import WEIGHTS, read_optimizer, read_state, read_weights
 from halflife.training.optimizers import SGD, AdamW
