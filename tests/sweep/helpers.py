@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fakes import Fake
+from tests.sweep.fakes import Fake
 
 from halflife.sweep.study import Study, Trial
 from halflife.tracking import schema

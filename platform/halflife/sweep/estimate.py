@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,7 +110,8 @@ def show(study: Study, plan: Plan, place: Place, console: Console) -> None:
         console.print(line, markup=False)
     missing = total.stages - total.cached
     console.print(
-        f"{len(study.trials)} trials; {missing} of {total.stages} stages missing, {found.slots} at once on {place.actual_device}"
+        f"{len(study.trials)} trials; {missing} of {total.stages} stages missing, "
+        f"{found.slots} at once on {place.actual_device}"
     )
     if missing:
         basis = f"assuming {_si(ASSUMED_FLOPS[place.actual_device])}FLOP/s a slot"
@@ -129,8 +130,8 @@ def _sort(stage: Stage) -> tuple[Any, ...]:
 
 def _speeds(plan: Plan) -> dict[tuple[Any, ...], float]:
     """FLOP/s, evaluations included, of complete stages by sort."""
-    flops: Counter[tuple[Any, ...]] = Counter()
-    seconds: Counter[tuple[Any, ...]] = Counter()
+    flops: defaultdict[tuple[Any, ...], float] = defaultdict(float)
+    seconds: defaultdict[tuple[Any, ...], float] = defaultdict(float)
     for key, outcome in plan.outcomes.items():
         stage, summary = plan.stages[key], outcome.summary
         spent = (summary.get("seconds_training") or 0.0) + (summary.get("seconds_evaluating") or 0.0)

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import tune
@@ -96,10 +96,10 @@ class PlanSearcher(Searcher):
         self._running: dict[str, Stage] = {}
         self._watches: dict[str, leases.Watch] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
         stage, wait = self._next()
         if stage is None:
-            return Searcher.FINISHED if self._plan.finished else None
+            return cast(None, Searcher.FINISHED) if self._plan.finished else None
         self._running[trial_id] = stage
         return {"task": self._make_task(stage, wait)}
 

@@ -18,15 +18,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from halflife.errors import UserError
 from halflife.tracking import schema
 
 Kind = Literal["sweep", "trial", "stage"]
-Status = Literal["FINISHED", "FAILED", "KILLED", "RUNNING"]
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 BATCH = 1000
 """Points a call: MLflow's limit."""
 _SOON = 2.0
 """Seconds: a lock that is free is ours by then."""
+_LONGEST_PAUSE = 15.0
+_IDENTIFYING = {"sweep": schema.TAG_SWEEP, "trial": schema.TAG_TRIAL, "stage": schema.TAG_STAGE}
 _PERMANENT = {
     "INVALID_PARAMETER_VALUE",
     "RESOURCE_DOES_NOT_EXIST",
@@ -73,6 +76,7 @@ class Rejected(Exception):
 
 @dataclass(kw_only=True)
 class _Job:
+    ref: RunRef
     what: str
     """For people, when it could not be done."""
     work: Callable[[], None]
@@ -98,10 +102,13 @@ class Publisher:
         pause: float = 0.5,
     ) -> None:
         self._uri, self._experiment, self._description, self._sweep = tracking_uri, experiment, description, sweep
-        self._artifacts, self._alone, self._client, self._pause = artifacts, alone or nullcontext(), client, pause
+        self._artifacts, self._alone, self._client = artifacts, alone or nullcontext(), client
+        self._first_pause = self._pause = pause
         self._experiment_id = ""
         self._ids: dict[RunRef, str] = {}
         self._complete: set[RunRef] = set()
+        self._damaged: set[RunRef] = set()
+        """Runs that lack something which the store refused; they are never called complete."""
         self._jobs: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._closing = self._abandoned = self._attached = False
@@ -116,7 +123,7 @@ class Publisher:
 
     def ensure(self, run: Run) -> None:
         """Let `run` exist. Its parameters and tags are written anew unless it has been published completely."""
-        self._put(f"run {run.name!r}", lambda: self._ensure(run))
+        self._put(run.ref, f"run {run.name!r}", lambda: self._ensure(run))
 
     def log(
         self,
@@ -142,7 +149,7 @@ class Publisher:
             if tags:
                 self._write(ref, tags=tags)
 
-        self._put(what, work)
+        self._put(ref, what, work)
 
     def artifact(self, ref: RunRef, name: str, text: str) -> None:
         """Keep `text` as the run's artifact `name`."""
@@ -151,7 +158,7 @@ class Publisher:
             if ref not in self._complete:
                 self._client.log_text(self._id(ref), text, name)
 
-        self._put(f"artifact {name}", work)
+        self._put(ref, f"artifact {name}", work)
 
     def finish(self, ref: RunRef, status: Status, *, complete: bool = True) -> None:
         """End the run. `complete`: every point has been written, and the run is left alone from now on."""
@@ -159,16 +166,14 @@ class Publisher:
         def work() -> None:
             if ref in self._complete:
                 return
-            if complete:
+            whole = complete and ref not in self._damaged
+            if whole:
                 self._write(ref, tags={schema.TAG_PUBLISHED: "complete"})
-            if status == "RUNNING":
-                self._client.update_run(self._id(ref), status)
-            else:
-                self._client.set_terminated(self._id(ref), status)
-            if complete:
+            self._client.set_terminated(self._id(ref), status)
+            if whole:
                 self._complete.add(ref)
 
-        self._put(f"end of {ref.kind} {ref.key}", work)
+        self._put(ref, f"end of {ref.kind} {ref.key}", work)
 
     @property
     def troubled(self) -> str | None:
@@ -198,9 +203,9 @@ class Publisher:
 
     # The thread.
 
-    def _put(self, what: str, work: Callable[[], None]) -> None:
+    def _put(self, ref: RunRef, what: str, work: Callable[[], None]) -> None:
         with self._wake:
-            self._jobs.append(_Job(what=what, work=work))
+            self._jobs.append(_Job(ref=ref, what=what, work=work))
             self._wake.notify_all()
 
     def _serve(self) -> None:
@@ -223,12 +228,13 @@ class Publisher:
         except Exception as error:
             if _transient(error):
                 self._trouble = _one_line(error)
-                with self._wake:
-                    self._wake.wait(self._pause)
-                self._pause = min(15.0, 1.5 * self._pause)
+                self._attached = False  # the answer may be lost, the run made: look before making another
+                time.sleep(min(self._pause, self._first_pause) if self._closing else self._pause)
+                self._pause = min(_LONGEST_PAUSE, 1.5 * self._pause)
                 return
             self.rejected.append(f"{job.what}: {_one_line(error)}")
-        self._pause = min(self._pause, 0.5)
+            self._damaged.add(job.ref)
+        self._pause = self._first_pause
         self._trouble, self._advanced = None, time.monotonic()
         self._jobs.popleft()
 
@@ -271,12 +277,12 @@ class Publisher:
 
     def _remember(self, run: Any) -> None:
         tags = run.data.tags
-        for kind, tag in (("trial", schema.TAG_TRIAL), ("stage", schema.TAG_STAGE), ("sweep", schema.TAG_SWEEP)):
-            if tags.get(schema.TAG_KIND) == kind and tag in tags:
-                ref = RunRef(kind, tags[tag])
-                self._ids[ref] = run.info.run_id
-                if tags.get(schema.TAG_PUBLISHED) == "complete":
-                    self._complete.add(ref)
+        kind, identifying = tags[schema.TAG_KIND], _IDENTIFYING.get(tags[schema.TAG_KIND])
+        if identifying in tags:
+            ref = RunRef(kind, tags[identifying])
+            self._ids[ref] = run.info.run_id
+            if tags.get(schema.TAG_PUBLISHED) == "complete":
+                self._complete.add(ref)
 
     def _ensure(self, run: Run) -> None:
         if run.ref in self._complete:
@@ -296,15 +302,12 @@ class Publisher:
             schema.TAG_SCHEMA: str(schema.SCHEMA),
             schema.TAG_KIND: run.ref.kind,
             schema.TAG_STUDY: self._experiment,
+            _IDENTIFYING[run.ref.kind]: run.ref.key,
         }
         if run.description:
             tags["mlflow.note.content"] = run.description
-        if run.ref.kind == "stage":
-            tags[schema.TAG_STAGE] = run.ref.key
-        else:
-            tags[schema.TAG_SWEEP] = self._sweep
         if run.ref.kind == "trial":
-            tags[schema.TAG_TRIAL] = run.ref.key
+            tags[schema.TAG_SWEEP] = self._sweep
         if run.ref.kind != "sweep":
             tags[schema.PARENT_RUN] = self._id(RunRef("sweep", self._sweep))
         return tags
@@ -345,11 +348,29 @@ def connect(tracking_uri: str) -> Any:
     return MlflowClient(tracking_uri)
 
 
+def attach(tracking_uri: str, *, experiment: str, sweep: str, folder: Path, name: str) -> str:
+    """Keep the files below `folder` as artifacts `name/...` of the sweep's run. Returns the run's id.
+
+    Raises UserError when the store has no such sweep.
+    """
+    client = connect(tracking_uri)
+    found = client.get_experiment_by_name(experiment)
+    where = f"tags.`{schema.TAG_KIND}` = 'sweep' and tags.`{schema.TAG_SWEEP}` = '{sweep}'"
+    runs = client.search_runs([found.experiment_id], where, max_results=1) if found else []
+    if not runs:
+        raise UserError(f"{tracking_uri} has no run of sweep {sweep} of {experiment!r}: give the study's command again")
+    client.log_artifacts(runs[0].info.run_id, str(folder), name)
+    return runs[0].info.run_id
+
+
 def _transient(error: Exception) -> bool:
     """Whether trying again may help: a server that is down, busy, or in trouble."""
     code = getattr(error, "error_code", None)
     if code is not None:
         return code not in _PERMANENT
+    answer = getattr(error, "response", None)  # of an artifact's upload
+    if answer is not None and 400 <= answer.status_code < 500:
+        return answer.status_code in (408, 429)
     return isinstance(error, OSError)  # requests' own errors are OSErrors
 
 

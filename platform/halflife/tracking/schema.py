@@ -118,7 +118,8 @@ class Declaration:
         data = json.loads(text)
         if data["schema"] > SCHEMA:
             raise ValueError(
-                f"the runs were written with schema {data['schema']}, this analysis reads up to {SCHEMA}: upgrade halflife"
+                f"the runs were written with schema {data['schema']}, this analysis reads up to {SCHEMA}: "
+                "upgrade halflife"
             )
         data["axes"] = tuple(Axis(**{**axis, "values": tuple(axis["values"])}) for axis in data["axes"])
         data["outcomes"] = tuple(Outcome(**outcome) for outcome in data["outcomes"])

@@ -1,0 +1,87 @@
+"""An MLflow store in memory that can be down, lose an answer, or refuse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+
+class Refused(Exception):
+    error_code = "INVALID_PARAMETER_VALUE"
+
+
+class Page(list[Any]):
+    token = None
+
+
+@dataclass
+class FakeStore:
+    """The calls that the publisher makes of an MlflowClient."""
+
+    down: bool = False
+    lose_answers: int = 0
+    """So many calls take effect and then fail."""
+    refuse: set[str] = field(default_factory=set)
+    """Names of metrics that are refused."""
+    experiments: dict[str, Any] = field(default_factory=dict)
+    runs: dict[str, Any] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if self.down:
+            raise ConnectionError("the server is down")
+
+    def _answer(self, value: Any = None) -> Any:
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise ConnectionError("the answer got lost")
+        return value
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        self._call("get_experiment_by_name")
+        return self.experiments.get(name)
+
+    def create_experiment(self, name: str, artifact_location: str | None = None, tags: Any = None) -> str:
+        self._call("create_experiment")
+        self.experiments[name] = SimpleNamespace(experiment_id="1", lifecycle_stage="active", location=artifact_location)
+        return self._answer("1")
+
+    def search_runs(self, experiments: list[str], where: str, max_results: int, page_token: Any = None) -> Page:
+        self._call("search_runs")
+        tag, value = where.removeprefix("tags.`").replace("` = ", "=").split("=")
+        return Page(run for run in self.runs.values() if run.data.tags.get(tag) == value.strip("'"))
+
+    def create_run(self, experiment: str, tags: dict[str, str], run_name: str) -> Any:
+        self._call("create_run")
+        number = f"run{len(self.runs)}"
+        run = SimpleNamespace(
+            info=SimpleNamespace(run_id=number, name=run_name, status="RUNNING"),
+            data=SimpleNamespace(tags=dict(tags), params={}, points=[], artifacts={}),
+        )
+        self.runs[number] = run
+        return self._answer(run)
+
+    def update_run(self, run_id: str, status: str) -> None:
+        self._call("update_run")
+        self.runs[run_id].info.status = status
+
+    def set_terminated(self, run_id: str, status: str) -> None:
+        self._call("set_terminated")
+        self.runs[run_id].info.status = status
+
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        self._call("log_text")
+        self.runs[run_id].data.artifacts[name] = text
+
+    def log_batch(self, run_id: str, metrics: list[Any], params: list[Any], tags: list[Any]) -> None:
+        self._call("log_batch")
+        assert len(metrics) <= 1000
+        if any(metric.key in self.refuse for metric in metrics):
+            raise Refused("no such metric")
+        data = self.runs[run_id].data
+        data.points += [(metric.key, metric.step, metric.value, metric.timestamp) for metric in metrics]
+        data.params.update({param.key: param.value for param in params})
+        data.tags.update({tag.key: tag.value for tag in tags})
+        self._answer()

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+
+import pytest
+from tests.tracking.fake_store import FakeStore
+
+from halflife.tracking import schema
+from halflife.tracking.publisher import BATCH, Point, Publisher, Run, RunRef
+
+SWEEP, TRIAL, STAGE = RunRef("sweep", "s1"), RunRef("trial", "t1"), RunRef("stage", "train-abc")
+
+
+def publisher(store: FakeStore, **more) -> Publisher:
+    return Publisher("unused", experiment="study", description="", sweep="s1", client=store, pause=0.01, **more)
+
+
+def publish(store: FakeStore, points: Iterable[Point] = (), **more) -> list[str]:
+    """One sweep with one trial, whole."""
+    out = publisher(store, **more)
+    out.ensure(Run(ref=SWEEP, name="study smoke", parameters={"settings/sizes": "1k"}))
+    out.artifact(SWEEP, "study.json", "{}")
+    out.ensure(Run(ref=TRIAL, name="a trial", parameters={"seed": 0}, tags={schema.TAG_ROLE: "treatment"}))
+    out.log(TRIAL, "branch of a trial", points=lambda: points, tags={"halflife.outcome.branch": "complete"})
+    out.finish(TRIAL, "FINISHED")
+    out.finish(SWEEP, "FINISHED")
+    return out.close(patience=5.0)
+
+
+def run_named(store: FakeStore, name: str):
+    (run,) = [run for run in store.runs.values() if run.info.name == name]
+    return run
+
+
+def points(count: int) -> list[Point]:
+    return [Point("branch/skill/hits", step, float(step), 1_000) for step in range(count)]
+
+
+def test_a_trial_is_found_by_its_tags_below_its_sweep():
+    store = FakeStore()
+    assert publish(store, points(3)) == []
+    sweep, trial = run_named(store, "study smoke"), run_named(store, "a trial")
+    assert sweep.data.tags[schema.TAG_KIND] == "sweep"
+    assert sweep.data.tags[schema.TAG_SWEEP] == "s1"
+    assert sweep.data.artifacts == {"study.json": "{}"}
+    assert trial.data.tags[schema.TAG_KIND] == "trial"
+    assert trial.data.tags[schema.TAG_TRIAL] == "t1"
+    assert trial.data.tags[schema.TAG_SWEEP] == "s1"
+    assert trial.data.tags[schema.PARENT_RUN] == sweep.info.run_id
+    assert trial.data.tags[schema.TAG_ROLE] == "treatment"
+    assert trial.data.tags[schema.TAG_PUBLISHED] == "complete"
+    assert trial.data.params == {"seed": "0"}
+    assert trial.info.status == sweep.info.status == "FINISHED"
+
+
+def test_a_shared_stage_has_a_run_that_names_its_folder():
+    store = FakeStore()
+    out = publisher(store)
+    out.ensure(Run(ref=SWEEP, name="study smoke"))
+    out.ensure(Run(ref=STAGE, name="trunk"))
+    assert out.close() == []
+    tags = run_named(store, "trunk").data.tags
+    assert tags[schema.TAG_STAGE] == "train-abc"
+    assert tags[schema.TAG_KIND] == "stage"
+    assert tags[schema.PARENT_RUN] == run_named(store, "study smoke").info.run_id
+
+
+def test_points_go_in_batches_and_in_order():
+    store = FakeStore()
+    assert publish(store, points(2 * BATCH + 1)) == []
+    assert [point[1] for point in run_named(store, "a trial").data.points] == list(range(2 * BATCH + 1))
+
+
+def test_publishing_again_adds_nothing_and_does_not_read_the_points():
+    store = FakeStore()
+    publish(store, points(3))
+    runs, before = len(store.runs), list(run_named(store, "a trial").data.points)
+    store.calls.clear()
+
+    def unread() -> Iterable[Point]:
+        raise AssertionError("points of a complete run were read")
+        yield
+
+    assert publish(store, unread()) == []
+    assert len(store.runs) == runs
+    assert run_named(store, "a trial").data.points == before
+    assert set(store.calls) == {"get_experiment_by_name", "search_runs"}
+
+
+def test_what_was_said_while_the_server_was_down_arrives_when_it_is_back():
+    store = FakeStore(down=True)
+    threading.Timer(0.3, lambda: setattr(store, "down", False)).start()
+    assert publish(store, points(BATCH + 5)) == []
+    assert len(run_named(store, "a trial").data.points) == BATCH + 5
+
+
+def test_callers_never_wait_for_a_server_that_is_down():
+    store = FakeStore(down=True)
+    out = publisher(store)
+    began = time.monotonic()
+    out.ensure(Run(ref=SWEEP, name="study smoke"))
+    assert time.monotonic() - began < 0.1
+    while out.troubled is None:
+        time.sleep(0.01)
+    assert "down" in out.troubled
+    store.down = False
+    assert out.close() == []
+    assert out.troubled is None
+
+
+def test_a_server_that_stays_down_is_given_up_and_the_loss_is_named():
+    left = []
+    store = FakeStore(down=True)
+    out = publisher(store)
+    out.ensure(Run(ref=SWEEP, name="study smoke"))
+    out.ensure(Run(ref=TRIAL, name="a trial"))
+    left = out.close(patience=0.2)
+    assert left == ["run 'study smoke'", "run 'a trial'"]
+    store.down = False
+    assert publish(store, points(3)) == []
+    assert len(run_named(store, "a trial").data.points) == 3
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3, 5])
+def test_a_lost_answer_makes_no_second_run(lost: int):
+    store = FakeStore(lose_answers=lost)
+    assert publish(store, points(3)) == []
+    assert sorted(run.info.name for run in store.runs.values()) == ["a trial", "study smoke"]
+    assert set(run_named(store, "a trial").data.points) == {(p.name, p.step, p.value, p.timestamp) for p in points(3)}
+
+
+def test_what_the_server_refuses_is_said_and_the_rest_goes_on_but_the_run_is_not_called_complete():
+    store = FakeStore(refuse={"branch/skill/hits"})
+    (refusal,) = publish(store, points(3))
+    assert refusal == "branch of a trial: no such metric"
+    trial = run_named(store, "a trial")
+    assert trial.info.status == "FINISHED"
+    assert schema.TAG_PUBLISHED not in trial.data.tags
+
+
+def test_points_that_cannot_be_read_are_said_and_the_rest_goes_on():
+    def broken() -> Iterable[Point]:
+        yield Point("branch/a/b", 0, 1.0, 0)
+        raise ValueError("torn file")
+
+    store = FakeStore()
+    assert publish(store, broken()) == ["branch of a trial: torn file"]
+    assert run_named(store, "study smoke").info.status == "FINISHED"
+
+
+def test_an_experiment_that_was_deleted_is_named_with_the_way_back():
+    store = FakeStore()
+    publish(store, points(1))
+    store.experiments["study"].lifecycle_stage = "deleted"
+    assert "mlflow experiments restore --experiment-id 1" in publish(store, points(1))[0]
+
+
+def test_two_publishers_of_one_sweep_take_turns():
+    store, lock = FakeStore(), threading.Lock()
+    first = publisher(store, alone=lock)
+    first.ensure(Run(ref=SWEEP, name="study smoke"))
+    while "create_run" not in store.calls:
+        time.sleep(0.01)
+    second = publisher(store, alone=lock)
+    second.ensure(Run(ref=SWEEP, name="study smoke"))
+    first.finish(SWEEP, "FINISHED")
+    assert first.close() == []
+    assert second.close() == []
+    assert store.calls.count("create_run") == 1
