@@ -47,9 +47,10 @@ def _require_server(uri: str) -> None:
 
 
 def _require_file(uri: str) -> None:
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or not str(path).strip("/"):
+    name = uri.removeprefix("sqlite:///")
+    if name in ("", uri):
         raise UserError(f"tracking URI {uri!r} names no file: {_EXPECTED}")
+    path = Path(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with sqlite3.connect(path, timeout=_SECONDS) as connection:

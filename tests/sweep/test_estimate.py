@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from halflife.stages.plan import Plan
+from halflife.stages.run import run_stage
+from halflife.stages.store import Store
+from halflife.sweep import estimate as estimating
+from halflife.sweep.estimate import STARTUP_SECONDS, estimate
+from halflife.sweep.place import Place
+from tests.sweep.helpers import study
+
+
+def prepared(tmp_path: Path, completed: int = 0, **settings):
+    made, store = study(trunks=2, branches=3, seconds=0.02, **settings), Store(tmp_path)
+    for stage in made.stages[:completed]:
+        run_stage(stage, store)
+    return made, Plan(made.stages, store), Place(results=tmp_path, device="cpu", max_concurrent=2)
+
+
+def test_the_table_counts_stages_by_phase(tmp_path: Path):
+    found = estimate(*prepared(tmp_path, completed=2))
+    assert (found.phases["trunk"].stages, found.phases["trunk"].cached) == (2, 1)
+    assert (found.phases["branch"].stages, found.phases["branch"].cached) == (6, 1)
+    assert found.total.stages == 8
+    assert found.total.tokens == 6 * 5
+
+
+def test_time_is_the_work_over_the_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(estimating.ASSUMED_FLOPS, "cpu", 1e6 * 0.02)  # a stage a second
+    assert estimate(*prepared(tmp_path)).seconds == pytest.approx(8 / 2 + STARTUP_SECONDS)
+
+
+def test_time_is_never_below_the_longest_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(estimating.ASSUMED_FLOPS, "cpu", 1e6 * 0.02)
+    made, plan, _ = prepared(tmp_path)
+    wide = Place(results=tmp_path, device="cpu", max_concurrent=100)
+    assert estimate(made, plan, wide).seconds == pytest.approx(2 + STARTUP_SECONDS)
+
+
+def test_speed_is_measured_on_what_is_complete(tmp_path: Path):
+    found = estimate(*prepared(tmp_path, completed=2))
+    assert found.measured == 6
+    assert found.seconds == pytest.approx(6 * 0.02 / 2 + STARTUP_SECONDS, rel=0.5, abs=0.2)
+
+
+def test_a_complete_study_takes_no_time(tmp_path: Path):
+    found = estimate(*prepared(tmp_path, completed=8))
+    assert (found.seconds, found.disk_bytes, found.memory_bytes) == (0.0, 0.0, 0.0)
+
+
+def test_the_table_is_printed(tmp_path: Path):
+    made, plan, place = prepared(tmp_path)
+    console = Console(record=True, width=120, file=open("/dev/null", "w"))
+    estimating.show(made, plan, place, console)
+    text = console.export_text()
+    assert "nothing is run" in text
+    assert "6 trials; 8 of 8 stages missing, 2 at once on cpu" in text
+    assert "assuming 25 GFLOP/s a slot" in text

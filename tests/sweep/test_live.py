@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from halflife.stages.base import Outcome, Progress
+from halflife.stages.plan import Plan
+from halflife.stages.store import Store
+from halflife.sweep.live import View
+from tests.sweep.helpers import study
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Setting:
+    """A plan of 2 trunks with 2 branches each, a view of it, and what the view has printed."""
+
+    def __init__(self, root: Path, *, terminal: bool = False) -> None:
+        self.plan = Plan(study(trunks=2, branches=2).stages, Store(root))
+        self.file, self.clock, self.trouble = io.StringIO(), Clock(), None
+        console = Console(file=self.file, force_terminal=terminal, width=200, color_system=None)
+        self.view = View(self.plan, Store(root), console, trouble=lambda: self.trouble, clock=self.clock)
+
+    def complete_one(self) -> None:
+        stage = self.plan.take()
+        assert stage
+        self.plan.completed(stage.key, Outcome(status="complete", attempt="a", summary={}))
+
+
+def test_plain_lines_come_every_quarter_minute(tmp_path: Path):
+    setting = Setting(tmp_path)
+    with setting.view:
+        for second in range(0, 61):
+            setting.clock.now = float(second)
+            setting.view.refresh()
+    assert setting.file.getvalue().splitlines() == ["0/6 stages done · 0 running"] * 4
+
+
+def test_the_line_counts_what_is_done_failed_blocked_and_troubled(tmp_path: Path):
+    setting = Setting(tmp_path)
+    setting.complete_one()
+    trunk = setting.plan.take()
+    assert trunk
+    setting.plan.failed(trunk.key, "as asked")
+    setting.trouble = "the server is down"
+    expected = "1/6 stages done · 0 running · 1 failed · 2 blocked · tracking store: the server is down"
+    assert setting.view.line([]) == expected
+
+
+def test_the_end_is_estimated_from_the_work_done_so_far(tmp_path: Path):
+    setting = Setting(tmp_path)
+    assert setting.view.seconds_left([]) is None
+    first = setting.plan.take()
+    assert first
+    setting.view.refresh()  # sees the first stage begin
+    setting.clock.now = 10.0
+    half = [(first, Progress(done=1, total=2, rate=7.0))]
+    assert setting.view.seconds_left(half) == pytest.approx(110.0)  # half a stage of six in 10 s
+    setting.plan.completed(first.key, Outcome(status="complete", attempt="a", summary={}))
+    assert setting.view.seconds_left([]) == pytest.approx(50.0)
+
+
+def test_blocked_work_is_not_waited_for(tmp_path: Path):
+    setting = Setting(tmp_path)
+    one, two = setting.plan.take(), setting.plan.take()
+    assert one
+    assert two
+    setting.view.refresh()
+    setting.clock.now = 10.0
+    setting.plan.completed(one.key, Outcome(status="complete", attempt="a", summary={}))
+    setting.plan.failed(two.key, "as asked")
+    assert setting.view.seconds_left([]) == pytest.approx(20.0)  # two branches of the first trunk
+
+
+def test_a_terminal_shows_the_running_stages_by_name(tmp_path: Path):
+    setting = Setting(tmp_path, terminal=True)
+    with setting.view:
+        stage = setting.plan.take()
+        assert stage
+        setting.clock.now = 1.0
+        setting.view.refresh()
+        shown = setting.file.getvalue()
+    assert stage.label in shown
+    assert "1 running" in shown

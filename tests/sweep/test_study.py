@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from halflife.errors import UserError
+from halflife.sweep.study import Study, Trial
+from halflife.tracking import schema
+from tests.sweep.fakes import Fake
+from tests.sweep.helpers import CONTROLS, declaration, study
+
+
+def test_stages_named_by_several_trials_are_shared_and_listed_once():
+    made = study(trunks=2, branches=3)
+    assert [stage.label for stage in made.stages].count("trunk0") == 1
+    shared = {stage.label for stage in made.stages if made.shared(stage)}
+    assert shared == {"trunk0", "trunk1"}
+
+
+def test_the_same_study_has_the_same_key_and_any_change_of_a_trial_another():
+    made = study()
+    assert made.key == study().key
+    renamed = dataclasses.replace(made.trials[0], parameters={**made.trials[0].parameters, "branch": 7})
+    assert Study(declaration=made.declaration, trials=(renamed, *made.trials[1:])).key != made.key
+
+
+def test_facts_are_no_part_of_a_trials_identity():
+    trial = study().trials[0]
+    assert dataclasses.replace(trial, facts={"rung": "2 layers"}).key == trial.key
+
+
+def test_a_study_without_trials_is_refused():
+    with pytest.raises(UserError, match="has no trials"):
+        Study(declaration=declaration(), trials=())
+
+
+def test_two_trials_of_one_name_are_refused():
+    made = study()
+    with pytest.raises(UserError, match="several trials named 'branch0.0'"):
+        Study(declaration=made.declaration, trials=(*made.trials, made.trials[0]))
+
+
+@pytest.mark.parametrize("kind", ["positive", "absent", "null"])
+def test_a_study_that_lacks_a_control_is_refused(kind: str):
+    controls = tuple(control for control in CONTROLS if control.kind != kind)
+    with pytest.raises(UserError, match=f"declares no {kind} control"):
+        Study(declaration=declaration(controls=controls), trials=study().trials)
+
+
+def test_a_declared_control_without_a_trial_is_refused():
+    lone = Trial(name="lone", parameters={"branch": 0}, stages={"trunk": Fake(name="t")})
+    with pytest.raises(UserError, match="'cause kept' of role 'positive', but no trial has that role"):
+        Study(declaration=declaration(), trials=(lone,))
+
+
+def test_an_axis_that_no_trial_has_is_refused():
+    axes = (schema.Axis(name="sizes", label="size", values=("1k",)),)
+    with pytest.raises(UserError, match="axis 'sizes', which no trial has"):
+        Study(declaration=declaration(axes=axes), trials=study().trials)

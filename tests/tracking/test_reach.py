@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from halflife.errors import UserError
+from halflife.tracking.reach import require_reachable
+
+
+def serve(code: int) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(b"OK")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Not on the terminal."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_that_answers_is_reachable():
+    for uri in serve(200):
+        require_reachable(uri)
+        require_reachable(uri + "/")
+
+
+def test_a_server_that_refuses_us_says_what_to_set():
+    for uri in serve(403):
+        with pytest.raises(UserError, match=r"refuses this client \(403\).*MLFLOW_TRACKING_USERNAME"):
+            require_reachable(uri)
+
+
+def test_a_server_of_another_kind_is_doubted():
+    for uri in serve(404):
+        with pytest.raises(UserError, match="is it an MLflow server"):
+            require_reachable(uri)
+
+
+def test_nobody_at_the_address_is_one_clear_line():
+    for uri in serve(200):
+        gone = uri
+    with pytest.raises(UserError, match="no MLflow server answers at http://127.0.0.1") as error:
+        require_reachable(gone)
+    assert "\n" not in str(error.value)
+
+
+def test_a_new_sqlite_file_is_reachable_and_its_folder_is_made(tmp_path: Path):
+    require_reachable(f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}")
+    assert (tmp_path / "new").is_dir()
+
+
+def test_a_sqlite_file_that_is_none_is_refused(tmp_path: Path):
+    (tmp_path / "mlflow.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(UserError, match="cannot be opened"):
+        require_reachable(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_a_sqlite_file_in_use_is_reachable(tmp_path: Path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        connection.execute("CREATE TABLE t (x)")
+        connection.execute("INSERT INTO t VALUES (1)")
+        require_reachable(uri)
+    connection.close()
+
+
+@pytest.mark.parametrize("uri", ["", "mlruns", "file:///tmp/mlruns", "ftp://host/x", "sqlite://", "sqlite:///"])
+def test_what_is_no_tracking_uri_is_refused(uri: str):
+    with pytest.raises(UserError, match="expected sqlite:///PATH"):
+        require_reachable(uri)
+
+
+def test_the_password_of_a_database_is_never_shown():
+    with pytest.raises(UserError) as error:
+        require_reachable("postgresql://someone:hunter2@127.0.0.1:1/runs")
+    assert "hunter2" not in str(error.value)
+    assert "127.0.0.1:1/runs" in str(error.value)
