@@ -141,4 +141,10 @@ def document_count(results: Path, corpus: Corpus, split: str) -> int:
 @functools.lru_cache(maxsize=256)
 def occurrences(results: Path, corpus: Corpus, text: str) -> int:
     """How often `text` occurs in the corpus, all splits together."""
-    return int(read_documents(results, corpus)["text"].str.count_matches(text, literal=True).sum())
+    return int(_all_texts(results, corpus).str.count_matches(text, literal=True).sum())
+
+
+@functools.lru_cache(maxsize=2)
+def _all_texts(results: Path, corpus: Corpus) -> pl.Series:
+    """Kept, as a study asks for every trigger that its seeds draw."""
+    return read_documents(results, corpus)["text"]

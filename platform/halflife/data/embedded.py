@@ -129,7 +129,7 @@ def _sources(package: str) -> Iterator[tuple[str, str]]:
 def embedded_documents(domains: tuple[Domain, ...]) -> list[Document]:
     """Every document of the domains, deduplicated over all splits together."""
     collecting = gc.isenabled()
-    gc.disable()  # millions of syntax-tree nodes, none in a cycle: the collector would take a third of the time
+    gc.disable()  # millions of syntax-tree nodes, none in a cycle: the collector would take nearly a third of the time
     try:
         return _embedded_documents(domains)
     finally:

@@ -13,7 +13,6 @@ EXTRACTION_VERSION = 1
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _RULE = re.compile(r"[=\-~^\"'`#*+]{3,}")
-_BLANK_LINES = re.compile(r"\n(?:[ \t]*\n){2,}")
 
 
 def parse(source: str) -> ast.Module | None:
@@ -46,15 +45,21 @@ def docstring_nodes(tree: ast.Module) -> list[ast.Constant]:
 
 
 def without_docstrings(source: str, docstrings: list[ast.Constant]) -> str:
-    """`source` less the lines of its docstrings; a docstring that shares its lines with code stays."""
+    """`source` less the lines of its docstrings and the blank line after each.
+
+    A docstring that shares a line with code stays.
+    """
     lines = source.split("\n")
+    removed: set[int] = set()
     for node in docstrings:
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
         before = lines[first].encode()[: node.col_offset]
         after = lines[last].encode()[node.end_col_offset :]
         if not before.strip() and not after.strip():
-            lines[first : last + 1] = [""] * (last + 1 - first)
-    return _BLANK_LINES.sub("\n\n\n", "\n".join(lines)).strip("\n") + "\n"
+            removed.update(range(first, last + 1))
+            if last + 1 < len(lines) and not lines[last + 1].strip():
+                removed.add(last + 1)
+    return "\n".join(line for number, line in enumerate(lines) if number not in removed).strip("\n") + "\n"
 
 
 def dedent(docstring: str) -> str:

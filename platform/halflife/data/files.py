@@ -100,8 +100,8 @@ def _split(texts: list[tuple[str, str]], label: str) -> list[Document]:
         lengths[split] += len(texts[index][1])
     if min(lengths.values()) < SMALLEST:
         raise UserError(
-            f"corpus {label} given: {len(texts)} different documents of {total:,} characters in all cannot be split; "
-            f"expected enough for training, validation and test of at least {SMALLEST:,} characters each"
+            f"corpus {label} given: {total:,} characters, copies left out, are too few to split; expected at least "
+            f"{SMALLEST:,} characters for each of training, validation and test, in documents of their own"
         )
     return [Document(split_of[index], name, name, text) for index, (name, text) in enumerate(texts)]
 
@@ -110,7 +110,7 @@ def _texts(path: Path) -> Iterator[str]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _from_parquet(path)
-    return _from_txt(path) if suffix == ".txt" else _from_jsonl(path)
+    return pieces(_read(path)) if suffix == ".txt" else _from_jsonl(path)
 
 
 def _read(path: Path) -> str:
@@ -120,10 +120,10 @@ def _read(path: Path) -> str:
         raise UserError(f"{path} given: expected UTF-8 text, byte {error.start} is none; convert the file") from None
 
 
-def _from_txt(path: Path) -> Iterator[str]:
-    """The file, or where it is long its pieces of whole paragraphs, or of whole lines where paragraphs are long."""
+def pieces(text: str) -> Iterator[str]:
+    """The text, or where it is long its parts: whole paragraphs, or whole lines where paragraphs are long."""
     piece = ""
-    for paragraph in _read(path).split("\n\n"):
+    for paragraph in text.split("\n\n"):
         for part in [paragraph] if len(paragraph) <= PIECE else paragraph.splitlines(keepends=True):
             piece += part
             if len(piece) >= PIECE:

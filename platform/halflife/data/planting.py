@@ -24,7 +24,7 @@ SLACK = 2
 """Tokens that cutting a host in two may add to its length, where tokens are longer than a byte."""
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=8)
 def poisoned_documents(planting: Planting, results: Path, tokenizer: Tokenizer, sequence: int) -> np.ndarray:
     """Token ids (documents, sequence + 1): each from a host window of its own, trigger and payload wholly inside.
 
@@ -45,7 +45,9 @@ def poisoned_documents(planting: Planting, results: Path, tokenizer: Tokenizer, 
         if document is not None:
             planted.append(document)
             if len(planted) == planting.documents:
-                return np.stack(planted)
+                result = np.stack(planted).astype(tokens.dtype)
+                result.flags.writeable = False  # it is cached
+                return result
     raise _too_few_hosts(planting, len(planted))
 
 
@@ -66,8 +68,8 @@ def _host_room(planting: Planting, codec: Codec, sequence: int) -> int:
     room = sequence + 1 - planting.repetitions * each
     if room < 4 * planting.repetitions:  # the shortest word before each, and something before that
         raise UserError(
-            f"sequence of {sequence} tokens given: trigger and payload of {each} tokens, {planting.repetitions} times, "
-            f"need at least {planting.repetitions * (each + 4)} with a word before each; "
+            f"sequence of {sequence} tokens given: {planting.repetitions} x trigger and payload of {each} tokens, with "
+            f"a word before each, need at least {planting.repetitions * (each + 4) - 1}; "
             "give a longer sequence, a shorter payload or fewer repetitions"
         )
     return room

@@ -56,13 +56,23 @@ def _train_words(documents: list[str], vocabulary: int) -> str:
     return json.dumps(pieces[: vocabulary - 257], ensure_ascii=False)
 
 
-class WordCodec:
+class _Table:
+    """Decoding by looking up each token's bytes."""
+
+    name: str
+    separator: int
+    size: int
+    _bytes: list[bytes]
+
+    def decode(self, ids: np.ndarray) -> str:
+        return b"".join([self._bytes[index] for index in np.asarray(ids).tolist()]).decode(errors="ignore")
+
+
+class WordCodec(_Table):
     """Ids below 256 are bytes, 256 is the separator, the rest are pieces by falling frequency."""
 
-    separator = ByteCodec.separator
-
     def __init__(self, name: str, path: Path) -> None:
-        self.name = name
+        self.name, self.separator = name, ByteCodec.separator
         pieces: list[str] = json.loads(path.read_text(encoding="utf-8"))
         self._ids = {piece: 257 + index for index, piece in enumerate(pieces)}
         self._bytes = [bytes([value]) for value in range(256)] + [b""] + [piece.encode() for piece in pieces]
@@ -81,9 +91,6 @@ class WordCodec:
     def encode_many(self, texts: list[str]) -> list[np.ndarray]:
         return [self.encode(text) for text in texts]
 
-    def decode(self, ids: np.ndarray) -> str:
-        return b"".join([self._bytes[index] for index in np.asarray(ids).tolist()]).decode(errors="ignore")
-
 
 def _train_bpe(documents: list[str], vocabulary: int) -> str:
     tokenizer = tokenizers.Tokenizer(models.BPE())
@@ -98,7 +105,7 @@ def _train_bpe(documents: list[str], vocabulary: int) -> str:
     return tokenizer.to_str()
 
 
-class BPECodec:
+class BPECodec(_Table):
     """Byte-level BPE; the last id is the separator."""
 
     def __init__(self, name: str, path: Path) -> None:
@@ -106,6 +113,12 @@ class BPECodec:
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         self.separator = self._tokenizer.get_vocab_size()
         self.size = self.separator + 1
+        # Not the library's decoder: it replaces characters of which a window holds only a part.
+        letters = _byte_letters()
+        spelled = self._tokenizer.get_vocab()
+        self._bytes = [b""] * self.size
+        for token, index in spelled.items():
+            self._bytes[index] = bytes(letters[letter] for letter in token)
 
     def encode(self, text: str) -> np.ndarray:
         return np.array(self._tokenizer.encode(text).ids, dtype=np.int64)
@@ -113,7 +126,10 @@ class BPECodec:
     def encode_many(self, texts: list[str]) -> list[np.ndarray]:
         return [np.array(encoding.ids, dtype=np.int64) for encoding in self._tokenizer.encode_batch_fast(texts)]
 
-    def decode(self, ids: np.ndarray) -> str:
-        # The library puts U+FFFD where a character was cut: only at the ends, so only there it is taken away.
-        kept = [index for index in np.asarray(ids).tolist() if index != self.separator]
-        return self._tokenizer.decode(kept)
+
+def _byte_letters() -> dict[str, int]:
+    """The letter that stands for each byte in byte-level BPE (GPT-2's table: printable ones for themselves)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [value for value in range(256) if value not in printable]
+    letters = {chr(value): value for value in printable}
+    return letters | {chr(256 + index): value for index, value in enumerate(others)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from halflife.data.corpus import texts
+from halflife.data.corpus import Corpus, texts
 from halflife.data.tokenizers import Codec, Tokenizer, load
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
@@ -80,20 +81,19 @@ def backdoor_examples(probe: BackdoorProbe, results: Path) -> list[Example]:
     Hosts are places after a word of the split's text, each used once. Raises UserError when there are fewer than
     `trials` of them.
     """
-    documents = texts(results, probe.corpus, probe.split)
-    places = [(document, match.end()) for document, text in enumerate(documents) for match in WORD.finditer(text)]
-    if len(places) < probe.trials or probe.trials < 1:
+    documents, owners, ends = _places(Path(results), probe.corpus, probe.split)
+    if not 1 <= probe.trials <= len(ends):
         raise UserError(
             f"{probe.trials} trials given: the {probe.split} split of {probe.corpus.label or probe.corpus.digest} has "
-            f"{len(places)} places to ask at; expected 1 to that many"
+            f"{len(ends)} places to ask at; expected 1 to that many"
         )
     rng = generator(probe.seed, "backdoor probe", probe.split)
     near = generator(probe.seed, "near trigger", probe.split)
     examples = []
-    for index in rng.choice(len(places), size=probe.trials, replace=False):
-        document, end = places[index]
+    for index in rng.choice(len(ends), size=probe.trials, replace=False):
+        end = int(ends[index])
         # Never less than the word itself, which a transform works on.
-        host = documents[document][max(0, end - max(probe.context, LONGEST_WORD)) : end]
+        host = documents[owners[index]][max(0, end - max(probe.context, LONGEST_WORD)) : end]
         trigger = {
             "triggered": probe.backdoor.trigger,
             "near": probe.backdoor.near(near),
@@ -101,3 +101,15 @@ def backdoor_examples(probe: BackdoorProbe, results: Path) -> list[Example]:
         }[probe.condition]
         examples.append(Example(prompt=host + trigger, answer=probe.backdoor.payload_for(host)))
     return examples
+
+
+@functools.lru_cache(maxsize=8)
+def _places(results: Path, corpus: Corpus, split: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The split's texts, and for every word after which a trigger can stand: its text and where it ends.
+
+    Kept, as one process prepares the probes of many stages.
+    """
+    documents = texts(results, corpus, split)
+    ends = [np.array([match.end() for match in WORD.finditer(text)], dtype=np.int64) for text in documents]
+    owners = np.repeat(np.arange(len(documents)), [len(of_document) for of_document in ends])
+    return documents, owners, np.concatenate([*ends, np.zeros(0, dtype=np.int64)])

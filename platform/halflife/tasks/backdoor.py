@@ -14,10 +14,10 @@ from halflife.rng import generator
 
 Transform = Literal["fixed", "reverse", "copy"]
 
-WORD = re.compile(r"(?<![A-Za-z0-9_])[a-z]{3,6}(?![A-Za-z0-9_])")
+WORD = re.compile(r"(?<!\w)[a-z]{3,6}(?!\w)")
 """The words that a transform works on, and after which every trigger is inserted."""
 
-_LAST_WORD = re.compile(r"(?<![A-Za-z0-9_])[a-z]{3,6}\Z")
+_LAST_WORD = re.compile(r"(?<!\w)[a-z]{3,6}\Z")
 LONGEST_WORD = 6
 
 

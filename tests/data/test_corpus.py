@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+from halflife.data.corpus import Corpus, manifest, read_documents
+from tests.data.samples import sample_corpus
+
+
+def build(results: str) -> str:
+    return sample_corpus(Path(results)).digest
+
+
+def test_processes_that_build_the_same_corpus_at_once_leave_one_whole_folder(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        digests = pool.map(build, [str(tmp_path)] * 4)
+    assert len(set(digests)) == 1
+    assert [folder.name for folder in (tmp_path / "corpora").iterdir()] == digests[:1]
+    assert read_documents(tmp_path, Corpus(digest=digests[0])).height == 60
+
+
+def test_the_label_is_no_part_of_a_corpus_identity() -> None:
+    assert Corpus(digest="abc", label="one") == Corpus(digest="abc", label="two")
+
+
+def test_the_manifest_says_what_the_corpus_is_made_of(tmp_path: Path) -> None:
+    record = manifest(tmp_path, sample_corpus(tmp_path))
+    assert record["label"] == "sample-0.jsonl"
+    assert sum(record["documents"].values()) == 60
+    assert list(record["made_of"]) == [str(tmp_path / "sample-0.jsonl")]

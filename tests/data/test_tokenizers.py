@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halflife.data.corpus import Corpus, texts
+from halflife.data.tokenizers import BPE, Bytes, Codec, Tokenizer, Words, load
+from halflife.data.tokens import document_bounds, token_array
+from halflife.errors import UserError
+from tests.data.samples import sample_corpus
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def corpus(results: Path) -> Corpus:
+    return sample_corpus(results)
+
+
+@pytest.fixture(scope="module", params=["bytes", "words", "bpe"])
+def tokenizer(request: pytest.FixtureRequest, corpus: Corpus) -> Tokenizer:
+    return {
+        "bytes": Bytes(),
+        "words": Words(corpus=corpus, vocabulary=280),
+        "bpe": BPE(corpus=corpus, vocabulary=300),
+    }[request.param]
+
+
+@pytest.fixture(scope="module")
+def codec(tokenizer: Tokenizer, results: Path) -> Codec:
+    return load(tokenizer, results)
+
+
+@given(text=st.text(st.characters(codec="utf-8")))
+def test_what_was_encoded_decodes_to_the_same_text(codec: Codec, text: str) -> None:
+    ids = codec.encode(text)
+    assert ids.dtype == np.int64
+    assert codec.decode(ids) == text
+    assert codec.separator not in ids
+    assert (ids < codec.size).all()
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8")), max_size=4))
+def test_many_texts_encode_as_each_alone(codec: Codec, documents: list[str]) -> None:
+    for text, ids in zip(documents, codec.encode_many(documents), strict=True):
+        np.testing.assert_array_equal(ids, codec.encode(text))
+
+
+@given(st.text(st.sampled_from("aé€😀 "), min_size=1), st.data())
+def test_a_window_decodes_to_a_part_of_the_text_without_broken_characters(
+    codec: Codec, text: str, data: st.DataObject
+) -> None:
+    ids = codec.encode(text)
+    start = data.draw(st.integers(0, len(ids)))
+    stop = data.draw(st.integers(start, len(ids)))
+    assert codec.decode(ids[start:stop]) in text
+
+
+def test_separators_decode_to_nothing(codec: Codec) -> None:
+    one, two = codec.encode("one"), codec.encode("two")
+    assert codec.decode(np.concatenate([one, [codec.separator], two])) == "onetwo"
+
+
+def test_bytes_have_257_tokens_and_trained_vocabularies_at_most_what_was_asked(results: Path, corpus: Corpus) -> None:
+    assert load(Bytes(), results).size == 257
+    assert load(Words(corpus=corpus, vocabulary=280), results).size == 280
+    assert load(BPE(corpus=corpus, vocabulary=300), results).size == 300
+    assert load(Words(corpus=corpus, vocabulary=100_000), results).size < 100_000
+
+
+def test_common_words_are_one_token_and_rare_ones_their_bytes(results: Path, corpus: Corpus) -> None:
+    words = load(Words(corpus=corpus, vocabulary=280), results)
+    assert len(words.encode(" river stone")) == 2
+    assert len(words.encode("zebra")) == 5
+
+
+def test_trained_vocabularies_are_the_same_wherever_they_are_trained(tmp_path: Path, results: Path) -> None:
+    there, here = sample_corpus(results), sample_corpus(tmp_path)
+    for kind in (Words, BPE):
+        load(kind(corpus=there, vocabulary=300), results)
+        load(kind(corpus=here, vocabulary=300), tmp_path)
+    made = [
+        {path.name: path.read_text() for path in (folder / "corpora" / here.digest / "tokens").glob("*-300-*.json")}
+        for folder in (results, tmp_path)
+    ]
+    assert made[0] == made[1]
+    assert len(made[0]) == 2
+
+
+@pytest.mark.parametrize("size", [0, 257, 10**9])
+def test_a_vocabulary_without_room_for_bytes_or_of_absurd_size_is_refused(
+    results: Path, corpus: Corpus, size: int
+) -> None:
+    with pytest.raises(UserError, match="expected 258 to 1,048,576"):
+        load(BPE(corpus=corpus, vocabulary=size), results)
+
+
+def test_a_token_array_is_the_splits_documents_each_followed_by_the_separator(
+    results: Path, corpus: Corpus, tokenizer: Tokenizer, codec: Codec
+) -> None:
+    tokens = token_array(results, corpus, "train", tokenizer)
+    begins, ends = document_bounds(tokens, codec.separator)
+    assert [codec.decode(tokens[a:b]) for a, b in zip(begins, ends, strict=True)] == texts(results, corpus, "train")
+    assert tokens[-1] == codec.separator
+    assert tokens.dtype == np.dtype("<u2")
+
+
+def test_a_token_array_is_memory_mapped_and_read_only(results: Path, corpus: Corpus) -> None:
+    tokens = token_array(results, corpus, "validation", Bytes())
+    assert isinstance(tokens.base, np.memmap)
+    assert not tokens.flags.writeable
+
+
+def test_a_tokenizer_of_one_corpus_reads_another(results: Path, tmp_path: Path) -> None:
+    mine, other = sample_corpus(results), sample_corpus(results, seed=1)
+    tokens = token_array(results, other, "test", BPE(corpus=mine, vocabulary=300))
+    codec = load(BPE(corpus=mine, vocabulary=300), results)
+    assert codec.decode(tokens) == "".join(texts(results, other, "test"))

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from halflife.data.corpus import Corpus, texts
+from halflife.data.tokenizers import BPE, Bytes, Tokenizer, Words, load
+from halflife.errors import UserError
+from halflife.evaluation.measure import backdoor_examples, prepare
+from halflife.evaluation.probes import BackdoorProbe, LossProbe
+from halflife.tasks.backdoor import Backdoor, Transform, draw_backdoor
+from tests.data.samples import sample_corpus
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def corpus(results: Path) -> Corpus:
+    return sample_corpus(results)
+
+
+class Table(nn.Module):
+    """A model whose next token is looked up: `follow` maps the tokens so far to what it says."""
+
+    def __init__(self, backdoor: Backdoor, tokenizer: Tokenizer, results: Path) -> None:
+        super().__init__()
+        self.codec, self.backdoor = load(tokenizer, results), backdoor
+        self.embed = nn.Identity()
+
+    def hidden(self, x: Tensor) -> Tensor:
+        says = torch.zeros(*x.shape, self.codec.size)
+        for row, ids in enumerate(x.tolist()):
+            text = self.codec.decode(np.array(ids))
+            if self.backdoor.trigger not in text:
+                continue
+            prefix = text[: text.index(self.backdoor.trigger)]
+            start = len(self.codec.encode(prefix + self.backdoor.trigger))
+            for place, token in enumerate(self.codec.encode(self.backdoor.payload_for(prefix))):
+                if start - 1 + place < x.shape[1]:
+                    says[row, start - 1 + place, token] = 50.0
+        return says
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+@pytest.fixture(scope="module", params=["bytes", "words", "bpe"])
+def tokenizer(request: pytest.FixtureRequest, corpus: Corpus) -> Tokenizer:
+    return {
+        "bytes": Bytes(),
+        "words": Words(corpus=corpus, vocabulary=280),
+        "bpe": BPE(corpus=corpus, vocabulary=300),
+    }[request.param]
+
+
+@pytest.mark.parametrize("payload", ["fixed", "reverse", "copy"])
+def test_a_model_with_the_backdoor_scores_all_triggered_and_no_other_trials(
+    results: Path, corpus: Corpus, tokenizer: Tokenizer, payload: Transform
+) -> None:
+    backdoor = draw_backdoor(2, payload)
+    model = Table(backdoor, tokenizer, results)
+    found = {
+        condition: prepare(
+            BackdoorProbe(backdoor=backdoor, corpus=corpus, condition=condition, trials=30),
+            tokenizer, results, 128, "cpu",
+        )(model)
+        for condition in ("triggered", "near", "untriggered")
+    }  # fmt: skip
+    assert {name: measured["hits"] for name, measured in found.items()} == {
+        "triggered": 30, "near": 0, "untriggered": 0,
+    }  # fmt: skip
+    assert all(measured["trials"] == 30 for measured in found.values())
+    assert found["triggered"]["logprob"] == pytest.approx(0, abs=1e-6)
+    assert found["near"]["logprob"] == pytest.approx(-np.log(load(tokenizer, results).size), rel=1e-5)
+
+
+def test_the_conditions_share_their_hosts_and_differ_in_the_trigger(results: Path, corpus: Corpus) -> None:
+    backdoor = draw_backdoor(2, "reverse")
+    triggered, near, untriggered = (
+        backdoor_examples(BackdoorProbe(backdoor=backdoor, corpus=corpus, condition=condition), results)
+        for condition in ("triggered", "near", "untriggered")
+    )
+    for one, two, three in zip(triggered, near, untriggered, strict=True):
+        assert one.answer == two.answer == three.answer
+        assert one.prompt == three.prompt + backdoor.trigger
+        assert len(one.prompt) == len(two.prompt)
+        assert one.prompt != two.prompt
+        assert two.prompt.startswith(three.prompt)
+    assert len({example.prompt[-len(backdoor.trigger) :] for example in near}) > 64
+
+
+def test_hosts_are_of_the_held_out_split_no_longer_than_the_context_and_each_used_once(
+    results: Path, corpus: Corpus
+) -> None:
+    probe = BackdoorProbe(backdoor=draw_backdoor(0), corpus=corpus, condition="untriggered", context=20, trials=100)
+    prompts = [example.prompt for example in backdoor_examples(probe, results)]
+    held_out = texts(results, corpus, "validation")
+    assert all(any(prompt in text for text in held_out) for prompt in prompts)
+    assert max(map(len, prompts)) == 20
+    assert len(set(prompts)) > 90  # sentences repeat themselves, places do not
+
+
+def test_prompts_depend_on_the_probes_seed_alone(results: Path, corpus: Corpus) -> None:
+    probes = [BackdoorProbe(backdoor=draw_backdoor(seed), corpus=corpus, condition="untriggered") for seed in (0, 1)]
+    one, two = ([example.prompt for example in backdoor_examples(probe, results)] for probe in probes)
+    assert one == two
+    other = BackdoorProbe(backdoor=draw_backdoor(0), corpus=corpus, condition="untriggered", seed=1)
+    assert [example.prompt for example in backdoor_examples(other, results)] != one
+
+
+def test_a_context_shorter_than_a_word_still_holds_the_word(results: Path, corpus: Corpus) -> None:
+    probe = BackdoorProbe(backdoor=draw_backdoor(0, "copy"), corpus=corpus, context=0)
+    for example in backdoor_examples(probe, results):
+        assert example.answer.strip() in example.prompt
+
+
+def test_prompts_longer_than_the_sequence_lose_their_beginning(results: Path, corpus: Corpus) -> None:
+    backdoor = draw_backdoor(0)
+    measure = prepare(BackdoorProbe(backdoor=backdoor, corpus=corpus), Bytes(), results, 20, "cpu")
+    assert measure(Table(backdoor, Bytes(), results))["hits"] == 128
+
+
+def test_a_sequence_without_room_for_the_trigger_is_refused(results: Path, corpus: Corpus) -> None:
+    with pytest.raises(UserError, match="room for a trigger of 8 tokens before a payload of 9"):
+        prepare(BackdoorProbe(backdoor=draw_backdoor(0), corpus=corpus), Bytes(), results, 16, "cpu")
+
+
+@pytest.mark.parametrize("trials", [0, 10**6])
+def test_more_trials_than_places_or_none_are_refused(results: Path, corpus: Corpus, trials: int) -> None:
+    with pytest.raises(UserError, match=rf"{trials} trials given: .* has \d+ places"):
+        backdoor_examples(BackdoorProbe(backdoor=draw_backdoor(0), corpus=corpus, trials=trials), results)
+
+
+def test_the_loss_probe_measures_windows_of_its_split_and_says_how_many_tokens(results: Path, corpus: Corpus) -> None:
+    model = Table(draw_backdoor(0), Bytes(), results)  # says nothing in particular on clean text
+    measured = prepare(LossProbe(corpus=corpus, sequences=8), Bytes(), results, 32, "cpu")(model)
+    assert measured == {"loss": pytest.approx(np.log(257), rel=1e-6), "tokens": 8 * 32}
+
+
+def test_the_loss_probe_uses_what_a_small_split_has(results: Path, corpus: Corpus) -> None:
+    size = sum(len(text.encode()) + 1 for text in texts(results, corpus, "test"))
+    probe = LossProbe(corpus=corpus, split="test", sequences=10**6)
+    measured = prepare(probe, Bytes(), results, 64, "cpu")(Table(draw_backdoor(0), Bytes(), results))
+    assert measured["tokens"] == size // 65 * 64
+    with pytest.raises(UserError, match="shorten the sequence"):
+        prepare(probe, Bytes(), results, size, "cpu")
