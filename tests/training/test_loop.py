@@ -8,6 +8,7 @@ import torch
 
 from halflife.errors import Diverged, UserError
 from halflife.evaluation.probes import Reached
+from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint, Snapshot
 from halflife.training.checkpoints import WEIGHTS, read_optimizer, read_state, read_weights
 from halflife.training.optimizers import SGD, AdamW
@@ -257,3 +258,13 @@ def test_rates_must_be_positive_and_decay_not_negative(fields):
     for optimizer in (AdamW, SGD):
         with pytest.raises(UserError, match="expected"):
             optimizer(**fields)
+
+
+def test_the_cost_counts_what_training_and_evaluating_take():
+    bare = recipe(evaluations=()).cost
+    assert bare.tokens == 12 * BATCH_TOKENS
+    assert bare.flops == 12 * BATCH_TOKENS * Rung(size="20k").flops_per_token(16, 257)
+    assert recipe().cost.flops > bare.flops
+    assert recipe(start=Rung(size="1m")).cost.memory_bytes > 5 * bare.memory_bytes
+    snapshots = (Snapshot(name="a", when=Reached(metric="clean/loss", threshold=1)),)
+    assert recipe(snapshots=snapshots).cost.disk_bytes > recipe().cost.disk_bytes

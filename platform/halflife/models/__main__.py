@@ -16,7 +16,7 @@ LADDER = ("30k", "100k", "300k", "1m", "3m", "10m", "30m", "100m", "300m", "1b",
 
 def table(sizes: tuple[str, ...], sequence: int) -> Table:
     """One row a size; the found count beside the one that is named."""
-    result = Table("size", "layers", "width", "heads", "feed-forward", "parameters", "muP multiplier", "MFLOP/token")
+    result = Table("size", "layers", "width", "heads", "mlp", "parameters", "muP", "MFLOP/token")
     for size in sizes:
         rung = Rung(size=size)
         result.add_row(

@@ -86,9 +86,19 @@ class Rung:
         """Non-embedding parameters of the matrices, as built (norm gains and embeddings left out)."""
         return self.depth * (4 * self.width**2 + 3 * self.width * self.feedforward)
 
-    def flops_per_token(self, sequence: int) -> float:
-        """Training FLOPs a token: 6 per matrix parameter plus attention scores (forward and backward)."""
-        return 6 * self.parameters + 6 * self.depth * self.width * sequence
+    def embedding_parameters(self, vocabulary: int) -> int:
+        """Parameters of the embedding and, untied, of the head."""
+        return (1 if self.tied else 2) * vocabulary * self.width
+
+    def flops_per_token(self, sequence: int, vocabulary: int = 0) -> float:
+        """Training FLOPs a token: 6 per matrix parameter, the head's among them when a vocabulary is given, and
+        the causal attention's products (forward and backward)."""
+        return 6 * (self.parameters + vocabulary * self.width) + 6 * self.depth * self.width * sequence
+
+    def activation_bytes(self, vocabulary: int) -> float:
+        """Estimate of the fp32 bytes that a token's forward pass keeps for the backward pass, its logits and
+        their gradient."""
+        return 4.0 * (self.depth * (16 * self.width + 5 * self.feedforward) + 3 * vocabulary)
 
     def describe(self) -> str:
         return (

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, cast
 
 from halflife.data.mixture import Mixture
 from halflife.errors import UserError
-from halflife.evaluation.probes import Evaluation, Reached
+from halflife.evaluation.probes import Evaluation, LossProbe, Probe, Reached, due
 from halflife.models.ladder import Rung
 from halflife.stages.base import Context, Cost, Outcome, Stage
 from halflife.training.losses import CrossEntropy
@@ -144,14 +144,20 @@ class Train(Stage):
 
     @property
     def cost(self) -> Cost:
-        rung = self.rung
+        """Training, and the forward passes of the evaluations (a third of the FLOPs a token); of a stage that may
+        stop early, the most it can take."""
+        rung, sequence = self.rung, self.mixture.sequence
+        vocabulary = getattr(self.mixture.tokenizer, "vocabulary", 257)
         tokens = self.steps * self.batch_tokens
-        weights = 4.0 * (rung.parameters + 2 * 320 * rung.width)
+        scored = sum(tokens_scored(e.probe, sequence) * len(due(e.at, self.steps)) for e in self.evaluations)
+        weights = 4.0 * (rung.parameters + rung.embedding_parameters(vocabulary))
         return Cost(
             tokens=tokens,
-            flops=tokens * rung.flops_per_token(self.mixture.sequence),
-            memory_bytes=4 * weights + 34 * 4.0 * self.batch_tokens * rung.width * rung.depth,
-            disk_bytes=3 * weights * (1 + len(self.snapshots)),
+            flops=(tokens + scored / 3) * rung.flops_per_token(sequence, vocabulary),
+            # weights, gradients, two moments and the starting weights
+            memory_bytes=5 * weights + self.batch_tokens * rung.activation_bytes(vocabulary),
+            # weights and moments: at the end, in each snapshot, and in a resumable checkpoint and its successor
+            disk_bytes=3 * weights * (3 + len(self.snapshots)),
         )
 
     def run(self, context: Context) -> dict[str, Any]:
@@ -182,3 +188,11 @@ class Train(Stage):
             start=start,
             checkpoint_seconds=context.checkpoint_seconds,
         )
+
+
+def tokens_scored(probe: Probe, sequence: int) -> float:
+    """Estimate of the tokens in one evaluation; a character of a prompt is taken for a token."""
+    if isinstance(probe, LossProbe):
+        return probe.sequences * sequence
+    longest = probe.context + len(probe.backdoor.trigger) + len(probe.backdoor.longest_payload)
+    return probe.trials * min(sequence, longest)

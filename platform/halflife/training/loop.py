@@ -10,86 +10,25 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from halflife.data.mixture import Mixture
 from halflife.errors import Diverged, UserError
 from halflife.evaluation.measure import Measure
-from halflife.evaluation.probes import Evaluation, Reached, due
+from halflife.evaluation.probes import Reached, due
 from halflife.models.decoder import Decoder
-from halflife.models.ladder import Rung
 from halflife.rng import seed_of
 from halflife.training import checkpoints
 from halflife.training.engine import Engine
-from halflife.training.schedules import Schedule
-from halflife.training.torch_engine import Recipe as EngineRecipe
+from halflife.training.recipe import Batches, Context, Recipe
 from halflife.training.torch_engine import TorchEngine, load_weights
 
 UNREAD_LOSSES = 64
 """Losses left on a GPU before they are read: reading waits for the device."""
 REPORT_SECONDS = 0.5
 SNAPSHOTS = "snapshots"
-
-
-class SnapshotRequest(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def when(self) -> Reached: ...
-
-
-class Recipe(EngineRecipe, Protocol):
-    """What the loop reads of a stage; `stages.train.Train` says what each means."""
-
-    @property
-    def rung(self) -> Rung: ...
-    @property
-    def mixture(self) -> Mixture: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def batch_tokens(self) -> int: ...
-    @property
-    def optimizer_state(self) -> str: ...
-    @property
-    def schedule(self) -> Schedule: ...
-    @property
-    def dropout(self) -> float: ...
-    @property
-    def evaluations(self) -> tuple[Evaluation, ...]: ...
-    @property
-    def snapshots(self) -> tuple[SnapshotRequest, ...]: ...
-    @property
-    def until(self) -> Reached | None: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def depth(self) -> int: ...
-
-
-class Batches(Protocol):
-    vocabulary: int
-
-    def batch(self, step: int) -> np.ndarray:
-        """Tokens (rows, sequence + 1), int64; a pure function of `step`."""
-        ...
-
-
-class Context(Protocol):
-    """What the loop tells and asks of whoever runs it; `stages.base.Context` says what each means."""
-
-    folder: Path
-    resume: Path | None
-    device: str
-
-    def record(self, step: int, values: dict[str, float]) -> None: ...
-    def checkpointed(self, step: int, folder: Path) -> None: ...
-    def progress(self, done: int, total: int, rate: float) -> None: ...
-    def computing(self, seconds: float) -> None: ...
 
 
 @dataclass

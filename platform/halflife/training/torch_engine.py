@@ -6,7 +6,6 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,9 +14,7 @@ from torch import Tensor
 
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
-from halflife.training.losses import CrossEntropy
-from halflife.training.optimizers import Optimizer
-from halflife.training.penalties import L2SP
+from halflife.training.recipe import Recipe
 from halflife.training.torch_optimizers import build, load_state_tensors, state_tensors
 
 CPU_ACTIVATION_BYTES = 2 * 2**30
@@ -25,21 +22,6 @@ CPU_ACTIVATION_BYTES = 2 * 2**30
 KEPT_BYTES = 2**30
 GPU_ACTIVATION_SHARE = 0.25
 """Of the device's memory. Several small trials may share it."""
-
-
-class Recipe(Protocol):
-    """What the engine reads of a stage."""
-
-    @property
-    def optimizer(self) -> Optimizer: ...
-    @property
-    def loss(self) -> CrossEntropy: ...
-    @property
-    def penalties(self) -> tuple[L2SP, ...]: ...
-    @property
-    def clip(self) -> float: ...
-    @property
-    def precision(self) -> str: ...
 
 
 class TorchEngine:
@@ -131,12 +113,7 @@ def rows_that_fit(rung: Rung, vocabulary: int, sequence: int, device: torch.devi
     budget = float(CPU_ACTIVATION_BYTES)
     if device.type == "cuda":
         budget = GPU_ACTIVATION_SHARE * torch.cuda.get_device_properties(device).total_memory
-    return max(1, int(budget / (activation_bytes(rung, vocabulary) * sequence)))
-
-
-def activation_bytes(rung: Rung, vocabulary: int) -> float:
-    """fp32 bytes that a token's forward pass keeps for the backward pass, and the logits with their gradient."""
-    return 4.0 * (rung.depth * (16 * rung.width + 5 * rung.feedforward) + 3 * vocabulary)
+    return max(1, int(budget / (rung.activation_bytes(vocabulary) * sequence)))
 
 
 def keep_memory() -> None:

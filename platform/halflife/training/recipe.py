@@ -1,0 +1,80 @@
+"""What training asks of its caller, which stands above it: the recipe, the stream and the context."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from halflife.evaluation.probes import Evaluation, Reached
+from halflife.models.ladder import Rung
+from halflife.training.losses import CrossEntropy
+from halflife.training.optimizers import Optimizer
+from halflife.training.penalties import L2SP
+from halflife.training.schedules import Schedule
+
+
+class SnapshotRequest(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def when(self) -> Reached: ...
+
+
+class Recipe(Protocol):
+    """What the loop and the engine read of a stage; `stages.train.Train` says what each means."""
+
+    @property
+    def rung(self) -> Rung: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch_tokens(self) -> int: ...
+    @property
+    def optimizer(self) -> Optimizer: ...
+    @property
+    def optimizer_state(self) -> str: ...
+    @property
+    def schedule(self) -> Schedule: ...
+    @property
+    def loss(self) -> CrossEntropy: ...
+    @property
+    def penalties(self) -> tuple[L2SP, ...]: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def clip(self) -> float: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def evaluations(self) -> tuple[Evaluation, ...]: ...
+    @property
+    def snapshots(self) -> tuple[SnapshotRequest, ...]: ...
+    @property
+    def until(self) -> Reached | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+
+
+class Batches(Protocol):
+    vocabulary: int
+
+    def batch(self, step: int) -> np.ndarray:
+        """Tokens (rows, sequence + 1), int64; a pure function of `step`."""
+        ...
+
+
+class Context(Protocol):
+    """What the loop tells and asks of whoever runs it; `stages.base.Context` says what each means."""
+
+    folder: Path
+    resume: Path | None
+    device: str
+
+    def record(self, step: int, values: dict[str, float]) -> None: ...
+    def checkpointed(self, step: int, folder: Path) -> None: ...
+    def progress(self, done: int, total: int, rate: float) -> None: ...
+    def computing(self, seconds: float) -> None: ...
