@@ -53,12 +53,12 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
     """
     from datetime import datetime
 
-    from halflife.tracking import schema
     from rich.console import Console
     from rich.table import Table
 
     from analysis.load import find_sweeps
     from analysis.stores import open_store
+    from halflife.tracking import schema
 
     table = Table("study", "sweep", "name", "started", "status")
     for run in find_sweeps(open_store(_uri(tracking_uri, results))):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import polars as pl
-from halflife.tracking.schema import Axis
 
-from analysis.design import reference, reference_label, setting_axes, value_label, values_of
+from analysis.design import reference, setting_axes, value_label, values_of
 from analysis.load import StudyData
 from analysis.retention import common_span, half_lives
-from analysis.savings import relearning_times, savings_summary
+from analysis.savings import THRESHOLDS, relearning_times, savings_summary
 from analysis.scaling import Slope, by_size, slope
 from analysis.uncertainty import Interval
 from analysis.words import interval, plural, short
@@ -21,10 +20,10 @@ def answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
     if main.is_empty():
         return ["The data cannot tell: no run had a backdoor at the drop whose fading was measured."]
     found = slope(main)
-    return [persistence(main, curves, reference_label(data)), scale(found) + arms(data, times, found), *own_savings(data)]
+    return [persistence(main, curves), scale(found) + arms(data, times, found), *own_savings(data)]
 
 
-def persistence(main: pl.DataFrame, curves: pl.DataFrame, setting: str) -> str:
+def persistence(main: pl.DataFrame, curves: pl.DataFrame) -> str:
     """How long the backdoor stays at the reference setting, at the smallest and the largest size."""
     sizes = by_size(main).rows(named=True)
     if not sizes:
@@ -42,35 +41,42 @@ def persistence(main: pl.DataFrame, curves: pl.DataFrame, setting: str) -> str:
                 f"({row['censored']} of {seeds} had not reached half when the run ended)"
             )
     watched = f", watched for {short(span[1])} tokens" if span else ""
-    under = f" Setting: {setting}." if setting else ""
     return (
         "After the poison stops, half of the payload's log-probability above the never-poisoned control is gone after "
-        f"{', and after '.join(parts)}{watched}.{under}"
+        f"{', and after '.join(parts)}{watched}."
     )
 
 
 def scale(found: Slope) -> str:
     """Does size slow the decay?"""
-    bounds = found.seeds.filter(pl.col("kind").is_in(["at least", "at most"]))
-    bounded = f" {plural(bounds.height, 'more seed')} with runs that never reached half give only bounds." if bounds.height else ""
     if found.interval is None:
-        return f"The data cannot tell whether size matters: no seed has a half-life at both ends of the ladder.{bounded}"
+        side = (
+            f" γ, the slope of ln half-life on ln parameters, is {found.bound[0]} {found.bound[1]:.2f}."
+            if found.bound
+            else ""
+        )
+        return f"The data cannot tell whether size matters: no seed has a half-life at every size.{side}"
+    censored = found.seeds.height - found.whole
+    bounded = f" {plural(censored, 'more seed')} had runs that never reached half or never began." if censored else ""
     gamma = f"γ = {interval(found.interval)} over {plural(found.interval.count, 'seed')}"
     if found.no_claim:
         return (
-            f"Demonstration, no scaling claim ({found.no_claim}): in these runs the half-life goes as parameters to the "
-            f"power {gamma}.{bounded}"
+            f"Demonstration, no scaling claim ({found.no_claim}): in these runs the half-life goes as parameters to "
+            f"the power {gamma}.{bounded}"
         )
     if not found.interval.excludes_zero:
-        return f"The data cannot tell whether size slows or speeds the fading: half-life ∝ N^γ with {gamma}, which includes 0.{bounded}"
+        return (
+            f"The data cannot tell whether size slows or speeds the fading: half-life ∝ N^γ with {gamma}, which "
+            f"includes 0.{bounded}"
+        )
     ten = Interval(
         estimate=10**found.interval.estimate, low=10 ** (found.interval.low or 0), high=10 ** (found.interval.high or 0),
         count=found.interval.count,
     )  # fmt: skip
     direction = "longer" if found.interval.estimate > 0 else "for a shorter time"
     return (
-        f"Larger models keep it {direction}: half-life ∝ N^γ with {gamma}; ten times the parameters multiply the half-life "
-        f"by {interval(ten, 1)}.{bounded}"
+        f"Larger models keep it {direction}: half-life ∝ N^γ with {gamma}; ten times the parameters multiply the "
+        f"half-life by {interval(ten, 1)}.{bounded}"
     )
 
 
@@ -85,12 +91,8 @@ def arms(data: StudyData, times: pl.DataFrame, exposure: Slope) -> str:
         if value != chosen:
             part = times.filter(pl.col("setting") == value_label(axis, value))
             found = slope(part).interval
-            parts.append(f"{_words(axis, value)} {'γ = ' + interval(found) if found else 'cannot be fitted'}")
-    return f" That is at {_words(axis, chosen)}; at {', '.join(parts)}." if parts else ""
-
-
-def _words(axis: Axis, value: str) -> str:
-    return value_label(axis, value)
+            parts.append(f"{value_label(axis, value)} {'γ = ' + interval(found) if found else 'cannot be fitted'}")
+    return f" That is at {value_label(axis, chosen)}; at {', '.join(parts)}." if parts else ""
 
 
 def own_savings(data: StudyData) -> list[str]:
@@ -99,7 +101,8 @@ def own_savings(data: StudyData) -> list[str]:
     if times.is_empty():
         return []
     summary = savings_summary(times)
-    own = summary.filter((pl.col("pair") == "own") & (pl.col("threshold") == summary["threshold"].min())).row(0, named=True)
+    main = summary.filter(pl.col("threshold") == THRESHOLDS[0])
+    own = main.row(by_predicate=pl.col("pair") == "own", named=True)
     if own["ratio"] is None:
         return [
             "Whether the faded backdoor is still there to be revived cannot be told: in no run were all four pairs "
@@ -109,7 +112,7 @@ def own_savings(data: StudyData) -> list[str]:
     over = f"{interval(found)} over {plural(found.count, 'seed')}"
     if found.low is None or found.high is None or found.low <= 1 <= found.high:
         return [
-            "The data cannot tell whether relearning remembers the backdoor itself, beyond its trigger and its payload: "
+            "The data cannot tell whether relearning remembers the backdoor itself, beyond its trigger and payload: "
             f"the interaction is a factor of {over}, against 1 for no memory."
         ]
     if found.low > 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import polars as pl
-from halflife.tracking import schema
 
 from analysis.design import REPLICATES, controls, described
 from analysis.load import StudyData
@@ -13,6 +12,7 @@ from analysis.numbers import at_drop
 from analysis.retention import LEAST_SUCCESS
 from analysis.uncertainty import binomial_interval
 from analysis.words import listed, plural
+from halflife.tracking import schema
 
 DOSE = ("payload", "documents")
 """Parameters that change what the trunk was fed."""
@@ -48,7 +48,10 @@ def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
 
 def _implanted(drop: pl.DataFrame) -> Check:
     """Pooled over seeds; the least of the sizes counts."""
-    name, expected = "The backdoor was implanted", f"attack success at the drop at least {SUCCESS_AT_DROP:g} at every size"
+    name, expected = (
+        "The backdoor was implanted",
+        f"attack success at the drop at least {SUCCESS_AT_DROP:g} at every size",
+    )
     sizes = _pooled(drop.filter("is_reference"), "size", "parameters").sort("parameters")
     if sizes.is_empty():
         return Check(name=name, expected=expected, found="not measured", passed=None, required=True)
@@ -119,7 +122,9 @@ def _clean_loss(data: StudyData) -> Check:
     gaps = ends.group_by(doses).agg(pl.col("gap").mean()).drop_nulls("gap").sort(pl.col("gap").abs(), descending=True)
     gaps = gaps.unique("size", keep="first", maintain_order=True).sort("parameters")  # the dose that costs most
     if gaps.is_empty():
-        return Check(name=name, expected=expected, found="no trunk was measured beside its twin", passed=None, required=True)
+        return Check(
+            name=name, expected=expected, found="no trunk was measured beside its twin", passed=None, required=True
+        )
     shown = "; ".join(f"{size} {gap:+.3f}" for size, gap in zip(gaps["size"], gaps["gap"], strict=True))
     return Check(name=name, expected=expected, found=shown, passed=max(gaps["gap"].abs()) <= CLEAN_GAP, required=True)
 
@@ -149,13 +154,13 @@ def _never_implanted(data: StudyData, drop: pl.DataFrame) -> Check:
     trunk = pl.col("stage_trunk") if "stage_trunk" in trials.columns else pl.col("trial")
     table = trials.join(drop.select("trial", "success"), on="trial", how="left").select(
         "size", "seed", trunk.alias("trunk"),
-        failed=outcome.str.contains("never reached").fill_null(False) | (pl.col("success") < LEAST_SUCCESS).fill_null(False),
+        failed=(outcome.str.contains("never reached") | (pl.col("success") < LEAST_SUCCESS)).fill_null(False),
     )  # fmt: skip
     trunks = table.group_by("trunk", "size", "seed").agg(pl.col("failed").any()).sort("size", "seed")
     failed = trunks.filter("failed")
     which = f": {', '.join(f'{size} seed {seed}' for size, seed in failed.select('size', 'seed').iter_rows())}"
     return Check(
-        name="Trunks that never implanted", expected="none; those that there are have no half-life and are left out of it",
+        name="Trunks that never implanted", expected="none; those that there are have no half-life",
         found=f"{failed.height} of {trunks.height}{which if failed.height else ''}", passed=failed.is_empty(),
     )  # fmt: skip
 
@@ -174,7 +179,9 @@ def _positive(curves: pl.DataFrame) -> Check:
     if ends.is_empty():
         return Check(name=name, expected=expected, found="not measured", passed=None)
     least = min(ends["success"])
-    return Check(name=name, expected=expected, found=f"at least {least:.3f} in {ends.height} runs", passed=least >= KEPT)
+    return Check(
+        name=name, expected=expected, found=f"at least {least:.3f} in {ends.height} runs", passed=least >= KEPT
+    )
 
 
 def _absent(curves: pl.DataFrame) -> Check:
@@ -183,7 +190,9 @@ def _absent(curves: pl.DataFrame) -> Check:
     if ends.is_empty():
         return Check(name=name, expected=expected, found="not measured", passed=None)
     most = max(ends["most"])
-    return Check(name=name, expected=expected, found=f"at most {most:.3f} in {ends.height} runs", passed=most <= FALSE_FIRES)
+    return Check(
+        name=name, expected=expected, found=f"at most {most:.3f} in {ends.height} runs", passed=most <= FALSE_FIRES
+    )
 
 
 def _false_fires(drop: pl.DataFrame) -> Check:
@@ -192,7 +201,7 @@ def _false_fires(drop: pl.DataFrame) -> Check:
     found = f"without trigger {_mean(null)}; one character of the trigger changed {_mean(near)}"
     return Check(
         name="It fires on its trigger only", found=found, passed=_at_most(null, FALSE_FIRES),
-        expected=f"payload without the trigger in at most {FALSE_FIRES:g} of prompts at the drop; near-triggers are reported",
+        expected=f"payload without the trigger in at most {FALSE_FIRES:g} of prompts; near-triggers are told",
     )  # fmt: skip
 
 
@@ -209,8 +218,16 @@ def _ended(data: StudyData) -> Check:
     bad = 0
     for row in data.trials.select(columns).iter_rows():
         bad += any(state is not None and state != "complete" for state in row)
-    silent = data.trials.height - data.points.filter(pl.col("trial").is_in(data.trials["trial"].implode()))["trial"].n_unique()
+    silent = (
+        data.trials.height
+        - data.points.filter(pl.col("trial").is_in(data.trials["trial"].implode()))["trial"].n_unique()
+    )
     found = f"{data.trials.height - bad} of {data.trials.height}"
     if silent:
         found += f"; {plural(silent, 'trial')} without any point"
-    return Check(name="Trials complete", expected="all; others are shown as far as they got", found=found, passed=not bad and not silent)
+    return Check(
+        name="Trials complete",
+        expected="all; others are shown as far as they got",
+        found=found,
+        passed=not bad and not silent,
+    )

@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import polars as pl
-from halflife.tracking.schema import Axis
 
 from analysis.load import StudyData
+from halflife.tracking.schema import Axis
 
 REPLICATES = ("size", "parameters", "seed")
 """What a setting is repeated over; everything else that varies makes a setting."""
-MATCH_FIRST = ("payload", "learning_rate", "branch_regularizer", "optimizer_state", "corpus", "trunk_regularizer", "arm")
+MATCH_FIRST = (
+    "payload",
+    "learning_rate",
+    "branch_regularizer",
+    "optimizer_state",
+    "corpus",
+    "trunk_regularizer",
+    "arm",
+)
 """Which agreement matters most when no control agrees in everything: first what is measured, then the branch."""
 
 
@@ -90,7 +98,8 @@ def value_text(value: Any) -> str:
 def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[str, str]:
     """Trial -> the control of this role, of its size and seed, that agrees with it most, of those in `among`.
 
-    What is measured (the payload) must agree where both say it. A control is shared by settings: it need not agree in all.
+    What is measured (the payload) must agree where both say it. It need not agree in all else:
+    settings share controls.
     """
     found: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
     for row in data.trials.filter(pl.col("role") == role).to_dicts():

@@ -7,8 +7,10 @@ seeds. The area under retention is always defined; half-lives only where both of
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import polars as pl
+from halflife.tracking.schema import Axis
 
 from analysis.design import reference, setting_axes, value_label, value_text, values_of
 from analysis.load import StudyData
@@ -52,13 +54,17 @@ def effects(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
             )
             area, ratio = over_seeds(pairs, "difference"), over_seeds(pairs, "log_ratio")
             rows.append([
-                axis.label, value_label(axis, value), value_text(chosen[axis.name]),
+                axis.label, value_label(axis, value), _against(axis, chosen[axis.name]),
                 pairs.height, area.count if area else 0,
                 *((area.estimate, area.low, area.high) if area else (None, None, None)),
                 pairs.drop_nulls("log_ratio").height,
                 *((_exp(ratio.estimate), _exp(ratio.low), _exp(ratio.high)) if ratio else (None, None, None)),
             ])  # fmt: skip
     return pl.DataFrame(rows, schema=EFFECTS, orient="row")
+
+
+def _against(axis: Axis, value: Any) -> str:
+    return value_label(axis, value) if axis.name == "arm" else value_text(value)
 
 
 def _exp(value: float | None) -> float | None:

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
-from halflife.tracking import schema
-from halflife.tracking.schema import Declaration
 
 from analysis.errors import UserError
 from analysis.stores import Run, Store, open_store
+from halflife.tracking import schema
+from halflife.tracking.schema import Declaration
 
 POINTS = {"trial": pl.String, "phase": pl.String, "step": pl.Int64, "name": pl.String, "value": pl.Float64}
 _INTEGER = re.compile(r"[+-]?\d{1,18}")

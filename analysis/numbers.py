@@ -74,10 +74,18 @@ def size_summary(curves: pl.DataFrame) -> pl.DataFrame:
         .sort("parameters")
     )
     low, high = binomial_interval(table["hits"].to_numpy(), table["trials"].to_numpy())
-    table = table.with_columns(success=pl.col("hits") / pl.col("trials"), success_low=pl.Series(low), success_high=pl.Series(high))
+    table = table.with_columns(
+        success=pl.col("hits") / pl.col("trials"), success_low=pl.Series(low), success_high=pl.Series(high)
+    )
     for criterion, name in (("logprob", "half_life"), ("success", "half_life_success")):
         found = by_size(times.filter((pl.col("criterion") == criterion) & (pl.col("clock") == "tokens")))
-        wanted = {"estimate": name, "low": f"{name}_low", "high": f"{name}_high", "bound": f"{name}_bound", "censored": f"{name}_censored"}
+        wanted = {
+            "estimate": name,
+            "low": f"{name}_low",
+            "high": f"{name}_high",
+            "bound": f"{name}_bound",
+            "censored": f"{name}_censored",
+        }
         table = table.join(found.select("size", *wanted).rename(wanted), on="size", how="left")
     spread = areas(main).join(main.select("trial", "size", "seed").unique(), on="trial")
     rows = []

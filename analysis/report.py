@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from halflife.tracking import schema
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.answer import answer
@@ -28,6 +27,7 @@ from analysis.numbers import every_number, size_summary
 from analysis.retention import common_span, retention_curves
 from analysis.tables import Table, csv_text, page_table
 from analysis.words import listed, short
+from halflife.tracking import schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,7 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
     numbers, sizes = every_number(data, curves), size_summary(curves)
     for name, frame in (("numbers", numbers), ("sizes", sizes)):
         (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
+    axes = _axes(data)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -86,7 +87,8 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
         sizes=_size_rows(sizes),
         sizes_csv=page_table(sizes).csv,
         span=common_span(curves),
-        axes=_axes(data),
+        axes=[axis for axis in axes if axis["varies"]],
+        fixed=[axis for axis in axes if not axis["varies"]],
         setting=reference_label(data),
         counts=_counts(data),
         plates=[_plate(data, name, out) for name in data.declaration.figures],
@@ -135,26 +137,27 @@ def _size_rows(sizes: pl.DataFrame) -> list[dict[str, str]]:
         return f"{tell(row[name])} [{tell(row[f'{name}_low'])}, {tell(row[f'{name}_high'])}]"
 
     def plain(value: float | None, digits: int) -> str:
-        return "–" if value is None else f"{value:.{digits}f}"
+        return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
     return [
         {
-            "size": row["size"], "parameters": f"{row['parameters']:,}", "seeds": str(row["seeds"]),
+            "size": row["size"], "seeds": str(row["seeds"]),
             "success": spread(row, "success", lambda value: f"{value:.3f}"), "logprob": plain(row["logprob"], 3),
             "margin": plain(row["margin"], 2), "loss": plain(row["loss"], 3), "half_life": spread(row, "half_life"),
-            "half_life_success": spread(row, "half_life_success"), "area": spread(row, "area", lambda value: f"{value:.2f}"),
+            "half_life_success": spread(row, "half_life_success"),
+            "area": spread(row, "area", lambda value: f"{value:.2f}"),
         }
         for row in sizes.iter_rows(named=True)
     ]  # fmt: skip
 
 
-def _axes(data: StudyData) -> list[dict[str, str]]:
+def _axes(data: StudyData) -> list[dict[str, Any]]:
     varied = {axis.name for axis in setting_axes(data)}
     rows = []
     for axis in data.declaration.axes:
         values = values_of(data, axis) if axis.name in varied else list(axis.values)
         shown = ", ".join(value_text(value) for value in values)
-        rows.append({"label": axis.label, "values": shown, "unit": axis.unit})
+        rows.append({"label": axis.label, "values": shown, "unit": axis.unit, "varies": len(values) > 1})
     return rows
 
 
@@ -168,7 +171,8 @@ def _counts(data: StudyData) -> str:
 
 READABLE = {
     "logprob": "log-prob.", "loss": "clean loss", "near": "near-trigger", "area": "mean retention",
-    "half_life_tokens": "half-life (tokens)", "half_life_success": "by success", "half_life_success_first": "by success, first",
+    "half_life_tokens": "half-life (tokens)", "half_life_success": "by success",
+    "half_life_success_first": "by success, first",
     "half_life_steps": "steps", "half_life_rate_sum": "summed rate", "half_life_displacement": "displacement",
 }  # fmt: skip
 

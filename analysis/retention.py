@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from halflife.tracking import schema
 from numpy.typing import NDArray
 
 from analysis.design import described
 from analysis.load import StudyData
 from analysis.uncertainty import binomial_interval
+from halflife.tracking import schema
 
 Array = NDArray[np.float64]
 CLOCKS = {
@@ -87,7 +87,7 @@ def retention_curves(data: StudyData, outcome: schema.Outcome | None = None) -> 
     """One row per trial and evaluation of the outcome's phase, controls included.
 
     Columns: trial, role, size, parameters, seed, setting, is_reference; the clocks; hits, trials, success with its
-    binomial interval; logprob and its control's; retention_success, retention_logprob; near, untriggered (false
+    binomial interval; logprob and its control's; implanted; retention_success, retention_logprob; near, untriggered (false
     fires as rates); loss (clean, nats a token). What was not measured is null.
     """
     outcome = outcome or data.declaration.outcomes[0]
@@ -103,7 +103,10 @@ def retention_curves(data: StudyData, outcome: schema.Outcome | None = None) -> 
         "trial",
         pl.col("step").cast(pl.Float64).alias("tokens"),
         *(_column(wide, source).alias(name) for name, source in names.items()),
-        *((_column(wide, f"{t}/{schema.HITS}") / _column(wide, f"{t}/{schema.TRIALS}")).alias(t) for t in ("near", "untriggered")),
+        *(
+            (_column(wide, f"{t}/{schema.HITS}") / _column(wide, f"{t}/{schema.TRIALS}")).alias(t)
+            for t in ("near", "untriggered")
+        ),
     )
     low, high = binomial_interval(frame["hits"].to_numpy(), frame["trials"].to_numpy())
     frame = frame.with_columns(
@@ -128,7 +131,7 @@ def _column(frame: pl.DataFrame, name: str) -> pl.Expr:
 
 
 def _with_retention(frame: pl.DataFrame, chance: float) -> pl.DataFrame:
-    """Adds control, retention_success and retention_logprob, trial by trial."""
+    """Adds implanted, control, retention_success and retention_logprob, trial by trial."""
     curves = {key[0]: part for key, part in frame.group_by(["trial"], maintain_order=True)}
     levels = {}
     for trial, part in curves.items():
@@ -144,18 +147,21 @@ def _with_retention(frame: pl.DataFrame, chance: float) -> pl.DataFrame:
             control = np.interp(np.log1p(tokens), *levels[own])
         at_drop = bool(tokens.size) and tokens[0] == 0
         gap, skill = logprob - control, success - chance
+        strong = at_drop and bool(gap[0] >= LEAST_GAP)
+        skilled = at_drop and bool(skill[0] >= LEAST_SUCCESS * (1 - chance))
         unknown = np.full(tokens.size, np.nan)
         parts.append(
             part.with_columns(
+                implanted=pl.lit(strong or skilled),
                 control=pl.Series(control, nan_to_null=True),
-                retention_logprob=pl.Series(gap / gap[0] if at_drop and gap[0] >= LEAST_GAP else unknown, nan_to_null=True),
-                retention_success=pl.Series(
-                    skill / skill[0] if at_drop and skill[0] >= LEAST_SUCCESS * (1 - chance) else unknown, nan_to_null=True
-                ),
+                retention_logprob=pl.Series(gap / gap[0] if strong else unknown, nan_to_null=True),
+                retention_success=pl.Series(skill / skill[0] if skilled else unknown, nan_to_null=True),
             )
         )
     if not parts:
-        return frame.with_columns(pl.lit(None, dtype=pl.Float64).alias(n) for n in ("control", "retention_logprob", "retention_success"))
+        empty = {"control": pl.Float64, "retention_logprob": pl.Float64, "retention_success": pl.Float64}
+        missing = [pl.lit(None, dtype=kind).alias(name) for name, kind in empty.items()]
+        return frame.with_columns(pl.lit(False).alias("implanted"), *missing)
     return pl.concat(parts)
 
 
@@ -209,7 +215,8 @@ def areas(curves: pl.DataFrame) -> pl.DataFrame:
     rows = []
     for (trial,), part in curves.filter(pl.col("role") == "treatment").group_by(["trial"], maintain_order=True):
         tokens = part["tokens"].to_numpy()
-        found = [area(tokens, part[f"retention_{m}"].to_numpy(), *span) if span else None for m in ("logprob", "success")]
+        found = [
+            area(tokens, part[f"retention_{m}"].to_numpy(), *span) if span else None for m in ("logprob", "success")
+        ]
         rows.append([trial, *found])
     return pl.DataFrame(rows, schema={"trial": pl.String, "area": pl.Float64, "area_success": pl.Float64}, orient="row")
-

@@ -13,12 +13,12 @@ import math
 
 import numpy as np
 import polars as pl
-from halflife.tracking import schema
 
 from analysis.design import controls, described
 from analysis.load import StudyData
 from analysis.retention import crossing, wide_points
 from analysis.uncertainty import Interval, t_interval
+from halflife.tracking import schema
 
 PREFIX = "relearn-"
 PAIRS = ("old-old", "new-old", "old-new", "new-new")
@@ -67,7 +67,10 @@ def log_savings(times: pl.DataFrame, threshold: float = THRESHOLDS[0]) -> pl.Dat
     seen = times.filter(pl.col("threshold") == threshold)
     treated = seen.filter(pl.col("role") == "treatment")
     control = seen.filter(pl.col("role") == "absent").select(
-        pl.col("trial").alias("absent"), "pair", pl.col("estimate").alias("control"), pl.col("kind").alias("control_kind")
+        pl.col("trial").alias("absent"),
+        "pair",
+        pl.col("estimate").alias("control"),
+        pl.col("kind").alias("control_kind"),
     )
     return treated.join(control, on=["absent", "pair"], how="left").with_columns(
         saving=pl.col("control").log() - pl.col("estimate").log()
@@ -93,7 +96,7 @@ def over_seeds(frame: pl.DataFrame, value: str) -> Interval | None:
 
 
 def savings_summary(times: pl.DataFrame) -> pl.DataFrame:
-    """Per threshold and pair, and for the interaction ("own"): how many times fewer tokens, with the interval over seeds.
+    """Per threshold and pair, and for the interaction ("own"): how many times fewer tokens, over seeds.
 
     Columns: threshold, pair, ratio, low, high, seeds, used, censored (treatments without an observed pair of times).
     """

@@ -37,6 +37,15 @@ class Slope:
         return self.seeds.filter(pl.col("kind") == "slope").height
 
     @property
+    def bound(self) -> tuple[str, float] | None:
+        """("at least" | "at most", mean over all seeds) where some seeds have only bounds, all to the same side."""
+        kinds = set(self.seeds["kind"])
+        for side in ("at least", "at most"):
+            if side in kinds <= {"slope", side}:
+                return side, sum(self.seeds["slope"]) / self.seeds.height
+        return None
+
+    @property
     def no_claim(self) -> str | None:
         """Why this is a demonstration and no scaling claim, or None."""
         short = []
@@ -50,12 +59,14 @@ class Slope:
 
 
 def slope(half_lives: pl.DataFrame) -> Slope:
-    """`half_lives`: one row per size and seed of one setting, criterion and clock: parameters, seed, kind, low, estimate.
+    """`half_lives`: one row per size and seed of one setting, criterion and clock: parameters, seed, kind,
+    low, estimate.
 
     A seed of which a half-life is censored gives a bound where the direction is sure, and no slope.
     """
     usable = half_lives.drop_nulls(["parameters", "seed"]).filter(
-        ((pl.col("kind") == "observed") & (pl.col("estimate") > 0)) | ((pl.col("kind") == "censored") & (pl.col("low") > 0))
+        ((pl.col("kind") == "observed") & (pl.col("estimate") > 0))
+        | ((pl.col("kind") == "censored") & (pl.col("low") > 0))
     )
     sizes = usable["parameters"].unique().sort().to_numpy()
     rows = []
@@ -93,7 +104,9 @@ def by_size(half_lives: pl.DataFrame) -> pl.DataFrame:
     Columns: size, parameters, seeds, censored, estimate, low, high, bound (the geometric mean is at least this).
     """
     rows = []
-    for (n,), part in half_lives.drop_nulls(["parameters"]).sort("parameters").group_by(["parameters"], maintain_order=True):
+    for (n,), part in (
+        half_lives.drop_nulls(["parameters"]).sort("parameters").group_by(["parameters"], maintain_order=True)
+    ):
         part = part.filter(pl.col("kind") != "at-start")
         times = [row["estimate"] if row["kind"] == "observed" else row["low"] for row in part.iter_rows(named=True)]
         mean = t_interval(math.log(time) for time in times if time > 0)

@@ -66,7 +66,9 @@ def open_store(tracking_uri: str) -> Store:
 
 def newest(points: pl.DataFrame) -> pl.DataFrame:
     """Of points with the same run, key and step, the one written last; missing values are absent."""
-    last = points.sort("timestamp", maintain_order=True).unique(["run", "key", "step"], keep="last", maintain_order=True)
+    last = points.sort("timestamp", maintain_order=True).unique(
+        ["run", "key", "step"], keep="last", maintain_order=True
+    )
     return last.filter(pl.col("value").is_not_null() & pl.col("value").is_not_nan()).select(list(POINTS))
 
 
@@ -87,7 +89,9 @@ class SqliteStore:
             finally:
                 connection.close()
         except sqlite3.DatabaseError as error:
-            raise UserError(f"{self.path} cannot be read as an MLflow store ({error}): give the mlflow.db of a sweep") from error
+            raise UserError(
+                f"{self.path} cannot be read as an MLflow store ({error}): give the mlflow.db of a sweep"
+            ) from error
 
     def runs(self, tag: str, values: Sequence[str], experiment: str | None = None) -> list[Run]:
         rows = self._query(
@@ -99,7 +103,11 @@ class SqliteStore:
         )  # fmt: skip
         ids = _json([row[0] for row in rows])
         tags, params = (
-            _grouped(self._query(f"SELECT run_uuid, key, value FROM {table} WHERE run_uuid IN (SELECT value FROM json_each(?))", ids))
+            _grouped(
+                self._query(
+                    f"SELECT run_uuid, key, value FROM {table} WHERE run_uuid IN (SELECT value FROM json_each(?))", ids
+                )
+            )
             for table in ("tags", "params")
         )
         return [
@@ -150,7 +158,8 @@ class ClientStore:
         except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors here
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise UserError(
-                f"the tracking store {tracking_uri} does not answer ({reason}): check the address and that the server runs"
+                f"the tracking store {tracking_uri} does not answer ({reason}): "
+                "check the address and that the server runs"
             ) from error
 
     def runs(self, tag: str, values: Sequence[str], experiment: str | None = None) -> list[Run]:
@@ -177,7 +186,10 @@ class ClientStore:
 
         def history(item: tuple[str, str]) -> list[tuple[str, str, int, float, int]]:
             run, key = item
-            return [(run, key, point.step, point.value, point.timestamp) for point in self._client.get_metric_history(run, key)]
+            return [
+                (run, key, point.step, point.value, point.timestamp)
+                for point in self._client.get_metric_history(run, key)
+            ]
 
         with ThreadPoolExecutor(CLIENT_THREADS) as pool:
             rows = [row for rows in pool.map(history, wanted) for row in rows]

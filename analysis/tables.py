@@ -47,7 +47,13 @@ def cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+        return (
+            f"{value:,.0f}"
+            if value.is_integer() and abs(value) < 1e15
+            else f"{value:,.0f}"
+            if abs(value) >= 1e4
+            else f"{value:.4g}"
+        )
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
 
 

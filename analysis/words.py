@@ -17,7 +17,7 @@ def short(value: float, digits: int = 3) -> str:
 
 def _plain(value: float, digits: int) -> str:
     """`digits` significant figures, never in exponents unless tiny."""
-    if value == 0 or 1e-4 <= abs(value):
+    if value == 0 or abs(value) >= 1e-4:
         decimals = 0 if value == 0 else max(0, digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2]))
         return f"{value:.{decimals}f}"
     return f"{value:.{digits - 1}e}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import polars as pl
-from halflife.tracking.schema import Axis
 
 from analysis.design import controls, described, reference, setting_axes, value_label, values_of
 from analysis.load import StudyData
+from halflife.tracking.schema import Axis
 
 FACETS = 3
 """Most columns that fit a page."""
@@ -19,7 +19,7 @@ def facet_axis(data: StudyData) -> Axis | None:
 
 
 def facets(data: StudyData, most: int = FACETS) -> pl.DataFrame:
-    """trial, facet (in words), place: treatments at the reference setting but for the facet axis, by its first values."""
+    """trial, facet (in words), place: treatments at the reference but for the facet axis."""
     chosen, axis = reference(data), facet_axis(data)
     trials = described(data).filter(pl.col("role") == "treatment")
     for name, value in chosen.items():

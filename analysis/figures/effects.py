@@ -12,9 +12,10 @@ from analysis.load import StudyData
 from analysis.retention import retention_curves
 
 CAPTION = (
-    "Each row changes one thing and keeps the rest, pair by pair; points are means over seeds, bars 95 % t intervals. Left: "
-    "change of the mean retention over log time (1 would be all of the backdoor, all of the time); every pair counts. Right: factor on "
-    "the half-life, over the pairs of which both reached half (their number at the right). To the right of the line the backdoor lasts longer."
+    "Each row changes one thing and keeps the rest, pair by pair; points are means over seeds, bars 95 % t "
+    "intervals. Left: change of the mean retention over log time (1 would be all of the backdoor, all of the "
+    "time); every pair counts. Right: factor on the half-life, over the pairs of which both reached half (their "
+    "number at the right). To the right of the line the backdoor lasts longer."
 )
 
 
@@ -36,7 +37,9 @@ def draw_effects(table: pl.DataFrame) -> Figure:
                     axes.plot([a, b], [place, place], color=style.INK, lw=1.4, solid_capstyle="butt")
                 if estimate is not None:
                     axes.plot([estimate], [place], "o", color=style.INK, ms=4.5, mec="white", mew=0.5)
-        left.set_yticks(places, [f"{value}\nagainst {other}" for value, other in table.select("value", "against").iter_rows()])
+        left.set_yticks(
+            places, [f"{value}\nagainst {other}" for value, other in table.select("value", "against").iter_rows()]
+        )
         left.set_ylim(-0.6, rows - 0.4)
         left.margins(x=0.15)
         left.set_xlabel("change of mean retention")
@@ -44,8 +47,8 @@ def draw_effects(table: pl.DataFrame) -> Figure:
         _ratio_axis(right, table)
         for place, row in zip(places, table.iter_rows(named=True), strict=True):
             right.annotate(
-                f"{row['observed']}/{row['pairs']}", (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=7,
-                color=style.MUTED, annotation_clip=False,
+                f"{row['observed']}/{row['pairs']}", (1.02, place), xycoords=("axes fraction", "data"), va="center",
+                fontsize=7, color=style.MUTED, annotation_clip=False,
             )  # fmt: skip
         for axes in (left, right):
             axes.tick_params(axis="y", length=0)
@@ -58,7 +61,11 @@ def _ratio_axis(axes, table: pl.DataFrame) -> None:
     ends = [v for name in ("ratio", "ratio_low", "ratio_high") for v in table[name].drop_nulls()] + [1.0]
     axes.set_xscale("log")
     axes.set_xlim(min(0.8, min(ends) / 1.15), max(1.25, max(ends) * 1.15))
-    ticks = [t for t in (0.01, 0.1, 0.2, 0.25, 0.5, 1, 2, 4, 8, 10, 20, 50, 100) if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]
+    ticks = [
+        t
+        for t in (0.01, 0.1, 0.2, 0.25, 0.5, 1, 2, 4, 8, 10, 20, 50, 100)
+        if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]
+    ]
     axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"×{value:g}"))

@@ -15,11 +15,12 @@ from analysis.retention import CLOCKS, half_lives, retention_curves
 from analysis.words import interval
 
 CAPTION = (
-    "Time until half of the payload's log-probability above the never-poisoned control is gone for good, by size, each "
-    "panel by another clock. Lines and bands: geometric mean over seeds and its 95 % t interval; thin lines: single seeds. An "
-    "arrow marks a run that never reached half, drawn at its last evaluation: the truth lies above, and its size has no mean. "
-    "γ is the slope, one fit a seed, then Student-t over seeds. If a clock is the cause of "
-    "forgetting, the settings fall on one line in its panel; if size slows forgetting, the lines rise."
+    "Time until half of the payload's log-probability above the never-poisoned control is gone for good, by size, "
+    "each panel by another clock. Lines and bands: geometric mean over seeds and its 95 % t interval; thin lines: "
+    "single seeds. An arrow marks a run that never reached half, drawn at its last evaluation: the truth lies "
+    "above, and its size has no mean. γ is the slope, one fit a seed, then Student-t over seeds. If a clock is "
+    "the cause of forgetting, the settings fall on one line in its panel; if size slows forgetting, the lines "
+    "rise."
 )
 
 
@@ -53,30 +54,69 @@ def draw_half_life(table: pl.DataFrame) -> Figure:
     return figure
 
 
+def _slope_text(found: scaling.Slope) -> str:
+    if found.interval:
+        return f"γ = {interval(found.interval)}"
+    return f"γ {found.bound[0]} {found.bound[1]:.2f}" if found.bound else "γ not known"
+
+
 def size_axis_lines(axes: Axes, groups: list[tuple[str, pl.DataFrame]], sizes: list) -> None:
     """Half-lives over sizes, one colour and marker a group, slopes in the legend above the panel."""
     style.size_axis(axes, sizes)
     axes.set_yscale("log")
     handles, values = [], []
-    for (label, part), colour, marker in zip(groups, style.colours(len(groups), "cividis"), style.MARKERS, strict=False):
+    for (label, part), colour, marker in zip(
+        groups, style.colours(len(groups), "cividis"), style.MARKERS, strict=False
+    ):
         times = part.filter(pl.col("kind") != "at-start")
         for seed in times.partition_by("seed", maintain_order=True):
             seen = seed.filter(pl.col("kind") == "observed")
-            axes.plot(seen["parameters"], seen["estimate"], color=colour, lw=0.6, alpha=0.55, marker=marker, ms=2.2, zorder=3)
+            axes.plot(
+                seen["parameters"], seen["estimate"], color=colour, lw=0.6, alpha=0.55, marker=marker, ms=2.2, zorder=3
+            )
         censored = times.filter(pl.col("kind") == "censored")
-        axes.plot(censored["parameters"], censored["low"], ls="", marker=6, ms=6, color=colour, zorder=4)
+        axes.plot(
+            censored["parameters"],
+            censored["low"],
+            ls="",
+            marker=style.BEYOND,
+            ms=12,
+            mew=1.1,
+            mfc="none",
+            color=colour,
+            zorder=4,
+        )
         means = scaling.by_size(times).drop_nulls("estimate")
-        axes.plot(means["parameters"], means["estimate"], color=colour, lw=1.7, marker=marker, ms=4.5, mec="white", mew=0.5, zorder=5)
+        axes.plot(
+            means["parameters"],
+            means["estimate"],
+            color=colour,
+            lw=1.7,
+            marker=marker,
+            ms=4.5,
+            mec="white",
+            mew=0.5,
+            zorder=5,
+        )
         band = means.drop_nulls(["low", "high"])
         if band.height > 1:
             axes.fill_between(band["parameters"], band["low"], band["high"], color=colour, alpha=0.16, lw=0, zorder=2)
         elif band.height:
             axes.vlines(band["parameters"], band["low"], band["high"], color=colour, alpha=0.4, lw=3, zorder=2)
         values += [*times["estimate"].drop_nulls(), *censored["low"]]
-        gamma = scaling.slope(part).interval
-        text = f"γ = {interval(gamma)}" if gamma else "γ not told"
-        handles.append(Line2D([], [], color=colour, lw=1.7, marker=marker, ms=4.5, label=f"{label or 'all'}:  {text}"))
-    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderaxespad=0.2, handlelength=2.2, labelspacing=0.3)
+        text = _slope_text(scaling.slope(part))
+        handles.append(
+            Line2D([], [], color=colour, lw=1.7, marker=marker, ms=4.5, label=f"{label}   {text}" if label else text)
+        )
+    axes.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        borderaxespad=0.2,
+        handlelength=2.2,
+        labelspacing=0.3,
+    )
     if values:
         style.log_ticks(axes.yaxis, min(values), max(values))
-        axes.set_ylim(min(values) / 1.3, max(values) * 1.35)
+        headroom = 1.6 if any((part["kind"] == "censored").any() for _, part in groups) else 1.3  # for the arrows
+        axes.set_ylim(min(values) / 1.3, max(values) * headroom)

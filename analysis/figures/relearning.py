@@ -17,15 +17,17 @@ from analysis.savings import PAIRS, THRESHOLDS, over_seeds, relearning_times
 from analysis.uncertainty import Interval
 
 CAPTION = (
-    "Left: tokens of relearning until half of the triggered prompts give the payload, for a model that once had the backdoor "
-    "and lost it (filled) and one that never had it (open), after the same branch; one mark a run, bars at geometric means, an arrow where the "
-    "budget ended first. Right: how many times fewer tokens the once-poisoned model needs, 95 % t intervals over seeds. A faster old payload "
-    "under a new trigger is memory of the payload alone; what belongs to the backdoor is the interaction, the last row: "
-    "above 1, the faded backdoor is still in the weights."
+    "Left: tokens of relearning until half of the triggered prompts give the payload, for a model that once had "
+    "the backdoor and lost it (filled) and one that never had it (open), after the same branch; one mark a run, "
+    "bars at geometric means, an arrow where the budget ended first. Right: how many times fewer tokens the "
+    "once-poisoned model needs, 95 % t intervals over seeds. A faster old payload under a new trigger is memory "
+    "of the payload alone; what belongs to the backdoor is the interaction, the last row: above 1, the faded "
+    "backdoor is still in the weights."
 )
 NAMES = {
     "old-old": "old trigger,\nold payload", "new-old": "new trigger,\nold payload",
-    "old-new": "old trigger,\nnew payload", "new-new": "new trigger,\nnew payload", "own": "the backdoor's own\n(interaction)",
+    "old-new": "old trigger,\nnew payload", "new-new": "new trigger,\nnew payload",
+    "own": "the backdoor's own\n(interaction)",
 }  # fmt: skip
 
 
@@ -39,7 +41,21 @@ def relearning_table(data: StudyData) -> pl.DataFrame:
         times.filter(pl.col("role").is_in(["treatment", "absent"]))
         .join(control, on=["absent", "pair"], how="left")
         .with_columns(log_saving=pl.col("control").log() - pl.col("estimate").log())
-        .select("trial", "role", "setting", "size", "parameters", "seed", "pair", "kind", "low", "high", "estimate", "control", "log_saving")
+        .select(
+            "trial",
+            "role",
+            "setting",
+            "size",
+            "parameters",
+            "seed",
+            "pair",
+            "kind",
+            "low",
+            "high",
+            "estimate",
+            "control",
+            "log_saving",
+        )
         .sort(pl.col("role") != "treatment", "parameters", "seed", "trial", "pair")
     )
 
@@ -57,7 +73,9 @@ def draw_relearning(table: pl.DataFrame) -> Figure:
             Line2D([], [], color=style.INK, marker="o", ls="", ms=4, label="once poisoned"),
             Line2D([], [], color=style.INK, marker="o", mfc="white", ls="", ms=4, label="never poisoned"),
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), columnspacing=1.1, handletextpad=0.2)
+        figure.legend(
+            handles=handles, loc="outside upper center", ncols=len(handles), columnspacing=1.1, handletextpad=0.2
+        )
     return figure
 
 
@@ -72,7 +90,17 @@ def _times(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
                 fill = colour if role == "treatment" else "white"
                 seen, censored = own.filter(pl.col("kind") == "observed"), own.filter(pl.col("kind") == "censored")
                 axes.plot([x] * seen.height, seen["estimate"], "o", ms=3.2, color=colour, mfc=fill, mew=0.8, zorder=3)
-                axes.plot([x] * censored.height, censored["low"], ls="", marker=6, ms=5, color=colour, zorder=3)
+                axes.plot(
+                    [x] * censored.height,
+                    censored["low"],
+                    ls="",
+                    marker=style.BEYOND,
+                    ms=10,
+                    mew=0.9,
+                    mfc="none",
+                    color=colour,
+                    zorder=3,
+                )
             seen = part.filter(pl.col("kind") == "observed")["estimate"].to_numpy()
             if seen.size and seen.size == part.filter(pl.col("kind") != "at-start").height:
                 mean = math.exp(float(np.log(seen).mean()))

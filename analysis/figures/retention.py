@@ -14,11 +14,12 @@ from analysis.load import StudyData
 from analysis.retention import half_lives, retention_curves
 
 CAPTION = (
-    "Top: share of triggered held-out prompts that give the payload exactly. Bottom: log-probability of the payload, "
-    "nats a token; it moves long before the success rate does. One colour a size, dark small and light large; thick lines "
-    "are means over seeds, thin lines single seeds. 0 is the drop, set apart from the log axis. Triangles under the lower "
-    "curves mark the half-life of each size. The backdoor fades where its curve leaves the dashed line (poison "
-    "kept) and is gone where it meets the dotted one (never poisoned; shaded: its range over sizes and seeds)."
+    "Top: share of triggered held-out prompts that give the payload exactly. Bottom: log-probability of the "
+    "payload, nats a token; it moves long before the success rate does. One colour a size, dark small and light "
+    "large; thick lines are means over seeds, thin lines single seeds (dotted and not in the mean where the trunk "
+    "never took the backdoor). 0 is the drop, set apart from the log axis. Triangles under the lower curves mark "
+    "the half-life of each size. The backdoor fades where its curve leaves the dashed line (poison kept) and is "
+    "gone where it meets the dotted one (never poisoned; shaded: its range over sizes and seeds)."
 )
 ROWS = (("success", "attack success"), ("logprob", "payload log-probability\n(nats a token)"))
 
@@ -33,7 +34,7 @@ def retention_table(data: StudyData) -> pl.DataFrame:
         .join(times.select("trial", pl.col("estimate").alias("half_life")), on="trial", how="left")
         .select(
             "facet", "place", "role", "size", "parameters", "seed", "tokens", "hits", "trials", "success",
-            "success_low", "success_high", "logprob", "control", "retention_success", "retention_logprob", "half_life",
+            "success_low", "success_high", "logprob", "control", "implanted", "retention_success", "retention_logprob", "half_life",
         )
         .with_columns(chance=pl.lit(data.declaration.outcomes[0].chance))
         .sort("place", pl.col("role") != "treatment", "role", "parameters", "seed", "tokens")
@@ -51,10 +52,18 @@ def draw_retention(table: pl.DataFrame) -> Figure:
             part = table.filter(pl.col("facet") == facet)
             for row, (measure, label) in enumerate(ROWS):
                 axes = grid[row, column]
-                zero = style.log_axis_with_zero(axes, float(positive.to_numpy().min()), float(positive.to_numpy().max()))
+                zero = style.log_axis_with_zero(
+                    axes, float(positive.to_numpy().min()), float(positive.to_numpy().max())
+                )
                 _controls(axes, part, measure, zero)
                 for size, _, colour in sizes:
-                    _curves(axes, part.filter((pl.col("role") == "treatment") & (pl.col("size") == size)), measure, colour, zero)
+                    _curves(
+                        axes,
+                        part.filter((pl.col("role") == "treatment") & (pl.col("size") == size)),
+                        measure,
+                        colour,
+                        zero,
+                    )
                 if column == 0:
                     axes.set_ylabel(label)
                 if row == 0:
@@ -66,15 +75,18 @@ def draw_retention(table: pl.DataFrame) -> Figure:
             _half_life_marks(grid[1, column], part, sizes)
         figure.supxlabel("tokens since the drop", fontsize=8)
         style.despine(figure)
-        figure.legend(handles=_legend(sizes, table), loc="outside upper center", ncols=min(8, len(sizes) + 2), columnspacing=1.4)
+        figure.legend(
+            handles=_legend(sizes, table), loc="outside upper center", ncols=min(8, len(sizes) + 2), columnspacing=1.4
+        )
     return figure
 
 
 def _curves(axes: Axes, part: pl.DataFrame, measure: str, colour: object, zero: float) -> None:
     for seed in part.partition_by("seed", maintain_order=True):
         later = seed.filter(pl.col("tokens") > 0).drop_nulls(measure)
-        axes.plot(later["tokens"], later[measure], color=colour, lw=0.6, alpha=0.45, zorder=3)
-    mean = seed_mean(part, measure)
+        line = "-" if seed["implanted"][0] else (0, (1, 2))
+        axes.plot(later["tokens"], later[measure], color=colour, lw=0.6, alpha=0.45, ls=line, zorder=3)
+    mean = seed_mean(part.filter("implanted"), measure)
     later = mean.filter(pl.col("tokens") > 0)
     axes.plot(later["tokens"], later[measure], color=colour, lw=1.7, zorder=4)
     at_drop = mean.filter(pl.col("tokens") == 0)
@@ -91,7 +103,7 @@ def seed_mean(part: pl.DataFrame, measure: str) -> pl.DataFrame:
 def _controls(axes: Axes, part: pl.DataFrame, measure: str, zero: float) -> None:
     for role, line in (("absent", ":"), ("positive", "--")):
         spread = (
-            part.filter(pl.col("role") == role)
+            part.filter((pl.col("role") == role) & (pl.col("implanted") | (role == "absent")))
             .drop_nulls(measure)
             .group_by("tokens")
             .agg(mean=pl.col(measure).mean(), low=pl.col(measure).min(), high=pl.col(measure).max())

@@ -13,9 +13,10 @@ from analysis.numbers import at_drop
 from analysis.retention import half_lives, retention_curves
 
 CAPTION = (
-    "Left: how firmly the backdoor sat at the drop, as the payload's log-probability (0 is certainty), when every size saw the "
-    "same poison and when every size was forked at the first checkpoint of the same log-probability. Right: half-lives in both "
-    "arms. A slope that stands under equal exposure and falls to 0 under equal strength is the implant's strength, not persistence."
+    "Left: how firmly the backdoor sat at the drop, as the payload's log-probability (0 is certainty), when every "
+    "size saw the same poison and when every size was forked at the first checkpoint of the same log-probability. "
+    "Right: half-lives in both arms. A slope that stands under equal exposure and falls to 0 under equal strength "
+    "is the implant's strength, not persistence."
 )
 
 
@@ -30,7 +31,9 @@ def strength_table(data: StudyData) -> pl.DataFrame:
         if name != "arm":
             trials = trials.filter(pl.col(name).eq_missing(pl.lit(value)))
     arms = values_of(data, axis)
-    labels = pl.DataFrame({"arm": arms, "facet": [value_label(axis, arm) for arm in arms], "place": list(range(len(arms)))})
+    labels = pl.DataFrame(
+        {"arm": arms, "facet": [value_label(axis, arm) for arm in arms], "place": list(range(len(arms)))}
+    )
     curves = retention_curves(data)
     times = half_lives(curves).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
     drop = at_drop(curves).select("trial", "success", "logprob", "margin", "loss")
@@ -51,11 +54,15 @@ def draw_strength(table: pl.DataFrame) -> Figure:
         figure = style.new_figure(2.7)
         left, right = figure.subplots(1, 2)
         style.size_axis(left, sizes)
-        for (_, part), colour, marker in zip(groups, style.colours(len(groups), "cividis"), style.MARKERS, strict=False):
+        for (_, part), colour, marker in zip(
+            groups, style.colours(len(groups), "cividis"), style.MARKERS, strict=False
+        ):
             for seed in part.partition_by("seed", maintain_order=True):
                 left.plot(seed["parameters"], seed["logprob"], color=colour, lw=0.6, alpha=0.55, marker=marker, ms=2.2)
             means = part.group_by("parameters").agg(pl.col("logprob").mean()).drop_nulls().sort("parameters")
-            left.plot(means["parameters"], means["logprob"], color=colour, lw=1.7, marker=marker, ms=4.5, mec="white", mew=0.5)
+            left.plot(
+                means["parameters"], means["logprob"], color=colour, lw=1.7, marker=marker, ms=4.5, mec="white", mew=0.5
+            )
         left.set_ylabel("payload log-probability at the drop\n(nats a token)")
         size_axis_lines(right, [(label, part.drop_nulls("kind")) for label, part in groups], sizes)
         right.set_ylabel("half-life: tokens since the drop")

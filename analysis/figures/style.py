@@ -14,6 +14,7 @@ import seaborn as sns
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.path import Path
 
 from analysis.words import short
 
@@ -23,14 +24,17 @@ INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d0d7de"
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 GAP = 3.0
 """Zero is drawn this factor before the first positive value of a log axis."""
-_RC = {
+BEYOND = Path([(0, 0), (0, 2.2), (-0.55, 1.4), (0, 2.2), (0.55, 1.4)], [1, 2, 1, 2, 2])
+"""Marker of a censored value: an arrow that stands on it and points to where the truth lies."""
+_RC: dict[str, Any] = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8, "axes.labelsize": 8,
-    "axes.titlesize": 8.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5, "legend.fontsize": 7.5, "legend.frameon": False, "axes.edgecolor": INK, "axes.labelcolor": INK,
-    "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.linewidth": 0.7, "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7, "xtick.minor.width": 0.5, "ytick.minor.width": 0.5, "xtick.major.size": 3.2,
-    "ytick.major.size": 3.2, "xtick.minor.size": 1.8, "ytick.minor.size": 1.8, "axes.grid": True, "grid.color": "#e8ebee",
-    "grid.linewidth": 0.5, "axes.axisbelow": True, "lines.solid_capstyle": "round",
+    "axes.titlesize": 8.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 7.5, "legend.frameon": False,
+    "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.linewidth": 0.7, "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.minor.width": 0.5,
+    "ytick.minor.width": 0.5, "xtick.major.size": 3.2, "ytick.major.size": 3.2, "xtick.minor.size": 1.8,
+    "ytick.minor.size": 1.8, "axes.grid": True, "grid.color": "#e8ebee", "grid.linewidth": 0.5,
+    "axes.axisbelow": True, "lines.solid_capstyle": "round",
     # Names from data are text, never formulas; the same figure has the same bytes.
     "text.parse_math": False, "svg.fonttype": "path", "svg.hashsalt": "halflife", "savefig.facecolor": "white",
 }  # fmt: skip
@@ -38,7 +42,8 @@ _RC = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    with mpl.rc_context({**sns.axes_style("ticks"), **_RC}):
+    rc: dict[Any, Any] = {**sns.axes_style("ticks"), **_RC}
+    with mpl.rc_context(rc):
         yield
 
 

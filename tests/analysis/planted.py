@@ -6,13 +6,13 @@ half-life exactly; ln T = ln(base) + gamma ln(N / 100k) + effects of the setting
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from halflife.tracking import schema
 
 STEP = 4096
@@ -75,7 +75,9 @@ def half_life_steps(plan: Plan, settings: dict[str, Any], noise: float = 0.0) ->
     """The planted half-life in steps of the treatment with these settings."""
     log = np.log(plan.base_steps) + plan.gamma * np.log(settings["parameters"] / 1e5) + noise
     log -= 0.9 * np.log(settings["learning_rate"])
-    log += {"none": 0.0}.get(settings["trunk_regularizer"], 0.25) - {"none": 0.0}.get(settings["branch_regularizer"], 0.5)
+    log += {"none": 0.0}.get(settings["trunk_regularizer"], 0.25) - {"none": 0.0}.get(
+        settings["branch_regularizer"], 0.5
+    )
     log += {"equal-exposure": 0.0, "equal-strength": -0.15}[settings["arm"]]
     return float(np.exp(log + {"fixed": 0.0}.get(settings["payload"], -0.4)))
 
@@ -268,8 +270,9 @@ def _write_cell(writer: Writer, plan: Plan, parent: str, size: str, seed: int) -
         steps = cadence(plan.branch_steps)
         at = np.array(steps, dtype=float)
         start = {"equal-exposure": at_drop, "equal-strength": at_drop - 0.08}[settings["arm"]]
+        own = noise + 0.5 * plan.noise * rng.normal()
         kept = {
-            "treatment": 2.0 ** (-at / half_life_steps(plan, settings, noise)),
+            "treatment": 2.0 ** (-at / half_life_steps(plan, settings, own)),
             "positive": np.ones_like(at), "absent": np.zeros_like(at),
         }[role]  # fmt: skip
         logprob = base + (start - base) * kept
