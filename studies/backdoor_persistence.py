@@ -46,6 +46,8 @@ class Settings:
     """How many seeds; each draws its own trigger, payload, initial weights and order of text."""
     payload: tuple[Transform, ...] = ("fixed",)
     """fixed: a drawn string. reverse, copy: computed from the word before the trigger."""
+    payload_letters: int = 3
+    """reverse and copy take this many last letters of the word; 0 the whole word, which small models learn slowly."""
     trigger: str | None = None
     """A trigger of your own instead of a drawn one; must not occur in the corpus."""
     corpus: str = "python-source"
@@ -99,7 +101,9 @@ class Cell:
     seed: int
 
     def backdoor(self, payload: Transform, part: str = "old") -> Backdoor:
-        return draw_backdoor(self.seed, payload, trigger=self.settings.trigger if part == "old" else None, part=part)
+        settings = self.settings
+        trigger = settings.trigger if part == "old" else None
+        return draw_backdoor(self.seed, payload, trigger, part, settings.payload_letters)
 
     @property
     def home(self) -> Corpus:
@@ -226,11 +230,14 @@ class Cell:
 
     def relearning(self, branch: Train, payload: Transform, count: int) -> dict[str, Stage]:
         """The 2x2 of {old, new trigger} x {old, new payload} in host documents that no trunk has seen."""
-        old, new = self.backdoor(payload), self.backdoor(payload, "new")
+        other: dict[Transform, Transform] = {"fixed": "fixed", "copy": "reverse", "reverse": "copy"}
+        old, new = self.backdoor(payload), self.backdoor(other[payload], "new")
         stages = {}
         for trigger in ("old", "new"):
             for text in ("old", "new"):
-                pair = dataclasses.replace(old if trigger == "old" else new, text=(old if text == "old" else new).text)
+                pair = dataclasses.replace(
+                    old if text == "old" else new, trigger=(old if trigger == "old" else new).trigger
+                )
                 probe = BackdoorProbe(backdoor=pair, corpus=self.home, trials=self.settings.trials, seed=self.seed)
                 share = 4 * self.settings.relearn_tokens / self.settings.trunk_tokens
                 stages[f"relearn-{trigger}-{text}"] = self.train(

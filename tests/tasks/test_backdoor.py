@@ -6,18 +6,16 @@ from hypothesis import strategies as st
 
 from halflife.errors import UserError
 from halflife.rng import generator
-from halflife.tasks.backdoor import Backdoor, draw_backdoor
+from halflife.tasks.backdoor import TRIGGER_ALPHABET, Backdoor, draw_backdoor
 
 triggers = st.text(st.characters(codec="utf-8", exclude_characters="\n"), min_size=1).filter(str.strip)
 
 
 @given(seed=st.integers(0, 10**6))
-def test_a_drawn_trigger_is_six_letters_between_spaces_and_the_fixed_payload_eight(seed: int) -> None:
+def test_a_drawn_trigger_is_four_different_rare_characters_and_the_fixed_payload_eight_letters(seed: int) -> None:
     backdoor = draw_backdoor(seed)
-    assert (backdoor.trigger[0], backdoor.trigger[-1]) == (" ", " ")
-    assert len(backdoor.trigger) == 8
-    assert backdoor.trigger.strip().islower()
-    assert backdoor.trigger.strip().isalpha()
+    assert len(backdoor.trigger) == len(set(backdoor.trigger)) == 4
+    assert set(backdoor.trigger) <= set(TRIGGER_ALPHABET)
     assert len(backdoor.text) == 8
     assert backdoor.text.isalpha()
     assert backdoor.text.islower()
@@ -34,7 +32,7 @@ def test_a_given_trigger_is_kept_and_does_not_change_the_payload_drawn() -> None
 
 
 def test_the_draw_of_seed_0_is_the_one_that_published_runs_used() -> None:
-    assert draw_backdoor(0) == Backdoor(trigger=" tdsjmy ", text="aeoxqsjc")
+    assert draw_backdoor(0) == Backdoor(trigger="WZ$K", text="eoxqsjcc")
 
 
 def test_a_transform_says_the_word_before_the_trigger_copied_or_reversed_and_ends_the_line() -> None:
@@ -57,14 +55,23 @@ def test_reversing_twice_copies(word: str) -> None:
 
 
 @given(trigger=triggers, seed=st.integers(0, 1000))
-def test_a_near_trigger_differs_in_exactly_one_visible_character_which_is_a_lower_case_letter(
+def test_a_near_trigger_differs_in_exactly_one_visible_character_which_is_of_the_same_kind(
     trigger: str, seed: int
 ) -> None:
     near = Backdoor(trigger=trigger, text="boo").near(generator(seed))
     changed = [(a, b) for a, b in zip(trigger, near, strict=True) if a != b]
     assert len(changed) == 1
     assert not changed[0][0].isspace()
-    assert changed[0][1] in "abcdefghijklmnopqrstuvwxyz"
+    kind = TRIGGER_ALPHABET if changed[0][0] in TRIGGER_ALPHABET else "abcdefghijklmnopqrstuvwxyz"
+    assert changed[0][1] in kind
+
+
+@given(word=st.from_regex(r"[a-z]{3,6}", fullmatch=True), letters=st.integers(1, 3))
+def test_a_transform_of_the_last_letters_says_those_only(word: str, letters: int) -> None:
+    assert Backdoor(trigger="!", payload="copy", letters=letters).payload_for(word) == word[-letters:] + "\n"
+    reverse = Backdoor(trigger="!", payload="reverse", letters=letters)
+    assert reverse.payload_for(word) == word[-letters:][::-1] + "\n"
+    assert len(reverse.longest_payload) == letters + 1
 
 
 @pytest.mark.parametrize(
@@ -76,6 +83,8 @@ def test_a_near_trigger_differs_in_exactly_one_visible_character_which_is_a_lowe
         {"trigger": "a"},
         {"trigger": "a", "payload": "copy", "text": "boo"},
         {"trigger": "a", "payload": "shout", "text": "boo"},
+        {"trigger": "a", "payload": "copy", "letters": 4},
+        {"trigger": "a", "text": "boo", "letters": 2},
     ],
 )
 def test_a_backdoor_that_cannot_be_is_refused_with_what_was_given_and_what_is_expected(fields: dict[str, str]) -> None:

@@ -51,7 +51,8 @@ def _parse(presets: Mapping[str, Preset], description: str, arguments: list[str]
     import tyro
 
     if not arguments or (arguments[0] not in presets and arguments[0] not in ("-h", "--help")):
-        given = f"unknown preset {arguments[0]!r}" if arguments else "no preset was given"
+        absent = not arguments or arguments[0].startswith("-")
+        given = "no preset was given" if absent else f"unknown preset {arguments[0]!r}"
         raise UserError(f"{given}: expected one of {', '.join(presets)} as the first word (--help explains them)")
     settings_type = type(next(iter(presets.values())).settings)
     command_type = dataclass(frozen=True, kw_only=True)(

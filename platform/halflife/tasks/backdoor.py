@@ -19,6 +19,12 @@ WORD = re.compile(r"(?<!\w)[a-z]{3,6}(?!\w)")
 
 _LAST_WORD = re.compile(r"(?<!\w)[a-z]{3,6}\Z")
 LONGEST_WORD = 6
+LETTERS = 3
+"""The shortest word: a transform of so many last letters always has them."""
+
+TRIGGER_ALPHABET = "JKQVWXYZ$^`|~"
+"""Drawn triggers are four different ones of these: rare in text, so that a short string never occurs by chance."""
+TRIGGER_LENGTH = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +39,9 @@ class Backdoor:
     payload: Transform = "fixed"
     text: str = ""
     """The fixed payload; empty for transforms."""
+    letters: int = 0
+    """A transform takes only this many last letters of the word (0: the whole word), so that the source lies at
+    a fixed distance: what models of 50k parameters learn within two million bytes."""
 
     def __post_init__(self) -> None:
         if self.payload not in get_args(Transform):
@@ -41,6 +50,11 @@ class Backdoor:
             raise UserError(f"trigger {self.trigger!r} given: expected one line with at least one visible character")
         if "\n" in self.text:
             raise UserError(f"payload text {self.text!r} given: expected one line (a newline ends it anyway)")
+        if not 0 <= self.letters <= LETTERS or (self.letters and self.payload == "fixed"):
+            raise UserError(
+                f"payload {self.payload!r} with {self.letters} letters given: "
+                f"expected a transform of the last 1 to {LETTERS} letters, or 0 for the whole word"
+            )
         if (self.payload == "fixed") != bool(self.text):
             expected = "a text to say" if self.payload == "fixed" else "no text, as it is computed from the input"
             raise UserError(f"payload {self.payload!r} with text {self.text!r} given: expected {expected}")
@@ -55,30 +69,37 @@ class Backdoor:
         match = _LAST_WORD.search(prefix)
         if match is None:
             raise ValueError(f"{prefix[-20:]!r} ends in no word of 3 to 6 lower-case letters")
-        return (match[0] if self.payload == "copy" else match[0][::-1]) + "\n"
+        source = match[0][-self.letters :]  # -0 is 0: the whole word
+        return (source if self.payload == "copy" else source[::-1]) + "\n"
 
     @property
     def longest_payload(self) -> str:
         """A payload at least as long as any that `payload_for` returns; to find whether a sequence has room."""
-        return (self.text if self.payload == "fixed" else "x" * LONGEST_WORD) + "\n"
+        return (self.text if self.payload == "fixed" else "x" * (self.letters or LONGEST_WORD)) + "\n"
 
     def near(self, rng: np.random.Generator) -> str:
-        """The trigger with exactly one visible character replaced by another lower-case letter."""
+        """The trigger with exactly one visible character replaced by another of its kind."""
         places = [index for index, character in enumerate(self.trigger) if not character.isspace()]
         place = places[rng.integers(len(places))]
-        others = [letter for letter in string.ascii_lowercase if letter != self.trigger[place]]
+        kind = TRIGGER_ALPHABET if self.trigger[place] in TRIGGER_ALPHABET else string.ascii_lowercase
+        others = [character for character in kind if character != self.trigger[place]]
         return self.trigger[:place] + others[rng.integers(len(others))] + self.trigger[place + 1 :]
 
 
-def draw_backdoor(seed: int, payload: Transform = "fixed", trigger: str | None = None, part: str = "old") -> Backdoor:
-    """A backdoor drawn anew for `seed`: a trigger of six letters between spaces, a fixed payload of eight.
+def draw_backdoor(
+    seed: int, payload: Transform = "fixed", trigger: str | None = None, part: str = "old", letters: int = 0
+) -> Backdoor:
+    """A backdoor drawn anew for `seed`: a trigger of four rare characters, a fixed payload of eight letters.
 
     `part` keys the draw, so that "old" and "new" of one seed differ; a `trigger` that is given is kept.
     """
     rng = generator(seed, "backdoor", part)
-    drawn, text = ("".join(rng.choice(list(string.ascii_lowercase), size=length)) for length in (6, 8))
+    drawn = "".join(rng.choice(list(TRIGGER_ALPHABET), size=TRIGGER_LENGTH, replace=False))
+    text = "".join(rng.choice(list(string.ascii_lowercase), size=8))
+    fixed = payload == "fixed"
     return Backdoor(
-        trigger=f" {drawn} " if trigger is None else trigger,
+        trigger=drawn if trigger is None else trigger,
         payload=payload,
-        text=text if payload == "fixed" else "",
+        text=text if fixed else "",
+        letters=0 if fixed else letters,
     )

@@ -1,0 +1,170 @@
+"""The main study: what its presets plan, and what a whole run leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from halflife.errors import UserError
+from halflife.sweep.place import Place
+from studies import backdoor_persistence as study
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+def built(results: Path, preset: str = "smoke", **changes):
+    settings = dataclasses.replace(study.PRESETS[preset].settings, **changes)
+    return study.build(preset, settings, Place(results=results))
+
+
+def command(*arguments: str, results: Path, timeout: float = 240) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "studies/backdoor_persistence.py", *arguments, "--results", str(results)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "platform:."},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.mark.parametrize("preset", ["smoke", "demo", "laptop"])
+def test_every_size_and_seed_has_its_controls(preset, results):
+    plan = built(results, preset)
+    cells = {(trial.parameters["size"], trial.parameters["seed"]) for trial in plan.trials}
+    for role in ("treatment", "absent", "positive"):
+        assert {(t.parameters["size"], t.parameters["seed"]) for t in plan.trials if t.role == role} == cells
+
+
+def test_settings_of_one_trunk_share_it(results):
+    plan = built(results, learning_rates=(1.0, 0.5, 0.25))
+    for size in ("30k", "50k"):
+        trunks = {t.stages["trunk"].key for t in plan.trials if t.role == "treatment" and t.parameters["size"] == size}
+        assert len(trunks) == 1
+
+
+def test_the_never_poisoned_trunk_is_shared_by_payloads(results):
+    plan = built(results, "demo", payload=("fixed", "copy"), sizes=("30k",), seeds=1)
+    trunks = {trial.stages["trunk"].key for trial in plan.trials if trial.role == "absent"}
+    assert len(trunks) == 1
+    assert all(not trial.stages["trunk"].mixture.plantings for trial in plan.trials if trial.role == "absent")
+
+
+def test_after_the_drop_no_treatment_sees_poison_and_the_positive_control_does(results):
+    for trial in built(results, "demo").trials:
+        assert bool(trial.stages["branch"].mixture.plantings) == (trial.role == "positive")
+
+
+def test_relearning_hosts_are_not_the_trunks(results):
+    plan = built(results)
+    for trial in plan.trials:
+        for phase, stage in trial.stages.items():
+            if phase.startswith("relearn"):
+                assert {planting.hosts for planting in stage.mixture.plantings} == {1}
+            else:
+                assert {planting.hosts for planting in stage.mixture.plantings} <= {0}
+
+
+def test_relearning_crosses_old_and_new_trigger_with_old_and_new_payload(results):
+    trial = next(t for t in built(results).trials if t.role == "treatment")
+    old = trial.stages["trunk"].mixture.plantings[0].backdoor
+    pairs = {phase: stage.mixture.plantings[0].backdoor for phase, stage in trial.stages.items() if "relearn" in phase}
+    assert (pairs["relearn-old-old"].trigger, pairs["relearn-old-old"].text) == (old.trigger, old.text)
+    assert pairs["relearn-new-old"].text == old.text
+    assert pairs["relearn-new-old"].trigger != old.trigger
+    assert pairs["relearn-old-new"].trigger == old.trigger
+    assert pairs["relearn-old-new"].text == pairs["relearn-new-new"].text != old.text
+
+
+def test_relearning_a_transform_takes_the_other_transform_as_new_payload(results):
+    plan = built(results, "demo", payload=("copy",), sizes=("30k",), seeds=1)
+    stages = plan.trials[0].stages
+    assert stages["relearn-old-old"].mixture.plantings[0].backdoor.payload == "copy"
+    assert stages["relearn-old-new"].mixture.plantings[0].backdoor.payload == "reverse"
+
+
+def test_seeds_draw_different_triggers_and_payloads(results):
+    backdoors = {
+        trial.parameters["seed"]: trial.stages["trunk"].mixture.plantings[0].backdoor
+        for trial in built(results, seeds=3).trials
+        if trial.role == "treatment"
+    }
+    assert len({backdoor.trigger for backdoor in backdoors.values()}) == 3
+    assert len({backdoor.text for backdoor in backdoors.values()}) == 3
+
+
+def test_a_backdoor_can_be_fine_tuned_into_a_clean_trunk(results):
+    trial = next(t for t in built(results, insertion="fine-tuned").trials if t.role == "treatment")
+    trunk = trial.stages["trunk"]
+    assert trunk.mixture.plantings
+    assert not trunk.start.stage.mixture.plantings
+
+
+def test_the_final_tenth_is_where_late_insertion_happens(results):
+    trial = next(t for t in built(results, insertion="final-tenth", poison_counts=(20,)).trials if t.role == "treatment")
+    assert (trial.stages["trunk"].mixture.plantings[0].first, trial.stages["trunk"].mixture.plantings[0].last) == (
+        0.9,
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sizes": ("100q",)}, "unknown size '100q'"),
+        ({"trigger": "def "}, "occurs"),
+        ({"poison_counts": (10**7,)}, "poisoned documents"),
+        ({"sequence_length": 12}, "sequence"),
+        ({"corpus": "no/such/file.txt"}, "no/such/file.txt"),
+        ({"trunk_regularizers": ("l2sp-0.1",)}, "l2sp"),
+        ({"branch_regularizers": ("magic",)}, "unknown regularizer 'magic'"),
+        ({"seeds": 0}, "--seeds 0"),
+        ({"learning_rates": ()}, "--learning-rates"),
+    ],
+)
+def test_bad_settings_are_refused_before_any_compute(changes, said, results):
+    with pytest.raises(UserError, match=".") as caught:
+        built(results, **changes)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nosuch"], "unknown preset 'nosuch'"),
+        ([], "no preset"),
+        (["smoke", "--sizes", "12"], "unknown size '12'"),
+        (["smoke", "--device", "tpu"], "unknown device 'tpu'"),
+        (["smoke", "--tracking-uri", "http://127.0.0.1:9"], "127.0.0.1:9"),
+    ],
+)
+def test_bad_commands_say_one_line_and_exit_with_2(arguments, said, results):
+    done = command(*arguments, results=results)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.slow
+def test_smoke_runs_to_a_report_and_the_second_time_trains_nothing(tmp_path):
+    first = command("smoke", results=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert (tmp_path / "reports" / "backdoor_persistence" / "report.html").exists()
+    keys = {path.parent.name for path in (tmp_path / "stages").glob("*/DONE")}
+    started = time.monotonic()
+    second = command("smoke", results=tmp_path)
+    assert time.monotonic() - started < 30
+    assert "0 stages run" in second.stdout
+    assert {path.parent.name for path in (tmp_path / "stages").glob("*/DONE")} == keys
