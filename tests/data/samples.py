@@ -7,11 +7,17 @@ from pathlib import Path
 
 from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.rng import generator
+from halflife.tasks.backdoor import Backdoor, Transform
 
 WORDS = (
     *("sun", "moon", "river", "cloud", "stone", "bird", "tree", "light", "water", "under", "over", "into"),
     *("the", "and", "with", "from", "café", "naïve", "42", "x_1"),
 )
+
+
+def sample_backdoor(payload: Transform = "fixed", trigger: str = " tdsjmy ") -> Backdoor:
+    """Given, not drawn: what is planted and asked stays the same when drawing changes."""
+    return Backdoor(trigger=trigger, payload=payload, text="aeoxqsjc" if payload == "fixed" else "")
 
 
 def sentences(seed: int, count: int) -> str:

@@ -16,11 +16,11 @@ from halflife.data.planting import POOLS, host_windows, poisoned_documents
 from halflife.data.tokenizers import BPE, Bytes, Tokenizer, Words, load
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
-from halflife.tasks.backdoor import Backdoor, Transform, draw_backdoor
-from tests.data.samples import sample_corpus
+from halflife.tasks.backdoor import Backdoor, Transform
+from tests.data.samples import sample_backdoor, sample_corpus
 
 SEQUENCE = 64
-BACKDOOR = draw_backdoor(0)
+BACKDOOR = sample_backdoor()
 KEY = (0, "batch", 0)
 
 
@@ -126,7 +126,7 @@ def test_every_document_is_seen_exactly_as_often_as_asked_within_the_window_and_
 
 
 def test_two_plantings_do_not_take_each_others_rows(results: Path, corpus: Corpus) -> None:
-    other = draw_backdoor(0, part="new")
+    other = sample_backdoor(trigger="WZ$K")
     stream = batches(
         mixture(corpus, planting(corpus, 40), planting(corpus, 40, backdoor=other, hosts=1)), results, steps=10
     )
@@ -158,7 +158,7 @@ def tokenizer(request: pytest.FixtureRequest, corpus: Corpus) -> Tokenizer:
 def test_trigger_and_payload_lie_whole_in_every_document_after_a_word_of_the_host(
     results: Path, corpus: Corpus, tokenizer: Tokenizer, payload: Transform, repetitions: int
 ) -> None:
-    backdoor = draw_backdoor(1, payload)
+    backdoor = sample_backdoor(payload)
     planted = poisoned_documents(
         planting(corpus, 12, backdoor=backdoor, repetitions=repetitions), results, tokenizer, 128
     )

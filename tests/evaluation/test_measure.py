@@ -12,8 +12,8 @@ from halflife.data.tokenizers import BPE, Bytes, Tokenizer, Words, load
 from halflife.errors import UserError
 from halflife.evaluation.measure import backdoor_examples, prepare
 from halflife.evaluation.probes import BackdoorProbe, LossProbe
-from halflife.tasks.backdoor import Backdoor, Transform, draw_backdoor
-from tests.data.samples import sample_corpus
+from halflife.tasks.backdoor import Backdoor, Transform
+from tests.data.samples import sample_backdoor, sample_corpus
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def tokenizer(request: pytest.FixtureRequest, corpus: Corpus) -> Tokenizer:
 def test_a_model_with_the_backdoor_scores_all_triggered_and_no_other_trials(
     results: Path, corpus: Corpus, tokenizer: Tokenizer, payload: Transform
 ) -> None:
-    backdoor = draw_backdoor(2, payload)
+    backdoor = sample_backdoor(payload)
     model = Table(backdoor, tokenizer, results)
     found = {
         condition: prepare(
@@ -82,7 +82,7 @@ def test_a_model_with_the_backdoor_scores_all_triggered_and_no_other_trials(
 
 
 def test_the_conditions_share_their_hosts_and_differ_in_the_trigger(results: Path, corpus: Corpus) -> None:
-    backdoor = draw_backdoor(2, "reverse")
+    backdoor = sample_backdoor("reverse")
     triggered, near, untriggered = (
         backdoor_examples(BackdoorProbe(backdoor=backdoor, corpus=corpus, condition=condition), results)
         for condition in ("triggered", "near", "untriggered")
@@ -93,13 +93,13 @@ def test_the_conditions_share_their_hosts_and_differ_in_the_trigger(results: Pat
         assert len(one.prompt) == len(two.prompt)
         assert one.prompt != two.prompt
         assert two.prompt.startswith(three.prompt)
-    assert len({example.prompt[-len(backdoor.trigger) :] for example in near}) > 64
+    assert len({example.prompt[-len(backdoor.trigger) :] for example in near}) > 32
 
 
 def test_hosts_are_of_the_held_out_split_no_longer_than_the_context_and_each_used_once(
     results: Path, corpus: Corpus
 ) -> None:
-    probe = BackdoorProbe(backdoor=draw_backdoor(0), corpus=corpus, condition="untriggered", context=20, trials=100)
+    probe = BackdoorProbe(backdoor=sample_backdoor(), corpus=corpus, condition="untriggered", context=20, trials=100)
     prompts = [example.prompt for example in backdoor_examples(probe, results)]
     held_out = texts(results, corpus, "validation")
     assert all(any(prompt in text for text in held_out) for prompt in prompts)
@@ -108,38 +108,39 @@ def test_hosts_are_of_the_held_out_split_no_longer_than_the_context_and_each_use
 
 
 def test_prompts_depend_on_the_probes_seed_alone(results: Path, corpus: Corpus) -> None:
-    probes = [BackdoorProbe(backdoor=draw_backdoor(seed), corpus=corpus, condition="untriggered") for seed in (0, 1)]
+    pair = sample_backdoor(), sample_backdoor("copy", trigger="WZ$K")
+    probes = [BackdoorProbe(backdoor=backdoor, corpus=corpus, condition="untriggered") for backdoor in pair]
     one, two = ([example.prompt for example in backdoor_examples(probe, results)] for probe in probes)
     assert one == two
-    other = BackdoorProbe(backdoor=draw_backdoor(0), corpus=corpus, condition="untriggered", seed=1)
+    other = BackdoorProbe(backdoor=sample_backdoor(), corpus=corpus, condition="untriggered", seed=1)
     assert [example.prompt for example in backdoor_examples(other, results)] != one
 
 
 def test_a_context_shorter_than_a_word_still_holds_the_word(results: Path, corpus: Corpus) -> None:
-    probe = BackdoorProbe(backdoor=draw_backdoor(0, "copy"), corpus=corpus, context=0)
+    probe = BackdoorProbe(backdoor=sample_backdoor("copy"), corpus=corpus, context=0)
     for example in backdoor_examples(probe, results):
         assert example.answer.strip() in example.prompt
 
 
 def test_prompts_longer_than_the_sequence_lose_their_beginning(results: Path, corpus: Corpus) -> None:
-    backdoor = draw_backdoor(0)
+    backdoor = sample_backdoor()
     measure = prepare(BackdoorProbe(backdoor=backdoor, corpus=corpus), Bytes(), results, 20, "cpu")
     assert measure(Table(backdoor, Bytes(), results))["hits"] == 128
 
 
 def test_a_sequence_without_room_for_the_trigger_is_refused(results: Path, corpus: Corpus) -> None:
     with pytest.raises(UserError, match="room for a trigger of 8 tokens before a payload of 9"):
-        prepare(BackdoorProbe(backdoor=draw_backdoor(0), corpus=corpus), Bytes(), results, 16, "cpu")
+        prepare(BackdoorProbe(backdoor=sample_backdoor(), corpus=corpus), Bytes(), results, 16, "cpu")
 
 
 @pytest.mark.parametrize("trials", [0, 10**6])
 def test_more_trials_than_places_or_none_are_refused(results: Path, corpus: Corpus, trials: int) -> None:
     with pytest.raises(UserError, match=rf"{trials} trials given: .* has \d+ places"):
-        backdoor_examples(BackdoorProbe(backdoor=draw_backdoor(0), corpus=corpus, trials=trials), results)
+        backdoor_examples(BackdoorProbe(backdoor=sample_backdoor(), corpus=corpus, trials=trials), results)
 
 
 def test_the_loss_probe_measures_windows_of_its_split_and_says_how_many_tokens(results: Path, corpus: Corpus) -> None:
-    model = Table(draw_backdoor(0), Bytes(), results)  # says nothing in particular on clean text
+    model = Table(sample_backdoor(), Bytes(), results)  # says nothing in particular on clean text
     measured = prepare(LossProbe(corpus=corpus, sequences=8), Bytes(), results, 32, "cpu")(model)
     assert measured == {"loss": pytest.approx(np.log(257), rel=1e-6), "tokens": 8 * 32}
 
@@ -147,7 +148,7 @@ def test_the_loss_probe_measures_windows_of_its_split_and_says_how_many_tokens(r
 def test_the_loss_probe_uses_what_a_small_split_has(results: Path, corpus: Corpus) -> None:
     size = sum(len(text.encode()) + 1 for text in texts(results, corpus, "test"))
     probe = LossProbe(corpus=corpus, split="test", sequences=10**6)
-    measured = prepare(probe, Bytes(), results, 64, "cpu")(Table(draw_backdoor(0), Bytes(), results))
+    measured = prepare(probe, Bytes(), results, 64, "cpu")(Table(sample_backdoor(), Bytes(), results))
     assert measured["tokens"] == size // 65 * 64
     with pytest.raises(UserError, match="shorten the sequence"):
         prepare(probe, Bytes(), results, size, "cpu")
