@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,25 +13,7 @@ from halflife.training.penalties import L2SP
 from halflife.training.torch_engine import TorchEngine, rows_that_fit
 from halflife.training.torch_optimizers import build
 from tests.training.fakes import VOCABULARY, Stream, recipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wide(Rung):
-    """Two layers of a given width."""
-
-    of: int
-
-    @property
-    def depth(self) -> int:
-        return 2
-
-    @property
-    def width(self) -> int:
-        return self.of
-
-    @property
-    def feedforward(self) -> int:
-        return 2 * self.of
+from tests.training.widths import Wide
 
 
 def engine(stage=None, rung=None, micro_rows=None, seed=0):
@@ -108,16 +90,16 @@ def shrinkage(of, kind, multiple=1.0):
 @pytest.mark.parametrize("kind", ["hidden", "embed", "head"])
 @pytest.mark.parametrize("optimizer", [AdamW, SGD])
 def test_independent_decay_shrinks_every_matrix_alike_whatever_the_width(width, kind, optimizer):
-    of = engine(recipe(optimizer=optimizer(learning_rate=0.02, weight_decay=0.5)), Wide(size="20k", of=width))
+    of = engine(recipe(optimizer=optimizer(learning_rate=0.02, weight_decay=0.5)), Wide(of=width))
     assert shrinkage(of, kind, multiple=0.5) == pytest.approx(1 - 0.5 * 0.02 * 0.5, rel=1e-5)
 
 
 def test_coupled_decay_of_hidden_matrices_slows_with_width():
     stage = recipe(optimizer=AdamW(learning_rate=0.02, weight_decay=0.5, decay="coupled"))
     for width in (32, 256):
-        of = engine(stage, Wide(size="20k", of=width))
+        of = engine(stage, Wide(of=width))
         assert shrinkage(of, "hidden") == pytest.approx(1 - 0.02 * 0.5 * 64 / width, rel=1e-5)
-        assert shrinkage(engine(stage, Wide(size="20k", of=width)), "embed") == pytest.approx(1 - 0.02 * 0.5, rel=1e-5)
+        assert shrinkage(engine(stage, Wide(of=width)), "embed") == pytest.approx(1 - 0.02 * 0.5, rel=1e-5)
 
 
 def test_norm_gains_do_not_decay():
@@ -126,7 +108,7 @@ def test_norm_gains_do_not_decay():
 
 @pytest.mark.parametrize(("optimizer", "hidden", "other"), [(AdamW, 0.25, 1.0), (SGD, 1.0, 4.0)])
 def test_rates_follow_mup_by_kind(optimizer, hidden, other):
-    model = Decoder(Wide(size="20k", of=256), VOCABULARY)
+    model = Decoder(Wide(of=256), VOCABULARY)
     names = {parameter: name for name, parameter in model.named_parameters()}
     for group in build(optimizer(learning_rate=1.0), model).param_groups:
         for parameter in group["params"]:

@@ -52,8 +52,6 @@ def turns(length: int, heads: int, head_width: int, base: float, like: Tensor) -
     half = head_width // 2
     frequency = base ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
     angle = torch.arange(length, device=like.device, dtype=torch.float32)[:, None] * frequency
-    if like.dtype == torch.float64:
-        angle = angle.double()
     return torch.polar(torch.ones_like(angle), angle)[:, None, None].expand(-1, 1, heads, -1).contiguous()
 
 

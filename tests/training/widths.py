@@ -1,0 +1,36 @@
+"""Rungs of any width at one depth, for checks of muP; the ladder ties width to depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from halflife.models.ladder import Rung
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wide(Rung):
+    """Two layers of a given width; `size` is not read."""
+
+    size: str = "100k"
+    of: int
+
+    @property
+    def depth(self) -> int:
+        return 2
+
+    @property
+    def width(self) -> int:
+        return self.of
+
+    @property
+    def feedforward(self) -> int:
+        return 2 * self.of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standard(Wide):
+    """The same without muP: every width is taken for the base width."""
+
+    @property
+    def multiplier(self) -> float:
+        return 1.0
