@@ -51,4 +51,11 @@ def study(trunks: int = 2, branches: int = 2, *, deeds: dict[str, str] | None = 
                     role=roles[len(trials) % 3],
                 )
             )
-    return Study(declaration=declaration(), trials=tuple(trials))
+    present = {trial.role for trial in trials}
+    controls = tuple(control for control in CONTROLS if not control.role or control.role in present)
+    measured = tuple(
+        schema.Control(kind=control.kind, label=control.label, task="other")
+        for control in CONTROLS
+        if control not in controls
+    )
+    return Study(declaration=declaration(controls=controls + measured), trials=tuple(trials))

@@ -16,7 +16,9 @@ from tests.tracking.fake_store import FakeStore
 ORIGIN = {"command": "study.py smoke", "commit": "abc", "changes": None, "versions": {"torch": "1"}}
 
 
-def sweep(root: Path, tracking: FakeStore, made: Study, *, give_up: tuple[str, ...] = (), status="FINISHED") -> list[str]:
+def sweep(
+    root: Path, tracking: FakeStore, made: Study, *, give_up: tuple[str, ...] = (), status="FINISHED"
+) -> list[str]:
     """Runs a study without Ray, and publishes it. Stages of these names are taken to have failed."""
     store = Store(root)
     plan = Plan(made.stages, store)

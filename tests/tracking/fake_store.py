@@ -45,7 +45,9 @@ class FakeStore:
 
     def create_experiment(self, name: str, artifact_location: str | None = None, tags: Any = None) -> str:
         self._call("create_experiment")
-        self.experiments[name] = SimpleNamespace(experiment_id="1", lifecycle_stage="active", location=artifact_location)
+        self.experiments[name] = SimpleNamespace(
+            experiment_id="1", lifecycle_stage="active", location=artifact_location
+        )
         return self._answer("1")
 
     def search_runs(self, experiments: list[str], where: str, max_results: int, page_token: Any = None) -> Page:

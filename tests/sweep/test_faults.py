@@ -1,0 +1,187 @@
+"""What breaks in a sweep, with real processes. Afterwards the same command finishes, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.sweep.drivers import Driver, processes_of, runs, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+def counts(results: Path) -> list[int]:
+    return sorted(len(pids) for pids in runs(results).values())
+
+
+def statuses(database: Path) -> dict[str, str]:
+    connection = sqlite3.connect(database)
+    found = dict(connection.execute("SELECT name, status FROM runs"))
+    connection.close()
+    return found
+
+
+def test_killed_and_raising_stages_are_tried_again_and_hopeless_ones_block_only_their_own(tmp_path: Path):
+    flags = ("--deeds", "trunk0", "kill-once", "branch0.0", "raise-once", "branch0.1", "raise", "trunk1", "diverge")
+    driver = Driver(tmp_path, *flags)
+    report = driver.report()
+    assert driver.process.returncode == 1
+    assert list(report["failed"].values()) == ["RuntimeError: as asked"]
+    assert len(report["blocked"]) == 2
+    assert "ended as diverged" in next(iter(report["blocked"].values()))
+    assert counts(tmp_path) == [1, 2, 2, 3]  # diverged, killed once, raised once, raised three times
+    assert "is tried again: its process died" in driver.output
+    assert "the same command goes on from here" in driver.output
+    again = Driver(tmp_path, *flags).report()
+    assert again["cached"] == 3
+    assert counts(tmp_path) == [1, 2, 2, 6]
+    found = statuses(tmp_path / "mlflow.db")
+    assert (found["branch0.0"], found["branch0.1"], found["trunk: trunk1"]) == ("FINISHED", "FAILED", "FAILED")
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path):
+    driver = Driver(tmp_path, "--seconds", "2", "--branches", "1")
+    wait_for(lambda: len(runs(tmp_path)) == 4)  # both trunks are complete, both branches run
+    began = time.monotonic()
+    os.killpg(driver.process.pid, signal.SIGINT)  # as a terminal does: the whole group
+    report = driver.report(timeout=30)
+    assert driver.process.returncode == 130
+    assert report["interrupted"]
+    assert time.monotonic() - began < 20
+    assert "Traceback" not in driver.output
+    assert "the same command goes on from here" in driver.output
+    wait_for(lambda: not processes_of(driver.process.pid), timeout=10)
+    assert statuses(tmp_path / "mlflow.db")["fakes smoke"] == "KILLED"
+    assert Driver(tmp_path, "--seconds", "2", "--branches", "1").report()["cached"] == 2
+    assert counts(tmp_path) == [1, 1, 2, 2]
+    assert set(statuses(tmp_path / "mlflow.db").values()) == {"FINISHED"}
+
+
+def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path):
+    driver = Driver(tmp_path, "--seconds", "60")
+    wait_for(lambda: len(runs(tmp_path)) == 2)
+    driver.process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    driver.process.send_signal(signal.SIGINT)
+    assert driver.process.wait(timeout=5) in (130, -signal.SIGINT)
+    driver.process.communicate()
+    wait_for(lambda: not any("StageActor" in line for line in processes_of(driver.process.pid)), timeout=15)
+
+
+def test_a_driver_killed_with_its_whole_group_leaves_work_that_the_same_command_finishes(tmp_path: Path):
+    driver = Driver(tmp_path, "--seconds", "1.5", "--branches", "1")
+    wait_for(lambda: len(runs(tmp_path)) == 3)
+    os.killpg(driver.process.pid, signal.SIGKILL)
+    driver.process.communicate()
+    began = time.monotonic()
+    report = Driver(tmp_path, "--seconds", "1.5", "--branches", "1").report()
+    assert report["failed"] == {}
+    assert time.monotonic() - began < 40  # the dead holder's lease is seen to be dead, not waited for
+    assert max(counts(tmp_path)) <= 2
+    assert set(statuses(tmp_path / "mlflow.db").values()) == {"FINISHED"}
+
+
+def test_two_identical_sweeps_at_once_compute_each_stage_once_and_make_each_run_once(tmp_path: Path):
+    flags = ("--seconds", "1", "--branches", "3")
+    drivers = [Driver(tmp_path, *flags), Driver(tmp_path, *flags)]
+    reports = [driver.report() for driver in drivers]
+    assert all(report["failed"] == {} for report in reports)
+    assert counts(tmp_path) == [1] * 8
+    assert sum(report["run"] for report in reports) == 8
+    assert all(report["unpublished"] == [] for report in reports)
+    connection = sqlite3.connect(tmp_path / "mlflow.db")
+    names = [name for (name,) in connection.execute("SELECT name FROM runs")]
+    connection.close()
+    assert len(names) == len(set(names)) == 1 + 2 + 6
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def servers(tmp_path: Path, port: int) -> Iterator[list[subprocess.Popen]]:
+    """Servers that the test has started; the last ones are stopped at its end."""
+    started: list[subprocess.Popen] = []
+    yield started
+    for server in started:
+        stop(server)
+
+
+def start_server(folder: Path, port: int) -> subprocess.Popen:
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{folder / 'server.db'}"),
+            *("--artifacts-destination", str(folder / "server-artifacts")),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def healthy() -> bool:
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).status == 200
+        except OSError:
+            return False
+
+    wait_for(healthy, timeout=90)
+    return server
+
+
+def stop(server: subprocess.Popen) -> None:
+    if server.poll() is None:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_a_tracking_server_that_goes_away_and_comes_back_loses_nothing(tmp_path: Path, port: int, servers: list):
+    servers.append(start_server(tmp_path, port))
+    results, address = tmp_path / "results", f"http://127.0.0.1:{port}"
+    driver = Driver(results, "--seconds", "2", "--branches", "3", "--tracking-uri", address)
+    wait_for(lambda: len(runs(results)) >= 2)
+    stop(servers[0])
+    wait_for(lambda: len(runs(results)) >= 5)
+    servers.append(start_server(tmp_path, port))
+    report = driver.report()
+    assert report["failed"] == {}
+    assert report["unpublished"] == []
+    connection = sqlite3.connect(tmp_path / "server.db")
+    (points,) = connection.execute("SELECT count(*) FROM metrics WHERE key NOT LIKE 'sweep/%'").fetchone()
+    names = [name for (name,) in connection.execute("SELECT name FROM runs WHERE status = 'FINISHED'")]
+    connection.close()
+    assert points == 8 * 5 * 2
+    assert len(names) == len(set(names)) == 1 + 2 + 6
+
+
+def test_a_tracking_server_that_stays_away_costs_nothing_but_a_second_command(tmp_path: Path, port: int, servers: list):
+    servers.append(start_server(tmp_path, port))
+    results, address = tmp_path / "results", f"http://127.0.0.1:{port}"
+    driver = Driver(results, "--seconds", "1", "--branches", "1", "--tracking-uri", address)
+    wait_for(lambda: len(runs(results)) >= 2)
+    stop(servers[0])
+    report = driver.report()
+    assert (report["run"], report["failed"]) == (4, {})
+    assert report["unpublished"]
+    assert "not published to" in driver.output
+    servers.append(start_server(tmp_path, port))
+    again = Driver(results, "--seconds", "1", "--branches", "1", "--tracking-uri", address).report()
+    assert (again["cached"], again["unpublished"]) == (4, [])
+    connection = sqlite3.connect(tmp_path / "server.db")
+    (points,) = connection.execute("SELECT count(*) FROM metrics WHERE key NOT LIKE 'sweep/%'").fetchone()
+    connection.close()
+    assert points == 4 * 5 * 2

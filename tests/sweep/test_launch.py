@@ -1,0 +1,85 @@
+"""One sweep on Ray, into a SQLite store, as users run it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halflife.sweep.launch import run
+from halflife.sweep.place import Place
+from tests.sweep.drivers import Driver, runs
+from tests.sweep.helpers import study
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, list[int]]]:
+    """Results of a sweep of 2 trunks with 4 branches each on 2 slots; its report; who ran what."""
+    results = tmp_path_factory.mktemp("results")
+    report = Driver(results, "--branches", "4").report()
+    return results, report, runs(results)
+
+
+@pytest.fixture
+def database(swept) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(swept[0] / "mlflow.db")
+    yield connection
+    connection.close()
+
+
+def test_every_stage_is_computed_once(swept):
+    _, report, ran = swept
+    assert (report["stages"], report["run"], report["cached"]) == (10, 10, 0)
+    assert report["failed"] == report["blocked"] == {}
+    assert [len(pids) for pids in ran.values()] == [1] * 10
+
+
+def test_start_up_is_paid_once_a_slot(swept):
+    _, _, ran = swept
+    assert len({pid for pids in ran.values() for pid in pids}) <= 2
+
+
+def test_the_report_accounts_for_the_time_and_the_sharing(swept):
+    _, report, _ = swept
+    assert report["slots"] == 2
+    assert 0 < report["compute_seconds"] < 2 * report["wall_seconds"]
+    assert (report["tokens_trained"], report["tokens_unshared"]) == (10 * 5, 8 * 2 * 5)
+
+
+def test_runs_are_in_the_store_with_their_points(swept, database: sqlite3.Connection):
+    kinds = Counter(value for (value,) in database.execute("SELECT value FROM tags WHERE key = 'halflife.kind'"))
+    assert kinds == {"sweep": 1, "stage": 2, "trial": 8}
+    points = Counter(key for (key,) in database.execute("SELECT key FROM metrics WHERE key NOT LIKE 'sweep/%'"))
+    assert points == {
+        "branch/skill/hits": 40,
+        "branch/skill/trials": 40,
+        "stage/skill/hits": 10,
+        "stage/skill/trials": 10,
+    }
+    assert set(database.execute("SELECT DISTINCT status FROM runs")) == {("FINISHED",)}
+    assert database.execute("SELECT count(*) FROM metrics WHERE key = 'sweep/efficiency'").fetchone() == (1,)
+
+
+def test_the_declaration_is_an_artifact_of_the_parent(swept):
+    (declaration,) = (swept[0] / "artifacts").glob("*/artifacts/study.json")
+    assert "Does it run?" in declaration.read_text()
+
+
+def test_the_same_command_again_starts_no_ray_imports_no_torch_and_writes_nothing(swept, database: sqlite3.Connection):
+    results, _, ran = swept
+    before = database.execute("SELECT count(*) FROM metrics").fetchone()
+    report = Driver(results, "--branches", "4").report(timeout=30)
+    assert (report["cached"], report["run"], report["imported"]) == (10, 0, [])
+    assert runs(results) == ran
+    assert database.execute("SELECT count(*) FROM metrics").fetchone() == before
+
+
+def test_a_dry_run_leaves_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    result = run(study(), Place(results=tmp_path / "results", device="cpu", dry_run=True))
+    assert result.dry_run
+    assert not (tmp_path / "results").exists()
+    assert "nothing is run" in capsys.readouterr().out
