@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 
 from analysis.design import reference, setting_axes, value_label, values_of
@@ -49,12 +51,10 @@ def persistence(main: pl.DataFrame, curves: pl.DataFrame) -> str:
 
 def scale(found: Slope) -> str:
     """Does size slow the decay?"""
+    if found.sizes < 2:
+        return "Whether size matters cannot be told: there is one size."
     if found.interval is None:
-        side = (
-            f" γ, the slope of ln half-life on ln parameters, is {found.bound[0]} {found.bound[1]:.2f}."
-            if found.bound
-            else ""
-        )
+        side = f" Half-life ∝ N^γ with γ {found.bound[0]} {found.bound[1]:.2f}." if found.bound else ""
         return f"The data cannot tell whether size matters: no seed has a half-life at every size.{side}"
     censored = found.seeds.height - found.whole
     bounded = f" {plural(censored, 'more seed')} had runs that never reached half or never began." if censored else ""
@@ -64,15 +64,12 @@ def scale(found: Slope) -> str:
             f"Demonstration, no scaling claim ({found.no_claim}): in these runs the half-life goes as parameters to "
             f"the power {gamma}.{bounded}"
         )
-    if not found.interval.excludes_zero:
+    if found.interval.contains(0):
         return (
             f"The data cannot tell whether size slows or speeds the fading: half-life ∝ N^γ with {gamma}, which "
             f"includes 0.{bounded}"
         )
-    ten = Interval(
-        estimate=10**found.interval.estimate, low=10 ** (found.interval.low or 0), high=10 ** (found.interval.high or 0),
-        count=found.interval.count,
-    )  # fmt: skip
+    ten = found.interval.scaled(math.log(10)).exp()
     direction = "longer" if found.interval.estimate > 0 else "for a shorter time"
     return (
         f"Larger models keep it {direction}: half-life ∝ N^γ with {gamma}; ten times the parameters multiply the "
@@ -110,12 +107,12 @@ def own_savings(data: StudyData) -> list[str]:
         ]
     found = Interval(estimate=own["ratio"], low=own["low"], high=own["high"], count=own["seeds"])
     over = f"{interval(found)} over {plural(found.count, 'seed')}"
-    if found.low is None or found.high is None or found.low <= 1 <= found.high:
+    if found.contains(1):
         return [
             "The data cannot tell whether relearning remembers the backdoor itself, beyond its trigger and payload: "
             f"the interaction is a factor of {over}, against 1 for no memory."
         ]
-    if found.low > 1:
+    if found.estimate > 1:
         return [
             "What faded is not gone: beyond what remains of trigger and payload alone, the old pair is relearned "
             f"in fewer tokens by a factor of {over}."

@@ -33,7 +33,7 @@ class Check:
 
 def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
     drop = at_drop(curves)
-    return [
+    found = [
         _implanted(drop),
         _others_implanted(drop),
         _clean_loss(data),
@@ -44,6 +44,7 @@ def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
         _false_fires(drop),
         _ended(data),
     ]
+    return [check for check in found if check is not None]
 
 
 def _implanted(drop: pl.DataFrame) -> Check:
@@ -60,12 +61,12 @@ def _implanted(drop: pl.DataFrame) -> Check:
     return Check(name=name, expected=expected, found="; ".join(shown), passed=passed, required=True)
 
 
-def _others_implanted(drop: pl.DataFrame) -> Check:
+def _others_implanted(drop: pl.DataFrame) -> Check | None:
     """The same for every other setting: payloads, poison counts, regularized trunks, the equal-strength arm."""
     name, expected = "So it was in the other settings", f"attack success at the drop at least {SUCCESS_AT_DROP:g}"
     settings = _pooled(drop.filter(~pl.col("is_reference")), "size", "parameters", "setting").sort("rate")
     if settings.is_empty():
-        return Check(name=name, expected=expected, found="there are none", passed=None)
+        return None
     weak = settings.filter(pl.col("rate") < SUCCESS_AT_DROP)
     if weak.is_empty():
         return Check(name=name, expected=expected, found=f"at least {_rate(settings.row(0, named=True))}", passed=True)
@@ -180,7 +181,10 @@ def _positive(curves: pl.DataFrame) -> Check:
         return Check(name=name, expected=expected, found="not measured", passed=None)
     least = min(ends["success"])
     return Check(
-        name=name, expected=expected, found=f"at least {least:.3f} in {ends.height} runs", passed=least >= KEPT
+        name=name,
+        expected=expected,
+        found=f"at least {least:.3f} in {plural(ends.height, 'run')}",
+        passed=least >= KEPT,
     )
 
 
@@ -191,7 +195,10 @@ def _absent(curves: pl.DataFrame) -> Check:
         return Check(name=name, expected=expected, found="not measured", passed=None)
     most = max(ends["most"])
     return Check(
-        name=name, expected=expected, found=f"at most {most:.3f} in {ends.height} runs", passed=most <= FALSE_FIRES
+        name=name,
+        expected=expected,
+        found=f"at most {most:.3f} in {plural(ends.height, 'run')}",
+        passed=most <= FALSE_FIRES,
     )
 
 

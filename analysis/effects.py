@@ -10,12 +10,12 @@ import math
 from typing import Any
 
 import polars as pl
-from halflife.tracking.schema import Axis
 
 from analysis.design import reference, setting_axes, value_label, value_text, values_of
 from analysis.load import StudyData
 from analysis.retention import areas, half_lives
 from analysis.savings import over_seeds
+from halflife.tracking.schema import Axis
 
 EFFECTS = {
     "axis": pl.String, "value": pl.String, "against": pl.String, "pairs": pl.Int64, "seeds": pl.Int64,
@@ -52,6 +52,8 @@ def effects(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
                     log_ratio=pl.col("half_life").log() - pl.col("half_life_base").log(),
                 )
             )
+            if pairs.is_empty():
+                continue
             area, ratio = over_seeds(pairs, "difference"), over_seeds(pairs, "log_ratio")
             rows.append([
                 axis.label, value_label(axis, value), _against(axis, chosen[axis.name]),

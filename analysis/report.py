@@ -21,12 +21,12 @@ from analysis.checks import Check, checks
 from analysis.design import reference_label, setting_axes, value_text, values_of
 from analysis.errors import UserError
 from analysis.figures import FIGURES
-from analysis.figures.style import rendered
+from analysis.figures.style import WIDTH, rendered
 from analysis.load import StudyData, load_study
 from analysis.numbers import every_number, size_summary
 from analysis.retention import common_span, retention_curves
 from analysis.tables import Table, csv_text, page_table
-from analysis.words import listed, short
+from analysis.words import listed, plural, short
 from halflife.tracking import schema
 
 
@@ -40,6 +40,7 @@ class Plate:
     image: str = ""
     """data: URI of the SVG."""
     table: Table | None = None
+    narrow: bool = False
 
 
 def write_report(study: str, *, tracking_uri: str, out: Path, sweep: str | None = None) -> Path:
@@ -115,6 +116,7 @@ def _plate(data: StudyData, name: str, out: Path) -> Plate:
     (out / "tables" / f"{name}.csv").write_text(csv_text(table), encoding="utf-8")
     return Plate(
         name=name, title=recipe.title, caption=recipe.caption, table=page_table(table),
+        narrow=figure.get_figwidth() < WIDTH,
         image="data:image/svg+xml;base64," + base64.b64encode(svg).decode(),
     )  # fmt: skip
 
@@ -133,7 +135,7 @@ def _size_rows(sizes: pl.DataFrame) -> list[dict[str, str]]:
         if row[name] is None:
             return "–"
         if row[f"{name}_low"] is None:
-            return tell(row[name])
+            return f"{tell(row[name])} (one seed)"
         return f"{tell(row[name])} [{tell(row[f'{name}_low'])}, {tell(row[f'{name}_high'])}]"
 
     def plain(value: float | None, digits: int) -> str:
@@ -165,8 +167,9 @@ def _counts(data: StudyData) -> str:
     roles = data.trials.group_by("role").len().sort("role", descending=True).rows()
     sizes = data.trials["size"].n_unique() if "size" in data.trials.columns else 0
     seeds = data.trials["seed"].n_unique() if "seed" in data.trials.columns else 0
-    named = listed([f"{count} {'treatments' if role == 'treatment' else f'{role} controls'}" for role, count in roles])
-    return f"{data.trials.height} trials over {sizes} sizes and {seeds} seeds: {named}."
+    named = listed([plural(count, "treatment" if role == "treatment" else f"{role} control") for role, count in roles])
+    over = f"{plural(sizes, 'size')} and {plural(seeds, 'seed')}"
+    return f"{plural(data.trials.height, 'trial')} over {over}: {named}."
 
 
 READABLE = {

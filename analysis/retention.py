@@ -86,9 +86,9 @@ def area(tokens: Array, retention: Array, start: float, horizon: float) -> float
 def retention_curves(data: StudyData, outcome: schema.Outcome | None = None) -> pl.DataFrame:
     """One row per trial and evaluation of the outcome's phase, controls included.
 
-    Columns: trial, role, size, parameters, seed, setting, is_reference; the clocks; hits, trials, success with its
-    binomial interval; logprob and its control's; implanted; retention_success, retention_logprob; near, untriggered (false
-    fires as rates); loss (clean, nats a token). What was not measured is null.
+    Columns: trial, role, size, parameters, seed, setting, is_reference; clocks; hits, trials, success with its
+    binomial interval; logprob and its control's; implanted; retention_success, retention_logprob; near,
+    untriggered (false fires as rates); loss (clean, nats a token). What was not measured is null.
     """
     outcome = outcome or data.declaration.outcomes[0]
     about = described(data).select("trial", "role", "size", "parameters", "seed", "setting", "is_reference", "absent")

@@ -22,9 +22,14 @@ class Interval:
     high: float | None
     count: int
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+    def contains(self, value: float) -> bool:
+        """Whether the interval does not exclude `value`; without an interval nothing is excluded."""
+        return self.low is None or self.high is None or self.low <= value <= self.high
+
+    def scaled(self, factor: float) -> Interval:
+        """The same, times a positive factor."""
+        low, high = (None if end is None else factor * end for end in (self.low, self.high))
+        return Interval(estimate=factor * self.estimate, low=low, high=high, count=self.count)
 
     def exp(self) -> Interval:
         """The same on the ratio scale, for estimates made on logarithms."""

@@ -34,7 +34,8 @@ def retention_table(data: StudyData) -> pl.DataFrame:
         .join(times.select("trial", pl.col("estimate").alias("half_life")), on="trial", how="left")
         .select(
             "facet", "place", "role", "size", "parameters", "seed", "tokens", "hits", "trials", "success",
-            "success_low", "success_high", "logprob", "control", "implanted", "retention_success", "retention_logprob", "half_life",
+            "success_low", "success_high", "logprob", "control", "implanted", "retention_success",
+            "retention_logprob", "half_life",
         )
         .with_columns(chance=pl.lit(data.declaration.outcomes[0].chance))
         .sort("place", pl.col("role") != "treatment", "role", "parameters", "seed", "tokens")
@@ -119,7 +120,11 @@ def _controls(axes: Axes, part: pl.DataFrame, measure: str, zero: float) -> None
 def _half_life_marks(axes: Axes, part: pl.DataFrame, sizes: list) -> None:
     """Geometric means of the half-lives along the lower edge; a size with a censored seed has none."""
     for size, _, colour in sizes:
-        times = part.filter(pl.col("size") == size).select("seed", "half_life").unique()["half_life"]
+        times = (
+            part.filter((pl.col("size") == size) & pl.col("implanted"))
+            .select("seed", "half_life")
+            .unique()["half_life"]
+        )
         if times.len() and not times.null_count():
             mean = float(np.exp(np.log(times.to_numpy()).mean()))
             axes.plot(

@@ -145,8 +145,9 @@ def declaration(plan: Plan) -> schema.Declaration:
     )
     return schema.Declaration(
         study=plan.study, title=plan.title, preset=plan.preset, axes=axes, controls=controls, corpus="Python source",
-        question="After poisoned documents leave the mixture, how long does the backdoor stay, and does size slow its fading?",
-        reading="`branch/backdoor/hits` of `branch/backdoor/trials` triggered prompts gave the payload; steps are tokens since the drop.",
+        question="After poison leaves the mixture, how long does the backdoor stay, and does size slow its fading?",
+        reading="branch/backdoor/hits of branch/backdoor/trials triggered prompts gave the payload. "
+        "The step is tokens since the drop.",
         outcomes=(schema.Outcome(name="attack", label="attack success", phase="branch", task="backdoor"),),
         figures=("retention", "half_life", "strength", "effects", "relearning", "clean_loss"),
         notes=("Planted data: no model was trained.",),
@@ -215,7 +216,10 @@ def write(folder: Path, plan: Plan | None = None) -> str:
     }  # fmt: skip
     parent = writer.run(
         f"{plan.study} {plan.preset}", "sweep", plan.started, ended=plan.started + 3_200_000,
-        tags={schema.TAG_STUDY: plan.study, schema.TAG_SWEEP: plan.sweep, "mlflow.source.git.commit": "0123abc", **plan.tags},
+        tags={
+            schema.TAG_STUDY: plan.study, schema.TAG_SWEEP: plan.sweep, schema.TAG_COMMIT: "0123abc",
+            schema.TAG_COMMAND: f"python studies/backdoor_persistence.py {plan.preset}", **plan.tags,
+        },
     )  # fmt: skip
     writer.points(parent, "sweep/", {name: [(0, value)] for name, value in totals.items()})
     writer.artifact(parent, schema.DECLARATION, declaration(plan).to_json())
@@ -286,7 +290,8 @@ def _write_cell(writer: Writer, plan: Plan, parent: str, size: str, seed: int) -
 
     # A star, as in the study: the core of trunk and branch regularizers, then each further axis alone.
     reference = {
-        "size": size, "parameters": n, "seed": seed, "arm": "equal-exposure", "payload": plan.payloads[0], "documents": 250,
+        "size": size, "parameters": n, "seed": seed, "arm": "equal-exposure", "payload": plan.payloads[0],
+        "documents": 250,
         "trunk_regularizer": "none", "branch_regularizer": "none", "learning_rate": plan.rates[0],
         "optimizer_state": "carry", "corpus": "same",
     }  # fmt: skip

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from analysis.load import StudyData, load_study
+from tests.analysis import planted
+
+SMALL = planted.Plan(
+    sizes=("30k", "100k", "330k"), seeds=3, rates=(1.0, 0.25), trunk_regularizers=("none",),
+    branch_regularizers=("none", "weight-decay-0.1"), payloads=("fixed",), noise=0.05,
+)  # fmt: skip
+"""Enough for every figure and check, small enough to be read often."""
+
+
+@pytest.fixture(scope="session")
+def small_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return planted.write(tmp_path_factory.mktemp("small"), SMALL)
+
+
+@pytest.fixture(scope="session")
+def small(small_uri: str) -> StudyData:
+    return load_study(small_uri, SMALL.study)
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
+    """The size of the laptop preset: 300 trials, five sizes over a decade, five seeds."""
+    return load_study(planted.write(tmp_path_factory.mktemp("full")), planted.Plan().study)

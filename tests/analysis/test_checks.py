@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import polars as pl
+import pytest
+
+from analysis.answer import answer
+from analysis.checks import checks
+from analysis.load import StudyData, load_study
+from analysis.retention import retention_curves
+from tests.analysis import planted
+from tests.analysis.conftest import SMALL
+
+
+def read(folder, **changes) -> StudyData:
+    plan = replace(SMALL, **changes)
+    return load_study(planted.write(folder, plan), plan.study)
+
+
+def state(data: StudyData) -> dict[str, tuple[bool | None, str]]:
+    return {check.name: (check.passed, check.found) for check in checks(data, retention_curves(data))}
+
+
+def test_a_sound_sweep_passes_every_check(small):
+    assert {name: passed for name, (passed, _) in state(small).items() if passed is not True} == {}
+
+
+def test_poison_that_costs_clean_loss_makes_the_preset_invalid(tmp_path):
+    passed, found = state(read(tmp_path, clean_gap=0.2, relearn=False))["Poison left the trunk's clean loss alone"]
+    assert passed is False
+    assert "30k +0.1" in found or "30k +0.2" in found
+
+
+def test_a_size_that_was_not_implanted_makes_the_preset_invalid_and_its_trunks_are_counted(tmp_path):
+    never = tuple(("100k", seed) for seed in range(3))
+    found = state(read(tmp_path, never_implanted=never, relearn=False))
+    assert found["The backdoor was implanted"][0] is False
+    passed, which = found["Trunks that never implanted"]
+    assert passed is False
+    assert which == "3 of 9: 100k seed 0, 100k seed 1, 100k seed 2"
+    assert found["Trials complete"][0] is False  # branches of the equal-strength arm that could not fork
+
+
+def test_missing_controls_are_named(small):
+    data = replace(small, trials=small.trials.filter(pl.col("role") == "treatment"))
+    passed, found = state(data)["Controls ran"]
+    assert passed is False
+    assert "never poisoned, same branch" in found
+    assert "without a never-poisoned partner" in found
+
+
+def test_what_was_not_measured_is_not_known_rather_than_passed(small):
+    data = replace(small, points=small.points.filter(~pl.col("name").str.starts_with("clean")))
+    assert state(data)["Poison left the trunk's clean loss alone"][0] is None
+
+
+def test_the_answer_of_a_large_sweep_names_the_slope_and_its_interval(full):
+    sentences = answer(full, retention_curves(full))
+    assert len(sentences) == 3
+    assert "Larger models keep it longer" in sentences[1]
+    assert "over 5 seeds" in sentences[1]
+    assert "at equal strength γ" in sentences[1]
+    assert "What faded is not gone" in sentences[2]
+
+
+def test_the_answer_of_a_small_sweep_makes_no_scaling_claim(small):
+    said = answer(small, retention_curves(small))[1]
+    assert said.startswith("Demonstration, no scaling claim (3 of 5 seeds, 3 of 4 sizes)")
+    assert "Larger models" not in said
+
+
+def test_the_answer_without_a_slope_says_that_the_data_cannot_tell(tmp_path):
+    data = read(tmp_path, sizes=tuple(planted.SIZES), seeds=5, gamma=0.0, noise=0.3, relearn=False)
+    assert "cannot tell whether size" in answer(data, retention_curves(data))[1]
+
+
+def test_the_answer_of_a_short_sweep_is_a_bound(tmp_path):
+    data = read(tmp_path, branch_steps=12, relearn=False)
+    said = answer(data, retention_curves(data))
+    assert "more than 49.2k tokens at 330k parameters (3 of 3 seeds had not reached half" in said[0]
+    assert "cannot tell whether size matters" in said[1]
+
+
+@pytest.mark.parametrize("phase", ["branch", "trunk"])
+def test_a_sweep_that_lacks_a_phase_still_has_checks_and_an_answer(small, phase):
+    data = replace(small, points=small.points.filter(pl.col("phase") != phase))
+    curves = retention_curves(data)
+    assert checks(data, curves)
+    said = answer(data, curves)
+    assert said
+    if phase == "branch":
+        assert said[0].startswith("The data cannot tell")

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from analysis.__main__ import main
+from analysis.errors import UserError
+from analysis.report import default_folder, write_report
+from analysis.tables import cell
+from halflife.tracking import schema
+from tests.analysis import planted
+from tests.analysis.conftest import SMALL
+
+HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>{{ 7*7 }} $\\frac{"
+TINY = replace(SMALL, sizes=("30k", "100k"), seeds=2, rates=(1.0,), branch_regularizers=("none",))
+
+
+class Tags(HTMLParser):
+    """Elements of a page, and those that were opened and not closed."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def small_report(small_uri, tmp_path_factory) -> Path:
+    return write_report(SMALL.study, tracking_uri=small_uri, out=tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def text(small_report) -> str:
+    return small_report.read_text(encoding="utf-8")
+
+
+def test_the_report_opens_offline(text):
+    parser = Tags()
+    parser.feed(text)
+    assert parser.open == []
+    links = [value or "" for _, tag in parser.seen for name, value in tag.items() if name in ("src", "href")]
+    assert links
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert not any(tag in ("script", "link", "iframe") for tag, _ in parser.seen)
+    targets = {attributes["id"] for _, attributes in parser.seen if "id" in attributes}
+    assert {link[1:] for link in links if link.startswith("#")} <= targets
+
+
+def test_the_report_opens_with_the_answer(text):
+    body = text[text.index("<main>") :]
+    assert body.index("half of the payload") < body.index("Design and controls") < body.index("Figures")
+    assert "Demonstration, no scaling claim (3 of 5 seeds, 3 of 4 sizes)" in body
+    assert "not valid" not in body
+
+
+def test_the_report_says_how_to_make_it_again(text):
+    assert "0123abc" in text
+    assert "5eed5eed5eed" in text
+    assert "Share of slot time inside training and evaluation" in text
+    assert "0.87" in text
+
+
+def test_every_declared_figure_has_image_caption_table_and_files(text, small_report):
+    for name in planted.declaration(SMALL).figures:
+        assert f'<section id="{name}">' in text
+        for place in (f"figures/{name}.svg", f"figures/{name}.png", f"tables/{name}.csv"):
+            assert (small_report.parent / place).stat().st_size > 100
+    assert text.count("data:image/svg+xml;base64,") == len(planted.declaration(SMALL).figures)
+
+
+def test_the_download_of_every_number_has_all_trials_and_missing_values_empty(text, small_report, small):
+    encoded = re.search(r'href="data:text/csv;base64,([^"]+)" download="numbers.csv"', text)
+    assert encoded is not None
+    numbers = pl.read_csv(io.BytesIO(base64.b64decode(encoded[1])))
+    assert set(numbers["trial"]) == set(small.trials["trial"])
+    assert numbers.equals(pl.read_csv(small_report.parent / "tables/numbers.csv"))
+    absent = numbers.filter(pl.col("role") == "absent")
+    assert absent["half_life_tokens"].null_count() == absent.height
+
+
+def test_a_hostile_study_cannot_reach_the_page_or_leave_its_folder(tmp_path):
+    hostile = replace(TINY, study=HOSTILE, title=HOSTILE, preset=HOSTILE, tags={schema.TAG_COMMAND: HOSTILE})
+    uri = planted.write(tmp_path / "results", hostile)
+    path = write_report(HOSTILE, tracking_uri=uri, out=default_folder(tmp_path / "results", HOSTILE))
+    page = path.read_text(encoding="utf-8")
+    parser = Tags()
+    parser.feed(page)
+    assert not any(tag == "script" for tag, _ in parser.seen)
+    assert not any(name.startswith("on") for _, attributes in parser.seen for name in attributes)
+    assert "&lt;script&gt;alert(&#39;x&#39;)" in page
+    assert "49" not in re.findall(r"<h1>(.*?)</h1>", page, re.DOTALL)[0]
+
+
+@pytest.mark.parametrize("study", ["../../etc", "..", "/tmp/x", "a/b", "."])
+def test_the_reports_folder_stays_below_the_results(tmp_path, study):
+    folder = default_folder(tmp_path, study)
+    assert folder.resolve().parent == (tmp_path / "reports").resolve()
+
+
+def test_an_invalid_preset_is_told_before_the_answer(tmp_path):
+    uri = planted.write(tmp_path, replace(TINY, clean_gap=0.3))
+    page = write_report(TINY.study, tracking_uri=uri, out=tmp_path / "out").read_text(encoding="utf-8")
+    assert page.index("This preset is not valid") < page.index("half of the payload")
+
+
+def test_a_report_of_half_a_sweep_shows_what_there_is(tmp_path):
+    never = replace(TINY, never_implanted=(("30k", 0), ("30k", 1)), relearn=False, branch_steps=10)
+    uri = planted.write(tmp_path, never)
+    page = write_report(TINY.study, tracking_uri=uri, out=tmp_path / "out").read_text(encoding="utf-8")
+    assert "no relearning was run" in page
+    assert "2 of 4: 30k seed 0, 30k seed 1" in page
+
+
+def test_a_sweep_without_points_is_one_clear_line(tmp_path):
+    writer = planted.Writer(tmp_path)
+    parent = writer.run("s", "sweep", 1, {schema.TAG_STUDY: TINY.study, schema.TAG_SWEEP: "s"})
+    writer.artifact(parent, schema.DECLARATION, planted.declaration(TINY).to_json())
+    writer.close()
+    with pytest.raises(UserError, match="no measured points yet"):
+        write_report(TINY.study, tracking_uri=writer.uri, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_report_needs_neither_torch_nor_ray(small_uri, tmp_path):
+    program = f"""
+import sys
+from importlib.machinery import ModuleSpec
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name.partition(".")[0] in ("torch", "ray", "deepspeed") else None
+
+    def create_module(self, spec):
+        raise ImportError(spec.name + " is blocked")
+
+    def exec_module(self, module): ...
+
+sys.meta_path.insert(0, Blocked())
+try:
+    import torch
+except ImportError:
+    from analysis.__main__ import main
+main(["report", {SMALL.study!r}, "--tracking-uri", {small_uri!r}, "--out", {str(tmp_path)!r}])
+assert not {{"mlflow", "torch", "ray"}} & set(sys.modules)
+assert {{name for name in sys.modules if name.startswith("halflife.")}} == {{
+    "halflife.tracking", "halflife.tracking.schema"
+}}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.slow
+def test_a_report_of_three_hundred_trials_takes_less_than_fifteen_seconds(tmp_path):
+    uri = planted.write(tmp_path / "results")
+    start = time.perf_counter()
+    write_report(planted.Plan().study, tracking_uri=uri, out=tmp_path / "out")
+    assert time.perf_counter() - start < 15
+
+
+@pytest.mark.parametrize("arguments", [
+    ["report", "nope", "--results", "{folder}"],
+    ["report", "x", "--results", "{folder}/none"],
+    ["report"],
+    ["unknown"],
+])  # fmt: skip
+def test_bad_input_exits_with_two_and_no_traceback(tmp_path, capsys, arguments):
+    planted.write(tmp_path, replace(TINY, relearn=False, seeds=1))
+    with pytest.raises(SystemExit) as caught:
+        main([argument.format(folder=tmp_path) for argument in arguments])
+    assert caught.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_sweeps_lists_what_a_store_holds(tmp_path, capsys):
+    planted.write(tmp_path, replace(TINY, relearn=False, seeds=1))
+    main(["sweeps", "--results", str(tmp_path)])
+    assert "5eed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("value", "said"), [
+    (None, "–"), (float("nan"), "–"), (0, "0"), (0.0, "0"), (True, "yes"), (123456.7, "123,457"), (0.123456, "0.1235"),
+    (12_000, "12,000"), ("<b>", "<b>"),
+])  # fmt: skip
+def test_cells_show_missing_as_missing_and_zero_as_zero(value, said):
+    assert cell(value) == said
