@@ -1,0 +1,53 @@
+"""muP's promise: the best rate of a small model is the best rate of a large one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from halflife.models.decoder import Decoder
+from halflife.rng import generator
+from halflife.training.optimizers import AdamW
+from halflife.training.torch_engine import TorchEngine
+from tests.training.fakes import recipe
+from tests.training.widths import Wide
+
+SYMBOLS, LENGTH, ROWS, STEPS, SEEDS = 64, 32, 16, 240, 2
+RATES = [0.004 * 2 ** (k / 2) for k in range(2, 8)]
+
+
+def language(rows: int, key: str) -> np.ndarray:
+    """Rows of LENGTH + 1 symbols, each drawn given the two before it; wider models learn more of the two tables."""
+    tables = generator("language").normal(0, 1.6, (2, SYMBOLS, SYMBOLS))
+    rng = generator(key)
+    columns = list(rng.integers(0, SYMBOLS, (2, rows)))
+    while len(columns) <= LENGTH:
+        scores = tables[0][columns[-1]] + tables[1][columns[-2]] + rng.gumbel(size=(rows, SYMBOLS))
+        columns.append(scores.argmax(1))
+    return np.stack(columns, axis=1)
+
+
+def final_loss(width: int, rate: float, seed: int, rows: np.ndarray, held_out: torch.Tensor) -> float:
+    model = Decoder(Wide(of=width), SYMBOLS)
+    model.initialise(torch.Generator().manual_seed(seed))
+    engine = TorchEngine(model, recipe(optimizer=AdamW(learning_rate=rate)))
+    for step in range(STEPS):
+        engine.gradients(rows[step])
+        engine.step(min(1.0, (step + 1) / 20) * (1 - step / STEPS))
+    with engine.measuring():
+        return F.cross_entropy(model(held_out[:, :-1]).flatten(0, 1), held_out[:, 1:].flatten()).item()
+
+
+@pytest.mark.slow
+def test_the_best_rate_moves_by_at_most_a_factor_of_root_two_over_eightfold_width():
+    rows = language(STEPS * ROWS, "train").reshape(STEPS, ROWS, -1)
+    held_out = torch.from_numpy(language(128, "test"))
+    best = {}
+    for width in (32, 64, 256):
+        losses = [np.mean([final_loss(width, rate, seed, rows, held_out) for seed in range(SEEDS)]) for rate in RATES]
+        best[width] = int(np.argmin(losses))
+        print(f"width {width}: best rate {RATES[best[width]]:.4f}, losses {np.round(losses, 3)}")
+        assert 0 < best[width] < len(RATES) - 1, "the best rate is to lie inside the grid"
+    assert max(best.values()) - min(best.values()) <= 1, best
