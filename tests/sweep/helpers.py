@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.sweep.fakes import Fake
-
 from halflife.sweep.study import Study, Trial
 from halflife.tracking import schema
+from tests.sweep.fakes import Fake
 
 CONTROLS = (
     schema.Control(kind="positive", label="cause kept", role="positive"),

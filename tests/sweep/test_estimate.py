@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_a_complete_study_takes_no_time(tmp_path: Path):
 
 def test_the_table_is_printed(tmp_path: Path):
     made, plan, place = prepared(tmp_path)
-    console = Console(record=True, width=120, file=open("/dev/null", "w"))
+    console = Console(record=True, width=120, file=io.StringIO())
     estimating.show(made, plan, place, console)
     text = console.export_text()
     assert "nothing is run" in text

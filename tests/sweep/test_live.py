@@ -25,7 +25,8 @@ class Setting:
 
     def __init__(self, root: Path, *, terminal: bool = False) -> None:
         self.plan = Plan(study(trunks=2, branches=2).stages, Store(root))
-        self.file, self.clock, self.trouble = io.StringIO(), Clock(), None
+        self.file, self.clock = io.StringIO(), Clock()
+        self.trouble: str | None = None
         console = Console(file=self.file, force_terminal=terminal, width=200, color_system=None)
         self.view = View(self.plan, Store(root), console, trouble=lambda: self.trouble, clock=self.clock)
 
@@ -38,7 +39,7 @@ class Setting:
 def test_plain_lines_come_every_quarter_minute(tmp_path: Path):
     setting = Setting(tmp_path)
     with setting.view:
-        for second in range(0, 61):
+        for second in range(61):
             setting.clock.now = float(second)
             setting.view.refresh()
     assert setting.file.getvalue().splitlines() == ["0/6 stages done · 0 running"] * 4

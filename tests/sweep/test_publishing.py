@@ -9,7 +9,7 @@ from halflife.stages.store import Store
 from halflife.sweep.publishing import Publishing
 from halflife.sweep.study import Study
 from halflife.tracking import schema
-from halflife.tracking.publisher import Publisher
+from halflife.tracking.publisher import Publisher, Status
 from tests.sweep.helpers import study
 from tests.tracking.fake_store import FakeStore
 
@@ -17,7 +17,7 @@ ORIGIN = {"command": "study.py smoke", "commit": "abc", "changes": None, "versio
 
 
 def sweep(
-    root: Path, tracking: FakeStore, made: Study, *, give_up: tuple[str, ...] = (), status="FINISHED"
+    root: Path, tracking: FakeStore, made: Study, *, give_up: tuple[str, ...] = (), status: Status = "FINISHED"
 ) -> list[str]:
     """Runs a study without Ray, and publishes it. Stages of these names are taken to have failed."""
     store = Store(root)

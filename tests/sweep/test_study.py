@@ -37,7 +37,7 @@ def test_a_study_without_trials_is_refused():
 
 def test_two_trials_of_one_name_are_refused():
     made = study()
-    with pytest.raises(UserError, match="several trials named 'branch0.0'"):
+    with pytest.raises(UserError, match=r"several trials named 'branch0\.0'"):
         Study(declaration=made.declaration, trials=(*made.trials, made.trials[0]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -52,8 +53,8 @@ class FakeStore:
 
     def search_runs(self, experiments: list[str], where: str, max_results: int, page_token: Any = None) -> Page:
         self._call("search_runs")
-        tag, value = where.removeprefix("tags.`").replace("` = ", "=").split("=")
-        return Page(run for run in self.runs.values() if run.data.tags.get(tag) == value.strip("'"))
+        wanted = dict(re.findall(r"tags\.`(.*?)` = '(.*?)'", where))
+        return Page(run for run in self.runs.values() if wanted.items() <= run.data.tags.items())
 
     def create_run(self, experiment: str, tags: dict[str, str], run_name: str) -> Any:
         self._call("create_run")
@@ -76,6 +77,10 @@ class FakeStore:
     def log_text(self, run_id: str, text: str, name: str) -> None:
         self._call("log_text")
         self.runs[run_id].data.artifacts[name] = text
+
+    def log_artifacts(self, run_id: str, folder: str, name: str) -> None:
+        self._call("log_artifacts")
+        self.runs[run_id].data.artifacts[name] = folder
 
     def log_batch(self, run_id: str, metrics: list[Any], params: list[Any], tags: list[Any]) -> None:
         self._call("log_batch")

@@ -3,12 +3,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
-from tests.tracking.fake_store import FakeStore
 
+from halflife.errors import UserError
+from halflife.tracking import publisher as publishing
 from halflife.tracking import schema
 from halflife.tracking.publisher import BATCH, Point, Publisher, Run, RunRef
+from tests.tracking.fake_store import FakeStore
 
 SWEEP, TRIAL, STAGE = RunRef("sweep", "s1"), RunRef("trial", "t1"), RunRef("stage", "train-abc")
 
@@ -169,3 +172,17 @@ def test_two_publishers_of_one_sweep_take_turns():
     assert first.close() == []
     assert second.close() == []
     assert store.calls.count("create_run") == 1
+
+
+def test_a_report_is_kept_with_the_sweep_it_belongs_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = FakeStore()
+    publish(store)
+    monkeypatch.setattr(publishing, "connect", lambda uri: store)
+    run_id = publishing.attach("unused", experiment="study", sweep="s1", folder=tmp_path, name="report")
+    assert run_id == run_named(store, "study smoke").info.run_id
+    assert store.runs[run_id].data.artifacts["report"] == str(tmp_path)
+    with pytest.raises(UserError, match="no run of sweep s2"):
+        publishing.attach("unused", experiment="study", sweep="s2", folder=tmp_path, name="report")
+    store.down = True
+    with pytest.raises(UserError, match="could not be kept in unused: the server is down"):
+        publishing.attach("unused", experiment="study", sweep="s1", folder=tmp_path, name="report")

@@ -48,9 +48,8 @@ def test_a_server_of_another_kind_is_doubted():
 
 
 def test_nobody_at_the_address_is_one_clear_line():
-    for uri in serve(200):
-        gone = uri
-    with pytest.raises(UserError, match="no MLflow server answers at http://127.0.0.1") as error:
+    (gone,) = serve(200)
+    with pytest.raises(UserError, match=r"no MLflow server answers at http://127\.0\.0\.1") as error:
         require_reachable(gone)
     assert "\n" not in str(error.value)
 

@@ -73,8 +73,12 @@ def _execute(
     build: Callable[[str, Any, Place], Study], preset: str, command: Command, report: Callable[[str, Place], Path]
 ) -> None:
     from halflife.sweep.launch import run
+    from halflife.tracking.publisher import attach
 
     study = build(preset, command.settings, command.place)
-    run(study, command.place)
-    if not command.place.dry_run:
-        report(study.declaration.study, command.place)
+    result = run(study, command.place)
+    if not (result.dry_run or result.interrupted or result.unpublished):  # the report is drawn from what is published
+        path = report(study.declaration.study, command.place)
+        attach(result.tracking_uri, experiment=result.study, sweep=result.sweep, folder=path.parent, name="report")
+    if result.exit_code:
+        raise SystemExit(result.exit_code)

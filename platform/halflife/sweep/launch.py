@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -69,24 +70,25 @@ def run(study: Study, place: Place, console: Console | None = None) -> SweepRepo
     publishing.update()
     ran: set[str] = set()
     interrupted = False
-    if not plan.finished:
-        with View(plan, store, console, trouble=lambda: publisher.troubled) as view:
-            view.note(view.line([]))
+    try:
+        if not plan.finished:
+            with View(plan, store, console, trouble=lambda: publisher.troubled) as view:
+                view.note(view.line([]))
 
-            def refresh() -> None:
-                publishing.update()
-                view.refresh()
+                def refresh() -> None:
+                    publishing.update()
+                    view.refresh()
 
-            try:
                 _compute(plan, store, place, origin, ran, refresh, view.note)
-            except KeyboardInterrupt:
-                interrupted = True
-                view.note("stopping; running stages go on from their last checkpoint when the same command is given")
         publishing.update()
+        publisher.drain()  # the time that publishing takes is part of the sweep's
+    except KeyboardInterrupt:
+        interrupted = True
+        console.print("stopped: running stages go on from their last checkpoint when the same command is given")
     result = _report(study, plan, place, ran=ran, interrupted=interrupted)
     publishing.finish("KILLED" if interrupted else "FAILED" if result.failed else "FINISHED", result.numbers())
-    unpublished = publisher.close(patience=10.0 if interrupted else 30.0)
-    result = _report(study, plan, place, ran=ran, interrupted=interrupted, unpublished=tuple(unpublished))
+    unpublished = publisher.close(patience=10.0 if interrupted or publisher.troubled else 30.0)
+    result = dataclasses.replace(result, unpublished=tuple(unpublished))
     for line in result.lines():
         console.print(line, markup=False)
     return result
@@ -157,7 +159,6 @@ def _report(
     ran: set[str],
     interrupted: bool = False,
     dry_run: bool = False,
-    unpublished: tuple[str, ...] = (),
 ) -> SweepReport:
     trained, unshared = report.tokens(plan, study)
     return SweepReport(
@@ -177,5 +178,4 @@ def _report(
         compute_seconds=report.compute_seconds(plan, ran),
         tokens_trained=trained,
         tokens_unshared=unshared,
-        unpublished=unpublished,
     )

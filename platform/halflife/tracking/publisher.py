@@ -182,10 +182,9 @@ class Publisher:
             return "another process publishes the same sweep"
         return self._trouble
 
-    @property
-    def unpublished(self) -> int:
-        """Jobs still waiting."""
-        return len(self._jobs)
+    def drain(self, patience: float = 30.0) -> None:
+        """Waits until what was asked for is written, or until nothing has moved for `patience` seconds."""
+        self._wait_while(lambda: bool(self._jobs), patience)
 
     def close(self, patience: float = 30.0) -> list[str]:
         """Waits until everything is written, or until nothing has moved for `patience` seconds.
@@ -195,11 +194,14 @@ class Publisher:
         with self._wake:
             self._closing = True
             self._wake.notify_all()
-        self._advanced = time.monotonic()
-        while self._thread.is_alive() and time.monotonic() - self._advanced < patience:
-            self._thread.join(0.05)
+        self._wait_while(self._thread.is_alive, patience)
         self._abandoned = True
         return [*self.rejected, *(job.what for job in list(self._jobs))]
+
+    def _wait_while(self, condition: Callable[[], bool], patience: float) -> None:
+        self._advanced = time.monotonic()
+        while condition() and time.monotonic() - self._advanced < patience:
+            time.sleep(0.02)
 
     # The thread.
 
@@ -351,14 +353,23 @@ def connect(tracking_uri: str) -> Any:
 def attach(tracking_uri: str, *, experiment: str, sweep: str, folder: Path, name: str) -> str:
     """Keep the files below `folder` as artifacts `name/...` of the sweep's run. Returns the run's id.
 
-    Raises UserError when the store has no such sweep.
+    Raises UserError when the store has no such sweep, or cannot be reached now.
     """
     client = connect(tracking_uri)
+    try:
+        return _attach(client, experiment, sweep, folder, name)
+    except Exception as error:
+        if _transient(error):
+            raise UserError(f"{folder} could not be kept in {tracking_uri}: {_one_line(error)}") from error
+        raise
+
+
+def _attach(client: Any, experiment: str, sweep: str, folder: Path, name: str) -> str:
     found = client.get_experiment_by_name(experiment)
     where = f"tags.`{schema.TAG_KIND}` = 'sweep' and tags.`{schema.TAG_SWEEP}` = '{sweep}'"
     runs = client.search_runs([found.experiment_id], where, max_results=1) if found else []
     if not runs:
-        raise UserError(f"{tracking_uri} has no run of sweep {sweep} of {experiment!r}: give the study's command again")
+        raise UserError(f"no run of sweep {sweep} in experiment {experiment!r}: give the study's command again")
     client.log_artifacts(runs[0].info.run_id, str(folder), name)
     return runs[0].info.run_id
 
