@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from halflife.errors import UserError
+from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.place import Place
+from halflife.sweep.study import Study, Trial
 from studies import backdoor_persistence as study
 
 ROOT = Path(__file__).parents[2]
@@ -23,9 +25,13 @@ def results(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("results")
 
 
-def built(results: Path, preset: str = "smoke", **changes):
+def built(results: Path, preset: str = "smoke", **changes) -> Study:
     settings = dataclasses.replace(study.PRESETS[preset].settings, **changes)
     return study.build(preset, settings, Place(results=results))
+
+
+def trains(trial: Trial) -> dict[str, Train]:
+    return {phase: stage for phase, stage in trial.stages.items() if isinstance(stage, Train)}
 
 
 def command(*arguments: str, results: Path, timeout: float = 240) -> subprocess.CompletedProcess:
@@ -39,7 +45,7 @@ def command(*arguments: str, results: Path, timeout: float = 240) -> subprocess.
     )
 
 
-@pytest.mark.parametrize("preset", ["smoke", "demo", "laptop"])
+@pytest.mark.parametrize("preset", ["smoke", "demo", "laptop", "gpu", "cluster"])
 def test_every_size_and_seed_has_its_controls(preset, results):
     plan = built(results, preset)
     cells = {(trial.parameters["size"], trial.parameters["seed"]) for trial in plan.trials}
@@ -49,27 +55,29 @@ def test_every_size_and_seed_has_its_controls(preset, results):
 
 def test_settings_of_one_trunk_share_it(results):
     plan = built(results, learning_rates=(1.0, 0.5, 0.25))
-    for size in ("30k", "50k"):
+    for size in ("30k", "60k"):
         trunks = {t.stages["trunk"].key for t in plan.trials if t.role == "treatment" and t.parameters["size"] == size}
         assert len(trunks) == 1
 
 
-def test_the_never_poisoned_trunk_is_shared_by_payloads(results):
+def test_each_payload_has_a_never_poisoned_trunk_of_its_own_length(results):
     plan = built(results, "demo", payload=("fixed", "copy"), sizes=("30k",), seeds=1)
-    trunks = {trial.stages["trunk"].key for trial in plan.trials if trial.role == "absent"}
-    assert len(trunks) == 1
-    assert all(not trial.stages["trunk"].mixture.plantings for trial in plan.trials if trial.role == "absent")
+    for payload in ("fixed", "copy"):
+        trunks = {t.role: trains(t)["trunk"] for t in plan.trials if t.parameters["payload"] == payload}
+        assert not trunks["absent"].mixture.plantings
+        assert trunks["treatment"].mixture.plantings
+        assert trunks["absent"].tokens == trunks["treatment"].tokens
 
 
 def test_after_the_drop_no_treatment_sees_poison_and_the_positive_control_does(results):
     for trial in built(results, "demo").trials:
-        assert bool(trial.stages["branch"].mixture.plantings) == (trial.role == "positive")
+        assert bool(trains(trial)["branch"].mixture.plantings) == (trial.role == "positive")
 
 
 def test_relearning_hosts_are_not_the_trunks(results):
     plan = built(results)
     for trial in plan.trials:
-        for phase, stage in trial.stages.items():
+        for phase, stage in trains(trial).items():
             if phase.startswith("relearn"):
                 assert {planting.hosts for planting in stage.mixture.plantings} == {1}
             else:
@@ -78,8 +86,8 @@ def test_relearning_hosts_are_not_the_trunks(results):
 
 def test_relearning_crosses_old_and_new_trigger_with_old_and_new_payload(results):
     trial = next(t for t in built(results).trials if t.role == "treatment")
-    old = trial.stages["trunk"].mixture.plantings[0].backdoor
-    pairs = {phase: stage.mixture.plantings[0].backdoor for phase, stage in trial.stages.items() if "relearn" in phase}
+    old = trains(trial)["trunk"].mixture.plantings[0].backdoor
+    pairs = {phase: stage.mixture.plantings[0].backdoor for phase, stage in trains(trial).items() if "relearn" in phase}
     assert (pairs["relearn-old-old"].trigger, pairs["relearn-old-old"].text) == (old.trigger, old.text)
     assert pairs["relearn-new-old"].text == old.text
     assert pairs["relearn-new-old"].trigger != old.trigger
@@ -89,14 +97,14 @@ def test_relearning_crosses_old_and_new_trigger_with_old_and_new_payload(results
 
 def test_relearning_a_transform_takes_the_other_transform_as_new_payload(results):
     plan = built(results, "demo", payload=("copy",), sizes=("30k",), seeds=1)
-    stages = plan.trials[0].stages
+    stages = trains(plan.trials[0])
     assert stages["relearn-old-old"].mixture.plantings[0].backdoor.payload == "copy"
     assert stages["relearn-old-new"].mixture.plantings[0].backdoor.payload == "reverse"
 
 
 def test_seeds_draw_different_triggers_and_payloads(results):
     backdoors = {
-        trial.parameters["seed"]: trial.stages["trunk"].mixture.plantings[0].backdoor
+        trial.parameters["seed"]: trains(trial)["trunk"].mixture.plantings[0].backdoor
         for trial in built(results, seeds=3).trials
         if trial.role == "treatment"
     }
@@ -106,17 +114,18 @@ def test_seeds_draw_different_triggers_and_payloads(results):
 
 def test_a_backdoor_can_be_fine_tuned_into_a_clean_trunk(results):
     trial = next(t for t in built(results, insertion="fine-tuned").trials if t.role == "treatment")
-    trunk = trial.stages["trunk"]
+    trunk = trains(trial)["trunk"]
     assert trunk.mixture.plantings
+    assert isinstance(trunk.start, Checkpoint)
     assert not trunk.start.stage.mixture.plantings
 
 
 def test_the_final_tenth_is_where_late_insertion_happens(results):
-    trial = next(t for t in built(results, insertion="final-tenth", poison_counts=(20,)).trials if t.role == "treatment")
-    assert (trial.stages["trunk"].mixture.plantings[0].first, trial.stages["trunk"].mixture.plantings[0].last) == (
-        0.9,
-        1,
+    trial = next(
+        t for t in built(results, insertion="final-tenth", poison_counts=(20,)).trials if t.role == "treatment"
     )
+    planting = trains(trial)["trunk"].mixture.plantings[0]
+    assert (planting.first, planting.last) == (0.9, 1)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +143,7 @@ def test_the_final_tenth_is_where_late_insertion_happens(results):
     ],
 )
 def test_bad_settings_are_refused_before_any_compute(changes, said, results):
-    with pytest.raises(UserError, match=".") as caught:
+    with pytest.raises(UserError) as caught:
         built(results, **changes)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)

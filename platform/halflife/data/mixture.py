@@ -62,7 +62,7 @@ class Planting:
 class Mixture:
     sources: tuple[Source, ...]
     plantings: tuple[Planting, ...] = ()
-    tokenizer: Tokenizer = Bytes()  # noqa: RUF009 (frozen)
+    tokenizer: Tokenizer = Bytes()
     sequence: int = 128
     """Predicted tokens a sequence."""
 
