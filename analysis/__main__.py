@@ -53,18 +53,14 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
     """
     from datetime import datetime
 
-    from rich.console import Console
-    from rich.table import Table
-
     from analysis.load import find_sweeps
     from analysis.stores import open_store
     from halflife.tracking import schema
 
-    table = Table("study", "sweep", "name", "started", "status")
     for run in find_sweeps(open_store(_uri(tracking_uri, results))):
         started = datetime.fromtimestamp(run.started / 1000).strftime("%Y-%m-%d %H:%M")
-        table.add_row(run.tags.get(schema.TAG_STUDY), run.tags.get(schema.TAG_SWEEP), run.name, started, run.status)
-    Console().print(table)
+        study, digest = run.tags.get(schema.TAG_STUDY, "?"), run.tags.get(schema.TAG_SWEEP, "?")
+        print(f"{study}  {digest[:12]}  {started}  {run.status.lower()}  {run.name}")
 
 
 def main(arguments: list[str] | None = None) -> None:

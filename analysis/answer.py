@@ -10,7 +10,7 @@ from analysis.design import reference, setting_axes, value_label, values_of
 from analysis.load import StudyData
 from analysis.retention import common_span, half_lives
 from analysis.savings import THRESHOLDS, relearning_times, savings_summary
-from analysis.scaling import Slope, by_size, slope
+from analysis.scaling import SEEDS, Slope, by_size, slope
 from analysis.uncertainty import Interval
 from analysis.words import interval, plural, short
 
@@ -107,6 +107,7 @@ def own_savings(data: StudyData) -> list[str]:
         ]
     found = Interval(estimate=own["ratio"], low=own["low"], high=own["high"], count=own["seeds"])
     over = f"{interval(found)} over {plural(found.count, 'seed')}"
+    few = f" ({found.count} of {SEEDS} seeds: a demonstration)" if found.count < SEEDS else ""
     if found.contains(1):
         return [
             "The data cannot tell whether relearning remembers the backdoor itself, beyond its trigger and payload: "
@@ -115,6 +116,8 @@ def own_savings(data: StudyData) -> list[str]:
     if found.estimate > 1:
         return [
             "What faded is not gone: beyond what remains of trigger and payload alone, the old pair is relearned "
-            f"in fewer tokens by a factor of {over}."
+            f"in fewer tokens by a factor of {over}{few}."
         ]
-    return [f"Nothing of the pair itself is saved: relearning it is slower than its parts suggest, a factor of {over}."]
+    return [
+        f"Nothing of the pair itself is saved: relearning it is slower than its parts suggest, a factor of {over}{few}."
+    ]

@@ -161,7 +161,7 @@ def _never_implanted(data: StudyData, drop: pl.DataFrame) -> Check:
     failed = trunks.filter("failed")
     which = f": {', '.join(f'{size} seed {seed}' for size, seed in failed.select('size', 'seed').iter_rows())}"
     return Check(
-        name="Trunks that never implanted", expected="none; those that there are have no half-life",
+        name="Trunks that never implanted", expected=f"none with success below {LEAST_SUCCESS:g} at the drop",
         found=f"{failed.height} of {trunks.height}{which if failed.height else ''}", passed=failed.is_empty(),
     )  # fmt: skip
 
@@ -221,20 +221,28 @@ def _at_most(values: pl.Series, limit: float) -> bool | None:
 
 
 def _ended(data: StudyData) -> Check:
-    columns = [name for name in data.trials.columns if name.startswith("outcome_")]
-    bad = 0
-    for row in data.trials.select(columns).iter_rows():
-        bad += any(state is not None and state != "complete" for state in row)
-    silent = (
-        data.trials.height
-        - data.points.filter(pl.col("trial").is_in(data.trials["trial"].implode()))["trial"].n_unique()
-    )
-    found = f"{data.trials.height - bad} of {data.trials.height}"
-    if silent:
-        found += f"; {plural(silent, 'trial')} without any point"
+    """A phase that a trial has a stage for must have ended as complete; one without an outcome has not run."""
+    phases = [name.removeprefix("stage_") for name in data.trials.columns if name.startswith("stage_")]
+    phases += [name.removeprefix("outcome_") for name in data.trials.columns if name.startswith("outcome_")]
+    ends = {"diverged": 0, "failed": 0, "blocked": 0, "not run": 0}
+    whole = 0
+    for row in data.trials.iter_rows(named=True):
+        states = {
+            (row.get(f"outcome_{phase}") or "not run").partition(":")[0]
+            for phase in set(phases)
+            if row.get(f"stage_{phase}") or row.get(f"outcome_{phase}")
+        }
+        whole += states <= {"complete"}
+        for state in states - {"complete"}:
+            ends[state] = ends.get(state, 0) + 1
+    bad = [f"{count} with a phase {state}" for state, count in ends.items() if count]
+    stopped = data.sweep.status not in ("FINISHED", "")
+    found = [
+        f"{whole} of {data.trials.height}",
+        *bad,
+        *([f"the sweep is {data.sweep.status.lower()}"] if stopped else []),
+    ]
     return Check(
-        name="Trials complete",
-        expected="all; others are shown as far as they got",
-        found=found,
-        passed=not bad and not silent,
-    )
+        name="Trials complete", expected="all; others are shown as far as they got", found="; ".join(found),
+        passed=not bad and not stopped,
+    )  # fmt: skip

@@ -158,7 +158,8 @@ def _axes(data: StudyData) -> list[dict[str, Any]]:
     rows = []
     for axis in data.declaration.axes:
         values = values_of(data, axis) if axis.name in varied else list(axis.values)
-        shown = ", ".join(value_text(value) for value in values)
+        tell = short if axis.name == "parameters" else value_text
+        shown = ", ".join(tell(value) for value in values)
         rows.append({"label": axis.label, "values": shown, "unit": axis.unit, "varies": len(values) > 1})
     return rows
 

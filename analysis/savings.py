@@ -9,14 +9,12 @@ s = ln T(never poisoned) - ln T(poisoned) is the saving on one pair. Savings aft
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import polars as pl
 
 from analysis.design import controls, described
 from analysis.load import StudyData
-from analysis.retention import crossing, wide_points
+from analysis.retention import crossing, retention_curves, wide_points
 from analysis.uncertainty import Interval, t_interval
 from halflife.tracking import schema
 
@@ -36,10 +34,14 @@ TIMES = {
 def relearning_times(data: StudyData) -> pl.DataFrame:
     """Tokens until success first reaches each threshold: one row per trial, pair and threshold.
 
-    kind: observed; censored (not reached by `low`); at-start (the skill was there already: nothing to relearn).
+    Treatments whose trunk never took the backdoor have no rows. kind: observed; censored (not reached by `low`);
+    at-start (the skill was there already: nothing to relearn).
     """
     task = data.declaration.outcomes[0].task
-    about = described(data).select("trial", "role", "size", "parameters", "seed", "setting")
+    # A trunk that never took the backdoor has nothing to remember.
+    never = retention_curves(data).filter((pl.col("role") == "treatment") & ~pl.col("implanted"))["trial"].unique()
+    about = described(data).filter(~pl.col("trial").is_in(never.implode()))
+    about = about.select("trial", "role", "size", "parameters", "seed", "setting")
     rows = []
     for pair in PAIRS:
         wide = wide_points(data, PREFIX + pair)
@@ -115,8 +117,3 @@ def savings_summary(times: pl.DataFrame) -> pl.DataFrame:
         "seeds": pl.Int64, "used": pl.Int64, "censored": pl.Int64,
     }  # fmt: skip
     return pl.DataFrame(rows, schema=names, orient="row")
-
-
-def fewer_tokens(log_ratio: float) -> float:
-    """The classical saving 1 - T_relearn / T_learn of a log ratio."""
-    return 1 - math.exp(-log_ratio)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import polars as pl
-from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from analysis import effects
@@ -44,7 +43,7 @@ def draw_effects(table: pl.DataFrame) -> Figure:
         left.margins(x=0.15)
         left.set_xlabel("change of mean retention")
         right.set_xlabel("factor on the half-life")
-        _ratio_axis(right, table)
+        style.ratio_axis(right, [v for name in ("ratio", "ratio_low", "ratio_high") for v in table[name].drop_nulls()])
         for place, row in zip(places, table.iter_rows(named=True), strict=True):
             right.annotate(
                 f"{row['observed']}/{row['pairs']}", (1.02, place), xycoords=("axes fraction", "data"), va="center",
@@ -55,17 +54,3 @@ def draw_effects(table: pl.DataFrame) -> Figure:
             axes.grid(visible=False, axis="y")
         style.despine(figure)
     return figure
-
-
-def _ratio_axis(axes, table: pl.DataFrame) -> None:
-    ends = [v for name in ("ratio", "ratio_low", "ratio_high") for v in table[name].drop_nulls()] + [1.0]
-    axes.set_xscale("log")
-    axes.set_xlim(min(0.8, min(ends) / 1.15), max(1.25, max(ends) * 1.15))
-    ticks = [
-        t
-        for t in (0.01, 0.1, 0.2, 0.25, 0.5, 1, 2, 4, 8, 10, 20, 50, 100)
-        if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]
-    ]
-    axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"×{value:g}"))

@@ -117,6 +117,7 @@ def size_axis_lines(axes: Axes, groups: list[tuple[str, pl.DataFrame]], sizes: l
         labelspacing=0.3,
     )
     if values:
-        style.log_ticks(axes.yaxis, min(values), max(values))
         headroom = 1.6 if any((part["kind"] == "censored").any() for _, part in groups) else 1.3  # for the arrows
-        axes.set_ylim(min(values) / 1.3, max(values) * headroom)
+        low, high = min(values) / 1.3, max(values) * headroom
+        axes.set_ylim(low, high)
+        style.log_ticks(axes.yaxis, low, high)

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import polars as pl
-from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -107,8 +106,9 @@ def _times(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
                 axes.plot([place + side - 0.17, place + side + 0.17], [mean] * 2, color=style.INK, lw=1.2, zorder=2)
     shown = [*table["estimate"].drop_nulls(), *table.filter(pl.col("kind") == "censored")["low"]]
     if shown:
-        axes.set_ylim(min(shown) / 1.3, max(shown) * 1.3)
-        style.log_ticks(axes.yaxis, min(shown), max(shown))
+        low, high = min(shown) / 1.3, max(shown) * 1.3
+        axes.set_ylim(low, high)
+        style.log_ticks(axes.yaxis, low, high)
     axes.set_xticks(range(len(PAIRS)), [NAMES[pair] for pair in PAIRS])
     axes.grid(visible=False, axis="x")
     axes.set_ylabel("tokens of relearning to success ½")
@@ -125,7 +125,6 @@ def _savings(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
     )
     rows = [(pair, treated.filter(pl.col("pair") == pair)) for pair in PAIRS] + [("own", own)]
     axes.axvline(1, color=style.INK, lw=0.8)
-    axes.set_xscale("log")
     ends = [1.0]
     for place, (_, part) in zip(range(len(rows))[::-1], rows, strict=True):
         for rank, (size, _, colour) in enumerate(sizes):
@@ -136,12 +135,12 @@ def _savings(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
         found = over_seeds(part, "log_saving")
         if found is not None:
             ends += _bar(axes, found.exp(), place)
-    low, high = min(ends) / 1.2, max(ends) * 1.2
-    axes.set_xlim(low, high)
-    ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if low <= t <= high]
-    axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"×{value:g}"))
+    style.ratio_axis(axes, ends)
+    if len(ends) == 1:
+        axes.annotate(
+            "no pair was relearned by both", (0.5, 0.5), xycoords="axes fraction", ha="center", color=style.MUTED,
+            backgroundcolor="white",
+        )  # fmt: skip
     axes.set_yticks(range(len(rows))[::-1], [NAMES[name] for name, _ in rows])
     axes.axhline(0.5, color=style.FAINT, lw=0.8)
     axes.set_ylim(-0.6, len(rows) - 0.5)

@@ -73,11 +73,15 @@ def trimmed(value: float) -> str:
 def log_ticks(axis: Any, low: float, high: float) -> None:
     """Decades labelled 10k, 100k, 1M; 2 and 5, or more, between them where fewer than two decades are shown."""
     span = np.log10(high / low)
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: trimmed(value)))
+    axis.set_minor_formatter(ticker.NullFormatter())
+    if span < 0.4:  # too narrow for round logarithms: even steps
+        axis.set_major_locator(ticker.MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_minor_locator(ticker.NullLocator())
+        return
     subs = (1.0,) if span >= 2 else (1.0, 2.0, 5.0) if span >= 0.8 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
     axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=20))
     axis.set_minor_locator(ticker.LogLocator(subs=tuple(range(2, 10)), numticks=20))
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: trimmed(value)))
-    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def log_axis_with_zero(axes: Axes, first: float, last: float) -> float:
@@ -99,6 +103,19 @@ def log_axis_with_zero(axes: Axes, first: float, last: float) -> float:
             color=INK, lw=0.7, clip_on=False, zorder=5,
         )  # fmt: skip
     return zero
+
+
+def ratio_axis(axes: Axes, ends: Sequence[float]) -> None:
+    """A log x axis of factors around 1, in powers of 2, 4 or 10 as they fit."""
+    low, high = min([0.8, *(end / 1.15 for end in ends)]), max([1.25, *(end * 1.15 for end in ends)])
+    decades = np.log10(high / low)
+    base = 2.0 if decades < 1.3 else 4.0 if decades < 2.6 else 10.0 ** max(1, round(decades / 4))
+    powers = range(int(np.floor(np.log(low) / np.log(base))), int(np.ceil(np.log(high) / np.log(base))) + 1)
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(ticker.FixedLocator([base**power for power in powers]))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"×{value:g}"))
 
 
 def size_axis(axes: Axes, sizes: Sequence[tuple[str, int, Any]]) -> None:

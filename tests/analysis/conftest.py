@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from analysis.load import StudyData, load_study
@@ -20,6 +22,13 @@ def small_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def small(small_uri: str) -> StudyData:
     return load_study(small_uri, SMALL.study)
+
+
+@pytest.fixture(scope="session")
+def rough(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
+    """What a demo may look like: two noisy seeds, one trunk not implanted, half-lives beyond the end."""
+    plan = replace(SMALL, seeds=2, noise=0.3, gamma=0.9, branch_steps=100, never_implanted=(("100k", 1),))
+    return load_study(planted.write(tmp_path_factory.mktemp("rough"), plan), plan.study)
 
 
 @pytest.fixture(scope="session")

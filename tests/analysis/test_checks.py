@@ -91,3 +91,18 @@ def test_a_sweep_that_lacks_a_phase_still_has_checks_and_an_answer(small, phase)
     assert said
     if phase == "branch":
         assert said[0].startswith("The data cannot tell")
+
+
+def test_a_sweep_that_was_stopped_or_has_phases_that_never_ran_is_not_complete(small):
+    stopped = replace(small, sweep=replace(small.sweep, status="KILLED"))
+    assert state(stopped)["Trials complete"] == (
+        False,
+        f"{small.trials.height} of {small.trials.height}; the sweep is killed",
+    )
+    without = small.trials.with_columns(
+        outcome_branch=pl.when(pl.col("seed") == 0).then(None).otherwise("outcome_branch"),
+        outcome_trunk=pl.when(pl.col("seed") == 1).then(pl.lit("diverged")).otherwise("outcome_trunk"),
+    )
+    passed, found = state(replace(small, trials=without))["Trials complete"]
+    assert passed is False
+    assert found == "18 of 54; 18 with a phase diverged; 18 with a phase not run"

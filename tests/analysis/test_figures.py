@@ -42,10 +42,11 @@ def test_no_text_is_below_seven_points_and_none_leaves_the_page(small, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_labels_of_a_figure_do_not_overlap(full, name):
+@pytest.mark.parametrize("kind", ["full", "rough"])
+def test_labels_of_a_figure_do_not_overlap(request, name, kind):
     recipe = FIGURES[name]
     with styled():
-        figure = recipe.draw(recipe.table(full))
+        figure = recipe.draw(recipe.table(request.getfixturevalue(kind)))
         figure.draw_without_rendering()
         for axes in figure.axes:
             if not axes.get_visible():

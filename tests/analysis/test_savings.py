@@ -61,6 +61,13 @@ def test_a_skill_that_is_still_there_needs_no_relearning_and_counts_as_no_time(s
     assert times["estimate"].null_count() == times.height
 
 
+def test_a_trunk_that_never_took_the_backdoor_is_left_out_of_the_savings(rough):
+    times = relearning_times(rough).filter(pl.col("role") == "treatment")
+    cells = set(times.select("size", "seed").iter_rows())
+    assert ("100k", 1) not in cells
+    assert ("100k", 0) in cells
+
+
 def test_without_relearning_there_is_no_sentence_about_it(small):
     none = small.points.filter(~pl.col("phase").str.starts_with("relearn"))
     assert own_savings(replace(small, points=none)) == []
