@@ -46,7 +46,11 @@ def test_killed_and_raising_stages_are_tried_again_and_hopeless_ones_block_only_
     assert again["cached"] == 3
     assert counts(tmp_path) == [1, 2, 2, 6]
     found = statuses(tmp_path / "mlflow.db")
-    assert (found["branch0.0"], found["branch0.1"], found["trunk: trunk1"]) == ("FINISHED", "FAILED", "FAILED")
+    assert (found["branch0.0"], found["branch0.1"], found["trunk1 · trunk (shared)"]) == (
+        "FINISHED",
+        "FAILED",
+        "FAILED",
+    )
 
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path):

@@ -48,19 +48,26 @@ def test_a_stage_of_one_trial_is_in_its_run_and_a_shared_one_has_its_own(tmp_pat
     made = small()
     assert sweep(tmp_path, tracking, made) == []
     found = runs(tracking)
-    assert set(found) == {"fakes smoke", "trunk: trunk0", "branch0.0", "branch0.1", "branch0.2"}
+    assert set(found) == {"fakes smoke", "trunk0 · trunk (shared)", "branch0.0", "branch0.1", "branch0.2"}
     assert {point[0] for point in found["branch0.0"].data.points} == {"branch/skill/hits", "branch/skill/trials"}
-    assert {point[0] for point in found["trunk: trunk0"].data.points} == {"stage/skill/hits", "stage/skill/trials"}
+    assert {point[0] for point in found["trunk0 · trunk (shared)"].data.points} == {
+        "stage/skill/hits",
+        "stage/skill/trials",
+    }
     trunk, branch = made.trials[0].stages.values()
     tags = found["branch0.0"].data.tags
-    assert tags["halflife.stage.trunk"] == found["trunk: trunk0"].data.tags[schema.TAG_STAGE] == trunk.folder_name
+    assert (
+        tags["halflife.stage.trunk"]
+        == found["trunk0 · trunk (shared)"].data.tags[schema.TAG_STAGE]
+        == trunk.folder_name
+    )
     assert tags["halflife.stage.branch"] == branch.folder_name
     assert tags["halflife.outcome.trunk"] == tags["halflife.outcome.branch"] == "complete"
     assert json.loads(tags["halflife.summary.branch"])["tokens"] == 2
     assert tags[schema.TAG_ROLE] == "treatment"
     assert found["branch0.1"].data.tags[schema.TAG_ROLE] == "positive"
     assert found["branch0.0"].data.params == {"trunk": "0", "branch": "0"}
-    assert found["trunk: trunk0"].data.params == {"trunk": "0"}  # what its trials have in common
+    assert found["trunk0 · trunk (shared)"].data.params == {"trunk": "0"}  # what its trials have in common
 
 
 def test_the_parent_carries_the_declaration_the_origin_and_the_sweeps_numbers(tmp_path: Path):
@@ -128,7 +135,7 @@ def test_a_diverged_trunk_is_a_result_that_is_published_for_good(tmp_path: Path)
     assert tags["halflife.outcome.branch"].startswith("blocked: parent fake-")
     assert tags[schema.TAG_PUBLISHED] == "complete"
     assert runs(tracking)["branch0.0"].info.status == "FAILED"
-    assert len(runs(tracking)["trunk: trunk0"].data.points) == 4
+    assert len(runs(tracking)["trunk0 · trunk (shared)"].data.points) == 4
 
 
 def test_an_interrupted_sweep_leaves_no_run_open(tmp_path: Path):
@@ -142,7 +149,7 @@ def test_an_interrupted_sweep_leaves_no_run_open(tmp_path: Path):
     publishing.finish("KILLED", {})
     assert publisher.close() == []
     statuses = {name: run.info.status for name, run in runs(tracking).items()}
-    assert statuses.pop("trunk: trunk0") == "FINISHED"
+    assert statuses.pop("trunk0 · trunk (shared)") == "FINISHED"
     assert set(statuses.values()) == {"KILLED"}
     sweep(tmp_path, tracking, made)
     assert {run.info.status for run in tracking.runs.values()} == {"FINISHED"}
@@ -157,6 +164,6 @@ def test_one_stage_in_two_phases_of_a_trial_has_its_own_run(tmp_path: Path):
     )
     tracking = FakeStore()
     sweep(tmp_path, tracking, Study(declaration=made.declaration, trials=trials))
-    assert "branch: branch0.0" in runs(tracking)
+    assert "branch0.0 · branch (shared)" in runs(tracking)
     assert runs(tracking)["both"].data.points == []
     assert runs(tracking)["both"].data.tags[schema.TAG_PUBLISHED] == "complete"

@@ -58,3 +58,17 @@ def test_an_axis_that_no_trial_has_is_refused():
     axes = (schema.Axis(name="sizes", label="size", values=("1k",)),)
     with pytest.raises(UserError, match="axis 'sizes', which no trial has"):
         Study(declaration=declaration(axes=axes), trials=study().trials)
+
+
+def test_a_stage_is_named_by_what_its_trials_have_in_common():
+    trunk, branch = Fake(name="t"), Fake(name="b", parents_=(Fake(name="t"),))
+    names = ("1m · seed 0 · plain", "1m · seed 0 · decay")
+    trials = [
+        Trial(name=name, parameters={"branch": 0}, stages={"trunk": trunk, **({"branch": branch} if not place else {})})
+        for place, name in enumerate(names)
+    ]
+    controls = tuple(schema.Control(kind=kind, label=kind, task="other") for kind in ("positive", "absent", "null"))
+    made = Study(declaration=declaration(controls=controls), trials=tuple(trials))
+    assert made.title(trunk) == "1m · seed 0 · trunk"
+    assert made.title(branch) == "1m · seed 0 · plain · branch"
+    assert made.title(Fake(name="an ancestor")) == "an ancestor"

@@ -80,5 +80,7 @@ def _execute(
     if not (result.dry_run or result.interrupted or result.unpublished):  # the report is drawn from what is published
         path = report(study.declaration.study, command.place)
         attach(result.tracking_uri, experiment=result.study, sweep=result.sweep, folder=path.parent, name="report")
+        print(f"report: {path.absolute().as_uri()}")
+        print(f"runs:   {result.tracking_uri} (make ui shows them in the browser)")
     if result.exit_code:
         raise SystemExit(result.exit_code)

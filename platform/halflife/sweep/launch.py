@@ -26,7 +26,7 @@ from halflife.sweep.report import SweepReport
 from halflife.sweep.study import Study
 from halflife.tracking.publisher import Publisher
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # one thread a stage: two on busy cores are many times slower
     "MKL_NUM_THREADS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",  # our own live view
@@ -72,14 +72,22 @@ def run(study: Study, place: Place, console: Console | None = None) -> SweepRepo
     interrupted = False
     try:
         if not plan.finished:
-            with View(plan, store, console, trouble=lambda: publisher.troubled) as view:
+            with View(plan, store, console, title=study.title, trouble=lambda: publisher.troubled) as view:
                 view.note(view.line([]))
 
                 def refresh() -> None:
                     publishing.update()
                     view.refresh()
 
-                _compute(plan, store, place, origin, ran, refresh, view.note)
+                _compute(
+                    plan,
+                    store,
+                    place,
+                    origin,
+                    ran,
+                    refresh=refresh,
+                    retried=lambda stage, why: view.note(f"{study.title(stage)} is tried again: {why}"),
+                )
         publishing.update()
         publisher.drain()  # the time that publishing takes is part of the sweep's
     except KeyboardInterrupt:
@@ -100,11 +108,12 @@ def _compute(
     place: Place,
     origin: dict[str, Any],
     ran: set[str],
+    *,
     refresh: Callable[[], None],
-    note: Callable[[str], None],
+    retried: Callable[[Stage, str], None],
 ) -> None:
     """Runs what is missing on Ray Tune; the keys of the stages run here are added to `ran`."""
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     with _stoppable():
         from halflife.sweep import tuning  # takes seconds, so only where there is something to run
 
@@ -124,7 +133,7 @@ def _compute(
             same_share=len(set(shares.values())) == 1,
             ran=ran,
             refresh=refresh,
-            retried=lambda stage, why: note(f"{stage} is tried again: {why}"),
+            retried=retried,
         )
 
 
@@ -169,8 +178,8 @@ def _report(
         stages=len(plan.stages),
         cached=len(plan.cached),
         run=len(ran),
-        failed={plan.stages[key].folder_name: why for key, why in plan.failures.items()},
-        blocked={plan.stages[key].folder_name: why for key, why in plan.blocked.items()},
+        failed={_name(study, plan, key): why for key, why in plan.failures.items()},
+        blocked={_name(study, plan, key): why for key, why in plan.blocked.items()},
         interrupted=interrupted,
         dry_run=dry_run,
         slots=place.slots(place.shares(plan.stages.values()).values()),
@@ -179,3 +188,8 @@ def _report(
         tokens_trained=trained,
         tokens_unshared=unshared,
     )
+
+
+def _name(study: Study, plan: Plan, key: str) -> str:
+    """A stage for people who want to find its folder."""
+    return f"{study.title(plan.stages[key])} ({plan.stages[key].folder_name})"

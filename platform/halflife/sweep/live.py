@@ -30,10 +30,13 @@ class View:
         plan: Plan,
         store: Store,
         console: Console,
+        *,
+        title: Callable[[Stage], str] = lambda stage: stage.label,
         trouble: Callable[[], str | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._plan, self._store, self._console, self._trouble, self._clock = plan, store, console, trouble, clock
+        self._plan, self._store, self._console, self._clock = plan, store, console, clock
+        self._title, self._trouble = title, trouble
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._every = _TERMINAL_SECONDS if self._live else _PLAIN_SECONDS
         self._shown = self._clock()
@@ -73,7 +76,7 @@ class View:
         for stage in self._plan.running:
             lease = self._store.holder(stage)
             found.append((stage, lease.progress if lease else Progress()))
-        return sorted(found, key=lambda item: item[0].label)
+        return sorted(found, key=lambda item: self._title(item[0]))
 
     def line(self, running: list[tuple[Stage, Progress]]) -> str:
         """How things stand, in one line."""
@@ -113,7 +116,9 @@ class View:
         for stage, progress in running[:_ROWS]:
             share = progress.done / progress.total if progress.total else 0.0
             rate = f"{progress.rate:,.0f} tokens/s" if progress.rate else "starting"
-            table.add_row(Text(stage.label), ProgressBar(total=1.0, completed=share, width=24), f"{share:4.0%}", rate)
+            table.add_row(
+                Text(self._title(stage)), ProgressBar(total=1.0, completed=share, width=24), f"{share:4.0%}", rate
+            )
         if len(running) > _ROWS:
             table.add_row(f"and {len(running) - _ROWS} more")
         return table

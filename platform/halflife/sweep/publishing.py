@@ -125,7 +125,7 @@ class Publishing:
         self._publisher.ensure(
             Run(
                 ref=ref,
-                name=f"{users[0][1]}: {stage.label}",
+                name=f"{self._study.title(stage)} (shared)",
                 description=f"Computed once for {len(users)} trials. Metrics are `stage/<task>/<measure>`; the step is "
                 "tokens since the phase began.",
                 parameters=_common([trial.parameters for trial, _ in users]),
@@ -133,7 +133,7 @@ class Publishing:
         )
         self._publisher.log(
             ref,
-            f"shared stage {stage.label!r}",
+            f"shared stage {self._study.title(stage)!r}",
             points=lambda: self._points(stage, schema.STAGE_PHASE),
             tags={schema.TAG_SUMMARY_PREFIX + schema.STAGE_PHASE: _summary(outcome)},
         )

@@ -29,7 +29,7 @@ class SweepReport:
     run: int
     """Stages that this process has run to an outcome."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Folder name of a stage and why it failed."""
+    """Title and folder name of a stage, and why it failed."""
     blocked: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
     dry_run: bool = False

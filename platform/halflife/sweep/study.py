@@ -16,6 +16,8 @@ from halflife.tracking.schema import Declaration
 Scalar = str | int | float | bool
 CONTROLS = ("positive", "absent", "null")
 """The controls that every study declares."""
+SEPARATOR = " · "
+"""Between the parts of a trial's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class Trial:
     """One line of a study's table: its parameters, and the stage of each phase."""
 
     name: str
-    """Speaking; unique in the study."""
+    """Speaking; unique in the study. Parts with " · " between them, what several trials share first."""
     parameters: dict[str, Scalar]
     stages: dict[str, Stage]
     """By phase, in the order in which they are passed through."""
@@ -110,6 +112,15 @@ class Study:
         for trial, phase, stage in self.uses():
             found.setdefault(stage.key, []).append((trial, phase))
         return {key: tuple(users) for key, users in found.items()}
+
+    def title(self, stage: Stage) -> str:
+        """A stage in words: what the names of its trials have in common, and its phase ("1m · seed 0 · trunk")."""
+        users = self.users.get(stage.key)
+        if not users:
+            return stage.label
+        first, *others = [trial.name.split(SEPARATOR) for trial, _ in users]
+        common = [part for place, part in enumerate(first) if all(name[place : place + 1] == [part] for name in others)]
+        return SEPARATOR.join([*(common or [stage.label]), users[0][1]])
 
     def shared(self, stage: Stage) -> bool:
         """Whether several trials, or several phases, name the stage: its points then have a run of their own."""

@@ -156,7 +156,7 @@ class _Watcher(tune.Callback):
     """Tells the searcher why a stage failed, and the live view that time has passed."""
 
     def __init__(
-        self, searcher: PlanSearcher, refresh: Callable[[], None], retried: Callable[[str, str], None]
+        self, searcher: PlanSearcher, refresh: Callable[[], None], retried: Callable[[Stage, str], None]
     ) -> None:
         self._searcher, self._refresh, self._retried = searcher, refresh, retried
 
@@ -164,7 +164,7 @@ class _Watcher(tune.Callback):
         self._refresh()
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._retried(repr(trial.config["task"]), _reason(trial))
+        self._retried(trial.config["task"].stage, _reason(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._searcher.gave_up(trial.trial_id, _reason(trial))
@@ -198,7 +198,7 @@ def run_plan(
     same_share: bool,
     ran: set[str],
     refresh: Callable[[], None],
-    retried: Callable[[str, str], None],
+    retried: Callable[[Stage, str], None],
 ) -> None:
     """Runs what is missing until every stage is complete, failed or blocked. KeyboardInterrupt passes through."""
     searcher = PlanSearcher(plan, store, make_task, ran)

@@ -1,0 +1,131 @@
+"""How the plan meets Tune. What needs a running Ray is in test_launch.py and test_faults.py."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halflife.stages import leases
+from halflife.stages.base import Stage
+from halflife.stages.plan import Plan
+from halflife.stages.run import run_stage
+from halflife.stages.store import Store
+from halflife.sweep import launch
+from halflife.sweep.resources import Share
+from tests.sweep.drivers import runs
+from tests.sweep.fakes import Fake
+
+os.environ.update(launch.ENVIRONMENT)
+from halflife.sweep.tuning import PlanSearcher, Task, run_plan
+
+PULSE = leases.Pulse()
+
+
+class Setting:
+    """A plan of independent stages, and its searcher."""
+
+    def __init__(self, root: Path, count: int = 2) -> None:
+        self.store = Store(root)
+        self.store.prepare()
+        self.stages = [Fake(name=f"s{number}", seconds=0.0) for number in range(count)]
+        self.plan = Plan(self.stages, self.store)
+        self.ran: set[str] = set()
+        self.searcher = PlanSearcher(self.plan, self.store, self.make_task, self.ran)
+
+    def make_task(self, stage: Stage, wait: bool) -> Task:
+        return Task(stage=stage, results=str(self.store.root), device="cpu", share=Share(), origin={}, wait=wait)
+
+    def hold(self, stage: Stage) -> leases.Holding:
+        """As another sweep does that computes the stage now."""
+        self.store.folder(stage).mkdir(parents=True)
+        holding = leases.acquire(self.store.folder(stage), leases.Watch(PULSE), PULSE)
+        assert holding
+        return holding
+
+    def suggest(self, trial: str) -> Any:
+        suggestion = self.searcher.suggest(trial)
+        return suggestion["task"] if isinstance(suggestion, dict) else suggestion
+
+
+def test_ready_stages_are_suggested_and_the_end_is_said(tmp_path: Path):
+    setting = Setting(tmp_path)
+    for trial in ("a", "b"):
+        task = setting.suggest(trial)
+        assert not task.wait
+        assert setting.suggest("none") is None if trial == "b" else True
+    assert setting.searcher.suggest("c") is None
+    for trial, stage in zip(("a", "b"), setting.stages, strict=True):
+        run_stage(stage, setting.store)
+        setting.searcher.on_trial_complete(trial, {"here": True})
+    assert setting.suggest("c") == "FINISHED"
+    assert setting.ran == {stage.key for stage in setting.stages}
+
+
+def test_a_stage_that_another_sweep_computes_comes_last_and_is_then_waited_for(tmp_path: Path):
+    setting = Setting(tmp_path)
+    held, free = setting.stages
+    with setting.hold(held):
+        assert setting.suggest("a").stage == free
+        assert setting.suggest("b") is None  # our own work may yet make others ready
+        run_stage(free, setting.store)
+        setting.searcher.on_trial_complete("a", {"here": True})
+        task = setting.suggest("b")
+    assert task.stage == held
+    assert task.wait
+
+
+def test_a_stage_that_another_sweep_has_completed_is_not_run(tmp_path: Path):
+    setting = Setting(tmp_path)
+    done, missing = setting.stages
+    run_stage(done, setting.store)
+    assert setting.suggest("a").stage == missing
+    assert done.key in setting.plan.outcomes
+    assert setting.ran == set()
+
+
+def test_a_stage_that_was_taken_from_under_us_is_ready_again(tmp_path: Path):
+    setting = Setting(tmp_path, count=1)
+    setting.suggest("a")
+    setting.searcher.on_trial_complete("a", {"held": True})
+    assert [stage.key for stage in setting.plan.ready()] == [setting.stages[0].key]
+
+
+def test_a_stage_that_refuses_fails_without_another_try(tmp_path: Path):
+    setting = Setting(tmp_path, count=1)
+    setting.suggest("a")
+    setting.searcher.on_trial_complete("a", {"refused": "the corpus is empty"})
+    assert setting.plan.failures == {setting.stages[0].key: "the corpus is empty"}
+    assert setting.suggest("b") == "FINISHED"
+
+
+def test_a_task_is_copied_for_nothing_and_prints_short(tmp_path: Path):
+    import copy
+
+    task = Setting(tmp_path).make_task(Fake(name="s"), False)
+    assert copy.deepcopy({"task": task})["task"] is task
+    assert repr(task) == task.stage.folder_name
+
+
+@pytest.mark.slow
+def test_a_plan_that_narrows_and_widens_again_keeps_its_actors(tmp_path: Path):
+    first = tuple(Fake(name=f"a{number}", seconds=9.0 + number) for number in range(2))
+    join = Fake(name="join", parents_=first)
+    last = tuple(Fake(name=f"b{number}", parents_=(join,), seconds=2.0) for number in range(2))
+    setting = Setting(tmp_path)
+    plan = Plan(last, setting.store)
+    run_plan(
+        plan,
+        setting.store,
+        make_task=setting.make_task,
+        slots=2,
+        gpus=0,
+        same_share=True,
+        ran=setting.ran,
+        refresh=lambda: None,
+        retried=lambda stage, why: None,
+    )
+    assert len(plan.outcomes) == 5
+    assert len({pid for pids in runs(tmp_path).values() for pid in pids}) == 2
