@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from analysis.figures import style
 from analysis.load import StudyData
-from analysis.savings import PAIRS, THRESHOLDS, over_seeds, relearning_times
+from analysis.savings import PAIRS, SIGNS, THRESHOLDS, over_seeds, relearning_times
 from analysis.uncertainty import Interval
 
 CAPTION = (
@@ -116,7 +116,7 @@ def _times(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
 
 def _savings(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
     """Ratios of tokens, pooled over sizes within a seed; thin marks show the sizes."""
-    sign = pl.col("pair").replace_strict({"old-old": 1.0, "new-new": 1.0}, default=-1.0)
+    sign = pl.col("pair").replace_strict(SIGNS, return_dtype=pl.Float64)
     treated = table.filter(pl.col("role") == "treatment").drop_nulls("log_saving")
     own = (
         treated.group_by("trial", "size", "seed")

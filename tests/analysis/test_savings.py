@@ -30,6 +30,16 @@ def test_the_interaction_is_zero_when_savings_only_add():
     assert interactions(pl.DataFrame(rows))["own"].item() == pytest.approx(0.0)
 
 
+def test_the_interaction_adds_the_old_and_the_new_pair_and_takes_off_the_mixed_ones():
+    savings = {"old-old": 1.5, "new-old": 0.4, "old-new": 0.3, "new-new": 0.05}
+    rows = [
+        {"trial": "t", "size": "s", "parameters": 1, "seed": 0, "setting": "", "pair": pair, "saving": saving}
+        for pair, saving in savings.items()
+    ]
+    assert interactions(pl.DataFrame(rows))["own"].item() == pytest.approx(1.5 - 0.4 - 0.3 + 0.05)
+    assert interactions(pl.DataFrame(rows[:3])).is_empty()
+
+
 def test_a_pair_that_is_not_relearned_is_censored_and_gives_no_saving(small):
     points = small.points.filter(
         ~(
