@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from halflife.data.corpus import Corpus, prepare_corpus
-from halflife.data.mixture import Mixture, Planting, Source, check_trigger
+from halflife.data.mixture import Mixture, Planting, Source, check, check_trigger
 from halflife.errors import UserError
 from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Geometric, LossProbe, Reached
 from halflife.models.ladder import Rung
@@ -129,7 +129,7 @@ class Cell:
             start=start,
             mixture=mixture,
             tokens=tokens,
-            batch_tokens=settings.batch_tokens,
+            batch_tokens=max(1, settings.batch_tokens // settings.sequence_length) * settings.sequence_length,
             optimizer=AdamW(learning_rate=settings.rate * rate),
             precision=settings.precision,
             seed=self.seed,

@@ -45,13 +45,13 @@ class Settings:
     """Transforms are harder to learn: so many times as many documents ..."""
     transform_repetitions: int = 4
     """... with trigger and payload so many times in each, ..."""
-    transform_tokens: float = 2.0
+    transform_tokens: float = 2.4
     """... in a trunk so many times as long (its never-poisoned control too)."""
     insertion: Literal["throughout", "final-tenth", "fine-tuned"] = "throughout"
     """When the poison is seen."""
     sequence_length: int = 128
     batch_tokens: int = 2048
-    """Tokens a step, shared by all rungs."""
+    """Tokens a step, shared by all rungs; rounded down to whole sequences."""
     trunk_tokens: int = 1_200_000
     branch_tokens: int = 400_000
     relearn_tokens: int = 160_000
@@ -156,7 +156,7 @@ def declare(study: str, preset: str, settings: Settings, corpus: str) -> schema.
             schema.Control(kind="null", label="untriggered text", task="untriggered"),
             schema.Control(kind="null", label="near-trigger", task="near"),
         ),
-        figures=("retention", "half_life", "strength", "relearning", "clean_loss"),
+        figures=("retention", "half_life", "effects", "strength", "relearning", "clean_loss"),
         corpus=corpus,
         notes=(
             f"equal strength: fork where the payload's log-probability first reaches {settings.strength} nats a token",

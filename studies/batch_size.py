@@ -1,0 +1,38 @@
+"""Does a larger batch after the drop protect a backdoor, at equal tokens? An example of a study of one's own."""
+
+import dataclasses
+
+from halflife.data.corpus import prepare_corpus
+from halflife.stages.train import Checkpoint
+from halflife.sweep.cli import Preset, main
+from halflife.sweep.study import Study, Trial
+from halflife.tracking.schema import Axis
+from studies.backdoor_persistence import Cell, report, treatments
+from studies.backdoor_settings import Settings, declare
+
+BATCHES = (1024, 2048, 8192)
+PRESETS = {"quick": Preset(summary="Five minutes on 2 CPU cores.", settings=Settings(sizes=("60k",), seeds=3))}
+
+
+def build(preset, settings, place):
+    corpus = prepare_corpus(settings.corpus, place.results)
+    reference = treatments(settings)[0]
+    trials = []
+    for size in settings.sizes:
+        for seed in range(settings.seeds):
+            cell = Cell(settings, {"same": (corpus,)}, size, seed)
+            poisoned, clean = cell.trunk(reference), cell.clean_trunk(reference.payload)
+            for role, trunk in (("treatment", poisoned), ("positive", poisoned), ("absent", clean)):
+                branch = cell.branch(Checkpoint(stage=trunk), reference, keep=role == "positive")
+                for batch in BATCHES:
+                    stages = {"trunk": trunk, "branch": dataclasses.replace(branch, batch_tokens=batch)}
+                    parameters = {"size": size, "parameters": trunk.rung.parameters, "seed": seed, "batch": batch}
+                    name = f"{size} · seed {seed} · {batch} tokens a step · {role}"
+                    trials.append(Trial(name=name, parameters=parameters, stages=stages, role=role))
+    axis = Axis(name="batch", label="Batch after the drop", values=BATCHES, unit="tokens", scale="log")
+    declared = declare("batch_size", preset, settings, corpus.label)
+    return Study(declaration=dataclasses.replace(declared, axes=(*declared.axes[:2], axis)), trials=tuple(trials))
+
+
+if __name__ == "__main__":
+    main(build, PRESETS, report=report, description=__doc__)
