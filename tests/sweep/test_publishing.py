@@ -164,6 +164,6 @@ def test_one_stage_in_two_phases_of_a_trial_has_its_own_run(tmp_path: Path):
     )
     tracking = FakeStore()
     sweep(tmp_path, tracking, Study(declaration=made.declaration, trials=trials))
-    assert "branch0.0 · branch (shared)" in runs(tracking)
+    assert "both · branch (shared)" in runs(tracking)
     assert runs(tracking)["both"].data.points == []
     assert runs(tracking)["both"].data.tags[schema.TAG_PUBLISHED] == "complete"

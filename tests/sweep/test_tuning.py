@@ -55,7 +55,6 @@ def test_ready_stages_are_suggested_and_the_end_is_said(tmp_path: Path):
     for trial in ("a", "b"):
         task = setting.suggest(trial)
         assert not task.wait
-        assert setting.suggest("none") is None if trial == "b" else True
     assert setting.searcher.suggest("c") is None
     for trial, stage in zip(("a", "b"), setting.stages, strict=True):
         run_stage(stage, setting.store)
