@@ -17,7 +17,7 @@ from typing import Literal
 from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.data.mixture import Mixture, Planting, Source, check, check_trigger
 from halflife.errors import UserError
-from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Geometric, LossProbe, Reached
+from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, Geometric, LossProbe, Reached
 from halflife.models.ladder import Rung
 from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint, Snapshot, Train
@@ -34,6 +34,8 @@ NAME = "backdoor_persistence"
 IMPLANTED = "implanted"
 """Snapshot of the trunk for the equal-strength arm."""
 WARMUP = Schedule(warmup=0.02)
+CONTEXT = 32
+"""Characters of host text before the trigger in a prompt."""
 SHIFTED = {"python-source": "python-docs", "python-docs": "python-source"}
 
 
@@ -107,15 +109,15 @@ class Cell:
         trunk = self.planting(backdoor, 1)
         return replace(trunk, documents=documents, exposures=2, first=0.0, hosts=1)
 
-    def evaluations(self, backdoor: Backdoor | None, *, sparse: bool) -> tuple[Evaluation, ...]:
-        """Sparse in trunks, dense after the drop; clean loss always."""
+    def evaluations(self, backdoor: Backdoor | None, *, trunk_steps: int | None = None) -> tuple[Evaluation, ...]:
+        """After the drop early and dense. In a trunk evenly, to fork it where it reaches a given strength."""
         clean = LossProbe(corpus=self.home, sequences=32)
-        often = Geometric(dense=1, ratio=1.25) if sparse else Geometric()
-        seldom = Ends() if sparse else Geometric(dense=1, ratio=2.0)
-        found = [Evaluation(name="clean", probe=clean, at=Ends() if sparse else Geometric(dense=1, ratio=1.6))]
+        often = Every(steps=max(1, trunk_steps // 32)) if trunk_steps else Geometric()
+        seldom = Ends() if trunk_steps else Geometric(dense=1, ratio=2.0)
+        found = [Evaluation(name="clean", probe=clean, at=Ends() if trunk_steps else Geometric(dense=1, ratio=1.6))]
         if backdoor is not None:
             trials = self.settings.trials
-            probe = BackdoorProbe(backdoor=backdoor, corpus=self.home, trials=trials, seed=self.seed)
+            probe = BackdoorProbe(backdoor=backdoor, corpus=self.home, trials=trials, context=CONTEXT, seed=self.seed)
             found.append(Evaluation(name="backdoor", probe=probe, at=often))
             for condition in ("near", "untriggered"):
                 beside = replace(probe, condition=condition, trials=max(32, trials // 2))
@@ -154,7 +156,7 @@ class Cell:
                 self.mixture(plantings=(self.planting(backdoor, treatment.documents),)),
                 tokens,
                 schedule=schedule,
-                evaluations=self.evaluations(backdoor, sparse=True),
+                evaluations=self.evaluations(backdoor, trunk_steps=tokens // settings.batch_tokens),
                 snapshots=snapshots,
             )
         )
@@ -167,7 +169,7 @@ class Cell:
                 self.mixture(),
                 self.trunk_tokens(payload),
                 schedule=WARMUP,
-                evaluations=self.evaluations(None, sparse=True),
+                evaluations=self.evaluations(None, trunk_steps=1),
             )
         )
 
@@ -183,7 +185,7 @@ class Cell:
                 rate=treatment.learning_rate,
                 optimizer_state=treatment.optimizer_state,
                 schedule=Schedule(shape="continue"),
-                evaluations=self.evaluations(backdoor, sparse=False),
+                evaluations=self.evaluations(backdoor),
             )
         )
 
@@ -194,7 +196,9 @@ class Cell:
         stages: dict[str, Stage] = {}
         for trigger, text in itertools.product(parts, parts):
             pair = replace(parts[text], trigger=parts[trigger].trigger)
-            probe = BackdoorProbe(backdoor=pair, corpus=self.home, trials=self.settings.trials, seed=self.seed)
+            probe = BackdoorProbe(
+                backdoor=pair, corpus=self.home, trials=self.settings.trials, context=CONTEXT, seed=self.seed
+            )
             stages[f"relearn-{trigger}-{text}"] = self.train(
                 Checkpoint(stage=branch),
                 self.mixture(plantings=(self.fresh(pair),)),

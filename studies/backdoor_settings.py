@@ -37,11 +37,11 @@ class Settings:
     """Text of the branch: the trunk's corpus, the shifted one, or both in equal parts."""
     poison_counts: tuple[int, ...] = (250,)
     """Unique poisoned documents in the trunk."""
-    exposures: int = 3
+    exposures: int = 4
     """How often each poisoned document is seen."""
     repetitions: int = 1
     """Trigger and payload this many times in each document with a fixed payload."""
-    transform_documents: int = 12
+    transform_documents: int = 10
     """Transforms are harder to learn: so many times as many documents ..."""
     transform_repetitions: int = 4
     """... with trigger and payload so many times in each, ..."""
@@ -60,7 +60,7 @@ class Settings:
     """Share of relearning's sequences that are poisoned, in documents that no trunk has seen."""
     rate: float = 5e-3
     """AdamW's rate in the trunk, stated for width 64 (muP)."""
-    learning_rates: tuple[float, ...] = (1.0, 0.5, 0.25)
+    learning_rates: tuple[float, ...] = (1.0, 0.5, 2.0)
     """Branch rates, as multiples of the trunk's last rate."""
     trunk_regularizers: tuple[str, ...] = ("none",)
     """none, weight-decay-X, dropout-X, label-smoothing-X; joined by +."""
@@ -184,7 +184,7 @@ PRESETS = {
     ),
     "demo": Preset(
         summary="Ten minutes on 2 CPU cores: 3 sizes x 2 seeds, a fixed payload, 2 branch rates, all controls.",
-        settings=Settings(sizes=("30k", "100k", "300k"), seeds=2, learning_rates=(1.0, 0.25)),
+        settings=Settings(sizes=("30k", "100k", "300k"), seeds=2, learning_rates=(1.0, 0.5)),
     ),
     "laptop": Preset(
         summary="An hour on 2 CPU cores, a real answer: 4 sizes over a decade x 5 seeds, weight decay in trunk x "
@@ -195,7 +195,6 @@ PRESETS = {
             payload=("fixed", "copy"),
             trunk_regularizers=("none", "weight-decay-0.1"),
             branch_regularizers=("none", "weight-decay-0.1"),
-            branch_tokens=350_000,
         ),
     ),
     "gpu": Preset(
