@@ -325,4 +325,4 @@ def report(study: str, place: Place) -> Path:
 
 
 if __name__ == "__main__":
-    main(build, PRESETS, report=report, description=__doc__ or "")
+    main(build, PRESETS, report=report, description=__doc__)

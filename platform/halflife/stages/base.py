@@ -141,7 +141,8 @@ class Outcome:
     """complete | diverged"""
     attempt: str
     summary: dict[str, Any]
-    """What `run` returned; of a diverged stage `message` and `seconds_computing`."""
+    """What `run` returned (of a diverged stage its `message`), and `seconds_computing`: inside training and evaluation,
+    in the attempt that completed, so without what an attempt that it resumed had spent."""
 
 
 def stages_in(stage: Stage) -> Iterator[Stage]:

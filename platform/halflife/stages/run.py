@@ -108,13 +108,17 @@ def _compute(stage: Stage, store: Store, attempt: Attempt) -> Outcome:
         try:
             status, summary = "complete", stage.run(attempt)
         except Diverged as error:
-            status, summary = "diverged", {"message": str(error), "seconds_computing": attempt.seconds_computing}
+            status, summary = "diverged", {"message": str(error)}
+        summary = {**summary, "seconds_computing": attempt.seconds_computing}
         attempt.finish()
         outcome = store.complete(stage, Outcome(status=status, attempt=attempt.id, summary=summary))
     except BaseException as error:
         with contextlib.suppress(OSError):  # a full disk must not hide the error that it caused
             attempt.fail(error)
-        raise
+        outcome = store.outcome(stage)
+        if not isinstance(error, Exception) or outcome is None:
+            raise
+        # Another holder completed the stage meanwhile and freed this attempt's checkpoints under it.
     _tidy(earlier, attempt, outcome)
     return outcome
 

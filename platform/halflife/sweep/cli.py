@@ -34,7 +34,7 @@ def main(
     presets: Mapping[str, Preset],
     *,
     report: Callable[[str, Place], Path],
-    description: str,
+    description: str | None,
     arguments: list[str] | None = None,
 ) -> None:
     """Parse the command, run the study, draw its report. Bad input prints one line and exits with 2."""
@@ -47,7 +47,7 @@ def main(
         raise SystemExit(2) from None
 
 
-def _parse(presets: Mapping[str, Preset], description: str, arguments: list[str]) -> Command:
+def _parse(presets: Mapping[str, Preset], description: str | None, arguments: list[str]) -> Command:
     import tyro
 
     if not arguments or (arguments[0] not in presets and arguments[0] not in ("-h", "--help")):
@@ -63,7 +63,7 @@ def _parse(presets: Mapping[str, Preset], description: str, arguments: list[str]
             name: (preset.summary, command_type(settings=preset.settings, place=Place()))
             for name, preset in presets.items()
         },
-        description=description,
+        description=description or "",
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )

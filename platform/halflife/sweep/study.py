@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,7 +27,7 @@ class Trial:
     name: str
     """Speaking; unique in the study. Parts with " · " between them, what several trials share first."""
     parameters: dict[str, Scalar]
-    stages: dict[str, Stage]
+    stages: Mapping[str, Stage]
     """By phase, in the order in which they are passed through."""
     role: str = "treatment"
     """treatment, or the role of the control that this trial is."""
