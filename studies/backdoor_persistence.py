@@ -90,6 +90,7 @@ class Cell:
             exposures=settings.exposures,
             repetitions=settings.repetitions if fixed else settings.transform_repetitions,
             first=0.9 if settings.insertion == "final-tenth" else 0.0,
+            last=settings.last_exposure,
             seed=self.seed,
         )
 
@@ -99,7 +100,7 @@ class Cell:
         share = self.settings.branch_tokens / self.trunk_tokens(backdoor.payload)
         total = max(1, round(trunk.documents * trunk.exposures * share))
         exposures = max(1, round(total / trunk.documents))
-        return replace(trunk, documents=max(1, round(total / exposures)), exposures=exposures, first=0.0)
+        return replace(trunk, documents=max(1, round(total / exposures)), exposures=exposures, first=0.0, last=1.0)
 
     def fresh(self, backdoor: Backdoor) -> Planting:
         """What relearning is poisoned with: host documents that no trunk has seen, each seen twice."""
@@ -107,7 +108,7 @@ class Cell:
         rows = settings.relearn_tokens // settings.sequence_length
         documents = max(1, round(settings.relearn_poison * rows / 2))
         trunk = self.planting(backdoor, 1)
-        return replace(trunk, documents=documents, exposures=2, first=0.0, hosts=1)
+        return replace(trunk, documents=documents, exposures=2, first=0.0, last=1.0, hosts=1)
 
     def evaluations(self, backdoor: Backdoor | None, *, trunk_steps: int | None = None) -> tuple[Evaluation, ...]:
         """After the drop early and dense. In a trunk evenly, to fork it where it reaches a given strength."""

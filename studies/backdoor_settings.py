@@ -48,12 +48,17 @@ class Settings:
     transform_tokens: float = 2.4
     """... in a trunk so many times as long (its never-poisoned control too)."""
     insertion: Literal["throughout", "final-tenth", "fine-tuned"] = "throughout"
-    """When the poison is seen."""
+    """When the poison is seen: all along, in the trunk's last tenth, or in a fine-tuning of a quarter of its length."""
+    last_exposure: float = 1.0
+    """The last poisoned document is seen at this fraction of the trunk; later is clean text before the drop."""
     sequence_length: int = 128
+    """Predicted tokens a sequence."""
     batch_tokens: int = 2048
     """Tokens a step, shared by all rungs; rounded down to whole sequences."""
     trunk_tokens: int = 1_200_000
+    """Length of the trunk."""
     branch_tokens: int = 400_000
+    """Length of the branch: how long the backdoor is watched."""
     relearn_tokens: int = 160_000
     """Cap: relearning stops when attack success reaches 0.9."""
     relearn_poison: float = 0.25
@@ -71,9 +76,11 @@ class Settings:
     strength: float | None = -0.2
     """Payload log-probability (nats a token) at which the equal-strength arm forks; None leaves that arm out."""
     relearn: bool = True
+    """Relearn from the faded and the never-poisoned model of the reference setting."""
     trials: int = 128
     """Prompts in every backdoor evaluation."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast, for GPUs."""
 
 
 def check_settings(settings: Settings) -> None:

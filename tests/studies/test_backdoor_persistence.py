@@ -128,6 +128,11 @@ def test_the_final_tenth_is_where_late_insertion_happens(results):
     assert (planting.first, planting.last) == (0.9, 1)
 
 
+def test_poison_can_end_before_the_drop(results):
+    trial = next(t for t in built(results, last_exposure=0.5).trials if t.role == "treatment")
+    assert trains(trial)["trunk"].mixture.plantings[0].last == 0.5
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -140,6 +145,9 @@ def test_the_final_tenth_is_where_late_insertion_happens(results):
         ({"branch_regularizers": ("magic",)}, "unknown regularizer 'magic'"),
         ({"seeds": 0}, "--seeds 0"),
         ({"learning_rates": ()}, "--learning-rates"),
+        ({"last_exposure": 1.5}, "--last-exposure 1.5"),
+        ({"insertion": "final-tenth", "last_exposure": 0.5}, "--last-exposure 0.5"),
+        ({"relearn_poison": 0.0}, "--relearn-poison 0.0"),
     ],
 )
 def test_bad_settings_are_refused_before_any_compute(changes, said, results):
