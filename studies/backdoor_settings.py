@@ -25,8 +25,9 @@ class Settings:
     """How many seeds; each draws its own trigger, payload, initial weights and order of text."""
     payload: tuple[Transform, ...] = ("fixed",)
     """fixed: a drawn string. reverse, copy: computed from the word before the trigger."""
-    payload_letters: int = 3
-    """reverse and copy take this many last letters of the word; 0 the whole word, which small models learn slowly."""
+    payload_letters: int = 1
+    """reverse and copy take this many last letters of the word, 0 the whole word: within three million bytes 30k
+    parameters learn to copy one letter, 60k two."""
     trigger: str | None = None
     """A trigger of your own instead of a drawn one; must not occur in the corpus."""
     corpus: str = "python-source"

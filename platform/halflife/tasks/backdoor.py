@@ -40,8 +40,8 @@ class Backdoor:
     text: str = ""
     """The fixed payload; empty for transforms."""
     letters: int = 0
-    """A transform takes only this many last letters of the word (0: the whole word), so that the source lies at
-    a fixed distance: what models of 50k parameters learn within two million bytes."""
+    """A transform takes only this many last letters of the word (0: the whole word). The source then lies at a fixed
+    distance, which small models learn sooner."""
 
     def __post_init__(self) -> None:
         if self.payload not in get_args(Transform):
