@@ -80,6 +80,10 @@ class Cell:
         settings = self.settings
         return round(settings.trunk_tokens * (1.0 if payload == "fixed" else settings.transform_tokens))
 
+    def poisoned_tokens(self, payload: Transform) -> int:
+        """Length of the stage that is poisoned: the trunk, or the fine-tuning after it."""
+        return self.trunk_tokens(payload) // (4 if self.settings.insertion == "fine-tuned" else 1)
+
     def planting(self, backdoor: Backdoor, count: int) -> Planting:
         """What a trunk is poisoned with."""
         settings, fixed = self.settings, backdoor.payload == "fixed"
@@ -97,7 +101,8 @@ class Cell:
     def kept(self, backdoor: Backdoor, count: int) -> Planting:
         """The trunk's documents at the trunk's rate a token, over a branch: the control that keeps the cause."""
         trunk = self.planting(backdoor, count)
-        share = self.settings.branch_tokens / self.trunk_tokens(backdoor.payload)
+        window = (trunk.last - trunk.first) * self.poisoned_tokens(backdoor.payload)
+        share = self.settings.branch_tokens / window
         total = max(1, round(trunk.documents * trunk.exposures * share))
         exposures = max(1, round(total / trunk.documents))
         return replace(trunk, documents=max(1, round(total / exposures)), exposures=exposures, first=0.0, last=1.0)
@@ -139,40 +144,43 @@ class Cell:
             **fields,
         )
 
-    def trunk(self, treatment: Treatment) -> Train:
-        """Training with the backdoor in the text: from scratch, or fine-tuned into a clean trunk."""
-        settings, payload = self.settings, treatment.payload
-        backdoor = self.backdoor(payload)
-        snapshots = ()
-        if settings.strength is not None:
-            implanted = Reached(metric="backdoor/logprob", threshold=settings.strength)
-            snapshots = (Snapshot(name=IMPLANTED, when=implanted),)
-        start, tokens, schedule = Rung(size=self.size), self.trunk_tokens(payload), WARMUP
-        if settings.insertion == "fine-tuned":
-            start, tokens = Checkpoint(stage=self.clean_trunk(payload, treatment.trunk_regularizer)), tokens // 4
-            schedule = Schedule(shape="continue")
-        return regularize(treatment.trunk_regularizer)(
-            self.train(
-                start,
-                self.mixture(plantings=(self.planting(backdoor, treatment.documents),)),
-                tokens,
-                schedule=schedule,
-                evaluations=self.evaluations(backdoor, trunk_steps=tokens // settings.batch_tokens),
-                snapshots=snapshots,
-            )
-        )
+    def trunk(self, treatment: Treatment, *, poisoned: bool = True) -> Train:
+        """Training before the drop: with the backdoor in the text from scratch, or fine-tuned into a clean trunk.
 
-    def clean_trunk(self, payload: Transform, regularizer: str = "none") -> Train:
-        """The same training, never poisoned; one for all backdoors whose trunks are as long."""
-        return regularize(regularizer)(
-            self.train(
-                Rung(size=self.size),
-                self.mixture(),
-                self.trunk_tokens(payload),
-                schedule=WARMUP,
-                evaluations=self.evaluations(None, trunk_steps=1),
-            )
+        Not `poisoned` it is the never-poisoned control: the same training, the same text, no backdoor.
+        """
+        settings, payload = self.settings, treatment.payload
+        tokens, fine_tuned = self.poisoned_tokens(payload), settings.insertion == "fine-tuned"
+        plantings, snapshots = (), ()
+        evaluations = self.evaluations(None, trunk_steps=1)
+        if poisoned:
+            backdoor = self.backdoor(payload)
+            plantings = (self.planting(backdoor, treatment.documents),)
+            evaluations = self.evaluations(backdoor, trunk_steps=tokens // settings.batch_tokens)
+            if settings.strength is not None:
+                implanted = Reached(metric="backdoor/logprob", threshold=settings.strength)
+                snapshots = (Snapshot(name=IMPLANTED, when=implanted),)
+        start = Checkpoint(stage=self.pretrained(treatment)) if fine_tuned else Rung(size=self.size)
+        train = self.train(
+            start,
+            self.mixture(plantings=plantings),
+            tokens,
+            schedule=Schedule(shape="continue") if fine_tuned else WARMUP,
+            evaluations=evaluations,
+            snapshots=snapshots,
         )
+        return regularize(treatment.trunk_regularizer if poisoned else "none")(train)
+
+    def pretrained(self, treatment: Treatment) -> Train:
+        """What a backdoor is fine-tuned into."""
+        train = self.train(
+            Rung(size=self.size),
+            self.mixture(),
+            self.trunk_tokens(treatment.payload),
+            schedule=WARMUP,
+            evaluations=self.evaluations(None, trunk_steps=1),
+        )
+        return regularize(treatment.trunk_regularizer)(train)
 
     def branch(self, start: Checkpoint, treatment: Treatment, *, keep: bool = False) -> Train:
         """Training after the drop; `keep` makes the control in which the backdoor stays in the text."""
@@ -251,17 +259,26 @@ def trials(settings: Settings, corpora: dict[str, tuple[Corpus, ...]]) -> Iterat
             if settings.relearn and treatment == reference:
                 stages |= cell.relearning(branch, treatment.payload)
             yield _trial(cell, treatment, reference, stages, "treatment")
-        for payload in settings.payload:  # the controls, of the reference but for the payload
-            treatment = replace(reference, payload=payload)
-            clean = cell.clean_trunk(payload)
+        for treatment in controlled(settings, reference):
+            clean = cell.trunk(treatment, poisoned=False)
             branch = cell.branch(Checkpoint(stage=clean), treatment)
             stages = {"trunk": clean, "branch": branch}
             if settings.relearn and treatment == reference:
-                stages |= cell.relearning(branch, payload)
+                stages |= cell.relearning(branch, treatment.payload)
             yield _trial(cell, treatment, reference, stages, "absent")
             trunk = cell.trunk(treatment)
             kept = cell.branch(Checkpoint(stage=trunk), treatment, keep=True)
             yield _trial(cell, treatment, reference, {"trunk": trunk, "branch": kept}, "positive")
+
+
+def controlled(settings: Settings, reference: Treatment) -> list[Treatment]:
+    """What has controls of its own: the reference, and what changes the payload's probability without any backdoor."""
+    return [
+        reference,
+        *(replace(reference, payload=payload) for payload in settings.payload[1:]),
+        *(replace(reference, corpus=corpus) for corpus in settings.branch_corpora[1:]),
+        *(replace(reference, optimizer_state=state) for state in settings.optimizer_states[1:]),
+    ]
 
 
 def _trial(cell: Cell, treatment: Treatment, reference: Treatment, stages: dict[str, Stage], role: str) -> Trial:
@@ -285,7 +302,19 @@ def _trial(cell: Cell, treatment: Treatment, reference: Treatment, stages: dict[
         parameters={"size": cell.size, "parameters": rung.parameters, "seed": cell.seed, **axes},
         stages=stages,
         role=role,
-        facts={"rung": rung.describe()},
+        facts={"rung": rung.describe(), "poison": _dose(stages["trunk"])},
+    )
+
+
+def _dose(trunk: Stage) -> str:
+    """The poison of a trunk as planted, in words."""
+    if not isinstance(trunk, Train) or not trunk.mixture.plantings:
+        return "none"
+    planting = trunk.mixture.plantings[0]
+    share = planting.documents * planting.exposures * trunk.mixture.sequence / trunk.tokens
+    return (
+        f"{planting.documents} documents x {planting.exposures} exposures x {planting.repetitions} repetitions, "
+        f"{share:.1%} of the trunk's sequences"
     )
 
 
@@ -294,15 +323,33 @@ def build(preset: str, settings: Settings, place: Place) -> Study:
     check_settings(settings)
     results = Path(place.results)
     corpora = _corpora(settings, results)
-    for seed in range(settings.seeds):
-        cell = Cell(settings, corpora, settings.sizes[0], seed)
-        for part in ("old", "new"):
-            check_trigger(cell.backdoor("fixed", part).trigger, cell.home, results)
-    cell = Cell(settings, corpora, settings.sizes[0], 0)
-    for train in {stage.key: stage for stage in map(cell.trunk, treatments(settings))}.values():
+    _check_texts(settings, corpora, results)
+    study = Study(
+        declaration=declare(NAME, preset, settings, corpora["same"][0].label), trials=tuple(trials(settings, corpora))
+    )
+    first = {"size": settings.sizes[0], "seed": 0}  # room for poison is the same in all sizes and seeds
+    trains = {
+        stage.key: stage
+        for trial, _, stage in study.uses()
+        if isinstance(stage, Train) and first.items() <= trial.parameters.items()
+    }
+    for train in trains.values():
         check(train.mixture, results, batch_tokens=train.batch_tokens, steps=train.steps)
-    declaration = declare(NAME, preset, settings, cell.home.label)
-    return Study(declaration=declaration, trials=tuple(trials(settings, corpora)))
+    return study
+
+
+def _check_texts(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], results: Path) -> None:
+    """No trigger occurs in any text, and text of the user's own has enough places to ask at."""
+    cells = [Cell(settings, corpora, settings.sizes[0], seed) for seed in range(settings.seeds)]
+    for corpus in {corpus for several in corpora.values() for corpus in several}:
+        for trigger in {cell.backdoor("fixed", part).trigger for cell in cells for part in ("old", "new")}:
+            check_trigger(trigger, corpus, results)
+    if settings.corpus not in SHIFTED:
+        from halflife.evaluation.measure import backdoor_examples  # takes torch's seconds: not for the embedded corpus
+
+        for payload in settings.payload:
+            probe = BackdoorProbe(backdoor=cells[0].backdoor(payload), corpus=cells[0].home, trials=settings.trials)
+            backdoor_examples(probe, results)
 
 
 def _corpora(settings: Settings, results: Path) -> dict[str, tuple[Corpus, ...]]:

@@ -100,6 +100,7 @@ def check_settings(settings: Settings) -> None:
         ("sequence-length", settings.sequence_length),
         ("trunk-tokens", settings.trunk_tokens),
         ("branch-tokens", settings.branch_tokens),
+        ("relearn-tokens", settings.relearn_tokens),
         ("trials", settings.trials),
         *(("poison-counts", count) for count in settings.poison_counts),
         *(("learning-rates", rate) for rate in settings.learning_rates),
@@ -107,6 +108,13 @@ def check_settings(settings: Settings) -> None:
     ):
         if value <= 0:
             raise UserError(f"--{flag} {value}: expected a positive number")
+    begin = 0.9 if settings.insertion == "final-tenth" else 0.0
+    if not begin < settings.last_exposure <= 1:
+        raise UserError(
+            f"--last-exposure {settings.last_exposure}: expected a fraction of the trunk above {begin:g}, to 1"
+        )
+    if not 0 < settings.relearn_poison <= 1:
+        raise UserError(f"--relearn-poison {settings.relearn_poison}: expected a share above 0 and at most 1")
     for flag in (
         "sizes",
         "payload",
@@ -135,8 +143,8 @@ def declare(study: str, preset: str, settings: Settings, corpus: str) -> schema.
         reading=(
             "A trunk is trained with the backdoor in its text; at the drop it leaves the mixture, a branch continues. "
             "branch/backdoor/hits of branch/backdoor/trials is attack success, branch/backdoor/logprob the "
-            "payload's log-probability in nats a token; near is a trigger with one character off, untriggered the same "
-            "text without it; clean/loss is cross-entropy on held-out text. The step is tokens since the phase began."
+            "payload's log-probability in nats a token; near is a trigger with one character off, untriggered no "
+            "trigger; clean/loss is cross-entropy on held-out text. The step is tokens since the phase began."
         ),
         preset=preset,
         axes=(
@@ -217,7 +225,7 @@ PRESETS = {
             branch_corpora=("same", "shifted", "broader"),
             poison_counts=(250, 1000),
             trunk_regularizers=("none", "weight-decay-0.1", "dropout-0.1"),
-            branch_regularizers=("none", "weight-decay-0.1", "l2sp-0.01"),
+            branch_regularizers=("none", "weight-decay-0.1", "l2sp-1"),
             optimizer_states=("carry", "reset"),
             sequence_length=256,
             batch_tokens=65_536,
@@ -238,13 +246,14 @@ PRESETS = {
             transform_documents=4,
             poison_counts=(250, 1000),
             trunk_regularizers=("none", "weight-decay-0.1"),
-            branch_regularizers=("none", "weight-decay-0.1", "l2sp-0.01"),
+            branch_regularizers=("none", "weight-decay-0.1", "l2sp-1"),
             optimizer_states=("carry", "reset"),
             sequence_length=1024,
             batch_tokens=524_288,
             trunk_tokens=2_000_000_000,
             branch_tokens=500_000_000,
             relearn_tokens=50_000_000,
+            relearn_poison=0.05,
             precision="bf16",
             trials=512,
         ),

@@ -8,20 +8,21 @@ from halflife.sweep.cli import Preset, main
 from halflife.sweep.study import Study, Trial
 from halflife.tracking.schema import Axis
 from studies.backdoor_persistence import Cell, report, treatments
-from studies.backdoor_settings import Settings, declare
+from studies.backdoor_settings import Settings, check_settings, declare
 
 BATCHES = (1024, 2048, 8192)
 PRESETS = {"quick": Preset(summary="Five minutes on 2 CPU cores.", settings=Settings(sizes=("60k",), seeds=3))}
 
 
 def build(preset, settings, place):
+    check_settings(settings)
     corpus = prepare_corpus(settings.corpus, place.results)
     reference = treatments(settings)[0]
     trials = []
     for size in settings.sizes:
         for seed in range(settings.seeds):
             cell = Cell(settings, {"same": (corpus,)}, size, seed)
-            poisoned, clean = cell.trunk(reference), cell.clean_trunk(reference.payload)
+            poisoned, clean = cell.trunk(reference), cell.trunk(reference, poisoned=False)
             for role, trunk in (("treatment", poisoned), ("positive", poisoned), ("absent", clean)):
                 branch = cell.branch(Checkpoint(stage=trunk), reference, keep=role == "positive")
                 for batch in BATCHES:

@@ -120,6 +120,31 @@ def test_a_backdoor_can_be_fine_tuned_into_a_clean_trunk(results):
     assert not trunk.start.stage.mixture.plantings
 
 
+def test_the_control_of_a_fine_tuned_backdoor_is_fine_tuned_as_long_on_clean_text(results):
+    trials = built(results, insertion="fine-tuned").trials
+    trunks = {trial.role: trains(trial)["trunk"] for trial in trials}
+    assert trunks["absent"].tokens == trunks["treatment"].tokens
+    assert trunks["absent"].start == trunks["treatment"].start
+    assert not trunks["absent"].mixture.plantings
+
+
+def test_shifted_text_and_a_reset_optimizer_have_controls_of_their_own(results):
+    plan = built(results, branch_corpora=("same", "shifted"), optimizer_states=("carry", "reset"))
+    for axis, value in (("corpus", "shifted"), ("optimizer_state", "reset")):
+        roles = {trial.role for trial in plan.trials if trial.parameters[axis] == value}
+        assert roles == {"treatment", "absent", "positive"}
+
+
+def test_poison_kept_comes_as_often_as_where_it_was_planted(results):
+    for changes in ({}, {"insertion": "final-tenth", "poison_counts": (20,)}, {"insertion": "fine-tuned"}):
+        plan = built(results, **changes)
+        trial = next(t for t in plan.trials if t.role == "positive")
+        trunk, branch = trains(trial)["trunk"], trains(trial)["branch"]
+        planted, kept = trunk.mixture.plantings[0], branch.mixture.plantings[0]
+        before = planted.documents * planted.exposures / (trunk.tokens * (planted.last - planted.first))
+        assert kept.documents * kept.exposures / branch.tokens == pytest.approx(before, rel=0.05)
+
+
 def test_the_final_tenth_is_where_late_insertion_happens(results):
     trial = next(
         t for t in built(results, insertion="final-tenth", poison_counts=(20,)).trials if t.role == "treatment"
