@@ -12,6 +12,10 @@ class Refused(Exception):
     error_code = "INVALID_PARAMETER_VALUE"
 
 
+class AlreadyThere(Exception):
+    error_code = "RESOURCE_ALREADY_EXISTS"
+
+
 class Page(list[Any]):
     token = None
 
@@ -25,6 +29,8 @@ class FakeStore:
     """So many calls take effect and then fail."""
     refuse: set[str] = field(default_factory=set)
     """Names of metrics that are refused."""
+    make_experiment_meanwhile: bool = False
+    """Another client makes the experiment between our question and our making it."""
     experiments: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, Any] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
@@ -46,6 +52,10 @@ class FakeStore:
 
     def create_experiment(self, name: str, artifact_location: str | None = None, tags: Any = None) -> str:
         self._call("create_experiment")
+        if self.make_experiment_meanwhile:
+            self.make_experiment_meanwhile = False
+            self.create_experiment(name)
+            raise AlreadyThere(name)
         self.experiments[name] = SimpleNamespace(
             experiment_id="1", lifecycle_stage="active", location=artifact_location
         )
@@ -88,6 +98,8 @@ class FakeStore:
         if any(metric.key in self.refuse for metric in metrics):
             raise Refused("no such metric")
         data = self.runs[run_id].data
+        if any(data.params.get(param.key, param.value) != param.value for param in params):
+            raise Refused("a parameter cannot be changed")
         data.points += [(metric.key, metric.step, metric.value, metric.timestamp) for metric in metrics]
         data.params.update({param.key: param.value for param in params})
         data.tags.update({tag.key: tag.value for tag in tags})

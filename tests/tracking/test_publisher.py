@@ -160,6 +160,22 @@ def test_an_experiment_that_was_deleted_is_named_with_the_way_back():
     assert "mlflow experiments restore --experiment-id 1" in publish(store, points(1))[0]
 
 
+def test_an_experiment_that_another_sweep_makes_at_the_same_time_is_used():
+    store = FakeStore(make_experiment_meanwhile=True)
+    assert publish(store, points(1)) == []
+    assert len(store.runs) == 2
+
+
+def test_parameters_of_a_run_that_was_left_unfinished_stay_and_missing_ones_are_added():
+    store = FakeStore()
+    for parameters in ({"seed": 0, "documents": 50}, {"seed": 1, "size": "1k"}):
+        out = publisher(store)
+        out.ensure(Run(ref=SWEEP, name="study smoke"))
+        out.ensure(Run(ref=STAGE, name="trunk", parameters=parameters))
+        assert out.close() == []
+    assert run_named(store, "trunk").data.params == {"seed": "0", "documents": "50", "size": "1k"}
+
+
 def test_two_publishers_of_one_sweep_take_turns():
     store, lock = FakeStore(), threading.Lock()
     first = publisher(store, alone=lock)
@@ -184,5 +200,5 @@ def test_a_report_is_kept_with_the_sweep_it_belongs_to(tmp_path: Path, monkeypat
     with pytest.raises(UserError, match="no run of sweep s2"):
         publishing.attach("unused", experiment="study", sweep="s2", folder=tmp_path, name="report")
     store.down = True
-    with pytest.raises(UserError, match="could not be kept in unused: the server is down"):
-        publishing.attach("unused", experiment="study", sweep="s1", folder=tmp_path, name="report")
+    with pytest.raises(UserError, match=r"could not be kept in http://\*\*\*@host: the server is down"):
+        publishing.attach("http://me:secret@host", experiment="study", sweep="s1", folder=tmp_path, name="report")

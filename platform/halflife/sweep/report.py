@@ -10,6 +10,7 @@ from pathlib import Path
 from halflife.stages.base import Stage
 from halflife.stages.plan import Plan
 from halflife.sweep.study import Study
+from halflife.tracking.schema import masked
 
 _IMPORTED = time.time()
 
@@ -43,11 +44,6 @@ class SweepReport:
     """What a sweep that trains each trial by itself would have trained."""
     unpublished: tuple[str, ...] = ()
     """What could not be written to the tracking store, in words; the same command publishes it later."""
-
-    @property
-    def complete(self) -> bool:
-        """Every stage that can run has an outcome."""
-        return not (self.failed or self.interrupted or self.dry_run)
 
     @property
     def exit_code(self) -> int:
@@ -91,7 +87,8 @@ class SweepReport:
             reasons[why] = reasons.get(why, 0) + 1
         yield from (f"blocked: {count} stages, because {why}" for why, count in reasons.items())
         if self.unpublished:
-            yield f"not published to {self.tracking_uri}: {len(self.unpublished)} items, first {self.unpublished[0]}"
+            where, first = masked(self.tracking_uri), self.unpublished[0]
+            yield f"not published to {where}: {len(self.unpublished)} items, first {first}"
         if self.interrupted or self.failed or self.unpublished:
             yield "nothing is lost: the same command goes on from here"
 

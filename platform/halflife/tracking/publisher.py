@@ -106,6 +106,8 @@ class Publisher:
         self._first_pause = self._pause = pause
         self._experiment_id = ""
         self._ids: dict[RunRef, str] = {}
+        self._parameters: dict[RunRef, set[str]] = {}
+        """Names of the parameters that a run has: they can be added to, and never changed."""
         self._complete: set[RunRef] = set()
         self._damaged: set[RunRef] = set()
         """Runs that lack something which the store refused; they are never called complete."""
@@ -261,15 +263,17 @@ class Publisher:
         found = self._client.get_experiment_by_name(self._experiment)
         if found is None:
             location = self._artifacts.resolve().as_uri() if self._artifacts else None
-            return self._client.create_experiment(
-                self._experiment,
-                artifact_location=location,
-                tags={
-                    "mlflow.note.content": self._description,
-                    schema.TAG_STUDY: self._experiment,
-                    schema.TAG_SCHEMA: str(schema.SCHEMA),
-                },
-            )
+            tags = {
+                "mlflow.note.content": self._description,
+                schema.TAG_STUDY: self._experiment,
+                schema.TAG_SCHEMA: str(schema.SCHEMA),
+            }
+            try:
+                return self._client.create_experiment(self._experiment, artifact_location=location, tags=tags)
+            except Exception as error:
+                if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            found = self._client.get_experiment_by_name(self._experiment)  # another sweep has just made it
         if found.lifecycle_stage != "active":
             raise Rejected(
                 f"experiment {self._experiment!r} was deleted in MLflow: "
@@ -283,6 +287,7 @@ class Publisher:
         if identifying in tags:
             ref = RunRef(kind, tags[identifying])
             self._ids[ref] = run.info.run_id
+            self._parameters[ref] = set(run.data.params)
             if tags.get(schema.TAG_PUBLISHED) == "complete":
                 self._complete.add(ref)
 
@@ -292,7 +297,9 @@ class Publisher:
         tags = {**self._tags(run), **run.tags}
         if run.ref in self._ids:
             self._client.update_run(self._ids[run.ref], "RUNNING")
-            self._write(run.ref, tags=tags, parameters=run.parameters)
+            there = self._parameters.get(run.ref, set())  # of a sweep that was given up, perhaps with other values
+            absent = {name: value for name, value in run.parameters.items() if name not in there}
+            self._write(run.ref, tags=tags, parameters=absent)
             return
         made = self._client.create_run(self._experiment_id, tags=tags, run_name=run.name)
         self._ids[run.ref] = made.info.run_id
@@ -353,15 +360,15 @@ def connect(tracking_uri: str) -> Any:
 def attach(tracking_uri: str, *, experiment: str, sweep: str, folder: Path, name: str) -> str:
     """Keep the files below `folder` as artifacts `name/...` of the sweep's run. Returns the run's id.
 
-    Raises UserError when the store has no such sweep, or cannot be reached now.
+    Raises UserError when the store has no such sweep, cannot be reached now, or refuses the files.
     """
-    client = connect(tracking_uri)
     try:
-        return _attach(client, experiment, sweep, folder, name)
-    except Exception as error:
-        if _transient(error):
-            raise UserError(f"{folder} could not be kept in {tracking_uri}: {_one_line(error)}") from error
+        return _attach(connect(tracking_uri), experiment, sweep, folder, name)
+    except UserError:
         raise
+    except Exception as error:
+        where = schema.masked(tracking_uri)
+        raise UserError(f"{folder} could not be kept in {where}: {_one_line(error)}") from error
 
 
 def _attach(client: Any, experiment: str, sweep: str, folder: Path, name: str) -> str:
@@ -386,5 +393,5 @@ def _transient(error: Exception) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(schema.masked(str(error)).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."

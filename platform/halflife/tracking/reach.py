@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import sqlite3
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from halflife.errors import UserError
+from halflife.tracking.schema import masked
 
 _SECONDS = 5.0
 _EXPECTED = "expected sqlite:///PATH, or the http(s) address of a running MLflow server"
@@ -24,13 +27,18 @@ def require_reachable(uri: str) -> None:
     elif scheme.partition("+")[0] in ("postgresql", "mysql", "mssql"):
         _require_database(uri)
     else:
-        raise UserError(f"tracking URI {uri!r} cannot be used: {_EXPECTED}")
+        raise UserError(f"tracking URI {masked(uri)!r} cannot be used: {_EXPECTED}")
 
 
 def _require_server(uri: str) -> None:
-    address = uri.rstrip("/") + "/health"
+    parts = urlsplit(uri)
+    account, _, host = parts.netloc.rpartition("@")
+    address = parts._replace(netloc=host).geturl().rstrip("/") + "/health"
+    uri = masked(uri)
+    headers = {"Authorization": f"Basic {base64.b64encode(unquote(account).encode()).decode()}"} if account else {}
     try:
-        with urllib.request.urlopen(address, timeout=_SECONDS) as answer:
+        request = urllib.request.Request(address, headers=headers)
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
             answer.read(64)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):  # a server that wants a password, or does not know this host name
@@ -39,7 +47,7 @@ def _require_server(uri: str) -> None:
                 "MLFLOW_TRACKING_PASSWORD, and start the server with --allowed-hosts naming this address"
             ) from None
         raise UserError(f"{uri} answers {error.code} to {address}: is it an MLflow server?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
             f"no MLflow server answers at {uri} ({reason}): start it, or leave --tracking-uri out to use SQLite"
@@ -58,7 +66,7 @@ def _require_file(uri: str) -> None:
         connection.close()
     except (OSError, sqlite3.Error) as error:
         raise UserError(
-            f"the tracking store {path} cannot be opened ({error}): name another with --tracking-uri"
+            f"the tracking store {path} cannot be opened ({error}): name another with --tracking-uri or --results"
         ) from None
 
 
@@ -66,8 +74,7 @@ def _require_database(uri: str) -> None:
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
-    place = uri.rpartition("@")[2]  # never show a password
     try:
         create_engine(uri).connect().close()
     except (SQLAlchemyError, ImportError) as error:
-        raise UserError(f"the tracking database at {place} cannot be reached: {type(error).__name__}") from None
+        raise UserError(f"the tracking database {masked(uri)} cannot be reached: {type(error).__name__}") from None

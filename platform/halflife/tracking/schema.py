@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,11 @@ CLOCK_DISPLACEMENT = "clock/displacement"  # ||theta - theta_0|| / ||theta_0|| s
 # Suffixes of a scored task: counts stay counts.
 HITS, TRIALS, LOGPROB = "hits", "trials", "logprob"
 LOSS = "loss"
+
+
+def masked(text: str) -> str:
+    """`text` with `user:password@` of its URIs left out: for whatever is shown or kept."""
+    return re.sub(r"(?<=://)[^/:@\s]*(:\S*)?@", "***@", text)
 
 
 def metric(phase: str, task: str, measure: str) -> str:
