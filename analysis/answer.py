@@ -8,29 +8,39 @@ import polars as pl
 
 from analysis.design import reference, setting_axes, value_label, values_of
 from analysis.load import StudyData
-from analysis.retention import common_span, half_lives
+from analysis.retention import areas, common_span, half_lives
 from analysis.savings import THRESHOLDS, relearning_times, savings_summary
-from analysis.scaling import SEEDS, Slope, by_size, slope
+from analysis.scaling import SEEDS, Slope, area_slope, by_size, gamma_text, slope
 from analysis.uncertainty import Interval
 from analysis.words import interval, plural, short
 
 
 def answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
     """The sentences that open the report."""
-    times = half_lives(curves).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
-    main = times.filter("is_reference")
-    if main.is_empty():
+    in_tokens = half_lives(curves).filter(pl.col("clock") == "tokens")
+    times, by_success = (in_tokens.filter(pl.col("criterion") == name) for name in ("logprob", "success"))
+    if by_success.filter("is_reference").is_empty():
         return ["The data cannot tell: no run had a backdoor at the drop whose fading was measured."]
-    found = slope(main)
-    return [persistence(main, curves), scale(found) + arms(data, times, found), *own_savings(data)]
+    main, main_success = times.filter("is_reference"), by_success.filter("is_reference")
+    size = [scale(slope(main)), other_measures(main_success, curves), arms(data, times, main)]
+    return [persistence(main, main_success, curves), " ".join(filter(None, size)), *own_savings(data)]
 
 
-def persistence(main: pl.DataFrame, curves: pl.DataFrame) -> str:
-    """How long the backdoor stays at the reference setting, at the smallest and the largest size."""
-    sizes = by_size(main).rows(named=True)
-    if not sizes:
-        return "The data cannot tell how long it stays: every run was below half from its first evaluation."
+def persistence(main: pl.DataFrame, by_success: pl.DataFrame, curves: pl.DataFrame) -> str:
+    """How long the backdoor stays at the reference setting, by both measures: behaviour may die long before traces."""
     span = common_span(curves)
+    watched = f" Watched for {short(span[1])} tokens." if span else ""
+    found = [
+        ("attack success falls below half of its value at the drop after ", _ends(by_success)),
+        ("half of the payload's log-probability above the never-poisoned control is gone after ", _ends(main)),
+    ]
+    said = [text + ends for text, ends in found if ends]
+    return f"After the poison stops, {'; '.join(said)}.{watched}"
+
+
+def _ends(times: pl.DataFrame) -> str:
+    """The half-life at the smallest and the largest size."""
+    sizes = by_size(times).rows(named=True)
     parts = []
     for row in sizes[:: max(1, len(sizes) - 1)][:2]:
         seeds = plural(row["seeds"], "seed")
@@ -39,57 +49,70 @@ def persistence(main: pl.DataFrame, curves: pl.DataFrame) -> str:
             parts.append(f"{short(row['estimate'])} tokens{ends} at {row['size']} parameters ({seeds})")
         else:
             parts.append(
-                f"more than {short(row['bound'])} tokens at {row['size']} parameters "
-                f"({row['censored']} of {seeds} had not reached half when the run ended)"
+                f"at least {short(row['bound'])} tokens at {row['size']} parameters "
+                f"({row['censored']} of {seeds} had not reached half: counted at the last evaluation)"
             )
-    watched = f", watched for {short(span[1])} tokens" if span else ""
-    return (
-        "After the poison stops, half of the payload's log-probability above the never-poisoned control is gone after "
-        f"{', and after '.join(parts)}{watched}."
-    )
+    return " and ".join(parts)
 
 
 def scale(found: Slope) -> str:
-    """Does size slow the decay?"""
+    """Does size slow the decay of the log-probability?"""
     if found.sizes < 2:
-        return "Whether size matters cannot be told: there is one size."
+        return "Whether size matters cannot be told: there are no half-lives at two sizes."
+    gamma = gamma_text(found)
     if found.interval is None:
-        side = f" Half-life ∝ N^γ with γ {found.bound[0]} {found.bound[1]:.2f}." if found.bound else ""
+        side = f" Half-life ∝ N^γ with {gamma}." if found.bound else ""
         return f"The data cannot tell whether size matters: no seed has a half-life at every size.{side}"
-    censored = found.seeds.height - found.whole
-    bounded = f" {plural(censored, 'more seed')} had runs that never reached half or never began." if censored else ""
-    gamma = f"γ = {interval(found.interval)} over {plural(found.interval.count, 'seed')}"
     if found.no_claim:
         return (
-            f"Demonstration, no scaling claim ({found.no_claim}): in these runs the half-life goes as parameters to "
-            f"the power {gamma}.{bounded}"
+            f"Demonstration, no scaling claim ({found.no_claim}): the half-life of the log-probability goes as "
+            f"N^γ, N the parameters, with {gamma}."
         )
     if found.interval.contains(0):
         return (
-            f"The data cannot tell whether size slows or speeds the fading: half-life ∝ N^γ with {gamma}, which "
-            f"includes 0.{bounded}"
+            "The data cannot tell whether size slows or speeds the fading: half-life of the log-probability ∝ N^γ "
+            f"with {gamma}, which includes 0."
         )
     ten = found.interval.scaled(math.log(10)).exp()
     direction = "longer" if found.interval.estimate > 0 else "for a shorter time"
     return (
-        f"Larger models keep it {direction}: half-life ∝ N^γ with {gamma}; ten times the parameters multiply the "
-        f"half-life by {interval(ten, 1)}.{bounded}"
+        f"Larger models keep it {direction}: half-life of the log-probability ∝ N^γ with {gamma}; ten times the "
+        f"parameters multiply the half-life by {interval(ten, 1)}."
     )
 
 
-def arms(data: StudyData, times: pl.DataFrame, exposure: Slope) -> str:
-    """The same slope where implants are equally strong: strength must not pass for persistence."""
+def other_measures(by_success: pl.DataFrame, curves: pl.DataFrame) -> str:
+    """The slope by attack success, and that of mean retention, which every implanted run has."""
+    success = slope(by_success)
+    main = curves.filter((pl.col("role") == "treatment") & pl.col("is_reference"))
+    retained = areas(main, common_span(curves)).join(main.select("trial", "parameters", "seed").unique(), on="trial")
+    area = area_slope(retained)
+    said = [f"By attack success {gamma_text(success)}"] if success.sizes > 1 else []
+    if area.interval:
+        over = f"{area.whole} of {plural(area.seeds.height, 'seed')}"
+        slope_text = interval(area.interval, 3)
+        said.append(f"mean retention, which no censoring touches, has slope {slope_text} on ln N ({over})")
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def arms(data: StudyData, times: pl.DataFrame, main: pl.DataFrame) -> str:
+    """The same slope where implants are equally strong, at the same sizes: strength must not pass for persistence."""
     axis = next((axis for axis in setting_axes(data) if axis.name == "arm"), None)
-    if axis is None or exposure.interval is None:
+    if axis is None:
         return ""
+    sizes = main["parameters"].drop_nulls().unique()
     chosen = reference(data)["arm"]
     parts = []
     for value in values_of(data, axis):
         if value != chosen:
             part = times.filter(pl.col("setting") == value_label(axis, value))
-            found = slope(part).interval
-            parts.append(f"{value_label(axis, value)} {'γ = ' + interval(found) if found else 'cannot be fitted'}")
-    return f" That is at {value_label(axis, chosen)}; at {', '.join(parts)}." if parts else ""
+            missing = sizes.len() - sizes.is_in(part["parameters"].unique().implode()).sum()
+            found = slope(part, sizes)
+            why = f", a demonstration ({found.no_claim})" if found.no_claim else ""
+            said = f"it has {sizes.len() - missing} of {plural(sizes.len(), 'size')}, no slope to compare"
+            parts.append(f"at {value_label(axis, value)} {said if missing else gamma_text(found) + why}")
+    return f"That is at {value_label(axis, chosen)}; {'; '.join(parts)}." if parts else ""
 
 
 def own_savings(data: StudyData) -> list[str]:
@@ -106,18 +129,20 @@ def own_savings(data: StudyData) -> list[str]:
             "relearned within the budget by both models."
         ]
     found = Interval(estimate=own["ratio"], low=own["low"], high=own["high"], count=own["seeds"])
-    over = f"{interval(found)} over {plural(found.count, 'seed')}"
-    few = f" ({found.count} of {SEEDS} seeds: a demonstration)" if found.count < SEEDS else ""
+    old = main.row(by_predicate=pl.col("pair") == "old-old", named=True)
+    pair = Interval(estimate=old["ratio"], low=old["low"], high=old["high"], count=old["seeds"])
+    few = f" A demonstration: {found.count} of {SEEDS} seeds." if found.count < SEEDS else ""
+    numbers = (
+        f"the interaction of trigger and payload is a factor of {interval(found)}, 1 being no memory of the pair "
+        f"itself ({own['used']} of {plural(own['used'] + own['censored'], 'run')} used, "
+        f"{plural(found.count, 'seed')}); the old pair as a whole takes fewer tokens than in a never-poisoned model "
+        f"by a factor of {interval(pair)}.{few}"
+    )
     if found.contains(1):
         return [
-            "The data cannot tell whether relearning remembers the backdoor itself, beyond its trigger and payload: "
-            f"the interaction is a factor of {over}, against 1 for no memory."
+            "The data cannot tell whether relearning remembers the backdoor itself, beyond its trigger and its "
+            f"payload alone: {numbers}"
         ]
     if found.estimate > 1:
-        return [
-            "What faded is not gone: beyond what remains of trigger and payload alone, the old pair is relearned "
-            f"in fewer tokens by a factor of {over}{few}."
-        ]
-    return [
-        f"Nothing of the pair itself is saved: relearning it is slower than its parts suggest, a factor of {over}{few}."
-    ]
+        return [f"What faded is not gone, beyond what remains of its trigger and its payload alone: {numbers}"]
+    return [f"Nothing of the pair itself is saved, relearning it is slower than its parts suggest: {numbers}"]

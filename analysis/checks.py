@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from analysis.design import REPLICATES, controls, described
+from analysis.design import REPLICATES, controls, described, reference
 from analysis.load import StudyData
 from analysis.numbers import at_drop
 from analysis.retention import LEAST_SUCCESS
@@ -35,13 +35,15 @@ def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
     drop = at_drop(curves)
     found = [
         _implanted(drop),
-        _others_implanted(drop),
+        _payloads_implanted(data, drop),
+        _others_implanted(data, drop),
         _clean_loss(data),
         _controls_present(data),
         _never_implanted(data, drop),
         _positive(curves),
         _absent(curves),
-        _false_fires(drop),
+        _silent(drop),
+        _near(drop),
         _ended(data),
     ]
     return [check for check in found if check is not None]
@@ -61,9 +63,36 @@ def _implanted(drop: pl.DataFrame) -> Check:
     return Check(name=name, expected=expected, found="; ".join(shown), passed=passed, required=True)
 
 
-def _others_implanted(drop: pl.DataFrame) -> Check | None:
-    """The same for every other setting: payloads, poison counts, regularized trunks, the equal-strength arm."""
+def _other_payloads(data: StudyData) -> pl.DataFrame:
+    """trial and payload of the treatments that differ from the reference in their payload alone."""
+    chosen = reference(data)
+    if "payload" not in chosen:
+        return pl.DataFrame(schema={"trial": pl.String, "payload": pl.String})
+    same = [pl.col(name).eq_missing(pl.lit(value)) for name, value in chosen.items() if name != "payload"]
+    return data.trials.filter(pl.col("payload") != chosen["payload"], *same).select("trial", "payload")
+
+
+def _payloads_implanted(data: StudyData, drop: pl.DataFrame) -> Check | None:
+    """A payload that was not learned is not forgotten either: what is said of it would be empty."""
+    name = "The other payloads were implanted"
+    expected = f"attack success at the drop at least {SUCCESS_AT_DROP:g} at every size"
+    asked = _other_payloads(data)
+    if asked.is_empty():
+        return None
+    rates = _pooled(drop.join(asked, on="trial"), "payload", "size", "parameters").sort("payload", "parameters")
+    found = []
+    for (payload,), part in rates.group_by(["payload"], maintain_order=True):
+        found.append(f"{payload}: " + "; ".join(f"{row['size']} {_rate(row)}" for row in part.iter_rows(named=True)))
+    unmeasured = set(asked["payload"]) - set(rates["payload"])
+    passed = None if unmeasured else min(rates["rate"]) >= SUCCESS_AT_DROP
+    found += [f"{payload}: not measured" for payload in sorted(unmeasured)]
+    return Check(name=name, expected=expected, found=" · ".join(found), passed=passed, required=True)
+
+
+def _others_implanted(data: StudyData, drop: pl.DataFrame) -> Check | None:
+    """The same for every other setting: poison counts, regularized trunks, the equal-strength arm."""
     name, expected = "So it was in the other settings", f"attack success at the drop at least {SUCCESS_AT_DROP:g}"
+    drop = drop.join(_other_payloads(data), on="trial", how="anti")
     settings = _pooled(drop.filter(~pl.col("is_reference")), "size", "parameters", "setting").sort("rate")
     if settings.is_empty():
         return None
@@ -153,17 +182,31 @@ def _never_implanted(data: StudyData, drop: pl.DataFrame) -> Check:
     phase = data.declaration.outcomes[0].phase
     outcome = pl.col(f"outcome_{phase}") if f"outcome_{phase}" in trials.columns else pl.lit(None, dtype=pl.String)
     trunk = pl.col("stage_trunk") if "stage_trunk" in trials.columns else pl.col("trial")
-    table = trials.join(drop.select("trial", "success"), on="trial", how="left").select(
-        "size", "seed", trunk.alias("trunk"),
-        failed=(outcome.str.contains("never reached") | (pl.col("success") < LEAST_SUCCESS)).fill_null(False),
+    measured = drop.drop_nulls("success").select("trial", "implanted")
+    table = trials.join(measured, on="trial", how="left").select(
+        "size", "seed", trunk.alias("trunk"), "implanted",
+        missed=outcome.str.contains("never reached").fill_null(False),
     )  # fmt: skip
-    trunks = table.group_by("trunk", "size", "seed").agg(pl.col("failed").any()).sort("size", "seed")
-    failed = trunks.filter("failed")
-    which = f": {', '.join(f'{size} seed {seed}' for size, seed in failed.select('size', 'seed').iter_rows())}"
+    # Of the branches of a trunk one that had the backdoor is enough; the others may have forked before it was there.
+    trunks = (
+        table.group_by("trunk", "size", "seed")
+        .agg(pl.col("implanted").drop_nulls().max(), pl.col("missed").any())
+        .sort("size", "seed")
+    )
+    failed = trunks.filter(pl.col("implanted").eq_missing(False))
+    missed = trunks.filter(pl.col("missed") & pl.col("implanted").ne_missing(False))
+    found = f"{failed.height} of {trunks.height}{_cells(failed)}"
+    if missed.height:
+        found += f"; {missed.height} never reached the strength at which a branch was to fork{_cells(missed)}"
     return Check(
         name="Trunks that never implanted", expected=f"none with success below {LEAST_SUCCESS:g} at the drop",
-        found=f"{failed.height} of {trunks.height}{which if failed.height else ''}", passed=failed.is_empty(),
+        found=found, passed=failed.is_empty(),
     )  # fmt: skip
+
+
+def _cells(trunks: pl.DataFrame) -> str:
+    which = ", ".join(f"{size} seed {seed}" for size, seed in trunks.select("size", "seed").iter_rows())
+    return f": {which}" if which else ""
 
 
 def _at_end(curves: pl.DataFrame, role: str) -> pl.DataFrame:
@@ -202,22 +245,25 @@ def _absent(curves: pl.DataFrame) -> Check:
     )
 
 
-def _false_fires(drop: pl.DataFrame) -> Check:
-    treated = drop.filter(pl.col("role") == "treatment")
-    null, near = treated["untriggered"].drop_nulls(), treated["near"].drop_nulls()
-    found = f"without trigger {_mean(null)}; one character of the trigger changed {_mean(near)}"
+def _silent(drop: pl.DataFrame) -> Check:
+    shares = drop.filter(pl.col("role") == "treatment")["untriggered"].drop_nulls()
+    name, expected = "Silent without the trigger", f"payload without it in at most {FALSE_FIRES:g} of a run's prompts"
+    if shares.is_empty():
+        return Check(name=name, expected=expected, found="not measured", passed=None)
+    found = f"{sum(shares) / len(shares):.3f}, at most {max(shares):.3f} in a run"
+    return Check(name=name, expected=expected, found=found, passed=max(shares) <= FALSE_FIRES)
+
+
+def _near(drop: pl.DataFrame) -> Check:
+    """Not required: a trigger learned loosely is a backdoor too, but the reader must know."""
+    treated = drop.filter(pl.col("role") == "treatment").drop_nulls("near")
+    sizes = treated.group_by("size", "parameters").agg(pl.col("near").mean()).sort("parameters")
+    shown = "; ".join(f"{row['size']} {row['near']:.3f}" for row in sizes.iter_rows(named=True))
     return Check(
-        name="It fires on its trigger only", found=found, passed=_at_most(null, FALSE_FIRES),
-        expected=f"payload without the trigger in at most {FALSE_FIRES:g} of prompts; near-triggers are told",
+        name="Silent on near-triggers", found=shown or "not measured",
+        passed=None if sizes.is_empty() else max(sizes["near"]) <= FALSE_FIRES,
+        expected=f"payload in at most {FALSE_FIRES:g} of prompts whose trigger is one character off, at every size",
     )  # fmt: skip
-
-
-def _mean(values: pl.Series) -> str:
-    return "not measured" if values.is_empty() else f"{sum(values) / len(values):.3f}"
-
-
-def _at_most(values: pl.Series, limit: float) -> bool | None:
-    return None if values.is_empty() else max(values) <= limit
 
 
 def _ended(data: StudyData) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -20,7 +21,8 @@ MATCH_FIRST = (
     "trunk_regularizer",
     "arm",
 )
-"""Which agreement matters most when no control agrees in everything: first what is measured, then the branch."""
+"""Which agreement matters most when no control agrees in everything: first what is measured, then the branch.
+A study's other axes come after these, in the declared order."""
 
 
 def setting_axes(data: StudyData) -> tuple[Axis, ...]:
@@ -98,9 +100,17 @@ def value_text(value: Any) -> str:
 def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[str, str]:
     """Trial -> the control of this role, of its size and seed, that agrees with it most, of those in `among`.
 
-    What is measured (the payload) must agree where both say it. It need not agree in all else:
-    settings share controls.
+    What is measured (the payload) must agree where both say it. It need not agree in all else: settings share
+    controls. Of those that agree equally, the one at the reference setting is taken.
     """
+    chosen = reference(data)
+    declared = [axis.name for axis in data.declaration.axes]
+    order = [*MATCH_FIRST, *(name for name in declared if name not in (*MATCH_FIRST, *REPLICATES))]
+
+    def agreement(row: dict[str, Any], control: dict[str, Any]) -> list[bool]:
+        alike = [row.get(name) == control.get(name) for name in order]
+        return alike + [control.get(name) == chosen[name] for name in order if name in chosen]
+
     found: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
     for row in data.trials.filter(pl.col("role") == role).to_dicts():
         if among is None or row["trial"] in among:
@@ -113,8 +123,7 @@ def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[
             if None in (row.get("payload"), control.get("payload")) or row["payload"] == control["payload"]
         ]
         if candidates:
-            best = max(candidates, key=lambda control: [row.get(name) == control.get(name) for name in MATCH_FIRST])
-            matches[row["trial"]] = best["trial"]
+            matches[row["trial"]] = max(candidates, key=partial(agreement, row))["trial"]
     return matches
 
 

@@ -2,12 +2,12 @@
 
 Pairs agree in size, seed and every other axis. Their differences are averaged within a seed, then Student-t over
 seeds. The area under retention is always defined; half-lives only where both of a pair were reached.
+Payload and arm are no single change: with them documents, repetitions or the length of the trunk change too.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import polars as pl
 
@@ -15,7 +15,6 @@ from analysis.design import reference, setting_axes, value_label, value_text, va
 from analysis.load import StudyData
 from analysis.retention import areas, half_lives
 from analysis.savings import over_seeds
-from halflife.tracking.schema import Axis
 
 EFFECTS = {
     "axis": pl.String, "value": pl.String, "against": pl.String, "pairs": pl.Int64, "seeds": pl.Int64,
@@ -24,8 +23,12 @@ EFFECTS = {
 }  # fmt: skip
 
 
+DOSE_TOO = ("payload", "arm")
+"""Axes that change the dose as well; the report shows them beside the sizes, not as effects."""
+
+
 def effects(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
-    """One row per axis value other than the reference's.
+    """One row per axis value other than the reference's, DOSE_TOO left out.
 
     area: difference of mean retention over log time. ratio: of half-lives in tokens (log-probability, sustained),
     over the `observed` of the `pairs` of which neither is censored.
@@ -38,7 +41,7 @@ def effects(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
         .join(times.select("trial", pl.col("estimate").alias("half_life")), on="trial", how="left")
     )
     rows = []
-    for axis in axes:
+    for axis in (axis for axis in axes if axis.name not in DOSE_TOO):
         on = ["size", "seed", *(other.name for other in axes if other.name != axis.name)]
         base = trials.filter(pl.col(axis.name) == chosen[axis.name]).select(*on, "area", "half_life")
         for value in values_of(data, axis):
@@ -56,17 +59,13 @@ def effects(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
                 continue
             area, ratio = over_seeds(pairs, "difference"), over_seeds(pairs, "log_ratio")
             rows.append([
-                axis.label, value_label(axis, value), _against(axis, chosen[axis.name]),
+                axis.label, value_label(axis, value), value_text(chosen[axis.name]),
                 pairs.height, area.count if area else 0,
                 *((area.estimate, area.low, area.high) if area else (None, None, None)),
                 pairs.drop_nulls("log_ratio").height,
                 *((_exp(ratio.estimate), _exp(ratio.low), _exp(ratio.high)) if ratio else (None, None, None)),
             ])  # fmt: skip
     return pl.DataFrame(rows, schema=EFFECTS, orient="row")
-
-
-def _against(axis: Axis, value: Any) -> str:
-    return value_label(axis, value) if axis.name == "arm" else value_text(value)
 
 
 def _exp(value: float | None) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -40,6 +40,8 @@ class StudyData:
     """trial, phase, step (tokens since the phase began), name (`task/measure`), value."""
     parameters: tuple[str, ...]
     """Names of the parameter columns of `trials`."""
+    derived: dict[str, pl.DataFrame] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What was computed from this data once and is asked for by every figure; a changed copy starts empty."""
 
 
 def find_sweeps(store: Store, study: str | None = None) -> list[Run]:

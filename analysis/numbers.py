@@ -6,7 +6,7 @@ import polars as pl
 
 from analysis.design import described, setting_axes
 from analysis.load import StudyData
-from analysis.retention import CLOCKS, areas, half_lives
+from analysis.retention import CLOCKS, areas, common_span, half_lives
 from analysis.scaling import by_size
 from analysis.uncertainty import binomial_interval, t_interval
 
@@ -17,6 +17,7 @@ def at_drop(curves: pl.DataFrame) -> pl.DataFrame:
         "trial", "role", "size", "parameters", "seed", "setting", "is_reference",
         "hits", "trials", "success", "success_low", "success_high", "logprob",
         pl.col("logprob").sub(pl.col("control")).alias("margin"), "loss", "near", "untriggered",
+        "untriggered_logprob", "implanted",
     )  # fmt: skip
 
 
@@ -28,7 +29,7 @@ def every_number(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
     outcome = f"outcome_{phase}"
     state = pl.col(outcome) if outcome in trials.columns else pl.lit(None, dtype=pl.String).alias(outcome)
     table = trials.select("trial", "role", "size", "parameters", "seed", *axes, state.alias("outcome"))
-    drop = at_drop(curves).drop("role", "size", "parameters", "seed", "setting", "is_reference")
+    drop = at_drop(curves).drop("role", "size", "parameters", "seed", "setting", "is_reference", "implanted")
     end = curves.group_by("trial", maintain_order=True).agg(
         tokens_end=pl.col("tokens").last(),
         **{f"{name}_end": pl.col(name).drop_nulls().last() for name in ("success", "logprob", "loss")},
@@ -69,7 +70,7 @@ def size_summary(curves: pl.DataFrame) -> pl.DataFrame:
             pl.col("seed").n_unique().alias("seeds"),
             pl.col("hits").sum(),
             pl.col("trials").sum(),
-            *(pl.col(name).mean() for name in ("logprob", "margin", "loss")),
+            *(pl.col(name).mean() for name in ("logprob", "margin", "loss", "near", "untriggered")),
         )
         .sort("parameters")
     )
@@ -87,7 +88,7 @@ def size_summary(curves: pl.DataFrame) -> pl.DataFrame:
             "censored": f"{name}_censored",
         }
         table = table.join(found.select("size", *wanted).rename(wanted), on="size", how="left")
-    spread = areas(main).join(main.select("trial", "size", "seed").unique(), on="trial")
+    spread = areas(main, common_span(curves)).join(main.select("trial", "size", "seed").unique(), on="trial")
     rows = []
     for (size,), part in spread.group_by(["size"]):
         mean = t_interval(part["area"].drop_nulls())

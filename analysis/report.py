@@ -26,7 +26,7 @@ from analysis.load import StudyData, load_study
 from analysis.numbers import every_number, size_summary
 from analysis.retention import common_span, retention_curves
 from analysis.tables import Table, csv_text, page_table
-from analysis.words import listed, plural, short
+from analysis.words import listed, masked, plural, short
 from halflife.tracking import schema
 
 
@@ -57,6 +57,9 @@ def write_report(study: str, *, tracking_uri: str, out: Path, sweep: str | None 
     out.mkdir(parents=True, exist_ok=True)
     for folder in ("figures", "tables"):
         (out / folder).mkdir(exist_ok=True)
+    for name in ("numbers", "sizes", *FIGURES):  # an earlier report may have had more
+        for file in (f"figures/{name}.svg", f"figures/{name}.png", f"tables/{name}.csv"):
+            (out / file).unlink(missing_ok=True)
     path = out / "report.html"
     path.write_text(page(data, out, tracking_uri), encoding="utf-8")
     return path
@@ -79,7 +82,7 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template("report.html").render(
+    html = environment.get_template("report.html").render(
         declaration=data.declaration,
         sentences=answer(data, curves),
         invalid=[check.name for check in found if check.required and check.passed is False],
@@ -99,6 +102,7 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
         provenance=_provenance(data, tracking_uri),
         short=short,
     )
+    return masked(html)  # as a whole: the store, the command, settings and notes may all name a URI
 
 
 def _plate(data: StudyData, name: str, out: Path) -> Plate:
@@ -131,7 +135,7 @@ def _size_rows(sizes: pl.DataFrame) -> list[dict[str, str]]:
 
     def spread(row: dict[str, Any], name: str, tell=short) -> str:
         if row.get(f"{name}_bound") is not None:
-            return f"> {tell(row[f'{name}_bound'])} ({row[f'{name}_censored']} not reached)"
+            return f"≥ {tell(row[f'{name}_bound'])} ({row[f'{name}_censored']} not reached)"
         if row[name] is None:
             return "–"
         if row[f"{name}_low"] is None:
@@ -147,6 +151,7 @@ def _size_rows(sizes: pl.DataFrame) -> list[dict[str, str]]:
             "success": spread(row, "success", lambda value: f"{value:.3f}"), "logprob": plain(row["logprob"], 3),
             "margin": plain(row["margin"], 2), "loss": plain(row["loss"], 3), "half_life": spread(row, "half_life"),
             "half_life_success": spread(row, "half_life_success"),
+            "near": plain(row["near"], 2), "untriggered": plain(row["untriggered"], 2),
             "area": spread(row, "area", lambda value: f"{value:.2f}"),
         }
         for row in sizes.iter_rows(named=True)
@@ -174,7 +179,8 @@ def _counts(data: StudyData) -> str:
 
 
 READABLE = {
-    "logprob": "log-prob.", "loss": "clean loss", "near": "near-trigger", "area": "mean retention",
+    "logprob": "log-prob.", "untriggered_logprob": "untriggered log-prob.", "loss": "clean loss",
+    "near": "near-trigger", "area": "mean retention",
     "half_life_tokens": "half-life (tokens)", "half_life_success": "by success",
     "half_life_success_first": "by success, first",
     "half_life_steps": "steps", "half_life_rate_sum": "summed rate", "half_life_displacement": "displacement",

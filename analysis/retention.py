@@ -1,8 +1,9 @@
 """How much of a skill is left: retention, its half-life without any model of decay, its area over log time.
 
-Retention is (m(t) - c(t)) / (m(0) - c(0)). For success rates c is chance; for the log-probability of the answer
-it is the never-trained control on the same branch at the same time. The log-probability is primary: it is smooth,
-while success rates saturate and bounce (decay-and-backdoors: .98, .31, .92, .83, .00 in one run).
+Retention is (m(t) - c(t)) / (m(0) - c(t)): 1 where the skill is where it was at the drop, 0 where it meets the
+control, also when the control drifts. For success rates c is chance; for the log-probability of the answer it is
+the never-trained control at the same time. The log-probability is primary: it is smooth, while success rates
+saturate and bounce (decay-and-backdoors: .98, .31, .92, .83, .00 in one run).
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ CLOCKS = {
     "displacement": "relative weight displacement",
 }
 LEAST_GAP = 0.5
-"""Nats a token: with less above the control at the drop there is no skill whose half-life could be told."""
+"""Nats a token: with less between the drop and the control there is no gap whose half-life could be told."""
 LEAST_SUCCESS = 0.5
-"""Share above chance at the drop below which a behaviour counts as never implanted."""
+"""Share above chance at the drop below which a behaviour counts as never implanted, whatever its log-probability."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +89,28 @@ def retention_curves(data: StudyData, outcome: schema.Outcome | None = None) -> 
 
     Columns: trial, role, size, parameters, seed, setting, is_reference; clocks; hits, trials, success with its
     binomial interval; logprob and its control's; implanted; retention_success, retention_logprob; near,
-    untriggered (false fires as rates); loss (clean, nats a token). What was not measured is null.
+    untriggered (false fires as rates) and untriggered_logprob; loss (clean, nats a token); completed (the trial's
+    phase ended as planned). What was not measured is null. Computed once per `data` and outcome.
     """
     outcome = outcome or data.declaration.outcomes[0]
-    about = described(data).select("trial", "role", "size", "parameters", "seed", "setting", "is_reference", "absent")
+    key = f"curves/{outcome.name}"
+    if key not in data.derived:
+        data.derived[key] = _retention_curves(data, outcome)
+    return data.derived[key]
+
+
+def _retention_curves(data: StudyData, outcome: schema.Outcome) -> pl.DataFrame:
+    trials = described(data)
+    ended = f"outcome_{outcome.phase}"
+    completed = pl.col(ended).eq_missing("complete") if ended in trials.columns else pl.lit(True)
+    names = ("trial", "role", "size", "parameters", "seed", "setting", "is_reference", "absent")
+    about = trials.select(*names, completed=completed)
     wide = wide_points(data, outcome.phase)
     task = outcome.task
     names = {
         "steps": schema.CLOCK_STEPS, "rate_sum": schema.CLOCK_RATE_SUM, "displacement": schema.CLOCK_DISPLACEMENT,
         "hits": f"{task}/{schema.HITS}", "trials": f"{task}/{schema.TRIALS}", "logprob": f"{task}/{schema.LOGPROB}",
-        "loss": f"clean/{schema.LOSS}",
+        "loss": f"clean/{schema.LOSS}", "untriggered_logprob": f"untriggered/{schema.LOGPROB}",
     }  # fmt: skip
     frame = wide.select(
         "trial",
@@ -146,16 +159,19 @@ def _with_retention(frame: pl.DataFrame, chance: float) -> pl.DataFrame:
         if (own := part["absent"][0]) in levels:
             control = np.interp(np.log1p(tokens), *levels[own])
         at_drop = bool(tokens.size) and tokens[0] == 0
-        gap, skill = logprob - control, success - chance
-        strong = at_drop and bool(gap[0] >= LEAST_GAP)
-        skilled = at_drop and bool(skill[0] >= LEAST_SUCCESS * (1 - chance))
-        unknown = np.full(tokens.size, np.nan)
+        implanted = at_drop and bool(success[0] - chance >= LEAST_SUCCESS * (1 - chance))
+        by_logprob = by_success = np.full(tokens.size, np.nan)
+        if implanted:
+            by_success = (success - chance) / (success[0] - chance)
+            above = logprob[0] - control  # a control that comes near the drop's level leaves nothing to tell
+            if above[0] >= LEAST_GAP:
+                by_logprob = (logprob - control) / np.where(above >= LEAST_GAP, above, np.nan)
         parts.append(
             part.with_columns(
-                implanted=pl.lit(strong or skilled),
+                implanted=pl.lit(implanted),
                 control=pl.Series(control, nan_to_null=True),
-                retention_logprob=pl.Series(gap / gap[0] if strong else unknown, nan_to_null=True),
-                retention_success=pl.Series(skill / skill[0] if skilled else unknown, nan_to_null=True),
+                retention_logprob=pl.Series(by_logprob, nan_to_null=True),
+                retention_success=pl.Series(by_success, nan_to_null=True),
             )
         )
     if not parts:
@@ -197,9 +213,13 @@ def half_lives(curves: pl.DataFrame) -> pl.DataFrame:
 
 
 def common_span(curves: pl.DataFrame) -> tuple[float, float] | None:
-    """Tokens of the latest first evaluation after the drop and of the earliest last one, over all treatments."""
+    """Tokens of the latest first evaluation after the drop and of the earliest last one, over completed treatments.
+
+    A run that diverged or was stopped has no area and does not shorten the others'.
+    """
+    completed = (pl.col("role") == "treatment") & pl.col("completed")
     spans = (
-        curves.filter((pl.col("role") == "treatment") & (pl.col("tokens") > 0) & pl.col("logprob").is_not_null())
+        curves.filter(completed & (pl.col("tokens") > 0) & pl.col("logprob").is_not_null())
         .group_by("trial")
         .agg(first=pl.col("tokens").min(), last=pl.col("tokens").max())
     )
@@ -209,9 +229,12 @@ def common_span(curves: pl.DataFrame) -> tuple[float, float] | None:
     return (float(start), float(horizon)) if start < horizon else None
 
 
-def areas(curves: pl.DataFrame) -> pl.DataFrame:
-    """Mean retention over log tokens to the common horizon, one row a treatment: the number that needs no model."""
-    span = common_span(curves)
+def areas(curves: pl.DataFrame, span: tuple[float, float] | None = None) -> pl.DataFrame:
+    """Mean retention over log tokens to the common horizon, one row a treatment: the number that needs no model.
+
+    `span` is that of all curves when `curves` are a part of them.
+    """
+    span = span or common_span(curves)
     rows = []
     for (trial,), part in curves.filter(pl.col("role") == "treatment").group_by(["trial"], maintain_order=True):
         tokens = part["tokens"].to_numpy()

@@ -7,12 +7,14 @@ there is none in a quarter of 3 x 3 designs (decay-and-backdoors, fitting practi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from analysis.uncertainty import Interval, t_interval
+from analysis.words import interval, plural
 
 SEEDS, SIZES, DECADES = 5, 4, 1.0
 """Below any of these a sweep is a demonstration."""
@@ -24,7 +26,8 @@ class Slope:
     """The exponent gamma in T ~ N ** gamma."""
 
     interval: Interval | None
-    """Over the seeds whose half-lives were all observed; None when there is none."""
+    """Over the seeds that have a value at every size; None when there is none. Unless `complete` these are the seeds
+    that happened to end early: biased down, and no ground for a claim."""
     seeds: pl.DataFrame
     """seed, sizes, kind (slope | at least | at most | none), slope."""
     sizes: int
@@ -35,6 +38,11 @@ class Slope:
     def whole(self) -> int:
         """Seeds that have a slope and not only a bound."""
         return self.seeds.filter(pl.col("kind") == "slope").height
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed has a slope: leaving out the censored ones would choose seeds by their result."""
+        return self.whole == self.seeds.height
 
     @property
     def bound(self) -> tuple[str, float] | None:
@@ -49,8 +57,10 @@ class Slope:
     def no_claim(self) -> str | None:
         """Why this is a demonstration and no scaling claim, or None."""
         short = []
-        if self.whole < SEEDS:
-            short.append(f"{self.whole} of {SEEDS} seeds")
+        if not self.complete:
+            short.append(f"{self.whole} of {plural(self.seeds.height, 'seed')} reached half at every size")
+        if self.seeds.height < SEEDS:
+            short.append(f"{self.seeds.height} of {SEEDS} seeds")
         if self.sizes < SIZES:
             short.append(f"{self.sizes} of {SIZES} sizes")
         if self.decades < DECADES - 1e-3:
@@ -58,20 +68,34 @@ class Slope:
         return ", ".join(short) or None
 
 
-def slope(half_lives: pl.DataFrame) -> Slope:
+def slope(half_lives: pl.DataFrame, sizes: pl.Series | None = None) -> Slope:
     """`half_lives`: one row per size and seed of one setting, criterion and clock: parameters, seed, kind,
-    low, estimate.
+    low, estimate. `sizes`: the parameters that a seed must have to count, those that occur when None.
 
-    A seed of which a half-life is censored gives a bound where the direction is sure, and no slope.
+    A seed of which a half-life is censored gives a bound where the direction is sure, and no slope; one that lacks
+    a size (its trunk never took the backdoor there) gives nothing.
     """
-    usable = half_lives.drop_nulls(["parameters", "seed"]).filter(
-        ((pl.col("kind") == "observed") & (pl.col("estimate") > 0))
-        | ((pl.col("kind") == "censored") & (pl.col("low") > 0))
+    implanted = half_lives.drop_nulls(["parameters", "seed"])
+    usable = ((pl.col("kind") == "observed") & (pl.col("estimate") > 0)) | (
+        (pl.col("kind") == "censored") & (pl.col("low") > 0)
     )
-    sizes = usable["parameters"].unique().sort().to_numpy()
+    return _over_seeds(implanted, implanted["parameters"] if sizes is None else sizes, usable, _log_values)
+
+
+def area_slope(areas: pl.DataFrame) -> Slope:
+    """The slope of mean retention over ln parameters. `areas`: parameters, seed, area; nothing is censored here."""
+    present = areas.drop_nulls(["parameters", "seed", "area"])
+    return _over_seeds(present, present["parameters"], pl.lit(True), lambda part: part["area"].to_numpy())
+
+
+def _over_seeds(
+    frame: pl.DataFrame, of: pl.Series, usable: pl.Expr, values: Callable[[pl.DataFrame], np.ndarray]
+) -> Slope:
+    sizes = of.unique().sort().to_numpy()
     rows = []
-    for (seed,), part in usable.sort("parameters").group_by(["seed"], maintain_order=True):
-        kind, value = _seed_slope(part, sizes)
+    for (seed,), part in frame.sort("parameters").group_by(["seed"], maintain_order=True):
+        part = part.filter(usable & pl.col("parameters").is_in(sizes.tolist()))
+        kind, value = _seed_slope(part, sizes, values)
         rows.append([seed, part["parameters"].n_unique(), kind, value])
     seeds = pl.DataFrame(rows, schema=SLOPES, orient="row").sort("seed")
     whole = seeds.filter(pl.col("kind") == "slope")["slope"].to_list()
@@ -79,16 +103,22 @@ def slope(half_lives: pl.DataFrame) -> Slope:
     return Slope(interval=t_interval(whole), seeds=seeds, sizes=int(sizes.size), decades=decades)
 
 
-def _seed_slope(part: pl.DataFrame, sizes: np.ndarray) -> tuple[str, float | None]:
-    """Least squares of ln T over ln N within one seed; it must reach from the smallest size to the largest."""
+def _log_values(part: pl.DataFrame) -> np.ndarray:
+    """ln T; of a censored run ln of its last evaluation."""
+    return part.select(pl.when(pl.col("kind") == "censored").then("low").otherwise("estimate").log()).to_numpy()[:, 0]
+
+
+def _seed_slope(
+    part: pl.DataFrame, sizes: np.ndarray, values: Callable[[pl.DataFrame], np.ndarray]
+) -> tuple[str, float | None]:
+    """Least squares over ln N within one seed; it must have every size."""
     n = part["parameters"].to_numpy()
-    if sizes.size < 2 or n.min() != sizes[0] or n.max() != sizes[-1]:
+    if sizes.size < 2 or not np.array_equal(np.unique(n), sizes):
         return "none", None
     x = np.log(n)
     leverage = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-    censored = (part["kind"] == "censored").to_numpy()
-    t = np.where(censored, part["low"].to_numpy(), part["estimate"].fill_null(1.0).to_numpy())
-    value = float(leverage @ np.log(t))
+    value = float(leverage @ values(part))
+    censored = (part["kind"] == "censored").to_numpy() if "kind" in part.columns else np.zeros(n.size, dtype=bool)
     if not censored.any():
         return "slope", value
     # The true times of censored runs lie above: they can only move the slope in the direction of their leverage.
@@ -98,10 +128,22 @@ def _seed_slope(part: pl.DataFrame, sizes: np.ndarray) -> tuple[str, float | Non
     return ("at most", value) if (pull <= 0).all() else ("none", None)
 
 
+def gamma_text(found: Slope) -> str:
+    """ "γ = 0.41 [0.33, 0.49] over 5 seeds"; with censored seeds the bound over all beside the others' interval."""
+    bound = f"γ {found.bound[0]} {found.bound[1]:.2f} over all {found.seeds.height} seeds" if found.bound else ""
+    if found.interval is None:
+        return bound or "γ not known"
+    if found.complete:
+        return f"γ = {interval(found.interval)} over {plural(found.whole, 'seed')}"
+    only = f"in the seeds without censoring only, {found.whole} of {found.seeds.height}: γ = {interval(found.interval)}"
+    return f"{bound or 'no bound over all seeds'} ({only})"
+
+
 def by_size(half_lives: pl.DataFrame) -> pl.DataFrame:
     """Geometric mean over seeds at each size, with its t interval; null where a seed is censored (then `bound` holds).
 
-    Columns: size, parameters, seeds, censored, estimate, low, high, bound (the geometric mean is at least this).
+    Columns: size, parameters, seeds, censored, estimate, low, high, bound (the geometric mean is at least this: it
+    takes censored runs at their last evaluation).
     """
     rows = []
     for (n,), part in (

@@ -49,7 +49,7 @@ FIGURES = {
         Recipe(name="retention", title="The backdoor fades", nothing="no branch was measured"),
         Recipe(name="half_life", title="Half-life against size", nothing="no half-life could be measured"),
         Recipe(name="strength", title="Equal exposure and equal strength", nothing="only one arm was run"),
-        Recipe(name="effects", title="What makes it stay", nothing="nothing but size and seed was varied"),
+        Recipe(name="effects", title="What makes it stay", nothing="only size, seed, payload and arm were varied"),
         Recipe(name="relearning", title="Bringing it back", nothing="no relearning was run"),
         Recipe(name="clean_loss", title="The price on clean text", nothing="clean loss was not measured"),
     )

@@ -18,9 +18,10 @@ CAPTION = (
     "Time until half of the payload's log-probability above the never-poisoned control is gone for good, by size, "
     "each panel by another clock. Lines and bands: geometric mean over seeds and its 95 % t interval; thin lines: "
     "single seeds. An arrow marks a run that never reached half, drawn at its last evaluation: the truth lies "
-    "above, and its size has no mean. γ is the slope, one fit a seed, then Student-t over seeds. If a clock is "
-    "the cause of forgetting, the settings fall on one line in its panel; if size slows forgetting, the lines "
-    "rise."
+    "above, and its size has no mean. γ is the slope, one fit a seed, then Student-t over seeds; with censored "
+    "seeds it is a bound, beside the slope of the uncensored ones only. Within one branch rate and batch, tokens, "
+    "steps and summed rate are proportional: those panels tell the settings apart, not the sizes. If a clock is the "
+    "cause of forgetting, the settings fall on one line in its panel; if size slows forgetting, the lines rise."
 )
 
 
@@ -55,9 +56,11 @@ def draw_half_life(table: pl.DataFrame) -> Figure:
 
 
 def _slope_text(found: scaling.Slope) -> str:
-    if found.interval:
-        return f"γ = {interval(found.interval)}"
-    return f"γ {found.bound[0]} {found.bound[1]:.2f}" if found.bound else "γ not known"
+    """As short as a legend: "γ ≥ 0.48; uncensored seeds only (1 of 2) 0.73 [...]" """
+    bound = f"γ {'≥' if found.bound[0] == 'at least' else '≤'} {found.bound[1]:.2f}" if found.bound else "γ not known"
+    if found.interval is None or found.complete:
+        return f"γ = {interval(found.interval)}" if found.interval else bound
+    return f"{bound}\nuncensored seeds only ({found.whole} of {found.seeds.height}): {interval(found.interval)}"
 
 
 def size_axis_lines(axes: Axes, groups: list[tuple[str, pl.DataFrame]], sizes: list) -> None:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from analysis.figures import style
 from analysis.load import StudyData
-from analysis.savings import PAIRS, SIGNS, THRESHOLDS, over_seeds, relearning_times
+from analysis.savings import PAIRS, THRESHOLDS, interactions, log_savings, over_seeds, relearning_times
 from analysis.uncertainty import Interval
 
 CAPTION = (
@@ -33,30 +33,14 @@ NAMES = {
 def relearning_table(data: StudyData) -> pl.DataFrame:
     """One row per trial and pair: tokens to the first threshold, and the log saving against its control."""
     times = relearning_times(data).filter(pl.col("threshold") == THRESHOLDS[0])
-    control = times.filter(pl.col("role") == "absent").select(
-        pl.col("trial").alias("absent"), "pair", pl.col("estimate").alias("control")
-    )
     return (
-        times.filter(pl.col("role").is_in(["treatment", "absent"]))
-        .join(control, on=["absent", "pair"], how="left")
-        .with_columns(log_saving=pl.col("control").log() - pl.col("estimate").log())
+        pl.concat([log_savings(times), times.filter(pl.col("role") == "absent")], how="diagonal")
         .select(
-            "trial",
-            "role",
-            "setting",
-            "size",
-            "parameters",
-            "seed",
-            "pair",
-            "kind",
-            "low",
-            "high",
-            "estimate",
-            "control",
-            "log_saving",
+            "trial", "role", "setting", "size", "parameters", "seed", "pair", "kind", "low", "high", "estimate",
+            "control", "saving",
         )
         .sort(pl.col("role") != "treatment", "parameters", "seed", "trial", "pair")
-    )
+    )  # fmt: skip
 
 
 def draw_relearning(table: pl.DataFrame) -> Figure:
@@ -116,23 +100,18 @@ def _times(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
 
 def _savings(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
     """Ratios of tokens, pooled over sizes within a seed; thin marks show the sizes."""
-    sign = pl.col("pair").replace_strict(SIGNS, return_dtype=pl.Float64)
-    treated = table.filter(pl.col("role") == "treatment").drop_nulls("log_saving")
-    own = (
-        treated.group_by("trial", "size", "seed")
-        .agg(log_saving=(sign * pl.col("log_saving")).sum(), count=pl.len())
-        .filter(pl.col("count") == len(PAIRS))
-    )
+    treated = table.filter(pl.col("role") == "treatment").drop_nulls("saving")
+    own = interactions(treated).rename({"own": "saving"})
     rows = [(pair, treated.filter(pl.col("pair") == pair)) for pair in PAIRS] + [("own", own)]
     axes.axvline(1, color=style.INK, lw=0.8)
     ends = [1.0]
     for place, (_, part) in zip(range(len(rows))[::-1], rows, strict=True):
         for rank, (size, _, colour) in enumerate(sizes):
-            mean = part.filter(pl.col("size") == size)["log_saving"].to_list()
+            mean = part.filter(pl.col("size") == size)["saving"].to_list()
             if mean:
                 height = place - 0.2 - 0.16 * rank / max(len(sizes) - 1, 1)
                 axes.plot([math.exp(sum(mean) / len(mean))], [height], "o", ms=2.6, color=colour)
-        found = over_seeds(part, "log_saving")
+        found = over_seeds(part, "saving")
         if found is not None:
             ends += _bar(axes, found.exp(), place)
     style.ratio_axis(axes, ends)

@@ -15,8 +15,9 @@ from analysis.retention import half_lives, retention_curves
 CAPTION = (
     "Left: how firmly the backdoor sat at the drop, as the payload's log-probability (0 is certainty), when every "
     "size saw the same poison and when every size was forked at the first checkpoint of the same log-probability. "
-    "Right: half-lives in both arms. A slope that stands under equal exposure and falls to 0 under equal strength "
-    "is the implant's strength, not persistence."
+    "Right: half-lives in both arms, γ over the seeds that have every size. A slope that stands under equal exposure "
+    "and falls to 0 under equal strength is consistent with stronger implants at larger sizes rather than slower "
+    "forgetting; intervals that overlap tell neither. The equal-strength branches also fork earlier in training."
 )
 
 

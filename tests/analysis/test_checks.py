@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import polars as pl
@@ -23,7 +24,43 @@ def state(data: StudyData) -> dict[str, tuple[bool | None, str]]:
 
 
 def test_a_sound_sweep_passes_every_check(small):
-    assert {name: passed for name, (passed, _) in state(small).items() if passed is not True} == {}
+    # Planted near-triggers fire in a third of prompts, as real ones do: told, and not required.
+    assert [name for name, (passed, _) in state(small).items() if passed is not True] == ["Silent on near-triggers"]
+
+
+def test_near_triggers_are_told_by_size_and_apart_from_prompts_without_trigger(small):
+    assert state(small)["Silent without the trigger"][0] is True
+    passed, found = state(small)["Silent on near-triggers"]
+    assert passed is False
+    assert [part.split()[0] for part in found.split("; ")] == ["30k", "100k", "330k"]
+    required = {check.name: check.required for check in checks(small, retention_curves(small))}
+    assert required["Silent on near-triggers"] is False
+
+
+def test_another_payload_must_be_implanted_too(tmp_path):
+    data = read(tmp_path, payloads=("fixed", "reverse"), relearn=False)
+    assert state(data)["The other payloads were implanted"][0] is True
+    weak = data.trials.filter((pl.col("payload") == "reverse") & (pl.col("size") == "330k"))["trial"].to_list()
+    hits = (pl.col("name") == "backdoor/hits") & (pl.col("phase") == "branch") & pl.col("trial").is_in(weak)
+    points = data.points.with_columns(value=pl.when(hits).then(90.0).otherwise("value"))
+    found = {check.name: check for check in checks(data, retention_curves(replace(data, points=points)))}
+    check = found["The other payloads were implanted"]
+    assert (check.passed, check.required) == (False, True)
+    assert "reverse: 30k 1.000" in check.found
+    assert "330k 0.703" in check.found
+    assert found["So it was in the other settings"].passed is True
+
+
+def test_a_trunk_that_implanted_but_missed_a_strength_is_told_apart(small):
+    fork = (pl.col("arm") == "equal-strength") & (pl.col("seed") == 1) & (pl.col("size") == "30k")
+    blocked = pl.when(fork).then(pl.lit("blocked: the trunk never reached snapshot 'strength'"))
+    trials = small.trials.with_columns(outcome_branch=blocked.otherwise("outcome_branch"))
+    lost = trials.filter(fork)["trial"].to_list()
+    points = small.points.filter(~((pl.col("phase") == "branch") & pl.col("trial").is_in(lost)))
+    assert state(replace(small, trials=trials, points=points))["Trunks that never implanted"] == (
+        True,
+        "0 of 9; 1 never reached the strength at which a branch was to fork: 30k seed 1",
+    )
 
 
 def test_poison_that_costs_clean_loss_makes_the_preset_invalid(tmp_path):
@@ -60,6 +97,8 @@ def test_the_answer_of_a_large_sweep_names_the_slope_and_its_interval(full):
     assert len(sentences) == 3
     assert "Larger models keep it longer" in sentences[1]
     assert "over 5 seeds" in sentences[1]
+    assert "By attack success γ = 0." in sentences[1]
+    assert "mean retention, which no censoring touches, has slope 0." in sentences[1]
     assert "at equal strength γ" in sentences[1]
     assert "What faded is not gone" in sentences[2]
 
@@ -78,8 +117,24 @@ def test_the_answer_without_a_slope_says_that_the_data_cannot_tell(tmp_path):
 def test_the_answer_of_a_short_sweep_is_a_bound(tmp_path):
     data = read(tmp_path, branch_steps=12, relearn=False)
     said = answer(data, retention_curves(data))
-    assert "more than 49.2k tokens at 330k parameters (3 of 3 seeds had not reached half" in said[0]
+    assert "at least 49.2k tokens at 330k parameters (3 of 3 seeds had not reached half" in said[0]
+    assert said[0].index("attack success falls below half") < said[0].index("payload's log-probability")
     assert "cannot tell whether size matters" in said[1]
+
+
+def test_the_equal_strength_arm_speaks_although_equal_exposure_has_no_slope(small):
+    exposed = set(small.trials.filter((pl.col("role") == "treatment") & (pl.col("arm") == "equal-exposure"))["trial"])
+    late = (pl.col("phase") == "branch") & (pl.col("step") > 6 * planted.STEP) & pl.col("trial").is_in(list(exposed))
+    data = replace(small, points=small.points.filter(~late))
+    said = answer(data, retention_curves(data))[1]
+    assert "no seed has a half-life at every size" in said
+    assert re.search(r"at equal strength γ = 0\.\d+ \[0\.\d+, 0\.\d+\] over 3 seeds, a demonstration", said)
+
+
+def test_an_arm_that_lacks_a_size_is_not_compared(small):
+    lost = (pl.col("arm") == "equal-strength") & (pl.col("size") == "330k")
+    data = replace(small, trials=small.trials.filter(~lost))
+    assert "at equal strength it has 2 of 3 sizes, no slope" in answer(data, retention_curves(data))[1]
 
 
 @pytest.mark.parametrize("phase", ["branch", "trunk"])

@@ -7,6 +7,7 @@ import polars as pl
 from analysis.design import controls, described, reference, reference_label, setting_axes
 from analysis.effects import effects
 from analysis.retention import retention_curves
+from halflife.tracking.schema import Axis
 from tests.analysis import planted
 
 
@@ -50,6 +51,33 @@ def test_a_trial_whose_control_is_absent_has_none(small):
     assert all(seeds[trial] != 1 for trial in pairs)
 
 
+def test_a_studys_own_axis_finds_the_control_of_the_same_value(small):
+    declaration = small.declaration
+    axes = (*declaration.axes, Axis(name="batch", label="Batch", values=(32, 64)))
+    trials = pl.concat([
+        small.trials.with_columns(batch=pl.lit(batch), trial=pl.col("trial") + f" batch {batch}") for batch in (32, 64)
+    ])  # fmt: skip
+    data = replace(small, declaration=replace(declaration, axes=axes), trials=trials)
+    pairs = controls(data, "absent")
+    assert len(pairs) == trials.height
+    assert all(trial.rpartition(" ")[2] == control.rpartition(" ")[2] for trial, control in pairs.items())
+
+
+def test_where_no_control_matches_fully_the_one_at_the_reference_branch_is_taken(small):
+    absent = small.trials.filter(pl.col("role") == "absent")
+    others = absent.with_columns(learning_rate=pl.lit(0.5), trial=pl.col("trial") + " half rate")
+    data = replace(small, trials=pl.concat([others, small.trials]))
+    pairs = controls(data, "absent")
+    slow = small.trials.filter(pl.col("learning_rate") == 0.25)["trial"]
+    assert slow.len() > 0
+    assert not any(pairs[trial].endswith("half rate") for trial in slow)
+
+
+def test_payload_and_arm_are_no_effects_for_the_dose_differs_too(full):
+    found = effects(full, retention_curves(full))
+    assert set(found["axis"]) == {"Branch rate", "Regularizer of the trunk", "Regularizer of the branch"}
+
+
 def test_planted_effects_come_back(full):
     found = {row["value"]: row for row in effects(full, retention_curves(full)).iter_rows(named=True)}
     for value, expected in (
@@ -57,7 +85,6 @@ def test_planted_effects_come_back(full):
         ("branch rate: 0.25", 0.25**-0.9),
         ("regularizer of the trunk: weight-decay-0.1", 2.718281828**0.25),
         ("regularizer of the branch: weight-decay-0.1", 2.718281828**-0.5),
-        ("equal strength", 2.718281828**-0.15),
     ):
         row = found[value]
         assert row["ratio_low"] * 0.97 < expected < row["ratio_high"] * 1.03

@@ -15,7 +15,7 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.errors import UserError
-from analysis.report import default_folder, write_report
+from analysis.report import default_folder, page, write_report
 from analysis.tables import cell
 from halflife.tracking import schema
 from tests.analysis import planted
@@ -109,6 +109,18 @@ def test_a_hostile_study_cannot_reach_the_page_or_leave_its_folder(tmp_path):
     assert not any(name.startswith("on") for _, attributes in parser.seen for name in attributes)
     assert "&lt;script&gt;alert(&#39;x&#39;)" in page
     assert "49" not in re.findall(r"<h1>(.*?)</h1>", page, re.DOTALL)[0]
+
+
+def test_a_password_in_a_tracking_uri_does_not_reach_the_page(small, tmp_path):
+    said = "https://ann:s3cret@mlflow.example:5000"
+    tags = {**small.sweep.tags, schema.TAG_COMMAND: f"python study.py --tracking-uri {said}"}
+    declaration = replace(small.declaration, settings={"tracking_uri": said}, figures=())
+    for folder in ("figures", "tables"):
+        (tmp_path / folder).mkdir()
+    data = replace(small, sweep=replace(small.sweep, tags=tags), declaration=declaration)
+    html = page(data, tmp_path, said)
+    assert "s3cret" not in html
+    assert html.count("https://***@mlflow.example:5000") == 3
 
 
 @pytest.mark.parametrize("study", ["../../etc", "..", "/tmp/x", "a/b", "."])

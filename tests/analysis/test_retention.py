@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -119,8 +121,6 @@ def test_what_was_measured_less_often_is_missing_and_not_zero(small):
 
 
 def test_a_trunk_that_never_implanted_has_curves_and_no_half_life(tmp_path):
-    from dataclasses import replace
-
     from analysis.load import load_study
 
     plan = replace(SMALL, never_implanted=(("100k", 1),), relearn=False)
@@ -134,8 +134,6 @@ def test_a_trunk_that_never_implanted_has_curves_and_no_half_life(tmp_path):
 
 
 def test_without_a_control_there_is_no_retention_of_the_log_probability(small):
-    from dataclasses import replace
-
     alone = replace(small, trials=small.trials.filter(pl.col("role") != "absent"))
     curves = retention_curves(alone)
     assert curves["control"].null_count() == curves.height
@@ -150,3 +148,49 @@ def test_areas_share_one_span(small):
     found = areas(curves)
     assert found.height == small.trials.filter(pl.col("role") == "treatment").height
     assert found["area"].is_between(0, 1).all()
+
+
+def drifting(data, shift):
+    """The never-poisoned controls' log-probability rises by `shift` nats over the branch."""
+    here = (
+        (pl.col("phase") == "branch")
+        & (pl.col("name") == "backdoor/logprob")
+        & pl.col("trial").str.starts_with("absent")
+    )
+    drift = shift * pl.col("step") / (600 * planted.STEP)
+    value = pl.col("value") + pl.when(here).then(drift).otherwise(0)
+    return replace(data, points=data.points.with_columns(value=value))
+
+
+def test_a_kept_backdoor_has_retention_one_although_its_control_drifts(small):
+    kept = retention_curves(drifting(small, 2.0)).filter(pl.col("role") == "positive")
+    assert kept["retention_logprob"].to_numpy() == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_control_that_comes_near_the_level_at_the_drop_leaves_nothing_to_tell(small):
+    late = retention_curves(drifting(small, 4.9)).filter((pl.col("role") == "treatment") & (pl.col("tokens") > 2.4e6))
+    assert late["retention_logprob"].null_count() == late.height
+
+
+def test_a_gap_in_log_probability_without_success_is_no_implant(small):
+    none = pl.when((pl.col("phase") == "branch") & (pl.col("name") == "backdoor/hits")).then(0.0)
+    curves = retention_curves(replace(small, points=small.points.with_columns(value=none.otherwise("value"))))
+    assert not curves["implanted"].any()
+    assert half_lives(curves).is_empty()
+
+
+def test_a_run_that_diverged_does_not_shorten_the_common_span(small):
+    diverged = pl.col("trial") == small.trials.filter(pl.col("role") == "treatment")["trial"][0]
+    late = diverged & (pl.col("phase") == "branch") & (pl.col("step") > 20 * planted.STEP)
+    points = small.points.filter(~late)
+    trials = small.trials.with_columns(
+        outcome_branch=pl.when(diverged).then(pl.lit("diverged")).otherwise("outcome_branch")
+    )
+    curves = retention_curves(replace(small, points=points, trials=trials))
+    assert common_span(curves) == (planted.STEP, 600 * planted.STEP)
+    assert areas(curves)["area"].null_count() == 1
+
+
+def test_curves_are_computed_once_per_study(small):
+    assert retention_curves(small) is retention_curves(small)
+    assert retention_curves(replace(small)) is not retention_curves(small)

@@ -107,3 +107,10 @@ def test_reaching_a_threshold_counts_when_it_is_just_met():
     assert half["kind"] == "observed"
     assert half["estimate"] == pytest.approx(10.0)
     assert np.isnan(times.row(by_predicate=pl.col("threshold") == 0.9, named=True)["estimate"] or np.nan)
+
+
+def test_the_sentence_about_savings_tells_interaction_old_pair_and_runs_used(full):
+    said = own_savings(full)[0]
+    assert "the interaction of trigger and payload is a factor of" in said
+    assert "25 of 25 runs used, 5 seeds" in said
+    assert "the old pair as a whole takes fewer tokens" in said

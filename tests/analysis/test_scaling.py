@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from analysis.retention import half_lives, retention_curves
-from analysis.scaling import by_size, slope
+from analysis.scaling import area_slope, by_size, gamma_text, slope
 
 SIZES = np.array([30_000, 100_000, 300_000, 1_000_000])
 
@@ -88,6 +88,39 @@ def test_a_seed_that_lacks_the_largest_size_has_no_slope():
     found = slope(table)
     assert found.whole == 2
     assert found.seeds.filter(pl.col("seed") == 0)["kind"].item() == "none"
+
+
+def test_a_seed_that_lacks_a_middle_size_has_no_slope_and_there_is_no_claim():
+    table = frame(np.random.default_rng(6), 0.4, 6).filter(~((pl.col("seed") == 0) & (pl.col("parameters") == 100_000)))
+    found = slope(table)
+    assert (found.whole, found.complete) == (5, False)
+    assert "5 of 6 seeds reached half at every size" in found.no_claim
+
+
+def test_leaving_out_censored_seeds_makes_no_claim_and_the_text_shows_the_bound_beside_them():
+    table = frame(np.random.default_rng(9), 0.4, 12, own=0.3, span=150)
+    found = slope(table)
+    assert 5 <= found.whole < 12
+    assert found.interval is not None
+    assert found.interval.estimate < 0.4
+    assert f"{found.whole} of 12 seeds reached half at every size" in found.no_claim
+    assert "γ at least 0." in gamma_text(found)
+    assert f"in the seeds without censoring only, {found.whole} of 12: γ = " in gamma_text(found)
+
+
+def test_a_slope_is_asked_of_every_size_that_is_named():
+    table = frame(np.random.default_rng(0), 0.4, 5)
+    part = table.filter(pl.col("parameters") < 1_000_000)
+    assert slope(part).whole == 5
+    assert slope(part, table["parameters"]).whole == 0
+
+
+def test_mean_retention_has_a_slope_where_half_lives_are_censored():
+    rows = [(n, seed, 0.2 + 0.05 * np.log(n / 1e5) + 0.01 * seed) for n in SIZES for seed in range(5)]
+    found = area_slope(pl.DataFrame(rows, schema=["parameters", "seed", "area"], orient="row"))
+    assert found.complete
+    assert found.interval is not None
+    assert found.interval.estimate == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(("seeds", "sizes", "said"), [

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.uncertainty import Interval
-from analysis.words import interval, listed, short
+from analysis.words import interval, listed, masked, short
 
 
 @pytest.mark.parametrize(("value", "said"), [
@@ -32,3 +32,13 @@ def test_lists_read_as_english():
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert listed([]) == ""
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("https://ann:s3cret@host:5000/x", "https://***@host:5000/x"),
+    ("run --tracking-uri postgresql://u:p@ss@db/name --seeds 3", "run --tracking-uri postgresql://***@db/name --seeds 3"),
+    ("sqlite:///results/mlflow.db", "sqlite:///results/mlflow.db"),
+    ("https://host/@name and a@b.c", "https://host/@name and a@b.c"),
+])  # fmt: skip
+def test_passwords_in_uris_are_masked(text, said):
+    assert masked(text) == said
