@@ -18,7 +18,7 @@ help:  ## this list
 
 $(VENV)/pyvenv.cfg:
 	@test -n "$(PYTHON)" || { echo "halflife needs Python 3.11 or 3.12; found neither. Give one with make PYTHON=/path/to/python" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.train: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0

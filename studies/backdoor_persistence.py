@@ -366,10 +366,16 @@ def _corpora(settings: Settings, results: Path) -> dict[str, tuple[Corpus, ...]]
     return corpora
 
 
-def report(study: str, place: Place) -> Path:
+def report(study: str, place: Place, sweep: str) -> Path:
+    """Draws the report of the sweep with this digest. Raises UserError when that is not possible."""
+    from analysis import errors
     from analysis.report import default_folder, write_report
 
-    return write_report(study, tracking_uri=place.actual_tracking_uri, out=default_folder(place.results, study))
+    folder = default_folder(place.results, study)
+    try:
+        return write_report(study, tracking_uri=place.actual_tracking_uri, out=folder, sweep=sweep)
+    except errors.UserError as error:
+        raise UserError(str(error)) from error
 
 
 if __name__ == "__main__":

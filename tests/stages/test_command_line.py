@@ -4,12 +4,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from halflife.stages import leases
+from halflife.stages import housekeeping, leases
 from halflife.stages.__main__ import main
 from halflife.stages.leases import Pulse, Watch
 from halflife.stages.run import run_stage
@@ -134,6 +135,25 @@ def test_gc_leaves_a_stage_that_someone_computes_alone(store: Store, capsys: pyt
     with holding:
         assert "0 things" in _run(capsys, "gc", "--results", str(store.root))
     assert "1 things" in _run(capsys, "gc", "--results", str(store.root))
+
+
+def test_gc_leaves_a_stage_alone_that_someone_begins_to_compute_while_it_looks(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, pulse, looked_for = Walk(name="a", breaks_at=0), Pulse(), housekeeping._rubbish_of
+    with pytest.raises(RuntimeError):
+        run_stage(stage, store)
+    began: list[leases.Holding | None] = []
+
+    def slowly(folder: Path) -> Iterator[housekeeping.Rubbish]:
+        found = list(looked_for(folder))
+        began.append(leases.acquire(folder, Watch(pulse), pulse))
+        yield from found
+
+    monkeypatch.setattr(housekeeping, "_rubbish_of", slowly)
+    assert "0 things" in _run(capsys, "gc", "--results", str(store.root))
+    assert began[0]
+    assert began[0].path.exists()
 
 
 def test_gc_frees_the_lease_of_a_dead_process_and_old_half_written_files(

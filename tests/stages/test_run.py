@@ -15,6 +15,7 @@ import pytest
 
 from halflife.stages import files, leases
 from halflife.stages.base import Progress
+from halflife.stages.difference import record_of
 from halflife.stages.leases import Pulse
 from halflife.stages.run import Held, Unavailable, run_stage
 from halflife.stages.store import Store
@@ -80,7 +81,7 @@ def test_a_failure_is_passed_on_frees_the_lease_and_leaves_the_checkpoint(tmp_pa
     outcome = run_stage(stage, store)
     assert computed(store.root) == ["a 0", "a 1", "a 2", "a 2", "a 3"]
     assert _same_as_undisturbed(tmp_path, store, replace(stage, breaks_at=None))
-    assert store.record(stage)["resumed"]["step"] == 1
+    assert record_of(store.folder(stage))["resumed"]["step"] == 1
     attempts = {path.name: path for path in (store.folder(stage) / "attempts").iterdir()}
     failed = next(path for name, path in attempts.items() if name != outcome.attempt)
     assert [path.name for path in failed.iterdir()] == ["stage.json"]  # its checkpoint is of no more use

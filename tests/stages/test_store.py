@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from halflife.errors import UserError
 from halflife.stages import files
 from halflife.stages.base import Outcome
+from halflife.stages.difference import record_of
 from halflife.stages.run import run_stage
 from halflife.stages.store import Corrupt, Store, plain, read_points, write_points
 from tests.stages.fakes import Walk, computed
@@ -202,7 +203,7 @@ def test_the_record_tells_where_a_result_came_from_without_passwords(
     start = Walk(name="a")
     stage = Walk(name="b", starts=(start,))
     run_stage(stage, store, device="cpu")
-    record = store.record(stage)
+    record = record_of(store.folder(stage))
     assert record["command"] == "study.py demo --tracking-uri https://***@host/x"
     assert record["parents"] == {start.key: start.folder_name}
     assert record["fields"]["every"] == 1

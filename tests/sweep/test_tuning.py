@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sqlite3
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from halflife.errors import UserError
 from halflife.stages import leases
 from halflife.stages.base import Stage
 from halflife.stages.plan import Plan
 from halflife.stages.run import run_stage
 from halflife.stages.store import Store
 from halflife.sweep import launch
+from halflife.sweep.place import Place
 from halflife.sweep.resources import Share
 from tests.sweep.drivers import runs
 from tests.sweep.fakes import Fake
+from tests.sweep.helpers import study
 
 os.environ.update(launch.ENVIRONMENT)
+from halflife.sweep import tuning
 from halflife.sweep.tuning import PlanSearcher, Task, run_plan
 
 PULSE = leases.Pulse()
@@ -106,6 +113,44 @@ def test_a_task_is_copied_for_nothing_and_prints_short(tmp_path: Path):
     task = Setting(tmp_path).make_task(Fake(name="s"), False)
     assert copy.deepcopy({"task": task})["task"] is task
     assert repr(task) == task.stage.folder_name
+
+
+def scratch(temporary: Path, name: str, owner: str | None) -> Path:
+    folder = temporary / name
+    (folder / "ray").mkdir(parents=True)
+    if owner is not None:
+        (folder / "lease-1.json").write_text(owner)
+    return folder
+
+
+def test_folders_of_killed_sweeps_are_removed_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mine = scratch(tmp_path, "halflife-mine", None)
+    holding = leases.acquire(mine, leases.Watch(PULSE), PULSE)
+    assert holding
+    owner = json.loads(holding.path.read_text())
+    dead = scratch(tmp_path, "halflife-dead", json.dumps({**owner, "born": "another process of this id"}))
+    others = [
+        mine,
+        scratch(tmp_path, "halflife-unknown", None),
+        scratch(tmp_path, "halflife-elsewhere", json.dumps({**owner, "machine": "another", "born": "1"})),
+        scratch(tmp_path, "else-dead", (dead / "lease-1.json").read_text()),
+    ]
+    tuning._remove_abandoned()
+    assert not dead.exists()
+    assert all((folder / "ray").exists() for folder in others)
+
+
+def test_a_ray_that_does_not_start_is_one_line_and_leaves_no_run_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(**settings: Any) -> None:
+        raise OSError("AF_UNIX path\ntoo long")
+
+    monkeypatch.setattr(tuning.ray, "init", refuse)
+    with pytest.raises(UserError, match=r"^Ray does not start: AF_UNIX path too long$"):
+        launch.run(study(), Place(results=tmp_path, device="cpu", max_concurrent=1))
+    connection = sqlite3.connect(tmp_path / "mlflow.db")
+    assert connection.execute("SELECT DISTINCT status FROM runs").fetchall() == [("FAILED",)]
+    connection.close()
 
 
 @pytest.mark.slow

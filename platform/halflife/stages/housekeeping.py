@@ -63,19 +63,19 @@ def rubbish(store: Store) -> Iterator[Rubbish]:
     and so does everything of a stage that someone computes now.
     """
     for folder in store.folders():
-        if not _is_held(folder):
+        lease = leases.current(folder)
+        if lease is None or not _is_held(folder, lease):
             yield from _rubbish_of(folder)
 
 
 def collect(store: Store) -> Iterator[Rubbish]:
     """Remove `rubbish`, and say what was removed. The stage's lease is held meanwhile, so that nobody begins."""
-    pulse = leases.Pulse(patience=0.0)
     for folder in store.folders():
-        if _is_held(folder) or not any(_rubbish_of(folder)):
+        if not any(_rubbish_of(folder)):
             continue
         lease = leases.current(folder)
         dead = [_rubbish(leases.path_of(folder, lease), ENDED)] if lease else []
-        holding = leases.acquire(folder, leases.Watch(pulse), pulse)
+        holding = leases.acquire(folder, _Patient(folder), leases.PULSE)
         if holding:
             yield from dead  # taking the lease has removed it
             with holding:
@@ -85,11 +85,19 @@ def collect(store: Store) -> Iterator[Rubbish]:
                         yield item
 
 
-def _is_held(folder: Path) -> bool:
-    lease = leases.current(folder)
-    if lease is None or lease.gone:
-        return False
-    return files.silence(leases.path_of(folder, lease)) < LONG_SILENT
+class _Patient(leases.Watch):
+    """Asked by `acquire` of the lease that it finds: somebody may have begun while we looked for rubbish."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(leases.PULSE)
+        self._folder = folder
+
+    def abandoned(self, lease: leases.Lease) -> bool:
+        return not _is_held(self._folder, lease)
+
+
+def _is_held(folder: Path, lease: leases.Lease) -> bool:
+    return not lease.gone and files.silence(leases.path_of(folder, lease)) < LONG_SILENT
 
 
 def _rubbish_of(folder: Path) -> Iterator[Rubbish]:

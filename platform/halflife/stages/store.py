@@ -79,7 +79,7 @@ class Store:
     """
 
     def __init__(self, root: Path | str) -> None:
-        if "://" in str(root):
+        if re.match(r"[a-z][a-z0-9+.-]+:/", str(root)):  # Path makes one slash of two
             raise UserError(f"results in {root}: expected a folder of this machine or a mounted one, such as 'results'")
         self.root = Path(root).absolute()
         self._verified: set[tuple[str, str]] = set()
@@ -154,12 +154,6 @@ class Store:
         if not done:
             raise Corrupt(f"stage {stage.folder_name} is not complete: run the same command again")
         return read_points(self.folder(stage) / "attempts" / done.outcome.attempt)
-
-    def record(self, stage: Stage) -> dict[str, Any]:
-        """stage.json of the completed attempt: description, command, commit, versions, host, times. {} without one."""
-        done = standing(self.folder(stage))
-        path = self.folder(stage) / "attempts" / done.outcome.attempt / RECORD if done else None
-        return (files.read_json(path) if path else None) or {}
 
     def holder(self, stage: Stage) -> leases.Lease | None:
         """The lease on the stage, with its progress; None when there is none, or its holder has surely ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from typing import Any
 
 from halflife.errors import UserError
 from halflife.sweep.place import Place
+from halflife.sweep.report import SweepReport
 from halflife.sweep.study import Study
+from halflife.tracking.schema import masked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +36,14 @@ def main(
     build: Callable[[str, Any, Place], Study],
     presets: Mapping[str, Preset],
     *,
-    report: Callable[[str, Place], Path],
+    report: Callable[[str, Place, str], Path],
     description: str | None,
     arguments: list[str] | None = None,
 ) -> None:
-    """Parse the command, run the study, draw its report. Bad input prints one line and exits with 2."""
+    """Parse the command, run the study, draw its report. Bad input prints one line and exits with 2.
+
+    `report` is given the study's name, the place and the sweep's digest; it returns the file that it has drawn.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         command = _parse(presets, description, arguments)
@@ -45,6 +51,9 @@ def main(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _parse(presets: Mapping[str, Preset], description: str | None, arguments: list[str]) -> Command:
@@ -70,17 +79,48 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
 
 
 def _execute(
-    build: Callable[[str, Any, Place], Study], preset: str, command: Command, report: Callable[[str, Place], Path]
+    build: Callable[[str, Any, Place], Study],
+    preset: str,
+    command: Command,
+    report: Callable[[str, Place, str], Path],
 ) -> None:
     from halflife.sweep.launch import run
-    from halflife.tracking.publisher import attach
 
-    study = build(preset, command.settings, command.place)
-    result = run(study, command.place)
+    place = command.place
+    place.check()  # building a study may take a corpus's time
+    if not place.dry_run:
+        place.store().prepare()
+    try:
+        study = build(preset, command.settings, place)
+    except OSError as error:
+        raise UserError(f"the study cannot be prepared ({error}): make room, or give another --results") from error
+    result = run(study, place)
     if not (result.dry_run or result.interrupted or result.unpublished):  # the report is drawn from what is published
-        path = report(study.declaration.study, command.place)
-        attach(result.tracking_uri, experiment=result.study, sweep=result.sweep, folder=path.parent, name="report")
+        path = report(result.study, place, result.sweep)
         print(f"report: {path.absolute().as_uri()}")
-        print(f"runs:   {result.tracking_uri} (make ui shows them in the browser)")
+        print(f"runs:   {_where_the_runs_are(place)}", flush=True)
+        _attach(result, path.parent)
     if result.exit_code:
         raise SystemExit(result.exit_code)
+
+
+def _attach(result: SweepReport, folder: Path) -> None:
+    """Keep the report with the sweep's run. It has been drawn already: to fail here is no failure of the sweep."""
+    from halflife.tracking.publisher import attach
+
+    try:
+        attach(result.tracking_uri, experiment=result.study, sweep=result.sweep, folder=folder, name="report")
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
+
+
+def _where_the_runs_are(place: Place) -> str:
+    """The address of the runs, or the command that shows them in a browser."""
+    uri = masked(place.actual_tracking_uri)
+    if uri.startswith("http"):
+        return uri
+    if place.tracking_uri is not None:
+        return f"mlflow server --backend-store-uri {shlex.quote(uri)} shows them in the browser"
+    folder = place.results.absolute()
+    named = "" if folder == Path("results").absolute() else f"HALFLIFE_RESULTS={shlex.quote(str(folder))} "
+    return f"{named}make ui shows them in the browser"

@@ -93,6 +93,10 @@ def run(study: Study, place: Place, console: Console | None = None) -> SweepRepo
     except KeyboardInterrupt:
         interrupted = True
         console.print("stopped: running stages go on from their last checkpoint when the same command is given")
+    except Exception:
+        publishing.finish("FAILED", {})
+        publisher.close(patience=10.0)
+        raise
     result = _report(study, plan, place, ran=ran, interrupted=interrupted)
     publishing.finish("KILLED" if interrupted else "FAILED" if result.failed else "FINISHED", result.numbers())
     unpublished = publisher.close(patience=10.0 if interrupted or publisher.troubled else 30.0)

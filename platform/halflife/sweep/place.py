@@ -38,7 +38,7 @@ class Place:
     tracking_uri: str | None = None
     """MLflow store; by default mlflow.db in the results folder."""
     dry_run: bool = False
-    """Print the plan with an estimate of time, memory and disk, and run nothing."""
+    """Print the plan with an estimate of time, memory and disk, and run nothing (a corpus that is missing is built)."""
 
     @property
     def actual_device(self) -> Literal["cpu", "cuda"]:

@@ -32,6 +32,7 @@ from halflife.sweep.resources import Share
 RETRIES = 2
 """How often a stage is tried again after its process died or raised."""
 CHECKPOINT_SECONDS = 20.0
+_SCRATCH = "halflife-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,25 +226,42 @@ def run_plan(
 @contextlib.contextmanager
 def _local_ray(slots: int, gpus: int) -> Iterator[Path]:
     """A Ray of our own with `slots` cores, and a folder for what it writes; both are gone afterwards."""
-    scratch = Path(tempfile.mkdtemp(prefix="halflife-"))
+    _remove_abandoned()
+    scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH))
     try:
-        ray.init(
-            address="local",
-            num_cpus=slots,
-            num_gpus=gpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            object_store_memory=100 * 2**20,
-            _temp_dir=str(scratch / "ray"),
-        )
+        leases.acquire(scratch, leases.Watch(leases.PULSE), leases.PULSE)  # says whose it is
+        try:
+            ray.init(
+                address="local",
+                num_cpus=slots,
+                num_gpus=gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                object_store_memory=100 * 2**20,
+                _temp_dir=str(scratch / "ray"),
+            )
+        except Exception as error:
+            cause = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"Ray does not start: {cause[:300]}") from error
         for name in ("ray.tune", "ray.train", "ray.air"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         yield scratch
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders of processes that were killed. One whose owner is not known is left alone."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        try:
+            owner = leases.current(folder)
+        except OSError:  # of another user
+            continue
+        if owner and owner.gone:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _name(trial: Any) -> str:

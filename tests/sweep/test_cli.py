@@ -1,0 +1,143 @@
+"""The command line, with a sweep that is only said to have run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halflife.errors import UserError
+from halflife.sweep import cli, launch
+from halflife.sweep.cli import Preset, main
+from halflife.sweep.place import Place
+from halflife.sweep.report import SweepReport
+from halflife.sweep.study import Study
+from halflife.tracking import publisher
+from tests.sweep.helpers import study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    branches: int = 2
+
+
+PRESETS = {"smoke": Preset(summary="Nothing.", settings=Settings())}
+
+
+@dataclass
+class Command:
+    """A study's command; `build`, `end` and `attach` stand in for what they are named after."""
+
+    results: Path
+    build: Any = None
+    end: dict[str, Any] = dataclasses.field(default_factory=dict)
+    drawn: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def run(self, *flags: str) -> None:
+        arguments = ["smoke", "--results", str(self.results), "--device", "cpu", *flags]
+        main(self.build or self._build, PRESETS, report=self._report, description="", arguments=arguments)
+
+    def swept(self, made: Study, place: Place) -> SweepReport:
+        counts = SweepReport(
+            study=made.declaration.study, sweep=made.key, tracking_uri=place.actual_tracking_uri,
+            results=place.results, stages=0, cached=0, run=0,
+        )  # fmt: skip
+        return dataclasses.replace(counts, **self.end)
+
+    def _build(self, preset: str, settings: Settings, place: Place) -> Study:
+        return study(branches=settings.branches)
+
+    def _report(self, name: str, place: Place, sweep: str) -> Path:
+        self.drawn.append((name, sweep))
+        return place.results / "reports" / name / "report.html"
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    made = Command(tmp_path / "results")
+    monkeypatch.setattr(launch, "run", made.swept)
+    monkeypatch.setattr(publisher, "attach", lambda *_, **__: "run")
+    return made
+
+
+def ended(command: Command, *flags: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        command.run(*flags)
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+def test_the_report_is_of_the_sweep_that_was_asked_for(command: Command):
+    command.run("--branches", "4")
+    assert command.drawn == [("fakes", study(branches=4).key)]
+
+
+def test_a_place_that_cannot_be_is_refused_before_the_study_is_built(command: Command, capsys: pytest.CaptureFixture):
+    def build(*_: Any) -> Study:
+        raise AssertionError("the study was built")
+
+    command.build = build
+    assert ended(command, "--engine", "jax") == 2
+    command.results.write_text("a file")
+    assert ended(command) == 2
+    assert "is a file: expected a folder" in capsys.readouterr().err
+
+
+def test_a_study_that_finds_no_room_says_one_line(command: Command, capsys: pytest.CaptureFixture[str]):
+    def build(*_: Any) -> Study:
+        raise OSError(28, "No space left on device", "/full/documents.parquet")
+
+    command.build = build
+    assert ended(command) == 2
+    said = capsys.readouterr().err
+    assert "No space left on device: '/full/documents.parquet'" in said
+    assert said.count("\n") == 1
+
+
+def test_ctrl_c_while_the_study_is_built_says_one_line(command: Command, capsys: pytest.CaptureFixture[str]):
+    def build(*_: Any) -> Study:
+        raise KeyboardInterrupt
+
+    command.build = build
+    assert ended(command) == 130
+    assert capsys.readouterr().err == "stopped: the same command goes on from here\n"
+
+
+def test_a_dry_run_prepares_no_store(command: Command):
+    command.end = {"dry_run": True}
+    command.run("--dry-run")
+    assert not command.results.exists()
+    assert command.drawn == []
+
+
+@pytest.mark.parametrize(("end", "code"), [({}, None), ({"failed": {"a": "as asked"}}, 1)])
+def test_a_report_that_cannot_be_kept_is_printed_all_the_same_and_the_exit_code_stays(
+    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, end: dict, code: int | None
+):
+    def refuse(*_: Any, **__: Any) -> str:
+        raise UserError("the report could not be kept")
+
+    monkeypatch.setattr(publisher, "attach", refuse)
+    command.end = end
+    if code is None:
+        command.run()
+    else:
+        assert ended(command) == code
+    out, err = capsys.readouterr()
+    assert f"report: {(command.results / 'reports/fakes/report.html').as_uri()}" in out
+    assert err == "warning: the report could not be kept\n"
+
+
+def test_the_hint_shows_the_runs_of_this_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    told = cli._where_the_runs_are
+    assert told(Place(results=Path("results"))) == "make ui shows them in the browser"
+    elsewhere = tmp_path / "elsewhere"
+    assert told(Place(results=elsewhere)) == f"HALFLIFE_RESULTS={elsewhere} make ui shows them in the browser"
+    assert told(Place(tracking_uri="http://me:secret@host:5000")) == "http://***@host:5000"
+    assert told(Place(tracking_uri="sqlite:////x/y.db")).startswith(
+        "mlflow server --backend-store-uri sqlite:////x/y.db"
+    )
