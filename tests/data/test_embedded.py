@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from halflife.data import embedded
-from halflife.data.corpus import document_count, manifest, prepare_corpus, read_documents
+from halflife.data.corpus import manifest, prepare_corpus, read_documents
 from halflife.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -125,4 +125,4 @@ def test_the_built_corpus_has_the_golden_content_and_splits_that_share_no_packag
     for split, package in zip(frame["split"], frame["package"], strict=True):
         assert owners.setdefault(package, split) == split
     assert frame["text"].is_duplicated().sum() == 0
-    assert document_count(tmp_path, corpus, "train") > 2_000
+    assert manifest(tmp_path, corpus)["documents"]["train"] > 2_000

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halflife.data import files
-from halflife.data.corpus import Corpus, document_count, occurrences, prepare_corpus, read_documents, texts
+from halflife.data.corpus import Corpus, manifest, occurrences, prepare_corpus, read_documents, texts
 from halflife.errors import UserError
 from tests.data.samples import sample_corpus, sentences
 
@@ -24,9 +24,7 @@ def test_splits_cover_every_document_once_and_never_meet(tmp_path: Path) -> None
     together = [text for split in by_split.values() for text in split]
     assert sorted(together) == sorted(sentences(number, 20) for number in range(60))
     assert len(by_split["train"]) > len(by_split["validation"]) > 0 < len(by_split["test"])
-    assert {name: document_count(tmp_path, corpus, name) for name in by_split} == {
-        name: len(of_split) for name, of_split in by_split.items()
-    }
+    assert manifest(tmp_path, corpus)["documents"] == {name: len(of_split) for name, of_split in by_split.items()}
 
 
 def test_copies_are_left_out_before_the_split(tmp_path: Path) -> None:

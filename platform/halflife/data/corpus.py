@@ -134,10 +134,6 @@ def texts(results: Path, corpus: Corpus, split: str) -> list[str]:
     return frame.filter(frame["split"] == split)["text"].to_list()
 
 
-def document_count(results: Path, corpus: Corpus, split: str) -> int:
-    return manifest(results, corpus)["documents"][split]
-
-
 @functools.lru_cache(maxsize=256)
 def occurrences(results: Path, corpus: Corpus, text: str) -> int:
     """How often `text` occurs in the corpus, all splits together."""

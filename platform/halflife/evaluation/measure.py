@@ -13,15 +13,13 @@ from halflife.data.corpus import Corpus, texts
 from halflife.data.tokenizers import Codec, Tokenizer, load
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
-from halflife.evaluation.probes import BackdoorProbe, LossProbe, Probe, due
+from halflife.evaluation.probes import BackdoorProbe, LossProbe, Probe
 from halflife.evaluation.scoring import LanguageModel, mean_loss, pack, score
 from halflife.rng import generator
 from halflife.tasks.backdoor import LONGEST_WORD, WORD
 from halflife.tasks.base import Example
 
 Measure = Callable[[LanguageModel], dict[str, float]]
-
-__all__ = ["Measure", "backdoor_examples", "due", "prepare"]
 
 
 def prepare(probe: Probe, tokenizer: Tokenizer, results: Path, sequence: int, device: torch.device | str) -> Measure:

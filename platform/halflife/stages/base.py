@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from halflife.errors import Diverged
 from halflife.stages.identity import fields, fields_of, is_description, key_of
 
 
@@ -158,6 +157,3 @@ def stages_in(stage: Stage) -> Iterator[Stage]:
             stack.extend(value)
         elif is_description(value):
             stack.extend(getattr(value, field.name) for field in fields(type(value)))
-
-
-__all__ = ["Context", "Cost", "Diverged", "Outcome", "Progress", "Stage"]
