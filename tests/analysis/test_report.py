@@ -49,6 +49,17 @@ def small_report(small_uri, tmp_path_factory) -> Path:
     return write_report(SMALL.study, tracking_uri=small_uri, out=tmp_path_factory.mktemp("report"))
 
 
+def test_figures_and_tables_of_an_earlier_report_are_removed_and_nothing_else(tmp_path):
+    uri = planted.write(tmp_path, TINY)
+    stale, own = (tmp_path / "out" / "figures" / name for name in ("strength.svg", "mine.svg"))
+    stale.parent.mkdir(parents=True)
+    stale.write_text("old")
+    own.write_text("old")
+    write_report(TINY.study, tracking_uri=uri, out=tmp_path / "out")
+    assert not stale.exists()
+    assert own.read_text() == "old"
+
+
 @pytest.fixture(scope="module")
 def text(small_report) -> str:
     return small_report.read_text(encoding="utf-8")

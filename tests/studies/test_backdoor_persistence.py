@@ -199,6 +199,11 @@ def test_bad_commands_say_one_line_and_exit_with_2(arguments, said, results):
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+def test_a_report_that_cannot_be_drawn_is_said_as_bad_input(tmp_path):
+    with pytest.raises(UserError, match=r"mlflow\.db"):
+        study.report("backdoor_persistence", Place(results=tmp_path), "abc")
+
+
 @pytest.mark.slow
 def test_smoke_runs_to_a_report_and_the_second_time_trains_nothing(tmp_path):
     first = command("smoke", results=tmp_path)
