@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from analysis import report as drawing
 from analysis.__main__ import main
 from analysis.errors import UserError
 from analysis.report import default_folder, page, write_report
@@ -49,9 +50,10 @@ def small_report(small_uri, tmp_path_factory) -> Path:
     return write_report(SMALL.study, tracking_uri=small_uri, out=tmp_path_factory.mktemp("report"))
 
 
-def test_figures_and_tables_of_an_earlier_report_are_removed_and_nothing_else(tmp_path):
+def test_figures_and_tables_of_an_earlier_report_are_removed_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "FIGURES", {**drawing.FIGURES, "other": drawing.FIGURES["retention"]})
     uri = planted.write(tmp_path, TINY)
-    stale, own = (tmp_path / "out" / "figures" / name for name in ("strength.svg", "mine.svg"))
+    stale, own = (tmp_path / "out" / "figures" / name for name in ("other.svg", "mine.svg"))
     stale.parent.mkdir(parents=True)
     stale.write_text("old")
     own.write_text("old")

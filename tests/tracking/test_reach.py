@@ -104,8 +104,10 @@ def test_users_and_passwords_of_uris_are_left_out(uri: str, shown: str):
 
 
 def test_a_server_is_asked_with_the_password_of_its_uri_which_is_never_shown():
+    gone = ""
     for uri in serve(200):
-        require_reachable(uri.replace("://", "://me:secret@"))
+        gone = uri.replace("://", "://me:secret@")
+        require_reachable(gone)
     with pytest.raises(UserError, match=r"http://\*\*\*@127\.0\.0\.1") as error:
-        require_reachable(uri.replace("://", "://me:secret@"))
+        require_reachable(gone)
     assert "secret" not in str(error.value)
