@@ -133,10 +133,10 @@ def own_savings(data: StudyData) -> list[str]:
     pair = Interval(estimate=old["ratio"], low=old["low"], high=old["high"], count=old["seeds"])
     few = f" A demonstration: {found.count} of {SEEDS} seeds." if found.count < SEEDS else ""
     numbers = (
-        f"the interaction of trigger and payload is a factor of {interval(found)}, 1 being no memory of the pair "
+        f"the interaction of trigger and payload is a factor of {_ratio(found)}, 1 being no memory of the pair "
         f"itself ({own['used']} of {plural(own['used'] + own['censored'], 'run')} used, "
         f"{plural(found.count, 'seed')}); the old pair as a whole takes fewer tokens than in a never-poisoned model "
-        f"by a factor of {interval(pair)}.{few}"
+        f"by a factor of {_ratio(pair)}.{few}"
     )
     if found.contains(1):
         return [
@@ -146,3 +146,9 @@ def own_savings(data: StudyData) -> list[str]:
     if found.estimate > 1:
         return [f"What faded is not gone, beyond what remains of its trigger and its payload alone: {numbers}"]
     return [f"Nothing of the pair itself is saved, relearning it is slower than its parts suggest: {numbers}"]
+
+
+def _ratio(found: Interval) -> str:
+    if found.low is None or found.high is None:
+        return f"{short(found.estimate)} (one seed, no interval)"
+    return f"{short(found.estimate)} [{short(found.low)}, {short(found.high)}]"

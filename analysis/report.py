@@ -135,12 +135,12 @@ def _size_rows(sizes: pl.DataFrame) -> list[dict[str, str]]:
 
     def spread(row: dict[str, Any], name: str, tell=short) -> str:
         if row.get(f"{name}_bound") is not None:
-            return f"≥ {tell(row[f'{name}_bound'])} ({row[f'{name}_censored']} not reached)"
+            return f"≥ {tell(row[f'{name}_bound'])} ({row[f'{name}_censored']}\u00a0not\u00a0reached)"
         if row[name] is None:
             return "–"
         if row[f"{name}_low"] is None:
-            return f"{tell(row[name])} (one seed)"
-        return f"{tell(row[name])} [{tell(row[f'{name}_low'])}, {tell(row[f'{name}_high'])}]"
+            return f"{tell(row[name])} (one\u00a0seed)"
+        return f"{tell(row[name])} [{tell(row[f'{name}_low'])},\u00a0{tell(row[f'{name}_high'])}]"
 
     def plain(value: float | None, digits: int) -> str:
         return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")

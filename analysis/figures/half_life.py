@@ -23,6 +23,8 @@ CAPTION = (
     "steps and summed rate are proportional: those panels tell the settings apart, not the sizes. If a clock is the "
     "cause of forgetting, the settings fall on one line in its panel; if size slows forgetting, the lines rise."
 )
+LEGEND = 46
+"""Characters of a legend's line that fit above half a page."""
 
 
 def half_life_table(data: StudyData) -> pl.DataFrame:
@@ -56,11 +58,15 @@ def draw_half_life(table: pl.DataFrame) -> Figure:
 
 
 def _slope_text(found: scaling.Slope) -> str:
-    """As short as a legend: "γ ≥ 0.48; uncensored seeds only (1 of 2) 0.73 [...]" """
+    """As short as a legend above half a page must be."""
     bound = f"γ {'≥' if found.bound[0] == 'at least' else '≤'} {found.bound[1]:.2f}" if found.bound else "γ not known"
-    if found.interval is None or found.complete:
-        return f"γ = {interval(found.interval)}" if found.interval else bound
-    return f"{bound}\nuncensored seeds only ({found.whole} of {found.seeds.height}): {interval(found.interval)}"
+    if found.interval is None:
+        return bound
+    if found.complete:
+        return f"γ = {interval(found.interval)}" + (f", {found.whole} seeds" if found.whole > 1 else "")
+    low, high = found.interval.low, found.interval.high
+    ends = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+    return f"{bound}\nuncensored seeds ({found.whole} of {found.seeds.height}): {found.interval.estimate:.2f}{ends}"
 
 
 def size_axis_lines(axes: Axes, groups: list[tuple[str, pl.DataFrame]], sizes: list) -> None:
@@ -68,6 +74,7 @@ def size_axis_lines(axes: Axes, groups: list[tuple[str, pl.DataFrame]], sizes: l
     style.size_axis(axes, sizes)
     axes.set_yscale("log")
     handles, values = [], []
+    shared = pl.concat([part["parameters"] for _, part in groups])  # a slope over fewer sizes is not comparable
     for (label, part), colour, marker in zip(
         groups, style.colours(len(groups), "cividis"), style.MARKERS, strict=False
     ):
@@ -107,10 +114,10 @@ def size_axis_lines(axes: Axes, groups: list[tuple[str, pl.DataFrame]], sizes: l
         elif band.height:
             axes.vlines(band["parameters"], band["low"], band["high"], color=colour, alpha=0.4, lw=3, zorder=2)
         values += [*times["estimate"].drop_nulls(), *censored["low"]]
-        text = _slope_text(scaling.slope(part))
-        handles.append(
-            Line2D([], [], color=colour, lw=1.7, marker=marker, ms=4.5, label=f"{label}   {text}" if label else text)
-        )
+        text = _slope_text(scaling.slope(part, shared))
+        if label:
+            text = f"{label}   {text}" if len(label + text.partition("\n")[0]) < LEGEND else f"{label}\n{text}"
+        handles.append(Line2D([], [], color=colour, lw=1.7, marker=marker, ms=4.5, label=text))
     axes.legend(
         handles=handles,
         loc="lower left",

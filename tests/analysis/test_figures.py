@@ -59,6 +59,16 @@ def test_labels_of_a_figure_do_not_overlap(request, name, kind):
                     assert not first.overlaps(second), name
 
 
+@pytest.mark.parametrize("name", ["half_life", "strength"])
+def test_long_legends_of_censored_seeds_leave_the_panels_their_room(small, name):
+    kind = pl.when((pl.col("seed") == 0) & (pl.col("size") == "330k")).then(pl.lit("censored")).otherwise("kind")
+    with styled():
+        figure = FIGURES[name].draw(FIGURES[name].table(small).with_columns(kind=kind))
+        figure.draw_without_rendering()
+        figure.draw_without_rendering()
+    assert all(axes.get_position().width > 0.3 for axes in figure.axes if axes.get_visible())
+
+
 def test_the_same_table_draws_the_same_bytes(small):
     recipe = FIGURES["strength"]
     first, second = (rendered(recipe.draw(recipe.table(small)), "svg") for _ in range(2))

@@ -36,7 +36,7 @@ def test_lists_read_as_english():
 
 @pytest.mark.parametrize(("text", "said"), [
     ("https://ann:s3cret@host:5000/x", "https://***@host:5000/x"),
-    ("run --tracking-uri postgresql://u:p@ss@db/name --seeds 3", "run --tracking-uri postgresql://***@db/name --seeds 3"),
+    ("run --uri postgresql://u:p@ss@db/name --seeds 3", "run --uri postgresql://***@db/name --seeds 3"),
     ("sqlite:///results/mlflow.db", "sqlite:///results/mlflow.db"),
     ("https://host/@name and a@b.c", "https://host/@name and a@b.c"),
 ])  # fmt: skip
