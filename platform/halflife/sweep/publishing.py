@@ -65,7 +65,7 @@ class Publishing:
                 ref=self._sweep,
                 name=f"{declaration.study} {declaration.preset}",
                 description=_sweep_description(self._study),
-                parameters={f"settings/{name}": value for name, value in declaration.settings.items()},
+                parameters={f"settings/{name}": _told(value) for name, value in declaration.settings.items()},
                 tags={
                     schema.TAG_COMMAND: origin.get("command") or "",
                     schema.TAG_COMMIT: origin.get("commit") or "",
@@ -195,3 +195,8 @@ def _trial_description(study: Study, trial: Trial) -> str:
         where = f"shared, see the run of `{stage.folder_name}`" if study.shared(stage) else f"metrics `{phase}/...`"
         lines.append(f"- {phase}: {stage.label} ({where})")
     return "\n".join(lines)
+
+
+def _told(value: Any) -> Any:
+    """A setting as it is given on the command line: several values with spaces between them."""
+    return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
