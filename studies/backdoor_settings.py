@@ -108,6 +108,18 @@ def check_settings(settings: Settings) -> None:
     ):
         if value <= 0:
             raise UserError(f"--{flag} {value}: expected a positive number")
+    if settings.batch_tokens < settings.sequence_length:
+        raise UserError(
+            f"--batch-tokens {settings.batch_tokens}: expected a sequence's {settings.sequence_length} tokens or more"
+        )
+    for flag in ("trunk_tokens", "branch_tokens", "relearn_tokens"):
+        if getattr(settings, flag) < settings.batch_tokens:
+            raise UserError(
+                f"--{flag.replace('_', '-')} {getattr(settings, flag)}: expected at least one step of "
+                f"{settings.batch_tokens} tokens"
+            )
+    if settings.strength is not None and settings.strength >= 0:
+        raise UserError(f"--strength {settings.strength}: expected a log-probability below 0, or None")
     begin = 0.9 if settings.insertion == "final-tenth" else 0.0
     if not begin < settings.last_exposure <= 1:
         raise UserError(

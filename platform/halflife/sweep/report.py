@@ -90,7 +90,7 @@ class SweepReport:
             where, first = masked(self.tracking_uri), self.unpublished[0]
             yield f"not published to {where}: {len(self.unpublished)} items, first {first}"
         if self.interrupted or self.failed or self.unpublished:
-            yield "nothing is lost: the same command goes on from here"
+            yield "what is finished is kept: the same command goes on from here"
 
 
 def tokens(plan: Plan, study: Study) -> tuple[int, int]:
