@@ -92,9 +92,7 @@ def run(study: Study, place: Place, console: Console | None = None) -> SweepRepo
         publisher.drain()  # the time that publishing takes is part of the sweep's
     except KeyboardInterrupt:
         interrupted = True
-        console.print(
-            "stopped: a running stage goes on from its last checkpoint, made every 20 seconds, when the command is given again"
-        )
+        console.print("stopped: running stages go on from their last checkpoint, at most 20 s back")
     except Exception:
         publishing.finish("FAILED", {})
         publisher.close(patience=10.0)
