@@ -62,7 +62,8 @@ def scale(found: Slope) -> str:
     gamma = gamma_text(found)
     if found.interval is None:
         side = f" Half-life ∝ N^γ with {gamma}." if found.bound else ""
-        return f"The data cannot tell whether size matters: no seed has a half-life at every size.{side}"
+        claim = f"Demonstration, no scaling claim ({found.no_claim})" if found.no_claim else "No scaling claim"
+        return f"{claim}: the data cannot tell whether size matters, as no seed has a half-life at every size.{side}"
     if found.no_claim:
         return (
             f"Demonstration, no scaling claim ({found.no_claim}): the half-life of the log-probability goes as "

@@ -11,7 +11,7 @@ from studies.backdoor_persistence import Cell, report, treatments
 from studies.backdoor_settings import Settings, check_settings, declare
 
 BATCHES = (1024, 2048, 8192)
-PRESETS = {"quick": Preset(summary="Five minutes on 2 CPU cores.", settings=Settings(sizes=("60k",), seeds=3))}
+PRESETS = {"quick": Preset(summary="Four minutes on 2 CPU cores.", settings=Settings(sizes=("60k",), seeds=3))}
 
 
 def build(preset, settings, place):
