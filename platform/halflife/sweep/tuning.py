@@ -70,11 +70,13 @@ class StageActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        task = self._task
+        task, store = self._task, Store(self._task.results)
+        attempts = store.folder(task.stage) / "attempts"
+        before = {path.name for path in attempts.iterdir()} if attempts.exists() else set()
         try:
-            run_stage(
+            outcome = run_stage(
                 task.stage,
-                Store(task.results),
+                store,
                 device=task.device,
                 checkpoint_seconds=CHECKPOINT_SECONDS,
                 wait=task.wait,
@@ -84,7 +86,7 @@ class StageActor(tune.Trainable):
             return {"done": True, "held": True}
         except (UserError, Unavailable) as error:  # trying again would end the same way
             return {"done": True, "refused": str(error)}
-        return {"done": True, "here": not task.wait}
+        return {"done": True, "here": outcome.attempt not in before}  # else another sweep's attempt came first
 
 
 class PlanSearcher(Searcher):
