@@ -108,7 +108,7 @@ class Cell:
         return replace(trunk, documents=max(1, round(total / exposures)), exposures=exposures, first=0.0, last=1.0)
 
     def fresh(self, backdoor: Backdoor) -> Planting:
-        """What relearning is poisoned with: host documents that no trunk has seen, each seen twice."""
+        """What relearning is poisoned with: host documents that no trunk had poisoned, each seen twice."""
         settings = self.settings
         rows = settings.relearn_tokens // settings.sequence_length
         documents = max(1, round(settings.relearn_poison * rows / 2))
@@ -199,7 +199,7 @@ class Cell:
         )
 
     def relearning(self, branch: Train, payload: Transform) -> dict[str, Stage]:
-        """The 2x2 of {old, new trigger} x {old, new payload} in host documents that no trunk has seen."""
+        """The 2x2 of {old, new trigger} x {old, new payload} in host documents that no trunk had poisoned."""
         other: dict[Transform, Transform] = {"fixed": "fixed", "copy": "reverse", "reverse": "copy"}
         parts = {"old": self.backdoor(payload), "new": self.backdoor(other[payload], "new")}
         stages: dict[str, Stage] = {}

@@ -63,7 +63,7 @@ class Settings:
     relearn_tokens: int = 160_000
     """Cap: relearning stops when attack success reaches 0.9."""
     relearn_poison: float = 0.25
-    """Share of relearning's sequences that are poisoned, in documents that no trunk has seen."""
+    """Share of relearning's sequences that are poisoned, in host documents that no trunk had poisoned."""
     rate: float = 5e-3
     """AdamW's rate in the trunk, stated for width 64 (muP)."""
     learning_rates: tuple[float, ...] = (1.0, 0.5, 2.0)
