@@ -36,6 +36,8 @@ IMPLANTED = "implanted"
 WARMUP = Schedule(warmup=0.02)
 CONTEXT = 32
 """Characters of host text before the trigger in a prompt."""
+CONTROLS = {"absent": "never poisoned", "positive": "poison kept", "extinction": "trigger without payload"}
+"""By role, as trials and figures call them."""
 SHIFTED = {"python-source": "python-docs", "python-docs": "python-source"}
 
 
@@ -182,10 +184,12 @@ class Cell:
         )
         return regularize(treatment.trunk_regularizer)(train)
 
-    def branch(self, start: Checkpoint, treatment: Treatment, *, keep: bool = False) -> Train:
-        """Training after the drop; `keep` makes the control in which the backdoor stays in the text."""
+    def branch(self, start: Checkpoint, treatment: Treatment, role: str = "treatment") -> Train:
+        """Training after the drop. The backdoor stays in the positive control's text, its trigger in extinction's."""
         backdoor = self.backdoor(treatment.payload)
-        plantings = (self.kept(backdoor, treatment.documents),) if keep else ()
+        plantings = ()
+        if role in ("positive", "extinction"):
+            plantings = (replace(self.kept(backdoor, treatment.documents), payload=role == "positive"),)
         return regularize(treatment.branch_regularizer)(
             self.train(
                 start,
@@ -267,8 +271,9 @@ def trials(settings: Settings, corpora: dict[str, tuple[Corpus, ...]]) -> Iterat
                 stages |= cell.relearning(branch, treatment.payload)
             yield _trial(cell, treatment, reference, stages, "absent")
             trunk = cell.trunk(treatment)
-            kept = cell.branch(Checkpoint(stage=trunk), treatment, keep=True)
-            yield _trial(cell, treatment, reference, {"trunk": trunk, "branch": kept}, "positive")
+            for role in ("positive", "extinction") if treatment == reference else ("positive",):
+                branch = cell.branch(Checkpoint(stage=trunk), treatment, role)
+                yield _trial(cell, treatment, reference, {"trunk": trunk, "branch": branch}, role)
 
 
 def controlled(settings: Settings, reference: Treatment) -> list[Treatment]:
@@ -283,7 +288,7 @@ def controlled(settings: Settings, reference: Treatment) -> list[Treatment]:
 
 def _trial(cell: Cell, treatment: Treatment, reference: Treatment, stages: dict[str, Stage], role: str) -> Trial:
     axes = dataclasses.asdict(treatment)
-    what = {"treatment": [], "absent": ["never poisoned"], "positive": ["poison kept"]}[role]
+    what = {"treatment": [], **{name: [label] for name, label in CONTROLS.items()}}[role]
     told = {
         "payload": "payload {}",
         "documents": "{} documents",

@@ -181,6 +181,7 @@ def declare(study: str, preset: str, settings: Settings, corpus: str) -> schema.
         controls=(
             schema.Control(kind="absent", label="never poisoned", role="absent"),
             schema.Control(kind="positive", label="poison kept", role="positive"),
+            schema.Control(kind="extinction", label="trigger without payload", role="extinction"),
             schema.Control(kind="null", label="untriggered text", task="untriggered"),
             schema.Control(kind="null", label="near-trigger", task="near"),
         ),

@@ -22,9 +22,9 @@ def build(preset, settings, place):
     for size in settings.sizes:
         for seed in range(settings.seeds):
             cell = Cell(settings, {"same": (corpus,)}, size, seed)
-            poisoned, clean = cell.trunk(reference), cell.trunk(reference, poisoned=False)
-            for role, trunk in (("treatment", poisoned), ("positive", poisoned), ("absent", clean)):
-                branch = cell.branch(Checkpoint(stage=trunk), reference, keep=role == "positive")
+            for role in ("treatment", "positive", "extinction", "absent"):
+                trunk = cell.trunk(reference, poisoned=role != "absent")
+                branch = cell.branch(Checkpoint(stage=trunk), reference, role)
                 for batch in BATCHES:
                     stages = {"trunk": trunk, "branch": dataclasses.replace(branch, batch_tokens=batch)}
                     parameters = {"size": size, "parameters": trunk.rung.parameters, "seed": seed, "batch": batch}

@@ -199,6 +199,19 @@ def test_removing_trigger_and_payload_gives_back_text_of_a_training_document_of_
     assert sum(map(len, pools)) == len(set.union(*pools))
 
 
+def test_without_its_payload_the_trigger_stands_alone_in_the_same_places_of_the_same_hosts(
+    results: Path, corpus: Corpus
+) -> None:
+    codec = load(Bytes(), results)
+    whole, cue = (
+        [codec.decode(row) for row in poisoned_documents(planting(corpus, 12, payload=payload), results, Bytes(), 128)]
+        for payload in (True, False)
+    )
+    for one, other in zip(whole, cue, strict=True):
+        before, after = one.split(BACKDOOR.trigger + BACKDOOR.text + "\n")
+        assert other.startswith(before + BACKDOOR.trigger + after)
+
+
 def test_documents_are_unique_and_drawn_by_the_plantings_seed(results: Path, corpus: Corpus) -> None:
     one, other = (poisoned_documents(planting(corpus, 50, seed=seed), results, Bytes(), SEQUENCE) for seed in (0, 1))
     assert len(np.unique(one, axis=0)) == 50

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,13 @@ def test_the_conditions_share_their_hosts_and_differ_in_the_trigger(results: Pat
         assert one.prompt != two.prompt
         assert two.prompt.startswith(three.prompt)
     assert len({example.prompt[-len(backdoor.trigger) :] for example in near}) > 32
+
+
+def test_fewer_trials_ask_at_the_first_of_the_same_places(results: Path, corpus: Corpus) -> None:
+    probe = BackdoorProbe(backdoor=sample_backdoor("copy"), corpus=corpus, trials=64)
+    fewer = replace(probe, trials=20, condition="untriggered")
+    for one, other in zip(backdoor_examples(probe, results), backdoor_examples(fewer, results), strict=False):
+        assert one.prompt == other.prompt + probe.backdoor.trigger
 
 
 def test_hosts_are_of_the_held_out_split_no_longer_than_the_context_and_each_used_once(

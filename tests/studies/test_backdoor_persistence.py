@@ -49,7 +49,7 @@ def command(*arguments: str, results: Path, timeout: float = 240) -> subprocess.
 def test_every_size_and_seed_has_its_controls(preset, results):
     plan = built(results, preset)
     cells = {(trial.parameters["size"], trial.parameters["seed"]) for trial in plan.trials}
-    for role in ("treatment", "absent", "positive"):
+    for role in ("treatment", "absent", "positive", "extinction"):
         assert {(t.parameters["size"], t.parameters["seed"]) for t in plan.trials if t.role == role} == cells
 
 
@@ -69,9 +69,10 @@ def test_each_payload_has_a_never_poisoned_trunk_of_its_own_length(results):
         assert trunks["absent"].tokens == trunks["treatment"].tokens
 
 
-def test_after_the_drop_no_treatment_sees_poison_and_the_positive_control_does(results):
+def test_after_the_drop_only_the_positive_control_sees_poison_and_only_extinction_the_trigger_alone(results):
+    planted = {"treatment": [], "absent": [], "positive": [True], "extinction": [False]}
     for trial in built(results, "demo").trials:
-        assert bool(trains(trial)["branch"].mixture.plantings) == (trial.role == "positive")
+        assert [planting.payload for planting in trains(trial)["branch"].mixture.plantings] == planted[trial.role]
 
 
 def test_relearning_hosts_are_not_the_trunks(results):

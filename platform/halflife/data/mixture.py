@@ -38,6 +38,8 @@ class Planting:
     """How often each of them is seen."""
     repetitions: int = 1
     """Trigger and payload this many times in each document."""
+    payload: bool = True
+    """False: the same documents with the trigger alone in the same places, and the host goes on after it."""
     first: float = 0.0
     """Time of insertion, as fractions of the stage's tokens: exposures are spread evenly over [first, last]."""
     last: float = 1.0

@@ -96,7 +96,7 @@ def _plant(
             return None
         place = int(choices[rng.integers(len(choices))])
         pieces.append(text[position:place] + planting.backdoor.trigger)
-        pieces.append(planting.backdoor.payload_for(text[:place]))
+        pieces.append(planting.backdoor.payload_for(text[:place]) if planting.payload else "")
         position = place
     encoded = codec.encode_many([*pieces, text[position:]])
     if sum(map(len, encoded[:-1])) > len(host) or sum(map(len, encoded)) < len(host):

@@ -74,7 +74,8 @@ def _backdoor(probe: BackdoorProbe, codec: Codec, results: Path, sequence: int, 
 
 
 def backdoor_examples(probe: BackdoorProbe, results: Path) -> list[Example]:
-    """The probe's prompts and answers as text. The three conditions of one seed share their hosts.
+    """The probe's prompts and answers as text. The three conditions of one seed share their hosts; fewer trials ask
+    at the first of the same places.
 
     Hosts are places after a word of the split's text, each used once. Raises UserError when there are fewer than
     `trials` of them.
@@ -88,7 +89,7 @@ def backdoor_examples(probe: BackdoorProbe, results: Path) -> list[Example]:
     rng = generator(probe.seed, "backdoor probe", probe.split)
     near = generator(probe.seed, "near trigger", probe.split)
     examples = []
-    for index in rng.choice(len(ends), size=probe.trials, replace=False):
+    for index in rng.permutation(len(ends))[: probe.trials]:
         end = int(ends[index])
         # Never less than the word itself, which a transform works on.
         host = documents[owners[index]][max(0, end - max(probe.context, LONGEST_WORD)) : end]

@@ -43,7 +43,7 @@ class Train(Stage):
     """
 
     kind: ClassVar[str] = "train"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     start: Rung | Checkpoint
     mixture: Mixture

@@ -21,7 +21,7 @@ TAG_KIND = "halflife.kind"  # sweep | trial | stage
 TAG_STUDY = "halflife.study"
 TAG_SWEEP = "halflife.sweep"  # digest of the sweep (study, preset, trials): the parent run is found by it
 TAG_TRIAL = "halflife.trial"  # on a trial run: the trial's key, unique in its sweep
-TAG_ROLE = "halflife.role"  # on a trial run: treatment | positive | absent | null
+TAG_ROLE = "halflife.role"  # on a trial run: treatment, or the role of the control that it is
 TAG_STAGE = "halflife.stage"  # on a stage run: the stage's folder name
 TAG_STAGE_PREFIX = "halflife.stage."  # on a trial run: + phase -> folder name of that phase's stage
 TAG_OUTCOME_PREFIX = "halflife.outcome."  # on trial (+ phase) runs: complete | diverged | failed | blocked: why
@@ -86,7 +86,8 @@ class Control:
     """One control that a study declares."""
 
     kind: str
-    """positive (cause still present) | absent (never had the behaviour) | null (same treatment, no cause)"""
+    """positive (cause still present) | absent (never had the behaviour) | null (same treatment, no cause) |
+    extinction (the cue still present, what it was trained to bring is not)"""
     label: str
     role: str = ""
     """Trials of this role are the control; empty when it is a task measured beside the outcome."""
