@@ -1,0 +1,1 @@
+"""One fitter: all starts and all replicates solved together as one batched problem."""

@@ -1,0 +1,181 @@
+"""What a law is: a function of inputs and parameters with bounds, derivatives and, where it decays, a half-life.
+
+A law of one's own takes a dozen lines and gets the fitter, intervals, comparison and figures:
+
+    @law(
+        name="weibull", formula="y = a exp(-(x/T)^s)", source="my notes", decays=True,
+        parameters=(
+            Parameter(name="a", low=0, high=1, unit="y", meaning="level at the start"),
+            Parameter(name="T", low=1e-9, high=1e18, log=True, unit="x", meaning="time scale"),
+            Parameter(name="s", low=0.1, high=3, meaning="shape"),
+        ),
+    )
+    def weibull(x, a, T, s):
+        return a * np.exp(-((x / T) ** s))
+
+The function may return the value alone (its derivatives are then taken by the complex step, exact to rounding: no
+abs, no comparison on parameters) or the value and the tuple of its derivatives with respect to each parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.errors import UserError
+
+Array = NDArray[np.float64]
+Function = Callable[..., Any]
+STEP = 1e-30
+"""Complex step: its square underflows, so that the derivative has no truncation error (Squire and Trapp 1998)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter: `low` and `high` bound it, `log` solves it as its logarithm (then low > 0).
+
+    Starts are drawn from `start`, a range in the parameter's `unit`: "x" scales it by the span of the (first) input,
+    "y" by that of the response, "1" takes it as it is. Without `start`: the span itself, or the bounds.
+    """
+
+    name: str
+    low: float
+    high: float
+    log: bool = False
+    unit: Literal["x", "y", "1"] = "1"
+    start: tuple[float, float] | None = None
+    meaning: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise UserError(f"parameter {self.name}: bounds {self.low} to {self.high}; expected low < high, > 0 if log")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """A law y = function(*inputs, *parameters), elementwise in float64. See the module for how to declare one."""
+
+    name: str
+    formula: str
+    source: str
+    inputs: tuple[str, ...] = ("x",)
+    parameters: tuple[Parameter, ...]
+    function: Function
+    half: Function | None = None
+    """Half-life in closed form from the parameters."""
+    decays: bool = False
+    """Falls from its value at 0: then the half-life is found by bisection where `half` gives none."""
+    linear: tuple[str, ...] = ()
+    """Parameters in which the value is linear and homogeneous when the others are held: starts solve for them."""
+    floor: str | None = None
+    """The parameter in which decay settles."""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.linear) - set(self.names)
+        if unknown or len(set(self.names)) != len(self.names):
+            raise UserError(f"law {self.name}: parameters {self.names} must differ and hold the linear {self.linear}")
+        about = [
+            f"    {p.name} in [{p.low:g}, {p.high:g}]{' (solved as its logarithm)' if p.log else ''}: {p.meaning}"
+            for p in self.parameters
+        ]
+        notes = [self.function.__doc__] if self.function.__doc__ else []
+        text = "\n".join([self.formula, "", *about, "", *notes, f"Source: {self.source}"])
+        object.__setattr__(self, "__doc__", text)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.parameters)
+
+    @property
+    def bounds(self) -> tuple[Array, Array]:
+        """Low and high, each (P,)."""
+        return np.array([p.low for p in self.parameters], float), np.array([p.high for p in self.parameters], float)
+
+    @property
+    def log(self) -> NDArray[np.bool_]:
+        """Which parameters are solved as their logarithm, (P,)."""
+        return np.array([p.log for p in self.parameters])
+
+    def evaluate(self, theta: Array, x: Array) -> tuple[Array, list[Array]]:
+        """Value (..., n) and its P derivatives, each broadcastable to (..., n).
+
+        `theta` is (..., P), `x` is (..., n, inputs); leading axes broadcast.
+        """
+        inputs, values = self._split(theta, x)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+            result = self.function(*inputs, *values)
+            if isinstance(result, tuple):
+                return result[0], list(result[1])
+            columns = []
+            for at in range(len(values)):
+                moved = [v + 1j * STEP if i == at else v for i, v in enumerate(values)]
+                columns.append(np.imag(self.function(*inputs, *moved)) / STEP)
+            return np.asarray(result, dtype=float), columns
+
+    def value(self, theta: Array, x: Array) -> Array:
+        """(..., n) of theta (..., P) and x (..., n, inputs)."""
+        inputs, values = self._split(theta, x)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+            result = self.function(*inputs, *values)
+        result = result[0] if isinstance(result, tuple) else result
+        shape = np.broadcast_shapes(theta.shape[:-1], x.shape[:-2])
+        return np.broadcast_to(result, (*shape, x.shape[-2]))
+
+    def gradient(self, theta: Array, x: Array) -> Array:
+        """Derivatives with respect to the parameters (natural scale), (..., n, P)."""
+        value, columns = self.evaluate(theta, x)
+        shape = np.broadcast_shapes(value.shape, theta.shape[:-1] + (1,), x.shape[:-1])
+        return np.stack([np.broadcast_to(column, shape) for column in columns], axis=-1)
+
+    def half_life(self, theta: Array) -> Array | None:
+        """Where the value is half of that at 0, (...); inf where it never is; None for a law that has none."""
+        theta = np.asarray(theta, dtype=float)
+        if self.half is not None:
+            with np.errstate(all="ignore"):
+                found = np.asarray(self.half(*(theta[..., i] for i in range(theta.shape[-1]))), dtype=float)
+            return np.broadcast_to(np.where(np.isnan(found), np.inf, found), theta.shape[:-1])
+        return self._bisect(theta) if self.decays else None
+
+    def _split(self, theta: Array, x: Array) -> tuple[list[Array], list[Array]]:
+        theta, x = np.asarray(theta, dtype=float), np.asarray(x, dtype=float)
+        return [x[..., i] for i in range(len(self.inputs))], [theta[..., i, None] for i in range(len(self.parameters))]
+
+    def _bisect(self, theta: Array) -> Array:
+        """The first octave of the clock in which the value passes half of that at 0, then 60 halvings inside it."""
+        grid = np.exp2(np.arange(-60.0, 100.0))
+        target = self.value(theta, np.zeros((1, 1))) / 2
+        below = self.value(theta, grid[:, None]) <= target
+        first = below.argmax(axis=-1)
+        high = grid[first]
+        low = np.where(first == 0, 0.0, high / 2)
+        for _ in range(60):
+            middle = (low + high) / 2
+            passed = self.value(theta, middle[..., None, None])[..., 0] <= target[..., 0]
+            low, high = np.where(passed, low, middle), np.where(passed, middle, high)
+        return np.where(below.any(axis=-1), high, np.inf)
+
+
+LAWS: dict[str, Law] = {}
+
+
+def law(*, register: bool = True, **fields: Any) -> Callable[[Function], Law]:
+    """Makes a function a Law and puts it into LAWS under its name; fields as those of Law."""
+
+    def make(function: Function) -> Law:
+        made = Law(function=function, **fields)
+        if register:
+            LAWS[made.name] = made
+        return made
+
+    return make
+
+
+def find_law(name: str) -> Law:
+    """The registered law of that name; UserError names those there are."""
+    if name not in LAWS:
+        raise UserError(f"there is no law {name!r}; laws: {', '.join(sorted(LAWS))}")
+    return LAWS[name]
