@@ -27,6 +27,7 @@ TAG_STAGE_PREFIX = "halflife.stage."  # on a trial run: + phase -> folder name o
 TAG_OUTCOME_PREFIX = "halflife.outcome."  # on trial (+ phase) runs: complete | diverged | failed | blocked: why
 TAG_SUMMARY_PREFIX = "halflife.summary."  # on trial (+ phase) and stage (+ "stage") runs: JSON of the stage's summary
 TAG_PUBLISHED = "halflife.published"  # "complete" once every point of the run has been written
+TAG_TOLD = "halflife.told"  # on a trial run of an adaptive search: what the search was told: complete | failed: why
 # On the sweep's own run: where its numbers come from.
 TAG_COMMAND = "halflife.command"
 TAG_COMMIT = "halflife.commit"
@@ -37,6 +38,15 @@ PARENT_RUN = "mlflow.parentRunId"
 STAGE_PHASE = "stage"
 """Phase under which a shared stage's own run logs its metrics: `stage/<task>/<measure>`.
 A trial reads them as its own phase's, through the tag halflife.stage.<phase>."""
+
+# An adaptive search. A setting that it suggests has one trial run per seed; they have the parameter SUGGESTION alike.
+SUGGESTION = "suggestion"  # number of the setting in the search, from 0; controls have none
+ROLE_HELD_OUT = "held-out"
+"""Role of the trials that evaluate the best settings again on seeds that the search never saw. Their numbers are the
+result: those of role `treatment` chose the settings, and are too good for it (the winner's curse)."""
+OBJECTIVE_PHASE, CONSTRAINT_PHASE = "objective", "constraint"
+"""A trial run's `objective/<name>` and `constraint/<name>` at step 0 are measured on that run, one seed, alone. The
+search is told the mean over the treatments of a suggestion. A run that could not be measured has none."""
 
 # Measures of every training stage, at each evaluation.
 CLOCK_STEPS = "clock/steps"
@@ -95,6 +105,29 @@ class Control:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Objective:
+    """One thing that an adaptive search makes as large or as small as it can: metric `objective/<name>`."""
+
+    name: str
+    label: str
+    direction: str
+    """maximize | minimize"""
+    formula: str = ""
+    """How it is measured from one trial, exactly, in words and symbols."""
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """What a setting must meet to count among the best: metric `constraint/<name>`, its mean within the bounds."""
+
+    name: str
+    label: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Declaration:
     """What a sweep asked and how to read it; data only."""
 
@@ -112,6 +145,9 @@ class Declaration:
     corpus: str = ""
     """What the text is, in words: "Python source"."""
     notes: tuple[str, ...] = ()
+    objectives: tuple[Objective, ...] = ()
+    """Of an adaptive search; empty for a grid."""
+    constraints: tuple[Constraint, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     """The settings as given, for reproduction."""
     schema: int = SCHEMA
@@ -131,5 +167,7 @@ class Declaration:
         data["axes"] = tuple(Axis(**{**axis, "values": tuple(axis["values"])}) for axis in data["axes"])
         data["outcomes"] = tuple(Outcome(**outcome) for outcome in data["outcomes"])
         data["controls"] = tuple(Control(**control) for control in data["controls"])
+        data["objectives"] = tuple(Objective(**objective) for objective in data.get("objectives", ()))
+        data["constraints"] = tuple(Constraint(**constraint) for constraint in data.get("constraints", ()))
         data["figures"], data["notes"] = tuple(data["figures"]), tuple(data["notes"])
         return Declaration(**data)
