@@ -169,6 +169,7 @@ def test_poison_can_end_before_the_drop(results):
         ({"corpus": "no/such/file.txt"}, "no/such/file.txt"),
         ({"trunk_regularizers": ("l2sp-0.1",)}, "l2sp"),
         ({"branch_regularizers": ("magic",)}, "unknown regularizer 'magic'"),
+        ({"branch_regularizers": ("dropout-1.5",)}, "expected a strength from 0 to 1"),
         ({"seeds": 0}, "--seeds 0"),
         ({"learning_rates": ()}, "--learning-rates"),
         ({"strength": 5.0}, "--strength 5.0"),

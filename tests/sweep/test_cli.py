@@ -75,6 +75,22 @@ def test_the_report_is_of_the_sweep_that_was_asked_for(command: Command):
     assert command.drawn == [("fakes", study(branches=4).key)]
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--branches", "x"), "Error parsing --branches: invalid literal for int() with base 10: 'x'"),
+        (("--branchs", "3"), "Unrecognized options: --branchs, 3"),
+    ],
+)
+def test_a_flag_that_cannot_be_parsed_says_one_line(
+    command: Command, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
+):
+    with pytest.raises(SystemExit) as ended:
+        command.run(*flags)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {said} (--help explains every flag)\n"
+
+
 def test_a_place_that_cannot_be_is_refused_before_the_study_is_built(command: Command, capsys: pytest.CaptureFixture):
     def build(*_: Any) -> Study:
         raise AssertionError("the study was built")

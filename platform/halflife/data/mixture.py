@@ -122,8 +122,9 @@ class Batches:
         if self._plantings and counts.max() > self.rows:
             total = sum(planting.total for planting in self._plantings)
             raise UserError(
-                f"{total} exposures given: {counts.max()} fall on step {counts.argmax()}, which has {self.rows} rows; "
-                "ask for fewer documents or exposures, spread them wider (first, last), or lengthen the stage"
+                f"{total} exposures of poisoned documents given: {counts.max()} fall on step {counts.argmax()}, which "
+                f"trains on {self.rows} sequences; ask for fewer documents or exposures, spread them wider, or train "
+                f"on more tokens"
             )
 
     def batch(self, step: int) -> np.ndarray:

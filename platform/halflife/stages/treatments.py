@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -55,10 +56,13 @@ def _parse(name: str) -> tuple[Callable[[Train, float], Train], float]:
     try:
         value = float(strength)
     except ValueError:
-        value = float("nan")
-    if kind not in REGULARIZERS or not 0 <= value < float("inf") or (kind != "l2sp" and value > 1):
+        value = math.nan
+    if kind not in REGULARIZERS or math.isnan(value):
         raise UserError(
             f"unknown regularizer {name!r}: expected none, or one of {', '.join(REGULARIZERS)} "
             "with its strength, such as weight-decay-0.1 (joined by + for several)"
         )
+    most = math.inf if kind == "l2sp" else 1.0
+    if not 0 <= value <= most or math.isinf(value):
+        raise UserError(f"regularizer {name!r}: expected a strength from 0 to {most:g}, such as {kind}-0.1")
     return REGULARIZERS[kind], value

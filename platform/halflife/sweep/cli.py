@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -67,15 +69,29 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
     command_type = dataclass(frozen=True, kw_only=True)(
         type("Command", (Command,), {"__annotations__": {"settings": settings_type, "place": Place}})
     )
-    return tyro.extras.overridable_config_cli(
-        {
-            name: (preset.summary, command_type(settings=preset.settings, place=Place()))
-            for name, preset in presets.items()
-        },
-        description=description or "",
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    refusal = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(refusal):
+            return tyro.extras.overridable_config_cli(
+                {
+                    name: (preset.summary, command_type(settings=preset.settings, place=Place()))
+                    for name, preset in presets.items()
+                },
+                description=description or "",
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        raise UserError(f"{_first_sentence(refusal.getvalue())} (--help explains every flag)") from None
+
+
+def _first_sentence(box: str) -> str:
+    """What stands in the parser's box of several lines above its first rule."""
+    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    rule = next((place for place, line in enumerate(lines) if line.startswith("─")), len(lines))
+    return " ".join(lines[:rule])
 
 
 def _execute(
