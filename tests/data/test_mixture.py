@@ -268,7 +268,7 @@ def test_a_sequence_shorter_than_trigger_and_payload_is_refused_with_the_length_
 
 
 def test_exposures_that_do_not_fit_the_stage_are_refused(results: Path, corpus: Corpus) -> None:
-    with pytest.raises(UserError, match=r"100 exposures of poisoned documents given: 10 fall on step \d+, which trains on 8 sequences"):
+    with pytest.raises(UserError, match=r"10 fall on step \d+, which trains on 8 sequences"):
         check(mixture(corpus, planting(corpus, 20, exposures=5)), results, batch_tokens=8 * SEQUENCE, steps=10)
     check(mixture(corpus, planting(corpus, 20, exposures=4)), results, batch_tokens=8 * SEQUENCE, steps=10)
 

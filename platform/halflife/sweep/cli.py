@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,10 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
 
 
 def _first_sentence(box: str) -> str:
-    """What stands in the parser's box of several lines above its first rule."""
+    """What the parser's box of several lines says under its title, which is in its border or above a first rule."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    rule = next((place for place, line in enumerate(lines) if line.startswith("─")), len(lines))
-    return " ".join(lines[:rule])
+    parts = [list(part) for rule, part in groupby(lines, lambda line: line.startswith(("──", "-" * 16))) if not rule]
+    return " ".join(parts[0 if "╭" in box else 1]).strip()
 
 
 def _execute(
