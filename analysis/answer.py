@@ -6,10 +6,12 @@ import math
 
 import polars as pl
 
-from analysis.design import reference, setting_axes, value_label, values_of
+from analysis.design import control_label, reference, setting_axes, value_label, values_of
+from analysis.effects import effects
 from analysis.load import StudyData
+from analysis.numbers import control_half_lives
 from analysis.retention import areas, common_span, half_lives
-from analysis.savings import THRESHOLDS, relearning_times, savings_summary
+from analysis.savings import THRESHOLDS, over_seeds, relearning_times, savings_summary
 from analysis.scaling import SEEDS, Slope, area_slope, by_size, gamma_text, slope
 from analysis.uncertainty import Interval
 from analysis.words import interval, plural, short
@@ -23,7 +25,13 @@ def answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
         return ["The data cannot tell: no run had a backdoor at the drop whose fading was measured."]
     main, main_success = times.filter("is_reference"), by_success.filter("is_reference")
     size = [scale(slope(main)), other_measures(main_success, curves), arms(data, times, main)]
-    return [persistence(main, main_success, curves), " ".join(filter(None, size)), *own_savings(data)]
+    found = [
+        persistence(main, main_success, curves),
+        " ".join(filter(None, size)),
+        " ".join(filter(None, [regularizers(data, curves), extinction(data, curves, main)])),
+        *own_savings(data),
+    ]
+    return [text for text in found if text]
 
 
 def persistence(main: pl.DataFrame, by_success: pl.DataFrame, curves: pl.DataFrame) -> str:
@@ -114,6 +122,51 @@ def arms(data: StudyData, times: pl.DataFrame, main: pl.DataFrame) -> str:
             said = f"it has {sizes.len() - missing} of {plural(sizes.len(), 'size')}, no slope to compare"
             parts.append(f"at {value_label(axis, value)} {said if missing else gamma_text(found) + why}")
     return f"That is at {value_label(axis, chosen)}; {'; '.join(parts)}." if parts else ""
+
+
+def regularizers(data: StudyData, curves: pl.DataFrame) -> str:
+    """What each varied regularizer does to mean retention and to the half-life, pair by pair."""
+    names = {axis.label for axis in setting_axes(data) if axis.name.endswith("regularizer")}
+    parts = []
+    for row in effects(data, curves).filter(pl.col("axis").is_in(names)).iter_rows(named=True):
+        said = []
+        if row["area"] is not None:
+            area = Interval(estimate=row["area"], low=row["area_low"], high=row["area_high"], count=row["seeds"])
+            said.append(f"mean retention changes by {_signed(area)}")
+        if row["ratio"] is not None:
+            ratio = Interval(estimate=row["ratio"], low=row["ratio_low"], high=row["ratio_high"], count=row["seeds"])
+            said.append(f"the half-life by a factor of {_ratio(ratio)} ({row['observed']} of {row['pairs']} pairs)")
+        if said:
+            parts.append(f"with {row['value']} against {row['against']}, {' and '.join(said)}")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]} (95 % intervals over seeds)." if text else ""
+
+
+def _signed(found: Interval) -> str:
+    if found.low is None or found.high is None:
+        return f"{found.estimate:+.2f} (one seed, no interval)"
+    return f"{found.estimate:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def extinction(data: StudyData, curves: pl.DataFrame, main: pl.DataFrame) -> str:
+    """Half-life without the cue over that with the cue alone, seed by seed: passive forgetting against unlearning."""
+    label = control_label(data, "extinction")
+    if label is None:
+        return ""
+    cue = control_half_lives(curves, "extinction")
+    cue = cue.filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
+    pairs = main.join(cue.select("size", "seed", "kind", with_cue="estimate"), on=["size", "seed"], suffix="_cue")
+    seen = pairs.filter((pl.col("kind") == "observed") & (pl.col("kind_cue") == "observed"))
+    found = over_seeds(seen.with_columns(ratio=pl.col("estimate").log() - pl.col("with_cue").log()), "ratio")
+    if found is None:
+        return f"Passive forgetting cannot be told from extinction ({label}): no pair of runs reached half in both."
+    ratio = found.exp()
+    faster = "" if ratio.contains(1) else " sooner" if ratio.estimate > 1 else " later"
+    verdict = f"it fades{faster} where" if faster else "the data cannot tell whether it fades sooner where"
+    return (
+        f"Passive forgetting against extinction: {verdict} the cue alone stays in the text ({label}): the half-life "
+        f"without the cue is {_ratio(ratio)} times that with it ({seen.height} of {plural(pairs.height, 'pair')})."
+    )
 
 
 def own_savings(data: StudyData) -> list[str]:

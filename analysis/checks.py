@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from analysis.design import REPLICATES, controls, described, reference
+from analysis.design import REPLICATES, control_label, controls, described, reference
 from analysis.load import StudyData
 from analysis.numbers import at_drop
 from analysis.retention import LEAST_SUCCESS
@@ -29,6 +29,8 @@ class Check:
     passed: bool | None
     required: bool = False
     """When it fails, the preset is not valid: what the report concludes does not hold."""
+    reading: bool = False
+    """Nothing is expected: a number that the result is to be read beside."""
 
 
 def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
@@ -42,6 +44,7 @@ def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
         _never_implanted(data, drop),
         _positive(curves),
         _absent(curves),
+        _extinction(data, curves),
         _silent(drop),
         _near(drop),
         _ended(data),
@@ -243,6 +246,29 @@ def _absent(curves: pl.DataFrame) -> Check:
         found=f"at most {most:.3f} in {plural(ends.height, 'run')}",
         passed=most <= FALSE_FIRES,
     )
+
+
+def _extinction(data: StudyData, curves: pl.DataFrame) -> Check | None:
+    """Passive forgetting against extinction: the same fork without the cue, and with the cue alone."""
+    label = control_label(data, "extinction")
+    ends = _at_end(curves.filter("implanted"), "extinction")
+    if label is None:
+        return None
+    treated = _at_end(curves, "treatment").select(treatment="trial", passive="success")
+    partner = [
+        (control, treatment)
+        for treatment, control in controls(data, "extinction").items()
+        if treatment in set(curves.filter((pl.col("role") == "treatment") & pl.col("is_reference"))["trial"])
+    ]
+    links = pl.DataFrame(partner, schema={"trial": pl.String, "treatment": pl.String}, orient="row")
+    pairs = ends.join(links, on="trial").join(treated, on="treatment").sort("parameters")
+    sizes = pairs.group_by("size", maintain_order=True).agg(pl.col("success").mean(), pl.col("passive").mean())
+    shown = [f"{row['size']} {row['success']:.3f} against {row['passive']:.3f}" for row in sizes.iter_rows(named=True)]
+    return Check(
+        name=f"Forgetting against extinction ({label})", passed=None, reading=True,
+        expected="nothing: success at the end of the branch, with the trigger's cue alone against without it",
+        found="; ".join(shown) or "not measured",
+    )  # fmt: skip
 
 
 def _silent(drop: pl.DataFrame) -> Check:

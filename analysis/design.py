@@ -127,6 +127,11 @@ def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[
     return matches
 
 
+def control_label(data: StudyData, role: str) -> str | None:
+    """What the study calls its control of this role; None when it declares none."""
+    return next((control.label for control in data.declaration.controls if control.role == role), None)
+
+
 def _same(value: Any) -> Any:
     """Numbers compare as numbers, whatever they were written as."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)

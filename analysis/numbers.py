@@ -21,6 +21,11 @@ def at_drop(curves: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
 
 
+def control_half_lives(curves: pl.DataFrame, role: str) -> pl.DataFrame:
+    """`half_lives` of the controls of a role that begin with the skill, as if they were treatments."""
+    return half_lives(curves.filter(pl.col("role") == role).with_columns(role=pl.lit("treatment")))
+
+
 def every_number(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
     """One row per trial, treatments first; what was not measured or not reached is empty, never 0."""
     axes = [axis.name for axis in setting_axes(data)]
@@ -36,7 +41,7 @@ def every_number(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
     table = table.join(drop.rename({"trials": "prompts"}), on="trial", how="left").join(end, on="trial", how="left")
     table = table.join(areas(curves), on="trial", how="left")
-    times = half_lives(curves)
+    times = pl.concat([half_lives(curves), control_half_lives(curves, "extinction")])
     wanted = [("logprob", clock) for clock in CLOCKS]
     wanted += [(criterion, "tokens") for criterion in ("logprob-first", "success", "success-first")]
     for criterion, clock in wanted:
@@ -53,7 +58,7 @@ def every_number(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
             on="trial",
             how="left",
         )
-    rank = pl.col("role").replace_strict({"treatment": 0, "absent": 1, "positive": 2}, default=3)
+    rank = pl.col("role").replace_strict({"treatment": 0, "absent": 1, "positive": 2, "extinction": 3}, default=4)
     return table.sort(rank, "parameters", "seed", *axes, nulls_last=True)
 
 
@@ -61,6 +66,7 @@ def size_summary(curves: pl.DataFrame) -> pl.DataFrame:
     """The reference setting by size: one row a size, over its seeds; half-lives are geometric means in tokens.
 
     `half_life_bound` stands instead of `half_life` where a seed never reached half: the mean is at least this.
+    `half_life_extinction` is that of the control in which the cue stays without what it brought, where there is one.
     """
     main = curves.filter((pl.col("role") == "treatment") & pl.col("is_reference"))
     drop, times = at_drop(main), half_lives(main)
@@ -78,8 +84,11 @@ def size_summary(curves: pl.DataFrame) -> pl.DataFrame:
     table = table.with_columns(
         success=pl.col("hits") / pl.col("trials"), success_low=pl.Series(low), success_high=pl.Series(high)
     )
-    for criterion, name in (("logprob", "half_life"), ("success", "half_life_success")):
-        found = by_size(times.filter((pl.col("criterion") == criterion) & (pl.col("clock") == "tokens")))
+    extinct = control_half_lives(curves, "extinction")
+    wanted_times = [(times, "logprob", "half_life"), (times, "success", "half_life_success")]
+    wanted_times += [(extinct, "logprob", "half_life_extinction")] if not extinct.is_empty() else []
+    for frame, criterion, name in wanted_times:
+        found = by_size(frame.filter((pl.col("criterion") == criterion) & (pl.col("clock") == "tokens")))
         wanted = {
             "estimate": name,
             "low": f"{name}_low",

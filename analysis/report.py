@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.answer import answer
 from analysis.checks import Check, checks
-from analysis.design import reference_label, setting_axes, value_text, values_of
+from analysis.design import control_label, reference_label, setting_axes, value_text, values_of
 from analysis.errors import UserError
 from analysis.figures import FIGURES
 from analysis.figures.style import WIDTH, rendered
@@ -91,6 +91,7 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
         sizes=_size_rows(sizes),
         sizes_csv=page_table(sizes).csv,
         span=common_span(curves),
+        extinction=control_label(data, "extinction") if "half_life_extinction" in sizes.columns else None,
         axes=[axis for axis in axes if axis["varies"]],
         fixed=[axis for axis in axes if not axis["varies"]],
         setting=reference_label(data),
@@ -127,6 +128,8 @@ def _plate(data: StudyData, name: str, out: Path) -> Plate:
 
 def _mark(check: Check) -> dict[str, Any]:
     state = {True: ("holds", "✓"), False: ("fails", "✗"), None: ("not known", "–")}[check.passed]
+    if check.reading:
+        state = ("a reading", "·")
     return {"check": check, "state": state[0], "sign": state[1]}
 
 
@@ -153,6 +156,7 @@ def _size_rows(sizes: pl.DataFrame) -> list[dict[str, str]]:
             "half_life_success": spread(row, "half_life_success"),
             "near": plain(row["near"], 2), "untriggered": plain(row["untriggered"], 2),
             "area": spread(row, "area", lambda value: f"{value:.2f}"),
+            "extinction": spread(row, "half_life_extinction") if "half_life_extinction" in sizes.columns else "",
         }
         for row in sizes.iter_rows(named=True)
     ]  # fmt: skip

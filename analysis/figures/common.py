@@ -10,6 +10,8 @@ from halflife.tracking.schema import Axis
 
 FACETS = 3
 """Most columns that fit a page."""
+KINDS = {"absent": ":", "positive": "--", "extinction": "-.", "null": (0, (1, 1, 4, 1))}
+"""Kinds of controls that figures draw, and their lines."""
 
 
 def facet_axis(data: StudyData) -> Axis | None:
@@ -35,10 +37,18 @@ def facets(data: StudyData, most: int = FACETS) -> pl.DataFrame:
     return trials.join(labels, on=axis.name).select("trial", "facet", "place")
 
 
+def control_labels(data: StudyData) -> dict[str, str]:
+    """Role -> what the study calls that control, in the order of KINDS; those that are trials of their own."""
+    declared = {control.role: control for control in data.declaration.controls if control.role}
+    order = sorted(declared, key=lambda role: [*KINDS, declared[role].kind].index(declared[role].kind))
+    return {role: declared[role].label for role in order}
+
+
 def with_controls(data: StudyData, shown: pl.DataFrame, roles: tuple[str, ...]) -> pl.DataFrame:
     """`shown` and the controls of its trials, each once in every facet where it is one's control.
 
-    A never-trained control serves all settings; one that keeps the cause stands only beside the branch it shares.
+    A never-trained control serves all settings; one that keeps the cause, or its cue, stands only beside the branch
+    that it shares.
     """
     axis = facet_axis(data)
     own = {row["trial"]: row.get(axis.name) if axis else None for row in data.trials.to_dicts()}

@@ -72,7 +72,6 @@ def _slope_text(found: scaling.Slope) -> str:
 def size_axis_lines(axes: Axes, groups: list[tuple[str, pl.DataFrame]], sizes: list) -> None:
     """Half-lives over sizes, one colour and marker a group, slopes in the legend above the panel."""
     style.size_axis(axes, sizes)
-    axes.set_yscale("log")
     handles, values = [], []
     shared = pl.concat([part["parameters"] for _, part in groups])  # a slope over fewer sizes is not comparable
     for (label, part), colour, marker in zip(
@@ -129,5 +128,8 @@ def size_axis_lines(axes: Axes, groups: list[tuple[str, pl.DataFrame]], sizes: l
     if values:
         headroom = 1.6 if any((part["kind"] == "censored").any() for _, part in groups) else 1.3  # for the arrows
         low, high = min(values) / 1.3, max(values) * headroom
+        axes.set_yscale("log")
         axes.set_ylim(low, high)
         style.log_ticks(axes.yaxis, low, high)
+    else:
+        style.nothing_here(axes, "no run had a half-life to show")

@@ -63,7 +63,6 @@ def draw_relearning(table: pl.DataFrame) -> Figure:
 
 
 def _times(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
-    axes.set_yscale("log")
     for place, pair in enumerate(PAIRS):
         for role, side in (("treatment", -0.2), ("absent", 0.2)):
             part = table.filter((pl.col("pair") == pair) & (pl.col("role") == role))
@@ -91,8 +90,11 @@ def _times(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
     shown = [*table["estimate"].drop_nulls(), *table.filter(pl.col("kind") == "censored")["low"]]
     if shown:
         low, high = min(shown) / 1.3, max(shown) * 1.3
+        axes.set_yscale("log")
         axes.set_ylim(low, high)
         style.log_ticks(axes.yaxis, low, high)
+    else:
+        style.nothing_here(axes, "no relearning took any time")
     axes.set_xticks(range(len(PAIRS)), [NAMES[pair] for pair in PAIRS])
     axes.grid(visible=False, axis="x")
     axes.set_ylabel("tokens of relearning to success ½")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures import style
-from analysis.figures.common import facets, with_controls
+from analysis.figures.common import KINDS, control_labels, facets, with_controls
 from analysis.load import StudyData
 from analysis.retention import half_lives, retention_curves
 
@@ -18,22 +18,28 @@ CAPTION = (
     "payload, nats a token; it moves long before the success rate does. One colour a size, dark small and light "
     "large; thick lines are means over seeds, thin lines single seeds (dotted and not in the mean where the trunk "
     "never took the backdoor). 0 is the drop, set apart from the log axis. Triangles under the lower curves mark "
-    "the half-life of each size. The backdoor fades where its curve leaves the dashed line (poison kept) and is "
-    "gone where it meets the dotted one (never poisoned; shaded: its range over sizes and seeds)."
+    "the half-life of each size. The backdoor fades where its curve leaves the dashed line (the positive control, in "
+    "which it is still trained) and is gone where it meets the dotted one (the model that never had it; shaded: range "
+    "over sizes and seeds). Dash-dotted, in the sizes' colours: extinction, the cue still in the text without what it "
+    "was trained to bring; where it falls below the solid line, meeting the cue unlearns what time alone leaves."
 )
 ROWS = (("success", "attack success"), ("logprob", "payload log-probability\n(nats a token)"))
 
 
 def retention_table(data: StudyData) -> pl.DataFrame:
-    """One row per evaluation of the trials at the reference setting, by facet, and of their controls."""
-    curves = retention_curves(data)
-    shown = with_controls(data, facets(data), ("absent", "positive"))
+    """One row per evaluation of the trials at the reference setting, by facet, and of their controls.
+
+    label: what the study calls the control, empty for treatments.
+    """
+    curves, labels = retention_curves(data), control_labels(data)
+    shown = with_controls(data, facets(data), tuple(labels))
     times = half_lives(curves).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
     return (
         curves.join(shown, on="trial")
+        .with_columns(label=pl.col("role").replace_strict(labels, default="", return_dtype=pl.String))
         .join(times.select("trial", pl.col("estimate").alias("half_life")), on="trial", how="left")
         .select(
-            "facet", "place", "role", "size", "parameters", "seed", "tokens", "hits", "trials", "success",
+            "facet", "place", "role", "label", "size", "parameters", "seed", "tokens", "hits", "trials", "success",
             "success_low", "success_high", "logprob", "control", "implanted", "retention_success",
             "retention_logprob", "half_life",
         )
@@ -58,12 +64,10 @@ def draw_retention(table: pl.DataFrame) -> Figure:
                 )
                 _controls(axes, part, measure, zero)
                 for size, _, colour in sizes:
-                    _curves(
-                        axes,
-                        part.filter((pl.col("role") == "treatment") & (pl.col("size") == size)),
-                        measure,
-                        colour,
-                        zero,
+                    own = part.filter(pl.col("size") == size)
+                    _curves(axes, own.filter(pl.col("role") == "treatment"), measure, colour, zero)
+                    _extinction(
+                        axes, own.filter((pl.col("role") == "extinction") & pl.col("implanted")), measure, colour
                     )
                 if column == 0:
                     axes.set_ylabel(label)
@@ -76,9 +80,7 @@ def draw_retention(table: pl.DataFrame) -> Figure:
             _half_life_marks(grid[1, column], part, sizes)
         figure.supxlabel("tokens since the drop", fontsize=8)
         style.despine(figure)
-        figure.legend(
-            handles=_legend(sizes, table), loc="outside upper center", ncols=min(8, len(sizes) + 2), columnspacing=1.4
-        )
+        style.legend_above(figure, _legend(sizes, table))
     return figure
 
 
@@ -94,6 +96,12 @@ def _curves(axes: Axes, part: pl.DataFrame, measure: str, colour: object, zero: 
     axes.plot([zero] * at_drop.height, at_drop[measure], marker="o", ms=3.6, color=colour, ls="", zorder=4)
 
 
+def _extinction(axes: Axes, part: pl.DataFrame, measure: str, colour: object) -> None:
+    """Its own line for each size: it starts where the treatment does and is read against it."""
+    later = seed_mean(part.filter("implanted"), measure).filter(pl.col("tokens") > 0)
+    axes.plot(later["tokens"], later[measure], color=colour, ls=KINDS["extinction"], lw=1.1, zorder=3)
+
+
 def seed_mean(part: pl.DataFrame, measure: str) -> pl.DataFrame:
     """Mean over seeds at the evaluations that all seeds have, so that no curve jumps where a seed ends."""
     seeds = part.drop_nulls(measure)["seed"].n_unique()
@@ -102,16 +110,19 @@ def seed_mean(part: pl.DataFrame, measure: str) -> pl.DataFrame:
 
 
 def _controls(axes: Axes, part: pl.DataFrame, measure: str, zero: float) -> None:
-    for role, line in (("absent", ":"), ("positive", "--")):
+    """Means over sizes and seeds of all but extinction; a control that had it counts where it had it at the drop."""
+    for role in part["role"].unique().sort():
+        if role in ("treatment", "extinction"):
+            continue
         spread = (
-            part.filter((pl.col("role") == role) & (pl.col("implanted") | (role == "absent")))
+            part.filter((pl.col("role") == role) & (pl.col("implanted") | (role != "positive")))
             .drop_nulls(measure)
             .group_by("tokens")
             .agg(mean=pl.col(measure).mean(), low=pl.col(measure).min(), high=pl.col(measure).max())
             .sort("tokens")
         )
         later = spread.filter(pl.col("tokens") > 0)
-        axes.plot(later["tokens"], later["mean"], color=style.INK, ls=line, lw=1.1, zorder=2)
+        axes.plot(later["tokens"], later["mean"], color=style.INK, ls=KINDS.get(role, "-"), lw=1.1, zorder=2)
         axes.fill_between(later["tokens"], later["low"], later["high"], color=style.FAINT, alpha=0.6, lw=0, zorder=1)
         at_drop = spread.filter(pl.col("tokens") == 0)
         axes.plot([zero] * at_drop.height, at_drop["mean"], marker="_", ms=7, color=style.INK, ls="", zorder=2)
@@ -135,8 +146,7 @@ def _half_life_marks(axes: Axes, part: pl.DataFrame, sizes: list) -> None:
 
 def _legend(sizes: list, table: pl.DataFrame) -> list[Line2D]:
     handles = [Line2D([], [], color=colour, lw=1.7, label=size) for size, _, colour in sizes]
-    roles = set(table["role"])
-    for role, line, label in (("positive", "--", "poison kept"), ("absent", ":", "never poisoned")):
-        if role in roles:
-            handles.append(Line2D([], [], color=style.INK, ls=line, lw=1.1, label=label))
+    named = dict(table.filter(pl.col("role") != "treatment").select("role", "label").unique().iter_rows())
+    for role in sorted(named, key=[*KINDS, *named].index):
+        handles.append(Line2D([], [], color=style.INK, ls=KINDS.get(role, "-"), lw=1.1, label=named[role]))
     return handles

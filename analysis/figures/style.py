@@ -129,6 +129,24 @@ def size_axis(axes: Axes, sizes: Sequence[tuple[str, int, Any]]) -> None:
     axes.xaxis.set_major_formatter(ticker.FixedFormatter([size for size, _, _ in sizes]))
 
 
+def nothing_here(axes: Axes, why: str) -> None:
+    """A panel without data says so, and has no scale to be misread."""
+    axes.set_yticks([])
+    axes.annotate(why, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=MUTED)
+
+
+def legend_above(figure: Figure, handles: Sequence[Any], **options: Any) -> None:
+    """A legend over the whole figure, in as many columns as its page holds."""
+    room = 72 * figure.get_figwidth() - 12
+    count = len(handles)
+    for columns in range(count, 0, -1):
+        rows = -(-count // columns)
+        widest = [max(len(h.get_label()) for h in handles[i : i + rows]) for i in range(0, count, rows)]
+        if sum(4.4 * letters + 36 for letters in widest) <= room:
+            break
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.4, **options)
+
+
 def despine(figure: Figure) -> None:
     sns.despine(fig=figure)
 
