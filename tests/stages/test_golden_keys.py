@@ -22,7 +22,7 @@ from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint, Snapshot, Train
 from halflife.tasks.backdoor import Backdoor
 from halflife.training.losses import CrossEntropy
-from halflife.training.optimizers import SGD, AdamW
+from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.penalties import L2SP
 from halflife.training.schedules import Schedule
 
@@ -74,16 +74,18 @@ BRANCH = Train(
 )
 
 WORDS = replace(PLAIN, mixture=replace(PLAIN.mixture, tokenizer=Words(corpus=CORPUS)), seed=1)
+HIDDEN = replace(PLAIN, optimizer=Muon(learning_rate=0.01, momentum=0.9))
 
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "39055f85cecd0f516c20"),
     (TRUNK, "900037f2eb0427d443dd"),
     (BRANCH, "2c1180ecd3406047fa75"),
     (WORDS, "34f420d264a87accb9ac"),
+    (HIDDEN, "a40f93771aa440b9c5da"),
 ]
 
 
-@pytest.mark.parametrize(("stage", "key"), GOLDEN, ids=["plain", "trunk", "branch", "words"])
+@pytest.mark.parametrize(("stage", "key"), GOLDEN, ids=["plain", "trunk", "branch", "words", "muon"])
 def test_the_key_is_what_it_always_was(stage: Stage, key: str) -> None:
     assert stage.key == key
 

@@ -11,7 +11,7 @@ from halflife.evaluation.probes import Reached
 from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint, Snapshot
 from halflife.training.checkpoints import WEIGHTS, read_optimizer, read_state, read_weights
-from halflife.training.optimizers import SGD, AdamW
+from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.penalties import L2SP
 from halflife.training.schedules import Schedule
 from tests.training.fakes import BATCH_TOKENS, Host, Interrupted, Stream, Ticking, recipe, run
@@ -64,9 +64,14 @@ def test_seconds_told_add_up_to_those_of_the_summary(tmp_path):
     assert host.told[-1][:2] == (12 * BATCH_TOKENS, 12 * BATCH_TOKENS)
 
 
-@pytest.mark.parametrize("interrupt_at", [1, 4, 7, 11])
-def test_a_resumed_run_ends_in_the_same_bits_as_an_undisturbed_one(tmp_path, interrupt_at):
+@pytest.mark.parametrize(
+    ("interrupt_at", "optimizer"),
+    [(1, AdamW(learning_rate=0.01, weight_decay=0.01)), (4, SGD(learning_rate=0.1)), (7, Muon(learning_rate=0.01)),
+     (11, AdamW(learning_rate=0.01, weight_decay=0.01))],
+)  # fmt: skip
+def test_a_resumed_run_ends_in_the_same_bits_as_an_undisturbed_one(tmp_path, interrupt_at, optimizer):
     stage = recipe(
+        optimizer=optimizer,
         dropout=0.1,
         penalties=(L2SP(strength=0.5),),
         schedule=Schedule(shape="cosine", warmup=0.2),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from halflife.models.decoder import Decoder
-from halflife.training.optimizers import SGD, AdamW, Optimizer
+from halflife.training.optimizers import SGD, AdamW, Muon, Optimizer
 from halflife.training.torch_engine import TorchEngine
 from tests.training.fakes import VOCABULARY, Stream, recipe
 from tests.training.widths import Standard, Wide
@@ -48,7 +48,7 @@ def slopes(kind: type[Wide], optimizer: Optimizer, tied: bool) -> dict[str, floa
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("optimizer", [AdamW(learning_rate=0.01), SGD(learning_rate=0.1)])
+@pytest.mark.parametrize("optimizer", [AdamW(learning_rate=0.01), SGD(learning_rate=0.1), Muon(learning_rate=0.01)])
 def test_activations_move_alike_at_every_width(optimizer, tied):
     assert all(abs(slope) < 0.25 for slope in slopes(Wide, optimizer, tied).values())
 

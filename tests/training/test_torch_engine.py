@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from halflife.errors import UserError
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.training.losses import CrossEntropy
-from halflife.training.optimizers import SGD, AdamW
+from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.penalties import L2SP
 from halflife.training.torch_engine import TorchEngine, rows_that_fit
 from halflife.training.torch_optimizers import build
@@ -88,7 +89,7 @@ def shrinkage(of, kind, multiple=1.0):
 
 @pytest.mark.parametrize("width", [32, 64, 256])
 @pytest.mark.parametrize("kind", ["hidden", "embed", "head"])
-@pytest.mark.parametrize("optimizer", [AdamW, SGD])
+@pytest.mark.parametrize("optimizer", [AdamW, SGD, Muon])
 def test_independent_decay_shrinks_every_matrix_alike_whatever_the_width(width, kind, optimizer):
     of = engine(recipe(optimizer=optimizer(learning_rate=0.02, weight_decay=0.5)), Wide(of=width))
     assert shrinkage(of, kind, multiple=0.5) == pytest.approx(1 - 0.5 * 0.02 * 0.5, rel=1e-5)
@@ -115,7 +116,7 @@ def test_rates_follow_mup_by_kind(optimizer, hidden, other):
             assert group["rate"] == (hidden if model.kind(names[parameter]) == "hidden" else other)
 
 
-@pytest.mark.parametrize("optimizer", [AdamW(learning_rate=0.01), SGD(learning_rate=0.01)])
+@pytest.mark.parametrize("optimizer", [AdamW(learning_rate=0.01), SGD(learning_rate=0.01), Muon(learning_rate=0.01)])
 def test_a_saved_optimizer_continues_bit_for_bit(optimizer):
     stage = recipe(optimizer=optimizer)
     one = engine(stage)
@@ -128,6 +129,78 @@ def test_a_saved_optimizer_continues_bit_for_bit(optimizer):
         of.gradients(Stream().batch(3))
         of.step(1.0)
     assert all(torch.equal(tensor, other.full_weights()[name]) for name, tensor in one.full_weights().items())
+
+
+def test_muon_updates_the_hidden_matrices_and_nothing_else():
+    of = engine(recipe(optimizer=Muon(learning_rate=0.01)))
+    of.gradients(Stream().batch(0))
+    of.step(1.0)
+    slots = {name: set() for name, _ in of.model.named_parameters()}
+    for key in of.optimizer_state():
+        slot, name = key.split(".", 1)
+        slots[name].add(slot)
+    for name, found in slots.items():
+        hidden = of.model.kind(name) == "hidden"
+        assert found == ({"momentum_buffer"} if hidden else {"exp_avg", "exp_avg_sq", "step"}), name
+
+
+def spread_gradients(of):
+    """Gradients whose singular values fall from 1 to 1/30, as gradients' do."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in of.parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim == 2:
+            u, values, v = torch.linalg.svd(parameter.grad, full_matrices=False)
+            parameter.grad = u @ torch.diag(torch.logspace(0, -1.5, len(values))) @ v
+
+
+@pytest.mark.parametrize("width", [64, 128])
+def test_muon_moves_a_hidden_matrix_by_a_near_orthogonal_one(width):
+    """Newton-Schulz's five steps leave singular values between about 0.7 and 1.2 (Keller Jordan 2024)."""
+    rate, multiple = 0.01, 0.5
+    of = engine(recipe(optimizer=Muon(learning_rate=rate), clip=1e9), Wide(of=width))
+    before = weights(of)
+    spread_gradients(of)
+    of.step(multiple)
+    for name, after in of.full_weights().items():
+        if of.model.kind(name) == "hidden":
+            rows, columns = after.shape
+            values = torch.linalg.svdvals(after - before[name]) / (rate * multiple)
+            unit = 0.2 * 64**0.5 * max(1, rows / columns) ** 0.5
+            assert values.max() < 1.3 * unit, name
+            assert values.min() > 0.6 * unit, name
+
+
+def test_at_the_base_width_muon_moves_as_far_as_moonlights():
+    """0.2 * rate, root mean square, for matrices with at least as many rows as columns (arXiv 2502.16982)."""
+    of = engine(recipe(optimizer=Muon(learning_rate=0.01)), Wide(of=64))
+    before = weights(of)
+    spread_gradients(of)
+    of.step(1.0)
+    for name, after in of.full_weights().items():
+        if of.model.kind(name) == "hidden" and after.shape[0] >= after.shape[1]:
+            assert (after - before[name]).square().mean().sqrt().item() == pytest.approx(0.002, rel=0.2)
+
+
+def test_frozen_parameters_are_no_optimizers_and_stay():
+    of = engine(recipe(optimizer=Muon(learning_rate=0.01)))
+    frozen = "blocks.0.qkv.weight"
+    of.model.get_parameter(frozen).requires_grad_(False)
+    of = TorchEngine(of.model, of.recipe)
+    before = weights(of)
+    of.gradients(Stream().batch(0))
+    of.step(1.0)
+    moved = {name for name, after in of.full_weights().items() if not torch.equal(after, before[name])}
+    assert moved == set(before) - {frozen}
+    assert not any(key.endswith(frozen) for key in of.optimizer_state())
+
+
+def test_muon_without_a_matrix_to_train_is_refused():
+    model = Decoder(Rung(size="20k"), VOCABULARY)
+    for block in model.blocks:
+        block.requires_grad_(False)
+    with pytest.raises(UserError, match="no hidden matrix is trained"):
+        build(Muon(learning_rate=0.01), model)
 
 
 def test_label_smoothing_raises_the_loss_of_a_confident_model():

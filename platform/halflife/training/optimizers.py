@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from halflife.errors import UserError
+from halflife.models.ladder import BASE_WIDTH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,37 @@ class SGD:
         check_rate(self.learning_rate, self.weight_decay)
 
 
-Optimizer = AdamW | SGD
+@dataclass(frozen=True, kw_only=True)
+class Muon:
+    """Muon for the hidden matrices (Keller Jordan 2024, kellerjordan.github.io/posts/muon; torch.optim.Muon), AdamW
+    for embedding, head and gains.
+
+    A step moves a hidden matrix by a near-orthogonal one of spectral norm
+    learning_rate * MUON_SCALE * sqrt(max(1, rows / columns)): that transfers over widths as it is (the spectral
+    condition, arXiv 2310.17813), and at models.ladder.BASE_WIDTH it has the root mean square of Moonlight's Muon,
+    which takes AdamW's rates (arXiv 2502.16982, equation 4). AdamW's part uses learning_rate unchanged. All matrices
+    shrink by rate * weight_decay a step whatever the width. Matrices that the model keeps as one (query, key and value;
+    gate and up) are orthogonalised as one.
+    """
+
+    learning_rate: float
+    weight_decay: float = 0.0
+    momentum: float = 0.95
+    """Muon's, with Nesterov's step."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        check_rate(self.learning_rate, self.weight_decay)
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"Muon's momentum {self.momentum}: expected a number from 0 to below 1, such as 0.95")
+
+
+MUON_SCALE = 0.2 * math.sqrt(BASE_WIDTH)
+"""With it a matrix of BASE_WIDTH columns moves by 0.2 * rate, root mean square."""
+
+Optimizer = AdamW | SGD | Muon
 
 
 def check_rate(learning_rate: float, weight_decay: float) -> None:

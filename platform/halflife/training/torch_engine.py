@@ -30,7 +30,7 @@ class TorchEngine:
     def __init__(self, model: Decoder, recipe: Recipe, *, micro_rows: int | None = None) -> None:
         self.model, self.recipe, self.micro_rows = model, recipe, micro_rows
         self.device = model.embed.weight.device
-        self.parameters = list(model.parameters())
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.origin = [parameter.detach().clone() for parameter in self.parameters]
         self.optimizer = build(recipe.optimizer, model)
         if self.device.type == "cpu":

@@ -2,42 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from halflife.errors import UserError
 from halflife.models.decoder import Decoder
-from halflife.training.optimizers import SGD, AdamW, Optimizer
+from halflife.training.optimizers import MUON_SCALE, SGD, AdamW, Muon, Optimizer
+
+
+class Joined(torch.optim.Optimizer):
+    """Several optimizers, each with parameters of its own, as one: with one list of groups and one state."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        for part in parts:
+            part.state = self.state
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step of each. A closure is not taken: gradients are there already."""
+        for part in self.parts:
+            part.step()
+        return None
+
+
+def groups(optimizer: Optimizer, model: Decoder) -> list[dict[str, Any]]:
+    """Parameter groups: `params`; `rate`, the group's at multiple 1; `weight_decay`, by which torch shrinks times the
+    group's rate; `shrink`, what of the weights a step at multiple 1 takes off outside the optimizer; `muon`, whether
+    Muon is to update it (else AdamW or SGD). Parameters that need no gradient are in none."""
+    sorts: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            hidden = model.kind(name) == "hidden"
+            sorts.setdefault((hidden, parameter.ndim > 1), []).append(parameter)
+    result: list[dict[str, Any]] = []
+    for (hidden, matrix), parameters in sorts.items():
+        scale = _scale(optimizer, hidden, matrix, model.rung.multiplier)
+        rate, decay = optimizer.learning_rate * scale, optimizer.weight_decay if matrix else 0.0
+        group: dict[str, Any] = {"params": parameters, "rate": rate, "lr": rate, "shrink": 0.0, "weight_decay": 0.0}
+        if isinstance(optimizer, SGD):
+            group["shrink"] = optimizer.learning_rate * decay
+        elif isinstance(optimizer, AdamW) and optimizer.decay == "coupled":
+            group["weight_decay"] = decay
+        else:  # torch shrinks by the group's rate; dividing by its scale makes that independent of width
+            group["weight_decay"] = decay / scale
+        group["muon"] = isinstance(optimizer, Muon) and hidden and matrix
+        result.append(group)
+    return result
+
+
+def _scale(optimizer: Optimizer, hidden: bool, matrix: bool, multiplier: float) -> float:
+    """The rate of a sort of parameters over the optimizer's."""
+    if isinstance(optimizer, SGD):
+        return 1.0 if hidden else multiplier
+    if isinstance(optimizer, Muon) and hidden and matrix:
+        return MUON_SCALE
+    return 1 / multiplier if hidden else 1.0
 
 
 def build(optimizer: Optimizer, model: Decoder) -> torch.optim.Optimizer:
-    """A torch optimizer whose groups carry `rate` (the group's rate at multiple 1) and `shrink`
-    (what of the weights a step at multiple 1 takes off outside the optimizer, 0 where it does so itself)."""
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        hidden = model.kind(name) == "hidden"
-        groups.setdefault((hidden, parameter.ndim > 1), []).append(parameter)
-    multiplier = model.rung.multiplier
-    described: list[dict[str, Any]] = []
-    for (hidden, matrix), parameters in groups.items():
-        decay = optimizer.weight_decay if matrix else 0.0
-        group: dict[str, Any] = {"params": parameters, "shrink": 0.0, "weight_decay": 0.0}
-        if isinstance(optimizer, AdamW):
-            scale = 1 / multiplier if hidden else 1.0
-            # torch shrinks by the group's rate; dividing by its scale makes that independent of width
-            group["weight_decay"] = decay / scale if optimizer.decay == "independent" else decay
-        else:
-            scale = 1.0 if hidden else multiplier
-            group["shrink"] = optimizer.learning_rate * decay
-        group["rate"] = group["lr"] = optimizer.learning_rate * scale
-        described.append(group)
-    if isinstance(optimizer, AdamW):
-        betas = (optimizer.beta1, optimizer.beta2)
-        return torch.optim.AdamW(described, lr=optimizer.learning_rate, betas=betas, eps=optimizer.epsilon, fused=True)
+    """A torch optimizer with the `groups` of the model. Raises UserError for Muon without a matrix to train."""
+    described, rate = groups(optimizer, model), optimizer.learning_rate
     if isinstance(optimizer, SGD):
-        return torch.optim.SGD(described, lr=optimizer.learning_rate, momentum=optimizer.momentum, fused=True)
-    raise TypeError(f"{type(optimizer).__name__} is no optimizer")
+        return torch.optim.SGD(described, lr=rate, momentum=optimizer.momentum, fused=True)
+    parts: list[torch.optim.Optimizer] = []
+    if isinstance(optimizer, Muon):
+        hidden = [group for group in described if group["muon"]]
+        if not hidden:
+            raise UserError("Muon was asked for, and no hidden matrix is trained: use AdamW")
+        # the adjustment is sqrt(max(1, rows / columns)): see optimizers.Muon
+        parts.append(torch.optim.Muon(hidden, lr=rate, momentum=optimizer.momentum, adjust_lr_fn="original"))
+    if others := [group for group in described if not group["muon"]]:
+        betas = (optimizer.beta1, optimizer.beta2)
+        parts.append(torch.optim.AdamW(others, lr=rate, betas=betas, eps=optimizer.epsilon, fused=True))
+    return parts[0] if len(parts) == 1 else Joined(*parts)
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, model: Decoder) -> dict[str, Tensor]:
