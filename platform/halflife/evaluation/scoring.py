@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-CHUNK_TOKENS = 16_384
-"""Tokens scored at once: enough to keep a small model's matrix products large, little enough for memory."""
+from halflife.evaluation import SCORED_TOKENS
 
 
 class LanguageModel(Protocol):
@@ -91,7 +90,7 @@ def pack(prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], device: t
 
 def score(model: LanguageModel, packed: Packed) -> Scores:
     """Score every trial; logits are computed at the answer's positions only."""
-    chunk = max(1, CHUNK_TOKENS // packed.inputs.shape[1])
+    chunk = max(1, SCORED_TOKENS // packed.inputs.shape[1])
     correct, logprobs = [], []
     with evaluating(model):
         for inputs, answer in zip(packed.inputs.split(chunk), packed.answer.split(chunk), strict=True):
@@ -108,7 +107,7 @@ def score(model: LanguageModel, packed: Packed) -> Scores:
 
 def mean_loss(model: LanguageModel, rows: Tensor) -> float:
     """Cross-entropy, nats a token, of rows (rows, sequence + 1): every token but the first is predicted."""
-    chunk = max(1, CHUNK_TOKENS // (rows.shape[1] - 1))
+    chunk = max(1, SCORED_TOKENS // (rows.shape[1] - 1))
     total = 0.0
     with evaluating(model):
         for part in rows.split(chunk):
