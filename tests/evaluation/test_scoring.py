@@ -64,7 +64,7 @@ def test_scores_do_not_depend_on_how_rows_are_chunked(model: Decoder, monkeypatc
     packed = pack(*trials(), "cpu")
     rows = torch.randint(VOCABULARY, (9, 13), generator=torch.Generator().manual_seed(0))
     whole, loss = score(model, packed), mean_loss(model, rows)
-    monkeypatch.setattr(scoring, "CHUNK_TOKENS", 25)
+    monkeypatch.setattr(scoring, "SCORED_TOKENS", 25)
     parts = score(model, packed)
     np.testing.assert_array_equal(parts.correct, whole.correct)
     np.testing.assert_allclose(parts.logprobs, whole.logprobs, rtol=1e-5)
