@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import UserError
 from analysis.laws.base import Array, Law
+
+if TYPE_CHECKING:
+    from analysis.fitting.objectives import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,8 @@ class Observations:
             raise UserError("observations need either y, or both hits and trials")
         for name in ("y", "hits", "trials", "weights"):
             if (values := getattr(self, name)) is not None:
-                object.__setattr__(self, name, np.asarray(values, dtype=float))
+                values = np.asarray(values, dtype=float)
+                object.__setattr__(self, name, values)
                 if values.shape != (self.n,):
                     raise UserError(f"{name} has shape {values.shape}; expected ({self.n},) like x")
         for name in ("x", "y", "hits", "trials", "weights"):
@@ -76,6 +81,8 @@ class FitBatch:
     """(R, P), natural scale."""
     objective: Array
     """(R,), minimised: summed loss or negative log-likelihood."""
+    own: Array | None = None
+    """(R,), the objective's own parameter (beta-binomial: concentration)."""
     gradient_norm: Array
     """(R,), largest projected derivative on the solved scale."""
     starts_at_optimum: Array
@@ -96,7 +103,10 @@ class Fit:
     theta: Array
     """(P,), natural scale."""
     objective: float
-    """Minimised: summed Huber loss, or negative log-likelihood."""
+    """Minimised: summed Huber loss, negative log-likelihood, or half the summed squares."""
+    error: Objective
+    own: float | None = None
+    """The objective's own parameter (beta-binomial: concentration)."""
     log_likelihood: float | None
     """None for a loss that is no likelihood (Huber)."""
     extra: int
@@ -104,7 +114,9 @@ class Fit:
     gradient_norm: float
     covariance: Array | None
     """(P, P) on the solved scale (logarithms where the law says so); None where the Hessian is singular."""
+    starts: int
     starts_at_optimum: float
+    """Share of the starts that reached the best objective."""
     optima: tuple[tuple[float, Array], ...]
     """Distinct local optima, best first: (objective, theta)."""
     warnings: tuple[str, ...]

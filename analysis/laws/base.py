@@ -14,7 +14,8 @@ A law of one's own takes a dozen lines and gets the fitter, intervals, compariso
         return a * np.exp(-((x / T) ** s))
 
 The function may return the value alone (its derivatives are then taken by the complex step, exact to rounding: no
-abs, no comparison on parameters) or the value and the tuple of its derivatives with respect to each parameter.
+abs, no comparison on parameters), or the value and the tuple of its derivatives with respect to each parameter, or
+these and a dictionary of its second derivatives, (i, j) with i <= j: the fitter then takes full Newton steps.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from analysis.errors import UserError
 
 Array = NDArray[np.float64]
 Function = Callable[..., Any]
+Second = dict[tuple[int, int], Array]
+"""Second derivatives by pair of parameters (i <= j); pairs left out are 0."""
 STEP = 1e-30
 """Complex step: its square underflows, so that the derivative has no truncation error (Squire and Trapp 1998)."""
 
@@ -100,8 +103,8 @@ class Law:
         """Which parameters are solved as their logarithm, (P,)."""
         return np.array([p.log for p in self.parameters])
 
-    def evaluate(self, theta: Array, x: Array) -> tuple[Array, list[Array]]:
-        """Value (..., n) and its P derivatives, each broadcastable to (..., n).
+    def evaluate(self, theta: Array, x: Array) -> tuple[Array, list[Array], Second | None]:
+        """Value (..., n), its P derivatives and, where the law gives them, its second ones: each broadcasts to (..., n).
 
         `theta` is (..., P), `x` is (..., n, inputs); leading axes broadcast.
         """
@@ -109,12 +112,12 @@ class Law:
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             result = self.function(*inputs, *values)
             if isinstance(result, tuple):
-                return result[0], list(result[1])
+                return result[0], list(result[1]), result[2] if len(result) > 2 else None
             columns = []
             for at in range(len(values)):
                 moved = [v + 1j * STEP if i == at else v for i, v in enumerate(values)]
                 columns.append(np.imag(self.function(*inputs, *moved)) / STEP)
-            return np.asarray(result, dtype=float), columns
+            return np.asarray(result, dtype=float), columns, None
 
     def value(self, theta: Array, x: Array) -> Array:
         """(..., n) of theta (..., P) and x (..., n, inputs)."""
@@ -127,8 +130,8 @@ class Law:
 
     def gradient(self, theta: Array, x: Array) -> Array:
         """Derivatives with respect to the parameters (natural scale), (..., n, P)."""
-        value, columns = self.evaluate(theta, x)
-        shape = np.broadcast_shapes(value.shape, theta.shape[:-1] + (1,), x.shape[:-1])
+        value, columns, _ = self.evaluate(theta, x)
+        shape = np.broadcast_shapes(value.shape, (*theta.shape[:-1], 1), x.shape[:-1])
         return np.stack([np.broadcast_to(column, shape) for column in columns], axis=-1)
 
     def half_life(self, theta: Array) -> Array | None:

@@ -1,0 +1,133 @@
+"""What should be known before a fit is believed: bounds, flat profiles, short spans, empty terms, few seeds or starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from analysis.fitting.problem import Problem
+from analysis.fitting.result import Fit
+from analysis.fitting.solver import minimise
+from analysis.laws.base import Array
+
+SEEDS = 5
+SPAN = 1.5
+"""Decades of the clock beyond the time scale that a tail or a floor needs (decay-and-backdoors, fitting practice)."""
+FEW = 0.05
+EMPTY = 1e-6
+"""A term below this share of the law's value everywhere."""
+FLAT = 1.92
+"""Log-likelihood that a 95 % profile interval may lose."""
+FACTOR = 10.0
+
+
+def diagnose(fit: Fit, problem: Problem, hessian: Array, z: Array) -> Fit:
+    """The same fit with its warnings, one line each."""
+    bound = _at_bound(fit, problem, z)
+    found = [
+        *(f"{name} is at its bound {value:.4g}" for name, value in bound.items()),
+        *_unidentified(fit, problem, hessian, z),
+        *_short_span(fit),
+        *_empty_terms(fit),
+    ]
+    group = fit.observations.group
+    if group is not None and (seeds := np.unique(group).size) < SEEDS:
+        found.append(f"{seeds} group{'s' * (seeds != 1)}: below {SEEDS}, intervals over groups say little")
+    if fit.starts > 1 and fit.starts_at_optimum < FEW:
+        reached = max(1, round(fit.starts_at_optimum * fit.starts))
+        found.append(f"only {reached} of {fit.starts} starts reached the best objective: there may be a better one")
+    return replace(fit, warnings=tuple(found))
+
+
+def _at_bound(fit: Fit, problem: Problem, z: Array) -> dict[str, float]:
+    low, high, found = problem.low[0], problem.high[0], {}
+    for i, name in enumerate(problem.names):
+        if low[i] < high[i]:
+            near = 1e-6 * (high[i] - low[i]) if problem.log[i] else 1e-8
+            for end in (low[i], high[i]):
+                if abs(z[i] - end) <= near:
+                    found[name] = float(np.exp(end) if problem.log[i] else end)
+    return found
+
+
+def _unidentified(fit: Fit, problem: Problem, hessian: Array, z: Array) -> list[str]:
+    """Parameters solved as logarithms that the data let move tenfold both ways (or away from the bound they lie at),
+    and directions in which the Hessian is singular."""
+    low, high = problem.low[0], problem.high[0]
+    tested, starts, ends = [], [], []
+    for i in np.flatnonzero(problem.log & (low < high)):
+        for side in (-1, 1):
+            moved = np.clip(z[i] + side * np.log(FACTOR), low[i], high[i])
+            if abs(moved - z[i]) > 1e-3:
+                start, held_low, held_high = z.copy(), low.copy(), high.copy()
+                start[i] = held_low[i] = held_high[i] = moved
+                tested.append((i, side))
+                starts.append(start)
+                ends.append((held_low, held_high))
+    flat: dict[int, list[bool]] = {}
+    if tested:
+        rows = np.zeros(len(tested), dtype=np.intp)
+        profile = minimise(
+            lambda z, at: problem.evaluate(z, rows[at]), np.array(starts), np.array([e[0] for e in ends]),
+            np.array([e[1] for e in ends]), tolerance=1e-9,
+        )  # fmt: skip
+        lost = likelihood_ratio(fit, profile.objective)
+        for (i, _), loss in zip(tested, lost, strict=True):
+            flat.setdefault(int(i), []).append(bool(loss < FLAT))
+    names = [problem.names[i] for i, sides in flat.items() if all(sides)]
+    if not names:
+        free = (z > low) & (z < high)
+        names = _singular([n for n, f in zip(problem.names, free, strict=True) if f], hessian[np.ix_(free, free)])
+    if not names:
+        return []
+    return [f"{', '.join(names)} not identified: other values fit these data as well"]
+
+
+def likelihood_ratio(fit: Fit, objective: Array) -> Array:
+    """Log-likelihood lost against the fit. Of a loss that is none, that of Laplace errors of the same size."""
+    if fit.error.profiled == 0 and fit.log_likelihood is not None:
+        return objective - fit.objective
+    n = fit.observations.n if fit.observations.weights is None else fit.observations.weights.sum()
+    power = 0.5 if fit.log_likelihood is not None else 1.0
+    tiny = np.finfo(float).tiny
+    return power * n * np.log(np.maximum(objective, tiny) / max(fit.objective, tiny))
+
+
+def _singular(names: list[str], hessian: Array) -> list[str]:
+    if not names:
+        return []
+    scale = np.sqrt(np.abs(np.diagonal(hessian)))
+    if (scale == 0).any():
+        return [name for name, size in zip(names, scale, strict=True) if size == 0]
+    values, vectors = np.linalg.eigh(hessian / np.outer(scale, scale))
+    if values[0] > 1e-8:
+        return []
+    return [name for name, load in zip(names, vectors[:, 0], strict=True) if abs(load) > 0.1]
+
+
+def _short_span(fit: Fit) -> list[str]:
+    law, x = fit.law, fit.observations.x[:, 0]
+    clocks = [p.name for p in law.parameters if p.unit == "x" and p.log]
+    if not clocks or len(law.parameters) < 3 or not (law.decays or law.half):
+        return []
+    scale = min(fit.parameters[name] for name in clocks)
+    decades = np.log10(max(x.max(), 1e-300) / scale)
+    if decades >= SPAN:
+        return []
+    how = f"{decades:.1f} decades beyond" if decades > 0 else "not as far as"
+    return [f"{law.inputs[0]} reaches {how} {clocks[0]} = {scale:.3g}; a tail or floor needs {SPAN}"]
+
+
+def _empty_terms(fit: Fit) -> list[str]:
+    """Linear parameters whose whole term is a vanishing share of the value."""
+    law, found = fit.law, []
+    if len(law.linear) < 2:
+        return []
+    value = np.abs(law.value(fit.theta, fit.observations.x)).max()
+    columns = law.gradient(fit.theta, fit.observations.x)
+    for name in law.linear:
+        i = law.names.index(name)
+        if np.abs(columns[:, i] * fit.theta[i]).max() < EMPTY * value:
+            found.append(f"the term of {name} collapsed to 0")
+    return found

@@ -1,0 +1,216 @@
+"""The fitter: all starts of one fit, and all replicates of many, solved as one batched problem."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.errors import UserError
+from analysis.fitting.diagnosis import diagnose
+from analysis.fitting.objectives import Objective, default_objective
+from analysis.fitting.problem import Problem
+from analysis.fitting.result import Fit, FitBatch, Observations
+from analysis.fitting.solver import Minima, minimise
+from analysis.fitting.starts import sobol
+from analysis.laws.base import Array, Law
+
+STARTS = 128
+REDUCED = 4
+"""Sobol starts of a replicate beside the best optima of the fit it replicates."""
+COARSE, MANY = 48, 96
+"""With at least MANY points and MANY starts, the starts first descend on COARSE of the points, drawn at random."""
+
+
+def fit(
+    law: Law, data: Observations, *, objective: Objective | None = None, starts: int | Array = STARTS, seed: int = 0,
+    fixed: Mapping[str, float] | None = None, diagnosed: bool = True,
+) -> Fit:  # fmt: skip
+    """The best of many local minima, polished; with what should be known before it is believed.
+
+    `starts`: how many (Sobol and variable projection), or (S, P) on the natural scale. `objective`: binomial for counts
+    and Gaussian for a response when None. `fixed` holds parameters. Raises UserError on data that cannot be fitted.
+    """
+    objective = objective or default_objective(data)
+    check(law, data, objective)
+    problem = Problem(law, objective, data, fixed=fixed)
+    first = sobol(law, data, starts, seed) if isinstance(starts, int) else np.atleast_2d(starts)
+    z = problem.solved(_with_own(first, objective))
+    z, multiplicity = _coarse(problem, law, objective, data, z, seed, fixed)
+    found = _minimise(problem, z, np.zeros(z.shape[0], dtype=np.intp))
+    if not np.isfinite(found.objective).any():
+        raise UserError(
+            f"{law.name} has no finite objective at any of {first.shape[0]} starts: is it meant for these data?"
+        )
+    optima, share = _optima(problem, found, multiplicity)
+    best, value = optima[0][1], optima[0][0]
+    held = np.zeros(1, dtype=np.intp)
+    hessian = problem.hessian(best[None], held)[0]
+    _, gradient, _, _ = problem.evaluate(best[None], held)
+    free = (best > problem.low[0] + 1e-9) & (best < problem.high[0] - 1e-9)
+    size = len(law.parameters)
+    natural = tuple((f, problem.natural(z)[:size]) for f, z in optima)
+    likelihood = objective.log_likelihood(np.array(value), data)
+    made = Fit(
+        law=law, observations=data, theta=natural[0][1], objective=float(value),
+        own=float(problem.natural(best)[size]) if objective.own else None, error=objective,
+        log_likelihood=None if likelihood is None else float(likelihood),
+        extra=objective.profiled + (objective.own is not None),
+        gradient_norm=float(np.abs(gradient[0] * free).max(initial=0.0)),
+        covariance=_covariance(problem, hessian, best, free, float(value))[:size, :size],
+        starts=int(first.shape[0]), starts_at_optimum=share, optima=natural, warnings=(),
+    )  # fmt: skip
+    if np.isnan(made.covariance if made.covariance is not None else 0).any():
+        object.__setattr__(made, "covariance", None)
+    return made if not diagnosed else diagnose(made, problem, hessian, best)
+
+
+def fit_many(
+    law: Law, data: Observations, *, objective: Objective | None = None, weights: Array | None = None,
+    y: Array | None = None, hits: Array | None = None, trials: Array | None = None,
+    fixed: Mapping[str, Array | float] | None = None, starts: int | Array = 16, around: Fit | None = None,
+    seed: int = 0, polish: bool = False,
+) -> FitBatch:  # fmt: skip
+    """R fits that share x, together: replicates by `weights`, `y`, `hits`, `trials` (R, n) or `fixed` values (R,).
+
+    A bootstrap is weights (the counts of each case), a profile is `fixed`, fits by group are weights of 0 and 1.
+    `around` a fit: each replicate starts from its best optima and a few Sobol points instead of `starts`, which are
+    a count, (S, P), or (R, S, P) on the natural scale.
+    """
+    objective = objective or (around.error if around else default_objective(data))
+    problem = Problem(law, objective, data, weights=weights, y=y, hits=hits, trials=trials, fixed=fixed)
+    count = problem.replicates
+    if around is not None:
+        own = None if around.own is None else around.own
+        known = np.array([theta for _, theta in around.optima[:REDUCED]])
+        first = np.concatenate([known, sobol(law, data, REDUCED, seed)])
+        first = _with_own(first, objective, own)
+    else:
+        given = sobol(law, data, starts, seed) if isinstance(starts, int) else np.asarray(starts, dtype=float)
+        first = _with_own(given, objective)
+    each = first.shape[-2]
+    z = np.broadcast_to(problem.solved(first), (count, each, first.shape[-1])).reshape(count * each, -1)
+    rows = np.repeat(np.arange(count), each)
+    found = _minimise(problem, z, rows)
+    values = np.where(np.isfinite(found.objective), found.objective, np.inf).reshape(count, each)
+    best = values.argmin(axis=1)
+    at = np.arange(count) * each + best
+    z, value, norm = found.z[at], found.objective[at], found.gradient_norm[at]
+    if polish:
+        fine = minimise(
+            lambda z, rows: problem.newton(z, rows), z, problem.low, problem.high, tolerance=1e-15, iterations=20
+        )
+        better = fine.objective <= value
+        z, value, norm = (np.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old) for new, old in
+                          ((fine.z, z), (fine.objective, value), (fine.gradient_norm, norm)))  # fmt: skip
+    theta = problem.natural(z)
+    size = len(law.parameters)
+    with np.errstate(invalid="ignore"):
+        share = (values <= (value + _tolerance(value))[:, None]).mean(axis=1)
+    return FitBatch(
+        law=law, theta=theta[:, :size], own=theta[:, size] if objective.own else None, objective=value,
+        gradient_norm=norm, starts_at_optimum=share,
+    )  # fmt: skip
+
+
+def check(law: Law, data: Observations, objective: Objective) -> None:
+    """Raises UserError where the data cannot determine the law at all."""
+    objective.check(data)
+    if data.x.shape[1] != len(law.inputs):
+        raise UserError(f"{law.name} takes {len(law.inputs)} inputs ({', '.join(law.inputs)}); got {data.x.shape[1]}")
+    needed = len(law.parameters) + (objective.own is not None)
+    used = data.n if data.weights is None else int((data.weights > 0).sum())
+    if used < needed:
+        raise UserError(f"{used} points cannot fit the {needed} parameters of {law.name} ({', '.join(law.names)})")
+    for i, name in enumerate(law.inputs):
+        if needed > 1 and np.ptp(data.x[:, i]) == 0:
+            raise UserError(f"{name} is constant ({data.x[0, i]:g}): a law of it cannot be fitted")
+    middle = np.array([p.start[0] if p.start and p.unit == "1" else max(p.low, 1.0) for p in law.parameters])
+    if (wrong := ~np.isfinite(law.value(middle, data.x))).any():
+        at = ", ".join(f"{name} = {v:g}" for name, v in zip(law.inputs, data.x[wrong][0], strict=True))
+        raise UserError(
+            f"{law.name} has no value at {int(wrong.sum())} of {data.n} points, such as {at}: leave them out"
+        )
+
+
+def _minimise(problem: Problem, z: Array, rows: NDArray[np.intp]) -> Minima:
+    return minimise(
+        lambda z, at: problem.evaluate(z, rows[at]), z, problem.low[rows], problem.high[rows]
+    )  # fmt: skip
+
+
+def _with_own(theta: Array, objective: Objective, own: float | None = None) -> Array:
+    """`theta` (..., S, P) with a column for the objective's own parameter, spread over its starting range."""
+    if objective.own is None:
+        return theta
+    low, high = objective.own.start or (objective.own.low, objective.own.high)
+    spread = (
+        np.geomspace(low, high, 3)[np.arange(theta.shape[-2]) % 3] if own is None else np.full(theta.shape[-2], own)
+    )
+    return np.concatenate([theta, np.broadcast_to(spread[:, None], (*theta.shape[:-1], 1))], axis=-1)
+
+
+def _coarse(
+    problem: Problem, law: Law, objective: Objective, data: Observations, z: Array, seed: int,
+    fixed: Mapping[str, float] | None,
+) -> tuple[Array, NDArray[np.intp]]:  # fmt: skip
+    """Starts after a descent on a few of the points; those that met count as one from there on, with multiplicity."""
+    if data.n < MANY or z.shape[0] < MANY:
+        return z, np.ones(z.shape[0], dtype=np.intp)
+    part = np.sort(np.random.default_rng(seed).permutation(data.n)[: max(COARSE, 8 * z.shape[1])])
+    coarse = Problem(law, objective, data.take(part), fixed=fixed)
+    rows = np.zeros(z.shape[0], dtype=np.intp)
+    found = minimise(lambda z, at: coarse.evaluate(z, rows[at]), z, coarse.low[rows], coarse.high[rows], tolerance=1e-8)
+    usable = np.where(np.isfinite(found.objective)[:, None], found.z, z)
+    _, first, counts = np.unique(np.round(usable, 3), axis=0, return_index=True, return_counts=True)
+    return usable[first], counts
+
+
+def _tolerance(value: Array | float) -> Array:
+    """Within this of the best, a start has reached it."""
+    return 1e-7 * np.abs(np.asarray(value)) + 1e-10
+
+
+def _optima(problem: Problem, found: Minima, multiplicity: NDArray[np.intp]) -> tuple[list[tuple[float, Array]], float]:
+    """Distinct local minima (objective, z), best first and polished; and the share of starts at the best."""
+    order = np.argsort(found.objective)
+    distinct: list[int] = []
+    for i in order[: 8 * 64]:
+        if not np.isfinite(found.objective[i]) or len(distinct) == 8:
+            break
+        near = [np.allclose(found.z[i], found.z[j], rtol=1e-3, atol=1e-3) for j in distinct]
+        if not any(near):
+            distinct.append(int(i))
+    rows = np.zeros(len(distinct), dtype=np.intp)
+    fine = minimise(
+        lambda z, at: problem.newton(z, rows[at]), found.z[distinct], problem.low[rows], problem.high[rows],
+        tolerance=1e-15, iterations=40,
+    )  # fmt: skip
+    better = fine.objective <= found.objective[distinct]
+    z = np.where(better[:, None], fine.z, found.z[distinct])
+    value = np.where(better, fine.objective, found.objective[distinct])
+    rank = np.argsort(value, kind="stable")
+    reached = found.objective <= value[rank[0]] + _tolerance(value[rank[0]])
+    share = max(multiplicity[reached].sum(), 1) / multiplicity.sum()
+    return [(float(value[i]), z[i]) for i in rank], float(share)
+
+
+def _covariance(problem: Problem, hessian: Array, z: Array, free: NDArray[np.bool_], value: float) -> Array:
+    """Inverse Hessian (sandwich for Huber's loss) over the free parameters, zeros for those at a bound; NaN if singular.
+    """  # fmt: skip
+    out = np.zeros_like(hessian)
+    inner = hessian[np.ix_(free, free)]
+    scale = np.sqrt(np.abs(np.diagonal(inner))) + 1e-300
+    values = np.linalg.eigvalsh(inner / np.outer(scale, scale)) if inner.size else np.ones(1)
+    if values[0] <= 1e-10:
+        return np.full_like(hessian, np.nan)
+    inverse = np.linalg.inv(inner / np.outer(scale, scale)) / np.outer(scale, scale)
+    n = problem.x.shape[0]
+    if problem.objective.name == "gaussian":
+        inverse *= 2 * value / max(n - int(free.sum()), 1)
+    elif problem.objective.name == "huber":
+        scores = problem.scores(z)[:, free]
+        inverse = inverse @ (scores.T @ scores) @ inverse * n / max(n - int(free.sum()), 1)
+    out[np.ix_(free, free)] = inverse
+    return out

@@ -1,0 +1,245 @@
+"""What is minimised: Huber on log residuals, Gaussian, binomial, beta-binomial.
+
+Each gives, elementwise and for any number of replicates at once, the loss of a law's value and its derivatives with
+respect to that value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy import special
+
+from analysis.errors import UserError
+from analysis.fitting.result import Observations
+from analysis.laws.base import Array, Parameter
+
+EDGE = 1e-6
+"""A rate below it (or above 1 - EDGE) that observed successes (failures) contradict is penalised by the parabola that
+continues the likelihood there: a law may leave [0, 1] on the way to its optimum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """Derivatives of each point's loss, (b, n), with respect to the law's value v and, where there is one, to the
+    logarithm u of the objective's own parameter."""
+
+    loss: Array
+    slope: Array
+    curvature: Array
+    """Second derivative in v."""
+    metric: Array
+    """A positive curvature that stands in where the second derivative is none or unreliable."""
+    own_slope: Array | None = None
+    own_cross: Array | None = None
+    own_curvature: Array | None = None
+
+
+class Objective(Protocol):
+    """`data` hands y, hits or trials as (n,) or (b, n). `own`: a parameter of the error, solved beside the law's."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def own(self) -> Parameter | None: ...
+    def check(self, data: Observations) -> None: ...
+    def terms(self, value: Array, data: dict[str, Array], own: Array | None) -> Terms: ...
+    def log_likelihood(self, objective: Array, data: Observations) -> Array | None: ...
+    @property
+    def profiled(self) -> int:
+        """Error parameters that are solved in closed form and count in AICc."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Huber:
+    """Summed Huber loss of ln(value) - ln(y): quadratic below `delta`, linear above (Hoffmann et al. 2022).
+
+    Summed, never averaged: a mean this small stops optimizers early.
+    """
+
+    delta: float = 1e-3
+    name: str = "huber"
+    own: Parameter | None = None
+    profiled: int = 0
+
+    def check(self, data: Observations) -> None:
+        if not self.delta > 0:
+            raise UserError(f"delta is {self.delta}; expected above 0, such as 1e-3")
+        if data.y is None:
+            raise UserError("huber is for a response: give y, not hits and trials")
+        if (data.y <= 0).any():
+            raise UserError("huber works on logarithms; y has values of 0 or below: take --error gaussian")
+
+    def terms(self, value: Array, data: dict[str, Array], own: Array | None) -> Terms:
+        with np.errstate(all="ignore"):
+            residual = np.log(value) - data["log_y"]
+            size = np.abs(residual)
+            clipped = np.clip(residual, -self.delta, self.delta)
+            inverse = 1 / value
+            square = inverse * inverse
+            inside = size <= self.delta
+            weight = self.delta / np.maximum(size, self.delta)
+            # Where inside: r^2 / 2; outside delta (|r| - delta / 2).
+            loss = np.abs(clipped) * (size - 0.5 * np.abs(clipped))
+        loss = np.where(value > 0, loss, np.inf)
+        return Terms(
+            loss=loss, slope=clipped * inverse, curvature=(inside - clipped) * square, metric=weight * square
+        )  # fmt: skip
+
+    def log_likelihood(self, objective: Array, data: Observations) -> Array | None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """Half the summed squares of value - y (of their logarithms with `log`); the variance is profiled out."""
+
+    log: bool = False
+    name: str = "gaussian"
+    own: Parameter | None = None
+    profiled: int = 1
+
+    def check(self, data: Observations) -> None:
+        if data.y is None:
+            raise UserError("gaussian is for a response: give y, not hits and trials")
+        if self.log and (data.y <= 0).any():
+            raise UserError("lognormal errors need y above 0")
+
+    def terms(self, value: Array, data: dict[str, Array], own: Array | None) -> Terms:
+        if not self.log:
+            residual = value - data["y"]
+            one = np.ones_like(residual)
+            return Terms(loss=0.5 * residual * residual, slope=residual, curvature=one, metric=one)
+        with np.errstate(all="ignore"):
+            residual = np.log(value) - data["log_y"]
+            square = 1 / (value * value)
+        loss = np.where(value > 0, 0.5 * residual * residual, np.inf)
+        return Terms(loss=loss, slope=residual / value, curvature=(1 - residual) * square, metric=square)
+
+    def log_likelihood(self, objective: Array, data: Observations) -> Array | None:
+        """With the variance at its maximum, SSR / n, for unweighted data."""
+        n = data.n if data.weights is None else data.weights.sum()
+        tiny = np.finfo(float).tiny
+        found = -0.5 * n * (np.log(2 * np.pi * np.maximum(2 * np.asarray(objective), tiny) / n) + 1)
+        if self.log and data.y is not None:
+            found = found - (np.log(data.y) * (1 if data.weights is None else data.weights)).sum()
+        return found
+
+
+def _counts(data: Observations, name: str) -> None:
+    if data.hits is None or data.trials is None:
+        raise UserError(f"{name} is for counts: give hits and trials")
+    if data.trials.sum() == 0:
+        raise UserError("trials are all 0: nothing was counted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binomial:
+    """Negative log-likelihood of hits out of trials at rate chance + (1 - chance) value.
+
+    The binomial coefficients are left out, as Myung 2003 does; AICc differences do not see them.
+    """
+
+    chance: float = 0.0
+    name: str = "binomial"
+    own: Parameter | None = None
+    profiled: int = 0
+
+    def check(self, data: Observations) -> None:
+        _counts(data, self.name)
+        if not 0 <= self.chance < 1:
+            raise UserError(f"chance is {self.chance}; expected 0 or more, and below 1")
+
+    def terms(self, value: Array, data: dict[str, Array], own: Array | None) -> Terms:
+        hits, trials = data["hits"], data["trials"]
+        skill = 1 - self.chance
+        rate = self.chance + skill * value
+        up, up1, up2 = _log_loss(rate, hits)
+        down, down1, down2 = _log_loss(1 - rate, trials - hits)
+        inner = np.clip(rate, 1e-4, 1 - 1e-4)
+        curvature = up2 + down2
+        # Fisher's information inside; beyond the edge the parabola's own curvature.
+        metric = np.where((rate < EDGE) | (rate > 1 - EDGE), curvature, trials / (inner * (1 - inner)))
+        return Terms(
+            loss=up + down, slope=(up1 - down1) * skill, curvature=curvature * skill**2, metric=metric * skill**2
+        )
+
+    def log_likelihood(self, objective: Array, data: Observations) -> Array | None:
+        return -np.asarray(objective)
+
+
+def _log_loss(rate: Array, count: Array) -> tuple[Array, Array, Array]:
+    """-count ln(rate) with two derivatives, continued by its parabola below EDGE; 0 where count is 0."""
+    at = np.maximum(rate, EDGE)
+    below = np.minimum(rate - EDGE, 0.0)
+    first, second = -count / at, count / (at * at)
+    return -count * np.log(at) + first * below + 0.5 * second * below * below, first + second * below, second
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetaBinomial:
+    """Negative log-likelihood of counts whose rate varies between clusters with a beta distribution.
+
+    Mean chance + (1 - chance) value; `concentration` is a + b of the beta: its correlation within a cluster of trials
+    is 1 / (1 + concentration). Infinite concentration is the binomial.
+    """
+
+    chance: float = 0.0
+    name: str = "beta-binomial"
+    own: Parameter | None = Parameter(
+        name="concentration", low=1e-2, high=1e7, log=True, start=(1, 1e3), meaning="a + b of the beta"
+    )
+    profiled: int = 0
+
+    def check(self, data: Observations) -> None:
+        _counts(data, self.name)
+        if not 0 <= self.chance < 1:
+            raise UserError(f"chance is {self.chance}; expected 0 or more, and below 1")
+
+    def terms(self, value: Array, data: dict[str, Array], own: Array | None) -> Terms:
+        assert own is not None
+        hits, trials = data["hits"], data["trials"]
+        skill, total = 1 - self.chance, own
+        raw = self.chance + skill * value
+        rate = np.clip(raw, EDGE, 1 - EDGE)
+        outside = raw - rate
+        a, b = rate * total, (1 - rate) * total
+        ln = special.gammaln
+        loss = ln(a) + ln(b) - ln(total) - ln(hits + a) - ln(trials - hits + b) + ln(trials + total)
+        of_a = special.psi(a) - special.psi(hits + a)
+        of_b = special.psi(b) - special.psi(trials - hits + b)
+        of_total = special.psi(trials + total) - special.psi(total)
+        curved_a = special.polygamma(1, a) - special.polygamma(1, hits + a)
+        curved_b = special.polygamma(1, b) - special.polygamma(1, trials - hits + b)
+        curved_total = special.polygamma(1, trials + total) - special.polygamma(1, total)
+        slope = total * (of_a - of_b)
+        curvature = total**2 * (curved_a + curved_b)
+        # Beyond the edge the parabola continues, toward the inside where the counts speak against it.
+        wall = np.where(slope * outside > 0, 1.0, 0.0)
+        loss = loss + wall * (slope * outside + 0.5 * curvature * outside**2)
+        slope = np.where(outside == 0, slope, wall * (slope + curvature * outside))
+        own_slope = rate * of_a + (1 - rate) * of_b + of_total
+        own_second = rate**2 * curved_a + (1 - rate) ** 2 * curved_b + curved_total
+        cross = of_a - of_b + total * (rate * curved_a - (1 - rate) * curved_b)
+        inner = np.clip(rate, 1e-4, 1 - 1e-4)
+        inflation = 1 + (trials - 1) / (1 + total)
+        return Terms(
+            loss=loss,
+            slope=slope * skill,
+            curvature=curvature * skill**2,
+            metric=trials / (inner * (1 - inner) * np.maximum(inflation, 1.0)) * skill**2,
+            own_slope=own_slope * total,
+            own_cross=np.where(outside == 0, cross * total * skill, 0.0),
+            own_curvature=own_second * total**2 + own_slope * total,
+        )
+
+    def log_likelihood(self, objective: Array, data: Observations) -> Array | None:
+        return -np.asarray(objective)
+
+
+def default_objective(data: Observations) -> Objective:
+    """Binomial for counts, Gaussian otherwise."""
+    return Gaussian() if data.y is not None else Binomial()

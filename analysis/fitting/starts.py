@@ -1,0 +1,89 @@
+"""Where fits start: Sobol points, a grid, and variable projection for the parameters in which a law is linear."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import qmc
+
+from analysis.errors import UserError
+from analysis.fitting.result import Observations
+from analysis.laws.base import Array, Law, Parameter
+
+
+def sobol(law: Law, data: Observations, count: int, seed: int = 0) -> Array:
+    """(count, P) on the natural scale: Sobol points in each parameter's range; in every second one the linear
+    parameters are instead solved by weighted least squares given the others (variable projection)."""
+    ranges = np.array([_range(p, data, law) for p in law.parameters])
+    log = np.array([p.log for p in law.parameters])
+    ends = np.where(log[:, None], np.log(np.where(log[:, None], ranges, 1.0)), ranges)
+    points = qmc.Sobol(len(law.parameters), seed=seed).random_base2(max(0, int(np.ceil(np.log2(max(count, 1))))))
+    z = ends[:, 0] + points[:count] * (ends[:, 1] - ends[:, 0])
+    theta = np.where(log, np.exp(np.where(log, z, 0.0)), z)
+    if law.linear:
+        theta[::2] = project(law, theta[::2], data)
+    return theta
+
+
+def project(law: Law, theta: Array, data: Observations) -> Array:
+    """`theta` (S, P) with its linear parameters replaced by their least-squares values, kept within bounds."""
+    at = [law.names.index(name) for name in law.linear]
+    y = data.response
+    weight = np.ones(data.n) if data.trials is None else np.sqrt(data.trials)
+    if data.y is not None and (y > 0).all():
+        weight = 1 / y  # relative errors: what the losses over logarithms weigh
+    if data.weights is not None:
+        weight = weight * np.sqrt(data.weights)
+    known = np.isfinite(y)
+    columns = law.gradient(theta, data.x[known])[..., at] * weight[known, None]
+    fine = np.isfinite(columns).all(axis=(1, 2))
+    solved = np.linalg.pinv(columns[fine], rcond=1e-10) @ (y * weight)[known]
+    low, high = law.bounds
+    found = theta.copy()
+    for place, i in enumerate(at):
+        # Off a bound by a thousandth of the start's own value: a parameter solved as its logarithm must move.
+        inside = np.where(solved[:, place] > low[i], solved[:, place], np.abs(theta[fine, i]) * 1e-3)
+        found[fine, i] = np.clip(inside, low[i], high[i])
+    return found
+
+
+def grid(law: Law, values: Mapping[str, Sequence[float]]) -> Array:
+    """Every combination of `values`, one list per parameter of the law, (S, P) on the natural scale."""
+    if set(values) != set(law.names):
+        raise UserError(f"a grid for {law.name} needs values for {', '.join(law.names)}; got {', '.join(values)}")
+    return np.array(list(itertools.product(*(values[name] for name in law.names))), dtype=float)
+
+
+def chinchilla_grid(law: Law) -> Array:
+    """The 4,500 starts of Hoffmann et al. 2022, appendix D.3: alpha, beta in {0, .5, .. 2}, ln E in {-1, -.5, .. 1},
+    ln A, ln B in {0, 5, .. 25}."""
+    exponents, logs = np.arange(0, 2.5, 0.5), np.exp(np.arange(0, 30.0, 5))
+    return grid(law, {"E": np.exp(np.arange(-1, 1.5, 0.5)), "A": logs, "B": logs, "alpha": exponents, "beta": exponents})  # fmt: skip
+
+
+def _range(parameter: Parameter, data: Observations, law: Law) -> tuple[float, float]:
+    y = data.response[np.isfinite(data.response)]
+    low, high = parameter.low, parameter.high
+    if parameter.unit == "x":
+        positive = data.x[:, 0][data.x[:, 0] > 0]
+        least, most = (positive.min(), positive.max()) if positive.size else (1.0, 1.0)
+        factors = parameter.start or (0.1, 10.0)
+        found = least * factors[0], most * factors[1]
+    elif parameter.unit == "y":
+        least, most = y.min(), y.max()
+        if parameter.start is None:
+            found = least - 0.1 * (most - least), most + 0.1 * (most - least)
+        else:
+            found = tuple(least + f * (most - least) for f in parameter.start)
+    else:
+        found = parameter.start or (low, high)
+    if parameter.log:
+        found = tuple(max(end, 1e-12 * max(abs(most_of(y)), 1e-300)) for end in found)
+    found = min(max(found[0], low), high), max(min(found[1], high), low)
+    return found if found[0] < found[1] else (low, high)
+
+
+def most_of(y: Array) -> float:
+    return float(np.abs(y).max()) if y.size else 1.0

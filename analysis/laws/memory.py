@@ -1,0 +1,49 @@
+"""The forms in which human forgetting was published: x above 0, no level at 0 and so no half-life."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analysis.laws.base import Parameter, law
+
+FREE = Parameter(name="a", low=-1e12, high=1e12, unit="y", start=(0, 1.2), meaning="level at x = 1")
+
+
+@law(
+    name="power", formula="y = a x^-b", source="Wixted and Ebbesen 1991, Psychological Science 2, 409",
+    parameters=(
+        Parameter(name="a", low=0, high=1e30, unit="y", start=(0.5, 1.5), meaning="level at x = 1"),
+        Parameter(name="b", low=-10, high=20, start=(0, 1), meaning="exponent"),
+    ),
+    linear=("a",),
+)  # fmt: skip
+def power(x, a, b):
+    log = np.log(x)
+    left = np.exp(-b * log)
+    return a * left, (left, -a * log * left)
+
+
+@law(
+    name="log", formula="y = a - b ln x", source="Strong 1913, Psychological Review 20, 339",
+    parameters=(FREE, Parameter(name="b", low=-1e12, high=1e12, unit="y", start=(0, 0.3), meaning="loss per e-fold")),
+    linear=("a", "b"),
+)  # fmt: skip
+def log(x, a, b):
+    """Nothing is clipped: see log_linear for a law of retention."""
+    of_b = -np.log(x)
+    return a + b * of_b, (np.ones(1), of_b)
+
+
+@law(
+    name="ebbinghaus", formula="y = k / ((log10 x)^c + k)", source="Ebbinghaus 1885, section 29: savings over minutes",
+    parameters=(
+        Parameter(name="k", low=1e-6, high=1e6, log=True, start=(0.1, 10), meaning="level: y = 1/2 where the power is k"),
+        Parameter(name="c", low=0.01, high=20, log=True, start=(0.3, 3), meaning="exponent of log10 x"),
+    ),
+)  # fmt: skip
+def ebbinghaus(x, k, c):
+    """x of 1 or more."""
+    log = np.log10(x)
+    power = np.where(log > 0, np.exp(c * np.log(np.where(log > 0, log, 1))), 0)
+    below = (power + k) ** 2
+    return k / (power + k), (power / below, -k * power * np.log(np.where(log > 0, log, 1)) / below)

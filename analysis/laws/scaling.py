@@ -1,0 +1,72 @@
+"""Scaling laws: loss over parameters and tokens, half-life and floor over size and what else a study varies."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analysis.laws.base import Parameter, law
+
+HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556, equation 2 and appendix D.3"
+
+
+@law(
+    name="chinchilla",
+    formula="L = E + A / N^alpha + B / D^beta",
+    source=HOFFMANN,
+    inputs=("N", "D"),
+    parameters=(
+        Parameter(name="E", low=1e-9, high=1e6, log=True, start=(0.37, 2.72), meaning="loss of perfect prediction"),
+        Parameter(name="A", low=1e-9, high=1e130, log=True, start=(1, 7.2e10), meaning="weight of finite size"),
+        Parameter(name="B", low=1e-9, high=1e130, log=True, start=(1, 7.2e10), meaning="weight of finite data"),
+        Parameter(name="alpha", low=0, high=20, start=(0, 2), meaning="exponent of size"),
+        Parameter(name="beta", low=0, high=20, start=(0, 2), meaning="exponent of data"),
+    ),
+    linear=("E", "A", "B"),
+)
+def chinchilla(n, d, e, a, b, alpha, beta):
+    log_n, log_d = np.log(n), np.log(d)
+    size, data = np.exp(-alpha * log_n), np.exp(-beta * log_d)
+    of_size, of_data = a * size, b * data
+    slope_n, slope_d = -log_n * of_size, -log_d * of_data
+    second = {(1, 3): -log_n * size, (3, 3): -log_n * slope_n, (2, 4): -log_d * data, (4, 4): -log_d * slope_d}
+    return e + of_size + of_data, (np.ones(1), size, data, slope_n, slope_d), second
+
+
+@law(
+    name="gadre",
+    formula="L = E + a N^-b + c D^-b",
+    source="Gadre et al. 2024, arXiv 2403.08540, equation 4 in N and D: over-training moves the loss, not the exponent",
+    inputs=("N", "D"),
+    parameters=(
+        Parameter(name="E", low=1e-9, high=1e6, log=True, start=(0.37, 2.72), meaning="loss of perfect prediction"),
+        Parameter(name="a", low=1e-9, high=1e130, log=True, start=(1, 1e5), meaning="weight of finite size"),
+        Parameter(name="c", low=1e-9, high=1e130, log=True, start=(1, 1e5), meaning="weight of finite data"),
+        Parameter(name="b", low=0, high=20, start=(0, 1), meaning="exponent of both"),
+    ),
+    linear=("E", "a", "c"),
+)
+def gadre(n, d, e, a, c, b):
+    log_n, log_d = np.log(n), np.log(d)
+    size, data = np.exp(-b * log_n), np.exp(-b * log_d)
+    of_size, of_data = a * size, c * data
+    slope_n, slope_d = -log_n * of_size, -log_d * of_data
+    second = {(1, 3): -log_n * size, (2, 3): -log_d * data, (3, 3): -log_n * slope_n - log_d * slope_d}
+    return e + of_size + of_data, (np.ones(1), size, data, slope_n + slope_d), second
+
+
+@law(
+    name="routing",
+    formula="ln L = d + a ln N + b ln X + c ln N ln X",
+    source="Clark et al. 2022, arXiv 2202.01169, equation 7: loss over dense parameters N and experts X",
+    inputs=("N", "X"),
+    parameters=(
+        Parameter(name="d", low=-100, high=100, start=(0, 5), meaning="ln loss at N = X = 1"),
+        Parameter(name="a", low=-10, high=10, start=(-0.3, 0), meaning="exponent of size without routing"),
+        Parameter(name="b", low=-10, high=10, start=(-0.5, 0), meaning="exponent of experts at N = 1"),
+        Parameter(name="c", low=-10, high=10, start=(0, 0.05), meaning="how routing's gain shrinks with size"),
+    ),
+)
+def routing(n, x, d, a, b, c):
+    log_n, log_x = np.log(n), np.log(x)
+    value = np.exp(d + a * log_n + b * log_x + c * log_n * log_x)
+    return value, (value, log_n * value, log_x * value, log_n * log_x * value)
