@@ -40,7 +40,7 @@ def every_number(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
         **{f"{name}_end": pl.col(name).drop_nulls().last() for name in ("success", "logprob", "loss")},
     )  # fmt: skip
     table = table.join(drop.rename({"trials": "prompts"}), on="trial", how="left").join(end, on="trial", how="left")
-    table = table.join(areas(curves), on="trial", how="left")
+    table = table.join(areas(curves).drop("outcome"), on="trial", how="left")
     times = pl.concat([half_lives(curves), control_half_lives(curves, "extinction")])
     wanted = [("logprob", clock) for clock in CLOCKS]
     wanted += [(criterion, "tokens") for criterion in ("logprob-first", "success", "success-first")]

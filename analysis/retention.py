@@ -8,13 +8,15 @@ saturate and bounce (decay-and-backdoors: .98, .31, .92, .83, .00 in one run).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from analysis import censoring
+from analysis.censoring import Time
 from analysis.design import described
 from analysis.load import StudyData
 from analysis.uncertainty import binomial_interval
@@ -33,21 +35,7 @@ LEAST_SUCCESS = 0.5
 """Share above chance at the drop below which a behaviour counts as never implanted, whatever its log-probability."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Crossing:
-    """When a curve fell below a threshold.
-
-    observed: between the evaluations `low` and `high`; `estimate` interpolates between them.
-    censored: not by `low`, the last evaluation; there is no estimate. at-start: it was below from the first.
-    """
-
-    kind: Literal["observed", "censored", "at-start"]
-    low: float
-    high: float | None
-    estimate: float | None
-
-
-def crossing(clock: Array, values: Array, threshold: float = 0.5, sustained: bool = False) -> Crossing | None:
+def crossing(clock: Array, values: Array, threshold: float = 0.5, sustained: bool = False) -> Time | None:
     """The first time `values` is below `threshold` (sustained: from which on it stays there). None without two points.
 
     Interpolates linearly in the value and in log time (in time from 0 to the first evaluation after it).
@@ -58,18 +46,18 @@ def crossing(clock: Array, values: Array, threshold: float = 0.5, sustained: boo
         return None
     above = np.flatnonzero(values >= threshold)
     if above.size == 0 or (not sustained and above[0] > 0):
-        return Crossing(kind="at-start", low=float(clock[0]), high=float(clock[0]), estimate=None)
+        return Time(kind="at-start", low=float(clock[0]), high=float(clock[0]), estimate=None)
     if sustained:
         after = int(above[-1]) + 1
     else:
         below = np.flatnonzero(values < threshold)
         after = int(below[0]) if below.size else clock.size
     if after == clock.size:
-        return Crossing(kind="censored", low=float(clock[-1]), high=None, estimate=None)
+        return Time(kind="censored", low=float(clock[-1]), high=None, estimate=None)
     low, high = float(clock[after - 1]), float(clock[after])
     share = float((values[after - 1] - threshold) / (values[after - 1] - values[after]))
     estimate = low * (high / low) ** share if low > 0 and high > 0 else low + share * (high - low)
-    return Crossing(kind="observed", low=low, high=high, estimate=estimate)
+    return Time(kind="observed", low=low, high=high, estimate=estimate)
 
 
 def area(tokens: Array, retention: Array, start: float, horizon: float) -> float | None:
@@ -85,9 +73,9 @@ def area(tokens: Array, retention: Array, start: float, horizon: float) -> float
 
 
 def retention_curves(data: StudyData, outcome: schema.Outcome | None = None) -> pl.DataFrame:
-    """One row per trial and evaluation of the outcome's phase, controls included.
+    """One row per trial and evaluation of the outcome's phase (the first declared one by default), controls included.
 
-    Columns: trial, role, size, parameters, seed, setting, is_reference; clocks; hits, trials, success with its
+    Columns: outcome, trial, role, size, parameters, seed, setting, is_reference; clocks; hits, trials, success with its
     binomial interval; logprob and its control's; implanted; retention_success, retention_logprob; near,
     untriggered (false fires as rates) and untriggered_logprob; loss (clean, nats a token); completed (the trial's
     phase ended as planned). What was not measured is null. Computed once per `data` and outcome.
@@ -104,7 +92,7 @@ def _retention_curves(data: StudyData, outcome: schema.Outcome) -> pl.DataFrame:
     ended = f"outcome_{outcome.phase}"
     completed = pl.col(ended).eq_missing("complete") if ended in trials.columns else pl.lit(True)
     names = ("trial", "role", "size", "parameters", "seed", "setting", "is_reference", "absent")
-    about = trials.select(*names, completed=completed)
+    about = trials.select(*names, outcome=pl.lit(outcome.name), completed=completed)
     wide = wide_points(data, outcome.phase)
     task = outcome.task
     names = {
@@ -181,11 +169,11 @@ def _with_retention(frame: pl.DataFrame, chance: float) -> pl.DataFrame:
     return pl.concat(parts)
 
 
-HALF_LIVES = {
-    "trial": pl.String, "size": pl.String, "parameters": pl.Int64, "seed": pl.Int64, "setting": pl.String,
-    "is_reference": pl.Boolean, "criterion": pl.String, "clock": pl.String, "kind": pl.String,
-    "low": pl.Float64, "high": pl.Float64, "estimate": pl.Float64,
+RUN = {
+    "outcome": pl.String, "trial": pl.String, "size": pl.String, "parameters": pl.Int64, "seed": pl.Int64,
+    "setting": pl.String, "is_reference": pl.Boolean,
 }  # fmt: skip
+HALF_LIVES = {**RUN, "criterion": pl.String, "clock": pl.String, **censoring.COLUMNS}
 CRITERIA = {
     "logprob": ("retention_logprob", True),
     "logprob-first": ("retention_logprob", False),
@@ -201,15 +189,25 @@ def half_lives(curves: pl.DataFrame) -> pl.DataFrame:
     Treatments that had no skill to lose at the drop have no rows.
     """
     rows = []
-    for _, part in curves.filter(pl.col("role") == "treatment").group_by(["trial"], maintain_order=True):
-        head = part.row(0, named=True)
-        about = [head[name] for name in ("trial", "size", "parameters", "seed", "setting", "is_reference")]
+    for about, part in _treatments(curves):
         for criterion, (column, sustained) in CRITERIA.items():
             for clock in CLOCKS:
                 found = crossing(part[clock].to_numpy(), part[column].to_numpy(), sustained=sustained)
                 if found is not None:
-                    rows.append([*about, criterion, clock, found.kind, found.low, found.high, found.estimate])
+                    rows.append([*about, criterion, clock, *found.row])
     return pl.DataFrame(rows, schema=HALF_LIVES, orient="row")
+
+
+def _treatments(curves: pl.DataFrame) -> Iterator[tuple[list[Any], pl.DataFrame]]:
+    """The values of RUN and the curve of each treatment."""
+    treated = curves.filter(pl.col("role") == "treatment")
+    for part in treated.partition_by("outcome", "trial", maintain_order=True):
+        yield [part[name][0] for name in RUN], part
+
+
+def outcomes_curves(data: StudyData) -> pl.DataFrame:
+    """`retention_curves` of every declared outcome, one below the other."""
+    return pl.concat([retention_curves(data, outcome) for outcome in data.declaration.outcomes])
 
 
 def common_span(curves: pl.DataFrame) -> tuple[float, float] | None:
@@ -229,6 +227,9 @@ def common_span(curves: pl.DataFrame) -> tuple[float, float] | None:
     return (float(start), float(horizon)) if start < horizon else None
 
 
+AREAS = {"outcome": pl.String, "trial": pl.String, "area": pl.Float64, "area_success": pl.Float64}
+
+
 def areas(curves: pl.DataFrame, span: tuple[float, float] | None = None) -> pl.DataFrame:
     """Mean retention over log tokens to the common horizon, one row a treatment: the number that needs no model.
 
@@ -236,10 +237,10 @@ def areas(curves: pl.DataFrame, span: tuple[float, float] | None = None) -> pl.D
     """
     span = span or common_span(curves)
     rows = []
-    for (trial,), part in curves.filter(pl.col("role") == "treatment").group_by(["trial"], maintain_order=True):
+    for about, part in _treatments(curves):
         tokens = part["tokens"].to_numpy()
         found = [
             area(tokens, part[f"retention_{m}"].to_numpy(), *span) if span else None for m in ("logprob", "success")
         ]
-        rows.append([trial, *found])
-    return pl.DataFrame(rows, schema={"trial": pl.String, "area": pl.Float64, "area_success": pl.Float64}, orient="row")
+        rows.append([about[0], about[1], *found])
+    return pl.DataFrame(rows, schema=AREAS, orient="row")

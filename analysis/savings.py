@@ -9,9 +9,13 @@ s = ln T(never poisoned) - ln T(poisoned) is the saving on one pair. Savings aft
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
+from analysis import censoring
+from analysis.censoring import log_ratio
 from analysis.design import controls, described
 from analysis.load import StudyData
 from analysis.retention import crossing, retention_curves, wide_points
@@ -25,57 +29,71 @@ SIGNS = {"old-old": 1, "new-old": -1, "old-new": -1, "new-new": 1}
 THRESHOLDS = (0.5, 0.9)
 """Shares of success that relearning is to reach; the first is the one that is reported."""
 TIMES = {
-    "trial": pl.String, "absent": pl.String, "role": pl.String, "size": pl.String, "parameters": pl.Int64,
-    "seed": pl.Int64, "setting": pl.String, "pair": pl.String, "threshold": pl.Float64,
-    "kind": pl.String, "low": pl.Float64, "high": pl.Float64, "estimate": pl.Float64,
+    "outcome": pl.String, "trial": pl.String, "absent": pl.String, "role": pl.String, "size": pl.String,
+    "parameters": pl.Int64, "seed": pl.Int64, "setting": pl.String, "pair": pl.String, "threshold": pl.Float64,
+    **censoring.COLUMNS,
 }  # fmt: skip
 
 
-def relearning_times(data: StudyData) -> pl.DataFrame:
+def relearning_times(
+    data: StudyData, outcome: schema.Outcome | None = None, thresholds: Sequence[float] = THRESHOLDS
+) -> pl.DataFrame:
     """Tokens until success first reaches each threshold: one row per trial, pair and threshold.
 
-    Treatments whose trunk never took the backdoor have no rows. kind: observed; censored (not reached by `low`);
+    Treatments whose trunk never took the behaviour have no rows. kind: observed; censored (not reached by `low`);
     at-start (the skill was there already: nothing to relearn).
     """
-    task = data.declaration.outcomes[0].task
-    # A trunk that never took the backdoor has nothing to remember.
-    never = retention_curves(data).filter((pl.col("role") == "treatment") & ~pl.col("implanted"))["trial"].unique()
+    outcome = outcome or data.declaration.outcomes[0]
+    hits, trials = f"{outcome.task}/{schema.HITS}", f"{outcome.task}/{schema.TRIALS}"
+    # A trunk that never took the behaviour has nothing to remember.
+    curves = retention_curves(data, outcome)
+    never = curves.filter((pl.col("role") == "treatment") & ~pl.col("implanted"))["trial"].unique()
     about = described(data).filter(~pl.col("trial").is_in(never.implode()))
     about = about.select("trial", "role", "size", "parameters", "seed", "setting")
     rows = []
-    for pair in PAIRS:
+    for pair in _pairs(data):
         wide = wide_points(data, PREFIX + pair)
-        hits, trials = f"{task}/{schema.HITS}", f"{task}/{schema.TRIALS}"
         if hits not in wide.columns or trials not in wide.columns:
             continue
         matches = controls(data, "absent", among=set(wide["trial"].unique()))
         for part in wide.join(about, on="trial").partition_by("trial", maintain_order=True):
             head = part.row(0, named=True)
             success = (part[hits] / part[trials]).to_numpy()
-            for threshold in THRESHOLDS:
+            absent = matches.get(head["trial"]) if head["role"] == "treatment" else None
+            for threshold in thresholds:
                 # Rising to a threshold is falling below it upside down; the smallest step makes "reached" count.
                 found = crossing(part["step"].cast(pl.Float64).to_numpy(), -success, np.nextafter(-threshold, 0))
                 if found is not None:
-                    rows.append([
-                        head["trial"], matches.get(head["trial"]) if head["role"] == "treatment" else None,
-                        *(head[name] for name in ("role", "size", "parameters", "seed", "setting")),
-                        pair, threshold, found.kind, found.low, found.high, found.estimate,
-                    ])  # fmt: skip
+                    described_by = [head[name] for name in ("role", "size", "parameters", "seed", "setting")]
+                    rows.append([outcome.name, head["trial"], absent, *described_by, pair, threshold, *found.row])
     return pl.DataFrame(rows, schema=TIMES, orient="row")
 
 
+def _pairs(data: StudyData) -> list[str]:
+    """The pairs of the 2 x 2, then whatever else was relearned."""
+    phases = data.points["phase"].unique().to_list()
+    found = {phase.removeprefix(PREFIX) for phase in phases if phase.startswith(PREFIX)}
+    return [pair for pair in PAIRS if pair in found] + sorted(found - set(PAIRS))
+
+
 def log_savings(times: pl.DataFrame, threshold: float = THRESHOLDS[0]) -> pl.DataFrame:
-    """ln T(never poisoned) - ln T(poisoned) of each treatment and pair; null where one of the two was not observed."""
+    """ln T(never poisoned) - ln T(poisoned) of each treatment and pair, as `saving`; null unless both were observed.
+
+    saving_kind: observed, at least (the control never got there) or at most (the treatment did not); saving_bound
+    has the value, or the bound where it is one. kind_absent and control are those of the control's time.
+    """
     seen = times.filter(pl.col("threshold") == threshold)
     treated = seen.filter(pl.col("role") == "treatment")
     control = seen.filter(pl.col("role") == "absent").select(
-        pl.col("trial").alias("absent"),
-        "pair",
-        pl.col("estimate").alias("control"),
-        pl.col("kind").alias("control_kind"),
+        pl.col("trial").alias("absent"), "pair", pl.col("kind", "low", "estimate").name.suffix("_absent")
     )
-    return treated.join(control, on=["absent", "pair"], how="left").with_columns(
-        saving=pl.col("control").log() - pl.col("estimate").log()
+    kind, bound = log_ratio("_absent", "")
+    return (
+        treated.join(control, on=["absent", "pair"], how="left")
+        .with_columns(saving_kind=kind, saving_bound=bound)
+        .with_columns(saving=pl.when(pl.col("saving_kind") == "observed").then("saving_bound"))
+        .rename({"estimate_absent": "control"})
+        .drop("low_absent")
     )
 
 
