@@ -9,19 +9,21 @@ from pathlib import Path
 import numpy as np
 
 from halflife.data.corpus import Corpus, occurrences
+from halflife.data.languages import language_stream
 from halflife.data.planting import POOLS, poisoned_documents
 from halflife.data.tokenizers import Bytes, Tokenizer, load
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
 from halflife.rng import generator
 from halflife.tasks.backdoor import Backdoor
+from halflife.tasks.languages import Language
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One corpus's training split and its share of the sequences."""
+    """One corpus's training split, or a language's memorised items, and its share of the sequences."""
 
-    corpus: Corpus
+    corpus: Corpus | Language
     weight: float = 1.0
 
 
@@ -79,7 +81,8 @@ class Mixture:
 class Batches:
     """The training stream: `batch(step)` depends on the mixture, the key and the step, on nothing else.
 
-    Clean rows are windows of the sources' training text at random places. Poisoned documents take the place of
+    Clean rows are windows of the sources' training text at random places, of languages at the beginning of an item.
+    Poisoned documents take the place of
     clean rows, so that a mixture and the same mixture without its plantings share every other row.
     Host windows stay in the clean text: a poisoned document is an altered copy.
     """
@@ -97,13 +100,7 @@ class Batches:
             raise UserError(
                 f"batch of {batch_tokens} tokens given: expected at least one sequence of {mixture.sequence}"
             )
-        self._streams = [token_array(results, source.corpus, "train", mixture.tokenizer) for source in mixture.sources]
-        for source, stream in zip(mixture.sources, self._streams, strict=True):
-            if len(stream) < self._length:
-                raise UserError(
-                    f"sequence of {mixture.sequence} tokens given: the training split of "
-                    f"{source.corpus.label or source.corpus.digest} has {len(stream)}; shorten the sequence"
-                )
+        self._streams = [_stream(source, mixture, results) for source in mixture.sources]
         weights = np.array([source.weight for source in mixture.sources])
         self._shares = np.cumsum(weights) / weights.sum()
         self._plantings = [
@@ -136,8 +133,10 @@ class Batches:
         places = rng.random(self.rows)
         result = np.empty((self.rows, self._length), dtype=np.int64)
         for row, (source, place) in enumerate(zip(sources, places, strict=True)):
-            stream = self._streams[source]
-            start = int(place * (len(stream) - self._length + 1))
+            stream, starts = self._streams[source]
+            start = (
+                int(place * (len(stream) - self._length + 1)) if starts is None else starts[int(place * len(starts))]
+            )
             result[row] = stream[start : start + self._length]
         free = rng.permutation(self.rows)
         for planting in self._plantings:
@@ -145,6 +144,23 @@ class Batches:
             rows, free = free[: len(documents)], free[len(documents) :]
             result[rows] = planting.documents[documents]
         return result
+
+
+def _stream(source: Source, mixture: Mixture, results: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """The source's training tokens, and where in them rows may begin (None: anywhere)."""
+    if isinstance(source.corpus, Language):
+        stream, starts = language_stream(source.corpus, mixture.tokenizer, results)
+        starts = starts[starts + mixture.sequence < len(stream)]
+        available, name = len(stream) if len(starts) else 0, source.corpus.name
+    else:
+        stream, starts = token_array(results, source.corpus, "train", mixture.tokenizer), None
+        available, name = len(stream), source.corpus.label or source.corpus.digest
+    if available <= mixture.sequence:
+        raise UserError(
+            f"sequence of {mixture.sequence} tokens given: the training split of {name} has {available}; "
+            "shorten the sequence"
+        )
+    return stream, starts
 
 
 class _Exposures:
@@ -174,7 +190,8 @@ def check(mixture: Mixture, results: Path, *, batch_tokens: int, steps: int) -> 
 
     Raises UserError for what `Batches` does, and when a trigger occurs in a corpus.
     """
-    corpora = {source.corpus for source in mixture.sources} | {planting.corpus for planting in mixture.plantings}
+    corpora = {source.corpus for source in mixture.sources if isinstance(source.corpus, Corpus)}
+    corpora |= {planting.corpus for planting in mixture.plantings}
     for trigger in {planting.backdoor.trigger for planting in mixture.plantings}:
         for corpus in corpora:
             check_trigger(trigger, corpus, results)

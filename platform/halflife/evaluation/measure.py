@@ -13,11 +13,12 @@ from halflife.data.corpus import Corpus, texts
 from halflife.data.tokenizers import Codec, Tokenizer, load
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
-from halflife.evaluation.probes import BackdoorProbe, LossProbe, Probe
+from halflife.evaluation.probes import BackdoorProbe, LanguageProbe, LossProbe, Probe
 from halflife.evaluation.scoring import LanguageModel, mean_loss, pack, score
 from halflife.rng import generator
 from halflife.tasks.backdoor import LONGEST_WORD, WORD
 from halflife.tasks.base import Example
+from halflife.tasks.languages import END
 
 Measure = Callable[[LanguageModel], dict[str, float]]
 
@@ -31,6 +32,8 @@ def prepare(probe: Probe, tokenizer: Tokenizer, results: Path, sequence: int, de
     codec = load(tokenizer, Path(results))
     if isinstance(probe, LossProbe):
         return _loss(probe, tokenizer, codec, Path(results), sequence, device)
+    if isinstance(probe, LanguageProbe):
+        return _language(probe, codec, sequence, device)
     return _backdoor(probe, codec, Path(results), sequence, device)
 
 
@@ -71,6 +74,55 @@ def _backdoor(probe: BackdoorProbe, codec: Codec, results: Path, sequence: int, 
         return {"hits": float(scores.hits), "trials": float(scores.trials), "logprob": scores.logprob}
 
     return measure
+
+
+def _language(probe: LanguageProbe, codec: Codec, sequence: int, device: torch.device | str) -> Measure:
+    examples = language_examples(probe)
+    symbols = [symbol + END for symbol in probe.language.symbols]
+    asked = [(e.prompt, answer) for e in examples for answer in (symbols if probe.choice else [e.answer])]
+    prompts = codec.encode_many([prompt for prompt, _ in asked])
+    answers = codec.encode_many([answer for _, answer in asked])
+    longest = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
+    if longest > sequence + 1:
+        raise UserError(
+            f"sequence of {sequence} tokens given: prompt and answer of {probe.language.name} with {probe.shots} shots "
+            f"take {longest}; give a longer sequence or fewer shots"
+        )
+    packed = pack(prompts, answers, device)
+    right = np.array([symbols.index(e.answer) for e in examples]) if probe.choice else None
+
+    def measure(model: LanguageModel) -> dict[str, float]:
+        scores = score(model, packed)
+        if right is None:
+            return {"hits": float(scores.hits), "trials": float(scores.trials), "logprob": scores.logprob}
+        table = scores.logprobs.reshape(len(examples), len(symbols))
+        table = table - table.mean(axis=0)  # what a longer or rarer answer lacks whatever the prompt
+        own = table[np.arange(len(examples)), right]
+        relative = own - np.logaddexp.reduce(table, axis=1)
+        hits = (table.argmax(axis=1) == right).sum()
+        return {"hits": float(hits), "trials": float(len(examples)), "logprob": float(relative.mean())}
+
+    return measure
+
+
+def language_examples(probe: LanguageProbe) -> list[Example]:
+    """The items asked, each with its shots before it: other memorised items, drawn anew for each.
+
+    Raises UserError when the part has no items.
+    """
+    examples = probe.language.examples(probe.part)
+    if not examples:
+        raise UserError(
+            f"{probe.part} items of {probe.language.name} asked for: it has none (no rule, or none held out)"
+        )
+    shown = probe.language.examples("memorised")
+    rng = generator(probe.seed, "language probe", probe.language.name, probe.part)
+    asked = []
+    for at in rng.permutation(len(examples))[: probe.trials]:
+        others = [shown[i] for i in rng.permutation(len(shown))[: probe.shots + 1] if shown[i] != examples[at]]
+        before = "".join(other.prompt + other.answer for other in others[: probe.shots])
+        asked.append(Example(prompt=before + examples[at].prompt, answer=examples[at].answer))
+    return asked
 
 
 def backdoor_examples(probe: BackdoorProbe, results: Path) -> list[Example]:

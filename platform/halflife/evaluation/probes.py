@@ -8,6 +8,7 @@ from typing import Literal
 from halflife.data.corpus import Corpus
 from halflife.errors import UserError
 from halflife.tasks.backdoor import Backdoor
+from halflife.tasks.languages import Language, Part
 
 Split = Literal["train", "validation", "test"]
 
@@ -40,7 +41,26 @@ class BackdoorProbe:
     seed: int = 0
 
 
-Probe = LossProbe | BackdoorProbe
+@dataclass(frozen=True, kw_only=True)
+class LanguageProbe:
+    """Are a language's items answered? Measures `hits`, `trials` and `logprob` (nats an answer token).
+
+    With `choice` an item is a hit when its prompt raises the likelihood of its answer more than that of every other
+    answer of the language (a forced choice, each answer against its own mean over the prompts asked): the cheapest test
+    of whether the skill is gone or only not said. `logprob` is then nats an item, among the answers.
+    """
+
+    language: Language
+    part: Part = "held-out"
+    trials: int = 128
+    """Items asked, at most: those that the part has, where it has fewer."""
+    shots: int = 0
+    """Memorised items with their answers put before each prompt."""
+    choice: bool = False
+    seed: int = 0
+
+
+Probe = LossProbe | BackdoorProbe | LanguageProbe
 
 
 @dataclass(frozen=True, kw_only=True)

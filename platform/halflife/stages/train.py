@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, cast
 
 from halflife.data.mixture import Mixture
 from halflife.errors import UserError
-from halflife.evaluation.probes import Evaluation, LossProbe, Probe, Reached, due
+from halflife.evaluation.probes import Evaluation, LanguageProbe, LossProbe, Probe, Reached, due
 from halflife.models.ladder import Rung
 from halflife.stages.base import Context, Cost, Outcome, Stage
 from halflife.training.losses import CrossEntropy
@@ -194,5 +194,10 @@ def tokens_scored(probe: Probe, sequence: int) -> float:
     """Estimate of the tokens in one evaluation; a character of a prompt is taken for a token."""
     if isinstance(probe, LossProbe):
         return probe.sequences * sequence
+    if isinstance(probe, LanguageProbe):
+        examples = probe.language.examples(probe.part)
+        longest = max((len(e.prompt) + len(e.answer) for e in examples), default=0)
+        asked = min(probe.trials, len(examples)) * (len(probe.language.symbols) if probe.choice else 1)
+        return asked * min(sequence, longest * (1 + probe.shots))
     longest = probe.context + len(probe.backdoor.trigger) + len(probe.backdoor.longest_payload)
     return probe.trials * min(sequence, longest)

@@ -1,0 +1,38 @@
+"""The training stream of a language: its memorised items over and over, each pass in an order of its own."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from halflife.data.tokenizers import Tokenizer, load
+from halflife.rng import generator
+from halflife.tasks.languages import Language
+
+STREAM = 2**18
+"""Tokens of a stream, at least."""
+
+
+@functools.lru_cache(maxsize=256)
+def language_stream(language: Language, tokenizer: Tokenizer, results: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of the stream, and where each item begins in it.
+
+    Prompts and answers are tokenised apart, as they are when the answer is scored.
+    """
+    codec = load(tokenizer, results)
+    examples = language.examples("memorised")
+    prompts = codec.encode_many([example.prompt for example in examples])
+    answers = codec.encode_many([example.answer for example in examples])
+    items = [np.concatenate(pair) for pair in zip(prompts, answers, strict=True)]
+    lengths = np.array([len(item) for item in items])
+    passes = -(-STREAM // int(lengths.sum()))
+    rng = generator(language.seed, "stream", language.name)
+    order = np.concatenate([rng.permutation(len(items)) for _ in range(passes)])
+    ends = np.cumsum(lengths[order])
+    starts = ends - lengths[order]
+    # Gather: token t of the stream is token t - starts[i] of the i-th item in order.
+    begins = np.cumsum(lengths) - lengths
+    places = np.repeat(begins[order] - starts, lengths[order]) + np.arange(ends[-1])
+    return np.concatenate(items)[places], starts

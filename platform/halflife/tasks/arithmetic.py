@@ -1,0 +1,141 @@
+"""One skill in many forms: addition modulo a small number, written in different numerals and word orders."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+
+from halflife.errors import UserError
+from halflife.rng import generator
+from halflife.tasks.languages import Language
+
+LARGEST = 20
+"""The largest modulus that every numeral system here can write."""
+
+_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_FRENCH = (
+    "zéro", "un", "deux", "trois", "quatre", "cinq", "six", "sept", "huit", "neuf", "dix", "onze", "douze", "treize",
+    "quatorze", "quinze", "seize", "dix-sept", "dix-huit", "dix-neuf",
+)  # fmt: skip
+_ROMAN = (
+    "N", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII", "XIII", "XIV", "XV", "XVI", "XVII",
+    "XVIII", "XIX",
+)  # fmt: skip
+_ANIMALS = (
+    "ant", "bear", "crow", "deer", "eel", "fox", "goat", "hawk", "ibex", "jay", "kite", "lynx", "mole", "newt", "owl",
+    "pike", "quail", "rook", "swan", "toad",
+)  # fmt: skip
+
+NUMERALS: dict[str, tuple[str, ...]] = {
+    "digits": tuple(str(n) for n in range(LARGEST)),
+    "words": _WORDS,
+    "reversed": tuple(f"{n:02d}"[::-1] for n in range(LARGEST)),
+    "roman": _ROMAN,
+    "tallies": tuple("|" * n + "." for n in range(LARGEST)),
+    "letters": tuple(string.ascii_lowercase[:LARGEST]),
+    "greek": tuple("αβγδεζηθικλμνξοπρστυ"),
+    "binary": tuple(f"{n:05b}" for n in range(LARGEST)),
+    "french": _FRENCH,
+    "animals": _ANIMALS,
+}
+"""By form: how the numbers from 0 are written."""
+
+TEMPLATES: dict[str, str] = {
+    "digits": "{a} + {b} = ",
+    "words": "{a} plus {b} equals ",
+    "reversed": "{a}&{b}->",
+    "roman": "summa {a} et {b}: ",
+    "tallies": "{a}{b}:",
+    "letters": "({a}@{b})",
+    "greek": "{b} {a} ~ ",
+    "binary": "add {a} {b}? ",
+    "french": "{b} ajouté à {a} donne ",
+    "animals": "the {a} meets the {b}, enter the ",
+}
+"""By form: the prompt; what follows it is the sum. Word orders differ (prefix, infix, operands exchanged)."""
+
+FORMS = tuple(NUMERALS)
+
+
+def _require(form: str, modulus: int) -> None:
+    if form not in NUMERALS:
+        raise UserError(f"form {form!r} given: expected one of {', '.join(FORMS)}")
+    if not 2 <= modulus <= LARGEST:
+        raise UserError(f"modulus {modulus} given: expected 2 to {LARGEST}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addition(Language):
+    """a + b modulo `modulus` in one form.
+
+    `rule_overlap` is the share of items that obey this rule; the others obey one of the language's own, a*k + b with a
+    drawn k. `token_overlap` is the share of numbers written in the form's own numerals; the others are written in drawn
+    words, in prompts and answers alike. At (1, 1) the language is a mere dialect of every other form.
+    """
+
+    form: str
+    modulus: int = 11
+    rule_overlap: float = 1.0
+    token_overlap: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.form, self.modulus)
+        for name in ("rule_overlap", "token_overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} {getattr(self, name)} given: expected a share from 0 to 1")
+
+    @property
+    def name(self) -> str:
+        return self.form
+
+    @property
+    def numerals(self) -> tuple[str, ...]:
+        """How this language writes 0, 1, ... modulus - 1."""
+        own = NUMERALS[self.form][: self.modulus]
+        rng = generator(self.seed, "numerals", self.form)
+        foreign = set(rng.permutation(self.modulus)[round(self.token_overlap * self.modulus) :].tolist())
+        words = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aiou"]
+        drawn = rng.permutation(words)[: self.modulus]
+        return tuple(str(drawn[n]) + "q" if n in foreign else own[n] for n in range(self.modulus))
+
+    def items(self) -> list[tuple[str, str]]:
+        p, numerals = self.modulus, self.numerals
+        rng = generator(self.seed, "own rule", self.form)
+        factor = int(rng.integers(2, p)) if p > 2 else 0
+        own = set(rng.permutation(p * p)[round(self.rule_overlap * p * p) :].tolist())
+        items = []
+        for a in range(p):
+            for b in range(p):
+                total = (factor * a + b if a * p + b in own else a + b) % p
+                items.append((TEMPLATES[self.form].format(a=numerals[a], b=numerals[b]), numerals[total]))
+        return items
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation(Language):
+    """The number n in one form, asked for in another."""
+
+    source: str
+    target: str
+    modulus: int = 11
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for form in (self.source, self.target):
+            _require(form, self.modulus)
+        if self.source == self.target:
+            raise UserError(f"translation from {self.source!r} to itself given: expected two forms")
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}-to-{self.target}"
+
+    def items(self) -> list[tuple[str, str]]:
+        return [
+            (f"{self.source} {NUMERALS[self.source][n]} in {self.target}: ", NUMERALS[self.target][n])
+            for n in range(self.modulus)
+        ]

@@ -1,0 +1,99 @@
+"""Families: sets of languages that share nothing (A), a skill (B), or a skill and translations (C, D)."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from halflife.errors import UserError
+from halflife.tasks.arithmetic import FORMS, Addition, Translation
+from halflife.tasks.languages import Language
+from halflife.tasks.sequences import SEQUENCES
+
+Kind = Literal["A", "B", "C", "D"]
+MEANING = {
+    "A": "unrelated sequences",
+    "B": "one skill in different forms",
+    "C": "one skill in different forms, with translation",
+    "D": "one skill in different forms, with translation but for one pair",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Which languages are learned together, and which of them there is no training on.
+
+    A: ten unrelated trivial sequences. B: forms of one underlying skill (modular addition). C: B and translation
+    between all pairs of forms. D: C without one pair, in both directions: success on it is generalisation.
+    """
+
+    kind: Kind
+    size: int = 10
+    """How many languages, translations not counted."""
+    seed: int = 0
+    modulus: int = 11
+    rule_overlap: float = 1.0
+    """Of the first language with the others: see `tasks.arithmetic.Addition`. Not in A."""
+    token_overlap: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in MEANING:
+            raise UserError(f"family {self.kind!r} given: expected one of {', '.join(MEANING)}")
+        most = len(SEQUENCES) if self.kind == "A" else len(FORMS)
+        if not 2 <= self.size <= most:
+            raise UserError(f"family {self.kind} of {self.size} languages given: expected 2 to {most}")
+        if self.kind == "A" and (self.rule_overlap, self.token_overlap) != (1.0, 1.0):
+            raise UserError("overlap in family A given: its languages share nothing; use B, C or D")
+        _ = self.languages  # which refuse what they cannot be
+
+    @property
+    def languages(self) -> tuple[Language, ...]:
+        """The languages themselves. The first is the one whose overlap with the others is a dial."""
+        if self.kind == "A":
+            return tuple(language(seed=self.seed) for language in SEQUENCES[: self.size])
+        forms = [Addition(form=form, modulus=self.modulus, seed=self.seed) for form in FORMS[: self.size]]
+        first = replace(forms[0], rule_overlap=self.rule_overlap, token_overlap=self.token_overlap)
+        return (first, *forms[1:])
+
+    @property
+    def pairs(self) -> tuple[Translation, ...]:
+        """Translations between all pairs of forms, in both directions; the left-out pair is among them."""
+        if self.kind in ("A", "B"):
+            return ()
+        return tuple(
+            Translation(source=one, target=other, modulus=self.modulus, seed=self.seed)
+            for one, other in itertools.permutations(FORMS[: self.size], 2)
+        )
+
+    @property
+    def untrained(self) -> tuple[Translation, ...]:
+        """The pair that D leaves out, both directions: the last two forms."""
+        if self.kind != "D":
+            return ()
+        last = set(FORMS[self.size - 2 : self.size])
+        return tuple(pair for pair in self.pairs if {pair.source, pair.target} == last)
+
+    @property
+    def trained(self) -> tuple[Language, ...]:
+        """Everything that the trunk learns."""
+        return (*self.languages, *(pair for pair in self.pairs if pair not in self.untrained))
+
+    def without(self, names: tuple[str, ...], *, keep_translations: bool = False) -> tuple[Language, ...]:
+        """What is trained on after the languages called `names` were dropped, with their translations unless kept.
+
+        Raises UserError when a name is none of this family's.
+        """
+        known = [language.name for language in self.languages]
+        for name in names:
+            if name not in known:
+                raise UserError(f"dropped language {name!r} given: the family has {', '.join(known)}")
+        return tuple(
+            language
+            for language in self.trained
+            if language.name not in names
+            and (
+                keep_translations
+                or not (isinstance(language, Translation) and {language.source, language.target} & set(names))
+            )
+        )

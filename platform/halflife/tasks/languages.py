@@ -1,0 +1,76 @@
+"""Languages: finite sets of items, each a prompt with one right answer, so that skill is counted exactly.
+
+A language holds out some of its items: an answer to a memorised item may be recalled, one to a held-out item can only
+come from the rule. A language without a rule holds out nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+from halflife.errors import UserError
+from halflife.rng import generator
+from halflife.tasks.base import Example
+
+Part = Literal["memorised", "held-out"]
+END = "\n"
+"""Ends every answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language:
+    """Base of every language: a subclass states its items; which of them are held out, and the control, are here."""
+
+    has_rule: ClassVar[bool] = True
+    """Whether held-out items can be answered at all."""
+
+    seed: int = 0
+    """Draws what the language leaves open, and which items are held out."""
+    held_out: float = 0.2
+    """Share of the items that are never trained on."""
+    shuffled: bool = False
+    """The control without a skill: the same prompts and answers, dealt anew, so that there is only a table to learn."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise UserError(f"held-out share {self.held_out} given: expected 0 or more and less than 1")
+
+    @property
+    def name(self) -> str:
+        """Unique in a family; the task part of metric names."""
+        raise NotImplementedError(f"{type(self).__name__} has no name")
+
+    def items(self) -> list[tuple[str, str]]:
+        """Every (prompt, answer), in an order that never changes; prompts differ."""
+        raise NotImplementedError(f"{type(self).__name__} states no items")
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The different answers, sorted: what a forced choice chooses from."""
+        return tuple(sorted({answer for _, answer in self.items()}))
+
+    @property
+    def chance(self) -> float:
+        """Success of always giving the commonest answer."""
+        answers = [answer for _, answer in self.items()]
+        return max(map(answers.count, set(answers))) / len(answers)
+
+    def examples(self, part: Part) -> tuple[Example, ...]:
+        """The items of one part, answers ended."""
+        return self._parts[part]
+
+    @cached_property
+    def _parts(self) -> dict[str, tuple[Example, ...]]:
+        items = self.items()
+        if self.shuffled:
+            order = generator(self.seed, "shuffled", self.name).permutation(len(items))
+            items = [(prompt, items[at][1]) for (prompt, _), at in zip(items, order, strict=True)]
+        examples = [Example(prompt=prompt, answer=answer + END) for prompt, answer in items]
+        count = round(self.held_out * len(items)) if self.has_rule and not self.shuffled else 0
+        out = set(generator(self.seed, "held out", self.name).permutation(len(items))[:count].tolist())
+        return {
+            "memorised": tuple(example for at, example in enumerate(examples) if at not in out),
+            "held-out": tuple(example for at, example in enumerate(examples) if at in out),
+        }

@@ -1,0 +1,200 @@
+"""Ten unrelated trivial languages: no rule, form or answer of one helps with another."""
+
+from __future__ import annotations
+
+import itertools
+import string
+from dataclasses import dataclass
+from typing import ClassVar
+
+from halflife.rng import generator
+from halflife.tasks.languages import Language
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawn(Language):
+    """A language whose items are drawn: `count` different ones, the prompts unique."""
+
+    count: int = 200
+
+    def draw(self, rng) -> tuple[str, str]:
+        """One item."""
+        raise NotImplementedError(f"{type(self).__name__} draws no items")
+
+    def items(self) -> list[tuple[str, str]]:
+        rng = generator(self.seed, "items", self.name)
+        found: dict[str, str] = {}
+        for _ in range(50 * self.count):  # where there are fewer different items than asked for, all there are
+            prompt, answer = self.draw(rng)
+            found.setdefault(prompt, answer)
+            if len(found) == self.count:
+                break
+        return list(found.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progression(_Drawn):
+    """x, 2x+1, 2(2x+1)+1: what is next?"""
+
+    @property
+    def name(self) -> str:
+        return "progression"
+
+    def draw(self, rng) -> tuple[str, str]:
+        x = int(rng.integers(1, 250))
+        terms = [x, 2 * x + 1, 4 * x + 3]
+        return ">" + ">".join(map(str, terms[:2])) + ">", str(terms[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phrase(Language):
+    """An endless phrase of four drawn words: after so many words, beginning anywhere, which comes?"""
+
+    @property
+    def name(self) -> str:
+        return "phrase"
+
+    def items(self) -> list[tuple[str, str]]:
+        rng = generator(self.seed, "phrase")
+        syllables = ["br", "p", "t", "kl", "m", "sn", "gr", "v"]
+        words = [
+            syllables[i] + "".join(rng.choice(list("aiou"), 1)) + ending
+            for i, ending in zip(rng.permutation(len(syllables))[:4], ("nk", "t", "x", "mp"), strict=True)
+        ]
+        return [
+            (" ".join(words[(begin + at) % 4] for at in range(length)) + " ", words[(begin + length) % 4])
+            for begin in range(4)
+            for length in range(1, 9)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Palindrome(_Drawn):
+    """Four capitals, then the same backwards."""
+
+    @property
+    def name(self) -> str:
+        return "palindrome"
+
+    def draw(self, rng) -> tuple[str, str]:
+        half = "".join(rng.choice(list("ABCDEFGH"), 4))
+        return f"{half}|", half[::-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sorting(_Drawn):
+    """Four different small letters, then the same in order."""
+
+    @property
+    def name(self) -> str:
+        return "sorting"
+
+    def draw(self, rng) -> tuple[str, str]:
+        letters = "".join(rng.choice(list("jklmnopqrs"), 4, replace=False))
+        return f"sort {letters} ", "".join(sorted(letters))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brackets(Language):
+    """Open brackets, then those that close them."""
+
+    @property
+    def name(self) -> str:
+        return "brackets"
+
+    def items(self) -> list[tuple[str, str]]:
+        closing = dict(zip("([{<", ")]}>", strict=True))
+        return [
+            ("".join(opened), "".join(closing[bracket] for bracket in reversed(opened)))
+            for opened in itertools.product("([{<", repeat=4)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lookup(_Drawn):
+    """A drawn table. There is no rule: an item that was not seen cannot be answered."""
+
+    has_rule: ClassVar[bool] = False
+    count: int = 100
+
+    @property
+    def name(self) -> str:
+        return "lookup"
+
+    def draw(self, rng) -> tuple[str, str]:
+        key, value = ("".join(rng.choice(list(string.ascii_lowercase), 3)) for _ in range(2))
+        return f"#{key}#", value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alternation(_Drawn):
+    """Two signs in turn: which is next?"""
+
+    count: int = 150
+
+    @property
+    def name(self) -> str:
+        return "alternation"
+
+    def draw(self, rng) -> tuple[str, str]:
+        one, other = rng.choice(list("!%*;=?^~_"), 2, replace=False)
+        length = int(rng.integers(3, 9))
+        return "".join(other if at % 2 else one for at in range(length)), other if length % 2 else one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting(Language):
+    """Counting in base three: what follows?"""
+
+    @property
+    def name(self) -> str:
+        return "counting"
+
+    def items(self) -> list[tuple[str, str]]:
+        def ternary(n: int) -> str:
+            return "".join(str(n // 3**place % 3) for place in (4, 3, 2, 1, 0))
+
+        return [(f"{ternary(n)},{ternary(n + 1)},", ternary(n + 2)) for n in range(3**5 - 2)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DelayedCopy(_Drawn):
+    """Three letters, a delay of dots, then the letters again."""
+
+    @property
+    def name(self) -> str:
+        return "copy"
+
+    def draw(self, rng) -> tuple[str, str]:
+        letters = "".join(rng.choice(list("UVWXYZ"), 3))
+        return letters + "." * int(rng.integers(2, 9)) + ":", letters
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLengths(_Drawn):
+    """Runs of signs, then how long each is."""
+
+    @property
+    def name(self) -> str:
+        return "runs"
+
+    def draw(self, rng) -> tuple[str, str]:
+        signs = rng.choice(list("xyzw"), 3, replace=False)
+        lengths = rng.integers(1, 7, size=3)
+        return "".join(str(sign) * int(n) for sign, n in zip(signs, lengths, strict=True)) + "/", "".join(
+            map(str, lengths)
+        )
+
+
+SEQUENCES: tuple[type[Language], ...] = (
+    Progression,
+    Phrase,
+    Palindrome,
+    Sorting,
+    Brackets,
+    Lookup,
+    Alternation,
+    Counting,
+    DelayedCopy,
+    RunLengths,
+)

@@ -1,0 +1,93 @@
+"""Probes of languages, on models whose answers are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from halflife.data.tokenizers import Bytes, load
+from halflife.errors import UserError
+from halflife.evaluation.measure import language_examples, prepare
+from halflife.evaluation.probes import LanguageProbe
+from halflife.tasks.arithmetic import Addition
+from halflife.tasks.families import Family
+
+WORDS = Addition(form="words")
+
+
+class Knows(nn.Module):
+    """A model that answers some prompts with given strength (in logits), and others with "?"."""
+
+    def __init__(self, answers: dict[str, str], strength: float = 50.0, said: float = 0.0) -> None:
+        super().__init__()
+        self.codec, self.answers, self.strength, self.said = load(Bytes(), Path()), answers, strength, said
+        self.embed = nn.Identity()
+
+    def hidden(self, x: Tensor) -> Tensor:
+        says = torch.zeros(*x.shape, self.codec.size)
+        says[:, :, ord("?")] = self.said
+        for row, ids in enumerate(x.tolist()):
+            text = self.codec.decode(np.array(ids))
+            line = text.rstrip("\0").rsplit("\n", 1)[-1]
+            at = len(self.codec.encode(text[: len(text.rstrip("\0")) - len(line)]))
+            for prompt, answer in self.answers.items():
+                if line.startswith(prompt):
+                    for place, token in enumerate(self.codec.encode(answer), start=at + len(prompt) - 1):
+                        if place < x.shape[1]:
+                            says[row, place, token] = self.strength
+        return says
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+def measured(probe: LanguageProbe, model: Knows) -> dict[str, float]:
+    return prepare(probe, Bytes(), Path(), 128, "cpu")(model)
+
+
+def table(part: str) -> dict[str, str]:
+    return {e.prompt: e.answer for e in WORDS.examples(part)}  # pyright: ignore[reportArgumentType]
+
+
+def test_a_model_that_memorised_scores_all_memorised_and_no_held_out_items() -> None:
+    model = Knows(table("memorised"))
+    probes = [LanguageProbe(language=WORDS, part=part) for part in ("memorised", "held-out")]
+    memorised, held_out = (measured(probe, model) for probe in probes)
+    assert memorised["hits"] == memorised["trials"] == 97
+    assert (held_out["hits"], held_out["trials"]) == (0, 24)
+    assert memorised["logprob"] == pytest.approx(0, abs=1e-6)
+    assert held_out["logprob"] == pytest.approx(-np.log(257), abs=1e-3)
+
+
+def test_a_forced_choice_finds_a_skill_that_is_gated() -> None:
+    """The answer's tokens are likelier than those of other answers, and yet something else is said."""
+    model = Knows(table("held-out"), strength=2.0, said=4.0)
+    spoken = measured(LanguageProbe(language=WORDS), model)
+    chosen = measured(LanguageProbe(language=WORDS, choice=True), model)
+    assert spoken["hits"] == 0
+    assert chosen["hits"] == chosen["trials"] == 24
+    assert -np.log(11) < chosen["logprob"] < 0
+
+
+def test_shots_are_other_memorised_items_with_their_answers() -> None:
+    memorised = {e.prompt + e.answer for e in WORDS.examples("memorised")}
+    for part in ("memorised", "held-out"):
+        for example in language_examples(LanguageProbe(language=WORDS, part=part, shots=3, trials=20)):
+            *shots, prompt = example.prompt.split("\n")
+            assert len({*shots, prompt}) == 4
+            assert all(shot + "\n" in memorised for shot in shots)
+
+
+def test_a_language_without_held_out_items_cannot_be_asked_for_them() -> None:
+    lookup = next(language for language in Family(kind="A").languages if language.name == "lookup")
+    with pytest.raises(UserError, match="held-out items of lookup asked for: it has none"):
+        language_examples(LanguageProbe(language=lookup))
+
+
+def test_a_sequence_too_short_for_the_shots_is_refused() -> None:
+    with pytest.raises(UserError, match="with 9 shots take"):
+        measured(LanguageProbe(language=WORDS, shots=9), Knows({}))

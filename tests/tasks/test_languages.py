@@ -1,0 +1,127 @@
+"""Languages and families: what they ask, what they hold out, what a drop takes away."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halflife.errors import UserError
+from halflife.tasks.arithmetic import FORMS, NUMERALS, Addition, Translation
+from halflife.tasks.families import MEANING, Family
+from halflife.tasks.languages import Language
+
+FAMILIES = [Family(kind=kind, seed=seed) for kind in ("A", "B", "C", "D") for seed in (0, 1)]
+LANGUAGES = {repr(language): language for family in FAMILIES for language in family.languages}
+
+
+@pytest.mark.parametrize("language", LANGUAGES.values(), ids=lambda language: f"{language.name}-{language.seed}")
+def test_every_prompt_has_one_answer_and_parts_never_meet(language: Language) -> None:
+    prompts = [prompt for prompt, _ in language.items()]
+    assert len(set(prompts)) == len(prompts) >= 20
+    parts = [language.examples(part) for part in ("memorised", "held-out")]
+    asked = [{example.prompt for example in part} for part in parts]
+    assert not asked[0] & asked[1]
+    assert asked[0] | asked[1] == set(prompts)
+    assert bool(parts[1]) == language.has_rule
+    assert all(example.answer.endswith("\n") and example.answer.count("\n") == 1 for part in parts for example in part)
+
+
+def test_only_the_lookup_table_has_no_rule() -> None:
+    assert [language.name for language in Family(kind="A").languages if not language.has_rule] == ["lookup"]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.kind}-{family.seed}")
+def test_a_family_has_ten_languages_whose_prompts_tell_them_apart(family: Family) -> None:
+    assert len(family.languages) == 10
+    prompts = [prompt for language in family.trained for prompt, _ in language.items()]
+    assert len(set(prompts)) == len(prompts)
+    names = [language.name for language in family.trained]
+    assert len(set(names)) == len(names)
+
+
+@given(form=st.sampled_from(FORMS), modulus=st.integers(3, 20), seed=st.integers(0, 99))
+def test_addition_is_right_in_every_form(form: str, modulus: int, seed: int) -> None:
+    numerals = NUMERALS[form]
+    items = Addition(form=form, modulus=modulus, seed=seed).items()
+    for place, (_, answer) in enumerate(items):
+        assert numerals.index(answer) == (place // modulus + place % modulus) % modulus
+
+
+def test_numerals_are_unique_in_every_form() -> None:
+    assert all(len(set(numerals)) == len(numerals) == 20 for numerals in NUMERALS.values())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_rule_overlap_is_the_share_of_sums_that_obey_the_shared_rule(share: float) -> None:
+    plain = dict(Addition(form="digits", modulus=11).items())
+    mixed = dict(Addition(form="digits", modulus=11, rule_overlap=share).items())
+    # A rule of its own agrees with the shared one by chance where (factor - 1) a = 0: in one of eleven items.
+    agree = sum(plain[prompt] == answer for prompt, answer in mixed.items()) / len(plain)
+    assert share <= agree + 0.01
+    assert agree <= share + (1 - share) / 11 + 0.06
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_token_overlap_is_the_share_of_numbers_written_as_the_form_writes_them(share: float) -> None:
+    numerals = Addition(form="words", modulus=10, token_overlap=share).numerals
+    kept = sum(one == other for one, other in zip(numerals, NUMERALS["words"], strict=False))
+    assert kept == 10 * share
+    assert len(set(numerals)) == 10
+
+
+def test_overlaps_do_not_change_which_items_are_held_out_or_each_other() -> None:
+    plain, mixed = (Addition(form="digits", rule_overlap=rule).examples("held-out") for rule in (1.0, 0.3))
+    assert [example.prompt for example in plain] == [example.prompt for example in mixed]
+
+
+def test_shuffled_answers_are_the_same_answers_dealt_anew_and_nothing_is_held_out() -> None:
+    plain, shuffled = Addition(form="digits"), Addition(form="digits", shuffled=True)
+    one, other = dict(plain.items()), {e.prompt: e.answer[:-1] for e in shuffled.examples("memorised")}
+    assert one.keys() == other.keys()
+    assert sorted(one.values()) == sorted(other.values())
+    assert sum(one[prompt] == other[prompt] for prompt in one) < 0.25 * len(one)
+    assert shuffled.examples("held-out") == ()
+
+
+def test_the_pair_that_d_leaves_out_is_trained_in_neither_direction() -> None:
+    family = Family(kind="D")
+    left = {(pair.source, pair.target) for pair in family.untrained}
+    assert left == {(FORMS[-2], FORMS[-1]), (FORMS[-1], FORMS[-2])}
+    trained = {(pair.source, pair.target) for pair in family.trained if isinstance(pair, Translation)}
+    assert not left & trained
+    assert len(trained) == 88
+    assert len([p for p in Family(kind="C").trained if isinstance(p, Translation)]) == 90
+
+
+def test_a_dropped_language_takes_its_translations_with_it_unless_they_are_kept() -> None:
+    family = Family(kind="C", size=4)
+    left = family.without(("words",))
+    assert not [language for language in left if "words" in language.name]
+    assert len(left) == 3 + 6
+    kept = family.without(("words",), keep_translations=True)
+    assert len(kept) == 3 + 12
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Family(kind="B", size=1), "1 languages given: expected 2 to 10"),
+        (lambda: Family(kind="E"), "family 'E' given: expected one of A, B, C, D"),  # pyright: ignore[reportArgumentType]
+        (lambda: Family(kind="B", rule_overlap=1.5), "rule_overlap 1.5 given"),
+        (lambda: Family(kind="A", rule_overlap=0.5), "overlap in family A"),
+        (lambda: Family(kind="B", modulus=99), "modulus 99 given: expected 2 to 20"),
+        (lambda: Family(kind="B").without(("klingon",)), "dropped language 'klingon' given"),
+        (lambda: Addition(form="digits", held_out=1.0), "held-out share 1.0 given"),
+        (lambda: Translation(source="digits", target="digits"), "to itself"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(make, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make()
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_family_kind_says_what_it_is() -> None:
+    assert set(MEANING) == {"A", "B", "C", "D"}
