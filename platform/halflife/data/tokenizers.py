@@ -1,4 +1,4 @@
-"""Tokenizers: bytes (default), words, byte-level BPE trained on the corpus."""
+"""Tokenizers: bytes (default), words, byte-level BPE trained on the corpus, and those of released models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from halflife.data.corpus import Corpus
+from halflife.fields import recorded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,20 @@ class BPE:
     vocabulary: int = 4096
 
 
-Tokenizer = Bytes | Words | BPE
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """The tokenizer of a released model, made by `data.pretrained.prepare_tokenizer`; the digest is its content's."""
+
+    digest: str
+    vocabulary: int = recorded()
+
+
+Tokenizer = Bytes | Words | BPE | Pretrained
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> int:
+    """Tokens, the separator among them, known without loading anything; of words, the most that there can be."""
+    return ByteCodec.size if isinstance(tokenizer, Bytes) else tokenizer.vocabulary
 
 
 class Codec(Protocol):
@@ -76,6 +90,8 @@ def load(tokenizer: Tokenizer, results: Path) -> Codec:
     """The tokenizer at work; words and BPE are trained on their corpus once and kept beside it."""
     if isinstance(tokenizer, Bytes):
         return ByteCodec()
-    from halflife.data import vocabularies
+    from halflife.data import pretrained, vocabularies
 
+    if isinstance(tokenizer, Pretrained):
+        return pretrained.load(tokenizer, results)
     return vocabularies.load(tokenizer, results)

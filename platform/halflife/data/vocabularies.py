@@ -56,7 +56,7 @@ def _train_words(documents: list[str], vocabulary: int) -> str:
     return json.dumps(pieces[: vocabulary - 257], ensure_ascii=False)
 
 
-class _Table:
+class Table:
     """Decoding by looking up each token's bytes."""
 
     name: str
@@ -68,7 +68,7 @@ class _Table:
         return b"".join([self._bytes[index] for index in np.asarray(ids).tolist()]).decode(errors="ignore")
 
 
-class WordCodec(_Table):
+class WordCodec(Table):
     """Ids below 256 are bytes, 256 is the separator, the rest are pieces by falling frequency."""
 
     def __init__(self, name: str, path: Path) -> None:
@@ -105,7 +105,7 @@ def _train_bpe(documents: list[str], vocabulary: int) -> str:
     return tokenizer.to_str()
 
 
-class BPECodec(_Table):
+class BPECodec(Table):
     """Byte-level BPE; the last id is the separator."""
 
     def __init__(self, name: str, path: Path) -> None:
@@ -114,7 +114,7 @@ class BPECodec(_Table):
         self.separator = self._tokenizer.get_vocab_size()
         self.size = self.separator + 1
         # Not the library's decoder: it replaces characters of which a window holds only a part.
-        letters = _byte_letters()
+        letters = byte_letters()
         spelled = self._tokenizer.get_vocab()
         self._bytes = [b""] * self.size
         for token, index in spelled.items():
@@ -127,7 +127,7 @@ class BPECodec(_Table):
         return [np.array(encoding.ids, dtype=np.int64) for encoding in self._tokenizer.encode_batch_fast(texts)]
 
 
-def _byte_letters() -> dict[str, int]:
+def byte_letters() -> dict[str, int]:
     """The letter that stands for each byte in byte-level BPE (GPT-2's table: printable ones for themselves)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [value for value in range(256) if value not in printable]

@@ -73,12 +73,17 @@ class Decoder(nn.Module):
         if rung.tied:
             self.head.weight = self.embed.weight
 
+    @property
+    def architecture(self) -> Rung:
+        return self.rung
+
     @staticmethod
     def kind(name: str) -> Literal["embed", "hidden", "gain", "head"]:
         """What muP calls the parameter `name`. A tied head is the embedding."""
         if name in ("embed.weight", "head.weight"):
             return "embed" if name == "embed.weight" else "head"
-        return "gain" if "norm" in name else "hidden"
+        # LoRA's B has few inputs at every width, as an embedding has
+        return "gain" if "norm" in name else "embed" if ".lora_B." in name else "hidden"
 
     def initialise(self, generator: torch.Generator) -> None:
         """muP (arXiv 2203.03466): hidden matrices N(0, 1/fan_in), outputs into the residual stream shrunk

@@ -50,6 +50,14 @@ class Rung:
     def __post_init__(self) -> None:
         parse_size(self.size)
 
+    matrices = ("qkv", "out", "gate_up", "down")
+    """Of every layer, as LoRA names them."""
+
+    @property
+    def identity(self) -> str:
+        """What a checkpoint of this rung is known by."""
+        return self.size
+
     @property
     def target(self) -> int:
         return parse_size(self.size)

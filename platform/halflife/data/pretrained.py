@@ -1,0 +1,176 @@
+"""The tokenizer of a released model, at work: text in, tokens out, and exactly that text back.
+
+Text is encoded as it stands: without special tokens around it (a text that spells one is taken as text), and without
+the space that SentencePiece puts before a text, because prompt and answer are tokenised apart.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from halflife import digests
+from halflife.data.tokenizers import Pretrained
+from halflife.data.vocabularies import Table, byte_letters
+from halflife.errors import UserError
+from halflife.extras import require
+
+READING_VERSION = 1
+"""Raised when the same tokenizer.json comes to encode text otherwise."""
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def prepare_tokenizer(folder: Path, results: Path) -> Pretrained:
+    """The tokenizer of a Hugging Face model folder, kept below `results`/tokenizers.
+
+    Raises UserError when there is none, none that ends a text, or one of a kind that cannot give its text back.
+    """
+    spec = _spec(folder)
+    separator = _separator(folder, spec)
+    digest = digests.of_text(["pretrained", READING_VERSION, separator, spec])
+    tokenizer = Pretrained(digest=digest, vocabulary=_size(spec))
+    path = _path(results, tokenizer)
+    if not path.exists():
+        PretrainedCodec(tokenizer, {"separator": separator, "tokenizer": spec})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+        temporary.write_text(json.dumps({"separator": separator, "tokenizer": spec}), encoding="utf-8")
+        temporary.replace(path)
+    return tokenizer
+
+
+def load(tokenizer: Pretrained, results: Path) -> PretrainedCodec:
+    """Raises UserError when it is not below `results`."""
+    return PretrainedCodec(tokenizer, read(tokenizer, results))
+
+
+def read(tokenizer: Pretrained, results: Path) -> dict[str, Any]:
+    """`tokenizer`: tokenizer.json as data; `separator`: the id that ends a text."""
+    path = _path(results, tokenizer)
+    if not path.exists():
+        raise UserError(f"tokenizer {tokenizer.digest} is not below {results}: run the study's command there first")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _path(results: Path, tokenizer: Pretrained) -> Path:
+    return Path(results) / "tokenizers" / f"{tokenizer.digest}.json"
+
+
+class PretrainedCodec(Table):
+    """tokenizer.json through the `tokenizers` library; each token's bytes are looked up, so that a window that cuts a
+    character leaves out only that."""
+
+    def __init__(self, tokenizer: Pretrained, kept: dict[str, Any]) -> None:
+        spec = kept["tokenizer"]
+        self.name, self.separator, self.size = f"pretrained-{tokenizer.digest}", kept["separator"], _size(spec)
+        self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(_unprefixed(spec)))
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._bytes = _bytes(spec, self._tokenizer.get_vocab(with_added_tokens=True), self.size)
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
+    def encode_many(self, texts: list[str]) -> list[np.ndarray]:
+        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encoded]
+
+
+def _spec(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer.json"
+    if path.exists():
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is no JSON ({error}): fetch it again") from None
+    require("transformers", f"the tokenizer of {folder}, which has no tokenizer.json,")
+    from transformers import AutoTokenizer
+
+    try:
+        return json.loads(AutoTokenizer.from_pretrained(folder).backend_tokenizer.to_str())
+    except (OSError, ValueError, AttributeError, ImportError) as error:
+        line = str(error).strip().splitlines()[0][:160]
+        raise UserError(f"model folder {folder} has no tokenizer that can be read: {line}") from None
+
+
+def _size(spec: dict[str, Any]) -> int:
+    vocabulary = spec["model"]["vocab"]
+    count = len(vocabulary) if isinstance(vocabulary, list) else max(vocabulary.values(), default=-1) + 1
+    return max([count, *(token["id"] + 1 for token in spec.get("added_tokens") or [])])
+
+
+def _separator(folder: Path, spec: dict[str, Any]) -> int:
+    """The id that ends a text: eos_token of tokenizer_config.json, else eos_token_id of config.json."""
+    named = _json(folder / "tokenizer_config.json").get("eos_token")
+    content = named.get("content") if isinstance(named, dict) else named
+    ids = {token["content"]: token["id"] for token in spec.get("added_tokens") or []}
+    if content in ids:
+        return ids[content]
+    number = _json(folder / "config.json").get("eos_token_id")
+    number = number[0] if isinstance(number, list) and number else number
+    if isinstance(number, int) and number in ids.values():
+        return number
+    raise UserError(
+        f"model folder {folder}: its tokenizer has no special token that ends a text; expected eos_token in "
+        "tokenizer_config.json or eos_token_id in config.json, among tokenizer.json's added tokens"
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}): fetch it again") from None
+
+
+def _unprefixed(part: Any) -> Any:
+    """tokenizer.json without the space that stands before a text: SentencePiece's, or that of byte-level BPE."""
+    if isinstance(part, list):
+        return [_unprefixed(inner) for inner in part]
+    if not isinstance(part, dict) or part.get("type") in ("BPE", "Unigram", "WordPiece", "WordLevel"):
+        return part
+    part = {name: _unprefixed(value) for name, value in part.items()}
+    if isinstance(part.get("normalizers"), list):
+        part["normalizers"] = [inner for inner in part["normalizers"] if inner["type"] != "Prepend"]
+    if isinstance(part.get("normalizer"), dict) and part["normalizer"]["type"] == "Prepend":
+        part["normalizer"] = None
+    if part.get("type") == "Metaspace":
+        part |= {"prepend_scheme": "never"}
+        part.pop("add_prefix_space", None)
+    if part.get("type") == "ByteLevel":
+        part |= {"add_prefix_space": False}
+    return part
+
+
+def _bytes(spec: dict[str, Any], vocabulary: dict[str, int], size: int) -> list[bytes]:
+    """The bytes that each token stands for; none for special tokens."""
+    steps = json.dumps([spec.get("decoder"), spec.get("pre_tokenizer")])
+    known = spec["model"].get("type", "BPE") in ("BPE", "Unigram")
+    if not known or not ('"ByteLevel"' in steps or "\\u2581" in steps or '"Metaspace"' in steps):
+        raise UserError(
+            f"the tokenizer is of the kind {spec['model'].get('type')}: expected byte-level BPE or SentencePiece, "
+            "which give back exactly the text that they encoded"
+        )
+    letters = byte_letters() if '"ByteLevel"' in steps else None
+    added = {token["id"]: b"" if token["special"] else token["content"].encode() for token in spec["added_tokens"]}
+    found = [b""] * size
+    for token, index in vocabulary.items():
+        if index in added:
+            found[index] = added[index]
+        elif letters is not None:
+            found[index] = bytes(letters[letter] for letter in token if letter in letters)
+        elif match := _BYTE.fullmatch(token):
+            found[index] = bytes([int(match[1], 16)])
+        else:
+            found[index] = token.replace("\u2581", " ").encode()
+    return found

@@ -1,0 +1,47 @@
+"""Digests of large files, remembered by size and time of change: weights are read whole only once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def of_files(files: Sequence[Path], remembered: Path) -> dict[str, str]:
+    """sha256 of each file by its name. `remembered` is a JSON file that keeps what was computed before."""
+    known = _read(remembered)
+    found, changed = {}, False
+    for path in files:
+        status = path.stat()
+        place, now = str(path.resolve()), [status.st_size, status.st_mtime_ns]
+        entry = known.get(place)
+        if not (isinstance(entry, list) and entry[:2] == now):
+            with open(path, "rb") as file:
+                entry = [*now, hashlib.file_digest(file, "sha256").hexdigest()]
+            known[place], changed = entry, True
+        found[path.name] = entry[2]
+    if changed:
+        _write(remembered, known)
+    return found
+
+
+def of_text(description: object) -> str:
+    """20 hex digits of JSON data."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _read(path: Path) -> dict[str, list]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # half a file is only forgotten work
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _write(path: Path, known: dict[str, list]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    temporary.write_text(json.dumps(known, indent=0, sort_keys=True), encoding="utf-8")
+    temporary.replace(path)

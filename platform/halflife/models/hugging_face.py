@@ -1,0 +1,164 @@
+"""Released models at work: transformers' own modules behind the verbs that training and scoring ask for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from halflife.errors import UserError
+from halflife.models.released import Released
+
+CHECKED_TOKENS = 8
+
+
+class HuggingFaceModel(nn.Module):
+    """A causal language model of transformers as embeddings -> normed residual stream -> logits, equal to its own
+    forward pass. Under its causal mask nothing looks at what stands to the right, so rows padded there need no mask.
+    """
+
+    def __init__(self, model: Any, architecture: Released) -> None:
+        super().__init__()
+        self.model, self.architecture = model, architecture
+        self.vocabulary: int = model.get_input_embeddings().weight.shape[0]
+
+    @property
+    def embed(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def kind(self, name: str) -> Literal["embed", "hidden", "gain", "head"]:
+        """What muP would call the parameter `name`; vectors (gains and biases) are gains."""
+        parameter = self.get_parameter(name)
+        if isinstance(self.get_submodule(name.rpartition(".")[0]), nn.Embedding) or ".lora_B." in name:
+            return "embed"  # of tokens or positions; LoRA's B has few inputs at every width, as these have
+        if parameter is self.model.get_output_embeddings().weight:
+            return "head"
+        return "gain" if parameter.ndim < 2 else "hidden"
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Embeddings (batch, length, width) -> normed residual stream of the same shape."""
+        return self.model.base_model(inputs_embeds=x, use_cache=False).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Normed residual stream (..., width) -> logits (..., vocabulary)."""
+        logits = self.model.get_output_embeddings()(hidden)
+        cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma's
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.logits(self.hidden(self.embed(tokens)))
+
+    def configuration(self) -> dict[str, Any]:
+        """config.json, as data: with the weights all that makes the model again."""
+        return json.loads(self.model.config.to_json_string(use_diff=False))
+
+
+def load(released: Released, dropout: float = 0.0) -> HuggingFaceModel:
+    """The released weights in float32. Raises UserError when transformers cannot read them."""
+    from transformers import AutoModelForCausalLM
+
+    with _quietly(f"model {released.source!r}"):
+        config = _configured(_read_config(Path(released.folder)), released, dropout)
+        model = AutoModelForCausalLM.from_pretrained(released.folder, config=config, dtype=torch.float32)
+    return _checked(HuggingFaceModel(model, released))
+
+
+def build(released: Released, configuration: dict[str, Any], dropout: float = 0.0) -> HuggingFaceModel:
+    """The same model without its weights, which are then loaded from a checkpoint."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    with _quietly(f"the checkpoint's {released.name}"):
+        rest = {name: value for name, value in configuration.items() if name != "model_type"}
+        config = _configured(AutoConfig.for_model(configuration["model_type"], **rest), released, dropout)
+        with no_init_weights():
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.tie_weights()
+    return HuggingFaceModel(model, released)
+
+
+def _read_config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder)
+
+
+def _configured(config: Any, released: Released, dropout: float) -> Any:
+    """No dropout but what the stage asks for, on the way into the residual stream."""
+    for name in vars(config):
+        if name.endswith(("dropout", "pdrop", "dropout_p")):
+            setattr(config, name, 0.0)
+    if dropout and released.shape.dropout:  # a stage asks for none where the family has none
+        setattr(config, released.shape.dropout, dropout)
+    return config
+
+
+def _checked(model: HuggingFaceModel) -> HuggingFaceModel:
+    """Raises UserError where the parts do not make up the model's own forward pass."""
+    tokens = torch.arange(CHECKED_TOKENS)[None] % model.vocabulary
+    model.eval()
+    with torch.no_grad():
+        ours, theirs = model(tokens), model.model(tokens, use_cache=False).logits
+    model.train()
+    if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
+        raise UserError(
+            f"model {model.architecture.source!r} given: the family {model.architecture.shape.family} computes its "
+            "logits in a way of its own, which is not supported; expected a linear head on the last hidden state"
+        )
+    return model
+
+
+def convert(folder: Path, gguf: str | None, target: Path) -> None:
+    """Write a GGUF file's or pickled weights as a folder of float32 safetensors, with configuration and tokenizer.
+
+    Raises UserError when transformers does not support the kind, or reads no tokenizer from it.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    how = {"gguf_file": gguf} if gguf else {}
+    source = folder / gguf if gguf else folder
+    temporary = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+    temporary.mkdir(parents=True)
+    try:
+        with _quietly(f"model '{source}'"):
+            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how).save_pretrained(temporary)
+            AutoTokenizer.from_pretrained(folder, **how).save_pretrained(temporary)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _quietly(what: str) -> Iterator[None]:
+    """Without transformers' bars and warnings; what it raises becomes one line."""
+    from transformers.utils import logging as chatter
+
+    level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
+    chatter.set_verbosity(logging.CRITICAL)
+    chatter.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, NotImplementedError, TypeError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{what} cannot be read by transformers: {line[:200]}") from error
+    finally:
+        chatter.set_verbosity(level)
+        if bars:
+            chatter.enable_progress_bar()

@@ -1,0 +1,87 @@
+"""Makes a model train the parameters that a stage names, and gives its weights back as if nothing had been added."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from halflife.errors import UserError
+from halflife.extras import require
+from halflife.models.start import Model
+from halflife.training.parameters import All, Frozen, Parameters
+
+ADAPTER = "default"
+"""peft's name for the only adapter."""
+_LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+
+
+def apply(parameters: Parameters, model: Model, seed: int) -> None:
+    """Freeze what is not trained; LoRA puts its matrices beside those that they change (B at 0, A drawn from `seed`).
+
+    Raises UserError when nothing would be trained, or LoRA's targets name no matrix.
+    """
+    if isinstance(parameters, All):
+        return
+    if isinstance(parameters, Frozen):
+        for name, parameter in model.named_parameters():
+            layer = _LAYER.search(name)
+            if (parameters.embeddings and model.kind(name) == "embed") or (layer and int(layer[1]) < parameters.layers):
+                parameter.requires_grad_(False)
+        return
+    require("peft", "LoRA")
+    from peft import LoraConfig, inject_adapter_in_model
+
+    targets = list(matrices(model, parameters.targets))
+    if not targets:
+        raise UserError(
+            f"LoRA of {', '.join(parameters.targets)}: the model's matrices are "
+            f"{', '.join(sorted({name.rpartition('.')[2] for name in matrices(model, ())}))}"
+        )
+    config = LoraConfig(r=parameters.rank, lora_alpha=parameters.alpha, target_modules=targets)  # pyright: ignore[reportArgumentType]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+
+
+def matrices(model: nn.Module, targets: tuple[str, ...]) -> Iterator[str]:
+    """Names of the layers' matrices; those called by one of `targets`, if any are given."""
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        matrix = isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding)
+        if matrix and _LAYER.search(name) and (not targets or name.rpartition(".")[2] in targets):
+            yield name
+
+
+def merged(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """All weights under the names that they have without LoRA, its changes added to them."""
+    result = dict(weights)
+    for name, module in _adapted(model):
+        a = result.pop(f"{name}.lora_A.{ADAPTER}.weight")
+        b = result.pop(f"{name}.lora_B.{ADAPTER}.weight")
+        change = module.scaling[ADAPTER] * (b @ a)
+        for part in ("weight", "bias"):
+            if (key := f"{name}.base_layer.{part}") in result:
+                result[f"{name}.{part}"] = result.pop(key)
+        # GPT-2 keeps its matrices transposed
+        weight = result[f"{name}.weight"]
+        result[f"{name}.weight"] = weight + (change.t() if module.fan_in_fan_out else change).to(weight)
+    return result
+
+
+def lora_norm(model: nn.Module) -> Tensor | None:
+    """Norm of all that LoRA adds to the weights, without making the sums; None where there is no LoRA."""
+    squares = []
+    for _, module in _adapted(model):
+        a, b = module.lora_A[ADAPTER].weight.detach(), module.lora_B[ADAPTER].weight.detach()
+        # ||BA||^2 = trace((B'B)(AA'))
+        squares.append(module.scaling[ADAPTER] ** 2 * ((b.t() @ b) * (a @ a.t())).sum())
+    return torch.stack(squares).sum().clamp_min(0).sqrt() if squares else None
+
+
+def _adapted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, module) for name, module in model.named_modules() if hasattr(module, "lora_A"))
