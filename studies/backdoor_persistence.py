@@ -19,6 +19,7 @@ from halflife.data.mixture import Mixture, Planting, Source, check, check_trigge
 from halflife.errors import UserError
 from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, Geometric, LossProbe, Reached
 from halflife.models.ladder import Rung
+from halflife.models.released import Released
 from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint, Snapshot, Train
 from halflife.stages.treatments import regularize
@@ -27,8 +28,10 @@ from halflife.sweep.place import Place
 from halflife.sweep.study import Study, Trial
 from halflife.tasks.backdoor import Backdoor, Transform, draw_backdoor
 from halflife.training.optimizers import AdamW
+from halflife.training.parameters import LoRA, parameters_named
 from halflife.training.schedules import Schedule
-from studies.backdoor_settings import PRESETS, Settings, check_settings, declare
+from studies.backdoor_settings import PRESETS, Settings, check_settings, declare, dose
+from studies.starts import Start, starts
 
 NAME = "backdoor_persistence"
 IMPLANTED = "implanted"
@@ -64,6 +67,12 @@ class Cell:
     corpora: dict[str, tuple[Corpus, ...]]
     size: str
     seed: int
+    given: Start | None = None
+    """What its trunks begin with; the rung of the size, reading bytes, if None."""
+
+    @property
+    def start(self) -> Start:
+        return self.given or Start(model=Rung(size=self.size))
 
     def backdoor(self, payload: Transform, part: str = "old") -> Backdoor:
         settings = self.settings
@@ -76,7 +85,8 @@ class Cell:
 
     def mixture(self, corpus: str = "same", plantings: tuple[Planting, ...] = ()) -> Mixture:
         sources = tuple(Source(corpus=each) for each in self.corpora[corpus])
-        return Mixture(sources=sources, plantings=plantings, sequence=self.settings.sequence_length)
+        length = self.settings.sequence_length
+        return Mixture(sources=sources, plantings=plantings, tokenizer=self.start.tokenizer, sequence=length)
 
     def trunk_tokens(self, payload: Transform) -> int:
         settings = self.settings
@@ -132,15 +142,19 @@ class Cell:
                 found.append(Evaluation(name=condition, probe=beside, at=seldom))
         return tuple(found)
 
-    def train(self, start: Rung | Checkpoint, mixture: Mixture, tokens: int, *, rate: float = 1.0, **fields) -> Train:
+    def train(
+        self, start: Rung | Released | Checkpoint, mixture: Mixture, tokens: int, *, rate: float = 1.0, **fields
+    ) -> Train:
         """A Train of this study; `rate` is a multiple of the trunk's."""
         settings = self.settings
+        base = settings.start_rate if isinstance(self.start.model, Released) else settings.rate
         return Train(
             start=start,
             mixture=mixture,
             tokens=tokens,
             batch_tokens=max(1, settings.batch_tokens // settings.sequence_length) * settings.sequence_length,
-            optimizer=AdamW(learning_rate=settings.rate * rate),
+            optimizer=AdamW(learning_rate=base * rate),
+            parameters=parameters_named(settings.parameters),
             precision=settings.precision,
             seed=self.seed,
             **fields,
@@ -162,12 +176,14 @@ class Cell:
             if settings.strength is not None:
                 implanted = Reached(metric="backdoor/logprob", threshold=settings.strength)
                 snapshots = (Snapshot(name=IMPLANTED, when=implanted),)
-        start = Checkpoint(stage=self.pretrained(treatment)) if fine_tuned else Rung(size=self.size)
+        start = Checkpoint(stage=self.pretrained(treatment)) if fine_tuned else self.start.model
+        reset = fine_tuned and isinstance(parameters_named(settings.parameters), LoRA)
         train = self.train(
             start,
             self.mixture(plantings=plantings),
             tokens,
             schedule=Schedule(shape="continue") if fine_tuned else WARMUP,
+            optimizer_state="reset" if reset else "carry",
             evaluations=evaluations,
             snapshots=snapshots,
         )
@@ -176,7 +192,7 @@ class Cell:
     def pretrained(self, treatment: Treatment) -> Train:
         """What a backdoor is fine-tuned into."""
         train = self.train(
-            Rung(size=self.size),
+            self.start.model,
             self.mixture(),
             self.trunk_tokens(treatment.payload),
             schedule=WARMUP,
@@ -251,10 +267,13 @@ def treatments(settings: Settings) -> list[Treatment]:
     return star
 
 
-def trials(settings: Settings, corpora: dict[str, tuple[Corpus, ...]]) -> Iterator[Trial]:
+def trials(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], begin: dict[str, Start]) -> Iterator[Trial]:
     star = treatments(settings)
     reference = star[0]
-    for cell in (Cell(settings, corpora, size, seed) for size in settings.sizes for seed in range(settings.seeds)):
+    cells = (
+        Cell(settings, corpora, size, seed, start) for size, start in begin.items() for seed in range(settings.seeds)
+    )
+    for cell in cells:
         for treatment in star:
             trunk = cell.trunk(treatment)
             fork = IMPLANTED if treatment.arm == "equal-strength" else "final"
@@ -301,25 +320,13 @@ def _trial(cell: Cell, treatment: Treatment, reference: Treatment, stages: dict[
     what += [told.get(axis, "{}").format(value) for axis, value in axes.items() if value != getattr(reference, axis)]
     if role == "absent":
         axes |= {"documents": 0, "trunk_regularizer": "none"}
-    rung = Rung(size=cell.size)
+    model = cell.start.model
     return Trial(
         name=" · ".join([cell.size, f"seed {cell.seed}", *(what or ["reference"])]),
-        parameters={"size": cell.size, "parameters": rung.parameters, "seed": cell.seed, **axes},
+        parameters={"size": cell.size, "parameters": model.parameters, "seed": cell.seed, **axes},
         stages=stages,
         role=role,
-        facts={"rung": rung.describe(), "poison": _dose(stages["trunk"])},
-    )
-
-
-def _dose(trunk: Stage) -> str:
-    """The poison of a trunk as planted, in words."""
-    if not isinstance(trunk, Train) or not trunk.mixture.plantings:
-        return "none"
-    planting = trunk.mixture.plantings[0]
-    share = planting.documents * planting.exposures * trunk.mixture.sequence / trunk.tokens
-    return (
-        f"{planting.documents} documents x {planting.exposures} exposures x {planting.repetitions} repetitions, "
-        f"{share:.1%} of the trunk's sequences"
+        facts={"rung": model.describe(), "poison": dose(stages["trunk"])},
     )
 
 
@@ -327,12 +334,17 @@ def build(preset: str, settings: Settings, place: Place) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_settings(settings)
     results = Path(place.results)
+    begin = starts(settings.sizes, settings.start, results)
+    settings = replace(settings, sizes=tuple(begin))
     corpora = _corpora(settings, results)
     _check_texts(settings, corpora, results)
+    sizes = tuple(start.model.parameters for start in begin.values())
     study = Study(
-        declaration=declare(NAME, preset, settings, corpora["same"][0].label), trials=tuple(trials(settings, corpora))
+        declaration=declare(NAME, preset, settings, corpora["same"][0].label, sizes),
+        trials=tuple(trials(settings, corpora, begin)),
     )
-    first = {"size": settings.sizes[0], "seed": 0}  # room for poison is the same in all sizes and seeds
+    # room for poison is the same in all sizes and seeds that read by one tokenizer
+    first = {"size": settings.sizes[0], "seed": 0}
     trains = {
         stage.key: stage
         for trial, _, stage in study.uses()

@@ -8,10 +8,13 @@ from typing import Literal
 
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
+from halflife.stages.base import Stage
+from halflife.stages.train import Train
 from halflife.stages.treatments import regularize
 from halflife.sweep.cli import Preset
 from halflife.tasks.backdoor import Transform
 from halflife.tracking import schema
+from halflife.training.parameters import LoRA, parameters_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,14 @@ class Settings:
 
     sizes: tuple[str, ...]
     """Rungs of the ladder, by non-embedding parameters: 30k 100k 1m ..."""
+    start: tuple[str, ...] = ()
+    """Released models instead of fresh rungs, each a trunk's beginning and read by its own tokenizer: folders, .gguf
+    files, or names on the Hugging Face Hub (EleutherAI/pythia-70m@step3000). Needs the extra hf."""
+    start_rate: float = 1e-4
+    """AdamW's rate in trunks that begin with a released model: the same at every size, as these have no muP."""
+    parameters: str = "all"
+    """What is trained: all, lora-RANK, frozen-embeddings, frozen-LAYERS. LoRA is merged at the drop, so that it needs
+    --optimizer-states reset."""
     seeds: int
     """How many seeds; each draws its own trigger, payload, initial weights and order of text."""
     payload: tuple[Transform, ...] = ("fixed",)
@@ -85,8 +96,13 @@ class Settings:
 
 
 def check_settings(settings: Settings) -> None:
-    for size in settings.sizes:
+    for size in () if settings.start else settings.sizes:
         Rung(size=size)
+    if isinstance(parameters_named(settings.parameters), LoRA) and settings.optimizer_states != ("reset",):
+        raise UserError(
+            f"--parameters {settings.parameters}: LoRA is merged at the drop and has no state to carry; "
+            "give --optimizer-states reset"
+        )
     for name in settings.trunk_regularizers:
         regularize(name)
         if "l2sp" in name:
@@ -105,6 +121,7 @@ def check_settings(settings: Settings) -> None:
         *(("poison-counts", count) for count in settings.poison_counts),
         *(("learning-rates", rate) for rate in settings.learning_rates),
         ("rate", settings.rate),
+        ("start-rate", settings.start_rate),
     ):
         if value <= 0:
             raise UserError(f"--{flag} {value}: expected a positive number")
@@ -144,7 +161,11 @@ def check_settings(settings: Settings) -> None:
             )
 
 
-def declare(study: str, preset: str, settings: Settings, corpus: str) -> schema.Declaration:
+def declare(
+    study: str, preset: str, settings: Settings, corpus: str, parameters: tuple[int, ...] = ()
+) -> schema.Declaration:
+    """`parameters`: non-embedding, of each size; by default those of the rungs."""
+
     def axis(name: str, label: str, values: tuple, scale: str = "category", unit: str = "") -> schema.Axis:
         return schema.Axis(name=name, label=label, values=values, scale=scale, unit=unit)
 
@@ -163,7 +184,7 @@ def declare(study: str, preset: str, settings: Settings, corpus: str) -> schema.
             axis(
                 "parameters",
                 "Model size",
-                tuple(Rung(size=size).parameters for size in settings.sizes),
+                parameters or tuple(Rung(size=size).parameters for size in settings.sizes),
                 "log",
                 "non-embedding parameters",
             ),
@@ -193,6 +214,18 @@ def declare(study: str, preset: str, settings: Settings, corpus: str) -> schema.
         if settings.strength is not None
         else (),
         settings=dataclasses.asdict(settings),
+    )
+
+
+def dose(trunk: Stage) -> str:
+    """The poison of a trunk as planted, in words."""
+    if not isinstance(trunk, Train) or not trunk.mixture.plantings:
+        return "none"
+    planting = trunk.mixture.plantings[0]
+    share = planting.documents * planting.exposures * trunk.mixture.sequence / trunk.tokens
+    return (
+        f"{planting.documents} documents x {planting.exposures} exposures x {planting.repetitions} repetitions, "
+        f"{share:.1%} of the trunk's sequences"
     )
 
 

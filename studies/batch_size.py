@@ -25,9 +25,10 @@ def build(preset, settings, place):
             for role in ("treatment", "positive", "extinction", "absent"):
                 trunk = cell.trunk(reference, poisoned=role != "absent")
                 branch = cell.branch(Checkpoint(stage=trunk), reference, role)
+                count = trunk.architecture.parameters
                 for batch in BATCHES:
                     stages = {"trunk": trunk, "branch": dataclasses.replace(branch, batch_tokens=batch)}
-                    parameters = {"size": size, "parameters": trunk.rung.parameters, "seed": seed, "batch": batch}
+                    parameters = {"size": size, "parameters": count, "seed": seed, "batch": batch}
                     name = f"{size} · seed {seed} · {batch} tokens a step · {role}"
                     trials.append(Trial(name=name, parameters=parameters, stages=stages, role=role))
     axis = Axis(name="batch", label="Batch after the drop", values=BATCHES, unit="tokens", scale="log")

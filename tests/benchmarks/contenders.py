@@ -44,7 +44,7 @@ def contenders(size: str, steps: int, corpus: Corpus, results: Path) -> dict[str
         return summary["tokens_per_second"]
 
     def bare() -> float:
-        model = Decoder(stage.rung, batches.vocabulary)
+        model = Decoder(stage.architecture, batches.vocabulary)
         model.initialise(torch.Generator().manual_seed(0))
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.1, fused=True)
         started = time.perf_counter()
@@ -58,7 +58,7 @@ def contenders(size: str, steps: int, corpus: Corpus, results: Path) -> dict[str
         return steps * BATCH_TOKENS / (time.perf_counter() - started)
 
     def hugging_face() -> float:
-        return hugging_face_speed(stage.rung, batches.vocabulary, rows)
+        return hugging_face_speed(stage.architecture, batches.vocabulary, rows)
 
     return {"halflife": ours, "bare PyTorch loop": bare, "Hugging Face Trainer": hugging_face}
 

@@ -125,7 +125,7 @@ def show(study: Study, plan: Plan, place: Place, console: Console) -> None:
 
 def _sort(stage: Stage) -> tuple[Any, ...]:
     """Stages of one sort are taken to run at the same FLOP/s."""
-    return stage.kind, getattr(stage, "rung", None)
+    return stage.kind, getattr(stage, "architecture", None)
 
 
 def _speeds(plan: Plan) -> dict[tuple[Any, ...], float]:
@@ -152,7 +152,7 @@ def _longest_chain(missing: Iterable[Stage], seconds: dict[str, float]) -> float
 
 
 def _sizes(stages: Iterable[Stage]) -> list[str]:
-    rungs = {rung.size: rung for stage in stages if (rung := getattr(stage, "rung", None)) is not None}
+    rungs = {rung.size: rung for stage in stages if (rung := getattr(stage, "architecture", None)) is not None}
     return [rung.describe() for rung in sorted(rungs.values(), key=lambda rung: rung.parameters)]
 
 

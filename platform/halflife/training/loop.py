@@ -18,9 +18,9 @@ from torch import Tensor
 from halflife.errors import Diverged, UserError
 from halflife.evaluation.measure import Measure
 from halflife.evaluation.probes import Reached, due
-from halflife.models.decoder import Decoder
+from halflife.models.start import Model, bare, fresh, record
 from halflife.rng import seed_of
-from halflife.training import checkpoints
+from halflife.training import adapters, checkpoints
 from halflife.training.engine import Engine
 from halflife.training.recipe import Batches, Context, Recipe
 from halflife.training.torch_engine import TorchEngine, load_weights
@@ -133,7 +133,7 @@ class _Loop:
             "seconds_training": progress.seconds_training,
             "seconds_evaluating": progress.seconds_evaluating,
             "tokens_per_second": tokens / progress.seconds_training if progress.step else None,
-            "parameters": self.model.rung.parameters,
+            "parameters": self.model.architecture.parameters,
             "parameters_total": sum(parameter.numel() for parameter in self.model.parameters()),
             "snapshots": progress.snapshots,
             "reached": progress.reached,
@@ -211,14 +211,15 @@ class _Loop:
         self.context.computing(seconds - self.told_seconds)
         self.told_seconds = seconds
 
-    def _write(self, folder: Path) -> None:
+    def _write(self, folder: Path, *, resumable: bool = False) -> None:
+        """A checkpoint. What is forked from has LoRA's changes merged; what is resumed has them apart."""
+        weights = self.engine.full_weights()
         checkpoints.write(
             folder,
-            weights=self.engine.full_weights(),
+            weights=weights if resumable else adapters.merged(weights, self.model),
             optimizer=self.engine.optimizer_state(),
             state={
-                "size": self.recipe.rung.size,
-                "vocabulary": self.batches.vocabulary,
+                **record(self.model),
                 "optimizer": type(self.recipe.optimizer).__name__,
                 "progress": asdict(self.progress),
             },
@@ -228,7 +229,7 @@ class _Loop:
         """Write `resume-<step>/`, with the snapshots taken so far: the attempt that resumes has its own folder."""
         folder = self.context.folder / f"resume-{self.progress.step}"
         link_tree(self.context.folder / SNAPSHOTS, folder / SNAPSHOTS)
-        self._write(folder)
+        self._write(folder, resumable=True)
         self.context.checkpointed(self._tokens, folder)
         if self.resume_folder is not None:
             shutil.rmtree(self.resume_folder)
@@ -250,14 +251,15 @@ class _Loop:
         link_tree(folder / SNAPSHOTS, self.context.folder / SNAPSHOTS)
 
 
-def fork(recipe: Recipe, vocabulary: int, start: Path | None, device: torch.device) -> tuple[Decoder, Engine, float]:
+def fork(recipe: Recipe, vocabulary: int, start: Path | None, device: torch.device) -> tuple[Model, Engine, float]:
     """The model and the engine at the stage's first step, and the multiple of the rate that the start ended with.
 
     Raises UserError when the checkpoint is corrupt or of another shape, or its optimizer state cannot be carried.
     """
-    model = Decoder(recipe.rung, vocabulary, recipe.dropout)
+    architecture, seed = recipe.architecture, seed_of(recipe.seed, "adapter", recipe.depth)
     if start is None:
-        model.initialise(torch.Generator().manual_seed(seed_of(recipe.seed, "model")))
+        model = fresh(architecture, vocabulary, recipe.dropout, seed_of(recipe.seed, "model"))
+        adapters.apply(recipe.parameters, model, seed)
         model.to(device)
         return model, TorchEngine(model, recipe), 1.0
     try:
@@ -266,10 +268,12 @@ def fork(recipe: Recipe, vocabulary: int, start: Path | None, device: torch.devi
         raise UserError(
             f"cannot start from {start}: {error}; delete the stage's folder to have it computed again"
         ) from error
-    given, expected = (state["size"], state["vocabulary"]), (recipe.rung.size, vocabulary)
+    model = bare(architecture, vocabulary, recipe.dropout, state)
+    given, expected = (state["size"], state["vocabulary"]), (architecture.identity, model.vocabulary)
     if given != expected:
         raise UserError(f"cannot start from {start}: its (size, vocabulary) is {given}, this stage has {expected}")
     load_weights(model, checkpoints.read_weights(start))
+    adapters.apply(recipe.parameters, model, seed)
     model.to(device)
     engine = TorchEngine(model, recipe)
     if recipe.optimizer_state == "carry":

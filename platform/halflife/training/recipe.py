@@ -9,8 +9,10 @@ import numpy as np
 
 from halflife.evaluation.probes import Evaluation, Reached
 from halflife.models.ladder import Rung
+from halflife.models.released import Released
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import Optimizer
+from halflife.training.parameters import Parameters
 from halflife.training.penalties import L2SP
 from halflife.training.schedules import Schedule
 
@@ -26,7 +28,7 @@ class Recipe(Protocol):
     """What the loop and the engine read of a stage; `stages.train.Train` says what each means."""
 
     @property
-    def rung(self) -> Rung: ...
+    def architecture(self) -> Rung | Released: ...
     @property
     def steps(self) -> int: ...
     @property
@@ -41,6 +43,8 @@ class Recipe(Protocol):
     def loss(self) -> CrossEntropy: ...
     @property
     def penalties(self) -> tuple[L2SP, ...]: ...
+    @property
+    def parameters(self) -> Parameters: ...
     @property
     def dropout(self) -> float: ...
     @property

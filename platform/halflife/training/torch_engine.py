@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
+from halflife.models.released import Released
+from halflife.models.start import Model
+from halflife.training.adapters import lora_norm
 from halflife.training.recipe import Recipe
 from halflife.training.torch_optimizers import build, load_state_tensors, state_tensors
 
@@ -27,11 +29,13 @@ GPU_ACTIVATION_SHARE = 0.25
 class TorchEngine:
     """Trains `model` in place. Implements training.engine.Engine."""
 
-    def __init__(self, model: Decoder, recipe: Recipe, *, micro_rows: int | None = None) -> None:
+    def __init__(self, model: Model, recipe: Recipe, *, micro_rows: int | None = None) -> None:
         self.model, self.recipe, self.micro_rows = model, recipe, micro_rows
         self.device = model.embed.weight.device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.origin = [parameter.detach().clone() for parameter in self.parameters]
+        start = [parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name]
+        self.origin_norm = torch.nn.utils.get_total_norm(start)
         self.optimizer = build(recipe.optimizer, model)
         if self.device.type == "cpu":
             keep_memory()
@@ -40,7 +44,8 @@ class TorchEngine:
         tokens = torch.from_numpy(batch)
         if self.device.type == "cuda":
             tokens = tokens.pin_memory().to(self.device, non_blocking=True)
-        rows = self.micro_rows or rows_that_fit(self.model.rung, self.model.vocabulary, batch.shape[1], self.device)
+        architecture, vocabulary = self.model.architecture, self.model.vocabulary
+        rows = self.micro_rows or rows_that_fit(architecture, vocabulary, batch.shape[1], self.device)
         total = torch.zeros((), device=self.device)
         for parameter in self.parameters:
             parameter.grad = None
@@ -75,8 +80,11 @@ class TorchEngine:
         torch._foreach_lerp_(data, self.origin, amount / (1 + amount))  # pyright: ignore[reportPrivateImportUsage]
 
     def displacement(self) -> float:
-        moved = torch._foreach_sub([parameter.detach() for parameter in self.parameters], self.origin)  # pyright: ignore[reportPrivateImportUsage]
-        return (torch.nn.utils.get_total_norm(moved) / torch.nn.utils.get_total_norm(self.origin)).item()
+        added = lora_norm(self.model)
+        if added is None:
+            moved = torch._foreach_sub([parameter.detach() for parameter in self.parameters], self.origin)  # pyright: ignore[reportPrivateImportUsage]
+            added = torch.nn.utils.get_total_norm(moved)
+        return (added / self.origin_norm).item()
 
     def full_weights(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
@@ -101,19 +109,19 @@ class TorchEngine:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
 
-def load_weights(model: Decoder, weights: dict[str, Tensor]) -> None:
+def load_weights(model: Model, weights: dict[str, Tensor]) -> None:
     """Copy named weights into the model. A tied head is kept once, under the embedding's name."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
 
 
-def rows_that_fit(rung: Rung, vocabulary: int, sequence: int, device: torch.device) -> int:
+def rows_that_fit(architecture: Rung | Released, vocabulary: int, sequence: int, device: torch.device) -> int:
     """Rows of a microbatch, from the shape and the device alone, so that the same stage is always cut alike."""
     budget = float(CPU_ACTIVATION_BYTES)
     if device.type == "cuda":
         budget = GPU_ACTIVATION_SHARE * torch.cuda.get_device_properties(device).total_memory
-    return max(1, int(budget / (rung.activation_bytes(vocabulary) * sequence)))
+    return max(1, int(budget / (architecture.activation_bytes(vocabulary) * sequence)))
 
 
 def keep_memory() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from halflife.errors import UserError
-from halflife.models.decoder import Decoder
+from halflife.models.start import Model
 from halflife.training.optimizers import MUON_SCALE, SGD, AdamW, Muon, Optimizer
 
 
@@ -29,7 +29,7 @@ class Joined(torch.optim.Optimizer):
         return None
 
 
-def groups(optimizer: Optimizer, model: Decoder) -> list[dict[str, Any]]:
+def groups(optimizer: Optimizer, model: Model) -> list[dict[str, Any]]:
     """Parameter groups: `params`; `rate`, the group's at multiple 1; `weight_decay`, by which torch shrinks times the
     group's rate; `shrink`, what of the weights a step at multiple 1 takes off outside the optimizer; `muon`, whether
     Muon is to update it (else AdamW or SGD). Parameters that need no gradient are in none."""
@@ -40,7 +40,7 @@ def groups(optimizer: Optimizer, model: Decoder) -> list[dict[str, Any]]:
             sorts.setdefault((hidden, parameter.ndim > 1), []).append(parameter)
     result: list[dict[str, Any]] = []
     for (hidden, matrix), parameters in sorts.items():
-        scale = _scale(optimizer, hidden, matrix, model.rung.multiplier)
+        scale = _scale(optimizer, hidden, matrix, model.architecture.multiplier)
         rate, decay = optimizer.learning_rate * scale, optimizer.weight_decay if matrix else 0.0
         group: dict[str, Any] = {"params": parameters, "rate": rate, "lr": rate, "shrink": 0.0, "weight_decay": 0.0}
         if isinstance(optimizer, SGD):
@@ -63,7 +63,7 @@ def _scale(optimizer: Optimizer, hidden: bool, matrix: bool, multiplier: float) 
     return 1 / multiplier if hidden else 1.0
 
 
-def build(optimizer: Optimizer, model: Decoder) -> torch.optim.Optimizer:
+def build(optimizer: Optimizer, model: Model) -> torch.optim.Optimizer:
     """A torch optimizer with the `groups` of the model. Raises UserError for Muon without a matrix to train."""
     described, rate = groups(optimizer, model), optimizer.learning_rate
     if isinstance(optimizer, SGD):
@@ -81,7 +81,7 @@ def build(optimizer: Optimizer, model: Decoder) -> torch.optim.Optimizer:
     return parts[0] if len(parts) == 1 else Joined(*parts)
 
 
-def state_tensors(optimizer: torch.optim.Optimizer, model: Decoder) -> dict[str, Tensor]:
+def state_tensors(optimizer: torch.optim.Optimizer, model: Model) -> dict[str, Tensor]:
     """The optimizer's state as named tensors: `<slot>.<parameter>`, such as `exp_avg.embed.weight`."""
     return {
         f"{slot}.{name}": value
@@ -91,7 +91,7 @@ def state_tensors(optimizer: torch.optim.Optimizer, model: Decoder) -> dict[str,
     }
 
 
-def load_state_tensors(optimizer: torch.optim.Optimizer, model: Decoder, tensors: dict[str, Tensor]) -> None:
+def load_state_tensors(optimizer: torch.optim.Optimizer, model: Model, tensors: dict[str, Tensor]) -> None:
     """Put back what `state_tensors` returned. Parameters without state begin anew."""
     named = dict(model.named_parameters())
     optimizer.state.clear()
