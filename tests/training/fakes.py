@@ -16,6 +16,7 @@ from halflife.evaluation.probes import Evaluation, Every, LossProbe
 from halflife.models.ladder import Rung
 from halflife.rng import generator
 from halflife.stages.train import Train
+from halflife.training.execution import Execution
 from halflife.training.loop import train
 from halflife.training.optimizers import AdamW
 
@@ -49,6 +50,7 @@ class Host:
 
     device = "cpu"
     checkpoint_seconds = 0.0
+    execution = Execution()
 
     def __init__(self, folder: Path, resume: Path | None = None, interrupt_at: int | None = None) -> None:
         self.folder, self.resume, self.results = folder, resume, folder

@@ -6,7 +6,7 @@ import json
 import uuid
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from halflife.stages import files
 from halflife.stages.base import Progress, Stage
 from halflife.stages.identity import fields_of
 from halflife.stages.store import RECORD, RETRACTED, Corrupt, Store, read_points, write_points
+from halflife.training.execution import Execution
 
 RESUME = "resume.json"
 """In an attempt: which of its folders is the newest complete checkpoint, at which step, with checksums."""
@@ -62,11 +63,13 @@ class Attempt:
         store: Store,
         *,
         device: str,
+        execution: Execution,
         checkpoint_seconds: float,
         provenance: dict[str, Any],
         on_progress: Callable[[Progress], None],
     ) -> None:
         self.results, self.device, self.checkpoint_seconds = store.root, device, checkpoint_seconds
+        self.execution = execution
         self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
         self.folder = store.folder(stage) / "attempts" / self.id
         self._store, self._on_progress = store, on_progress
@@ -83,6 +86,7 @@ class Attempt:
             "fields": fields_of(stage, every=True),
             "parents": {parent.key: parent.folder_name for parent in stage.parents},
             "device": device,
+            "execution": asdict(execution),
             "precision": getattr(stage, "precision", None),
             "resumed": {"attempt": resumable.attempt.name, "step": resumable.step} if resumable else None,
             "started": datetime.now(UTC).isoformat(),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from halflife.stages.identity import fields, fields_of, is_description, key_of
+from halflife.training.execution import Execution
 
 
 class Context(Protocol):
@@ -21,6 +22,8 @@ class Context(Protocol):
     resume: Path | None
     """Folder of the newest valid mid-stage checkpoint of an earlier attempt, to be read only; None to begin anew."""
     device: str
+    execution: Execution
+    """Which engine trains, and in how many processes."""
     checkpoint_seconds: float
     """Make a resumable checkpoint about this often."""
 

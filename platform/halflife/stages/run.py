@@ -17,6 +17,7 @@ from halflife.stages import files, leases, provenance
 from halflife.stages.attempt import Attempt, checkpoint_of
 from halflife.stages.base import Outcome, Progress, Stage
 from halflife.stages.store import Store
+from halflife.training.execution import Execution
 
 LONGEST_PAUSE = 1.0
 """Seconds between looks at a stage that another computes."""
@@ -35,6 +36,8 @@ def run_stage(
     store: Store,
     *,
     device: str = "cpu",
+    execution: Execution = Execution(),
+    compute: Callable[[Stage, Attempt], dict[str, Any]] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     checkpoint_seconds: float = 20.0,
     wait: bool = True,
@@ -46,6 +49,7 @@ def run_stage(
     A parent that is missing or corrupt is computed first, here. An earlier attempt's newest checkpoint is
     resumed. Whatever the stage raises is passed on after its lease is released, its checkpoint left for the
     next attempt; only Diverged is a result. `origin` is `provenance.gather()` of the driver, this process's if None.
+    `compute` runs the stage elsewhere than in this process, for its summary.
 
     Raises Held (with `wait=False`), Unavailable, UserError (the results folder cannot be written), and what the
     stage raises.
@@ -66,6 +70,8 @@ def run_stage(
         time.sleep(pause)
         pause = min(LONGEST_PAUSE, 1.5 * pause)
 
+    how: dict[str, Any] = {"device": device, "execution": execution, "checkpoint_seconds": checkpoint_seconds}
+
     def told(progress: Progress) -> None:
         holding.progress = progress
         if on_progress:
@@ -76,9 +82,7 @@ def run_stage(
         if outcome:
             return outcome
         parents = {
-            parent.key: _standing_parent(
-                parent, store, device=device, checkpoint_seconds=checkpoint_seconds, origin=origin, pulse=pulse
-            )
+            parent.key: _standing_parent(parent, store, **how, compute=compute, origin=origin, pulse=pulse)
             for parent in stage.parents
         }
         if reason := stage.unavailable(parents):
@@ -86,12 +90,11 @@ def run_stage(
         attempt = Attempt(
             stage,
             store,
-            device=device,
-            checkpoint_seconds=checkpoint_seconds,
+            **how,
             provenance={**(origin or provenance.gather()), **provenance.of_this_process()},
             on_progress=told,
         )
-        return _compute(stage, store, attempt)
+        return _compute(stage, store, attempt, compute or _here)
 
 
 def _standing_parent(parent: Stage, store: Store, **how: Any) -> Outcome:
@@ -102,11 +105,17 @@ def _standing_parent(parent: Stage, store: Store, **how: Any) -> Outcome:
             return outcome
 
 
-def _compute(stage: Stage, store: Store, attempt: Attempt) -> Outcome:
+def _here(stage: Stage, attempt: Attempt) -> dict[str, Any]:
+    return stage.run(attempt)
+
+
+def _compute(
+    stage: Stage, store: Store, attempt: Attempt, compute: Callable[[Stage, Attempt], dict[str, Any]]
+) -> Outcome:
     earlier = [store.folder(stage) / "attempts" / name for name in files.names(attempt.folder.parent)]
     try:
         try:
-            status, summary = "complete", stage.run(attempt)
+            status, summary = "complete", compute(stage, attempt)
         except Diverged as error:
             status, summary = "diverged", {"message": str(error)}
         summary = {**summary, "seconds_computing": attempt.seconds_computing}

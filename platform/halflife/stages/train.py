@@ -14,6 +14,7 @@ from halflife.evaluation.probes import Evaluation, LanguageProbe, LossProbe, Pro
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.stages.base import Context, Cost, Outcome, Stage
+from halflife.tasks.languages import Language
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import Optimizer
 from halflife.training.parameters import All, Frozen, LoRA, Parameters
@@ -222,10 +223,7 @@ def tokens_scored(probe: Probe, sequence: int) -> float:
     if isinstance(probe, LossProbe):
         return probe.sequences * sequence
     if isinstance(probe, LanguageProbe):
-        examples = probe.language.examples(probe.part)
-        longest = max((len(e.prompt) + len(e.answer) for e in examples), default=0)
-        asked = min(probe.trials, len(examples)) * (len(probe.language.symbols) if probe.choice else 1)
-        return asked * min(sequence, longest * (1 + probe.shots))
+        return sum(_asked(probe, language, sequence) for language in probe.languages)
     longest = probe.context + len(probe.backdoor.trigger) + len(probe.backdoor.longest_payload)
     return probe.trials * min(sequence, longest)
 

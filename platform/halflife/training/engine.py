@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from halflife.evaluation.scoring import LanguageModel
+from halflife.models.start import Model
+from halflife.training.execution import Execution
+from halflife.training.ranks import Ranks
+from halflife.training.recipe import Recipe
 
 
 class Engine(Protocol):
+    """Where several ranks train together, every verb is called on every one of them."""
+
+    ranks: Ranks
+
     @property
     def model(self) -> LanguageModel:
         """What evaluations measure."""
         ...
 
     def gradients(self, batch: np.ndarray) -> Tensor:
-        """Gradients of the loss on int64 tokens (rows, sequence + 1). Returns the mean loss in nats a token,
-        a scalar on the device (reading it waits for the device)."""
+        """Gradients of the loss on int64 tokens (rows, sequence + 1), the global batch whatever the number of ranks.
+        Returns its mean loss in nats a token, a scalar on the device (reading it waits for the device)."""
         ...
 
     def step(self, multiple: float) -> Tensor:
@@ -31,15 +41,34 @@ class Engine(Protocol):
         ...
 
     def full_weights(self) -> dict[str, Tensor]:
-        """All weights by name, unsharded."""
+        """All weights by name, unsharded; on ranks other than 0 none."""
         ...
 
-    def optimizer_state(self) -> dict[str, Tensor]: ...
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """All of it, `<slot>.<parameter>`; on ranks other than 0 none."""
+        ...
 
-    def load(self, weights: dict[str, Tensor] | None, optimizer: dict[str, Tensor] | None) -> None:
+    def save(self, folder: Path) -> dict[str, str]:
+        """Write what this rank keeps, for `checkpoints.read_weights` and `read_optimizer` of any number of ranks;
+        returns the digests of its files."""
+        ...
+
+    def load(self, weights: Mapping[str, Tensor] | None, optimizer: Mapping[str, Tensor] | None) -> None:
         """Continue from these; None leaves what is there. theta_0 stays."""
         ...
 
     def measuring(self) -> AbstractContextManager[Any]:
         """Within it the model is in evaluation mode, without gradients, in the stage's precision."""
         ...
+
+
+def make_engine(model: Model, recipe: Recipe, execution: Execution) -> Engine:
+    """The engine that the execution names, with the model's weights as theta_0. Raises UserError where it is not
+    installed."""
+    if execution.engine == "deepspeed":
+        from halflife.training.deepspeed_engine import DeepSpeedEngine  # DeepSpeed takes seconds to import
+
+        return DeepSpeedEngine(model, recipe, execution)
+    from halflife.training.torch_engine import TorchEngine
+
+    return TorchEngine(model, recipe)

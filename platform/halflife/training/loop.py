@@ -21,9 +21,10 @@ from halflife.evaluation.probes import Reached, due
 from halflife.models.start import Model, bare, fresh, record
 from halflife.rng import seed_of
 from halflife.training import adapters, checkpoints
-from halflife.training.engine import Engine
+from halflife.training.engine import Engine, make_engine
+from halflife.training.execution import Execution
 from halflife.training.recipe import Batches, Context, Recipe
-from halflife.training.torch_engine import TorchEngine, load_weights
+from halflife.training.torch_engine import load_weights
 
 UNREAD_LOSSES = 64
 """Losses left on a GPU before they are read: reading waits for the device."""
@@ -89,7 +90,8 @@ class _Loop:
     ) -> None:
         self.recipe, self.context, self.batches, self.measures, self.clock = recipe, context, batches, measures, clock
         device = torch.device(context.device)
-        self.model, self.engine, self.carried = fork(recipe, batches.vocabulary, start, device)
+        self.model, self.engine, self.carried = fork(recipe, batches.vocabulary, start, device, context.execution)
+        self.ranks = self.engine.ranks
         self.due = {evaluation.name: set(due(evaluation.at, recipe.steps)) for evaluation in recipe.evaluations}
         self.progress = Progress(multiple=self.carried)
         self.unread: list[Tensor] = []
@@ -109,7 +111,9 @@ class _Loop:
             norm = self._step()
             evaluate = progress.step == steps or any(progress.step in at for at in self.due.values())
             now = self.clock()
+            # clocks differ, and a checkpoint is written together
             report, checkpoint = now - reported >= REPORT_SECONDS, now - checkpointed >= checkpoint_seconds
+            checkpoint = self.ranks.agreed(checkpoint)
             if evaluate or report or checkpoint or len(self.unread) >= self.unread_limit:
                 self._read_losses()
             progress.seconds_training += time.perf_counter() - started
@@ -150,7 +154,8 @@ class _Loop:
         step = progress.step
         batch = self.batches.batch(step)
         if recipe.dropout:
-            torch.manual_seed(seed_of(recipe.seed, "dropout", recipe.depth, step))
+            rank = (self.ranks.rank,) if self.ranks.rank else ()  # other rows, other units; rank 0 as if alone
+            torch.manual_seed(seed_of(recipe.seed, "dropout", recipe.depth, step, *rank))
         progress.multiple = recipe.schedule.multiple(step, recipe.steps, self.carried)
         self.unread.append(self.engine.gradients(batch))
         norm = self.engine.step(progress.multiple)
@@ -191,6 +196,7 @@ class _Loop:
                 if progress.step in steps_due:
                     measured = self.measures[name](self.engine.model)
                     values |= {f"{name}/{measure}": value for measure, value in measured.items()}
+        values = self.ranks.agreed(values)  # what is waited for holds everywhere or nowhere
         self.context.record(self._tokens, values)
         progress.values |= values
         progress.loss_sum, progress.evaluated_step = 0.0, progress.step
@@ -211,28 +217,30 @@ class _Loop:
         self.context.computing(seconds - self.told_seconds)
         self.told_seconds = seconds
 
-    def _write(self, folder: Path, *, resumable: bool = False) -> None:
-        """A checkpoint. What is forked from has LoRA's changes merged; what is resumed has them apart."""
-        weights = self.engine.full_weights()
-        checkpoints.write(
-            folder,
-            weights=weights if resumable else adapters.merged(weights, self.model),
-            optimizer=self.engine.optimizer_state(),
-            state={
-                **record(self.model),
-                "optimizer": type(self.recipe.optimizer).__name__,
-                "progress": asdict(self.progress),
-            },
-        )
+    def _write(self, folder: Path) -> None:
+        """A checkpoint to fork from: whole tensors, LoRA's changes merged into the weights. Rank 0 writes it."""
+        weights, optimizer = self.engine.full_weights(), self.engine.optimizer_state()
+        if self.ranks.rank == 0:
+            weights = adapters.merged(weights, self.model)
+            checkpoints.write(folder, weights=weights, optimizer=optimizer, state=self._state())
+
+    def _state(self) -> dict[str, Any]:
+        optimizer = type(self.recipe.optimizer).__name__
+        return {**record(self.model), "optimizer": optimizer, "progress": asdict(self.progress)}
 
     def _checkpoint(self) -> None:
-        """Write `resume-<step>/`, with the snapshots taken so far: the attempt that resumes has its own folder."""
+        """Write `resume-<step>/`: what each rank keeps, LoRA's changes apart, and the snapshots taken so far, since the
+        attempt that resumes has its own folder."""
         folder = self.context.folder / f"resume-{self.progress.step}"
-        link_tree(self.context.folder / SNAPSHOTS, folder / SNAPSHOTS)
-        self._write(folder, resumable=True)
-        self.context.checkpointed(self._tokens, folder)
-        if self.resume_folder is not None:
-            shutil.rmtree(self.resume_folder)
+        if self.ranks.rank == 0:
+            link_tree(self.context.folder / SNAPSHOTS, folder / SNAPSHOTS)
+        self.ranks.agreed(None)  # the folder is there
+        digests = {name: digest for of in self.ranks.gathered(self.engine.save(folder)) for name, digest in of.items()}
+        if self.ranks.rank == 0:
+            checkpoints.write_state(folder, self._state(), digests)
+            self.context.checkpointed(self._tokens, folder)
+            if self.resume_folder is not None:
+                shutil.rmtree(self.resume_folder)
         self.resume_folder = folder
 
     def _resume(self) -> None:
@@ -251,7 +259,9 @@ class _Loop:
         link_tree(folder / SNAPSHOTS, self.context.folder / SNAPSHOTS)
 
 
-def fork(recipe: Recipe, vocabulary: int, start: Path | None, device: torch.device) -> tuple[Model, Engine, float]:
+def fork(
+    recipe: Recipe, vocabulary: int, start: Path | None, device: torch.device, execution: Execution
+) -> tuple[Model, Engine, float]:
     """The model and the engine at the stage's first step, and the multiple of the rate that the start ended with.
 
     Raises UserError when the checkpoint is corrupt or of another shape, or its optimizer state cannot be carried.
@@ -261,7 +271,7 @@ def fork(recipe: Recipe, vocabulary: int, start: Path | None, device: torch.devi
         model = fresh(architecture, vocabulary, recipe.dropout, seed_of(recipe.seed, "model"))
         adapters.apply(recipe.parameters, model, seed)
         model.to(device)
-        return model, TorchEngine(model, recipe), 1.0
+        return model, make_engine(model, recipe, execution), 1.0
     try:
         state = checkpoints.read_state(start)
     except checkpoints.CorruptCheckpoint as error:
@@ -275,7 +285,7 @@ def fork(recipe: Recipe, vocabulary: int, start: Path | None, device: torch.devi
     load_weights(model, checkpoints.read_weights(start))
     adapters.apply(recipe.parameters, model, seed)
     model.to(device)
-    engine = TorchEngine(model, recipe)
+    engine = make_engine(model, recipe, execution)
     if recipe.optimizer_state == "carry":
         if state["optimizer"] != type(recipe.optimizer).__name__:
             raise UserError(

@@ -10,6 +10,7 @@ import numpy as np
 from halflife.evaluation.probes import Evaluation, Reached
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
+from halflife.training.execution import Execution
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import Optimizer
 from halflife.training.parameters import Parameters
@@ -77,6 +78,7 @@ class Context(Protocol):
     folder: Path
     resume: Path | None
     device: str
+    execution: Execution
 
     def record(self, step: int, values: dict[str, float]) -> None: ...
     def checkpointed(self, step: int, folder: Path) -> None: ...

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.models.start import Model
+from halflife.training import checkpoints
 from halflife.training.adapters import lora_norm
+from halflife.training.ranks import Alone, Ranks
 from halflife.training.recipe import Recipe
 from halflife.training.torch_optimizers import build, load_state_tensors, state_tensors
 
@@ -31,6 +34,7 @@ class TorchEngine:
 
     def __init__(self, model: Model, recipe: Recipe, *, micro_rows: int | None = None) -> None:
         self.model, self.recipe, self.micro_rows = model, recipe, micro_rows
+        self.ranks: Ranks = Alone()
         self.device = model.embed.weight.device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.origin = [parameter.detach().clone() for parameter in self.parameters]
@@ -92,7 +96,10 @@ class TorchEngine:
     def optimizer_state(self) -> dict[str, Tensor]:
         return state_tensors(self.optimizer, self.model)
 
-    def load(self, weights: dict[str, Tensor] | None, optimizer: dict[str, Tensor] | None) -> None:
+    def save(self, folder: Path) -> dict[str, str]:
+        return checkpoints.write_whole(folder, weights=self.full_weights(), optimizer=self.optimizer_state())
+
+    def load(self, weights: Mapping[str, Tensor] | None, optimizer: Mapping[str, Tensor] | None) -> None:
         if weights is not None:
             load_weights(self.model, weights)
         if optimizer is not None:
@@ -109,7 +116,7 @@ class TorchEngine:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
 
-def load_weights(model: Model, weights: dict[str, Tensor]) -> None:
+def load_weights(model: Model, weights: Mapping[str, Tensor]) -> None:
     """Copy named weights into the model. A tied head is kept once, under the embedding's name."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ def state_tensors(optimizer: torch.optim.Optimizer, model: Model) -> dict[str, T
     }
 
 
-def load_state_tensors(optimizer: torch.optim.Optimizer, model: Model, tensors: dict[str, Tensor]) -> None:
+def load_state_tensors(optimizer: torch.optim.Optimizer, model: Model, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `state_tensors` returned. Parameters without state begin anew."""
     named = dict(model.named_parameters())
     optimizer.state.clear()

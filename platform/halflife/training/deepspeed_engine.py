@@ -1,0 +1,281 @@
+"""The DeepSpeed engine: several processes that share a batch and, by ZeRO, what they keep (arXiv 1910.02054).
+
+DeepSpeed reduces the gradients, shards and gathers; the optimizer is the torch engine's own (`torch_optimizers.build`),
+so both engines take the same steps. Everything that is not DeepSpeed's verb works on fragments: the local piece of each
+parameter and of its optimizer state, wherever the ZeRO stage keeps it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from halflife.errors import Diverged, UserError
+from halflife.models.start import Model
+from halflife.training import checkpoints
+from halflife.training.adapters import lora_norm
+from halflife.training.checkpoints import Piece
+from halflife.training.execution import Execution
+from halflife.training.fragments import Fragment, fragments_of
+from halflife.training.ranks import Alone, Ranks, Together, all_sum, join_alone
+from halflife.training.recipe import Recipe
+from halflife.training.torch_engine import keep_memory, rows_that_fit
+from halflife.training.torch_optimizers import build
+
+WEIGHTS, OPTIMIZER = "weights", "optimizer"
+BUCKET = 100_000_000
+"""Elements that are reduced or gathered at once, at most."""
+
+
+class DeepSpeedEngine:
+    """Trains `model` in place. Implements training.engine.Engine; every verb is called on every rank alike."""
+
+    def __init__(self, model: Model, recipe: Recipe, execution: Execution, *, micro_rows: int | None = None) -> None:
+        self.model, self.recipe, self.micro_rows, self.zero = model, recipe, micro_rows, execution.zero
+        self.device = model.embed.weight.device
+        deepspeed = ready(self.device)
+        self.ranks: Ranks = Together() if execution.workers > 1 else Alone()
+        self.names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        start = [parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name]
+        self.origin_norm = torch.nn.utils.get_total_norm(start).item()
+        self.optimizer = build(recipe.optimizer, model)
+        self.optimizer.register_step_pre_hook(self._before_step)
+        self.optimizer.register_step_post_hook(self._after_step)
+        self.norm = torch.zeros(())
+        self.engine, *_ = deepspeed.initialize(
+            model=_Loss(model, recipe), optimizer=self.optimizer, config=self._settings(), dist_init_required=False
+        )
+        self.fragments: list[Fragment] = fragments_of(self.engine, model, self.zero)
+        self.owners = list({id(fragment.owner): fragment.owner for fragment in self.fragments}.values())
+        self.origin = {id(owner): owner.detach().clone() for owner in self.owners}
+        self.multiple = 1.0
+        if self.device.type == "cpu":
+            keep_memory()
+
+    def _settings(self) -> dict[str, Any]:
+        """DeepSpeed's configuration. Accumulation is ours (`set_gradient_accumulation_boundary`)."""
+        bucket = min(BUCKET, sum(shape.numel() for shape in self.shapes.values()))
+        zero: dict[str, Any] = {"stage": self.zero, "reduce_bucket_size": bucket}
+        if self.zero == 3:
+            zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_max_live_parameters": 10 * bucket}
+        else:
+            zero |= {"allgather_bucket_size": bucket}
+        return {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": self.recipe.clip if self.zero else 0.0,
+            "zero_allow_untested_optimizer": True,
+            "zero_optimization": zero,
+            "steps_per_print": None,
+        }
+
+    @property
+    def rank(self) -> int:
+        return self.ranks.rank
+
+    def gradients(self, batch: np.ndarray) -> Tensor:
+        own = len(batch) // self.ranks.count
+        tokens = torch.from_numpy(batch[self.rank * own : (self.rank + 1) * own])
+        if self.device.type == "cuda":
+            tokens = tokens.pin_memory().to(self.device, non_blocking=True)
+        rows = self.micro_rows or rows_that_fit(
+            self.model.architecture, self.model.vocabulary, batch.shape[1], self.device
+        )
+        total = torch.zeros((), device=self.device)
+        parts = tokens.split(rows)
+        for number, part in enumerate(parts, start=1):
+            self.engine.set_gradient_accumulation_boundary(number == len(parts))
+            loss = self.engine(part) * (len(part) / len(tokens))
+            self.engine.backward(loss, scale_wrt_gas=False)
+            total += loss.detach()
+        return all_sum(total).div_(self.ranks.count)
+
+    def step(self, multiple: float) -> Tensor:
+        self.multiple = multiple
+        self.engine.step()
+        if self.zero:
+            if not self.engine.was_step_applied():
+                raise Diverged("the gradients ceased to be finite")
+            self.norm = torch.as_tensor(self.engine.get_global_grad_norm())
+        return self.norm
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """On what the optimizer updates in this call: with ZeRO, the local shard of one group."""
+        if not self.zero:  # DeepSpeed would clip and not tell the norm
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            self.norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip, self.norm, foreach=True)
+        for group in optimizer.param_groups:
+            group["lr"] = group["rate"] * self.multiple
+            if group["shrink"] and group["params"]:
+                torch._foreach_mul_([p.data for p in group["params"]], 1 - group["shrink"] * self.multiple)  # pyright: ignore[reportPrivateImportUsage]
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Penalties pull the shards before they are gathered: theta <- theta_0 + (theta - theta_0) / (1 + amount)."""
+        for penalty in self.recipe.penalties:
+            amount = self.recipe.optimizer.learning_rate * self.multiple * penalty.strength
+            for owner in (owner for group in optimizer.param_groups for owner in group["params"]):
+                owner.data.lerp_(self.origin[id(owner)], amount / (1 + amount))
+
+    def displacement(self) -> float:
+        added = lora_norm(self.model)
+        if added is not None:
+            return added.item() / self.origin_norm
+        moved = [(owner.detach() - self.origin[id(owner)]).double().square().sum() for owner in self.owners]
+        square = torch.stack(moved).sum()
+        if self._sharded:  # else every rank has all
+            all_sum(square)
+        return square.sqrt().item() / self.origin_norm
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """All weights on rank 0, none elsewhere; one parameter at a time is gathered."""
+        return self._on_rank_0(self.model.named_parameters())
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """All of the optimizer's state on rank 0, none elsewhere; one tensor at a time is put together."""
+        pieces = {name: piece for kind, name, piece in self._pieces() if kind == OPTIMIZER}
+        if not self._sharded:
+            return {name: piece.values.view(piece.shape) for name, piece in pieces.items()} if self.rank == 0 else {}
+        result = {}
+        shapes = {name: shape for of in self.ranks.gathered(_shapes(pieces)) for name, shape in of.items()}
+        for name in sorted(shapes):
+            whole = torch.zeros(math.prod(shapes[name]), device=self.device)
+            if piece := pieces.get(name):
+                whole.narrow(0, piece.offset, piece.values.numel()).copy_(piece.values)
+            all_sum(whole)
+            if self.rank == 0:
+                result[name] = whole.view(shapes[name]).cpu()
+        return result
+
+    def save(self, folder: Path) -> dict[str, str]:
+        if self.ranks.count == 1:
+            return checkpoints.write_whole(folder, weights=self.full_weights(), optimizer=self.optimizer_state())
+        frozen = ((name, value) for name, value in self.model.named_parameters() if not value.requires_grad)
+        weights = {
+            name: Piece(values=value.reshape(-1), offset=0, shape=tuple(value.shape))
+            for name, value in self._on_rank_0(frozen).items()
+        }
+        optimizer = {}
+        if self._sharded or self.rank == 0:
+            for kind, name, piece in self._pieces():
+                (weights if kind == WEIGHTS else optimizer)[name] = piece
+        return checkpoints.write_shard(folder, self.rank, weights=weights, optimizer=optimizer)
+
+    def load(self, weights: Mapping[str, Tensor] | None, optimizer: Mapping[str, Tensor] | None) -> None:
+        if weights is not None:
+            for fragment in self.fragments:
+                fragment.of(fragment.owner).copy_(fragment.part(weights[fragment.name]))
+            self._publish()
+        if optimizer is not None:
+            self.optimizer.state.clear()
+            slots: dict[str, list[str]] = {}
+            for key in optimizer:
+                slot, name = key.split(".", 1)
+                slots.setdefault(name, []).append(slot)
+            for fragment in self.fragments:
+                state = self.optimizer.state[fragment.owner]
+                for slot in slots.get(fragment.name, ()):
+                    value = optimizer[f"{slot}.{fragment.name}"]
+                    if value.ndim == 0 and fragment.shape != ():
+                        state[slot] = value.to(self.device)
+                        continue
+                    if slot not in state:
+                        state[slot] = torch.zeros_like(fragment.owner)
+                    fragment.of(state[slot]).copy_(fragment.part(value))
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        self.model.eval()
+        with torch.no_grad(), _autocast(self.recipe, self.device):
+            yield
+        self.model.train()
+
+    @property
+    def _sharded(self) -> bool:
+        return self.zero > 0 and self.ranks.count > 1
+
+    def _pieces(self) -> Iterator[tuple[str, str, Piece]]:
+        """(kind, name, piece) of every fragment: its weights, and its slots of the optimizer's state."""
+        for fragment in self.fragments:
+            slots = {(OPTIMIZER, f"{slot}.{fragment.name}"): value for slot, value in self._state(fragment).items()}
+            for (kind, name), tensor in {(WEIGHTS, fragment.name): fragment.owner, **slots}.items():
+                if piece := fragment.piece(tensor):
+                    yield kind, name, piece
+
+    def _state(self, fragment: Fragment) -> dict[str, Tensor]:
+        state = self.optimizer.state.get(fragment.owner, {})
+        return {slot: value for slot, value in state.items() if isinstance(value, Tensor)}
+
+    def _on_rank_0(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
+        from deepspeed.runtime.zero import GatheredParameters
+
+        result = {}
+        for name, parameter in parameters:
+            with GatheredParameters(parameter, enabled=self.zero == 3):
+                if self.rank == 0:
+                    value = parameter.detach()
+                    result[name] = value.cpu().clone() if self.zero == 3 else value
+        return result
+
+    def _publish(self) -> None:
+        """Bring weights that were written into the optimizer's shards to where the model reads them."""
+        if self.zero in (1, 2):
+            self.engine.optimizer.update_lp_params()
+        elif self.zero == 3 and (persistent := self.engine.optimizer.persistent_parameters):
+            persistent[0].all_gather(persistent)  # the others are gathered from the shards when they are needed
+
+
+class _Loss(nn.Module):
+    """The mean loss of rows, inside one module: DeepSpeed casts and gathers around its forward pass."""
+
+    def __init__(self, model: Model, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.recipe = model, recipe
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        with _autocast(self.recipe, tokens.device):
+            logits = self.model(tokens[:, :-1])
+        return F.cross_entropy(
+            logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), label_smoothing=self.recipe.loss.label_smoothing
+        )
+
+
+def ready(device: torch.device) -> Any:
+    """The module deepspeed, ready in this process, alone or as one of the ranks that the caller has joined.
+
+    Nothing is compiled: on a CPU, DeepSpeed would build its shared-memory reduction for a minute and a half, which only
+    inference uses. Raises UserError when DeepSpeed is not installed.
+    """
+    os.environ["DS_ACCELERATOR"] = device.type
+    os.environ.setdefault("LOCAL_RANK", "0")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise UserError("the engine 'deepspeed' was asked for: install halflife[train]") from error
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    join_alone(device)
+    vars(deepspeed.ops)["__compatible_ops__"] = {}
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    return deepspeed
+
+
+def _autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+
+
+def _shapes(pieces: dict[str, Piece]) -> dict[str, tuple[int, ...]]:
+    return {name: piece.shape for name, piece in pieces.items()}

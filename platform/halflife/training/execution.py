@@ -1,0 +1,53 @@
+"""Who carries out a stage's training: the engine and its processes. Recorded with a stage, never hashed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from halflife.errors import UserError
+
+ENGINES = ("torch", "deepspeed")
+ZERO_STAGES = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """torch: one process, one device. deepspeed: `workers` processes with a device each, which share the batch and,
+    by ZeRO (arXiv 1910.02054), the optimizer's state (1), the gradients (2) and the weights (3)."""
+
+    engine: Literal["torch", "deepspeed"] = "torch"
+    workers: int = 1
+    zero: int = 0
+    compile: bool = False
+    """Layers through torch.compile."""
+    activation_checkpointing: bool = False
+    """Layers keep their input alone for the backward pass, and compute the rest again."""
+    micro_rows: int | None = None
+    """Sequences a device takes at once, gradients accumulating over the batch's; None leaves it to the engine."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for what no engine can do."""
+        if self.engine not in ENGINES:
+            raise UserError(f"unknown engine {self.engine!r}: expected {' or '.join(ENGINES)}")
+        if self.workers < 1:
+            raise UserError(f"{self.workers} workers were asked for: expected at least 1")
+        if self.zero not in ZERO_STAGES:
+            raise UserError(f"ZeRO stage {self.zero} was asked for: expected 0, 1, 2 or 3")
+        if self.engine == "torch" and self.workers > 1:
+            raise UserError(
+                f"{self.workers} workers were asked for: the torch engine trains a stage with 1; use --engine deepspeed"
+            )
+        if self.engine == "torch" and self.zero:
+            raise UserError(
+                f"ZeRO stage {self.zero} was asked for: the torch engine shards nothing; use --engine deepspeed"
+            )
+
+
+def check_rows(execution: Execution, rows: int) -> None:
+    """Raises UserError when the rows of a batch do not divide among the workers."""
+    if rows % execution.workers:
+        raise UserError(
+            f"batches of {rows} sequences do not divide among {execution.workers} workers: "
+            f"choose a number of workers that divides {rows}, or another batch"
+        )
