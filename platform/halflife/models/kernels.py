@@ -19,6 +19,8 @@ _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_l
 
 def plain(x: Tensor) -> bool:
     """Whether torch's own operations are to be used on `x`."""
+    if torch.compiler.is_compiling():
+        return True  # they are fused into kernels of the compiler's own
     return x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
 
 
@@ -45,14 +47,15 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 def turns(length: int, heads: int, head_width: int, base: float, like: Tensor) -> Tensor:
-    """Rotary angles as complex numbers of modulus 1: (length, 1, heads, head width / 2).
+    """Cosine and sine of the rotary angles: (length, 1, heads, head width / 2, 2).
 
     One copy a head, so that the rotation is a product of long contiguous rows.
     """
     half = head_width // 2
     frequency = base ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
     angle = torch.arange(length, device=like.device, dtype=torch.float32)[:, None] * frequency
-    return torch.polar(torch.ones_like(angle), angle)[:, None, None].expand(-1, 1, heads, -1).contiguous()
+    numbers = torch.polar(torch.ones_like(angle), angle)[:, None, None].expand(-1, 1, heads, -1).contiguous()
+    return torch.view_as_real(numbers)
 
 
 def rotate_qkv(qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,10 +65,13 @@ def rotate_qkv(qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Neighbouring elements are the real and the imaginary part of one number.
     """
     if plain(qkv):
-        pairs = torch.view_as_complex(qkv[:, :, :2].float().unflatten(-1, (-1, 2)))
-        q, k = torch.view_as_real(pairs * turns).flatten(-2).to(qkv.dtype).transpose(1, 3).unbind(2)
+        # real arithmetic: the compiler makes no kernels for complex numbers
+        real, imaginary = qkv[:, :, :2].float().unflatten(-1, (-1, 2)).unbind(-1)
+        cosine, sine = turns.unbind(-1)
+        rotated = torch.stack((real * cosine - imaginary * sine, real * sine + imaginary * cosine), dim=-1)
+        q, k = rotated.flatten(-2).to(qkv.dtype).transpose(1, 3).unbind(2)
         return q, k, qkv[:, :, 2].transpose(1, 2)
-    return _RotateQKV.apply(qkv, turns)
+    return _RotateQKV.apply(qkv, torch.view_as_complex(turns))
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:

@@ -1,0 +1,135 @@
+"""What training holds in memory, by part: arithmetic on shapes, so that a stage that cannot fit is refused unstarted.
+
+Weights are kept in 4 bytes each at either precision (bf16 is autocast). Under ZeRO (arXiv 1910.02054) W workers hold
+a W-th of what the stage shards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from halflife.evaluation import SCORED_TOKENS
+from halflife.training.execution import Execution
+from halflife.training.optimizers import SGD, Muon, Optimizer
+
+CPU_ACTIVATION_BYTES = 2 * 2**30
+"""Activations of one microbatch on a CPU. A constant, not what is free now: a resumed run must cut batches alike."""
+GPU_ACTIVATION_SHARE = 0.25
+"""Of the device's memory. Several small trials may share it."""
+BUCKET = 100_000_000
+"""Elements that DeepSpeed reduces or gathers at once, at most."""
+BF16_SHARE = 0.75
+"""Activations under bf16 autocast over those in fp32: the residual stream and the loss stay fp32."""
+
+
+class Architecture(Protocol):
+    """A rung of the ladder or a released model's shape."""
+
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    def embedding_parameters(self, vocabulary: int) -> int: ...
+    def activation_bytes(self, vocabulary: int) -> float: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on each device that trains a stage. The last two are estimates, and never held at the same time."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    origin: float
+    """The weights that the stage started from, which displacement and L2-SP look back at."""
+    activations: float
+    """Of one microbatch, with its logits and, under bf16, the weights' casts."""
+    evaluation: float
+
+    @property
+    def fixed(self) -> float:
+        """What every step holds whatever the microbatch."""
+        return self.parameters + self.gradients + self.optimizer + self.origin
+
+    @property
+    def total(self) -> float:
+        return self.fixed + max(self.activations, self.evaluation)
+
+
+def of_training(
+    architecture: Architecture,
+    optimizer: Optimizer,
+    execution: Execution,
+    *,
+    vocabulary: int,
+    rows: int,
+    sequence: int,
+    precision: str = "fp32",
+    trained: int | None = None,
+    activation_budget: float = CPU_ACTIVATION_BYTES,
+) -> Memory:
+    """Bytes on each device. `rows` and `sequence` are the global batch's; `trained` parameters have gradients (None:
+    all of them); `activation_budget` is what a microbatch is cut to, where the execution does not say."""
+    embeddings = architecture.embedding_parameters(vocabulary)
+    whole = architecture.parameters + embeddings
+    trained = whole if trained is None else trained
+    zero, workers = execution.zero, execution.workers
+    shard = trained / workers
+    bucket = min(BUCKET, whole)
+    parameters, gradients = float(whole), float(trained)
+    moments = _moments(optimizer, architecture.parameters, embeddings) / whole * (shard if zero else trained)
+    if zero:
+        moments += shard  # DeepSpeed updates a copy of its shard
+    if zero == 1:
+        gradients += shard
+    if zero >= 2:
+        gradients = shard + bucket
+    if zero == 3:
+        parameters = whole / workers + min(whole, bucket)
+    own = -(-rows // workers)
+    micro = min(own, execution.micro_rows or rows_within(architecture, vocabulary, sequence, activation_budget))
+    held = held_bytes(architecture, vocabulary, precision, execution.activation_checkpointing)
+    casts = 2.0 * whole if precision == "bf16" else 0.0
+    return Memory(
+        parameters=4.0 * parameters,
+        gradients=4.0 * gradients,
+        optimizer=4.0 * moments,
+        origin=4.0 * (shard if zero else trained),
+        activations=micro * sequence * held + casts,
+        evaluation=SCORED_TOKENS * _layer_bytes(architecture, vocabulary) + casts,
+    )
+
+
+def rows_within(architecture: Architecture, vocabulary: int, sequence: int, budget: float) -> int:
+    """Rows of a microbatch whose activations stay within `budget` bytes, at least 1: the same for the same shape and
+    device, whatever the precision, so that a stage is always cut alike."""
+    return max(1, int(budget / (architecture.activation_bytes(vocabulary) * sequence)))
+
+
+def held_bytes(architecture: Architecture, vocabulary: int, precision: str, checkpointing: bool) -> float:
+    """Estimate of the bytes that one token holds from its forward to its backward pass.
+
+    With checkpointing (arXiv 1604.06174): every layer's input, and the inside of one layer at a time.
+    """
+    share = BF16_SHARE if precision == "bf16" else 1.0
+    if not checkpointing:
+        return share * architecture.activation_bytes(vocabulary)
+    return share * _layer_bytes(architecture, vocabulary) + 4.0 * architecture.depth * architecture.width
+
+
+def _layer_bytes(architecture: Architecture, vocabulary: int) -> float:
+    """Of one layer and the logits; a forward pass without gradients holds no more."""
+    logits = 4.0 * 3 * vocabulary
+    return (architecture.activation_bytes(vocabulary) - logits) / architecture.depth + logits
+
+
+def _moments(optimizer: Optimizer, hidden: int, others: int) -> float:
+    """Numbers that the optimizer keeps of all parameters."""
+    if isinstance(optimizer, SGD):
+        return float(hidden + others) if optimizer.momentum else 0.0
+    if isinstance(optimizer, Muon):
+        return float(hidden + 2 * others)
+    return 2.0 * (hidden + others)

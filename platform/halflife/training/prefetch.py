@@ -1,0 +1,52 @@
+"""Batches on the device ahead of the step that trains on them."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from halflife.training.recipe import Batches
+
+
+class Ahead:
+    """Gives the same batches as `batches`, as tensors on `device`.
+
+    While a step computes, a thread makes the next one's batch and copies it from pinned memory on a stream of its own.
+    `batch(step)` stays a pure function: what was made ahead is used only if it is what is asked for.
+    """
+
+    def __init__(self, batches: Batches, device: torch.device, steps: int) -> None:
+        self.vocabulary = batches.vocabulary
+        self._batches, self._device, self._steps = batches, device, steps
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._ahead: tuple[int, Future[Tensor]] | None = None
+
+    def batch(self, step: int) -> Tensor:
+        """Tokens (rows, sequence + 1), int64, on the device, ready for its current stream.
+
+        Raises what making the batch raised, in the thread or not.
+        """
+        ahead, self._ahead = self._ahead, None
+        future = ahead[1] if ahead and ahead[0] == step else self._thread.submit(self._make, step)
+        tokens = future.result()
+        if self._stream is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_stream(self._stream)  # for this copy: the next has not begun
+            tokens.record_stream(current)  # its memory was allocated on the other
+        if step + 1 < self._steps:
+            self._ahead = step + 1, self._thread.submit(self._make, step + 1)
+        return tokens
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _make(self, step: int) -> Tensor:
+        tokens = torch.from_numpy(self._batches.batch(step))
+        if self._stream is None:
+            return tokens.to(self._device)
+        with torch.cuda.stream(self._stream):
+            return tokens.pin_memory().to(self._device, non_blocking=True)
