@@ -1,0 +1,218 @@
+"""Profile likelihood: how far a parameter, or a function of them, moves before the rest can no longer make up for it.
+
+All ends of all replicates are searched together: each step of the search solves one batched problem in which the
+profiled quantity is pulled to its target by a stiff parabola. At a minimum of objective + parabola the objective is at
+its least given the value that the quantity took there, whether or not that is the target: points of the profile are
+exact, and only the search needs the targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from analysis.fitting.objectives import Huber
+from analysis.fitting.problem import Problem
+from analysis.fitting.solver import minimise
+from analysis.laws.base import Array, Law
+from analysis.uncertainty import LEVEL
+
+Rows = NDArray[np.intp]
+Quantity = Callable[[Array], Array]
+"""z (b, Q) on the solved scale -> (b,)."""
+STIFF = 400.0
+"""Weight of the parabola in units of the quantity's own curvature: it stays within a few percent of a standard error
+of its target, and the problem stays well conditioned."""
+STEPS, EXACT = 14, 1e-3
+REACH = 64.0
+"""Standard errors beyond which an end that was not found is open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """Ends of the interval of one quantity for R replicates; infinite where the profile never rises enough."""
+
+    low: Array
+    high: Array
+
+
+def threshold(problem: Problem, z: Array, objective: Array, level: float = LEVEL) -> Array:
+    """How much the objective (R,) may rise at z (R, Q).
+
+    Likelihoods of counts: half the chi-square quantile. Half summed squares: F(1, n - p), which is exact for linear
+    laws at any n (Bates and Watts 1988, 6.1). Huber's loss is no likelihood: its rise is scaled by the ratio of the
+    variance of psi to the mean of its slope (Schrader and Hettmansperger 1980, Biometrika 67, 93).
+    """
+    free = (problem.low < problem.high).sum(axis=1)
+    weights = problem.arrays.get("weights")
+    points = np.full(z.shape[0], float(problem.x.shape[0])) if weights is None else (weights > 0).sum(axis=-1)
+    left = np.maximum(points - free, 1.0)
+    if problem.objective.profiled:
+        return objective * stats.f.ppf(level, 1, left) / left
+    if isinstance(problem.objective, Huber):
+        return 0.5 * stats.f.ppf(level, 1, left) * _huber_scale(problem, problem.objective.delta, z, left)
+    return np.full(z.shape[0], 0.5 * stats.chi2.ppf(level, 1))
+
+
+def _huber_scale(problem: Problem, delta: float, z: Array, left: Array) -> Array:
+    """Sum of psi squared / (n - p) over the mean slope of psi: the density of residuals within delta of 0.
+
+    Where few residuals lie within delta the density is taken from a wider window (Silverman's), and without the
+    residuals nearest 0: a fit that all but minimises absolute values passes through as many points as parameters.
+    """
+    size = len(problem.law.parameters)
+    value = problem.law.value(problem.natural(z)[:, :size], problem.x)
+    with np.errstate(all="ignore"):
+        residual = np.sort(np.abs(np.log(value) - problem.arrays["log_y"]), axis=1)
+    n = residual.shape[1]
+    clipped = np.minimum(residual, delta)
+    variance = (clipped**2).sum(axis=1) / left
+    beyond = residual[:, size:] if n > 2 * size else residual
+    window = np.maximum(delta, 1.06 * np.median(beyond, axis=1) / 0.6745 * n**-0.2)
+    inside = (beyond <= window[:, None]).sum(axis=1) / beyond.shape[1]
+    return variance / np.maximum(inside * delta / window, 1e-12)
+
+
+def coordinate(at: int) -> Quantity:
+    """The parameter at that place, on the solved scale."""
+    return lambda z: z[:, at]
+
+
+def log_half_life(law: Law, problem: Problem) -> Quantity:
+    """ln half-life; infinite where half is never reached."""
+    size = len(law.parameters)
+
+    def quantity(z: Array) -> Array:
+        found = law.half_life(problem.natural(z)[:, :size])
+        assert found is not None
+        with np.errstate(divide="ignore"):
+            return np.log(found)
+
+    return quantity
+
+
+def profile(
+    problem: Problem, z: Array, objective: Array, quantities: list[Quantity], level: float = LEVEL
+) -> list[Ends]:
+    """Intervals of `quantities` around the optima z (R, Q) with `objective` (R,), one Ends a quantity.
+
+    Where a quantity is not finite at the optimum both ends are infinite.
+    """
+    count, many = z.shape[0], len(quantities)
+    allowed = threshold(problem, z, objective, level)
+    hessian = problem.hessian(z, np.arange(count))
+    inverse = np.linalg.pinv(hessian + 1e-12 * np.eye(z.shape[1]) * np.abs(hessian).max(axis=(1, 2), keepdims=True))
+    centres, errors = np.empty((many, count)), np.empty((many, count))
+    for i, quantity in enumerate(quantities):
+        centres[i] = quantity(z)
+        slope = _slope(quantity, z)
+        errors[i] = np.sqrt(np.maximum(np.einsum("bi,bij,bj->b", slope, inverse, slope), 1e-16))
+    which, row, side = (a.ravel() for a in np.indices((many, count, 2)))
+    search = _Search(
+        problem, quantities, which, row, 2.0 * side - 1, z[row], objective[row], allowed[row], centres[which, row],
+        errors[which, row],
+    )  # fmt: skip
+    ends = search.run().reshape(many, count, 2)
+    return [Ends(low=end[:, 0], high=end[:, 1]) for end in ends]
+
+
+class _Search:
+    """One row an end: the value of its quantity at which the profile has risen by `allowed`."""
+
+    def __init__(
+        self, problem: Problem, quantities: list[Quantity], which: Rows, row: Rows, side: Array, z: Array,
+        objective: Array, allowed: Array, centre: Array, error: Array,
+    ) -> None:  # fmt: skip
+        self.problem, self.quantities, self.which, self.row, self.side = problem, quantities, which, row, side
+        self.z, self.objective, self.root, self.centre, self.error = z, objective, np.sqrt(allowed), centre, error
+
+    def run(self) -> Array:
+        """Secants on the signed root of the rise, which is nearly straight, inside a bracket."""
+        count = self.side.size
+        inner, inner_root = np.zeros(count), np.zeros(count)  # distance from the optimum, root of the rise there
+        outer, outer_root = np.full(count, np.inf), np.full(count, np.inf)
+        z = self.z.copy()
+        distance = self.error * self.root * np.sqrt(2.0)
+        open_ = np.isfinite(self.centre) & (self.root > 0)
+        end = np.full(count, np.inf)
+        for _ in range(STEPS):
+            at = np.flatnonzero(open_)
+            if not at.size:
+                break
+            found, reached, rise = self._solve(at, z[at], self.centre[at] + self.side[at] * distance[at])
+            root = np.sqrt(np.maximum(rise, 0.0))
+            above = (root >= self.root[at]) | ~np.isfinite(root)
+            for ok, place, places in ((above, outer, outer_root), (~above, inner, inner_root)):
+                place[at[ok]], places[at[ok]] = reached[ok], root[ok]
+            z[at[~above]] = found[~above]
+            close = np.abs(root / self.root[at] - 1) < EXACT
+            end[at[close]] = reached[close]
+            # An inner end that stops short of its target has met bounds: nothing further can be reached.
+            stuck = ~above & (reached < 0.5 * distance[at])
+            gone = ~above & (inner[at] > REACH * self.error[at])
+            open_[at[close | stuck | gone]] = False
+            distance[at] = self._next(at, inner, inner_root, outer, outer_root)
+        left = np.flatnonzero(open_ & np.isfinite(outer))
+        end[left] = self._between(left, inner, inner_root, outer, outer_root)
+        return self.centre + self.side * end
+
+    def _between(self, at: Rows, inner: Array, inner_root: Array, outer: Array, outer_root: Array) -> Array:
+        share = (self.root[at] - inner_root[at]) / np.maximum(outer_root[at] - inner_root[at], 1e-300)
+        share = np.where(np.isfinite(outer_root[at]), share, 0.5)
+        return inner[at] + np.clip(share, 0.0, 1.0) * (outer[at] - inner[at])
+
+    def _next(self, at: Rows, inner: Array, inner_root: Array, outer: Array, outer_root: Array) -> Array:
+        bracketed = np.isfinite(outer[at])
+        straight = inner[at] * self.root[at] / np.maximum(inner_root[at], 1e-12)
+        further = np.clip(straight, 1.2 * inner[at], 4 * inner[at])
+        width = outer[at] - inner[at]
+        between = self._between(at, inner, inner_root, outer, outer_root)
+        with np.errstate(invalid="ignore"):
+            between = np.clip(between, inner[at] + 0.05 * width, outer[at] - 0.05 * width)
+        return np.where(bracketed, between, np.maximum(further, self.error[at] * 0.1))
+
+    def _solve(self, at: Rows, z: Array, target: Array) -> tuple[Array, Array, Array]:
+        """z, distance of the quantity from its optimum to the side searched, and rise of the objective."""
+        stiff = STIFF * self.root[at] ** 2 / np.maximum(self.error[at] * self.root[at], 1e-12) ** 2
+        which, row = self.which[at], self.row[at]
+
+        def evaluate(z: Array, rows: Rows) -> tuple[Array, Array, Array, Array]:
+            f, g, h, m = self.problem.evaluate(z, row[rows])
+            value, slope = np.empty(rows.size), np.empty(z.shape)
+            for i, quantity in enumerate(self.quantities):
+                own = which[rows] == i
+                if own.any():
+                    value[own], slope[own] = quantity(z[own]), _slope(quantity, z[own])
+            off = value - target[rows]
+            weight = stiff[rows]
+            with np.errstate(invalid="ignore"):
+                f = f + 0.5 * weight * off**2
+                g = g + (weight * off)[:, None] * slope
+            outer = weight[:, None, None] * slope[:, :, None] * slope[:, None, :]
+            return np.where(np.isfinite(value), f, np.inf), g, h + outer, m + outer
+
+        low, high = self.problem.low[row], self.problem.high[row]
+        found = minimise(evaluate, z, low, high, tolerance=1e-9, iterations=60)
+        value = np.empty(at.size)
+        for i, quantity in enumerate(self.quantities):
+            own = which == i
+            value[own] = quantity(found.z[own])
+        f = self.problem.evaluate(found.z, row)[0]
+        return found.z, (value - self.centre[at]) * self.side[at], f - self.objective[at]
+
+
+def _slope(quantity: Quantity, z: Array) -> Array:
+    """Central differences, (b, Q)."""
+    step = 1e-5 * np.maximum(1e-2, np.abs(z))
+    slope = np.empty(z.shape)
+    for i in range(z.shape[1]):
+        up, down = z.copy(), z.copy()
+        up[:, i] += step[:, i]
+        down[:, i] -= step[:, i]
+        with np.errstate(invalid="ignore"):
+            slope[:, i] = (quantity(up) - quantity(down)) / (2 * step[:, i])
+    return np.where(np.isfinite(slope), slope, 0.0)
