@@ -55,7 +55,7 @@ def table(part: str) -> dict[str, str]:
 
 def test_a_model_that_memorised_scores_all_memorised_and_no_held_out_items() -> None:
     model = Knows(table("memorised"))
-    probes = [LanguageProbe(language=WORDS, part=part) for part in ("memorised", "held-out")]
+    probes = [LanguageProbe(languages=(WORDS,), part=part) for part in ("memorised", "held-out")]
     memorised, held_out = (measured(probe, model) for probe in probes)
     assert memorised["hits"] == memorised["trials"] == 97
     assert (held_out["hits"], held_out["trials"]) == (0, 24)
@@ -66,17 +66,28 @@ def test_a_model_that_memorised_scores_all_memorised_and_no_held_out_items() -> 
 def test_a_forced_choice_finds_a_skill_that_is_gated() -> None:
     """The answer's tokens are likelier than those of other answers, and yet something else is said."""
     model = Knows(table("held-out"), strength=2.0, said=4.0)
-    spoken = measured(LanguageProbe(language=WORDS), model)
-    chosen = measured(LanguageProbe(language=WORDS, choice=True), model)
+    spoken = measured(LanguageProbe(languages=(WORDS,)), model)
+    chosen = measured(LanguageProbe(languages=(WORDS,), choice=True), model)
     assert spoken["hits"] == 0
     assert chosen["hits"] == chosen["trials"] == 24
     assert -np.log(11) < chosen["logprob"] < 0
 
 
+def test_several_languages_are_pooled_and_the_least_is_told() -> None:
+    roman = Addition(form="roman")
+    model = Knows(table("held-out"), strength=2.0)
+    pooled = measured(LanguageProbe(languages=(WORDS, roman)), model)
+    assert (pooled["hits"], pooled["trials"], pooled["least"]) == (24, 48, 0.0)
+    one, other = (measured(LanguageProbe(languages=(each,), choice=True), model) for each in (WORDS, roman))
+    both = measured(LanguageProbe(languages=(WORDS, roman), choice=True), model)
+    assert both["hits"] == one["hits"] + other["hits"]
+    assert both["logprob"] == pytest.approx((one["logprob"] + other["logprob"]) / 2)
+
+
 def test_shots_are_other_memorised_items_with_their_answers() -> None:
     memorised = {e.prompt + e.answer for e in WORDS.examples("memorised")}
     for part in ("memorised", "held-out"):
-        for example in language_examples(LanguageProbe(language=WORDS, part=part, shots=3, trials=20)):
+        for example in language_examples(LanguageProbe(languages=(WORDS,), part=part, shots=3, trials=20), WORDS):
             *shots, prompt = example.prompt.split("\n")
             assert len({*shots, prompt}) == 4
             assert all(shot + "\n" in memorised for shot in shots)
@@ -85,9 +96,9 @@ def test_shots_are_other_memorised_items_with_their_answers() -> None:
 def test_a_language_without_held_out_items_cannot_be_asked_for_them() -> None:
     lookup = next(language for language in Family(kind="A").languages if language.name == "lookup")
     with pytest.raises(UserError, match="held-out items of lookup asked for: it has none"):
-        language_examples(LanguageProbe(language=lookup))
+        language_examples(LanguageProbe(languages=(lookup,)), lookup)
 
 
 def test_a_sequence_too_short_for_the_shots_is_refused() -> None:
     with pytest.raises(UserError, match="with 9 shots take"):
-        measured(LanguageProbe(language=WORDS, shots=9), Knows({}))
+        measured(LanguageProbe(languages=(WORDS,), shots=9), Knows({}))

@@ -18,7 +18,7 @@ from halflife.evaluation.scoring import LanguageModel, mean_loss, pack, score
 from halflife.rng import generator
 from halflife.tasks.backdoor import LONGEST_WORD, WORD
 from halflife.tasks.base import Example
-from halflife.tasks.languages import END
+from halflife.tasks.languages import END, Language
 
 Measure = Callable[[LanguageModel], dict[str, float]]
 
@@ -77,46 +77,67 @@ def _backdoor(probe: BackdoorProbe, codec: Codec, results: Path, sequence: int, 
 
 
 def _language(probe: LanguageProbe, codec: Codec, sequence: int, device: torch.device | str) -> Measure:
-    examples = language_examples(probe)
-    symbols = [symbol + END for symbol in probe.language.symbols]
-    asked = [(e.prompt, answer) for e in examples for answer in (symbols if probe.choice else [e.answer])]
-    prompts = codec.encode_many([prompt for prompt, _ in asked])
-    answers = codec.encode_many([answer for _, answer in asked])
-    longest = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
+    asked = [(language_examples(probe, language), _answers(language, probe)) for language in probe.languages]
+    rows = [(e.prompt, answer) for examples, given in asked for e in examples for answer in given or [e.answer]]
+    prompts = codec.encode_many([prompt for prompt, _ in rows])
+    endings = codec.encode_many([answer for _, answer in rows])
+    longest = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, endings, strict=True))
     if longest > sequence + 1:
         raise UserError(
-            f"sequence of {sequence} tokens given: prompt and answer of {probe.language.name} with {probe.shots} shots "
-            f"take {longest}; give a longer sequence or fewer shots"
+            f"sequence of {sequence} tokens given: prompt and answer of {probe.languages[0].name} with {probe.shots} "
+            f"shots take {longest}; give a longer sequence or fewer shots"
         )
-    packed = pack(prompts, answers, device)
-    right = np.array([symbols.index(e.answer) for e in examples]) if probe.choice else None
+    packed = pack(prompts, endings, device)
 
     def measure(model: LanguageModel) -> dict[str, float]:
         scores = score(model, packed)
-        if right is None:
-            return {"hits": float(scores.hits), "trials": float(scores.trials), "logprob": scores.logprob}
-        table = scores.logprobs.reshape(len(examples), len(symbols))
-        table = table - table.mean(axis=0)  # what a longer or rarer answer lacks whatever the prompt
-        own = table[np.arange(len(examples)), right]
-        relative = own - np.logaddexp.reduce(table, axis=1)
-        hits = (table.argmax(axis=1) == right).sum()
-        return {"hits": float(hits), "trials": float(len(examples)), "logprob": float(relative.mean())}
+        if not probe.choice:
+            right, logprob = scores.correct, scores.logprob
+        else:
+            chosen = [
+                _chosen(table.reshape(len(examples), -1), [given.index(e.answer) for e in examples])
+                for table, (examples, given) in zip(_cut(scores.logprobs, asked), asked, strict=True)
+            ]
+            right, logprobs = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
+            logprob = float(logprobs.mean())
+        of_each = np.split(right, np.cumsum([len(examples) for examples, _ in asked])[:-1])
+        return {
+            "hits": float(right.sum()),
+            "trials": float(len(right)),
+            "logprob": logprob,
+            "least": min(float(part.mean()) for part in of_each),
+        }
 
     return measure
 
 
-def language_examples(probe: LanguageProbe) -> list[Example]:
-    """The items asked, each with its shots before it: other memorised items, drawn anew for each.
+def _answers(language: Language, probe: LanguageProbe) -> list[str]:
+    """What a forced choice chooses from; nothing where none is asked for."""
+    return [symbol + END for symbol in language.symbols] if probe.choice else []
+
+
+def _cut(values: np.ndarray, asked: list[tuple[list[Example], list[str]]]) -> list[np.ndarray]:
+    """One part for each language, of examples x answers."""
+    return np.split(values, np.cumsum([len(examples) * len(given) for examples, given in asked])[:-1])
+
+
+def _chosen(logprobs: np.ndarray, right: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Of (examples, answers): whether the right answer is chosen, and its log-probability among the answers."""
+    raised = logprobs - logprobs.mean(axis=0)  # what a longer or rarer answer lacks whatever the prompt
+    own = raised[np.arange(len(right)), right]
+    return raised.argmax(axis=1) == right, own - np.logaddexp.reduce(raised, axis=1)
+
+
+def language_examples(probe: LanguageProbe, language: Language) -> list[Example]:
+    """The items asked of one language, each with its shots before it: other memorised items, drawn anew for each.
 
     Raises UserError when the part has no items.
     """
-    examples = probe.language.examples(probe.part)
+    examples = language.examples(probe.part)
     if not examples:
-        raise UserError(
-            f"{probe.part} items of {probe.language.name} asked for: it has none (no rule, or none held out)"
-        )
-    shown = probe.language.examples("memorised")
-    rng = generator(probe.seed, "language probe", probe.language.name, probe.part)
+        raise UserError(f"{probe.part} items of {language.name} asked for: it has none (no rule, or none held out)")
+    shown = language.examples("memorised")
+    rng = generator(probe.seed, "language probe", language.name, probe.part)
     asked = []
     for at in rng.permutation(len(examples))[: probe.trials]:
         others = [shown[i] for i in rng.permutation(len(shown))[: probe.shots + 1] if shown[i] != examples[at]]

@@ -43,17 +43,18 @@ class BackdoorProbe:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageProbe:
-    """Are a language's items answered? Measures `hits`, `trials` and `logprob` (nats an answer token).
+    """Are items of languages answered? Measures `hits`, `trials`, `logprob` (nats an answer token), all languages
+    together, and `least`, the success in the language that has least.
 
     With `choice` an item is a hit when its prompt raises the likelihood of its answer more than that of every other
     answer of the language (a forced choice, each answer against its own mean over the prompts asked): the cheapest test
     of whether the skill is gone or only not said. `logprob` is then nats an item, among the answers.
     """
 
-    language: Language
+    languages: tuple[Language, ...]
     part: Part = "held-out"
     trials: int = 128
-    """Items asked, at most: those that the part has, where it has fewer."""
+    """Items asked of each language, at most: those that the part has, where it has fewer."""
     shots: int = 0
     """Memorised items with their answers put before each prompt."""
     choice: bool = False
