@@ -8,12 +8,16 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, cast
 
 from halflife.data.mixture import Mixture
+from halflife.data.tokenizers import Pretrained, vocabulary_of
 from halflife.errors import UserError
 from halflife.evaluation.probes import Evaluation, LanguageProbe, LossProbe, Probe, Reached, due
 from halflife.models.ladder import Rung
+from halflife.models.released import Released
 from halflife.stages.base import Context, Cost, Outcome, Stage
+from halflife.tasks.languages import Language
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import Optimizer
+from halflife.training.parameters import All, Frozen, LoRA, Parameters
 from halflife.training.penalties import L2SP
 from halflife.training.schedules import Schedule
 
@@ -36,7 +40,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Stage):
-    """Training from a fresh rung or from a checkpoint, with evaluations along the way.
+    """Training from a fresh rung, a released model or a checkpoint, with evaluations along the way.
 
     Batches are drawn from (mixture, seed, lineage depth, step): branches of one trunk see the same fresh
     text, which is never their trunk's.
@@ -45,7 +49,7 @@ class Train(Stage):
     kind: ClassVar[str] = "train"
     version: ClassVar[int] = 2
 
-    start: Rung | Checkpoint
+    start: Rung | Released | Checkpoint
     mixture: Mixture
     tokens: int
     """Length of the stage; rounded up to whole steps."""
@@ -56,6 +60,7 @@ class Train(Stage):
     schedule: Schedule = Schedule()
     loss: CrossEntropy = CrossEntropy()
     penalties: tuple[L2SP, ...] = ()
+    parameters: Parameters = All()
     dropout: float = 0.0
     clip: float = 1.0
     """Largest gradient norm."""
@@ -94,6 +99,21 @@ class Train(Stage):
             self._check_fork(self.start)
         elif self.schedule.shape == "continue":
             raise UserError("schedule 'continue' needs a checkpoint to continue from: a fresh rung has no rate yet")
+        self._check_model()
+
+    def _check_model(self) -> None:
+        model, mixture, parameters = self.architecture, self.mixture, self.parameters
+        if isinstance(model, Released):
+            check_released(model, mixture, self.dropout)
+        if isinstance(parameters, LoRA):
+            if self.penalties:
+                raise UserError("l2sp with LoRA: LoRA keeps the starting weights and changes a part; use weight decay")
+            known = model.matrices
+            unknown = [name for name in parameters.targets if known and name not in known]
+            if unknown:
+                raise UserError(f"LoRA of {unknown[0]!r}: the matrices of {model.size} are {', '.join(known)}")
+        if isinstance(parameters, Frozen) and parameters.layers > model.depth:
+            raise UserError(f"the first {parameters.layers} layers frozen: {model.size} has {model.depth}")
 
     def _check_fork(self, start: Checkpoint) -> None:
         parent = start.stage
@@ -112,6 +132,13 @@ class Train(Stage):
                 f"cannot carry the state of {type(parent.optimizer).__name__} into {type(self.optimizer).__name__}: "
                 "use the same optimizer or optimizer_state='reset'"
             )
+        if self.optimizer_state == "carry" and (
+            parent.parameters != self.parameters or isinstance(self.parameters, LoRA)
+        ):
+            raise UserError(
+                "cannot carry the optimizer's state from a stage that trained other parameters, or a LoRA that has "
+                "been merged: use optimizer_state='reset'"
+            )
 
     @cached_property
     def _lineage(self) -> tuple[Train, ...]:
@@ -127,8 +154,9 @@ class Train(Stage):
         return len(self._lineage) - 1
 
     @property
-    def rung(self) -> Rung:
-        return cast(Rung, self._lineage[-1].start)
+    def architecture(self) -> Rung | Released:
+        """What the line of starts began with."""
+        return cast("Rung | Released", self._lineage[-1].start)
 
     @property
     def steps(self) -> int:
@@ -136,7 +164,7 @@ class Train(Stage):
 
     def unavailable(self, outcomes: dict[str, Outcome]) -> str | None:
         reason = super().unavailable(outcomes)
-        if reason or isinstance(self.start, Rung) or self.start.at == "final":
+        if reason or not isinstance(self.start, Checkpoint) or self.start.at == "final":
             return reason
         if self.start.at not in outcomes[self.start.stage.key].summary["snapshots"]:
             return f"the trunk never reached snapshot {self.start.at!r}"
@@ -146,16 +174,16 @@ class Train(Stage):
     def cost(self) -> Cost:
         """Training, and the forward passes of the evaluations (a third of the FLOPs a token); of a stage that may
         stop early, the most it can take."""
-        rung, sequence = self.rung, self.mixture.sequence
-        vocabulary = getattr(self.mixture.tokenizer, "vocabulary", 257)
+        model, sequence = self.architecture, self.mixture.sequence
+        vocabulary = vocabulary_of(self.mixture.tokenizer)
         tokens = self.steps * self.batch_tokens
         scored = sum(tokens_scored(e.probe, sequence) * len(due(e.at, self.steps)) for e in self.evaluations)
-        weights = 4.0 * (rung.parameters + rung.embedding_parameters(vocabulary))
+        weights = 4.0 * (model.parameters + model.embedding_parameters(vocabulary))
         return Cost(
             tokens=tokens,
-            flops=(tokens + scored / 3) * rung.flops_per_token(sequence, vocabulary),
+            flops=(tokens + scored / 3) * model.flops_per_token(sequence, vocabulary),
             # weights, gradients, two moments and the starting weights
-            memory_bytes=5 * weights + self.batch_tokens * rung.activation_bytes(vocabulary),
+            memory_bytes=5 * weights + self.batch_tokens * model.activation_bytes(vocabulary),
             # weights and moments: at the end, in each snapshot, and in a resumable checkpoint and its successor
             disk_bytes=3 * weights * (3 + len(self.snapshots)),
         )
@@ -195,9 +223,34 @@ def tokens_scored(probe: Probe, sequence: int) -> float:
     if isinstance(probe, LossProbe):
         return probe.sequences * sequence
     if isinstance(probe, LanguageProbe):
-        examples = probe.language.examples(probe.part)
-        longest = max((len(e.prompt) + len(e.answer) for e in examples), default=0)
-        asked = min(probe.trials, len(examples)) * (len(probe.language.symbols) if probe.choice else 1)
-        return asked * min(sequence, longest * (1 + probe.shots))
+        return sum(_asked(probe, language, sequence) for language in probe.languages)
     longest = probe.context + len(probe.backdoor.trigger) + len(probe.backdoor.longest_payload)
     return probe.trials * min(sequence, longest)
+
+
+def check_released(model: Released, mixture: Mixture, dropout: float) -> None:
+    """Raises UserError for what a released model cannot be asked."""
+    if not isinstance(mixture.tokenizer, Pretrained):
+        raise UserError(f"the released model {model.name} reads text by its own tokenizer: expected data.pretrained's")
+    if mixture.tokenizer.vocabulary > model.shape.vocabulary:
+        raise UserError(
+            f"the tokenizer has {mixture.tokenizer.vocabulary} tokens and {model.name} {model.shape.vocabulary}: "
+            "expected the model's own tokenizer"
+        )
+    if model.shape.context is not None and mixture.sequence > model.shape.context:
+        raise UserError(
+            f"sequence of {mixture.sequence} tokens given: {model.name} reads at most {model.shape.context}; "
+            "shorten the sequence"
+        )
+    if dropout and model.shape.dropout is None:
+        raise UserError(
+            f"dropout {dropout} given: models of {model.name}'s family, {model.shape.family}, have none on the "
+            "residual stream; use weight decay or label smoothing, or a model of the GPT-NeoX or GPT-2 family"
+        )
+
+
+def _asked(probe: LanguageProbe, language: Language, sequence: int) -> float:
+    examples = language.examples(probe.part)
+    longest = max((len(e.prompt) + len(e.answer) for e in examples), default=0)
+    rows = min(probe.trials, len(examples)) * (len(language.symbols) if probe.choice else 1)
+    return rows * min(sequence, longest * (1 + probe.shots))
