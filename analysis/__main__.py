@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from analysis.errors import UserError
+from analysis.fit_command import compare, fit
 
 
 def _results() -> Path:
@@ -44,6 +45,17 @@ def report(
     print(write_report(study, tracking_uri=_uri(tracking_uri, results), out=folder, sweep=sweep))
 
 
+def gallery(*, out: Path | None = None) -> None:
+    """Draw every figure from generated data and print where the page is.
+
+    Args:
+        out: Folder to write to; by default reports/gallery in the results folder.
+    """
+    from analysis.gallery import write_gallery
+
+    print(write_gallery(out or _results() / "reports" / "gallery"))
+
+
 def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> None:
     """List the sweeps that a store holds, the newest last.
 
@@ -66,8 +78,9 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
 def main(arguments: list[str] | None = None) -> None:
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"report": report, "sweeps": sweeps}, prog="python -m analysis", args=arguments,
-            description="What the runs say: reports drawn from MLflow. Needs neither torch nor ray.",
+            {"report": report, "gallery": gallery, "sweeps": sweeps, "fit": fit, "compare": compare},
+            prog="python -m analysis", args=arguments,
+            description="What the runs say: reports drawn from MLflow, laws fitted to any table. No torch, no ray.",
         )  # fmt: skip
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What should be known before a fit is believed: bounds, flat profiles, short spans, empty terms, few seeds or starts."""
+"""What to know before a fit is believed: bounds, flat profiles, short spans, empty terms, few seeds or starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EMPTY = 1e-6
 """A term below this share of the law's value everywhere."""
 FLAT = 1.92
 """Log-likelihood that a 95 % profile interval may lose."""
-FACTOR = 10.0
+FACTOR = 100.0
 
 
 def diagnose(fit: Fit, problem: Problem, hessian: Array, z: Array) -> Fit:
@@ -52,8 +52,8 @@ def _at_bound(fit: Fit, problem: Problem, z: Array) -> dict[str, float]:
 
 
 def _unidentified(fit: Fit, problem: Problem, hessian: Array, z: Array) -> list[str]:
-    """Parameters solved as logarithms that the data let move tenfold both ways (or away from the bound they lie at),
-    and directions in which the Hessian is singular."""
+    """Parameters solved as logarithms that the data let move a hundredfold both ways (or away from their bound), and
+    directions in which the Hessian is singular."""
     low, high = problem.low[0], problem.high[0]
     tested, starts, ends = [], [], []
     for i in np.flatnonzero(problem.log & (low < high)):

@@ -197,8 +197,7 @@ def _optima(problem: Problem, found: Minima, multiplicity: NDArray[np.intp]) -> 
 
 
 def _covariance(problem: Problem, hessian: Array, z: Array, free: NDArray[np.bool_], value: float) -> Array:
-    """Inverse Hessian (sandwich for Huber's loss) over the free parameters, zeros for those at a bound; NaN if singular.
-    """  # fmt: skip
+    """Inverse Hessian (sandwich for Huber's loss) of the free parameters; 0 for those at a bound; NaN if singular."""
     out = np.zeros_like(hessian)
     inner = hessian[np.ix_(free, free)]
     scale = np.sqrt(np.abs(np.diagonal(inner))) + 1e-300

@@ -179,6 +179,11 @@ def _log_loss(rate: Array, count: Array) -> tuple[Array, Array, Array]:
     return -count * np.log(at) + first * below + 0.5 * second * below * below, first + second * below, second
 
 
+CONCENTRATION = Parameter(
+    name="concentration", low=1e-2, high=1e7, log=True, start=(1, 1e3), meaning="a + b of the beta"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BetaBinomial:
     """Negative log-likelihood of counts whose rate varies between clusters with a beta distribution.
@@ -189,9 +194,7 @@ class BetaBinomial:
 
     chance: float = 0.0
     name: str = "beta-binomial"
-    own: Parameter | None = Parameter(
-        name="concentration", low=1e-2, high=1e7, log=True, start=(1, 1e3), meaning="a + b of the beta"
-    )
+    own: Parameter | None = CONCENTRATION
     profiled: int = 0
 
     def check(self, data: Observations) -> None:

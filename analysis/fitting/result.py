@@ -134,3 +134,13 @@ class Fit:
     def predict(self, x: Array) -> Array:
         """Values at x (m, inputs), (m,)."""
         return self.law.value(self.theta, np.asarray(x, dtype=float))
+
+    @property
+    def aicc(self) -> float | None:
+        """Akaike's criterion with the small-sample term (Hurvich and Tsai 1989); inf where there are too few points;
+        None for a loss that is no likelihood."""
+        if self.log_likelihood is None:
+            return None
+        count = len(self.law.parameters) + self.extra
+        left = self.observations.n - count - 1
+        return 2 * count - 2 * self.log_likelihood + (2 * count * (count + 1) / left if left > 0 else float("inf"))

@@ -19,7 +19,7 @@ def sobol(law: Law, data: Observations, count: int, seed: int = 0) -> Array:
     ranges = np.array([_range(p, data, law) for p in law.parameters])
     log = np.array([p.log for p in law.parameters])
     ends = np.where(log[:, None], np.log(np.where(log[:, None], ranges, 1.0)), ranges)
-    points = qmc.Sobol(len(law.parameters), seed=seed).random_base2(max(0, int(np.ceil(np.log2(max(count, 1))))))
+    points = qmc.Sobol(len(law.parameters), rng=seed).random_base2(max(0, int(np.ceil(np.log2(max(count, 1))))))
     z = ends[:, 0] + points[:count] * (ends[:, 1] - ends[:, 0])
     theta = np.where(log, np.exp(np.where(log, z, 0.0)), z)
     if law.linear:
@@ -49,7 +49,7 @@ def project(law: Law, theta: Array, data: Observations) -> Array:
     return found
 
 
-def grid(law: Law, values: Mapping[str, Sequence[float]]) -> Array:
+def grid(law: Law, values: Mapping[str, Sequence[float] | Array]) -> Array:
     """Every combination of `values`, one list per parameter of the law, (S, P) on the natural scale."""
     if set(values) != set(law.names):
         raise UserError(f"a grid for {law.name} needs values for {', '.join(law.names)}; got {', '.join(values)}")
@@ -60,7 +60,8 @@ def chinchilla_grid(law: Law) -> Array:
     """The 4,500 starts of Hoffmann et al. 2022, appendix D.3: alpha, beta in {0, .5, .. 2}, ln E in {-1, -.5, .. 1},
     ln A, ln B in {0, 5, .. 25}."""
     exponents, logs = np.arange(0, 2.5, 0.5), np.exp(np.arange(0, 30.0, 5))
-    return grid(law, {"E": np.exp(np.arange(-1, 1.5, 0.5)), "A": logs, "B": logs, "alpha": exponents, "beta": exponents})  # fmt: skip
+    terms = {"A": logs, "B": logs, "alpha": exponents, "beta": exponents}
+    return grid(law, {"E": np.exp(np.arange(-1, 1.5, 0.5)), **terms})
 
 
 def _range(parameter: Parameter, data: Observations, law: Law) -> tuple[float, float]:

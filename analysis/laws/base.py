@@ -104,7 +104,7 @@ class Law:
         return np.array([p.log for p in self.parameters])
 
     def evaluate(self, theta: Array, x: Array) -> tuple[Array, list[Array], Second | None]:
-        """Value (..., n), its P derivatives and, where the law gives them, its second ones: each broadcasts to (..., n).
+        """Value (..., n), its P derivatives and, where the law gives them, its second ones; each broadcasts to it.
 
         `theta` is (..., P), `x` is (..., n, inputs); leading axes broadcast.
         """

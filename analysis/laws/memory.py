@@ -37,7 +37,7 @@ def log(x, a, b):
 @law(
     name="ebbinghaus", formula="y = k / ((log10 x)^c + k)", source="Ebbinghaus 1885, section 29: savings over minutes",
     parameters=(
-        Parameter(name="k", low=1e-6, high=1e6, log=True, start=(0.1, 10), meaning="level: y = 1/2 where the power is k"),
+        Parameter(name="k", low=1e-6, high=1e6, log=True, start=(0.1, 10), meaning="y = 1/2 where the power is k"),
         Parameter(name="c", low=0.01, high=20, log=True, start=(0.3, 3), meaning="exponent of log10 x"),
     ),
 )  # fmt: skip

@@ -1,0 +1,232 @@
+"""`python -m analysis fit` and `compare`: laws fitted to anyone's table."""
+
+from __future__ import annotations
+
+import json as encoder
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from analysis.errors import UserError
+
+if TYPE_CHECKING:
+    from analysis.fitting.objectives import Objective
+    from analysis.fitting.result import Fit
+    from analysis.intervals import HalfLife, Intervals
+
+NO_WINNER = 2.0
+"""Difference in AICc below which two laws explain data equally well (Burnham and Anderson 2002, 2.6)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What to fit."""
+
+    x: str
+    """Column of the law's input; several with commas, as N,D."""
+    y: str | None = None
+    """Column of the response."""
+    hits: str | None = None
+    """Column of successes, whole numbers."""
+    trials: str | None = None
+    """Column of trials."""
+    group: str | None = None
+    """Column that names the seed or run of each row: rows of one group are not independent."""
+    error: Literal["huber", "gaussian", "lognormal", "binomial", "beta-binomial"] | None = None
+    """Default: binomial for counts, gaussian for y."""
+    delta: float = 1e-3
+    """Of Huber's loss on log residuals."""
+    chance: float = 0.0
+    """Success rate of guessing, held: the law is of the skill above it."""
+    starts: int = 128
+    """Starting points."""
+
+
+def fit(
+    data: Annotated[Path, tyro.conf.Positional],
+    /,
+    *,
+    law: str,
+    columns: Annotated[Columns, tyro.conf.arg(name="")],
+    json: Path | None = None,
+) -> None:
+    """Fit a law to a table and print its parameters with 95 % intervals, its half-life, and what to beware of.
+
+    Args:
+        data: A .csv, .parquet or .jsonl file.
+        law: Name of the law, such as exponential_floor or chinchilla.
+        json: File to write the result to.
+    """
+    from analysis.intervals import intervals
+
+    made = fitted(data, law, columns)
+    found = intervals(made)
+    if json is not None:
+        try:
+            json.write_text(encoder.dumps(as_json(made, found), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {json}: {error.strerror}") from None
+    _print_fit(made, found)
+
+
+def compare(
+    data: Annotated[Path, tyro.conf.Positional],
+    /,
+    *,
+    laws: str,
+    columns: Annotated[Columns, tyro.conf.arg(name="")],
+    json: Path | None = None,
+) -> None:
+    """Fit several laws to one table; rank them by AICc and show every law's half-life.
+
+    Args:
+        data: A .csv, .parquet or .jsonl file.
+        laws: Names with commas, such as exponential,exponential_floor,shifted_power.
+        json: File to write the table to.
+    """
+    from analysis.intervals import intervals
+
+    names = [name.strip() for name in laws.split(",") if name.strip()]
+    if len(set(names)) < 2:
+        raise UserError(f"--laws is {laws!r}; expected two or more different names with commas")
+    made = [fitted(data, name, columns) for name in names]
+    if any(each.aicc is None for each in made):
+        raise UserError("AICc needs a likelihood, and Huber's loss is none: compare with --error lognormal")
+    if all(each.aicc == math.inf for each in made):
+        raise UserError(f"{made[0].observations.n} points are too few for AICc of any of these laws")
+    made.sort(key=lambda each: each.aicc if each.aicc is not None else math.inf)
+    rows = [(each, intervals(each)) for each in made]
+    if json is not None:
+        best = made[0].aicc
+        table = [
+            {**as_json(each, found), "aicc": _finite(each.aicc), "delta_aicc": _finite((each.aicc or 0) - (best or 0))}
+            for each, found in rows
+        ]
+        try:
+            json.write_text(encoder.dumps(table, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {json}: {error.strerror}") from None
+    _print_comparison(rows)
+
+
+def fitted(data: Path, law: str, columns: Columns) -> Fit:
+    """Raises UserError on bad input, before anything is computed."""
+    from analysis.fitting.fit import fit
+    from analysis.fitting.table import observations, read_table
+    from analysis.laws import find_law
+
+    found = find_law(law)
+    if columns.starts < 1:
+        raise UserError(f"--starts is {columns.starts}; expected 1 or more")
+    names = [name.strip() for name in columns.x.split(",")]
+    points = observations(
+        read_table(data), found, names, y=columns.y, hits=columns.hits, trials=columns.trials, group=columns.group
+    )
+    return fit(found, points, objective=_objective(columns), starts=columns.starts)
+
+
+def _objective(columns: Columns) -> Objective:
+    from analysis.fitting.objectives import BetaBinomial, Binomial, Gaussian, Huber
+
+    error = columns.error or ("gaussian" if columns.y is not None else "binomial")
+    if error == "huber":
+        return Huber(delta=columns.delta)
+    if error in ("gaussian", "lognormal"):
+        return Gaussian(log=error == "lognormal")
+    return (Binomial if error == "binomial" else BetaBinomial)(chance=columns.chance)
+
+
+def as_json(fit: Fit, found: Intervals) -> dict[str, Any]:
+    """The result as data; what is not known is null."""
+    value = fit.objective if fit.log_likelihood is None else fit.log_likelihood
+    return {
+        "law": fit.law.name,
+        "parameters": {
+            name: {"estimate": _finite(each.estimate), "low": _finite(each.low), "high": _finite(each.high)}
+            for name, each in found.parameters.items()
+        },
+        "objective": _finite(value),
+        "starts_at_optimum": fit.starts_at_optimum,
+        "half_life": None
+        if found.half_life is None
+        else {
+            "estimate": _finite(found.half_life.estimate),
+            "low": _finite(found.half_life.low),
+            "high": _finite(found.half_life.high),
+            "censored": bool(found.half_life.censored),
+        },
+        "warnings": list(fit.warnings),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _print_fit(fit: Fit, found: Intervals) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"[bold]{fit.law.name}[/bold]: {fit.law.formula}", f"({_data(fit)})")
+    table = Table("", "estimate", "low", "high", "", box=None, pad_edge=False)
+    for parameter in fit.law.parameters:
+        each = found.parameters[parameter.name]
+        table.add_row(parameter.name, *(_number(v) for v in (each.estimate, each.low, each.high)), parameter.meaning)
+    if found.half_life is not None:
+        half = found.half_life
+        note = "beyond the data" if half.censored else f"in units of {fit.law.inputs[0]}"
+        table.add_row("half-life", *(_number(v) for v in (half.estimate, half.low, half.high)), note)
+    console.print(table)
+    value = ("summed huber", fit.objective) if fit.log_likelihood is None else ("log-likelihood", fit.log_likelihood)
+    console.print(f"{value[0]} {value[1]:.8g}; {fit.starts_at_optimum:.0%} of {fit.starts} starts reached it")
+    console.print(f"95 % intervals: {found.method}")
+    for warning in fit.warnings:
+        console.print(f"[yellow]beware:[/yellow] {warning}")
+
+
+def _print_comparison(rows: list[tuple[Fit, Intervals]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False)
+    best = rows[0][0].aicc or 0.0
+    table = Table("law", "parameters", "log-likelihood", "ΔAICc", "half-life", "beware", box=None, pad_edge=False)
+    for each, found in rows:
+        beware = str(len(each.warnings)) if each.warnings else ""
+        table.add_row(
+            each.law.name, str(len(each.law.parameters) + each.extra), f"{each.log_likelihood:.2f}",
+            f"{(each.aicc or 0) - best:.2f}", _half_life(found.half_life), beware,
+        )  # fmt: skip
+    console.print(_data(rows[0][0]))
+    console.print(table)
+    near = [each.law.name for each, _ in rows if (each.aicc or 0) - best < NO_WINNER]
+    if len(near) > 1:
+        console.print(f"No winner: {', '.join(near)} lie within ΔAICc {NO_WINNER:g}; read the half-life of each.")
+    else:
+        console.print(f"{near[0]} is ahead by ΔAICc {(rows[1][0].aicc or 0) - best:.1f} on these data.")
+    for each, _ in rows:
+        for warning in each.warnings:
+            console.print(f"[yellow]beware:[/yellow] {each.law.name}: {warning}")
+
+
+def _data(fit: Fit) -> str:
+    group = fit.observations.group
+    over = "" if group is None else f" in {len(set(group.tolist()))} groups"
+    return f"{fit.observations.n} points{over}, {fit.error.name} errors"
+
+
+def _half_life(half: HalfLife | None) -> str:
+    if half is None:
+        return "none in this law"
+    if half.estimate is None:
+        return f"beyond the data{'' if half.low is None else f', at least {_number(half.low)}'}"
+    ends = f"[{_number(half.low)}, {_number(half.high)}]".replace("[", r"\[")
+    return f"{_number(half.estimate)} {ends}{' (beyond the data)' if half.censored else ''}"
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None or not math.isfinite(value) else f"{value:.4g}"

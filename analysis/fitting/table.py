@@ -1,0 +1,96 @@
+"""Observations from anyone's table: CSV, Parquet or JSON lines, with bad input told in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from analysis.errors import UserError
+from analysis.fitting.result import Observations
+from analysis.laws.base import Array, Law
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """Raises UserError when there is no such file, its kind is unknown, or it holds no rows."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    try:
+        if kind == "csv":
+            frame = pl.read_csv(path, infer_schema_length=None)
+        elif kind == "parquet":
+            frame = pl.read_parquet(path)
+        elif kind in ("jsonl", "ndjson"):
+            frame = pl.read_ndjson(path)
+        else:
+            raise UserError(f"{path.name} is no table that is read here: expected .csv, .parquet or .jsonl")
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name} cannot be read as {kind}: {str(error).splitlines()[0]}") from None
+    if frame.is_empty():
+        raise UserError(f"{path.name} holds no rows")
+    return frame
+
+
+def observations(
+    frame: pl.DataFrame, law: Law, x: list[str], *, y: str | None, hits: str | None, trials: str | None,
+    group: str | None,
+) -> Observations:  # fmt: skip
+    """Columns of a table as observations of a law; inputs that bear its names may come in any order.
+
+    Raises UserError on a missing column, on text, on missing values, on rates given as counts.
+    """
+    if len(x) != len(law.inputs):
+        needed = ",".join(law.inputs)
+        raise UserError(f"{law.name} takes {len(law.inputs)} inputs ({needed}); --x gives {len(x)} ({','.join(x)})")
+    if set(x) == set(law.inputs):
+        x = list(law.inputs)
+    if (y is None) == (hits is None and trials is None):
+        raise UserError("give either --y, or both --hits and --trials")
+    if y is None and (hits is None or trials is None):
+        raise UserError("counts need both --hits and --trials")
+    counts = [numbers(frame, name, whole=True) for name in (hits, trials) if name is not None]
+    return Observations(
+        x=np.stack([numbers(frame, name) for name in x], axis=1),
+        y=None if y is None else numbers(frame, y),
+        hits=counts[0] if counts else None, trials=counts[1] if counts else None,
+        group=None if group is None else _labels(frame, group),
+    )  # fmt: skip
+
+
+def numbers(frame: pl.DataFrame, name: str, whole: bool = False) -> Array:
+    """A column as float64 without missing values."""
+    column = _column(frame, name)
+    if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
+        raise UserError(f"column {name} holds {column.dtype}, such as {column[0]!r}; expected numbers")
+    values = column.cast(pl.Float64).to_numpy()
+    if (wrong := ~np.isfinite(values)).any():
+        raise UserError(
+            f"column {name} has {int(wrong.sum())} values that are NaN or infinite, first in row {_row(wrong)}"
+        )
+    if whole and (wrong := values != np.round(values)).any():
+        raise UserError(
+            f"column {name} has {values[wrong][0]:g} in row {_row(wrong)}; counts are whole numbers, not rates"
+        )
+    if whole and (wrong := values < 0).any():
+        raise UserError(f"column {name} has {values[wrong][0]:g} in row {_row(wrong)}; counts are 0 or more")
+    return values
+
+
+def _labels(frame: pl.DataFrame, name: str) -> np.ndarray:
+    return _column(frame, name).cast(pl.String).to_numpy().astype(str)
+
+
+def _column(frame: pl.DataFrame, name: str) -> pl.Series:
+    if name not in frame.columns:
+        raise UserError(f"there is no column {name!r}; columns: {', '.join(frame.columns)}")
+    if missing := frame[name].null_count():
+        row = int(frame[name].is_null().arg_max() or 0) + 1
+        raise UserError(f"column {name} has {missing} missing values, first in row {row}: drop or fill them first")
+    return frame[name]
+
+
+def _row(wrong: np.ndarray) -> int:
+    """Counted from 1, without the header."""
+    return int(wrong.argmax()) + 1
