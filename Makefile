@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 PYTHON := $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run test test-slow install ui report bench lint clean
+.PHONY: help run test test-slow install ui report gallery bench lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -45,6 +45,9 @@ ui: $(VENV)/.train  ## browse the runs in MLflow on 127.0.0.1:5000
 
 report: $(VENV)/.train  ## draw the report of the backdoor study again from MLflow
 	$(BIN)/python -m analysis report backdoor_persistence
+
+gallery: $(VENV)/.train  ## every figure, drawn from generated data
+	$(BIN)/python -m analysis gallery
 
 bench: $(VENV)/.dev  ## speed, as ratios measured in one run
 	$(BIN)/python -m tests.benchmarks

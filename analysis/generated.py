@@ -83,7 +83,7 @@ Trial = tuple[str, str, int, dict[str, Any]]
 def _persistence_trials(axes: Iterable[schema.Axis]) -> Iterator[Trial]:
     reference = {axis.name: axis.values[0] for axis in axes}
     settings = [reference, *({**reference, axis.name: value} for axis in axes for value in axis.values[1:])]
-    both = {name: "weight-decay-0.1" for name in ("trunk_regularizer", "branch_regularizer")}
+    both = dict.fromkeys(("trunk_regularizer", "branch_regularizer"), "weight-decay-0.1")
     for size in SIZES:
         for seed in range(SEEDS):
             for setting in (*settings, {**reference, **both}):
@@ -107,12 +107,12 @@ def floor(size: str) -> float:
     return float(1 / (1 + np.exp(-FLOOR - PHI * np.log(SIZES[size] / 1e5))))
 
 
-def steps(last: int, ratio: float = 1.25) -> NDArray[np.int64]:
+def steps(last: int, ratio: float = 1.25) -> Array:
     """0 to 8, then at ratios of at most `ratio`."""
     due = list(range(9))
     while due[-1] < last:
         due.append(min(last, int(due[-1] * ratio)))
-    return np.array(due)
+    return np.array(due, dtype=float)
 
 
 def _study(title: str, axes: tuple[schema.Axis, ...], roles: tuple[str, ...], trials: Iterable[Trial]) -> StudyData:
@@ -122,26 +122,27 @@ def _study(title: str, axes: tuple[schema.Axis, ...], roles: tuple[str, ...], tr
         rows.append({"trial": trial, "name": trial, "role": role, "size": size, "parameters": SIZES[size], "seed": seed}
                     | setting | {"outcome_trunk": "complete", "outcome_branch": "complete"})  # fmt: skip
         for phase, at, measures in _phases(role, size, seed, setting):
-            points += [
-                pl.DataFrame(
-                    {"trial": trial, "phase": phase, "step": at * STEP, "name": name, "value": values.astype(float)},
-                    schema=POINTS,
-                )
-                for name, values in measures.items()
-            ]
+            columns = {
+                "trial": trial, "phase": phase, "step": np.tile(at.astype(int) * STEP, len(measures)),
+                "name": np.repeat(list(measures), at.size), "value": np.concatenate([*measures.values()]).astype(float),
+            }  # fmt: skip
+            points.append(pl.DataFrame(columns, schema=POINTS))
     declaration = schema.Declaration(
         study=title, title=title, question="What do the figures look like?", reading="", preset="generated", axes=axes,
         outcomes=(schema.Outcome(name="attack", label="attack success", phase="branch", task="backdoor"),),
         controls=tuple(schema.Control(kind=role, label=LABELS[role], role=role) for role in roles),
         figures=(),
     )  # fmt: skip
-    sweep = Run(
-        id="0", name=title, experiment="0", status="FINISHED", started=0, ended=0, artifacts="", tags={}, params={}
-    )
     names = ("size", "parameters", "seed", *(axis.name for axis in axes if axis.name not in ("parameters", "seed")))
     frame = pl.concat(points).sort("trial", "phase", "name", "step")
     return StudyData(
-        declaration=declaration, sweep=sweep, totals={}, trials=pl.DataFrame(rows), points=frame, parameters=names
+        declaration=declaration, sweep=_run(title), totals={}, trials=pl.DataFrame(rows), points=frame, parameters=names
+    )
+
+
+def _run(name: str) -> Run:
+    return Run(
+        id="0", name=name, experiment="0", status="FINISHED", started=0, ended=0, artifacts="", tags={}, params={}
     )
 
 
@@ -155,7 +156,9 @@ def _phases(role: str, size: str, seed: int, setting: dict[str, Any]) -> Iterato
     at = steps(600)
     time = np.exp(log_time(size, setting, role) + NOISE * (by_seed + 0.5 * rng.normal()))
     rest = floor(size)
-    kept = {"absent": np.zeros(at.size), "positive": np.ones(at.size)}.get(role, rest + (1 - rest) * 2 ** (-at / time))
+    kept = rest + (1 - rest) * 2 ** (-at / time)
+    if role in ("absent", "positive"):
+        kept = np.full(at.size, float(role == "positive"))
     logprob = base + (level - base) * kept
     rate = setting.get("learning_rate", 1.0)
     yield "branch", at, _measures(rng, at, logprob, clean - 0.02 * np.log1p(at / 100), rate, base)
@@ -163,7 +166,8 @@ def _phases(role: str, size: str, seed: int, setting: dict[str, Any]) -> Iterato
     poison = 0.0 if role == "absent" else 0.02
     trunk = np.random.default_rng([seed, SIZES[size], 1, role == "absent"])
     loss = clean + 3 * np.exp(-at / 60) + poison
-    yield "trunk", at, _measures(trunk, at, base + (level - base) * learned, loss, 1.0, base)
+    curve = _scored(trunk, base + (level - base) * learned, "backdoor", 128)
+    yield "trunk", at, {"clean/loss": loss + trunk.normal(0, 0.003, at.size), **curve}
     if role in ("treatment", "absent") and set(setting.values()) == {"equal-exposure", "fixed", 1.0, "none"}:
         due = steps(200)
         for pair, treated in PAIRS.items():
@@ -177,8 +181,8 @@ def _scored(rng: np.random.Generator, logprob: Array, task: str, trials: int) ->
     """Counts and log-probability; all of an answer's tokens must be right, so success is steep in it."""
     rate = 1 / (1 + np.exp((-logprob - 0.75) / 0.12))
     return {
-        f"{task}/{schema.HITS}": rng.binomial(trials, rate),
-        f"{task}/{schema.TRIALS}": np.full(logprob.size, trials),
+        f"{task}/{schema.HITS}": rng.binomial(trials, rate).astype(float),
+        f"{task}/{schema.TRIALS}": np.full(logprob.size, float(trials)),
         f"{task}/{schema.LOGPROB}": logprob,
     }
 
@@ -197,3 +201,84 @@ def _measures(
         **_scored(rng, near, "near", 64),
         **_scored(rng, np.full(at.size, base), "untriggered", 64),
     }
+
+
+def search() -> StudyData:
+    """An adaptive search over four dials with two objectives that pull apart and one constraint; its best three
+    settings again on fresh seeds. Persistence rises with weight decay's absence and a low rate, progress with the
+    rate; what chose a setting is noise in part."""
+    axes = (
+        _axis("seed", "Seed", (0, 1)),
+        _axis("learning_rate", "Learning rate", (1e-4, 1e-2), "log"),
+        _axis("weight_decay", "Weight decay", (1e-3, 1.0), "log"),
+        _axis("optimizer", "Optimizer", ("adamw", "sgd", "muon")),
+        _axis("dropout", "Dropout", (0.0, 0.3), "linear"),
+    )
+    rng = np.random.default_rng(7)
+    rows: list[dict[str, Any]] = []
+    points: list[tuple[str, str, int, str, float]] = []
+
+    def measure(suggestion: int, dials: dict[str, Any], role: str, seeds: Iterable[int]) -> float:
+        rate, decay = np.log10(dials["learning_rate"] / 1e-3), np.log10(dials["weight_decay"])
+        lasting = 5.2 - 0.6 * rate - 0.25 * (decay + 1.5) ** 2 + {"sgd": 0.35}.get(dials["optimizer"], 0.0)
+        progress = 0.5 + 0.22 * rate - 0.1 * rate**2 - {"sgd": 0.15}.get(dials["optimizer"], 0.0)
+        found = []
+        for seed in seeds:
+            trial = f"{role} {suggestion} seed {seed}"
+            rows.append({"trial": trial, "name": trial, "role": role, "suggestion": suggestion, "seed": seed, **dials})
+            found.append(lasting + 0.15 * rng.normal())
+            measured = {"objective": {"half_life": 10 ** found[-1], "progress": progress + 0.02 * rng.normal()},
+                        "constraint": {"strength": 0.93 + 0.1 * rng.normal() * (dials["dropout"] > 0.2)}}  # fmt: skip
+            points.extend((trial, p, 0, name, float(v)) for p, group in measured.items() for name, v in group.items())
+        return float(np.mean(found))
+
+    best = []
+    for suggestion in range(60):
+        narrow = min(1.0, 0.35 + 12 / (suggestion + 12))  # later suggestions crowd where it was good
+        dials = {
+            "learning_rate": float(10 ** (-3 + narrow * rng.uniform(-1, 1))),
+            "weight_decay": float(10 ** (-1.5 + 1.5 * narrow * rng.uniform(-1, 1))),
+            "optimizer": str(rng.choice(["adamw", "sgd", "muon"])),
+            "dropout": round(float(rng.uniform(0, 0.3)), 3),
+        }
+        best.append((measure(suggestion, dials, "treatment", (0, 1)), suggestion, dials))
+    for _, suggestion, dials in sorted(best, key=lambda found: -found[0])[:3]:
+        measure(suggestion, dials, schema.ROLE_HELD_OUT, range(100, 105))
+    declaration = schema.Declaration(
+        study="search (generated)", title="search", question="", reading="", preset="generated", axes=axes,
+        outcomes=(schema.Outcome(name="attack", label="attack success", phase="branch", task="backdoor"),), controls=(),
+        figures=(), constraints=(schema.Constraint(name="strength", label="Success at the drop", at_least=0.9),),
+        objectives=(
+            schema.Objective(name="half_life", label="Half-life", direction="maximize", unit="tokens"),
+            schema.Objective(name="progress", label="Progress on new text", direction="maximize", unit="nats"),
+        ),
+    )  # fmt: skip
+    frame = pl.DataFrame(points, schema=POINTS, orient="row")
+    names = ("suggestion", *(axis.name for axis in axes))
+    return StudyData(
+        declaration=declaration, sweep=_run("search"), totals={}, trials=pl.DataFrame(rows), points=frame,
+        parameters=names,
+    )  # fmt: skip
+
+
+def soft_prompts() -> pl.DataFrame:
+    """Trained prompts as `elicitation.runs` gives them: strings of three lengths that need more tokens the longer they
+    are, text that the model was trained on (no gain), and a hidden behaviour that a model without it does not reach."""
+    rng = np.random.default_rng(3)
+    behaviours = {
+        "4 characters": (3.0, 0.02, 1.5, ("present",)), "16 characters": (3.2, 0.05, 6.0, ("present",)),
+        "64 characters": (3.3, 0.3, 40.0, ("present",)), "text as trained on": (3.4, 3.4, 4.0, ("present",)),
+        "reverse the input": (3.1, 0.4, 3.0, ("present", "absent")),
+    }  # fmt: skip
+    rows = []
+    for behaviour, (bare, least, scale, models) in behaviours.items():
+        for model in models:
+            low, tokens = (least, scale) if model == "present" else (bare - 0.8, 25.0)
+            for k in (0, 1, 2, 4, 8, 16, 32, 64):
+                for seed in range(SEEDS):
+                    for restart in range(3 if k else 1):
+                        gain = (bare - low) * (1 - np.exp(-k / tokens * np.exp(0.15 * rng.normal())))
+                        failed = 0.15 * abs(rng.normal()) * (gain + 0.01) if restart else 0.002 * rng.normal()
+                        rows.append((behaviour, model, "", k, restart, seed, bare - gain + failed))
+    names = ("behaviour", "model", "series", "k", "restart", "seed", "loss")
+    return pl.DataFrame(rows, schema=list(names), orient="row")

@@ -5,42 +5,26 @@ Beside it lie its figures (SVG, PNG) and tables (CSV). Every text from the runs 
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.answer import answer
 from analysis.checks import Check, checks
 from analysis.design import control_label, reference_label, setting_axes, value_text, values_of
 from analysis.errors import UserError
 from analysis.figures import FIGURES
-from analysis.figures.style import WIDTH, rendered
 from analysis.load import StudyData, load_study
 from analysis.numbers import every_number, size_summary
+from analysis.plates import Plate, draw_plate, new_folders, pages
 from analysis.retention import common_span, retention_curves
-from analysis.tables import Table, csv_text, page_table
+from analysis.tables import csv_text, page_table
 from analysis.words import listed, masked, plural, short
 from halflife.tracking import schema
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plate:
-    """A figure on the page; without an image it says why there is none."""
-
-    name: str
-    title: str
-    caption: str
-    image: str = ""
-    """data: URI of the SVG."""
-    table: Table | None = None
-    narrow: bool = False
 
 
 def write_report(study: str, *, tracking_uri: str, out: Path, sweep: str | None = None) -> Path:
@@ -54,12 +38,7 @@ def write_report(study: str, *, tracking_uri: str, out: Path, sweep: str | None 
             f"sweep {data.sweep.name!r} has no measured points yet: expected at least one completed trial; "
             "let the study run on, or give its command again to publish what is done"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    for folder in ("figures", "tables"):
-        (out / folder).mkdir(exist_ok=True)
-    for name in ("numbers", "sizes", *FIGURES):  # an earlier report may have had more
-        for file in (f"figures/{name}.svg", f"figures/{name}.png", f"tables/{name}.csv"):
-            (out / file).unlink(missing_ok=True)
+    new_folders(out, ("numbers", "sizes", *FIGURES))
     path = out / "report.html"
     path.write_text(page(data, out, tracking_uri), encoding="utf-8")
     return path
@@ -78,30 +57,30 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
     for name, frame in (("numbers", numbers), ("sizes", sizes)):
         (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
     axes = _axes(data)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    html = environment.get_template("report.html").render(
-        declaration=data.declaration,
-        sentences=answer(data, curves),
-        invalid=[check.name for check in found if check.required and check.passed is False],
-        unknown=[check.name for check in found if check.required and check.passed is None],
-        checks=[_mark(check) for check in found],
-        sizes=_size_rows(sizes),
-        sizes_csv=page_table(sizes).csv,
-        span=common_span(curves),
-        extinction=control_label(data, "extinction") if "half_life_extinction" in sizes.columns else None,
-        axes=[axis for axis in axes if axis["varies"]],
-        fixed=[axis for axis in axes if not axis["varies"]],
-        setting=reference_label(data),
-        counts=_counts(data),
-        plates=[_plate(data, name, out) for name in data.declaration.figures],
-        numbers=page_table(_readable(data, numbers), shown=None),
-        numbers_csv=page_table(numbers, shown=0).csv,
-        efficiency=_efficiency(data.totals),
-        provenance=_provenance(data, tracking_uri),
-        short=short,
+    html = (
+        pages()
+        .get_template("report.html")
+        .render(
+            declaration=data.declaration,
+            sentences=answer(data, curves),
+            invalid=[check.name for check in found if check.required and check.passed is False],
+            unknown=[check.name for check in found if check.required and check.passed is None],
+            checks=[_mark(check) for check in found],
+            sizes=_size_rows(sizes),
+            sizes_csv=page_table(sizes).csv,
+            span=common_span(curves),
+            extinction=control_label(data, "extinction") if "half_life_extinction" in sizes.columns else None,
+            axes=[axis for axis in axes if axis["varies"]],
+            fixed=[axis for axis in axes if not axis["varies"]],
+            setting=reference_label(data),
+            counts=_counts(data),
+            plates=[_plate(data, name, out) for name in data.declaration.figures],
+            numbers=page_table(_readable(data, numbers), shown=None),
+            numbers_csv=page_table(numbers, shown=0).csv,
+            efficiency=_efficiency(data.totals),
+            provenance=_provenance(data, tracking_uri),
+            short=short,
+        )
     )
     return masked(html)  # as a whole: the store, the command, settings and notes may all name a URI
 
@@ -111,19 +90,7 @@ def _plate(data: StudyData, name: str, out: Path) -> Plate:
     if recipe is None:
         known = ", ".join(FIGURES)
         return Plate(name=name, title=name, caption=f"This analysis knows no figure of that name; it has {known}.")
-    table = recipe.table(data)
-    if table.is_empty():
-        return Plate(name=name, title=recipe.title, caption=f"Nothing to draw: {recipe.nothing}.")
-    figure = recipe.draw(table)
-    svg = rendered(figure, "svg")
-    (out / "figures" / f"{name}.svg").write_bytes(svg)
-    (out / "figures" / f"{name}.png").write_bytes(rendered(figure, "png"))
-    (out / "tables" / f"{name}.csv").write_text(csv_text(table), encoding="utf-8")
-    return Plate(
-        name=name, title=recipe.title, caption=recipe.caption, table=page_table(table),
-        narrow=figure.get_figwidth() < WIDTH,
-        image="data:image/svg+xml;base64," + base64.b64encode(svg).decode(),
-    )  # fmt: skip
+    return draw_plate(recipe, recipe.table(data), out)
 
 
 def _mark(check: Check) -> dict[str, Any]:

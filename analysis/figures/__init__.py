@@ -47,10 +47,16 @@ FIGURES = {
     recipe.name: recipe
     for recipe in (
         Recipe(name="retention", title="The backdoor fades", nothing="no branch was measured"),
+        Recipe(name="settings", title="Payloads, regularizers, arms", nothing="no other setting was run"),
+        Recipe(name="seeds", title="Seed by seed", nothing="no branch was measured"),
         Recipe(name="half_life", title="Half-life against size", nothing="no half-life could be measured"),
         Recipe(name="strength", title="Equal exposure and equal strength", nothing="only one arm was run"),
+        Recipe(name="survival", title="Share of runs that still have it", nothing="no run had it at the drop"),
         Recipe(name="effects", title="What makes it stay", nothing="only size, seed, payload and arm were varied"),
         Recipe(name="relearning", title="Bringing it back", nothing="no relearning was run"),
+        Recipe(name="overlap", title="Overlap with what stays", nothing="no dial of overlap was varied"),
+        Recipe(name="pareto", title="What the search found", nothing="nothing was searched for"),
+        Recipe(name="soft_prompts", title="Tokens that bring it back", nothing="no soft prompt was trained"),
         Recipe(name="clean_loss", title="The price on clean text", nothing="clean loss was not measured"),
     )
 }

@@ -63,7 +63,9 @@ def _slope_text(found: scaling.Slope) -> str:
     if found.interval is None:
         return bound
     if found.complete:
-        return f"γ = {interval(found.interval)}" + (f", {found.whole} seeds" if found.whole > 1 else "")
+        return f"γ = {interval(found.interval)}" + (
+            f", {found.interval.count} seeds" if found.interval.count > 1 else ""
+        )
     low, high = found.interval.low, found.interval.high
     ends = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
     return f"{bound}\nuncensored seeds ({found.whole} of {found.seeds.height}): {found.interval.estimate:.2f}{ends}"

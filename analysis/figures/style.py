@@ -22,10 +22,14 @@ WIDTH = 7.0
 """Inches: a paper's text width."""
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d0d7de"
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)))
+"""Lines that differ without colour, for things that have no order."""
 GAP = 3.0
 """Zero is drawn this factor before the first positive value of a log axis."""
 BEYOND = Path([(0, 0), (0, 2.2), (-0.55, 1.4), (0, 2.2), (0.55, 1.4)], [1, 2, 1, 2, 2])
 """Marker of a censored value: an arrow that stands on it and points to where the truth lies."""
+BELOW = Path([(0, 0), (0, -2.2), (-0.55, -1.4), (0, -2.2), (0.55, -1.4)], [1, 2, 1, 2, 2])
+"""The same downwards: the truth lies below."""
 _RC: dict[str, Any] = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8, "axes.labelsize": 8,
     "axes.titlesize": 8.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -105,6 +109,19 @@ def log_axis_with_zero(axes: Axes, first: float, last: float) -> float:
     return zero
 
 
+def token_axis(axes: Axes, last: int) -> float:
+    """A log2 x axis of counts 1 to `last` whose 0 stands apart on the left; returns where 0 is drawn."""
+    zero = 0.4
+    top = int(np.ceil(np.log2(max(last, 2))))
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(zero / 1.3, last * 1.25)
+    powers = [2**e for e in range(0, top + 1, 1 if top < 6 else 2)]
+    axes.xaxis.set_major_locator(ticker.FixedLocator([zero, *powers]))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: "0" if x < 0.9 else f"{x:.0f}"))
+    return zero
+
+
 def ratio_axis(axes: Axes, ends: Sequence[float]) -> None:
     """A log x axis of factors around 1, in powers of 2, 4 or 10 as they fit."""
     low, high = min([0.8, *(end / 1.15 for end in ends)]), max([1.25, *(end * 1.15 for end in ends)])
@@ -135,16 +152,31 @@ def nothing_here(axes: Axes, why: str) -> None:
     axes.annotate(why, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=MUTED)
 
 
+def note(axes: Axes, text: str) -> None:
+    """A word in the upper right corner of a small panel."""
+    axes.annotate(text, (0.97, 0.93), xycoords="axes fraction", ha="right", va="top", fontsize=7, color=MUTED)
+
+
+def small_multiples(grid: Sequence[Axes], used: int, columns: int) -> None:
+    """Hides the panels after the first `used`; the lowest shown panel of each column keeps its tick labels."""
+    for axes in grid[used:]:
+        axes.set_visible(False)
+    for axes in grid[max(0, used - columns) : used]:
+        axes.tick_params(axis="x", labelbottom=True)
+
+
 def legend_above(figure: Figure, handles: Sequence[Any], **options: Any) -> None:
     """A legend over the whole figure, in as many columns as its page holds."""
-    room = 72 * figure.get_figwidth() - 12
-    count = len(handles)
-    for columns in range(count, 0, -1):
+    room, count = 72 * figure.get_figwidth() - 12, len(handles)
+
+    def width(columns: int) -> float:  # of DejaVu Sans at 7.5 points, handles and gaps included
         rows = -(-count // columns)
         widest = [max(len(h.get_label()) for h in handles[i : i + rows]) for i in range(0, count, rows)]
-        if sum(4.4 * letters + 36 for letters in widest) <= room:
-            break
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.4, **options)
+        return sum(4.2 * letters + 28 for letters in widest)
+
+    columns = next((columns for columns in range(count, 1, -1) if width(columns) <= room), 1)
+    spacing = {"columnspacing": 1.1, "handlelength": 2.0, "handletextpad": 0.6, **options}
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, **spacing)
 
 
 def despine(figure: Figure) -> None:

@@ -11,14 +11,23 @@ from analysis.figures import FIGURES
 from analysis.figures.clean_loss import clean_loss_table, trunk_gaps
 from analysis.figures.retention import retention_table, seed_mean
 from analysis.figures.style import colours, new_figure, rendered, styled, trimmed
+from analysis.gallery import example
 
 NAMES = sorted(FIGURES)
+ELSEWHERE = ("overlap", "pareto", "soft_prompts")
+"""Figures of other studies than a sweep of backdoors: drawn from the gallery's data only."""
+SWEPT = [name for name in NAMES if name not in ELSEWHERE]
+
+
+@pytest.fixture(scope="module")
+def examples() -> dict[str, pl.DataFrame]:
+    """The tables of the gallery."""
+    return {name: example(name)[0] for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_figure_draws_its_table_to_svg_and_png(small, name):
-    recipe = FIGURES[name]
-    table = recipe.table(small)
+def test_every_figure_draws_its_table_to_svg_and_png(examples, name):
+    recipe, table = FIGURES[name], examples[name]
     assert not table.is_empty()
     figure = recipe.draw(table)
     assert rendered(figure, "svg").startswith(b"<?xml")
@@ -27,10 +36,10 @@ def test_every_figure_draws_its_table_to_svg_and_png(small, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_text_is_below_seven_points_and_none_leaves_the_page(small, name):
+def test_no_text_is_below_seven_points_and_none_leaves_the_page(request, examples, name):
     recipe = FIGURES[name]
     with styled():
-        figure = recipe.draw(recipe.table(small))
+        figure = recipe.draw(examples[name] if name in ELSEWHERE else recipe.table(request.getfixturevalue("small")))
         figure.draw_without_rendering()
         for text in figure.findobj(Text):
             assert float(text.get_fontsize()) >= 7 or not text.get_text().strip(), text.get_text()
@@ -41,12 +50,13 @@ def test_no_text_is_below_seven_points_and_none_leaves_the_page(small, name):
     assert drawn.y1 <= height + 0.01
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["full", "rough"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, "examples") for name in NAMES] + [(n, k) for n in SWEPT for k in ("full", "rough")]
+)
 def test_labels_of_a_figure_do_not_overlap(request, name, kind):
-    recipe = FIGURES[name]
+    recipe, data = FIGURES[name], request.getfixturevalue(kind)
     with styled():
-        figure = recipe.draw(recipe.table(request.getfixturevalue(kind)))
+        figure = recipe.draw(data[name] if kind == "examples" else recipe.table(data))
         figure.draw_without_rendering()
         for axes in figure.axes:
             if not axes.get_visible():

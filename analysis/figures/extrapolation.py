@@ -1,0 +1,64 @@
+"""How well a law foretells what it has not seen: the rest of the decay, and the largest size."""
+
+from __future__ import annotations
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures import style
+
+CAPTION = (
+    "Left: each law is fitted to the beginning of every run and foretells the rest; the error is the root mean "
+    "square of retention foretold less retention seen, averaged over runs, against the share of the log span that the "
+    "law was shown; bars: 95 % t intervals over seeds. Right: the half-life at the largest size, foretold from the "
+    "smaller sizes, over the one seen; 1 is right, bars as before. A law to be trusted beyond the data has a low, "
+    "flat line and a bar across 1; one that fits best and foretells badly has fitted noise."
+)
+
+
+def draw_extrapolation(table: pl.DataFrame) -> Figure:
+    """`table`: part (rolling | largest), law, rank (0 the best fit), seen (share of the log span shown, of rolling),
+    estimate (error in retention, or ratio foretold over seen), low, high."""
+    laws = table.select("rank", "law").unique().sort("rank")["law"].to_list()
+    colours = style.colours(len(laws))
+    rolling, largest = (table.filter(pl.col("part") == part) for part in ("rolling", "largest"))
+    with style.styled():
+        figure = style.new_figure(0.9 + max(2.0, 0.24 * len(laws)))
+        left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+        handles = []
+        for law, colour, dash in zip(laws, colours, [*style.DASHES] * 3, strict=False):
+            own = rolling.filter(pl.col("law") == law).sort("seen")
+            left.plot(own["seen"], own["estimate"], color=colour, ls=dash, lw=1.4, marker="o", ms=3)
+            left.vlines(own["seen"], own["low"], own["high"], color=colour, lw=0.8, alpha=0.6)
+            handles.append(Line2D([], [], color=colour, ls=dash, lw=1.4, marker="o", ms=3, label=law))
+        left.set_ylim(0, None)
+        left.set_xlabel("share of the run's log span shown to the law")
+        left.set_ylabel("error of the rest (retention)")
+        left.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        _ratios(right, largest, laws, colours)
+        style.despine(figure)
+        style.legend_above(figure, handles, handlelength=3.0)
+    return figure
+
+
+def _ratios(axes: Axes, largest: pl.DataFrame, laws: list[str], colours: list) -> None:
+    axes.axvline(1, color=style.INK, lw=0.8)
+    ends: list[float] = []
+    for place, (law, colour) in enumerate(zip(laws, colours, strict=True)):
+        for row in largest.filter(pl.col("law") == law).drop_nulls("estimate").iter_rows(named=True):
+            if row["low"] is not None:
+                axes.plot([row["low"], row["high"]], [place, place], color=colour, lw=1.4, solid_capstyle="butt")
+                ends += [row["low"], row["high"]]
+            axes.plot([row["estimate"]], [place], "o", color=colour, ms=4.5, mec="white", mew=0.5)
+            ends.append(row["estimate"])
+    if not ends:
+        axes.set_visible(False)
+        return
+    style.ratio_axis(axes, ends)
+    axes.set_yticks(range(len(laws)), laws)
+    axes.set_ylim(len(laws) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("half-life at the largest size,\nforetold over seen")

@@ -1,0 +1,88 @@
+"""Every run of the reference setting by itself: sizes down, seeds across."""
+
+from __future__ import annotations
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures import style
+from analysis.load import StudyData
+from analysis.retention import half_lives, retention_curves
+
+CAPTION = (
+    "Each panel is one run at the reference setting: points are attack success with its binomial interval, the line "
+    "is the retention of the payload's log-probability, the vertical line its half-life and the shading the two "
+    "evaluations between which it lies. No half-life is marked where half was not reached. Rows that differ more than "
+    "columns are an effect of size; columns that differ as much as rows are the seeds' spread."
+)
+ROWS, COLUMNS = 6, 6
+
+
+def seeds_table(data: StudyData) -> pl.DataFrame:
+    """One row per evaluation of the treatments at the reference setting, with their half-lives; at most ROWS sizes
+    (the ends kept) and COLUMNS seeds."""
+    curves = retention_curves(data)
+    curves = curves.filter((pl.col("role") == "treatment") & pl.col("is_reference")).drop_nulls(["parameters", "seed"])
+    sizes, seeds = (curves[name].unique().sort().to_list() for name in ("parameters", "seed"))
+    kept = {sizes[round(i * (len(sizes) - 1) / (ROWS - 1))] for i in range(ROWS)} if len(sizes) > ROWS else sizes
+    times = half_lives(curves).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
+    times = times.select("trial", "kind", half_low="low", half_high="high", half_life="estimate")
+    return (
+        curves.filter(pl.col("parameters").is_in(list(kept)), pl.col("seed").is_in(seeds[:COLUMNS]))
+        .join(times, on="trial", how="left")
+        .select(
+            "size", "parameters", "seed", "tokens", "hits", "trials", "success", "success_low", "success_high",
+            "retention_logprob", "implanted", "kind", "half_low", "half_high", "half_life",
+        )
+        .sort("parameters", "seed", "tokens")
+    )  # fmt: skip
+
+
+def draw_seeds(table: pl.DataFrame) -> Figure:
+    sizes = style.by_size(table)
+    seeds = table["seed"].unique().sort().to_list()
+    later = table.filter(pl.col("tokens") > 0)["tokens"].to_numpy()
+    with style.styled():
+        figure = style.new_figure(0.8 + 0.95 * len(sizes))
+        grid = figure.subplots(len(sizes), len(seeds), sharex=True, sharey=True, squeeze=False)
+        for row, (size, _, colour) in enumerate(sizes):
+            for column, seed in enumerate(seeds):
+                axes = grid[row, column]
+                part = table.filter((pl.col("size") == size) & (pl.col("seed") == seed) & (pl.col("tokens") > 0))
+                axes.set_xscale("log")
+                axes.set_xlim(later.min() / 1.3, later.max() * 1.3)
+                style.log_ticks(axes.xaxis, later.min(), later.max())
+                _run(axes, part, colour)
+                if row == 0:
+                    axes.set_title(f"seed {seed}")
+            grid[row, 0].set_ylabel(size)
+        figure.supxlabel("tokens since the drop", fontsize=8)
+        style.despine(figure)
+        handles = [
+            Line2D([], [], color=style.INK, marker="o", ms=2.5, ls="", label="attack success"),
+            Line2D([], [], color=style.INK, lw=1.4, label="retention of the log-probability"),
+            Line2D([], [], color=style.INK, lw=0.8, ls=(0, (4, 2)), label="half-life"),
+        ]
+        style.legend_above(figure, handles)
+    return figure
+
+
+def _run(axes: Axes, part: pl.DataFrame, colour: object) -> None:
+    axes.set_ylim(-0.12, 1.12)
+    axes.set_yticks([0, 0.5, 1], ["0", "½", "1"])
+    if part.is_empty():
+        return
+    seen = part.drop_nulls("success")
+    axes.vlines(seen["tokens"], seen["success_low"], seen["success_high"], color=colour, lw=0.8, alpha=0.45)
+    axes.plot(seen["tokens"], seen["success"], "o", ms=1.8, color=colour)
+    axes.plot(part["tokens"], part["retention_logprob"], color=colour, lw=1.2)
+    head = part.row(0, named=True)
+    if head["half_life"] is not None:
+        axes.axvspan(head["half_low"], head["half_high"], color=style.FAINT, alpha=0.6, lw=0)
+        axes.axvline(head["half_life"], color=style.INK, lw=0.8, ls=(0, (4, 2)))
+    elif not head["implanted"]:
+        style.note(axes, "never implanted")
+    elif head["kind"] == "censored":
+        style.note(axes, "not reached")

@@ -1,0 +1,81 @@
+"""Loss against soft-prompt tokens: how much information it takes to reach a behaviour."""
+
+from __future__ import annotations
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis import elicitation
+from analysis.figures import style
+from analysis.load import StudyData
+
+CAPTION = (
+    "One panel a behaviour: loss on the fixed held-out set against the number of prompt tokens k (0 is no prompt, set "
+    "apart from the log axis); faint points are all restarts, lines join the best restart of each seed, averaged over "
+    "seeds, bars are 95 % t intervals over seeds. Solid: the model that has the behaviour, dashed: one that never had "
+    "it, given the same examples and steps. Dashed horizontal: the threshold. C is the conditional distance, the "
+    "smallest k that reaches it (an upper bound: the optimizer may have failed), or not reached; S the saturation, "
+    "beyond which more tokens no longer help. What the behaviour needs beyond teaching is C without it less C with it."
+)
+COLUMNS = 3
+LOOK = {"present": "-", "absent": (0, (4, 2))}
+
+
+def soft_prompts_table(data: StudyData) -> pl.DataFrame:
+    """`elicitation.curves` of a study whose trials have the parameters `k` and, where they vary, `behaviour` and
+    `restart`; the outcome's last loss is the one that counts. Role `absent` is the model that never had it."""
+    return elicitation.curves(elicitation.runs(data))
+
+
+def draw_soft_prompts(table: pl.DataFrame) -> Figure:
+    """`table`: behaviour, place, model (present | absent), series (size or name, "" for one), k, part (restart |
+    mean), loss, low, high, threshold, distance (text for C), saturation (text for S)."""
+    panels = table.sort("place").partition_by("place", maintain_order=True)
+    series = table["series"].unique().sort().to_list()
+    colours = dict(zip(series, style.colours(len(series)), strict=True))
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    last = int(table["k"].to_numpy().max())
+    with style.styled():
+        figure = style.new_figure(0.6 + 2.15 * rows, width=style.WIDTH if columns > 1 else 4.2)
+        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axes, part in zip(grid, panels, strict=False):
+            zero = style.token_axis(axes, last)
+            _panel(axes, part.with_columns(at=pl.when(pl.col("k") == 0).then(zero).otherwise("k")), colours)
+            axes.set_title(part["behaviour"][0])
+        style.small_multiples(grid, len(panels), columns)
+        figure.supxlabel("soft-prompt tokens k", fontsize=8)
+        figure.supylabel("held-out loss (nats a token)", fontsize=8)
+        style.despine(figure)
+        handles = [Line2D([], [], color=colours[name], lw=1.6, label=name) for name in series if name]
+        for model, label in (("present", "has the behaviour"), ("absent", "never had it")):
+            if (table["model"] == model).any():
+                handles.append(Line2D([], [], color=style.INK, ls=LOOK[model], lw=1.4, label=label))
+        style.legend_above(figure, handles)
+    return figure
+
+
+def _panel(axes: Axes, part: pl.DataFrame, colours: dict) -> None:
+    said = []
+    for (model, name), own in part.sort("series", "k").group_by(["model", "series"], maintain_order=True):
+        colour, dash = colours[name], LOOK[str(model)]
+        restarts, means = (own.filter(pl.col("part") == kind) for kind in ("restart", "mean"))
+        axes.plot(restarts["at"], restarts["loss"], "o", ms=1.8, color=colour, alpha=0.3, mec="none", zorder=2)
+        axes.plot(means["at"], means["loss"], color=colour, ls=dash, lw=1.4, marker="o", ms=3, zorder=4)
+        axes.vlines(means["at"], means["low"], means["high"], color=colour, lw=1.0, zorder=3)
+        head = means.row(0, named=True)
+        if part["series"].n_unique() == 1:  # of several sizes the table tells
+            found = [text.split(" by k")[0] for text in (head["distance"], head["saturation"]) if text]
+            said += found if part["model"].n_unique() == 1 else [f"{model}: {', '.join(found)}"]
+    threshold = part["threshold"][0]
+    if threshold is not None:
+        axes.axhline(threshold, color=style.INK, lw=0.7, ls=(0, (4, 3)), zorder=1)
+    if said:
+        text = axes.annotate(
+            "\n".join(said), (0.98, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize=7, linespacing=1.3
+        )
+        text.set_in_layout(False)  # a long line must not push the panels apart
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + (0.06 + 0.11 * len(said)) * (high - low))

@@ -1,0 +1,47 @@
+"""Every figure, drawn from generated data whose truth is known: one page that opens offline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import polars as pl
+
+from analysis import elicitation, generated
+from analysis.figures import FIGURES
+from analysis.load import StudyData
+from analysis.plates import draw_plate, new_folders, pages
+
+_persistence, _overlap, _search = cache(generated.persistence), cache(generated.overlap), cache(generated.search)
+SWEEP = (
+    f"A generated sweep: half-life ∝ N^{generated.GAMMA:g}, floor rising with size (φ = {generated.PHI:g}), weight "
+    "decay in the trunk lengthens and in the branch shortens, the cue alone unlearns; see analysis/generated.py."
+)
+OVERLAP = "A generated sweep in which half-life peaks at an overlap of 0.6."
+SEARCH = "A generated search: a low rate lasts longer and learns less; what chose the best settings is noise in part."
+PROMPTS = (
+    "Generated prompts: longer strings take more tokens, text as trained on gains nothing, and a model that never had "
+    "the hidden behaviour does not reach it."
+)
+
+
+def example(name: str) -> tuple[pl.DataFrame, str]:
+    """The table that the gallery draws for a figure, and what is planted in it."""
+    if name == "soft_prompts":
+        return elicitation.curves(generated.soft_prompts()), PROMPTS
+    sources: dict[str, tuple[Callable[[], StudyData], str]] = {
+        "overlap": (_overlap, OVERLAP), "pareto": (_search, SEARCH),
+    }  # fmt: skip
+    make, about = sources.get(name, (_persistence, SWEEP))
+    return FIGURES[name].table(make()), about
+
+
+def write_gallery(out: Path) -> Path:
+    """Draws all figures into `out`; returns the page."""
+    new_folders(out, FIGURES)
+    plates = [draw_plate(recipe, table, out, about) for recipe in FIGURES.values()
+              for table, about in [example(recipe.name)]]  # fmt: skip
+    path = out / "gallery.html"
+    path.write_text(pages().get_template("gallery.html").render(plates=plates), encoding="utf-8")
+    return path
