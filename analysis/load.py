@@ -7,13 +7,18 @@ knows that stages are shared.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import polars as pl
 
+from analysis import upgrades
+from analysis.cache import Cache
 from analysis.errors import UserError
+from analysis.sqlite_store import SqliteStore
 from analysis.stores import Run, Store, open_store
 from halflife.tracking import schema
 from halflife.tracking.schema import Declaration
@@ -52,9 +57,10 @@ def find_sweeps(store: Store, study: str | None = None) -> list[Run]:
     return sorted(sweeps, key=lambda run: (run.touched, run.started, run.id))
 
 
-def load_study(tracking_uri: str, study: str, sweep: str | None = None) -> StudyData:
+def load_study(tracking_uri: str, study: str, sweep: str | None = None, cache: Path | None = None) -> StudyData:
     """Read the newest sweep of `study`, or the one whose digest (or the beginning of it) is `sweep`.
 
+    `cache`: folder that keeps the points read; by default `cache` beside a SQLite store, and none for other stores.
     Raises UserError when there is no such store, study or sweep, or when its schema is newer than this code.
     """
     store = open_store(tracking_uri)
@@ -62,7 +68,9 @@ def load_study(tracking_uri: str, study: str, sweep: str | None = None) -> Study
     if not sweeps:
         known = sorted({run.tags.get(schema.TAG_STUDY, "") for run in find_sweeps(store)} - {""})
         has = f"it has {', '.join(known)}" if known else "it has no studies yet"
-        raise UserError(f"no study {study!r} in {tracking_uri}: {has}; run the study first or name another store")
+        raise UserError(
+            f"no study {study!r} in {schema.masked(tracking_uri)}: {has}; run the study first or name another store"
+        )
     if sweep is not None:
         chosen = [run for run in sweeps if run.tags.get(schema.TAG_SWEEP, "").startswith(sweep)]
         if not chosen:
@@ -70,16 +78,20 @@ def load_study(tracking_uri: str, study: str, sweep: str | None = None) -> Study
             raise UserError(f"no sweep {sweep!r} of {study!r}: expected one of {digests}")
         sweeps = chosen
     parent = sweeps[-1]
-    declaration = _declaration(store, parent)
+    declaration, upgrade = _declaration(store, parent)
     runs = [run for run in store.runs(schema.PARENT_RUN, [parent.id]) if run.tags.get(schema.TAG_KIND) == "trial"]
+    runs = [replace(run, tags=upgrade.tags(run.tags)) for run in runs]
     trials, parameters = trial_frame(runs)
-    points, totals = _points(store, parent, runs)
+    if cache is None and isinstance(store, SqliteStore):
+        cache = store.path.parent / "cache"
+    points, totals = _points(store, Cache(cache, parent.id, tracking_uri), parent, runs, upgrade.metric)
     return StudyData(
         declaration=declaration, sweep=parent, totals=totals, trials=trials, points=points, parameters=parameters
     )
 
 
-def _declaration(store: Store, parent: Run) -> Declaration:
+def _declaration(store: Store, parent: Run) -> tuple[Declaration, upgrades.Upgrade]:
+    """The declaration as of today's schema, and how to read what else was written under its own."""
     text = store.artifact(parent, schema.DECLARATION)
     if text is None:
         raise UserError(
@@ -87,7 +99,9 @@ def _declaration(store: Store, parent: Run) -> Declaration:
             "give the study's command again, it publishes what is missing"
         )
     try:
-        return Declaration.from_json(text)
+        said = json.loads(text)
+        upgrade = upgrades.path(int(said["schema"]), upgrades.UPGRADES)
+        return Declaration.from_json(json.dumps(upgrade.declaration(said))), upgrade
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{schema.DECLARATION} of sweep {parent.name!r} cannot be read: {error}") from error
 
@@ -132,8 +146,13 @@ def _typed(values: Sequence[str | None], parse: bool) -> pl.Series:
     return pl.Series(list(values), dtype=pl.String)
 
 
-def _points(store: Store, parent: Run, runs: Sequence[Run]) -> tuple[pl.DataFrame, dict[str, float]]:
-    """The points of every trial and phase, those of shared stages included, and the parent run's own metrics."""
+def _points(
+    store: Store, cache: Cache, parent: Run, runs: Sequence[Run], metric: Callable[[str], str]
+) -> tuple[pl.DataFrame, dict[str, float]]:
+    """The points of every trial and phase, those of shared stages included, and the parent run's own metrics.
+
+    What is joined are series (a run's metric) and not points: a million points make some ten thousand series.
+    """
     links = pl.DataFrame(
         [
             (run.id, run.tags.get(schema.TAG_TRIAL, run.id), key.removeprefix(schema.TAG_STAGE_PREFIX), folder)
@@ -148,18 +167,28 @@ def _points(store: Store, parent: Run, runs: Sequence[Run]) -> tuple[pl.DataFram
     stages = store.runs(schema.TAG_STAGE, folders, parent.experiment) if folders else []
     stages = [run for run in stages if run.tags.get(schema.TAG_KIND) == "stage"]
     shared = {run.tags[schema.TAG_STAGE]: run for run in stages}  # the newest run of a folder comes last and stays
-    points = store.points([parent, *runs, *shared.values()])
-    own_totals = points.filter(pl.col("run") == parent.id)
-    totals = dict(zip(own_totals["key"], own_totals["value"], strict=True))
+    points = cache.points(store, [parent, *runs, *shared.values()])
+    series = (
+        points.with_row_index("first")
+        .group_by("run", "key", maintain_order=True)
+        .agg(pl.col("first").first(), pl.len().alias("count"))
+        .with_columns(pl.col("run", "key").cast(pl.String))
+    )
+    own_totals = series.filter(pl.col("run") == parent.id)
+    totals = dict(zip(own_totals["key"], points["value"].gather(own_totals["first"]), strict=True))
 
-    split = pl.col("key").str.splitn("/", 2)
-    points = points.with_columns(phase=split.struct[0], name=split.struct[1]).drop_nulls("name")
+    names = series.select(pl.col("key").unique())
+    names = names.with_columns(said=pl.col("key").map_elements(metric, return_dtype=pl.String))
+    split = pl.col("said").str.splitn("/", 2)
+    names = names.with_columns(phase=split.struct[0], name=split.struct[1]).drop("said").drop_nulls("name")
+    series = series.join(names, on="key")
     trial_of = pl.DataFrame(
         [(run.id, run.tags.get(schema.TAG_TRIAL, run.id)) for run in runs],
         schema={"run": pl.String, "trial": pl.String},
         orient="row",
     )
-    own = points.join(trial_of, on="run").select(list(POINTS))
+    columns = ["trial", "phase", "name", "first", "count"]
+    own = series.join(trial_of, on="run").select(columns)
     folder_of = pl.DataFrame(
         [(run.id, folder) for folder, run in shared.items()],
         schema={"run": pl.String, "folder": pl.String},
@@ -167,10 +196,13 @@ def _points(store: Store, parent: Run, runs: Sequence[Run]) -> tuple[pl.DataFram
     )
     elsewhere = links.join(own.select("trial", "phase").unique(), on=["trial", "phase"], how="anti")
     joined = (
-        points.filter(pl.col("phase") == schema.STAGE_PHASE)
+        series.filter(pl.col("phase") == schema.STAGE_PHASE)
         .drop("phase")
         .join(folder_of, on="run")
         .join(elsewhere.drop("run"), on="folder")
-        .select(list(POINTS))
+        .select(columns)
     )
-    return pl.concat([own, joined]).sort("trial", "phase", "name", "step"), totals
+    series = pl.concat([own, joined]).sort("trial", "phase", "name")
+    rows = series.with_columns(row=pl.int_ranges("first", pl.col("first") + pl.col("count"))).explode("row")
+    values = points.select("step", "value")[rows["row"]]
+    return pl.concat([rows.select("trial", "phase", "name"), values], how="horizontal").select(list(POINTS)), totals

@@ -188,7 +188,7 @@ EXPECTED = [
 
 @pytest.mark.slow
 def test_sql_and_client_read_the_same_from_what_mlflow_wrote(tmp_path):
-    from analysis import stores
+    from analysis.client_store import ClientStore
 
     uri, parent = mlflow_store(tmp_path)
     data = load_study(uri, "it's a study")
@@ -197,7 +197,7 @@ def test_sql_and_client_read_the_same_from_what_mlflow_wrote(tmp_path):
     assert (data.totals, data.sweep.id) == ({"sweep/efficiency": 0.9}, parent)
     through_client = pytest.MonkeyPatch()
     with through_client.context() as patch:
-        patch.setattr("analysis.load.open_store", lambda _: stores.ClientStore(uri))
+        patch.setattr("analysis.load.open_store", lambda _: ClientStore(uri))
         again = load_study("any", "it's a study")
     assert again.points.rows() == EXPECTED
     assert (again.totals, again.declaration, again.sweep.tags) == (data.totals, data.declaration, data.sweep.tags)
