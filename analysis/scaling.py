@@ -2,6 +2,7 @@
 
 Sizes that share a seed share data order, so they are not independent: a joint bootstrap declares a slope where
 there is none in a quarter of 3 x 3 designs (decay-and-backdoors, fitting practice); a slope per seed holds its level.
+Half-lives that were not reached are drawn beyond their bounds (analysis.imputation) while they are few.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from analysis.imputation import interval_over_seeds
 from analysis.uncertainty import Interval, t_interval
 from analysis.words import interval, plural
 
 SEEDS, SIZES, DECADES = 5, 4, 1.0
 """Below any of these a sweep is a demonstration."""
+CENSORED, CENSORED_OF_SIZE = 1 / 3, 1 / 2
+"""Most half-lives, over all and at any one size, that may be censored for a slope with an interval: with more, coverage
+falls below 93 % (docs/validation.md)."""
 SLOPES = {"seed": pl.Int64, "sizes": pl.Int64, "kind": pl.String, "slope": pl.Float64}
 
 
@@ -26,13 +31,17 @@ class Slope:
     """The exponent gamma in T ~ N ** gamma."""
 
     interval: Interval | None
-    """Over the seeds that have a value at every size; None when there is none. Unless `complete` these are the seeds
-    that happened to end early: biased down, and no ground for a claim."""
+    """Over all seeds where `complete`, censored half-lives drawn beyond their bounds. Otherwise over the seeds that
+    have a value at every size, those that happened to end early: biased down, and no ground for a claim."""
     seeds: pl.DataFrame
     """seed, sizes, kind (slope | at least | at most | none), slope."""
     sizes: int
     decades: float
     """log10 of the largest over the smallest size."""
+    censored: int = 0
+    """Half-lives not reached, of those that the interval rests on."""
+    imputed: bool = False
+    """Whether the interval counts censored half-lives."""
 
     @property
     def whole(self) -> int:
@@ -41,8 +50,8 @@ class Slope:
 
     @property
     def complete(self) -> bool:
-        """Whether every seed has a slope: leaving out the censored ones would choose seeds by their result."""
-        return self.whole == self.seeds.height
+        """Whether the interval rests on every seed: leaving out the censored ones would choose by their result."""
+        return self.interval is not None and self.interval.count == self.seeds.height
 
     @property
     def bound(self) -> tuple[str, float] | None:
@@ -72,8 +81,8 @@ def slope(half_lives: pl.DataFrame, sizes: pl.Series | None = None) -> Slope:
     """`half_lives`: one row per size and seed of one setting, criterion and clock: parameters, seed, kind,
     low, estimate. `sizes`: the parameters that a seed must have to count, those that occur when None.
 
-    A seed of which a half-life is censored gives a bound where the direction is sure, and no slope; one that lacks
-    a size (its trunk never took the backdoor there) gives nothing.
+    A seed of which a half-life is censored gives a bound where the direction is sure; the interval counts it while
+    no more than CENSORED are. One that lacks a size (its trunk never took the backdoor there) gives nothing.
     """
     implanted = half_lives.drop_nulls(["parameters", "seed"])
     usable = ((pl.col("kind") == "observed") & (pl.col("estimate") > 0)) | (
@@ -92,15 +101,32 @@ def _over_seeds(
     frame: pl.DataFrame, of: pl.Series, usable: pl.Expr, values: Callable[[pl.DataFrame], np.ndarray]
 ) -> Slope:
     sizes = of.unique().sort().to_numpy()
-    rows = []
+    rows, lows, highs = [], [], []
     for (seed,), part in frame.sort("parameters").group_by(["seed"], maintain_order=True):
         part = part.filter(usable & pl.col("parameters").is_in(sizes.tolist()))
         kind, value = _seed_slope(part, sizes, values)
         rows.append([seed, part["parameters"].n_unique(), kind, value])
+        if sizes.size > 1 and np.array_equal(part["parameters"].to_numpy(), sizes):
+            lows.append(values(part))
+            highs.append(np.where(_censored(part), np.inf, lows[-1]))
     seeds = pl.DataFrame(rows, schema=SLOPES, orient="row").sort("seed")
-    whole = seeds.filter(pl.col("kind") == "slope")["slope"].to_list()
     decades = math.log10(sizes[-1] / sizes[0]) if sizes.size else 0.0
-    return Slope(interval=t_interval(whole), seeds=seeds, sizes=int(sizes.size), decades=decades)
+    whole = seeds.filter(pl.col("kind") == "slope")["slope"].to_list()
+    found, censored, imputed = t_interval(whole), 0, False
+    if len(lows) > 1 and len(whole) < len(lows):
+        low, high = np.array(lows), np.array(highs)
+        late = np.isinf(high)
+        censored = int(late.sum())
+        if late.mean() <= CENSORED and (late.mean(axis=0) <= CENSORED_OF_SIZE).all():
+            found, imputed = interval_over_seeds(np.log(sizes.astype(float)), low, high), True
+    return Slope(
+        interval=found, seeds=seeds, sizes=int(sizes.size), decades=decades, censored=censored, imputed=imputed
+    )
+
+
+def _censored(part: pl.DataFrame) -> np.ndarray:
+    """Which half-lives were not reached; mean retention always is."""
+    return (part["kind"] == "censored").to_numpy() if "kind" in part.columns else np.zeros(part.height, dtype=bool)
 
 
 def _log_values(part: pl.DataFrame) -> np.ndarray:
@@ -118,7 +144,7 @@ def _seed_slope(
     x = np.log(n)
     leverage = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     value = float(leverage @ values(part))
-    censored = (part["kind"] == "censored").to_numpy() if "kind" in part.columns else np.zeros(n.size, dtype=bool)
+    censored = _censored(part)
     if not censored.any():
         return "slope", value
     # The true times of censored runs lie above: they can only move the slope in the direction of their leverage.
@@ -129,12 +155,13 @@ def _seed_slope(
 
 
 def gamma_text(found: Slope) -> str:
-    """ "γ = 0.41 [0.33, 0.49] over 5 seeds"; with censored seeds the bound over all beside the others' interval."""
+    """ "γ = 0.41 [0.33, 0.49] over 5 seeds"; with too many censored the bound over all beside the others' interval."""
     bound = f"γ {found.bound[0]} {found.bound[1]:.2f} over all {found.seeds.height} seeds" if found.bound else ""
     if found.interval is None:
         return bound or "γ not known"
     if found.complete:
-        return f"γ = {interval(found.interval)} over {plural(found.whole, 'seed')}"
+        late = f" ({found.censored} of {found.sizes * found.seeds.height} half-lives censored)" if found.imputed else ""
+        return f"γ = {interval(found.interval)} over {plural(found.interval.count, 'seed')}{late}"
     only = f"in the seeds without censoring only, {found.whole} of {found.seeds.height}: γ = {interval(found.interval)}"
     return f"{bound or 'no bound over all seeds'} ({only})"
 

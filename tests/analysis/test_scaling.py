@@ -97,10 +97,22 @@ def test_a_seed_that_lacks_a_middle_size_has_no_slope_and_there_is_no_claim():
     assert "5 of 6 seeds reached half at every size" in (found.no_claim or "")
 
 
-def test_leaving_out_censored_seeds_makes_no_claim_and_the_text_shows_the_bound_beside_them():
-    table = frame(np.random.default_rng(9), 0.4, 12, own=0.3, span=150)
+def test_a_few_censored_half_lives_count_in_the_slope_of_all_seeds():
+    table = frame(np.random.default_rng(9), 0.4, 12, own=0.3, span=95)
     found = slope(table)
-    assert 5 <= found.whole < 12
+    assert found.whole < 12
+    assert found.complete
+    assert found.no_claim is None
+    assert found.interval is not None
+    assert found.interval.contains(0.4)
+    assert found.interval.estimate > np.mean(found.seeds["slope"].to_list())  # censored ones taken at their bound
+    assert f"over 12 seeds ({found.censored} of 48 half-lives censored)" in gamma_text(found)
+
+
+def test_with_many_censored_the_text_shows_the_bound_beside_the_seeds_without_and_makes_no_claim():
+    table = frame(np.random.default_rng(9), 0.4, 12, own=0.3, span=85)
+    found = slope(table)
+    assert 1 <= found.whole < 6
     assert found.interval is not None
     assert found.interval.estimate < 0.4
     assert f"{found.whole} of 12 seeds reached half at every size" in (found.no_claim or "")
