@@ -17,13 +17,12 @@ class Plan:
     """
 
     def __init__(self, stages: Iterable[Stage], store: Store) -> None:
-        wanted = list(stages)
         self.stages: dict[str, Stage] = {}
         """Every stage of the plan by key, parents before children."""
         self.outcomes: dict[str, Outcome] = {}
         """How stages ended, by key: cached ones from the start, others as they complete."""
-        self.cached: frozenset[str]
-        """Keys of the stages that were complete when the plan was made."""
+        self.cached: frozenset[str] = frozenset()
+        """Keys of the stages that were complete when they came into the plan."""
         self.blocked: dict[str, str] = {}
         """Stages that can never run, by key, and why."""
         self.failures: dict[str, str] = {}
@@ -32,12 +31,23 @@ class Plan:
         self._children: dict[str, list[str]] = {}
         self._unmet: dict[str, int] = {}
         self._ready: list[tuple[float, int, str]] = []
-        self._collect(wanted, store)
-        self.cached = frozenset(self.outcomes)
+        self.add(stages, store)
+
+    def add(self, stages: Iterable[Stage], store: Store) -> None:
+        """Let the plan lead to these stages as well, whatever has been run meanwhile."""
+        known, ended = set(self.stages), set(self.outcomes)
+        self._collect(list(stages), store)
+        self.cached |= self.outcomes.keys() - ended
         self._remaining = self._remaining_paths()
         self._order = {key: number for number, key in enumerate(self.stages)}
-        for key, unmet in self._unmet.items():
-            if not unmet:
+        ready, self._ready = self._ready, []
+        for _, _, key in ready:
+            self._push(key)  # what hangs on it may have grown
+        for key in [key for key in self.stages if key not in known and key in self._unmet]:
+            lost = next((p for p in self.stages[key].parents if p.key in self.failures or p.key in self.blocked), None)
+            if lost is not None:
+                self.blocked[key] = self.blocked.get(lost.key) or _because(lost, self.failures[lost.key])
+            elif not self._unmet[key]:
                 self._consider(key)
 
     def _collect(self, wanted: list[Stage], store: Store) -> None:
@@ -115,7 +125,7 @@ class Plan:
         """A stage has failed for good; what hangs on it is blocked, the rest goes on."""
         self._leave(key)
         self.failures[key] = reason
-        self._block_children(key, f"{self.stages[key].folder_name} failed: {reason}")
+        self._block_children(key, _because(self.stages[key], reason))
 
     def _consider(self, key: str) -> None:
         """A stage whose parents have all ended is ready, or can never run."""
@@ -146,3 +156,7 @@ class Plan:
             self._ready = [entry for entry in self._ready if entry[2] != key]
             heapq.heapify(self._ready)
         self._running.discard(key)
+
+
+def _because(stage: Stage, reason: str) -> str:
+    return f"{stage.folder_name} failed: {reason}"

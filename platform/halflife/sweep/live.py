@@ -33,15 +33,17 @@ class View:
         *,
         title: Callable[[Stage], str] = lambda stage: stage.label,
         trouble: Callable[[], str | None] = lambda: None,
+        search: Callable[[], str] = lambda: "",
+        flops_ahead: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan, self._store, self._console, self._clock = plan, store, console, clock
         self._title, self._trouble = title, trouble
+        self._search, self._flops_ahead = search, flops_ahead
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._every = _TERMINAL_SECONDS if self._live else _PLAIN_SECONDS
         self._shown = self._clock()
         self._began: float | None = None
-        self._flops_missing = sum(stage.cost.flops for stage in plan.missing)
 
     def __enter__(self) -> View:
         if self._live:
@@ -91,7 +93,8 @@ class View:
         counts += [f"about {duration(left)} left"] if left is not None else []
         trouble = self._trouble()
         counts += [f"tracking store: {trouble}"] if trouble else []
-        return " · ".join(counts)
+        search = self._search()
+        return " · ".join([search, *counts] if search else counts)
 
     def seconds_left(self, running: list[tuple[Stage, Progress]]) -> float | None:
         """From the FLOPs done since the first stage began; None until there is something to go by."""
@@ -101,12 +104,13 @@ class View:
             for stage in plan.missing
             if stage.key not in plan.blocked and stage.key not in plan.failures
         )
-        left -= sum(stage.cost.flops * progress.done / progress.total for stage, progress in running if progress.total)
-        dropped = sum(plan.stages[key].cost.flops for key in {*plan.blocked, *plan.failures})
-        done = self._flops_missing - dropped - left
+        under_way = sum(
+            stage.cost.flops * progress.done / progress.total for stage, progress in running if progress.total
+        )
+        done = under_way + sum(plan.stages[key].cost.flops for key in plan.outcomes.keys() - plan.cached)
         if self._began is None or done <= 0:
             return None
-        return left * (self._clock() - self._began) / done
+        return (left - under_way + self._flops_ahead()) * (self._clock() - self._began) / done
 
     def _head(self, running: list[tuple[Stage, Progress]]) -> Text:
         return Text(self.line(running), style="bold")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -33,23 +33,54 @@ class Publishing:
         self._announced: set[str] = set()
         self._open: dict[str, dict[str, bool]] = {}
         """By trial key: the phases that have ended, and whether for good."""
+        self._held: set[str] = set()
+        """Keys of the trials that do not end with their phases: a search has yet to say what they measured."""
         self._seen = [0, 0, 0]
         self._announce_sweep(origin)
 
     def update(self) -> None:
         """Publish every stage that has come to an end since the last call."""
-        ended = (self._plan.outcomes, self._plan.blocked, self._plan.failures)
-        for place, group in enumerate(ended):
+        for place, group in enumerate(self._ended_groups()):
             if len(group) > self._seen[place]:
                 for key in list(islice(group, self._seen[place], None)):
                     self._stage_ended(self._plan.stages[key])
                 self._seen[place] = len(group)
 
+    def grow(self, study: Study, trials: Sequence[Trial], *, held: Iterable[Trial] = ()) -> None:
+        """The study has these trials as well; those `held` stay open until they are concluded."""
+        self._study = study
+        self._held |= {trial.key for trial in held}
+        seen = {key for group, count in zip(self._ended_groups(), self._seen, strict=True) for key in [*group][:count]}
+        shared = {stage.key: stage for trial in trials for stage in trial.stages.values() if stage.key in seen}
+        for stage in shared.values():
+            outcome, _, _ = self._how(stage)
+            if outcome and study.shared(stage):
+                self._publish_shared(stage, outcome, study.users[stage.key])
+        for trial in trials:
+            for phase, stage in trial.stages.items():
+                if stage.key in shared:
+                    self._announce(trial)
+                    self._phase_ended(trial, phase, stage)
+
+    def conclude(self, trial: Trial, values: dict[str, float], told: str) -> None:
+        """Publish what a search measured on a trial that was held, and what it was told; end the trial's run."""
+
+        def points() -> Iterator[Point]:
+            timestamp = max(self._ended_at(stage) for stage in trial.stages.values())
+            return (Point(name, 0, value, timestamp) for name, value in values.items())
+
+        self._announce(trial)
+        ref = RunRef("trial", trial.key)
+        tags = {schema.TAG_TOLD: told[:_LONGEST_TAG]}
+        self._publisher.log(ref, f"objectives of trial {trial.name!r}", points=points if values else tuple, tags=tags)
+        self._held.discard(trial.key)
+        self._finish_ended(trial)
+
     def finish(self, status: Status, numbers: dict[str, float]) -> None:
         """End the runs; `numbers` are the sweep's own (`sweep/<name>`)."""
         whole = status == "FINISHED"
         for trial in self._study.trials:
-            if trial.key in self._announced and not self._ended(trial):
+            if trial.key in self._announced and (trial.key in self._held or not self._ended(trial)):
                 self._publisher.finish(
                     RunRef("trial", trial.key), "KILLED" if status == "KILLED" else "FAILED", complete=False
                 )
@@ -95,40 +126,50 @@ class Publishing:
 
     def _stage_ended(self, stage: Stage) -> None:
         users = self._study.users.get(stage.key, ())
-        outcome, why, for_good = self._how(stage)
+        outcome, _, _ = self._how(stage)
         for trial, _ in users:
             self._announce(trial)
         if users and outcome and self._study.shared(stage):
             self._publish_shared(stage, outcome, users)
         for trial, phase in users:
-            ref = RunRef("trial", trial.key)
-            tags = {schema.TAG_OUTCOME_PREFIX + phase: why}
-            if outcome:
-                tags[schema.TAG_SUMMARY_PREFIX + phase] = _summary(outcome)
-            own = outcome is not None and not self._study.shared(stage)
-            self._publisher.log(
-                ref,
-                f"{phase} of trial {trial.name!r}",
-                points=(lambda phase=phase: self._points(stage, phase)) if own else tuple,
-                tags=tags,
+            self._phase_ended(trial, phase, stage)
+
+    def _phase_ended(self, trial: Trial, phase: str, stage: Stage) -> None:
+        outcome, why, for_good = self._how(stage)
+        tags = {schema.TAG_OUTCOME_PREFIX + phase: why}
+        if outcome:
+            tags[schema.TAG_SUMMARY_PREFIX + phase] = _summary(outcome)
+        own = outcome is not None and not self._study.shared(stage)
+        self._publisher.log(
+            RunRef("trial", trial.key),
+            f"{phase} of trial {trial.name!r}",
+            points=(lambda: self._points(stage, phase)) if own else tuple,
+            tags=tags,
+        )
+        self._open.setdefault(trial.key, {})[phase] = for_good
+        self._finish_ended(trial)
+
+    def _finish_ended(self, trial: Trial) -> None:
+        """End the run of a trial whose phases have all ended, unless it is held."""
+        if self._ended(trial) and trial.key not in self._held:
+            diverged = any(
+                end.status == "diverged" for end in map(self._plan.outcomes.get, _keys(trial)) if end is not None
             )
-            self._open.setdefault(trial.key, {})[phase] = for_good
-            if self._ended(trial):
-                diverged = any(
-                    end.status == "diverged" for end in map(self._plan.outcomes.get, _keys(trial)) if end is not None
-                )
-                whole = all(self._open[trial.key].values())
-                self._publisher.finish(ref, "FINISHED" if whole and not diverged else "FAILED", complete=whole)
+            whole = all(self._open[trial.key].values())
+            status = "FINISHED" if whole and not diverged else "FAILED"
+            self._publisher.finish(RunRef("trial", trial.key), status, complete=whole)
 
     def _publish_shared(self, stage: Stage, outcome: Outcome, users: tuple[tuple[Trial, str], ...]) -> None:
         ref = RunRef("stage", stage.folder_name)
+        known = not self._study.identity  # of a search, more users are to come
+        count = len(users) if known else "several"
         self._publisher.ensure(
             Run(
                 ref=ref,
                 name=f"{self._study.title(stage)} (shared)",
-                description=f"Computed once for {len(users)} trials. Metrics are `stage/<task>/<measure>`; the step is "
+                description=f"Computed once for {count} trials. Metrics are `stage/<task>/<measure>`; the step is "
                 "tokens since the phase began.",
-                parameters=_common([trial.parameters for trial, _ in users]),
+                parameters=_common([trial.parameters for trial, _ in users]) if known else {},
             )
         )
         self._publisher.log(
@@ -147,15 +188,22 @@ class Publishing:
             return None, f"failed: {reason}"[:_LONGEST_TAG], False
         return None, f"blocked: {self._plan.blocked[stage.key]}"[:_LONGEST_TAG], not self._plan.failures
 
+    def _ended_groups(self) -> tuple[dict[str, Any], ...]:
+        return self._plan.outcomes, self._plan.blocked, self._plan.failures
+
     def _ended(self, trial: Trial) -> bool:
         return len(self._open.get(trial.key, ())) == len(trial.stages)
 
     def _points(self, stage: Stage, phase: str) -> Iterator[Point]:
         """The stage's points, with the time at which it ended: the same whenever they are published."""
-        done = self._store.done(self._store.folder(stage))
-        timestamp = int(datetime.fromisoformat(done.ended).timestamp() * 1000) if done else 0
+        timestamp = self._ended_at(stage)
         for step, name, value in self._store.points(stage).iter_rows():
             yield Point(f"{phase}/{name}", step, value, timestamp)
+
+    def _ended_at(self, stage: Stage) -> int:
+        """Milliseconds; 0 for a stage that is not complete."""
+        done = self._store.done(self._store.folder(stage))
+        return int(datetime.fromisoformat(done.ended).timestamp() * 1000) if done else 0
 
 
 def _keys(trial: Trial) -> list[str]:

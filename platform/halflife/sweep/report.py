@@ -42,6 +42,10 @@ class SweepReport:
     tokens_trained: int = 0
     tokens_unshared: int = 0
     """What a sweep that trains each trial by itself would have trained."""
+    search: dict[str, float] = field(default_factory=dict)
+    """An adaptive search's own metrics."""
+    findings: tuple[str, ...] = ()
+    """What an adaptive search has come to, in words."""
     unpublished: tuple[str, ...] = ()
     """What could not be written to the tracking store, in words; the same command publishes it later."""
 
@@ -67,6 +71,7 @@ class SweepReport:
             "stages_failed": len(self.failed),
             "tokens_trained": self.tokens_trained,
             "tokens_unshared": self.tokens_unshared,
+            **self.search,
         }
         return numbers if self.efficiency is None else {**numbers, "efficiency": self.efficiency}
 
@@ -81,6 +86,7 @@ class SweepReport:
                 f"efficiency {self.efficiency:.2f}: {duration(self.compute_seconds)} of training and evaluation in "
                 f"{self.slots} slots; {self.tokens_trained:.3g} tokens trained, {self.tokens_unshared:.3g} unshared"
             )
+        yield from self.findings
         yield from (f"failed: {stage}: {why}" for stage, why in self.failed.items())
         reasons: dict[str, int] = {}
         for why in self.blocked.values():

@@ -55,6 +55,8 @@ class Study:
 
     declaration: Declaration
     trials: tuple[Trial, ...]
+    identity: str = ""
+    """Digest of a search, whose trials are not known from the start; else empty."""
 
     def __post_init__(self) -> None:
         name = self.declaration.study
@@ -87,6 +89,8 @@ class Study:
     @cached_property
     def key(self) -> str:
         """Digest of the sweep: the same command finds its runs again."""
+        if self.identity:
+            return self.identity
         parts: dict[str, Any] = {
             "study": self.declaration.study,
             "preset": self.declaration.preset,

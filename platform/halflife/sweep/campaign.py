@@ -1,0 +1,327 @@
+"""Carries a search through a plan: asks where a slot is free, tells what has ended, tries the best on fresh seeds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from halflife.errors import UserError
+from halflife.stages.base import Stage
+from halflife.stages.identity import key_of
+from halflife.stages.plan import Plan
+from halflife.stages.store import Store
+from halflife.sweep.adaptive import Search
+from halflife.sweep.course import Course
+from halflife.sweep.publishing import Publishing
+from halflife.sweep.study import Study, Trial
+from halflife.sweep.suggestions import Suggestions, examples
+from halflife.tracking import schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Open:
+    """A suggestion under way."""
+
+    setting: Any
+    trials: tuple[Trial, ...]
+
+
+class Campaign(Course):
+    """The course of a search. `feed` is to be called whenever a slot may be free."""
+
+    def __init__(self, search: Search, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._search, self._store, self._clock = search, store, clock
+        self._suggestions = Suggestions(search, store.root / "optuna")
+        budget = search.budget
+        identity = {
+            "search": self._suggestions.name,
+            "trials": budget.trials,
+            "held out": [search.fresh_seeds, budget.finalists],
+        }
+        controls = search.controls_of(search.seeds)
+        super().__init__(Study(declaration=search.declaration, trials=controls, identity=key_of(identity)), store)
+        self._publishing: Publishing | None = None
+        self._slots = 1
+        self._deadline = math.inf
+        self._open: dict[int, _Open] = {}
+        self._final: dict[int, tuple[Trial, ...]] | None = None
+        """By number of the finalist: its trials on fresh seeds. None until the search is over."""
+        self._over = False
+        self._done: dict[int, list[dict[str, float]] | None] = {}
+        """By number: what each seed measured; None of a setting that failed."""
+        self._findings: list[str] = []
+        self._examples = [
+            stage
+            for example in self._suggestions.examples
+            for trial in search.unfolded(0, example.setting)
+            for stage in trial.stages.values()
+        ]
+        """Stages of settings such as the search may suggest."""
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        return [*self.plan.missing, *self._examples]
+
+    def begin(self, publishing: Publishing, slots: int) -> None:
+        """Take up what earlier commands have found; from now on `feed` may be called."""
+        self._publishing, self._slots = publishing, slots
+        seconds = self._search.budget.seconds
+        self._deadline = math.inf if seconds is None else self._clock() + seconds
+        self._catch_up()
+
+    def feed(self) -> bool:
+        """Tell what has ended, and ask for as much as keeps the slots busy. Whether there is more to tell or to ask."""
+        self._conclude_ended()
+        while self._wants_more():
+            asked = self._suggestions.ask()
+            if asked is not None:
+                self._begin(*asked)
+                self._conclude_ended()  # all of it may have been computed before
+            elif self._open or not self._suggestions.take_over():  # else there is what another driver has under way
+                break
+        if self._exhausted and not (self._over or self._open or self.plan.ready()):
+            if self._final is None:
+                self._begin_final()
+            self._conclude_final()
+        return not self._over
+
+    def leave(self) -> None:
+        """Leave no suggestion running behind us: the same command asks for them again."""
+        self._suggestions.give_back()
+
+    def findings(self) -> list[str]:
+        return self._findings
+
+    @property
+    def flops_ahead(self) -> float:
+        """Of the settings that are yet to be suggested, and of the best on fresh seeds."""
+        if self._final is not None:
+            return 0.0
+        budget, search = self._search.budget, self._search
+        each = sum({stage.key: stage.cost.flops for stage in self._examples}.values()) / len(self._suggestions.examples)
+        left = 0 if self._clock() > self._deadline else max(0, budget.trials - self._suggestions.begun)
+        again = min(budget.finalists, budget.trials) * len(search.fresh_seeds) / len(search.seeds)
+        return each * (left + again)
+
+    def line(self) -> str:
+        failed = sum(measured is None for measured in self._done.values())
+        words = [f"{len(self._done)} of {self._search.budget.trials} settings told"]
+        words += [f"{failed} failed"] if failed else []
+        words += [f"{len(self._open)} under way"] if self._open else []
+        best = self._suggestions.best()
+        if best:
+            means = [_means(measured) for number in best if (measured := self._done.get(number))]
+            for objective in self._search.declaration.objectives if means else ():
+                chosen = max if objective.direction == "maximize" else min
+                words.append(f"best {objective.label.lower()} {chosen(mean[objective.name] for mean in means):.4g}")
+        if self._final is not None:
+            words.append("the best on fresh seeds")
+        return " · ".join(words)
+
+    def numbers(self) -> dict[str, float]:
+        failed = sum(measured is None for measured in self._done.values())
+        return {"suggestions": len(self._done), "suggestions_failed": failed}
+
+    # Suggestions.
+
+    def _catch_up(self) -> None:
+        """What earlier commands, or other drivers, were told. Of what failed, nothing is computed for it."""
+        found = []
+        for told in self._suggestions.told():
+            if told.number in self._done:
+                continue
+            trials = self._search.unfolded(told.number, told.setting)
+            stages = [stage for trial in trials for stage in trial.stages.values()]
+            self._done[told.number] = None
+            if told.measured or not Plan(stages, self._store).ready():
+                found.append((told, trials))
+        self._grow([trial for _, trials in found for trial in trials])
+        for told, trials in found:
+            self._tell_publishing(trials, told.number, told.measured, told.failed)
+
+    @property
+    def _exhausted(self) -> bool:
+        """Whether nothing more will be asked for."""
+        return self._clock() > self._deadline or self._suggestions.begun >= self._search.budget.trials
+
+    def _wants_more(self) -> bool:
+        """While a slot is free, and time is left. Ready stages come first: fewer at once means better suggestions."""
+        if self._over or self._final is not None or self._clock() > self._deadline:
+            return False
+        at_once = self._search.budget.at_once
+        if at_once is not None and len(self._open) >= at_once:
+            return False
+        return at_once is not None or (len(self.plan.running) < self._slots and not self.plan.ready())
+
+    def _begin(self, number: int, setting: Any) -> None:
+        if number in self._open:
+            return  # another driver took it over and was asked for it by us
+        try:
+            trials = self._search.unfolded(number, setting)
+        except UserError as error:
+            self._done[number] = None
+            self._suggestions.fail(number, str(error))
+            return
+        self._open[number] = _Open(setting=setting, trials=trials)
+        self._grow(trials)
+
+    def _conclude_ended(self) -> None:
+        """Tell the search of every open suggestion whose stages, and its controls', have all come to an end."""
+        controls = self._search.controls_of(self._search.seeds) if self._open else ()
+        for number, entry in list(self._open.items()):
+            problem, measured = self._measured((*entry.trials, *controls), entry.trials, self._search.seeds)
+            if problem is None and measured is None:
+                continue
+            del self._open[number]
+            problem = (
+                self._suggestions.fail(number, problem) if problem else self._suggestions.tell(number, measured or [])
+            )
+            self._tell_publishing(entry.trials, number, None if problem else measured, problem)
+
+    def _measured(
+        self, needed: Iterable[Trial], trials: Sequence[Trial], seeds: Sequence[int]
+    ) -> tuple[str | None, list[dict[str, float]] | None]:
+        """Why the trials cannot be measured, or what each measured; neither while a stage has not ended."""
+        plan = self.plan
+        for trial in needed:
+            for phase, stage in trial.stages.items():
+                outcome = plan.outcomes.get(stage.key)
+                if outcome is not None and outcome.status == "complete":
+                    continue
+                why = outcome.status if outcome else plan.failures.get(stage.key) or plan.blocked.get(stage.key)
+                return (f"{phase} of {trial.name}: {why}", None) if why else (None, None)
+        return None, [
+            self._search.measured(trial, seed, self._store) for trial, seed in zip(trials, seeds, strict=True)
+        ]
+
+    # The best, on fresh seeds.
+
+    def _begin_final(self) -> None:
+        search = self._search
+        self._catch_up()
+        finalists = self._finalists() if search.fresh_seeds else []
+        self._final = {}
+        if finalists:
+            self._grow(search.controls_of(search.fresh_seeds))
+        for told in self._suggestions.told(set(finalists)):
+            self._final[told.number] = search.unfolded(told.number, told.setting, held_out=True)
+            self._grow(self._final[told.number])
+
+    def _finalists(self) -> list[int]:
+        """The best settings that differ, spread evenly along the front if they are too many, and the first ones."""
+        best = _different(self._suggestions.best(), self._stages_of)
+        most = self._search.budget.finalists
+        if len(best) > most and len(self._search.directions) > 1:
+            places = [round(place * (len(best) - 1) / max(1, most - 1)) for place in range(most)]
+            best = [best[place] for place in dict.fromkeys(places)]
+        return _different([*best[:most], *self._suggestions.first()], self._stages_of) if best[:most] else []
+
+    def _stages_of(self, number: int) -> tuple[str, ...]:
+        told = self._suggestions.told({number})[0]
+        trials = self._search.unfolded(number, told.setting)
+        return tuple(stage.key for trial in trials for stage in trial.stages.values())
+
+    def _conclude_final(self) -> None:
+        """When all held-out trials have ended: publish what they measured, and say the result."""
+        search, final = self._search, self._final or {}
+        controls = search.controls_of(search.fresh_seeds) if final else ()
+        found: dict[int, tuple[str | None, list[dict[str, float]] | None]] = {}
+        for number, trials in final.items():
+            found[number] = self._measured((*trials, *controls), trials, search.fresh_seeds)
+            if found[number] == (None, None):
+                return
+        held_out: dict[str, Any] = {}
+        for number, (problem, measured) in found.items():
+            self._publish(final[number], measured, problem or "")
+            held_out[f"#{number}"] = measured or problem
+        if held_out:
+            self._suggestions.note(held_out)
+        self._over = True
+        self._findings = _findings(search, self._done, found)
+
+    # Towards the plan and the tracking store.
+
+    def _grow(self, trials: Sequence[Trial]) -> None:
+        names = {there.name for there in self.study.trials}
+        new = [trial for trial in trials if trial.name not in names]
+        self.study = replace(self.study, trials=(*self.study.trials, *new))
+        self.plan.add([stage for trial in new for stage in trial.stages.values()], self._store)
+        if self._publishing:
+            held = [trial for trial in new if schema.SUGGESTION in trial.parameters]
+            self._publishing.grow(self.study, new, held=held)
+
+    def _tell_publishing(
+        self, trials: Sequence[Trial], number: int, measured: list[dict[str, float]] | None, problem: str
+    ) -> None:
+        self._done[number] = measured
+        self._publish(trials, measured, problem)
+
+    def _publish(self, trials: Sequence[Trial], measured: list[dict[str, float]] | None, problem: str) -> None:
+        if self._publishing is None:
+            return
+        self._publishing.update()
+        constraints = {constraint.name for constraint in self._search.declaration.constraints}
+        for place, trial in enumerate(trials):
+            values = {
+                f"{schema.CONSTRAINT_PHASE if name in constraints else schema.OBJECTIVE_PHASE}/{name}": value
+                for name, value in (measured[place] if measured else {}).items()
+            }
+            self._publishing.conclude(trial, values, f"failed: {problem}" if problem else "complete")
+
+
+def example_study(search: Search) -> Study:
+    """For --dry-run: the controls, and settings drawn at random in place of those that the search will suggest."""
+    budget = search.budget
+    drawn = [example.setting for example in examples(search, budget.trials)]
+    trials = [trial for number, setting in enumerate(drawn) for trial in search.unfolded(number, setting)]
+    seeds = search.seeds
+    if search.fresh_seeds:
+        seeds = (*seeds, *search.fresh_seeds)
+        again = min(budget.finalists + len(search.first), len(drawn))
+        for number, setting in enumerate(drawn[:again]):
+            trials += search.unfolded(number, setting, held_out=True)
+    return Study(declaration=search.declaration, trials=(*search.controls_of(seeds), *trials))
+
+
+def _different(numbers: Iterable[int], what: Callable[[int], Any]) -> list[int]:
+    """The numbers whose `what` no earlier one has."""
+    seen: dict[Any, int] = {}
+    for number in numbers:
+        seen.setdefault(what(number), number)
+    return list(seen.values())
+
+
+def _means(measured: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(each[name] for each in measured) / len(measured) for name in measured[0]}
+
+
+def _findings(
+    search: Search,
+    chosen: dict[int, list[dict[str, float]] | None],
+    found: dict[int, tuple[str | None, list[dict[str, float]] | None]],
+) -> list[str]:
+    """The result: what fresh seeds measured, beside what had chosen the settings."""
+    if not any(chosen.values()):
+        return ["no setting could be measured"]
+    if not found:
+        return ["no setting meets the constraints" if search.fresh_seeds else "nothing was evaluated on fresh seeds"]
+    lines = [
+        f"on {len(search.fresh_seeds)} fresh seeds: mean [least, most]; in brackets what chose the setting, "
+        "too good by the winner's curse"
+    ]
+    for number, (problem, measured) in found.items():
+        if problem or measured is None:
+            lines.append(f"  #{number}: failed: {problem}")
+            continue
+        searched, told = _means(chosen[number] or []) if chosen[number] else {}, []
+        for objective in search.declaration.objectives:
+            values = [each[objective.name] for each in measured]
+            mean = sum(values) / len(values)
+            was = f" ({searched[objective.name]:.4g})" if objective.name in searched else ""
+            told.append(f"{objective.label.lower()} {mean:.4g} [{min(values):.4g}, {max(values):.4g}]{was}")
+        first = " (tried first)" if number < len(search.first) else ""
+        lines.append(f"  #{number}{first}: {'; '.join(told)}")
+    return lines

@@ -1,0 +1,382 @@
+"""An adaptive search: asked, computed, told, taken up again. On Ray it is in test_search_on_ray.py."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from halflife.errors import UserError
+from halflife.stages.run import run_stage
+from halflife.sweep.adaptive import Budget
+from halflife.sweep.suggestions import Suggestions
+from halflife.tracking import schema
+from tests.sweep.searches import OBJECTIVE, Carried, Setting, computed, height, last, plane, search, unfold
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch):
+    """No test here cuts the power: nothing waits for the disk."""
+    monkeypatch.setattr("os.fsync", lambda file: None)
+
+
+def parameters(carried: Carried) -> list[dict[str, Any]]:
+    return [trial.params for trial in carried.study.trials]
+
+
+def states(carried: Carried) -> list[str]:
+    return [trial.state.name for trial in carried.study.trials]
+
+
+def test_every_setting_is_computed_and_told(tmp_path: Path):
+    carried = Carried(search(), tmp_path).run()
+    trials = carried.study.trials
+    assert len(trials) == 6
+    for trial in trials:
+        assert trial.value == pytest.approx(height(trial.params["x"], trial.params["y"]))
+
+
+def test_the_same_command_again_computes_and_suggests_nothing(tmp_path: Path):
+    first = Carried(search(), tmp_path).run()
+    before, journal = computed(tmp_path), first.journal.read_bytes()
+    again = Carried(search(), tmp_path)
+    assert not again.campaign.feed()
+    assert again.campaign.plan.finished
+    again.end()
+    assert computed(tmp_path) == before
+    assert again.journal.read_bytes() == journal
+
+
+def test_more_trials_go_on_from_what_was_found(tmp_path: Path):
+    Carried(search(), tmp_path).run()
+    more = Carried(search(budget={"trials": 9}), tmp_path / "anew").run()
+    longer = Carried(search(budget={"trials": 9}), tmp_path).run()
+    assert parameters(longer) == parameters(more)
+
+
+@pytest.mark.parametrize("stages", [0, 3, 4, 7, 11])
+def test_a_killed_search_goes_on_as_if_it_had_not_been(tmp_path: Path, stages: int):
+    whole = Carried(search(budget={"trials": 8}), tmp_path / "whole").run()
+    killed = tmp_path / "killed"
+    Carried(search(budget={"trials": 8}), killed).run(stages)
+    resumed = Carried(search(budget={"trials": 8}), killed).run()
+    assert parameters(resumed) == parameters(whole)
+    assert states(resumed) == ["COMPLETE"] * 8
+    assert sorted(computed(killed)) == sorted(computed(tmp_path / "whole"))  # no stage twice
+
+
+def test_ctrl_c_leaves_no_suggestion_running(tmp_path: Path):
+    stopped = Carried(search(), tmp_path).run(5)
+    assert "RUNNING" in states(stopped)
+    stopped.end("KILLED")
+    assert states(stopped)[-1] == "WAITING"
+    resumed = Carried(search(), tmp_path).run()
+    assert states(resumed) == ["COMPLETE"] * 6
+
+
+def test_a_setting_killed_while_it_was_suggested_is_suggested_whole(tmp_path: Path):
+    whole = Carried(search(), tmp_path / "whole").run()
+
+    def dies(trial: Any) -> Setting:
+        x = trial.suggest_float("x", 0, 1)
+        if trial.number == 2 and hasattr(trial, "study"):
+            raise KeyboardInterrupt
+        return Setting(x, trial.suggest_float("y", 0, 1))
+
+    results = tmp_path / "killed"
+    dying = Carried(search(), results)
+    dying.campaign._suggestions._search = search(suggest=dies)
+    with pytest.raises(KeyboardInterrupt):
+        dying.run()
+    assert set(dying.study.trials[2].params) == {"x"}
+    assert parameters(Carried(search(), results).run()) == parameters(whole)
+
+
+@pytest.mark.parametrize("deed", ["nan", "diverge", "raise"])
+def test_a_setting_that_cannot_be_measured_is_told_as_failed(tmp_path: Path, deed: str):
+    def suggest(trial: Any) -> Setting:
+        setting = plane(trial)
+        return Setting(setting.x, setting.y, deed=deed if setting.x < 0.5 else "")
+
+    carried = Carried(search(suggest=suggest, budget={"trials": 10}), tmp_path).run()
+    for trial in carried.study.trials:
+        assert trial.state == (TrialState.FAIL if trial.params["x"] < 0.5 else TrialState.COMPLETE)
+    reason = next(t.user_attrs["failed"] for t in carried.study.trials if t.state == TrialState.FAIL)
+    assert {"nan": "height is not finite (seed 0)", "diverge": "diverged", "raise": "as asked"}[deed] in reason
+    runs = [run for run in carried.tracking.runs.values() if schema.TAG_TOLD in run.data.tags]
+    assert {run.data.tags[schema.TAG_TOLD].split(":")[0] for run in runs} == {"complete", "failed"}
+    before = computed(tmp_path)
+    Carried(search(suggest=suggest, budget={"trials": 10}), tmp_path).run()
+    assert computed(tmp_path) == before
+
+
+def test_a_setting_that_cannot_be_is_told_as_failed_and_the_next_one_asked(tmp_path: Path):
+    def refuse(setting: Setting, seed: int) -> Any:
+        if setting.x > 0.75 and not getattr(refuse, "lenient", False):
+            raise UserError("x is too large")
+        return unfold(setting, seed)
+
+    refuse.lenient = True  # type: ignore[attr-defined] # while the space is looked at
+    carried = Carried(search(unfold=refuse, budget={"trials": 12}), tmp_path)
+    refuse.lenient = False  # type: ignore[attr-defined]
+    carried.run()
+    for trial in carried.study.trials:
+        assert (trial.state == TrialState.FAIL) == (trial.params["x"] > 0.75)
+
+
+def test_a_space_that_cannot_be_is_refused_before_any_compute(tmp_path: Path):
+    def refuse(setting: Setting, seed: int) -> Any:
+        raise UserError("x is too large")
+
+    with pytest.raises(UserError, match="x is too large"):
+        Carried(search(unfold=refuse), tmp_path)
+    assert not list(tmp_path.glob("optuna/*"))
+
+
+def conditional(trial: Any) -> Setting:
+    kind = trial.suggest_categorical("kind", ["plain", "bent"])
+    y = trial.suggest_float("bend", 0, 1) if kind == "bent" else 0.0
+    return Setting(trial.suggest_float("x", 0, 1), y, kind)
+
+
+def test_a_space_may_be_conditional(tmp_path: Path):
+    carried = Carried(search(suggest=conditional, budget={"trials": 20}), tmp_path).run()
+    assert {("bend" in t.params, t.params["kind"]) for t in carried.study.trials} == {(True, "bent"), (False, "plain")}
+    assert states(carried) == ["COMPLETE"] * 20
+
+
+COST = schema.Objective(name="cost", label="Cost", direction="minimize", formula="x")
+
+
+def two_objectives(**changes: Any) -> Any:
+    measures = {"height": last("score/value"), "cost": last("score/cost")}
+    return search(measures=measures, declared={"objectives": (OBJECTIVE, COST)}, **changes)
+
+
+def test_the_front_is_what_no_other_setting_beats(tmp_path: Path):
+    carried = Carried(two_objectives(budget={"trials": 20}), tmp_path).run()
+    values = {trial.number: trial.values for trial in carried.study.trials}
+    front = [
+        number
+        for number, (up, down) in values.items()
+        if not any(o[0] >= up and o[1] <= down and o != [up, down] for o in values.values())
+    ]
+    best = carried.campaign._suggestions.best()
+    assert sorted(best) == sorted(front)
+    assert [values[number][0] for number in best] == sorted((values[number][0] for number in best), reverse=True)
+
+
+def test_what_breaks_a_constraint_is_not_among_the_best_and_sought_less(tmp_path: Path):
+    bound = schema.Constraint(name="narrow", label="Cost below 0.5", at_most=0.5)
+    measures = {"height": last("score/value"), "narrow": last("score/cost")}
+    made = search(
+        measures=measures, declared={"objectives": (OBJECTIVE,), "constraints": (bound,)}, budget={"trials": 40}
+    )
+    carried = Carried(made, tmp_path).run()
+    trials = carried.study.trials
+    for trial in trials:
+        assert trial.constraints["narrow"] == pytest.approx(trial.params["x"] - 0.5)
+    best = carried.campaign._suggestions.best()
+    assert best
+    assert all(trials[number].params["x"] <= 0.5 for number in best)
+    assert carried.study.best_trial.number == best[0]  # Optuna reads it so too
+    free = Carried(search(budget={"trials": 40}), tmp_path / "free").run()  # its peak is at 0.7
+    met = [sum(trial.params["x"] <= 0.5 for trial in each[20:]) for each in (trials, free.study.trials)]
+    assert met[0] > met[1] + 5
+
+
+def test_the_best_and_the_first_are_evaluated_again_on_fresh_seeds(tmp_path: Path):
+    made = search(seeds=(0, 1), fresh_seeds=(7, 8, 9), first=({"x": 0.1, "y": 0.9},), budget={"finalists": 2})
+    carried = Carried(made, tmp_path).run()
+    held = [t for t in carried.campaign.study.trials if t.role == schema.ROLE_HELD_OUT]
+    assert {t.parameters["seed"] for t in held} == {7, 8, 9}
+    best = carried.campaign._suggestions.best()
+    assert {t.parameters[schema.SUGGESTION] for t in held} == {*best[:2], 0}
+    searched = [t for t in carried.campaign.study.trials if t.role == "treatment"]
+    assert {t.parameters["seed"] for t in searched} == {0, 1}
+    told = carried.study.user_attrs["held out"]
+    top = carried.study.trials[best[0]]
+    assert [each["height"] for each in told[f"#{best[0]}"]] == pytest.approx(
+        [height(**top.params) + 1e-3 * seed for seed in (7, 8, 9)]
+    )
+    findings = carried.campaign.findings()
+    assert "3 fresh seeds" in findings[0]
+    assert any("#0 (tried first)" in line for line in findings)
+    roles = {(t.role, t.parameters["seed"]) for t in carried.campaign.study.trials}
+    assert {(role, seed) for role in ("absent", "positive") for seed in (0, 1, 7, 8, 9)} <= roles
+
+
+def test_each_seed_has_a_run_with_its_own_objective_and_the_search_is_told_the_mean(tmp_path: Path):
+    carried = Carried(search(seeds=(0, 1, 2)), tmp_path).run()
+    found: dict[int, list[float]] = {}
+    for run in carried.tracking.runs.values():
+        if run.data.tags[schema.TAG_KIND] == "trial" and schema.SUGGESTION in run.data.params:
+            points = [point[2] for point in run.data.points if point[0] == "objective/height"]
+            assert len(points) == 1
+            found.setdefault(int(run.data.params[schema.SUGGESTION]), []).append(points[0])
+            assert run.data.tags[schema.TAG_TOLD] == "complete"
+            assert run.data.tags[schema.TAG_PUBLISHED] == "complete"
+    for trial in carried.study.trials:
+        assert len(found[trial.number]) == 3
+        assert trial.value == pytest.approx(statistics.fmean(found[trial.number]))
+
+
+def test_a_search_can_be_published_anew_from_the_store_and_the_journal(tmp_path: Path):
+    first = Carried(search(seeds=(0, 1), fresh_seeds=(5,)), tmp_path).run()
+    again = Carried(search(seeds=(0, 1), fresh_seeds=(5,)), tmp_path).run()
+
+    def content(carried: Carried) -> dict[str, Any]:
+        runs = [run for run in carried.tracking.runs.values() if run.data.tags[schema.TAG_KIND] == "trial"]
+        return {
+            run.info.name: (run.data.params, sorted(p[:3] for p in run.data.points if p[0].startswith("objective")))
+            for run in runs
+        }
+
+    assert content(again) == content(first)
+    assert len(content(first)) == 2 * 6 + 5 + 2 * 3  # settings, finalists, controls
+
+
+def test_a_timeout_asks_for_no_more_and_finishes_what_is_under_way(tmp_path: Path):
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    made = search(budget={"trials": 500, "timeout": "60"}, fresh_seeds=(5,))
+    carried = Carried(made, tmp_path, clock=clock).run()
+    assert 2 <= len(carried.study.trials) < 100
+    assert set(states(carried)) == {"COMPLETE"}
+    assert "fresh seed" in carried.campaign.findings()[0]
+
+
+def test_settings_fill_the_slots_and_no_more(tmp_path: Path):
+    carried = Carried(search(budget={"at_once": None}), tmp_path, slots=2)
+    plan = carried.campaign.plan
+    carried.campaign.feed()
+    assert states(carried) == []  # the controls come first
+    while stage := plan.take():
+        plan.completed(stage.key, run_stage(stage, carried.store))
+    carried.campaign.feed()
+    assert len(plan.ready()) == 1
+    plan.take()
+    carried.campaign.feed()
+    assert len(plan.ready()) == 1
+    plan.take()
+    carried.campaign.feed()
+    assert plan.ready() == []
+    assert states(carried) == ["RUNNING", "RUNNING"]
+    carried.end("KILLED")
+
+
+def test_two_drivers_of_one_search_make_its_settings_together(tmp_path: Path):
+    one, other = (Carried(search(), tmp_path) for _ in range(2))
+    live = [one, other]
+    while live:
+        for carried in list(live):
+            if not carried.campaign.feed() and carried.campaign.plan.finished:
+                live.remove(carried)
+                carried.end()
+            elif stage := carried.campaign.plan.take():
+                carried.campaign.plan.completed(stage.key, run_stage(stage, carried.store))
+    assert states(one) == ["COMPLETE"] * 6
+    assert [t.number for t in one.study.trials] == list(range(6))
+    assert len(computed(tmp_path)) == len(set(computed(tmp_path)))
+    assert one.campaign.findings() == other.campaign.findings()
+
+
+def regret(folder: Path, sampler: str, seed: int, trials: int = 40) -> float:
+    made = search(budget={"trials": trials, "sampler": sampler, "search_seed": seed, "startup": 10})
+    suggestions = Suggestions(made, folder)
+    best = 0.0
+    while asked := suggestions.ask():
+        number, setting = asked
+        value = height(setting.x, setting.y)
+        suggestions.tell(number, [{"height": value}])
+        best = max(best, value)
+    return 1.0 - best
+
+
+def test_tpe_beats_random_search_at_equal_trials(tmp_path: Path):
+    seeds = range(9)
+    tpe = [regret(tmp_path, "tpe", seed) for seed in seeds]
+    random = [regret(tmp_path, "random", seed) for seed in seeds]
+    assert statistics.median(tpe) < 0.5 * statistics.median(random)
+
+
+def test_searches_that_differ_never_share_a_journal(tmp_path: Path):
+    def named(made: Any) -> str:
+        return Suggestions(made, tmp_path).name
+
+    taller = schema.Objective(name="height", label="Height", direction="maximize", formula="another")
+    names = [
+        named(made)
+        for made in (
+            search(),
+            search(suggest=conditional),
+            search(unfold=lambda setting, seed: unfold(Setting(setting.x, setting.y / 2), seed)),
+            search(seeds=(0, 1)),
+            search(declared={"objectives": (taller,)}),
+            search(budget={"sampler": "random"}),
+            search(budget={"search_seed": 1}),
+            search(first=({"x": 0.5},)),
+            search(declared={"preset": "laptop"}),
+        )
+    ]
+    assert len(set(names)) == len(names)
+    assert named(search(budget={"trials": 50, "timeout": "2h"}, fresh_seeds=(9,))) == names[0]
+
+
+def test_a_journal_cut_by_a_power_failure_is_read_on(tmp_path: Path):
+    killed = Carried(search(), tmp_path).run(6)
+    path = killed.journal
+    told = len(path.read_bytes().splitlines())
+    path.write_bytes(path.read_bytes() + b'{"op_code":4,"worker')
+    resumed = Carried(search(), tmp_path).run()
+    assert states(resumed) == ["COMPLETE"] * 6
+    assert len(path.read_bytes().splitlines()) > told
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"trials": 0}, "--trials 0"),
+        ({"timeout": "soon"}, "--timeout soon: expected a time such as 90 (seconds), 30m or 2h"),
+        ({"timeout": "0"}, "--timeout 0"),
+        ({"at_once": 0}, "--at-once 0"),
+        ({"startup": 0}, "--startup 0"),
+        ({"finalists": -1}, "--finalists -1"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused(changes: dict[str, Any], said: str):
+    with pytest.raises(UserError) as caught:
+        Budget(**{"trials": 5, **changes})
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90.0), ("1.5h", 5400.0), ("30m", 1800.0), ("20s", 20.0)])
+def test_a_timeout_is_seconds_or_has_a_unit(text: str, seconds: float):
+    assert Budget(trials=1, timeout=text).seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"declared": {"objectives": ()}}, "declares no objective"),
+        ({"measures": {}}, "expected one for each objective"),
+        ({"seeds": ()}, "at least one seed"),
+        ({"fresh_seeds": (0,)}, "none twice"),
+        (
+            {"declared": {"objectives": (schema.Objective(name="height", label="", direction="up"),)}},
+            "expected maximize or minimize",
+        ),
+        ({"declared": {"constraints": (schema.Constraint(name="narrow", label=""),)}}, "has no bound"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(changes: dict[str, Any], said: str):
+    with pytest.raises(UserError) as caught:
+        search(**changes)
+    assert said in str(caught.value)
