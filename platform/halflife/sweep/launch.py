@@ -19,6 +19,8 @@ from halflife.stages.base import Stage
 from halflife.stages.plan import Plan
 from halflife.stages.store import Store
 from halflife.sweep import estimate, report, resources
+from halflife.sweep.adaptive import Search
+from halflife.sweep.course import Course
 from halflife.sweep.live import View
 from halflife.sweep.place import Place
 from halflife.sweep.publishing import Publishing
@@ -41,8 +43,8 @@ ENVIRONMENT = {
 """Ray and torch read these when they are imported, here and in the processes that Ray starts."""
 
 
-def run(study: Study, place: Place, console: Console | None = None) -> SweepReport:
-    """Computes what the study lacks at this place, and publishes all of it.
+def run(work: Study | Search, place: Place, console: Console | None = None) -> SweepReport:
+    """Computes what the study lacks at this place, and publishes all of it; a search also decides what it has.
 
     Ctrl-C stops it, a second one at once; the report then says `interrupted`. Raises UserError for bad input, before
     any compute.
@@ -50,10 +52,10 @@ def run(study: Study, place: Place, console: Console | None = None) -> SweepRepo
     console = console or Console(highlight=False)
     place.check()
     store = place.store()
-    plan = Plan(study.stages, store)
     if place.dry_run:
-        estimate.show(study, plan, place, console)
-        return _report(study, plan, place, ran=set(), dry_run=True)
+        return _dry_run(work, store, place, console)
+    course = _course(work, store)
+    study, plan = course.study, course.plan
     place.check_disk(sum(stage.cost.disk_bytes for stage in plan.missing))
     store.prepare()
 
@@ -67,12 +69,21 @@ def run(study: Study, place: Place, console: Console | None = None) -> SweepRepo
         alone=FileLock(store.root / f".publishing-{study.key}.lock"),
     )
     publishing = Publishing(study, plan, store, publisher, origin)
-    publishing.update()
     ran: set[str] = set()
     interrupted = False
     try:
-        if not plan.finished:
-            with View(plan, store, console, title=study.title, trouble=lambda: publisher.troubled) as view:
+        publishing.update()
+        course.begin(publishing, place.slots(place.shares(course.stages).values()))
+        if course.feed() or not plan.finished:
+            with View(
+                plan,
+                store,
+                console,
+                title=lambda stage: course.study.title(stage),
+                trouble=lambda: publisher.troubled,
+                search=course.line,
+                flops_ahead=lambda: course.flops_ahead,
+            ) as view:
                 view.note(view.line([]))
 
                 def refresh() -> None:
@@ -80,13 +91,13 @@ def run(study: Study, place: Place, console: Console | None = None) -> SweepRepo
                     view.refresh()
 
                 _compute(
-                    plan,
+                    course,
                     store,
                     place,
                     origin,
                     ran,
                     refresh=refresh,
-                    retried=lambda stage, why: view.note(f"{study.title(stage)} is tried again: {why}"),
+                    retried=lambda stage, why: view.note(f"{course.study.title(stage)} is tried again: {why}"),
                 )
         publishing.update()
         publisher.drain()  # the time that publishing takes is part of the sweep's
@@ -94,10 +105,12 @@ def run(study: Study, place: Place, console: Console | None = None) -> SweepRepo
         interrupted = True
         console.print("stopped: running stages go on from their last checkpoint, at most 20 s back")
     except Exception:
+        course.leave()
         publishing.finish("FAILED", {})
         publisher.close(patience=10.0)
         raise
-    result = _report(study, plan, place, ran=ran, interrupted=interrupted)
+    course.leave()
+    result = _report(course, place, ran=ran, interrupted=interrupted)
     publishing.finish("KILLED" if interrupted else "FAILED" if result.failed else "FINISHED", result.numbers())
     unpublished = publisher.close(patience=10.0 if interrupted or publisher.troubled else 30.0)
     result = dataclasses.replace(result, unpublished=tuple(unpublished))
@@ -106,8 +119,33 @@ def run(study: Study, place: Place, console: Console | None = None) -> SweepRepo
     return result
 
 
+def _course(work: Study | Search, store: Store) -> Course:
+    if isinstance(work, Study):
+        return Course(work, store)
+    from halflife.sweep.campaign import Campaign  # imports Optuna: only for a search
+
+    store.prepare()  # the search's journal goes there
+    return Campaign(work, store)
+
+
+def _dry_run(work: Study | Search, store: Store, place: Place, console: Console) -> SweepReport:
+    """Prints the plan; of a search, one of settings drawn at random."""
+    study = work
+    if isinstance(study, Search):
+        from halflife.sweep.campaign import example_study
+
+        study = example_study(study)
+    course = Course(study, store)
+    estimate.show(study, course.plan, place, console)
+    if isinstance(work, Search):
+        console.print(
+            f"{work.budget.trials} settings drawn at random stand for those that the search will suggest", markup=False
+        )
+    return _report(course, place, ran=set(), dry_run=True)
+
+
 def _compute(
-    plan: Plan,
+    course: Course,
     store: Store,
     place: Place,
     origin: dict[str, Any],
@@ -121,15 +159,16 @@ def _compute(
     with _stoppable():
         from halflife.sweep import tuning  # takes seconds, so only where there is something to run
 
-        device, shares = place.actual_device, place.shares(plan.missing)
+        device, shares = place.actual_device, place.shares(course.stages)
 
         def make_task(stage: Stage, wait: bool) -> tuning.Task:
+            share = shares.get(stage.key) or place.shares([stage])[stage.key]
             return tuning.Task(
-                stage=stage, results=str(store.root), device=device, share=shares[stage.key], origin=origin, wait=wait
+                stage=stage, results=str(store.root), device=device, share=share, origin=origin, wait=wait
             )
 
         tuning.run_plan(
-            plan,
+            course.plan,
             store,
             make_task=make_task,
             slots=place.slots(shares.values()),
@@ -138,6 +177,7 @@ def _compute(
             ran=ran,
             refresh=refresh,
             retried=retried,
+            feed=course.feed,
         )
 
 
@@ -165,14 +205,9 @@ def _stoppable() -> Iterator[None]:
 
 
 def _report(
-    study: Study,
-    plan: Plan,
-    place: Place,
-    *,
-    ran: set[str],
-    interrupted: bool = False,
-    dry_run: bool = False,
+    course: Course, place: Place, *, ran: set[str], interrupted: bool = False, dry_run: bool = False
 ) -> SweepReport:
+    study, plan = course.study, course.plan
     trained, unshared = report.tokens(plan, study)
     return SweepReport(
         study=study.declaration.study,
@@ -191,6 +226,8 @@ def _report(
         compute_seconds=report.compute_seconds(plan, ran),
         tokens_trained=trained,
         tokens_unshared=unshared,
+        search=course.numbers(),
+        findings=tuple(course.findings()),
     )
 
 

@@ -90,19 +90,30 @@ class StageActor(tune.Trainable):
 
 
 class PlanSearcher(Searcher):
-    """Suggests the next ready stage of a plan. Stages that another sweep computes now come last."""
+    """Suggests the next ready stage of a plan. Stages that another sweep computes now come last.
 
-    def __init__(self, plan: Plan, store: Store, make_task: Callable[[Stage, bool], Task], ran: set[str]) -> None:
+    `feed` lets a plan grow: it is called before each look at it, and says whether more may come.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        make_task: Callable[[Stage, bool], Task],
+        ran: set[str],
+        feed: Callable[[], bool] = lambda: False,
+    ) -> None:
         super().__init__()
         self._plan, self._store, self._make_task = plan, store, make_task
-        self._ran = ran
+        self._ran, self._feed = ran, feed
         self._running: dict[str, Stage] = {}
         self._watches: dict[str, leases.Watch] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        more = self._feed()
         stage, wait = self._next()
         if stage is None:
-            return cast(None, Searcher.FINISHED) if self._plan.finished else None
+            return cast(None, Searcher.FINISHED) if self._plan.finished and not more else None
         self._running[trial_id] = stage
         return {"task": self._make_task(stage, wait)}
 
@@ -202,9 +213,13 @@ def run_plan(
     ran: set[str],
     refresh: Callable[[], None],
     retried: Callable[[Stage, str], None],
+    feed: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Runs what is missing until every stage is complete, failed or blocked. KeyboardInterrupt passes through."""
-    searcher = PlanSearcher(plan, store, make_task, ran)
+    """Runs what is missing until every stage is complete, failed or blocked, and `feed` has no more.
+
+    KeyboardInterrupt passes through.
+    """
+    searcher = PlanSearcher(plan, store, make_task, ran, feed)
     with _local_ray(slots, gpus) as scratch:
         tune.run(  # not Tuner, which pickles the searcher and the callbacks first
             StageActor,
