@@ -57,7 +57,7 @@ class Cache:
             if [said["format"], said["store"], said["digest"]] != [FORMAT, self._store, _digest(content)]:
                 return None
             points = pl.read_parquet(io.BytesIO(content))
-            return (points, said) if points.schema == POINTS and isinstance(said["marks"], dict) else None
+            return (points, said) if dict(points.schema) == POINTS and isinstance(said["marks"], dict) else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
