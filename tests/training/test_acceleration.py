@@ -83,6 +83,7 @@ def test_names_of_parameters_stay():
 @pytest.mark.parametrize("execution", [COMPILED, Execution(compile=True, activation_checkpointing=True)])
 def test_compiled_layers_compute_the_same_and_evaluations_run_eagerly(execution):
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     plain = loss_and_gradients(decoder(Execution()))
     model = decoder(execution)
     found = loss_and_gradients(model)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -32,15 +33,8 @@ class Watched(Stream):
 
 @pytest.fixture
 def ahead():
-    made: list[Ahead] = []
-
-    def make(batches: Stream, steps: int) -> Ahead:
-        made.append(Ahead(batches, CPU, steps))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
+    with contextlib.ExitStack() as stack:
+        yield lambda batches, steps: stack.enter_context(Ahead(batches, CPU, steps))
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 3, 4], [3, 0, 0, 1, 4, 2]])
@@ -66,7 +60,6 @@ def test_nothing_is_made_past_the_last_step(ahead):
     of = ahead(batches, 3)
     for step in range(3):
         of.batch(step)
-    of.close()
     assert batches.made == [0, 1, 2]
 
 

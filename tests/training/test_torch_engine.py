@@ -207,7 +207,7 @@ def test_label_smoothing_raises_the_loss_of_a_confident_model():
     plain, smooth = engine(), engine(recipe(loss=CrossEntropy(label_smoothing=0.2)))
     for of in (plain, smooth):
         with torch.no_grad():
-            of.model.head.weight.mul_(50)
+            of.model.get_parameter("head.weight").mul_(50)
     batch = Stream().batch(0)
     assert smooth.gradients(batch).item() != pytest.approx(plain.gradients(batch).item(), rel=1e-3)
 

@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from halflife.errors import Diverged, UserError
 from halflife.models.start import Model
 from halflife.training import checkpoints
+from halflife.training.acceleration import accelerate, eagerly
 from halflife.training.adapters import lora_norm
 from halflife.training.checkpoints import Piece
 from halflife.training.execution import Execution
 from halflife.training.fragments import Fragment, fragments_of
 from halflife.training.ranks import Alone, Ranks, Together, all_sum, join_alone
 from halflife.training.recipe import Recipe
-from halflife.training.torch_engine import keep_memory, rows_that_fit
+from halflife.training.torch_engine import keep_memory, on_device, rows_that_fit
 from halflife.training.torch_optimizers import build
 
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
@@ -41,8 +42,9 @@ class DeepSpeedEngine:
     """Trains `model` in place. Implements training.engine.Engine; every verb is called on every rank alike."""
 
     def __init__(self, model: Model, recipe: Recipe, execution: Execution, *, micro_rows: int | None = None) -> None:
-        self.model, self.recipe, self.micro_rows, self.zero = model, recipe, micro_rows, execution.zero
-        self.device = model.embed.weight.device
+        self.model, self.recipe, self.execution, self.zero = model, recipe, execution, execution.zero
+        self.micro_rows = micro_rows or execution.micro_rows
+        self.device = next(model.parameters()).device
         deepspeed = ready(self.device)
         self.ranks: Ranks = Together() if execution.workers > 1 else Alone()
         self.names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -50,6 +52,7 @@ class DeepSpeedEngine:
         start = [parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name]
         self.origin_norm = torch.nn.utils.get_total_norm(start).item()
         self.optimizer = build(recipe.optimizer, model)
+        accelerate(model, execution)
         self.optimizer.register_step_pre_hook(self._before_step)
         self.optimizer.register_step_post_hook(self._after_step)
         self.norm = torch.zeros(())
@@ -84,11 +87,9 @@ class DeepSpeedEngine:
     def rank(self) -> int:
         return self.ranks.rank
 
-    def gradients(self, batch: np.ndarray) -> Tensor:
+    def gradients(self, batch: np.ndarray | Tensor) -> Tensor:
         own = len(batch) // self.ranks.count
-        tokens = torch.from_numpy(batch[self.rank * own : (self.rank + 1) * own])
-        if self.device.type == "cuda":
-            tokens = tokens.pin_memory().to(self.device, non_blocking=True)
+        tokens = on_device(batch[self.rank * own : (self.rank + 1) * own], self.device)
         rows = self.micro_rows or rows_that_fit(
             self.model.architecture, self.model.vocabulary, batch.shape[1], self.device
         )
@@ -198,7 +199,7 @@ class DeepSpeedEngine:
     @contextmanager
     def measuring(self) -> Iterator[None]:
         self.model.eval()
-        with torch.no_grad(), _autocast(self.recipe, self.device):
+        with torch.no_grad(), _autocast(self.recipe, self.device), eagerly(self.execution):
             yield
         self.model.train()
 

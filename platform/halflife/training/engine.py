@@ -27,9 +27,10 @@ class Engine(Protocol):
         """What evaluations measure."""
         ...
 
-    def gradients(self, batch: np.ndarray) -> Tensor:
-        """Gradients of the loss on int64 tokens (rows, sequence + 1), the global batch whatever the number of ranks.
-        Returns its mean loss in nats a token, a scalar on the device (reading it waits for the device)."""
+    def gradients(self, batch: np.ndarray | Tensor) -> Tensor:
+        """Gradients of the loss on int64 tokens (rows, sequence + 1), perhaps on the device already: the global batch,
+        whatever the number of ranks. Returns its mean loss in nats a token, a scalar on the device (reading it waits
+        for the device)."""
         ...
 
     def step(self, multiple: float) -> Tensor:
@@ -71,4 +72,4 @@ def make_engine(model: Model, recipe: Recipe, execution: Execution) -> Engine:
         return DeepSpeedEngine(model, recipe, execution)
     from halflife.training.torch_engine import TorchEngine
 
-    return TorchEngine(model, recipe)
+    return TorchEngine(model, recipe, execution)

@@ -8,6 +8,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from halflife.rng import seed_of
 from halflife.training import adapters, checkpoints
 from halflife.training.engine import Engine, make_engine
 from halflife.training.execution import Execution
+from halflife.training.prefetch import Ahead
 from halflife.training.recipe import Batches, Context, Recipe
 from halflife.training.torch_engine import load_weights
 
@@ -73,9 +75,11 @@ def train(
 
     Raises Diverged when a loss or the weights cease to be finite, UserError when the checkpoint does not fit.
     """
-    loop = _Loop(recipe, context, batches, measures, start, clock)
-    loop.run(checkpoint_seconds)
-    return loop.summary()
+    device = torch.device(context.device)
+    with Ahead(batches, device, recipe.steps) if device.type == "cuda" else nullcontext(batches) as stream:
+        loop = _Loop(recipe, context, stream, measures, start, clock)
+        loop.run(checkpoint_seconds)
+        return loop.summary()
 
 
 class _Loop:
@@ -83,7 +87,7 @@ class _Loop:
         self,
         recipe: Recipe,
         context: Context,
-        batches: Batches,
+        batches: Batches | Ahead,
         measures: Mapping[str, Measure],
         start: Path | None,
         clock: Callable[[], float],

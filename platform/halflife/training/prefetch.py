@@ -40,8 +40,10 @@ class Ahead:
             self._ahead = step + 1, self._thread.submit(self._make, step + 1)
         return tokens
 
-    def close(self) -> None:
-        """End the thread."""
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _make(self, step: int) -> Tensor:

@@ -17,37 +17,39 @@ from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.models.start import Model
 from halflife.training import checkpoints
+from halflife.training.acceleration import accelerate, compiled, eagerly
 from halflife.training.adapters import lora_norm
+from halflife.training.execution import Execution
+from halflife.training.memory import CPU_ACTIVATION_BYTES, GPU_ACTIVATION_SHARE, rows_within
 from halflife.training.ranks import Alone, Ranks
 from halflife.training.recipe import Recipe
 from halflife.training.torch_optimizers import build, load_state_tensors, state_tensors
 
-CPU_ACTIVATION_BYTES = 2 * 2**30
-"""Activations of one microbatch on a CPU. A constant, not what is free now: a resumed run must cut batches alike."""
 KEPT_BYTES = 2**30
-GPU_ACTIVATION_SHARE = 0.25
-"""Of the device's memory. Several small trials may share it."""
 
 
 class TorchEngine:
     """Trains `model` in place. Implements training.engine.Engine."""
 
-    def __init__(self, model: Model, recipe: Recipe, *, micro_rows: int | None = None) -> None:
-        self.model, self.recipe, self.micro_rows = model, recipe, micro_rows
+    def __init__(
+        self, model: Model, recipe: Recipe, execution: Execution = Execution(), *, micro_rows: int | None = None
+    ) -> None:
+        self.model, self.recipe, self.execution = model, recipe, execution
+        self.micro_rows = micro_rows or execution.micro_rows
         self.ranks: Ranks = Alone()
-        self.device = model.embed.weight.device
+        self.device = next(model.parameters()).device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.origin = [parameter.detach().clone() for parameter in self.parameters]
         start = [parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name]
         self.origin_norm = torch.nn.utils.get_total_norm(start)
         self.optimizer = build(recipe.optimizer, model)
+        accelerate(model, execution)
+        self.loss = compiled(cross_entropy) if execution.compile else cross_entropy
         if self.device.type == "cpu":
             keep_memory()
 
-    def gradients(self, batch: np.ndarray) -> Tensor:
-        tokens = torch.from_numpy(batch)
-        if self.device.type == "cuda":
-            tokens = tokens.pin_memory().to(self.device, non_blocking=True)
+    def gradients(self, batch: np.ndarray | Tensor) -> Tensor:
+        tokens = on_device(batch, self.device)
         architecture, vocabulary = self.model.architecture, self.model.vocabulary
         rows = self.micro_rows or rows_that_fit(architecture, vocabulary, batch.shape[1], self.device)
         total = torch.zeros((), device=self.device)
@@ -56,11 +58,7 @@ class TorchEngine:
         for part in tokens.split(rows):
             with self._autocast():
                 logits = self.model(part[:, :-1])
-            loss = F.cross_entropy(
-                logits.flatten(0, 1).float(),
-                part[:, 1:].flatten(),
-                label_smoothing=self.recipe.loss.label_smoothing,
-            ) * (len(part) / len(tokens))
+            loss = self.loss(logits, part[:, 1:], self.recipe.loss.label_smoothing) * (len(part) / len(tokens))
             loss.backward()
             total += loss.detach()
         return total
@@ -86,8 +84,9 @@ class TorchEngine:
     def displacement(self) -> float:
         added = lora_norm(self.model)
         if added is None:
-            moved = torch._foreach_sub([parameter.detach() for parameter in self.parameters], self.origin)  # pyright: ignore[reportPrivateImportUsage]
-            added = torch.nn.utils.get_total_norm(moved)
+            # one difference at a time: all of them would be another copy of the model
+            pairs = zip(self.parameters, self.origin, strict=True)
+            added = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.detach() - o) for p, o in pairs]))
         return (added / self.origin_norm).item()
 
     def full_weights(self) -> dict[str, Tensor]:
@@ -108,12 +107,25 @@ class TorchEngine:
     @contextmanager
     def measuring(self) -> Iterator[None]:
         self.model.eval()
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self._autocast(), eagerly(self.execution):
             yield
         self.model.train()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    """Mean over all tokens, in fp32, of logits (rows, length, vocabulary) against targets (rows, length)."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=label_smoothing)
+
+
+def on_device(batch: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """The batch as a tensor on `device`, whose copy a GPU's current stream waits for and the caller does not."""
+    tokens = torch.as_tensor(batch)
+    if tokens.device.type == device.type:
+        return tokens
+    return tokens.pin_memory().to(device, non_blocking=True)
 
 
 def load_weights(model: Model, weights: Mapping[str, Tensor]) -> None:
@@ -128,7 +140,7 @@ def rows_that_fit(architecture: Rung | Released, vocabulary: int, sequence: int,
     budget = float(CPU_ACTIVATION_BYTES)
     if device.type == "cuda":
         budget = GPU_ACTIVATION_SHARE * torch.cuda.get_device_properties(device).total_memory
-    return max(1, int(budget / (architecture.activation_bytes(vocabulary) * sequence)))
+    return rows_within(architecture, vocabulary, sequence, budget)
 
 
 def keep_memory() -> None:
