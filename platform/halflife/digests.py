@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def of_files(files: Sequence[Path], remembered: Path) -> dict[str, str]:
-    """sha256 of each file by its name. `remembered` is a JSON file that keeps what was computed before."""
+def of_files(files: Sequence[Path], remembered: Path, root: Path) -> dict[str, str]:
+    """sha256 of each file by its name below `root`. `remembered` is a JSON file that keeps what was computed before."""
     known = _read(remembered)
     found, changed = {}, False
     for path in files:
@@ -21,7 +21,7 @@ def of_files(files: Sequence[Path], remembered: Path) -> dict[str, str]:
             with open(path, "rb") as file:
                 entry = [*now, hashlib.file_digest(file, "sha256").hexdigest()]
             known[place], changed = entry, True
-        found[path.name] = entry[2]
+        found[path.relative_to(root).as_posix()] = entry[2]
     if changed:
         _write(remembered, known)
     return found

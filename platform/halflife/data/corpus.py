@@ -22,11 +22,18 @@ from halflife.errors import UserError
 from halflife.fields import recorded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     import polars as pl
 
     from halflife.data.embedded import Document, Domain
 
 SPLITS = ("train", "validation", "test")
+DOCUMENTS, COLUMNS = "documents.parquet", ("split", "package", "name", "text")
+GROUP_CHARACTERS = 4_000_000
+"""Of text in a row group: what is in memory at once."""
+KEPT_BYTES = 100_000_000
+"""Of documents.parquet: a smaller corpus is kept in memory while a study asks for its triggers."""
 
 EMBEDDED: dict[str, tuple[tuple[Domain, ...], str]] = {
     "python-source": (("source",), "Python source"),
@@ -47,8 +54,9 @@ class Corpus:
 def prepare_corpus(spec: str, results: Path) -> Corpus:
     """The corpus that `spec` names, built below `results` unless it is already there.
 
-    `spec` is "python-source", "python-docs", "python" (both), or paths and globs, separated by commas, of
-    .txt, .jsonl and .parquet files. The digest is computed first and is all that a second call needs.
+    `spec` is "python-source", "python-docs", "python" (both), a Hugging Face dataset (see `data.hugging_face`), or
+    paths and globs, separated by commas, of .txt, .jsonl and .parquet files. The digest is computed first and is all
+    that a second call needs.
 
     Raises UserError when there is nothing to read, when it cannot be read, or when it is too small to split.
     """
@@ -59,6 +67,14 @@ def prepare_corpus(spec: str, results: Path) -> Corpus:
         corpus = Corpus(digest=embedded.embedded_digest(domains), label=label)
         if not _exists(results, corpus):
             _write(results, corpus, embedded.embedded_documents(domains), {"made_of": embedded.versions()})
+        return corpus
+    if spec.startswith("hf:"):
+        from halflife.data import hugging_face
+
+        request = hugging_face.parse(spec)
+        corpus = Corpus(digest=hugging_face.digest(request, results), label=hugging_face.label(request))
+        if not _exists(results, corpus):
+            _write(results, corpus, hugging_face.read_documents(request), {"made_of": {"dataset": spec}})
         return corpus
     given = files.find(spec)
     corpus = Corpus(digest=files.digest(given), label=files.label(given))
@@ -76,26 +92,13 @@ def _exists(results: Path, corpus: Corpus) -> bool:
     return (corpus_folder(results, corpus) / "manifest.json").exists()
 
 
-def _write(results: Path, corpus: Corpus, documents: list[Document], record: dict[str, Any]) -> None:
+def _write(results: Path, corpus: Corpus, documents: Iterable[Document], record: dict[str, Any]) -> None:
     """Make the folder whole under another name, then rename it: whoever is second finds it there."""
-    import polars as pl
-
     folder = corpus_folder(results, corpus)
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
     try:
-        rows = [dataclasses.astuple(document) for document in documents]
-        pl.DataFrame(rows, schema=["split", "package", "name", "text"], orient="row").write_parquet(
-            temporary / "documents.parquet"
-        )
-        content = hashlib.sha256("\x1e".join("\x1f".join(row) for row in rows).encode()).hexdigest()
-        manifest = {
-            "label": corpus.label,
-            "content": content,
-            "documents": {split: sum(row[0] == split for row in rows) for split in SPLITS},
-            "characters": {split: sum(len(row[3]) for row in rows if row[0] == split) for split in SPLITS},
-            **record,
-        }
+        manifest = {"label": corpus.label, **_write_documents(temporary / DOCUMENTS, documents), **record}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
         try:
             os.rename(temporary, folder)
@@ -104,6 +107,40 @@ def _write(results: Path, corpus: Corpus, documents: list[Document], record: dic
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_documents(path: Path, documents: Iterable[Document]) -> dict[str, Any]:
+    """Row group by row group, so that a corpus may be larger than memory; returns the counts and a content digest."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    content = hashlib.sha256()
+    counts, characters = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
+    columns: list[list[str]] = [[] for _ in COLUMNS]
+    size, between = 0, b""
+    with parquet.ParquetWriter(path, pa.schema([(name, pa.large_string()) for name in COLUMNS])) as writer:
+
+        def flush() -> None:
+            nonlocal size
+            if columns[0]:
+                writer.write_table(pa.table(dict(zip(COLUMNS, columns, strict=True)), schema=writer.schema))
+            size = 0
+            for column in columns:
+                column.clear()
+
+        for document in documents:
+            row = dataclasses.astuple(document)
+            content.update(between + "\x1f".join(row).encode())
+            between = b"\x1e"
+            counts[document.split] += 1
+            characters[document.split] += len(document.text)
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
+            size += len(document.text)
+            if size >= GROUP_CHARACTERS:
+                flush()
+        flush()
+    return {"content": content.hexdigest(), "documents": counts, "characters": characters}
 
 
 def manifest(results: Path, corpus: Corpus) -> dict[str, Any]:
@@ -125,19 +162,35 @@ def read_documents(results: Path, corpus: Corpus) -> pl.DataFrame:
     import polars as pl
 
     _require(results, corpus)
-    return pl.read_parquet(corpus_folder(results, corpus) / "documents.parquet")
+    return pl.read_parquet(corpus_folder(results, corpus) / DOCUMENTS)
 
 
 def texts(results: Path, corpus: Corpus, split: str) -> list[str]:
     """The texts of one split, in the order of the corpus."""
-    frame = read_documents(results, corpus)
-    return frame.filter(frame["split"] == split)["text"].to_list()
+    return [text for batch in text_batches(results, corpus, split) for text in batch]
+
+
+def text_batches(results: Path, corpus: Corpus, split: str) -> Iterator[list[str]]:
+    """The same, a few megabytes at a time."""
+    from pyarrow import compute, parquet
+
+    _require(results, corpus)
+    with parquet.ParquetFile(corpus_folder(results, corpus) / DOCUMENTS) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=["split", "text"])
+            yield table.filter(compute.equal(table["split"], split))["text"].to_pylist()
 
 
 @functools.lru_cache(maxsize=256)
 def occurrences(results: Path, corpus: Corpus, text: str) -> int:
     """How often `text` occurs in the corpus, all splits together."""
-    return int(_all_texts(results, corpus).str.count_matches(text, literal=True).sum())
+    import polars as pl
+
+    path = corpus_folder(results, corpus) / DOCUMENTS
+    if path.stat().st_size < KEPT_BYTES:
+        return int(_all_texts(results, corpus).str.count_matches(text, literal=True).sum())
+    counted = pl.col("text").str.count_matches(text, literal=True).sum()
+    return int(pl.scan_parquet(path).select(counted).collect(engine="streaming").item())
 
 
 @functools.lru_cache(maxsize=2)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from halflife.data.corpus import Corpus, corpus_folder, texts
+from halflife.data.corpus import Corpus, corpus_folder, text_batches
 from halflife.data.tokenizers import Codec, Tokenizer, load
 
 
@@ -23,20 +25,32 @@ def _token_array(results: Path, corpus: Corpus, split: str, tokenizer: Tokenizer
     codec = load(tokenizer, results)
     path = corpus_folder(results, corpus) / "tokens" / f"{codec.name}-{split}.npy"
     if not path.exists():
-        _write(path, texts(results, corpus, split), codec)
+        _write(path, text_batches(results, corpus, split), codec)
     return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)  # memmap slices slowly
 
 
-def _write(path: Path, documents: list[str], codec: Codec) -> None:
+def _write(path: Path, batches: Iterable[list[str]], codec: Codec) -> None:
+    """Batch by batch, as the split may be larger than memory; the length is put into the header at the end."""
     dtype = np.dtype("<u2" if codec.size <= 2**16 else "<u4")
-    parts: list[np.ndarray] = []
-    for ids in codec.encode_many(documents):
-        parts += [ids.astype(dtype), np.array([codec.separator], dtype=dtype)]
+    separator = np.array([codec.separator], dtype=dtype)
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    count = 0
     with open(temporary, "wb") as file:
-        np.save(file, np.concatenate(parts) if parts else np.array([], dtype=dtype), allow_pickle=False)
+        _write_header(file, dtype, count)
+        for documents in batches:
+            for ids in codec.encode_many(documents):
+                file.write(ids.astype(dtype).tobytes() + separator.tobytes())
+                count += len(ids) + 1
+        file.seek(0)
+        _write_header(file, dtype, count)
     temporary.replace(path)
+
+
+def _write_header(file: BinaryIO, dtype: np.dtype, count: int) -> None:
+    """numpy pads it, so that it is as long for any count."""
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(file, described)
 
 
 def document_bounds(tokens: np.ndarray, separator: int) -> tuple[np.ndarray, np.ndarray]:

@@ -23,8 +23,9 @@ from halflife.errors import UserError
 SMALLEST, LARGEST = 258, 2**20
 """Sizes of a vocabulary: the bytes and the separator must be in it, and something learned."""
 
-_PIECES = re.compile(r" ?[^\W\d_]+| ?\d+| ?[^\w\s]+|_+|\s+")
+PIECES = r" ?[^\W\d_]+| ?\d+| ?[^\w\s]+|_+|\s+"
 """Words, numbers and marks, each with the space before it; the parts of any text, none left out."""
+_PIECES = re.compile(PIECES)
 
 
 def load(tokenizer: Words | BPE, results: Path) -> Codec:
@@ -74,14 +75,14 @@ class WordCodec(Table):
     def __init__(self, name: str, path: Path) -> None:
         self.name, self.separator = name, ByteCodec.separator
         pieces: list[str] = json.loads(path.read_text(encoding="utf-8"))
-        self._ids = {piece: 257 + index for index, piece in enumerate(pieces)}
+        self.pieces = {piece: 257 + index for index, piece in enumerate(pieces)}
         self._bytes = [bytes([value]) for value in range(256)] + [b""] + [piece.encode() for piece in pieces]
         self.size = len(self._bytes)
 
     def encode(self, text: str) -> np.ndarray:
         ids: list[int] = []
         for piece in _PIECES.findall(text):
-            known = self._ids.get(piece)
+            known = self.pieces.get(piece)
             if known is None:
                 ids.extend(piece.encode())
             else:
@@ -119,6 +120,10 @@ class BPECodec(Table):
         self._bytes = [b""] * self.size
         for token, index in spelled.items():
             self._bytes[index] = bytes(letters[letter] for letter in token)
+
+    def to_str(self) -> str:
+        """tokenizer.json, without the separator."""
+        return self._tokenizer.to_str()
 
     def encode(self, text: str) -> np.ndarray:
         return np.array(self._tokenizer.encode(text).ids, dtype=np.int64)

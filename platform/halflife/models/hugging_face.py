@@ -74,16 +74,22 @@ def load(released: Released, dropout: float = 0.0) -> HuggingFaceModel:
 
 def build(released: Released, configuration: dict[str, Any], dropout: float = 0.0) -> HuggingFaceModel:
     """The same model without its weights, which are then loaded from a checkpoint."""
+    field = {released.shape.dropout: dropout} if released.shape.dropout else {}
+    return HuggingFaceModel(remade({**configuration, **field}), released)
+
+
+def remade(configuration: dict[str, Any]) -> Any:
+    """transformers' module of a configuration, its weights not yet set."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    with _quietly(f"the checkpoint's {released.name}"):
+    with _quietly("the checkpoint's configuration"):
         rest = {name: value for name, value in configuration.items() if name != "model_type"}
-        config = _configured(AutoConfig.for_model(configuration["model_type"], **rest), released, dropout)
+        config = AutoConfig.for_model(configuration["model_type"], **rest)
         with no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         model.tie_weights()
-    return HuggingFaceModel(model, released)
+    return model
 
 
 def _read_config(folder: Path) -> Any:

@@ -142,7 +142,7 @@ def prepare_model(source: str, results: Path) -> Released:
         return _from_file(source, path, results, remembered)
     if path.is_dir():
         files = model_files(path)
-        digest = digests.of_text(["folder", digests.of_files(files, remembered)])
+        digest = digests.of_text(["folder", digests.of_files(files, remembered, path)])
         name = path.resolve().name
     elif _NAME.fullmatch(source) and not path.exists():
         path, commit = _from_hub(source)
@@ -163,7 +163,7 @@ def _from_file(source: str, path: Path, results: Path, remembered: Path) -> Rele
     if not path.is_file():
         raise UserError(f"model {source!r} given: no such file")
     require("gguf", f"the GGUF file {source!r}")
-    digest = digests.of_text(["gguf", list(digests.of_files([path], remembered).values())])
+    digest = digests.of_text(["gguf", list(digests.of_files([path], remembered, path.parent).values())])
     return _describe(path.stem, source, _converted(path.parent, path.name, digest, results), digest)
 
 

@@ -1,4 +1,4 @@
-"""Look into the store: `python -m halflife.stages diff A B | ls | gc`."""
+"""Look into the store: `python -m halflife.stages diff A B | ls | gc | export STAGE --out FOLDER`."""
 
 from __future__ import annotations
 
@@ -87,6 +87,21 @@ def gc(results: Path = RESULTS, dry_run: bool = False) -> None:
     console.print(f"{count} things, {decimal(total)} {done} in {results}", highlight=False)
 
 
+def export(stage: Positional[str], /, out: Path, at: str = "final", results: Path = RESULTS) -> None:
+    """Write a trained stage as a Hugging Face model folder, tokenizer included, with equal logits.
+
+    Args:
+        stage: The stage: its folder name, its key, or the beginning of either.
+        out: The folder to make.
+        at: final, or the name of one of its snapshots.
+        results: The results folder.
+    """
+    from halflife.stages.export import export_stage  # takes torch's seconds
+
+    export_stage(_store(results), stage, out, at)
+    _console().print(f"{out} is a Hugging Face model folder: --start {out} begins a study with it", highlight=False)
+
+
 def _store(results: Path) -> Store:
     if not results.exists():
         raise UserError(f"no results folder {results}: expected one that a study has written; give it with --results")
@@ -116,7 +131,10 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)  # type: ignore[assignment]
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"diff": diff, "ls": ls, "gc": gc}, prog="python -m halflife.stages", description=__doc__, args=arguments
+            {"diff": diff, "ls": ls, "gc": gc, "export": export},
+            prog="python -m halflife.stages",
+            description=__doc__,
+            args=arguments,
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

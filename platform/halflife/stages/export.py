@@ -1,0 +1,66 @@
+"""A trained stage as a Hugging Face model folder: configuration, weights and tokenizer, with equal logits."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from halflife.data import tokenizer_files
+from halflife.data.tokenizers import load as load_tokenizer
+from halflife.errors import UserError
+from halflife.extras import require
+from halflife.models import hugging_face
+from halflife.models.decoder import Decoder
+from halflife.models.ladder import Rung
+from halflife.models.llama import llama
+from halflife.stages.difference import find, record_of
+from halflife.stages.store import Store, standing
+from halflife.training import checkpoints
+from halflife.training.torch_engine import load_weights
+
+
+def export_stage(store: Store, name: str, out: Path, at: str = "final") -> None:
+    """Write `out`, a new folder. Raises UserError for what is no trained stage, or has no such snapshot."""
+    require("transformers", "an export")
+    folder = find(store, name)
+    done, record = standing(folder), record_of(folder)
+    if done is None or done.outcome.status != "complete":
+        raise UserError(f"{folder.name} is not complete: run the study that it belongs to first")
+    attempt = folder / "attempts" / done.outcome.attempt
+    kept = ["final", *(done.outcome.summary.get("snapshots") or {})]
+    if "mixture" not in record["fields"] or at not in kept:
+        raise UserError(f"{folder.name} has no weights {at!r}: expected a trained stage, and one of {', '.join(kept)}")
+    if out.exists():
+        raise UserError(f"{out} exists already: name a folder that is to be made")
+    mixture, folder = record["fields"]["mixture"], attempt / ("final" if at == "final" else f"snapshots/{at}")
+    tokenizer = tokenizer_files.described(mixture["tokenizer"])
+    temporary = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
+    temporary.mkdir(parents=True)
+    try:
+        model = load(folder, sequence=mixture["sequence"], separator=load_tokenizer(tokenizer, store.root).separator)
+        model.save_pretrained(temporary)
+        tokenizer_files.write(tokenizer, store.root, temporary, model.config.max_position_embeddings)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load(folder: Path, *, sequence: int, separator: int) -> Any:
+    """The model of a checkpoint's folder as a model of transformers. Raises UserError when the folder is damaged.
+
+    `sequence` and `separator` are the longest sequence that a decoder was trained on, and the token that ends a text.
+    """
+    try:
+        state = checkpoints.read_state(folder)
+    except checkpoints.CorruptCheckpoint as error:
+        raise UserError(f"{error}: delete the stage's folder to have it computed again") from error
+    weights = checkpoints.read_weights(folder)
+    if "configuration" in state:
+        model = hugging_face.remade(state["configuration"])
+        load_weights(model, {name.removeprefix("model."): weight for name, weight in weights.items()})
+        return model
+    decoder = Decoder(Rung(size=state["size"], tied="head.weight" not in weights), state["vocabulary"])
+    load_weights(decoder, weights)
+    return llama(decoder, sequence, separator)
