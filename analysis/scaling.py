@@ -14,15 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from analysis.imputation import interval_over_seeds
+from analysis.imputation import few_censored, interval_over_seeds
 from analysis.uncertainty import Interval, t_interval
 from analysis.words import interval, plural
 
 SEEDS, SIZES, DECADES = 5, 4, 1.0
 """Below any of these a sweep is a demonstration."""
-CENSORED, CENSORED_OF_SIZE = 1 / 3, 1 / 2
-"""Most half-lives, over all and at any one size, that may be censored for a slope with an interval: with more, coverage
-falls below 93 % (docs/validation.md)."""
 SLOPES = {"seed": pl.Int64, "sizes": pl.Int64, "kind": pl.String, "slope": pl.Float64}
 
 
@@ -82,7 +79,7 @@ def slope(half_lives: pl.DataFrame, sizes: pl.Series | None = None) -> Slope:
     low, estimate. `sizes`: the parameters that a seed must have to count, those that occur when None.
 
     A seed of which a half-life is censored gives a bound where the direction is sure; the interval counts it while
-    no more than CENSORED are. One that lacks a size (its trunk never took the backdoor there) gives nothing.
+    few are (analysis.imputation). One that lacks a size (its trunk never took the backdoor there) gives nothing.
     """
     implanted = half_lives.drop_nulls(["parameters", "seed"])
     usable = ((pl.col("kind") == "observed") & (pl.col("estimate") > 0)) | (
@@ -117,7 +114,7 @@ def _over_seeds(
         low, high = np.array(lows), np.array(highs)
         late = np.isinf(high)
         censored = int(late.sum())
-        if late.mean() <= CENSORED and (late.mean(axis=0) <= CENSORED_OF_SIZE).all():
+        if few_censored(late):
             found, imputed = interval_over_seeds(np.log(sizes.astype(float)), low, high), True
     return Slope(
         interval=found, seeds=seeds, sizes=int(sizes.size), decades=decades, censored=censored, imputed=imputed
