@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 from halflife.stages.identity import fields, fields_of, is_description, key_of
 from halflife.training.execution import Execution
+from halflife.training.memory import CPU_ACTIVATION_BYTES, Memory
 
 
 class Context(Protocol):
@@ -124,6 +125,10 @@ class Stage:
     @property
     def cost(self) -> Cost:
         raise NotImplementedError(f"{type(self).__name__} states no cost")
+
+    def memory(self, execution: Execution, activation_budget: float = CPU_ACTIVATION_BYTES) -> Memory:
+        """Bytes on each device that computes the stage; microbatches are cut to `activation_budget`."""
+        return Memory(activations=self.cost.memory_bytes)
 
     @property
     def label(self) -> str:

@@ -15,7 +15,9 @@ from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.stages.base import Context, Cost, Outcome, Stage
 from halflife.tasks.languages import Language
+from halflife.training.execution import Execution
 from halflife.training.losses import CrossEntropy
+from halflife.training.memory import CPU_ACTIVATION_BYTES, Memory, of_training, trained_parameters
 from halflife.training.optimizers import Optimizer
 from halflife.training.parameters import All, Frozen, LoRA, Parameters
 from halflife.training.penalties import L2SP
@@ -182,10 +184,24 @@ class Train(Stage):
         return Cost(
             tokens=tokens,
             flops=(tokens + scored / 3) * model.flops_per_token(sequence, vocabulary),
-            # weights, gradients, two moments and the starting weights
-            memory_bytes=5 * weights + self.batch_tokens * model.activation_bytes(vocabulary),
+            memory_bytes=self.memory(Execution()).total,
             # weights and moments: at the end, in each snapshot, and in a resumable checkpoint and its successor
             disk_bytes=3 * weights * (3 + len(self.snapshots)),
+        )
+
+    def memory(self, execution: Execution, activation_budget: float = CPU_ACTIVATION_BYTES) -> Memory:
+        model, vocabulary = self.architecture, vocabulary_of(self.mixture.tokenizer)
+        return of_training(
+            model,
+            self.optimizer,
+            execution,
+            vocabulary=vocabulary,
+            rows=self.batch_tokens // self.mixture.sequence,
+            sequence=self.mixture.sequence,
+            precision=self.precision,
+            trained=trained_parameters(self.parameters, model, vocabulary),
+            scored=max((tokens_scored(e.probe, self.mixture.sequence) for e in self.evaluations), default=0.0),
+            activation_budget=activation_budget,
         )
 
     def run(self, context: Context) -> dict[str, Any]:

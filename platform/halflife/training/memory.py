@@ -7,11 +7,13 @@ a W-th of what the stage shards.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from halflife.evaluation import SCORED_TOKENS
+from halflife.models.ladder import Rung
+from halflife.models.released import Released
 from halflife.training.execution import Execution
 from halflife.training.optimizers import SGD, Muon, Optimizer
+from halflife.training.parameters import Frozen, LoRA, Parameters
 
 CPU_ACTIVATION_BYTES = 2 * 2**30
 """Activations of one microbatch on a CPU. A constant, not what is free now: a resumed run must cut batches alike."""
@@ -23,31 +25,18 @@ BF16_SHARE = 0.75
 """Activations under bf16 autocast over those in fp32: the residual stream and the loss stay fp32."""
 
 
-class Architecture(Protocol):
-    """A rung of the ladder or a released model's shape."""
-
-    @property
-    def parameters(self) -> int: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    def embedding_parameters(self, vocabulary: int) -> int: ...
-    def activation_bytes(self, vocabulary: int) -> float: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Memory:
     """Bytes on each device that trains a stage. The last two are estimates, and never held at the same time."""
 
-    parameters: float
-    gradients: float
-    optimizer: float
-    origin: float
+    parameters: float = 0.0
+    gradients: float = 0.0
+    optimizer: float = 0.0
+    origin: float = 0.0
     """The weights that the stage started from, which displacement and L2-SP look back at."""
-    activations: float
+    activations: float = 0.0
     """Of one microbatch, with its logits and, under bf16, the weights' casts."""
-    evaluation: float
+    evaluation: float = 0.0
 
     @property
     def fixed(self) -> float:
@@ -60,7 +49,7 @@ class Memory:
 
 
 def of_training(
-    architecture: Architecture,
+    architecture: Rung | Released,
     optimizer: Optimizer,
     execution: Execution,
     *,
@@ -68,14 +57,14 @@ def of_training(
     rows: int,
     sequence: int,
     precision: str = "fp32",
-    trained: int | None = None,
+    trained: int,
+    scored: float = 0.0,
     activation_budget: float = CPU_ACTIVATION_BYTES,
 ) -> Memory:
-    """Bytes on each device. `rows` and `sequence` are the global batch's; `trained` parameters have gradients (None:
-    all of them); `activation_budget` is what a microbatch is cut to, where the execution does not say."""
+    """Bytes on each device. `rows` and `sequence` are the global batch's; `trained` parameters have gradients;
+    the largest evaluation scores `scored` tokens; `activation_budget` is what a microbatch is cut to, where the execution does not say."""
     embeddings = architecture.embedding_parameters(vocabulary)
     whole = architecture.parameters + embeddings
-    trained = whole if trained is None else trained
     zero, workers = execution.zero, execution.workers
     shard = trained / workers
     bucket = min(BUCKET, whole)
@@ -99,17 +88,31 @@ def of_training(
         optimizer=4.0 * moments,
         origin=4.0 * (shard if zero else trained),
         activations=micro * sequence * held + casts,
-        evaluation=SCORED_TOKENS * _layer_bytes(architecture, vocabulary) + casts,
+        evaluation=min(scored, SCORED_TOKENS) * _layer_bytes(architecture, vocabulary) + casts,
     )
 
 
-def rows_within(architecture: Architecture, vocabulary: int, sequence: int, budget: float) -> int:
+def trained_parameters(parameters: Parameters, architecture: Rung | Released, vocabulary: int) -> int:
+    """How many parameters have gradients; of LoRA at most about."""
+    embeddings = architecture.embedding_parameters(vocabulary)
+    if isinstance(parameters, LoRA):
+        named = len(parameters.targets or architecture.matrices)
+        return architecture.depth * named * parameters.rank * 5 * architecture.width  # from the width to 4 times that
+    if isinstance(parameters, Frozen):
+        frozen = min(embeddings, vocabulary * architecture.width) if parameters.embeddings else 0
+        return architecture.parameters * (architecture.depth - parameters.layers) // architecture.depth + (
+            embeddings - frozen
+        )
+    return architecture.parameters + embeddings
+
+
+def rows_within(architecture: Rung | Released, vocabulary: int, sequence: int, budget: float) -> int:
     """Rows of a microbatch whose activations stay within `budget` bytes, at least 1: the same for the same shape and
     device, whatever the precision, so that a stage is always cut alike."""
     return max(1, int(budget / (architecture.activation_bytes(vocabulary) * sequence)))
 
 
-def held_bytes(architecture: Architecture, vocabulary: int, precision: str, checkpointing: bool) -> float:
+def held_bytes(architecture: Rung | Released, vocabulary: int, precision: str, checkpointing: bool) -> float:
     """Estimate of the bytes that one token holds from its forward to its backward pass.
 
     With checkpointing (arXiv 1604.06174): every layer's input, and the inside of one layer at a time.
@@ -120,7 +123,7 @@ def held_bytes(architecture: Architecture, vocabulary: int, precision: str, chec
     return share * _layer_bytes(architecture, vocabulary) + 4.0 * architecture.depth * architecture.width
 
 
-def _layer_bytes(architecture: Architecture, vocabulary: int) -> float:
+def _layer_bytes(architecture: Rung | Released, vocabulary: int) -> float:
     """Of one layer and the logits; a forward pass without gradients holds no more."""
     logits = 4.0 * 3 * vocabulary
     return (architecture.activation_bytes(vocabulary) - logits) / architecture.depth + logits
