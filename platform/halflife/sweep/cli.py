@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from halflife.errors import UserError
+from halflife.sweep.adaptive import Search
 from halflife.sweep.place import Place
 from halflife.sweep.report import SweepReport
 from halflife.sweep.study import Study
@@ -36,7 +37,7 @@ class Preset:
 
 
 def main(
-    build: Callable[[str, Any, Place], Study],
+    build: Callable[[str, Any, Place], Study | Search],
     presets: Mapping[str, Preset],
     *,
     report: Callable[[str, Place, str], Path],
@@ -96,7 +97,7 @@ def _first_sentence(box: str) -> str:
 
 
 def _execute(
-    build: Callable[[str, Any, Place], Study],
+    build: Callable[[str, Any, Place], Study | Search],
     preset: str,
     command: Command,
     report: Callable[[str, Place, str], Path],
