@@ -112,7 +112,7 @@ def _fill(path: Path, folder: Path) -> None:
     for run, tags in runs:
         connection.execute(
             "INSERT INTO runs (run_uuid, name, status, start_time, end_time, lifecycle_stage, artifact_uri, "
-            "experiment_id) VALUES (?, ?, 'FINISHED', 1, 2, 'active', ?, 7)",
+            "experiment_id, user_id, source_type) VALUES (?, ?, 'FINISHED', 1, 2, 'active', ?, 7, 'bench', 'LOCAL')",
             (run, run, place.as_uri()),
         )
         connection.executemany("INSERT INTO tags VALUES (?, ?, ?)", [(key, value, run) for key, value in tags.items()])
