@@ -56,6 +56,7 @@ def run(work: Study | Search, place: Place, console: Console | None = None) -> S
         return _dry_run(work, store, place, console)
     course = _course(work, store)
     study, plan = course.study, course.plan
+    place.check_stages(course.stages)
     place.check_disk(sum(stage.cost.disk_bytes for stage in plan.missing))
     store.prepare()
 
@@ -136,6 +137,7 @@ def _dry_run(work: Study | Search, store: Store, place: Place, console: Console)
 
         study = example_study(study)
     course = Course(study, store)
+    place.check_stages(course.plan.missing)
     estimate.show(study, course.plan, place, console)
     if isinstance(work, Search):
         console.print(
@@ -160,20 +162,29 @@ def _compute(
         from halflife.sweep import tuning  # takes seconds, so only where there is something to run
 
         device, shares = place.actual_device, place.shares(course.stages)
+        slots, alike = place.slots(shares.values()), len(set(shares.values())) == 1
 
         def make_task(stage: Stage, wait: bool) -> tuning.Task:
             share = shares.get(stage.key) or place.shares([stage])[stage.key]
             return tuning.Task(
-                stage=stage, results=str(store.root), device=device, share=share, origin=origin, wait=wait
+                stage=stage,
+                results=str(store.root),
+                device=device,
+                execution=place.execution(stage),
+                share=share,
+                origin=origin,
+                wait=wait,
+                keep=alike,
             )
 
         tuning.run_plan(
             course.plan,
             store,
             make_task=make_task,
-            slots=place.slots(shares.values()),
+            slots=slots,
+            cpus=slots * max((share.workers for share in shares.values()), default=1),
             gpus=resources.gpus().count if device == "cuda" else 0,
-            same_share=len(set(shares.values())) == 1,
+            same_share=alike,
             ran=ran,
             refresh=refresh,
             retried=retried,

@@ -12,9 +12,10 @@ from typing import Literal
 from halflife.errors import UserError
 from halflife.stages.base import Stage
 from halflife.stages.store import Store
-from halflife.sweep import resources
+from halflife.sweep import executions, resources
 from halflife.sweep.resources import Share
 from halflife.tracking.reach import require_reachable
+from halflife.training.execution import Execution
 
 
 def _results() -> Path:
@@ -27,10 +28,13 @@ class Place:
 
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
-    engine: str = "torch"
-    """What carries out a training step: torch."""
-    workers: int = 1
-    """Processes a stage is trained by."""
+    engine: str = "auto"
+    """What trains: torch, deepspeed, or auto: deepspeed where a stage does not fit one device."""
+    workers: int | None = None
+    """Processes that train a stage together, each on a core or GPU of its own (deepspeed); 1 by default."""
+    zero: int | None = None
+    """What they share out (deepspeed): 0 nothing, 1 the optimizer's state, 2 the gradients too, 3 the weights too; by
+    default 1."""
     max_concurrent: int | None = None
     """Stages that run at once, at most; by default one a core, or as many as fit the GPUs."""
     results: Path = field(default_factory=_results)
@@ -61,16 +65,35 @@ class Place:
         """Where a new experiment keeps its artifacts; None leaves it to the tracking server."""
         return None if self.actual_tracking_uri.startswith("http") else self.results.absolute() / "artifacts"
 
+    @property
+    def devices(self) -> int:
+        """Cores or GPUs: what a worker has one of."""
+        return resources.gpus().count if self.actual_device == "cuda" else resources.cores()
+
+    def execution(self, stage: Stage) -> Execution:
+        """How a stage is carried out here."""
+        return executions.choose(stage, self.engine, self.workers, self.zero)
+
     def shares(self, stages: Iterable[Stage]) -> dict[str, Share]:
         """What each stage occupies while it runs, by key."""
-        if self.actual_device == "cpu":
-            return {stage.key: Share() for stage in stages}
+        return {stage.key: self._share(stage) for stage in stages}
+
+    def _share(self, stage: Stage) -> Share:
+        cuda, workers = self.actual_device == "cuda", self.execution(stage).workers
+        if workers > 1:
+            return Share(cpus=workers, gpus=workers if cuda else 0.0, workers=workers)
+        if not cuda:
+            return Share()
         memory, most = resources.gpus().memory_bytes, self.max_concurrent or resources.cores()
-        return {stage.key: resources.gpu_share(stage.cost.memory_bytes, memory, most) for stage in stages}
+        return resources.gpu_share(stage.cost.memory_bytes, memory, most)
 
     def slots(self, shares: Iterable[Share]) -> int:
         """Stages that may run at once."""
+        shares = list(shares)
         most = self.max_concurrent or resources.cores()
+        workers = max((share.workers for share in shares), default=1)
+        if workers > 1:  # so many that none waits for a core or GPU that another's workers have
+            return max(1, min(most, self.devices // workers))
         smallest = min((share.gpus for share in shares), default=0.0)
         return min(most, max(1, int(resources.gpus().count / smallest))) if smallest else most
 
@@ -81,15 +104,17 @@ class Place:
     def check(self) -> None:
         """Everything that can be refused before a plan is made. Raises UserError."""
         _ = self.actual_device
-        if self.engine != "torch":
-            raise UserError(f"unknown engine {self.engine!r}: expected torch")
-        if self.workers != 1:
-            raise UserError(f"{self.workers} workers were asked for: the torch engine trains a stage with 1")
+        executions.check(self.engine, self.workers, self.zero, self.devices)
         if self.max_concurrent is not None and self.max_concurrent < 1:
             raise UserError(f"max-concurrent is {self.max_concurrent}: expected at least 1")
         self.store()
         if not self.dry_run:
             require_reachable(self.actual_tracking_uri)
+
+    def check_stages(self, stages: Iterable[Stage]) -> None:
+        """Raises UserError when a stage cannot be carried out here."""
+        for stage in stages:
+            executions.check_stage(stage, self.execution(stage))
 
     def check_disk(self, needed_bytes: float) -> None:
         """Raises UserError when the results folder's disk has less than `needed_bytes` free."""

@@ -9,11 +9,27 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import psutil
+
 GPU_OVERHEAD_BYTES = 700e6
 """What a process holds on a GPU before it has allocated anything: context, kernels, libraries' workspaces."""
-GPU_HEADROOM = 1.3
-"""Fragmentation, and the error of the memory estimate."""
+GPU_HEADROOM = 1.15
+"""Fragmentation; the estimate of activations is an upper one."""
+CPU_OVERHEAD_BYTES = 400e6
+"""What a process that trains holds before the first tensor: Python, torch, Ray's worker."""
+CPU_HEADROOM = 1.1
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+@cache
+def free_bytes() -> float:
+    """Memory that this machine, or the container that we are in, has free, as first looked at."""
+    free = float(psutil.virtual_memory().available)
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+        return min(free, float(limit) - float(used)) if limit != "max" else free
+    except (OSError, ValueError):  # no such container, or an older kind
+        return free
 
 
 def cores() -> int:
@@ -56,6 +72,8 @@ class Share:
 
     cpus: float = 1.0
     gpus: float = 0.0
+    workers: int = 1
+    """Processes that share these; several have them from Ray Train, beside the actor that starts them."""
 
 
 def gpu_share(needed_bytes: float, memory_bytes: float, most: int) -> Share:

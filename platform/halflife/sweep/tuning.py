@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 from ray import tune
@@ -23,15 +23,22 @@ from ray.tune.search import Searcher
 
 from halflife.errors import UserError
 from halflife.stages import leases
-from halflife.stages.base import Stage
+from halflife.stages.base import Context, Stage
 from halflife.stages.plan import Plan
 from halflife.stages.run import Held, Unavailable, run_stage
 from halflife.stages.store import Store
+from halflife.stages.train import Train
 from halflife.sweep.resources import Share
+from halflife.training.execution import Execution
+
+if TYPE_CHECKING:
+    from halflife.sweep.crew import Crew
 
 RETRIES = 2
 """How often a stage is tried again after its process died or raised."""
 CHECKPOINT_SECONDS = 20.0
+HEAD = "node:__internal_head__"
+"""A resource that every Ray has, on the node that the driver runs on."""
 _SCRATCH = "halflife-"
 
 
@@ -42,9 +49,12 @@ class Task:
     stage: Stage
     results: str
     device: str
+    execution: Execution
     share: Share
     origin: dict[str, Any]
     wait: bool
+    keep: bool = True
+    """Whether workers started for the stage are kept for the next; they keep their cores or GPUs."""
 
     def __deepcopy__(self, memory: dict[int, Any]) -> Task:
         return self
@@ -59,11 +69,18 @@ class StageActor(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
         share: Share = config["task"].share
+        if share.workers > 1:  # Ray Train reserves what the workers take; their actor needs a place and nothing else
+            return PlacementGroupFactory([{HEAD: 0.001}])
         bundle = {"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})}
         return PlacementGroupFactory([bundle])
 
     def setup(self, config: dict[str, Any]) -> None:
         self._task: Task = config["task"]
+        self._crew: Crew | None = None
+
+    def cleanup(self) -> None:
+        if self._crew is not None:
+            self._crew.close()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._task = new_config["task"]
@@ -78,6 +95,8 @@ class StageActor(tune.Trainable):
                 task.stage,
                 store,
                 device=task.device,
+                execution=task.execution,
+                compute=self._by_crew if task.execution.workers > 1 else None,
                 checkpoint_seconds=CHECKPOINT_SECONDS,
                 wait=task.wait,
                 origin=task.origin,
@@ -87,6 +106,26 @@ class StageActor(tune.Trainable):
         except (UserError, Unavailable) as error:  # trying again would end the same way
             return {"done": True, "refused": str(error)}
         return {"done": True, "here": outcome.attempt not in before}  # else another sweep's attempt came first
+
+    def _by_crew(self, stage: Stage, context: Context) -> dict[str, Any]:
+        """Run a stage on several workers: those that are there, or new ones."""
+        if not isinstance(stage, Train):  # a parent of another kind
+            return stage.run(context)
+        from halflife.sweep.crew import Crew  # Ray Train takes seconds to import
+
+        workers = context.execution.workers
+        if self._crew is not None and self._crew.workers != workers:
+            self._crew.close()
+            self._crew = None
+        if self._crew is None:
+            self._crew = Crew(workers, context.device, str(self.logdir))
+        crew = self._crew
+        try:
+            return crew.compute(stage, context)
+        finally:
+            if crew.broken or not self._task.keep:
+                crew.close()
+                self._crew = None
 
 
 class PlanSearcher(Searcher):
@@ -208,6 +247,7 @@ def run_plan(
     *,
     make_task: Callable[[Stage, bool], Task],
     slots: int,
+    cpus: int,
     gpus: int,
     same_share: bool,
     ran: set[str],
@@ -220,7 +260,7 @@ def run_plan(
     KeyboardInterrupt passes through.
     """
     searcher = PlanSearcher(plan, store, make_task, ran, feed)
-    with _local_ray(slots, gpus) as scratch:
+    with _local_ray(cpus, gpus) as scratch:
         tune.run(  # not Tuner, which pickles the searcher and the callbacks first
             StageActor,
             name="sweep",
@@ -241,8 +281,8 @@ def run_plan(
 
 
 @contextlib.contextmanager
-def _local_ray(slots: int, gpus: int) -> Iterator[Path]:
-    """A Ray of our own with `slots` cores, and a folder for what it writes; both are gone afterwards."""
+def _local_ray(cpus: int, gpus: int) -> Iterator[Path]:
+    """A Ray of our own with `cpus` cores, and a folder for what it writes; both are gone afterwards."""
     _remove_abandoned()
     scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH))
     try:
@@ -250,7 +290,7 @@ def _local_ray(slots: int, gpus: int) -> Iterator[Path]:
         try:
             ray.init(
                 address="local",
-                num_cpus=slots,
+                num_cpus=cpus,
                 num_gpus=gpus,
                 include_dashboard=False,
                 log_to_driver=False,

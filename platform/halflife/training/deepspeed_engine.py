@@ -268,7 +268,7 @@ def ready(device: torch.device) -> Any:
         raise UserError("the engine 'deepspeed' was asked for: install halflife[train]") from error
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     join_alone(device)
-    vars(deepspeed.ops)["__compatible_ops__"] = {}
+    setattr(deepspeed.ops, "__compatible_ops__", {})  # noqa: B010  # no operation of its own is to be compiled
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
     return deepspeed

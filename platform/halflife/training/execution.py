@@ -42,12 +42,3 @@ class Execution:
             raise UserError(
                 f"ZeRO stage {self.zero} was asked for: the torch engine shards nothing; use --engine deepspeed"
             )
-
-
-def check_rows(execution: Execution, rows: int) -> None:
-    """Raises UserError when the rows of a batch do not divide among the workers."""
-    if rows % execution.workers:
-        raise UserError(
-            f"batches of {rows} sequences do not divide among {execution.workers} workers: "
-            f"choose a number of workers that divides {rows}, or another batch"
-        )

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 Value = TypeVar("Value")
 PATIENCE = datetime.timedelta(minutes=10)
@@ -64,7 +65,7 @@ def join_alone(device: torch.device) -> None:
     """A process group of this process only, once: it is kept, since a group that was ended cannot be made again."""
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
 
 def all_sum(values: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,225 @@
+"""Several processes that train one stage together: started by Ray Train once an actor, and kept for its next stages.
+
+Starting a group of workers takes 13 to 28 s, so a group lives as long as its actor and is handed stage after stage.
+Every rank runs the stage (`Stage.run`); rank 0 alone tells the attempt what it has, through a small Ray actor. When a
+worker dies the group ends, the stage fails, and whoever tries it again resumes it from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import traceback
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from halflife.errors import Diverged, UserError
+from halflife.stages.base import Context, Stage
+from halflife.training.execution import Execution
+
+PATIENCE_SECONDS = 600
+"""How long ranks wait for one another in a collective operation."""
+ENDING_SECONDS = 30.0
+"""How long to wait for a group that is told to end."""
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a dead worker is noticed
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor less to start
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
+
+
+class WorkersEnded(Exception):
+    """A worker died or raised; the message says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A stage as every rank is handed it."""
+
+    stage: Stage
+    results: Path
+    folder: Path
+    resume: Path | None
+    device: str
+    checkpoint_seconds: float
+    execution: Execution
+    parents: dict[str, Path]
+
+
+class Post:
+    """Carries jobs to the ranks and rank 0's words back. A Ray actor; its methods wait without blocking it."""
+
+    def __init__(self, workers: int) -> None:
+        self._jobs: list[asyncio.Queue[Job | None]] = [asyncio.Queue() for _ in range(workers)]
+        self._letters: asyncio.Queue[tuple[str, tuple[Any, ...]]] = asyncio.Queue()
+        self._heard = asyncio.Event()
+
+    async def give(self, job: Job | None) -> None:
+        for queue in self._jobs:
+            queue.put_nowait(job)
+
+    async def job(self, rank: int) -> Job | None:
+        return await self._jobs[rank].get()
+
+    async def tell(self, verb: str, *arguments: Any) -> None:
+        self._letters.put_nowait((verb, arguments))
+
+    async def tell_and_wait(self, verb: str, *arguments: Any) -> None:
+        """Returns once the reader has acted on it (`heard`)."""
+        self._heard.clear()
+        self._letters.put_nowait((verb, arguments))
+        await self._heard.wait()
+
+    async def heard(self) -> None:
+        self._heard.set()
+
+    async def letters(self, patience: float) -> list[tuple[str, tuple[Any, ...]]]:
+        """What has been told since, in order; none after `patience` seconds of silence."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            found = [await asyncio.wait_for(self._letters.get(), patience)]
+            while not self._letters.empty():
+                found.append(self._letters.get_nowait())
+            return found
+        return []
+
+
+class RankContext:
+    """Implements halflife.stages.base.Context on one rank. Ranks other than 0 are silent."""
+
+    def __init__(self, job: Job, rank: int, post: Any) -> None:
+        self.results, self.folder, self.resume = job.results, job.folder, job.resume
+        self.device, self.checkpoint_seconds, self.execution = job.device, job.checkpoint_seconds, job.execution
+        self._parents, self._speaks, self._post = job.parents, rank == 0, post
+
+    def parent(self, stage: Stage) -> Path:
+        return self._parents[stage.key]
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        self._tell("record", step, values)
+
+    def progress(self, done: int, total: int, rate: float) -> None:
+        self._tell("progress", done, total, rate)
+
+    def computing(self, seconds: float) -> None:
+        self._tell("computing", seconds)
+
+    def checkpointed(self, step: int, folder: Path) -> None:
+        """Waits until it is kept: the checkpoint before it may be removed after."""
+        if self._speaks:
+            ray.get(self._post.tell_and_wait.remote("checkpointed", step, folder))
+
+    def _tell(self, verb: str, *arguments: Any) -> None:
+        if self._speaks:
+            self._post.tell.remote(verb, *arguments)
+
+
+class Crew:
+    """A group of workers, from the first stage until `close`."""
+
+    def __init__(self, workers: int, device: str, scratch: str) -> None:
+        os.environ.update(ENVIRONMENT)  # Ray Train hands them on to the processes that it starts
+        self.workers, self.broken = workers, False
+        self._failure = ""
+        self._post: Any = ray.remote(num_cpus=0)(Post).remote(workers)
+        self._trainer = TorchTrainer(
+            work,
+            train_loop_config={"post": self._post},
+            torch_config=TorchConfig(backend="nccl" if device == "cuda" else "gloo", timeout_s=PATIENCE_SECONDS),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers, use_gpu=device == "cuda", resources_per_worker={"CPU": 1}
+            ),
+            # a name of its own: a name that was there before would be restored
+            run_config=ray.train.RunConfig(name=f"crew-{uuid.uuid4().hex}", storage_path=scratch),
+        )
+        # not in the main thread, where Ray Train would take over Ctrl-C; a daemon, as the process must be able to end
+        self._thread = threading.Thread(target=self._fit, name="halflife-crew", daemon=True)
+        self._thread.start()
+
+    def _fit(self) -> None:
+        try:
+            self._trainer.fit()
+        except Exception as error:
+            self._failure = " ".join(str(error).split())[:500] or type(error).__name__
+
+    def compute(self, stage: Stage, context: Context) -> dict[str, Any]:
+        """Run the stage on every rank; returns rank 0's summary.
+
+        Raises what the stage raises where every rank agrees on it (Diverged), UserError, and WorkersEnded.
+        """
+        job = Job(
+            stage=stage,
+            results=context.results,
+            folder=context.folder,
+            resume=context.resume,
+            device=context.device,
+            checkpoint_seconds=context.checkpoint_seconds,
+            execution=context.execution,
+            parents={parent.key: context.parent(parent) for parent in stage.parents},
+        )
+        ended: dict[int, tuple[str, Any]] = {}
+        try:
+            ray.get(self._post.give.remote(job))
+            while len(ended) < self.workers:
+                letters = ray.get(self._post.letters.remote(0.5))
+                for verb, arguments in letters:
+                    self._hear(verb, arguments, context, ended)
+                if not letters and not self._thread.is_alive():
+                    raise WorkersEnded(self._failure or "the group of workers ended")
+        except BaseException:
+            self.broken = True
+            raise
+        status, value = ended[0]
+        if status == "diverged":
+            raise Diverged(value)
+        return value
+
+    def _hear(self, verb: str, arguments: tuple[Any, ...], context: Context, ended: dict[int, tuple[str, Any]]) -> None:
+        if verb == "ended":
+            rank, status, value = arguments
+            ended[rank] = (status, value)
+        elif verb == "refused":
+            raise UserError(*arguments)
+        elif verb == "raised":
+            raise WorkersEnded(*arguments)
+        else:
+            getattr(context, verb)(*arguments)
+            if verb == "checkpointed":
+                ray.get(self._post.heard.remote())
+
+    def close(self) -> None:
+        """End the workers. A group that does not end by itself loses its post, and with it all that it waits for."""
+        if not self.broken:
+            ray.get(self._post.give.remote(None))
+            self._thread.join(ENDING_SECONDS)
+        ray.kill(self._post)
+        self._thread.join(ENDING_SECONDS)
+
+
+def work(config: dict[str, Any]) -> None:
+    """What a worker does: one job after another, until there is none."""
+    post, rank = config["post"], ray.train.get_context().get_world_rank()
+    while True:
+        job: Job | None = ray.get(post.job.remote(rank))
+        if job is None:
+            return
+        try:
+            ended = ("complete", job.stage.run(RankContext(job, rank, post)))
+        except Diverged as error:  # every rank sees the same loss
+            ended = ("diverged", str(error))
+        except UserError as error:
+            ray.get(post.tell.remote("refused", str(error)))
+            raise
+        except BaseException as error:
+            line = traceback.format_exception_only(error)[-1].strip()
+            ray.get(post.tell.remote("raised", f"rank {rank}: {line}"))
+            raise
+        ray.get(post.tell.remote("ended", rank, *ended))
