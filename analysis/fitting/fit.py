@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import UserError
-from analysis.fitting.diagnosis import diagnose
+from analysis.fitting.diagnosis import diagnose, likelihood_ratio
 from analysis.fitting.objectives import Objective, default_objective
 from analysis.fitting.problem import Problem
 from analysis.fitting.result import Fit, FitBatch, Observations
@@ -17,8 +17,9 @@ from analysis.fitting.starts import sobol
 from analysis.laws.base import Array, Law
 
 STARTS = 128
-REDUCED = 4
-"""Sobol starts of a replicate beside the best optima of the fit it replicates."""
+RIVALS, RIVAL_LOSS, DRAWS, WIDE = 3, 10.0, 3, 3.0
+"""A replicate starts from the optima of the fit it replicates that lose less than RIVAL_LOSS in log-likelihood, RIVALS
+at most, and from DRAWS points drawn around the best with WIDE times its standard errors."""
 COARSE, MANY = 48, 96
 """With at least MANY points and MANY starts, the starts first descend on COARSE of the points, drawn at random."""
 
@@ -75,17 +76,14 @@ def fit_many(
     """R fits that share x, together: replicates by `weights`, `y`, `hits`, `trials` (R, n) or `fixed` values (R,).
 
     A bootstrap is weights (the counts of each case), a profile is `fixed`, fits by group are weights of 0 and 1.
-    `around` a fit: each replicate starts from its best optima and a few Sobol points instead of `starts`, which are
+    `around` a fit: each replicate starts from its optima and a few points near the best instead of `starts`, which are
     a count, (S, P), or (R, S, P) on the natural scale.
     """
     objective = objective or (around.error if around else default_objective(data))
     problem = Problem(law, objective, data, weights=weights, y=y, hits=hits, trials=trials, fixed=fixed)
     count = problem.replicates
     if around is not None:
-        own = None if around.own is None else around.own
-        known = np.array([theta for _, theta in around.optima[:REDUCED]])
-        first = np.concatenate([known, sobol(law, data, REDUCED, seed)])
-        first = _with_own(first, objective, own)
+        first = _with_own(starts_around(around, seed), objective, around.own)
     else:
         given = sobol(law, data, starts, seed) if isinstance(starts, int) else np.asarray(starts, dtype=float)
         first = _with_own(given, objective)
@@ -112,6 +110,18 @@ def fit_many(
         law=law, theta=theta[:, :size], own=theta[:, size] if objective.own else None, objective=value,
         gradient_norm=norm, starts_at_optimum=share,
     )  # fmt: skip
+
+
+def starts_around(fit: Fit, seed: int = 0) -> Array:
+    """Where a replicate of a fit starts, (S, P): few points, which find what many find (a test holds this)."""
+    losses = likelihood_ratio(fit, np.array([objective for objective, _ in fit.optima]))
+    known = np.array([theta for (_, theta), loss in zip(fit.optima, losses, strict=True) if loss < RIVAL_LOSS][:RIVALS])
+    log, (low, high) = fit.law.log, fit.law.bounds
+    best = np.where(log, np.log(np.where(log, fit.theta, 1.0)), fit.theta)
+    spread = np.diag(np.full(best.size, 0.1) ** 2) if fit.covariance is None else fit.covariance
+    z = np.random.default_rng(seed).multivariate_normal(best, WIDE**2 * spread, size=DRAWS, method="eigh")
+    drawn = np.where(log, np.exp(np.clip(np.where(log, z, 0.0), -700, 700)), z)
+    return np.concatenate([known, np.clip(drawn, low, high)])
 
 
 def check(law: Law, data: Observations, objective: Objective) -> None:
@@ -190,7 +200,10 @@ def _optima(problem: Problem, found: Minima, multiplicity: NDArray[np.intp]) -> 
     better = fine.objective <= found.objective[distinct]
     z = np.where(better[:, None], fine.z, found.z[distinct])
     value = np.where(better, fine.objective, found.objective[distinct])
-    rank = np.argsort(value, kind="stable")
+    rank: list[int] = []
+    for i in np.argsort(value, kind="stable").tolist():
+        if all(value[i] - value[j] > _tolerance(value[j]) for j in rank):
+            rank.append(i)
     reached = found.objective <= value[rank[0]] + _tolerance(value[rank[0]])
     share = max(multiplicity[reached].sum(), 1) / multiplicity.sum()
     return [(float(value[i]), z[i]) for i in rank], float(share)

@@ -139,7 +139,8 @@ class Problem:
         moves = np.eye(size)[None] * step[:, :, None]
         both = np.concatenate([z[:, None] + moves, z[:, None] - moves], axis=1).reshape(-1, size)
         gradient = self.evaluate(both, np.repeat(replicates, 2 * size))[1].reshape(count, 2, size, size)
-        h = (gradient[:, 0] - gradient[:, 1]) / (2 * step[:, :, None])
+        with np.errstate(invalid="ignore"):
+            h = (gradient[:, 0] - gradient[:, 1]) / (2 * step[:, :, None])
         return (h + h.transpose(0, 2, 1)) / 2
 
     def scores(self, z: Array) -> Array:

@@ -52,7 +52,7 @@ def minimise(
     evaluations = count
     for _ in range(iterations):
         step, decrease, indefinite = now.step()
-        settled = decrease <= tolerance * (np.abs(now.f) + 1e-8)
+        settled = decrease <= tolerance * (np.abs(now.f) + 1e-13)
         now.still = np.where(settled, now.still + 1, 0)
         good = settled & ~indefinite & (now.damping <= TRUSTED)
         done = good | (now.still >= PATIENCE) | (now.damping > GIVE_UP)
