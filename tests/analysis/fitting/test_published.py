@@ -139,7 +139,7 @@ def test_routing_helps_less_the_larger_the_model() -> None:
             x=part.select("dense_parameter_count", "num_experts").to_numpy(), y=part["loss_validation"].to_numpy()
         )
         made = fit(LAWS["routing"], data, objective=Gaussian(log=True))
-        d, a, b, c = made.theta
+        _, a, b, c = made.theta
         assert a < 0
         assert b < 0
         assert c > 0
