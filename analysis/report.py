@@ -13,7 +13,9 @@ from typing import Any
 
 import polars as pl
 
+from analysis import fits
 from analysis.answer import answer
+from analysis.checklist import checklist
 from analysis.checks import Check, checks
 from analysis.design import control_label, reference_label, setting_axes, value_text, values_of
 from analysis.errors import UserError
@@ -27,18 +29,21 @@ from analysis.words import listed, masked, plural, short
 from halflife.tracking import schema
 
 
-def write_report(study: str, *, tracking_uri: str, out: Path, sweep: str | None = None) -> Path:
+def write_report(
+    study: str, *, tracking_uri: str, out: Path, sweep: str | None = None, cache: Path | None = None
+) -> Path:
     """Draw the report of the newest sweep of `study` (or of the one named) into `out`; returns the HTML file.
+    `cache` keeps the points read, as for `load_study`.
 
     Raises UserError when the store, the study or its points are missing.
     """
-    data = load_study(tracking_uri, study, sweep)
+    data = load_study(tracking_uri, study, sweep, cache)
     if data.points.is_empty():
         raise UserError(
             f"sweep {data.sweep.name!r} has no measured points yet: expected at least one completed trial; "
             "let the study run on, or give its command again to publish what is done"
         )
-    new_folders(out, ("numbers", "sizes", *FIGURES))
+    new_folders(out, ("numbers", "sizes", "fits", "fit_parameters", *FIGURES))
     path = out / "report.html"
     path.write_text(page(data, out, tracking_uri), encoding="utf-8")
     return path
@@ -74,7 +79,9 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
             fixed=[axis for axis in axes if not axis["varies"]],
             setting=reference_label(data),
             counts=_counts(data),
-            plates=[_plate(data, name, out) for name in data.declaration.figures],
+            plates=[_plate(data, name, out) for name in data.declaration.figures] + _more(data, BESIDE, out),
+            fitted=_fits(data, out),
+            checklist=checklist(data, curves),
             numbers=page_table(_readable(data, numbers), shown=None),
             numbers_csv=page_table(numbers, shown=0).csv,
             efficiency=_efficiency(data.totals),
@@ -91,6 +98,46 @@ def _plate(data: StudyData, name: str, out: Path) -> Plate:
         known = ", ".join(FIGURES)
         return Plate(name=name, title=name, caption=f"This analysis knows no figure of that name; it has {known}.")
     return draw_plate(recipe, recipe.table(data), out)
+
+
+BESIDE, FITTED = ("settings", "seeds", "survival"), ("laws", "extrapolation", "floor")
+"""Figures that every report has where there is something to draw, declared or not: measured, and of fits."""
+
+
+def _more(data: StudyData, names: tuple[str, ...], out: Path) -> list[Plate]:
+    plates = [_plate(data, name, out) for name in names if name not in data.declaration.figures]
+    return [plate for plate in plates if plate.image]
+
+
+def _fits(data: StudyData, out: Path) -> dict[str, Any] | None:
+    """Laws fitted to the reference curves: what they say by size, figures, tables; None where nothing can be fitted."""
+    table = fits.fits_table(data)
+    if table.is_empty():
+        return None
+    parameters = fits.parameters_table(data)
+    for name, frame in (("fits", table), ("fit_parameters", parameters)):
+        (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
+    return {
+        "said": [(size, found.text.replace("_", " ")) for size, found in fits.comparisons(data).items()],
+        "rows": [_fit_row(row) for row in table.iter_rows(named=True)],
+        "csv": page_table(table, shown=0).csv,
+        "parameters": page_table(parameters, shown=None),
+        "plates": _more(data, FITTED, out),
+    }
+
+
+def _fit_row(row: dict[str, Any]) -> dict[str, str]:
+    def number(value: float | None) -> str:
+        return "–" if value is None or value != value else short(value)
+
+    half = "beyond the data" if row["half_life_censored"] else "–"
+    if row["half_life"] is not None:
+        half = f"{short(row['half_life'])} [{number(row['half_life_low'])},\u00a0{number(row['half_life_high'])}]"
+    return {
+        "size": row["size"], "law": row["law"].replace("_", " "), "delta": number(row["delta_aicc"]), "half_life": half,
+        "held_out": number(row["held_out_error"]), "share": f"{row['starts_at_optimum']:.2f}",
+        "warnings": row["warnings"] or "none", "formula": row["formula"],
+    }  # fmt: skip
 
 
 def _mark(check: Check) -> dict[str, Any]:

@@ -7,20 +7,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis import fits
 from analysis.figures import style
+from analysis.load import StudyData
 
 CAPTION = (
     "Left: each law is fitted to the beginning of every run and foretells the rest; the error is the root mean "
-    "square of retention foretold less retention seen, averaged over runs, against the share of the log span that the "
-    "law was shown; bars: 95 % t intervals over seeds. Right: the half-life at the largest size, foretold from the "
+    "square of the margin foretold less the margin seen, averaged over sizes, against the share of the log span that "
+    "the law was shown; bars: 95 % t intervals over seeds. Right: the half-life at the largest size, foretold from the "
     "smaller sizes, over the one seen; 1 is right, bars as before. A law to be trusted beyond the data has a low, "
     "flat line and a bar across 1; one that fits best and foretells badly has fitted noise."
 )
 
 
+SHOWN = 8
+
+
+def extrapolation_table(data: StudyData) -> pl.DataFrame:
+    """`fits.foretold` of the SHOWN best laws."""
+    return fits.foretold(data, fits.ranking(data)["law"].to_list()[:SHOWN])
+
+
 def draw_extrapolation(table: pl.DataFrame) -> Figure:
     """`table`: part (rolling | largest), law, rank (0 the best fit), seen (share of the log span shown, of rolling),
-    estimate (error in retention, or ratio foretold over seen), low, high."""
+    estimate (error in nats, or ratio foretold over seen), low, high."""
     laws = table.select("rank", "law").unique().sort("rank")["law"].to_list()
     colours = style.colours(len(laws))
     rolling, largest = (table.filter(pl.col("part") == part) for part in ("rolling", "largest"))
@@ -32,11 +42,12 @@ def draw_extrapolation(table: pl.DataFrame) -> Figure:
             own = rolling.filter(pl.col("law") == law).sort("seen")
             left.plot(own["seen"], own["estimate"], color=colour, ls=dash, lw=1.4, marker="o", ms=3)
             left.vlines(own["seen"], own["low"], own["high"], color=colour, lw=0.8, alpha=0.6)
-            handles.append(Line2D([], [], color=colour, ls=dash, lw=1.4, marker="o", ms=3, label=law))
+            handles.append(Line2D([], [], color=colour, ls=dash, lw=1.4, marker="o", ms=3, label=law.replace("_", " ")))
         left.set_ylim(0, None)
         left.set_xlabel("share of the run's log span shown to the law")
-        left.set_ylabel("error of the rest (retention)")
-        left.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        left.set_ylabel("error of the rest (nats a token)")
+        seen = rolling["seen"].unique().sort().to_list()
+        left.set_xticks(seen, [f"{100 * share:.0f} %" for share in seen])
         _ratios(right, largest, laws, colours)
         style.despine(figure)
         style.legend_above(figure, handles, handlelength=3.0)
@@ -57,7 +68,7 @@ def _ratios(axes: Axes, largest: pl.DataFrame, laws: list[str], colours: list) -
         axes.set_visible(False)
         return
     style.ratio_axis(axes, ends)
-    axes.set_yticks(range(len(laws)), laws)
+    axes.set_yticks(range(len(laws)), [law.replace("_", " ") for law in laws])
     axes.set_ylim(len(laws) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")

@@ -7,16 +7,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis import fits
 from analysis.figures import style
+from analysis.load import StudyData
 from analysis.uncertainty import t_interval
 
 CAPTION = (
     "Where retention of the log-probability settles: 0 is the never-trained control, 1 the drop. One colour and "
-    "marker a setting; small points are seeds, lines join the means over seeds, bands are their 95 % t intervals. "
+    "marker a law; small points are seeds, lines join the means over seeds, bands are their 95 % t intervals. "
     "An arrow down marks a run that was still falling when it ended: its floor lies below. φ is the slope of the "
     "floor's logit over ln N, one per seed, then Student-t over seeds. A floor whose band holds 0 is no floor; one "
     "that rises with size says that larger models keep a part for good."
 )
+
+
+def floor_table(data: StudyData) -> pl.DataFrame:
+    """`fits.floors`: by the best law that has a floor, one row a run."""
+    return fits.floors(data)
 
 
 def draw_floor(table: pl.DataFrame) -> Figure:
@@ -32,9 +39,11 @@ def draw_floor(table: pl.DataFrame) -> Figure:
         handles = []
         for part, colour, marker in zip(groups, style.colours(len(groups), "cividis"), style.MARKERS, strict=False):
             _line(axes, part, colour, marker)
-            text = "   ".join(filter(None, [part["facet"][0], part["phi"][0]]))
+            text = "   ".join(filter(None, [part["facet"][0].replace("_", " "), part["phi"][0]]))
             handles.append(Line2D([], [], color=colour, lw=1.6, marker=marker, ms=4.5, label=text))
-        axes.set_ylim(min(-0.05, 1.1 * float(table["floor"].to_numpy().min())), None)
+        values = table["floor"].to_numpy()
+        axes.set_ylim(min(-0.08 * values.max(), 1.1 * values.min()), None)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("non-embedding parameters")
         axes.set_ylabel("floor of retention")
         axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.02, 1.0), labelspacing=0.3)

@@ -53,7 +53,7 @@ def draw_seeds(table: pl.DataFrame) -> Figure:
                 part = table.filter((pl.col("size") == size) & (pl.col("seed") == seed) & (pl.col("tokens") > 0))
                 axes.set_xscale("log")
                 axes.set_xlim(later.min() / 1.3, later.max() * 1.3)
-                style.log_ticks(axes.xaxis, later.min(), later.max())
+                style.log_ticks(axes.xaxis, later.min(), later.max(), minor=False)
                 _run(axes, part, colour)
                 if row == 0:
                     axes.set_title(f"seed {seed}")

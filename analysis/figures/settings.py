@@ -60,7 +60,7 @@ def draw_settings(table: pl.DataFrame) -> Figure:
             low, high = (float(found) for found in (later["tokens"].to_numpy().min(), later["tokens"].to_numpy().max()))
             axes.set_xscale("log")
             axes.set_xlim(low / 1.15, high * 1.15)
-            style.log_ticks(axes.xaxis, low, high)
+            style.log_ticks(axes.xaxis, low, high, minor=False)
             _panel(axes, part.filter(pl.col("tokens") > 0), panels[0].filter(pl.col("tokens") > 0), sizes)
             axes.set_title("\n".join(textwrap.wrap(part["setting"][0], LETTERS, break_on_hyphens=False)), fontsize=7.5)
         style.small_multiples(grid, len(panels), min(COLUMNS, len(panels)))

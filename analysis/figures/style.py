@@ -74,8 +74,11 @@ def trimmed(value: float) -> str:
     return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + unit
 
 
-def log_ticks(axis: Any, low: float, high: float) -> None:
-    """Decades labelled 10k, 100k, 1M; 2 and 5, or more, between them where fewer than two decades are shown."""
+def log_ticks(axis: Any, low: float, high: float, minor: bool = True) -> None:
+    """Decades labelled 10k, 100k, 1M; 2 and 5, or more, between them where fewer than two decades are shown.
+
+    Small panels go without `minor` ticks.
+    """
     span = np.log10(high / low)
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: trimmed(value)))
     axis.set_minor_formatter(ticker.NullFormatter())
@@ -85,7 +88,7 @@ def log_ticks(axis: Any, low: float, high: float) -> None:
         return
     subs = (1.0,) if span >= 2 else (1.0, 2.0, 5.0) if span >= 0.8 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
     axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=20))
-    axis.set_minor_locator(ticker.LogLocator(subs=tuple(range(2, 10)), numticks=20))
+    axis.set_minor_locator(ticker.LogLocator(subs=tuple(range(2, 10)), numticks=20) if minor else ticker.NullLocator())
 
 
 def log_axis_with_zero(axes: Axes, first: float, last: float) -> float:
@@ -130,7 +133,9 @@ def ratio_axis(axes: Axes, ends: Sequence[float]) -> None:
     powers = range(int(np.floor(np.log(low) / np.log(base))), int(np.ceil(np.log(high) / np.log(base))) + 1)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(ticker.FixedLocator([base**power for power in powers]))
+    near = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2)
+    places = [at for at in near if low <= at <= high] if decades < 0.45 else [base**power for power in powers]
+    axes.xaxis.set_major_locator(ticker.FixedLocator(places))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"×{value:g}"))
 
@@ -165,17 +170,17 @@ def small_multiples(grid: Sequence[Axes], used: int, columns: int) -> None:
         axes.tick_params(axis="x", labelbottom=True)
 
 
-def legend_above(figure: Figure, handles: Sequence[Any], **options: Any) -> None:
+def legend_above(figure: Figure, handles: Sequence[Any], handlelength: float = 2.0) -> None:
     """A legend over the whole figure, in as many columns as its page holds."""
     room, count = 72 * figure.get_figwidth() - 12, len(handles)
+    spacing = {"columnspacing": 1.1, "handlelength": handlelength, "handletextpad": 0.6}
 
-    def width(columns: int) -> float:  # of DejaVu Sans at 7.5 points, handles and gaps included
-        rows = -(-count // columns)
-        widest = [max(len(h.get_label()) for h in handles[i : i + rows]) for i in range(0, count, rows)]
-        return sum(4.2 * letters + 28 for letters in widest)
+    def width(columns: int) -> float:  # in points, of DejaVu Sans at 7.5; columns are filled as matplotlib fills them
+        parts = np.array_split([len(handle.get_label()) for handle in handles], columns)
+        return sum(4.3 * max(part) + 7.5 * sum(spacing.values()) for part in parts)
 
-    columns = next((columns for columns in range(count, 1, -1) if width(columns) <= room), 1)
-    spacing = {"columnspacing": 1.1, "handlelength": 2.0, "handletextpad": 0.6, **options}
+    wanted = [-(-count // rows) for rows in range(1, count + 1)]
+    columns = next((columns for columns in wanted if width(columns) <= room), 1)
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, **spacing)
 
 
@@ -184,8 +189,14 @@ def despine(figure: Figure) -> None:
 
 
 def rendered(figure: Figure, kind: str) -> bytes:
-    """The figure as "svg" or "png" (200 dots an inch); without dates, so the same figure is the same file."""
+    """The figure as "svg" or "png" (200 dots an inch); without dates, so the same figure is the same file.
+
+    The layout is made once: it takes longer than the drawing.
+    """
     buffer = io.BytesIO()
     with styled():
+        if figure.get_layout_engine() is not None:
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
         figure.savefig(buffer, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()

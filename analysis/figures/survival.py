@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 from analysis import survival
 from analysis.figures import style
 from analysis.load import StudyData
-from analysis.words import short
 
 CAPTION = (
     "Share of runs whose retention has not yet fallen below one half for good (Kaplan-Meier), with 95 % pointwise "
@@ -80,4 +79,4 @@ def _at_risk(axes: Axes, groups: list[pl.DataFrame], low: float, high: float) ->
         for at in np.geomspace(low * 1.15, high / 1.15, 6):
             passed = part.filter(pl.col("time") >= at)
             count = int(passed["at_risk"][0]) if passed.height else 0
-            axes.text(at, row, short(count), ha="center", va="center", fontsize=7)
+            axes.text(at, row, str(count), ha="center", va="center", fontsize=7)
