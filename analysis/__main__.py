@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -19,6 +19,11 @@ def _results() -> Path:
 
 def _uri(tracking_uri: str | None, results: Path | None) -> str:
     return tracking_uri or f"sqlite:///{((results or _results()) / 'mlflow.db').absolute()}"
+
+
+def _cache(uri: str, results: Path | None) -> Path | None:
+    """Where points read from a server are kept; those of a SQLite store are kept beside it."""
+    return (results or _results()) / "cache" if uri.startswith(("http://", "https://")) else None
 
 
 def report(
@@ -42,7 +47,37 @@ def report(
     from analysis.report import default_folder, write_report
 
     folder = out or default_folder(results or _results(), study)
-    print(write_report(study, tracking_uri=_uri(tracking_uri, results), out=folder, sweep=sweep))
+    uri = _uri(tracking_uri, results)
+    print(write_report(study, tracking_uri=uri, out=folder, sweep=sweep, cache=_cache(uri, results)))
+
+
+def export(
+    study: Annotated[str, tyro.conf.Positional],
+    /,
+    *,
+    out: Path,
+    format: Literal["csv", "parquet"] = "csv",
+    sweep: str | None = None,
+    results: Path | None = None,
+    tracking_uri: str | None = None,
+) -> None:
+    """Write a study's tidy tables, what is computed from them, and a dictionary of their columns.
+
+    Args:
+        study: Name of the study, such as backdoor_persistence.
+        out: Folder to write to; it can be read again in place of a store, with --tracking-uri.
+        format: Of the tables; the dictionary is always CSV.
+        sweep: Digest of a sweep, or how it begins; by default the newest.
+        results: Folder that the runs were made in (also HALFLIFE_RESULTS; default: results).
+        tracking_uri: MLflow store to read; by default mlflow.db in the results folder.
+    """
+    from analysis.export import write_tables
+    from analysis.load import load_study
+
+    uri = _uri(tracking_uri, results)
+    data = load_study(uri, study, sweep, cache=_cache(uri, results))
+    for path in write_tables(data, out, format):
+        print(path)
 
 
 def gallery(*, out: Path | None = None) -> None:
@@ -78,7 +113,7 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
 def main(arguments: list[str] | None = None) -> None:
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"report": report, "gallery": gallery, "sweeps": sweeps, "fit": fit, "compare": compare},
+            {"report": report, "export": export, "gallery": gallery, "sweeps": sweeps, "fit": fit, "compare": compare},
             prog="python -m analysis", args=arguments,
             description="What the runs say: reports drawn from MLflow, laws fitted to any table. No torch, no ray.",
         )  # fmt: skip

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -45,7 +46,7 @@ class StudyData:
     """trial, phase, step (tokens since the phase began), name (`task/measure`), value."""
     parameters: tuple[str, ...]
     """Names of the parameter columns of `trials`."""
-    derived: dict[str, pl.DataFrame] = field(default_factory=dict, init=False, repr=False, compare=False)
+    derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What was computed from this data once and is asked for by every figure; a changed copy starts empty."""
 
 
@@ -60,9 +61,14 @@ def find_sweeps(store: Store, study: str | None = None) -> list[Run]:
 def load_study(tracking_uri: str, study: str, sweep: str | None = None, cache: Path | None = None) -> StudyData:
     """Read the newest sweep of `study`, or the one whose digest (or the beginning of it) is `sweep`.
 
+    `tracking_uri`: an MLflow store, or a folder of tables (table_store.py).
     `cache`: folder that keeps the points read; by default `cache` beside a SQLite store, and none for other stores.
     Raises UserError when there is no such store, study or sweep, or when its schema is newer than this code.
     """
+    from analysis import table_store  # which needs what is defined here
+
+    if table_store.is_tables(tracking_uri):
+        return table_store.read_tables(Path(tracking_uri), study)
     store = open_store(tracking_uri)
     sweeps = find_sweeps(store, study)
     if not sweeps:
@@ -91,19 +97,26 @@ def load_study(tracking_uri: str, study: str, sweep: str | None = None, cache: P
 
 
 def _declaration(store: Store, parent: Run) -> tuple[Declaration, upgrades.Upgrade]:
-    """The declaration as of today's schema, and how to read what else was written under its own."""
     text = store.artifact(parent, schema.DECLARATION)
     if text is None:
         raise UserError(
             f"sweep {parent.name!r} has no {schema.DECLARATION}: expected it as artifact of run {parent.id}; "
             "give the study's command again, it publishes what is missing"
         )
+    return declared(text, f"{schema.DECLARATION} of sweep {parent.name!r}")
+
+
+def declared(text: str, what: str) -> tuple[Declaration, upgrades.Upgrade]:
+    """The declaration as of today's schema, and how to read what else was written under its own.
+
+    Raises UserError, which calls it `what`, when it cannot be read or is of a newer schema.
+    """
     try:
         said = json.loads(text)
         upgrade = upgrades.path(int(said["schema"]), upgrades.UPGRADES)
         return Declaration.from_json(json.dumps(upgrade.declaration(said))), upgrade
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{schema.DECLARATION} of sweep {parent.name!r} cannot be read: {error}") from error
+        raise UserError(f"{what} cannot be read: {error}") from error
 
 
 def trial_frame(runs: Sequence[Run]) -> tuple[pl.DataFrame, tuple[str, ...]]:

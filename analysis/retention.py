@@ -189,7 +189,7 @@ def half_lives(curves: pl.DataFrame) -> pl.DataFrame:
     Treatments that had no skill to lose at the drop have no rows.
     """
     rows = []
-    for about, part in _treatments(curves):
+    for about, part in treatments(curves):
         for criterion, (column, sustained) in CRITERIA.items():
             for clock in CLOCKS:
                 found = crossing(part[clock].to_numpy(), part[column].to_numpy(), sustained=sustained)
@@ -198,7 +198,7 @@ def half_lives(curves: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=HALF_LIVES, orient="row")
 
 
-def _treatments(curves: pl.DataFrame) -> Iterator[tuple[list[Any], pl.DataFrame]]:
+def treatments(curves: pl.DataFrame) -> Iterator[tuple[list[Any], pl.DataFrame]]:
     """The values of RUN and the curve of each treatment."""
     treated = curves.filter(pl.col("role") == "treatment")
     for part in treated.partition_by("outcome", "trial", maintain_order=True):
@@ -237,7 +237,7 @@ def areas(curves: pl.DataFrame, span: tuple[float, float] | None = None) -> pl.D
     """
     span = span or common_span(curves)
     rows = []
-    for about, part in _treatments(curves):
+    for about, part in treatments(curves):
         tokens = part["tokens"].to_numpy()
         found = [
             area(tokens, part[f"retention_{m}"].to_numpy(), *span) if span else None for m in ("logprob", "success")
