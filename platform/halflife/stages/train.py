@@ -17,7 +17,7 @@ from halflife.stages.base import Context, Cost, Outcome, Stage
 from halflife.tasks.languages import Language
 from halflife.training.execution import Execution
 from halflife.training.losses import CrossEntropy
-from halflife.training.memory import CPU_ACTIVATION_BYTES, Memory, of_training, trained_parameters
+from halflife.training.memory import CPU_ACTIVATION_BYTES, Memory, of_training, rows_within, trained_parameters
 from halflife.training.optimizers import Optimizer
 from halflife.training.parameters import All, Frozen, LoRA, Parameters
 from halflife.training.penalties import L2SP
@@ -203,6 +203,10 @@ class Train(Stage):
             scored=max((tokens_scored(e.probe, self.mixture.sequence) for e in self.evaluations), default=0.0),
             activation_budget=activation_budget,
         )
+
+    def rows_within(self, budget: float) -> int:
+        """Sequences whose activations stay within `budget` bytes, at least 1."""
+        return rows_within(self.architecture, vocabulary_of(self.mixture.tokenizer), self.mixture.sequence, budget)
 
     def run(self, context: Context) -> dict[str, Any]:
         # torch is imported only where a stage runs

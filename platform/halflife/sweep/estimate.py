@@ -12,6 +12,7 @@ from rich.table import Table
 
 from halflife.stages.base import Stage
 from halflife.stages.plan import Plan
+from halflife.sweep import fit
 from halflife.sweep.place import Place
 from halflife.sweep.report import duration
 from halflife.sweep.study import Study
@@ -75,7 +76,8 @@ def estimate(study: Study, plan: Plan, place: Place) -> Estimate:
             row.flops += stage.cost.flops
             row.seconds += seconds[stage.key]
     wall = max(sum(seconds.values()) / slots, _longest_chain(missing, seconds)) + (STARTUP_SECONDS if missing else 0.0)
-    largest = sorted((stage.cost.memory_bytes for stage in missing), reverse=True)
+    placements = [place.placement(stage) for stage in missing]
+    largest = sorted((found.memory.total * found.execution.workers for found in placements), reverse=True)
     return Estimate(
         phases=phases,
         slots=slots,
@@ -87,7 +89,7 @@ def estimate(study: Study, plan: Plan, place: Place) -> Estimate:
 
 
 def show(study: Study, plan: Plan, place: Place, console: Console) -> None:
-    """Print the estimate, and the sizes that the stages come in."""
+    """Print the estimate, the sizes that the stages come in, and what each holds in memory."""
     found = estimate(study, plan, place)
     total = found.total
     table = Table(title=f"{study.declaration.study} {study.declaration.preset}: nothing is run", title_justify="left")
@@ -108,6 +110,7 @@ def show(study: Study, plan: Plan, place: Place, console: Console) -> None:
     console.print(table)
     for line in _sizes(plan.stages.values()):
         console.print(line, markup=False)
+    fit.show(plan.missing, place.asked, place.room, console)
     missing = total.stages - total.cached
     console.print(
         f"{len(study.trials)} trials; {missing} of {total.stages} stages missing, "

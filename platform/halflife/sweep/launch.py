@@ -57,6 +57,7 @@ def run(work: Study | Search, place: Place, console: Console | None = None) -> S
     course = _course(work, store)
     study, plan = course.study, course.plan
     place.check_stages(course.stages)
+    place.check_fits(stage for stage in course.stages if stage.key not in plan.outcomes)
     place.check_disk(sum(stage.cost.disk_bytes for stage in plan.missing))
     store.prepare()
 
@@ -143,6 +144,7 @@ def _dry_run(work: Study | Search, store: Store, place: Place, console: Console)
         console.print(
             f"{work.budget.trials} settings drawn at random stand for those that the search will suggest", markup=False
         )
+    place.check_fits(course.plan.missing)
     return _report(course, place, ran=set(), dry_run=True)
 
 

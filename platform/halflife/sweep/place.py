@@ -12,7 +12,8 @@ from typing import Literal
 from halflife.errors import UserError
 from halflife.stages.base import Stage
 from halflife.stages.store import Store
-from halflife.sweep import executions, resources
+from halflife.sweep import executions, fit, resources
+from halflife.sweep.fit import Asked, Choice, Placement, Room
 from halflife.sweep.resources import Share
 from halflife.tracking.reach import require_reachable
 from halflife.training.execution import Execution
@@ -35,6 +36,11 @@ class Place:
     zero: int | None = None
     """What they share out (deepspeed): 0 nothing, 1 the optimizer's state, 2 the gradients too, 3 the weights too; by
     default 1."""
+    compile: Choice = "auto"
+    """Layers through torch.compile: on, off, or auto: on a GPU, from 10 million parameters."""
+    activation_checkpointing: Choice = "auto"
+    """Computing activations a second time instead of keeping them: on, off, or auto: where a stage fits no other
+    way on its device."""
     max_concurrent: int | None = None
     """Stages that run at once, at most; by default one a core, or as many as fit the GPUs."""
     results: Path = field(default_factory=_results)
@@ -72,20 +78,45 @@ class Place:
 
     def execution(self, stage: Stage) -> Execution:
         """How a stage is carried out here."""
-        return executions.choose(stage, self.engine, self.workers, self.zero)
+        return self.placement(stage).execution
+
+    def placement(self, stage: Stage) -> Placement:
+        """How a stage is carried out here, and what it then holds."""
+        return fit.fitting(stage, self.asked, self.room)
+
+    @property
+    def asked(self) -> Asked:
+        return Asked(
+            engine=self.engine,
+            workers=self.workers,
+            zero=self.zero,
+            compile=self.compile,
+            activation_checkpointing=self.activation_checkpointing,
+        )
+
+    @property
+    def room(self) -> Room:
+        """What one stage may use here."""
+        most = self.max_concurrent or resources.cores()
+        if self.actual_device == "cuda":
+            return Room(device="cuda", devices=self.devices, slots=most, memory_bytes=resources.gpus().memory_bytes)
+        workers = self.workers or 1
+        processes = max(1, min(most, self.devices // workers)) * workers
+        return Room(device="cpu", devices=self.devices, slots=processes, memory_bytes=resources.free_bytes())
 
     def shares(self, stages: Iterable[Stage]) -> dict[str, Share]:
         """What each stage occupies while it runs, by key."""
         return {stage.key: self._share(stage) for stage in stages}
 
     def _share(self, stage: Stage) -> Share:
-        cuda, workers = self.actual_device == "cuda", self.execution(stage).workers
+        cuda, placement = self.actual_device == "cuda", self.placement(stage)
+        workers = placement.execution.workers
         if workers > 1:
             return Share(cpus=workers, gpus=workers if cuda else 0.0, workers=workers)
         if not cuda:
             return Share()
         memory, most = resources.gpus().memory_bytes, self.max_concurrent or resources.cores()
-        return resources.gpu_share(stage.cost.memory_bytes, memory, most)
+        return resources.gpu_share(placement.memory.total, memory, most)
 
     def slots(self, shares: Iterable[Share]) -> int:
         """Stages that may run at once."""
@@ -115,6 +146,10 @@ class Place:
         """Raises UserError when a stage cannot be carried out here."""
         for stage in stages:
             executions.check_stage(stage, self.execution(stage))
+
+    def check_fits(self, stages: Iterable[Stage]) -> None:
+        """Raises UserError when a stage does not fit the devices here."""
+        fit.check_fits(stages, self.asked, self.room)
 
     def check_disk(self, needed_bytes: float) -> None:
         """Raises UserError when the results folder's disk has less than `needed_bytes` free."""

@@ -24,11 +24,12 @@ _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 @cache
 def free_bytes() -> float:
     """Memory that this machine, or the container that we are in, has free, as first looked at."""
-    free = float(psutil.virtual_memory().available)
+    free, group = float(psutil.virtual_memory().available), Path("/sys/fs/cgroup")
     try:
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
-        return min(free, float(limit) - float(used)) if limit != "max" else free
-    except (OSError, ValueError):  # no such container, or an older kind
+        limit = (group / "memory.max").read_text().strip()
+        held = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return free if limit == "max" else min(free, float(limit) - float(held["anon"]))
+    except (OSError, ValueError, KeyError):  # no container that limits us
         return free
 
 

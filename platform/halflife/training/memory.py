@@ -61,8 +61,11 @@ def of_training(
     scored: float = 0.0,
     activation_budget: float = CPU_ACTIVATION_BYTES,
 ) -> Memory:
-    """Bytes on each device. `rows` and `sequence` are the global batch's; `trained` parameters have gradients;
-    the largest evaluation scores `scored` tokens; `activation_budget` is what a microbatch is cut to, where the execution does not say."""
+    """Bytes on each device.
+
+    `rows` and `sequence` are the global batch's; `trained` parameters have gradients; the largest evaluation scores
+    `scored` tokens; `activation_budget` is what a microbatch is cut to, where the execution does not say.
+    """
     embeddings = architecture.embedding_parameters(vocabulary)
     whole = architecture.parameters + embeddings
     zero, workers = execution.zero, execution.workers
@@ -88,7 +91,9 @@ def of_training(
         optimizer=4.0 * moments,
         origin=4.0 * (shard if zero else trained),
         activations=micro * sequence * held + casts,
-        evaluation=min(scored, SCORED_TOKENS) * _layer_bytes(architecture, vocabulary) + casts,
+        # without gradients a layer's tensors are freed as it goes on: half of them at a time
+        evaluation=min(scored, SCORED_TOKENS) * (_layer_bytes(architecture, vocabulary) / 2 + _logit_bytes(vocabulary))
+        + casts,
     )
 
 
@@ -120,13 +125,17 @@ def held_bytes(architecture: Rung | Released, vocabulary: int, precision: str, c
     share = BF16_SHARE if precision == "bf16" else 1.0
     if not checkpointing:
         return share * architecture.activation_bytes(vocabulary)
-    return share * _layer_bytes(architecture, vocabulary) + 4.0 * architecture.depth * architecture.width
+    inside = _layer_bytes(architecture, vocabulary) + _logit_bytes(vocabulary)
+    return share * inside + 4.0 * architecture.depth * architecture.width
 
 
 def _layer_bytes(architecture: Rung | Released, vocabulary: int) -> float:
-    """Of one layer and the logits; a forward pass without gradients holds no more."""
-    logits = 4.0 * 3 * vocabulary
-    return (architecture.activation_bytes(vocabulary) - logits) / architecture.depth + logits
+    return (architecture.activation_bytes(vocabulary) - _logit_bytes(vocabulary)) / architecture.depth
+
+
+def _logit_bytes(vocabulary: int) -> float:
+    """A token's logits, their logarithmic softmax and their gradient."""
+    return 4.0 * 3 * vocabulary
 
 
 def _moments(optimizer: Optimizer, hidden: int, others: int) -> float:
