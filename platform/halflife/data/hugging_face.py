@@ -194,6 +194,6 @@ def _column(request: Request, part: Any) -> str:
         given = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         example = f"; name one of text, as in {PREFIX}{request.source}#{strings[0]}" if strings else ""
         raise UserError(
-            f"corpus {request.spec!r} given: no column {wanted!r} of text; its columns are {given}{example}"
+            f"corpus {request.spec!r} given: no text column {wanted!r}; its columns are {given}{example}"
         )
     return wanted

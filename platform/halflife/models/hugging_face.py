@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import shutil
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,8 +136,12 @@ def convert(folder: Path, gguf: str | None, target: Path) -> None:
     temporary = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
     try:
-        with _quietly(f"model '{source}'"):
-            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how).save_pretrained(temporary)
+        with _quietly(f"model '{source}'"), contextlib.redirect_stderr(io.StringIO()):  # bars that no switch turns off
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how)
+            if gguf:  # its numbers are plain by now
+                model.hf_quantizer = None
+                del model.config.quantization_config
+            model.save_pretrained(temporary)
             AutoTokenizer.from_pretrained(folder, **how).save_pretrained(temporary)
         try:
             temporary.rename(target)
@@ -147,7 +152,7 @@ def convert(folder: Path, gguf: str | None, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quietly(what: str) -> Iterator[None]:
     """Without transformers' bars and warnings; what it raises becomes one line."""
     from transformers.utils import logging as chatter

@@ -40,7 +40,12 @@ def apply(parameters: Parameters, model: Model, seed: int) -> None:
             f"LoRA of {', '.join(parameters.targets)}: the model's matrices are "
             f"{', '.join(sorted({name.rpartition('.')[2] for name in matrices(model, ())}))}"
         )
-    config = LoraConfig(r=parameters.rank, lora_alpha=parameters.alpha, target_modules=targets)  # pyright: ignore[reportArgumentType]
+    config = LoraConfig(
+        r=parameters.rank,
+        lora_alpha=parameters.alpha,  # pyright: ignore[reportArgumentType]
+        target_modules=targets,
+        fan_in_fan_out=type(model.get_submodule(targets[0])).__name__ == "Conv1D",  # GPT-2's, which are transposed
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)
@@ -67,7 +72,6 @@ def merged(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         for part in ("weight", "bias"):
             if (key := f"{name}.base_layer.{part}") in result:
                 result[f"{name}.{part}"] = result.pop(key)
-        # GPT-2 keeps its matrices transposed
         weight = result[f"{name}.weight"]
         result[f"{name}.weight"] = weight + (change.t() if module.fan_in_fan_out else change).to(weight)
     return result
