@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 PYTHON := $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run test test-slow install install-hf ui report gallery bench lint clean
+.PHONY: help run test test-slow install install-hf ui report gallery bench validate lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -56,6 +56,9 @@ report: $(VENV)/.train  ## draw the report of the backdoor study again from MLfl
 
 gallery: $(VENV)/.train  ## every figure, drawn from generated data
 	$(BIN)/python -m analysis gallery
+
+validate: $(VENV)/.dev  ## plant truths, count how often intervals hold them: docs/validation.md
+	$(BIN)/python -m tests.validation
 
 bench: $(VENV)/.dev  ## speed, as ratios measured in one run
 	$(BIN)/python -m tests.benchmarks

@@ -25,7 +25,7 @@ SHARE = 0.1
 """While values are drawn, the variances of level and slope are at least this share of the rest's. Each holds that noise
 too, so the truth is at least 1; a bound of 1 covers too often (0.97 to 0.99), none too seldom (0.87 to 0.93 with 30 %
 censored), as variances over few seeds near 0 then draw values that vary too little."""
-CENSORED, CENSORED_OF_SIZE = 1 / 3, 1 / 2
+CENSORED, CENSORED_OF_SIZE = 1 / 3, 0.8
 """Most values, over all and at any one size, that may be censored for a slope with an interval: with more, coverage
 falls below 93 % (docs/validation.md)."""
 PRIOR = 0.5

@@ -27,7 +27,8 @@ Quantity = Callable[[Array], Array]
 STIFF = 400.0
 """Weight of the parabola in units of the quantity's own curvature: it stays within a few percent of a standard error
 of its target, and the problem stays well conditioned."""
-STEPS, EXACT = 14, 1e-3
+STIFFEST = 5e6
+STEPS, EXACT = 20, 1e-3
 REACH = 64.0
 """Standard errors beyond which an end that was not found is open."""
 
@@ -104,7 +105,7 @@ def profile(
     """
     count, many = z.shape[0], len(quantities)
     allowed = threshold(problem, z, objective, level)
-    hessian = problem.hessian(z, np.arange(count))
+    hessian = _curvature(problem, z)
     inverse = np.linalg.pinv(hessian + 1e-12 * np.eye(z.shape[1]) * np.abs(hessian).max(axis=(1, 2), keepdims=True))
     centres, errors = np.empty((many, count)), np.empty((many, count))
     for i, quantity in enumerate(quantities):
@@ -120,6 +121,12 @@ def profile(
     return [Ends(low=end[:, 0], high=end[:, 1]) for end in ends]
 
 
+def _curvature(problem: Problem, z: Array) -> Array:
+    """The Hessian; of Huber's loss, which is flat but for the residuals within delta, what bounds it from above."""
+    rows = np.arange(z.shape[0])
+    return problem.evaluate(z, rows)[3] if isinstance(problem.objective, Huber) else problem.hessian(z, rows)
+
+
 class _Search:
     """One row an end: the value of its quantity at which the profile has risen by `allowed`."""
 
@@ -129,6 +136,7 @@ class _Search:
     ) -> None:  # fmt: skip
         self.problem, self.quantities, self.which, self.row, self.side = problem, quantities, which, row, side
         self.z, self.objective, self.root, self.centre, self.error = z, objective, np.sqrt(allowed), centre, error
+        self.stiffness = np.full(z.shape[0], STIFF)
 
     def run(self) -> Array:
         """Secants on the signed root of the rise, which is nearly straight, inside a bracket."""
@@ -151,8 +159,10 @@ class _Search:
             z[at[~above]] = found[~above]
             close = np.abs(root / self.root[at] - 1) < EXACT
             end[at[close]] = reached[close]
-            # An inner end that stops short of its target has met bounds: nothing further can be reached.
-            stuck = ~above & (reached < 0.5 * distance[at])
+            # Short of its target: the parabola was too weak, or bounds were met and nothing further can be reached.
+            short = ~above & (reached < 0.5 * distance[at])
+            self.stiffness[at[short]] *= 50
+            stuck = self.stiffness[at] > STIFFEST
             gone = ~above & (inner[at] > REACH * self.error[at])
             open_[at[close | stuck | gone]] = False
             distance[at] = self._next(at, inner, inner_root, outer, outer_root)
@@ -177,7 +187,7 @@ class _Search:
 
     def _solve(self, at: Rows, z: Array, target: Array) -> tuple[Array, Array, Array]:
         """z, distance of the quantity from its optimum to the side searched, and rise of the objective."""
-        stiff = STIFF * self.root[at] ** 2 / np.maximum(self.error[at] * self.root[at], 1e-12) ** 2
+        stiff = self.stiffness[at] * self.root[at] ** 2 / np.maximum(self.error[at] * self.root[at], 1e-12) ** 2
         which, row = self.which[at], self.row[at]
 
         def evaluate(z: Array, rows: Rows) -> tuple[Array, Array, Array, Array]:
