@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[2]
 class Driver:
     """One driver process, in a group of its own."""
 
-    def __init__(self, results: Path, *flags: str) -> None:
+    def __init__(self, results: Path, *flags: str, program: str = "program") -> None:
         paths = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
         self.results = results
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.sweep.program", str(results), *flags],
+            [sys.executable, "-m", f"tests.sweep.{program}", str(results), *flags],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"},
             stdout=subprocess.PIPE,

@@ -308,9 +308,10 @@ def _findings(
         return ["no setting could be measured"]
     if not found:
         return ["no setting meets the constraints" if search.fresh_seeds else "nothing was evaluated on fresh seeds"]
+    count = len(search.fresh_seeds)
     lines = [
-        f"on {len(search.fresh_seeds)} fresh seeds: mean [least, most]; in brackets what chose the setting, "
-        "too good by the winner's curse"
+        f"on {count} fresh {'seed' if count == 1 else 'seeds'}: mean [least, most]; in round brackets what chose the "
+        "setting, too good by the winner's curse"
     ]
     for number, (problem, measured) in found.items():
         if problem or measured is None:
