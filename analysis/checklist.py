@@ -11,7 +11,8 @@ import polars as pl
 from analysis import fits
 from analysis.fits import LEAST_POINTS, STARTS, menu
 from analysis.load import StudyData
-from analysis.retention import LEAST_GAP, LEAST_SUCCESS, half_lives
+from analysis.numbers import reference_times
+from analysis.retention import LEAST_GAP, LEAST_SUCCESS
 from analysis.words import listed, plural, short
 from halflife.tracking import schema
 
@@ -89,9 +90,7 @@ def _fitting(data: StudyData, curves: pl.DataFrame) -> list[tuple[str, str]]:
     treated = curves.filter((pl.col("role") == "treatment") & pl.col("is_reference"))
     runs = treated["trial"].n_unique()
     used = fits.reference_curves(data).select("size", "seed").n_unique()
-    times = half_lives(curves).filter(
-        pl.col("is_reference") & (pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens")
-    )
+    times = reference_times(curves)
     censored = times.filter(pl.col("kind") == "censored").height
     if table.is_empty():
         made = "No law was fitted: no run at the reference has enough evaluations above the control."

@@ -16,16 +16,11 @@ from analysis.intervals import by_group
 from analysis.laws import LAWS, Law
 from analysis.load import StudyData
 from analysis.retention import retention_curves
-from analysis.scaling import area_slope
 from analysis.selection import Comparison, Ranked, compare
-from analysis.uncertainty import Interval
-from analysis.words import interval
 
 STARTS = 64
 LEAST_POINTS = 10
 """Evaluations of a run below which no law is fitted to it."""
-SETTLED = 0.1
-"""Share of the decay still ahead at a run's end below which its floor is seen, not foretold."""
 
 
 def menu() -> list[Law]:
@@ -149,33 +144,3 @@ def foretold(data: StudyData, laws: list[str]) -> pl.DataFrame:
     kinds = {"part": pl.String, "law": pl.String, "rank": pl.Int64, "seen": pl.Float64, "estimate": pl.Float64,
              "low": pl.Float64, "high": pl.Float64}  # fmt: skip
     return pl.DataFrame(rows, schema=kinds, orient="row")
-
-
-def floors(data: StudyData) -> pl.DataFrame:
-    """The table of the figure `floor`, by the law with a floor that ranks best; empty when there is none."""
-    ranked = ranking(data)["law"].to_list()
-    law = next((name for name in ranked if LAWS[name].floor and "a" in LAWS[name].names), None)
-    if law is None:
-        return pl.DataFrame()
-    sizes = dict(reference_curves(data).select("size", "parameters").unique().iter_rows())
-    rows = []
-    for size, found in comparisons(data).items():
-        each = next(each for each in found.ranked if each.fit.law.name == law)
-        names, last = each.fit.law.names, each.fit.observations.x.max()
-        for seed, theta in zip(seeds(each), _by_seed(each, "theta"), strict=True):
-            level, rest = theta[names.index("a")], theta[names.index(each.fit.law.floor or "")]
-            ahead = (each.fit.law.value(theta, np.array([[last]]))[0] - rest) / max(level - rest, 1e-12)
-            rows.append((size, sizes[size], seed, float(rest / level), bool(ahead <= SETTLED)))
-    kinds = {"size": pl.String, "parameters": pl.Int64, "seed": pl.Int64, "floor": pl.Float64, "settled": pl.Boolean}
-    table = pl.DataFrame(rows, schema=kinds, orient="row")
-    return table.with_columns(facet=pl.lit(law), place=pl.lit(0), phi=pl.lit(_phi(table))).sort("parameters", "seed")
-
-
-def _phi(table: pl.DataFrame) -> str:
-    """Slope of logit floor over ln N, one per seed; only where every run settled above 0."""
-    usable = table.filter(pl.col("settled") & (pl.col("floor") > 0) & (pl.col("floor") < 1))
-    if usable.height < table.height or usable["parameters"].n_unique() < 2:
-        return ""
-    odds = pl.col("floor") / (1 - pl.col("floor"))
-    found: Interval | None = area_slope(usable.select("parameters", "seed", area=odds.log())).interval
-    return "" if found is None else f"φ = {interval(found)}"

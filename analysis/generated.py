@@ -1,7 +1,7 @@
 """Data with a known truth, the same on every machine: what the gallery draws, and figures are tried on.
 
 Nothing here was measured. A sweep's log-probability above the never-trained control is
-gap x (floor + (1 - floor) 2 ** -(steps / T)) with ln T = ln 40 + GAMMA ln(N / 100k) + effects of the setting + noise by
+gap x (floor + (1 - floor) 2 ** -(steps / T)) with ln T = ln 20 + GAMMA ln(N / 100k) + effects of the setting + noise by
 seed, and logit floor = FLOOR + PHI ln(N / 100k); hits are binomial.
 """
 
@@ -96,7 +96,7 @@ def _persistence_trials(axes: Iterable[schema.Axis]) -> Iterator[Trial]:
 
 def log_time(size: str, setting: dict[str, Any], role: str = "treatment") -> float:
     """The planted ln T in steps, without noise."""
-    value = np.log(40) + GAMMA * np.log(SIZES[size] / 1e5) - 0.9 * np.log(setting.get("learning_rate", 1.0))
+    value = np.log(20) + GAMMA * np.log(SIZES[size] / 1e5) - 0.9 * np.log(setting.get("learning_rate", 1.0))
     value += sum(EFFECTS.get(item, 0.0) for item in setting.items()) + (EXTINCTION if role == "extinction" else 0.0)
     share = setting.get("overlap")
     return float(value if share is None else value + 1.2 - 3 * (share - 0.6) ** 2)
@@ -153,7 +153,7 @@ def _phases(role: str, size: str, seed: int, setting: dict[str, Any]) -> Iterato
     level = -0.02 - 0.01 * shared.random() - (0.08 if setting.get("arm") == "equal-strength" else 0.0)
     key = "".join(map(str, setting.values())) + role
     rng = np.random.default_rng([seed, SIZES[size], *key.encode()])
-    at = steps(600)
+    at = steps(1200)
     time = np.exp(log_time(size, setting, role) + NOISE * (by_seed + 0.5 * rng.normal()))
     rest = floor(size)
     kept = rest + (1 - rest) * 2 ** (-at / time)

@@ -21,6 +21,12 @@ def at_drop(curves: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
 
 
+def reference_times(curves: pl.DataFrame) -> pl.DataFrame:
+    """Half-lives in tokens of the log-probability (sustained) at the reference setting."""
+    wanted = (pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens") & pl.col("is_reference")
+    return half_lives(curves).filter(wanted)
+
+
 def control_half_lives(curves: pl.DataFrame, role: str) -> pl.DataFrame:
     """`half_lives` of the controls of a role that begin with the skill, as if they were treatments."""
     return half_lives(curves.filter(pl.col("role") == role).with_columns(role=pl.lit("treatment")))

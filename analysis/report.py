@@ -21,8 +21,9 @@ from analysis.design import control_label, reference_label, setting_axes, value_
 from analysis.errors import UserError
 from analysis.figures import FIGURES
 from analysis.load import StudyData, load_study
-from analysis.numbers import every_number, size_summary
+from analysis.numbers import every_number, reference_times, size_summary
 from analysis.plates import Plate, draw_plate, new_folders, pages
+from analysis.power import power_text
 from analysis.retention import common_span, retention_curves
 from analysis.tables import csv_text, page_table
 from analysis.words import listed, masked, plural, short
@@ -74,6 +75,7 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
             sizes=_size_rows(sizes),
             sizes_csv=page_table(sizes).csv,
             span=common_span(curves),
+            power=power_text(reference_times(curves)),
             extinction=control_label(data, "extinction") if "half_life_extinction" in sizes.columns else None,
             axes=[axis for axis in axes if axis["varies"]],
             fixed=[axis for axis in axes if not axis["varies"]],
@@ -100,7 +102,7 @@ def _plate(data: StudyData, name: str, out: Path) -> Plate:
     return draw_plate(recipe, recipe.table(data), out)
 
 
-BESIDE, FITTED = ("settings", "seeds", "survival"), ("laws", "extrapolation", "floor")
+BESIDE, FITTED = ("settings", "seeds", "survival", "floor"), ("laws", "extrapolation")
 """Figures that every report has where there is something to draw, declared or not: measured, and of fits."""
 
 

@@ -52,7 +52,7 @@ FIGURES = {
         Recipe(name="half_life", title="Half-life against size", nothing="no half-life could be measured"),
         Recipe(name="strength", title="Equal exposure and equal strength", nothing="only one arm was run"),
         Recipe(name="survival", title="Share of runs that still have it", nothing="no run had it at the drop"),
-        Recipe(name="floor", title="What stays for good", nothing="no law with a floor could be fitted"),
+        Recipe(name="floor", title="What stays for good", nothing="no run had the backdoor at the drop"),
         Recipe(name="laws", title="Which law of decay", nothing="no run had enough evaluations above the control"),
         Recipe(
             name="extrapolation", title="What a law foretells", nothing="no law could be fitted to a part of the runs"

@@ -7,28 +7,58 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import fits
 from analysis.figures import style
+from analysis.figures.common import facets
+from analysis.floors import floors
 from analysis.load import StudyData
+from analysis.retention import retention_curves
+from analysis.scaling import area_slope
 from analysis.uncertainty import t_interval
+from analysis.words import interval
 
 CAPTION = (
-    "Where retention of the log-probability settles: 0 is the never-trained control, 1 the drop. One colour and "
-    "marker a law; small points are seeds, lines join the means over seeds, bands are their 95 % t intervals. "
-    "An arrow down marks a run that was still falling when it ended: its floor lies below. φ is the slope of the "
-    "floor's logit over ln N, one per seed, then Student-t over seeds. A floor whose band holds 0 is no floor; one "
-    "that rises with size says that larger models keep a part for good."
+    "Where retention of the log-probability settles, without any law: the mean over the last two octaves of tokens, "
+    "once the change across them is shown to be small; 0 is the never-trained control, 1 the drop. One colour and "
+    "marker a setting; small points are seeds, lines join the means over seeds, bands are their 95 % t intervals. An "
+    "arrow down marks a run not shown to have settled, drawn where it ended: if it has a floor, it lies below. φ is "
+    "the slope of the floor's logit over ln N, one per seed, then Student-t over seeds; it needs every run settled. A "
+    "band that holds 0 shows no floor; one that rises with size says that larger models keep a part for good."
 )
 
 
 def floor_table(data: StudyData) -> pl.DataFrame:
-    """`fits.floors`: by the best law that has a floor, one row a run."""
-    return fits.floors(data)
+    """One row per treatment of the shown facets: its floor (`floors.floors`), or where it ended as the bound."""
+    curves = retention_curves(data)
+    last = curves.drop_nulls("retention_logprob").group_by("trial", maintain_order=True)
+    ends = last.agg(end=pl.col("retention_logprob").last())
+    table = (
+        floors(curves)
+        .filter(pl.col("measure") == "logprob")
+        .join(facets(data), on="trial")
+        .join(ends, on="trial")
+        .select(
+            "facet", "place", "size", "parameters", "seed", pl.coalesce("floor", "end").alias("floor"), "low", "high",
+            "change", "change_low", "change_high", settled=pl.col("kind") == "settled",
+        )
+        .sort("place", "parameters", "seed")
+    )  # fmt: skip
+    texts = {place: _phi(part) for (place,), part in table.group_by(["place"])}
+    return table.with_columns(phi=pl.col("place").replace_strict(texts, default="", return_dtype=pl.String))
+
+
+def _phi(table: pl.DataFrame) -> str:
+    """Slope of logit floor over ln N, one per seed; only where every run settled above 0."""
+    usable = table.filter(pl.col("settled") & (pl.col("floor") > 0) & (pl.col("floor") < 1))
+    if usable.height < table.height or usable["parameters"].n_unique() < 2:
+        return ""
+    odds = pl.col("floor") / (1 - pl.col("floor"))
+    found = area_slope(usable.select("parameters", "seed", area=odds.log())).interval
+    return "" if found is None else f"φ = {interval(found)}"
 
 
 def draw_floor(table: pl.DataFrame) -> Figure:
-    """`table`: facet, place (its order), size, parameters, seed, floor (share of retention), settled (truth value: no
-    longer falling at the end), phi (text for the legend, or empty)."""
+    """`table`: facet, place (its order), size, parameters, seed, floor (share of retention, or its bound), settled
+    (truth value: no longer falling at the end), phi (text for the legend, or empty)."""
     sizes = style.by_size(table)
     groups = table.sort("place", "parameters", "seed").partition_by("place", maintain_order=True)
     with style.styled():
@@ -37,9 +67,10 @@ def draw_floor(table: pl.DataFrame) -> Figure:
         style.size_axis(axes, sizes)
         axes.axhline(0, color=style.INK, lw=0.8)
         handles = []
-        for part, colour, marker in zip(groups, style.colours(len(groups), "cividis"), style.MARKERS, strict=False):
-            _line(axes, part, colour, marker)
-            text = "   ".join(filter(None, [part["facet"][0].replace("_", " "), part["phi"][0]]))
+        for i, (part, colour) in enumerate(zip(groups, style.colours(len(groups), "cividis"), strict=True)):
+            marker, beside = style.MARKERS[i % len(style.MARKERS)], 1.06 ** (i - (len(groups) - 1) / 2)
+            _line(axes, part.with_columns(at=pl.col("parameters") * beside), colour, marker)
+            text = "   ".join(filter(None, [part["facet"][0], part["phi"][0]]))
             handles.append(Line2D([], [], color=colour, lw=1.6, marker=marker, ms=4.5, label=text))
         values = table["floor"].to_numpy()
         axes.set_ylim(min(-0.08 * values.max(), 1.1 * values.min()), None)
@@ -53,12 +84,10 @@ def draw_floor(table: pl.DataFrame) -> Figure:
 
 def _line(axes: Axes, part: pl.DataFrame, colour: object, marker: str) -> None:
     settled, falling = part.filter("settled"), part.filter(~pl.col("settled"))
-    axes.plot(settled["parameters"], settled["floor"], ls="", marker=marker, ms=2.4, color=colour, alpha=0.6)
-    axes.plot(
-        falling["parameters"], falling["floor"], ls="", marker=style.BELOW, ms=11, mfc="none", mew=1, color=colour
-    )
-    whole = part.filter(~pl.col("parameters").is_in(falling["parameters"].implode()))
-    means = [(n[0], t_interval(own["floor"])) for n, own in whole.group_by(["parameters"], maintain_order=True)]
+    axes.plot(settled["at"], settled["floor"], ls="", marker=marker, ms=2.4, color=colour, alpha=0.6)
+    axes.plot(falling["at"], falling["floor"], ls="", marker=style.BELOW, ms=11, mfc="none", mew=1, color=colour)
+    whole = part.filter(~pl.col("at").is_in(falling["at"].implode()))
+    means = [(n[0], t_interval(own["floor"])) for n, own in whole.group_by(["at"], maintain_order=True)]
     means = [(n, found) for n, found in means if found is not None]
     axes.plot(
         [n for n, _ in means], [found.estimate for _, found in means], color=colour, lw=1.6, marker=marker, ms=4.5,

@@ -77,7 +77,8 @@ def _run(axes: Axes, part: pl.DataFrame, colour: object) -> None:
     seen = part.drop_nulls("success")
     axes.vlines(seen["tokens"], seen["success_low"], seen["success_high"], color=colour, lw=0.8, alpha=0.45)
     axes.plot(seen["tokens"], seen["success"], "o", ms=1.8, color=colour)
-    axes.plot(part["tokens"], part["retention_logprob"], color=colour, lw=1.2)
+    known = part.drop_nulls("retention_logprob")
+    axes.plot(known["tokens"], known["retention_logprob"], color=colour, lw=1.2)
     head = part.row(0, named=True)
     if head["half_life"] is not None:
         axes.axvspan(head["half_low"], head["half_high"], color=style.FAINT, alpha=0.6, lw=0)

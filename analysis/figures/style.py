@@ -158,8 +158,8 @@ def nothing_here(axes: Axes, why: str) -> None:
 
 
 def note(axes: Axes, text: str) -> None:
-    """A word in the upper right corner of a small panel."""
-    axes.annotate(text, (0.97, 0.93), xycoords="axes fraction", ha="right", va="top", fontsize=7, color=MUTED)
+    """A word in the lower left corner of a small panel, where a falling curve leaves room."""
+    axes.annotate(text, (0.04, 0.14), xycoords="axes fraction", ha="left", va="bottom", fontsize=7, color=MUTED)
 
 
 def small_multiples(grid: Sequence[Axes], used: int, columns: int) -> None:
