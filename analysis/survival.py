@@ -18,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.censoring import AT_START, CENSORED, OBSERVED, bounds
+from analysis.censoring import AT_START, CENSORED, bounds
 from analysis.design import reference, setting_axes, values_of
 from analysis.errors import UserError
 from analysis.load import StudyData
@@ -244,8 +244,3 @@ def _jackknife(
     variance = (groups.size - 1) / groups.size * ((values - values.mean(axis=0)) ** 2).sum(axis=0)
     return groups.size, np.sqrt(variance), ()
 
-
-__all__ = [
-    "AT_START", "CENSORED", "OBSERVED", "Covariate", "TimeRatios", "kaplan_meier", "study_time_ratios",
-    "survival_table", "time_ratios",
-]  # fmt: skip
