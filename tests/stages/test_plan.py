@@ -181,3 +181,62 @@ def test_a_hundred_thousand_stages_are_planned_within_a_minute(store: Store) -> 
     seconds = time.monotonic() - began
     assert len(plan.missing) == 100_000
     assert seconds < 60
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12),
+    st.lists(st.integers(0, 9), min_size=1, max_size=8),
+    st.integers(0, 8),
+)
+def test_a_plan_that_grew_is_the_plan_of_all_at_once(
+    tmp_path_factory: pytest.TempPathFactory, edges: list[tuple[int, int]], wanted: list[int], cut: int
+) -> None:
+    stages: list[Walk] = []
+    for number in range(10):
+        starts = tuple(stages[low] for low in sorted({low for low, high in edges if high == number and low < number}))
+        stages.append(Walk(name=str(number), starts=starts))
+    store = Store(tmp_path_factory.getbasetemp() / "nothing-is-there")
+    whole, grown = (Plan([stages[number] for number in some], store) for some in (wanted, wanted[:cut]))
+    grown.add([stages[number] for number in wanted[cut:]], store)
+    assert list(grown.stages) == list(whole.stages)
+    assert grown.ready() == whole.ready()
+    ends: list[list[str]] = [[], []]
+    for plan, names in zip((whole, grown), ends, strict=True):
+        while stage := plan.take():
+            names.append(_names([stage])[0])
+            plan.completed(stage.key, DONE)
+    assert ends[0] == ends[1]
+
+
+def test_what_is_added_waits_for_what_runs_and_forks_from_what_is_done(store: Store) -> None:
+    trunk = Walk(name="trunk")
+    plan = Plan([trunk], store)
+    plan.take()
+    plan.add([Walk(name="a", starts=(trunk,))], store)
+    assert plan.ready() == []
+    assert _names(plan.running) == ["trunk"]
+    plan.completed(trunk.key, DONE)
+    plan.add([Walk(name="b", starts=(trunk,))], store)
+    assert sorted(_names(plan.ready())) == ["a", "b"]
+    assert plan.cached == frozenset()
+
+
+def test_what_is_added_below_a_failure_or_a_divergence_is_blocked(store: Store) -> None:
+    broken, diverged = Walk(name="broken"), Walk(name="diverged")
+    plan = Plan([broken, diverged], store)
+    for _ in range(2):
+        plan.take()
+    plan.failed(broken.key, "as asked")
+    plan.completed(diverged.key, DIVERGED)
+    children = [Walk(name=f"after {each.name}", starts=(each,)) for each in (broken, diverged)]
+    plan.add([Walk(name=f"after {each.name}", starts=(each,)) for each in children], store)
+    assert len(plan.blocked) == 4
+    assert plan.finished
+
+
+def test_what_is_added_and_complete_is_cached(store: Store) -> None:
+    plan = Plan([Walk(name="a")], store)
+    run_stage(Walk(name="b"), store)
+    plan.add([Walk(name="b")], store)
+    assert plan.cached == {Walk(name="b").key}
+    assert _names(plan.missing) == ["a"]

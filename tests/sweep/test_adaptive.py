@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -204,7 +205,7 @@ def test_the_best_and_the_first_are_evaluated_again_on_fresh_seeds(tmp_path: Pat
     )
     findings = carried.campaign.findings()
     assert "3 fresh seeds" in findings[0]
-    assert any("#0 (tried first)" in line for line in findings)
+    assert any(line.startswith("#0 (x 0.1, y 0.9, tried first): height ") for line in findings)
     roles = {(t.role, t.parameters["seed"]) for t in carried.campaign.study.trials}
     assert {(role, seed) for role in ("absent", "positive") for seed in (0, 1, 7, 8, 9)} <= roles
 
@@ -248,9 +249,11 @@ def test_a_timeout_asks_for_no_more_and_finishes_what_is_under_way(tmp_path: Pat
 
     made = search(budget={"trials": 500, "timeout": "60"}, fresh_seeds=(5,))
     carried = Carried(made, tmp_path, clock=clock).run()
-    assert 2 <= len(carried.study.trials) < 100
+    count = len(carried.study.trials)
+    assert 2 <= count < 100
     assert set(states(carried)) == {"COMPLETE"}
     assert "fresh seed" in carried.campaign.findings()[0]
+    assert f"{500 - count} settings to go" in carried.campaign.findings()[-1]
 
 
 def test_settings_fill_the_slots_and_no_more(tmp_path: Path):
@@ -338,6 +341,21 @@ def test_a_journal_cut_by_a_power_failure_is_read_on(tmp_path: Path):
     resumed = Carried(search(), tmp_path).run()
     assert states(resumed) == ["COMPLETE"] * 6
     assert len(path.read_bytes().splitlines()) > told
+
+
+def test_a_journal_that_is_none_is_one_line(tmp_path: Path):
+    Carried(search(), tmp_path).run().journal.write_text('{"no": "journal"}\nat all\nbut text\n')
+    with pytest.raises(UserError, match=r"cannot be read .*: move it away") as caught:
+        Carried(search(), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_declaration_keeps_its_objectives_and_older_ones_have_none():
+    declared = two_objectives(budget={"trials": 1}).declaration
+    assert schema.Declaration.from_json(declared.to_json()) == declared
+    older = json.loads(declared.to_json())
+    del older["objectives"], older["constraints"]
+    assert schema.Declaration.from_json(json.dumps(older)).objectives == ()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from halflife.stages.plan import Plan
 from halflife.stages.store import Store
 from halflife.sweep.adaptive import Search
 from halflife.sweep.course import Course
+from halflife.sweep.findings import Measured, findings, means
 from halflife.sweep.publishing import Publishing
 from halflife.sweep.study import Study, Trial
 from halflife.sweep.suggestions import Suggestions, examples
@@ -50,7 +51,7 @@ class Campaign(Course):
         self._final: dict[int, tuple[Trial, ...]] | None = None
         """By number of the finalist: its trials on fresh seeds. None until the search is over."""
         self._over = False
-        self._done: dict[int, list[dict[str, float]] | None] = {}
+        self._done: dict[int, Measured | None] = {}
         """By number: what each seed measured; None of a setting that failed."""
         self._findings: list[str] = []
         self._examples = [
@@ -113,10 +114,10 @@ class Campaign(Course):
         words += [f"{len(self._open)} under way"] if self._open else []
         best = self._suggestions.best()
         if best:
-            means = [_means(measured) for number in best if (measured := self._done.get(number))]
-            for objective in self._search.declaration.objectives if means else ():
+            found = [means(measured) for number in best if (measured := self._done.get(number))]
+            for objective in self._search.declaration.objectives if found else ():
                 chosen = max if objective.direction == "maximize" else min
-                words.append(f"best {objective.label.lower()} {chosen(mean[objective.name] for mean in means):.4g}")
+                words.append(f"best {objective.label.lower()} {chosen(each[objective.name] for each in found):.4g}")
         if self._final is not None:
             words.append("the best on fresh seeds")
         return " · ".join(words)
@@ -183,7 +184,7 @@ class Campaign(Course):
 
     def _measured(
         self, needed: Iterable[Trial], trials: Sequence[Trial], seeds: Sequence[int]
-    ) -> tuple[str | None, list[dict[str, float]] | None]:
+    ) -> tuple[str | None, Measured | None]:
         """Why the trials cannot be measured, or what each measured; neither while a stage has not ended."""
         plan = self.plan
         for trial in needed:
@@ -228,7 +229,7 @@ class Campaign(Course):
         """When all held-out trials have ended: publish what they measured, and say the result."""
         search, final = self._search, self._final or {}
         controls = search.controls_of(search.fresh_seeds) if final else ()
-        found: dict[int, tuple[str | None, list[dict[str, float]] | None]] = {}
+        found: dict[int, tuple[str | None, Measured | None]] = {}
         for number, trials in final.items():
             found[number] = self._measured((*trials, *controls), trials, search.fresh_seeds)
             if found[number] == (None, None):
@@ -240,7 +241,11 @@ class Campaign(Course):
         if held_out:
             self._suggestions.note(held_out)
         self._over = True
-        self._findings = _findings(search, self._done, found)
+        settings = {told.number: told.parameters for told in self._suggestions.told(set(final))}
+        self._findings = findings(search, settings, self._done, found)
+        left = search.budget.trials - self._suggestions.begun
+        if left > 0:
+            self._findings.append(f"the time was up with {left} settings to go: the same command goes on")
 
     # Towards the plan and the tracking store.
 
@@ -253,13 +258,11 @@ class Campaign(Course):
             held = [trial for trial in new if schema.SUGGESTION in trial.parameters]
             self._publishing.grow(self.study, new, held=held)
 
-    def _tell_publishing(
-        self, trials: Sequence[Trial], number: int, measured: list[dict[str, float]] | None, problem: str
-    ) -> None:
+    def _tell_publishing(self, trials: Sequence[Trial], number: int, measured: Measured | None, problem: str) -> None:
         self._done[number] = measured
         self._publish(trials, measured, problem)
 
-    def _publish(self, trials: Sequence[Trial], measured: list[dict[str, float]] | None, problem: str) -> None:
+    def _publish(self, trials: Sequence[Trial], measured: Measured | None, problem: str) -> None:
         if self._publishing is None:
             return
         self._publishing.update()
@@ -292,37 +295,3 @@ def _different(numbers: Iterable[int], what: Callable[[int], Any]) -> list[int]:
     for number in numbers:
         seen.setdefault(what(number), number)
     return list(seen.values())
-
-
-def _means(measured: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {name: sum(each[name] for each in measured) / len(measured) for name in measured[0]}
-
-
-def _findings(
-    search: Search,
-    chosen: dict[int, list[dict[str, float]] | None],
-    found: dict[int, tuple[str | None, list[dict[str, float]] | None]],
-) -> list[str]:
-    """The result: what fresh seeds measured, beside what had chosen the settings."""
-    if not any(chosen.values()):
-        return ["no setting could be measured"]
-    if not found:
-        return ["no setting meets the constraints" if search.fresh_seeds else "nothing was evaluated on fresh seeds"]
-    count = len(search.fresh_seeds)
-    lines = [
-        f"on {count} fresh {'seed' if count == 1 else 'seeds'}: mean [least, most]; in round brackets what chose the "
-        "setting, too good by the winner's curse"
-    ]
-    for number, (problem, measured) in found.items():
-        if problem or measured is None:
-            lines.append(f"  #{number}: failed: {problem}")
-            continue
-        searched, told = _means(chosen[number] or []) if chosen[number] else {}, []
-        for objective in search.declaration.objectives:
-            values = [each[objective.name] for each in measured]
-            mean = sum(values) / len(values)
-            was = f" ({searched[objective.name]:.4g})" if objective.name in searched else ""
-            told.append(f"{objective.label.lower()} {mean:.4g} [{min(values):.4g}, {max(values):.4g}]{was}")
-        first = " (tried first)" if number < len(search.first) else ""
-        lines.append(f"  #{number}{first}: {'; '.join(told)}")
-    return lines

@@ -44,6 +44,7 @@ class Told:
     """What the search knows of a suggestion that has ended."""
 
     number: int
+    parameters: dict[str, Any]
     setting: Any
     measured: list[dict[str, float]] | None
     """A seed each, in the order of the search's seeds; None of one that failed."""
@@ -61,6 +62,19 @@ class Suggestions:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._alone = FileLock(f"{self.path}.alone")
         self._open: dict[int, optuna.trial.Trial] = {}
+        try:
+            self._connect()
+        except (ValueError, KeyError, AssertionError) as error:
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"the search's journal {self.path} cannot be read ({cause[:200]}): move it away; what was computed "
+                "stays in the store and is found again"
+            ) from error
+        self.take_over()
+
+    def _connect(self) -> None:
+        """Open the study, or make it."""
+        search = self._search
         with self._alone:
             _drop_cut_line(self.path)
             lock = JournalFileSymlinkLock(str(self.path), grace_period=_GRACE_SECONDS)
@@ -76,7 +90,6 @@ class Suggestions:
                     self._study.set_metric_names([objective.name for objective in search.declaration.objectives])
                 for parameters in search.first:
                     self._study.enqueue_trial(parameters)
-        self.take_over()
 
     def take_over(self) -> bool:
         """Put back what drivers before us, or beside us, have under way, so that it is asked for again.
@@ -161,6 +174,7 @@ class Suggestions:
                 found.append(
                     Told(
                         number=trial.number,
+                        parameters=trial.params,
                         setting=setting,
                         measured=measured,
                         failed=trial.user_attrs.get(FAILED, ""),
