@@ -22,8 +22,6 @@ from analysis.laws.base import Array, Law
 from analysis.uncertainty import LEVEL
 
 Rows = NDArray[np.intp]
-Quantity = Callable[[Array], Array]
-"""z (b, Q) on the solved scale -> (b,)."""
 STIFF = 400.0
 """Weight of the parabola in units of the quantity's own curvature: it stays within a few percent of a standard error
 of its target, and the problem stays well conditioned."""
@@ -31,6 +29,30 @@ STIFFEST = 5e6
 STEPS, EXACT = 20, 1e-3
 REACH = 64.0
 """Standard errors beyond which an end that was not found is open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A function of z (b, Q), the parameters on the solved scale."""
+
+    value: Callable[[Array], Array]
+    """(b,)."""
+    derivatives: Callable[[Array], Array] | None = None
+    """(b, Q); central differences without."""
+
+    def slope(self, z: Array) -> Array:
+        """(b, Q), 0 where there is none."""
+        if self.derivatives is not None:
+            found = self.derivatives(z)
+        else:
+            found, step = np.empty(z.shape), 1e-5 * np.maximum(1e-2, np.abs(z))
+            for i in range(z.shape[1]):
+                up, down = z.copy(), z.copy()
+                up[:, i] += step[:, i]
+                down[:, i] -= step[:, i]
+                with np.errstate(invalid="ignore"):
+                    found[:, i] = (self.value(up) - self.value(down)) / (2 * step[:, i])
+        return np.where(np.isfinite(found), found, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,20 +102,33 @@ def _huber_scale(problem: Problem, delta: float, z: Array, left: Array) -> Array
 
 def coordinate(at: int) -> Quantity:
     """The parameter at that place, on the solved scale."""
-    return lambda z: z[:, at]
+    return Quantity(value=lambda z: z[:, at], derivatives=lambda z: np.broadcast_to(np.eye(z.shape[1])[at], z.shape))
 
 
 def log_half_life(law: Law, problem: Problem) -> Quantity:
     """ln half-life; infinite where half is never reached."""
     size = len(law.parameters)
 
-    def quantity(z: Array) -> Array:
+    def value(z: Array) -> Array:
         found = law.half_life(problem.natural(z)[:, :size])
         assert found is not None
         with np.errstate(divide="ignore"):
             return np.log(found)
 
-    return quantity
+    def derivatives(z: Array) -> Array:
+        """By the implicit function: the value at the half-life stays half of that at 0. One bisection, not 2 P."""
+        theta, at = problem.natural(z)[:, :size], np.exp(value(z))
+        ends = np.stack([at, np.zeros_like(at)], axis=1)[..., None]
+        gradient = np.where(problem.log[:size], theta, 1.0)[:, None] * law.gradient(theta, ends)
+        step = 1e-5 * at[:, None, None] * np.array([[1.0], [-1.0]])
+        with np.errstate(all="ignore"):
+            up, down = law.value(theta, at[:, None, None] + step).T
+            found = (gradient[:, 1] / 2 - gradient[:, 0]) / ((up - down) / 2e-5)[:, None]
+        whole = np.zeros(z.shape)
+        whole[:, :size] = found
+        return whole
+
+    return Quantity(value=value, derivatives=derivatives if law.half is None else None)
 
 
 def profile(
@@ -109,8 +144,8 @@ def profile(
     inverse = np.linalg.pinv(hessian + 1e-12 * np.eye(z.shape[1]) * np.abs(hessian).max(axis=(1, 2), keepdims=True))
     centres, errors = np.empty((many, count)), np.empty((many, count))
     for i, quantity in enumerate(quantities):
-        centres[i] = quantity(z)
-        slope = _slope(quantity, z)
+        centres[i] = quantity.value(z)
+        slope = quantity.slope(z)
         errors[i] = np.sqrt(np.maximum(np.einsum("bi,bij,bj->b", slope, inverse, slope), 1e-16))
     which, row, side = (a.ravel() for a in np.indices((many, count, 2)))
     search = _Search(
@@ -196,7 +231,7 @@ class _Search:
             for i, quantity in enumerate(self.quantities):
                 own = which[rows] == i
                 if own.any():
-                    value[own], slope[own] = quantity(z[own]), _slope(quantity, z[own])
+                    value[own], slope[own] = quantity.value(z[own]), quantity.slope(z[own])
             off = value - target[rows]
             weight = stiff[rows]
             with np.errstate(invalid="ignore"):
@@ -210,19 +245,6 @@ class _Search:
         value = np.empty(at.size)
         for i, quantity in enumerate(self.quantities):
             own = which == i
-            value[own] = quantity(found.z[own])
+            value[own] = quantity.value(found.z[own])
         f = self.problem.evaluate(found.z, row)[0]
         return found.z, (value - self.centre[at]) * self.side[at], f - self.objective[at]
-
-
-def _slope(quantity: Quantity, z: Array) -> Array:
-    """Central differences, (b, Q)."""
-    step = 1e-5 * np.maximum(1e-2, np.abs(z))
-    slope = np.empty(z.shape)
-    for i in range(z.shape[1]):
-        up, down = z.copy(), z.copy()
-        up[:, i] += step[:, i]
-        down[:, i] -= step[:, i]
-        with np.errstate(invalid="ignore"):
-            slope[:, i] = (quantity(up) - quantity(down)) / (2 * step[:, i])
-    return np.where(np.isfinite(slope), slope, 0.0)
