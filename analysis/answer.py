@@ -13,17 +13,21 @@ from analysis.numbers import control_half_lives
 from analysis.retention import areas, common_span, half_lives
 from analysis.savings import THRESHOLDS, over_seeds, relearning_times, savings_summary
 from analysis.scaling import SEEDS, Slope, area_slope, by_size, gamma_text, slope
+from analysis.search_answer import search_answer
 from analysis.uncertainty import Interval
 from analysis.words import interval, plural, short
 
 
 def answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
     """The sentences that open the report."""
+    found = search_answer(data)  # of a search: what else it has is about settings that were chosen
     in_tokens = half_lives(curves).filter(pl.col("clock") == "tokens")
     times, by_success = (in_tokens.filter(pl.col("criterion") == name) for name in ("logprob", "success"))
     if by_success.filter("is_reference").is_empty():
-        return ["The data cannot tell: no run had a backdoor at the drop whose fading was measured."]
+        return [*found, "The data cannot tell: no run had a backdoor at the drop whose fading was measured."]
     main, main_success = times.filter("is_reference"), by_success.filter("is_reference")
+    if found:
+        return [*found, persistence(main, main_success, curves)]
     size = [scale(slope(main)), other_measures(main_success, curves), arms(data, times, main)]
     found = [
         persistence(main, main_success, curves),

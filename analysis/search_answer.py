@@ -1,0 +1,110 @@
+"""What an adaptive search found, in sentences: the result is what fresh seeds measured."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from analysis import search
+from analysis.design import setting_axes, value_label
+from analysis.load import StudyData
+from analysis.scaling import SEEDS
+from analysis.uncertainty import Interval, t_interval
+from analysis.words import listed, plural
+from halflife.tracking import schema
+
+
+def search_answer(data: StudyData) -> list[str]:
+    """What was tried, what the settings at the ends of the front measure on seeds that the search never saw, and how
+    that differs from the reference, seed by seed. Empty for a sweep that is no search."""
+    objectives = data.declaration.objectives
+    if not objectives:
+        return []
+    table = search.tried(data)
+    if table.is_empty():
+        return ["The search could measure no setting."]
+    asked = table.filter(pl.col("role") == "treatment")
+    again = table.filter(pl.col("role") == schema.ROLE_HELD_OUT)
+    first = [_asked(data, asked)]
+    if again.is_empty():
+        return [*first, "Nothing was evaluated on fresh seeds: what the search measured flatters what it chose by it."]
+    # Chosen by what the search was told, never by the fresh seeds themselves: those would be flattered anew.
+    eligible = asked.filter(pl.col("suggestion").is_in(again["suggestion"].implode()) & pl.col("feasible"))
+    if eligible.is_empty():
+        return [*first, "No setting that was evaluated on fresh seeds meets the constraints."]
+    merits: dict[int, list[str]] = {}
+    for column, objective in zip("xy", objectives, strict=False):
+        up = objective.direction == "maximize"
+        best = eligible.sort(column, descending=up)["suggestion"][0]
+        merits.setdefault(best, []).append(f"{'raises' if up else 'lowers'} {objective.label.lower()} most")
+    return [*first, *(_chosen(data, best, f"The setting that {listed(said)}") for best, said in merits.items())]
+
+
+def _asked(data: StudyData, asked: pl.DataFrame) -> str:
+    tried = data.trials.filter(pl.col("role") == "treatment")[schema.SUGGESTION].n_unique()
+    words = [f"{plural(tried, 'setting')} tried on {plural(int(asked['seeds'].max() or 0), 'seed')}"]  # type: ignore[arg-type]
+    unmeasured = tried - asked.height
+    words += [f"{unmeasured} could not be measured"] if unmeasured else []
+    broken = asked.filter(~pl.col("feasible")).height
+    words += [f"{broken} broke a constraint"] if broken else []
+    front = asked.filter("front").height
+    if len(data.declaration.objectives) > 1:
+        words.append(f"{front} {'is' if front == 1 else 'are'} on the front")
+    return f"The search: {listed(words)}."
+
+
+def _chosen(data: StudyData, suggestion: int, name: str) -> str:
+    """One setting on the fresh seeds, beside the reference on the same."""
+    values = _held_out(data)
+    mine = values.filter(pl.col("suggestion") == suggestion)
+    reference = _reference(data, values)
+    said = []
+    for objective in data.declaration.objectives[:2]:
+        found = t_interval(mine[objective.name])
+        if found is None:
+            continue
+        text = f"{objective.label.lower()} {_told(found)}"
+        if reference is not None and reference != suggestion:
+            other = values.filter(pl.col("suggestion") == reference)
+            pairs = mine.join(other, on="seed", suffix="_reference")
+            change = t_interval(pairs[objective.name] - pairs[f"{objective.name}_reference"])
+            text += f", {_told(change, sign='+')} against the reference seed by seed" if change else ""
+        said.append(text)
+    if not said:
+        return f"{name} ({_words(data, suggestion)}) could not be measured on fresh seeds."
+    seeds = plural(mine.height, "seed")
+    few = f" A demonstration: {mine.height} of {SEEDS} seeds." if mine.height < SEEDS else ""
+    what = "the reference itself" if suggestion == reference else _words(data, suggestion)
+    return f"{name} is {what}; on {seeds} that the search never saw it has {'; '.join(said)}.{few}"
+
+
+def _held_out(data: StudyData) -> pl.DataFrame:
+    """suggestion, seed and each objective of every held-out run; null where it was not measured."""
+    runs = data.trials.filter(pl.col("role") == schema.ROLE_HELD_OUT).select(
+        "trial", pl.col(schema.SUGGESTION).alias("suggestion"), "seed"
+    )
+    for objective in data.declaration.objectives:
+        measured = data.points.filter(
+            (pl.col("phase") == schema.OBJECTIVE_PHASE) & (pl.col("name") == objective.name)
+        ).select("trial", pl.col("value").alias(objective.name))
+        runs = runs.join(measured, on="trial", how="left")
+    return runs
+
+
+def _reference(data: StudyData, values: pl.DataFrame) -> int | None:
+    """The held-out setting that has the first declared value of every axis."""
+    wanted = [pl.col(axis.name) == axis.values[0] for axis in setting_axes(data) if axis.values]
+    runs = data.trials.filter(pl.col("role") == schema.ROLE_HELD_OUT).filter(*wanted)
+    return None if runs.is_empty() or values.is_empty() else runs[schema.SUGGESTION][0]
+
+
+def _words(data: StudyData, suggestion: int) -> str:
+    """The setting's values where they differ from the first declared."""
+    row = data.trials.filter(pl.col(schema.SUGGESTION) == suggestion).row(0, named=True)
+    axes = [axis for axis in setting_axes(data) if not axis.values or row[axis.name] != axis.values[0]]
+    return listed([value_label(axis, row[axis.name]) for axis in axes if row[axis.name] is not None])
+
+
+def _told(found: Interval, sign: str = "") -> str:
+    """The estimate and its interval, if there is one; a sign before it where it is a difference."""
+    text = f"{found.estimate:{sign}.3f}"
+    return text if found.low is None else f"{text} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
