@@ -234,8 +234,13 @@ class DeepSpeedEngine:
         """Bring weights that were written into the optimizer's shards to where the model reads them."""
         if self.zero in (1, 2):
             self.engine.optimizer.update_lp_params()
-        elif self.zero == 3 and (persistent := self.engine.optimizer.persistent_parameters):
-            persistent[0].all_gather(persistent)  # the others are gathered from the shards when they are needed
+        elif self.zero == 3:  # as at the end of a step of DeepSpeed's
+            sharded = self.engine.optimizer
+            sharded.parameter_offload.partition_all_parameters()
+            for group in range(len(sharded.fp16_groups)):
+                sharded._reassign_or_swap_out_partitioned_parameters(group)
+            if persistent := sharded.persistent_parameters:
+                persistent[0].all_gather(persistent)
 
 
 class _Loss(nn.Module):

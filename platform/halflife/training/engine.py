@@ -34,7 +34,9 @@ class Engine(Protocol):
         ...
 
     def step(self, multiple: float) -> Tensor:
-        """One optimizer step at `multiple` of the base rate. Returns the gradient norm before clipping."""
+        """One optimizer step at `multiple` of the base rate. Returns the gradient norm before clipping.
+
+        May raise Diverged where the gradients are not finite."""
         ...
 
     def displacement(self) -> float:

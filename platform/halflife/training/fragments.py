@@ -36,7 +36,7 @@ class Fragment:
     def piece(self, tensor: Tensor) -> Piece | None:
         """For writing; a scalar goes with the parameter's first fragment."""
         if tensor.numel() == 1 and self.owner.numel() != 1:
-            return Piece(values=tensor.detach().reshape(1), offset=0, shape=()) if self.offset == 0 else None
+            return Piece(values=tensor.detach().clone().reshape(1), offset=0, shape=()) if self.offset == 0 else None
         return Piece(values=self.of(tensor), offset=self.offset, shape=self.shape)
 
 

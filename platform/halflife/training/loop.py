@@ -162,7 +162,10 @@ class _Loop:
             torch.manual_seed(seed_of(recipe.seed, "dropout", recipe.depth, step, *rank))
         progress.multiple = recipe.schedule.multiple(step, recipe.steps, self.carried)
         self.unread.append(self.engine.gradients(batch))
-        norm = self.engine.step(progress.multiple)
+        try:
+            norm = self.engine.step(progress.multiple)
+        except Diverged as error:
+            raise Diverged(f"{error} at step {step}, after {self._tokens:,} tokens") from error
         progress.rate_sum += recipe.optimizer.learning_rate * progress.multiple
         progress.step += 1
         return norm

@@ -1,0 +1,126 @@
+"""Training in processes of its own, one or several ranks: python -m tests.training.together TASK OUT [options].
+
+Run by `together`, which starts the ranks and reads what rank 0 has written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+STEPS = 20
+
+
+def together(task: str, out: Path, workers: int = 1, *, timeout: float = 300.0, **options: Any) -> Any:
+    """Runs the task on so many ranks; returns rank 0's answer, or None where rank 0 has ended without one."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "answer.json").unlink(missing_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}",
+        "OMP_NUM_THREADS": "1",
+        "TORCH_EXTENSIONS_DIR": str(out / "extensions"),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(workers),
+    }
+    command = [sys.executable, "-W", "ignore", "-m", "tests.training.together", task, str(out), json.dumps(options)]
+    ranks = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(workers)
+    ]
+    try:
+        outputs = [rank.communicate(timeout=timeout)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    answer = out / "answer.json"
+    if not answer.exists():
+        assert ranks[0].returncode == ENDED, "\n".join(outputs)
+        return None
+    return json.loads(answer.read_text())
+
+
+ENDED = 3
+"""Exit code of a rank that ends where it was told to."""
+
+
+def losses(out: Path, zero: int, micro_rows: int | None = None, stage: str = "adamw", workers: int = 1) -> Any:
+    """Per step (loss, gradient norm), the displacement and an evaluation in between, and the weights at the end."""
+    from halflife.training.deepspeed_engine import DeepSpeedEngine
+    from halflife.training.execution import Execution
+    from tests.training.test_deepspeed_engine import STAGES, follow
+
+    execution = Execution(engine="deepspeed", workers=workers, zero=zero)
+    return follow(STAGES[stage], lambda model, of: DeepSpeedEngine(model, of, execution, micro_rows=micro_rows))
+
+
+def several(out: Path, calls: list[dict[str, Any]], workers: int) -> list[Any]:
+    """`losses` of each call, in one process group: starting it takes seconds."""
+    return [losses(out, workers=workers, **call) for call in calls]
+
+
+def loop(
+    out: Path,
+    folder: str,
+    workers: int,
+    zero: int,
+    stage: str = "loop",
+    engine: str = "deepspeed",
+    resume: str | None = None,
+    end_at: int | None = None,
+    start: str | None = None,
+) -> Any:
+    """The training loop; `end_at`: rank 0 is gone the moment its checkpoint at that step is complete."""
+    from halflife.training.execution import Execution
+    from tests.training.fakes import BATCH_TOKENS, Host, Ticking, run
+    from tests.training.test_deepspeed_engine import STAGES
+
+    class Gone(Host):
+        execution = Execution(engine=engine, workers=workers, zero=zero)  # pyright: ignore[reportArgumentType]
+
+        def checkpointed(self, step: int, at: Path) -> None:
+            super().checkpointed(step, at)
+            if end_at is not None and step == end_at * BATCH_TOKENS:
+                os._exit(ENDED)
+
+    host = Gone(out / folder, resume=Path(resume) if resume else None)
+    often = {"checkpoint_seconds": 0.5, "clock": Ticking()} if end_at is not None else {}
+    summary = run(STAGES[stage], host, start=Path(start) if start else None, **often)
+    return {"summary": summary, "points": {str(step): values for step, values in host.points.items()}}
+
+
+TASKS: dict[str, Callable[..., Any]] = {"several": several, "loop": loop}
+
+
+def main(task: str, out: Path, options: dict[str, Any]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    workers, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    if workers > 1:
+        torch.distributed.init_process_group("gloo")
+    answer = TASKS[task](out, workers=workers, **options)
+    if rank == 0:
+        (out / "answer.json").write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]))
