@@ -37,13 +37,13 @@ class Quantity:
 
     value: Callable[[Array], Array]
     """(b,)."""
-    derivatives: Callable[[Array], Array] | None = None
-    """(b, Q); central differences without."""
+    derivatives: Callable[[Array, Array], Array] | None = None
+    """(b, Q) from z and the value there; central differences without."""
 
-    def slope(self, z: Array) -> Array:
+    def slope(self, z: Array, value: Array) -> Array:
         """(b, Q), 0 where there is none."""
         if self.derivatives is not None:
-            found = self.derivatives(z)
+            found = self.derivatives(z, value)
         else:
             found, step = np.empty(z.shape), 1e-5 * np.maximum(1e-2, np.abs(z))
             for i in range(z.shape[1]):
@@ -102,7 +102,7 @@ def _huber_scale(problem: Problem, delta: float, z: Array, left: Array) -> Array
 
 def coordinate(at: int) -> Quantity:
     """The parameter at that place, on the solved scale."""
-    return Quantity(value=lambda z: z[:, at], derivatives=lambda z: np.broadcast_to(np.eye(z.shape[1])[at], z.shape))
+    return Quantity(value=lambda z: z[:, at], derivatives=lambda z, _: np.broadcast_to(np.eye(z.shape[1])[at], z.shape))
 
 
 def log_half_life(law: Law, problem: Problem) -> Quantity:
@@ -115,9 +115,9 @@ def log_half_life(law: Law, problem: Problem) -> Quantity:
         with np.errstate(divide="ignore"):
             return np.log(found)
 
-    def derivatives(z: Array) -> Array:
+    def derivatives(z: Array, log: Array) -> Array:
         """By the implicit function: the value at the half-life stays half of that at 0. One bisection, not 2 P."""
-        theta, at = problem.natural(z)[:, :size], np.exp(value(z))
+        theta, at = problem.natural(z)[:, :size], np.exp(log)
         ends = np.stack([at, np.zeros_like(at)], axis=1)[..., None]
         gradient = np.where(problem.log[:size], theta, 1.0)[:, None] * law.gradient(theta, ends)
         step = 1e-5 * at[:, None, None] * np.array([[1.0], [-1.0]])
@@ -145,7 +145,7 @@ def profile(
     centres, errors = np.empty((many, count)), np.empty((many, count))
     for i, quantity in enumerate(quantities):
         centres[i] = quantity.value(z)
-        slope = quantity.slope(z)
+        slope = quantity.slope(z, centres[i])
         errors[i] = np.sqrt(np.maximum(np.einsum("bi,bij,bj->b", slope, inverse, slope), 1e-16))
     which, row, side = (a.ravel() for a in np.indices((many, count, 2)))
     search = _Search(
@@ -231,7 +231,8 @@ class _Search:
             for i, quantity in enumerate(self.quantities):
                 own = which[rows] == i
                 if own.any():
-                    value[own], slope[own] = quantity.value(z[own]), quantity.slope(z[own])
+                    value[own] = quantity.value(z[own])
+                    slope[own] = quantity.slope(z[own], value[own])
             off = value - target[rows]
             weight = stiff[rows]
             with np.errstate(invalid="ignore"):
