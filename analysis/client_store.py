@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,17 @@ class ClientStore:
         self._bulk = tracking_uri.startswith(("http://", "https://"))
         self._latest: dict[str, list[Any]] = {}
         """Latest point of every metric of the runs found so far, by run."""
-        try:
+        with self._told():
             self._experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
-        except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors here
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise UserError(
-                f"the tracking store {masked(tracking_uri)} does not answer ({masked(reason)}): "
+                f"the tracking store {masked(self.uri)} does not answer ({masked(reason)}): "
                 "check the address and that the server runs"
             ) from error
 
@@ -60,9 +66,10 @@ class ClientStore:
         condition = f"tags.`{tag}` = {quote}{values[0]}{quote}" if one else f"tags.`{tag}` LIKE '%'"
         token: str | None = None
         while True:
-            page = self._client.search_runs(
-                [experiment] if experiment else self._experiments, condition, max_results=1000, page_token=token
-            )
+            with self._told():
+                page = self._client.search_runs(
+                    [experiment] if experiment else self._experiments, condition, max_results=1000, page_token=token
+                )
             for found in page:
                 if found.data.tags.get(tag) in wanted:
                     self._latest[found.info.run_id] = found.data._metric_objs
@@ -80,7 +87,7 @@ class ClientStore:
             for point in self._latest[run] if run not in kept else ():
                 wanted.setdefault(point.key, []).append(run)
         asked = [(key, runs[at : at + RUNS]) for key, runs in wanted.items() for at in range(0, len(runs), RUNS)]
-        with ThreadPoolExecutor(THREADS) as pool:
+        with self._told(), ThreadPoolExecutor(THREADS) as pool:
             frames = list(pool.map(self._history, asked))
         points = pl.concat(frames) if frames else pl.DataFrame(schema=POINTS)
         return Reading(points=points, kept=kept, marks=marks)
