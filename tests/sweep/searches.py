@@ -22,6 +22,7 @@ from tests.sweep.helpers import CONTROLS, declaration
 from tests.tracking.fake_store import FakeStore
 
 OBJECTIVE = schema.Objective(name="height", label="Height", direction="maximize", formula="last value")
+COST = schema.Objective(name="cost", label="Cost", direction="minimize", formula="x")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,3 +195,18 @@ class Carried:
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(self.journal)))
         (name,) = optuna.get_all_study_names(storage)
         return optuna.load_study(study_name=name, storage=storage)
+
+
+def states(carried: Carried) -> list[str]:
+    return [trial.state.name for trial in carried.study.trials]
+
+
+def conditional(trial: Any) -> Setting:
+    kind = trial.suggest_categorical("kind", ["plain", "bent"])
+    y = trial.suggest_float("bend", 0, 1) if kind == "bent" else 0.0
+    return Setting(trial.suggest_float("x", 0, 1), y, kind)
+
+
+def two_objectives(**changes: Any) -> Any:
+    measures = {"height": last("score/value"), "cost": last("score/cost")}
+    return search(measures=measures, declared={"objectives": (OBJECTIVE, COST)}, **changes)

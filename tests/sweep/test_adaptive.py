@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,21 @@ from optuna.trial import TrialState
 
 from halflife.errors import UserError
 from halflife.stages.run import run_stage
-from halflife.sweep.adaptive import Budget
-from halflife.sweep.suggestions import Suggestions
 from halflife.tracking import schema
-from tests.sweep.searches import OBJECTIVE, Carried, Setting, computed, height, last, plane, search, unfold
+from tests.sweep.searches import (
+    OBJECTIVE,
+    Carried,
+    Setting,
+    computed,
+    conditional,
+    height,
+    last,
+    plane,
+    search,
+    states,
+    two_objectives,
+    unfold,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +36,6 @@ def hasty(monkeypatch: pytest.MonkeyPatch):
 
 def parameters(carried: Carried) -> list[dict[str, Any]]:
     return [trial.params for trial in carried.study.trials]
-
-
-def states(carried: Carried) -> list[str]:
-    return [trial.state.name for trial in carried.study.trials]
 
 
 def test_every_setting_is_computed_and_told(tmp_path: Path):
@@ -137,24 +143,10 @@ def test_a_space_that_cannot_be_is_refused_before_any_compute(tmp_path: Path):
     assert not list(tmp_path.glob("optuna/*"))
 
 
-def conditional(trial: Any) -> Setting:
-    kind = trial.suggest_categorical("kind", ["plain", "bent"])
-    y = trial.suggest_float("bend", 0, 1) if kind == "bent" else 0.0
-    return Setting(trial.suggest_float("x", 0, 1), y, kind)
-
-
 def test_a_space_may_be_conditional(tmp_path: Path):
     carried = Carried(search(suggest=conditional, budget={"trials": 20}), tmp_path).run()
     assert {("bend" in t.params, t.params["kind"]) for t in carried.study.trials} == {(True, "bent"), (False, "plain")}
     assert states(carried) == ["COMPLETE"] * 20
-
-
-COST = schema.Objective(name="cost", label="Cost", direction="minimize", formula="x")
-
-
-def two_objectives(**changes: Any) -> Any:
-    measures = {"height": last("score/value"), "cost": last("score/cost")}
-    return search(measures=measures, declared={"objectives": (OBJECTIVE, COST)}, **changes)
 
 
 def test_the_front_is_what_no_other_setting_beats(tmp_path: Path):
@@ -240,6 +232,33 @@ def test_a_search_can_be_published_anew_from_the_store_and_the_journal(tmp_path:
     assert len(content(first)) == 2 * 6 + 5 + 2 * 3  # settings, finalists, controls
 
 
+def coarse(trial: Any) -> Setting:
+    return Setting(trial.suggest_categorical("x", [0.2, 0.7]), trial.suggest_categorical("y", [0.2, 0.9]))
+
+
+def test_a_setting_that_comes_again_is_told_again_and_computed_once(tmp_path: Path):
+    carried = Carried(search(suggest=coarse, budget={"trials": 12}), tmp_path).run()
+    assert states(carried) == ["COMPLETE"] * 12
+    assert len(computed(tmp_path)) == len(set(computed(tmp_path))) <= 2 + 2 + 4  # controls, trunks, ends
+    held_out = Carried(search(suggest=coarse, budget={"trials": 12}, fresh_seeds=(5,)), tmp_path).run()
+    again = [t for t in held_out.campaign.study.trials if t.role == schema.ROLE_HELD_OUT]
+    assert len({trial.stages["branch"].key for trial in again}) == len(again) == 4  # no finalist twice
+
+
+def test_a_stage_that_a_later_setting_shares_is_published_for_both(tmp_path: Path):
+    carried = Carried(search(suggest=coarse, budget={"trials": 8}), tmp_path).run()
+    runs = list(carried.tracking.runs.values())
+    shared = {run.data.tags[schema.TAG_STAGE] for run in runs if run.data.tags[schema.TAG_KIND] == "stage"}
+    trials = [run for run in runs if schema.SUGGESTION in run.data.params]
+    assert len(trials) == 8
+    for run in trials:
+        for phase in ("trunk", "branch"):
+            own = {point[0] for point in run.data.points if point[0].startswith(f"{phase}/")}
+            assert own or run.data.tags[schema.TAG_STAGE_PREFIX + phase] in shared
+            assert run.data.tags[schema.TAG_OUTCOME_PREFIX + phase] == "complete"
+        assert run.data.tags[schema.TAG_PUBLISHED] == "complete"
+
+
 def test_a_timeout_asks_for_no_more_and_finishes_what_is_under_way(tmp_path: Path):
     now = [0.0]
 
@@ -289,112 +308,3 @@ def test_two_drivers_of_one_search_make_its_settings_together(tmp_path: Path):
     assert [t.number for t in one.study.trials] == list(range(6))
     assert len(computed(tmp_path)) == len(set(computed(tmp_path)))
     assert one.campaign.findings() == other.campaign.findings()
-
-
-def regret(folder: Path, sampler: str, seed: int, trials: int = 40) -> float:
-    made = search(budget={"trials": trials, "sampler": sampler, "search_seed": seed, "startup": 10})
-    suggestions = Suggestions(made, folder)
-    best = 0.0
-    while asked := suggestions.ask():
-        number, setting = asked
-        value = height(setting.x, setting.y)
-        suggestions.tell(number, [{"height": value}])
-        best = max(best, value)
-    return 1.0 - best
-
-
-def test_tpe_beats_random_search_at_equal_trials(tmp_path: Path):
-    seeds = range(9)
-    tpe = [regret(tmp_path, "tpe", seed) for seed in seeds]
-    random = [regret(tmp_path, "random", seed) for seed in seeds]
-    assert statistics.median(tpe) < 0.5 * statistics.median(random)
-
-
-def test_searches_that_differ_never_share_a_journal(tmp_path: Path):
-    def named(made: Any) -> str:
-        return Suggestions(made, tmp_path).name
-
-    taller = schema.Objective(name="height", label="Height", direction="maximize", formula="another")
-    names = [
-        named(made)
-        for made in (
-            search(),
-            search(suggest=conditional),
-            search(unfold=lambda setting, seed: unfold(Setting(setting.x, setting.y / 2), seed)),
-            search(seeds=(0, 1)),
-            search(declared={"objectives": (taller,)}),
-            search(budget={"sampler": "random"}),
-            search(budget={"search_seed": 1}),
-            search(first=({"x": 0.5},)),
-            search(declared={"preset": "laptop"}),
-        )
-    ]
-    assert len(set(names)) == len(names)
-    assert named(search(budget={"trials": 50, "timeout": "2h"}, fresh_seeds=(9,))) == names[0]
-
-
-def test_a_journal_cut_by_a_power_failure_is_read_on(tmp_path: Path):
-    killed = Carried(search(), tmp_path).run(6)
-    path = killed.journal
-    told = len(path.read_bytes().splitlines())
-    path.write_bytes(path.read_bytes() + b'{"op_code":4,"worker')
-    resumed = Carried(search(), tmp_path).run()
-    assert states(resumed) == ["COMPLETE"] * 6
-    assert len(path.read_bytes().splitlines()) > told
-
-
-def test_a_journal_that_is_none_is_one_line(tmp_path: Path):
-    Carried(search(), tmp_path).run().journal.write_text('{"no": "journal"}\nat all\nbut text\n')
-    with pytest.raises(UserError, match=r"cannot be read .*: move it away") as caught:
-        Carried(search(), tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_declaration_keeps_its_objectives_and_older_ones_have_none():
-    declared = two_objectives(budget={"trials": 1}).declaration
-    assert schema.Declaration.from_json(declared.to_json()) == declared
-    older = json.loads(declared.to_json())
-    del older["objectives"], older["constraints"]
-    assert schema.Declaration.from_json(json.dumps(older)).objectives == ()
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"trials": 0}, "--trials 0"),
-        ({"timeout": "soon"}, "--timeout soon: expected a time such as 90 (seconds), 30m or 2h"),
-        ({"timeout": "0"}, "--timeout 0"),
-        ({"at_once": 0}, "--at-once 0"),
-        ({"startup": 0}, "--startup 0"),
-        ({"finalists": -1}, "--finalists -1"),
-    ],
-)
-def test_a_budget_that_cannot_be_is_refused(changes: dict[str, Any], said: str):
-    with pytest.raises(UserError) as caught:
-        Budget(**{"trials": 5, **changes})
-    assert said in str(caught.value)
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90.0), ("1.5h", 5400.0), ("30m", 1800.0), ("20s", 20.0)])
-def test_a_timeout_is_seconds_or_has_a_unit(text: str, seconds: float):
-    assert Budget(trials=1, timeout=text).seconds == seconds
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"declared": {"objectives": ()}}, "declares no objective"),
-        ({"measures": {}}, "expected one for each objective"),
-        ({"seeds": ()}, "at least one seed"),
-        ({"fresh_seeds": (0,)}, "none twice"),
-        (
-            {"declared": {"objectives": (schema.Objective(name="height", label="", direction="up"),)}},
-            "expected maximize or minimize",
-        ),
-        ({"declared": {"constraints": (schema.Constraint(name="narrow", label=""),)}}, "has no bound"),
-    ],
-)
-def test_a_search_that_cannot_be_is_refused(changes: dict[str, Any], said: str):
-    with pytest.raises(UserError) as caught:
-        search(**changes)
-    assert said in str(caught.value)
