@@ -18,7 +18,7 @@ from halflife.sweep.resources import Gpus, Share
     [
         ({"device": "tpu"}, "unknown device 'tpu': expected auto, cpu or cuda"),
         ({"engine": "jax"}, "unknown engine 'jax'"),
-        ({"workers": 2}, "2 workers were asked for"),
+        ({"workers": 2}, "2 workers were asked for, and the engine is left open"),
         ({"max_concurrent": 0}, "expected at least 1"),
         ({"tracking_uri": "http://127.0.0.1:9"}, "no MLflow server answers at http://127.0.0.1:9"),
         ({"tracking_uri": "nonsense"}, "expected sqlite:///PATH"),

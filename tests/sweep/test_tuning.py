@@ -165,6 +165,7 @@ def test_a_plan_that_narrows_and_widens_again_keeps_its_actors(tmp_path: Path):
         setting.store,
         make_task=setting.make_task,
         slots=2,
+        cpus=2,
         gpus=0,
         same_share=True,
         ran=setting.ran,

@@ -56,6 +56,7 @@ def check_stage(stage: Stage, execution: Execution) -> None:
 
 
 def _named(engine: str, workers: int | None, zero: int | None) -> Execution:
+    workers = 1 if workers is None else workers
     if engine == "deepspeed":
-        return Execution(engine="deepspeed", workers=workers or 1, zero=DEFAULT_ZERO if zero is None else zero)
-    return Execution(workers=1 if workers is None else workers, zero=zero or 0)
+        return Execution(engine="deepspeed", workers=workers, zero=DEFAULT_ZERO if zero is None else zero)
+    return Execution(workers=workers, zero=zero or 0)

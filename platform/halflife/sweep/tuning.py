@@ -49,10 +49,11 @@ class Task:
     stage: Stage
     results: str
     device: str
-    execution: Execution
     share: Share
     origin: dict[str, Any]
     wait: bool
+    execution: Execution = Execution()
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     keep: bool = True
     """Whether workers started for the stage are kept for the next; they keep their cores or GPUs."""
 
@@ -97,7 +98,7 @@ class StageActor(tune.Trainable):
                 device=task.device,
                 execution=task.execution,
                 compute=self._by_crew if task.execution.workers > 1 else None,
-                checkpoint_seconds=CHECKPOINT_SECONDS,
+                checkpoint_seconds=task.checkpoint_seconds,
                 wait=task.wait,
                 origin=task.origin,
             )

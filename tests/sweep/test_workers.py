@@ -1,0 +1,92 @@
+"""Stages trained by several processes of Ray Train: what they compute, and what happens when one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halflife.stages import files
+from halflife.stages.store import read_points
+from tests.data.samples import sentences
+from tests.sweep.drivers import Driver, processes_of, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+def text(folder: Path) -> Path:
+    path = folder / "texts.jsonl"
+    documents = (json.dumps({"text": sentences(number, 20)}) + "\n" for number in range(60))
+    path.write_text("".join(documents), encoding="utf-8")
+    return path
+
+
+def training(results: Path, source: Path, workers: int, zero: int) -> Driver:
+    return Driver(results, str(source), str(workers), str(zero), program="train_program")
+
+
+def points(results: Path) -> dict[tuple[str, int, str], float]:
+    """By (stage, step, name): what the complete attempts of the store hold, without speeds."""
+    found = {}
+    for done in sorted(results.glob("stages/*/DONE")):
+        attempt = done.parent / "attempts" / json.loads(done.read_text())["attempt"]
+        for step, name, value in read_points(attempt).rows():
+            if name != "train/tokens_per_second":
+                found[done.parent.name, step, name] = value
+    return found
+
+
+def records(results: Path) -> list[dict[str, Any]]:
+    return [files.read_json(path) or {} for path in sorted(results.glob("stages/*/attempts/*/stage.json"))]
+
+
+def checkpoints_left(results: Path) -> list[Path]:
+    return list(results.glob("stages/*/attempts/*/resume.json"))
+
+
+def workers_of(session: int) -> list[int]:
+    """Process ids of a driver's training workers."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"RayTrainWorker" in path.read_bytes() and os.getsid(int(path.parent.name)) == session:
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_stages_of_two_workers_survive_a_death_and_ctrl_c_and_end_as_those_of_one(tmp_path: Path):
+    source = text(tmp_path)
+    undisturbed = training(tmp_path / "torch", source, 0, 0)
+    assert undisturbed.report()["failed"] == {}
+    results = tmp_path / "deepspeed"
+    driver = training(results, source, 2, 1)
+    wait_for(lambda: checkpoints_left(results), timeout=120)
+    os.kill(workers_of(driver.process.pid)[0], signal.SIGKILL)
+    wait_for(lambda: len(checkpoints_left(results)) == 2, timeout=120)  # the next attempt, from the first's checkpoint
+    began = time.monotonic()
+    os.killpg(driver.process.pid, signal.SIGINT)
+    report = driver.report(timeout=60)
+    assert (driver.process.returncode, report["interrupted"]) == (130, True)
+    assert time.monotonic() - began < 30
+    assert "Traceback" not in driver.output
+    assert "is tried again" in driver.output
+    wait_for(lambda: not processes_of(driver.process.pid), timeout=20)
+    assert list(results.glob("stages/*/attempts/*/resume-*/shard-00001.safetensors"))
+    finished = training(results, source, 1, 2).report()
+    assert (finished["failed"], finished["cached"] + finished["run"]) == ({}, 2)
+    found, expected = points(results), points(tmp_path / "torch")
+    assert found.keys() == expected.keys()
+    counts = {key for key in expected if key[2].endswith(("hits", "trials"))}
+    for key in expected.keys() - counts:
+        assert found[key] == pytest.approx(expected[key], rel=2e-3), key
+    executions = [(record["execution"]["workers"], record["execution"]["zero"]) for record in records(results)]
+    assert (2, 1) in executions
+    assert (1, 2) in executions
+    assert sum(record["resumed"] is not None for record in records(results)) >= 2

@@ -1,0 +1,43 @@
+"""A driver of real training: python -m tests.sweep.train_program RESULTS TEXT WORKERS ZERO."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+from halflife.stages.train import Train
+from halflife.sweep.launch import ENVIRONMENT, run
+from halflife.sweep.place import Place
+from halflife.sweep.study import Study, Trial
+from tests.stages.training_worker import branch
+from tests.sweep.helpers import CONTROLS, declaration
+
+
+def stages(results: Path, text: Path) -> dict[str, Train]:
+    """A trunk without dropout, long enough to be interrupted, and its branch."""
+    last = branch(results, text)
+    trunk = replace(last.start.stage, tokens=120 * 1024)  # pyright: ignore[reportAttributeAccessIssue]
+    return {"trunk": trunk, "branch": replace(last, start=replace(last.start, stage=trunk), dropout=0.0)}
+
+
+def main() -> None:
+    results, text, workers, zero = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    os.environ.update(ENVIRONMENT)  # Ray reads it when it is imported
+    from halflife.sweep import tuning
+
+    tuning.Task = partial(tuning.Task, checkpoint_seconds=0.3)  # pyright: ignore[reportAttributeAccessIssue]
+    trial = Trial(name="one", parameters={"branch": 0}, stages=dict(stages(results, text)))
+    controls = tuple(replace(control, role="", task="other") for control in CONTROLS)
+    made = Study(declaration=declaration(controls=controls), trials=(trial,))
+    engine = {"engine": "deepspeed", "workers": workers, "zero": zero} if workers else {"engine": "torch"}
+    result = run(made, Place(results=results, device="cpu", **engine))  # pyright: ignore[reportArgumentType]
+    print("REPORT " + json.dumps(asdict(result), default=str))
+    sys.exit(result.exit_code)
+
+
+if __name__ == "__main__":
+    main()
