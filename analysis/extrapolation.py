@@ -14,7 +14,7 @@ from analysis.errors import UserError
 from analysis.fitting.fit import fit_many
 from analysis.fitting.objectives import Gaussian, Objective, default_objective
 from analysis.fitting.problem import Problem
-from analysis.fitting.result import Observations
+from analysis.fitting.result import Fit, Observations
 from analysis.laws.base import Array, Law
 from analysis.uncertainty import Interval, t_interval
 
@@ -76,6 +76,23 @@ def largest(law: Law, data: Observations, name: str, objective: Objective | None
         raise UserError(f"{law.name} has no input {name!r}; it has {', '.join(law.inputs)}")
     x = data.x[:, law.inputs.index(name)]
     return _held_out(law, data, objective, [np.stack([x < x.max(), x == x.max()])])[0]
+
+
+def held_out(fit: Fit) -> dict[str, HeldOut]:
+    """What the law of a fit foretells of its own data: "the last part" of a clock from the first 80 % of its log span
+    (mean over groups), "the largest N" from the smaller ones. Empty where too little would be left to fit."""
+    law, data, found = fit.law, fit.observations, {}
+    if law.inputs[0] not in ("N", "D"):
+        cut = rolling(law, data, fit.error, SHARES[-1:]).drop_nulls("error")
+        if cut.height:
+            likelihood = cut["log_likelihood"].mean()
+            found["the last part"] = HeldOut(
+                points=int(cut["points"].sum()), error=float(np.mean(cut["error"].to_numpy())),
+                log_likelihood=float(likelihood) if isinstance(likelihood, float) else None,
+            )  # fmt: skip
+    if "N" in law.inputs and (one := largest(law, data, "N", fit.error)) is not None:
+        found["the largest N"] = one
+    return found
 
 
 def _held_out(law: Law, data: Observations, objective: Objective | None, parts: list[Array]) -> list[HeldOut | None]:

@@ -13,12 +13,11 @@ import tyro
 from analysis.errors import UserError
 
 if TYPE_CHECKING:
+    from analysis.extrapolation import HeldOut
     from analysis.fitting.objectives import Objective
     from analysis.fitting.result import Fit
     from analysis.intervals import HalfLife, Intervals
-
-NO_WINNER = 2.0
-"""Difference in AICc below which two laws explain data equally well (Burnham and Anderson 2002, 2.6)."""
+    from analysis.selection import Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +59,15 @@ def fit(
         law: Name of the law, such as exponential_floor or chinchilla.
         json: File to write the result to.
     """
+    from analysis.extrapolation import held_out
     from analysis.intervals import intervals
 
     made = fitted(data, law, columns)
-    found = intervals(made)
+    found, foretold = intervals(made), held_out(made)
     if json is not None:
-        try:
-            json.write_text(encoder.dumps(as_json(made, found), indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {json}: {error.strerror}") from None
-    _print_fit(made, found)
+        parts = {part: _finite(each.error) for part, each in foretold.items()}
+        _write(json, as_json(made, found) | {"held_out_error": parts})
+    _print_fit(made, found, foretold)
 
 
 def compare(
@@ -87,29 +85,31 @@ def compare(
         laws: Names with commas, such as exponential,exponential_floor,shifted_power.
         json: File to write the table to.
     """
-    from analysis.intervals import intervals
+    from analysis import selection
 
     names = [name.strip() for name in laws.split(",") if name.strip()]
     if len(set(names)) < 2:
         raise UserError(f"--laws is {laws!r}; expected two or more different names with commas")
-    made = [fitted(data, name, columns) for name in names]
-    if any(each.aicc is None for each in made):
-        raise UserError("AICc needs a likelihood, and Huber's loss is none: compare with --error lognormal")
-    if all(each.aicc == math.inf for each in made):
-        raise UserError(f"{made[0].observations.n} points are too few for AICc of any of these laws")
-    made.sort(key=lambda each: each.aicc if each.aicc is not None else math.inf)
-    rows = [(each, intervals(each)) for each in made]
+    found = selection.compare([fitted(data, name, columns) for name in names])
+    if found.ranked[0].aicc == math.inf:
+        points = found.ranked[0].fit.observations.n
+        raise UserError(f"{points} points are too few for AICc of any of these laws")
     if json is not None:
-        best = made[0].aicc
         table = [
-            {**as_json(each, found), "aicc": _finite(each.aicc), "delta_aicc": _finite((each.aicc or 0) - (best or 0))}
-            for each, found in rows
-        ]
-        try:
-            json.write_text(encoder.dumps(table, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {json}: {error.strerror}") from None
-    _print_comparison(rows)
+            as_json(each.fit, each.intervals)
+            | {"aicc": _finite(each.aicc), "delta_aicc": _finite(each.delta), "held_out_error": _finite(each.held_out),
+               "held_out_log_likelihood": _finite(each.held_out_log_likelihood)}
+            for each in found.ranked
+        ]  # fmt: skip
+        _write(json, table)
+    _print_comparison(found)
+
+
+def _write(path: Path, what: object) -> None:
+    try:
+        path.write_text(encoder.dumps(what, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 def fitted(data: Path, law: str, columns: Columns) -> Fit:
@@ -166,7 +166,7 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _print_fit(fit: Fit, found: Intervals) -> None:
+def _print_fit(fit: Fit, found: Intervals, foretold: dict[str, HeldOut]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -184,33 +184,32 @@ def _print_fit(fit: Fit, found: Intervals) -> None:
     value = ("summed huber", fit.objective) if fit.log_likelihood is None else ("log-likelihood", fit.log_likelihood)
     console.print(f"{value[0]} {value[1]:.8g}; {fit.starts_at_optimum:.0%} of {fit.starts} starts reached it")
     console.print(f"95 % intervals: {found.method}")
+    for part, each in foretold.items():
+        console.print(f"fitted to the rest it foretells {part} ({each.points} points) with error {_number(each.error)}")
     for warning in fit.warnings:
         console.print(f"[yellow]beware:[/yellow] {warning}")
 
 
-def _print_comparison(rows: list[tuple[Fit, Intervals]]) -> None:
+def _print_comparison(found: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(soft_wrap=True, highlight=False)
-    best = rows[0][0].aicc or 0.0
-    table = Table("law", "parameters", "log-likelihood", "ΔAICc", "half-life", "beware", box=None, pad_edge=False)
-    for each, found in rows:
-        beware = str(len(each.warnings)) if each.warnings else ""
+    console = Console(soft_wrap=True, highlight=False, width=max(110, Console().width))
+    table = Table("law", "parameters", "log-likelihood", "ΔAICc", "held-out error", "half-life", "beware", box=None,
+                  pad_edge=False)  # fmt: skip
+    for each in found.ranked:
+        made = each.fit
         table.add_row(
-            each.law.name, str(len(each.law.parameters) + each.extra), f"{each.log_likelihood:.2f}",
-            f"{(each.aicc or 0) - best:.2f}", _half_life(found.half_life), beware,
+            made.law.name, str(len(made.law.parameters) + made.extra), f"{made.log_likelihood:.2f}",
+            f"{each.delta:.2f}", "" if each.held_out is None else _number(each.held_out), _half_life(each.half_life),
+            str(len(made.warnings)) if made.warnings else "",
         )  # fmt: skip
-    console.print(_data(rows[0][0]))
+    console.print(_data(found.ranked[0].fit))
     console.print(table)
-    near = [each.law.name for each, _ in rows if (each.aicc or 0) - best < NO_WINNER]
-    if len(near) > 1:
-        console.print(f"No winner: {', '.join(near)} lie within ΔAICc {NO_WINNER:g}; read the half-life of each.")
-    else:
-        console.print(f"{near[0]} is ahead by ΔAICc {(rows[1][0].aicc or 0) - best:.1f} on these data.")
-    for each, _ in rows:
-        for warning in each.warnings:
-            console.print(f"[yellow]beware:[/yellow] {each.law.name}: {warning}")
+    console.print(f"{found.text}.")
+    for each in found.ranked:
+        for warning in each.fit.warnings:
+            console.print(f"[yellow]beware:[/yellow] {each.fit.law.name}: {warning}")
 
 
 def _data(fit: Fit) -> str:
