@@ -42,8 +42,9 @@ class Campaign(Course):
             "trials": budget.trials,
             "held out": [search.fresh_seeds, budget.finalists],
         }
-        controls = search.controls_of(search.seeds)
-        super().__init__(Study(declaration=search.declaration, trials=controls, identity=key_of(identity)), store)
+        self._controls = search.controls_of(search.seeds)
+        study = Study(declaration=search.declaration, trials=self._controls, identity=key_of(identity))
+        super().__init__(study, store)
         self._publishing: Publishing | None = None
         self._slots = 1
         self._deadline = math.inf
@@ -134,9 +135,12 @@ class Campaign(Course):
         for told in self._suggestions.told():
             if told.number in self._done:
                 continue
-            trials = self._search.unfolded(told.number, told.setting)
-            stages = [stage for trial in trials for stage in trial.stages.values()]
             self._done[told.number] = None
+            try:
+                trials = self._search.unfolded(told.number, told.setting)
+            except UserError:
+                continue  # it failed for this
+            stages = [stage for trial in trials for stage in trial.stages.values()]
             if told.measured or not Plan(stages, self._store).ready():
                 found.append((told, trials))
         self._grow([trial for _, trials in found for trial in trials])
@@ -171,9 +175,8 @@ class Campaign(Course):
 
     def _conclude_ended(self) -> None:
         """Tell the search of every open suggestion whose stages, and its controls', have all come to an end."""
-        controls = self._search.controls_of(self._search.seeds) if self._open else ()
         for number, entry in list(self._open.items()):
-            problem, measured = self._measured((*entry.trials, *controls), entry.trials, self._search.seeds)
+            problem, measured = self._measured((*entry.trials, *self._controls), entry.trials, self._search.seeds)
             if problem is None and measured is None:
                 continue
             del self._open[number]
