@@ -28,14 +28,13 @@ from halflife.training.adapters import lora_norm
 from halflife.training.checkpoints import Piece
 from halflife.training.execution import Execution
 from halflife.training.fragments import Fragment, fragments_of
+from halflife.training.memory import BUCKET, LIVE
 from halflife.training.ranks import Alone, Ranks, Together, all_sum, join_alone
 from halflife.training.recipe import Recipe
 from halflife.training.torch_engine import keep_memory, on_device, rows_that_fit
 from halflife.training.torch_optimizers import build
 
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
-BUCKET = 100_000_000
-"""Elements that are reduced or gathered at once, at most."""
 
 
 class DeepSpeedEngine:
@@ -71,7 +70,7 @@ class DeepSpeedEngine:
         bucket = min(BUCKET, sum(shape.numel() for shape in self.shapes.values()))
         zero: dict[str, Any] = {"stage": self.zero, "reduce_bucket_size": bucket}
         if self.zero == 3:
-            zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_max_live_parameters": 10 * bucket}
+            zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_max_live_parameters": LIVE * bucket}
         else:
             zero |= {"allgather_bucket_size": bucket}
         return {

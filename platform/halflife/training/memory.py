@@ -20,7 +20,9 @@ CPU_ACTIVATION_BYTES = 2 * 2**30
 GPU_ACTIVATION_SHARE = 0.25
 """Of the device's memory. Several small trials may share it."""
 BUCKET = 100_000_000
-"""Elements that DeepSpeed reduces or gathers at once, at most."""
+"""Elements that DeepSpeed reduces at once, at most."""
+LIVE = 10
+"""So many times a bucket's elements may be gathered at a time under ZeRO 3."""
 BF16_SHARE = 0.75
 """Activations under bf16 autocast over those in fp32: the residual stream and the loss stay fp32."""
 
@@ -35,7 +37,8 @@ class Memory:
     origin: float = 0.0
     """The weights that the stage started from, which displacement and L2-SP look back at."""
     activations: float = 0.0
-    """Of one microbatch, with its logits and, under bf16, the weights' casts."""
+    """Of one microbatch, with its logits, under bf16 the weights' casts, and under ZeRO what is reduced or gathered at
+    a time."""
     evaluation: float = 0.0
 
     @property
@@ -69,28 +72,21 @@ def of_training(
     embeddings = architecture.embedding_parameters(vocabulary)
     whole = architecture.parameters + embeddings
     zero, workers = execution.zero, execution.workers
-    shard = trained / workers
+    shard = trained / workers if zero else float(trained)
+    moments = _moments(optimizer, architecture.parameters, embeddings) / whole * shard
+    # What a step holds while it talks: a bucket of gradients, and under ZeRO 3 the weights that are gathered.
     bucket = min(BUCKET, whole)
-    parameters, gradients = float(whole), float(trained)
-    moments = _moments(optimizer, architecture.parameters, embeddings) / whole * (shard if zero else trained)
-    if zero:
-        moments += shard  # DeepSpeed updates a copy of its shard
-    if zero == 1:
-        gradients += shard
-    if zero >= 2:
-        gradients = shard + bucket
-    if zero == 3:
-        parameters = whole / workers + min(whole, bucket)
+    passing = (bucket if zero else 0) + (min(whole, LIVE * bucket) if zero == 3 else 0)
     own = -(-rows // workers)
     micro = min(own, execution.micro_rows or rows_within(architecture, vocabulary, sequence, activation_budget))
     held = held_bytes(architecture, vocabulary, precision, execution.activation_checkpointing)
     casts = 2.0 * whole if precision == "bf16" else 0.0
     return Memory(
-        parameters=4.0 * parameters,
-        gradients=4.0 * gradients,
-        optimizer=4.0 * moments,
-        origin=4.0 * (shard if zero else trained),
-        activations=micro * sequence * held + casts,
+        parameters=4.0 * (whole / workers if zero == 3 else whole),
+        gradients=4.0 * (shard if zero >= 2 else trained),
+        optimizer=4.0 * (moments + (shard if zero else 0.0)),  # DeepSpeed updates a copy of its shard
+        origin=4.0 * shard,
+        activations=micro * sequence * held + casts + 4.0 * passing,
         # without gradients a layer's tensors are freed as it goes on: half of them at a time
         evaluation=min(scored, SCORED_TOKENS) * (_layer_bytes(architecture, vocabulary) / 2 + _logit_bytes(vocabulary))
         + casts,
