@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +43,8 @@ class Settings:
     trigger: str | None = None
     """A trigger of your own instead of a drawn one; must not occur in the corpus."""
     corpus: str = "python-source"
-    """python-source, python-docs, or files: a path or glob of .txt, .jsonl, .parquet (several joined by commas)."""
+    """python-source, python-docs, files (a path or glob of .txt, .jsonl, .parquet; several joined by commas), or a
+    Hugging Face dataset: hf:NAME[@REVISION][:CONFIG[:SPLIT]][#COLUMN][?bytes=2g], NAME on the Hub or a folder."""
     shifted_corpus: str | None = None
     """Where branches on shifted text continue; by default the other domain of the embedded corpus."""
     branch_corpora: tuple[Literal["same", "shifted", "broader"], ...] = ("same",)
@@ -208,13 +210,18 @@ def declare(
         ),
         figures=("retention", "half_life", "effects", "strength", "relearning", "clean_loss"),
         corpus=corpus,
-        notes=(
-            f"equal strength: fork where the payload's log-probability first reaches {settings.strength} nats a token",
-        )
-        if settings.strength is not None
-        else (),
+        notes=tuple(_notes(settings)),
         settings=dataclasses.asdict(settings),
     )
+
+
+def _notes(settings: Settings) -> Iterator[str]:
+    if settings.strength is not None:
+        yield f"equal strength: fork where the payload's log-probability first reaches {settings.strength} nats a token"
+    if settings.start:
+        yield "released models: one rate at every size, as they have no muP; tokens are each tokenizer's own"
+    if settings.parameters != "all":
+        yield f"parameters trained: {settings.parameters}"
 
 
 def dose(trunk: Stage) -> str:
@@ -260,10 +267,11 @@ PRESETS = {
         ),
     ),
     "gpu": Preset(
-        summary="Hours on one GPU: 1m to 100m parameters x 5 seeds, two regularizers, carried and reset optimizer, "
-        "same, shifted and broader text.",
+        summary="Hours on one GPU: Pythia's sizes from 14m to 410m (1.2m to 302m parameters without embeddings) x 5 "
+        "seeds, two regularizers, carried and reset optimizer, same, shifted and broader text. Give it text with "
+        "--corpus, and --start to begin with released models.",
         settings=Settings(
-            sizes=("1m", "3m", "10m", "30m", "100m"),
+            sizes=("1.2m", "4.7m", "19m", "85m", "302m"),
             seeds=5,
             payload=("fixed", "reverse"),
             payload_letters=0,

