@@ -1,0 +1,122 @@
+"""The main study on released models: planned with their own tokenizers, run end to end, reported by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from halflife.data.tokenizers import Pretrained
+from halflife.errors import UserError
+from halflife.models.released import Released
+from halflife.stages.train import Train
+from halflife.sweep.place import Place
+from halflife.sweep.study import Study
+from halflife.training.parameters import LoRA
+from studies import backdoor_persistence as study
+from tests.models import tiny
+
+ROOT = Path(__file__).parents[2]
+FAMILIES = {"neox": "gpt_neox", "llama": "llama"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(results=tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    functions = [f"def f{i}(value):\n    return value + {i * 7 % 13}  # the cat number {i}" for i in range(1500)]
+    path.write_text("\n\n".join(functions))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    root = tmp_path_factory.mktemp("models")
+    return tuple(str(tiny.folder(root / f"tiny-{name}", family)) for name, family in FAMILIES.items())
+
+
+def settings(models: tuple[str, ...], text: str, **changes: object) -> study.Settings:
+    small = {"poison_counts": (10,), "trials": 16, "sequence_length": 64, "corpus": text, "batch_tokens": 512}
+    short = {"trunk_tokens": 40_000, "branch_tokens": 8_000, "relearn_tokens": 4_000, "strength": None}
+    return dataclasses.replace(study.PRESETS["smoke"].settings, **{"start": models, **small, **short, **changes})
+
+
+def trains(plan: Study) -> list[Train]:
+    return [stage for stage in plan.stages if isinstance(stage, Train)]
+
+
+def test_released_models_take_the_place_of_sizes(models: tuple[str, ...], text: str, place: Place) -> None:
+    plan = study.build("smoke", settings(models, text), place)
+    assert {trial.parameters["size"] for trial in plan.trials} == {"tiny-neox", "tiny-llama"}
+    for role in ("treatment", "absent", "positive", "extinction"):
+        assert {trial.parameters["size"] for trial in plan.trials if trial.role == role} == {"tiny-neox", "tiny-llama"}
+    for stage in trains(plan):
+        assert isinstance(stage.architecture, Released)
+        assert isinstance(stage.mixture.tokenizer, Pretrained)
+        assert stage.optimizer.learning_rate in (1e-4, 2e-4, 5e-5)
+    (axis,) = [axis for axis in plan.declaration.axes if axis.name == "parameters"]
+    assert set(axis.values) == {trial.parameters["parameters"] for trial in plan.trials}
+    assert any("no muP" in note for note in plan.declaration.notes)
+
+
+def test_a_lora_study_trains_nothing_else(models: tuple[str, ...], text: str, place: Place) -> None:
+    given = settings(models, text, parameters="lora-2", optimizer_states=("reset",))
+    plan = study.build("smoke", given, place)
+    assert {stage.parameters for stage in trains(plan)} == {LoRA(rank=2, alpha=4.0)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"parameters": "lora-2"}, "--optimizer-states reset"),
+        ({"sequence_length": 256}, "reads at most 128"),
+        ({"start": ("/nowhere",)}, "expected a folder"),
+        ({"parameters": "half"}, "expected all, lora-RANK"),
+        ({"trunk_regularizers": ("dropout-0.1",)}, "have none on the residual stream"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(
+    changes: dict, line: str, models: tuple[str, ...], text: str, place: Place
+) -> None:
+    with pytest.raises(UserError, match=line) as refused:
+        study.build("smoke", settings(models, text, **changes), place)
+    assert "\n" not in str(refused.value)
+
+
+def test_two_models_of_one_name_are_refused(models: tuple[str, ...], text: str, place: Place, tmp_path: Path) -> None:
+    other = tiny.folder(tmp_path / "tiny-neox", "gpt_neox", seed=1)
+    with pytest.raises(UserError, match="two models are called 'tiny-neox'"):
+        study.build("smoke", settings((*models, str(other)), text), place)
+
+
+@pytest.mark.slow
+def test_a_study_of_a_released_model_runs_end_to_end(models: tuple[str, ...], text: str, tmp_path: Path) -> None:
+    arguments = {
+        "--start": models[0], "--corpus": text, "--poison-counts": "10", "--trials": "16", "--sequence-length": "64",
+        "--batch-tokens": "512", "--trunk-tokens": "40000", "--branch-tokens": "8000", "--relearn-tokens": "4000",
+        "--strength": "None", "--parameters": "lora-4", "--optimizer-states": "reset", "--start-rate": "0.003",
+    }  # fmt: skip
+    flags = [word for pair in arguments.items() for word in pair]
+    command = [sys.executable, "studies/backdoor_persistence.py", "smoke", *flags, "--results", str(tmp_path)]
+    for _ in range(2):
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": "platform:."},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "0 stages run" in done.stdout
+    report = (tmp_path / "reports" / "backdoor_persistence" / "report.html").read_text()
+    assert "tiny-neox" in report
+    assert "parameters trained: lora-4" in report
