@@ -172,9 +172,11 @@ class Binomial:
 
 
 def _log_loss(rate: Array, count: Array) -> tuple[Array, Array, Array]:
-    """-count ln(rate) with two derivatives, continued by its parabola below EDGE; 0 where count is 0."""
-    at = np.maximum(rate, EDGE)
+    """-count ln(rate) with two derivatives, continued by its parabola below EDGE; 0 where count is 0, and above a rate
+    of 1: where all trials hit, nothing speaks against such a rate, and a logarithm above 0 would reward it."""
+    at = np.clip(rate, EDGE, 1.0)
     below = np.minimum(rate - EDGE, 0.0)
+    count = np.where(rate > 1, 0.0, count)
     first, second = -count / at, count / (at * at)
     return -count * np.log(at) + first * below + 0.5 * second * below * below, first + second * below, second
 

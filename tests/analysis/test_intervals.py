@@ -162,6 +162,14 @@ def test_profiles_of_many_replicates_are_those_of_each():
         assert np.exp([together.low[row], together.high[row]]) == pytest.approx(alone, rel=1e-3)
 
 
+def test_a_run_that_hits_always_at_the_drop_is_not_rewarded_for_a_rate_above_one():
+    hits = [128, 119, 115, 121, 117, 97, 108, 115, 74, 109, 97, 97, 108, 90, 72, 67]
+    made = fit(LAW, Observations(x=STEPS, hits=np.array(hits), trials=np.full(STEPS.size, 128.0)))
+    assert made.parameters["a"] < 1.1
+    assert made.half_life is not None
+    assert made.half_life > 16
+
+
 X = np.log([1e5, 3e5, 1e6, 3e6])
 
 
