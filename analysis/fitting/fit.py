@@ -20,6 +20,8 @@ STARTS = 128
 RIVALS, RIVAL_LOSS, DRAWS, WIDE = 3, 10.0, 3, 3.0
 """A replicate starts from the optima of the fit it replicates that lose less than RIVAL_LOSS in log-likelihood, RIVALS
 at most, and from DRAWS points drawn around the best with WIDE times its standard errors."""
+NEAR = 1e-2
+"""Damping that such starts begin with."""
 COARSE, MANY = 48, 96
 """With at least MANY points and MANY starts, the starts first descend on COARSE of the points, drawn at random."""
 
@@ -90,7 +92,7 @@ def fit_many(
     each = first.shape[-2]
     z = np.broadcast_to(problem.solved(first), (count, each, first.shape[-1])).reshape(count * each, -1)
     rows = np.repeat(np.arange(count), each)
-    found = _minimise(problem, z, rows)
+    found = _minimise(problem, z, rows, damping=1.0 if around is None else NEAR)
     values = np.where(np.isfinite(found.objective), found.objective, np.inf).reshape(count, each)
     best = values.argmin(axis=1)
     at = np.arange(count) * each + best
@@ -144,10 +146,10 @@ def check(law: Law, data: Observations, objective: Objective) -> None:
         )
 
 
-def _minimise(problem: Problem, z: Array, rows: NDArray[np.intp]) -> Minima:
+def _minimise(problem: Problem, z: Array, rows: NDArray[np.intp], damping: float = 1.0) -> Minima:
     return minimise(
-        lambda z, at: problem.evaluate(z, rows[at]), z, problem.low[rows], problem.high[rows]
-    )  # fmt: skip
+        lambda z, at: problem.evaluate(z, rows[at]), z, problem.low[rows], problem.high[rows], damping=damping
+    )
 
 
 def _with_own(theta: Array, objective: Objective, own: float | None = None) -> Array:

@@ -35,11 +35,13 @@ class Minima:
 
 
 def minimise(
-    evaluate: Evaluate, z: Array, low: Array, high: Array, *, tolerance: float = 1e-11, iterations: int = 200
-) -> Minima:
+    evaluate: Evaluate, z: Array, low: Array, high: Array, *, tolerance: float = 1e-11, iterations: int = 200,
+    damping: float = 1.0,
+) -> Minima:  # fmt: skip
     """Minimises from z (B, Q) within low and high (B, Q). Converged problems leave the batch.
 
-    A problem has converged when the step's predicted decrease is below `tolerance` of its objective.
+    A problem has converged when the step's predicted decrease is below `tolerance` of its objective. `damping` is what
+    it starts with: less near the optimum.
     """
     count = z.shape[0]
     z = np.clip(z, low, high)
@@ -47,6 +49,7 @@ def minimise(
     converged = np.zeros(count, dtype=bool)
     rows = np.arange(count)
     now = _State(z, low, high, *evaluate(z, rows))
+    now.damping *= damping
     # A start outside the law's domain has no direction to go.
     now.damping[~np.isfinite(now.f)] = np.inf
     evaluations = count

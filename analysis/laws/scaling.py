@@ -15,7 +15,7 @@ HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556, equation 2 and appendix D.3"
     source=HOFFMANN,
     inputs=("N", "D"),
     parameters=(
-        Parameter(name="E", low=1e-9, high=1e6, log=True, start=(0.37, 2.72), meaning="loss of perfect prediction"),
+        Parameter(name="E", low=0, high=1e6, start=(0.37, 2.72), meaning="loss of perfect prediction"),
         Parameter(name="A", low=1e-9, high=1e130, log=True, start=(1, 7.2e10), meaning="weight of finite size"),
         Parameter(name="B", low=1e-9, high=1e130, log=True, start=(1, 7.2e10), meaning="weight of finite data"),
         Parameter(name="alpha", low=0, high=20, start=(0, 2), meaning="exponent of size"),
@@ -38,7 +38,7 @@ def chinchilla(n, d, e, a, b, alpha, beta):
     source="Gadre et al. 2024, arXiv 2403.08540, equation 4 in N and D: over-training moves the loss, not the exponent",
     inputs=("N", "D"),
     parameters=(
-        Parameter(name="E", low=1e-9, high=1e6, log=True, start=(0.37, 2.72), meaning="loss of perfect prediction"),
+        Parameter(name="E", low=0, high=1e6, start=(0.37, 2.72), meaning="loss of perfect prediction"),
         Parameter(name="a", low=1e-9, high=1e130, log=True, start=(1, 1e5), meaning="weight of finite size"),
         Parameter(name="c", low=1e-9, high=1e130, log=True, start=(1, 1e5), meaning="weight of finite data"),
         Parameter(name="b", low=0, high=20, start=(0, 1), meaning="exponent of both"),

@@ -20,7 +20,7 @@ from tests.benchmarks.figure import Figure
 
 TARGETS = {"bare PyTorch loop": 0.95, "Hugging Face Trainer": 1.05}
 SECONDS_A_TURN = 1.2
-PARTS = {"loading": 8}
+PARTS = {"loading": 8, "fitting": 6}
 """Modules here with `figures(rounds)`, and how many rounds each takes."""
 
 
