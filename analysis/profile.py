@@ -67,7 +67,8 @@ def threshold(problem: Problem, z: Array, objective: Array, level: float = LEVEL
     """How much the objective (R,) may rise at z (R, Q).
 
     Likelihoods of counts: half the chi-square quantile. Half summed squares: F(1, n - p), which is exact for linear
-    laws at any n (Bates and Watts 1988, 6.1). Huber's loss is no likelihood: its rise is scaled by the ratio of the
+    laws at any n (Bates and Watts 1988, 6.1); in likelihood that is n / 2 ln(1 + F / (n - p)), which is taken where a
+    dispersion is fitted beside the law (beta-binomial), for the same reason. Huber's loss is no likelihood: its rise is scaled by the ratio of the
     variance of psi to the mean of its slope (Schrader and Hettmansperger 1980, Biometrika 67, 93).
     """
     free = (problem.low < problem.high).sum(axis=1)
@@ -78,6 +79,8 @@ def threshold(problem: Problem, z: Array, objective: Array, level: float = LEVEL
         return objective * stats.f.ppf(level, 1, left) / left
     if isinstance(problem.objective, Huber):
         return 0.5 * stats.f.ppf(level, 1, left) * _huber_scale(problem, problem.objective.delta, z, left)
+    if problem.objective.own is not None:
+        return points / 2 * np.log1p(stats.f.ppf(level, 1, left) / left)
     return np.full(z.shape[0], 0.5 * stats.chi2.ppf(level, 1))
 
 

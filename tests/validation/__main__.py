@@ -52,7 +52,7 @@ def main(settings: Settings) -> int:
 
 
 def page(cells: list[Cell], replicates: int, seconds: float) -> str:
-    from tests.validation.cells import FALSE_POSITIVES, NOMINAL, OPEN
+    from tests.validation.cells import FALSE_POSITIVES, NOMINAL, NULLS, OPEN
 
     missed = [cell for cell in cells if not cell.holds]
     identified = [cell for cell in cells if cell.identified]
@@ -63,7 +63,7 @@ def page(cells: list[Cell], replicates: int, seconds: float) -> str:
         "# Validation: do the 95 % intervals hold what was planted?",
         "",
         f"`make validate`, {time.strftime('%Y-%m-%d')}, {seconds:.0f} s on one thread of {machine()}, Python "
-        f"{platform.python_version()}. {replicates:,} replicates a cell, seeds fixed.",
+        f"{platform.python_version()}. {replicates:,} replicates a cell, {NULLS * replicates:,} where gamma is 0; seeds fixed.",
         "",
         f"Promised: coverage of {low:.0%} to {high:.0%} for identified quantities, and gamma at 0 called a slope in at "
         f"most {FALSE_POSITIVES:.0%}. Of {len(cells)} cells {len(cells) - len(missed)} hold that; false positives of "
@@ -88,7 +88,22 @@ def page(cells: list[Cell], replicates: int, seconds: float) -> str:
 def _misses(missed: list[Cell]) -> list[str]:
     if not missed:
         return ["No cell misses."]
-    return ["Cells that miss:", "", *(f"- {c.law}, {c.design}, {c.quantity}: {c.coverage:.3f}." for c in missed)]
+    return [
+        "Cells that miss:",
+        "",
+        *(f"- {c.law}, {c.design}, {c.quantity}: {c.coverage:.3f}. {_why(c)}" for c in missed),
+    ]
+
+
+def _why(cell: Cell) -> str:
+    from tests.validation.cells import NOMINAL
+
+    error = (cell.coverage * (1 - cell.coverage) / (cell.replicates * cell.given)) ** 0.5
+    least, most = NOMINAL
+    off = max(least - cell.coverage, cell.coverage - most, 0)
+    if off < 2 * error:
+        return "Within two standard errors of what was promised."
+    return cell.why or "Why is not known."
 
 
 def _row(cell: Cell) -> str:

@@ -17,6 +17,8 @@ from analysis.profile import Quantity, coordinate, log_half_life, profile
 NOMINAL = (0.93, 0.97)
 CI = (0.90, 0.99)
 FALSE_POSITIVES = 0.06
+NULLS = 4
+"""Times as many replicates where false positives are counted: 6 % is close to 5 %."""
 OPEN = 0.05
 """A quantity of which more intervals than this have an open end is not identified by the design."""
 
@@ -39,6 +41,8 @@ class Cell:
     given: float = 1.0
     null: bool = False
     """The truth is 0 and a miss is a false positive."""
+    why: str = ""
+    """Why coverage differs from what was promised, where that is known."""
 
     @property
     def identified(self) -> bool:
@@ -54,7 +58,7 @@ class Cell:
 
 def cell(
     part: str, law: str, design: str, quantity: str, low: Array, high: Array, truth: float,
-    given: NDArray[np.bool_] | None = None, null: bool = False,
+    given: NDArray[np.bool_] | None = None, null: bool = False, why: str = "",
 ) -> Cell:  # fmt: skip
     """From intervals (R,); `given`: which replicates have one."""
     given = np.ones(low.shape, dtype=bool) if given is None else given
@@ -63,7 +67,7 @@ def cell(
         part=part, law=law, design=design, quantity=quantity, replicates=int(given.size),
         coverage=float(((low <= truth) & (truth <= high)).mean()), below=float((high < truth).mean()),
         above=float((low > truth).mean()), open=float((~np.isfinite(low) | ~np.isfinite(high)).mean()),
-        given=float(given.mean()), null=null,
+        given=float(given.mean()), null=null, why=why,
     )  # fmt: skip
 
 
