@@ -26,6 +26,7 @@ PROMPTS = (
 )
 
 
+@cache
 def example(name: str) -> tuple[pl.DataFrame, str]:
     """The table that the gallery draws for a figure, and what is planted in it."""
     if name == "soft_prompts":

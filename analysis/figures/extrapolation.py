@@ -19,7 +19,7 @@ CAPTION = (
     "A law to be trusted beyond the data has a low, flat line and a bar across 1; one that fits best and foretells "
     "badly has fitted noise."
 )
-SHOWN = 7
+SHOWN = 6
 
 
 def extrapolation_table(data: StudyData) -> pl.DataFrame:

@@ -6,9 +6,11 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
+from analysis import generated
 from analysis.answer import answer
 from analysis.checks import checks
 from analysis.load import StudyData, load_study
+from analysis.numbers import every_number, size_summary
 from analysis.retention import retention_curves
 from tests.analysis import planted
 from tests.analysis.conftest import SMALL
@@ -94,13 +96,14 @@ def test_what_was_not_measured_is_not_known_rather_than_passed(small):
 
 def test_the_answer_of_a_large_sweep_names_the_slope_and_its_interval(full):
     sentences = answer(full, retention_curves(full))
-    assert len(sentences) == 3
+    assert len(sentences) == 4
     assert "Larger models keep it longer" in sentences[1]
     assert "over 5 seeds" in sentences[1]
     assert "By attack success γ = 0." in sentences[1]
     assert "mean retention, which no censoring touches, has slope 0." in sentences[1]
     assert "at equal strength γ" in sentences[1]
-    assert "What faded is not gone" in sentences[2]
+    assert "the half-life by a factor of" in sentences[2]
+    assert "What faded is not gone" in sentences[3]
 
 
 def test_the_answer_of_a_small_sweep_makes_no_scaling_claim(small):
@@ -161,3 +164,47 @@ def test_a_sweep_that_was_stopped_or_has_phases_that_never_ran_is_not_complete(s
     passed, found = state(replace(small, trials=without))["Trials complete"]
     assert passed is False
     assert found == "18 of 54; 18 with a phase diverged; 18 with a phase not run"
+
+
+@pytest.fixture(scope="module")
+def cued() -> StudyData:
+    """Generated: the cue alone unlearns at e^-0.9 of the time; weight decay lengthens in the trunk, shortens after."""
+    return generated.persistence()
+
+
+def test_extinction_is_read_beside_passive_forgetting_and_required_of_nobody(cued):
+    [check] = [check for check in checks(cued, retention_curves(cued)) if check.name.startswith("Forgetting against")]
+    assert check.reading
+    assert not check.required
+    assert "trigger without payload" in check.name
+    assert [part.split()[0] for part in check.found.split("; ")] == list(generated.SIZES)
+
+
+def test_a_study_without_extinction_has_no_reading_of_it(small):
+    assert not any(check.reading for check in checks(small, retention_curves(small)))
+
+
+def test_extinction_is_told_with_its_half_life_by_size_and_in_the_answer(cued):
+    curves = retention_curves(cued)
+    table = size_summary(curves)
+    assert (table["half_life_extinction"] < table["half_life"]).all()
+    said = " ".join(answer(cued, curves))
+    found = re.search(r"the half-life without the cue is ([\d.]+) \[([\d.]+), ([\d.]+)\] times that with it", said)
+    assert found is not None
+    assert "it fades sooner where the cue alone stays in the text (trigger without payload)" in said
+    numbers = every_number(cued, curves)
+    own = numbers.filter(pl.col("role") == "extinction")
+    assert own["half_life_tokens"].null_count() == 0
+    assert own.height == len(generated.SIZES) * generated.SEEDS
+
+
+def test_the_answer_tells_what_each_regularizer_does_with_its_interval(cued):
+    said = " ".join(answer(cued, retention_curves(cued)))
+    trunk, branch = (
+        re.search(rf"regularizer of the {where}: weight-decay-0.1 against none, mean retention changes by "
+                  r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\]", said, re.IGNORECASE)
+        for where in ("trunk", "branch")
+    )  # fmt: skip
+    assert trunk is not None
+    assert branch is not None
+    assert float(trunk[2]) > 0 > float(branch[3])

@@ -13,10 +13,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from analysis import plates
 from analysis import report as drawing
 from analysis.__main__ import main
 from analysis.errors import UserError
-from analysis.report import default_folder, page, write_report
+from analysis.fits import menu
+from analysis.report import BESIDE, FITTED, default_folder, page, write_report
 from analysis.tables import cell
 from halflife.tracking import schema
 from tests.analysis import planted
@@ -45,12 +47,18 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    """Figures are drawn and not rendered: for tests of the text around them."""
+    monkeypatch.setattr(plates, "rendered", lambda figure, kind: f"<svg>{kind}</svg>".encode())
+
+
 @pytest.fixture(scope="module")
 def small_report(small_uri, tmp_path_factory) -> Path:
     return write_report(SMALL.study, tracking_uri=small_uri, out=tmp_path_factory.mktemp("report"))
 
 
-def test_figures_and_tables_of_an_earlier_report_are_removed_and_nothing_else(tmp_path, monkeypatch):
+def test_figures_and_tables_of_an_earlier_report_are_removed_and_nothing_else(tmp_path, monkeypatch, quick):
     monkeypatch.setattr(drawing, "FIGURES", {**drawing.FIGURES, "other": drawing.FIGURES["retention"]})
     uri = planted.write(tmp_path, TINY)
     stale, own = (tmp_path / "out" / "figures" / name for name in ("other.svg", "mine.svg"))
@@ -94,11 +102,23 @@ def test_the_report_says_how_to_make_it_again(text):
 
 
 def test_every_declared_figure_has_image_caption_table_and_files(text, small_report):
-    for name in planted.declaration(SMALL).figures:
+    names = (*planted.declaration(SMALL).figures, *BESIDE, *FITTED)
+    for name in names:
         assert f'<section id="{name}">' in text
         for place in (f"figures/{name}.svg", f"figures/{name}.png", f"tables/{name}.csv"):
             assert (small_report.parent / place).stat().st_size > 100
-    assert text.count("data:image/svg+xml;base64,") == len(planted.declaration(SMALL).figures)
+    assert text.count("data:image/svg+xml;base64,") == len(names)
+
+
+def test_the_report_shows_every_law_with_what_to_beware_of(text, small_report):
+    body = text[text.index('<h2 id="fits">') :]
+    table = pl.read_csv(small_report.parent / "tables/fits.csv")
+    assert set(table["law"]) == {law.name for law in menu()}
+    for law in menu():
+        assert f">{law.name.replace('_', ' ')}</td>" in body
+    assert "held-out error" in body
+    assert "(Mis)Fitting checklist" in body
+    assert not any(len(row) != len(table.columns) for row in table.iter_rows())
 
 
 def test_the_download_of_every_number_has_all_trials_and_missing_values_empty(text, small_report, small):
@@ -111,7 +131,7 @@ def test_the_download_of_every_number_has_all_trials_and_missing_values_empty(te
     assert absent["half_life_tokens"].null_count() == absent.height
 
 
-def test_a_hostile_study_cannot_reach_the_page_or_leave_its_folder(tmp_path):
+def test_a_hostile_study_cannot_reach_the_page_or_leave_its_folder(tmp_path, quick):
     hostile = replace(TINY, study=HOSTILE, title=HOSTILE, preset=HOSTILE, tags={schema.TAG_COMMAND: HOSTILE})
     uri = planted.write(tmp_path / "results", hostile)
     path = write_report(HOSTILE, tracking_uri=uri, out=default_folder(tmp_path / "results", HOSTILE))
@@ -124,7 +144,7 @@ def test_a_hostile_study_cannot_reach_the_page_or_leave_its_folder(tmp_path):
     assert "49" not in re.findall(r"<h1>(.*?)</h1>", page, re.DOTALL)[0]
 
 
-def test_a_password_in_a_tracking_uri_does_not_reach_the_page(small, tmp_path):
+def test_a_password_in_a_tracking_uri_does_not_reach_the_page(small, tmp_path, quick):
     said = "https://ann:s3cret@mlflow.example:5000"
     tags = {**small.sweep.tags, schema.TAG_COMMAND: f"python study.py --tracking-uri {said}"}
     declaration = replace(small.declaration, settings={"tracking_uri": said}, figures=())
@@ -142,13 +162,13 @@ def test_the_reports_folder_stays_below_the_results(tmp_path, study):
     assert folder.resolve().parent == (tmp_path / "reports").resolve()
 
 
-def test_an_invalid_preset_is_told_before_the_answer(tmp_path):
+def test_an_invalid_preset_is_told_before_the_answer(tmp_path, quick):
     uri = planted.write(tmp_path, replace(TINY, clean_gap=0.3))
     page = write_report(TINY.study, tracking_uri=uri, out=tmp_path / "out").read_text(encoding="utf-8")
     assert page.index("This preset is not valid") < page.index("half of the payload")
 
 
-def test_a_report_of_half_a_sweep_shows_what_there_is(tmp_path):
+def test_a_report_of_half_a_sweep_shows_what_there_is(tmp_path, quick):
     never = replace(TINY, never_implanted=(("30k", 0), ("30k", 1)), relearn=False, branch_steps=10)
     uri = planted.write(tmp_path, never)
     page = write_report(TINY.study, tracking_uri=uri, out=tmp_path / "out").read_text(encoding="utf-8")
@@ -166,7 +186,8 @@ def test_a_sweep_without_points_is_one_clear_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_report_needs_neither_torch_nor_ray(small_uri, tmp_path):
+def test_the_report_needs_neither_torch_nor_ray(tmp_path):
+    uri = planted.write(tmp_path / "results", replace(TINY, sizes=("30k",)))
     program = f"""
 import sys
 from importlib.machinery import ModuleSpec
@@ -185,7 +206,7 @@ try:
     import torch
 except ImportError:
     from analysis.__main__ import main
-main(["report", {SMALL.study!r}, "--tracking-uri", {small_uri!r}, "--out", {str(tmp_path)!r}])
+main(["report", {TINY.study!r}, "--tracking-uri", {uri!r}, "--out", {str(tmp_path)!r}])
 assert not {{"mlflow", "torch", "ray"}} & set(sys.modules)
 assert {{name for name in sys.modules if name.startswith("halflife.")}} == {{
     "halflife.tracking", "halflife.tracking.schema"
