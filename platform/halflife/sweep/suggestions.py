@@ -76,8 +76,12 @@ class Suggestions:
         """Open the study, or make it."""
         search = self._search
         with self._alone:
-            _drop_cut_line(self.path)
             lock = JournalFileSymlinkLock(str(self.path), grace_period=_GRACE_SECONDS)
+            lock.acquire()  # optuna-dashboard may be writing
+            try:
+                _drop_cut_line(self.path)
+            finally:
+                lock.release()
             self._storage = JournalStorage(JournalFileBackend(str(self.path), lock_obj=lock))
             make: Any = optuna.create_study
             how: dict[str, Any] = {"directions": search.directions}
