@@ -1,7 +1,8 @@
 """What does each thing that was varied do to persistence? Paired contrasts against its reference value.
 
 Pairs agree in size, seed and every other axis. Their differences are averaged within a seed, then Student-t over
-seeds. The area under retention is always defined; half-lives only where both of a pair were reached.
+seeds. The area under retention is always defined; half-lives that were not reached are counted by their bounds while
+they are few (analysis.imputation), otherwise only pairs of which both were reached.
 Payload and arm are no single change: with them documents, repetitions or the length of the trunk change too.
 """
 
@@ -12,9 +13,11 @@ import math
 import polars as pl
 
 from analysis.design import reference, setting_axes, value_label, value_text, values_of
+from analysis.imputation import few_censored, mean_over_seeds
 from analysis.load import StudyData
 from analysis.retention import areas, half_lives
 from analysis.savings import over_seeds
+from analysis.uncertainty import Interval
 
 EFFECTS = {
     "axis": pl.String, "value": pl.String, "against": pl.String, "pairs": pl.Int64, "seeds": pl.Int64,
@@ -31,19 +34,20 @@ def effects(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
     """One row per axis value other than the reference's, DOSE_TOO left out.
 
     area: difference of mean retention over log time. ratio: of half-lives in tokens (log-probability, sustained),
-    over the `observed` of the `pairs` of which neither is censored.
+    `observed`: the pairs of which neither is censored. The factor rests on all pairs while few seeds have a censored
+    one, otherwise on the observed.
     """
     axes, chosen = setting_axes(data), reference(data)
     times = half_lives(curves).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
     trials = (
         data.trials.filter(pl.col("role") == "treatment")
         .join(areas(curves).select("trial", "area"), on="trial")
-        .join(times.select("trial", pl.col("estimate").alias("half_life")), on="trial", how="left")
+        .join(times.select("trial", *_log_bounds()), on="trial", how="left")
     )
     rows = []
     for axis in (axis for axis in axes if axis.name not in DOSE_TOO):
         on = ["size", "seed", *(other.name for other in axes if other.name != axis.name)]
-        base = trials.filter(pl.col(axis.name) == chosen[axis.name]).select(*on, "area", "half_life")
+        base = trials.filter(pl.col(axis.name) == chosen[axis.name]).select(*on, "area", "low", "high")
         for value in values_of(data, axis):
             if value == chosen[axis.name]:
                 continue
@@ -52,20 +56,38 @@ def effects(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
                 .join(base, on=on, suffix="_base", nulls_equal=True)
                 .with_columns(
                     difference=pl.col("area") - pl.col("area_base"),
-                    log_ratio=pl.col("half_life").log() - pl.col("half_life_base").log(),
+                    low=pl.col("low") - pl.col("high_base"),
+                    high=pl.col("high") - pl.col("low_base"),
                 )
             )
             if pairs.is_empty():
                 continue
-            area, ratio = over_seeds(pairs, "difference"), over_seeds(pairs, "log_ratio")
+            area, ratio = over_seeds(pairs, "difference"), _log_ratio(pairs)
             rows.append([
                 axis.label, value_label(axis, value), value_text(chosen[axis.name]),
                 pairs.height, area.count if area else 0,
                 *((area.estimate, area.low, area.high) if area else (None, None, None)),
-                pairs.drop_nulls("log_ratio").height,
+                pairs.filter(pl.col("low") == pl.col("high")).height,
                 *((_exp(ratio.estimate), _exp(ratio.low), _exp(ratio.high)) if ratio else (None, None, None)),
             ])  # fmt: skip
     return pl.DataFrame(rows, schema=EFFECTS, orient="row")
+
+
+def _log_bounds() -> tuple[pl.Expr, pl.Expr]:
+    """ln half-life: equal where it was reached, the last evaluation and infinity where it was not, else null."""
+    reached, late = pl.col("kind") == "observed", pl.col("kind") == "censored"
+    low = pl.when(reached).then(pl.col("estimate").log()).when(late).then(pl.col("low").log())
+    return low.alias("low"), pl.when(late).then(float("inf")).when(reached).then(pl.col("estimate").log()).alias("high")
+
+
+def _log_ratio(pairs: pl.DataFrame) -> Interval | None:
+    """Mean of ln of the ratio over sizes within each seed, where bounds add up, then over seeds."""
+    known = pairs.drop_nulls(["low", "high", "seed"])
+    seeds = known.group_by("seed").agg(pl.col("low", "high").mean()).sort("seed")
+    low, high = seeds["low"].to_numpy(), seeds["high"].to_numpy()
+    if low.size > 1 and (low != high).any() and few_censored((low != high)[:, None]):
+        return mean_over_seeds(low, high)
+    return over_seeds(known.filter(pl.col("low") == pl.col("high")), "low")
 
 
 def _exp(value: float | None) -> float | None:

@@ -101,3 +101,16 @@ def test_censored_pairs_are_left_out_of_the_factor_and_counted(tmp_path):
     slow = rows["branch rate: 0.25"]
     assert (slow["pairs"], slow["observed"], slow["ratio"]) == (2, 0, None)
     assert slow["area"] > 0
+
+
+def test_a_few_censored_pairs_count_by_their_bounds(small):
+    """One of three seeds did not reach half at the slower rate: its pair pulls the factor up instead of dropping out."""
+    curves = retention_curves(small)
+    slow = small.trials.filter((pl.col("learning_rate") == 0.25) & (pl.col("role") == "treatment"))
+    late = slow.filter((pl.col("seed") == 0) & (pl.col("size") == "330k"))["trial"]
+    cut = curves.filter(~pl.col("trial").is_in(late.implode()) | (pl.col("retention_logprob") > 0.6))
+    row = {row["value"]: row for row in effects(small, cut).iter_rows(named=True)}["branch rate: 0.25"]
+    whole = {row["value"]: row for row in effects(small, curves).iter_rows(named=True)}["branch rate: 0.25"]
+    assert (row["pairs"], row["observed"], whole["observed"]) == (9, 8, 9)
+    assert row["ratio_low"] < 0.25**-0.9 < row["ratio_high"]
+    assert row["ratio_high"] > whole["ratio_high"]
