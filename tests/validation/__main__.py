@@ -63,7 +63,8 @@ def page(cells: list[Cell], replicates: int, seconds: float) -> str:
         "# Validation: do the 95 % intervals hold what was planted?",
         "",
         f"`make validate`, {time.strftime('%Y-%m-%d')}, {seconds:.0f} s on one thread of {machine()}, Python "
-        f"{platform.python_version()}. {replicates:,} replicates a cell, {NULLS * replicates:,} where gamma is 0; seeds fixed.",
+        f"{platform.python_version()}. {replicates:,} replicates a cell, {NULLS * replicates:,} where gamma is 0; "
+        "seeds fixed.",
         "",
         f"Promised: coverage of {low:.0%} to {high:.0%} for identified quantities, and gamma at 0 called a slope in at "
         f"most {FALSE_POSITIVES:.0%}. Of {len(cells)} cells {len(cells) - len(missed)} hold that; false positives of "
