@@ -92,8 +92,8 @@ class Suggestions:
             if not self._trials():
                 with _experimental():
                     self._study.set_metric_names([objective.name for objective in search.declaration.objectives])
-                for parameters in search.first:
-                    self._study.enqueue_trial(parameters)
+            for parameters in search.first[len(self._trials()) :]:  # the rest, if a driver was killed at this
+                self._study.enqueue_trial(parameters)
 
     def take_over(self) -> bool:
         """Put back what drivers before us, or beside us, have under way, so that it is asked for again.
