@@ -15,8 +15,9 @@ from analysis.plates import draw_plate, new_folders, pages
 
 _persistence, _overlap, _search = cache(generated.persistence), cache(generated.overlap), cache(generated.search)
 SWEEP = (
-    f"A generated sweep: half-life ∝ N^{generated.GAMMA:g}, floor rising with size (φ = {generated.PHI:g}), weight "
-    "decay in the trunk lengthens and in the branch shortens, the cue alone unlearns; see analysis/generated.py."
+    f"A generated sweep: time constant ∝ N^{generated.GAMMA:g} and floor rising with size (φ = {generated.PHI:g}), so "
+    "that half-lives, which the floor lengthens, rise a little faster; weight decay in the trunk lengthens and in the "
+    "branch shortens, the cue alone unlearns; see analysis/generated.py."
 )
 OVERLAP = "A generated sweep in which half-life peaks at an overlap of 0.6."
 SEARCH = "A generated search: a low rate lasts longer and learns less; what chose the best settings is noise in part."

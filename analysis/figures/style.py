@@ -20,6 +20,8 @@ from analysis.words import short
 
 WIDTH = 7.0
 """Inches: a paper's text width."""
+DPI = 200
+"""Of PNGs and of the layout: with fewer dots, letters snap to them and texts measure a tenth too short."""
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d0d7de"
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)))
@@ -52,7 +54,7 @@ def styled() -> Iterator[None]:
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def colours(count: int, palette: str = "viridis") -> list[Any]:
@@ -189,7 +191,7 @@ def despine(figure: Figure) -> None:
 
 
 def rendered(figure: Figure, kind: str) -> bytes:
-    """The figure as "svg" or "png" (200 dots an inch); without dates, so the same figure is the same file.
+    """The figure as "svg" or "png" (DPI dots an inch); without dates, so the same figure is the same file.
 
     The layout is made once: it takes longer than the drawing.
     """
@@ -198,5 +200,5 @@ def rendered(figure: Figure, kind: str) -> bytes:
         if figure.get_layout_engine() is not None:
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
-        figure.savefig(buffer, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(buffer, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
