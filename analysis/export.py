@@ -6,6 +6,7 @@ The folder can be read again like a store: `load_study` takes it in place of one
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -14,20 +15,25 @@ import polars as pl
 
 from analysis.dictionary import meaning
 from analysis.errors import UserError
-from analysis.floors import floors
+from analysis.floors import floor_summary, floors
 from analysis.load import StudyData
 from analysis.retention import areas, half_lives, outcomes_curves, retention_curves
-from analysis.savings import THRESHOLDS, log_savings, relearning_times
+from analysis.savings import THRESHOLDS, log_savings, relearning_times, savings_summary
+from analysis.survival import EFFECTS, study_time_ratios, survival_table
 from halflife.tracking import schema
+from halflife.tracking.schema import Outcome
 
 Format = Literal["csv", "parquet"]
+log = logging.getLogger("analysis")
 
 
 def tables(data: StudyData) -> dict[str, pl.DataFrame]:
     """Every tidy frame of a study by name, of all its outcomes."""
     outcomes = data.declaration.outcomes
     curves = outcomes_curves(data)
-    times = pl.concat([relearning_times(data, outcome) for outcome in outcomes])
+    found = floors(curves)
+    relearning = [relearning_times(data, outcome) for outcome in outcomes]
+    times = pl.concat(relearning)
     savings = [log_savings(times, threshold) for threshold in THRESHOLDS]
     return {
         "trials": data.trials,
@@ -35,10 +41,29 @@ def tables(data: StudyData) -> dict[str, pl.DataFrame]:
         "curves": curves,
         "half_lives": half_lives(curves),
         "areas": pl.concat([areas(retention_curves(data, outcome)) for outcome in outcomes]),
-        "floors": floors(curves),
+        "floors": found,
+        "floors_over_seeds": floor_summary(found),
+        "survival": pl.concat([_of(outcome, survival_table(data, "size", outcome)) for outcome in outcomes]),
+        "time_ratios": pl.concat([_of(outcome, _time_ratios(data, outcome)) for outcome in outcomes]),
         "relearning": times,
         "savings": pl.concat(savings),
+        "savings_over_seeds": pl.concat(
+            [_of(outcome, savings_summary(own)) for outcome, own in zip(outcomes, relearning, strict=True)]
+        ),
     }
+
+
+def _of(outcome: Outcome, frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.select(pl.lit(outcome.name).alias("outcome"), pl.all())
+
+
+def _time_ratios(data: StudyData, outcome: Outcome) -> pl.DataFrame:
+    """Without rows where too few half-lives were seen to tell, or nothing varies."""
+    try:
+        return study_time_ratios(data, outcome).effects
+    except UserError as error:
+        log.warning("time_ratios has no rows of %s: %s", outcome.name, error)
+        return pl.DataFrame(schema=EFFECTS)
 
 
 def write_tables(data: StudyData, out: Path, format: Format = "csv") -> list[Path]:

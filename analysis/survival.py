@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from analysis.censoring import AT_START, CENSORED, bounds
 from analysis.design import reference, setting_axes, values_of
@@ -141,7 +141,9 @@ def time_ratios(times: pl.DataFrame, covariates: Sequence[Covariate], cluster: s
     fitted = _weibull(x, ends / unit)
     estimate, errors = _coefficients(fitted, x.shape[1])
     z = float(stats.norm.ppf(0.5 + LEVEL / 2))
-    clusters, spread, notes = _jackknife(x, ends / unit, used[cluster].to_numpy(), len(names))
+    intercept, log_shape = (float(fitted.params_[name]["Intercept"]) for name in ("lambda_", "rho_"))
+    whole = np.array([*estimate, intercept, log_shape])
+    clusters, spread, notes = _jackknife(x, ends / unit, used[cluster].to_numpy(), whole)
     reach = np.full(len(names), np.nan)
     if spread is not None:
         reach = spread * stats.t.ppf(0.5 + LEVEL / 2, clusters - 1)
@@ -152,8 +154,7 @@ def time_ratios(times: pl.DataFrame, covariates: Sequence[Covariate], cluster: s
         ],
         schema=EFFECTS, orient="row",
     ).fill_nan(None)  # fmt: skip
-    intercept = float(fitted.params_["lambda_"]["Intercept"])
-    shape = math.exp(float(fitted.params_["rho_"]["Intercept"]))
+    shape = math.exp(log_shape)
     return TimeRatios(
         effects=effects, median=unit * math.exp(intercept) * math.log(2) ** (1 / shape), shape=shape,
         log_likelihood=float(fitted.log_likelihood_), runs=used.height, censored=used.filter(CENSORED).height,
@@ -164,8 +165,20 @@ def time_ratios(times: pl.DataFrame, covariates: Sequence[Covariate], cluster: s
 def study_time_ratios(
     data: StudyData, outcome: Outcome | None = None, criterion: str = "logprob", clock: str = "tokens"
 ) -> TimeRatios:
-    """`time_ratios` over size (its coefficient is the exponent of N) and every axis that differs between treatments."""
-    times, chosen = _times(data, outcome, criterion, clock), reference(data)
+    """`time_ratios` over size (its coefficient is the exponent of N) and every axis that differs between treatments.
+
+    Computed once per `data`, outcome, criterion and clock.
+    """
+    outcome = outcome or data.declaration.outcomes[0]
+    key = f"time_ratios/{outcome.name}/{criterion}/{clock}"
+    if key not in data.derived:
+        times = _times(data, outcome, criterion, clock)
+        data.derived[key] = time_ratios(times, _covariates(data, times))
+    return data.derived[key]
+
+
+def _covariates(data: StudyData, times: pl.DataFrame) -> list[Covariate]:
+    chosen = reference(data)
     covariates = [Covariate(name="parameters", scale="log")] if times["parameters"].n_unique() > 1 else []
     for axis in setting_axes(data):
         numbers = all(isinstance(value, (int, float)) and value > 0 for value in values_of(data, axis))
@@ -176,7 +189,7 @@ def study_time_ratios(
         raise UserError(
             f"nothing varies between the treatments of {data.declaration.study!r}: expected sizes or an axis"
         )
-    return time_ratios(times, covariates)
+    return covariates
 
 
 def _design(frame: pl.DataFrame, covariates: Sequence[Covariate]) -> tuple[list[tuple[str, str | None]], NDArray[Any]]:
@@ -219,28 +232,44 @@ def _coefficients(fitted: Any, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _jackknife(
-    x: NDArray[Any], ends: NDArray[Any], cluster: NDArray[Any], count: int
+    x: NDArray[Any], ends: NDArray[Any], cluster: NDArray[Any], whole: NDArray[Any]
 ) -> tuple[int, NDArray[Any] | None, tuple[str, ...]]:
-    """Clusters, standard errors of the coefficients from leaving out one at a time, and why there are none."""
-    from lifelines.exceptions import ConvergenceError
+    """Clusters, standard errors of the coefficients from leaving out one at a time, and why there are none.
 
+    `whole`: the fit to all runs (coefficients, intercept, ln shape), where each fit without a cluster begins; these
+    maximise the same likelihood as lifelines', a hundred times faster than its fits.
+    """
     groups = np.unique(cluster)
     if groups.size < LEAST_CLUSTERS:
         return groups.size, None, (f"{groups.size} seeds: no interval over seeds below {LEAST_CLUSTERS}",)
-    found = []
+    columns, found = np.column_stack([x, np.ones(len(x))]), []
+    with np.errstate(divide="ignore"):  # a time before the first evaluation is bounded by 0
+        ends = np.log(ends)
     for group in groups:
         kept = cluster != group
-        if np.linalg.matrix_rank(np.column_stack([np.ones(kept.sum()), x[kept]])) <= count:
+        if np.linalg.matrix_rank(columns[kept]) < columns.shape[1]:
             return (
                 groups.size,
                 None,
                 (f"without seed {group} the effects cannot be told apart: no interval over seeds",),
             )
-        try:
-            found.append(_coefficients(_weibull(x[kept], ends[kept]), count)[0])
-        except ConvergenceError:
+        fitted = optimize.minimize(_loss, whole, args=(columns[kept], ends[kept]), jac=True, method="BFGS")
+        if np.abs(fitted.jac).max() > 1e-3:
             return groups.size, None, (f"without seed {group} the fit does not converge: no interval over seeds",)
+        found.append(fitted.x[: x.shape[1]])
     values = np.array(found)
     variance = (groups.size - 1) / groups.size * ((values - values.mean(axis=0)) ** 2).sum(axis=0)
     return groups.size, np.sqrt(variance), ()
 
+
+def _loss(theta: NDArray[Any], x: NDArray[Any], ends: NDArray[Any]) -> tuple[float, NDArray[Any]]:
+    """Minus the log-likelihood of `time_ratios`, and its gradient, in (coefficients, intercept, ln shape); x (n, p + 1)
+    ends in the intercept's column, `ends` (n, 2) are ln of the bounds. S(t) = exp(-exp(z)), z = shape (ln t - x b)."""
+    shape = np.exp(theta[-1])
+    z = np.clip(shape * (ends - (x @ theta[:-1])[:, None]), -500, 6)  # S(t) is 1, and 0, beyond
+    survival = np.where(np.isposinf(ends), 0.0, np.exp(-np.exp(z)))
+    slope = np.where(np.isfinite(ends), survival * np.exp(z), 0.0)  # -dS/dz
+    share = np.maximum(survival[:, 0] - survival[:, 1], 1e-300)
+    by_location = shape * (slope[:, 0] - slope[:, 1]) / share
+    by_shape = (slope[:, 1] * z[:, 1] - slope[:, 0] * z[:, 0]) / share
+    return -float(np.log(share).sum()), -np.append(by_location @ x, by_shape.sum())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 import time
 from dataclasses import replace
 
@@ -159,6 +160,22 @@ def test_a_folder_that_cannot_be_written_costs_only_the_cache(sweep, tmp_path, c
     (tmp_path / "cache").write_text("in the way")
     assert rows(uri) == BEFORE
     assert "is not kept" in caplog.text
+
+
+def test_a_store_that_is_just_being_written_is_waited_for(sweep):
+    uri, _ = sweep
+    writer = sqlite3.connect(uri.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN EXCLUSIVE")
+    done = threading.Timer(0.5, lambda: writer.execute("COMMIT"))
+    done.start()
+    assert rows(uri) == BEFORE
+    writer.execute("BEGIN EXCLUSIVE")  # now while only what changed is looked for
+    writer.execute(ADD, (1.5, 30, "a", 7))
+    done = threading.Timer(0.5, lambda: writer.execute("COMMIT"))
+    done.start()
+    assert ("a", 7, 1.5) in rows(uri)
+    done.join()
+    writer.close()
 
 
 def test_points_of_a_real_size_come_back_alike_and_soon(tmp_path):

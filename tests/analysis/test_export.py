@@ -46,7 +46,7 @@ def test_every_outcome_is_exported(small):
     assert set(found["curves"]["outcome"]) == {"attack", "near"}
     assert set(found["areas"]["outcome"]) == {"attack", "near"}
     first = found["half_lives"].filter(pl.col("outcome") == "attack")
-    assert_frame_equal(first, tables(small)["half_lives"])
+    assert_frame_equal(first, half_lives(retention_curves(small)))
 
 
 def test_missing_values_are_empty_and_never_zero(rough, tmp_path):

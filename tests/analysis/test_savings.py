@@ -57,6 +57,13 @@ def test_a_pair_that_is_not_relearned_is_censored_and_gives_no_saving(small):
         savings.filter(pl.col("pair") == "new-new")["saving"].null_count()
         == savings.filter(pl.col("pair") == "new-new").height
     )
+    bound = savings.filter(pl.col("pair") == "new-new")
+    assert set(bound["saving_kind"]) == {"at least"}
+    reached = times.filter(
+        (pl.col("pair") == "new-new") & (pl.col("role") == "treatment") & (pl.col("threshold") == 0.5)
+    )
+    expected = (8 * planted.STEP / reached["estimate"]).log()
+    assert bound["saving_bound"].to_list() == pytest.approx(expected.to_list())
     assert interactions(savings).is_empty()
     summary = savings_summary(times).filter(pl.col("threshold") == 0.5)
     assert summary.row(by_predicate=pl.col("pair") == "own", named=True)["ratio"] is None
