@@ -169,15 +169,21 @@ def _profiled(fit: Fit, level: float) -> Intervals:
         low, high = _shown(ends[i].low[0], log), _shown(ends[i].high[0], log)
         if low is None and not log and fit.law.parameters[i].low == 0:
             low = 0.0
-        found[name] = Interval(estimate=float(fit.theta[i]), low=low, high=high, count=1)
+        found[name] = _around(float(fit.theta[i]), low, high)
     shown = None
     if half is not None:
         last = float(fit.observations.x[:, 0].max())
         shown = HalfLife(estimate=None, low=None, high=None, censored=True)
         if reached:
-            low, high = _shown(ends[-1].low[0], True), _shown(ends[-1].high[0], True)
-            shown = HalfLife(estimate=half, low=low, high=high, censored=half > last)
+            around = _around(half, _shown(ends[-1].low[0], True), _shown(ends[-1].high[0], True))
+            shown = HalfLife(estimate=half, low=around.low, high=around.high, censored=half > last)
     return Intervals(parameters=found, half_life=shown, method="profile likelihood")
+
+
+def _around(estimate: float, low: float | None, high: float | None) -> Interval:
+    """Ends that went through a logarithm must not pass the estimate by rounding."""
+    low, high = None if low is None else min(low, estimate), None if high is None else max(high, estimate)
+    return Interval(estimate=estimate, low=low, high=high, count=1)
 
 
 def _shown(value: float, log: bool) -> float | None:

@@ -27,6 +27,8 @@ STIFF = 400.0
 of its target, and the problem stays well conditioned."""
 STIFFEST = 5e6
 STEPS, EXACT = 20, 1e-3
+NOISELESS = 1e-9
+"""Rise of the objective below which data hold no noise to speak of and ends are those of the parabola."""
 REACH = 64.0
 """Standard errors beyond which an end that was not found is open."""
 
@@ -67,9 +69,9 @@ def threshold(problem: Problem, z: Array, objective: Array, level: float = LEVEL
     """How much the objective (R,) may rise at z (R, Q).
 
     Likelihoods of counts: half the chi-square quantile. Half summed squares: F(1, n - p), which is exact for linear
-    laws at any n (Bates and Watts 1988, 6.1); in likelihood that is n / 2 ln(1 + F / (n - p)), which is taken where a
-    dispersion is fitted beside the law (beta-binomial), for the same reason. Huber's loss is no likelihood: its rise is scaled by the ratio of the
-    variance of psi to the mean of its slope (Schrader and Hettmansperger 1980, Biometrika 67, 93).
+    laws at any n (Bates and Watts 1988, 6.1). In likelihood that is n / 2 ln(1 + F / (n - p)), which is also taken where
+    a dispersion is fitted beside the law (beta-binomial). Huber's loss is no likelihood: its rise is scaled by the
+    ratio of the variance of psi to the mean of its slope (Schrader and Hettmansperger 1980, Biometrika 67, 93).
     """
     free = (problem.low < problem.high).sum(axis=1)
     weights = problem.arrays.get("weights")
@@ -183,8 +185,9 @@ class _Search:
         outer, outer_root = np.full(count, np.inf), np.full(count, np.inf)
         z = self.z.copy()
         distance = self.error * self.root * np.sqrt(2.0)
-        open_ = np.isfinite(self.centre) & (self.root > 0)
-        end = np.full(count, np.inf)
+        exact = self.root**2 < NOISELESS  # the search could not tell the rise from rounding
+        open_ = np.isfinite(self.centre) & ~exact
+        end = np.where(exact, distance, np.inf)
         for _ in range(STEPS):
             at = np.flatnonzero(open_)
             if not at.size:

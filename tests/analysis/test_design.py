@@ -104,7 +104,7 @@ def test_censored_pairs_are_left_out_of_the_factor_and_counted(tmp_path):
 
 
 def test_a_few_censored_pairs_count_by_their_bounds(small):
-    """One of three seeds did not reach half at the slower rate: its pair pulls the factor up instead of dropping out."""
+    """One of three seeds did not reach half at the slower rate: its pair pulls the factor up."""
     curves = retention_curves(small)
     slow = small.trials.filter((pl.col("learning_rate") == 0.25) & (pl.col("role") == "treatment"))
     late = slow.filter((pl.col("seed") == 0) & (pl.col("size") == "330k"))["trial"]

@@ -107,6 +107,13 @@ def test_an_end_that_the_data_do_not_bound_is_none():
     assert found.high is None
 
 
+def test_data_without_noise_have_an_interval_that_is_all_but_a_point():
+    ends = known(intervals(noisy(0.0)).parameters["b"])
+    assert ends == pytest.approx(np.full(3, 0.5), abs=1e-6)
+    assert ends[1] <= 0.5 + 1e-9
+    assert ends[2] >= 0.5 - 1e-9
+
+
 def test_with_groups_every_group_is_fitted_and_students_t_taken_over_them():
     made = counted(seeds=4)
     found = intervals(made)
