@@ -69,7 +69,7 @@ def threshold(problem: Problem, z: Array, objective: Array, level: float = LEVEL
     """How much the objective (R,) may rise at z (R, Q).
 
     Likelihoods of counts: half the chi-square quantile. Half summed squares: F(1, n - p), which is exact for linear
-    laws at any n (Bates and Watts 1988, 6.1). In likelihood that is n / 2 ln(1 + F / (n - p)), which is also taken where
+    laws at any n (Bates and Watts 1988, 6.1). In likelihood that is n / 2 ln(1 + F / (n - p)), also taken where
     a dispersion is fitted beside the law (beta-binomial). Huber's loss is no likelihood: its rise is scaled by the
     ratio of the variance of psi to the mean of its slope (Schrader and Hettmansperger 1980, Biometrika 67, 93).
     """
