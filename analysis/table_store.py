@@ -36,7 +36,7 @@ def read_tables(folder: Path, study: str) -> StudyData:
     trials = read_table(place) if place else points.select(pl.col("trial").unique(maintain_order=True))
     if "trial" not in trials.columns:
         raise UserError(f"{place} has no column 'trial': it has {', '.join(trials.columns)}")
-    trials = trials.with_columns(pl.col("trial").cast(pl.String))
+    trials = _typed(trials, str(place))
     if unknown := set(points["trial"]) - set(trials["trial"]):
         raise UserError(f"trial {min(unknown)!r} has points and no row in {place}: expected one row a trial")
     if trials["trial"].is_duplicated().any():
@@ -72,10 +72,19 @@ def _points(folder: Path) -> pl.DataFrame:
     return points.filter(pl.col("value").is_not_nan()).drop_nulls().sort("trial", "phase", "name", "step")
 
 
+def _typed(trials: pl.DataFrame, place: str) -> pl.DataFrame:
+    """The columns that every study shares, as every study has them."""
+    kinds = {"trial": pl.String, "size": pl.String, "parameters": pl.Int64, "seed": pl.Int64}
+    try:
+        return trials.with_columns(pl.col(name).cast(kind) for name, kind in kinds.items() if name in trials.columns)
+    except pl.exceptions.InvalidOperationError as error:
+        raise UserError(f"{place}: parameters and seed must be whole numbers ({str(error).splitlines()[0]})") from None
+
+
 def _declaration(folder: Path, study: str, trials: pl.DataFrame, points: pl.DataFrame) -> Declaration:
     path = folder / schema.DECLARATION
     if path.is_file():
-        return declared(path.read_text(encoding="utf-8"), str(path))[0]
+        return declared(_text(path), str(path))[0]
     tasks = points.filter(pl.col("name").str.ends_with(f"/{schema.HITS}")).select("phase", "name").unique()
     outcomes = tuple(
         Outcome(name=f"{phase}/{task}", label=task, phase=phase, task=task)
@@ -97,10 +106,22 @@ def _declaration(folder: Path, study: str, trials: pl.DataFrame, points: pl.Data
 
 def _sweep(folder: Path, study: str) -> tuple[Run, dict[str, float]]:
     path = folder / "sweep.json"
-    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    totals = said.pop("totals", {})
     empty = {
         "id": "", "name": study, "experiment": "", "status": "", "started": 0, "ended": None, "artifacts": "",
         "tags": {}, "params": {},
     }  # fmt: skip
-    return Run(**{**empty, **said}), totals
+    if not path.is_file():
+        return Run(**empty), {}
+    try:
+        said: dict[str, Any] = json.loads(_text(path))
+        totals = {str(name): float(value) for name, value in said.pop("totals", {}).items()}
+        return Run(**{**empty, **said}), totals
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error

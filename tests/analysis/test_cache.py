@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from analysis import cache as cache_module
+from analysis.errors import UserError
 from analysis.load import load_study
 from analysis.sqlite_store import SqliteStore
 from halflife.tracking import schema
@@ -176,6 +177,27 @@ def test_a_store_that_is_just_being_written_is_waited_for(sweep):
     assert ("a", 7, 1.5) in rows(uri)
     done.join()
     writer.close()
+
+
+def test_what_stands_in_the_log_only_is_noticed(sweep, tmp_path):
+    """A store in write-ahead mode: the file itself does not change until a checkpoint."""
+    uri, _ = sweep
+    writer = sqlite3.connect(uri.removeprefix("sqlite:///"), isolation_level=None)
+    writer.execute("PRAGMA journal_mode = WAL")
+    assert rows(uri) == BEFORE
+    before = (tmp_path / "mlflow.db").read_bytes()
+    writer.execute(ADD, (1.5, 30, "a", 7))
+    assert (tmp_path / "mlflow.db").read_bytes() == before
+    assert ("a", 7, 1.5) in rows(uri)
+    writer.close()
+
+
+def test_a_store_without_points_table_is_one_clear_line(sweep):
+    uri, write = sweep
+    write("DROP TABLE metrics")
+    with pytest.raises(UserError, match="cannot be read as an MLflow store") as caught:
+        rows(uri)
+    assert "\n" not in str(caught.value)
 
 
 def test_points_of_a_real_size_come_back_alike_and_soon(tmp_path):

@@ -71,6 +71,20 @@ def test_anyones_tables_become_a_study(tmp_path):
     assert (row["kind"], row["low"], row["high"]) == ("observed", 100, 200)
 
 
+def test_numbers_of_anyones_trials_may_be_written_in_their_own_way(tmp_path):
+    lines = [
+        f"{trial},branch,{step},x/{name},{value}"
+        for trial in (1, 2)
+        for step, hits in ((0, 8), (5, 8), (10, 1))
+        for name, value in (("hits", hits), ("trials", 8))
+    ]
+    (tmp_path / "points.csv").write_text("\n".join(["trial,phase,step,name,value", *lines]))
+    (tmp_path / "trials.csv").write_text("trial,size,parameters,seed\n1,30,3e4,0\n2,100,1e5,0")
+    data = load_study(str(tmp_path), "mine")
+    assert data.trials.select("trial", "size", "parameters").rows() == [("1", "30", 30_000), ("2", "100", 100_000)]
+    assert half_lives(retention_curves(data)).is_empty() is False
+
+
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
@@ -82,11 +96,15 @@ def test_anyones_tables_become_a_study(tmp_path):
         ("trials.csv", "trial,seed\nt,0\nt,1", "several rows of one trial"),
         ("study.json", '{"schema": 99}', "schema 99"),
         ("study.json", "[]", "cannot be read"),
+        ("study.json", b"\xff\xfe", "cannot be read"),
+        ("sweep.json", "[]", "cannot be read"),
+        ("sweep.json", '{"color": "red"}', "cannot be read"),
+        ("trials.csv", "trial,seed\nt,first", "must be whole numbers"),
     ],
 )
 def test_tables_that_do_not_fit_are_one_clear_line(tmp_path, name, text, told):
     (tmp_path / "points.csv").write_text("trial,phase,step,name,value\nt,p,0,a/hits,1\nt,p,0,a/trials,1")
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=told) as caught:
         load_study(str(tmp_path), "mine")
     assert "\n" not in str(caught.value)
