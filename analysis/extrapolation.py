@@ -120,6 +120,7 @@ def _held_out(law: Law, data: Observations, objective: Objective | None, parts: 
         likelihood = None
         if isinstance(objective, Gaussian):
             variance = 2 * fits.objective[row] / max(shown.sum() - len(law.parameters), 1)
+            variance = max(variance, np.finfo(float).tiny)  # a fit without residuals
             likelihood = float(np.mean(-loss[held] / variance) - 0.5 * np.log(2 * np.pi * variance))
             if objective.log:
                 likelihood -= float(np.mean(problem.arrays["log_y"][held]))

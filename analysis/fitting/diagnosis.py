@@ -91,7 +91,7 @@ def likelihood_ratio(fit: Fit, objective: Array) -> Array:
     n = fit.observations.n if fit.observations.weights is None else fit.observations.weights.sum()
     power = 0.5 if fit.log_likelihood is not None else 1.0
     tiny = np.finfo(float).tiny
-    return power * n * np.log(np.maximum(objective, tiny) / max(fit.objective, tiny))
+    return power * n * (np.log(np.maximum(objective, tiny)) - np.log(max(fit.objective, tiny)))
 
 
 def _singular(names: list[str], hessian: Array) -> list[str]:

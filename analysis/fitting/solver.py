@@ -34,6 +34,7 @@ class Minima:
     evaluations: int
 
 
+@np.errstate(all="ignore")  # a start outside the law's domain has no derivatives; it is left where it is
 def minimise(
     evaluate: Evaluate, z: Array, low: Array, high: Array, *, tolerance: float = 1e-11, iterations: int = 200,
     damping: float = 1.0,
@@ -50,8 +51,7 @@ def minimise(
     rows = np.arange(count)
     now = _State(z, low, high, *evaluate(z, rows))
     now.damping *= damping
-    # A start outside the law's domain has no direction to go.
-    now.damping[~np.isfinite(now.f)] = np.inf
+    now.damping[~np.isfinite(now.f)] = 2 * GIVE_UP
     evaluations = count
     for _ in range(iterations):
         step, decrease, indefinite = now.step()

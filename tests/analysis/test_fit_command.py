@@ -1,0 +1,194 @@
+"""`python -m analysis fit` and `compare` on tables: numbers found again, JSON as documented, one line on bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from analysis.__main__ import main
+from analysis.laws import LAWS
+
+COUNTS = ["--x", "tau", "--hits", "hits", "--trials", "trials"]
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six seeds that decay to a floor of 0.2 with T = 60."""
+    rng = np.random.default_rng(0)
+    tau = np.concatenate([[0.0], np.geomspace(1, 3000, 20)])
+    rate = LAWS["exponential_floor"].value(np.array([0.9, 60.0, 0.2]), tau[:, None])
+    rows = [{"tau": t, "hits": int(rng.binomial(300, p)), "trials": 300, "seed": s}
+            for s in range(6) for t, p in zip(tau, rate, strict=True)]  # fmt: skip
+    path = tmp_path_factory.mktemp("tables") / "counts.csv"
+    pl.DataFrame(rows).write_csv(path)
+    return path
+
+
+def run(path: Path, *arguments: str) -> Any:
+    out = path.with_name("out.json")
+    out.unlink(missing_ok=True)
+    main([arguments[0], str(path), *arguments[1:], "--json", str(out)])
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("group", [[], ["--group", "seed"]], ids=["pooled", "by seed"])
+def test_fit_of_counts_finds_what_was_planted(counts: Path, group: list[str], capsys: pytest.CaptureFixture) -> None:
+    found = run(counts, "fit", "--law", "exponential_floor", *COUNTS, *group)
+    assert set(found) >= {"law", "parameters", "objective", "starts_at_optimum", "half_life", "warnings"}
+    assert found["law"] == "exponential_floor"
+    for name, truth in (("a", 0.9), ("T", 60.0), ("f", 0.2)):
+        each = found["parameters"][name]
+        assert set(each) == {"estimate", "low", "high"}
+        assert each["low"] < truth < each["high"]
+        assert each["estimate"] == pytest.approx(truth, rel=0.1)
+    half = found["half_life"]
+    assert half["low"] < 60 * np.log(0.7 / 0.25) < half["high"]
+    assert half["censored"] is False
+    assert found["objective"] < 0  # a log-likelihood
+    assert found["starts_at_optimum"] > 0.5
+    shown = capsys.readouterr().out
+    assert "half-life" in shown
+    assert "level in which decay settles" in shown
+
+
+def test_fit_of_losses_over_two_inputs_in_any_order_and_format(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    inputs = np.exp(rng.uniform(np.log([1e7, 1e9]), np.log([1e10, 1e12]), (60, 2)))
+    loss = LAWS["chinchilla"].value(np.array([1.69, 406.4, 410.7, 0.34, 0.28]), inputs)
+    frame = pl.DataFrame({"N": inputs[:, 0], "D": inputs[:, 1], "loss": loss * np.exp(1e-3 * rng.normal(size=60))})
+    arguments = ["fit", "--law", "chinchilla", "--y", "loss", "--error", "huber", "--x"]
+    frame.write_csv(tmp_path / "a.csv")
+    frame.write_parquet(tmp_path / "b.parquet")
+    frame.write_ndjson(tmp_path / "c.jsonl")
+    first = run(tmp_path / "a.csv", *arguments, "N,D")
+    assert set(first["parameters"]) == {"E", "A", "B", "alpha", "beta"}
+    assert first["parameters"]["alpha"]["estimate"] == pytest.approx(0.34, abs=0.01)
+    assert 0 < first["objective"] < 60e-6
+    assert first["half_life"] is None
+    for other in (run(tmp_path / "b.parquet", *arguments, "N,D"), run(tmp_path / "c.jsonl", *arguments, "D,N")):
+        assert other["objective"] == pytest.approx(first["objective"], rel=1e-9)
+
+
+def test_a_half_life_beyond_the_data_is_censored(tmp_path: Path) -> None:
+    tau = np.linspace(0, 10, 12)
+    pl.DataFrame({"tau": tau, "y": 0.9 * np.exp(-tau / 100)}).write_csv(tmp_path / "slow.csv")
+    half = run(tmp_path / "slow.csv", "fit", "--law", "exponential", "--x", "tau", "--y", "y")["half_life"]
+    assert half["censored"] is True
+    assert run(tmp_path / "slow.csv", "fit", "--law", "constant", "--x", "tau", "--y", "y")["half_life"] == {
+        "estimate": None, "low": None, "high": None, "censored": True,
+    }  # fmt: skip
+
+
+def test_chance_is_held_and_the_law_is_of_the_skill_above_it(tmp_path: Path) -> None:
+    tau = np.geomspace(1, 1000, 25)
+    rate = 0.25 + 0.75 * 0.9 * np.exp(-tau / 50)
+    pl.DataFrame({"tau": tau, "hits": np.round(1e5 * rate), "trials": 1e5 + 0 * tau}).write_csv(tmp_path / "four.csv")
+    found = run(tmp_path / "four.csv", "fit", "--law", "exponential", *COUNTS, "--chance", "0.25")
+    assert found["parameters"]["T"]["estimate"] == pytest.approx(50, rel=0.01)
+
+
+def test_compare_ranks_by_aicc_and_names_no_winner_where_there_is_none(
+    counts: Path, capsys: pytest.CaptureFixture
+) -> None:
+    found = run(counts, "compare", "--laws", "constant,exponential,exponential_floor,power_floor", *COUNTS)
+    assert [each["delta_aicc"] for each in found] == sorted(each["delta_aicc"] for each in found)
+    assert found[-1]["law"] == "constant"
+    assert all(each["half_life"] is not None for each in found)
+    shown = capsys.readouterr().out
+    if found[1]["delta_aicc"] < 2:
+        assert "No winner" in shown
+    run(counts, "compare", "--laws", "constant,exponential", *COUNTS)
+    assert "exponential is ahead by ΔAICc" in capsys.readouterr().out
+
+
+def changed(counts: Path, tmp_path: Path, **columns: pl.Expr) -> Path:
+    path = tmp_path / "changed.csv"
+    pl.read_csv(counts).with_columns(**columns).write_csv(path)
+    return path
+
+
+FIRST = pl.int_range(pl.len()) == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "arguments", "complaint"),
+    [
+        ({}, ["--law", "exponential", "--x", "t", *COUNTS[2:]], "there is no column 't'; columns: tau, hits"),
+        ({}, ["--law", "exponent", *COUNTS], "there is no law 'exponent'; laws: "),
+        ({}, ["--law", "exponential", *COUNTS, "--y", "hits"], "give either --y, or both --hits and --trials"),
+        ({}, ["--law", "exponential", *COUNTS[:4]], "counts need both --hits and --trials"),
+        ({}, ["--law", "chinchilla", *COUNTS], "chinchilla takes 2 inputs (N,D); --x gives 1 (tau)"),
+        ({}, ["--law", "exponential", *COUNTS, "--error", "huber"], "huber is for a response"),
+        ({}, ["--law", "exponential", *COUNTS, "--chance", "1"], "chance is 1.0; expected 0 or more, and below 1"),
+        ({}, ["--law", "power", *COUNTS], "power has no value at 6 of 126 points, such as x = 0"),
+        ({"hits": -pl.col("hits") - 1}, ["--law", "exponential", *COUNTS], "counts are 0 or more"),
+        ({"hits": pl.col("trials") + 1}, ["--law", "exponential", *COUNTS], "hits are above trials at 126 of 126"),
+        ({"hits": pl.col("hits") / 300}, ["--law", "exponential", *COUNTS], "counts are whole numbers, not rates"),
+        ({"tau": pl.lit(3.0)}, ["--law", "exponential", *COUNTS], "x is constant (3)"),
+        ({"tau": pl.when(FIRST).then(float("nan")).otherwise("tau")}, ["--law", "exponential", *COUNTS],
+         "column tau has 1 values that are NaN or infinite, first in row 1"),
+        ({"tau": pl.when(FIRST).then(None).otherwise("tau")}, ["--law", "exponential", *COUNTS],
+         "column tau has 1 missing values, first in row 1"),
+        ({"tau": pl.lit("soon")}, ["--law", "exponential", *COUNTS], "column tau holds String, such as 'soon'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(
+    counts: Path, tmp_path: Path, columns: dict, arguments: list[str], complaint: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", str(changed(counts, tmp_path, **columns)), *arguments])
+    told = capsys.readouterr()
+    assert end.value.code == 2
+    assert complaint in told.err
+    assert told.err.startswith("error: ")
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("none.csv", None, "there is no file"),
+        ("empty.csv", "tau,hits,trials\n", "holds no rows"),
+        ("nothing.csv", "", "cannot be read as csv"),
+        ("notes.txt", "tau", "is no table that is read here"),
+        ("broken.parquet", "not parquet", "cannot be read as parquet"),
+        ("short.csv", "tau,hits,trials\n1,2,3\n", "1 points cannot fit the 2 parameters"),
+    ],
+)
+def test_files_that_cannot_be_fitted_are_one_line(
+    tmp_path: Path, name: str, text: str | None, complaint: str, capsys: pytest.CaptureFixture
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(SystemExit) as end:
+        main(["fit", str(tmp_path / name), "--law", "exponential", *COUNTS])
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert complaint in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("laws", "more", "complaint"),
+    [
+        ("exponential", COUNTS, "expected two or more different names with commas"),
+        (
+            "exponential,stretched",
+            ["--x", "tau", "--y", "trials", "--error", "huber"],
+            "compare with --error lognormal",
+        ),
+    ],
+)
+def test_compare_refuses_what_it_cannot_rank(
+    counts: Path, laws: str, more: list[str], complaint: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["compare", str(counts), "--laws", laws, *more])
+    assert end.value.code == 2
+    assert complaint in capsys.readouterr().err
