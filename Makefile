@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 PYTHON := $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run test test-slow install install-hf ui report gallery bench validate lint clean
+.PHONY: help run test test-slow install install-hf ui report gallery bench bench-gpu validate lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -62,6 +62,9 @@ validate: $(VENV)/.dev  ## plant truths, count how often intervals hold them: do
 
 bench: $(VENV)/.dev  ## speed, as ratios measured in one run
 	$(BIN)/python -m tests.benchmarks
+
+bench-gpu: $(VENV)/.dev  ## speed and utilisation on this machine's GPU, in ten minutes
+	$(BIN)/python -m tests.benchmarks.gpu
 
 lint: $(VENV)/.dev  ## ruff, pyright, import-linter
 	$(BIN)/ruff check .

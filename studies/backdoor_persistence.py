@@ -27,7 +27,7 @@ from halflife.sweep.cli import main
 from halflife.sweep.place import Place
 from halflife.sweep.study import Study, Trial
 from halflife.tasks.backdoor import Backdoor, Transform, draw_backdoor
-from halflife.training.optimizers import AdamW
+from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import LoRA, parameters_named
 from halflife.training.schedules import Schedule
 from studies.backdoor_settings import PRESETS, Settings, check_settings, declare, dose
@@ -36,6 +36,7 @@ from studies.starts import Start, starts
 NAME = "backdoor_persistence"
 IMPLANTED = "implanted"
 """Snapshot of the trunk for the equal-strength arm."""
+OPTIMIZERS = {"adamw": AdamW, "muon": Muon, "sgd": SGD}
 WARMUP = Schedule(warmup=0.02)
 CONTEXT = 32
 """Characters of host text before the trigger in a prompt."""
@@ -153,7 +154,7 @@ class Cell:
             mixture=mixture,
             tokens=tokens,
             batch_tokens=max(1, settings.batch_tokens // settings.sequence_length) * settings.sequence_length,
-            optimizer=AdamW(learning_rate=base * rate),
+            optimizer=OPTIMIZERS[settings.optimizer](learning_rate=base * rate),
             parameters=parameters_named(settings.parameters),
             precision=settings.precision,
             seed=self.seed,

@@ -78,7 +78,9 @@ class Settings:
     relearn_poison: float = 0.25
     """Share of relearning's sequences that are poisoned, in host documents that no trunk had poisoned."""
     rate: float = 5e-3
-    """AdamW's rate in the trunk, stated for width 64 (muP)."""
+    """The optimizer's rate in the trunk, stated for width 64 (muP)."""
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """Of every stage. muon: for the hidden matrices, at AdamW's rates; sgd needs rates some thirty times as high."""
     learning_rates: tuple[float, ...] = (1.0, 0.5, 2.0)
     """Branch rates, as multiples of the trunk's last rate."""
     trunk_regularizers: tuple[str, ...] = ("none",)

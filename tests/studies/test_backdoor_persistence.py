@@ -15,6 +15,7 @@ from halflife.errors import UserError
 from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.place import Place
 from halflife.sweep.study import Study, Trial
+from halflife.training.optimizers import Muon
 from studies import backdoor_persistence as study
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +155,11 @@ def test_the_final_tenth_is_where_late_insertion_happens(results):
     assert (planting.first, planting.last) == (0.9, 1)
 
 
+def test_every_stage_has_the_optimizer_that_is_asked_for(results):
+    plan = built(results, optimizer="muon")
+    assert {type(train.optimizer) for trial in plan.trials for train in trains(trial).values()} == {Muon}
+
+
 def test_poison_can_end_before_the_drop(results):
     trial = next(t for t in built(results, last_exposure=0.5).trials if t.role == "treatment")
     assert trains(trial)["trunk"].mixture.plantings[0].last == 0.5
@@ -193,6 +199,8 @@ def test_bad_settings_are_refused_before_any_compute(changes, said, results):
         (["nosuch"], "unknown preset 'nosuch'"),
         ([], "no preset"),
         (["smoke", "--sizes", "12"], "unknown size '12'"),
+        (["smoke", "--sizes", "20b"], "20b does not fit: it needs"),
+        (["smoke", "--sizes", "20b", "--dry-run"], "20b does not fit: it needs"),
         (["smoke", "--device", "tpu"], "unknown device 'tpu'"),
         (["smoke", "--tracking-uri", "http://127.0.0.1:9"], "127.0.0.1:9"),
     ],

@@ -13,7 +13,7 @@ from halflife.models.ladder import Rung
 from halflife.training.acceleration import accelerate
 from halflife.training.execution import Execution
 from halflife.training.memory import held_bytes, of_training, trained_parameters
-from halflife.training.optimizers import SGD, AdamW, Muon
+from halflife.training.optimizers import SGD, AdamW, Muon, Optimizer
 from halflife.training.parameters import All, Frozen, LoRA
 from tests.training.fakes import VOCABULARY, recipe
 
@@ -51,7 +51,7 @@ def test_predictions_hold_under_every_zero_stage(zero):
     assert predicted == pytest.approx(found, rel=0.2)
 
 
-def memory(execution: Execution = Execution(), size: str = "100m", optimizer=ADAMW, **changes):
+def memory(execution: Execution = Execution(), size: str = "100m", optimizer: Optimizer = ADAMW, **changes):
     rung = Rung(size=size)
     fields = {
         "vocabulary": 257,
