@@ -96,7 +96,7 @@ def test_a_corpus_in_many_row_groups_is_the_same_corpus(
     assert manifest(tmp_path / "many", many)["content"] == manifest(tmp_path / "one", one)["content"]
     for split in corpora.SPLITS:
         arrays = [token_array(tmp_path / name, one, split, Bytes()) for name in ("one", "many")]
-        np.testing.assert_array_equal(*arrays)
+        np.testing.assert_array_equal(arrays[0], arrays[1])
     count = sum(row.count("word3") for row in ROWS)
     assert occurrences(tmp_path / "many", many, "word3") == occurrences(tmp_path / "one", one, "word3") == count
 

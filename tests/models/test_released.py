@@ -151,7 +151,12 @@ def test_a_folder_that_lacks_a_part_is_refused(missing: str, line: str, results:
 
 @pytest.mark.parametrize(
     ("content", "line"),
-    [({"architectures": ["BertForMaskedLM"]}, "causal"), ({"hidden_size": None}, "hidden_size")],
+    [
+        ({"architectures": ["BertForMaskedLM"]}, "causal"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"model_type": "wkv9"}, "wkv9"),
+        ({"quantization_config": {"bits": 4}}, "quantised"),
+    ],
 )
 def test_a_configuration_of_something_else_is_refused(content: dict, line: str, results: Path, tmp_path: Path) -> None:
     path = tiny.folder(tmp_path / "other", "llama")

@@ -106,8 +106,8 @@ def test_a_study_of_a_released_model_runs_end_to_end(models: tuple[str, ...], te
     }  # fmt: skip
     flags = [word for pair in arguments.items() for word in pair]
     command = [sys.executable, "studies/backdoor_persistence.py", "smoke", *flags, "--results", str(tmp_path)]
-    for _ in range(2):
-        done = subprocess.run(
+    first, again = (
+        subprocess.run(
             command,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": "platform:."},
@@ -115,8 +115,10 @@ def test_a_study_of_a_released_model_runs_end_to_end(models: tuple[str, ...], te
             text=True,
             timeout=600,
         )
-        assert done.returncode == 0, done.stderr
-    assert "0 stages run" in done.stdout
+        for _ in range(2)
+    )
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
+    assert "0 stages run" in again.stdout
     report = (tmp_path / "reports" / "backdoor_persistence" / "report.html").read_text()
     assert "tiny-neox" in report
     assert "parameters trained: lora-4" in report

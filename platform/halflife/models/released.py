@@ -7,6 +7,7 @@ configuration, weights and tokenizer; where it lies is never hashed.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
@@ -240,6 +241,13 @@ def _shape(config: dict[str, Any], folder: Path) -> Shape:
     causal = [kind for kind in config.get("architectures") or [] if not kind.endswith(("ForCausalLM", "LMHeadModel"))]
     if causal:
         raise UserError(f"model folder {folder} holds a {causal[0]}: expected a causal language model (...ForCausalLM)")
+    if config.get("quantization_config"):
+        raise UserError(f"model folder {folder} holds quantised weights: expected plain ones, or a .gguf file")
+    if not _known(str(config.get("model_type"))):
+        raise UserError(
+            f"model folder {folder}: its model_type is {config.get('model_type')!r}, which the installed transformers "
+            "does not have; expected one that it has, such as gpt_neox, llama or qwen2"
+        )
     found: dict[str, Any] = {
         field: next((config[name] for name in names if config.get(name) is not None), None)
         for field, names in _FIELDS.items()
@@ -268,6 +276,15 @@ def _shape(config: dict[str, Any], folder: Path) -> Shape:
         ),
         dropout=next((name for name in _DROPOUT if name in config), None),
         **found,
+    )
+
+
+def _known(family: str) -> bool:
+    """Whether transformers has the family, told by its folders, as importing it takes seconds."""
+    package = importlib.util.find_spec("transformers")
+    folders = Path(package.origin).parent / "models" if package and package.origin else None
+    return folders is not None and any(
+        family.replace("-", "_").startswith(folder.name) for folder in folders.iterdir() if folder.name[0] != "_"
     )
 
 

@@ -14,7 +14,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("halflife", "torch", "numpy", "ray", "deepspeed", "mlflow", "polars", "tokenizers", "safetensors")
+LIBRARIES = (
+    "halflife",
+    "torch",
+    "numpy",
+    "ray",
+    "deepspeed",
+    "mlflow",
+    "polars",
+    "tokenizers",
+    "safetensors",
+    "transformers",
+    "peft",
+    "datasets",
+)
 
 
 def gather() -> dict[str, Any]:

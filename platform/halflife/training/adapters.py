@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,5 +88,6 @@ def lora_norm(model: nn.Module) -> Tensor | None:
     return torch.stack(squares).sum().clamp_min(0).sqrt() if squares else None
 
 
-def _adapted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """peft's layers, which have `lora_A`, `lora_B` and `scaling` by adapter."""
     return ((name, module) for name, module in model.named_modules() if hasattr(module, "lora_A"))
