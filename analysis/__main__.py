@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
+import itertools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -110,16 +115,43 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
         print(f"{study}  {digest[:12]}  {started}  {run.status.lower()}  {run.name}")
 
 
+COMMANDS = {
+    "report": report, "export": export, "gallery": gallery, "sweeps": sweeps, "fit": fit, "compare": compare,
+}  # fmt: skip
+
+
 def main(arguments: list[str] | None = None) -> None:
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"report": report, "export": export, "gallery": gallery, "sweeps": sweeps, "fit": fit, "compare": compare},
-            prog="python -m analysis", args=arguments,
-            description="What the runs say: reports drawn from MLflow, laws fitted to any table. No torch, no ray.",
-        )  # fmt: skip
+        _parse(arguments)()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _parse(arguments: list[str] | None) -> Callable[[], None]:
+    """The command with its arguments, not yet run; what the parser refuses, in a box of several lines, is one line."""
+    refusal = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(refusal):
+            commands = {name: _later(command) for name, command in COMMANDS.items()}
+            return tyro.extras.subcommand_cli_from_dict(
+                commands, prog="python -m analysis", args=arguments,
+                description="What the runs say: reports drawn from MLflow, laws fitted to any table. No torch, no ray.",
+            )  # fmt: skip
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        lines = [line.strip("│ ") for line in refusal.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
+        said = itertools.takewhile(lambda line: not line.startswith("───"), lines)
+        raise UserError(f"{' '.join(said)} (--help explains every flag)") from None
+
+
+def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    @functools.wraps(command)
+    def bound(*arguments: object, **named: object) -> Callable[[], None]:
+        return functools.partial(command, *arguments, **named)
+
+    return bound
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ COUNTS = ["--x", "tau", "--hits", "hits", "--trials", "trials"]
 @pytest.fixture(scope="module")
 def counts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six seeds that decay to a floor of 0.2 with T = 60."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(3)
     tau = np.concatenate([[0.0], np.geomspace(1, 3000, 20)])
     rate = LAWS["exponential_floor"].value(np.array([0.9, 60.0, 0.2]), tau[:, None])
     rows = [{"tau": t, "hits": int(rng.binomial(300, p)), "trials": 300, "seed": s}
@@ -119,6 +119,9 @@ FIRST = pl.int_range(pl.len()) == 0
     ("columns", "arguments", "complaint"),
     [
         ({}, ["--law", "exponential", "--x", "t", *COUNTS[2:]], "there is no column 't'; columns: tau, hits"),
+        ({}, COUNTS, "--law"),
+        ({}, ["--law", "exponential", *COUNTS, "--loud"], "--loud"),
+        ({}, ["--law", "exponential", *COUNTS, "--delta", "small"], "--delta"),
         ({}, ["--law", "exponent", *COUNTS], "there is no law 'exponent'; laws: "),
         ({}, ["--law", "exponential", *COUNTS, "--y", "hits"], "give either --y, or both --hits and --trials"),
         ({}, ["--law", "exponential", *COUNTS[:4]], "counts need both --hits and --trials"),
