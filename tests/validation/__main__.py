@@ -46,12 +46,12 @@ def main(settings: Settings) -> int:
         missed = sum(not cell.holds for cell in found)
         print(f"{part}: {len(found)} cells, {missed} miss, {time.perf_counter() - since:.0f} s", flush=True)
     seconds = time.perf_counter() - started
-    settings.out.write_text(page(cells, settings.replicates, seconds), encoding="utf-8")
+    settings.out.write_text(page(cells, settings.replicates, seconds, time.process_time()), encoding="utf-8")
     print(f"{settings.out} written: {len(cells)} cells in {seconds:.0f} s")
     return int(any(not cell.holds for cell in cells))
 
 
-def page(cells: list[Cell], replicates: int, seconds: float) -> str:
+def page(cells: list[Cell], replicates: int, seconds: float, processor: float) -> str:
     from tests.validation.cells import FALSE_POSITIVES, NOMINAL, NULLS, OPEN
 
     missed = [cell for cell in cells if not cell.holds]
@@ -62,9 +62,9 @@ def page(cells: list[Cell], replicates: int, seconds: float) -> str:
     lines = [
         "# Validation: do the 95 % intervals hold what was planted?",
         "",
-        f"`make validate`, {time.strftime('%Y-%m-%d')}, {seconds:.0f} s on one thread of {machine()}, Python "
-        f"{platform.python_version()}. {replicates:,} replicates a cell, {NULLS * replicates:,} where gamma is 0; "
-        "seeds fixed.",
+        f"`make validate`, {time.strftime('%Y-%m-%d')}, {seconds:.0f} s ({processor:.0f} s of processor time) on one "
+        f"thread of {machine()}, Python {platform.python_version()}. {replicates:,} replicates a cell, "
+        f"{NULLS * replicates:,} where gamma is 0; seeds fixed.",
         "",
         f"Promised: coverage of {low:.0%} to {high:.0%} for identified quantities, and gamma at 0 called a slope in at "
         f"most {FALSE_POSITIVES:.0%}. Of {len(cells)} cells {len(cells) - len(missed)} hold that; false positives of "
