@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,8 +9,9 @@ import torch.nn.functional as F
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.training.acceleration import accelerate, eagerly, layers
+from halflife.training.engine import make_engine
 from halflife.training.execution import Execution
-from tests.training.fakes import VOCABULARY, Stream
+from tests.training.fakes import VOCABULARY, Stream, recipe
 
 CHECKPOINTING = Execution(activation_checkpointing=True)
 COMPILED = Execution(compile=True)
@@ -96,3 +99,21 @@ def test_compiled_layers_compute_the_same_and_evaluations_run_eagerly(execution)
             tokens = torch.randint(0, VOCABULARY, (2, length))
             assert torch.equal(model(tokens), decoder(Execution())(tokens))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 3])
+def test_checkpointing_changes_no_loss_under_deepspeed(zero):
+    """10m parameters: ZeRO 3 gathers smaller matrices once and keeps them."""
+
+    def losses(execution: Execution) -> list[float]:
+        stage = recipe(start=Rung(size="10m"))
+        engine = make_engine(decoder(Execution(), size="10m"), stage, execution)
+        found = []
+        for step in range(3):
+            found.append(engine.gradients(Stream().batch(step)).item())
+            engine.step(1.0)
+        return found
+
+    plain = Execution(engine="deepspeed", zero=zero)
+    assert losses(plain) == losses(replace(plain, activation_checkpointing=True))

@@ -8,6 +8,7 @@ import torch
 from halflife.errors import UserError
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
+from halflife.training.execution import Execution
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.penalties import L2SP
@@ -36,6 +37,16 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(micro_rows):
     assert parts.gradients(batch).item() == pytest.approx(whole.gradients(batch).item(), rel=1e-6)
     for a, b in zip(whole.parameters, parts.parameters, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_microbatches_that_are_compiled_have_one_length(monkeypatch):
+    monkeypatch.setattr("torch.compile", lambda function, **_: function)
+    of = engine(micro_rows=5)
+    of.execution = Execution(compile=True)
+    seen = []
+    of.model.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    of.gradients(Stream(rows=8).batch(0))
+    assert seen == [4, 4]
 
 
 def test_the_step_returns_the_norm_before_clipping_and_clips_to_the_limit():

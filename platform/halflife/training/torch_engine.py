@@ -37,6 +37,7 @@ class TorchEngine:
         self.model, self.recipe, self.execution = model, recipe, execution
         self.micro_rows = micro_rows or execution.micro_rows
         self.ranks: Ranks = Alone()
+        self.parameters_total = sum(parameter.numel() for parameter in model.parameters())
         self.device = next(model.parameters()).device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.origin = [parameter.detach().clone() for parameter in self.parameters]
@@ -52,6 +53,8 @@ class TorchEngine:
         tokens = on_device(batch, self.device)
         architecture, vocabulary = self.model.architecture, self.model.vocabulary
         rows = self.micro_rows or rows_that_fit(architecture, vocabulary, batch.shape[1], self.device)
+        if self.execution.compile:  # microbatches of one length: each length would be compiled anew
+            rows = next(count for count in range(min(rows, len(tokens)), 0, -1) if len(tokens) % count == 0)
         total = torch.zeros((), device=self.device)
         for parameter in self.parameters:
             parameter.grad = None
@@ -94,6 +97,9 @@ class TorchEngine:
 
     def optimizer_state(self) -> dict[str, Tensor]:
         return state_tensors(self.optimizer, self.model)
+
+    def close(self) -> None:
+        """Nothing outlives the engine."""
 
     def save(self, folder: Path) -> dict[str, str]:
         return checkpoints.write_whole(folder, weights=self.full_weights(), optimizer=self.optimizer_state())
