@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from halflife.data.embedded import Document, Domain
 
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[str, ...] = ("train", "validation", "test")
 DOCUMENTS, COLUMNS = "documents.parquet", ("split", "package", "name", "text")
 GROUP_CHARACTERS = 4_000_000
 """Of text in a row group: what is in memory at once."""
@@ -178,7 +178,7 @@ def text_batches(results: Path, corpus: Corpus, split: str) -> Iterator[list[str
     with parquet.ParquetFile(corpus_folder(results, corpus) / DOCUMENTS) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=["split", "text"])
-            yield table.filter(compute.equal(table["split"], split))["text"].to_pylist()
+            yield table.filter(compute.field("split") == split)["text"].to_pylist()
 
 
 @functools.lru_cache(maxsize=256)

@@ -24,7 +24,7 @@ READING_VERSION = 1
 PREFIX = "hf:"
 DEFAULT_BYTES = 256_000_000
 """Of text: about 60 million tokens of a released model, 256 million bytes of ours."""
-OWN = ("train", "validation", "test")
+OWN: tuple[str, ...] = ("train", "validation", "test")
 """Where a dataset has all three splits they are used; otherwise one is dealt into three."""
 
 _SPEC = re.compile(
@@ -177,10 +177,11 @@ def _splits(request: Request) -> dict[str, Any]:
     folder = request.folder
     try:
         if folder and ((folder / "dataset_dict.json").exists() or (folder / "state.json").exists()):
-            saved = datasets.load_from_disk(str(folder))  # mapped, not read
+            saved: Any = datasets.load_from_disk(str(folder))  # mapped, not read
             return dict(saved) if isinstance(saved, dict) else {"train": saved}
         source = str(folder) if folder else request.source
-        return dict(datasets.load_dataset(source, request.config, revision=request.revision, streaming=True))
+        found: Any = datasets.load_dataset(source, request.config, revision=request.revision, streaming=True)
+        return dict(found)
     except Exception as error:  # data of other people, read by whatever script or format they chose
         raise _unreadable(request, error) from None
 
@@ -193,7 +194,5 @@ def _column(request: Request, part: Any) -> str:
     if wanted not in strings:
         given = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         example = f"; name one of text, as in {PREFIX}{request.source}#{strings[0]}" if strings else ""
-        raise UserError(
-            f"corpus {request.spec!r} given: no text column {wanted!r}; its columns are {given}{example}"
-        )
+        raise UserError(f"corpus {request.spec!r} given: no text column {wanted!r}; its columns are {given}{example}")
     return wanted

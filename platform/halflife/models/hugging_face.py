@@ -137,7 +137,7 @@ def convert(folder: Path, gguf: str | None, target: Path) -> None:
     temporary.mkdir(parents=True)
     try:
         with _quietly(f"model '{source}'"), contextlib.redirect_stderr(io.StringIO()):  # bars that no switch turns off
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how)
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how)
             if gguf:  # its numbers are plain by now
                 model.hf_quantizer = None
                 del model.config.quantization_config

@@ -52,12 +52,13 @@ def llama_weights(model: Decoder) -> dict[str, Tensor]:
     def halves(weight: Tensor) -> Tensor:
         return weight.view(rung.heads, rung.head_width // 2, 2, -1).transpose(1, 2).reshape(rung.width, -1)
 
-    weights = {
+    blocks: Any = model.blocks
+    weights: dict[str, Tensor] = {
         "model.embed_tokens.weight": model.embed.weight,
         "model.norm.weight": model.norm.weight / rung.multiplier,
         "lm_head.weight": model.head.weight,
     }
-    for number, block in enumerate(model.blocks):
+    for number, block in enumerate(blocks):
         q, k, v = block.qkv.weight.chunk(3)
         gate, up = block.gate_up.weight.chunk(2)
         at = f"model.layers.{number}."
