@@ -102,9 +102,8 @@ def _why(cell: Cell) -> str:
     error = (cell.coverage * (1 - cell.coverage) / (cell.replicates * cell.given)) ** 0.5
     least, most = NOMINAL
     off = max(least - cell.coverage, cell.coverage - most, 0)
-    if off < 2 * error:
-        return "Within two standard errors of what was promised."
-    return cell.why or "Why is not known."
+    within = "Within two standard errors of what was promised." if off < 2 * error else "Why is not known."
+    return cell.why or within
 
 
 def _row(cell: Cell) -> str:
