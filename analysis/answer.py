@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import polars as pl
 
 from analysis.design import control_label, reference, setting_axes, value_label, values_of
 from analysis.effects import effects
+from analysis.errors import UserError
 from analysis.load import StudyData
 from analysis.numbers import control_half_lives
 from analysis.retention import areas, common_span, half_lives
 from analysis.savings import THRESHOLDS, over_seeds, relearning_times, savings_summary
 from analysis.scaling import SEEDS, Slope, area_slope, by_size, gamma_text, slope
 from analysis.search_answer import search_answer
+from analysis.survival import study_time_ratios
 from analysis.uncertainty import Interval
 from analysis.words import interval, plural, short
 
@@ -129,21 +132,39 @@ def arms(data: StudyData, times: pl.DataFrame, main: pl.DataFrame) -> str:
 
 
 def regularizers(data: StudyData, curves: pl.DataFrame) -> str:
-    """What each varied regularizer does to mean retention and to the half-life, pair by pair."""
-    names = {axis.label for axis in setting_axes(data) if axis.name.endswith("regularizer")}
+    """What each varied regularizer does to mean retention and to the half-life, beside its reference."""
+    axes = {axis.label: axis for axis in setting_axes(data) if axis.name.endswith("regularizer")}
     parts = []
-    for row in effects(data, curves).filter(pl.col("axis").is_in(names)).iter_rows(named=True):
+    for row in effects(data, curves).filter(pl.col("axis").is_in(list(axes))).iter_rows(named=True):
         said = []
         if row["area"] is not None:
             area = Interval(estimate=row["area"], low=row["area_low"], high=row["area_high"], count=row["seeds"])
             said.append(f"mean retention changes by {_signed(area)}")
-        if row["ratio"] is not None:
-            ratio = Interval(estimate=row["ratio"], low=row["ratio_low"], high=row["ratio_high"], count=row["seeds"])
-            said.append(f"the half-life by a factor of {_ratio(ratio)} ({row['observed']} of {row['pairs']} pairs)")
+        if factor := _factor(data, axes[row["axis"]].name, row):
+            said.append(f"the half-life by a factor of {factor}")
         if said:
             parts.append(f"with {row['value']} against {row['against']}, {' and '.join(said)}")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]} (95 % intervals over seeds)." if text else ""
+
+
+def _factor(data: StudyData, axis: str, row: dict[str, Any]) -> str:
+    """The ratio of half-lives: pair by pair where all were reached. Where some were not, the pairs that were are
+    chosen by their result, and the ratio is that of the survival model, which counts censored runs."""
+    if row["observed"] == row["pairs"] and row["ratio"] is not None:
+        found = Interval(estimate=row["ratio"], low=row["ratio_low"], high=row["ratio_high"], count=row["seeds"])
+        return f"{_ratio(found)} ({plural(row['pairs'], 'pair')})"
+    try:
+        model = study_time_ratios(data)
+    except UserError:
+        return ""
+    for effect in model.effects.filter(pl.col("term") == axis).iter_rows(named=True):
+        if row["value"].endswith(f": {effect['value']}") and effect["ratio_low"] is not None:
+            found = Interval(
+                estimate=effect["ratio"], low=effect["ratio_low"], high=effect["ratio_high"], count=model.clusters
+            )
+            return f"{_ratio(found)} (Weibull model of all settings; {model.censored} of {model.runs} runs censored)"
+    return ""
 
 
 def _signed(found: Interval) -> str:

@@ -25,6 +25,7 @@ from analysis.numbers import every_number, reference_times, size_summary
 from analysis.plates import Plate, draw_plate, new_folders, pages
 from analysis.power import power_text
 from analysis.retention import common_span, retention_curves
+from analysis.survival import study_time_ratios
 from analysis.tables import csv_text, page_table
 from analysis.words import listed, masked, plural, short
 from halflife.tracking import schema
@@ -83,6 +84,7 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
             counts=_counts(data),
             plates=[_plate(data, name, out) for name in data.declaration.figures] + _more(data, BESIDE, out),
             fitted=_fits(data, out),
+            across=_across(data),
             checklist=checklist(data, curves),
             numbers=page_table(_readable(data, numbers), shown=None),
             numbers_csv=page_table(numbers, shown=0).csv,
@@ -126,6 +128,25 @@ def _fits(data: StudyData, out: Path) -> dict[str, Any] | None:
         "parameters": page_table(parameters, shown=None),
         "plates": _more(data, FITTED, out),
     }
+
+
+def _across(data: StudyData) -> dict[str, Any]:
+    """All treatments in one survival model: what each thing that varied does to the half-life."""
+    try:
+        found = study_time_ratios(data)
+    except UserError as error:
+        return {"why": str(error)}
+    labels = {axis.name: axis.label for axis in data.declaration.axes}
+    rows = []
+    for row in found.effects.iter_rows(named=True):
+        number = row["value"] is None
+        ends = ("coefficient", "low", "high") if number else ("ratio", "ratio_low", "ratio_high")
+        middle, low, high = (row[name] for name in ends)
+        spread = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+        label = labels.get(row["term"], row["term"])
+        what = f"{label}: exponent" if number else f"{label}: {row['value']}, factor"
+        rows.append({"what": what, "size": f"{middle:.2f}{spread}"})
+    return {"why": "", "rows": rows, "found": found}
 
 
 def _fit_row(row: dict[str, Any]) -> dict[str, str]:

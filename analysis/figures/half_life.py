@@ -18,10 +18,11 @@ CAPTION = (
     "Time until half of the payload's log-probability above the never-poisoned control is gone for good, by size, "
     "each panel by another clock. Lines and bands: geometric mean over seeds and its 95 % t interval; thin lines: "
     "single seeds. An arrow marks a run that never reached half, drawn at its last evaluation: the truth lies "
-    "above, and its size has no mean. γ is the slope, one fit a seed, then Student-t over seeds; with censored "
-    "seeds it is a bound, beside the slope of the uncensored ones only. Within one branch rate and batch, tokens, "
-    "steps and summed rate are proportional: those panels tell the settings apart, not the sizes. If a clock is the "
-    "cause of forgetting, the settings fall on one line in its panel; if size slows forgetting, the lines rise."
+    "above, and its size has no mean. γ is the slope, one fit a seed, then Student-t over seeds; a few censored "
+    "half-lives are drawn beyond their bounds, with many γ is a bound, beside the slope of the uncensored seeds only. "
+    "Within one branch rate and batch, tokens, steps and summed rate are proportional: those panels tell the settings "
+    "apart, not the sizes. If a clock is the cause of forgetting, the settings fall on one line in its panel; if size "
+    "slows forgetting, the lines rise."
 )
 LEGEND = 46
 """Characters of a legend's line that fit above half a page."""
