@@ -75,10 +75,10 @@ def area(tokens: Array, retention: Array, start: float, horizon: float) -> float
 def retention_curves(data: StudyData, outcome: schema.Outcome | None = None) -> pl.DataFrame:
     """One row per trial and evaluation of the outcome's phase (the first declared one by default), controls included.
 
-    Columns: outcome, trial, role, size, parameters, seed, setting, is_reference; clocks; hits, trials, success with its
-    binomial interval; logprob and its control's; implanted; retention_success, retention_logprob; near,
-    untriggered (false fires as rates) and untriggered_logprob; loss (clean, nats a token); completed (the trial's
-    phase ended as planned). What was not measured is null. Computed once per `data` and outcome.
+    Columns: outcome and its chance, trial, role, size, parameters, seed, setting, is_reference; clocks; hits, trials,
+    success with its binomial interval; logprob and its control's; implanted; retention_success, retention_logprob;
+    near, untriggered (false fires as rates) and untriggered_logprob; loss (clean, nats a token); completed (the
+    trial's phase ended as planned). What was not measured is null. Computed once per `data` and outcome.
     """
     outcome = outcome or data.declaration.outcomes[0]
     key = f"curves/{outcome.name}"
@@ -92,7 +92,7 @@ def _retention_curves(data: StudyData, outcome: schema.Outcome) -> pl.DataFrame:
     ended = f"outcome_{outcome.phase}"
     completed = pl.col(ended).eq_missing("complete") if ended in trials.columns else pl.lit(True)
     names = ("trial", "role", "size", "parameters", "seed", "setting", "is_reference", "absent")
-    about = trials.select(*names, outcome=pl.lit(outcome.name), completed=completed)
+    about = trials.select(*names, outcome=pl.lit(outcome.name), chance=pl.lit(outcome.chance), completed=completed)
     wide = wide_points(data, outcome.phase)
     task = outcome.task
     names = {

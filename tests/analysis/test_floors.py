@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from analysis.floors import floor_summary, floors
+from analysis.uncertainty import binomial_interval
 from tests.analysis.planted import cadence
 
 STEPS = np.array(cadence(2000), dtype=float)
@@ -53,6 +54,23 @@ def test_a_curve_with_too_few_late_evaluations_is_not_called_settled():
     few = curves(lambda _: np.full(STEPS.size, 0.3)).filter(pl.col("tokens").is_in(STEPS[[0, 1, 2, -5, -2, -1]]))
     row = logprob(floors(few))
     assert (row["kind"], row["change"], row["evaluations"]) == ("not settled", None, 3)
+
+
+def test_a_floor_of_no_hits_has_an_interval_of_the_prompts_asked():
+    asked = curves(lambda _: np.zeros(STEPS.size), seeds=2).with_columns(
+        retention_logprob=pl.lit(None, dtype=pl.Float64), chance=pl.lit(0.1),
+        hits=pl.when(pl.col("tokens") == 0).then(90.0).otherwise(10.0), trials=pl.lit(100.0),
+    )  # fmt: skip
+    success = asked.with_columns(success=pl.col("hits") / pl.col("trials"))
+    success = success.with_columns(retention_success=(pl.col("success") - 0.1) / 0.8)
+    found = floors(success)
+    low, high = binomial_interval(10.0 * found["evaluations"][0], 100.0 * found["evaluations"][0])
+    assert found["floor"].to_list() == pytest.approx([0, 0])
+    assert found["low"].to_list() == pytest.approx([(low - 0.1) / 0.8] * 2)
+    assert found["high"].to_list() == pytest.approx([(high - 0.1) / 0.8] * 2)
+    row = floor_summary(found).row(0, named=True)
+    assert row["low"] == pytest.approx(found["low"][0])
+    assert row["above_control"] is False
 
 
 def test_over_seeds_the_floor_is_a_t_interval_and_a_run_that_did_not_settle_leaves_none():
