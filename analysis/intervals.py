@@ -22,7 +22,7 @@ from analysis.profile import Quantity, coordinate, log_half_life, profile
 from analysis.uncertainty import LEVEL, Interval, t_interval
 
 CLUSTERS = 10
-"""Fewer cannot be resampled: plain percentiles over 5 seeds cover 84 % instead of 95 % (docs/validation.md)."""
+"""Fewer cannot be resampled: plain percentiles over 5 seeds were seen to cover 84 % instead of 95 %."""
 
 
 @dataclass(frozen=True, kw_only=True)

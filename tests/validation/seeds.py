@@ -191,7 +191,7 @@ def bounded(half: Array, last: float) -> tuple[Array, Array]:
 
 
 def slope_cell(design: str, low: Array, high: Array, gamma: float) -> Cell:
-    why = "Over three seeds variances of drawn values are barely known; these intervals are wider than they need be."
+    why = "With three seeds and a quarter censored the intervals err to the wide side."
     return cell(
         "gamma", "ln T = t0 + gamma ln N", design, f"gamma = {gamma:g}", low, high, gamma, np.isfinite(low), gamma == 0,
         why if " 3 seeds, 25%" in design else "",
