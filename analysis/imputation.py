@@ -26,7 +26,7 @@ SHARE = 0.1
 too, so the truth is at least 1; a bound of 1 covers too often (0.97 to 0.99), none too seldom (0.85 to 0.93 with 30 %
 censored), as variances over few seeds near 0 then draw values that vary too little."""
 CENSORED, CENSORED_OF_SIZE = 1 / 3, 0.8
-"""Most values, over all and at any one size, that may be censored for a slope with an interval. docs/validation.md shows
+"""Most values, over all and at any one size, that may be censored for a slope with an interval. docs/validation.md has
 coverage up to there; with half of a 3 x 3 design censored it was 0.928 when tried."""
 PRIOR = 0.5
 """With one or two sizes there is no rest; then the prior takes so many degrees of freedom from each variance."""
