@@ -44,7 +44,7 @@ def _at_bound(fit: Fit, problem: Problem, z: Array) -> dict[str, float]:
     low, high, found = problem.low[0], problem.high[0], {}
     for i, name in enumerate(problem.names):
         if low[i] < high[i]:
-            near = 1e-6 * (high[i] - low[i]) if problem.log[i] else 1e-8
+            near = 1e-6 * (high[i] - low[i]) if problem.log[i] else 1e-8 * problem.scale[i]
             for end in (low[i], high[i]):
                 if abs(z[i] - end) <= near:
                     found[name] = float(np.exp(end) if problem.log[i] else end)

@@ -51,7 +51,7 @@ def fit(
     held = np.zeros(1, dtype=np.intp)
     hessian = problem.hessian(best[None], held)[0]
     _, gradient, _, _ = problem.evaluate(best[None], held)
-    free = (best > problem.low[0] + 1e-9) & (best < problem.high[0] - 1e-9)
+    free = (best > problem.low[0]) & (best < problem.high[0])
     size = len(law.parameters)
     natural = tuple((f, problem.natural(z)[:size]) for f, z in optima)
     likelihood = objective.log_likelihood(np.array(value), data)
@@ -215,7 +215,9 @@ def _covariance(problem: Problem, hessian: Array, z: Array, free: NDArray[np.boo
     """Inverse Hessian (sandwich for Huber's loss) of the free parameters; 0 for those at a bound; NaN if singular."""
     out = np.zeros_like(hessian)
     inner = hessian[np.ix_(free, free)]
-    scale = np.sqrt(np.abs(np.diagonal(inner))) + 1e-300
+    if not (np.diagonal(inner) > 0).all():
+        return np.full_like(hessian, np.nan)
+    scale = np.sqrt(np.diagonal(inner))
     values = np.linalg.eigvalsh(inner / np.outer(scale, scale)) if inner.size else np.ones(1)
     if values[0] <= 1e-10:
         return np.full_like(hessian, np.nan)

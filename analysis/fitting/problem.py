@@ -51,6 +51,9 @@ class Problem:
         self.log = np.array([p.log for p in parameters])
         bounds = np.array([[p.low for p in parameters], [p.high for p in parameters]], dtype=float)
         bounds[:, self.log] = np.log(bounds[:, self.log])
+        size = float(np.abs(data.response[np.isfinite(data.response)]).max(initial=0.0)) or 1.0
+        self.scale = np.array([size if p.unit == "y" and not p.log else 1.0 for p in parameters])
+        """What counts as a sizeable change of each parameter."""
         fixed = fixed or {}
         if unknown := set(fixed) - set(self.names):
             raise UserError(f"{law.name} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(self.names)}")
@@ -139,7 +142,7 @@ class Problem:
     def hessian(self, z: Array, replicates: NDArray[np.intp]) -> Array:
         """Second derivatives of the objective on the solved scale, (b, Q, Q)."""
         count, size = z.shape
-        step = 1e-5 * np.maximum(1e-2, np.abs(z))
+        step = 1e-5 * np.maximum(1e-2 * self.scale, np.abs(z))
         moves = np.eye(size)[None] * step[:, :, None]
         both = np.concatenate([z[:, None] + moves, z[:, None] - moves], axis=1).reshape(-1, size)
         gradient = self.evaluate(both, np.repeat(replicates, 2 * size))[1].reshape(count, 2, size, size)
