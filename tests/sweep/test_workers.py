@@ -15,6 +15,7 @@ from halflife.stages import files
 from halflife.stages.store import read_points
 from tests.data.samples import sentences
 from tests.sweep.drivers import Driver, processes_of, wait_for
+from tests.sweep.train_program import stages
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +65,7 @@ def workers_of(session: int) -> list[int]:
 def test_stages_of_two_workers_survive_a_death_and_ctrl_c_and_end_as_those_of_one(tmp_path: Path):
     source = text(tmp_path)
     undisturbed = training(tmp_path / "torch", source, 0, 0)
+    trunk = stages(tmp_path / "torch", source)["trunk"].folder_name
     assert undisturbed.report()["failed"] == {}
     results = tmp_path / "deepspeed"
     driver = training(results, source, 2, 1)
@@ -83,9 +85,10 @@ def test_stages_of_two_workers_survive_a_death_and_ctrl_c_and_end_as_those_of_on
     assert (finished["failed"], finished["cached"] + finished["run"]) == ({}, 2)
     found, expected = points(results), points(tmp_path / "torch")
     assert found.keys() == expected.keys()
-    counts = {key for key in expected if key[2].endswith(("hits", "trials"))}
-    for key in expected.keys() - counts:
-        assert found[key] == pytest.approx(expected[key], rel=2e-3), key
+    losses = [key for key in expected if key[2].endswith("loss") and key[0] == trunk and key[1] <= 50 * 1024]
+    assert len(losses) > 20
+    for key in losses:  # later steps amplify the last bit, as any two orders of summation do
+        assert found[key] == pytest.approx(expected[key], rel=1e-4), key
     executions = [(record["execution"]["workers"], record["execution"]["zero"]) for record in records(results)]
     assert (2, 1) in executions
     assert (1, 2) in executions

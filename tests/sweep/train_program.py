@@ -20,7 +20,7 @@ from tests.sweep.helpers import CONTROLS, declaration
 def stages(results: Path, text: Path) -> dict[str, Train]:
     """A trunk without dropout, long enough to be interrupted, and its branch."""
     last = branch(results, text)
-    trunk = replace(last.start.stage, tokens=120 * 1024)  # pyright: ignore[reportAttributeAccessIssue]
+    trunk = replace(last.start.stage, tokens=300 * 1024)  # pyright: ignore[reportAttributeAccessIssue]
     return {"trunk": trunk, "branch": replace(last, start=replace(last.start, stage=trunk), dropout=0.0)}
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     os.environ.update(ENVIRONMENT)  # Ray reads it when it is imported
     from halflife.sweep import tuning
 
-    tuning.Task = partial(tuning.Task, checkpoint_seconds=0.3)  # pyright: ignore[reportAttributeAccessIssue]
+    tuning.Task = partial(tuning.Task, checkpoint_seconds=0.1)  # pyright: ignore[reportAttributeAccessIssue]
     trial = Trial(name="one", parameters={"branch": 0}, stages=dict(stages(results, text)))
     controls = tuple(replace(control, role="", task="other") for control in CONTROLS)
     made = Study(declaration=declaration(controls=controls), trials=(trial,))

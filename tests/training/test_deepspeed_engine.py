@@ -85,6 +85,7 @@ def test_torch_and_deepspeed_on_one_and_two_workers_give_the_same_losses_at_ever
     assert not list((tmp_path / "extensions").glob("**/*.so"))  # nothing is compiled, neither here nor in a sweep
 
 
+@pytest.mark.slow
 def test_bf16_muon_and_dropout_under_deepspeed_are_those_of_the_torch_engine(tmp_path):
     calls = [{"zero": zero, "stage": stage} for zero, stage in ((2, "bf16"), (0, "muon"), (1, "dropout"))]
     found = together("several", tmp_path, calls=calls)
@@ -99,6 +100,12 @@ def test_dropout_is_reproducible_on_two_workers_and_differs_between_them(tmp_pat
     first, second = together("several", tmp_path, 2, calls=[call, call])
     assert first == second
     assert first["loss"] != pytest.approx(alone("dropout")["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("zero", [pytest.param(1, marks=pytest.mark.slow), 3])
+def test_a_process_that_trains_stage_after_stage_keeps_the_memory_of_none(tmp_path, zero):
+    held = together("held", tmp_path, zero=zero, engines=3)
+    assert held[-1] - held[0] < 4 * 300_000 / 4  # a quarter of one copy of the weights
 
 
 def torch_loop(folder: Path, stage: str, **arguments: Any) -> dict[str, Any]:
@@ -127,6 +134,7 @@ def assert_same_checkpoint(found: Path, expected: Path) -> None:
             torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_branch_forks_across_engines_with_its_optimizer_state(tmp_path):
     torch_loop(tmp_path / "torch-trunk", "loop")
     trunk = together("loop", tmp_path, folder="trunk", zero=1)

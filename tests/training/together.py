@@ -107,7 +107,38 @@ def loop(
     return {"summary": summary, "points": {str(step): values for step, values in host.points.items()}}
 
 
-TASKS: dict[str, Callable[..., Any]] = {"several": several, "loop": loop}
+def held(out: Path, zero: int, engines: int, workers: int) -> list[float]:
+    """Bytes of this process's tensors after each of several engines has trained a step and been closed."""
+    import gc
+
+    import torch
+
+    from halflife.models.decoder import Decoder
+    from halflife.models.ladder import Rung
+    from halflife.training.deepspeed_engine import DeepSpeedEngine
+    from halflife.training.execution import Execution
+    from tests.training.fakes import VOCABULARY, Stream, recipe
+
+    def alive() -> int:
+        gc.collect()
+        tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+        return sum({found.untyped_storage().data_ptr(): found.untyped_storage().nbytes() for found in tensors}.values())
+
+    found = []
+    stage = recipe(start=Rung(size="300k"))
+    for _ in range(engines):
+        model = Decoder(stage.architecture, VOCABULARY)
+        model.initialise(torch.Generator().manual_seed(0))
+        engine = DeepSpeedEngine(model, stage, Execution(engine="deepspeed", workers=workers, zero=zero))
+        engine.gradients(Stream().batch(0))
+        engine.step(1.0)
+        engine.close()
+        del engine, model
+        found.append(float(alive()))
+    return found
+
+
+TASKS: dict[str, Callable[..., Any]] = {"several": several, "loop": loop, "held": held}
 
 
 def main(task: str, out: Path, options: dict[str, Any]) -> None:

@@ -46,8 +46,7 @@ class DeepSpeedEngine:
         self.device = next(model.parameters()).device
         deepspeed = ready(self.device)
         self.ranks: Ranks = Together() if execution.workers > 1 else Alone()
-        self.names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self.parameters_total = sum(parameter.numel() for parameter in model.parameters())
         start = [parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name]
         self.origin_norm = torch.nn.utils.get_total_norm(start).item()
         self.optimizer = build(recipe.optimizer, model)
@@ -67,7 +66,7 @@ class DeepSpeedEngine:
 
     def _settings(self) -> dict[str, Any]:
         """DeepSpeed's configuration. Accumulation is ours (`set_gradient_accumulation_boundary`)."""
-        bucket = min(BUCKET, sum(shape.numel() for shape in self.shapes.values()))
+        bucket = min(BUCKET, self.parameters_total)
         zero: dict[str, Any] = {"stage": self.zero, "reduce_bucket_size": bucket}
         if self.zero == 3:
             zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_max_live_parameters": LIVE * bucket}
@@ -201,6 +200,23 @@ class DeepSpeedEngine:
         with torch.no_grad(), _autocast(self.recipe, self.device), eagerly(self.execution):
             yield
         self.model.train()
+
+    def close(self) -> None:
+        """DeepSpeed's hooks would keep every model that a process has trained; under ZeRO 3 its caches do, so that the
+        memory of the tensors is given back instead."""
+        self.engine.destroy()
+        self.optimizer.state.clear()
+        self.origin.clear()
+        if self.zero == 3:
+            sharded = self.engine.optimizer
+            parameters: list[Any] = list(self.model.parameters())
+            shards = [parameter.ds_tensor for parameter in parameters]
+            flat = [*sharded.fp16_partitioned_groups_flat, sharded.lp_param_buffer, sharded.grad_partitions_flat_buffer]
+            for tensor in (*self.owners, *flat, *shards, *parameters):
+                tensor.data = torch.empty(0, device=self.device)
+            for held in vars(sharded).values():  # views of them
+                if isinstance(held, (dict, list)):
+                    held.clear()
 
     @property
     def _sharded(self) -> bool:

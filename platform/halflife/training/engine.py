@@ -21,6 +21,8 @@ class Engine(Protocol):
     """Where several ranks train together, every verb is called on every one of them."""
 
     ranks: Ranks
+    parameters_total: int
+    """Of the model, whatever of them is trained or kept here."""
 
     @property
     def model(self) -> LanguageModel:
@@ -58,6 +60,10 @@ class Engine(Protocol):
 
     def load(self, weights: Mapping[str, Tensor] | None, optimizer: Mapping[str, Tensor] | None) -> None:
         """Continue from these; None leaves what is there. theta_0 stays."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds beside the model; nothing is asked of it afterwards."""
         ...
 
     def measuring(self) -> AbstractContextManager[Any]:

@@ -78,7 +78,10 @@ def train(
     device = torch.device(context.device)
     with Ahead(batches, device, recipe.steps) if device.type == "cuda" else nullcontext(batches) as stream:
         loop = _Loop(recipe, context, stream, measures, start, clock)
-        loop.run(checkpoint_seconds)
+        try:
+            loop.run(checkpoint_seconds)
+        finally:
+            loop.engine.close()
         return loop.summary()
 
 
@@ -142,7 +145,7 @@ class _Loop:
             "seconds_evaluating": progress.seconds_evaluating,
             "tokens_per_second": tokens / progress.seconds_training if progress.step else None,
             "parameters": self.model.architecture.parameters,
-            "parameters_total": sum(parameter.numel() for parameter in self.model.parameters()),
+            "parameters_total": self.engine.parameters_total,
             "snapshots": progress.snapshots,
             "reached": progress.reached,
             "final": progress.values,
