@@ -96,8 +96,8 @@ def loop(
     class Gone(Host):
         execution = Execution(engine=engine, workers=workers, zero=zero)  # pyright: ignore[reportArgumentType]
 
-        def checkpointed(self, step: int, at: Path) -> None:
-            super().checkpointed(step, at)
+        def checkpointed(self, step: int, folder: Path) -> None:
+            super().checkpointed(step, folder)
             if end_at is not None and step == end_at * BATCH_TOKENS:
                 os._exit(ENDED)
 
@@ -125,9 +125,10 @@ def held(out: Path, zero: int, engines: int, workers: int) -> list[float]:
         return sum({found.untyped_storage().data_ptr(): found.untyped_storage().nbytes() for found in tensors}.values())
 
     found = []
-    stage = recipe(start=Rung(size="300k"))
+    rung = Rung(size="300k")
+    stage = recipe(start=rung)
     for _ in range(engines):
-        model = Decoder(stage.architecture, VOCABULARY)
+        model = Decoder(rung, VOCABULARY)
         model.initialise(torch.Generator().manual_seed(0))
         engine = DeepSpeedEngine(model, stage, Execution(engine="deepspeed", workers=workers, zero=zero))
         engine.gradients(Stream().batch(0))
