@@ -184,6 +184,8 @@ def _print_fit(fit: Fit, found: Intervals, foretold: dict[str, HeldOut]) -> None
     value = ("summed huber", fit.objective) if fit.log_likelihood is None else ("log-likelihood", fit.log_likelihood)
     console.print(f"{value[0]} {value[1]:.8g}; {fit.starts_at_optimum:.0%} of {fit.starts} starts reached it")
     console.print(f"95 % intervals: {found.method}")
+    if fit.error.own is not None and fit.own is not None:
+        console.print(f"{fit.error.own.name} {fit.own:.4g}: {fit.error.own.meaning}")
     for part, each in foretold.items():
         console.print(f"fitted to the rest it foretells {part} ({each.points} points) with error {_number(each.error)}")
     for warning in fit.warnings:

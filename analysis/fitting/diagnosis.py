@@ -29,7 +29,7 @@ def diagnose(fit: Fit, problem: Problem, hessian: Array, z: Array) -> Fit:
         *(f"{name} is at its bound {value:.4g}" for name, value in bound.items()),
         *_unidentified(fit, problem, hessian, z),
         *_short_span(fit),
-        *_empty_terms(fit),
+        *(f"the term of {name} collapsed to 0" for name in _empty_terms(fit) if name not in bound),
     ]
     group = fit.observations.group
     if group is not None and (seeds := np.unique(group).size) < SEEDS:
@@ -129,5 +129,5 @@ def _empty_terms(fit: Fit) -> list[str]:
     for name in law.linear:
         i = law.names.index(name)
         if np.abs(columns[:, i] * fit.theta[i]).max() < EMPTY * value:
-            found.append(f"the term of {name} collapsed to 0")
+            found.append(name)
     return found
