@@ -23,6 +23,15 @@ OPEN = 0.05
 """A quantity of which more intervals than this have an open end is not identified by the design."""
 
 
+STREAM = 0
+"""Which data are planted: the table's, or others for a test."""
+
+
+def generator(*key: int) -> np.random.Generator:
+    """The random numbers of one cell; `key` of up to three."""
+    return np.random.default_rng([*key, *[0] * (3 - len(key)), STREAM])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """`coverage` is over the replicates that have an interval, `given` their share."""

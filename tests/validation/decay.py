@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.fitting.objectives import BetaBinomial, Binomial, Gaussian
 from analysis.laws import LAWS
-from tests.validation.cells import Cell, counts, profiled
+from tests.validation.cells import Cell, counts, generator, profiled
 
 TRIALS = 128
 CONCENTRATION = 40.0
@@ -38,19 +38,19 @@ MEASURED: dict[str, tuple[tuple[float, ...], float]] = {
 def cells(replicates: int) -> list[Cell]:
     found = []
     for place, (name, theta) in enumerate(COUNTED.items()):
-        rng = np.random.default_rng([1, place])
+        rng = generator(1, place)
         hits = counts(rng, LAWS[name].value(np.array(theta), STEPS[:, None]), TRIALS, replicates)
         found += profiled(
             "one run", LAWS[name], theta, STEPS[:, None], Binomial(), "binomial counts", hits=hits, trials=TRIALS
         )
     name = "exponential_floor"
-    theta, rng = COUNTED[name], np.random.default_rng([2, 0])
+    theta, rng = COUNTED[name], generator(2, 0)
     hits = counts(rng, LAWS[name].value(np.array(theta), STEPS[:, None]), TRIALS, replicates, CONCENTRATION)
     found += profiled(
         "one run", LAWS[name], theta, STEPS[:, None], BetaBinomial(), "overdispersed counts", hits=hits, trials=TRIALS
     )
     for place, (name, (theta, noise)) in enumerate(MEASURED.items()):
-        rng = np.random.default_rng([3, place])
+        rng = generator(3, place)
         x = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128.0]).repeat(2) if "soft" in name else STEPS
         x = x[x > 1 if name == "ebbinghaus" else x > 0]
         y = LAWS[name].value(np.array(theta), x[:, None]) + noise * rng.standard_normal((replicates, x.size))

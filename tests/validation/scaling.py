@@ -10,7 +10,7 @@ import numpy as np
 from analysis.fitting.objectives import Gaussian, Huber, Objective
 from analysis.laws import LAWS
 from analysis.laws.base import Array
-from tests.validation.cells import Cell, profiled
+from tests.validation.cells import Cell, generator, profiled
 
 LOSS, TIME = 0.005, 0.2
 """Standard deviation of ln loss, of ln half-life."""
@@ -61,16 +61,16 @@ def cells(replicates: int) -> list[Cell]:
     for place, (name, (theta, x)) in enumerate(LOSSES.items()):
         law = LAWS[name]
         for which, (objective, kind) in enumerate(errors):
-            rng = np.random.default_rng([9, place, which])
+            rng = generator(9, place, which)
             y = law.value(np.array(theta), x) * np.exp(LOSS * noise(rng, (replicates, x.shape[0]), kind))
             how = "lognormal" if isinstance(objective, Gaussian) else f"Huber 1e-3, {kind} noise"
             found += profiled("scaling", law, theta, x, objective, f"{x.shape[0]} runs, {how}", y=y, starts=8)
     for place, (name, (theta, x)) in enumerate(TIMES.items()):
-        rng = np.random.default_rng([10, place])
+        rng = generator(10, place)
         y = LAWS[name].value(np.array(theta), x) * np.exp(TIME * rng.standard_normal((replicates, x.shape[0])))
         found += profiled("scaling", LAWS[name], theta, x, Gaussian(log=True), f"{x.shape[0]} runs, lognormal", y=y)
     theta, x = FLOORS
-    rng = np.random.default_rng([11])
+    rng = generator(11)
     y = LAWS["floor_size"].value(np.array(theta), x) + 0.03 * rng.standard_normal((replicates, x.shape[0]))
     found += profiled("scaling", LAWS["floor_size"], theta, x, Gaussian(), f"{x.shape[0]} runs, Gaussian", y=y)
     return found

@@ -15,7 +15,7 @@ from analysis.intervals import expanded, jackknife_reach
 from analysis.laws import LAWS
 from analysis.laws.base import Array
 from analysis.retention import crossing
-from tests.validation.cells import NULLS, Cell, cell, counts
+from tests.validation.cells import NULLS, Cell, cell, counts, generator
 from tests.validation.decay import CONCENTRATION, TRIALS, cadence
 
 STEPS = cadence(400)
@@ -56,7 +56,7 @@ def curves_over_seeds(replicates: int) -> list[Cell]:
     """One law, seeds of different half-lives: the law fitted to every seed, t over seeds."""
     law, found = LAWS["exponential_floor"], []
     for place, (seeds, concentration) in enumerate(((3, np.inf), (5, np.inf), (3, CONCENTRATION), (5, CONCENTRATION))):
-        rng = np.random.default_rng([4, place])
+        rng = generator(4, place)
         scale = np.exp(np.log(30) + LEVEL * rng.standard_normal(replicates * seeds))
         theta = np.column_stack([np.full(scale.size, 0.95), scale, np.full(scale.size, 0.2)])
         hits = counts(rng, law.value(theta, STEPS[:, None]), TRIALS, scale.size, concentration)
@@ -80,7 +80,7 @@ def means_with_censoring(replicates: int) -> list[Cell]:
     """Mean ln half-life over seeds at one size, some beyond the last evaluation."""
     found = []
     for place, (seeds, late) in enumerate(itertools.product((3, 5, 10), (0.0, 0.2))):
-        rng = np.random.default_rng([12, place])
+        rng = generator(12, place)
         y = np.log(60) + LEVEL * rng.standard_normal((replicates, seeds, 1))
         last = np.quantile(y, 1 - late) if late else np.inf
         low, high = np.minimum(y, last), np.where(y > last, np.inf, y)
@@ -99,7 +99,7 @@ def resampled(replicates: int) -> list[Cell]:
     """Groups that cannot be fitted alone, each at one size with noise of its own: jackknife, and bootstrap from 10."""
     law, found, draws = LAWS["half_life_size"], [], 400
     for place, (groups, bootstrap) in enumerate(((6, False), (12, False), (12, True), (24, True))):
-        rng = np.random.default_rng([13, place])
+        rng = generator(13, place)
         group = np.repeat(np.arange(groups), 3)
         x = np.geomspace(1e5, 1e7, groups)[group][:, None]
         noise = LEVEL * rng.standard_normal((replicates, groups))[:, group]
@@ -137,7 +137,7 @@ def gamma_with_censoring(replicates: int) -> list[Cell]:
             for tilt in (0.0, TILT):
                 for late in (0.0, 0.1, 0.25):
                     place += 1
-                    rng, x = np.random.default_rng([5, place]), sizes_of(count)
+                    rng, x = generator(5, place), sizes_of(count)
                     many = replicates if gamma else NULLS * replicates
                     y = log_half_lives(rng, many, seeds, x, gamma, tilt)
                     last = np.quantile(y, 1 - late) if late else np.inf
@@ -151,7 +151,7 @@ def gamma_from_counts(replicates: int) -> list[Cell]:
     """gamma end to end: counts, one law a run, its half-life (censored beyond the last evaluation), the slope."""
     law, found = LAWS["exponential_floor"], []
     for place, (seeds, count, gamma) in enumerate(((3, 3, 0.0), (3, 3, 0.5), (5, 4, 0.0), (5, 4, 0.5))):
-        rng, x, steps = np.random.default_rng([6, place]), sizes_of(count), cadence(160)
+        rng, x, steps = generator(6, place), sizes_of(count), cadence(160)
         shape = (replicates if gamma else NULLS * replicates, seeds, count)
         half = np.exp(log_half_lives(rng, *shape[:2], x, gamma))
         theta = np.stack([np.full(shape, 0.95), half / -np.log((0.475 - 0.1) / 0.85), np.full(shape, 0.1)], axis=-1)
@@ -169,7 +169,7 @@ def gamma_from_crossings(replicates: int) -> list[Cell]:
     """gamma end to end without a law: retention of the log-probability, its last crossing of one half, the slope."""
     found = []
     for place, (seeds, count, gamma) in enumerate(((3, 3, 0.0), (3, 3, 0.5), (5, 4, 0.0), (5, 4, 0.5))):
-        rng, x, steps = np.random.default_rng([7, place]), sizes_of(count), cadence(160)
+        rng, x, steps = generator(7, place), sizes_of(count), cadence(160)
         half = np.exp(log_half_lives(rng, replicates if gamma else NULLS * replicates, seeds, x, gamma))
         curves = 2.0 ** -(steps / half[..., None]) + 0.02 * rng.standard_normal((*half.shape, steps.size))
         seen = np.full(half.size, np.inf)
@@ -208,7 +208,7 @@ def joint_laws(replicates: int) -> list[Cell]:
     found, sizes, steps, seeds = [], np.exp(sizes_of(4)) * 1e6, cadence(400)[::2], 5
     x = np.column_stack([np.tile(steps, sizes.size), np.repeat(sizes, steps.size)])
     for place, (name, theta) in enumerate(OVER_SIZE.items()):
-        law, rng = LAWS[name], np.random.default_rng([8, place])
+        law, rng = LAWS[name], generator(8, place)
         own = np.tile(np.array([theta[n] for n in law.names]), (replicates * seeds, 1))
         own[:, law.names.index("T0")] *= np.exp(LEVEL * rng.standard_normal(replicates * seeds))
         own[:, law.names.index("gamma")] += TILT * rng.standard_normal(replicates * seeds)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from tests.validation import decay, scaling, seeds
+from tests.validation import cells, decay, scaling, seeds
 from tests.validation.cells import CI, Cell
 
 REPLICATES = 200
 
 
-def wrong(cells: list[Cell]) -> list[str]:
-    """Cells beyond what 200 replicates of an honest interval can show; one that is unbounded may cover always."""
+@pytest.fixture(autouse=True)
+def other_data_than_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells, "STREAM", 1)
+
+
+def wrong(found: list[Cell]) -> list[str]:
+    """Cells beyond what 200 replicates of an honest interval can show. One that is unbounded, or that the table says to
+    err to the wide side, may cover always."""
     low, high = CI
     return [
         f"{c.law}, {c.design}, {c.quantity}: {c.coverage:.3f}"
-        for c in cells
-        if not low <= c.coverage <= (high if c.identified else 1.0)
+        for c in found
+        if not low <= c.coverage <= (high if c.identified and not c.why else 1.0)
     ]
 
 
