@@ -148,6 +148,8 @@ class Carried:
     tracking: FakeStore = field(default_factory=FakeStore)
     clock: Callable[[], float] = lambda: 0.0
     slots: int = 1
+    before: Callable[[], None] = lambda: None
+    """Called when the search has been told apart, and nothing has been asked or taken up."""
 
     def __post_init__(self) -> None:
         store = Store(self.results)
@@ -159,6 +161,7 @@ class Carried:
         )
         self.publishing = Publishing(made, self.campaign.plan, store, self.publisher, {})
         self.publishing.update()
+        self.before()
         self.campaign.begin(self.publishing, self.slots)
 
     def run(self, stages: int | None = None) -> Carried:

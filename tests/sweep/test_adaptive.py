@@ -128,16 +128,15 @@ def test_a_setting_that_cannot_be_is_told_as_failed_and_the_next_one_asked(tmp_p
             raise UserError("x is too large")
         return unfold(setting, seed)
 
-    def clock() -> float:
+    def begin() -> None:
         begun[0] = True
-        return 0.0
 
-    made = search(unfold=refuse, budget={"trials": 12, "timeout": "1h"})
-    carried = Carried(made, tmp_path, clock=clock).run()
+    made = search(unfold=refuse, budget={"trials": 12})
+    carried = Carried(made, tmp_path, before=begin).run()
     for trial in carried.study.trials:
         assert (trial.state == TrialState.FAIL) == (trial.params["x"] > 0.75)
     begun[0] = False
-    assert Carried(made, tmp_path, clock=clock).run().campaign.numbers() == carried.campaign.numbers()
+    assert Carried(made, tmp_path, before=begin).run().campaign.numbers() == carried.campaign.numbers()
 
 
 def test_a_space_that_cannot_be_is_refused_before_any_compute(tmp_path: Path):

@@ -31,7 +31,7 @@ class Budget:
     trials: int
     """Settings tried, those that fail included; the same command with more goes on from there."""
     timeout: str | None = None
-    """Suggest nothing more after this long (90, 30m, 2h); what is under way is finished, the best evaluated again."""
+    """Suggest nothing more so long (90, 30m, 2h) after the first; what is under way is finished, the best evaluated."""
     sampler: Literal["tpe", "random"] = "tpe"
     """tpe: multivariate tree-structured Parzen estimators, what is under way taken for poor. random: without memory."""
     startup: int = 10

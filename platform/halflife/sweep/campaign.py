@@ -70,14 +70,14 @@ class Campaign(Course):
     def begin(self, publishing: Publishing, slots: int) -> None:
         """Take up what earlier commands have found; from now on `feed` may be called."""
         self._publishing, self._slots = publishing, slots
-        seconds = self._search.budget.seconds
-        self._deadline = math.inf if seconds is None else self._clock() + seconds
         self._catch_up()
 
     def feed(self) -> bool:
         """Tell what has ended, and ask for as much as keeps the slots busy. Whether there is more to tell or to ask."""
         self._conclude_ended()
         while self._wants_more():
+            if self._deadline == math.inf and self._search.budget.seconds is not None:
+                self._deadline = self._clock() + self._search.budget.seconds  # Ray's start is not counted
             asked = self._suggestions.ask()
             if asked is not None:
                 self._begin(*asked)
