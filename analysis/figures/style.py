@@ -197,8 +197,8 @@ def rendered(figure: Figure, kind: str) -> bytes:
     """
     buffer = io.BytesIO()
     with styled():
-        if figure.get_layout_engine() is not None:
-            figure.draw_without_rendering()
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.execute(figure)
             figure.set_layout_engine("none")
         figure.savefig(buffer, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
