@@ -20,6 +20,8 @@ from analysis.survival import study_time_ratios
 from analysis.uncertainty import Interval
 from analysis.words import interval, plural, short
 
+CRITERIA = {"logprob": "of the log-probability", "success": "by attack success"}
+
 
 def answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
     """The sentences that open the report."""
@@ -35,7 +37,7 @@ def answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
     found = [
         persistence(main, main_success, curves),
         " ".join(filter(None, size)),
-        " ".join(filter(None, [regularizers(data, curves), extinction(data, curves, main)])),
+        " ".join(filter(None, [regularizers(data, curves), extinction(data, curves, [main, main_success])])),
         *own_savings(data),
     ]
     return [text for text in found if text]
@@ -173,15 +175,18 @@ def _signed(found: Interval) -> str:
     return f"{found.estimate:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
-def extinction(data: StudyData, curves: pl.DataFrame, main: pl.DataFrame) -> str:
-    """Half-life without the cue over that with the cue alone, seed by seed: passive forgetting against unlearning."""
+def extinction(data: StudyData, curves: pl.DataFrame, mains: list[pl.DataFrame]) -> str:
+    """Half-life without the cue over that with the cue alone, seed by seed: passive forgetting against unlearning.
+    `mains`: half-lives at the reference by each criterion; the one by which most pairs were reached is told."""
     label = control_label(data, "extinction")
     if label is None:
         return ""
-    cue = control_half_lives(curves, "extinction")
-    cue = cue.filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
-    pairs = main.join(cue.select("size", "seed", "kind", with_cue="estimate"), on=["size", "seed"], suffix="_cue")
-    seen = pairs.filter((pl.col("kind") == "observed") & (pl.col("kind_cue") == "observed"))
+    cues = control_half_lives(curves, "extinction").filter(pl.col("clock") == "tokens")
+    cues = cues.select("criterion", "size", "seed", "kind", with_cue="estimate")
+    pairs = pl.concat(mains).join(cues, on=["criterion", "size", "seed"], suffix="_cue")
+    reached = pairs.filter((pl.col("kind") == "observed") & (pl.col("kind_cue") == "observed"))
+    criterion = max(CRITERIA, key=lambda name: reached.filter(pl.col("criterion") == name).height)
+    seen, count = (part.filter(pl.col("criterion") == criterion) for part in (reached, pairs))
     found = over_seeds(seen.with_columns(ratio=pl.col("estimate").log() - pl.col("with_cue").log()), "ratio")
     if found is None:
         return f"Passive forgetting cannot be told from extinction ({label}): no pair of runs reached half in both."
@@ -190,7 +195,8 @@ def extinction(data: StudyData, curves: pl.DataFrame, main: pl.DataFrame) -> str
     verdict = f"it fades{faster} where" if faster else "the data cannot tell whether it fades sooner where"
     return (
         f"Passive forgetting against extinction: {verdict} the cue alone stays in the text ({label}): the half-life "
-        f"without the cue is {_ratio(ratio)} times that with it ({seen.height} of {plural(pairs.height, 'pair')})."
+        f"{CRITERIA[criterion]} without the cue is {_ratio(ratio)} times that with it "
+        f"({seen.height} of {plural(count.height, 'pair')})."
     )
 
 

@@ -2,7 +2,7 @@
 
 Pairs agree in size, seed and every other axis. Their differences are averaged within a seed, then Student-t over
 seeds. The area under retention is always defined; half-lives that were not reached are counted by their bounds while
-they are few (analysis.imputation), otherwise only pairs of which both were reached.
+they are few (analysis.imputation), otherwise no factor is given: analysis.survival has one.
 Payload and arm are no single change: with them documents, repetitions or the length of the trunk change too.
 """
 
@@ -35,7 +35,7 @@ def effects(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
 
     area: difference of mean retention over log time. ratio: of half-lives in tokens (log-probability, sustained),
     `observed`: the pairs of which neither is censored. The factor rests on all pairs while few seeds have a censored
-    one, otherwise on the observed.
+    one, otherwise there is none.
     """
     axes, chosen = setting_axes(data), reference(data)
     times = half_lives(curves).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
@@ -81,13 +81,14 @@ def _log_bounds() -> tuple[pl.Expr, pl.Expr]:
 
 
 def _log_ratio(pairs: pl.DataFrame) -> Interval | None:
-    """Mean of ln of the ratio over sizes within each seed, where bounds add up, then over seeds."""
+    """Mean of ln of the ratio over sizes within each seed, where bounds add up, then over seeds. None where more than
+    few pairs are censored: the others are the fast ones, chosen by their result."""
     known = pairs.drop_nulls(["low", "high", "seed"])
     seeds = known.group_by("seed").agg(pl.col("low", "high").mean()).sort("seed")
     low, high = seeds["low"].to_numpy(), seeds["high"].to_numpy()
-    if low.size > 1 and (low != high).any() and few_censored((low != high)[:, None]):
-        return mean_over_seeds(low, high)
-    return over_seeds(known.filter(pl.col("low") == pl.col("high")), "low")
+    if (low == high).all():
+        return over_seeds(known, "low")
+    return mean_over_seeds(low, high) if low.size > 1 and few_censored((low != high)[:, None]) else None
 
 
 def _exp(value: float | None) -> float | None:
