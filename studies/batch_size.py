@@ -25,12 +25,11 @@ def build(preset, settings, place):
             for role in ("treatment", "positive", "extinction", "absent"):
                 trunk = cell.trunk(reference, poisoned=role != "absent")
                 branch = cell.branch(Checkpoint(stage=trunk), reference, role)
-                count = trunk.architecture.parameters
                 for batch in BATCHES:
                     stages = {"trunk": trunk, "branch": dataclasses.replace(branch, batch_tokens=batch)}
-                    parameters = {"size": size, "parameters": count, "seed": seed, "batch": batch}
+                    axes = {"size": size, "parameters": trunk.architecture.parameters, "seed": seed, "batch": batch}
                     name = f"{size} · seed {seed} · {batch} tokens a step · {role}"
-                    trials.append(Trial(name=name, parameters=parameters, stages=stages, role=role))
+                    trials.append(Trial(name=name, parameters=axes, stages=stages, role=role))
     axis = Axis(name="batch", label="Batch after the drop", values=BATCHES, unit="tokens", scale="log")
     declared = declare("batch_size", preset, settings, corpus.label)
     return Study(declaration=dataclasses.replace(declared, axes=(*declared.axes[:2], axis)), trials=tuple(trials))

@@ -28,8 +28,9 @@ RATE = 0.003
 def contenders(size: str, steps: int, corpus: Corpus, results: Path) -> dict[str, Callable[[], float]]:
     """By name, functions that train for `steps` steps and return tokens a second. All draw rows from `corpus`;
     only our loop draws them within the time that is counted."""
+    rung = Rung(size=size)
     stage = Train(
-        start=Rung(size=size),
+        start=rung,
         mixture=Mixture(sources=(Source(corpus=corpus),)),
         tokens=steps * BATCH_TOKENS,
         batch_tokens=BATCH_TOKENS,
@@ -44,7 +45,7 @@ def contenders(size: str, steps: int, corpus: Corpus, results: Path) -> dict[str
         return summary["tokens_per_second"]
 
     def bare() -> float:
-        model = Decoder(stage.architecture, batches.vocabulary)
+        model = Decoder(rung, batches.vocabulary)
         model.initialise(torch.Generator().manual_seed(0))
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.1, fused=True)
         started = time.perf_counter()
@@ -58,7 +59,7 @@ def contenders(size: str, steps: int, corpus: Corpus, results: Path) -> dict[str
         return steps * BATCH_TOKENS / (time.perf_counter() - started)
 
     def hugging_face() -> float:
-        return hugging_face_speed(stage.architecture, batches.vocabulary, rows)
+        return hugging_face_speed(rung, batches.vocabulary, rows)
 
     return {"halflife": ours, "bare PyTorch loop": bare, "Hugging Face Trainer": hugging_face}
 
