@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,11 +53,18 @@ def test_killed_and_raising_stages_are_tried_again_and_hopeless_ones_block_only_
     )
 
 
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path):
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param(lambda pid: os.killpg(pid, signal.SIGINT), id="ctrl-c"),  # as a terminal does: the whole group
+        pytest.param(lambda pid: os.kill(pid, signal.SIGTERM), id="sigterm"),
+    ],
+)
+def test_ctrl_c_and_sigterm_stop_cleanly_and_the_same_command_goes_on(tmp_path: Path, stop: Callable[[int], None]):
     driver = Driver(tmp_path, "--seconds", "2", "--branches", "1")
     wait_for(lambda: len(runs(tmp_path)) == 4)  # both trunks are complete, both branches run
     began = time.monotonic()
-    os.killpg(driver.process.pid, signal.SIGINT)  # as a terminal does: the whole group
+    stop(driver.process.pid)
     report = driver.report(timeout=30)
     assert driver.process.returncode == 130
     assert report["interrupted"]

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -288,6 +290,7 @@ def _local_ray(cpus: int, gpus: int) -> Iterator[Path]:
     scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH))
     try:
         leases.acquire(scratch, leases.Watch(leases.PULSE), leases.PULSE)  # says whose it is
+        terminate = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address="local",
@@ -303,6 +306,8 @@ def _local_ray(cpus: int, gpus: int) -> Iterator[Path]:
         except Exception as error:
             cause = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"Ray does not start: {cause[:300]}") from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place, which prints and ends the process
         for name in ("ray.tune", "ray.train", "ray.air"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         yield scratch
