@@ -91,7 +91,7 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path):
 
 def test_a_driver_killed_with_its_whole_group_leaves_work_that_the_same_command_finishes(tmp_path: Path):
     driver = Driver(tmp_path, "--seconds", "1.5", "--branches", "1")
-    wait_for(lambda: len(runs(tmp_path)) == 3)
+    wait_for(lambda: len(runs(tmp_path)) >= 3)
     os.killpg(driver.process.pid, signal.SIGKILL)
     driver.process.communicate()
     began = time.monotonic()
