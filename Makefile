@@ -49,6 +49,7 @@ test-slow: $(VENV)/.dev $(VENV)/.smollm2  ## the slow tier: faults, muP transfer
 	$(BIN)/python -m pytest -m slow
 
 ui: $(VENV)/.train  ## browse the runs in MLflow on 127.0.0.1:5000
+	@echo "http://127.0.0.1:5000: choose Model training at the top left, then the study; its runs are under Runs"
 	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(abspath $(or $(HALFLIFE_RESULTS),results))/mlflow.db
 
 report: $(VENV)/.train  ## draw the report of the backdoor study again from MLflow
