@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from halflife.data.corpus import Corpus
 from halflife.data.languages import STREAM, language_stream
 from halflife.data.mixture import Batches, Mixture, Source
 from halflife.data.tokenizers import Bytes, load
@@ -52,3 +53,28 @@ def test_a_sequence_longer_than_the_stream_is_refused() -> None:
     long = Mixture(sources=(Source(corpus=FAMILY.languages[0]),), sequence=10**6)
     with pytest.raises(UserError, match="training split of digits has"):
         Batches(long, Path(), batch_tokens=10**6, steps=1, key=(0,))
+
+
+@pytest.mark.parametrize("fewer", [1, 8, 20])
+def test_relearning_on_n_examples_sees_n_items_and_fewer_are_among_more(fewer: int) -> None:
+    language = FAMILY.languages[0]
+    whole, few, more = (
+        set(lines(language_stream(language, Bytes(), Path(), count)[0])) for count in (None, fewer, 2 * fewer)
+    )
+    assert len(few) == fewer
+    assert len(more) == 2 * fewer
+    assert few < more < whole
+    source = Source(corpus=language, examples=fewer)
+    row = Batches(Mixture(sources=(source,), sequence=96), Path(), batch_tokens=96, steps=1, key=(0,)).batch(0)[0]
+    assert set(lines(row)[:-1]) <= few
+
+
+@pytest.mark.parametrize("examples", [0, -3, 98])
+def test_no_examples_or_more_than_there_are_is_refused(examples: int) -> None:
+    with pytest.raises(UserError, match=f"{examples} examples of digits given: expected 1 to 97"):
+        Source(corpus=FAMILY.languages[0], examples=examples)
+
+
+def test_examples_of_text_cannot_be_counted() -> None:
+    with pytest.raises(UserError, match="expected a language"):
+        Source(corpus=Corpus(digest="0"), examples=8)

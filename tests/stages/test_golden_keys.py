@@ -21,6 +21,7 @@ from halflife.models.ladder import Rung
 from halflife.models.released import Released, Shape
 from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint, Snapshot, Train
+from halflife.tasks.arithmetic import Addition
 from halflife.tasks.backdoor import Backdoor
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import SGD, AdamW, Muon
@@ -105,6 +106,7 @@ RELEASED = replace(
 FROZEN = replace(
     BRANCH, start=Checkpoint(stage=TRUNK), parameters=Frozen(embeddings=True, layers=1), penalties=(), until=None
 )
+RELEARN = replace(BRANCH, mixture=replace(BRANCH.mixture, sources=(Source(corpus=Addition(form="words"), examples=8),)))
 
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "39055f85cecd0f516c20"),
@@ -114,11 +116,12 @@ GOLDEN: list[tuple[Stage, str]] = [
     (HIDDEN, "a40f93771aa440b9c5da"),
     (RELEASED, "8fb4d77dfdff001089df"),
     (FROZEN, "9588ad7032b6e1dd01a8"),
+    (RELEARN, "91bee2f05f4475684ae8"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("stage", "key"), GOLDEN, ids=["plain", "trunk", "branch", "words", "muon", "released", "frozen"]
+    ("stage", "key"), GOLDEN, ids=["plain", "trunk", "branch", "words", "muon", "released", "frozen", "relearn"]
 )
 def test_the_key_is_what_it_always_was(stage: Stage, key: str) -> None:
     assert stage.key == key

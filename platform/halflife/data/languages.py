@@ -16,13 +16,18 @@ STREAM = 2**18
 
 
 @functools.lru_cache(maxsize=256)
-def language_stream(language: Language, tokenizer: Tokenizer, results: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids of the stream, and where each item begins in it.
+def language_stream(
+    language: Language, tokenizer: Tokenizer, results: Path, count: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of the stream, and where each item begins in it; of `count` items only, if that is given.
 
     Prompts and answers are tokenised apart, as they are when the answer is scored.
     """
     codec = load(tokenizer, results)
     examples = language.examples("memorised")
+    if count is not None:  # a prefix of one order: fewer are among more
+        drawn = generator(language.seed, "examples", language.name).permutation(len(examples))[:count]
+        examples = tuple(examples[at] for at in drawn)
     prompts = codec.encode_many([example.prompt for example in examples])
     answers = codec.encode_many([example.answer for example in examples])
     items = [np.concatenate(pair) for pair in zip(prompts, answers, strict=True)]

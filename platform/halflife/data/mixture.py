@@ -25,6 +25,20 @@ class Source:
 
     corpus: Corpus | Language
     weight: float = 1.0
+    examples: int | None = None
+    """Of a language only so many of its memorised items, drawn by its seed; fewer are among more."""
+
+    def __post_init__(self) -> None:
+        if self.examples is None:
+            return
+        if not isinstance(self.corpus, Language):
+            raise UserError(f"{self.examples} examples of a corpus given: expected a language, which has items")
+        available = len(self.corpus.examples("memorised"))
+        if not 1 <= self.examples <= available:
+            raise UserError(
+                f"{self.examples} examples of {self.corpus.name} given: expected 1 to {available}, the items that it "
+                "may train on"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +163,7 @@ class Batches:
 def _stream(source: Source, mixture: Mixture, results: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The source's training tokens, and where in them rows may begin (None: anywhere)."""
     if isinstance(source.corpus, Language):
-        stream, starts = language_stream(source.corpus, mixture.tokenizer, results)
+        stream, starts = language_stream(source.corpus, mixture.tokenizer, results, source.examples)
         starts = starts[starts + mixture.sequence < len(stream)]
         available, name = len(stream) if len(starts) else 0, source.corpus.name
     else:
