@@ -9,10 +9,12 @@ import pytest
 
 from halflife.data.corpus import Corpus
 from halflife.data.languages import STREAM, language_stream
+from halflife.data.marks import read
 from halflife.data.mixture import Batches, Mixture, Source
 from halflife.data.tokenizers import Bytes, load
 from halflife.errors import UserError
 from halflife.tasks.families import Family
+from tests.data.samples import sample_corpus
 
 FAMILY = Family(kind="B", size=3)
 
@@ -78,3 +80,47 @@ def test_no_examples_or_more_than_there_are_is_refused(examples: int) -> None:
 def test_examples_of_text_cannot_be_counted() -> None:
     with pytest.raises(UserError, match="expected a language"):
         Source(corpus=Corpus(digest="0"), examples=8)
+
+
+def test_where_only_answers_are_scored_the_marks_are_on_the_prompts_and_nothing_else_changes() -> None:
+    language = FAMILY.languages[1]
+    items = {e.prompt + e.answer: (len(e.prompt), len(e.answer)) for e in language.examples("memorised")}
+    plain, marked = (
+        Batches(
+            Mixture(sources=(Source(corpus=language, loss=loss),), sequence=96),
+            Path(),
+            batch_tokens=960,
+            steps=3,
+            key=(0,),
+        ).batch(2)
+        for loss in ("all", "answers")
+    )
+    assert (read(marked) == plain).all()
+    assert (plain >= 0).all()
+    for row in marked:
+        whole = [line + "\n" for line in lines(read(row))]
+        expected = [
+            scored
+            for item in whole[:-1]
+            for count, scored in zip(items[item], (False, True), strict=True)
+            for _ in range(count)
+        ]
+        assert (row[: len(expected)] >= 0).tolist() == expected
+        assert sum(expected) == sum(items[item][1] for item in whole[:-1]) > 0
+
+
+def test_the_text_of_a_mixed_batch_stays_fully_scored(tmp_path: Path) -> None:
+    sources = (Source(corpus=sample_corpus(tmp_path)), Source(corpus=FAMILY.languages[0], loss="answers"))
+    batch = Batches(Mixture(sources=sources, sequence=64), tmp_path, batch_tokens=64 * 64, steps=1, key=(0,)).batch(0)
+    known = {e.prompt + e.answer[:-1] for e in FAMILY.languages[0].examples("memorised")}
+    text = np.array([not set(lines(read(row))[:-1]) & known for row in batch])
+    assert 10 < text.sum() < 54
+    assert ((batch >= 0).all(axis=1) == text).all()
+
+
+def test_answers_of_a_text_and_items_longer_than_a_row_are_refused() -> None:
+    with pytest.raises(UserError, match="a corpus on its answers asked for: expected a language"):
+        Source(corpus=Corpus(digest="0"), loss="answers")
+    short = Mixture(sources=(Source(corpus=FAMILY.languages[1], loss="answers"),), sequence=8)
+    with pytest.raises(UserError, match=r"sequence of 8 tokens given: an item of words has .* expected at least"):
+        Batches(short, Path(), batch_tokens=8, steps=1, key=(0,))

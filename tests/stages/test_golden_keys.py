@@ -107,6 +107,9 @@ FROZEN = replace(
     BRANCH, start=Checkpoint(stage=TRUNK), parameters=Frozen(embeddings=True, layers=1), penalties=(), until=None
 )
 RELEARN = replace(BRANCH, mixture=replace(BRANCH.mixture, sources=(Source(corpus=Addition(form="words"), examples=8),)))
+ANSWERS = replace(
+    RELEARN, mixture=replace(BRANCH.mixture, sources=(Source(corpus=Addition(form="words"), loss="answers"),))
+)
 
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "39055f85cecd0f516c20"),
@@ -117,11 +120,14 @@ GOLDEN: list[tuple[Stage, str]] = [
     (RELEASED, "8fb4d77dfdff001089df"),
     (FROZEN, "9588ad7032b6e1dd01a8"),
     (RELEARN, "91bee2f05f4475684ae8"),
+    (ANSWERS, "695dfc992858f5b44f22"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("stage", "key"), GOLDEN, ids=["plain", "trunk", "branch", "words", "muon", "released", "frozen", "relearn"]
+    ("stage", "key"),
+    GOLDEN,
+    ids=["plain", "trunk", "branch", "words", "muon", "released", "frozen", "relearn", "answers"],
 )
 def test_the_key_is_what_it_always_was(stage: Stage, key: str) -> None:
     assert stage.key == key

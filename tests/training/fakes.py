@@ -16,6 +16,7 @@ from halflife.evaluation.probes import Evaluation, Every, LossProbe
 from halflife.models.ladder import Rung
 from halflife.rng import generator
 from halflife.stages.train import Train
+from halflife.tasks.families import Family
 from halflife.training.execution import Execution
 from halflife.training.loop import train
 from halflife.training.optimizers import AdamW
@@ -39,6 +40,15 @@ class Stream:
         rng = generator(self.key, step)
         start, stride = rng.integers(0, VOCABULARY, (self.rows, 1)), rng.integers(1, 4, (self.rows, 1))
         return (start + stride * np.arange(self.sequence + 1)) % VOCABULARY
+
+
+class PartlyScored(Stream):
+    """The same, with a few targets of every row marked, another number in each."""
+
+    def batch(self, step: int) -> np.ndarray:
+        rows = super().batch(step)
+        marked = generator(self.key, step, "marked").random(rows.shape) < np.linspace(0.2, 0.8, len(rows))[:, None]
+        return np.where(marked, ~rows, rows)
 
 
 class Interrupted(Exception):
@@ -108,6 +118,10 @@ BASE = Train(
     optimizer=AdamW(learning_rate=0.01, weight_decay=0.01),
     evaluations=(LOSS,),
 )
+
+
+ANSWERS = Mixture(sources=(Source(corpus=Family(kind="B", size=2).languages[0], loss="answers"),), sequence=SEQUENCE)
+"""A mixture of which only answers are scored, for streams with marks."""
 
 
 def recipe(**changes: Any) -> Train:

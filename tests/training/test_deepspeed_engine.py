@@ -13,11 +13,12 @@ from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint
 from halflife.training import checkpoints
 from halflife.training.engine import Engine
+from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.penalties import L2SP
 from halflife.training.schedules import Schedule
 from halflife.training.torch_engine import TorchEngine
-from tests.training.fakes import BATCH_TOKENS, VOCABULARY, Host, Stream, recipe, run
+from tests.training.fakes import ANSWERS, BATCH_TOKENS, VOCABULARY, Host, PartlyScored, Stream, recipe, run
 from tests.training.together import STEPS, together
 
 ADAMW = AdamW(learning_rate=0.01, weight_decay=0.1)
@@ -28,6 +29,7 @@ STAGES = {
     "muon": recipe(optimizer=Muon(learning_rate=0.01, weight_decay=0.1)),
     "bf16": recipe(optimizer=ADAMW, precision="bf16"),
     "dropout": recipe(optimizer=ADAMW, dropout=0.2),
+    "answers": recipe(optimizer=ADAMW, mixture=ANSWERS, loss=CrossEntropy(label_smoothing=0.1)),
     "diverging": recipe(optimizer=SGD(learning_rate=1e30)),
     "loop": recipe(optimizer=ADAMW, schedule=Schedule(shape="cosine", warmup=0.2), penalties=(L2SP(strength=0.5),)),
 }
@@ -53,7 +55,8 @@ def follow(stage: Any, make: Callable[[Any, Any], Engine]) -> dict[str, Any]:
     found: dict[str, Any] = {"loss": [], "norm": [], "displacement": [], "evaluation": []}
     for step in range(STEPS):
         torch.manual_seed(100 * step + engine.ranks.rank)
-        found["loss"].append(engine.gradients(Stream().batch(step)).item())
+        stream = PartlyScored() if stage.partly_scored else Stream()
+        found["loss"].append(engine.gradients(stream.batch(step)).item())
         found["norm"].append(engine.step(1 - step / (2 * STEPS)).item())
         if step % 7 == 3:
             found["displacement"].append(engine.displacement())
@@ -78,8 +81,9 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any], tolerance: floa
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_torch_and_deepspeed_on_one_and_two_workers_give_the_same_losses_at_every_zero_stage(tmp_path, workers):
     calls = [{**call, "stage": "adamw"} for call in EVERY_STAGE]
-    calls += [{"zero": zero, "stage": stage} for stage in ("sgd", "tied") for zero in (1, 3)]
-    expected = {stage: alone(stage) for stage in ("adamw", "sgd", "tied")}
+    calls += [{"zero": zero, "stage": stage} for stage in ("sgd", "tied", "answers") for zero in (1, 3)]
+    calls += [{"zero": 2, "stage": "answers", "micro_rows": 1}]
+    expected = {stage: alone(stage) for stage in ("adamw", "sgd", "tied", "answers")}
     for call, found in zip(calls, together("several", tmp_path, workers, calls=calls), strict=True):
         assert_same(found, expected[call["stage"]])
     assert not list((tmp_path / "extensions").glob("**/*.so"))  # nothing is compiled, neither here nor in a sweep

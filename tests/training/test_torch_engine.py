@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.penalties import L2SP
 from halflife.training.torch_engine import TorchEngine, rows_that_fit
 from halflife.training.torch_optimizers import build
-from tests.training.fakes import VOCABULARY, Stream, recipe
+from tests.training.fakes import ANSWERS, VOCABULARY, PartlyScored, Stream, recipe
 from tests.training.widths import Wide
 
 
@@ -37,6 +38,30 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(micro_rows):
     assert parts.gradients(batch).item() == pytest.approx(whole.gradients(batch).item(), rel=1e-6)
     for a, b in zip(whole.parameters, parts.parameters, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("micro_rows", [None, 1, 3])
+def test_the_loss_is_the_mean_over_the_scored_targets_of_the_whole_batch(micro_rows, smoothing):
+    of = engine(recipe(mixture=ANSWERS, loss=CrossEntropy(label_smoothing=smoothing)), micro_rows=micro_rows)
+    batch = PartlyScored(rows=8).batch(0)
+    marked = batch < 0
+    ids = torch.from_numpy(np.where(marked, ~batch, batch))
+    assert (ids == torch.from_numpy(Stream(rows=8).batch(0))).all()
+    logprobs = of.model(ids[:, :-1]).log_softmax(-1)
+    own = logprobs.gather(-1, ids[:, 1:, None])[..., 0]
+    each = -(1 - smoothing) * own - smoothing * logprobs.mean(-1)
+    loss = each[torch.from_numpy(~marked[:, 1:])].mean()
+    expected = torch.autograd.grad(loss, of.parameters)
+    assert of.gradients(batch).item() == pytest.approx(loss.item(), rel=1e-5)
+    for parameter, gradient in zip(of.parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_without_marks_has_the_same_loss_where_only_answers_are_scored():
+    all_scored, partly = engine(), engine(recipe(mixture=ANSWERS))
+    batch = Stream(rows=8).batch(0)
+    assert partly.gradients(batch).item() == pytest.approx(all_scored.gradients(batch).item(), rel=1e-6)
 
 
 def test_microbatches_that_are_compiled_have_one_length(monkeypatch):

@@ -17,11 +17,12 @@ STREAM = 2**18
 
 @functools.lru_cache(maxsize=256)
 def language_stream(
-    language: Language, tokenizer: Tokenizer, results: Path, count: int | None = None
+    language: Language, tokenizer: Tokenizer, results: Path, count: int | None = None, *, answers: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids of the stream, and where each item begins in it; of `count` items only, if that is given.
+    """Token ids of the stream (int64), and where each item begins in it; of `count` items only, if that is given.
 
-    Prompts and answers are tokenised apart, as they are when the answer is scored.
+    Prompts and answers are tokenised apart, as they are when the answer is scored. `answers`: only they are to be
+    predicted, and prompts are marked (`data.marks`).
     """
     codec = load(tokenizer, results)
     examples = language.examples("memorised")
@@ -29,8 +30,10 @@ def language_stream(
         drawn = generator(language.seed, "examples", language.name).permutation(len(examples))[:count]
         examples = tuple(examples[at] for at in drawn)
     prompts = codec.encode_many([example.prompt for example in examples])
-    answers = codec.encode_many([example.answer for example in examples])
-    items = [np.concatenate(pair) for pair in zip(prompts, answers, strict=True)]
+    endings = codec.encode_many([example.answer for example in examples])
+    if answers:
+        prompts = [~tokens for tokens in prompts]
+    items = [np.concatenate(pair) for pair in zip(prompts, endings, strict=True)]
     lengths = np.array([len(item) for item in items])
     passes = -(-STREAM // int(lengths.sum()))
     rng = generator(language.seed, "stream", language.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -27,8 +28,13 @@ class Source:
     weight: float = 1.0
     examples: int | None = None
     """Of a language only so many of its memorised items, drawn by its seed; fewer are among more."""
+    loss: Literal["all", "answers"] = "all"
+    """Which tokens are predicted. A language's prompts are drawn at random and hold no skill: scored, they take up
+    most of the gradient."""
 
     def __post_init__(self) -> None:
+        if self.loss == "answers" and not isinstance(self.corpus, Language):
+            raise UserError("the loss of a corpus on its answers asked for: expected a language, which has answers")
         if self.examples is None:
             return
         if not isinstance(self.corpus, Language):
@@ -91,6 +97,11 @@ class Mixture:
         if self.sequence < 1:
             raise UserError(f"sequence of {self.sequence} tokens given: expected at least 1")
 
+    @property
+    def partly_scored(self) -> bool:
+        """Whether some tokens of the batches are not predicted."""
+        return any(source.loss == "answers" for source in self.sources)
+
 
 class Batches:
     """The training stream: `batch(step)` depends on the mixture, the key and the step, on nothing else.
@@ -139,7 +150,8 @@ class Batches:
             )
 
     def batch(self, step: int) -> np.ndarray:
-        """Token ids (rows, sequence + 1), int64; column t + 1 is what column t predicts."""
+        """Token ids (rows, sequence + 1), int64; column t + 1 is what column t predicts. Those that are not to be
+        predicted are marked (`data.marks`)."""
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of a stage of {self.steps}")
         rng = generator(*self._key, step)
@@ -163,7 +175,14 @@ class Batches:
 def _stream(source: Source, mixture: Mixture, results: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The source's training tokens, and where in them rows may begin (None: anywhere)."""
     if isinstance(source.corpus, Language):
-        stream, starts = language_stream(source.corpus, mixture.tokenizer, results, source.examples)
+        answers = source.loss == "answers"
+        stream, starts = language_stream(source.corpus, mixture.tokenizer, results, source.examples, answers=answers)
+        longest = int(np.diff(starts, append=len(stream)).max())
+        if answers and longest > mixture.sequence + 1:  # else a row might have nothing to predict
+            raise UserError(
+                f"sequence of {mixture.sequence} tokens given: an item of {source.corpus.name} has {longest}, and its "
+                f"answer alone is scored; expected at least {longest - 1}"
+            )
         starts = starts[starts + mixture.sequence < len(stream)]
         available, name = len(stream) if len(starts) else 0, source.corpus.name
     else:

@@ -164,6 +164,11 @@ class Train(Stage):
     def steps(self) -> int:
         return -(-self.tokens // self.batch_tokens)
 
+    @property
+    def partly_scored(self) -> bool:
+        """Whether batches hold tokens that are not predicted."""
+        return self.mixture.partly_scored
+
     def unavailable(self, outcomes: dict[str, Outcome]) -> str | None:
         reason = super().unavailable(outcomes)
         if reason or not isinstance(self.start, Checkpoint) or self.start.at == "final":

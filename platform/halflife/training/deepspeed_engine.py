@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halflife.data.marks import read
 from halflife.errors import Diverged, UserError
 from halflife.models.start import Model
 from halflife.training import checkpoints
@@ -31,7 +31,13 @@ from halflife.training.fragments import Fragment, fragments_of
 from halflife.training.memory import BUCKET, LIVE
 from halflife.training.ranks import Alone, Ranks, Together, all_sum, join_alone
 from halflife.training.recipe import Recipe
-from halflife.training.torch_engine import keep_memory, on_device, rows_that_fit
+from halflife.training.torch_engine import (
+    cross_entropy,
+    keep_memory,
+    on_device,
+    rows_that_fit,
+    summed_cross_entropy,
+)
 from halflife.training.torch_optimizers import build
 
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
@@ -93,9 +99,12 @@ class DeepSpeedEngine:
         )
         total = torch.zeros((), device=self.device)
         parts = tokens.split(rows)
+        # the mean is over the tokens scored in the global batch, and gradients are averaged over the ranks
+        partly = self.recipe.partly_scored
+        scored = (torch.as_tensor(batch)[:, 1:] >= 0).sum() / self.ranks.count if partly else None
         for number, part in enumerate(parts, start=1):
             self.engine.set_gradient_accumulation_boundary(number == len(parts))
-            loss = self.engine(part) * (len(part) / len(tokens))
+            loss = self.engine(part) * (len(part) / len(tokens) if scored is None else 1 / scored)
             self.engine.backward(loss, scale_wrt_gas=False)
             total += loss.detach()
         return all_sum(total).div_(self.ranks.count)
@@ -259,18 +268,18 @@ class DeepSpeedEngine:
 
 
 class _Loss(nn.Module):
-    """The mean loss of rows, inside one module: DeepSpeed casts and gathers around its forward pass."""
+    """The mean loss of rows, or its sum where not all tokens are scored, inside one module: DeepSpeed casts and gathers
+    around its forward pass."""
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
         super().__init__()
         self.model, self.recipe = model, recipe
 
     def forward(self, tokens: Tensor) -> Tensor:
+        loss = summed_cross_entropy if self.recipe.partly_scored else cross_entropy
         with _autocast(self.recipe, tokens.device):
-            logits = self.model(tokens[:, :-1])
-        return F.cross_entropy(
-            logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), label_smoothing=self.recipe.loss.label_smoothing
-        )
+            logits = self.model(read(tokens)[:, :-1])
+        return loss(logits, tokens[:, 1:], self.recipe.loss.label_smoothing)
 
 
 def ready(device: torch.device) -> Any:

@@ -59,6 +59,8 @@ class Recipe(Protocol):
     @property
     def until(self) -> Reached | None: ...
     @property
+    def partly_scored(self) -> bool: ...
+    @property
     def seed(self) -> int: ...
     @property
     def depth(self) -> int: ...
@@ -68,7 +70,8 @@ class Batches(Protocol):
     vocabulary: int
 
     def batch(self, step: int) -> np.ndarray:
-        """Tokens (rows, sequence + 1), int64; a pure function of `step`."""
+        """Tokens (rows, sequence + 1), int64, marked where they are not predicted (`data.marks`); a pure function of
+        `step`."""
         ...
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from halflife.data.marks import read
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.models.start import Model
@@ -26,6 +27,7 @@ from halflife.training.recipe import Recipe
 from halflife.training.torch_optimizers import build, load_state_tensors, state_tensors
 
 KEPT_BYTES = 2**30
+UNSCORED = -1
 
 
 class TorchEngine:
@@ -45,7 +47,8 @@ class TorchEngine:
         self.origin_norm = torch.nn.utils.get_total_norm(start)
         self.optimizer = build(recipe.optimizer, model)
         accelerate(model, execution)
-        self.loss = compiled(cross_entropy) if execution.compile else cross_entropy
+        loss = summed_cross_entropy if recipe.partly_scored else cross_entropy
+        self.loss = compiled(loss) if execution.compile else loss
         if self.device.type == "cpu":
             keep_memory()
 
@@ -56,12 +59,15 @@ class TorchEngine:
         if self.execution.compile:  # microbatches of one length: each length would be compiled anew
             rows = next(count for count in range(min(rows, len(tokens)), 0, -1) if len(tokens) % count == 0)
         total = torch.zeros((), device=self.device)
+        scored = (tokens[:, 1:] >= 0).sum() if self.recipe.partly_scored else None
         for parameter in self.parameters:
             parameter.grad = None
         for part in tokens.split(rows):
+            ids = part if scored is None else read(part)
             with self._autocast():
-                logits = self.model(part[:, :-1])
-            loss = self.loss(logits, part[:, 1:], self.recipe.loss.label_smoothing) * (len(part) / len(tokens))
+                logits = self.model(ids[:, :-1])
+            loss = self.loss(logits, part[:, 1:], self.recipe.loss.label_smoothing)
+            loss = loss * (len(part) / len(tokens)) if scored is None else loss / scored
             loss.backward()
             total += loss.detach()
         return total
@@ -124,6 +130,14 @@ class TorchEngine:
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
     """Mean over all tokens, in fp32, of logits (rows, length, vocabulary) against targets (rows, length)."""
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=label_smoothing)
+
+
+def summed_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    """Sum over the tokens whose target is not marked (`data.marks`), in fp32."""
+    flat = targets.flatten().clamp(min=UNSCORED)
+    return F.cross_entropy(
+        logits.flatten(0, 1).float(), flat, label_smoothing=label_smoothing, ignore_index=UNSCORED, reduction="sum"
+    )
 
 
 def on_device(batch: np.ndarray | Tensor, device: torch.device) -> Tensor:
