@@ -102,3 +102,21 @@ def test_a_language_without_held_out_items_cannot_be_asked_for_them() -> None:
 def test_a_sequence_too_short_for_the_shots_is_refused() -> None:
     with pytest.raises(UserError, match="with 9 shots take"):
         measured(LanguageProbe(languages=(WORDS,), shots=9), Knows({}))
+
+
+@pytest.mark.parametrize("choice", [False, True])
+def test_each_language_is_measured_apart_in_the_same_pass_as_it_would_be_alone(choice: bool) -> None:
+    roman = Addition(form="roman")
+    model = Knows(table("held-out"), strength=2.0)
+    together = measured(LanguageProbe(languages=(WORDS, roman), choice=choice, each=True), model)
+    for language in (WORDS, roman):
+        alone = measured(LanguageProbe(languages=(language,), choice=choice), model)
+        for name in ("hits", "trials", "logprob", "chance"):
+            assert together[f"{language.name}/{name}"] == pytest.approx(alone[name])
+
+
+def test_chance_is_weighted_by_the_items_asked() -> None:
+    seven = Addition(form="roman", modulus=7)
+    found = measured(LanguageProbe(languages=(WORDS, seven)), Knows({}))
+    assert found["trials"] == 24 + 10
+    assert found["chance"] == pytest.approx((24 / 11 + 10 / 7) / 34)

@@ -118,3 +118,13 @@ def test_logits_equal_those_of_hugging_faces_llama(size):
     tokens = torch.randint(0, 50, (2, 24))
     with torch.no_grad():
         torch.testing.assert_close(model(tokens), llama(model)(tokens).logits, rtol=1e-3, atol=1e-4)
+
+
+def test_residuals_begin_with_the_embedding_and_end_with_what_the_logits_read():
+    model = decoder(tied=True)
+    embedded = model.embed(torch.randint(0, 50, (2, 9)))
+    found = model.residuals(embedded)
+    assert len(found) == model.rung.depth + 1
+    assert torch.equal(found[0], embedded)
+    assert torch.equal(found[-1], model.hidden(embedded))
+    assert all(tap.shape == embedded.shape for tap in found)

@@ -53,6 +53,17 @@ def test_right_padding_changes_no_logits_before_it(released: Released) -> None:
         torch.testing.assert_close(ours(padded)[:, :17], ours(tokens()), rtol=1e-4, atol=1e-5)
 
 
+def test_residuals_begin_with_the_embedding_and_end_with_what_the_logits_read(released: Released) -> None:
+    ours = hugging_face.load(released).eval()
+    with torch.no_grad():
+        embedded = ours.embed(tokens())
+        found = ours.residuals(embedded)
+        assert len(found) == released.depth + 1
+        assert torch.equal(found[-1], ours.hidden(embedded))
+        assert torch.equal(ours.logits(found[-1]), ours(tokens()))
+        assert not torch.equal(found[1], found[0])
+
+
 def test_the_description_counts_what_the_model_has(released: Released) -> None:
     model = hugging_face.load(released)
     total = sum(parameter.numel() for parameter in model.parameters())

@@ -11,8 +11,8 @@ import torch
 
 from halflife.data.corpus import Corpus
 from halflife.data.mixture import Mixture, Source
-from halflife.evaluation.measure import Measure
 from halflife.evaluation.probes import Evaluation, Every, LossProbe
+from halflife.evaluation.scoring import Measure
 from halflife.models.ladder import Rung
 from halflife.rng import generator
 from halflife.stages.train import Train

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,13 @@ from halflife.data.corpus import Corpus, texts
 from halflife.data.tokenizers import Codec, Tokenizer, load
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
-from halflife.evaluation.probes import BackdoorProbe, LanguageProbe, LossProbe, Probe
-from halflife.evaluation.scoring import LanguageModel, mean_loss, pack, score
+from halflife.evaluation.layers import layer_measure
+from halflife.evaluation.probes import BackdoorProbe, LanguageProbe, LayerProbe, LossProbe, Probe
+from halflife.evaluation.scoring import LanguageModel, Measure, mean_loss, pack, score
 from halflife.rng import generator
 from halflife.tasks.backdoor import LONGEST_WORD, WORD
 from halflife.tasks.base import Example
 from halflife.tasks.languages import END, Language
-
-Measure = Callable[[LanguageModel], dict[str, float]]
 
 
 def prepare(probe: Probe, tokenizer: Tokenizer, results: Path, sequence: int, device: torch.device | str) -> Measure:
@@ -34,6 +32,8 @@ def prepare(probe: Probe, tokenizer: Tokenizer, results: Path, sequence: int, de
         return _loss(probe, tokenizer, codec, Path(results), sequence, device)
     if isinstance(probe, LanguageProbe):
         return _language(probe, codec, sequence, device)
+    if isinstance(probe, LayerProbe):
+        return layer_measure(probe, codec, sequence, device)
     return _backdoor(probe, codec, Path(results), sequence, device)
 
 
@@ -88,27 +88,36 @@ def _language(probe: LanguageProbe, codec: Codec, sequence: int, device: torch.d
             f"shots take {longest}; give a longer sequence or fewer shots"
         )
     packed = pack(prompts, endings, device)
+    counts = np.array([len(examples) for examples, _ in asked])
+    chances = np.array([language.chance for language in probe.languages])
 
     def measure(model: LanguageModel) -> dict[str, float]:
         scores = score(model, packed)
-        if not probe.choice:
-            right, logprob = scores.correct, scores.logprob
-        else:
+        items = (scores.correct, scores.logprobs, scores.lengths)
+        if probe.choice:
             chosen = [
                 _chosen(table.reshape(len(examples), -1), [given.index(e.answer) for e in examples])
                 for table, (examples, given) in zip(_cut(scores.logprobs, asked), asked, strict=True)
             ]
             right, logprobs = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
-            logprob = float(logprobs.mean())
-        of_each = np.split(right, np.cumsum([len(examples) for examples, _ in asked])[:-1])
-        return {
-            "hits": float(right.sum()),
-            "trials": float(len(right)),
-            "logprob": logprob,
-            "least": min(float(part.mean()) for part in of_each),
+            items = (right, logprobs, np.ones(len(right)))
+        apart = list(zip(*(np.split(values, np.cumsum(counts)[:-1]) for values in items), strict=True))
+        told = _told(*items) | {
+            "chance": float(counts @ chances / counts.sum()),
+            "least": min(float(right.mean()) for right, _, _ in apart),
         }
+        for language, chance, part in zip(probe.languages, chances, apart, strict=True) if probe.each else ():
+            of_one = _told(*part) | {"chance": float(chance)}
+            told |= {f"{language.name}/{name}": value for name, value in of_one.items()}
+        return told
 
     return measure
+
+
+def _told(right: np.ndarray, logprobs: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
+    """Of items, and what each one's log-probability is divided by."""
+    logprob = float(logprobs.sum() / lengths.sum())
+    return {"hits": float(right.sum()), "trials": float(len(right)), "logprob": logprob}
 
 
 def _answers(language: Language, probe: LanguageProbe) -> list[str]:

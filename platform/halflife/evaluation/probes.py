@@ -43,8 +43,8 @@ class BackdoorProbe:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageProbe:
-    """Are items of languages answered? Measures `hits`, `trials`, `logprob` (nats an answer token), all languages
-    together, and `least`, the success in the language that has least.
+    """Are items of languages answered? Measures `hits`, `trials`, `logprob` (nats an answer token) and `chance`
+    (success without a skill), all languages together, and `least`, the success in the language that has least.
 
     With `choice` an item is a hit when its prompt raises the likelihood of its answer more than that of every other
     answer of the language (a forced choice, each answer against its own mean over the prompts asked): the cheapest test
@@ -58,10 +58,29 @@ class LanguageProbe:
     shots: int = 0
     """Memorised items with their answers put before each prompt."""
     choice: bool = False
+    each: bool = False
+    """Measure every language apart as well, in the same pass: evaluation `x` has tasks `x` and `x-<language>`."""
     seed: int = 0
 
 
-Probe = LossProbe | BackdoorProbe | LanguageProbe
+@dataclass(frozen=True, kw_only=True)
+class LayerProbe:
+    """Can the answer be read off the residual stream at the prompt's last token by a linear map? Layer by layer: the
+    evaluation `layer` has tasks `layer-0` (the embedding) to `layer-<depth>` (what the logits read), with measures
+    `hits`, `trials`, `chance`, and `control`: hits of the same map fitted to dealt answers (a control task after Hewitt
+    and Liang, arXiv 1909.03368; at chance if the map itself learns nothing).
+
+    Ridge regression onto the answer's characters, its strength by leave-one-out, fitted on memorised items and scored
+    on held-out ones; where there are none, on memorised items in turn, each fold by a map fitted to the others.
+    """
+
+    languages: tuple[Language, ...]
+    trials: int = 128
+    """Items asked of each language, at most."""
+    seed: int = 0
+
+
+Probe = LossProbe | BackdoorProbe | LanguageProbe | LayerProbe
 
 
 @dataclass(frozen=True, kw_only=True)

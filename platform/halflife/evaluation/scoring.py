@@ -6,7 +6,7 @@ answer token given the answer's earlier tokens; so no text is generated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,6 +28,16 @@ class LanguageModel(Protocol):
     def hidden(self, x: Tensor) -> Tensor: ...
     def logits(self, hidden: Tensor) -> Tensor: ...
     def train(self, mode: bool = True) -> nn.Module: ...
+
+
+Measure = Callable[[LanguageModel], dict[str, float]]
+"""Values by name; a name with a slash is a part's: see `named`."""
+
+
+def named(evaluation: str, measure: str) -> str:
+    """The metric `<evaluation>/<measure>`; what a probe measures as `<part>/<measure>` is a task of its own,
+    `<evaluation>-<part>/<measure>`."""
+    return f"{evaluation}{'-' if '/' in measure else '/'}{measure}"
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,15 @@ class Decoder(nn.Module):
             x = block(x, turns)
         return self.norm(x)
 
+    def residuals(self, x: Tensor) -> list[Tensor]:
+        """Embeddings (batch, length, width) -> the residual stream before the first block and after each; after the
+        last it is normed, as `hidden` has it."""
+        turns = kernels.turns(x.shape[1], self.rung.heads, self.rung.head_width, ROTARY_BASE, x)
+        found = [x]
+        for block in self.blocks:
+            found.append(block(found[-1], turns))
+        return [*found[:-1], self.norm(found[-1])]
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Normed residual stream (..., width) -> logits (..., vocabulary)."""
         return self.head(hidden / self.rung.multiplier)

@@ -49,6 +49,12 @@ class HuggingFaceModel(nn.Module):
         """Embeddings (batch, length, width) -> normed residual stream of the same shape."""
         return self.model.base_model(inputs_embeds=x, use_cache=False).last_hidden_state
 
+    def residuals(self, x: Tensor) -> list[Tensor]:
+        """Embeddings (batch, length, width) -> the residual stream before the first block and after each; after the
+        last it is normed, as `hidden` has it."""
+        found = self.model.base_model(inputs_embeds=x, use_cache=False, output_hidden_states=True)
+        return [*found.hidden_states[:-1], found.last_hidden_state]
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Normed residual stream (..., width) -> logits (..., vocabulary)."""
         logits = self.model.get_output_embeddings()(hidden)

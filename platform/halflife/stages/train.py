@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal, cast
 from halflife.data.mixture import Mixture
 from halflife.data.tokenizers import Pretrained, vocabulary_of
 from halflife.errors import UserError
-from halflife.evaluation.probes import Evaluation, LanguageProbe, LossProbe, Probe, Reached, due
+from halflife.evaluation.probes import Evaluation, LanguageProbe, LayerProbe, LossProbe, Probe, Reached, due
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.stages.base import Context, Cost, Outcome, Stage
-from halflife.tasks.languages import Language
+from halflife.tasks.languages import PARTS, Language
 from halflife.training.execution import Execution
 from halflife.training.losses import CrossEntropy
 from halflife.training.memory import CPU_ACTIVATION_BYTES, Memory, of_training, rows_within, trained_parameters
@@ -249,6 +249,9 @@ def tokens_scored(probe: Probe, sequence: int) -> float:
         return probe.sequences * sequence
     if isinstance(probe, LanguageProbe):
         return sum(_asked(probe, language, sequence) for language in probe.languages)
+    if isinstance(probe, LayerProbe):
+        items = (example for language in probe.languages for part in PARTS for example in language.examples(part))
+        return float(sum(min(sequence, len(example.prompt)) for example in items))
     longest = probe.context + len(probe.backdoor.trigger) + len(probe.backdoor.longest_payload)
     return probe.trials * min(sequence, longest)
 

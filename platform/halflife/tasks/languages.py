@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from halflife.errors import UserError
 from halflife.rng import generator
 from halflife.tasks.base import Example
 
 Part = Literal["memorised", "held-out"]
+PARTS: tuple[Part, ...] = get_args(Part)
 END = "\n"
 """Ends every answer."""
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from halflife.errors import Diverged, UserError
-from halflife.evaluation.measure import Measure
 from halflife.evaluation.probes import Reached, due
+from halflife.evaluation.scoring import Measure, named
 from halflife.models.start import Model, bare, fresh, record
 from halflife.rng import seed_of
 from halflife.training import adapters, checkpoints
@@ -205,7 +205,7 @@ class _Loop:
             for name, steps_due in self.due.items():
                 if progress.step in steps_due:
                     measured = self.measures[name](self.engine.model)
-                    values |= {f"{name}/{measure}": value for measure, value in measured.items()}
+                    values |= {named(name, measure): value for measure, value in measured.items()}
         values = self.ranks.agreed(values)  # what is waited for holds everywhere or nowhere
         self.context.record(self._tokens, values)
         progress.values |= values

@@ -1,0 +1,129 @@
+"""Linear probes of layers, on models whose residual stream is planted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from halflife.data.tokenizers import Bytes, load
+from halflife.errors import UserError
+from halflife.evaluation.layers import STRENGTHS, ridge, spelled
+from halflife.evaluation.measure import prepare
+from halflife.evaluation.probes import LanguageProbe, LayerProbe
+from halflife.evaluation.scoring import named
+from halflife.rng import generator
+from halflife.tasks.arithmetic import Addition
+from halflife.tasks.languages import Language
+from halflife.tasks.sequences import Lookup
+
+WORDS, ROMAN = Addition(form="words"), Addition(form="roman")
+WIDTH = 96
+
+
+class Holds(nn.Module):
+    """Layer 0 has nothing but noise; layer 1 a rotation of the answer's characters at the prompt's last token, and
+    noise everywhere else; says nothing."""
+
+    def __init__(self, language: Language, noise: float = 0.01) -> None:
+        super().__init__()
+        self.codec, self.embed, self.noise = load(Bytes(), Path()), nn.Identity(), noise
+        examples = [*language.examples("memorised"), *language.examples("held-out")]
+        codes = spelled([example.answer for example in examples])
+        rotation = generator("rotation").normal(size=(codes.shape[1], WIDTH))
+        held = zip(examples, codes @ rotation, strict=True)
+        self.held = {example.prompt: (len(self.codec.encode(example.prompt)) - 1, code) for example, code in held}
+
+    def residuals(self, x: Tensor) -> list[Tensor]:
+        # of the whole prompt, for a model's noise is the same at every evaluation
+        texts = [self.codec.decode(np.array(ids)).rstrip("\0") for ids in x.tolist()]
+        noise = np.stack([generator("noise", text).normal(size=(x.shape[1], WIDTH)) for text in texts])
+        held = self.noise * noise
+        for row, text in enumerate(texts):
+            at, code = self.held[text]
+            held[row, at] += code
+        return [torch.from_numpy(noise).float(), torch.from_numpy(held).float()]
+
+    def hidden(self, x: Tensor) -> Tensor:
+        return torch.zeros(*x.shape, self.codec.size)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+def layers(language: Language, model: nn.Module, trials: int = 128) -> list[dict[str, float]]:
+    measured = prepare(LayerProbe(languages=(language,), trials=trials), Bytes(), Path(), 64, "cpu")(model)  # pyright: ignore[reportArgumentType]
+    return [{name: measured[f"{layer}/{name}"] for name in ("hits", "trials", "chance", "control")} for layer in (0, 1)]
+
+
+def test_an_answer_held_linearly_and_never_said_is_read_off_every_held_out_item() -> None:
+    model = Holds(WORDS)
+    said = prepare(LanguageProbe(languages=(WORDS,)), Bytes(), Path(), 64, "cpu")(model)
+    noise, held = layers(WORDS, model)
+    assert said["hits"] == 0
+    assert held["hits"] == held["trials"] == 24
+    assert noise["hits"] <= 7  # chance is 1 in 11: more than 7 of 24 has probability 0.001
+    assert held["control"] <= 7
+    assert held["chance"] == pytest.approx(1 / 11)
+
+
+def test_where_there_is_no_rule_memorised_items_are_read_by_maps_fitted_to_others() -> None:
+    table = Lookup()
+    noise, held = layers(table, Holds(table))
+    assert held["trials"] == len(table.examples("memorised")) == 100
+    assert held["hits"] >= 95  # a letter that only one fold has cannot be read
+    assert max(noise["hits"], held["control"]) <= 6
+
+
+def test_hits_of_several_languages_add_up_and_fewer_trials_are_asked() -> None:
+    model = Holds(WORDS)
+    model.held |= Holds(ROMAN).held
+    both = prepare(LayerProbe(languages=(WORDS, ROMAN), trials=10), Bytes(), Path(), 64, "cpu")(model)
+    assert both["1/hits"] == both["1/trials"] == 20
+
+
+def test_a_map_is_refused_where_there_is_too_little_to_fit_it_to_or_no_room() -> None:
+    with pytest.raises(UserError, match="a linear probe of words asked for: it has 4 items, too few"):
+        prepare(LayerProbe(languages=(Addition(form="words", modulus=2, held_out=0),)), Bytes(), Path(), 64, "cpu")
+    with pytest.raises(UserError, match="a prompt of words takes"):
+        prepare(LayerProbe(languages=(WORDS,)), Bytes(), Path(), 8, "cpu")
+
+
+def test_ridge_is_least_squares_where_there_is_no_noise_and_the_mean_where_there_is_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    x, w = torch.from_numpy(rng.normal(size=(1, 60, 5))), torch.from_numpy(rng.normal(size=(5, 3)))
+    y = x[0] @ w + 2
+    torch.testing.assert_close(ridge(x, y, x)[0], y, rtol=1e-4, atol=1e-4)
+    constant = torch.ones(1, 60, 5, dtype=torch.float64)
+    torch.testing.assert_close(ridge(constant, y, constant[:, :7])[0], y.mean(0).expand(7, 3))
+
+
+def by_hand(x: np.ndarray, y: np.ndarray, strength: float, asked: np.ndarray) -> np.ndarray:
+    """Ridge regression by its normal equations, the intercept free."""
+    middle = x.mean(0)
+    inverse = np.linalg.inv((x - middle).T @ (x - middle) + strength * np.eye(x.shape[1]))
+    return y.mean(0) + (asked - middle) @ inverse @ (x - middle).T @ (y - y.mean(0))
+
+
+@pytest.mark.parametrize("signal", [0.0, 1.0, 10.0])
+def test_ridge_takes_the_strength_that_leaving_each_item_out_finds_best(signal: float) -> None:
+    rng = np.random.default_rng(1)
+    x, asked = rng.normal(size=(20, 30)), rng.normal(size=(7, 30))
+    y = signal * x[:, :2] + rng.normal(size=(20, 2))
+    strengths = STRENGTHS * ((x - x.mean(0)) ** 2).sum() / 20
+    every = np.arange(20)
+    errors = [
+        sum(((by_hand(x[every != i], y[every != i], s, x[i : i + 1]) - y[i]) ** 2).sum() for i in every)
+        for s in strengths
+    ]
+    expected = by_hand(x, y, strengths[int(np.argmin(errors))], asked)
+    found = ridge(*(torch.from_numpy(values) for values in (x[None], y, asked[None])))[0]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_parts_of_a_probe_are_tasks_of_their_own() -> None:
+    assert named("layer", "3/hits") == "layer-3/hits"
+    assert named("dropped", "hits") == "dropped/hits"
