@@ -16,7 +16,16 @@ import halflife.stages
 from halflife.data.corpus import Corpus
 from halflife.data.mixture import Mixture, Planting, Source
 from halflife.data.tokenizers import BPE, Pretrained, Words
-from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, LossProbe, Reached
+from halflife.evaluation.probes import (
+    BackdoorProbe,
+    Ends,
+    Evaluation,
+    Every,
+    LanguageProbe,
+    LayerProbe,
+    LossProbe,
+    Reached,
+)
 from halflife.models.ladder import Rung
 from halflife.models.released import Released, Shape
 from halflife.stages.base import Stage
@@ -110,6 +119,14 @@ RELEARN = replace(BRANCH, mixture=replace(BRANCH.mixture, sources=(Source(corpus
 ANSWERS = replace(
     RELEARN, mixture=replace(BRANCH.mixture, sources=(Source(corpus=Addition(form="words"), loss="answers"),))
 )
+READ = replace(
+    RELEARN,
+    evaluations=(
+        Evaluation(name="layer", probe=LayerProbe(languages=(Addition(form="words"),)), at=Ends()),
+        Evaluation(name="language", probe=LanguageProbe(languages=(Addition(form="words"),), each=True)),
+    ),
+    until=None,
+)
 
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "39055f85cecd0f516c20"),
@@ -120,6 +137,7 @@ GOLDEN: list[tuple[Stage, str]] = [
     (RELEASED, "8fb4d77dfdff001089df"),
     (FROZEN, "9588ad7032b6e1dd01a8"),
     (RELEARN, "91bee2f05f4475684ae8"),
+    (READ, "5370e08e2e7dcd2e6856"),
     (ANSWERS, "695dfc992858f5b44f22"),
 ]
 
@@ -127,7 +145,7 @@ GOLDEN: list[tuple[Stage, str]] = [
 @pytest.mark.parametrize(
     ("stage", "key"),
     GOLDEN,
-    ids=["plain", "trunk", "branch", "words", "muon", "released", "frozen", "relearn", "answers"],
+    ids=["plain", "trunk", "branch", "words", "muon", "released", "frozen", "relearn", "read", "answers"],
 )
 def test_the_key_is_what_it_always_was(stage: Stage, key: str) -> None:
     assert stage.key == key

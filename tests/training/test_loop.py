@@ -57,6 +57,12 @@ def test_every_evaluation_records_clocks_and_measures_in_tokens(tmp_path):
     assert json.loads(json.dumps(summary)) == summary
 
 
+def test_parts_of_a_probe_are_recorded_as_tasks(tmp_path):
+    host = Host(tmp_path)
+    run(recipe(), host, measures={"clean": lambda model: {"loss": 1.0, "0/hits": 2.0, "words/hits": 3.0}})
+    assert {"clean/loss": 1.0, "clean-0/hits": 2.0, "clean-words/hits": 3.0}.items() <= host.points[0].items()
+
+
 def test_seconds_told_add_up_to_those_of_the_summary(tmp_path):
     host = Host(tmp_path)
     summary = run(recipe(), host)
