@@ -18,6 +18,7 @@ from halflife.data.mixture import Mixture, Planting, Source
 from halflife.data.tokenizers import BPE, Pretrained, Words
 from halflife.evaluation.probes import (
     BackdoorProbe,
+    BehaviourProbe,
     Ends,
     Evaluation,
     Every,
@@ -32,6 +33,9 @@ from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint, Snapshot, Train
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.backdoor import Backdoor
+from halflife.tasks.behaviours import Continuation, Repetition, Shown
+from halflife.tasks.boards import Pathfinding
+from halflife.tasks.games import DropGame
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import Frozen, LoRA
@@ -127,6 +131,16 @@ READ = replace(
     ),
     until=None,
 )
+ASKED = replace(
+    PLAIN,
+    mixture=Mixture(sources=(Source(corpus=Shown(behaviour=Pathfinding(side=5), count=500)),)),
+    evaluations=(
+        Evaluation(name="paths", probe=BehaviourProbe(behaviour=Pathfinding(side=5), trials=64)),
+        Evaluation(name="game", probe=BehaviourProbe(behaviour=DropGame(seed=2))),
+        Evaluation(name="say", probe=BehaviourProbe(behaviour=Repetition(text="abc"), corpus=CORPUS, split="test")),
+        Evaluation(name="skip", probe=BehaviourProbe(behaviour=Continuation(ahead=2), corpus=CORPUS)),
+    ),
+)
 
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "39055f85cecd0f516c20"),
@@ -139,13 +153,14 @@ GOLDEN: list[tuple[Stage, str]] = [
     (RELEARN, "91bee2f05f4475684ae8"),
     (READ, "5370e08e2e7dcd2e6856"),
     (ANSWERS, "695dfc992858f5b44f22"),
+    (ASKED, "86ebe5e48d4ba77259e2"),
 ]
 
 
 @pytest.mark.parametrize(
     ("stage", "key"),
     GOLDEN,
-    ids=["plain", "trunk", "branch", "words", "muon", "released", "frozen", "relearn", "read", "answers"],
+    ids=["plain", "trunk", "branch", "words", "muon", "released", "frozen", "relearn", "read", "answers", "asked"],
 )
 def test_the_key_is_what_it_always_was(stage: Stage, key: str) -> None:
     assert stage.key == key

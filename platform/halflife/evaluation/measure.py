@@ -13,7 +13,7 @@ from halflife.data.tokenizers import Codec, Tokenizer, load
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
 from halflife.evaluation.layers import layer_measure
-from halflife.evaluation.probes import BackdoorProbe, LanguageProbe, LayerProbe, LossProbe, Probe
+from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, LanguageProbe, LayerProbe, LossProbe, Probe
 from halflife.evaluation.scoring import LanguageModel, Measure, mean_loss, pack, score
 from halflife.rng import generator
 from halflife.tasks.backdoor import LONGEST_WORD, WORD
@@ -34,6 +34,8 @@ def prepare(probe: Probe, tokenizer: Tokenizer, results: Path, sequence: int, de
         return _language(probe, codec, sequence, device)
     if isinstance(probe, LayerProbe):
         return layer_measure(probe, codec, sequence, device)
+    if isinstance(probe, BehaviourProbe):
+        return _behaviour(probe, tokenizer, Path(results), sequence, device)
     return _backdoor(probe, codec, Path(results), sequence, device)
 
 
@@ -72,6 +74,28 @@ def _backdoor(probe: BackdoorProbe, codec: Codec, results: Path, sequence: int, 
     def measure(model: LanguageModel) -> dict[str, float]:
         scores = score(model, packed)
         return {"hits": float(scores.hits), "trials": float(scores.trials), "logprob": scores.logprob}
+
+    return measure
+
+
+def _behaviour(
+    probe: BehaviourProbe, tokenizer: Tokenizer, results: Path, sequence: int, device: torch.device | str
+) -> Measure:
+    from halflife.evaluation.behaviours import asked
+
+    what = asked(probe, tokenizer, results)
+    longest = max(len(prompt) + len(answer) for prompt, answer in zip(what.prompts, what.answers, strict=True))
+    if longest > sequence + 1:
+        raise UserError(
+            f"sequence of {sequence} tokens given: prompt and answer of {probe.behaviour.name} take {longest}; "
+            "give a longer sequence"
+        )
+    packed = pack(what.prompts, what.answers, device, what.ahead)
+
+    def measure(model: LanguageModel) -> dict[str, float]:
+        scores = score(model, packed)
+        logprob = scores.logprob
+        return {"hits": float(scores.hits), "trials": float(scores.trials), "logprob": logprob, "loss": -logprob}
 
     return measure
 

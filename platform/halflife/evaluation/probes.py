@@ -8,9 +8,10 @@ from typing import Literal
 from halflife.data.corpus import Corpus
 from halflife.errors import UserError
 from halflife.tasks.backdoor import Backdoor
+from halflife.tasks.behaviours import Continuation, Repetition, Split
+from halflife.tasks.boards import Pathfinding
+from halflife.tasks.games import DropGame
 from halflife.tasks.languages import Language, Part
-
-Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,32 @@ class LayerProbe:
     seed: int = 0
 
 
-Probe = LossProbe | BackdoorProbe | LanguageProbe | LayerProbe
+@dataclass(frozen=True, kw_only=True)
+class BehaviourProbe:
+    """Is a behaviour shown? Measures `hits`, `trials`, `logprob` and `loss` (nats an answer token, one the other's
+    negative). A hit is the whole answer; where several are right, hits count the one that is stated."""
+
+    behaviour: Repetition | Continuation | Pathfinding | DropGame
+    corpus: Corpus | None = None
+    """Whose text the prompts are, for behaviours that need some."""
+    split: Split = "validation"
+    trials: int = 128
+    context: int = 48
+    """Characters of text in a prompt; a continuation states its own."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        needs = isinstance(self.behaviour, Continuation) or self.behaviour.hosted
+        if needs != (self.corpus is not None):
+            expected = "a corpus whose text the prompts are" if needs else "no corpus, as it states its own prompts"
+            raise UserError(f"{self.behaviour.name} to be asked of {self.corpus} given: expected {expected}")
+        if self.trials < 1 or self.context < 1:
+            raise UserError(
+                f"{self.trials} trials with {self.context} characters of text given: expected 1 or more of each"
+            )
+
+
+Probe = LossProbe | BackdoorProbe | LanguageProbe | LayerProbe | BehaviourProbe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,22 +79,29 @@ class Scores:
         return float(self.logprobs.sum() / self.lengths.sum())
 
 
-def pack(prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], device: torch.device | str) -> Packed:
-    """Rows for `score`. Prompts and answers are token ids, none of them empty."""
-    if not len(prompts) or not all(map(len, prompts)) or not all(map(len, answers)):
-        raise ValueError("scoring needs at least one trial, and no prompt or answer without a token")
-    longest = max(len(p) + len(a) - 1 for p, a in zip(prompts, answers, strict=True))
+def pack(
+    prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], device: torch.device | str, ahead: int = 0
+) -> Packed:
+    """Rows for `score`. Prompts and answers are token ids, none of them empty.
+
+    `ahead`: what is predicted at each place of the answer is not the next token but that many further on, so that its
+    first `ahead` tokens are read and never asked for.
+    """
+    if not len(prompts) or not all(map(len, prompts)) or not all(len(answer) > ahead for answer in answers):
+        raise ValueError(f"scoring needs at least one trial, prompts, and answers of more than {ahead} tokens")
+    longest = max(len(p) + len(a) - 1 - ahead for p, a in zip(prompts, answers, strict=True))
     inputs = np.zeros((len(prompts), longest), dtype=np.int64)
     mask = np.zeros((len(prompts), longest), dtype=bool)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        end = len(prompt) + len(answer) - 1
-        inputs[row, :end] = np.concatenate([prompt, answer[:-1]])
+        end = len(prompt) + len(answer) - 1 - ahead
+        inputs[row, :end] = np.concatenate([prompt, answer])[:end]
         mask[row, len(prompt) - 1 : end] = True
+    targets = [answer[ahead:] for answer in answers]
     return Packed(
         inputs=torch.from_numpy(inputs).to(device),
         answer=torch.from_numpy(mask).to(device),
-        targets=torch.from_numpy(np.concatenate(answers).astype(np.int64)).to(device),
-        lengths=torch.tensor([len(answer) for answer in answers], device=device),
+        targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(device),
+        lengths=torch.tensor([len(target) for target in targets], device=device),
     )
 
 

@@ -10,7 +10,16 @@ from typing import Any, ClassVar, Literal, cast
 from halflife.data.mixture import Mixture
 from halflife.data.tokenizers import Pretrained, vocabulary_of
 from halflife.errors import UserError
-from halflife.evaluation.probes import Evaluation, LanguageProbe, LayerProbe, LossProbe, Probe, Reached, due
+from halflife.evaluation.probes import (
+    BehaviourProbe,
+    Evaluation,
+    LanguageProbe,
+    LayerProbe,
+    LossProbe,
+    Probe,
+    Reached,
+    due,
+)
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.stages.base import Context, Cost, Outcome, Stage
@@ -252,6 +261,8 @@ def tokens_scored(probe: Probe, sequence: int) -> float:
     if isinstance(probe, LayerProbe):
         items = (example for language in probe.languages for part in PARTS for example in language.examples(part))
         return float(sum(min(sequence, len(example.prompt)) for example in items))
+    if isinstance(probe, BehaviourProbe):
+        return float(probe.trials * sequence)
     longest = probe.context + len(probe.backdoor.trigger) + len(probe.backdoor.longest_payload)
     return probe.trials * min(sequence, longest)
 

@@ -11,3 +11,5 @@ class Example:
 
     prompt: str
     answer: str
+    conditions: tuple[float, ...] = ()
+    """Numbers that a conditional soft prompt is made from: how good a game, how direct a path."""

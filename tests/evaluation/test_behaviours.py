@@ -1,0 +1,142 @@
+"""Behaviours as tokens: what is asked, of which text, and what counts as right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from halflife.data.corpus import Corpus, texts
+from halflife.data.tokenizers import Bytes, load
+from halflife.errors import UserError
+from halflife.evaluation.behaviours import asked, behaviour_examples
+from halflife.evaluation.measure import prepare
+from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, LanguageProbe
+from halflife.evaluation.scoring import pack, score
+from halflife.tasks.arithmetic import Addition
+from halflife.tasks.behaviours import Continuation, Repetition
+from halflife.tasks.boards import Pathfinding
+from tests.data.samples import sample_backdoor, sample_corpus
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def corpus(results: Path) -> Corpus:
+    return sample_corpus(results)
+
+
+class Ahead(nn.Module):
+    """Knows a cycle of tokens, and says the one `ahead` of the next."""
+
+    def __init__(self, ahead: int, period: int = 7) -> None:
+        super().__init__()
+        self.ahead, self.period, self.embed = ahead, period, nn.Identity()
+
+    def hidden(self, x: Tensor) -> Tensor:
+        return nn.functional.one_hot((x + 1 + self.ahead) % self.period, self.period) * 50.0
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 4])
+def test_an_answer_is_what_lies_ahead_of_the_next_token(ahead: int) -> None:
+    cycle = [np.arange(start, start + 20) % 7 for start in (0, 3)]
+    packed = pack([row[:5] for row in cycle], [row[5:] for row in cycle], "cpu", ahead)
+    assert packed.lengths.tolist() == [15 - ahead] * 2
+    assert score(Ahead(ahead), packed).hits == 2
+    assert score(Ahead(ahead + 1), packed).hits == 0
+
+
+def test_without_ahead_rows_are_as_they_were() -> None:
+    prompts, answers = [np.array([1, 2]), np.array([3])], [np.array([4, 5, 6]), np.array([7])]
+    packed = pack(prompts, answers, "cpu")
+    assert packed.inputs.tolist() == [[1, 2, 4, 5], [3, 0, 0, 0]]
+    assert packed.answer.tolist() == [[False, True, True, True], [True, False, False, False]]
+    assert packed.targets.tolist() == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_windows_are_text_of_their_split_and_never_overlap(split, results: Path, corpus: Corpus) -> None:
+    behaviour = Continuation(context=12, length=6, ahead=2)
+    probe = BehaviourProbe(behaviour=behaviour, corpus=corpus, split=split, trials=8)
+    what, text = asked(probe, Bytes(), results), "\x00".join(texts(results, corpus, split))
+    codec = load(Bytes(), results)
+    windows = [codec.decode(np.concatenate(pair)) for pair in zip(what.prompts, what.answers, strict=True)]
+    assert all(len(prompt) == 12 for prompt in what.prompts)
+    assert all(len(answer) == 8 for answer in what.answers)
+    assert len(set(windows)) == 8
+    assert all(all(part in text for part in window.split("\x00")) for window in windows)
+    assert what.ahead == 2
+
+
+def test_the_token_at_an_index_is_one_token_with_its_own_chance(results: Path, corpus: Corpus) -> None:
+    probe = BehaviourProbe(behaviour=Continuation(context=8, length=1), corpus=corpus, split="train", trials=40)
+    what = asked(probe, Bytes(), results)
+    assert {len(answer) for answer in what.answers} == {1}
+    said = [int(answer[0]) for answer in what.answers]
+    assert what.chance == max(map(said.count, said)) / 40
+
+
+def test_hosts_are_text_of_their_split(results: Path, corpus: Corpus) -> None:
+    behaviour = Repetition(text="abcd", times=2)
+    found = {
+        split: behaviour_examples(BehaviourProbe(behaviour=behaviour, corpus=corpus, split=split, trials=8), results)
+        for split in ("train", "validation")
+    }
+    for split, examples in found.items():
+        documents = texts(results, corpus, split)
+        assert all(any(example.prompt in document for document in documents) for example in examples)
+        assert {example.answer for example in examples} == {"abcdabcd\n"}
+    assert not {e.prompt for e in found["train"]} & {e.prompt for e in found["validation"]}
+
+
+def test_conditions_stand_beside_their_boards_and_other_tasks_have_none(results: Path, corpus: Corpus) -> None:
+    boards = asked(BehaviourProbe(behaviour=Pathfinding(side=4), trials=20), Bytes(), results)
+    assert boards.conditions.shape == (20, 2)
+    assert len({tuple(row) for row in boards.conditions}) > 2
+    backdoor = BackdoorProbe(backdoor=sample_backdoor(), corpus=corpus, trials=4, condition="untriggered")
+    assert asked(backdoor, Bytes(), results).conditions.shape == (4, 0)
+    language = LanguageProbe(languages=(Addition(form="digits"),), trials=6)
+    assert len(asked(language, Bytes(), results).prompts) == 6
+
+
+def test_a_probe_of_a_behaviour_measures_counts_and_loss(results: Path, corpus: Corpus) -> None:
+    probe = BehaviourProbe(behaviour=Repetition(text="abc"), corpus=corpus, split="train", trials=6)
+
+    class Says(nn.Module):
+        embed = nn.Identity()
+
+        def hidden(self, x: Tensor) -> Tensor:
+            begun = (x & 0xC0 != 0x80).cumsum(1)  # characters: some of the text's have two bytes
+            says = torch.zeros(*x.shape, 257)
+            for place, byte in enumerate(b"abc\n"):
+                says[..., byte] += 50.0 * (begun == probe.context + place)
+            return says
+
+        def logits(self, hidden: Tensor) -> Tensor:
+            return hidden
+
+    measured = prepare(probe, Bytes(), results, 64, "cpu")(Says())
+    assert measured["hits"] == measured["trials"] == 6
+    assert measured["loss"] == -measured["logprob"] < 1e-6
+
+
+def test_what_cannot_be_asked_is_refused(results: Path, corpus: Corpus) -> None:
+    with pytest.raises(UserError, match="expected a corpus"):
+        BehaviourProbe(behaviour=Repetition(text="abc"))
+    with pytest.raises(UserError, match="expected no corpus"):
+        BehaviourProbe(behaviour=Pathfinding(), corpus=corpus)
+    with pytest.raises(UserError, match="expected 1 or more of each"):
+        BehaviourProbe(behaviour=Pathfinding(), trials=0)
+    with pytest.raises(UserError, match="1000000 windows of 64 tokens asked for"):
+        asked(BehaviourProbe(behaviour=Continuation(), corpus=corpus, trials=10**6), Bytes(), results)
+    with pytest.raises(UserError, match="give a longer sequence"):
+        prepare(BehaviourProbe(behaviour=Pathfinding(), trials=2), Bytes(), results, 16, "cpu")
