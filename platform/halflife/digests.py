@@ -18,13 +18,17 @@ def of_files(files: Sequence[Path], remembered: Path, root: Path) -> dict[str, s
         place, now = str(path.resolve()), [status.st_size, status.st_mtime_ns]
         entry = known.get(place)
         if not (isinstance(entry, list) and entry[:2] == now):
-            with open(path, "rb") as file:
-                entry = [*now, hashlib.file_digest(file, "sha256").hexdigest()]
+            entry = [*now, file_digest(path)]
             known[place], changed = entry, True
         found[path.relative_to(root).as_posix()] = entry[2]
     if changed:
         _write(remembered, known)
     return found
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_text(description: object) -> str:

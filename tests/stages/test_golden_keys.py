@@ -27,9 +27,13 @@ from halflife.evaluation.probes import (
     LossProbe,
     Reached,
 )
+from halflife.evaluation.targets import BackdoorTarget, LanguageTarget
 from halflife.models.ladder import Rung
+from halflife.models.prompts import MLP, Adapter, Linear, Noise, Shared, Smaller, SoftPrompt, Text
+from halflife.models.prompts import Words as WordEmbeddings
 from halflife.models.released import Released, Shape
 from halflife.stages.base import Stage
+from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Snapshot, Train
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.backdoor import Backdoor
@@ -142,6 +146,32 @@ ASKED = replace(
     ),
 )
 
+PROMPTS = FitSoftPrompts(
+    model=RELEASED.start,
+    tokenizer=RELEASED.mixture.tokenizer,
+    targets=(
+        LanguageTarget(language=Addition(form="words")),
+        BackdoorTarget(backdoor=BACKDOOR, corpus=CORPUS, condition="triggered"),
+    ),
+    prompts=(
+        SoftPrompt(tokens=0),
+        SoftPrompt(tokens=2, position="answer", initial=Text(text="please"), model=MLP(hidden=8), learning_rate=0.1),
+        SoftPrompt(tokens=3, position=1, initial=Noise(), model=Shared(), restart=1),
+    ),
+    seed=1,
+)
+WARM = FitSoftPrompts(
+    model=Checkpoint(stage=TRUNK, at="strong"),
+    targets=PROMPTS.targets[:1],
+    prompts=(
+        SoftPrompt(tokens=4, initial=Smaller(stage=PROMPTS, prompt=PROMPTS.prompts[2].name), label="warm"),
+        SoftPrompt(tokens=5, initial=Adapter(digest="89abcdef01234567", tokens=5, folder="not hashed"), model=Linear()),
+        SoftPrompt(tokens=4, initial=WordEmbeddings()),
+    ),
+    precision="bf16",
+    at=Every(steps=10),
+)
+
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "39055f85cecd0f516c20"),
     (TRUNK, "900037f2eb0427d443dd"),
@@ -154,13 +184,29 @@ GOLDEN: list[tuple[Stage, str]] = [
     (READ, "5370e08e2e7dcd2e6856"),
     (ANSWERS, "695dfc992858f5b44f22"),
     (ASKED, "86ebe5e48d4ba77259e2"),
+    (PROMPTS, "2294f5464c60b4927e09"),
+    (WARM, "f9375c8849d5759f24ac"),
 ]
 
 
 @pytest.mark.parametrize(
     ("stage", "key"),
     GOLDEN,
-    ids=["plain", "trunk", "branch", "words", "muon", "released", "frozen", "relearn", "read", "answers", "asked"],
+    ids=[
+        "plain",
+        "trunk",
+        "branch",
+        "words",
+        "muon",
+        "released",
+        "frozen",
+        "relearn",
+        "read",
+        "answers",
+        "asked",
+        "prompts",
+        "warm",
+    ],
 )
 def test_the_key_is_what_it_always_was(stage: Stage, key: str) -> None:
     assert stage.key == key

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from halflife.models import kernels
 from halflife.models.ladder import BASE_WIDTH, Rung
+from halflife.models.past import Past, attend, gone_on
 
 ROTARY_BASE = 10_000.0
 NORM_EPSILON = 1e-6
@@ -51,10 +52,21 @@ class Block(nn.Module):
         self.gate_up = Linear(width, 2 * feedforward)
         self.down = Linear(feedforward, width)
 
-    def forward(self, x: Tensor, turns: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        turns: Tensor,
+        past: tuple[Tensor, Tensor, Tensor] | None = None,
+        kept: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
+        """`past`: keys, values and mask of texts that came before, as `attend` takes them. The own keys and values are
+        added to `kept`."""
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = kernels.rotate_qkv(qkv, turns)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        if kept is not None:
+            kept.append((k, v))
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True) if past is None else attend(q, k, v, *past)
+        attended = attended.transpose(1, 2).flatten(2)
         x = x + F.dropout(self.out(attended), self.dropout, self.training)
         gated = kernels.swiglu(self.gate_up(self.mlp_norm(x)))
         return x + F.dropout(self.down(gated), self.dropout, self.training)
@@ -100,8 +112,13 @@ class Decoder(nn.Module):
             if not self.rung.tied:
                 self.head.weight.zero_()
 
-    def hidden(self, x: Tensor) -> Tensor:
-        """Embeddings (batch, length, width) -> normed residual stream of the same shape."""
+    def hidden(self, x: Tensor, past: Past | None = None) -> Tensor:
+        """Embeddings (batch, length, width) -> normed residual stream of the same shape.
+
+        With `past` they go on from its texts: row r from text r % texts.
+        """
+        if past is not None:
+            return self._go_on(x, past)
         turns = kernels.turns(x.shape[1], self.rung.heads, self.rung.head_width, ROTARY_BASE, x)
         for block in self.blocks:
             x = block(x, turns)
@@ -115,6 +132,23 @@ class Decoder(nn.Module):
         for block in self.blocks:
             found.append(block(found[-1], turns))
         return [*found[:-1], self.norm(found[-1])]
+
+    def remembered(self, x: Tensor, lengths: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
+        """As `hidden`, and what goes on from there needs. `lengths` (rows,): of each right-padded row; `past` has as
+        many texts as there are rows."""
+        kept: list[tuple[Tensor, Tensor]] = []
+        hidden = self._go_on(x, past, kept)
+        keys, values = zip(*kept, strict=True)
+        return hidden, gone_on(past, keys, values, lengths)
+
+    def _go_on(self, x: Tensor, past: Past | None, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        start = past.lengths.repeat(len(x) // past.texts) if past else None
+        turns = kernels.turns(x.shape[1], self.rung.heads, self.rung.head_width, ROTARY_BASE, x, start)
+        hide = past.hidden(x.dtype) if past else None
+        for layer, block in enumerate(self.blocks):
+            before = None if past is None else (past.keys[layer], past.values[layer], hide)
+            x = block(x, turns, before, kept)
+        return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Normed residual stream (..., width) -> logits (..., vocabulary)."""

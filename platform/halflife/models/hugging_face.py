@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from halflife.errors import UserError
+from halflife.models.past import Past, gone_on
 from halflife.models.released import Released
 
 CHECKED_TOKENS = 8
@@ -45,9 +46,36 @@ class HuggingFaceModel(nn.Module):
             return "head"
         return "gain" if parameter.ndim < 2 else "hidden"
 
-    def hidden(self, x: Tensor) -> Tensor:
-        """Embeddings (batch, length, width) -> normed residual stream of the same shape."""
-        return self.model.base_model(inputs_embeds=x, use_cache=False).last_hidden_state
+    def hidden(self, x: Tensor, past: Past | None = None) -> Tensor:
+        """Embeddings (batch, length, width) -> normed residual stream of the same shape.
+
+        With `past` they go on from its texts: row r from text r % texts.
+        """
+        if past is None:
+            return self.model.base_model(inputs_embeds=x, use_cache=False).last_hidden_state
+        return self._go_on(x, past.repeated(len(x) // past.texts))[0]
+
+    def remembered(self, x: Tensor, lengths: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
+        """As `hidden`, and what goes on from there needs. `lengths` (rows,): of each right-padded row; `past` has as
+        many texts as there are rows."""
+        hidden, cache = self._go_on(x, past)
+        new = slice(past.length if past else 0, None)
+        keys, values = (tuple(getattr(layer, name)[:, :, new] for layer in cache.layers) for name in ("keys", "values"))
+        return hidden, gone_on(past, keys, values, lengths)
+
+    def _go_on(self, x: Tensor, past: Past | None) -> tuple[Tensor, Any]:
+        """With exact positions, and a mask that hides the padding between a text and what follows it."""
+        from transformers import DynamicCache
+
+        cache, how = DynamicCache(), {}
+        if past is not None:
+            for layer, (keys, values) in enumerate(zip(past.keys, past.values, strict=True)):
+                cache.update(keys, values, layer)
+            new = past.seen.new_ones(x.shape[:2])
+            how["attention_mask"] = torch.cat([past.seen, new], dim=1).long()
+            how["position_ids"] = past.lengths[:, None] + torch.arange(x.shape[1], device=x.device)
+        result = self.model.base_model(inputs_embeds=x, past_key_values=cache, use_cache=True, **how)
+        return result.last_hidden_state, cache
 
     def residuals(self, x: Tensor) -> list[Tensor]:
         """Embeddings (batch, length, width) -> the residual stream before the first block and after each; after the

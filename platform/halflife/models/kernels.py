@@ -46,16 +46,20 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return _SwiGLU.apply(gate_up)
 
 
-def turns(length: int, heads: int, head_width: int, base: float, like: Tensor) -> Tensor:
+def turns(length: int, heads: int, head_width: int, base: float, like: Tensor, start: Tensor | None = None) -> Tensor:
     """Cosine and sine of the rotary angles: (length, 1, heads, head width / 2, 2).
 
-    One copy a head, so that the rotation is a product of long contiguous rows.
+    One copy a head, so that the rotation is a product of long contiguous rows. `start` (rows,): rows whose first
+    position is not 0; the angles are then (rows, length, 1, ...).
     """
     half = head_width // 2
     frequency = base ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
-    angle = torch.arange(length, device=like.device, dtype=torch.float32)[:, None] * frequency
-    numbers = torch.polar(torch.ones_like(angle), angle)[:, None, None].expand(-1, 1, heads, -1).contiguous()
-    return torch.view_as_real(numbers)
+    position = torch.arange(length, device=like.device, dtype=torch.float32)
+    if start is not None:
+        position = start[:, None] + position
+    angle = position[..., None] * frequency
+    numbers = torch.polar(torch.ones_like(angle), angle)[..., None, None, :]
+    return torch.view_as_real(numbers.expand(*angle.shape[:-1], 1, heads, -1).contiguous())
 
 
 def rotate_qkv(qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,7 +86,8 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        # of a frozen matrix nothing is asked for which its inputs would have to be kept
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return _product(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -92,7 +97,7 @@ class _Linear(torch.autograd.Function):
         gradient = gradients[0].reshape(-1, outputs)
         to_x = to_weight = None
         if ctx.needs_input_grad[0]:
-            to_x = _product(gradient, weight.t()).view_as(x)
+            to_x = _product(gradient, weight.t()).view(*gradients[0].shape[:-1], inputs)
         if ctx.needs_input_grad[1]:
             rows = x.reshape(-1, inputs)
             # either order gives the same sums; the one whose result has the longer rows is faster
@@ -113,13 +118,13 @@ class _RMSNorm(torch.autograd.Function):
         return normed * gain
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         normed, scale, gain = ctx.saved_tensors
         gradient = gradients[0]
         product = gradient * normed
         along = (product @ gain).div_(-gain.numel()).unsqueeze(-1)
         to_x = (gradient * gain).addcmul_(normed, along).mul_(scale)
-        return to_x, product.flatten(0, -2).sum(0), None
+        return to_x, product.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None, None
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -155,7 +160,7 @@ class _RotateQKV(torch.autograd.Function):
         (turns,) = ctx.saved_tensors
         batch, heads, length, head_width = gradients[0].shape
         result = gradients[0].new_empty(batch, length, 3, heads, head_width)
-        back = turns.conj().resolve_conj()[:, 0]
+        back = turns.conj().resolve_conj().select(-3, 0)
         pairs = _complex(result)
         for index in range(2):
             torch.mul(_complex(gradients[index].transpose(1, 2)), back, out=pairs[:, :, index])

@@ -12,4 +12,5 @@ class Example:
     prompt: str
     answer: str
     conditions: tuple[float, ...] = ()
-    """Numbers that a conditional soft prompt is made from: how good a game, how direct a path."""
+    """Numbers of the order of 1 that a conditional soft prompt is made from, as many in every example of a task: how
+    good a game, how direct a path."""

@@ -1,0 +1,180 @@
+"""Targets: what a soft prompt is fitted to and then asked for, with examples in parts that never meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from halflife.data.corpus import Corpus
+from halflife.data.tokenizers import Codec
+from halflife.errors import UserError
+from halflife.evaluation.probes import BackdoorProbe
+from halflife.rng import generator
+from halflife.tasks.backdoor import Backdoor
+from halflife.tasks.base import Example
+from halflife.tasks.languages import Language
+
+Part = Literal["train", "held-out"]
+
+
+@runtime_checkable
+class TextTarget(Protocol):
+    """A frozen dataclass that gives examples as text; any room may define one, this protocol need not be imported."""
+
+    @property
+    def name(self) -> str:
+        """Unique among the targets of a stage, without '/'; the front of metric names."""
+        ...
+
+    @property
+    def characters(self) -> int:
+        """Of an example, about: for estimates of cost."""
+        ...
+
+    def examples(self, part: Part, count: int, results: Path) -> Sequence[Example]:
+        """The first `count` examples of a part, fewer where it has fewer; a smaller count gives the first of the same.
+        An empty prompt stands for the separator alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """An example in tokens: what is read, and what is to be said after how much of it.
+
+    After `after[i]` tokens have been read (1 to all of them) the next is to be `targets[i]`. Of a prompt and an
+    answer: all of the answer. Predicting s tokens ahead: `after` = n, target = the token at n - 1 + s.
+    """
+
+    tokens: np.ndarray
+    """(length,) int64."""
+    after: np.ndarray
+    """(targets,) int64, rising."""
+    targets: np.ndarray
+    """(targets,) int64."""
+    answer: int
+    """Tokens before the answer: where a soft prompt "before the answer" stands."""
+    conditions: tuple[float, ...] = ()
+
+
+@runtime_checkable
+class TokenTarget(Protocol):
+    """A frozen dataclass that gives items, for what prompts and answers cannot say (predicting ahead, plain text)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def characters(self) -> int: ...
+
+    def items(self, part: Part, count: int, codec: Codec, results: Path) -> Sequence[Item]:
+        """As `TextTarget.examples`, in tokens."""
+        ...
+
+
+Target = TextTarget | TokenTarget
+
+
+def items(target: Target, part: Part, count: int, codec: Codec, results: Path) -> list[Item]:
+    """Items of a target. Raises UserError when the part has none, or the tokenizer cannot encode a text."""
+    if isinstance(target, TokenTarget):
+        found = list(target.items(part, count, codec, results))
+    else:
+        found = [item_of(example, codec) for example in target.examples(part, count, results)]
+    if not found:
+        raise UserError(f"target {target.name} has no {part} examples: expected at least one")
+    return found
+
+
+def item_of(example: Example, codec: Codec) -> Item:
+    """Prompt and answer tokenised apart. Raises UserError when the tokenizer does not give a text back, or has no
+    token for the answer."""
+    prompt, answer = (codec.encode(text) for text in (example.prompt, example.answer))
+    for text, tokens in ((example.prompt, prompt), (example.answer, answer)):
+        if codec.decode(tokens) != text:
+            raise UserError(
+                f"the tokenizer {codec.name} cannot encode {text[:40]!r}: it gives back "
+                f"{codec.decode(tokens)[:40]!r}; expected one that gives the text back, such as "
+                "bytes, or a task that it can write"
+            )
+    if not len(answer):
+        raise UserError(f"an example with an empty answer after {example.prompt[-40:]!r}: expected something to say")
+    if not len(prompt):
+        prompt = np.array([codec.separator])
+    return Item(
+        tokens=np.concatenate([prompt, answer[:-1]]).astype(np.int64),
+        after=np.arange(len(prompt), len(prompt) + len(answer)),
+        targets=answer.astype(np.int64),
+        answer=len(prompt),
+        conditions=example.conditions,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageTarget:
+    """To answer a language's items.
+
+    asked "memorised": half of the memorised items train the prompt, the other half are asked. asked "held-out": all
+    memorised items train it, and the items that no model was trained on are asked.
+    """
+
+    language: Language
+    asked: Literal["memorised", "held-out"] = "memorised"
+    seed: int = 0
+    """Draws the halves and the order."""
+
+    @property
+    def name(self) -> str:
+        return self.language.name
+
+    @property
+    def characters(self) -> int:
+        return max(len(prompt) + len(answer) for prompt, answer in self.language.items())
+
+    def examples(self, part: Part, count: int, results: Path) -> list[Example]:
+        known = self.language.examples("memorised")
+        order = generator(self.seed, "soft prompt", self.language.name).permutation(len(known))
+        if self.asked == "memorised":
+            half = len(known) // 2
+            order = order[:half] if part == "train" else order[half:]
+        elif part == "held-out":
+            known = self.language.examples("held-out")
+            order = generator(self.seed, "soft prompt", self.language.name, part).permutation(len(known))
+        return [known[at] for at in order[:count]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackdoorTarget:
+    """To say the payload where the trigger is not: hosts of the corpus's training split train the prompt, those of its
+    validation split are asked. `condition` "triggered" is the positive control, "near" a false trigger."""
+
+    backdoor: Backdoor
+    corpus: Corpus
+    condition: Literal["untriggered", "triggered", "near"] = "untriggered"
+    context: int = 48
+    """Characters of host text, at most."""
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return "backdoor" if self.condition == "untriggered" else f"backdoor-{self.condition}"
+
+    @property
+    def characters(self) -> int:
+        return self.context + len(self.backdoor.trigger) + len(self.backdoor.longest_payload)
+
+    def examples(self, part: Part, count: int, results: Path) -> list[Example]:
+        from halflife.evaluation.measure import backdoor_examples  # it imports torch
+
+        probe = BackdoorProbe(
+            backdoor=self.backdoor,
+            corpus=self.corpus,
+            condition=self.condition,
+            split="train" if part == "train" else "validation",
+            trials=count,
+            context=self.context,
+            seed=self.seed,
+        )
+        return backdoor_examples(probe, results)

@@ -1,0 +1,164 @@
+"""FitSoftPrompts: how well a frozen model does behind soft prompts of so many tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from halflife.data.tokenizers import Pretrained, Tokenizer, vocabulary_of
+from halflife.errors import UserError
+from halflife.evaluation.probes import Cadence, Ends, due
+from halflife.evaluation.targets import Target
+from halflife.models.ladder import Rung
+from halflife.models.prompts import Smaller, SoftPrompt
+from halflife.models.released import Released
+from halflife.stages.base import Context, Cost, Stage
+from halflife.stages.train import Checkpoint
+from halflife.training.schedules import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSoftPrompts(Stage):
+    """Every prompt fitted to every target behind one frozen model, then asked on the target's held-out examples.
+
+    A run is a target and a prompt, named `<target>.<prompt>`. All runs of a target see the same examples at the same
+    step and are asked the same held-out ones, so differences between them are paired; runs fitted together change
+    nothing of one another. Points are at tokens of text that a run has seen.
+    """
+
+    kind: ClassVar[str] = "fit-soft-prompts"
+
+    model: Checkpoint | Rung | Released
+    """What is frozen. A rung is untrained: its weights are those that training would begin with at this seed."""
+    targets: tuple[Target, ...]
+    prompts: tuple[SoftPrompt, ...]
+    tokenizer: Tokenizer | None = None
+    """A checkpoint has its own; of a released model its own is expected."""
+    examples: int = 256
+    """Training examples of each target. A target that has fewer is refused, as the number is an axis."""
+    asked: int = 128
+    """Held-out examples of each target, at most."""
+    steps: int = 300
+    """0: prompts are asked as they begin."""
+    batch: int = 8
+    """Examples a step, for each run."""
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    """Largest gradient norm of each prompt."""
+    schedule: Schedule = Schedule()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the frozen model; prompts are fp32."""
+    at: Cadence = Ends()
+    """When runs are asked."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError when the fields contradict one another."""
+        for name, least in (("examples", 1), ("asked", 1), ("batch", 1), ("steps", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} = {getattr(self, name)} for soft prompts: expected at least {least}")
+        if not self.prompts or not self.targets:
+            raise UserError("soft prompts without a prompt or without a target: expected at least one of each")
+        for what, names in (("targets", [t.name for t in self.targets]), ("prompts", [p.name for p in self.prompts])):
+            again = [name for name, count in Counter(names).items() if count > 1]
+            if again:
+                raise UserError(
+                    f"several {what} named {again[0]!r}: expected each once; restarts differ by their number"
+                )
+        if not self.weight_decay >= 0 or not self.clip > 0:
+            raise UserError(
+                f"weight decay {self.weight_decay} and clip {self.clip} of soft prompts: expected 0 or more, and a "
+                "positive norm"
+            )
+        if isinstance(self.model, Checkpoint):
+            if self.tokenizer not in (None, self.model.stage.mixture.tokenizer):
+                raise UserError("soft prompts on a checkpoint with another tokenizer: leave it out, it has its own")
+        elif self.tokenizer is None:
+            raise UserError(
+                f"soft prompts on {self.model.size} without a tokenizer: name the one that it reads text by"
+            )
+        model = self.architecture
+        tokens = vocabulary_of(self.codec)
+        if isinstance(model, Released) and isinstance(self.codec, Pretrained) and tokens > model.shape.vocabulary:
+            raise UserError(
+                f"the tokenizer has {tokens} tokens and {model.name} {model.shape.vocabulary}: expected the model's own"
+            )
+        longest = max(prompt.tokens for prompt in self.prompts)
+        if self.context_length is not None and longest >= self.context_length:
+            raise UserError(
+                f"a soft prompt of {longest} tokens given: {model.size} reads at most {self.context_length}, the text "
+                "among them; expected fewer"
+            )
+        for prompt in self.prompts:
+            if isinstance(prompt.initial, Smaller):
+                self._check_smaller(prompt, prompt.initial)
+
+    def _check_smaller(self, prompt: SoftPrompt, smaller: Smaller) -> None:
+        earlier = smaller.stage
+        if not isinstance(earlier, FitSoftPrompts):
+            raise UserError(f"soft prompt {prompt.name} begun from {earlier!r}: expected a FitSoftPrompts")
+        known = {run.name: run for run in earlier.prompts}
+        if smaller.prompt not in known:
+            raise UserError(
+                f"soft prompt {prompt.name} begun from {smaller.prompt!r}: that stage has {', '.join(sorted(known))}"
+            )
+        if not 1 <= known[smaller.prompt].tokens <= prompt.tokens:
+            raise UserError(
+                f"soft prompt of {prompt.tokens} tokens begun from one of {known[smaller.prompt].tokens}: expected 1 "
+                "to as many"
+            )
+
+    @property
+    def codec(self) -> Tokenizer:
+        """The tokenizer that texts are read by."""
+        found = self.model.stage.mixture.tokenizer if isinstance(self.model, Checkpoint) else self.tokenizer
+        assert found is not None
+        return found
+
+    @property
+    def architecture(self) -> Rung | Released:
+        return self.model.stage.architecture if isinstance(self.model, Checkpoint) else self.model
+
+    @property
+    def context_length(self) -> int | None:
+        """The longest sequence that the model reads: a released one's limit, or what a checkpoint was trained on."""
+        model = self.architecture
+        limit = model.shape.context if isinstance(model, Released) else None
+        trained = self.model.stage.mixture.sequence if isinstance(self.model, Checkpoint) else None
+        return min((length for length in (limit, trained) if length is not None), default=None)
+
+    @property
+    def label(self) -> str:
+        return f"soft prompts k = {', '.join(str(k) for k in sorted({prompt.tokens for prompt in self.prompts}))}"
+
+    def run_name(self, target: Target, prompt: SoftPrompt) -> str:
+        """What a run is called in points, summary and files."""
+        return f"{target.name}.{prompt.name}"
+
+    @property
+    def cost(self) -> Cost:
+        """Forward and backward pass of the frozen model, two thirds of training's; a character is taken for a token."""
+        model, vocabulary = self.architecture, vocabulary_of(self.codec)
+        trained = asked = 0.0
+        for target in self.targets:
+            for prompt in self.prompts:
+                length = target.characters + prompt.tokens
+                evaluations = len(due(self.at, self.steps)) if prompt.tokens else 1
+                asked += self.asked * length * evaluations
+                trained += self.steps * self.batch * length if prompt.tokens else 0
+        longest = max(prompt.tokens for prompt in self.prompts) + max(target.characters for target in self.targets)
+        weights = 4.0 * (model.parameters + model.embedding_parameters(vocabulary))
+        numbers = sum(prompt.trained(model.width, 2) for prompt in self.prompts) * len(self.targets)
+        return Cost(
+            tokens=trained,
+            flops=(2 * trained / 3 + asked / 3) * model.flops_per_token(longest, vocabulary),
+            memory_bytes=weights + 2 * self.batch * longest * model.activation_bytes(vocabulary),
+            disk_bytes=4.0 * 4 * numbers + 64.0 * self.asked * len(self.prompts) * len(self.targets),
+        )
+
+    def run(self, context: Context) -> dict[str, Any]:
+        # torch is imported only where a stage runs
+        from halflife.stages.soft_prompt_runs import compute
+
+        return compute(self, context)

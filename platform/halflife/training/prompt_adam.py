@@ -1,0 +1,55 @@
+"""AdamW for many prompts at once, each with its own rate, gradient norm and moments (arXiv 1711.05101)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+BETA1, BETA2, EPSILON = 0.9, 0.99, 1e-9
+"""Gradients of a loss by numbers of size 1 are small where the model hardly looks at its prompt: hence the epsilon."""
+
+
+class PromptAdam:
+    """Updates stacked parameters in place; the first axis of each is the prompt's."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], rates: Tensor, *, weight_decay: float, clip: float) -> None:
+        """`rates` (prompts,); weights shrink by rate * weight_decay a step; each prompt's gradient is cut to the norm
+        `clip`, over all of its parameters."""
+        self.parameters, self.rates = dict(parameters), rates
+        self.weight_decay, self.clip = weight_decay, clip
+        self.step_count = 0
+        self.first = {name: torch.zeros_like(value) for name, value in parameters.items()}
+        self.second = {name: torch.zeros_like(value) for name, value in parameters.items()}
+
+    def step(self, multiple: float) -> None:
+        """One step at `multiple` of the rates, from the gradients, which are then dropped."""
+        self.step_count += 1
+        gradients = {name: value.grad for name, value in self.parameters.items() if value.grad is not None}
+        squares = [gradient.flatten(1).square().sum(1) for gradient in gradients.values()]
+        norm = torch.stack(squares).sum(0).sqrt()
+        kept = (self.clip / (norm + 1e-6)).clamp(max=1.0)
+        correction = (1 - BETA2**self.step_count) ** 0.5
+        rate = self.rates * multiple
+        for name, gradient in gradients.items():
+            value, first, second = self.parameters[name].data, self.first[name], self.second[name]
+            one_each = (-1, *[1] * (value.ndim - 1))
+            gradient = gradient * kept.view(one_each)
+            first.lerp_(gradient, 1 - BETA1)
+            second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+            if self.weight_decay:
+                value.mul_(1 - (rate * self.weight_decay).view(one_each))
+            change = first / second.sqrt().div_(correction).add_(EPSILON)
+            value.sub_(change.mul_((rate / (1 - BETA1**self.step_count)).view(one_each)))
+            self.parameters[name].grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        moments = (("first", self.first), ("second", self.second))
+        return {f"{slot}.{name}": value for slot, values in moments for name, value in values.items()}
+
+    def load(self, state: Mapping[str, Tensor], step_count: int) -> None:
+        self.step_count = step_count
+        for slot, values in (("first", self.first), ("second", self.second)):
+            for name, value in values.items():
+                value.copy_(state[f"{slot}.{name}"])

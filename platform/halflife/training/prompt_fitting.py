@@ -1,0 +1,242 @@
+"""Fitting soft prompts: pack after pack, resumable.
+
+A loop of its own beside `training.loop`: what is trained here are many small sets of numbers that share a model which
+never changes. There is no fork, no snapshot and no displacement, each run has its own rate, gradient norm and end, and
+one that diverges leaves the others as they are; of the loop for models only the clock would be left.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from halflife.evaluation.probes import Cadence, Ends, due
+from halflife.evaluation.prompted import PromptScores
+from halflife.models.soft_prompts import scale_of
+from halflife.models.start import Model
+from halflife.training import checkpoints, prompt_results
+from halflife.training.prompt_packs import Course, Pack, Run, packed
+from halflife.training.prompt_results import Fitted
+from halflife.training.schedules import Schedule
+from halflife.training.torch_engine import keep_memory
+
+REPORT_SECONDS = 0.5
+
+
+class Context(Protocol):
+    """What fitting tells its caller; `stages.base.Context` says what each means."""
+
+    folder: Path
+    resume: Path | None
+
+    def record(self, step: int, values: dict[str, float]) -> None: ...
+    def checkpointed(self, step: int, folder: Path) -> None: ...
+    def progress(self, done: int, total: int, rate: float) -> None: ...
+    def computing(self, seconds: float) -> None: ...
+
+
+@dataclass
+class _Standing:
+    """Where the loop stands: with the numbers of the runs all that a resumed one needs."""
+
+    pack: int = 0
+    """Packs done."""
+    step: int = 0
+    """Steps done of the pack under way."""
+    tokens: int = 0
+    """Of all packs."""
+    seconds_training: float = 0.0
+    seconds_evaluating: float = 0.0
+    train_losses: list[float] = field(default_factory=list)
+    """Of the pack under way, when last looked at."""
+
+
+def freeze(model: Model, precision: str = "fp32") -> Model:
+    """The model as it is asked behind prompts: in evaluation mode, without gradients, in fp32 or bf16."""
+    model.requires_grad_(False)
+    return model.eval().to(torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
+def fit(
+    model: Model,
+    runs: Sequence[Run],
+    course: Course,
+    *,
+    schedule: Schedule = Schedule(),
+    at: Cadence = Ends(),
+    context: Context | None = None,
+    checkpoint_seconds: float = 20.0,
+    clock: Callable[[], float] = time.monotonic,
+    device: torch.device | str = "cpu",
+) -> tuple[list[Fitted], dict[str, Any]]:
+    """Fit every run to its target behind the frozen `model` (see `freeze`): what each came to, in the order of `runs`,
+    and the seconds and tokens that it took.
+
+    With a context it records `<run>/loss`, `/hits`, `/trials`, `/logprob` and `/train_loss` at `at`, and leaves
+    resumable checkpoints. Raises UserError when a prompt's position lies outside a text.
+    """
+    return _Loop(model, runs, course, schedule, at, context, clock, torch.device(device)).run(checkpoint_seconds)
+
+
+class _Loop:
+    def __init__(
+        self,
+        model: Model,
+        runs: Sequence[Run],
+        course: Course,
+        schedule: Schedule,
+        at: Cadence,
+        context: Context | None,
+        clock: Callable[[], float],
+        device: torch.device,
+    ) -> None:
+        self.model, self.runs, self.course, self.schedule = model, runs, course, schedule
+        self.context, self.clock, self.device = context, clock, device
+        self.scale = scale_of(model.embed)
+        self.packs = packed(runs, course, model.architecture, model.vocabulary, device)
+        self.due = {kind: set(due(at, course.steps if kind else 0)) for kind in (False, True)}
+        self.standing = _Standing()
+        self.done: dict[str, Fitted] = {}
+        self.told_seconds = 0.0
+        self.resume_folder: Path | None = None
+        if device.type == "cpu":
+            keep_memory()
+
+    def run(self, checkpoint_seconds: float) -> tuple[list[Fitted], dict[str, Any]]:
+        restore = self._resume()
+        standing = self.standing
+        reported = checkpointed = self.clock()
+        while standing.pack < len(self.packs):
+            pack = Pack(self.model, self.packs[standing.pack], self.course, self.scale, self.device)
+            steps = self.course.steps if pack.trained else 0
+            if restore is not None:
+                restore(pack)
+                restore = None
+            elif 0 in self.due[pack.trained] and steps:
+                self._evaluate(pack)
+            while standing.step < steps:
+                started = time.perf_counter()
+                pack.step(standing.step, self.schedule.multiple(standing.step, steps))
+                standing.step += 1
+                standing.tokens += len(pack.runs) * self._tokens(pack, 1)
+                standing.seconds_training += time.perf_counter() - started
+                if standing.step in self.due[True] and standing.step < steps:
+                    self._evaluate(pack)
+                now = self.clock()
+                if now - reported >= REPORT_SECONDS:
+                    self._report()
+                    reported = now
+                if self.context and now - checkpointed >= checkpoint_seconds and standing.step < steps:
+                    self._checkpoint(pack)
+                    checkpointed = self.clock()
+            self._finish(pack)
+            standing.pack, standing.step, standing.train_losses = standing.pack + 1, 0, []
+        self._report()
+        return [self.done[run.name] for run in self.runs], {
+            "tokens": standing.tokens,
+            "seconds_training": standing.seconds_training,
+            "seconds_evaluating": standing.seconds_evaluating,
+        }
+
+    def _tokens(self, pack: Pack, steps: int) -> int:
+        """Tokens of text that each run of the pack has seen after so many steps, padded to the longest."""
+        return steps * self.course.batch * max(len(item.tokens) for item in pack.target.train)
+
+    def _evaluate(self, pack: Pack) -> PromptScores:
+        started = time.perf_counter()
+        scores = pack.scores()
+        if pack.counted:
+            self.standing.train_losses = pack.mean_losses()
+        if self.context:
+            step = self._tokens(pack, self.standing.step)
+            for index, run in enumerate(pack.runs):
+                values = {"loss": float(scores.losses[index]), "logprob": -float(scores.losses[index])}
+                values |= {"hits": float(scores.correct[index].sum()), "trials": float(scores.correct.shape[1])}
+                if self.standing.train_losses:
+                    values["train_loss"] = self.standing.train_losses[index]
+                finite = {f"{run.name}/{name}": value for name, value in values.items() if math.isfinite(value)}
+                self.context.record(step, finite)
+        self.standing.seconds_evaluating += time.perf_counter() - started
+        return scores
+
+    def _finish(self, pack: Pack) -> None:
+        scores, norms = self._evaluate(pack), pack.norms()
+        trained = self.standing.train_losses
+        for index, run in enumerate(pack.runs):
+            self.done[run.name] = Fitted(
+                name=run.name,
+                target=run.target.name,
+                tokens=run.prompt.tokens,
+                position=run.prompt.position,
+                scale=self.scale,
+                numbers=pack.bank.of(index),
+                nats=scores.nats[index],
+                correct=scores.correct[index],
+                asked=scores.asked,
+                train_loss=trained[index] if trained else None,
+                norm=norms[index] if run.prompt.tokens else None,
+            )
+
+    def _report(self) -> None:
+        if self.context is None:
+            return
+        standing = self.standing
+        total = sum(
+            len(pack) * self.course.steps * self.course.batch * max(len(item.tokens) for item in pack[0].target.train)
+            for pack in self.packs
+            if pack[0].prompt.tokens
+        )
+        rate = standing.tokens / standing.seconds_training if standing.seconds_training else 0.0
+        self.context.progress(standing.tokens, total, rate)
+        seconds = standing.seconds_training + standing.seconds_evaluating
+        self.context.computing(seconds - self.told_seconds)
+        self.told_seconds = seconds
+
+    # Checkpoints.
+
+    def _checkpoint(self, pack: Pack) -> None:
+        """Write `resume-<pack>-<step>/`: the runs done, and the numbers and moments of those under way."""
+        assert self.context is not None
+        standing = self.standing
+        folder = self.context.folder / f"resume-{standing.pack}-{standing.step}"
+        digests = checkpoints.write_whole(folder, weights=pack.bank.parameters, optimizer=pack.optimizer.state())
+        prompt_results.write(folder, list(self.done.values()))
+        names = (prompt_results.PROMPTS, prompt_results.ITEMS, prompt_results.RUNS)
+        digests |= {name: checkpoints.sha256(folder / name) for name in names}
+        state = {**asdict(standing), "losses": pack.losses.tolist(), "counted": pack.counted}
+        checkpoints.write_state(folder, {"fitting": state}, digests)
+        self.context.checkpointed(standing.tokens, folder)
+        if self.resume_folder is not None:
+            shutil.rmtree(self.resume_folder)
+        self.resume_folder = folder
+
+    def _resume(self) -> Callable[[Pack], None] | None:
+        """Continue from the context's checkpoint, if it has one and it is whole: what puts the pack under way back."""
+        folder = self.context.resume if self.context else None
+        if folder is None:
+            return None
+        try:
+            state = checkpoints.read_state(folder)["fitting"]
+        except checkpoints.CorruptCheckpoint as error:
+            warnings.warn(f"fitting starts over: {error}", stacklevel=2)
+            return None
+        losses, counted = torch.tensor(state.pop("losses"), device=self.device), state.pop("counted")
+        self.standing = _Standing(**state)
+        self.told_seconds = self.standing.seconds_training + self.standing.seconds_evaluating
+        self.done = prompt_results.read(folder)
+
+        def restore(pack: Pack) -> None:
+            for name, value in checkpoints.read_weights(folder).items():
+                pack.bank.parameters[name].data.copy_(value)
+            pack.optimizer.load(checkpoints.read_optimizer(folder), self.standing.step)
+            pack.losses, pack.counted = losses, counted
+
+        return restore

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from halflife.evaluation.prompted import answer, cut, remember
+from halflife.models.prompts import MLP, Direct, InputModel, Linear, Shared, SoftPrompt
+from halflife.training import prompt_packs
+from halflife.training.prompt_fitting import fit
+from tests.training.prompts import COURSE, frozen, items, run, target
+
+MODELS: tuple[InputModel, ...] = (Direct(), Linear(), MLP(hidden=5), Shared(hidden=5, code=2))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return frozen()
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_packs, "CPU_PACK_BYTES", 2**40)
+
+
+@pytest.mark.parametrize("kind", MODELS, ids=lambda kind: type(kind).__name__)
+@pytest.mark.parametrize("position", ["start", "answer", 2])
+def test_a_prompt_fitted_alone_and_in_a_pack_is_the_same(
+    model: Any, kind: InputModel, position: Any, together: None
+) -> None:
+    made = target(conditions=2)
+    prompts = [
+        SoftPrompt(tokens=k, position=position, model=kind, learning_rate=rate, restart=restart)
+        for k, rate, restart in ((1, 0.03, 0), (5, 0.1, 0), (5, 0.1, 1), (2, 0.01, 0))
+    ]
+    runs = [run(model, prompt, made) for prompt in prompts]
+    packed, _ = fit(model, runs, COURSE)
+    for each, found in zip(runs, packed, strict=True):
+        (alone,), _ = fit(model, [each], COURSE)
+        np.testing.assert_allclose(found.nats, alone.nats, rtol=1e-5, atol=1e-5)
+        for name, value in alone.numbers.items():
+            torch.testing.assert_close(found.numbers[name], value, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(ks=st.lists(st.integers(0, 7), min_size=1, max_size=4), seed=st.integers(0, 99))
+def test_padding_to_the_largest_k_changes_no_answer(ks: list[int], seed: int) -> None:
+    model, texts = frozen(seed=seed % 3), cut(items(3, seed), "start")
+    width, longest = model.embed.weight.shape[1], max(ks)
+    drawn = torch.randn(len(ks), 1, longest, width, generator=torch.Generator().manual_seed(seed))
+    drawn[torch.arange(longest) >= torch.tensor(ks)[:, None, None]] = 1e3  # whatever stands in the padding
+    together = answer(model, drawn, torch.tensor(ks), texts).nats
+    for at, k in enumerate(ks):
+        alone = answer(model, drawn[at : at + 1, :, :k], torch.tensor([k]), texts).nats[0]
+        torch.testing.assert_close(together[at], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("position", ["answer", 2])
+def test_shared_keys_and_values_change_no_loss_and_no_gradient(model: Any, position: Any) -> None:
+    made, ks = items(4), torch.tensor([1, 3])
+    texts = cut(made, position)
+    prompts = torch.randn(2, 1, 3, model.embed.weight.shape[1], generator=torch.Generator().manual_seed(0))
+    prompts.requires_grad_()
+    shared = answer(model, prompts, ks, texts, remember(model, texts)).nats
+    (gradient,) = torch.autograd.grad(shared.sum(), prompts)
+    for at, k in enumerate(ks.tolist()):
+        for item, found in zip(range(4), shared[at].split([int((row >= 0).sum()) for row in texts.asked]), strict=True):
+            tokens, place = torch.from_numpy(made[item].tokens), int(texts.before_lengths[item])
+            row = model.embed(tokens)
+            row = torch.cat([row[:place], prompts[at, 0, :k], row[place:]])
+            asked = [after for after in made[item].after.tolist() if after >= place]
+            logits = model.logits(model.hidden(row[None])[0, [after + k - 1 for after in asked]])
+            said = [
+                t
+                for t, after in zip(made[item].targets.tolist(), made[item].after.tolist(), strict=True)
+                if after >= place
+            ]
+            expected = torch.nn.functional.cross_entropy(logits, torch.tensor(said), reduction="none")
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+            (part,) = torch.autograd.grad(expected.sum(), prompts)
+            gradient = gradient - part
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-4)
+
+
+def test_the_model_keeps_no_gradient_and_stays_as_it_is(model: Any) -> None:
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    fit(model, [run(model, SoftPrompt(tokens=2), target())], COURSE)
+    assert all(value.grad is None and not value.requires_grad for value in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
+def test_fitting_lowers_the_training_loss(model: Any) -> None:
+    (short,), _ = fit(model, [run(model, SoftPrompt(tokens=4), target())], replace(COURSE, steps=1))
+    (long,), _ = fit(model, [run(model, SoftPrompt(tokens=4), target())], replace(COURSE, steps=60))
+    assert short.train_loss
+    assert long.train_loss
+    assert long.train_loss < short.train_loss - 0.2
+
+
+def test_without_a_prompt_the_loss_is_the_models_own(model: Any) -> None:
+    made = target()
+    (found,), _ = fit(model, [run(model, SoftPrompt(tokens=0, position="answer"), made)], COURSE)
+    for item, nats in zip(made.held_out, found.nats, strict=True):
+        logprobs = model(torch.from_numpy(item.tokens)[None])[0, item.after - 1].log_softmax(-1)
+        assert nats == pytest.approx(-float(logprobs[range(3), item.targets].sum()), abs=1e-5)
+    assert (found.train_loss, found.norm) == (None, None)
