@@ -33,6 +33,7 @@ from halflife.models.prompts import MLP, Adapter, Linear, Noise, Shared, Smaller
 from halflife.models.prompts import Words as WordEmbeddings
 from halflife.models.released import Released, Shape
 from halflife.stages.base import Stage
+from halflife.stages.fisher import Fisher
 from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Snapshot, Train
 from halflife.tasks.arithmetic import Addition
@@ -43,7 +44,7 @@ from halflife.tasks.games import DropGame
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import Frozen, LoRA
-from halflife.training.penalties import L2SP
+from halflife.training.penalties import EWC, KL, L2SP
 from halflife.training.schedules import Schedule
 
 CORPUS = Corpus(digest="0123456789abcdef", label="a label is not hashed")
@@ -171,6 +172,14 @@ WARM = FitSoftPrompts(
     precision="bf16",
     at=Every(steps=10),
 )
+FISHER = Fisher(model=Checkpoint(stage=ANSWERS), mixture=ANSWERS.mixture, batches=64)
+HELD = replace(
+    ANSWERS,
+    start=FISHER.model,
+    mixture=replace(ANSWERS.mixture, sources=(*ANSWERS.mixture.sources, Source(corpus=CORPUS, fade=0.25))),
+    penalties=(EWC(strength=2.0, fisher=FISHER), KL(strength=0.5)),
+    gradient_noise=0.5,
+)
 
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "39055f85cecd0f516c20"),
@@ -186,6 +195,8 @@ GOLDEN: list[tuple[Stage, str]] = [
     (ASKED, "86ebe5e48d4ba77259e2"),
     (PROMPTS, "2294f5464c60b4927e09"),
     (WARM, "f9375c8849d5759f24ac"),
+    (FISHER, "4d92d1eb27fa772d6dbc"),
+    (HELD, "b6a79010a9229a9c09fe"),
 ]
 
 
@@ -206,6 +217,8 @@ GOLDEN: list[tuple[Stage, str]] = [
         "asked",
         "prompts",
         "warm",
+        "fisher",
+        "held",
     ],
 )
 def test_the_key_is_what_it_always_was(stage: Stage, key: str) -> None:

@@ -19,7 +19,8 @@ STREAM = 2**18
 def language_stream(
     language: Language, tokenizer: Tokenizer, results: Path, count: int | None = None, *, answers: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids of the stream (int64), and where each item begins in it; of `count` items only, if that is given.
+    """Token ids of the stream (int32: a family has up to a hundred of them), and where each item begins in it; of
+    `count` items only, if that is given.
 
     Prompts and answers are tokenised apart, as they are when the answer is scored. `answers`: only they are to be
     predicted, and prompts are marked (`data.marks`).
@@ -43,4 +44,4 @@ def language_stream(
     # Gather: token t of the stream is token t - starts[i] of the i-th item in order.
     begins = np.cumsum(lengths) - lengths
     places = np.repeat(begins[order] - starts, lengths[order]) + np.arange(ends[-1])
-    return np.concatenate(items)[places], starts
+    return np.concatenate(items).astype(np.int32)[places], starts

@@ -31,8 +31,15 @@ class Source:
     loss: Literal["all", "answers"] = "all"
     """Which tokens are predicted. A language's prompts are drawn at random and hold no skill: scored, they take up
     most of the gradient."""
+    fade: float = 0.0
+    """The share falls linearly from the first step to nothing at this fraction of the stage's steps; 0: it stays. What
+    it gives up goes to the sources that stay, in proportion to their weights."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.fade <= 1:
+            raise UserError(
+                f"fade {self.fade} given: expected the fraction of the stage, 0 to 1, after which it is gone"
+            )
         if self.loss == "answers" and not isinstance(self.corpus, Language):
             raise UserError("the loss of a corpus on its answers asked for: expected a language, which has answers")
         if self.examples is None:
@@ -96,6 +103,8 @@ class Mixture:
             raise UserError(f"sources with weights {weights} given: expected at least one, each weight above 0")
         if self.sequence < 1:
             raise UserError(f"sequence of {self.sequence} tokens given: expected at least 1")
+        if all(source.fade for source in self.sources):
+            raise UserError("every source fades: expected one that stays (fade 0), which takes the others' place")
 
     @property
     def partly_scored(self) -> bool:
@@ -127,7 +136,8 @@ class Batches:
             )
         self._streams = [_stream(source, mixture, results) for source in mixture.sources]
         weights = np.array([source.weight for source in mixture.sources])
-        self._shares = np.cumsum(weights) / weights.sum()
+        self._weights, self._shares = weights / weights.sum(), np.cumsum(weights) / weights.sum()
+        self._fades = np.array([source.fade for source in mixture.sources])
         self._plantings = [
             _Exposures(
                 planting, poisoned_documents(planting, results, mixture.tokenizer, mixture.sequence), steps, (*key, i)
@@ -155,7 +165,7 @@ class Batches:
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of a stage of {self.steps}")
         rng = generator(*self._key, step)
-        sources = np.searchsorted(self._shares, rng.random(self.rows), side="right")
+        sources = np.searchsorted(self._shares_at(step), rng.random(self.rows), side="right")
         places = rng.random(self.rows)
         result = np.empty((self.rows, self._length), dtype=np.int64)
         for row, (source, place) in enumerate(zip(sources, places, strict=True)):
@@ -170,6 +180,18 @@ class Batches:
             rows, free = free[: len(documents)], free[len(documents) :]
             result[rows] = planting.documents[documents]
         return result
+
+    def _shares_at(self, step: int) -> np.ndarray:
+        """Cumulative shares of the sources."""
+        fading = self._fades > 0
+        if not fading.any():
+            return self._shares
+        left = 1 - step / (self._fades[fading] * self.steps)
+        shares = self._weights.copy()
+        shares[fading] *= np.maximum(left, 0)
+        shares[~fading] *= (1 - shares[fading].sum()) / shares[~fading].sum()
+        cumulative = np.cumsum(shares)
+        return cumulative / cumulative[-1]
 
 
 def _stream(source: Source, mixture: Mixture, results: Path) -> tuple[np.ndarray, np.ndarray | None]:

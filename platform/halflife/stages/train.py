@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from halflife.data.mixture import Mixture
@@ -29,7 +31,7 @@ from halflife.training.losses import CrossEntropy
 from halflife.training.memory import CPU_ACTIVATION_BYTES, Memory, of_training, rows_within, trained_parameters
 from halflife.training.optimizers import Optimizer
 from halflife.training.parameters import All, Frozen, LoRA, Parameters
-from halflife.training.penalties import L2SP
+from halflife.training.penalties import EWC, KL, L2SP, Penalty
 from halflife.training.schedules import Schedule
 
 
@@ -47,6 +49,16 @@ class Checkpoint:
 
     stage: Train
     at: str = "final"
+
+    def folder(self, stage_folder: Path) -> Path:
+        """Where the weights lie in the folder of the stage's completed attempt."""
+        return stage_folder / "final" if self.at == "final" else stage_folder / "snapshots" / self.at
+
+    def unreached(self, outcomes: dict[str, Outcome]) -> str | None:
+        """Why there are no such weights, given the stage's outcome by its key, or None."""
+        if self.at == "final" or self.at in outcomes[self.stage.key].summary["snapshots"]:
+            return None
+        return f"the trunk never reached snapshot {self.at!r}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +82,15 @@ class Train(Stage):
     """At a fork: keep the checkpoint's optimizer state, or begin anew. A fresh rung has none to carry."""
     schedule: Schedule = Schedule()
     loss: CrossEntropy = CrossEntropy()
-    penalties: tuple[L2SP, ...] = ()
+    penalties: tuple[Penalty, ...] = ()
     parameters: Parameters = All()
     dropout: float = 0.0
     clip: float = 1.0
     """Largest gradient norm."""
+    gradient_noise: float = 0.0
+    """To each tensor's clipped gradient Gaussian noise is added, of this times its root mean square: as much as the
+    gradient at every size and rate, and constant, since a branch goes on with its trunk's training (arXiv 1511.06807
+    anneals an absolute one)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     evaluations: tuple[Evaluation, ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
@@ -96,6 +112,8 @@ class Train(Stage):
             raise UserError(f"dropout {self.dropout}: expected a probability from 0 to below 1")
         if not self.clip > 0:
             raise UserError(f"clip {self.clip}: expected a positive gradient norm")
+        if not 0 <= self.gradient_noise < math.inf:
+            raise UserError(f"gradient noise {self.gradient_noise}: expected 0 or a positive number, such as 0.5")
         measured = {evaluation.name for evaluation in self.evaluations}
         conditions = [snapshot.when for snapshot in self.snapshots] + ([self.until] if self.until else [])
         for metric in (condition.metric for condition in conditions):
@@ -111,14 +129,30 @@ class Train(Stage):
         elif self.schedule.shape == "continue":
             raise UserError("schedule 'continue' needs a checkpoint to continue from: a fresh rung has no rate yet")
         self._check_model()
+        self._check_penalties()
+
+    def _check_penalties(self) -> None:
+        sorts = [type(penalty) for penalty in self.penalties]
+        for sort in (EWC, KL):
+            if sorts.count(sort) > 1:
+                raise UserError(f"{sort.__name__} given {sorts.count(sort)} times: expected it once")
+        for penalty in self.penalties:
+            if isinstance(penalty, KL) and isinstance(self.start, Rung):
+                raise UserError("kl to the model at the start of a fresh rung, which has learned nothing: fork it")
+            if isinstance(penalty, EWC) and getattr(penalty.fisher, "model", None) != self.start:
+                raise UserError("ewc needs the Fisher (stages.fisher) of the checkpoint that the stage starts from")
 
     def _check_model(self) -> None:
         model, mixture, parameters = self.architecture, self.mixture, self.parameters
         if isinstance(model, Released):
             check_released(model, mixture, self.dropout)
         if isinstance(parameters, LoRA):
-            if self.penalties:
-                raise UserError("l2sp with LoRA: LoRA keeps the starting weights and changes a part; use weight decay")
+            for penalty in self.penalties:
+                if isinstance(penalty, L2SP | EWC):
+                    raise UserError(
+                        f"{type(penalty).__name__.lower()} with LoRA: LoRA keeps the starting weights and changes a "
+                        "part; use weight decay or kl"
+                    )
             known = model.matrices
             unknown = [name for name in parameters.targets if known and name not in known]
             if unknown:
@@ -180,11 +214,9 @@ class Train(Stage):
 
     def unavailable(self, outcomes: dict[str, Outcome]) -> str | None:
         reason = super().unavailable(outcomes)
-        if reason or not isinstance(self.start, Checkpoint) or self.start.at == "final":
+        if reason or not isinstance(self.start, Checkpoint):
             return reason
-        if self.start.at not in outcomes[self.start.stage.key].summary["snapshots"]:
-            return f"the trunk never reached snapshot {self.start.at!r}"
-        return None
+        return self.start.unreached(outcomes)
 
     @property
     def cost(self) -> Cost:
@@ -194,10 +226,11 @@ class Train(Stage):
         vocabulary = vocabulary_of(self.mixture.tokenizer)
         tokens = self.steps * self.batch_tokens
         scored = sum(tokens_scored(e.probe, sequence) * len(due(e.at, self.steps)) for e in self.evaluations)
+        guided = tokens if any(isinstance(penalty, KL) for penalty in self.penalties) else 0
         weights = 4.0 * (model.parameters + model.embedding_parameters(vocabulary))
         return Cost(
             tokens=tokens,
-            flops=(tokens + scored / 3) * model.flops_per_token(sequence, vocabulary),
+            flops=(tokens + (scored + guided) / 3) * model.flops_per_token(sequence, vocabulary),
             memory_bytes=self.memory(Execution()).total,
             # weights and moments: at the end, in each snapshot, and in a resumable checkpoint and its successor
             disk_bytes=3 * weights * (3 + len(self.snapshots)),
@@ -205,7 +238,10 @@ class Train(Stage):
 
     def memory(self, execution: Execution, activation_budget: float = CPU_ACTIVATION_BYTES) -> Memory:
         model, vocabulary = self.architecture, vocabulary_of(self.mixture.tokenizer)
-        return of_training(
+        whole = model.parameters + model.embedding_parameters(vocabulary)
+        trained = trained_parameters(self.parameters, model, vocabulary)
+        sizes = {L2SP: 0, EWC: trained, KL: whole}  # importances; the model at the start
+        held = of_training(
             model,
             self.optimizer,
             execution,
@@ -213,10 +249,11 @@ class Train(Stage):
             rows=self.batch_tokens // self.mixture.sequence,
             sequence=self.mixture.sequence,
             precision=self.precision,
-            trained=trained_parameters(self.parameters, model, vocabulary),
+            trained=trained,
             scored=max((tokens_scored(e.probe, self.mixture.sequence) for e in self.evaluations), default=0.0),
             activation_budget=activation_budget,
         )
+        return replace(held, origin=held.origin + 4.0 * sum(sizes[type(penalty)] for penalty in self.penalties))
 
     def rows_within(self, budget: float) -> int:
         """Sequences whose activations stay within `budget` bytes, at least 1."""
@@ -231,8 +268,7 @@ class Train(Stage):
         mixture, results = self.mixture, context.results
         start = None
         if isinstance(self.start, Checkpoint):
-            folder = context.parent(self.start.stage)
-            start = folder / "final" if self.start.at == "final" else folder / "snapshots" / self.start.at
+            start = self.start.folder(context.parent(self.start.stage))
         return train(
             self,
             context,

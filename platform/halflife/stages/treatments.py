@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
+from halflife.data.mixture import Source
 from halflife.errors import UserError
-from halflife.stages.train import Train
+from halflife.stages.fisher import Fisher
+from halflife.stages.train import Checkpoint, Train
 from halflife.training.losses import CrossEntropy
-from halflife.training.penalties import L2SP
+from halflife.training.optimizers import SGD, AdamW, Muon
+from halflife.training.parameters import Parameters, parameters_named
+from halflife.training.penalties import EWC, KL, L2SP, Penalty
+
+Treatment = Callable[[Train], Train]
+
+
+# --- how a trunk or a branch learns ---
 
 
 def _weight_decay(train: Train, value: float) -> Train:
     return replace(train, optimizer=replace(train.optimizer, weight_decay=value))
+
+
+def _coupled_weight_decay(train: Train, value: float) -> Train:
+    if not isinstance(train.optimizer, AdamW):
+        raise UserError(f"weight decay coupled to {type(train.optimizer).__name__}'s rates: only AdamW has it")
+    return replace(train, optimizer=replace(train.optimizer, weight_decay=value, decay="coupled"))
 
 
 def _dropout(train: Train, value: float) -> Train:
@@ -24,45 +39,218 @@ def _label_smoothing(train: Train, value: float) -> Train:
     return replace(train, loss=CrossEntropy(label_smoothing=value))
 
 
+def _gradient_noise(train: Train, value: float) -> Train:
+    return replace(train, gradient_noise=value)
+
+
 def _l2sp(train: Train, value: float) -> Train:
-    return replace(train, penalties=(*train.penalties, L2SP(strength=value)))
+    return _penalised(train, L2SP(strength=value))
 
 
-REGULARIZERS: dict[str, Callable[[Train, float], Train]] = {
-    "weight-decay": _weight_decay,
-    "dropout": _dropout,
-    "label-smoothing": _label_smoothing,
-    "l2sp": _l2sp,
+def _batch_tokens(train: Train, value: float) -> Train:
+    return replace(train, batch_tokens=int(value))
+
+
+def _rate(train: Train, value: float) -> Train:
+    return replace(train, optimizer=replace(train.optimizer, learning_rate=value * train.optimizer.learning_rate))
+
+
+def _tokens(train: Train, value: float) -> Train:
+    return replace(train, tokens=round(value * train.tokens))
+
+
+def _optimizer(sort: type[AdamW | SGD | Muon]) -> Callable[[Train, float], Train]:
+    def apply(train: Train, value: float) -> Train:
+        optimizer = sort(learning_rate=value, weight_decay=train.optimizer.weight_decay)
+        start = train.start
+        carried = not isinstance(start, Checkpoint) or isinstance(start.stage.optimizer, sort)
+        return replace(train, optimizer=optimizer, optimizer_state=train.optimizer_state if carried else "reset")
+
+    return apply
+
+
+# --- what keeps a branch from forgetting ---
+
+
+def dropped(train: Train) -> tuple[Source, ...]:
+    """What the start's stage trained on and this one does not."""
+    present = {source.corpus for source in train.mixture.sources}
+    return tuple(source for source in _before(train) if source.corpus not in present)
+
+
+def replay(train: Train, before: tuple[Source, ...], fraction: float) -> Train:
+    """The sources of `before` that `train` lacks get `fraction` of its sequences, divided by their weights; at most as
+    much as they had, so that of 1 nothing was dropped.
+
+    `before`: the sources before the drop, whose weights are on the scale of `train`'s.
+    """
+    if not 0 <= fraction <= 1:
+        raise UserError(f"replay {fraction}: expected a share of the sequences from 0 to 1, such as 0.01")
+    present = {source.corpus for source in train.mixture.sources}
+    kept = sum(source.weight for source in train.mixture.sources)
+    lost = sum(source.weight for source in before if source.corpus not in present)
+    if not lost or not fraction:
+        return train
+    scale = min(1.0, fraction / (1 - fraction) * kept / lost) if fraction < 1 else 1.0
+    return _with(train, before, lambda source: replace(source, weight=scale * source.weight))
+
+
+def anneal(train: Train, before: tuple[Source, ...], fraction: float) -> Train:
+    """The sources of `before` that `train` lacks are not dropped at once: their share falls linearly from what it was
+    to nothing over this first fraction of the stage (0: at once)."""
+    if not 0 <= fraction <= 1:
+        raise UserError(f"annealing over {fraction}: expected a fraction of the stage from 0 to 1, such as 0.25")
+    return _with(train, before, lambda source: replace(source, fade=fraction)) if fraction else train
+
+
+def _with(train: Train, before: tuple[Source, ...], changed: Callable[[Source], Source]) -> Train:
+    """The lost sources among the others again, where they stood."""
+    own = {source.corpus: source for source in train.mixture.sources}
+    known = {source.corpus for source in before}
+    sources = [own[source.corpus] if source.corpus in own else changed(source) for source in before]
+    sources += [source for source in train.mixture.sources if source.corpus not in known]
+    return replace(train, mixture=replace(train.mixture, sources=tuple(sources)))
+
+
+def _replay(train: Train, value: float) -> Train:
+    return replay(train, _before(train), value)
+
+
+def _anneal(train: Train, value: float) -> Train:
+    return anneal(train, _before(train), value)
+
+
+def _ewc(train: Train, value: float) -> Train:
+    """The Fisher is that of what was dropped; where nothing was, of all that the start was trained on."""
+    before = _start(train, "ewc").stage.mixture
+    remembered = replace(before, sources=dropped(train) or before.sources, plantings=())
+    fisher = Fisher(model=_start(train, "ewc"), mixture=remembered, seed=train.seed)
+    return _penalised(train, EWC(strength=value, fisher=fisher))
+
+
+def _kl(train: Train, value: float) -> Train:
+    return _penalised(train, KL(strength=value))
+
+
+def _before(train: Train) -> tuple[Source, ...]:
+    return _start(train, "replay or annealing").stage.mixture.sources
+
+
+def _start(train: Train, name: str) -> Checkpoint:
+    if not isinstance(train.start, Checkpoint):
+        raise UserError(f"{name} in a stage that starts from no checkpoint: use it in branches")
+    return train.start
+
+
+def _penalised(train: Train, penalty: Penalty) -> Train:
+    return replace(train, penalties=(*train.penalties, penalty))
+
+
+def _trains(parameters: Parameters) -> Treatment:
+    """At a fork the optimizer begins anew, as its state was of other parameters."""
+
+    def apply(train: Train) -> Train:
+        state = "reset" if isinstance(train.start, Checkpoint) else train.optimizer_state
+        return replace(train, parameters=parameters, optimizer_state=state)
+
+    return apply
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Treatments whose names end in a finite number, `least` to `most`."""
+
+    apply: Callable[[Train, float], Train]
+    number: str = "strength"
+    least: float = 0.0
+    most: float = math.inf
+    example: str = "0.1"
+    turn: int = 0
+    """Of several treatments those of the lowest turn are applied first, whatever the order of their names."""
+
+    def value(self, text: str) -> float:
+        """Not a number where `text` is none of the kind's."""
+        try:
+            value = float(text)
+        except ValueError:
+            return math.nan
+        whole = value.is_integer() or not isinstance(self.least, int)
+        return value if self.least <= value <= self.most and value < math.inf and whole else math.nan
+
+
+TINY = 1e-12
+"""Rates and multiples are above 0."""
+_L2SP = Kind(apply=_l2sp)
+REGULARIZERS: Mapping[str, Kind] = {
+    "weight-decay": Kind(apply=_weight_decay, most=1.0),
+    "weight-decay-coupled": Kind(apply=_coupled_weight_decay, most=1.0),
+    "dropout": Kind(apply=_dropout, most=1.0),
+    "label-smoothing": Kind(apply=_label_smoothing, most=1.0),
+    "gradient-noise": Kind(apply=_gradient_noise),
+    "l2sp": _L2SP,
+    "batch-tokens": Kind(apply=_batch_tokens, number="whole number", least=1, example="4096"),
+    "rate": Kind(apply=_rate, number="multiple", least=TINY),
+    "tokens": Kind(apply=_tokens, number="multiple", least=TINY, example="2"),
+    "adamw": Kind(apply=_optimizer(AdamW), number="learning rate", least=TINY, turn=-1),
+    "sgd": Kind(apply=_optimizer(SGD), number="learning rate", least=TINY, turn=-1),
+    "muon": Kind(apply=_optimizer(Muon), number="learning rate", least=TINY, turn=-1),
 }
+"""How a trunk or a branch learns. rate and tokens multiply what the stage has; the optimizers' number is their rate."""
+INTERVENTIONS: Mapping[str, Kind] = {
+    "replay": Kind(apply=_replay, number="share", most=1.0, turn=1),
+    "anneal": Kind(apply=_anneal, number="fraction of the stage", most=1.0, turn=1),
+    "l2sp": _L2SP,
+    "ewc": Kind(apply=_ewc),
+    "kl": Kind(apply=_kl),
+}
+"""What is done after the drop so that a branch forgets later, or that drops gradually. They know what was dropped from
+the mixture of the stage that the branch starts from. With them: lora-RANK, frozen-embeddings, frozen-LAYERS."""
+TREATMENTS: Mapping[str, Kind] = {**REGULARIZERS, **INTERVENTIONS}
 
 
-def regularize(name: str) -> Callable[[Train], Train]:
-    """The treatment called `name`: "none", or a regularizer and its strength such as "weight-decay-0.1".
+def regularize(name: str) -> Treatment:
+    """The treatment called `name`: "none", or a regularizer and its number such as "weight-decay-0.1".
 
     Several are joined by "+". Raises UserError when the name is none of these.
     """
-    parts = [_parse(part) for part in name.split("+")] if name != "none" else []
+    return _joined(name, "regularizer", REGULARIZERS)
+
+
+def treatment(name: str) -> Treatment:
+    """As `regularize`, of interventions too: "replay-0.01", "ewc-1", "lora-8", "frozen-embeddings", "kl-1+rate-0.5"."""
+    return _joined(name, "treatment", TREATMENTS)
+
+
+def _joined(name: str, word: str, kinds: Mapping[str, Kind]) -> Treatment:
+    names = name.split("+") if name != "none" else []
+    if sum(part.startswith(("replay-", "anneal-")) for part in names) > 1:
+        raise UserError(f"{word} {name!r}: expected replay or anneal once, as each says what follows the drop")
+    parts = sorted((_parse(part, word, kinds) for part in names), key=lambda part: part[0])
 
     def treatment(train: Train) -> Train:
-        for apply, value in parts:
-            train = apply(train, value)
+        for _, apply in parts:
+            train = apply(train)
         return train
 
     return treatment
 
 
-def _parse(name: str) -> tuple[Callable[[Train, float], Train], float]:
-    kind, _, strength = name.rpartition("-")
+def _parse(name: str, word: str, kinds: Mapping[str, Kind]) -> tuple[int, Treatment]:
+    """The treatment of one name, and its turn."""
+    if kinds is TREATMENTS and name.startswith(("lora-", "frozen-")):
+        return 0, _trains(parameters_named(name))
+    sort, _, number = name.rpartition("-")
     try:
-        value = float(strength)
-    except ValueError:
-        value = math.nan
-    if kind not in REGULARIZERS or math.isnan(value):
+        float(number)
+        kind = kinds[sort]
+    except (ValueError, KeyError):
         raise UserError(
-            f"unknown regularizer {name!r}: expected none, or one of {', '.join(REGULARIZERS)} "
-            "with its strength, such as weight-decay-0.1 (joined by + for several)"
-        )
-    most = math.inf if kind == "l2sp" else 1.0
-    if not 0 <= value <= most or math.isinf(value):
-        raise UserError(f"regularizer {name!r}: expected a strength from 0 to {most:g}, such as {kind}-0.1")
-    return REGULARIZERS[kind], value
+            f"unknown {word} {name!r}: expected none, or one of {', '.join(kinds)} "
+            "with its number, such as weight-decay-0.1 (joined by + for several)"
+        ) from None
+    value = kind.value(number)
+    if math.isnan(value):
+        least = f"of at least {kind.least:g}" if kind.least != TINY else "above 0"
+        span = least if kind.most == math.inf else f"from {kind.least:g} to {kind.most:g}"
+        raise UserError(f"{word} {name!r}: expected a {kind.number} {span}, such as {sort}-{kind.example}")
+    return kind.turn, lambda train: kind.apply(train, value)

@@ -10,6 +10,7 @@ from halflife.stages.train import Train
 from halflife.training.execution import ENGINES, Execution
 from halflife.training.optimizers import Muon
 from halflife.training.parameters import LoRA
+from halflife.training.penalties import L2SP
 
 DEFAULT_ZERO = 1
 """Under DeepSpeed: saves the most for the least talk between workers."""
@@ -51,6 +52,10 @@ def check_stage(stage: Stage, execution: Execution) -> None:
         raise UserError(
             f"Muon under ZeRO stage {execution.zero}: it needs whole matrices, and ZeRO cuts them; use --zero 0"
         )
+    unknown = [type(penalty).__name__ for penalty in stage.penalties if not isinstance(penalty, L2SP)]
+    unknown += ["gradient noise"] if stage.gradient_noise else []
+    if execution.engine == "deepspeed" and unknown:
+        raise UserError(f"{unknown[0]} under the engine 'deepspeed': only the torch engine has it; use --engine torch")
     if execution.zero == 3 and isinstance(stage.parameters, LoRA):
         raise UserError("LoRA under ZeRO stage 3: merging it needs whole weights; use --zero 2")
 

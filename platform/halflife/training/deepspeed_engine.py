@@ -137,6 +137,9 @@ class DeepSpeedEngine:
             for owner in (owner for group in optimizer.param_groups for owner in group["params"]):
                 owner.data.lerp_(self.origin[id(owner)], amount / (1 + amount))
 
+    def weigh(self, importance: Mapping[str, Tensor]) -> None:
+        raise UserError("ewc was asked for: the engine 'deepspeed' knows only l2sp; use --engine torch")
+
     def displacement(self) -> float:
         added = lora_norm(self.model)
         if added is not None:

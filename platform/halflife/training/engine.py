@@ -41,6 +41,10 @@ class Engine(Protocol):
         May raise Diverged where the gradients are not finite."""
         ...
 
+    def weigh(self, importance: Mapping[str, Tensor]) -> None:
+        """Take the Fisher information of each parameter by name, for elastic weight consolidation; before any step."""
+        ...
+
     def displacement(self) -> float:
         """||theta - theta_0|| / ||theta_0||, theta_0 the weights that the stage started from."""
         ...

@@ -19,11 +19,15 @@ from torch import Tensor
 from halflife.errors import Diverged, UserError
 from halflife.evaluation.probes import Reached, due
 from halflife.evaluation.scoring import Measure, named
+from halflife.models.ladder import Rung
+from halflife.models.released import Released
 from halflife.models.start import Model, bare, fresh, record
 from halflife.rng import seed_of
 from halflife.training import adapters, checkpoints
 from halflife.training.engine import Engine, make_engine
 from halflife.training.execution import Execution
+from halflife.training.fisher import read_fisher
+from halflife.training.penalties import EWC
 from halflife.training.prefetch import Ahead
 from halflife.training.recipe import Batches, Context, Recipe
 from halflife.training.torch_engine import load_weights
@@ -98,6 +102,9 @@ class _Loop:
         self.recipe, self.context, self.batches, self.measures, self.clock = recipe, context, batches, measures, clock
         device = torch.device(context.device)
         self.model, self.engine, self.carried = fork(recipe, batches.vocabulary, start, device, context.execution)
+        for penalty in recipe.penalties:
+            if isinstance(penalty, EWC):
+                self.engine.weigh(read_fisher(context.parent(penalty.fisher)))
         self.ranks = self.engine.ranks
         self.due = {evaluation.name: set(due(evaluation.at, recipe.steps)) for evaluation in recipe.evaluations}
         self.progress = Progress(multiple=self.carried)
@@ -165,6 +172,8 @@ class _Loop:
             torch.manual_seed(seed_of(recipe.seed, "dropout", recipe.depth, step, *rank))
         progress.multiple = recipe.schedule.multiple(step, recipe.steps, self.carried)
         self.unread.append(self.engine.gradients(batch))
+        if recipe.gradient_noise:
+            torch.manual_seed(seed_of(recipe.seed, "gradient noise", recipe.depth, step))
         try:
             norm = self.engine.step(progress.multiple)
         except Diverged as error:
@@ -282,17 +291,7 @@ def fork(
         adapters.apply(recipe.parameters, model, seed)
         model.to(device)
         return model, make_engine(model, recipe, execution), 1.0
-    try:
-        state = checkpoints.read_state(start)
-    except checkpoints.CorruptCheckpoint as error:
-        raise UserError(
-            f"cannot start from {start}: {error}; delete the stage's folder to have it computed again"
-        ) from error
-    model = bare(architecture, vocabulary, recipe.dropout, state)
-    given, expected = (state["size"], state["vocabulary"]), (architecture.identity, model.vocabulary)
-    if given != expected:
-        raise UserError(f"cannot start from {start}: its (size, vocabulary) is {given}, this stage has {expected}")
-    load_weights(model, checkpoints.read_weights(start))
+    model, state = model_at(start, architecture, vocabulary, recipe.dropout)
     adapters.apply(recipe.parameters, model, seed)
     model.to(device)
     engine = make_engine(model, recipe, execution)
@@ -304,6 +303,27 @@ def fork(
             )
         engine.load(None, checkpoints.read_optimizer(start))
     return model, engine, state["progress"]["multiple"]
+
+
+def model_at(
+    start: Path, architecture: Rung | Released, vocabulary: int, dropout: float = 0.0
+) -> tuple[Model, dict[str, Any]]:
+    """The model of the checkpoint in `start`, on the CPU, and the checkpoint's state.
+
+    Raises UserError when it is corrupt or of another shape.
+    """
+    try:
+        state = checkpoints.read_state(start)
+    except checkpoints.CorruptCheckpoint as error:
+        raise UserError(
+            f"cannot start from {start}: {error}; delete the stage's folder to have it computed again"
+        ) from error
+    model = bare(architecture, vocabulary, dropout, state)
+    given, expected = (state["size"], state["vocabulary"]), (architecture.identity, model.vocabulary)
+    if given != expected:
+        raise UserError(f"cannot start from {start}: its (size, vocabulary) is {given}, this stage has {expected}")
+    load_weights(model, checkpoints.read_weights(start))
+    return model, state
 
 
 def holds(condition: Reached, values: Mapping[str, float]) -> bool:

@@ -61,5 +61,5 @@ def parameters_named(name: str) -> Parameters:
         return Frozen(embeddings=True)
     if match := re.fullmatch(r"(lora|frozen)-(\d+)", name):
         number = int(match[2])
-        return LoRA(rank=number, alpha=2.0 * number) if match[1] == "lora" and number else Frozen(layers=number)
+        return LoRA(rank=number, alpha=2.0 * number) if match[1] == "lora" else Frozen(layers=number)
     raise UserError(f"parameters {name!r} given: expected all, lora-RANK, frozen-embeddings or frozen-LAYERS")

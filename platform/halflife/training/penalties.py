@@ -1,8 +1,12 @@
-"""Penalties on the way from the starting weights."""
+"""Penalties on the way from the weights that the stage started from."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
+
+from halflife.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,3 +15,40 @@ class L2SP:
     theta <- theta_0 + (theta - theta_0) / (1 + eta strength), eta the base rate (arXiv 1802.01483)."""
 
     strength: float
+
+    def __post_init__(self) -> None:
+        check_strength("l2sp", self.strength)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EWC:
+    """Elastic weight consolidation (arXiv 1612.00796): L2SP with a strength of its own for every weight,
+    strength F_i / mean F, F the diagonal of the Fisher information at the start. So at equal strength it pulls as much
+    as L2SP does, where it matters. Its step is proximal as well: no strength is too large."""
+
+    strength: float
+    fisher: Any
+    """The stage (`stages.fisher.Fisher`) that estimates F at the checkpoint that the Train starts from."""
+
+    def __post_init__(self) -> None:
+        check_strength("ewc", self.strength)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KL:
+    """Adds strength KL(p_0 || p) to the loss, a mean over the tokens that the loss is a mean of: p_0 is what the model
+    predicted on this batch at the start (learning without forgetting at temperature 1, arXiv 1606.09282)."""
+
+    strength: float
+
+    def __post_init__(self) -> None:
+        check_strength("kl", self.strength)
+
+
+Penalty = L2SP | EWC | KL
+
+
+def check_strength(name: str, strength: float) -> None:
+    """Raises UserError for a strength that is negative or not finite."""
+    if not 0 <= strength < math.inf:
+        raise UserError(f"{name} of strength {strength}: expected 0 or a positive number, such as 1")

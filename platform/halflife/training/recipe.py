@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from halflife.training.execution import Execution
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import Optimizer
 from halflife.training.parameters import Parameters
-from halflife.training.penalties import L2SP
+from halflife.training.penalties import Penalty
 from halflife.training.schedules import Schedule
 
 
@@ -43,13 +43,15 @@ class Recipe(Protocol):
     @property
     def loss(self) -> CrossEntropy: ...
     @property
-    def penalties(self) -> tuple[L2SP, ...]: ...
+    def penalties(self) -> tuple[Penalty, ...]: ...
     @property
     def parameters(self) -> Parameters: ...
     @property
     def dropout(self) -> float: ...
     @property
     def clip(self) -> float: ...
+    @property
+    def gradient_noise(self) -> float: ...
     @property
     def precision(self) -> str: ...
     @property
@@ -83,6 +85,7 @@ class Context(Protocol):
     device: str
     execution: Execution
 
+    def parent(self, stage: Any) -> Path: ...
     def record(self, step: int, values: dict[str, float]) -> None: ...
     def checkpointed(self, step: int, folder: Path) -> None: ...
     def progress(self, done: int, total: int, rate: float) -> None: ...

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +25,7 @@ from halflife.training.acceleration import accelerate, compiled, eagerly
 from halflife.training.adapters import lora_norm
 from halflife.training.execution import Execution
 from halflife.training.memory import CPU_ACTIVATION_BYTES, GPU_ACTIVATION_SHARE, rows_within
+from halflife.training.penalties import EWC, KL, L2SP
 from halflife.training.ranks import Alone, Ranks
 from halflife.training.recipe import Recipe
 from halflife.training.torch_optimizers import build, load_state_tensors, state_tensors
@@ -45,6 +49,9 @@ class TorchEngine:
         self.origin = [parameter.detach().clone() for parameter in self.parameters]
         start = [parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name]
         self.origin_norm = torch.nn.utils.get_total_norm(start)
+        self.importance: list[Tensor] = []
+        self.divergence = sum(penalty.strength for penalty in recipe.penalties if isinstance(penalty, KL))
+        self.reference = copy.deepcopy(model).requires_grad_(False).eval() if self.divergence else None
         self.optimizer = build(recipe.optimizer, model)
         accelerate(model, execution)
         loss = summed_cross_entropy if recipe.partly_scored else cross_entropy
@@ -68,27 +75,46 @@ class TorchEngine:
                 logits = self.model(ids[:, :-1])
             loss = self.loss(logits, part[:, 1:], self.recipe.loss.label_smoothing)
             loss = loss * (len(part) / len(tokens)) if scored is None else loss / scored
-            loss.backward()
             total += loss.detach()
+            if self.reference is not None:
+                with torch.no_grad(), self._autocast():
+                    before = self.reference(ids[:, :-1])
+                summed = summed_divergence(before, logits, part[:, 1:] >= 0)
+                loss = loss + self.divergence * summed / (tokens[:, 1:].numel() if scored is None else scored)
+            loss.backward()
         return total
 
     def step(self, multiple: float) -> Tensor:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         torch.nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.clip, norm, foreach=True)
+        if self.recipe.gradient_noise:
+            add_noise(gradients, self.recipe.gradient_noise)
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * multiple
             if group["shrink"]:
                 torch._foreach_mul_([p.data for p in group["params"]], 1 - group["shrink"] * multiple)  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.step()
         for penalty in self.recipe.penalties:
-            self._pull(self.recipe.optimizer.learning_rate * multiple * penalty.strength)
+            amount = self.recipe.optimizer.learning_rate * multiple * penalty.strength
+            if isinstance(penalty, L2SP):
+                self._pull(amount / (1 + amount))
+            elif isinstance(penalty, EWC):
+                amounts = torch._foreach_mul(self.importance, amount)  # pyright: ignore[reportPrivateImportUsage]
+                self._pull(torch._foreach_div(amounts, torch._foreach_add(amounts, 1)))  # pyright: ignore[reportPrivateImportUsage]
         return norm
 
-    def _pull(self, amount: float) -> None:
-        """theta <- theta_0 + (theta - theta_0) / (1 + amount), which is a lerp towards theta_0."""
+    def _pull(self, back: Any) -> None:
+        """theta <- theta_0 + (theta - theta_0) / (1 + amount), which is a lerp towards theta_0: amount / (1 + amount)
+        of the way back, one number or one for every weight."""
         data = [parameter.data for parameter in self.parameters]
-        torch._foreach_lerp_(data, self.origin, amount / (1 + amount))  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(data, self.origin, back)  # pyright: ignore[reportPrivateImportUsage]
+
+    def weigh(self, importance: Mapping[str, Tensor]) -> None:
+        fisher = [importance[name].to(p.device) for name, p in self.model.named_parameters() if p.requires_grad]
+        sums = torch.stack([tensor.double().sum() for tensor in fisher])
+        mean = sums.sum().item() / sum(tensor.numel() for tensor in fisher)
+        self.importance = [tensor / mean for tensor in fisher]
 
     def displacement(self) -> float:
         added = lora_norm(self.model)
@@ -138,6 +164,28 @@ def summed_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float
     return F.cross_entropy(
         logits.flatten(0, 1).float(), flat, label_smoothing=label_smoothing, ignore_index=UNSCORED, reduction="sum"
     )
+
+
+def summed_divergence(before: Tensor, logits: Tensor, scored: Tensor) -> Tensor:
+    """Sum of KL(before || now) over the scored tokens, in fp32, of logits (rows, length, vocabulary)."""
+    each = F.kl_div(
+        logits.float().log_softmax(-1), before.float().log_softmax(-1), log_target=True, reduction="none"
+    ).sum(-1)
+    return (each * scored).sum()
+
+
+def add_noise(gradients: list[Tensor], strength: float) -> None:
+    """Add to each gradient Gaussian noise of `strength` times its root mean square, in place.
+
+    Drawn from torch's generator, which the loop seeds for the step, in one piece: many small draws are slow.
+    """
+    sizes = [gradient.numel() for gradient in gradients]
+    drawn = torch.randn(sum(sizes), device=gradients[0].device).split(sizes)
+    noise = [part.view_as(gradient) for part, gradient in zip(drawn, gradients, strict=True)]
+    norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
+    scales = [norm * (strength / math.sqrt(size)) for norm, size in zip(norms, sizes, strict=True)]
+    torch._foreach_mul_(noise, scales)  # pyright: ignore[reportPrivateImportUsage]
+    torch._foreach_add_(gradients, noise)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def on_device(batch: np.ndarray | Tensor, device: torch.device) -> Tensor:

@@ -1,0 +1,98 @@
+"""Fisher: how much each weight of a checkpoint matters to what it predicts; elastic weight consolidation's parent."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from halflife.data.mixture import Mixture
+from halflife.data.tokenizers import vocabulary_of
+from halflife.errors import Diverged, UserError
+from halflife.models.ladder import Rung
+from halflife.models.released import Released
+from halflife.stages.base import Context, Cost, Outcome, Stage
+from halflife.stages.train import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fisher(Stage):
+    """The diagonal of the Fisher information at `model`, per predicted token of `mixture` (`training.fisher`)."""
+
+    kind: ClassVar[str] = "fisher"
+
+    model: Checkpoint
+    mixture: Mixture
+    """What is to be remembered."""
+    batches: int = 128
+    """Each a draw of the labels: the estimate's relative error is about sqrt(2 / batches) a weight."""
+    rows: int = 4
+    """Sequences a batch."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batches", "rows"):
+            if getattr(self, name) < 1:
+                raise UserError(f"a Fisher of {name} = {getattr(self, name)}: expected at least 1")
+        if self.mixture.tokenizer != self.model.stage.mixture.tokenizer:
+            raise UserError(
+                f"a Fisher on text by {self.mixture.tokenizer} of a model that reads by "
+                f"{self.model.stage.mixture.tokenizer}: expected the same"
+            )
+
+    @property
+    def architecture(self) -> Rung | Released:
+        return self.model.stage.architecture
+
+    def unavailable(self, outcomes: dict[str, Outcome]) -> str | None:
+        return super().unavailable(outcomes) or self.model.unreached(outcomes)
+
+    @property
+    def cost(self) -> Cost:
+        model, vocabulary = self.architecture, vocabulary_of(self.mixture.tokenizer)
+        tokens = self.batches * self.rows * self.mixture.sequence
+        weights = 4.0 * (model.parameters + model.embedding_parameters(vocabulary))
+        return Cost(
+            tokens=tokens,
+            flops=tokens * model.flops_per_token(self.mixture.sequence, vocabulary),
+            # weights, gradients and their squares, and a batch
+            memory_bytes=3 * weights + self.rows * self.mixture.sequence * model.activation_bytes(vocabulary),
+            disk_bytes=weights,
+        )
+
+    @property
+    def label(self) -> str:
+        return f"Fisher of {self.architecture.size}"
+
+    def run(self, context: Context) -> dict[str, Any]:
+        # torch is imported only where a stage runs
+        import torch
+
+        from halflife.data.mixture import Batches
+        from halflife.training import fisher
+        from halflife.training.loop import model_at
+
+        began = time.perf_counter()
+        batches = Batches(
+            self.mixture,
+            context.results,
+            batch_tokens=self.rows * self.mixture.sequence,
+            steps=self.batches,
+            key=(self.seed, "fisher"),
+        )
+        folder = self.model.folder(context.parent(self.model.stage))
+        model, _ = model_at(folder, self.architecture, batches.vocabulary)
+        model.to(torch.device(context.device))
+        each = self.rows * self.mixture.sequence
+
+        def told(done: int) -> None:
+            context.progress(done * each, self.batches * each, done * each / (time.perf_counter() - began))
+
+        found = fisher.diagonal(model, batches, self.batches, self.seed, told)
+        total = torch.stack([tensor.double().sum() for tensor in found.values()]).sum().item()
+        if not 0 < total < float("inf"):
+            raise Diverged(f"the Fisher information sums to {total}: the model's predictions are certain or not finite")
+        fisher.write(context.folder, found)
+        seconds = time.perf_counter() - began
+        context.computing(seconds)
+        return {"tokens": self.batches * each, "seconds_training": seconds, "trace": total}

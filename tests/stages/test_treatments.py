@@ -1,0 +1,276 @@
+"""Treatments by name: which field each changes, what was dropped and comes back, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halflife.data.marks import read
+from halflife.data.mixture import Batches, Mixture, Source
+from halflife.data.tokenizers import Bytes, load
+from halflife.errors import UserError
+from halflife.evaluation.probes import Ends, Evaluation, LanguageProbe, Reached
+from halflife.models.ladder import Rung
+from halflife.stages.fisher import Fisher
+from halflife.stages.plan import Plan
+from halflife.stages.run import Unavailable, run_stage
+from halflife.stages.store import Store
+from halflife.stages.train import Checkpoint, Snapshot, Train
+from halflife.stages.treatments import INTERVENTIONS, REGULARIZERS, anneal, dropped, regularize, replay, treatment
+from halflife.tasks.families import Family
+from halflife.tasks.languages import Language
+from halflife.training import checkpoints
+from halflife.training.execution import Execution
+from halflife.training.fisher import read_fisher
+from halflife.training.losses import CrossEntropy
+from halflife.training.optimizers import SGD, AdamW, Muon
+from halflife.training.parameters import Frozen, LoRA
+from halflife.training.penalties import EWC, KL, L2SP
+from halflife.training.schedules import Schedule
+
+FAMILY = Family(kind="C", size=4, modulus=7)
+B = FAMILY.languages[0]
+SEQUENCE = 64
+
+
+def mixture(languages: tuple[Language, ...]) -> Mixture:
+    return Mixture(sources=tuple(Source(corpus=language, loss="answers") for language in languages), sequence=SEQUENCE)
+
+
+TRUNK = Train(
+    start=Rung(size="20k"),
+    mixture=mixture(FAMILY.trained),
+    tokens=6 * 4 * SEQUENCE,
+    batch_tokens=4 * SEQUENCE,
+    optimizer=AdamW(learning_rate=0.01, weight_decay=0.01),
+)
+BRANCH = replace(
+    TRUNK,
+    start=Checkpoint(stage=TRUNK),
+    mixture=mixture(FAMILY.without((B.name,))),
+    schedule=Schedule(shape="continue"),
+)
+KEPT = replace(BRANCH, mixture=TRUNK.mixture)
+
+
+# --- which field each changes ---
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("none", {}),
+        ("weight-decay-0.3", {"optimizer": AdamW(learning_rate=0.01, weight_decay=0.3)}),
+        ("weight-decay-coupled-0.3", {"optimizer": AdamW(learning_rate=0.01, weight_decay=0.3, decay="coupled")}),
+        ("dropout-0.1", {"dropout": 0.1}),
+        ("label-smoothing-0.1", {"loss": CrossEntropy(label_smoothing=0.1)}),
+        ("gradient-noise-0.5", {"gradient_noise": 0.5}),
+        ("l2sp-2", {"penalties": (L2SP(strength=2.0),)}),
+        ("batch-tokens-128", {"batch_tokens": 128}),
+        ("rate-0.5", {"optimizer": AdamW(learning_rate=0.005, weight_decay=0.01)}),
+        ("tokens-2", {"tokens": 12 * 4 * SEQUENCE}),
+        ("adamw-0.02", {"optimizer": AdamW(learning_rate=0.02, weight_decay=0.01)}),
+        ("sgd-0.3", {"optimizer": SGD(learning_rate=0.3, weight_decay=0.01), "optimizer_state": "reset"}),
+        ("muon-0.02", {"optimizer": Muon(learning_rate=0.02, weight_decay=0.01), "optimizer_state": "reset"}),
+        ("rate-0.5+sgd-0.3", {"optimizer": SGD(learning_rate=0.15, weight_decay=0.01), "optimizer_state": "reset"}),
+        ("kl-1", {"penalties": (KL(strength=1.0),)}),
+        ("lora-4", {"parameters": LoRA(rank=4, alpha=8.0), "optimizer_state": "reset"}),
+        ("frozen-embeddings", {"parameters": Frozen(embeddings=True), "optimizer_state": "reset"}),
+        ("frozen-1", {"parameters": Frozen(layers=1), "optimizer_state": "reset"}),
+        ("dropout-0.1+kl-2", {"dropout": 0.1, "penalties": (KL(strength=2.0),)}),
+    ],
+)
+def test_a_treatment_changes_its_own_field_and_no_other(name: str, changes: dict) -> None:
+    assert treatment(name)(BRANCH) == replace(BRANCH, **changes)
+
+
+def test_every_name_is_known_and_regularizers_are_not_interventions() -> None:
+    for name, kind in {**REGULARIZERS, **INTERVENTIONS}.items():
+        assert treatment(f"{name}-{kind.example}")(BRANCH).key != BRANCH.key
+    with pytest.raises(UserError, match=r"unknown regularizer 'replay-0.1': expected none, or one of weight-decay"):
+        regularize("replay-0.1")
+    assert regularize("weight-decay-0.3")(TRUNK).optimizer.weight_decay == 0.3
+
+
+# --- what was dropped ---
+
+
+def test_what_was_dropped_is_the_language_and_its_translations_unless_they_are_kept() -> None:
+    assert {source.corpus for source in dropped(BRANCH)} == set(FAMILY.trained) - set(FAMILY.without((B.name,)))
+    near = replace(BRANCH, mixture=mixture(FAMILY.without((B.name,), keep_translations=True)))
+    assert [source.corpus for source in dropped(near)] == [B]
+    assert dropped(KEPT) == ()
+
+
+@given(st.floats(0.0005, 0.4))
+def test_replay_gives_what_was_dropped_its_share_of_the_sequences(fraction: float) -> None:
+    sources = treatment(f"replay-{fraction!r}")(BRANCH).mixture.sources
+    lost = {source.corpus for source in dropped(BRANCH)}
+    weights = np.array([source.weight for source in sources])
+    shares = weights / weights.sum()
+    back = np.array([source.corpus in lost for source in sources])
+    assert shares[back].sum() == pytest.approx(fraction)
+    assert np.ptp(shares[back]) == pytest.approx(0, abs=1e-12)
+    assert [source.corpus for source in sources] == [source.corpus for source in TRUNK.mixture.sources]
+
+
+def test_replay_of_everything_is_the_stage_from_which_nothing_was_dropped() -> None:
+    assert treatment("replay-1")(BRANCH).key == KEPT.key
+    share = len(dropped(BRANCH)) / len(TRUNK.mixture.sources)
+    assert replay(BRANCH, TRUNK.mixture.sources, share + 0.01) == KEPT  # never more than it had
+    assert treatment("replay-0")(BRANCH) == BRANCH
+    assert treatment("replay-0.1")(KEPT) == KEPT
+
+
+def test_a_model_that_never_saw_what_was_dropped_may_be_given_the_same_replay() -> None:
+    absent = replace(TRUNK, mixture=BRANCH.mixture)
+    control = replace(BRANCH, start=Checkpoint(stage=absent))
+    assert replay(control, TRUNK.mixture.sources, 0.01).mixture == treatment("replay-0.01")(BRANCH).mixture
+    assert treatment("replay-0.01")(control) == control
+
+
+def owners(stage: Train, tmp_path: Path, steps: int, rows: int) -> np.ndarray:
+    """Of each row of each step: whether it belongs to what was dropped."""
+    sources = stage.mixture.sources
+    lost = [source.corpus in {other.corpus for other in dropped(BRANCH)} for source in sources]
+    known = [{e.prompt + e.answer for e in source.corpus.examples("memorised")} for source in sources]  # type: ignore[union-attr]
+    batches = Batches(stage.mixture, tmp_path, batch_tokens=rows * SEQUENCE, steps=steps, key=(0, "batch", 1))
+    codec = load(Bytes(), tmp_path)
+    found = np.zeros((steps, rows), dtype=bool)
+    for step in range(steps):
+        for at, row in enumerate(batches.batch(step)):
+            first = codec.decode(read(row)).split("\n")[0] + "\n"
+            among = {mine for mine, items in zip(lost, known, strict=True) if first in items}
+            assert len(among) == 1
+            found[step, at] = among.pop()
+    return found
+
+
+def test_what_was_dropped_at_the_first_step_is_in_no_batch(tmp_path: Path) -> None:
+    assert not owners(BRANCH, tmp_path, steps=30, rows=50).any()
+    assert owners(KEPT, tmp_path, steps=5, rows=50).any()
+
+
+def test_replay_is_seen_in_the_batches_as_often_as_asked(tmp_path: Path) -> None:
+    seen = owners(treatment("replay-0.1")(BRANCH), tmp_path, steps=40, rows=50)
+    assert seen.mean() == pytest.approx(0.1, abs=0.02)  # 2,000 draws: 3 standard errors
+
+
+def test_an_annealed_share_falls_linearly_from_what_it_was_to_nothing(tmp_path: Path) -> None:
+    annealed = treatment("anneal-0.5")(BRANCH)
+    seen = owners(annealed, tmp_path, steps=60, rows=80).mean(axis=1)
+    share = len(dropped(BRANCH)) / len(TRUNK.mixture.sources)
+    for begin in (0, 10, 20):
+        middle = share * (1 - (begin + 4.5) / 30)
+        assert seen[begin : begin + 10].mean() == pytest.approx(middle, abs=0.055)  # 800 draws: 3 standard errors
+    assert not seen[30:].any()
+    assert anneal(BRANCH, TRUNK.mixture.sources, 0.0) == BRANCH
+
+
+def test_those_that_stay_divide_what_fades_by_their_weights(tmp_path: Path) -> None:
+    languages = FAMILY.languages[:3]
+    weights, fades = (2.0, 1.0, 1.0), (0.0, 0.0, 1.0)
+    sources = tuple(Source(corpus=c, weight=w, fade=f) for c, w, f in zip(languages, weights, fades, strict=True))
+    batches = Batches(Mixture(sources=sources, sequence=32), tmp_path, batch_tokens=32, steps=4, key=(0,))
+    shares = [np.diff(batches._shares_at(step), prepend=0) for step in range(4)]
+    expected = [(0.5, 0.25, 0.25), (0.5417, 0.2708, 0.1875), (0.5833, 0.2917, 0.125), (0.625, 0.3125, 0.0625)]
+    np.testing.assert_allclose(shares, expected, atol=1e-4)
+
+
+# --- elastic weight consolidation: a parent behind a penalty ---
+
+
+def test_the_fisher_is_of_what_was_dropped_at_the_checkpoint_and_a_parent_in_the_plan(store: Store) -> None:
+    stage = treatment("replay-0.01+ewc-3")(BRANCH)
+    (penalty,) = stage.penalties
+    assert isinstance(penalty, EWC)
+    fisher = penalty.fisher
+    assert isinstance(fisher, Fisher)
+    assert fisher.model == BRANCH.start
+    assert fisher.mixture.sources == dropped(BRANCH)
+    assert set(stage.parents) == {TRUNK, fisher}
+    assert fisher.parents == (TRUNK,)
+    planned = list(Plan([stage], store).missing)
+    assert [type(one) for one in planned] == [Train, Fisher, Train]
+    assert treatment("ewc-3")(KEPT).penalties[0].fisher.mixture == TRUNK.mixture  # type: ignore[union-attr]
+    assert stage.memory(Execution()).origin > BRANCH.memory(Execution()).origin
+
+
+def test_ewc_and_kl_branches_run_in_the_store_and_a_strong_ewc_forgets_less(store: Store) -> None:
+    fisher = Fisher(model=Checkpoint(stage=TRUNK), mixture=TRUNK.mixture, batches=8)
+    penalties = {"none": (), "ewc": (EWC(strength=1e9, fisher=fisher),), "kl": (KL(strength=1.0),)}
+    stages = {name: replace(BRANCH, penalties=penalties[name]) for name in penalties}
+    moved = {name: run_stage(stage, store).summary["final"]["clock/displacement"] for name, stage in stages.items()}
+    assert 0 < moved["ewc"] < moved["none"]
+    assert moved["kl"] not in (0, moved["none"])
+    found = read_fisher(next(store.root.glob("stages/fisher-*/attempts/*/fisher.safetensors")).parent)
+    weights = checkpoints.read_weights(next(store.root.glob("stages/train-*/attempts/*/final")))
+    assert {name: tensor.shape for name, tensor in found.items()} == {n: t.shape for n, t in weights.items()}
+    assert all((tensor >= 0).all() and torch.isfinite(tensor).all() for tensor in found.values())
+
+
+def test_the_fisher_of_a_snapshot_that_was_never_taken_can_never_run(store: Store) -> None:
+    never = Snapshot(name="strong", when=Reached(metric="b/logprob", threshold=1.0))
+    probe = Evaluation(name="b", probe=LanguageProbe(languages=(B,), trials=10), at=Ends())
+    trunk = replace(TRUNK, evaluations=(probe,), snapshots=(never,), tokens=TRUNK.batch_tokens)
+    with pytest.raises(Unavailable, match="never reached snapshot 'strong'"):
+        run_stage(Fisher(model=Checkpoint(stage=trunk, at="strong"), mixture=TRUNK.mixture), store)
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("magic", "unknown treatment 'magic': expected none, or one of weight-decay"),
+        ("magic-1", "unknown treatment 'magic-1'"),
+        ("dropout", "unknown treatment 'dropout'"),
+        ("dropout-1.5", "expected a strength from 0 to 1, such as dropout-0.1"),
+        ("l2sp--1", "treatment 'l2sp--1'"),
+        ("ewc-inf", "expected a strength of at least 0, such as ewc-0.1"),
+        ("gradient-noise-nan", "expected a strength of at least 0"),
+        ("replay-1.5", "expected a share from 0 to 1, such as replay-0.1"),
+        ("anneal-2", "expected a fraction of the stage from 0 to 1"),
+        ("batch-tokens-0.5", "expected a whole number of at least 1, such as batch-tokens-4096"),
+        ("rate-0", "expected a multiple above 0, such as rate-0.1"),
+        ("lora-0", "LoRA of rank 0: expected at least 1"),
+        ("frozen-x", "lora-RANK, frozen-embeddings or frozen-LAYERS"),
+        ("replay-0.1+anneal-0.5", "expected replay or anneal once"),
+    ],
+)
+def test_a_name_that_is_none_is_refused_in_one_line(name: str, line: str) -> None:
+    with pytest.raises(UserError, match=line) as error:
+        treatment(name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["ewc-1", "replay-0.1", "anneal-0.5"])
+def test_what_looks_back_at_a_checkpoint_is_refused_in_a_trunk(name: str) -> None:
+    with pytest.raises(UserError, match="starts from no checkpoint: use it in branches"):
+        treatment(name)(TRUNK)
+
+
+def test_what_a_stage_cannot_have_is_refused() -> None:
+    with pytest.raises(UserError, match="only AdamW has it"):
+        treatment("sgd-0.1+weight-decay-coupled-0.1")(BRANCH)
+    with pytest.raises(UserError, match="l2sp with LoRA"):
+        treatment("l2sp-1+lora-4")(BRANCH)
+    with pytest.raises(UserError, match="make batch_tokens a multiple"):
+        treatment("batch-tokens-100")(BRANCH)
+    for fade in (-0.1, 1.5):
+        with pytest.raises(UserError, match=f"fade {fade} given: expected the fraction of the stage"):
+            Source(corpus=B, fade=fade)
+    with pytest.raises(UserError, match="every source fades: expected one that stays"):
+        Mixture(sources=(Source(corpus=B, fade=0.5),))
+    for fraction in (-0.1, 1.1):
+        with pytest.raises(UserError, match="expected a share of the sequences from 0 to 1"):
+            replay(BRANCH, TRUNK.mixture.sources, fraction)
+        with pytest.raises(UserError, match="expected a fraction of the stage from 0 to 1"):
+            anneal(BRANCH, TRUNK.mixture.sources, fraction)

@@ -1,0 +1,198 @@
+"""What pulls a branch back: elastic weight consolidation, KL to the start, and noise on the gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from halflife.errors import UserError
+from halflife.models.decoder import Decoder
+from halflife.models.ladder import Rung
+from halflife.stages.fisher import Fisher
+from halflife.stages.train import Checkpoint, Train
+from halflife.training.losses import CrossEntropy
+from halflife.training.optimizers import AdamW
+from halflife.training.parameters import LoRA
+from halflife.training.penalties import EWC, KL, L2SP
+from halflife.training.schedules import Schedule
+from halflife.training.torch_engine import TorchEngine, add_noise
+from tests.training.fakes import ANSWERS, VOCABULARY, Host, Interrupted, PartlyScored, Stream, Ticking, recipe, run
+
+TRUNK = recipe()
+START = Checkpoint(stage=TRUNK)
+FISHER = Fisher(model=START, mixture=TRUNK.mixture)
+
+
+def branch(**changes: Any) -> Train:
+    return recipe(start=START, optimizer=AdamW(learning_rate=0.01), schedule=Schedule(shape="continue"), **changes)
+
+
+def engine(stage: Train, micro_rows: int | None = None) -> TorchEngine:
+    model = Decoder(Rung(size="20k"), VOCABULARY)
+    model.initialise(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.head.weight.normal_(generator=torch.Generator().manual_seed(0), std=0.1)
+    return TorchEngine(model, stage, micro_rows=micro_rows)
+
+
+def trained(of: TorchEngine, steps: int = 10, multiple: float = 1.0) -> dict[str, torch.Tensor]:
+    for step in range(steps):
+        of.gradients(Stream().batch(step))
+        of.step(multiple)
+    return {name: tensor.clone() for name, tensor in of.full_weights().items()}
+
+
+def importance(of: TorchEngine, large: float = 1.0, small: float = 0.0) -> dict[str, torch.Tensor]:
+    """`large` for the first half of every tensor's elements, `small` for the others."""
+    return {
+        name: torch.where(torch.arange(p.numel()).view_as(p) < p.numel() / 2, large, small)
+        for name, p in of.model.named_parameters()
+    }
+
+
+# --- elastic weight consolidation ---
+
+
+def test_ewc_of_enormous_strength_keeps_the_weights_that_matter_and_lets_the_others_go():
+    free, held = engine(branch()), engine(branch(penalties=(EWC(strength=1e12, fisher=FISHER),)))
+    held.weigh(importance(held))
+    start = {name: tensor.clone() for name, tensor in held.full_weights().items()}
+    alone, kept = trained(free), trained(held)
+    for name, begin in start.items():
+        half = -(-begin.numel() // 2)
+        moved = (kept[name] - begin).flatten()
+        assert moved[:half].abs().max() < 1e-6, name
+        assert moved[half:].norm() > 0.3 * (alone[name] - begin).flatten()[half:].norm(), name
+
+
+def test_where_every_weight_matters_alike_ewc_is_l2sp_whatever_the_scale_of_the_fisher():
+    pulled = engine(branch(penalties=(L2SP(strength=30.0),)))
+    held = engine(branch(penalties=(EWC(strength=30.0, fisher=FISHER),)))
+    held.weigh(importance(held, large=7e-5, small=7e-5))
+    expected, found = trained(pulled, multiple=0.5), trained(held, multiple=0.5)
+    assert pulled.displacement() > 0
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+# --- KL to the start ---
+
+
+def outputs(of: TorchEngine) -> torch.Tensor:
+    with of.measuring():
+        return of.model(torch.from_numpy(Stream("elsewhere", rows=16).batch(0))[:, :-1]).log_softmax(-1)
+
+
+def divergence(before: torch.Tensor, now: torch.Tensor) -> float:
+    return (before.exp() * (before - now)).sum(-1).mean().item()
+
+
+def test_kl_of_enormous_strength_keeps_the_outputs_while_the_weights_may_move():
+    moved = {}
+    for strength in (0.0, 1e4):
+        of = engine(branch(penalties=(KL(strength=strength),)))
+        before = outputs(of)
+        trained(of, steps=60, multiple=0.1)
+        moved[strength] = divergence(before, outputs(of)), of.displacement()
+    assert moved[0.0][0] > 0.5
+    assert moved[1e4][0] < 0.02 * moved[0.0][0]
+    assert moved[1e4][1] > 0
+
+
+@pytest.mark.parametrize("micro_rows", [None, 1])
+def test_the_gradient_of_kl_is_that_of_the_mean_over_scored_tokens(micro_rows):
+    of = engine(branch(mixture=ANSWERS, penalties=(KL(strength=3.0),), dropout=0.0), micro_rows)
+    start = outputs(of)
+    with torch.no_grad():
+        for parameter in of.parameters:
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    assert divergence(start, outputs(of)) > 1e-3
+    batch = torch.from_numpy(PartlyScored(rows=8).batch(0))
+    ids, scored = torch.where(batch < 0, ~batch, batch), batch[:, 1:] >= 0
+    assert of.reference is not None
+    now, before = of.model(ids[:, :-1]).log_softmax(-1), of.reference(ids[:, :-1]).log_softmax(-1)
+    loss = -now.gather(-1, ids[:, 1:, None])[..., 0][scored].mean()
+    total = loss + 3.0 * (before.exp() * (before - now)).sum(-1)[scored].mean()
+    expected = torch.autograd.grad(total, of.parameters)
+    assert of.gradients(batch).item() == pytest.approx(loss.item(), rel=1e-5)  # what is reported is the loss alone
+    for parameter, gradient in zip(of.parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_kl_looks_back_at_the_start_without_dropout_and_does_not_train_it():
+    model = Decoder(Rung(size="20k"), VOCABULARY, dropout=0.5)
+    model.initialise(torch.Generator().manual_seed(0))
+    of = TorchEngine(model, branch(penalties=(KL(strength=1.0),), dropout=0.5))
+    assert of.reference is not None
+    tokens = torch.arange(16)[None]
+    before = of.reference(tokens)
+    trained(of, steps=3)
+    assert torch.equal(of.reference(tokens), before)
+
+
+# --- noise on the gradients ---
+
+
+def test_noise_is_gaussian_and_as_large_as_each_tensors_gradient_times_its_strength():
+    torch.manual_seed(0)
+    gradients = [torch.full((400, 300), 2.0), torch.full((50_000,), 1e-3), torch.zeros(7)]
+    noisy = [gradient.clone() for gradient in gradients]
+    add_noise(noisy, 0.5)
+    for gradient, found in zip(gradients[:2], noisy[:2], strict=True):
+        size = gradient.flatten()[0].item()
+        noise = (found - gradient).flatten() / (0.5 * size)
+        assert noise.mean().abs() < 0.02
+        assert noise.std().item() == pytest.approx(1.0, abs=0.02)
+        assert (noise.abs() < 1).float().mean().item() == pytest.approx(0.6827, abs=0.01)
+    assert torch.equal(noisy[2], gradients[2])
+
+
+def test_noise_depends_on_seed_and_step_alone_and_a_resumed_run_has_the_same(tmp_path):
+    noisy = recipe(gradient_noise=1.0)
+    whole = Host(tmp_path / "whole")
+    run(noisy, whole)
+    part = Host(tmp_path / "part", interrupt_at=5)
+    with pytest.raises(Interrupted):
+        run(noisy, part, checkpoint_seconds=0.5, clock=Ticking())
+    rest = Host(tmp_path / "rest", resume=part.checkpoints[-1])
+    run(noisy, rest)
+    last = max(whole.points)
+    for name in ("train/loss", "clock/displacement"):
+        assert rest.points[last][name] == whole.points[last][name]
+    other, none = Host(tmp_path / "other"), Host(tmp_path / "none")
+    run(recipe(gradient_noise=1.0, seed=1), other)
+    run(recipe(), none)
+    displacements = [host.points[last]["clock/displacement"] for host in (whole, other, none)]
+    assert len(set(displacements)) == 3
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: L2SP(strength=-1.0), "l2sp of strength -1.0: expected 0 or a positive number"),
+        (lambda: EWC(strength=float("inf"), fisher=FISHER), "ewc of strength inf"),
+        (lambda: KL(strength=float("nan")), "kl of strength nan"),
+        (lambda: CrossEntropy(label_smoothing=1.5), "label smoothing 1.5: expected a share from 0 to 1"),
+        (lambda: recipe(gradient_noise=-0.1), "gradient noise -0.1: expected 0 or a positive number"),
+        (lambda: recipe(penalties=(KL(strength=1.0),)), "kl to the model at the start of a fresh rung"),
+        (lambda: recipe(penalties=(EWC(strength=1.0, fisher=FISHER),)), "ewc needs the Fisher"),
+        (lambda: branch(penalties=(EWC(strength=1.0, fisher=None),)), "ewc needs the Fisher"),
+        (lambda: branch(penalties=(KL(strength=1.0),) * 2), "KL given 2 times: expected it once"),
+        (
+            lambda: branch(
+                penalties=(EWC(strength=1.0, fisher=FISHER),), parameters=LoRA(), optimizer_state="reset"
+            ),
+            "ewc with LoRA: LoRA keeps the starting weights",
+        ),
+        (lambda: Fisher(model=START, mixture=TRUNK.mixture, batches=0), "a Fisher of batches = 0: expected at least 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_in_one_line_before_any_compute(make, line):
+    with pytest.raises(UserError, match=line) as error:
+        make()
+    assert "\n" not in str(error.value)
