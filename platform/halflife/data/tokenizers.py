@@ -1,4 +1,4 @@
-"""Tokenizers: bytes (default), words, byte-level BPE trained on the corpus, and those of released models."""
+"""Tokenizers: bytes (default), given pieces, words, byte-level BPE trained on the corpus, those of released models."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ from halflife.fields import recorded
 @dataclass(frozen=True, kw_only=True)
 class Bytes:
     """UTF-8 bytes and a document separator: 257 tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lexicon:
+    """Given pieces, each one token wherever it stands (the longest wins); the rest falls back to bytes.
+
+    For languages whose words are known: an item is then a few tokens, and small models learn its rule, not its spelling.
+    """
+
+    pieces: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +52,13 @@ class Pretrained:
     vocabulary: int = recorded()
 
 
-Tokenizer = Bytes | Words | BPE | Pretrained
+Tokenizer = Bytes | Lexicon | Words | BPE | Pretrained
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> int:
     """Tokens, the separator among them, known without loading anything; of words, the most that there can be."""
+    if isinstance(tokenizer, Lexicon):
+        return ByteCodec.size + len(tokenizer.pieces)
     return ByteCodec.size if isinstance(tokenizer, Bytes) else tokenizer.vocabulary
 
 

@@ -1,10 +1,11 @@
-"""Tokenizers that are trained on a corpus: words with bytes to fall back on, and byte-level BPE.
+"""Tokenizers of pieces: given ones and a corpus's words, with bytes to fall back on, and byte-level BPE.
 
-Both give back exactly the text that they encoded. What they learned is kept beside the corpus, so it is made once.
+All give back exactly the text that they encoded. What is learned of a corpus is kept beside it, so it is made once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import uuid
@@ -17,7 +18,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from halflife.data.corpus import corpus_folder, texts
-from halflife.data.tokenizers import BPE, ByteCodec, Codec, Words
+from halflife.data.tokenizers import BPE, ByteCodec, Codec, Lexicon, Words
 from halflife.errors import UserError
 
 SMALLEST, LARGEST = 258, 2**20
@@ -28,8 +29,10 @@ PIECES = r" ?[^\W\d_]+| ?\d+| ?[^\w\s]+|_+|\s+"
 _PIECES = re.compile(PIECES)
 
 
-def load(tokenizer: Words | BPE, results: Path) -> Codec:
-    """Raises UserError for a vocabulary that is too small or too large."""
+def load(tokenizer: Lexicon | Words | BPE, results: Path) -> Codec:
+    """Raises UserError for a vocabulary that is too small or too large, and for pieces that repeat or are empty."""
+    if isinstance(tokenizer, Lexicon):
+        return _lexicon(tokenizer)
     if not SMALLEST <= tokenizer.vocabulary <= LARGEST:
         raise UserError(f"vocabulary of {tokenizer.vocabulary} tokens given: expected {SMALLEST} to {LARGEST:,}")
     kind, train = ("words", _train_words) if isinstance(tokenizer, Words) else ("bpe", _train_bpe)
@@ -37,7 +40,17 @@ def load(tokenizer: Words | BPE, results: Path) -> Codec:
     path = corpus_folder(results, tokenizer.corpus) / "tokens" / f"{name}.json"
     if not path.exists():
         _write(path, train, texts(results, tokenizer.corpus, "train"), tokenizer.vocabulary)
-    return WordCodec(name, path) if kind == "words" else BPECodec(name, path)
+    return WordCodec(name, json.loads(path.read_text(encoding="utf-8"))) if kind == "words" else BPECodec(name, path)
+
+
+def _lexicon(lexicon: Lexicon) -> Codec:
+    pieces = lexicon.pieces
+    if len(set(pieces)) < len(pieces) or "" in pieces:
+        raise UserError(f"lexicon of {len(pieces)} pieces given: expected different pieces, none of them empty")
+    longest_first = sorted(pieces, key=len, reverse=True)
+    pattern = re.compile("|".join([*map(re.escape, longest_first), "."]), re.DOTALL)
+    digest = hashlib.sha256(json.dumps(pieces).encode()).hexdigest()[:16]
+    return WordCodec(f"lexicon-{digest}", list(pieces), pattern)
 
 
 def _write(path: Path, train: Callable[[list[str], int], str], documents: list[str], vocabulary: int) -> None:
@@ -70,18 +83,17 @@ class Table:
 
 
 class WordCodec(Table):
-    """Ids below 256 are bytes, 256 is the separator, the rest are pieces by falling frequency."""
+    """Ids below 256 are bytes, 256 is the separator, the rest are pieces in their order."""
 
-    def __init__(self, name: str, path: Path) -> None:
-        self.name, self.separator = name, ByteCodec.separator
-        pieces: list[str] = json.loads(path.read_text(encoding="utf-8"))
+    def __init__(self, name: str, pieces: list[str], pattern: re.Pattern[str] = _PIECES) -> None:
+        self.name, self.separator, self._pattern = name, ByteCodec.separator, pattern
         self.pieces = {piece: 257 + index for index, piece in enumerate(pieces)}
         self._bytes = [bytes([value]) for value in range(256)] + [b""] + [piece.encode() for piece in pieces]
         self.size = len(self._bytes)
 
     def encode(self, text: str) -> np.ndarray:
         ids: list[int] = []
-        for piece in _PIECES.findall(text):
+        for piece in self._pattern.findall(text):
             known = self.pieces.get(piece)
             if known is None:
                 ids.extend(piece.encode())

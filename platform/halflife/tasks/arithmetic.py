@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import dataclass
 
@@ -58,6 +59,17 @@ TEMPLATES: dict[str, str] = {
 """By form: the prompt; what follows it is the sum. Word orders differ (prefix, infix, operands exchanged)."""
 
 FORMS = tuple(NUMERALS)
+_DRAWN = tuple(consonant + vowel + "q" for consonant in "bdfgklmnprstvz" for vowel in "aiou")
+"""What numbers are called where they are not written in a form's own numerals."""
+
+
+def pieces(modulus: int) -> tuple[str, ...]:
+    """The numerals below `modulus` of every form, drawn ones, and the parts of the prompts: what a tokenizer can take
+    for one token each."""
+    found = [numeral for numerals in NUMERALS.values() for numeral in numerals[:modulus]]
+    for form, template in TEMPLATES.items():
+        found += [*re.split(r"\{[ab]\}", template), f"{form} in ", f"{form}: "]
+    return tuple(dict.fromkeys([piece for piece in (*found, *_DRAWN) if len(piece.encode()) > 1]))
 
 
 def _require(form: str, modulus: int) -> None:
@@ -98,9 +110,8 @@ class Addition(Language):
         own = NUMERALS[self.form][: self.modulus]
         rng = generator(self.seed, "numerals", self.form)
         foreign = set(rng.permutation(self.modulus)[round(self.token_overlap * self.modulus) :].tolist())
-        words = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aiou"]
-        drawn = rng.permutation(words)[: self.modulus]
-        return tuple(str(drawn[n]) + "q" if n in foreign else own[n] for n in range(self.modulus))
+        drawn = rng.permutation(_DRAWN)[: self.modulus]
+        return tuple(str(drawn[n]) if n in foreign else own[n] for n in range(self.modulus))
 
     def items(self) -> list[tuple[str, str]]:
         p, numerals = self.modulus, self.numerals

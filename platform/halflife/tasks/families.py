@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from halflife.errors import UserError
-from halflife.tasks.arithmetic import FORMS, Addition, Translation
+from halflife.tasks.arithmetic import FORMS, Addition, Translation, pieces
 from halflife.tasks.languages import Language
 from halflife.tasks.sequences import SEQUENCES
 
@@ -33,8 +33,9 @@ class Family:
     """How many languages, translations not counted."""
     seed: int = 0
     modulus: int = 11
+    dialled: int = 0
+    """The place of the language that has the overlaps below with the others: see `tasks.arithmetic.Addition`. Not in A."""
     rule_overlap: float = 1.0
-    """Of the first language with the others: see `tasks.arithmetic.Addition`. Not in A."""
     token_overlap: float = 1.0
 
     def __post_init__(self) -> None:
@@ -45,16 +46,23 @@ class Family:
             raise UserError(f"family {self.kind} of {self.size} languages given: expected 2 to {most}")
         if self.kind == "A" and (self.rule_overlap, self.token_overlap) != (1.0, 1.0):
             raise UserError("overlap in family A given: its languages share nothing; use B, C or D")
+        if not 0 <= self.dialled < self.size:
+            raise UserError(f"overlap of language {self.dialled} given: expected 0 to {self.size - 1}")
         _ = self.languages  # which refuse what they cannot be
 
     @property
     def languages(self) -> tuple[Language, ...]:
-        """The languages themselves. The first is the one whose overlap with the others is a dial."""
+        """The languages themselves, without translations."""
         if self.kind == "A":
             return tuple(language(seed=self.seed) for language in SEQUENCES[: self.size])
         forms = [Addition(form=form, modulus=self.modulus, seed=self.seed) for form in FORMS[: self.size]]
-        first = replace(forms[0], rule_overlap=self.rule_overlap, token_overlap=self.token_overlap)
-        return (first, *forms[1:])
+        dialled = replace(forms[self.dialled], rule_overlap=self.rule_overlap, token_overlap=self.token_overlap)
+        return (*forms[: self.dialled], dialled, *forms[self.dialled + 1 :])
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """What a tokenizer can take for one token each; none in A, whose rules are about characters."""
+        return () if self.kind == "A" else pieces(self.modulus)
 
     @property
     def pairs(self) -> tuple[Translation, ...]:
