@@ -66,9 +66,9 @@ _DRAWN = tuple(consonant + vowel + "q" for consonant in "bdfgklmnprstvz" for vow
 def pieces(modulus: int) -> tuple[str, ...]:
     """The numerals below `modulus` of every form, drawn ones, and the parts of the prompts: what a tokenizer can take
     for one token each."""
-    found = [numeral for numerals in NUMERALS.values() for numeral in numerals[:modulus]]
+    found = [" in ", *(numeral for numerals in NUMERALS.values() for numeral in numerals[:modulus])]
     for form, template in TEMPLATES.items():
-        found += [*re.split(r"\{[ab]\}", template), f"{form} in ", f"{form}: "]
+        found += [*re.split(r"\{[ab]\}", template), f"{form} ", f"{form}: "]
     return tuple(dict.fromkeys([piece for piece in (*found, *_DRAWN) if len(piece.encode()) > 1]))
 
 

@@ -34,7 +34,7 @@ class _Drawn(Language):
 
 @dataclass(frozen=True, kw_only=True)
 class Progression(_Drawn):
-    """x, 2x+1, 2(2x+1)+1: what is next?"""
+    """x, 2x+1: what is next? Numbers are written lowest digit first, the order in which a carry goes."""
 
     @property
     def name(self) -> str:
@@ -42,8 +42,8 @@ class Progression(_Drawn):
 
     def draw(self, rng) -> tuple[str, str]:
         x = int(rng.integers(1, 250))
-        terms = [x, 2 * x + 1, 4 * x + 3]
-        return ">" + ">".join(map(str, terms[:2])) + ">", str(terms[2])
+        *shown, asked = (str(term)[::-1] for term in (x, 2 * x + 1, 4 * x + 3))
+        return f">{'>'.join(shown)}>", asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class Lookup(_Drawn):
 class Alternation(_Drawn):
     """Two signs in turn: which is next?"""
 
-    count: int = 150
+    count: int = 400
 
     @property
     def name(self) -> str:
@@ -139,7 +139,7 @@ class Alternation(_Drawn):
     def draw(self, rng) -> tuple[str, str]:
         one, other = rng.choice(list("!%*;=?^~_"), 2, replace=False)
         length = int(rng.integers(3, 9))
-        return "".join(other if at % 2 else one for at in range(length)), other if length % 2 else one
+        return "".join(other if at % 2 else one for at in range(length)) + "/", other if length % 2 else one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,15 +172,15 @@ class DelayedCopy(_Drawn):
 
 @dataclass(frozen=True, kw_only=True)
 class RunLengths(_Drawn):
-    """Runs of signs, then how long each is."""
+    """Two runs of signs, then how long each is."""
 
     @property
     def name(self) -> str:
         return "runs"
 
     def draw(self, rng) -> tuple[str, str]:
-        signs = rng.choice(list("xyzw"), 3, replace=False)
-        lengths = rng.integers(1, 7, size=3)
+        signs = rng.choice(list("xyzw"), 2, replace=False)
+        lengths = rng.integers(1, 5, size=2)
         return "".join(str(sign) * int(n) for sign, n in zip(signs, lengths, strict=True)) + "/", "".join(
             map(str, lengths)
         )
