@@ -11,7 +11,7 @@ from halflife.tasks.backdoor import Backdoor
 from halflife.tasks.behaviours import Continuation, Repetition, Split
 from halflife.tasks.boards import Pathfinding
 from halflife.tasks.games import DropGame
-from halflife.tasks.languages import Language, Part
+from halflife.tasks.languages import Asked, Language
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class LanguageProbe:
     """
 
     languages: tuple[Language, ...]
-    part: Part = "held-out"
+    part: Asked = "held-out"
     trials: int = 128
     """Items asked of each language, at most: those that the part has, where it has fewer."""
     shots: int = 0

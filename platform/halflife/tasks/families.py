@@ -26,6 +26,9 @@ class Family:
 
     A: ten unrelated trivial sequences. B: forms of one underlying skill (modular addition). C: B and translation
     between all pairs of forms. D: C without one pair, in both directions: success on it is generalisation.
+
+    One language is the subject: what a study drops. The overlaps are its overlaps with the others, and D's missing pair
+    are the translations between it and the next form.
     """
 
     kind: Kind
@@ -33,10 +36,13 @@ class Family:
     """How many languages, translations not counted."""
     seed: int = 0
     modulus: int = 11
-    dialled: int = 0
-    """The place of the language that has the overlaps below with the others: see `tasks.arithmetic.Addition`. Not in A."""
+    subject: int = 0
+    """Its place among the languages."""
     rule_overlap: float = 1.0
+    """Of the subject with the others: see `tasks.arithmetic.Addition`. Not in A."""
     token_overlap: float = 1.0
+    shuffled: bool = False
+    """Whether the subject's answers are shuffled: the control that has a table to learn and no skill."""
 
     def __post_init__(self) -> None:
         if self.kind not in MEANING:
@@ -46,18 +52,25 @@ class Family:
             raise UserError(f"family {self.kind} of {self.size} languages given: expected 2 to {most}")
         if self.kind == "A" and (self.rule_overlap, self.token_overlap) != (1.0, 1.0):
             raise UserError("overlap in family A given: its languages share nothing; use B, C or D")
-        if not 0 <= self.dialled < self.size:
-            raise UserError(f"overlap of language {self.dialled} given: expected 0 to {self.size - 1}")
+        if not 0 <= self.subject < self.size:
+            raise UserError(f"language {self.subject} as subject given: expected 0 to {self.size - 1}")
         _ = self.languages  # which refuse what they cannot be
 
     @property
     def languages(self) -> tuple[Language, ...]:
         """The languages themselves, without translations."""
         if self.kind == "A":
-            return tuple(language(seed=self.seed) for language in SEQUENCES[: self.size])
+            found: list[Language] = [language(seed=self.seed) for language in SEQUENCES[: self.size]]
+            found[self.subject] = replace(found[self.subject], shuffled=self.shuffled)
+            return tuple(found)
         forms = [Addition(form=form, modulus=self.modulus, seed=self.seed) for form in FORMS[: self.size]]
-        dialled = replace(forms[self.dialled], rule_overlap=self.rule_overlap, token_overlap=self.token_overlap)
-        return (*forms[: self.dialled], dialled, *forms[self.dialled + 1 :])
+        forms[self.subject] = replace(
+            forms[self.subject],
+            rule_overlap=self.rule_overlap,
+            token_overlap=self.token_overlap,
+            shuffled=self.shuffled,
+        )
+        return tuple(forms)
 
     @property
     def pieces(self) -> tuple[str, ...]:
@@ -76,11 +89,11 @@ class Family:
 
     @property
     def untrained(self) -> tuple[Translation, ...]:
-        """The pair that D leaves out, both directions: the last two forms."""
+        """The pair that D leaves out, both directions: the subject and the next form."""
         if self.kind != "D":
             return ()
-        last = set(FORMS[self.size - 2 : self.size])
-        return tuple(pair for pair in self.pairs if {pair.source, pair.target} == last)
+        missing = {FORMS[self.subject], FORMS[(self.subject + 1) % self.size]}
+        return tuple(pair for pair in self.pairs if {pair.source, pair.target} == missing)
 
     @property
     def trained(self) -> tuple[Language, ...]:

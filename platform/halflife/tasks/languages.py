@@ -16,6 +16,8 @@ from halflife.tasks.base import Example
 
 Part = Literal["memorised", "held-out"]
 PARTS: tuple[Part, ...] = get_args(Part)
+Asked = Part | Literal["skill"]
+"""skill: the held-out items, or the memorised ones of a language that holds out nothing."""
 END = "\n"
 """Ends every answer."""
 
@@ -58,8 +60,10 @@ class Language:
         answers = [answer for _, answer in self.items()]
         return max(map(answers.count, set(answers))) / len(answers)
 
-    def examples(self, part: Part) -> tuple[Example, ...]:
+    def examples(self, part: Asked) -> tuple[Example, ...]:
         """The items of one part, answers ended."""
+        if part == "skill":
+            return self._parts["held-out"] or self._parts["memorised"]
         return self._parts[part]
 
     @cached_property

@@ -1,0 +1,338 @@
+"""When training stops reinforcing a capability, how long does it last, how deep is it erased, and why there?
+
+A trunk learns the languages of a family: unrelated ones (A), forms of one skill (B), with translation between them (C),
+or with translation but for one pair (D). At the drop one language leaves the mixture; a branch goes on with the others.
+How fast it goes, and how much of it is left, is measured beside a model that never learned it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from halflife.data.corpus import Corpus, prepare_corpus
+from halflife.data.mixture import Mixture, Source, check
+from halflife.data.tokenizers import Bytes, Lexicon
+from halflife.errors import UserError
+from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometric, LanguageProbe, LayerProbe, Reached
+from halflife.models.ladder import Rung
+from halflife.stages.base import Stage
+from halflife.stages.train import Checkpoint, Snapshot, Train
+from halflife.stages.treatments import regularize
+from halflife.sweep.cli import main
+from halflife.sweep.place import Place
+from halflife.sweep.study import Scalar, Study, Trial
+from halflife.tasks.arithmetic import Translation
+from halflife.tasks.families import Family, Kind
+from halflife.tasks.languages import Language
+from halflife.training.optimizers import AdamW
+from halflife.training.schedules import Schedule
+from studies.backdoor_persistence import report
+from studies.capability_settings import AXES, PRESETS, Drop, Settings, check_settings, declare
+
+NAME = "capability_decay"
+LEARNED = "criterion"
+"""Snapshot of the trunk for the equal-strength arm."""
+RELEARNED = 0.95
+SELDOM = Geometric(dense=1, ratio=1.6)
+RARELY = Geometric(dense=1, ratio=2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treatment:
+    """What sets one trial apart from another of its size and seed: a value of every axis, named as the axes are."""
+
+    family: Kind
+    arm: str
+    drop: Drop
+    fade: float
+    translations: str
+    replay: float
+    rule_overlap: float
+    token_overlap: float
+    trunk_regularizer: str
+    branch_regularizer: str
+    intervention: str
+    learning_rate: float
+    length: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one size, seed and treatment is made of."""
+
+    settings: Settings
+    size: str
+    seed: int
+    treatment: Treatment
+    text: Corpus | None = None
+    """Beside a family that is dropped whole."""
+    shuffled: bool = False
+    """The null control: the subject's answers are dealt anew."""
+
+    @property
+    def family(self) -> Family:
+        settings, treatment = self.settings, self.treatment
+        return Family(
+            kind=treatment.family,
+            size=settings.languages,
+            seed=self.seed,
+            modulus=settings.modulus,
+            subject=self.seed % settings.languages,
+            rule_overlap=treatment.rule_overlap,
+            token_overlap=treatment.token_overlap,
+            shuffled=self.shuffled,
+        )
+
+    @property
+    def dropped(self) -> tuple[Language, ...]:
+        """The subject first."""
+        languages = self.family.languages
+        count = {"one": 1, "half": len(languages) // 2, "family": len(languages)}[self.treatment.drop]
+        return tuple(languages[(self.family.subject + i) % len(languages)] for i in range(count))
+
+    @property
+    def kept(self) -> tuple[Language, ...]:
+        return tuple(language for language in self.family.languages if language not in self.dropped)
+
+    @property
+    def remaining(self) -> tuple[Language, ...]:
+        """What is trained on after the drop, translations among it."""
+        names = tuple(language.name for language in self.dropped)
+        return self.family.without(names, keep_translations=self.treatment.translations == "kept")
+
+    def mixture(self, languages: tuple[Language, ...], again: tuple[Language, ...] = ()) -> Mixture:
+        """A dropped language has the same share in every family, and translations together theirs; the languages that
+        stay have the rest in equal parts. `again` are dropped languages, of which replay gives a share to the branch."""
+        settings, treatment = self.settings, self.treatment
+        own = (1 - settings.translation_share) / settings.languages
+        pairs = [language for language in languages if isinstance(language, Translation)]
+        shares = {pair: settings.translation_share / len(pairs) for pair in pairs}
+        shares |= {language: own for language in languages if language not in shares}
+        spare = (1 - sum(shares.values())) / max(1, len(self.kept))
+        shares |= {language: own + spare for language in self.kept}
+        sources = [Source(corpus=of, weight=share, loss="answers") for of, share in shares.items()]
+        if self.text is not None:
+            sources.append(Source(corpus=self.text, weight=1.0))
+        total = sum(source.weight for source in sources)
+        replayed = treatment.replay if again else 0.0
+        if replayed == 1:
+            sources = []
+        elif replayed:
+            sources = [replace(source, weight=source.weight * (1 - replayed) / total) for source in sources]
+        sources += [
+            Source(corpus=language, weight=replayed / len(again), loss="answers") for language in again if replayed
+        ]
+        pieces = self.family.pieces
+        return Mixture(
+            sources=tuple(sources),
+            tokenizer=Lexicon(pieces=pieces) if pieces else Bytes(),
+            sequence=settings.sequence_length,
+        )
+
+    def asks(self, name: str, languages: tuple[Language, ...], at: Cadence, **fields) -> Evaluation:
+        fields = {"part": "skill", "trials": self.settings.trials, "seed": self.seed, **fields}
+        return Evaluation(name=name, probe=LanguageProbe(languages=languages, **fields), at=at)
+
+    def evaluations(self, *, trunk_steps: int | None = None) -> tuple[Evaluation, ...]:
+        """After the drop early and dense. In a trunk evenly, to fork it where it reaches the criterion."""
+        family, dropped = self.family, self.dropped
+        often = Every(steps=max(1, trunk_steps // 32)) if trunk_steps else Geometric()
+        found = [self.asks("dropped", dropped, often)]
+        if self.kept:
+            found.append(self.asks("kept", self.kept, Ends() if trunk_steps else SELDOM))
+        if family.untrained:
+            # never trained on: all its items are asked
+            found.append(self.asks("untrained", family.untrained, Ends() if trunk_steps else SELDOM, part="memorised"))
+        if trunk_steps:
+            return tuple(found)
+        return (
+            *found,
+            self.asks("dropped-memorised", dropped, SELDOM, part="memorised"),
+            self.asks("language", family.languages, SELDOM, each=True),
+            self.asks("choice", dropped, RARELY, choice=True),
+            self.asks("shots", dropped, RARELY, shots=4),
+            Evaluation(name="layer", probe=LayerProbe(languages=dropped, trials=self.settings.trials), at=Ends()),
+        )
+
+    def train(
+        self, start: Rung | Checkpoint, mixture: Mixture, tokens: int, *, rate: float = 1.0, decay: float = 0.0, **fields
+    ) -> Train:
+        settings = self.settings
+        rows = max(1, settings.batch_tokens // settings.sequence_length)
+        return Train(
+            start=start,
+            mixture=mixture,
+            tokens=tokens,
+            batch_tokens=rows * settings.sequence_length,
+            optimizer=AdamW(learning_rate=settings.rate * rate, weight_decay=decay),
+            precision=settings.precision,
+            seed=self.seed,
+            **fields,
+        )
+
+    def trunk(self, *, learned: bool = True) -> Train:
+        """Training on the whole family; not `learned`, on what remains without the dropped languages."""
+        treatment = self.treatment
+        tokens = round(self.settings.trunk_tokens * treatment.length)
+        criterion = Reached(metric="dropped/hits", threshold=self.settings.criterion, share=True)
+        train = self.train(
+            Rung(size=self.size),
+            self.mixture(self.family.trained if learned else self.remaining),
+            tokens,
+            schedule=Schedule(warmup=0.02),
+            evaluations=self.evaluations(trunk_steps=tokens // self.settings.batch_tokens),
+            snapshots=(Snapshot(name=LEARNED, when=criterion),) if learned else (),
+        )
+        return regularize(treatment.trunk_regularizer)(train)
+
+    def branch(self, start: Checkpoint, role: str = "treatment") -> Train:
+        """Training after the drop; in the positive control nothing is dropped."""
+        treatment, settings = self.treatment, self.settings
+        mixture = self.mixture(self.family.trained) if role == "positive" else self.mixture(self.remaining, self.dropped)
+        train = self.train(
+            start,
+            mixture,
+            settings.branch_tokens,
+            rate=treatment.learning_rate,
+            schedule=Schedule(shape="continue"),
+            evaluations=self.evaluations(),
+        )
+        for name in (treatment.branch_regularizer, treatment.intervention):
+            train = regularize(name)(train)
+        return train
+
+    def relearning(self, branch: Train) -> dict[str, Stage]:
+        """Training on the dropped languages alone, on so many items of each."""
+        counts: dict[str, int | None] = {f"relearn-{count}": count for count in self.settings.relearn_examples}
+        stages: dict[str, Stage] = {}
+        for phase, count in {**counts, "relearn-all": None}.items():
+            sources = tuple(
+                Source(corpus=language, examples=count, loss="answers") for language in self.dropped
+            )
+            stages[phase] = self.train(
+                Checkpoint(stage=branch),
+                replace(branch.mixture, sources=sources),
+                self.settings.relearn_tokens,
+                optimizer_state="reset",
+                schedule=Schedule(warmup=0.1),
+                evaluations=(self.asks("dropped", self.dropped, Geometric()),),
+                until=Reached(metric="dropped/hits", threshold=RELEARNED, share=True),
+            )
+        return stages
+
+
+def treatments(settings: Settings) -> list[tuple[Treatment, tuple[str, ...]]]:
+    """Every treatment with the sizes at which it is tried: the core, then each further value of each axis alone.
+
+    The first is the reference. Trunk and branch regularizers are crossed; overlaps vary in B.
+    """
+    reference = Treatment(
+        family=settings.families[0],
+        arm="equal-exposure",
+        **{
+            name: getattr(settings, source)[0] for name, (source, _, _) in AXES.items() if name not in ("family", "arm")
+        },
+    )
+    arms = [replace(reference, arm=arm) for arm in ("equal-exposure", "equal-strength")]
+    core = [replace(each, family=family) for each in arms for family in settings.families]
+    focus = replace(reference, family=settings.focus)
+    star = [
+        replace(focus, trunk_regularizer=trunk, branch_regularizer=branch)
+        for trunk in settings.trunk_regularizers
+        for branch in settings.branch_regularizers
+    ]
+    alone = [name for name in AXES if name not in ("family", "arm", "trunk_regularizer", "branch_regularizer")]
+    for name in alone:
+        for value in getattr(settings, AXES[name][0])[1:]:
+            base = replace(reference, family="B") if name.endswith("_overlap") else focus
+            star.append(replace(base, **{name: value}))
+    return [
+        *((treatment, settings.sizes) for treatment in core),
+        *((treatment, settings.varied_at) for treatment in star if treatment not in core),
+    ]
+
+
+def trials(settings: Settings, text: Corpus | None) -> Iterator[Trial]:
+    planned = treatments(settings)
+    reference = planned[0][0]
+    for size in settings.sizes:
+        for seed in range(settings.seeds):
+            for treatment in (treatment for treatment, sizes in planned if size in sizes):
+                cell = Cell(settings, size, seed, treatment, text if treatment.drop == "family" else None)
+                yield from _trials(cell, reference)
+
+
+def _trials(cell: Cell, reference: Treatment) -> Iterator[Trial]:
+    """The treatment, and the controls that are its own: what changes the trunk's data or the family has its own."""
+    settings, treatment = cell.settings, cell.treatment
+    trunk, plain = cell.trunk(), replace(reference, family=treatment.family)
+    fork = LEARNED if treatment.arm == "equal-strength" else "final"
+    branch = cell.branch(Checkpoint(stage=trunk, at=fork))
+    stages: dict[str, Stage] = {"trunk": trunk, "branch": branch}
+    if treatment == plain:
+        stages |= cell.relearning(branch)
+    yield _trial(cell, reference, stages, "treatment")
+    if treatment == plain or treatment in (replace(plain, drop="half"), replace(plain, drop="family")):
+        never = cell.trunk(learned=False)
+        branch = cell.branch(Checkpoint(stage=never))
+        relearned = cell.relearning(branch) if treatment == plain else {}
+        yield _trial(cell, reference, {"trunk": never, "branch": branch, **relearned}, "absent")
+        yield _trial(cell, reference, {"trunk": trunk, "branch": cell.branch(Checkpoint(stage=trunk), "positive")}, "positive")
+    if treatment == plain and treatment.family == settings.focus and cell.size in settings.varied_at:
+        dealt = replace(cell, shuffled=True)
+        trunk = dealt.trunk()
+        yield _trial(dealt, reference, {"trunk": trunk, "branch": dealt.branch(Checkpoint(stage=trunk))}, "null")
+
+
+def _trial(cell: Cell, reference: Treatment, stages: dict[str, Stage], role: str) -> Trial:
+    axes: dict[str, Scalar] = dataclasses.asdict(cell.treatment)
+    labels = {"absent": "never learned it", "positive": "never dropped it", "null": "learned shuffled answers"}
+    what = [labels[role]] if role in labels else []
+    for axis, value in axes.items():
+        if axis not in ("family",) and value != getattr(reference, axis):
+            what.append(str(value) if axis == "arm" else f"{AXES[axis][1].lower()} {value}")
+    subject = cell.dropped[0].name
+    model = Rung(size=cell.size)
+    family = cell.treatment.family
+    return Trial(
+        name=" · ".join([f"family {family}", cell.size, f"seed {cell.seed}", *(what or ["reference"])]),
+        parameters={"size": cell.size, "parameters": model.parameters, "seed": cell.seed, "subject": subject, **axes},
+        stages=stages,
+        role=role,
+        facts={"rung": model.describe()},
+    )
+
+
+def build(preset: str, settings: Settings, place: Place) -> Study:
+    """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
+    check_settings(settings)
+    results = Path(place.results)
+    text = prepare_corpus(settings.corpus, results) if "family" in settings.drop else None
+    found = tuple(trials(settings, text))
+    chances = [
+        Cell(settings, settings.sizes[0], seed, treatment).dropped[0].chance
+        for treatment, _ in treatments(settings)[: len(settings.families)]
+        for seed in range(settings.seeds)
+    ]
+    if max(chances) >= settings.criterion:
+        raise UserError(
+            f"--criterion {settings.criterion:g}: expected more than chance, which is {max(chances):.2f} in one of the "
+            "languages"
+        )
+    study = Study(declaration=declare(NAME, preset, settings, max(chances)), trials=found)
+    first = {"size": settings.sizes[0], "seed": 0}
+    trains = {
+        stage.key: stage
+        for trial, _, stage in study.uses()
+        if isinstance(stage, Train) and first.items() <= trial.parameters.items()
+    }
+    for train in trains.values():
+        check(train.mixture, results, batch_tokens=train.batch_tokens, steps=train.steps)
+    return study
+
+
+if __name__ == "__main__":
+    main(build, PRESETS, report=report, description=__doc__)
