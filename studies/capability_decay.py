@@ -105,14 +105,14 @@ class Cell:
 
     def mixture(self, languages: tuple[Language, ...], again: tuple[Language, ...] = ()) -> Mixture:
         """A dropped language has the same share in every family, and translations together theirs; the languages that
-        stay have the rest in equal parts. `again` are dropped languages, of which replay gives a share to the branch."""
+        stay have the rest in equal parts. `again`: dropped languages, of which replay gives a share to the branch."""
         settings, treatment = self.settings, self.treatment
         own = (1 - settings.translation_share) / settings.languages
         pairs = [language for language in languages if isinstance(language, Translation)]
         shares = {pair: settings.translation_share / len(pairs) for pair in pairs}
         shares |= {language: own for language in languages if language not in shares}
         spare = (1 - sum(shares.values())) / max(1, len(self.kept))
-        shares |= {language: own + spare for language in self.kept}
+        shares |= dict.fromkeys(self.kept, own + spare)
         sources = [Source(corpus=of, weight=share, loss="answers") for of, share in shares.items()]
         if self.text is not None:
             sources.append(Source(corpus=self.text, weight=1.0))
@@ -157,9 +157,7 @@ class Cell:
             Evaluation(name="layer", probe=LayerProbe(languages=dropped, trials=self.settings.trials), at=Ends()),
         )
 
-    def train(
-        self, start: Rung | Checkpoint, mixture: Mixture, tokens: int, *, rate: float = 1.0, decay: float = 0.0, **fields
-    ) -> Train:
+    def train(self, start: Rung | Checkpoint, mixture: Mixture, tokens: int, *, rate: float = 1.0, **fields) -> Train:
         settings = self.settings
         rows = max(1, settings.batch_tokens // settings.sequence_length)
         return Train(
@@ -167,7 +165,7 @@ class Cell:
             mixture=mixture,
             tokens=tokens,
             batch_tokens=rows * settings.sequence_length,
-            optimizer=AdamW(learning_rate=settings.rate * rate, weight_decay=decay),
+            optimizer=AdamW(learning_rate=settings.rate * rate),
             precision=settings.precision,
             seed=self.seed,
             **fields,
@@ -191,7 +189,9 @@ class Cell:
     def branch(self, start: Checkpoint, role: str = "treatment") -> Train:
         """Training after the drop; in the positive control nothing is dropped."""
         treatment, settings = self.treatment, self.settings
-        mixture = self.mixture(self.family.trained) if role == "positive" else self.mixture(self.remaining, self.dropped)
+        mixture = (
+            self.mixture(self.family.trained) if role == "positive" else self.mixture(self.remaining, self.dropped)
+        )
         train = self.train(
             start,
             mixture,
@@ -209,9 +209,7 @@ class Cell:
         counts: dict[str, int | None] = {f"relearn-{count}": count for count in self.settings.relearn_examples}
         stages: dict[str, Stage] = {}
         for phase, count in {**counts, "relearn-all": None}.items():
-            sources = tuple(
-                Source(corpus=language, examples=count, loss="answers") for language in self.dropped
-            )
+            sources = tuple(Source(corpus=language, examples=count, loss="answers") for language in self.dropped)
             stages[phase] = self.train(
                 Checkpoint(stage=branch),
                 replace(branch.mixture, sources=sources),
@@ -280,7 +278,9 @@ def _trials(cell: Cell, reference: Treatment) -> Iterator[Trial]:
         branch = cell.branch(Checkpoint(stage=never))
         relearned = cell.relearning(branch) if treatment == plain else {}
         yield _trial(cell, reference, {"trunk": never, "branch": branch, **relearned}, "absent")
-        yield _trial(cell, reference, {"trunk": trunk, "branch": cell.branch(Checkpoint(stage=trunk), "positive")}, "positive")
+        yield _trial(
+            cell, reference, {"trunk": trunk, "branch": cell.branch(Checkpoint(stage=trunk), "positive")}, "positive"
+        )
     if treatment == plain and treatment.family == settings.focus and cell.size in settings.varied_at:
         dealt = replace(cell, shuffled=True)
         trunk = dealt.trunk()

@@ -126,10 +126,11 @@ def check_settings(settings: Settings) -> None:
         raise UserError(f"--focus-sizes {unknown[0]}: expected some of the sizes, {', '.join(settings.sizes)}")
     for field in dataclasses.fields(settings):
         values = getattr(settings, field.name)
-        if field.name not in ("focus_sizes", "relearn_examples") and isinstance(values, tuple):
-            if not values or len(set(values)) < len(values):
-                given = " ".join(map(str, values))
-                raise UserError(f"--{_flag(field.name)} {given}: expected at least one value, each once")
+        if not isinstance(values, tuple) or field.name in ("focus_sizes", "relearn_examples"):
+            continue
+        if not values or len(set(values)) < len(values):
+            given = " ".join(map(str, values))
+            raise UserError(f"--{_flag(field.name)} {given}: expected at least one value, each once")
 
 
 def _flag(name: str) -> str:

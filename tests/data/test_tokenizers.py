@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halflife.data.corpus import Corpus, texts
-from halflife.data.tokenizers import BPE, Bytes, Codec, Tokenizer, Words, load
+from halflife.data.tokenizers import BPE, Bytes, Codec, Lexicon, Tokenizer, Words, load
 from halflife.data.tokens import document_bounds, token_array
 from halflife.errors import UserError
 from tests.data.samples import sample_corpus
@@ -24,10 +24,11 @@ def corpus(results: Path) -> Corpus:
     return sample_corpus(results)
 
 
-@pytest.fixture(scope="module", params=["bytes", "words", "bpe"])
+@pytest.fixture(scope="module", params=["bytes", "lexicon", "words", "bpe"])
 def tokenizer(request: pytest.FixtureRequest, corpus: Corpus) -> Tokenizer:
     return {
         "bytes": Bytes(),
+        "lexicon": Lexicon(pieces=("def", "return ", "é", "δ")),
         "words": Words(corpus=corpus, vocabulary=280),
         "bpe": BPE(corpus=corpus, vocabulary=300),
     }[request.param]
@@ -123,3 +124,15 @@ def test_a_tokenizer_of_one_corpus_reads_another(results: Path, tmp_path: Path) 
     tokens = token_array(results, other, "test", BPE(corpus=mine, vocabulary=300))
     codec = load(BPE(corpus=mine, vocabulary=300), results)
     assert codec.decode(tokens) == "".join(texts(results, other, "test"))
+
+
+def test_a_piece_of_a_lexicon_is_one_token_and_the_longest_wins(results: Path) -> None:
+    codec = load(Lexicon(pieces=("one", "one plus ", "two")), results)
+    assert codec.encode("one plus two!").tolist() == [258, 259, ord("!")]
+    assert codec.size == 260
+
+
+@pytest.mark.parametrize("pieces", [("one", "one"), ("",)])
+def test_a_lexicon_of_equal_or_empty_pieces_is_refused(pieces: tuple[str, ...], results: Path) -> None:
+    with pytest.raises(UserError, match="expected different pieces"):
+        load(Lexicon(pieces=pieces), results)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,13 +87,26 @@ def test_shuffled_answers_are_the_same_answers_dealt_anew_and_nothing_is_held_ou
 
 
 def test_the_pair_that_d_leaves_out_is_trained_in_neither_direction() -> None:
-    family = Family(kind="D")
+    family = Family(kind="D", subject=9)
     left = {(pair.source, pair.target) for pair in family.untrained}
-    assert left == {(FORMS[-2], FORMS[-1]), (FORMS[-1], FORMS[-2])}
+    assert left == {(FORMS[9], FORMS[0]), (FORMS[0], FORMS[9])}
     trained = {(pair.source, pair.target) for pair in family.trained if isinstance(pair, Translation)}
     assert not left & trained
     assert len(trained) == 88
     assert len([p for p in Family(kind="C").trained if isinstance(p, Translation)]) == 90
+
+
+def test_the_subject_alone_has_the_overlaps_and_the_shuffled_answers() -> None:
+    plain = Family(kind="B", size=4, subject=2)
+    for other in (replace(plain, rule_overlap=0.5), replace(plain, token_overlap=0.0), replace(plain, shuffled=True)):
+        same = [one == another for one, another in zip(plain.languages, other.languages, strict=True)]
+        assert same == [True, True, False, True]
+
+
+def test_skill_is_asked_on_held_out_items_or_on_memorised_ones_where_none_are_held_out() -> None:
+    sums, table = Addition(form="digits"), Addition(form="digits", shuffled=True)
+    assert sums.examples("skill") == sums.examples("held-out")
+    assert table.examples("skill") == table.examples("memorised")
 
 
 def test_a_dropped_language_takes_its_translations_with_it_unless_they_are_kept() -> None:

@@ -22,7 +22,7 @@ class Bytes:
 class Lexicon:
     """Given pieces, each one token wherever it stands (the longest wins); the rest falls back to bytes.
 
-    For languages whose words are known: an item is then a few tokens, and small models learn its rule, not its spelling.
+    For languages whose words are known: an item is a few tokens, and small models learn its rule, not its spelling.
     """
 
     pieces: tuple[str, ...]
