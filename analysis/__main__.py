@@ -96,6 +96,22 @@ def gallery(*, out: Path | None = None) -> None:
     print(write_gallery(out or _results() / "reports" / "gallery"))
 
 
+def prompts(
+    table: Annotated[Path, tyro.conf.Positional], /, *, threshold: float | None = None, out: Path | None = None
+) -> None:
+    """Draw a table of soft prompts, such as the published ones, with C and S, and print where the page is.
+
+    Args:
+        table: CSV with behaviour, model (present or absent), series, k, restart, seed and loss, and where known hits,
+            trials and train_loss; or the reference work's final_losses.csv.
+        threshold: Loss in nats a token that counts as reached; by default half of each behaviour's gap.
+        out: Folder to write to; by default reports/prompts in the results folder.
+    """
+    from analysis.information_report import write_prompts
+
+    print(write_prompts(table, out or _results() / "reports" / "prompts", threshold))
+
+
 def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> None:
     """List the sweeps that a store holds, the newest last.
 
@@ -116,7 +132,8 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
 
 
 COMMANDS = {
-    "report": report, "export": export, "gallery": gallery, "sweeps": sweeps, "fit": fit, "compare": compare,
+    "report": report, "export": export, "gallery": gallery, "prompts": prompts, "sweeps": sweeps,
+    "fit": fit, "compare": compare,
 }  # fmt: skip
 
 

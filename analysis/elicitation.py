@@ -7,27 +7,42 @@ reconstruction from the paper's text. Both are upper bounds: an optimizer may fa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import polars as pl
 
 from analysis.load import StudyData
-from analysis.uncertainty import t_interval
+from analysis.uncertainty import Z, middle, t_interval
 
 RUNS = {
     "behaviour": pl.String, "model": pl.String, "series": pl.String, "k": pl.Int64, "restart": pl.Int64,
     "seed": pl.Int64, "loss": pl.Float64,
 }  # fmt: skip
+MORE = {"train_loss": pl.Float64, "hits": pl.Float64, "trials": pl.Float64, "chance": pl.Float64, "numbers": pl.Float64,
+        "initial": pl.String, "size": pl.String, "loss_se": pl.Float64}  # fmt: skip
+"""What a table of runs may say besides: null where it is not known. `numbers` are those that were trained."""
+MODELS = {"treatment": "present", "absent": "absent"}
+"""By role. Other controls are no models that behaviours are compared on."""
 CLOSED = 0.5
 """Share of the gap between no prompt and the best one that the default threshold asks to be closed."""
 TOLERANCE = 0.05
 """Share of that gap by which the loss at saturation may lie above the best."""
 
 
-def runs(data: StudyData) -> pl.DataFrame:
-    """One row per trained prompt: behaviour, model (present | absent), series (the size, "" when there is one), k,
-    restart, seed and its last held-out loss. Empty where the trials have no parameter `k`."""
+def runs(data: StudyData, models: Mapping[str, str] = MODELS) -> pl.DataFrame:
+    """One row per trained prompt: RUNS and MORE, of trials of the roles in `models`, which says what each role's model
+    is called. `series` is the size ("" when there is one), and the moment at which the prompt was fitted where a study
+    has several.
+
+    Of a study that declares its prompts, a trial's points are called `<behaviour>.<prompt>/<measure>`, and an outcome
+    of a behaviour's name tells its label and chance; else every trial is one prompt, with a parameter `k`. Empty where
+    neither is so.
+    """
+    if data.declaration.prompts:
+        return _declared(data, models)
     if "k" not in data.trials.columns:
-        return pl.DataFrame(schema=RUNS)
+        return pl.DataFrame(schema=RUNS | MORE)
     outcome = data.declaration.outcomes[0]
     last = (
         data.points.filter((pl.col("phase") == outcome.phase) & (pl.col("name") == f"{outcome.task}/loss"))
@@ -35,57 +50,138 @@ def runs(data: StudyData) -> pl.DataFrame:
         .group_by("trial")
         .agg(loss=pl.col("value").last())
     )
-    trials = data.trials.filter(pl.col("role").is_in(["treatment", "absent"])).drop_nulls("k")
-    several = "size" in trials.columns and trials["size"].n_unique() > 1
+    trials = data.trials.filter(pl.col("role").is_in(list(models))).drop_nulls("k")
     named = {name: pl.col(name) for name in ("behaviour", "restart", "seed") if name in trials.columns}
-    return (
-        trials.join(last, on="trial")
-        .select(
+    return _whole(
+        trials.join(last, on="trial").select(
             named.get("behaviour", pl.lit(outcome.label)).alias("behaviour"),
-            pl.when(pl.col("role") == "absent").then(pl.lit("absent")).otherwise(pl.lit("present")).alias("model"),
-            (pl.col("size") if several else pl.lit("")).alias("series"),
+            pl.col("role").replace_strict(models).alias("model"),
+            _series(trials),
             "k",
             named.get("restart", pl.lit(0)).alias("restart"),
             named.get("seed", pl.lit(0)).alias("seed"),
             "loss",
         )
-        .cast(pl.Schema(RUNS))
     )
+
+
+def _declared(data: StudyData, models: Mapping[str, str]) -> pl.DataFrame:
+    empty = pl.DataFrame(schema=RUNS | MORE)
+    prompts = pl.DataFrame(
+        [{"prompt": name, **told} for name, told in data.declaration.prompts.items()], infer_schema_length=None
+    )
+    task = pl.col("name").str.split_exact("/", 1)
+    target = task.struct[0].str.splitn(".", 2)
+    measured = (
+        data.points.with_columns(task=target.struct[0], prompt=target.struct[1], measure=task.struct[1])
+        .join(prompts, on="prompt")
+        .sort("step", maintain_order=True)
+        .group_by("trial", "phase", "task", *prompts.columns, "measure", maintain_order=True)
+        .agg(pl.col("value").last())
+    )
+    trials = data.trials.filter(pl.col("role").is_in(list(models)))
+    if measured.is_empty() or trials.is_empty():
+        return empty
+    found = measured.pivot("measure", index=["trial", "phase", "task", *prompts.columns], values="value")
+    about = trials.select(
+        "trial", pl.col("role").replace_strict(models).alias("model"), _series(trials),
+        *(name for name in ("seed", "size") if name in trials.columns),
+    )  # fmt: skip
+    found = found.join(about, on="trial", maintain_order="left")
+    if found.is_empty():
+        return empty
+    told = {outcome.task: outcome for outcome in data.declaration.outcomes}
+    order = {task: place for place, task in enumerate(told)}
+    if found["phase"].n_unique() > 1:
+        moment = pl.col("phase").str.strip_prefix("prompts-").str.replace_all("-", " ")
+        found = found.with_columns(series=pl.concat_str("series", moment, separator=" · ").str.strip_prefix(" · "))
+    return _whole(
+        found.sort(pl.col("task").replace_strict(order, default=len(order)), maintain_order=True).with_columns(
+            behaviour=pl.col("task").replace({name: outcome.label for name, outcome in told.items()}),
+            chance=pl.col("task").replace_strict(
+                {name: outcome.chance for name, outcome in told.items()}, default=0.0, return_dtype=pl.Float64
+            ),
+        )
+    )
+
+
+def _series(trials: pl.DataFrame) -> pl.Expr:
+    several = "size" in trials.columns and trials["size"].n_unique() > 1
+    return (pl.col("size") if several else pl.lit("")).alias("series")
+
+
+def _whole(found: pl.DataFrame) -> pl.DataFrame:
+    """All columns of RUNS and MORE, in order."""
+    schema = RUNS | MORE
+    missing = {name: pl.lit(0 if name in ("restart", "seed") else None) for name in schema if name not in found.columns}
+    return found.with_columns(**missing).select(list(schema)).cast(pl.Schema(schema)).drop_nulls("loss")
+
+
+def best_restarts(prompts: pl.DataFrame) -> pl.DataFrame:
+    """Of each behaviour, model, series, seed and k the restart that was best in training, where that is known: one that
+    is chosen by the held-out loss flatters."""
+    chosen = "train_loss" if "train_loss" in prompts.columns else "loss"
+    by = [name for name in ("behaviour", "model", "series", "seed", "k") if name in prompts.columns]
+    return prompts.sort(*by, pl.col(chosen).fill_null(pl.col("loss"))).unique(by, keep="first", maintain_order=True)
 
 
 def curves(prompts: pl.DataFrame, threshold: float | None = None) -> pl.DataFrame:
     """The table of the figure: per prompt its loss (part `restart`), and per k the best restart of each seed averaged
-    over seeds (part `mean`, with t intervals), beside threshold, C and S in words.
+    over seeds (part `mean`, with t intervals; of one seed with its standard error, where there is one), beside
+    threshold, C and S, as medians over seeds (`distance_at`, `saturation_at`, infinite when not reached) and in words.
 
     `prompts` as `runs` gives them. `threshold`: T in nats; by default half of the gap between no prompt and the best
-    mean of the model that has the behaviour, so it needs k = 0. Where no gain is seen (the paired difference over
-    seeds between no prompt and the most tokens holds 0) there is neither threshold nor C nor S.
+    mean of the model of that size that has the behaviour, so it needs k = 0. Where no gain is seen (the paired
+    difference over seeds between no prompt and the most tokens holds 0) there is neither threshold nor C nor S.
 
-    The best restart is chosen on the loss that is shown: with many restarts of a noisy loss it flatters.
+    The best restart is chosen by its training loss (see `best_restarts`).
     """
     parts = []
-    for place, (_, part) in enumerate(prompts.group_by(["behaviour"], maintain_order=True)):
-        best = part.group_by("model", "series", "seed", "k").agg(pl.col("loss").min()).sort("series", "seed", "k")
-        aim = threshold if threshold is not None else default_threshold(best)
+    for place, (_, part) in enumerate(with_threshold(prompts, threshold).group_by(["behaviour"], maintain_order=True)):
+        best = best_restarts(part).sort("series", "seed", "k")
         for (model, series), own in best.group_by(["model", "series"], maintain_order=True):
-            last = int(own["k"].to_numpy().max())
-            rows = []
-            for (k,), at in own.sort("k").group_by(["k"], maintain_order=True):
-                found = t_interval(at["loss"])
-                if found is not None:
-                    rows.append((k, found.estimate, found.low, found.high))
-            means = pl.DataFrame(rows, schema={"k": pl.Int64, "loss": pl.Float64, "low": pl.Float64,
-                                               "high": pl.Float64}, orient="row")  # fmt: skip
+            last, gained, aim = int(own["k"].to_numpy().max()), gains(own), own["threshold"][0]
+            reach, stop = distances(own, aim) if aim is not None else [], saturations(own) if gained else []
             all_runs = part.filter((pl.col("model") == model) & (pl.col("series") == series))
-            both = [means.with_columns(part=pl.lit("mean")),
-                    all_runs.select("k", "loss", part=pl.lit("restart"))]  # fmt: skip
+            both = [_means(own), all_runs.select("k", "loss", part=pl.lit("restart"))]
             parts.append(pl.concat(both, how="diagonal").with_columns(
                 behaviour=pl.lit(part["behaviour"][0]), place=pl.lit(place), model=pl.lit(str(model)),
                 series=pl.lit(str(series)), threshold=pl.lit(aim, dtype=pl.Float64),
-                distance=pl.lit("" if aim is None else _told("C", distances(own, aim), last)),
-                saturation=pl.lit(_told("S", saturations(own), last) if gains(own) else "no gain"),
+                distance_at=pl.lit(float(np.median(reach)) if reach else None, dtype=pl.Float64),
+                saturation_at=pl.lit(float(np.median(stop)) if stop else None, dtype=pl.Float64),
+                distance=pl.lit(_told("C", reach, last) if reach else ""),
+                saturation=pl.lit(_told("S", stop, last) if stop else "no gain"),
             ))  # fmt: skip
     return pl.concat(parts) if parts else pl.DataFrame()
+
+
+def with_threshold(prompts: pl.DataFrame, threshold: float | None = None) -> pl.DataFrame:
+    """`prompts` with the column `threshold`: the one given, or each behaviour's and size's own by default, as different
+    sizes end at different losses; models and moments of one size share theirs."""
+    if threshold is not None:
+        return prompts.with_columns(threshold=pl.lit(threshold, dtype=pl.Float64))
+    size = pl.col("size").fill_null(pl.col("series")) if "size" in prompts.columns else pl.col("series")
+    parts = [
+        part.with_columns(threshold=pl.lit(default_threshold(best_restarts(part)), dtype=pl.Float64))
+        for _, part in prompts.group_by("behaviour", size, maintain_order=True)
+    ]
+    return pl.concat(parts) if parts else prompts.with_columns(threshold=pl.lit(None, dtype=pl.Float64))
+
+
+def _means(best: pl.DataFrame) -> pl.DataFrame:
+    """k, loss, low, high over seeds, part `mean`."""
+    rows = []
+    for (k,), at in best.sort("k").group_by(["k"], maintain_order=True):
+        found = t_interval(at["loss"])
+        if found is None:
+            continue
+        low, high = found.low, found.high
+        error = at["loss_se"][0] if "loss_se" in at.columns and at.height == 1 else None
+        if error is not None:
+            low, high = found.estimate - Z * error, found.estimate + Z * error
+        rows.append((k, found.estimate, low, high, "mean"))
+    names = {"k": pl.Int64, "loss": pl.Float64, "low": pl.Float64, "high": pl.Float64, "part": pl.String}
+    return pl.DataFrame(rows, schema=names, orient="row")
 
 
 def default_threshold(best: pl.DataFrame) -> float | None:
@@ -97,8 +193,16 @@ def default_threshold(best: pl.DataFrame) -> float | None:
 
 
 def gains(best: pl.DataFrame) -> bool:
-    """Whether the most tokens do better than the fewest, paired by seed and series; one pair is taken at its word."""
-    ends = best.sort("k").group_by("seed", "series").agg(gain=pl.col("loss").first() - pl.col("loss").last())
+    """Whether the most tokens do better than the fewest, paired by seed and series; one pair by its standard errors,
+    and where it has none it is taken at its word."""
+    ends = best.sort("k").group_by("seed", "series").agg(
+        gain=pl.col("loss").first() - pl.col("loss").last(),
+        error=(pl.col("loss_se").first() ** 2 + pl.col("loss_se").last() ** 2).sqrt()
+        if "loss_se" in best.columns
+        else pl.lit(None, dtype=pl.Float64),
+    )  # fmt: skip
+    if ends.height == 1 and ends["error"][0] is not None:
+        return ends["gain"][0] > Z * ends["error"][0]
     found = t_interval(ends["gain"])
     return found is not None and (found.low if found.low is not None else found.estimate) > 0
 
@@ -124,12 +228,12 @@ def saturations(best: pl.DataFrame) -> list[float]:
 
 
 def _told(name: str, values: list[float], last: int) -> str:
-    """Median over seeds and their range: of 5 seeds the range holds the median in 94 % of cases (order statistics),
-    and values that were not reached have their place in both."""
-    middle, low, high = float(np.median(values)), min(values), max(values)
-    reached = sum(np.isfinite(values))
-    if not np.isfinite(middle):
-        return f"{name} not reached by k = {last}" + (f" ({reached} of {len(values)} seeds did)" if reached else "")
-    if low == high:
-        return f"{name} = {middle:g}"
-    return f"{name} = {middle:g} [{low:g}, {f'{high:g}' if np.isfinite(high) else f'> {last}'}]"
+    """Median over seeds and its interval by order statistics, in which values not reached have their place."""
+    found = middle(values)
+    if not np.isfinite(found.estimate):
+        some = f" ({found.reached} of {found.count} seeds did)" if found.reached else ""
+        return f"{name} not reached by k = {last}{some}"
+    if found.low == found.high:
+        return f"{name} = {found.estimate:g}"
+    high = f"{found.high:g}" if np.isfinite(found.high) else f"> {last}"
+    return f"{name} = {found.estimate:g} [{found.low:g}, {high}]"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from analysis import elicitation, generated
+from analysis import elicitation, generated, information
 from analysis.figures import FIGURES
 from analysis.load import StudyData
 from analysis.plates import draw_plate, new_folders, pages
@@ -30,8 +30,14 @@ PROMPTS = (
 @cache
 def example(name: str) -> tuple[pl.DataFrame, str]:
     """The table that the gallery draws for a figure, and what is planted in it."""
-    if name == "soft_prompts":
-        return elicitation.curves(generated.soft_prompts()), PROMPTS
+    if name in ("soft_prompts", "distances", "restarts"):
+        prompts = generated.soft_prompts()
+        tables = {
+            "soft_prompts": lambda: elicitation.curves(prompts),
+            "distances": lambda: information.distance_table(prompts),
+            "restarts": lambda: information.restart_table(information.reached(prompts, "loss")),
+        }
+        return tables[name](), PROMPTS
     sources: dict[str, tuple[Callable[[], StudyData], str]] = {
         "overlap": (_overlap, OVERLAP), "pareto": (_search, SEARCH),
     }  # fmt: skip

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 LEVEL = 0.95
+Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +65,38 @@ def t_interval(values: Iterable[float], level: float = LEVEL) -> Interval | None
     reach = stats.t.ppf(0.5 + level / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
     mean = float(x.mean())
     return Interval(estimate=mean, low=mean - float(reach), high=mean + float(reach), count=int(x.size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Middle:
+    """A median over seeds of values that may be infinite where something was not reached, and its interval."""
+
+    estimate: float
+    low: float
+    high: float
+    coverage: float
+    """Probability that the interval holds the median of all seeds, whatever their distribution; 0 of a single seed."""
+    reached: int
+    """Values that are finite."""
+    count: int
+
+
+def middle(values: Iterable[float], level: float = LEVEL) -> Middle:
+    """Median and the narrowest interval of order statistics that covers it with probability `level`; of few values,
+    which no such interval does (5 give 0.94), their range, with the coverage that it has.
+
+    The sign test's interval: the r-th from both ends covers with 1 - 2 P(Binomial(n, 1/2) < r). Raises ValueError
+    without values.
+    """
+    x = np.sort(np.array(list(values), dtype=float))
+    if not x.size or np.isnan(x).any():
+        raise ValueError("a median of no values, or of values that are no numbers")
+    ranks = np.arange(1, (x.size + 1) // 2 + 1)
+    covers = np.maximum(0.0, 1 - 2 * stats.binom.cdf(ranks - 1, x.size, 0.5))
+    rank = int(ranks[covers >= level][-1]) if (covers >= level).any() else 1
+    below, above = x[(x.size - 1) // 2], x[x.size // 2]
+    return Middle(
+        estimate=float(below) if below == above else float((below + above) / 2), low=float(x[rank - 1]),
+        high=float(x[x.size - rank]), coverage=float(covers[rank - 1]), reached=int(np.isfinite(x).sum()),
+        count=int(x.size),
+    )  # fmt: skip

@@ -62,6 +62,8 @@ FIGURES = {
         Recipe(name="overlap", title="Overlap with what stays", nothing="no dial of overlap was varied"),
         Recipe(name="pareto", title="What the search found", nothing="nothing was searched for"),
         Recipe(name="soft_prompts", title="Tokens that bring it back", nothing="no soft prompt was trained"),
+        Recipe(name="distances", title="How many tokens it takes", nothing="no behaviour was reached by any prompt"),
+        Recipe(name="restarts", title="How often a restart gets there", nothing="no prompt was fitted more than once"),
         Recipe(name="clean_loss", title="The price on clean text", nothing="clean loss was not measured"),
     )
 }

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from math import isfinite
+
+import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,12 +19,15 @@ from analysis.load import StudyData
 CAPTION = (
     "One panel a behaviour: loss on the fixed held-out set against the number of prompt tokens k (0 is no prompt, set "
     "apart from the log axis); faint points are all restarts, lines join the best restart of each seed, averaged over "
-    "seeds, bars are 95 % t intervals over seeds. Solid: the model that has the behaviour, dashed: one that never had "
-    "it, given the same examples and steps. Dashed horizontal: the threshold. C is the conditional distance, the "
-    "smallest k that reaches it (an upper bound: the optimizer may have failed), or not reached; S the saturation, "
-    "beyond which more tokens no longer help. What the behaviour needs beyond teaching is C without it less C with it."
+    "seeds, bars are 95 % t intervals over seeds (of a single seed, of its loss, where known). Solid: the model that "
+    "has the behaviour, dashed: one that never had it, given the same examples and steps. Dashed horizontal: the "
+    "threshold T, half of the gap closed. C (triangle) is the conditional distance, the smallest k that reaches T (an "
+    "upper bound: the optimizer may have failed), or not reached; S (square) the saturation, beyond which more tokens "
+    "no longer help. What the behaviour needs beyond teaching is C without it less C with it."
 )
 COLUMNS = 3
+TITLE = 25
+"""Characters of a panel's title on one line."""
 LOOK = {"present": "-", "absent": (0, (4, 2))}
 
 
@@ -30,21 +38,19 @@ def soft_prompts_table(data: StudyData) -> pl.DataFrame:
 
 
 def draw_soft_prompts(table: pl.DataFrame) -> Figure:
-    """`table`: behaviour, place, model (present | absent), series (size or name, "" for one), k, part (restart |
-    mean), loss, low, high, threshold, distance (text for C), saturation (text for S)."""
+    """`table` as `elicitation.curves` gives it."""
     panels = table.sort("place").partition_by("place", maintain_order=True)
-    series = table["series"].unique().sort().to_list()
+    series = sorted(table["series"].unique(), key=by_size)
     colours = dict(zip(series, style.colours(len(series)), strict=True))
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    last = int(table["k"].to_numpy().max())
     with style.styled():
         figure = style.new_figure(0.6 + 2.15 * rows, width=style.WIDTH if columns > 1 else 4.2)
         grid = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes, part in zip(grid, panels, strict=False):
-            zero = style.token_axis(axes, last)
+            zero = style.token_axis(axes, int(part["k"].to_numpy().max()))
             _panel(axes, part.with_columns(at=pl.when(pl.col("k") == 0).then(zero).otherwise("k")), colours)
-            axes.set_title(part["behaviour"][0])
+            axes.set_title(textwrap.fill(part["behaviour"][0], TITLE if columns > 1 else 2 * TITLE))
         style.small_multiples(grid, len(panels), columns)
         figure.supxlabel("soft-prompt tokens k", fontsize=8)
         figure.supylabel("held-out loss (nats a token)", fontsize=8)
@@ -53,13 +59,39 @@ def draw_soft_prompts(table: pl.DataFrame) -> Figure:
         for model, label in (("present", "has the behaviour"), ("absent", "never had it")):
             if (table["model"] == model).any():
                 handles.append(Line2D([], [], color=style.INK, ls=LOOK[model], lw=1.4, label=label))
+        for marker, label in (("v", "C"), ("s", "S")):
+            handles.append(Line2D([], [], color=style.INK, ls="", marker=marker, mfc="none", ms=5, label=label))
         style.legend_above(figure, handles)
     return figure
 
 
+def by_size(name: str) -> tuple[float, str]:
+    """Sorts names that begin with a size (70m, 1.4b) by it, others after them by the alphabet."""
+    found = re.match(r"([\d.]+)([kmb])\b", name)
+    return (float(found[1]) * 1000.0 ** "kmb".index(found[2]) if found else float("inf"), name)
+
+
+def _marks(axes: Axes, head: dict, means: pl.DataFrame, colour: str) -> None:
+    """C on the threshold and S on the curve, where they were reached."""
+    reached, stop = head["distance_at"], head["saturation_at"]
+    if reached is not None and isfinite(reached):
+        at = _place(means, reached)
+        axes.plot(at, head["threshold"], "v", ms=5, color=colour, mec="white", mew=0.5, zorder=6)
+    if stop is not None and isfinite(stop):
+        at = _place(means, stop)
+        axes.plot(at, np.interp(at, means["at"], means["loss"]), "s", ms=5.5, mfc="none", mec=colour, mew=1.1, zorder=6)
+
+
+def _place(means: pl.DataFrame, k: float) -> float:
+    """Where k is drawn: 0 stands apart."""
+    return means["at"][0] if k < 1 else k
+
+
 def _panel(axes: Axes, part: pl.DataFrame, colours: dict) -> None:
     said = []
-    for (model, name), own in part.sort("series", "k").group_by(["model", "series"], maintain_order=True):
+    for (model, name), own in part.sort("model", "series", "k", descending=[True, False, False]).group_by(
+        ["model", "series"], maintain_order=True
+    ):
         colour, dash = colours[name], LOOK[str(model)]
         restarts, means = (own.filter(pl.col("part") == kind) for kind in ("restart", "mean"))
         axes.plot(restarts["at"], restarts["loss"], "o", ms=1.8, color=colour, alpha=0.3, mec="none", zorder=2)
@@ -69,9 +101,11 @@ def _panel(axes: Axes, part: pl.DataFrame, colours: dict) -> None:
         if part["series"].n_unique() == 1:  # of several sizes the table tells
             found = [text.split(" by k")[0] for text in (head["distance"], head["saturation"]) if text]
             said += found if part["model"].n_unique() == 1 else [f"{model}: {', '.join(found)}"]
-    threshold = part["threshold"][0]
-    if threshold is not None:
-        axes.axhline(threshold, color=style.INK, lw=0.7, ls=(0, (4, 3)), zorder=1)
+        _marks(axes, head, means, colour)
+    aims = part.drop_nulls("threshold").unique("series", maintain_order=True)
+    for name, threshold in aims.select("series", "threshold").iter_rows():
+        colour = colours[name] if aims["threshold"].n_unique() > 1 else style.INK
+        axes.axhline(threshold, color=colour, lw=0.7, ls=(0, (4, 3)), zorder=1)
     if said:
         text = axes.annotate(
             "\n".join(said), (0.98, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize=7, linespacing=1.3

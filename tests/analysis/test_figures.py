@@ -18,7 +18,8 @@ from analysis.figures.style import colours, new_figure, rendered, styled, trimme
 from analysis.gallery import example
 
 NAMES = sorted(FIGURES)
-ELSEWHERE = ("overlap", "pareto", "soft_prompts")
+PROMPTS = ("soft_prompts", "distances", "restarts")
+ELSEWHERE = ("overlap", "pareto", *PROMPTS)
 """Figures of other studies than a sweep of backdoors: drawn from the gallery's data only."""
 SWEPT = [name for name in NAMES if name not in ELSEWHERE]
 
@@ -106,7 +107,7 @@ def test_the_same_table_draws_the_same_bytes(small):
     assert first == second
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "soft_prompts"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PROMPTS])
 def test_a_figure_without_points_has_an_empty_table(small, name):
     assert FIGURES[name].table(replace(small, points=small.points.clear())).is_empty()
 

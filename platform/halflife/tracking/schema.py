@@ -148,6 +148,9 @@ class Declaration:
     objectives: tuple[Objective, ...] = ()
     """Of an adaptive search; empty for a grid."""
     constraints: tuple[Constraint, ...] = ()
+    prompts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of soft prompts that one phase fits together: by the end of a task's name, `<behaviour>.<prompt>`, what sets the
+    prompt apart (k, restart, initial, ...)."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The settings as given, for reproduction."""
     schema: int = SCHEMA

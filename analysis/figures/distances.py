@@ -1,0 +1,86 @@
+"""How many tokens each behaviour takes: with it, without it, and the difference."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis import elicitation, information
+from analysis.figures import style
+from analysis.load import StudyData
+
+CAPTION = (
+    "One row a behaviour (and size): the conditional distance C, the smallest number of prompt tokens that closes half "
+    "of the gap, as the median over seeds; bars are its interval by order statistics, the range where there are fewer "
+    "than six seeds. Filled: the model that has the behaviour, open: one that never had it, given the same examples "
+    "and steps, so what lies left of its mark was elicited, not taught. An arrow: not reached by the largest k tried. "
+    "Squares: the saturation S. A prompt that was found bounds C from above: the optimizer may have failed."
+)
+WITH, WITHOUT, STOPS = "has the behaviour", "never had it", "saturation S"
+
+
+def distances_table(data: StudyData) -> pl.DataFrame:
+    """`information.distance_table` of the study's prompts, by held-out loss."""
+    prompts = elicitation.runs(data)
+    return information.distance_table(prompts) if prompts.height else pl.DataFrame()
+
+
+def draw_distances(table: pl.DataFrame) -> Figure:
+    """`table` as `information.distance_table` gives it."""
+    table = table.with_columns(row=_label())
+    names = table["row"].unique(maintain_order=True).to_list()
+    last = int(table["last_k"].to_numpy().max())
+    with style.styled():
+        figure = style.new_figure(1.0 + 0.27 * len(names))
+        axes = figure.subplots()
+        zero = style.token_axis(axes, 2 * last)
+        for place, name in zip(range(len(names))[::-1], names, strict=True):
+            for row in table.filter(pl.col("row") == name).iter_rows(named=True):
+                _row(axes, row, place, zero)
+        axes.set_yticks(range(len(names))[::-1], names)
+        axes.set_ylim(-0.6, len(names) - 0.4)
+        axes.set_xlabel("soft-prompt tokens k")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        style.despine(figure)
+        marks = [("o", style.INK, f"C, {WITH}")]
+        if (table["model"] == "absent").any():
+            marks.append(("o", "white", f"C, {WITHOUT}"))
+        marks += [("s", "none", STOPS), (">", style.INK, "not reached")]
+        handles = [
+            Line2D([], [], color=style.INK, ls="", marker=marker, mfc=face, ms=5, label=label)
+            for marker, face, label in marks
+        ]
+        style.legend_above(figure, handles)
+    return figure
+
+
+def _label() -> pl.Expr:
+    series = pl.when(pl.col("series") == "").then(pl.lit("")).otherwise(pl.concat_str(pl.lit(" · "), "series"))
+    return pl.concat_str("behaviour", series)
+
+
+def _row(axes: Axes, row: dict, place: float, zero: float) -> None:
+    present = row["model"] == "present"
+    y = place + (0.14 if present else -0.14)
+    beyond = 1.35 * row["last_k"]
+
+    if row["c"] is None:
+        if present:
+            axes.annotate("no gain", (zero, place), va="center", fontsize=7, color=style.MUTED)
+        return
+
+    def at(value: float) -> float:
+        return zero if value < 1 else min(value, beyond)
+
+    axes.plot([at(row["c_low"]), at(row["c_high"])], [y, y], color=style.INK, lw=1.3, solid_capstyle="butt", zorder=3)
+    if np.isfinite(row["c"]):
+        face = style.INK if present else "white"
+        axes.plot(at(row["c"]), y, "o", ms=5, mfc=face, mec=style.INK, mew=1.0, zorder=5)
+    if not np.isfinite(row["c_high"]):
+        axes.plot(beyond, y, ">", ms=5, mfc=style.INK if present else "white", mec=style.INK, mew=1.0, zorder=5)
+    if present and row["s"] is not None and np.isfinite(row["s"]):
+        axes.plot(at(row["s"]), y, "s", ms=6.5, mfc="none", mec=style.MUTED, mew=1.0, zorder=4)

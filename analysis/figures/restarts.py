@@ -1,0 +1,61 @@
+"""How often a restart gets there: what one trained prompt says, and what it does not."""
+
+from __future__ import annotations
+
+import textwrap
+
+import polars as pl
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis import elicitation, information
+from analysis.figures import style
+from analysis.figures.soft_prompts import COLUMNS, LOOK, TITLE, by_size
+from analysis.load import StudyData
+
+CAPTION = (
+    "One panel a behaviour: of all restarts of all seeds, the share whose prompt of k tokens closes half of the gap, "
+    "with Wilson's 95 % intervals; solid on the model that has the behaviour, dashed on one that never had it. Where "
+    "the share is small, a single prompt that fails says little."
+)
+
+
+def restarts_table(data: StudyData) -> pl.DataFrame:
+    """`information.restart_table` of the study's prompts, by held-out loss."""
+    prompts = elicitation.runs(data)
+    scored = information.reached(prompts, "loss") if prompts.height else prompts
+    if scored.is_empty() or scored.filter(pl.col("k") > 0)["restart"].n_unique() < 2:
+        return pl.DataFrame()
+    return information.restart_table(scored)
+
+
+def draw_restarts(table: pl.DataFrame) -> Figure:
+    """`table` as `information.restart_table` gives it."""
+    several = table["initial"].n_unique() > 1
+    table = table.with_columns(line=pl.col("initial") if several else pl.col("series"))
+    lines = sorted(table["line"].fill_null("").unique(), key=by_size)
+    colours = dict(zip(lines, style.colours(len(lines)), strict=True))
+    panels = table.partition_by("behaviour", maintain_order=True)
+    columns = min(COLUMNS, len(panels))
+    with style.styled():
+        figure = style.new_figure(0.6 + 1.8 * -(-len(panels) // columns), width=style.WIDTH if columns > 1 else 4.2)
+        grid = list(figure.subplots(-(-len(panels) // columns), columns, squeeze=False, sharey=True).flat)
+        for axes, part in zip(grid, panels, strict=False):
+            style.token_axis(axes, int(part["k"].to_numpy().max()))
+            axes.set_xlim(left=0.8)
+            for (model, line, _), own in part.sort("k").group_by(["model", "line", "series"], maintain_order=True):
+                colour = colours[line or ""]
+                axes.plot(own["k"], own["rate"], color=colour, ls=LOOK[str(model)], marker="o", ms=3, lw=1.4)
+                axes.vlines(own["k"], own["low"], own["high"], color=colour, lw=0.8)
+            axes.set_ylim(-0.04, 1.04)
+            axes.set_title(textwrap.fill(part["behaviour"][0], TITLE))
+        style.small_multiples(grid, len(panels), columns)
+        figure.supxlabel("soft-prompt tokens k", fontsize=8)
+        figure.supylabel("share of restarts", fontsize=8)
+        style.despine(figure)
+        handles = [Line2D([], [], color=colours[name], lw=1.6, label=name) for name in lines if name]
+        for model, label in (("present", "has the behaviour"), ("absent", "never had it")):
+            if (table["model"] == model).any():
+                handles.append(Line2D([], [], color=style.INK, ls=LOOK[model], lw=1.4, label=label))
+        style.legend_above(figure, handles)
+    return figure

@@ -1,0 +1,344 @@
+"""The report of a study of soft prompts, and a page of anyone's table of them: what it takes to reach a behaviour."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from analysis import elicitation, information
+from analysis.checks import Check
+from analysis.errors import UserError
+from analysis.figures import FIGURES
+from analysis.load import StudyData
+from analysis.plates import draw_plate, new_folders, pages
+from analysis.published import read_prompts
+from analysis.scaling import SEEDS
+from analysis.tables import csv_text, page_table
+from analysis.uncertainty import binomial_interval, t_interval
+from analysis.words import listed, masked, plural
+from halflife.tracking import schema
+
+PHASE = "prompts"
+"""Phase of the outcomes of a study that asks how much information a behaviour takes."""
+SHOWN = ("soft_prompts", "distances", "restarts")
+TRIGGERED = 0.9
+"""Success with the cause itself, at least, for a behaviour to be there."""
+LOOSE = 0.05
+"""Share of the gap by which a larger k may do worse without being called a failure of the optimizer."""
+BASE, DETUNED = "continuation", "detuning"
+"""Tasks of the null and of detuning: what a fine-tuned model lost of the first is what the second may bring back."""
+
+
+def is_information(data: StudyData) -> bool:
+    """Whether the study asks how much it takes to reach its behaviours, and not how long they last."""
+    return bool(data.declaration.prompts) and all(outcome.phase == PHASE for outcome in data.declaration.outcomes)
+
+
+def information_page(data: StudyData, out: Path, tracking_uri: str) -> str:
+    """The HTML; its figures and tables are written below `out` on the way."""
+    from analysis.report import _axes, _counts, _efficiency, _mark, _provenance
+
+    prompts, found = elicitation.runs(data), checks(data)
+    axes = _axes(data)
+    names = [name for name in data.declaration.figures if name in FIGURES] or list(SHOWN)
+    html = (
+        pages()
+        .get_template("information.html")
+        .render(
+            declaration=data.declaration,
+            sentences=sentences(data, prompts),
+            invalid=[check.name for check in found if check.required and check.passed is False],
+            checks=[_mark(check) for check in found],
+            axes=[axis for axis in axes if axis["varies"]],
+            fixed=[axis for axis in axes if not axis["varies"]],
+            counts=_counts(data),
+            plates=[draw_plate(FIGURES[name], FIGURES[name].table(data), out) for name in names],
+            tables=_tables(prompts, out),
+            efficiency=_efficiency(data.totals),
+            provenance=_provenance(data, tracking_uri),
+        )
+    )
+    return masked(html)
+
+
+def write_prompts(path: Path, out: Path, threshold: float | None = None) -> Path:
+    """A page of the prompts in a CSV (see `published.read_prompts`); returns the HTML file.
+
+    Raises UserError when the table cannot be read or has no prompts.
+    """
+    prompts = read_prompts(path)
+    if prompts.is_empty():
+        raise UserError(f"{path} holds no prompts: expected at least one row with a loss")
+    new_folders(out, SHOWN)
+    scored = information.reached(prompts, "loss", threshold)
+    restarts = information.restart_table(scored) if prompts["restart"].n_unique() > 1 else pl.DataFrame()
+    tables = {
+        "soft_prompts": elicitation.curves(prompts, threshold),
+        "distances": information.distance_table(prompts, threshold=threshold),
+        "restarts": restarts,
+    }
+    html = (
+        pages()
+        .get_template("information.html")
+        .render(
+            declaration=schema.Declaration(
+                study=path.name, title=f"Soft prompts of {path.name}", preset="", axes=(), outcomes=(), controls=(),
+                figures=(), question="How many tokens does it take to reach a behaviour?", reading="",
+            ),
+            sentences=_taken(tables["distances"]), invalid=[], checks=[], axes=[], fixed=[],
+            counts=f"{plural(prompts.height, 'prompt')} of {plural(prompts['behaviour'].n_unique(), 'behaviour')}",
+            plates=[draw_plate(FIGURES[name], table, out) for name, table in tables.items() if table.height],
+            tables=_tables(prompts, out, threshold), efficiency=[], provenance=None,
+        )
+    )  # fmt: skip
+    page = out / "prompts.html"
+    page.write_text(masked(html), encoding="utf-8")
+    return page
+
+
+def _tables(prompts: pl.DataFrame, out: Path, threshold: float | None = None) -> list[dict[str, Any]]:
+    """What the page shows as tables, written as CSV as well; those without a row are left out."""
+    asked = prompts.drop_nulls(["hits", "trials"]) if "hits" in prompts.columns else prompts.clear()
+    frames = {
+        "C and S by held-out loss": ("distance_by_loss", information.distance_table(prompts, "loss", threshold)),
+        "C by success": ("distance_by_success", information.distance_table(asked, "success")),
+        "C(absent) − C(present), by loss": ("difference_by_loss", information.difference_table(prompts, "loss")),
+        "C(absent) − C(present), by success": (
+            "difference_by_success",
+            information.difference_table(asked, "success"),
+        ),
+        "Every prompt": ("prompts", prompts),
+    }
+    found = []
+    for title, (name, frame) in frames.items():
+        if frame.height:
+            (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
+            kept = [column.name for column in frame if column.null_count() < frame.height]
+            found.append({"title": title, "name": name, "table": page_table(frame.select(kept))})
+    return found
+
+
+def sentences(data: StudyData, prompts: pl.DataFrame) -> list[str]:
+    """What opens the report: what elicitation takes beyond teaching, what each behaviour takes, null and detuning."""
+    if prompts.is_empty():
+        return ["The data cannot tell: no prompt was fitted and measured."]
+    found = [
+        _beyond(prompts),
+        *_taken(information.distance_table(prompts)),
+        _null(data, prompts),
+        _detuned(data, prompts),
+    ]
+    seeds = prompts["seed"].n_unique()
+    few = f"A demonstration: {seeds} of {SEEDS} seeds." if seeds < SEEDS else ""
+    return [text for text in (*found, few) if text]
+
+
+def _beyond(prompts: pl.DataFrame) -> str:
+    asked = prompts.drop_nulls(["hits", "trials"])
+    table, criterion = information.difference_table(asked, "success"), "half of what is asked is right"
+    if table.is_empty():
+        table, criterion = information.difference_table(prompts, "loss"), "half of the gap is closed"
+    told = [row for row in table.iter_rows(named=True) if row.get("difference") is not None]
+    if not told:
+        return (
+            ""
+            if table.is_empty()
+            else ("The data cannot tell what elicitation takes beyond teaching: no model reached the behaviour.")
+        )
+    parts = []
+    for row in told:
+        where = f"{row['behaviour']}{_of(row['series'])}"
+        ends = (
+            f" [{_tokens(row['low'])}, {_tokens(row['high'])}]" if row["pairs"] - row["untold"] > 1 else " (one seed)"
+        )
+        parts.append(f"{where} {_tokens(row['difference'])}{ends}")
+    return (
+        "What the behaviour needs beyond teaching, C without it less C with it, in tokens until "
+        f"{criterion}: {'; '.join(parts)}. Above 0 the prompt finds something that is there."
+    )
+
+
+def _tokens(value: float) -> str:
+    return f"{value:+g}".replace("-", "−") if np.isfinite(value) else ("not reached without it" if value > 0 else "−∞")
+
+
+def _of(series: str) -> str:
+    return f" at {series}" if series else ""
+
+
+def _taken(table: pl.DataFrame) -> list[str]:
+    """C of every behaviour that shows a gain, in one sentence a series."""
+    said = []
+    if table.is_empty() or "c" not in table.columns:
+        return ["No behaviour gained from any prompt."]
+    shown = table.filter((pl.col("model") == "present") & pl.col("c").is_not_null())
+    for (series,), part in shown.group_by(["series"], maintain_order=True):
+        each = [
+            f"{row['behaviour']} {row['c']:g}" if np.isfinite(row["c"])
+            else f"{row['behaviour']} not by {row['last_k']}"
+            for row in part.iter_rows(named=True)
+        ]  # fmt: skip
+        head = f"Tokens that close half of the gap (C){_of(str(series))}: "
+        said.append(f"{head}{listed(each)}.")
+    return said
+
+
+def _gain(part: pl.DataFrame) -> Any:
+    """Interval over seeds of the paired gain between no prompt and the most tokens."""
+    best = elicitation.best_restarts(part).sort("k")
+    ends = best.group_by("series", "seed").agg(gain=pl.col("loss").first() - pl.col("loss").last())
+    return t_interval(ends["gain"])
+
+
+def _null(data: StudyData, prompts: pl.DataFrame) -> str:
+    part = prompts.filter((pl.col("behaviour") == _label(data, BASE)) & (pl.col("model") == "present"))
+    gain = _gain(part) if part.height else None
+    if gain is None:
+        return ""
+    if gain.low is None:
+        return f"The null, text as it was trained on: {gain.estimate:+.3f} nats a token, one seed."
+    verdict = "no gain is seen" if gain.contains(0) else "it gains" if gain.estimate > 0 else "prompts only harm"
+    return (
+        f"The null, text as it was trained on: {verdict} ({gain.estimate:+.3f} nats a token "
+        f"[{gain.low:+.3f}, {gain.high:+.3f}], most tokens against none)."
+    )
+
+
+def _detuned(data: StudyData, prompts: pl.DataFrame) -> str:
+    """Share of the loss that fine-tuning cost on the old text that a prompt brings back, seed by seed."""
+    by, best = ["size", "seed"], elicitation.best_restarts(prompts.filter(pl.col("model") == "present"))
+    base = best.filter((pl.col("behaviour") == _label(data, BASE)) & (pl.col("k") == 0)).select(*by, base="loss")
+    tuned = best.filter(pl.col("behaviour") == _label(data, DETUNED)).sort("k")
+    shares = []
+    for row in (
+        tuned.group_by(by, maintain_order=True)
+        .agg(bare=pl.col("loss").first(), prompted=pl.col("loss").last(), k=pl.col("k").last())
+        .join(base, on=by, nulls_equal=True)
+        .iter_rows(named=True)
+    ):
+        share = information.closed_share(row["bare"], row["prompted"], row["base"])
+        if share is not None:
+            shares.append((row["seed"], share, row["k"]))
+    if not shares:
+        return ""
+    by_seed = [float(np.mean([s for seed, s, _ in shares if seed == own])) for own in sorted({s[0] for s in shares})]
+    found = t_interval(by_seed)
+    assert found is not None
+    ends = (
+        f" [{found.low:.0%}, {found.high:.0%}]" if found.low is not None and found.high is not None else " (one seed)"
+    )
+    share = f"{found.estimate:.0%}{ends}"
+    return f"Detuning: {shares[0][2]} tokens bring back {share} of what fine-tuning cost on the old text."
+
+
+def _label(data: StudyData, task: str) -> str:
+    return next((outcome.label for outcome in data.declaration.outcomes if outcome.task == task), task)
+
+
+def checks(data: StudyData) -> list[Check]:
+    return [
+        check
+        for check in (
+            _controls(data),
+            _positive(data),
+            _unfitted(data),
+            _null_check(data),
+            _monotone(data),
+            _ended(data),
+        )
+        if check is not None
+    ]
+
+
+def _controls(data: StudyData) -> Check:
+    roles = set(data.trials["role"])
+    tasks = {name.split("/")[0].split(".")[0] for name in data.points["name"].unique()}
+    missing = [
+        control.label
+        for control in data.declaration.controls
+        if (control.role and control.role not in roles) or (control.task and control.task not in tasks)
+    ]
+    found = f"missing: {listed(missing)}" if missing else f"all {len(data.declaration.controls)} declared controls"
+    return Check(name="Controls ran", expected="every declared control", found=found, passed=not missing, required=True)
+
+
+def _positive(data: StudyData) -> Check | None:
+    """The cause itself, without a prompt: that the behaviour is there to be found."""
+    runs = elicitation.runs(data, {"positive": "positive"}).drop_nulls(["hits", "trials"]).filter(pl.col("k") == 0)
+    if runs.is_empty():
+        return None
+    sizes = runs.group_by("behaviour", "series", maintain_order=True).agg(pl.col("hits", "trials").sum())
+    rates = (sizes["hits"] / sizes["trials"]).to_list()
+    low, high = binomial_interval(sizes["hits"].to_numpy(), sizes["trials"].to_numpy())
+    said = [
+        f"{behaviour}{_of(series)} {rate:.3f} [{a:.3f}, {b:.3f}]"
+        for (behaviour, series), rate, a, b in zip(
+            sizes.select("behaviour", "series").iter_rows(), rates, low, high, strict=True
+        )
+    ]
+    return Check(
+        name="The behaviour is there", expected=f"success with the cause itself at least {TRIGGERED:g}",
+        found="; ".join(said), passed=min(rates) >= TRIGGERED, required=True,
+    )  # fmt: skip
+
+
+def _unfitted(data: StudyData) -> Check | None:
+    """Prompts as they begin: that what is found was found by fitting."""
+    runs = elicitation.runs(data, {"null": "null"}).drop_nulls(["hits", "trials"]).filter(pl.col("k") > 0)
+    if runs.is_empty():
+        return None
+    share = float(runs["hits"].to_numpy().sum() / runs["trials"].to_numpy().sum())
+    chance = float(runs["chance"].fill_null(0.0).to_numpy().max())
+    return Check(
+        name="Prompts that were not fitted do nothing", expected=f"success at most {LOOSE:g} above chance",
+        found=f"{share:.3f} in {plural(runs.height, 'prompt')}; chance {chance:.3f}", passed=share <= chance + LOOSE,
+    )  # fmt: skip
+
+
+def _null_check(data: StudyData) -> Check | None:
+    prompts = elicitation.runs(data)
+    part = prompts.filter((pl.col("behaviour") == _label(data, BASE)) & (pl.col("model") == "present"))
+    gain = _gain(part) if part.height else None
+    if gain is None:
+        return None
+    told = "one seed" if gain.low is None else f"[{gain.low:+.3f}, {gain.high:+.3f}]"
+    return Check(
+        name="Nothing to gain where nothing is to be brought back",
+        expected="the interval of the gain on text as trained on holds 0", found=f"{gain.estimate:+.3f} nats {told}",
+        passed=None if gain.low is None else gain.contains(0),
+    )  # fmt: skip
+
+
+def _monotone(data: StudyData) -> Check | None:
+    """A larger k can do all that a smaller one does: where it did worse, the optimizer failed."""
+    best = elicitation.best_restarts(elicitation.runs(data))
+    worse, pairs = [], 0
+    by = ["behaviour", "model", "series", "seed"]
+    for (behaviour, model, series, seed), own in best.group_by(by, maintain_order=True):
+        losses = own.sort("k").select("k", "loss").rows()
+        gap = losses[0][1] - min(loss for _, loss in losses)
+        for (_, before), (k, after) in itertools.pairwise(losses):
+            pairs += 1
+            if after > before + LOOSE * gap + 1e-3:
+                worse.append(f"{behaviour} ({model}{_of(str(series))}, seed {seed}) at k = {k}")
+    if not pairs:
+        return None
+    shown = f": {'; '.join(worse[:3])}{' ...' if len(worse) > 3 else ''}" if worse else ""
+    return Check(
+        name="More tokens never do worse", expected=f"no rise of the best loss by more than {LOOSE:.0%} of the gap",
+        found=f"{len(worse)} of {plural(pairs, 'step')}{shown}", passed=not worse,
+    )  # fmt: skip
+
+
+def _ended(data: StudyData) -> Check:
+    columns = [name for name in data.trials.columns if name.startswith("outcome_")]
+    ends = [state.split(":")[0] for name in columns for state in data.trials[name].drop_nulls()]
+    lost = [state for state in ends if state != "complete"]
+    return Check(
+        name="Trials ended well", expected="every stage complete",
+        found=f"{len(ends) - len(lost)} of {len(ends)} complete", passed=not lost,
+    )  # fmt: skip
