@@ -314,17 +314,22 @@ def _null_check(data: StudyData) -> Check | None:
 
 
 def _monotone(data: StudyData) -> Check | None:
-    """A larger k can do all that a smaller one does: where it did worse, the optimizer failed."""
+    """A larger k can do all that a smaller one does: where it did worse, the optimizer failed. Where nothing is gained
+    there is only noise to compare."""
     best = elicitation.best_restarts(elicitation.runs(data))
     worse, pairs = [], 0
-    by = ["behaviour", "model", "series", "seed"]
-    for (behaviour, model, series, seed), own in best.group_by(by, maintain_order=True):
-        losses = own.sort("k").select("k", "loss").rows()
-        gap = losses[0][1] - min(loss for _, loss in losses)
-        for (_, before), (k, after) in itertools.pairwise(losses):
-            pairs += 1
-            if after > before + LOOSE * gap + 1e-3:
-                worse.append(f"{behaviour} ({model}{_of(str(series))}, seed {seed}) at k = {k}")
+    for (behaviour, model, series), part in best.group_by(["behaviour", "model", "series"], maintain_order=True):
+        if not elicitation.gains(part):
+            continue
+        for (seed,), own in part.group_by(["seed"], maintain_order=True):
+            losses = own.sort("k").select("k", "loss").rows()
+            gap = losses[0][1] - min(loss for _, loss in losses)
+            pairs += len(losses) - 1
+            worse += [
+                f"{behaviour} ({model}{_of(str(series))}, seed {seed}) at k = {k}"
+                for (_, before), (k, after) in itertools.pairwise(losses)
+                if after > before + LOOSE * gap
+            ]
     if not pairs:
         return None
     shown = f": {'; '.join(worse[:3])}{' ...' if len(worse) > 3 else ''}" if worse else ""

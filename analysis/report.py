@@ -39,6 +39,8 @@ def write_report(
 
     Raises UserError when the store, the study or its points are missing.
     """
+    from analysis.information_report import information_page, is_information
+
     data = load_study(tracking_uri, study, sweep, cache)
     if data.points.is_empty():
         raise UserError(
@@ -47,7 +49,8 @@ def write_report(
         )
     new_folders(out, ("numbers", "sizes", "fits", "fit_parameters", *FIGURES))
     path = out / "report.html"
-    path.write_text(page(data, out, tracking_uri), encoding="utf-8")
+    drawn = information_page if is_information(data) else page
+    path.write_text(drawn(data, out, tracking_uri), encoding="utf-8")
     return path
 
 

@@ -1,0 +1,123 @@
+"""The report of a study of soft prompts, from a planted sweep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from analysis import elicitation, generated, plates
+from analysis.information_report import PHASE, checks, information_page, is_information, sentences
+from analysis.load import POINTS, StudyData
+from halflife.tracking import schema
+
+TASKS = {
+    "4 characters": "say-4", "16 characters": "say-16", "64 characters": "say-64", "text as trained on": "continuation",
+    "reverse the input": "backdoor",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study() -> StudyData:
+    """`generated.soft_prompts` as a sweep would log it: a trial a behaviour, model and seed, a metric a prompt."""
+    base, runs = generated.overlap(), generated.soft_prompts()
+    trials, points, prompts = [], [], {}
+    for (behaviour, model, seed), part in runs.group_by(["behaviour", "model", "seed"], maintain_order=True):
+        task, trial = TASKS[str(behaviour)], f"{behaviour} {model} {seed}"
+        role = "treatment" if model == "present" else "absent"
+        trials.append({"trial": trial, "name": trial, "role": role, "size": "30k", "parameters": 30_000, "seed": seed}
+                      | {"outcome_prompts": "complete"})  # fmt: skip
+        for row in part.iter_rows(named=True):
+            name = f"k{row['k']}-r{row['restart']}"
+            prompts[name] = {"k": row["k"], "restart": row["restart"], "initial": "words" if row["k"] else "none"}
+            hits = 20.0 * (row["loss"] < 1.0)
+            for measure, value in (("loss", row["loss"]), ("hits", hits), ("trials", 20.0)):
+                points.append((trial, PHASE, 100, f"{task}.{name}/{measure}", value))
+    for role, name, hits in (("positive", "k0-r0", 20.0), ("null", "k4-r0", 0.0)):
+        trials.append({"trial": role, "name": role, "role": role, "size": "30k", "parameters": 30_000, "seed": 0}
+                      | {"outcome_prompts": "complete"})  # fmt: skip
+        for measure, value in (("loss", 0.1), ("hits", hits), ("trials", 20.0)):
+            points.append((role, PHASE, 0, f"backdoor-triggered.{name}/{measure}", value))
+    tasks = {**{task: label for label, task in TASKS.items()}, "backdoor-triggered": "trigger given"}
+    declaration = replace(
+        base.declaration, title="Soft prompts", axes=(), figures=("soft_prompts", "distances", "restarts"),
+        prompts=prompts,
+        outcomes=tuple(schema.Outcome(name=t, label=label, phase=PHASE, task=t) for t, label in tasks.items()),
+        controls=(
+            schema.Control(kind="positive", label="trigger given", role="positive"),
+            schema.Control(kind="absent", label="never poisoned", role="absent"),
+            schema.Control(kind="null", label="prompts not fitted", role="null"),
+            schema.Control(kind="null", label="text as trained on", task="continuation"),
+        ),
+    )  # fmt: skip
+    return replace(
+        base, declaration=declaration, trials=pl.DataFrame(trials), parameters=("size", "parameters", "seed"),
+        points=pl.DataFrame(points, schema=POINTS, orient="row"),
+    )  # fmt: skip
+
+
+def test_declared_prompts_read_as_they_were_planted(study: StudyData) -> None:
+    names = ["behaviour", "model", "k", "restart", "seed", "loss"]
+    found = elicitation.runs(study).select(names).sort(names)
+    assert found.equals(generated.soft_prompts().select(names).sort(names))
+
+
+def test_behaviours_come_in_the_declared_order_with_their_labels(study: StudyData) -> None:
+    assert elicitation.runs(study)["behaviour"].unique(maintain_order=True).to_list() == list(TASKS)
+
+
+def test_moments_of_one_model_are_series_that_share_their_threshold(study: StudyData) -> None:
+    later = study.points.filter(pl.col("name").str.starts_with("say-16")).with_columns(
+        phase=pl.lit("prompts-after-decay"), value=pl.col("value") + pl.col("name").str.ends_with("loss") * 0.5
+    )
+    both = elicitation.runs(replace(study, points=pl.concat([study.points, later])))
+    table = elicitation.curves(both.filter(pl.col("behaviour") == "16 characters"))
+    assert set(table["series"]) == {"prompts", "after decay"}
+    assert table["threshold"].n_unique() == 1
+
+
+def test_it_is_told_from_a_study_of_decay(study: StudyData) -> None:
+    assert is_information(study)
+    assert not is_information(generated.overlap())
+
+
+def test_the_answer_says_what_elicitation_takes_beyond_teaching_and_what_the_null_gained(study: StudyData) -> None:
+    said = " ".join(sentences(study, elicitation.runs(study)))
+    assert "reverse the input not reached without it" in said
+    assert "Tokens that close half of the gap (C): 4 characters 2, 16 characters 4, 64 characters 32" in said
+    assert "text as it was trained on: no gain is seen" in said
+    assert "A demonstration" not in said
+
+
+def test_checks_hold_on_planted_runs_and_fail_where_they_should(study: StudyData) -> None:
+    assert {check.name: check.passed for check in checks(study)} == {
+        "Controls ran": True, "The behaviour is there": True, "Prompts that were not fitted do nothing": True,
+        "Nothing to gain where nothing is to be brought back": True, "More tokens never do worse": True,
+        "Trials ended well": True,
+    }  # fmt: skip
+    weak = study.points.with_columns(
+        value=pl.when(pl.col("name").str.contains("triggered") & pl.col("name").str.ends_with("hits")).then(10.0)
+        .otherwise("value")
+    )  # fmt: skip
+    found = {check.name: check.passed for check in checks(replace(study, points=weak))}
+    assert found["The behaviour is there"] is False
+    worse = study.points.with_columns(
+        value=pl.col("value")
+        + 3.0 * (pl.col("name").str.contains(r"say-4\.k8-") & pl.col("name").str.ends_with("/loss"))
+    )
+    found = {check.name: check.passed for check in checks(replace(study, points=worse))}
+    assert found["More tokens never do worse"] is False
+    assert found["The behaviour is there"] is True
+
+
+def test_the_page_has_the_answer_the_checks_and_every_table(study: StudyData, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(plates, "rendered", lambda figure, kind: f"<svg>{kind}</svg>".encode())
+    plates.new_folders(tmp_path, ())
+    text = information_page(study, tmp_path, "sqlite:///x.db")
+    assert text.count("<figure>") == 3
+    assert "holds" in text
+    for name in ("distance_by_loss", "distance_by_success", "difference_by_success", "prompts"):
+        assert pl.read_csv(tmp_path / "tables" / f"{name}.csv").height > 0
+        assert f'id="{name}"' in text
