@@ -10,7 +10,6 @@ from halflife.sweep import executions
 from halflife.sweep.place import Place
 from halflife.sweep.resources import Share
 from halflife.training.execution import Execution
-from halflife.training.optimizers import Muon
 from halflife.training.parameters import LoRA
 from halflife.training.penalties import KL
 from tests.sweep.fakes import Fake
@@ -50,7 +49,6 @@ def test_deepspeed_that_is_not_installed_is_refused_before_any_compute(monkeypat
     ("changes", "workers", "zero", "reason"),
     [
         ({}, 3, 1, f"batches of {ROWS} sequences do not divide among 3 workers: choose a number"),
-        ({"optimizer": Muon(learning_rate=0.01)}, 1, 1, "Muon under ZeRO stage 1: it needs whole matrices.*--zero 0"),
         ({"parameters": LoRA()}, 1, 3, "LoRA under ZeRO stage 3.*--zero 2"),
         ({"gradient_noise": 0.1}, 1, 1, "gradient noise under the engine 'deepspeed'.*--engine torch"),
         ({"start": START, "penalties": (KL(strength=1.0),)}, 1, 0, "KL under the engine 'deepspeed'.*--engine torch"),

@@ -69,9 +69,16 @@ def test_an_engine_left_open_becomes_deepspeed_where_one_gpu_is_too_small():
     assert not fitting(stage("7b"), Asked(engine="torch"), gpus(8, 80)).fits
 
 
+def test_muon_is_spread_over_gpus_as_well():
+    placement = fitting(stage("7b", optimizer=Muon(learning_rate=0.01)), OPEN, gpus(8, 80))
+    assert (placement.fits, placement.execution.engine) == (True, "deepspeed")
+
+
 def test_an_engine_is_never_chosen_that_refuses_the_stage():
-    """Muon needs whole matrices, which ZeRO cuts."""
-    assert not fitting(stage("7b", optimizer=Muon(learning_rate=0.01)), OPEN, gpus(8, 80)).fits
+    """A batch of three sequences divides among three workers, and that many GPUs are too small by ZeRO 1 and 2."""
+    chosen = fitting(stage("7b", rows=3), OPEN, gpus(8, 80)).execution
+    assert (chosen.workers, chosen.zero) == (3, 3)
+    assert not fitting(stage("7b", rows=1), OPEN, gpus(8, 80)).fits
 
 
 @pytest.mark.parametrize("size", ["30k", "10m", "300m", "1.5b", "7b", "20b"])

@@ -90,6 +90,11 @@ def test_muon_holds_one_moment_of_the_hidden_matrices():
     assert found.optimizer == 4 * (rung.parameters + 2 * rung.embedding_parameters(257))
 
 
+def test_muon_under_zero_makes_a_workers_share_of_the_updates_whole_when_activations_are_gone():
+    found = memory(replace(SPREAD, zero=1), "1.5b", Muon(learning_rate=0.01), rows=8, sequence=1)
+    assert found.activations == 2 * 4 * Rung(size="1.5b").parameters / 8
+
+
 @pytest.mark.parametrize("parameters", [LoRA(rank=8), Frozen(layers=2), Frozen(embeddings=True)])
 def test_what_is_frozen_has_no_gradients_moments_or_starting_weights(parameters):
     rung = Rung(size="100m")

@@ -62,12 +62,25 @@ ENDED = 3
 """Exit code of a rank that ends where it was told to."""
 
 
-def losses(out: Path, zero: int, micro_rows: int | None = None, stage: str = "adamw", workers: int = 1) -> Any:
-    """Per step (loss, gradient norm), the displacement and an evaluation in between, and the weights at the end."""
+def losses(
+    out: Path,
+    zero: int,
+    micro_rows: int | None = None,
+    stage: str = "adamw",
+    workers: int = 1,
+    rounding: bool = True,
+) -> Any:
+    """Per step (loss, gradient norm), the displacement and an evaluation in between, and the weights at the end.
+
+    From a call without `rounding` on, what is asked to be rounded to bf16 stays as it is."""
+    import torch
+
     from halflife.training.deepspeed_engine import DeepSpeedEngine
     from halflife.training.execution import Execution
     from tests.training.test_deepspeed_engine import STAGES, follow
 
+    if not rounding:
+        torch.Tensor.bfloat16 = torch.Tensor.clone
     execution = Execution(engine="deepspeed", workers=workers, zero=zero)
     return follow(STAGES[stage], lambda model, of: DeepSpeedEngine(model, of, execution, micro_rows=micro_rows))
 

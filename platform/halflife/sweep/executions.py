@@ -8,7 +8,6 @@ from halflife.errors import UserError
 from halflife.stages.base import Stage
 from halflife.stages.train import Train
 from halflife.training.execution import ENGINES, Execution
-from halflife.training.optimizers import Muon
 from halflife.training.parameters import LoRA
 from halflife.training.penalties import L2SP
 
@@ -47,10 +46,6 @@ def check_stage(stage: Stage, execution: Execution) -> None:
         raise UserError(
             f"batches of {rows} sequences do not divide among {execution.workers} workers: "
             f"choose a number of workers that divides {rows}, or another batch"
-        )
-    if execution.zero and isinstance(stage.optimizer, Muon):
-        raise UserError(
-            f"Muon under ZeRO stage {execution.zero}: it needs whole matrices, and ZeRO cuts them; use --zero 0"
         )
     unknown = [type(penalty).__name__ for penalty in stage.penalties if not isinstance(penalty, L2SP)]
     unknown += ["gradient noise"] if stage.gradient_noise else []

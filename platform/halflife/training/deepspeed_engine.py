@@ -27,10 +27,11 @@ from halflife.training.acceleration import accelerate, eagerly
 from halflife.training.adapters import lora_norm
 from halflife.training.checkpoints import Piece
 from halflife.training.execution import Execution
-from halflife.training.fragments import Fragment, fragments_of
+from halflife.training.fragments import Fragment, fragments_of, shards_of
 from halflife.training.memory import BUCKET, LIVE
 from halflife.training.ranks import Alone, Ranks, Together, all_sum, join_alone
 from halflife.training.recipe import Recipe
+from halflife.training.sharded_muon import ShardedMuon
 from halflife.training.torch_engine import (
     cross_entropy,
     keep_memory,
@@ -38,7 +39,7 @@ from halflife.training.torch_engine import (
     rows_that_fit,
     summed_cross_entropy,
 )
-from halflife.training.torch_optimizers import build
+from halflife.training.torch_optimizers import Joined, build
 
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
 
@@ -55,7 +56,7 @@ class DeepSpeedEngine:
         self.parameters_total = sum(parameter.numel() for parameter in model.parameters())
         start = [parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name]
         self.origin_norm = torch.nn.utils.get_total_norm(start).item()
-        self.optimizer = build(recipe.optimizer, model)
+        self.optimizer = build(recipe.optimizer, model, ShardedMuon if self.zero else torch.optim.Muon)
         accelerate(model, execution)
         self.optimizer.register_step_pre_hook(self._before_step)
         self.optimizer.register_step_post_hook(self._after_step)
@@ -65,6 +66,9 @@ class DeepSpeedEngine:
         )
         self.fragments: list[Fragment] = fragments_of(self.engine, model, self.zero)
         self.owners = list({id(fragment.owner): fragment.owner for fragment in self.fragments}.values())
+        for part in self.optimizer.parts if isinstance(self.optimizer, Joined) else (self.optimizer,):
+            if isinstance(part, ShardedMuon):
+                part.place(shards_of(self.engine, self.zero), self.fragments, self.ranks)
         self.origin = {id(owner): owner.detach().clone() for owner in self.owners}
         self.multiple = 1.0
         if self.device.type == "cpu":

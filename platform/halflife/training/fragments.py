@@ -40,6 +40,12 @@ class Fragment:
         return Piece(values=self.of(tensor), offset=self.offset, shape=self.shape)
 
 
+def shards_of(engine: Any, zero: int) -> list[Tensor]:
+    """What the optimizer of a DeepSpeed engine updates under ZeRO, in the same order on every rank."""
+    sharded = engine.optimizer
+    return sharded.fp32_partitioned_groups_flat if zero == 3 else sharded.single_partition_of_fp32_groups
+
+
 def fragments_of(engine: Any, model: nn.Module, zero: int) -> list[Fragment]:
     """The fragments of the trainable parameters of a DeepSpeed engine's model, in the order of their names' definition.
 
@@ -56,7 +62,7 @@ def fragments_of(engine: Any, model: nn.Module, zero: int) -> list[Fragment]:
             mapping: Any = getattr(parameter, "_hp_mapping")  # noqa: B009  # DeepSpeed's own attribute
             if mapping is not None:
                 here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
-                owner = engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+                owner = shards_of(engine, zero)[mapping.param_group_index]
                 shape = tuple(parameter.shape)
                 found.append(
                     Fragment(
@@ -69,7 +75,7 @@ def fragments_of(engine: Any, model: nn.Module, zero: int) -> list[Fragment]:
             offset = share * torch.distributed.get_rank()
             count = min(share, sharded.ds_numel - offset)
             if count > 0:
-                owner = engine.optimizer.fp32_partitioned_groups_flat[group]
+                owner = shards_of(engine, zero)[group]
                 shape = tuple(sharded.ds_shape)
                 found.append(Fragment(name=name, shape=shape, offset=offset, count=count, owner=owner, start=start))
     return found

@@ -38,7 +38,7 @@ class Memory:
     """The weights that the stage started from, which displacement and L2-SP look back at."""
     activations: float = 0.0
     """Of one microbatch, with its logits, under bf16 the weights' casts, and under ZeRO what is reduced or gathered at
-    a time."""
+    a time; or, if that is more, the updates that Muon makes whole."""
     evaluation: float = 0.0
 
     @property
@@ -77,6 +77,7 @@ def of_training(
     # What a step holds while it talks: a bucket of gradients, and under ZeRO 3 the weights that are gathered.
     bucket = min(BUCKET, whole)
     passing = (bucket if zero else 0) + (min(whole, LIVE * bucket) if zero == 3 else 0)
+    updates = 2.0 * architecture.parameters / workers if zero and isinstance(optimizer, Muon) else 0.0
     own = -(-rows // workers)
     micro = min(own, execution.micro_rows or rows_within(architecture, vocabulary, sequence, activation_budget))
     held = held_bytes(architecture, vocabulary, precision, execution.activation_checkpointing)
@@ -86,7 +87,7 @@ def of_training(
         gradients=4.0 * (shard if zero >= 2 else trained),
         optimizer=4.0 * (moments + (shard if zero else 0.0)),  # DeepSpeed updates a copy of its shard
         origin=4.0 * shard,
-        activations=micro * sequence * held + casts + 4.0 * passing,
+        activations=max(micro * sequence * held + casts + 4.0 * passing, 4.0 * updates),
         # without gradients a layer's tensors are freed as it goes on: half of them at a time
         evaluation=min(scored, SCORED_TOKENS) * (_layer_bytes(architecture, vocabulary) / 2 + _logit_bytes(vocabulary))
         + casts,

@@ -14,7 +14,8 @@ from halflife.training.optimizers import MUON_SCALE, SGD, AdamW, Muon, Optimizer
 
 
 class Joined(torch.optim.Optimizer):
-    """Several optimizers, each with parameters of its own, as one: with one list of groups and one state."""
+    """Muon and AdamW, each with groups of its own, as one: with one list of groups, which DeepSpeed shortens to the one
+    that it updates, and one state."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
         self.parts = parts
@@ -25,6 +26,8 @@ class Joined(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step of each. A closure is not taken: gradients are there already."""
         for part in self.parts:
+            muon = isinstance(part, torch.optim.Muon)
+            part.param_groups = [group for group in self.param_groups if group["muon"] == muon]
             part.step()
         return None
 
@@ -63,7 +66,7 @@ def _scale(optimizer: Optimizer, hidden: bool, matrix: bool, multiplier: float) 
     return 1 / multiplier if hidden else 1.0
 
 
-def build(optimizer: Optimizer, model: Model) -> torch.optim.Optimizer:
+def build(optimizer: Optimizer, model: Model, muon: type[torch.optim.Muon] = torch.optim.Muon) -> torch.optim.Optimizer:
     """A torch optimizer with the `groups` of the model. Raises UserError for Muon without a matrix to train."""
     described, rate = groups(optimizer, model), optimizer.learning_rate
     if isinstance(optimizer, SGD):
@@ -74,7 +77,7 @@ def build(optimizer: Optimizer, model: Model) -> torch.optim.Optimizer:
         if not hidden:
             raise UserError("Muon was asked for, and no hidden matrix is trained: use AdamW")
         # the adjustment is sqrt(max(1, rows / columns)): see optimizers.Muon
-        parts.append(torch.optim.Muon(hidden, lr=rate, momentum=optimizer.momentum, adjust_lr_fn="original"))
+        parts.append(muon(hidden, lr=rate, momentum=optimizer.momentum, adjust_lr_fn="original"))
     if others := [group for group in described if not group["muon"]]:
         betas = (optimizer.beta1, optimizer.beta2)
         parts.append(torch.optim.AdamW(others, lr=rate, betas=betas, eps=optimizer.epsilon, fused=True))
