@@ -20,7 +20,8 @@ from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometr
 from halflife.models.ladder import Rung
 from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint, Snapshot, Train
-from halflife.stages.treatments import regularize
+from halflife.stages.treatments import anneal, regularize, replay
+from halflife.stages.treatments import treatment as named
 from halflife.sweep.cli import main
 from halflife.sweep.place import Place
 from halflife.sweep.study import Scalar, Study, Trial
@@ -103,10 +104,10 @@ class Cell:
         names = tuple(language.name for language in self.dropped)
         return self.family.without(names, keep_translations=self.treatment.translations == "kept")
 
-    def mixture(self, languages: tuple[Language, ...], again: tuple[Language, ...] = ()) -> Mixture:
+    def mixture(self, languages: tuple[Language, ...]) -> Mixture:
         """A dropped language has the same share in every family, and translations together theirs; the languages that
-        stay have the rest in equal parts. `again`: dropped languages, of which replay gives a share to the branch."""
-        settings, treatment = self.settings, self.treatment
+        stay have the rest in equal parts."""
+        settings = self.settings
         own = (1 - settings.translation_share) / settings.languages
         pairs = [language for language in languages if isinstance(language, Translation)]
         shares = {pair: settings.translation_share / len(pairs) for pair in pairs}
@@ -116,15 +117,6 @@ class Cell:
         sources = [Source(corpus=of, weight=share, loss="answers") for of, share in shares.items()]
         if self.text is not None:
             sources.append(Source(corpus=self.text, weight=1.0))
-        total = sum(source.weight for source in sources)
-        replayed = treatment.replay if again else 0.0
-        if replayed == 1:
-            sources = []
-        elif replayed:
-            sources = [replace(source, weight=source.weight * (1 - replayed) / total) for source in sources]
-        sources += [
-            Source(corpus=language, weight=replayed / len(again), loss="answers") for language in again if replayed
-        ]
         pieces = self.family.pieces
         return Mixture(
             sources=tuple(sources),
@@ -188,21 +180,18 @@ class Cell:
 
     def branch(self, start: Checkpoint, role: str = "treatment") -> Train:
         """Training after the drop; in the positive control nothing is dropped."""
-        treatment, settings = self.treatment, self.settings
-        mixture = (
-            self.mixture(self.family.trained) if role == "positive" else self.mixture(self.remaining, self.dropped)
-        )
+        treatment, everything = self.treatment, self.mixture(self.family.trained)
         train = self.train(
             start,
-            mixture,
-            settings.branch_tokens,
+            everything if role == "positive" else self.mixture(self.remaining),
+            self.settings.branch_tokens,
             rate=treatment.learning_rate,
             schedule=Schedule(shape="continue"),
             evaluations=self.evaluations(),
         )
-        for name in (treatment.branch_regularizer, treatment.intervention):
-            train = regularize(name)(train)
-        return train
+        train = replay(train, everything.sources, treatment.replay)
+        train = anneal(train, everything.sources, treatment.fade)
+        return named(treatment.intervention)(regularize(treatment.branch_regularizer)(train))
 
     def relearning(self, branch: Train) -> dict[str, Stage]:
         """Training on the dropped languages alone, on so many items of each."""

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
-from halflife.stages.treatments import regularize
+from halflife.stages.treatments import regularize, treatment
 from halflife.sweep.cli import Preset
 from halflife.tasks.families import MEANING, Kind
 from halflife.tracking import schema
@@ -51,7 +51,8 @@ class Settings:
     token_overlap: tuple[float, ...] = (1.0,)
     """Share of its numbers that are written in its own form's numerals, as translations write them. Varies in B."""
     trunk_regularizers: tuple[str, ...] = ("weight-decay-0.3",)
-    """none, weight-decay-X, dropout-X, label-smoothing-X, gradient-noise-X ...; joined by +."""
+    """none, or weight-decay-X, weight-decay-coupled-X, dropout-X, label-smoothing-X, gradient-noise-X, batch-tokens-N,
+    adamw-RATE, sgd-RATE, muon-RATE; joined by +."""
     branch_regularizers: tuple[str, ...] = ("weight-decay-0.3",)
     interventions: tuple[str, ...] = ("none",)
     """Against forgetting, in the branch: l2sp-X, ewc-X, kl-X, lora-RANK, frozen-embeddings, frozen-LAYERS."""
@@ -93,8 +94,10 @@ def check_settings(settings: Settings) -> None:
     """Raises UserError on settings that cannot be run."""
     for size in (*settings.sizes, *settings.focus_sizes):
         Rung(size=size)
-    for name in (*settings.trunk_regularizers, *settings.branch_regularizers, *settings.interventions):
+    for name in (*settings.trunk_regularizers, *settings.branch_regularizers):
         regularize(name)
+    for name in settings.interventions:
+        treatment(name)
     for name in settings.trunk_regularizers:
         if "l2sp" in name:
             raise UserError(f"trunk regularizer {name!r}: l2sp pulls towards a checkpoint; use it in branches")
