@@ -75,7 +75,7 @@ class Settings:
     """How long the dropped language is watched."""
     relearn_tokens: int = 100_000
     """Cap: relearning stops when success reaches 0.95."""
-    relearn_examples: tuple[int, ...] = (8, 32)
+    relearn_examples: tuple[int, ...] = (8, 24)
     """Items of the dropped language to relearn from; always also all that the trunk had."""
     rate: float = 8e-3
     """AdamW's rate in the trunk, stated for width 64 (muP)."""
@@ -92,6 +92,13 @@ class Settings:
 
 def check_settings(settings: Settings) -> None:
     """Raises UserError on settings that cannot be run."""
+    for field in dataclasses.fields(settings):
+        values = getattr(settings, field.name)
+        if not isinstance(values, tuple) or field.name in ("focus_sizes", "relearn_examples"):
+            continue
+        if not values or len(set(values)) < len(values):
+            given = " ".join(map(str, values))
+            raise UserError(f"--{_flag(field.name)} {given}: expected at least one value, each once")
     for size in (*settings.sizes, *settings.focus_sizes):
         Rung(size=size)
     for name in (*settings.trunk_regularizers, *settings.branch_regularizers):
@@ -127,13 +134,6 @@ def check_settings(settings: Settings) -> None:
     unknown = [size for size in settings.focus_sizes if size not in settings.sizes]
     if unknown:
         raise UserError(f"--focus-sizes {unknown[0]}: expected some of the sizes, {', '.join(settings.sizes)}")
-    for field in dataclasses.fields(settings):
-        values = getattr(settings, field.name)
-        if not isinstance(values, tuple) or field.name in ("focus_sizes", "relearn_examples"):
-            continue
-        if not values or len(set(values)) < len(values):
-            given = " ".join(map(str, values))
-            raise UserError(f"--{_flag(field.name)} {given}: expected at least one value, each once")
 
 
 def _flag(name: str) -> str:
