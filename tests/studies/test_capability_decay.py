@@ -200,8 +200,8 @@ def test_a_whole_run_finds_a_dropped_skill_fading_a_kept_one_staying_and_an_unse
     """The study's own machinery on two forms of addition modulo 5, memorised within 300,000 tokens."""
     command = [
         sys.executable, "studies/capability_decay.py", "smoke", "--results", str(tmp_path), "--families", "B",
-        "--focus", "B", "--languages", "2", "--modulus", "5", "--seeds", "1", "--trunk-tokens", "300000", "--branch-tokens",
-        "200000", "--criterion", "0.4", "--interventions", "none", "l2sp-1000000",
+        "--focus", "B", "--languages", "2", "--modulus", "5", "--seeds", "1", "--trunk-tokens", "300000",
+        "--branch-tokens", "200000", "--criterion", "0.4", "--interventions", "none", "l2sp-1000000",
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": "platform:."}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
