@@ -14,9 +14,10 @@ from pathlib import Path
 
 from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.data.mixture import Mixture, Source, check
-from halflife.data.tokenizers import Bytes, Lexicon
+from halflife.data.tokenizers import Lexicon, load
 from halflife.errors import UserError
 from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometric, LanguageProbe, LayerProbe, Reached
+from halflife.evaluation.questions import language_questions
 from halflife.models.ladder import Rung
 from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint, Snapshot, Train
@@ -38,7 +39,8 @@ LEARNED = "criterion"
 """Snapshot of the trunk for the equal-strength arm."""
 RELEARNED = 0.95
 SELDOM = Geometric(dense=1, ratio=1.6)
-RARELY = Geometric(dense=1, ratio=2.0)
+RARELY = Geometric(dense=1, ratio=4.0)
+"""A forced choice scores every item with every answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +119,9 @@ class Cell:
         sources = [Source(corpus=of, weight=share, loss="answers") for of, share in shares.items()]
         if self.text is not None:
             sources.append(Source(corpus=self.text, weight=1.0))
-        pieces = self.family.pieces
         return Mixture(
             sources=tuple(sources),
-            tokenizer=Lexicon(pieces=pieces) if pieces else Bytes(),
+            tokenizer=Lexicon(pieces=self.family.pieces),
             sequence=settings.sequence_length,
         )
 
@@ -145,7 +146,7 @@ class Cell:
             self.asks("dropped-memorised", dropped, SELDOM, part="memorised"),
             self.asks("language", family.languages, SELDOM, each=True),
             self.asks("choice", dropped, RARELY, choice=True),
-            self.asks("shots", dropped, RARELY, shots=4),
+            self.asks("shots", dropped, SELDOM, shots=self.settings.shots),
             Evaluation(name="layer", probe=LayerProbe(languages=dropped, trials=self.settings.trials), at=Ends()),
         )
 
@@ -312,15 +313,24 @@ def build(preset: str, settings: Settings, place: Place) -> Study:
             "languages"
         )
     study = Study(declaration=declare(NAME, preset, settings, max(chances)), trials=found)
-    first = {"size": settings.sizes[0], "seed": 0}
+    _check_room(study, settings, results)
+    return study
+
+
+def _check_room(study: Study, settings: Settings, results: Path) -> None:
+    """Sequences have room for every item and question; sizes differ in neither."""
     trains = {
         stage.key: stage
         for trial, _, stage in study.uses()
-        if isinstance(stage, Train) and first.items() <= trial.parameters.items()
+        if isinstance(stage, Train) and trial.parameters["size"] == settings.sizes[0]
     }
-    for train in trains.values():
-        check(train.mixture, results, batch_tokens=train.batch_tokens, steps=train.steps)
-    return study
+    mixtures = {train.mixture: train for train in trains.values()}
+    for mixture, train in mixtures.items():
+        check(mixture, results, batch_tokens=train.batch_tokens, steps=train.steps)
+    probes = {(train.mixture.tokenizer, e.probe) for train in trains.values() for e in train.evaluations}
+    for tokenizer, probe in probes:
+        if isinstance(probe, LanguageProbe):
+            language_questions(probe, load(tokenizer, results), settings.sequence_length)
 
 
 if __name__ == "__main__":

@@ -50,10 +50,10 @@ class Settings:
     """Share of the dropped language's items that obey the shared rule. Varies in B."""
     token_overlap: tuple[float, ...] = (1.0,)
     """Share of its numbers that are written in its own form's numerals, as translations write them. Varies in B."""
-    trunk_regularizers: tuple[str, ...] = ("weight-decay-0.3",)
+    trunk_regularizers: tuple[str, ...] = ("weight-decay-0.5",)
     """none, or weight-decay-X, weight-decay-coupled-X, dropout-X, label-smoothing-X, gradient-noise-X, batch-tokens-N,
     adamw-RATE, sgd-RATE, muon-RATE; joined by +."""
-    branch_regularizers: tuple[str, ...] = ("weight-decay-0.3",)
+    branch_regularizers: tuple[str, ...] = ("weight-decay-0.5",)
     interventions: tuple[str, ...] = ("none",)
     """Against forgetting, in the branch: l2sp-X, ewc-X, kl-X, lora-RANK, frozen-embeddings, frozen-LAYERS."""
     learning_rates: tuple[float, ...] = (1.0,)
@@ -81,6 +81,8 @@ class Settings:
     """AdamW's rate in the trunk, stated for width 64 (muP)."""
     trials: int = 128
     """Items asked of a language in an evaluation, at most."""
+    shots: int = 3
+    """Examples in context, where some are given."""
     corpus: str = "python-source"
     """The text beside a family that is dropped whole."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -108,7 +110,7 @@ def check_settings(settings: Settings) -> None:
     for name in settings.trunk_regularizers:
         if "l2sp" in name:
             raise UserError(f"trunk regularizer {name!r}: l2sp pulls towards a checkpoint; use it in branches")
-    for flag in ("seeds", "sequence_length", "batch_tokens", "trials", "rate"):
+    for flag in ("seeds", "sequence_length", "batch_tokens", "trials", "shots", "rate"):
         if getattr(settings, flag) <= 0:
             raise UserError(f"--{_flag(flag)} {getattr(settings, flag)}: expected a positive number")
     for flag in ("trunk_tokens", "branch_tokens", "relearn_tokens"):
@@ -182,7 +184,7 @@ def declare(study: str, preset: str, settings: Settings, chance: float) -> schem
             "A trunk learns the languages of a family; at the drop one of them leaves the mixture, and a branch goes "
             "on with the others. branch/dropped/hits of branch/dropped/trials are the dropped language's items "
             "answered right: held-out ones, which only the rule answers, or memorised ones where there is no rule. "
-            "choice is a forced choice among its answers, shots asks with four examples in context, layer-<i> reads "
+            "choice is a forced choice among its answers, shots asks with examples in context, layer-<i> reads "
             "the answer off layer i by a linear map. The step is tokens since the phase began."
         ),
         preset=preset,
@@ -210,7 +212,7 @@ def declare(study: str, preset: str, settings: Settings, chance: float) -> schem
             outcome("skill", "Skill of the dropped language", "dropped"),
             outcome("memorised", "Its memorised items", "dropped-memorised"),
             outcome("choice", "Forced choice among its answers", "choice"),
-            outcome("shots", "With four examples in context", "shots"),
+            outcome("shots", "With examples in context", "shots"),
         ),
         controls=(
             schema.Control(kind="absent", label="never learned it", role="absent"),
@@ -254,8 +256,8 @@ PRESETS = {
         settings=Settings(
             sizes=("30k", "100k", "300k"),
             seeds=5,
-            trunk_regularizers=("weight-decay-0.3", "weight-decay-1"),
-            branch_regularizers=("weight-decay-0.3", "none"),
+            trunk_regularizers=("weight-decay-0.5", "weight-decay-0.1"),
+            branch_regularizers=("weight-decay-0.5", "none"),
             rule_overlap=(1.0, 0.5, 0.0),
             token_overlap=(1.0, 0.0),
             relearn_examples=(8,),
@@ -274,8 +276,8 @@ PRESETS = {
             replay=(0.0, 0.001, 0.01, 0.1),
             rule_overlap=(1.0, 0.75, 0.5, 0.25, 0.0),
             token_overlap=(1.0, 0.5, 0.0),
-            trunk_regularizers=("weight-decay-0.3", "none", "weight-decay-1", "dropout-0.1", "label-smoothing-0.1"),
-            branch_regularizers=("weight-decay-0.3", "none", "weight-decay-1", "dropout-0.1", "label-smoothing-0.1"),
+            trunk_regularizers=("weight-decay-0.5", "none", "weight-decay-0.1", "dropout-0.1", "label-smoothing-0.1"),
+            branch_regularizers=("weight-decay-0.5", "none", "weight-decay-0.1", "dropout-0.1", "label-smoothing-0.1"),
             interventions=("none", "l2sp-1", "ewc-1", "kl-1", "lora-8", "frozen-embeddings", "frozen-1"),
             learning_rates=(1.0, 0.5, 0.25),
             lengths=(1.0, 2.0),
@@ -301,8 +303,8 @@ PRESETS = {
             replay=(0.0, 0.001, 0.01, 0.1),
             rule_overlap=(1.0, 0.75, 0.5, 0.25, 0.0),
             token_overlap=(1.0, 0.5, 0.0),
-            trunk_regularizers=("weight-decay-0.3", "none", "weight-decay-1", "dropout-0.1", "label-smoothing-0.1"),
-            branch_regularizers=("weight-decay-0.3", "none", "weight-decay-1", "dropout-0.1", "label-smoothing-0.1"),
+            trunk_regularizers=("weight-decay-0.5", "none", "weight-decay-0.1", "dropout-0.1", "label-smoothing-0.1"),
+            branch_regularizers=("weight-decay-0.5", "none", "weight-decay-0.1", "dropout-0.1", "label-smoothing-0.1"),
             interventions=("none", "l2sp-1", "ewc-1", "kl-1", "lora-8", "frozen-embeddings", "frozen-1"),
             learning_rates=(1.0, 0.5, 0.25),
             lengths=(1.0, 2.0, 4.0),

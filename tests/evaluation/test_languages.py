@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from halflife.data.tokenizers import Bytes, load
 from halflife.errors import UserError
-from halflife.evaluation.measure import language_examples, prepare
+from halflife.evaluation.measure import prepare
 from halflife.evaluation.probes import LanguageProbe
+from halflife.evaluation.questions import language_examples
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.families import Family
 

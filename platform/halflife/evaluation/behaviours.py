@@ -44,7 +44,8 @@ def asked(probe: AnswerProbe, tokenizer: Tokenizer, results: Path) -> Asked:
 
     Raises UserError where there are fewer examples than trials.
     """
-    from halflife.evaluation.measure import backdoor_examples, language_examples
+    from halflife.evaluation.measure import backdoor_examples
+    from halflife.evaluation.questions import language_examples
 
     results = Path(results)
     if isinstance(probe, BehaviourProbe) and isinstance(probe.behaviour, Continuation):

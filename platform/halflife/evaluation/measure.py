@@ -14,11 +14,11 @@ from halflife.data.tokens import token_array
 from halflife.errors import UserError
 from halflife.evaluation.layers import layer_measure
 from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, LanguageProbe, LayerProbe, LossProbe, Probe
+from halflife.evaluation.questions import language_questions
 from halflife.evaluation.scoring import LanguageModel, Measure, mean_loss, pack, score
 from halflife.rng import generator
 from halflife.tasks.backdoor import LONGEST_WORD, WORD
 from halflife.tasks.base import Example
-from halflife.tasks.languages import END, Language
 
 
 def prepare(probe: Probe, tokenizer: Tokenizer, results: Path, sequence: int, device: torch.device | str) -> Measure:
@@ -101,16 +101,7 @@ def _behaviour(
 
 
 def _language(probe: LanguageProbe, codec: Codec, sequence: int, device: torch.device | str) -> Measure:
-    asked = [(language_examples(probe, language), _answers(language, probe)) for language in probe.languages]
-    rows = [(e.prompt, answer) for examples, given in asked for e in examples for answer in given or [e.answer]]
-    prompts = codec.encode_many([prompt for prompt, _ in rows])
-    endings = codec.encode_many([answer for _, answer in rows])
-    longest = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, endings, strict=True))
-    if longest > sequence + 1:
-        raise UserError(
-            f"sequence of {sequence} tokens given: prompt and answer of {probe.languages[0].name} with {probe.shots} "
-            f"shots take {longest}; give a longer sequence or fewer shots"
-        )
+    asked, prompts, endings = language_questions(probe, codec, sequence)
     packed = pack(prompts, endings, device)
     counts = np.array([len(examples) for examples, _ in asked])
     chances = np.array([language.chance for language in probe.languages])
@@ -144,11 +135,6 @@ def _told(right: np.ndarray, logprobs: np.ndarray, lengths: np.ndarray) -> dict[
     return {"hits": float(right.sum()), "trials": float(len(right)), "logprob": logprob}
 
 
-def _answers(language: Language, probe: LanguageProbe) -> list[str]:
-    """What a forced choice chooses from; nothing where none is asked for."""
-    return [symbol + END for symbol in language.symbols] if probe.choice else []
-
-
 def _cut(values: np.ndarray, asked: list[tuple[list[Example], list[str]]]) -> list[np.ndarray]:
     """One part for each language, of examples x answers."""
     return np.split(values, np.cumsum([len(examples) * len(given) for examples, given in asked])[:-1])
@@ -159,24 +145,6 @@ def _chosen(logprobs: np.ndarray, right: list[int]) -> tuple[np.ndarray, np.ndar
     raised = logprobs - logprobs.mean(axis=0)  # what a longer or rarer answer lacks whatever the prompt
     own = raised[np.arange(len(right)), right]
     return raised.argmax(axis=1) == right, own - np.logaddexp.reduce(raised, axis=1)
-
-
-def language_examples(probe: LanguageProbe, language: Language) -> list[Example]:
-    """The items asked of one language, each with its shots before it: other memorised items, drawn anew for each.
-
-    Raises UserError when the part has no items.
-    """
-    examples = language.examples(probe.part)
-    if not examples:
-        raise UserError(f"{probe.part} items of {language.name} asked for: it has none (no rule, or none held out)")
-    shown = language.examples("memorised")
-    rng = generator(probe.seed, "language probe", language.name, probe.part)
-    asked = []
-    for at in rng.permutation(len(examples))[: probe.trials]:
-        others = [shown[i] for i in rng.permutation(len(shown))[: probe.shots + 1] if shown[i] != examples[at]]
-        before = "".join(other.prompt + other.answer for other in others[: probe.shots])
-        asked.append(Example(prompt=before + examples[at].prompt, answer=examples[at].answer))
-    return asked
 
 
 def backdoor_examples(probe: BackdoorProbe, results: Path) -> list[Example]:

@@ -9,7 +9,7 @@ from typing import Literal
 from halflife.errors import UserError
 from halflife.tasks.arithmetic import FORMS, Addition, Translation, pieces
 from halflife.tasks.languages import Language
-from halflife.tasks.sequences import SEQUENCES
+from halflife.tasks.sequences import SEQUENCES, Phrase
 
 Kind = Literal["A", "B", "C", "D"]
 MEANING = {
@@ -74,8 +74,9 @@ class Family:
 
     @property
     def pieces(self) -> tuple[str, ...]:
-        """What a tokenizer can take for one token each; none in A, whose rules are about characters."""
-        return () if self.kind == "A" else pieces(self.modulus)
+        """What a tokenizer can take for one token each; in A the phrase's words, as its other rules are about
+        characters."""
+        return tuple(f"{word} " for word in Phrase.words()) if self.kind == "A" else pieces(self.modulus)
 
     @property
     def pairs(self) -> tuple[Translation, ...]:

@@ -50,16 +50,23 @@ class Progression(_Drawn):
 class Phrase(Language):
     """An endless phrase of four drawn words: after so many words, beginning anywhere, which comes?"""
 
+    beginnings: ClassVar[tuple[str, ...]] = ("br", "p", "t", "kl", "m", "sn", "gr", "v")
+    endings: ClassVar[tuple[str, ...]] = ("nk", "t", "x", "mp")
+
+    @classmethod
+    def words(cls) -> tuple[str, ...]:
+        """All that can be drawn."""
+        return tuple(one + vowel + end for one in cls.beginnings for vowel in "aiou" for end in cls.endings)
+
     @property
     def name(self) -> str:
         return "phrase"
 
     def items(self) -> list[tuple[str, str]]:
         rng = generator(self.seed, "phrase")
-        syllables = ["br", "p", "t", "kl", "m", "sn", "gr", "v"]
         words = [
-            syllables[i] + "".join(rng.choice(list("aiou"), 1)) + ending
-            for i, ending in zip(rng.permutation(len(syllables))[:4], ("nk", "t", "x", "mp"), strict=True)
+            self.beginnings[i] + "".join(rng.choice(list("aiou"), 1)) + ending
+            for i, ending in zip(rng.permutation(len(self.beginnings))[:4], self.endings, strict=True)
         ]
         return [
             (" ".join(words[(begin + at) % 4] for at in range(length)) + " ", words[(begin + length) % 4])

@@ -1,0 +1,58 @@
+"""What a probe of languages asks, in text and in tokens: known before any model is."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from halflife.data.tokenizers import Codec
+from halflife.errors import UserError
+from halflife.evaluation.probes import LanguageProbe
+from halflife.rng import generator
+from halflife.tasks.base import Example
+from halflife.tasks.languages import END, Language
+
+Asked = list[tuple[list[Example], list[str]]]
+"""For each language its items, and the answers that a forced choice chooses from: none where none is asked for."""
+
+
+def language_questions(
+    probe: LanguageProbe, codec: Codec, sequence: int
+) -> tuple[Asked, list[np.ndarray], list[np.ndarray]]:
+    """What is asked, and its prompts and answers in tokens: of a forced choice every prompt with every answer.
+
+    Raises UserError when a language has no such items, or the sequence no room for one.
+    """
+    asked = [(language_examples(probe, language), _answers(language, probe)) for language in probe.languages]
+    rows = [(e.prompt, answer) for examples, given in asked for e in examples for answer in given or [e.answer]]
+    prompts = codec.encode_many([prompt for prompt, _ in rows])
+    endings = codec.encode_many([answer for _, answer in rows])
+    longest = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, endings, strict=True))
+    if longest > sequence + 1:
+        raise UserError(
+            f"sequence of {sequence} tokens given: prompt and answer of {probe.languages[0].name} with {probe.shots} "
+            f"shots take {longest}; give a longer sequence or fewer shots"
+        )
+    return asked, prompts, endings
+
+
+def _answers(language: Language, probe: LanguageProbe) -> list[str]:
+    """What a forced choice chooses from; nothing where none is asked for."""
+    return [symbol + END for symbol in language.symbols] if probe.choice else []
+
+
+def language_examples(probe: LanguageProbe, language: Language) -> list[Example]:
+    """The items asked of one language, each with its shots before it: other memorised items, drawn anew for each.
+
+    Raises UserError when the part has no items.
+    """
+    examples = language.examples(probe.part)
+    if not examples:
+        raise UserError(f"{probe.part} items of {language.name} asked for: it has none (no rule, or none held out)")
+    shown = language.examples("memorised")
+    rng = generator(probe.seed, "language probe", language.name, probe.part)
+    asked = []
+    for at in rng.permutation(len(examples))[: probe.trials]:
+        others = [shown[i] for i in rng.permutation(len(shown))[: probe.shots + 1] if shown[i] != examples[at]]
+        before = "".join(other.prompt + other.answer for other in others[: probe.shots])
+        asked.append(Example(prompt=before + examples[at].prompt, answer=examples[at].answer))
+    return asked
