@@ -101,8 +101,13 @@ class Cell:
         return tuple(language for language in self.family.languages if language not in self.dropped)
 
     @property
-    def remaining(self) -> tuple[Language, ...]:
-        """What is trained on after the drop, translations among it."""
+    def before(self) -> tuple[Language, ...]:
+        """What the trunk is trained on, translations among it."""
+        return self.family.trained
+
+    @property
+    def after(self) -> tuple[Language, ...]:
+        """What the branch is trained on."""
         names = tuple(language.name for language in self.dropped)
         return self.family.without(names, keep_translations=self.treatment.translations == "kept")
 
@@ -114,8 +119,9 @@ class Cell:
         pairs = [language for language in languages if isinstance(language, Translation)]
         shares = {pair: settings.translation_share / len(pairs) for pair in pairs}
         shares |= {language: own for language in languages if language not in shares}
-        spare = (1 - sum(shares.values())) / max(1, len(self.kept))
-        shares |= dict.fromkeys(self.kept, own + spare)
+        kept = [language for language in languages if language not in pairs and language not in self.dropped]
+        spare = (1 - sum(shares.values())) / max(1, len(kept))
+        shares |= dict.fromkeys(kept, own + spare)
         sources = [Source(corpus=of, weight=share, loss="answers") for of, share in shares.items()]
         if self.text is not None:
             sources.append(Source(corpus=self.text, weight=1.0))
@@ -165,13 +171,13 @@ class Cell:
         )
 
     def trunk(self, *, learned: bool = True) -> Train:
-        """Training on the whole family; not `learned`, on what remains without the dropped languages."""
+        """Training before the drop; not `learned`, without what is dropped."""
         treatment = self.treatment
         tokens = round(self.settings.trunk_tokens * treatment.length)
         criterion = Reached(metric="dropped/hits", threshold=self.settings.criterion, share=True)
         train = self.train(
             Rung(size=self.size),
-            self.mixture(self.family.trained if learned else self.remaining),
+            self.mixture(self.before if learned else tuple(each for each in self.before if each in self.after)),
             tokens,
             schedule=Schedule(warmup=0.02),
             evaluations=self.evaluations(trunk_steps=tokens // self.settings.batch_tokens),
@@ -181,10 +187,10 @@ class Cell:
 
     def branch(self, start: Checkpoint, role: str = "treatment") -> Train:
         """Training after the drop; in the positive control nothing is dropped."""
-        treatment, everything = self.treatment, self.mixture(self.family.trained)
+        treatment, everything = self.treatment, self.mixture(self.before)
         train = self.train(
             start,
-            everything if role == "positive" else self.mixture(self.remaining),
+            everything if role == "positive" else self.mixture(self.after),
             self.settings.branch_tokens,
             rate=treatment.learning_rate,
             schedule=Schedule(shape="continue"),
@@ -313,23 +319,20 @@ def build(preset: str, settings: Settings, place: Place) -> Study:
             "languages"
         )
     study = Study(declaration=declare(NAME, preset, settings, max(chances)), trials=found)
-    _check_room(study, settings, results)
+    first = [trial for trial in study.trials if trial.parameters["size"] == settings.sizes[0]]
+    check_room([stage for trial in first for stage in trial.stages.values()], settings, results)
     return study
 
 
-def _check_room(study: Study, settings: Settings, results: Path) -> None:
-    """Sequences have room for every item and question; sizes differ in neither."""
-    trains = {
-        stage.key: stage
-        for trial, _, stage in study.uses()
-        if isinstance(stage, Train) and trial.parameters["size"] == settings.sizes[0]
-    }
-    mixtures = {train.mixture: train for train in trains.values()}
+def check_room(stages: list[Stage], settings: Settings, results: Path) -> None:
+    """Raises UserError where sequences have no room for an item or a question. Items of the seeds are alike."""
+    trains = [stage for stage in stages if isinstance(stage, Train)]
+    mixtures = {train.mixture: train for train in trains if train.seed == 0 and train.depth == 0}
     for mixture, train in mixtures.items():
         check(mixture, results, batch_tokens=train.batch_tokens, steps=train.steps)
-    probes = {(train.mixture.tokenizer, e.probe) for train in trains.values() for e in train.evaluations}
+    probes = {(train.mixture.tokenizer, evaluation.probe) for train in trains for evaluation in train.evaluations}
     for tokenizer, probe in probes:
-        if isinstance(probe, LanguageProbe):
+        if isinstance(probe, LanguageProbe) and not probe.choice:
             language_questions(probe, load(tokenizer, results), settings.sequence_length)
 
 

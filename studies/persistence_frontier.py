@@ -1,0 +1,363 @@
+"""Under which circumstances does a capability last longest that current training does not imply?
+
+An adaptive search over how a language was learned (its family and overlap, the trunk's length and regularizers) and how
+training goes on without it (rate, batch, regularizers), with neither replay nor the model at the drop. Else "stop
+learning" would win: so the branch learns a new language, and settings are compared where that has been learned.
+Two objectives: what is retained at equal progress, and the tokens that the progress took. The best settings are run
+again on seeds that the search never saw: those numbers are the result, free of the winner's curse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from halflife.errors import UserError
+from halflife.evaluation.probes import Geometric, Reached
+from halflife.models.ladder import Rung
+from halflife.stages.base import Stage
+from halflife.stages.train import Checkpoint
+from halflife.sweep.adaptive import Budget, Finished, Search
+from halflife.sweep.cli import Preset, main
+from halflife.sweep.place import Place
+from halflife.sweep.study import Trial
+from halflife.tasks.families import Family
+from halflife.tasks.languages import Language
+from halflife.tracking.schema import Axis, Constraint, Control, Declaration, Objective, Outcome
+from studies import capability_settings
+from studies.backdoor_persistence import report
+from studies.capability_decay import Cell, Treatment, check_room, treatments
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+NAME = "persistence_frontier"
+STRENGTHS = {
+    "weight-decay": (0.03, 1.0, True),
+    "dropout": (0.02, 0.2, False),
+    "label-smoothing": (0.01, 0.2, False),
+    "gradient-noise": (0.01, 1.0, True),
+}
+"""Lowest and highest strength, and whether it is drawn by its logarithm."""
+KINDS = ("weight-decay", "dropout", "label-smoothing", "gradient-noise")
+FAMILIES = ("A", "B", "C")
+RATES = (0.25, 2.0)
+"""Of the branch, as multiples of the trunk's rate."""
+BATCHES = (1024, 2048, 4096)
+"""Tokens a step in the branch."""
+DOUBLINGS = (-1, 1)
+"""The trunk is 2^n times as long as the reference's."""
+PROGRESS = 0.9
+"""Success on the new language's memorised items at which the branch stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One size of model, and what is searched on it."""
+
+    size: str
+    """Rung of the ladder, by non-embedding parameters."""
+    seeds: int
+    """Every setting is tried on the same ones."""
+    fresh_seeds: int
+    """Further seeds, on which the best settings are evaluated again."""
+    languages: int = 4
+    """In the trunk, translations not counted."""
+    trunk_tokens: int = 2_000_000
+    """Length of the reference's trunk; the search halves and doubles it."""
+    branch_tokens: int = 400_000
+    """Cap: the branch stops when the new language is learned."""
+    criterion: float = 0.7
+    """Success on the language at the drop, below which a setting had little to keep."""
+    asked: int = 64
+    """Items asked in every evaluation, at most."""
+    budget: Budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggested:
+    """A setting of the search."""
+
+    family: str = "C"
+    rule_overlap: float = 1.0
+    trunk: str = "weight-decay"
+    trunk_strength: float = 0.5
+    branch: str = "weight-decay"
+    branch_strength: float = 0.5
+    rate: float = 1.0
+    batch: int = 2048
+    doublings: int = 0
+
+
+REFERENCE = Suggested()
+FIRST = {
+    "family": REFERENCE.family,
+    "rule_overlap": REFERENCE.rule_overlap,
+    "trunk": REFERENCE.trunk,
+    "trunk_weight-decay": REFERENCE.trunk_strength,
+    "branch": REFERENCE.branch,
+    "branch_weight-decay": REFERENCE.branch_strength,
+    "rate": REFERENCE.rate,
+    "batch": REFERENCE.batch,
+    "doublings": REFERENCE.doublings,
+}
+
+
+def suggest(trial: BaseTrial) -> Suggested:
+    """Numbers to two digits: nearby settings share stages."""
+
+    def number(name: str, low: float, high: float, log: bool) -> float:
+        return float(f"{trial.suggest_float(name, low, high, log=log):.2g}")
+
+    def kind_and_strength(phase: str) -> tuple[str, float]:
+        kind = trial.suggest_categorical(phase, KINDS)
+        return kind, number(f"{phase}_{kind}", *STRENGTHS[kind])
+
+    family = trial.suggest_categorical("family", FAMILIES)
+    overlap = 1.0 if family == "A" else round(trial.suggest_float("rule_overlap", 0.0, 1.0), 1)
+    trunk, trunk_strength = kind_and_strength("trunk")
+    branch, branch_strength = kind_and_strength("branch")
+    return Suggested(
+        family=family,
+        rule_overlap=overlap,
+        trunk=trunk,
+        trunk_strength=trunk_strength,
+        branch=branch,
+        branch_strength=branch_strength,
+        rate=number("rate", *RATES, log=True),
+        batch=trial.suggest_categorical("batch", BATCHES),
+        doublings=trial.suggest_int("doublings", *DOUBLINGS),
+    )
+
+
+@dataclass(frozen=True)
+class Onward(Cell):
+    """A cell whose branch learns one language more than its trunk had."""
+
+    @property
+    def family(self) -> Family:
+        return replace(super().family, size=self.settings.languages + 1)
+
+    @property
+    def new(self) -> Language:
+        return self.family.languages[-1]
+
+    @property
+    def before(self) -> tuple[Language, ...]:
+        return self.family.without((self.new.name,))
+
+    def forward(self, setting: Suggested, role: str) -> dict[str, Stage]:
+        trunk = self.trunk(learned=role != "absent")
+        branch = self.branch(Checkpoint(stage=trunk), role)
+        if role == "positive":
+            branch = replace(branch, mixture=self.mixture(self.family.trained))
+        new = self.asks("new", (self.new,), Geometric(), part="memorised")
+        branch = replace(
+            branch,
+            batch_tokens=setting.batch,
+            evaluations=(*branch.evaluations, new),
+            until=Reached(metric="new/hits", threshold=PROGRESS, share=True),
+        )
+        return {"trunk": trunk, "branch": branch}
+
+
+def retained(finished: Finished) -> float:
+    """R = (m(T) - c) / (m(0) - c) where the branch stopped: m is the log-probability of the dropped language's answers
+    in nats a token, c the never-learned control's at its own end, of the same seed. Not a number where m(0) is within
+    half a nat of c: there was nothing to lose."""
+    from analysis.retention import LEAST_GAP
+
+    levels = finished.curve("branch", "dropped/logprob")[1]
+    control = finished.control("absent").curve("branch", "dropped/logprob")[1][-1]
+    gap = levels[0] - control
+    return float((levels[-1] - control) / gap) if gap >= LEAST_GAP else float("nan")
+
+
+def progress_tokens(finished: Finished) -> float:
+    return float(finished.curve("branch", "new/hits")[0][-1])
+
+
+def _success(finished: Finished, task: str, place: int) -> float:
+    hits, trials = (finished.curve("branch", f"{task}/{name}")[1][place] for name in ("hits", "trials"))
+    return float(hits / trials)
+
+
+def learned(finished: Finished) -> float:
+    return _success(finished, "dropped", 0)
+
+
+def progress(finished: Finished) -> float:
+    return _success(finished, "new", -1)
+
+
+def build(preset: str, settings: Settings, place: Place) -> Search:
+    """The search of these settings. Raises UserError on settings that cannot be run, before any compute."""
+    for flag, value in (("seeds", settings.seeds), ("fresh-seeds", settings.fresh_seeds)):
+        if value < 1:
+            raise UserError(f"--{flag} {value}: expected at least 1")
+    base = capability_settings.Settings(
+        families=FAMILIES,
+        languages=settings.languages,
+        sizes=(settings.size,),
+        seeds=settings.seeds + settings.fresh_seeds,
+        trunk_tokens=settings.trunk_tokens,
+        branch_tokens=settings.branch_tokens,
+        criterion=settings.criterion,
+        trials=settings.asked,
+    )
+    capability_settings.check_settings(base)
+
+    def unfold(setting: Suggested, seed: int) -> Trial:
+        return _trial(base, setting, seed)
+
+    @cache
+    def controls(seed: int) -> tuple[Trial, ...]:
+        return tuple(_trial(base, REFERENCE, seed, role) for role in ("absent", "positive", "null"))
+
+    first = [unfold(replace(REFERENCE, family=family), 0) for family in FAMILIES]
+    stages = [stage for trial in (*first, *controls(0)) for stage in trial.stages.values()]
+    check_room(stages, base, place.results)
+    return Search(
+        declaration=declare(preset, settings, base),
+        suggest=suggest,
+        unfold=unfold,
+        measures={
+            "retained": retained,
+            "progress_tokens": progress_tokens,
+            "learned": learned,
+            "progress": progress,
+        },
+        controls=controls,
+        budget=settings.budget,
+        seeds=tuple(range(settings.seeds)),
+        fresh_seeds=tuple(range(settings.seeds, base.seeds)),
+        first=(FIRST,),
+    )
+
+
+def _trial(base: capability_settings.Settings, setting: Suggested, seed: int, role: str = "treatment") -> Trial:
+    treatment: Treatment = replace(
+        treatments(base)[0][0],
+        family=setting.family,
+        rule_overlap=setting.rule_overlap,
+        trunk_regularizer=f"{setting.trunk}-{setting.trunk_strength:g}",
+        branch_regularizer=f"{setting.branch}-{setting.branch_strength:g}",
+        learning_rate=setting.rate,
+        length=2.0**setting.doublings,
+    )
+    cell = Onward(base, base.sizes[0], seed, treatment, shuffled=role == "null")
+    label = {"absent": "never learned it", "positive": "never dropped it", "null": "learned shuffled answers"}.get(role)
+    told = [
+        f"family {setting.family}",
+        f"shared rule {setting.rule_overlap:g}",
+        f"trunk {treatment.trunk_regularizer}",
+        f"branch {treatment.branch_regularizer}",
+        f"rate x{setting.rate:g}",
+        f"batch {setting.batch}",
+        f"trunk x{treatment.length:g}",
+    ]
+    axes: dict[str, Any] = {name: value for name, value in dataclasses.asdict(setting).items() if name != "doublings"}
+    return Trial(
+        name=" · ".join([cell.size, f"seed {seed}", *([label] if label else told)]),
+        parameters={
+            "size": cell.size,
+            "parameters": Rung(size=cell.size).parameters,
+            "seed": seed,
+            **axes,
+            "length": treatment.length,
+        },
+        stages=cell.forward(setting, role),
+        role=role,
+        facts={"rung": Rung(size=cell.size).describe()},
+    )
+
+
+def declare(preset: str, settings: Settings, base: capability_settings.Settings) -> Declaration:
+    declared = capability_settings.declare(NAME, preset, base, chance=1 / base.modulus)
+    given = dataclasses.asdict(settings)
+    lengths = tuple(2.0**n for n in (0, *DOUBLINGS))
+    return replace(
+        declared,
+        title="Frontier of persistence",
+        question="Under which circumstances does a dropped capability last longest while something new is learned?",
+        axes=(
+            *declared.axes[:2],
+            Axis(name="family", label="Family", values=(REFERENCE.family, "A", "B")),
+            Axis(name="rule_overlap", label="Shared rule", values=(1.0,), scale="linear", unit="of the items"),
+            Axis(name="trunk", label="Regularizer of the trunk", values=KINDS),
+            Axis(name="trunk_strength", label="Its strength in the trunk", values=(0.5,), scale="log"),
+            Axis(name="branch", label="Regularizer of the branch", values=KINDS),
+            Axis(name="branch_strength", label="Its strength in the branch", values=(0.5,), scale="log"),
+            Axis(name="rate", label="Branch rate", values=(1.0,), scale="log", unit="x the trunk's last rate"),
+            Axis(name="batch", label="Branch batch", values=(2048, 1024, 4096), scale="log", unit="tokens"),
+            Axis(name="length", label="Trunk length", values=lengths, scale="log", unit="x the reference's"),
+        ),
+        outcomes=(
+            Outcome(
+                name="skill",
+                label="Skill of the dropped language",
+                phase="branch",
+                task="dropped",
+                chance=declared.outcomes[0].chance,
+            ),
+        ),
+        controls=(
+            Control(kind="absent", label="never learned it", role="absent"),
+            Control(kind="positive", label="never dropped it", role="positive"),
+            Control(kind="null", label="learned shuffled answers", role="null"),
+        ),
+        objectives=(
+            Objective(
+                name="retained",
+                label="Retained at equal progress",
+                direction="maximize",
+                formula="(m(T) - c) / (m(0) - c) where the new language is learned: m the log-probability of the "
+                "dropped language's answers, c the never-learned control's",
+            ),
+            Objective(
+                name="progress_tokens",
+                label="Tokens to equal progress",
+                direction="minimize",
+                formula=f"tokens of the branch until {PROGRESS:.0%} of the new language's memorised items are right",
+                unit="tokens",
+            ),
+        ),
+        constraints=(
+            Constraint(name="learned", label="Success at the drop", at_least=settings.criterion),
+            Constraint(name="progress", label="Success on the new language", at_least=PROGRESS),
+        ),
+        figures=("pareto", "retention"),
+        notes=(
+            "controls are at the reference setting and serve every setting of their seed",
+            "settings of different families drop different languages: circumstances, not a controlled contrast",
+            f"settings were chosen on seeds 0 to {settings.seeds - 1}; numbers of the best are from the "
+            f"{settings.fresh_seeds} seeds after them, which the search never saw",
+        ),
+        settings={**{name: value for name, value in given.items() if name != "budget"}, **given["budget"]},
+    )
+
+
+PRESETS = {
+    "smoke": Preset(
+        summary="Two minutes on 2 CPU cores: does a search work here? Six settings on one seed mean nothing.",
+        settings=Settings(
+            size="30k",
+            seeds=1,
+            fresh_seeds=1,
+            languages=2,
+            trunk_tokens=150_000,
+            branch_tokens=60_000,
+            criterion=0.15,
+            budget=Budget(trials=6, startup=3, finalists=2),
+        ),
+    ),
+    "laptop": Preset(
+        summary="An hour on 2 CPU cores: 30 settings of a 60k-parameter model on 2 seeds, the best on 5 fresh ones.",
+        settings=Settings(size="60k", seeds=2, fresh_seeds=5, budget=Budget(trials=30, startup=12)),
+    ),
+}
+
+if __name__ == "__main__":
+    main(build, PRESETS, report=report, description=__doc__)
