@@ -21,8 +21,7 @@ from halflife.evaluation.questions import language_questions
 from halflife.models.ladder import Rung
 from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint, Snapshot, Train
-from halflife.stages.treatments import anneal, regularize, replay
-from halflife.stages.treatments import treatment as named
+from halflife.stages.treatments import anneal, intervene, regularize, replay
 from halflife.sweep.cli import main
 from halflife.sweep.place import Place
 from halflife.sweep.study import Scalar, Study, Trial
@@ -198,7 +197,7 @@ class Cell:
         )
         train = replay(train, everything.sources, treatment.replay)
         train = anneal(train, everything.sources, treatment.fade)
-        return named(treatment.intervention)(regularize(treatment.branch_regularizer)(train))
+        return intervene(treatment.intervention)(regularize(treatment.branch_regularizer)(train))
 
     def relearning(self, branch: Train) -> dict[str, Stage]:
         """Training on the dropped languages alone, on so many items of each."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from halflife.errors import UserError
 
@@ -14,6 +15,7 @@ BASE_WIDTH = 64
 """Width at which muP multipliers are 1: the rates of a study are stated for this width."""
 
 
+@cache  # a large plan asks a million times
 def parse_size(name: str) -> int:
     """Non-embedding parameters named by `name` ("100k" -> 100000).
 

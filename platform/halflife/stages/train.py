@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -324,6 +324,7 @@ def check_released(model: Released, mixture: Mixture, dropout: float) -> None:
         )
 
 
+@lru_cache(maxsize=1024)
 def _asked(probe: LanguageProbe, language: Language, sequence: int) -> float:
     examples = language.examples(probe.part)
     longest = max((len(e.prompt) + len(e.answer) for e in examples), default=0)

@@ -7,7 +7,7 @@ come from the rule. A language without a rule holds out nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import ClassVar, Literal, get_args
 
 from halflife.errors import UserError
@@ -62,20 +62,23 @@ class Language:
 
     def examples(self, part: Asked) -> tuple[Example, ...]:
         """The items of one part, answers ended."""
+        parts = _parts(self)
         if part == "skill":
-            return self._parts["held-out"] or self._parts["memorised"]
-        return self._parts[part]
+            return parts["held-out"] or parts["memorised"]
+        return parts[part]
 
-    @cached_property
-    def _parts(self) -> dict[str, tuple[Example, ...]]:
-        items = self.items()
-        if self.shuffled:
-            order = generator(self.seed, "shuffled", self.name).permutation(len(items))
-            items = [(prompt, items[at][1]) for (prompt, _), at in zip(items, order, strict=True)]
-        examples = [Example(prompt=prompt, answer=answer + END) for prompt, answer in items]
-        count = round(self.held_out * len(items)) if self.has_rule and not self.shuffled else 0
-        out = set(generator(self.seed, "held out", self.name).permutation(len(items))[:count].tolist())
-        return {
-            "memorised": tuple(example for at, example in enumerate(examples) if at not in out),
-            "held-out": tuple(example for at, example in enumerate(examples) if at in out),
-        }
+
+@lru_cache(maxsize=1024)
+def _parts(language: Language) -> dict[Part, tuple[Example, ...]]:
+    """Kept, as a plan describes the same language many times."""
+    items = language.items()
+    if language.shuffled:
+        order = generator(language.seed, "shuffled", language.name).permutation(len(items))
+        items = [(prompt, items[at][1]) for (prompt, _), at in zip(items, order, strict=True)]
+    examples = [Example(prompt=prompt, answer=answer + END) for prompt, answer in items]
+    count = round(language.held_out * len(items)) if language.has_rule and not language.shuffled else 0
+    out = set(generator(language.seed, "held out", language.name).permutation(len(items))[:count].tolist())
+    return {
+        "memorised": tuple(example for at, example in enumerate(examples) if at not in out),
+        "held-out": tuple(example for at, example in enumerate(examples) if at in out),
+    }
