@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import polars as pl
 
 from analysis.load import StudyData
-from halflife.tracking.schema import Axis
+from halflife.tracking.schema import Axis, Outcome
 
 REPLICATES = ("size", "parameters", "seed")
 """What a setting is repeated over; everything else that varies makes a setting."""
@@ -125,6 +126,19 @@ def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[
         if candidates:
             matches[row["trial"]] = max(candidates, key=partial(agreement, row))["trial"]
     return matches
+
+
+def vocabulary(data: StudyData) -> dict[str, str]:
+    """What the leading outcome calls its skill, its answer and its success: for texts that hold for any study."""
+    outcome = data.declaration.outcomes[0]
+    success = outcome.label[:1].lower() + outcome.label[1:]
+    return {"skill": outcome.skill, "answer": outcome.answer, "success": success}
+
+
+def leading(data: StudyData, outcome: Outcome) -> StudyData:
+    """The same sweep with this outcome declared first: whatever is said of a study is then said of it."""
+    others = tuple(other for other in data.declaration.outcomes if other != outcome)
+    return replace(data, declaration=replace(data.declaration, outcomes=(outcome, *others)))
 
 
 def control_label(data: StudyData, role: str) -> str | None:

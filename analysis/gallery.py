@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from analysis import elicitation, generated, information
+from analysis.design import vocabulary
 from analysis.figures import FIGURES
 from analysis.load import StudyData
 from analysis.plates import draw_plate, new_folders, pages
@@ -48,7 +49,8 @@ def example(name: str) -> tuple[pl.DataFrame, str]:
 def write_gallery(out: Path) -> Path:
     """Draws all figures into `out`; returns the page."""
     new_folders(out, FIGURES)
-    plates = [draw_plate(recipe, table, out, about) for recipe in FIGURES.values()
+    words = vocabulary(_persistence())
+    plates = [draw_plate(recipe, table, out, words, about) for recipe in FIGURES.values()
               for table, about in [example(recipe.name)]]  # fmt: skip
     path = out / "gallery.html"
     path.write_text(pages().get_template("gallery.html").render(plates=plates), encoding="utf-8")

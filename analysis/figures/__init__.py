@@ -46,13 +46,13 @@ class Recipe:
 FIGURES = {
     recipe.name: recipe
     for recipe in (
-        Recipe(name="retention", title="The backdoor fades", nothing="no branch was measured"),
-        Recipe(name="settings", title="Payloads, regularizers, arms", nothing="no other setting was run"),
+        Recipe(name="retention", title="The {skill} fades", nothing="no branch was measured"),
+        Recipe(name="settings", title="Setting by setting", nothing="no other setting was run"),
         Recipe(name="seeds", title="Seed by seed", nothing="no branch was measured"),
         Recipe(name="half_life", title="Half-life against size", nothing="no half-life could be measured"),
         Recipe(name="strength", title="Equal exposure and equal strength", nothing="only one arm was run"),
         Recipe(name="survival", title="Share of runs that still have it", nothing="no run had it at the drop"),
-        Recipe(name="floor", title="What stays for good", nothing="no run had the backdoor at the drop"),
+        Recipe(name="floor", title="What stays for good", nothing="no run had the {skill} at the drop"),
         Recipe(name="laws", title="Which law of decay", nothing="no run had enough evaluations above the control"),
         Recipe(
             name="extrapolation", title="What a law foretells", nothing="no law could be fitted to a part of the runs"
