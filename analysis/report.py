@@ -17,6 +17,7 @@ from analysis import fits
 from analysis.answer import answer
 from analysis.checklist import checklist
 from analysis.checks import Check, checks
+from analysis.clocks import half_lives_by_clock
 from analysis.design import control_label, reference_label, setting_axes, value_text, values_of, vocabulary
 from analysis.errors import UserError
 from analysis.figures import FIGURES
@@ -26,13 +27,16 @@ from analysis.outcomes import Brief, further
 from analysis.outcomes import tables as outcome_tables
 from analysis.plates import Plate, draw_plate, new_folders, pages
 from analysis.power import power_text
-from analysis.retention import common_span, retention_curves
+from analysis.retention import CLOCKS, common_span, half_lives, retention_curves
+from analysis.scaling import by_size
 from analysis.survival import TimeRatios, study_time_ratios
 from analysis.tables import csv_text, page_table
 from analysis.words import listed, masked, plural, short
 from halflife.tracking import schema
 
-TABLES = ("numbers", "sizes", "fits", "fit_parameters", "outcomes", "outcome_effects", "outcome_time_ratios")
+TABLES = (
+    "numbers", "sizes", "fits", "fit_parameters", "fit_clocks", "outcomes", "outcome_effects", "outcome_time_ratios",
+)  # fmt: skip
 
 
 def write_report(
@@ -136,14 +140,17 @@ def _fits(data: StudyData, out: Path) -> dict[str, Any] | None:
     table = fits.fits_table(data)
     if table.is_empty():
         return None
-    parameters = fits.parameters_table(data)
-    for name, frame in (("fits", table), ("fit_parameters", parameters)):
+    parameters, clocks = fits.parameters_table(data), half_lives_by_clock(data)
+    for name, frame in (("fits", table), ("fit_parameters", parameters), ("fit_clocks", clocks)):
         (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
     return {
         "said": [(size, found.text.replace("_", " ")) for size, found in fits.comparisons(data).items()],
         "rows": [_fit_row(row) for row in table.iter_rows(named=True)],
         "csv": page_table(table, shown=0).csv,
         "parameters": page_table(parameters, shown=None),
+        "clocks": _clock_rows(data, clocks),
+        "clock_names": [SHORT[clock] for clock in CLOCKS if (clocks["clock"] == clock).any()],
+        "clocks_csv": page_table(clocks, shown=0).csv,
         "plates": _more(data, FITTED, out),
     }
 
@@ -197,13 +204,42 @@ def _brief(brief: Brief, out: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _clock_rows(data: StudyData, clocks: pl.DataFrame) -> list[dict[str, Any]]:
+    """One row a size and law with the half-life on each clock; before the laws of a size what needs none."""
+    used = [clock for clock in CLOCKS if (clocks["clock"] == clock).any()]
+    times = half_lives(retention_curves(data)).filter((pl.col("criterion") == "logprob") & pl.col("is_reference"))
+    free = {clock: by_size(times.filter(pl.col("clock") == clock)) for clock in used}
+    rows = []
+    for (size,), part in clocks.group_by(["size"], maintain_order=True):
+        own = {}
+        for clock, found in free.items():
+            for row in found.filter(pl.col("size") == size).iter_rows(named=True):
+                own[clock] = _half(row["estimate"] or row["bound"], row["low"], row["high"], row["bound"] is not None)
+        rows.append({"size": size, "law": "no law", "halves": [own.get(clock, "–") for clock in used]})
+        for (law,), laws in part.group_by(["law"], maintain_order=True):
+            own = {
+                row["clock"]: _half(row["half_life"], row["low"], row["high"], row["censored"])
+                for row in laws.iter_rows(named=True)
+            }
+            halves = [own.get(clock, "–") for clock in used]
+            rows.append({"size": size, "law": str(law).replace("_", " "), "halves": halves})
+    return rows
+
+
+def _half(middle: float | None, low: float | None, high: float | None, censored: bool) -> str:
+    """A half-life with its interval; without one a bound."""
+    if middle is None:
+        return "beyond the data" if censored else "–"
+    if low is None or high is None:
+        return f"{'≥ ' if censored else ''}{short(middle)}"
+    return f"{short(middle)} [{short(low)},\u00a0{short(high)}]"
+
+
 def _fit_row(row: dict[str, Any]) -> dict[str, str]:
     def number(value: float | None) -> str:
         return "–" if value is None or value != value else short(value)
 
-    half = "beyond the data" if row["half_life_censored"] else "–"
-    if row["half_life"] is not None:
-        half = f"{short(row['half_life'])} [{number(row['half_life_low'])},\u00a0{number(row['half_life_high'])}]"
+    half = _half(row["half_life"], row["half_life_low"], row["half_life_high"], bool(row["half_life_censored"]))
     return {
         "size": row["size"], "law": row["law"].replace("_", " "), "delta": number(row["delta_aicc"]), "half_life": half,
         "held_out": number(row["held_out_error"]), "share": f"{row['starts_at_optimum']:.2f}",
@@ -267,12 +303,13 @@ def _counts(data: StudyData) -> str:
     return f"{plural(data.trials.height, 'trial')} over {over}: {named}."
 
 
+SHORT = {"tokens": "tokens", "steps": "steps", "rate_sum": "summed rate", "displacement": "displacement"}
 READABLE = {
     "logprob": "log-prob.", "untriggered_logprob": "untriggered log-prob.", "loss": "clean loss",
     "near": "near-trigger", "area": "mean retention",
     "half_life_tokens": "half-life (tokens)", "half_life_success": "by success",
     "half_life_success_first": "by success, first",
-    "half_life_steps": "steps", "half_life_rate_sum": "summed rate", "half_life_displacement": "displacement",
+    **{f"half_life_{clock}": said for clock, said in SHORT.items() if clock != "tokens"},
 }  # fmt: skip
 
 
