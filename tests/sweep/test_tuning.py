@@ -128,7 +128,7 @@ def test_folders_of_killed_sweeps_are_removed_and_no_others(tmp_path: Path, monk
     mine = scratch(tmp_path, "halflife-mine", None)
     holding = leases.acquire(mine, leases.Watch(PULSE), PULSE)
     assert holding
-    owner = json.loads(holding.path.read_text())
+    owner = json.loads((mine / "lease-1.json").read_text())
     dead = scratch(tmp_path, "halflife-dead", json.dumps({**owner, "born": "another process of this id"}))
     others = [
         mine,

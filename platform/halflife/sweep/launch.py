@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from filelock import FileLock
 from rich.console import Console
 
-from halflife.stages import provenance
+from halflife.stages import inputs, leases, provenance
 from halflife.stages.base import Stage
 from halflife.stages.plan import Plan
 from halflife.stages.store import Store
@@ -60,6 +59,7 @@ def run(work: Study | Search, place: Place, console: Console | None = None) -> S
     place.check_fits(stage for stage in course.stages if stage.key not in plan.outcomes)
     place.check_disk(sum(stage.cost.disk_bytes for stage in plan.missing))
     store.prepare()
+    inputs.share(store)
 
     origin = provenance.gather()
     publisher = Publisher(
@@ -68,7 +68,7 @@ def run(work: Study | Search, place: Place, console: Console | None = None) -> S
         description=study.declaration.question,
         sweep=study.key,
         artifacts=place.artifacts,
-        alone=FileLock(store.root / f".publishing-{study.key}.lock"),
+        alone=leases.Alone(store.place / f".publishing-{study.key}"),
     )
     publishing = Publishing(study, plan, store, publisher, origin)
     ran: set[str] = set()
@@ -170,7 +170,7 @@ def _compute(
             share = shares.get(stage.key) or place.shares([stage])[stage.key]
             return tuning.Task(
                 stage=stage,
-                results=str(store.root),
+                results=store.address,
                 device=device,
                 execution=place.execution(stage),
                 share=share,

@@ -11,6 +11,7 @@ from typing import Literal
 
 from halflife.errors import UserError
 from halflife.stages.base import Stage
+from halflife.stages.remote import address_of, copy_of
 from halflife.stages.store import Store
 from halflife.sweep import executions, fit, resources
 from halflife.sweep.fit import Asked, Choice, Placement, Room
@@ -44,11 +45,15 @@ class Place:
     max_concurrent: int | None = None
     """Stages that run at once, at most; by default one a core, or as many as fit the GPUs."""
     results: Path = field(default_factory=_results)
-    """Folder for everything that runs make (also HALFLIFE_RESULTS)."""
+    """Folder for everything that runs make, or a bucket such as s3://bucket/path (also HALFLIFE_RESULTS)."""
     tracking_uri: str | None = None
     """MLflow store; by default mlflow.db in the results folder."""
     dry_run: bool = False
     """Print the plan with an estimate of time, memory and disk, and run nothing (a corpus that is missing is built)."""
+
+    def __post_init__(self) -> None:
+        if address := address_of(self.results):  # from here on, this machine's copy stands for the bucket
+            object.__setattr__(self, "results", copy_of(address))
 
     @property
     def actual_device(self) -> Literal["cpu", "cuda"]:

@@ -24,7 +24,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from halflife.errors import UserError
-from halflife.stages import leases
+from halflife.stages import files, leases
 from halflife.stages.base import Context, Stage
 from halflife.stages.plan import Plan
 from halflife.stages.run import Held, Unavailable, run_stage
@@ -91,8 +91,7 @@ class StageActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         task, store = self._task, Store(self._task.results)
-        attempts = store.folder(task.stage) / "attempts"
-        before = {path.name for path in attempts.iterdir()} if attempts.exists() else set()
+        before = set(files.names(store.home(task.stage) / "attempts"))
         try:
             outcome = run_stage(
                 task.stage,
