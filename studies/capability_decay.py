@@ -20,7 +20,7 @@ from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometr
 from halflife.models.ladder import Rung
 from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint, Snapshot, Train
-from halflife.stages.treatments import regularize
+from halflife.stages.treatments import intervene, regularize
 from halflife.sweep.cli import main
 from halflife.sweep.place import Place
 from halflife.sweep.study import Scalar, Study, Trial
@@ -200,9 +200,7 @@ class Cell:
             schedule=Schedule(shape="continue"),
             evaluations=self.evaluations(),
         )
-        for name in (treatment.branch_regularizer, treatment.intervention):
-            train = regularize(name)(train)
-        return train
+        return intervene(treatment.intervention)(regularize(treatment.branch_regularizer)(train))
 
     def relearning(self, branch: Train) -> dict[str, Stage]:
         """Training on the dropped languages alone, on so many items of each."""

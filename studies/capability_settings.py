@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
-from halflife.stages.treatments import regularize
+from halflife.stages.treatments import intervene, regularize
 from halflife.sweep.cli import Preset
 from halflife.tasks.families import MEANING, Kind
 from halflife.tracking import schema
@@ -93,8 +93,10 @@ def check_settings(settings: Settings) -> None:
     """Raises UserError on settings that cannot be run."""
     for size in (*settings.sizes, *settings.focus_sizes):
         Rung(size=size)
-    for name in (*settings.trunk_regularizers, *settings.branch_regularizers, *settings.interventions):
+    for name in (*settings.trunk_regularizers, *settings.branch_regularizers):
         regularize(name)
+    for name in settings.interventions:
+        intervene(name)
     for name in settings.trunk_regularizers:
         if "l2sp" in name:
             raise UserError(f"trunk regularizer {name!r}: l2sp pulls towards a checkpoint; use it in branches")

@@ -18,7 +18,7 @@ import torch
 from halflife.data.mixture import Batches, Mixture, Source
 from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint, Train
-from halflife.stages.treatments import treatment
+from halflife.stages.treatments import intervene
 from halflife.tasks.families import Family
 from halflife.tasks.languages import Language
 from halflife.training.execution import Execution
@@ -73,7 +73,7 @@ def _figures(size: str, batch_tokens: int, count: int) -> list[Figure]:
         train(trunk, Host(Path(folder)), batches=_batches(trunk), measures={})
         start = Path(folder) / "final"
         speed = {
-            name: _stepping(treatment(name)(branch), start, made if name == "none" else {})
+            name: _stepping(intervene(name)(branch), start, made if name == "none" else {})
             for name in ("none", *NAMES, *PENALISED)
         }
         steps = max(1, round(SECONDS_A_TURN * max(speed["none"](1), speed["none"](1))))
