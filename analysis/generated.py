@@ -139,11 +139,12 @@ def _study(title: str, axes: tuple[schema.Axis, ...], roles: tuple[str, ...], tr
     names = ("size", "parameters", "seed", *(axis.name for axis in axes if axis.name not in ("parameters", "seed")))
     frame = pl.concat(points).sort("trial", "phase", "name", "step")
     return StudyData(
-        declaration=declaration, sweep=_run(title), totals={}, trials=pl.DataFrame(rows), points=frame, parameters=names
+        declaration=declaration, sweep=run_of(title), totals={}, trials=pl.DataFrame(rows), points=frame, parameters=names
     )
 
 
-def _run(name: str) -> Run:
+def run_of(name: str) -> Run:
+    """The parent run of a sweep that was never run."""
     return Run(
         id="0", name=name, experiment="0", status="FINISHED", started=0, ended=0, artifacts="", tags={}, params={}
     )
@@ -259,7 +260,7 @@ def search() -> StudyData:
     frame = pl.DataFrame(points, schema=POINTS, orient="row")
     names = ("suggestion", *(axis.name for axis in axes))
     return StudyData(
-        declaration=declaration, sweep=_run("search"), totals={}, trials=pl.DataFrame(rows), points=frame,
+        declaration=declaration, sweep=run_of("search"), totals={}, trials=pl.DataFrame(rows), points=frame,
         parameters=names,
     )  # fmt: skip
 
