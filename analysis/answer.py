@@ -7,9 +7,11 @@ from typing import Any
 
 import polars as pl
 
+from analysis.conditions import is_family_study
 from analysis.design import control_label, reference, setting_axes, value_label, values_of, vocabulary
 from analysis.effects import effects
 from analysis.errors import UserError
+from analysis.family_answer import family_answer
 from analysis.load import StudyData
 from analysis.numbers import control_half_lives
 from analysis.retention import AREA, areas, common_span, half_lives, main_measure
@@ -28,6 +30,8 @@ def answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
     found = search_answer(data)  # of a search: what else it has is about settings that were chosen
     if found:
         return [*found, *outcome_answer(data, curves)[:1]]
+    if is_family_study(data):
+        return family_answer(data, curves)
     return [*outcome_answer(data, curves), *own_savings(data)]
 
 

@@ -8,17 +8,24 @@ import polars as pl
 
 from analysis.design import described, reference, setting_axes, setting_label, values_of
 from analysis.load import StudyData
-from halflife.tracking.schema import Axis
+from analysis.retention import main_measure
 
 FAMILY = "family"
-DROPPED = "drop"
+DROPPED = "subject"
 """Parameter: the names of the dropped languages, joined by "+"."""
 NULL = "answers shuffled"
+MEASURE = "success"
+"""By which a language's skill is told first: what is asked of it is right or wrong. To a model that never saw it a
+language is so unlikely that half of the log-probability's gap may be left where no answer is right any more."""
 
 
-def family_axis(data: StudyData) -> Axis | None:
-    """The axis of families, where treatments of several were run."""
-    return next((axis for axis in setting_axes(data) if axis.name == FAMILY), None)
+def is_family_study(data: StudyData) -> bool:
+    return any(axis.name == FAMILY for axis in data.declaration.axes) and FAMILY in data.trials.columns
+
+
+def skill_measure(data: StudyData, curves: pl.DataFrame) -> str:
+    """MEASURE in a study of families, else `retention.main_measure`."""
+    return MEASURE if is_family_study(data) else main_measure(curves)
 
 
 def families(data: StudyData) -> list[Any]:
@@ -31,8 +38,14 @@ def conditions(data: StudyData) -> pl.DataFrame:
     """`described` trials with family, condition (in words: the family, and in what else a trial differs from the
     reference), plain (in nothing else) and place (the order of conditions: by family, plain ones first).
 
-    Of the null control, a condition of its own. Trials without a place are other controls.
+    Of the null control, a condition of its own. Trials without a place are other controls. Computed once per `data`.
     """
+    if "conditions" not in data.derived:
+        data.derived["conditions"] = _conditions(data)
+    return data.derived["conditions"]
+
+
+def _conditions(data: StudyData) -> pl.DataFrame:
     chosen = reference(data)
     others = tuple(axis for axis in setting_axes(data) if axis.name != FAMILY)
     frame, order = described(data), families(data)
@@ -49,12 +62,10 @@ def conditions(data: StudyData) -> pl.DataFrame:
     names = pl.DataFrame(rows, schema={"condition": pl.String, "plain": pl.Boolean}, orient="row")
     frame = pl.concat([frame, names], how="horizontal")
     ranks: dict[str, tuple] = {}
+    orders = {axis.name: {value: at for at, value in enumerate(values_of(data, axis))} for axis in others}
     for row in frame.filter(pl.col("role").is_in(["treatment", "null"])).iter_rows(named=True):
-        settings = tuple(
-            values_of(data, axis).index(row[axis.name]) if row[axis.name] in values_of(data, axis) else 0
-            for axis in others
-        )
-        changed = sum(place > 0 for place in settings)
+        settings = [places.get(row[name], 0) for name, places in orders.items()]
+        changed = sum(row[name] != chosen[name] for name in orders)
         family = order.index(row[FAMILY]) if row[FAMILY] in order else len(order)
         ranks.setdefault(row["condition"], (family, row["role"] == "null", changed, [-place for place in settings]))
     places = {condition: place for place, condition in enumerate(sorted(ranks, key=lambda name: ranks[name]))}

@@ -13,6 +13,8 @@ from halflife.tracking.schema import Axis, Outcome
 
 REPLICATES = ("size", "parameters", "seed")
 """What a setting is repeated over; everything else that varies makes a setting."""
+MEASURED = ("payload", "family", "subject")
+"""Parameters that say what is measured: a control of another is none."""
 MATCH_FIRST = (
     "payload",
     "learning_rate",
@@ -101,8 +103,8 @@ def value_text(value: Any) -> str:
 def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[str, str]:
     """Trial -> the control of this role, of its size and seed, that agrees with it most, of those in `among`.
 
-    What is measured (the payload) must agree where both say it. It need not agree in all else: settings share
-    controls. Of those that agree equally, the one at the reference setting is taken.
+    What is measured (the payload, the dropped language) must agree where both say it. It need not agree in all else:
+    settings share controls. Of those that agree equally, the one at the reference setting is taken.
     """
     chosen = reference(data)
     declared = [axis.name for axis in data.declaration.axes]
@@ -121,7 +123,7 @@ def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[
         candidates = [
             control
             for control in found.get((row.get("size"), row.get("seed")), [])
-            if None in (row.get("payload"), control.get("payload")) or row["payload"] == control["payload"]
+            if all(None in (pair := (row.get(name), control.get(name))) or pair[0] == pair[1] for name in MEASURED)
         ]
         if candidates:
             matches[row["trial"]] = max(candidates, key=partial(agreement, row))["trial"]

@@ -30,14 +30,14 @@ DOSE_TOO = ("payload", "arm")
 """Axes that change the dose as well; the report shows them beside the sizes, not as effects."""
 
 
-def effects(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
+def effects(data: StudyData, curves: pl.DataFrame, measure: str | None = None) -> pl.DataFrame:
     """One row per axis value other than the reference's, DOSE_TOO left out.
 
     area: difference of mean retention over log time. ratio: of half-lives in tokens (sustained). Both are of the
-    log-probability, or of success where there is none (`main_measure`). `observed`: the pairs of which neither is
-    censored. The factor rests on all pairs while few seeds have a censored one, otherwise there is none.
+    log-probability, or of success where there is none (`main_measure`), or of `measure`. `observed`: the pairs of which
+    neither is censored. The factor rests on all pairs while few seeds have a censored one, otherwise there is none.
     """
-    axes, chosen, measure = setting_axes(data), reference(data), main_measure(curves)
+    axes, chosen, measure = setting_axes(data), reference(data), measure or main_measure(curves)
     times = half_lives(curves).filter((pl.col("criterion") == measure) & (pl.col("clock") == "tokens"))
     trials = (
         data.trials.filter(pl.col("role") == "treatment")

@@ -83,7 +83,11 @@ def _levels(data: StudyData) -> pl.DataFrame:
         for reading in READINGS:
             # the best layer at the drop: the end has no part in the choice
             of_run = [task for task in layers if run["trial"] in ends[task]]
-            task = max(of_run, key=lambda at: ends[at][run["trial"]][0], default="") if reading == LAYER else tasks[reading]
+            task = (
+                max(of_run, key=lambda at: ends[at][run["trial"]][0], default="")
+                if reading == LAYER
+                else tasks[reading]
+            )
             own, control = (ends.get(task, {}).get(trial) for trial in (run["trial"], run["control"]))
             if own is None or control is None:
                 continue

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.conditions import FAMILY, conditions, families, missed
+from analysis.conditions import FAMILY, MEASURE, conditions, families, missed
 from analysis.design import setting_axes
 from analysis.effects import DOSE_TOO, effects
-from analysis.erasure import HIDDEN, LEAST_LOST, SAID, depth_rows, main_rows
+from analysis.erasure import HIDDEN, depth_rows, main_rows
 from analysis.figures.generalisation import generalisation_table
 from analysis.figures.overlap import DIAL, overlap_table
 from analysis.load import StudyData
@@ -20,14 +20,7 @@ from analysis.scaling import SEEDS, slope
 from analysis.uncertainty import Interval, t_interval
 from analysis.words import interval, listed, plural, short
 
-MEASURE = "success"
-"""By which a language's skill is told first: what can be asked of it is right or wrong. A language that another model
-never saw is so unlikely to it that half of the log-probability's gap may be left where no answer is right any more."""
-ALREADY = {"shots": "few shots", "choice": "forced choice", "layer": "linear probe", "relearning": "relearning"}
-
-
-def is_family_study(data: StudyData) -> bool:
-    return any(axis.name == FAMILY for axis in data.declaration.axes) and FAMILY in data.trials.columns
+READINGS = {"shots": "few shots", "choice": "forced choice", "layer": "linear probe", "relearning": "relearning"}
 
 
 def family_answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
@@ -36,12 +29,16 @@ def family_answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
     runs = conditions(data).filter((pl.col("role") == "treatment") & pl.col("plain"))
     plain = times.join(runs.select("trial", pl.col(FAMILY).cast(pl.String)), on="trial")
     names = [str(name) for name in families(data)]
+    labels = {axis.label: axis.name for axis in data.declaration.axes}
+    effect_rows: dict[str, list[dict[str, Any]]] = {}
+    for row in effects(data, curves, MEASURE).iter_rows(named=True):
+        effect_rows.setdefault(labels[row["axis"]], []).append(row)
     said = [
         lasting(plain.filter(pl.col("criterion") == MEASURE), names, curves),
-        sharing(data, curves, names),
+        sharing(effect_rows, names),
         overlap(data),
         scale(plain.filter(pl.col("criterion") == MEASURE), names),
-        treatments(data, curves),
+        treatments(data, effect_rows),
         gated(data),
         generalisation(data),
         " ".join(filter(None, [never(data), cost(data)])),
@@ -75,19 +72,20 @@ def lasting(times: pl.DataFrame, names: list[str], curves: pl.DataFrame) -> str:
     )
 
 
-def sharing(data: StudyData, curves: pl.DataFrame, names: list[str]) -> str:
-    """Do models with more shared implementation decay more slowly? The families against the first, paired."""
+def sharing(effect_rows: dict[str, list[dict[str, Any]]], names: list[str]) -> str:
+    """Do models with more shared implementation decay more slowly? The families against the first, paired.
+    `effect_rows`: those of `effects`, by axis."""
     question = "Do models with more shared implementation decay more slowly? "
     if len(names) < 2:
         return question + "It cannot be told: only one family was run."
-    rows = _rows(data, curves, FAMILY)
+    rows = effect_rows.get(FAMILY, [])
     parts, sides = [], []
     for row in rows:
         found, text = _told(row)
         sides.append(found)
         parts.append(f"{row['value'].rpartition(': ')[2]} against {row['against']}: {text}")
     if not parts:
-        return question + "It cannot be told: no two families have runs of one size and seed with the skill at the drop."
+        return question + "It cannot be told: no two families have runs of one size and seed with the skill."
     if all(side == 1 for side in sides):
         verdict = f"Yes, every family that shares outlasts {names[0]}, which shares nothing"
     elif all(side == -1 for side in sides):
@@ -101,11 +99,6 @@ def sharing(data: StudyData, curves: pl.DataFrame, names: list[str]) -> str:
         verdict = _why_not(rows)
     few = _few(max((row["seeds"] for row in rows), default=0))
     return f"{question}{verdict}. {'; '.join(parts)} (pairs of one size and seed; 95 % intervals over seeds).{few}"
-
-
-def _rows(data: StudyData, curves: pl.DataFrame, axis: str) -> list[dict[str, Any]]:
-    label = next(a.label for a in data.declaration.axes if a.name == axis)
-    return effects(data, curves, MEASURE).filter(pl.col("axis") == label).to_dicts()
 
 
 def _told(row: dict[str, Any]) -> tuple[int, str]:
@@ -150,7 +143,7 @@ def overlap(data: StudyData) -> str:
     """The slope of mean retention over each dial of overlap, one fit a seed, then over seeds."""
     table = overlap_table(data)
     parts = []
-    for (dial,), part in table.group_by(["dial"], maintain_order=True) if not table.is_empty() else ():
+    for part in table.partition_by("dial", maintain_order=True) if not table.is_empty() else ():
         slopes = []
         for own in part.drop_nulls("area").partition_by("seed"):
             x, y = own["value"].to_numpy(), own["area"].to_numpy()
@@ -182,21 +175,20 @@ def scale(times: pl.DataFrame, names: list[str]) -> str:
         why = why or found.no_claim or ""
     if not parts:
         return ""
-    verdict = f"Demonstration, no scaling claim ({why})" if why else (
-        "It cannot be told, because every interval includes 0" if not claims else f"It does in {claims} of {len(parts)} "
-        "families"
-    )  # fmt: skip
-    return (
-        f"Does size slow the decay? {verdict}: half-life by success ∝ N^γ, N the parameters; by family {'; '.join(parts)}."
-    )
+    verdict = f"Demonstration, no scaling claim ({why})"
+    if not why:
+        verdict = f"It changes it in {claims} of {len(parts)} families"
+        verdict = verdict if claims else "It cannot be told, because every interval includes 0"
+    form = "half-life by success ∝ N^γ, N the parameters"
+    return f"Does size slow the decay? {verdict}: {form}; by family {'; '.join(parts)}."
 
 
-def treatments(data: StudyData, curves: pl.DataFrame) -> str:
+def treatments(data: StudyData, effect_rows: dict[str, list[dict[str, Any]]]) -> str:
     """What regularization before and after the drop and what happens afterwards do."""
     axes = [a for a in setting_axes(data) if a.name not in (FAMILY, *DOSE_TOO) and DIAL not in a.name]
     parts = []
     for axis in axes:
-        for row in _rows(data, curves, axis.name):
+        for row in effect_rows.get(axis.name, []):
             side, text = _told(row)
             verdict = {1: "longer", -1: "shorter", 0: "cannot tell"}[side]
             parts.append(f"{row['value']} against {row['against']}: {verdict} ({text}; {plural(row['pairs'], 'pair')})")
@@ -213,14 +205,14 @@ def gated(data: StudyData) -> str:
     rows = rows.filter(pl.col("condition").is_in(plain))
     if rows.is_empty():
         return question + "It cannot be told, because no reading was taken beside a model that never saw the language."
-    used = [ALREADY[name] for name in main_rows(data)["reading"].unique(maintain_order=True) if name in HIDDEN]
+    used = [READINGS[name] for name in main_rows(data)["reading"].unique(maintain_order=True) if name in HIDDEN]
     parts = []
     for row in rows.iter_rows(named=True):
         if row["share"] is None:
             parts.append(f"{row['condition']}: still said, at least half of it in every run")
             continue
-        found = _interval({**row, "seeds": row["seeds"]}, "share")
-        if found.low is None:
+        found = Interval(estimate=row["share"], low=row["low"], high=row["high"], count=row["seeds"])
+        if found.low is None or found.high is None:
             verdict = "one seed, cannot tell"
         elif found.low > 0.5:
             verdict = "mostly gated"
@@ -263,7 +255,9 @@ def never(data: StudyData) -> str:
         return f"All {trunks.height} trunks reached the criterion."
     cells = late.group_by(FAMILY, "size", "parameters").len().sort(FAMILY, "parameters")
     where = listed([f"{row['len']} of {row[FAMILY]} at {row['size']}" for row in cells.iter_rows(named=True)])
-    return f"{late.height} of {plural(trunks.height, 'trunk')} missed the criterion: {where}; no branch forked from them."
+    return (
+        f"{late.height} of {plural(trunks.height, 'trunk')} missed the criterion: {where}; no branch forked from them."
+    )
 
 
 def cost(data: StudyData) -> str:

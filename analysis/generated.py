@@ -139,7 +139,12 @@ def _study(title: str, axes: tuple[schema.Axis, ...], roles: tuple[str, ...], tr
     names = ("size", "parameters", "seed", *(axis.name for axis in axes if axis.name not in ("parameters", "seed")))
     frame = pl.concat(points).sort("trial", "phase", "name", "step")
     return StudyData(
-        declaration=declaration, sweep=run_of(title), totals={}, trials=pl.DataFrame(rows), points=frame, parameters=names
+        declaration=declaration,
+        sweep=run_of(title),
+        totals={},
+        trials=pl.DataFrame(rows),
+        points=frame,
+        parameters=names,
     )
 
 

@@ -70,9 +70,11 @@ def families() -> StudyData:
         trial = " ".join([role, size, f"seed {seed}", *map(str, setting.values())])
         missed = (setting["family"], size, seed) == MISSED and role != "absent" and setting["arm"] == "equal-strength"
         ended = "blocked: the trunk never reached snapshot 'criterion'" if missed else "complete"
-        rows.append({"trial": trial, "name": trial, "role": role, "size": size, "parameters": SIZES[size], "seed": seed}
-                    | setting | {"drop": _languages(setting["family"])[0], "stage_trunk": _trunk(role, size, seed, setting),
-                                 "outcome_trunk": "complete", "outcome_branch": ended})  # fmt: skip
+        rows.append({
+            "trial": trial, "name": trial, "role": role, "size": size, "parameters": SIZES[size], "seed": seed,
+            **setting, "subject": _languages(setting["family"])[0], "stage_trunk": _trunk(role, size, seed, setting),
+            "outcome_trunk": "complete", "outcome_branch": ended,
+        })  # fmt: skip
         for phase, at, measures in () if missed else _phases(role, size, seed, setting):
             columns = {
                 "trial": trial, "phase": phase, "step": np.tile(at.astype(int) * STEP, len(measures)),
@@ -82,12 +84,13 @@ def families() -> StudyData:
     title = "families of languages (generated)"
     declaration = schema.Declaration(
         study=title, title=title, question="What do the figures look like?", reading="", preset="generated", axes=axes,
-        outcomes=(schema.Outcome(name="skill", label="success in the dropped language", phase="branch", task="dropped"),),
+        outcomes=(schema.Outcome(name="skill", label="success", phase="branch", task="dropped"),),
         controls=tuple(schema.Control(kind=role, label=label, role=role) for role, label in labels.items()), figures=(),
     )  # fmt: skip
-    names = ("size", "parameters", "seed", *(a.name for a in axes if a.name not in ("parameters", "seed")), "drop")
+    names = ("size", "parameters", "seed", *(a.name for a in axes if a.name not in ("parameters", "seed")), "subject")
     return StudyData(
-        declaration=declaration, sweep=run_of(title), totals={"sweep/tokens_trained": 3.1e8, "sweep/tokens_unshared": 9.2e8},
+        declaration=declaration, sweep=run_of(title),
+        totals={"sweep/tokens_trained": 3.1e8, "sweep/tokens_unshared": 9.2e8},
         trials=pl.DataFrame(rows), points=pl.concat(points).sort("trial", "phase", "name", "step"), parameters=names,
     )  # fmt: skip
 

@@ -123,7 +123,14 @@ def _retention_curves(data: StudyData, outcome: schema.Outcome) -> pl.DataFrame:
 
 
 def wide_points(data: StudyData, phase: str) -> pl.DataFrame:
-    """One row per trial and evaluation of a phase, one column per `task/measure`."""
+    """One row per trial and evaluation of a phase, one column per `task/measure`. Computed once."""
+    key = f"wide/{phase}"
+    if key not in data.derived:
+        data.derived[key] = _wide_points(data, phase)
+    return data.derived[key]
+
+
+def _wide_points(data: StudyData, phase: str) -> pl.DataFrame:
     points = data.points.filter(pl.col("phase") == phase)
     if points.is_empty():
         return pl.DataFrame(schema={"trial": pl.String, "step": pl.Int64})

@@ -7,7 +7,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.erasure import LAYER, MAIN, QUANTILES, RELEARN, SAID, SAVING, by_condition, depth_rows, examples_of, shares
+from analysis.conditions import is_family_study
+from analysis.erasure import (
+    LAYER,
+    MAIN,
+    QUANTILES,
+    RELEARN,
+    SAID,
+    SAVING,
+    by_condition,
+    depth_rows,
+    examples_of,
+    shares,
+)
 from analysis.figures import style
 from analysis.load import StudyData
 
@@ -16,12 +28,12 @@ CAPTION = (
     "scale is the same in all: of what the trained model had at the drop over the model that never saw the language "
     "(the line at 0), how much is still there (the line at 1: all of it). Said: right answers, decoded greedily. Few "
     "shots: the same with examples in context. Forced choice: the right one is the likeliest of the language's own "
-    "answers. Linear probe: the answer read off the layer that was best at the drop. Relearning: tokens saved, at equal "
-    "examples and budget, to bring back a quarter, half and nine tenths of the skill. Last column: the share of what is "
-    "no longer said that the other readings still find, their mean; right is gated, left is scrambled; it is told where "
-    "at least half is no longer said. Means over sizes within a seed, then 95 % t intervals over seeds; a hollow mark "
-    "counts bounds from relearning that did not get there within the budget; an arrow at the edge lies beyond it. "
-    "Grey: the language's answers had been shuffled, a table without a skill."
+    "answers. Linear probe: the answer read off the layer that was best at the drop. Relearning: tokens saved, at "
+    "equal examples and budget, to bring back a quarter, half and nine tenths of the skill. Last column: the share of "
+    "what is no longer said that the other readings still find, their mean; right is gated, left is scrambled; it is "
+    "told where at least half is no longer said. Means over sizes within a seed, then 95 % t intervals over seeds; a "
+    "hollow mark counts bounds from relearning that did not get there within the budget; an arrow at the edge lies "
+    "beyond it. Grey: the language's answers had been shuffled, a table without a skill."
 )
 COLUMNS = {
     SAID: "said", "shots": "few shots", "choice": "forced\nchoice", LAYER: "linear\nprobe", SAVING: "relearning",
@@ -35,6 +47,8 @@ ROW = 0.27
 
 def erasure_table(data: StudyData) -> pl.DataFrame:
     """One row per condition, reading and, of relearning with the most examples, quantile: `erasure.by_condition`."""
+    if not is_family_study(data):
+        return pl.DataFrame()
     frame, phases = shares(data), examples_of(data)
     most = phases[-1].removeprefix(RELEARN) if phases else ""
     frame = frame.filter((pl.col("reading") != SAVING) | pl.col("detail").str.starts_with(f"{most} "))
@@ -65,7 +79,7 @@ def draw_erasure(table: pl.DataFrame) -> Figure:
         figure.supxlabel("0: as a model that never saw the language      1: as at the drop", fontsize=8)
         if SAVING in shown:
             handles = [
-                Line2D([], [], color=style.INK, ls="", marker=mark, ms=4, label=f"{quantile:.0%} of the skill relearned")
+                Line2D([], [], color=style.INK, ls="", marker=mark, ms=4, label=f"{quantile:.0%} of the skill again")
                 for quantile, mark in MARKS.items()
             ]
             style.legend_above(figure, handles, handlelength=1.0)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.conditions import conditions
+from analysis.conditions import conditions, is_family_study
 from analysis.design import controls
 from analysis.erasure import RELEARN, examples_of, success_curves
 from analysis.figures import style
@@ -27,6 +27,8 @@ PANELS, COLUMNS = 9, 3
 def examples_table(data: StudyData) -> pl.DataFrame:
     """One row per run that relearned, treatment or its never-saw control, and number of examples: condition, place,
     kind (knew | never), examples, order, size, seed, success (at the end of the budget), chance."""
+    if not is_family_study(data):
+        return pl.DataFrame()
     about = conditions(data)
     known = {row["trial"]: row for row in about.iter_rows(named=True)}
     rows = []
@@ -64,7 +66,8 @@ def draw_examples(table: pl.DataFrame) -> Figure:
         style.small_multiples(grid, len(parts), columns)
         for axes in grid[::columns]:
             axes.set_ylabel("success")
-        figure.supxlabel("examples of the dropped language to relearn from", fontsize=8)
+        for axes in grid[max(0, len(parts) - columns) : len(parts)]:
+            axes.set_xlabel("examples to relearn from")
         style.despine(figure)
         style.legend_above(figure, [
             Line2D([], [], color=style.INK, marker="o", ms=4.5, lw=1.4, label="once knew it"),
@@ -79,6 +82,7 @@ def _panel(axes: Axes, part: pl.DataFrame) -> None:
     axes.set_xlim(names["order"][0] - 0.4, names["order"][-1] + 0.4)
     axes.set_title(part["condition"][0])
     axes.set_ylim(-0.03, 1.05)
+    axes.set_yticks([0, 0.5, 1], ["0", "½", "1"])
     axes.axhline(float(part["chance"].to_numpy().mean()), color=style.MUTED, lw=0.9, zorder=1)
     for kind, shift, fill, line in (("knew", -0.06, style.INK, "-"), ("never", 0.06, "white", "--")):
         seeds = part.filter(pl.col("kind") == kind).group_by("order", "seed").agg(pl.col("success").mean())

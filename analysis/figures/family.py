@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.conditions import FAMILY, conditions
+from analysis.conditions import FAMILY, conditions, is_family_study
 from analysis.design import reference, setting_axes, value_label, values_of
 from analysis.figures import style
 from analysis.load import StudyData
@@ -29,6 +29,8 @@ ARM = "arm"
 def family_table(data: StudyData) -> pl.DataFrame:
     """One row per run of a family (all else but the arm at the reference) and criterion: arm, size, parameters, seed,
     kind (of a half-life; or missed: the trunk never reached the criterion; or no skill at the drop), low, estimate."""
+    if not is_family_study(data) or data.points.is_empty():
+        return pl.DataFrame()
     axes, chosen = setting_axes(data), reference(data)
     runs = conditions(data).filter(pl.col("role") == "treatment")
     same = [pl.col(a.name).eq_missing(pl.lit(chosen[a.name])) for a in axes if a.name not in (ARM, FAMILY)]

@@ -17,10 +17,10 @@ from halflife.tracking import schema
 
 CAPTION = (
     "Translation between the two languages whose pair was left out of training, in both directions: whatever is "
-    "answered rightly was generalised. Left: success at the drop by size; small points are seeds, large ones means with "
-    "95 % t intervals; the level line is guessing. Right: the same since the drop of another language, means over "
-    "seeds, one colour a size; grey: controls, all sizes together. A curve that falls with the dropped language shows that the "
-    "generalisation rested on it."
+    "answered rightly was generalised. Left: success at the drop by size; small points are seeds, large ones means "
+    "with 95 % t intervals; the level line is guessing. Right: the same since the drop of another language, means over "
+    "seeds, one colour a size; grey: controls, all sizes together. A curve that falls with the dropped language shows "
+    "that the generalisation rested on it."
 )
 TASK = "untrained"
 
@@ -42,8 +42,10 @@ def generalisation_table(data: StudyData) -> pl.DataFrame:
         .drop_nulls("success")
         .join(conditions(data).filter("plain"), on="trial")
         .with_columns(label=pl.col("role").replace(labels))
-        .select("role", "label", pl.col(FAMILY).cast(pl.String), "size", "parameters", "seed", "tokens", "hits", "trials",
-                "success", "chance")
+        .select(
+            "role", "label", pl.col(FAMILY).cast(pl.String), "size", "parameters", "seed", "tokens", "hits", "trials",
+            "success", "chance",
+        )
         .sort(pl.col("role") != "treatment", "role", "parameters", "seed", "tokens")
     )  # fmt: skip
 
@@ -60,6 +62,7 @@ def draw_generalisation(table: pl.DataFrame) -> Figure:
             if guessed.len():
                 axes.axhline(float(guessed.to_numpy().mean()), color=style.MUTED, lw=0.9, ls=(0, (4, 2)), zorder=1)
             axes.set_ylim(-0.03, 1.03)
+            axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
         left.set_ylabel("success on the pair never trained on")
         style.despine(figure)
         handles = [Line2D([], [], color=colour, lw=1.8, label=size) for size, _, colour in sizes]

@@ -116,5 +116,5 @@ def _panel(axes: Axes, part: pl.DataFrame, table: pl.DataFrame, clock: str) -> N
                 axes.fill_between(band["x"], band["low"], band["high"], color=colour, alpha=0.15, lw=0, zorder=3)
     kept = part.filter(pl.col("kind") == "kept").group_by("tokens").agg(pl.col("x", "retention").mean()).sort("tokens")
     axes.plot(kept["x"], kept["retention"], color=style.INK, lw=1.8, zorder=3)
-    axes.axhline(0.5, color=style.FAINT, lw=0.8, zorder=1)
     axes.set_ylim(-0.15, 1.15)
+    axes.set_yticks([0, 0.5, 1], ["0", "½", "1"])

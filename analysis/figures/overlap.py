@@ -9,28 +9,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.conditions import FAMILY, conditions
+from analysis.conditions import FAMILY, conditions, skill_measure
 from analysis.design import reference, setting_axes, value_text
 from analysis.figures import style
 from analysis.load import StudyData
-from analysis.retention import AREA, areas, common_span, half_lives, main_measure, retention_curves
+from analysis.retention import AREA, areas, common_span, half_lives, retention_curves
 from analysis.uncertainty import Interval, t_interval
 
 CAPTION = (
-    "One row a dial of overlap. Left: half-life of the log-probability (sustained), right: mean retention over log "
-    "time, which every implanted run has. One colour a size, dark small and light large; small points are seeds, "
-    "lines join the means over seeds, bars are 95 % t intervals. An arrow marks a run that never reached half, drawn "
-    "at its last evaluation: that value of the dial then has no mean. Nothing is assumed about the shape; a rise "
-    "and fall is as possible as a slope."
+    "One row a dial of overlap. Left: half-life (sustained), right: mean retention over log time, which every run that "
+    "had the skill has; of languages by success above chance, otherwise by log-probability. One colour a size, dark "
+    "small and light large; small points are seeds, lines join the means over seeds, bars are 95 % t intervals. An "
+    "arrow marks a run that never reached half, drawn at its last evaluation: that value of the dial then has no mean. "
+    "Nothing is assumed about the shape; a rise and fall is as possible as a slope."
 )
 DIAL = "overlap"
 
 
 def overlap_table(data: StudyData) -> pl.DataFrame:
     """One row per treatment and dial, an axis whose name has `overlap` in it: dial, label, value, size, parameters,
-    seed, kind, low, estimate (tokens), area; all else at the reference, and in families: those where the dial varies."""
+    seed, kind, low, estimate (tokens), area; all else at the reference, in every family in which the dial varies."""
     curves, chosen = retention_curves(data), reference(data)
-    measure = main_measure(curves)
+    measure = skill_measure(data, curves)
     times = half_lives(curves).filter((pl.col("criterion") == measure) & (pl.col("clock") == "tokens"))
     retained = areas(curves, common_span(curves)).select("trial", area=AREA[measure])
     trials = conditions(data).filter(pl.col("role") == "treatment")
