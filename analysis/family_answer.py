@@ -110,6 +110,8 @@ def _told(row: dict[str, Any]) -> tuple[int, str]:
         ratio = _interval(row, "ratio")
         parts.append(f"half-life × {_spread(ratio)}")
         side = _side(ratio, 1.0)
+    elif area is None:
+        return 0, f"no pair of {row['pairs']} had the skill at the drop in both"
     elif row["observed"] < row["pairs"]:
         parts.append(f"half-life not reached in {row['pairs'] - row['observed']} of {plural(row['pairs'], 'pair')}")
     if area is not None:
@@ -131,7 +133,9 @@ def _interval(row: dict[str, Any], name: str) -> Any:
 
 def _why_not(rows: list[dict[str, Any]]) -> str:
     seeds = max(row["seeds"] for row in rows)
-    why = "one seed gives no interval" if seeds < 2 else "every interval includes no difference"
+    why = "every interval includes no difference"
+    if seeds < 2:
+        why = "one seed gives no interval" if seeds else "the skill was not there to lose"
     return f"It cannot be told, because {why}"
 
 
@@ -163,6 +167,9 @@ def overlap(data: StudyData) -> str:
 
 def scale(times: pl.DataFrame, names: list[str]) -> str:
     """How does decay vary with scale? The exponent of the half-life in parameters, by family."""
+    question = "Does size slow the decay? "
+    if times.filter(pl.col("kind") != "at-start")["parameters"].n_unique() < 2:
+        return question + "It cannot be told, because there are no half-lives at two sizes."
     parts, claims, why = [], 0, ""
     for name in names:
         found = slope(times.filter(pl.col(FAMILY) == name))
@@ -173,14 +180,12 @@ def scale(times: pl.DataFrame, names: list[str]) -> str:
             parts.append(f"{name}: γ = {interval(found.interval)}")
             claims += not found.interval.contains(0)
         why = why or found.no_claim or ""
-    if not parts:
-        return ""
     verdict = f"Demonstration, no scaling claim ({why})"
     if not why:
         verdict = f"It changes it in {claims} of {len(parts)} families"
         verdict = verdict if claims else "It cannot be told, because every interval includes 0"
     form = "half-life by success ∝ N^γ, N the parameters"
-    return f"Does size slow the decay? {verdict}: {form}; by family {'; '.join(parts)}."
+    return f"{question}{verdict}: {form}; by family {'; '.join(parts)}."
 
 
 def treatments(data: StudyData, effect_rows: dict[str, list[dict[str, Any]]]) -> str:
@@ -204,7 +209,11 @@ def gated(data: StudyData) -> str:
     plain = conditions(data).filter("plain")["condition"].unique().to_list()
     rows = rows.filter(pl.col("condition").is_in(plain))
     if rows.is_empty():
-        return question + "It cannot be told, because no reading was taken beside a model that never saw the language."
+        known = main_rows(data).filter(pl.col("role") == "treatment")
+        why = "no run had an advantage at the drop over a model that never saw the language"
+        if known.is_empty():
+            why = "no reading was taken beside a model that never saw the language"
+        return f"{question}It cannot be told, because {why}."
     used = [READINGS[name] for name in main_rows(data)["reading"].unique(maintain_order=True) if name in HIDDEN]
     parts = []
     for row in rows.iter_rows(named=True):

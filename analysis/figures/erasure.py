@@ -33,7 +33,8 @@ CAPTION = (
     "what is no longer said that the other readings still find, their mean; right is gated, left is scrambled; it is "
     "told where at least half is no longer said. Means over sizes within a seed, then 95 % t intervals over seeds; a "
     "hollow mark counts bounds from relearning that did not get there within the budget; an arrow at the edge lies "
-    "beyond it. Grey: the language's answers had been shuffled, a table without a skill."
+    "beyond it; none: no advantage at the drop, so nothing to tell. Grey: the language's answers had been shuffled, a "
+    "table without a skill."
 )
 COLUMNS = {
     SAID: "said", "shots": "few shots", "choice": "forced\nchoice", LAYER: "linear\nprobe", SAVING: "relearning",
@@ -105,7 +106,7 @@ def _column(axes: Axes, part: pl.DataFrame, rows: pl.DataFrame, reading: str) ->
             mark, at = MARKS[quantile], at + 0.26 * (list(MARKS).index(quantile) - 1)
             colour = style.MUTED if quantile != MAIN else colour
         if row["share"] is None:
-            why = "still said" if reading == "gated" else "·"
+            why = "still said" if reading == "gated" and row["runs"] == row["none"] else "none"
             axes.annotate(why, (0.5, at), ha="center", va="center", fontsize=7, color=style.MUTED)
             continue
         if reading == "gated":  # a bar from nothing: the column to read first

@@ -103,7 +103,7 @@ def _panel(axes: Axes, part: pl.DataFrame, families: list[str], sizes: list) -> 
         missed, without = ((own["kind"] == kind).sum() for kind in ("missed", "no skill"))
         lines = [f"{family or 'all'} ({own.height})"]
         lines += [f"{missed} missed"] if missed else []
-        lines += [f"{without} without"] if without else []
+        lines += [f"{without} not learned"] if without else []
         labels.append("\n".join(lines))
     axes.set_xticks(range(len(families)), labels)
     axes.set_xlim(-0.5, len(families) - 0.5)

@@ -11,6 +11,7 @@ import pytest
 
 from analysis import generated_languages as planted
 from analysis.censoring import Time
+from analysis.checks import checks
 from analysis.conditions import conditions, missed
 from analysis.design import controls
 from analysis.effects import effects
@@ -82,7 +83,7 @@ def test_each_reading_finds_the_share_that_was_planted_and_nothing_of_a_table(fa
         )
         assert saved["share"] == pytest.approx(depth, abs=0.12)
     null = table.filter(pl.col("role") == "null")
-    assert null["share"].abs().max() < 0.1
+    assert np.abs(null["share"].to_numpy()).max() < 0.1
     assert set(table["reading"]) == {*READINGS, "relearning"}
 
 
@@ -204,3 +205,30 @@ def test_without_the_control_that_never_saw_it_no_gating_is_claimed(families):
     alone = part(families, pl.col("role") != "absent")
     text = "\n".join(family_answer(alone, retention_curves(alone)))
     assert "It cannot be told, because no reading was taken beside a model that never saw the language" in text
+
+
+def test_where_no_trunk_learned_the_language_every_answer_says_so(families):
+    never = part(families, (pl.col("role") == "absent") | ((pl.col("seed") < 2) & (pl.col("role") == "treatment")))
+    treated = pl.col("trial").is_in(never.trials.filter(pl.col("role") == "treatment")["trial"].implode())
+    flat = never.points.with_columns(
+        value=pl.when(treated & pl.col("name").str.ends_with("/hits")).then(0.0).otherwise("value")
+    )
+    never = replace(never, points=flat)
+    text = "\n".join(family_answer(never, retention_curves(never)))
+    assert "A: not known, no run had the skill at the drop" in text
+    assert "It cannot be told, because the skill was not there to lose" in text
+    assert "because there are no half-lives at two sizes" in text
+    assert "because no run had an advantage at the drop over a model that never saw the language" in text
+
+
+def test_the_kept_languages_are_checked_in_the_place_of_clean_text(families):
+    found = {check.name: check for check in checks(families, retention_curves(families))}
+    assert found["Learning it left the other languages alone"].passed
+    assert found["The kept languages stayed"].passed
+    assert not any("clean loss" in name for name in found)
+    worse = families.points.with_columns(
+        value=pl.when((pl.col("name") == "kept/hits") & (pl.col("step") > 10**6)).then(0.0).otherwise("value")
+    )
+    worse = replace(families, points=worse)
+    found = {check.name: check for check in checks(worse, retention_curves(worse))}
+    assert found["The kept languages stayed"].passed is False
