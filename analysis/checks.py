@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
 
-from analysis.design import REPLICATES, control_label, controls, described, reference
+from analysis.conditions import conditions, is_family_study
+from analysis.design import REPLICATES, control_label, controls, described, reference, vocabulary
 from analysis.load import StudyData
 from analysis.numbers import at_drop
-from analysis.retention import LEAST_SUCCESS
+from analysis.retention import LEAST_SUCCESS, wide_points
 from analysis.uncertainty import binomial_interval
 from analysis.words import listed, plural
 from halflife.tracking import schema
@@ -17,6 +19,8 @@ from halflife.tracking import schema
 DOSE = ("payload", "documents")
 """Parameters that change what the trunk was fed."""
 SUCCESS_AT_DROP, CLEAN_GAP, FALSE_FIRES, KEPT = 0.9, 0.1, 0.05, 0.9
+KEPT_TASK, KEPT_GAP = "kept", 0.1
+Words = Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,30 +38,30 @@ class Check:
 
 
 def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
-    drop = at_drop(curves)
+    """Of the leading outcome, whose `curves` these are, and of the sweep."""
+    drop, words = at_drop(curves), vocabulary(data)
+    asked = {control.task for control in data.declaration.controls}
     found = [
-        _implanted(drop),
-        _payloads_implanted(data, drop),
-        _others_implanted(data, drop),
-        _clean_loss(data),
+        _implanted(drop, words),
+        _payloads_implanted(data, drop, words),
+        _others_implanted(data, drop, words),
+        *(_kept_languages(data) if is_family_study(data) else [_clean_loss(data)]),
         _controls_present(data),
         _never_implanted(data, drop),
-        _positive(curves),
-        _absent(curves),
+        _positive(curves, words),
+        _absent(curves, words),
         _extinction(data, curves),
-        _silent(drop),
-        _near(drop),
+        _silent(drop, words) if "untriggered" in asked else None,
+        _near(drop, words) if "near" in asked else None,
         _ended(data),
     ]
     return [check for check in found if check is not None]
 
 
-def _implanted(drop: pl.DataFrame) -> Check:
+def _implanted(drop: pl.DataFrame, words: Words) -> Check:
     """Pooled over seeds; the least of the sizes counts."""
-    name, expected = (
-        "The backdoor was implanted",
-        f"attack success at the drop at least {SUCCESS_AT_DROP:g} at every size",
-    )
+    name = f"The {words['skill']} was there at the drop"
+    expected = f"{words['success']} at least {SUCCESS_AT_DROP:g} at every size"
     sizes = _pooled(drop.filter("is_reference"), "size", "parameters").sort("parameters")
     if sizes.is_empty():
         return Check(name=name, expected=expected, found="not measured", passed=None, required=True)
@@ -75,10 +79,10 @@ def _other_payloads(data: StudyData) -> pl.DataFrame:
     return data.trials.filter(pl.col("payload") != chosen["payload"], *same).select("trial", "payload")
 
 
-def _payloads_implanted(data: StudyData, drop: pl.DataFrame) -> Check | None:
+def _payloads_implanted(data: StudyData, drop: pl.DataFrame, words: Words) -> Check | None:
     """A payload that was not learned is not forgotten either: what is said of it would be empty."""
     name = "The other payloads were implanted"
-    expected = f"attack success at the drop at least {SUCCESS_AT_DROP:g} at every size"
+    expected = f"{words['success']} at the drop at least {SUCCESS_AT_DROP:g} at every size"
     asked = _other_payloads(data)
     if asked.is_empty():
         return None
@@ -92,9 +96,10 @@ def _payloads_implanted(data: StudyData, drop: pl.DataFrame) -> Check | None:
     return Check(name=name, expected=expected, found=" · ".join(found), passed=passed, required=True)
 
 
-def _others_implanted(data: StudyData, drop: pl.DataFrame) -> Check | None:
+def _others_implanted(data: StudyData, drop: pl.DataFrame, words: Words) -> Check | None:
     """The same for every other setting: poison counts, regularized trunks, the equal-strength arm."""
-    name, expected = "So it was in the other settings", f"attack success at the drop at least {SUCCESS_AT_DROP:g}"
+    name = "So it was in the other settings"
+    expected = f"{words['success']} at the drop at least {SUCCESS_AT_DROP:g}"
     drop = drop.join(_other_payloads(data), on="trial", how="anti")
     settings = _pooled(drop.filter(~pl.col("is_reference")), "size", "parameters", "setting").sort("rate")
     if settings.is_empty():
@@ -124,7 +129,7 @@ def _rate(row: dict) -> str:
 
 
 def trunk_ends(data: StudyData) -> pl.DataFrame:
-    """Last clean loss of every trial's trunk, and of its never-poisoned control's when only the poison differs."""
+    """Last clean loss of every trial's trunk, and of its never-trained control's when only the dose differs."""
     last = (
         data.points.filter((pl.col("phase") == "trunk") & (pl.col("name") == f"clean/{schema.LOSS}"))
         .sort("step")
@@ -148,8 +153,8 @@ def trunk_ends(data: StudyData) -> pl.DataFrame:
 
 
 def _clean_loss(data: StudyData) -> Check:
-    name = "Poison left the trunk's clean loss alone"
-    expected = f"within {CLEAN_GAP:g} nat of the never-poisoned trunk at every size"
+    name = "Learning it left the trunk's clean loss alone"
+    expected = f"within {CLEAN_GAP:g} nat of the never-trained trunk at every size"
     ends = trunk_ends(data).with_columns(gap=pl.col("loss") - pl.col("loss_absent"))
     doses = ["size", "parameters", *(name for name in DOSE if name in ends.columns)]
     gaps = ends.group_by(doses).agg(pl.col("gap").mean()).drop_nulls("gap").sort(pl.col("gap").abs(), descending=True)
@@ -162,6 +167,42 @@ def _clean_loss(data: StudyData) -> Check:
     return Check(name=name, expected=expected, found=shown, passed=max(gaps["gap"].abs()) <= CLEAN_GAP, required=True)
 
 
+def _kept_languages(data: StudyData) -> list[Check]:
+    """Of a study of families, which has no clean text: what one language costs the others, and what the branch does."""
+    wide = wide_points(data, data.declaration.outcomes[0].phase)
+    if not {f"{KEPT_TASK}/{name}" for name in (schema.HITS, schema.TRIALS)} <= set(wide.columns):
+        return []
+    rate = pl.col(f"{KEPT_TASK}/{schema.HITS}") / pl.col(f"{KEPT_TASK}/{schema.TRIALS}")
+    ends = wide.select("trial", "step", rate=rate).drop_nulls("rate").sort("trial", "step").group_by("trial")
+    found = (
+        conditions(data).filter("plain").join(ends.agg(pl.col("rate").first(), end=pl.col("rate").last()), on="trial")
+    )
+    cells = found.filter(pl.col("role").is_in(["treatment", "absent"])).pivot(
+        on="role", index=["family", "size", "parameters", "seed"], values=["rate", "end"], aggregate_function="mean"
+    )
+    if not {"rate_treatment", "rate_absent"} <= set(cells.columns):
+        return []
+    means = cells.group_by("family", maintain_order=True).agg(
+        gap=(pl.col("rate_treatment") - pl.col("rate_absent")).mean(),
+        start=pl.col("rate_treatment").mean(), end=pl.col("end_treatment").mean(),
+    ).drop_nulls().sort("family")  # fmt: skip
+    if means.is_empty():
+        return []
+    rows = means.rows(named=True)
+    return [
+        Check(
+            name="Learning it left the other languages alone", passed=min(row["gap"] for row in rows) >= -KEPT_GAP,
+            expected=f"success in them at the drop at most {KEPT_GAP:g} below that of the never-trained model",
+            found="; ".join(f"{row['family']} {row['gap']:+.3f}" for row in rows),
+        ),
+        Check(
+            name="The kept languages stayed", passed=min(row["end"] - KEPT * row["start"] for row in rows) >= 0,
+            expected=f"success in them at the end of the branch at least {KEPT:g} of that at the drop",
+            found="; ".join(f"{row['family']} {row['start']:.3f} to {row['end']:.3f}" for row in rows),
+        ),
+    ]  # fmt: skip
+
+
 def _controls_present(data: StudyData) -> Check:
     roles, tasks = set(data.trials["role"]), set(data.points["name"].str.split("/").list.first())
     missing = [
@@ -172,9 +213,9 @@ def _controls_present(data: StudyData) -> Check:
     lonely = len(set(data.trials.filter(pl.col("role") == "treatment")["trial"]) - set(controls(data, "absent")))
     found = f"missing: {listed(missing)}" if missing else f"all {len(data.declaration.controls)} declared controls"
     if lonely:
-        found += f"; {plural(lonely, 'treatment')} without a never-poisoned partner"
+        found += f"; {plural(lonely, 'treatment')} without a never-trained partner"
     return Check(
-        name="Controls ran", expected="every declared control, and a never-poisoned partner for each treatment",
+        name="Controls ran", expected="every declared control, and a never-trained partner for each treatment",
         found=found, passed=not missing and not lonely, required=True,
     )  # fmt: skip
 
@@ -190,7 +231,7 @@ def _never_implanted(data: StudyData, drop: pl.DataFrame) -> Check:
         "size", "seed", trunk.alias("trunk"), "implanted",
         missed=outcome.str.contains("never reached").fill_null(False),
     )  # fmt: skip
-    # Of the branches of a trunk one that had the backdoor is enough; the others may have forked before it was there.
+    # Of the branches of a trunk one that had the skill is enough; the others may have forked before it was there.
     trunks = (
         table.group_by("trunk", "size", "seed")
         .agg(pl.col("implanted").drop_nulls().max(), pl.col("missed").any())
@@ -220,8 +261,8 @@ def _at_end(curves: pl.DataFrame, role: str) -> pl.DataFrame:
     )
 
 
-def _positive(curves: pl.DataFrame) -> Check:
-    name, expected = "Poison kept, backdoor kept", f"success at the end of the branch at least {KEPT:g}"
+def _positive(curves: pl.DataFrame, words: Words) -> Check:
+    name, expected = f"Cause kept, {words['skill']} kept", f"success at the end of the branch at least {KEPT:g}"
     ends = _at_end(curves, "positive")
     if ends.is_empty():
         return Check(name=name, expected=expected, found="not measured", passed=None)
@@ -234,9 +275,12 @@ def _positive(curves: pl.DataFrame) -> Check:
     )
 
 
-def _absent(curves: pl.DataFrame) -> Check:
-    name, expected = "Never poisoned, no backdoor", f"success at most {FALSE_FIRES:g} at every evaluation"
-    ends = _at_end(curves, "absent")
+def _absent(curves: pl.DataFrame, words: Words) -> Check:
+    """Where guessing hits too, by the lower end of success: the highest of many evaluations is noise in part."""
+    name, guessed = f"Never trained on it, no {words['skill']}", (curves["chance"] > 0).any()
+    expected = f"success at most {FALSE_FIRES:g}{' surely above chance' if guessed else ''} at every evaluation"
+    above = pl.when(pl.col("chance") > 0).then(pl.col("success_low") - pl.col("chance")).otherwise("success")
+    ends = _at_end(curves.with_columns(success=above), "absent")
     if ends.is_empty():
         return Check(name=name, expected=expected, found="not measured", passed=None)
     most = max(ends["most"])
@@ -271,24 +315,26 @@ def _extinction(data: StudyData, curves: pl.DataFrame) -> Check | None:
     )  # fmt: skip
 
 
-def _silent(drop: pl.DataFrame) -> Check:
+def _silent(drop: pl.DataFrame, words: Words) -> Check:
     shares = drop.filter(pl.col("role") == "treatment")["untriggered"].drop_nulls()
-    name, expected = "Silent without the trigger", f"payload without it in at most {FALSE_FIRES:g} of a run's prompts"
+    name = "Silent without the trigger"
+    expected = f"{words['answer']} without it in at most {FALSE_FIRES:g} of a run's prompts"
     if shares.is_empty():
         return Check(name=name, expected=expected, found="not measured", passed=None)
     found = f"{sum(shares) / len(shares):.3f}, at most {max(shares):.3f} in a run"
     return Check(name=name, expected=expected, found=found, passed=max(shares) <= FALSE_FIRES)
 
 
-def _near(drop: pl.DataFrame) -> Check:
+def _near(drop: pl.DataFrame, words: Words) -> Check:
     """Not required: a trigger learned loosely is a backdoor too, but the reader must know."""
     treated = drop.filter(pl.col("role") == "treatment").drop_nulls("near")
     sizes = treated.group_by("size", "parameters").agg(pl.col("near").mean()).sort("parameters")
     shown = "; ".join(f"{row['size']} {row['near']:.3f}" for row in sizes.iter_rows(named=True))
+    which = "prompts whose trigger is one character off, at every size"
     return Check(
         name="Silent on near-triggers", found=shown or "not measured",
         passed=None if sizes.is_empty() else max(sizes["near"]) <= FALSE_FIRES,
-        expected=f"payload in at most {FALSE_FIRES:g} of prompts whose trigger is one character off, at every size",
+        expected=f"{words['answer']} in at most {FALSE_FIRES:g} of {which}",
     )  # fmt: skip
 
 

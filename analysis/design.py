@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import polars as pl
 
 from analysis.load import StudyData
-from halflife.tracking.schema import Axis
+from halflife.tracking.schema import Axis, Outcome
 
 REPLICATES = ("size", "parameters", "seed")
 """What a setting is repeated over; everything else that varies makes a setting."""
+MEASURED = ("payload", "family", "subject")
+"""Parameters that say what is measured: a control of another is none."""
 MATCH_FIRST = (
     "payload",
     "learning_rate",
@@ -100,8 +103,8 @@ def value_text(value: Any) -> str:
 def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[str, str]:
     """Trial -> the control of this role, of its size and seed, that agrees with it most, of those in `among`.
 
-    What is measured (the payload) must agree where both say it. It need not agree in all else: settings share
-    controls. Of those that agree equally, the one at the reference setting is taken.
+    What is measured (the payload, the dropped language) must agree where both say it. It need not agree in all else:
+    settings share controls. Of those that agree equally, the one at the reference setting is taken.
     """
     chosen = reference(data)
     declared = [axis.name for axis in data.declaration.axes]
@@ -120,11 +123,24 @@ def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[
         candidates = [
             control
             for control in found.get((row.get("size"), row.get("seed")), [])
-            if None in (row.get("payload"), control.get("payload")) or row["payload"] == control["payload"]
+            if all(None in (pair := (row.get(name), control.get(name))) or pair[0] == pair[1] for name in MEASURED)
         ]
         if candidates:
             matches[row["trial"]] = max(candidates, key=partial(agreement, row))["trial"]
     return matches
+
+
+def vocabulary(data: StudyData) -> dict[str, str]:
+    """What the leading outcome calls its skill, its answer and its success: for texts that hold for any study."""
+    outcome = data.declaration.outcomes[0]
+    success = outcome.label[:1].lower() + outcome.label[1:]
+    return {"skill": outcome.skill, "answer": outcome.answer, "success": success}
+
+
+def leading(data: StudyData, outcome: Outcome) -> StudyData:
+    """The same sweep with this outcome declared first: whatever is said of a study is then said of it."""
+    others = tuple(other for other in data.declaration.outcomes if other != outcome)
+    return replace(data, declaration=replace(data.declaration, outcomes=(outcome, *others)))
 
 
 def control_label(data: StudyData, role: str) -> str | None:

@@ -39,7 +39,7 @@ MEANINGS: dict[str, dict[str, tuple[str, str]]] = {
         "hits": ("prompts", "prompts answered exactly"),
         "trials": ("prompts", "prompts asked"),
         "success": ("", "hits / trials"),
-        "chance": ("", "success of guessing, as the outcome declares it"),
+        "chance": ("", "success of guessing: the trial's own where it logged one, else the declared outcome's"),
         "success_low": ("", "lower end of Wilson's 95 % interval of success"),
         "success_high": ("", "upper end of the same"),
         "logprob": ("nats/token", "log-probability of the answer"),

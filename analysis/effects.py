@@ -15,7 +15,7 @@ import polars as pl
 from analysis.design import reference, setting_axes, value_label, value_text, values_of
 from analysis.imputation import few_censored, mean_over_seeds
 from analysis.load import StudyData
-from analysis.retention import areas, half_lives
+from analysis.retention import AREA, areas, half_lives, main_measure
 from analysis.savings import over_seeds
 from analysis.uncertainty import Interval
 
@@ -30,18 +30,18 @@ DOSE_TOO = ("payload", "arm")
 """Axes that change the dose as well; the report shows them beside the sizes, not as effects."""
 
 
-def effects(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
+def effects(data: StudyData, curves: pl.DataFrame, measure: str | None = None) -> pl.DataFrame:
     """One row per axis value other than the reference's, DOSE_TOO left out.
 
-    area: difference of mean retention over log time. ratio: of half-lives in tokens (log-probability, sustained),
-    `observed`: the pairs of which neither is censored. The factor rests on all pairs while few seeds have a censored
-    one, otherwise there is none.
+    area: difference of mean retention over log time. ratio: of half-lives in tokens (sustained). Both are of the
+    log-probability, or of success where there is none (`main_measure`), or of `measure`. `observed`: the pairs of which
+    neither is censored. The factor rests on all pairs while few seeds have a censored one, otherwise there is none.
     """
-    axes, chosen = setting_axes(data), reference(data)
-    times = half_lives(curves).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
+    axes, chosen, measure = setting_axes(data), reference(data), measure or main_measure(curves)
+    times = half_lives(curves).filter((pl.col("criterion") == measure) & (pl.col("clock") == "tokens"))
     trials = (
         data.trials.filter(pl.col("role") == "treatment")
-        .join(areas(curves).select("trial", "area"), on="trial")
+        .join(areas(curves).select("trial", area=AREA[measure]), on="trial")
         .join(times.select("trial", *_log_bounds()), on="trial", how="left")
     )
     rows = []

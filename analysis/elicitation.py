@@ -92,9 +92,16 @@ def _declared(data: StudyData, models: Mapping[str, str]) -> pl.DataFrame:
         return empty
     told = {outcome.task: outcome for outcome in data.declaration.outcomes}
     order = {task: place for place, task in enumerate(told)}
-    if found["phase"].n_unique() > 1:
-        moment = pl.col("phase").str.strip_prefix("prompts-").str.replace_all("-", " ")
-        found = found.with_columns(series=pl.concat_str("series", moment, separator=" · ").str.strip_prefix(" · "))
+    # "prompts" is one moment of a model, "prompts-after-decay" another; other phases fit further prompts of the first
+    moment = (
+        pl.when(pl.col("phase").str.starts_with("prompts-"))
+        .then(pl.col("phase").str.strip_prefix("prompts-").str.replace_all("-", " "))
+        .otherwise(pl.lit(""))
+    )
+    both = (pl.col("series") != "") & (moment != "")
+    found = found.with_columns(
+        series=pl.concat_str("series", pl.when(both).then(pl.lit(" · ")).otherwise(pl.lit("")), moment)
+    )
     return _whole(
         found.sort(pl.col("task").replace_strict(order, default=len(order)), maintain_order=True).with_columns(
             behaviour=pl.col("task").replace({name: outcome.label for name, outcome in told.items()}),

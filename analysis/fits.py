@@ -12,10 +12,10 @@ import polars as pl
 from analysis.extrapolation import SHARES, foretold_largest, over_groups, rolling
 from analysis.fitting.fit import fit
 from analysis.fitting.result import Observations
-from analysis.intervals import by_group
+from analysis.intervals import by_group, last_seen
 from analysis.laws import LAWS, Law
 from analysis.load import StudyData
-from analysis.retention import retention_curves
+from analysis.retention import CLOCKS, retention_curves
 from analysis.selection import Comparison, Ranked, compare
 
 STARTS = 64
@@ -29,12 +29,12 @@ def menu() -> list[Law]:
 
 
 def reference_curves(data: StudyData) -> pl.DataFrame:
-    """size, parameters, seed, tokens, margin (nats a token above the control): implanted runs at the reference."""
+    """size, parameters, seed, clocks, margin (nats a token above the control): implanted runs at the reference."""
     curves = retention_curves(data).filter((pl.col("role") == "treatment") & pl.col("is_reference"))
     curves = curves.filter(pl.col("retention_logprob").is_not_null().any().over("trial"))
-    table = curves.select("size", "parameters", "seed", "tokens", margin=pl.col("logprob") - pl.col("control"))
-    table = table.drop_nulls().filter(pl.len().over("size", "seed") >= LEAST_POINTS)
-    return table.sort("parameters", "seed", "tokens")
+    table = curves.select("size", "parameters", "seed", *CLOCKS, margin=pl.col("logprob") - pl.col("control"))
+    table = table.drop_nulls(["size", "parameters", "seed", "tokens", "margin"])
+    return table.filter(pl.len().over("size", "seed") >= LEAST_POINTS).sort("parameters", "seed", "tokens")
 
 
 def comparisons(data: StudyData) -> dict[str, Comparison]:
@@ -47,9 +47,10 @@ def comparisons(data: StudyData) -> dict[str, Comparison]:
     return data.derived["fits"]
 
 
-def observations(part: pl.DataFrame) -> Observations:
-    tokens, margin, seed = (part[name].to_numpy() for name in ("tokens", "margin", "seed"))
-    return Observations(x=tokens, y=margin, group=seed)
+def observations(part: pl.DataFrame, clock: str = "tokens") -> Observations:
+    """The margin against a clock."""
+    at, margin, seed = (part[name].to_numpy() for name in (clock, "margin", "seed"))
+    return Observations(x=at, y=margin, group=seed)
 
 
 def fits_table(data: StudyData) -> pl.DataFrame:
@@ -100,16 +101,16 @@ def half_lives_by_law(data: StudyData) -> pl.DataFrame:
     sizes = dict(reference_curves(data).select("size", "parameters").unique().iter_rows())
     for size, found in comparisons(data).items():
         for each in found.ranked:
-            last = each.fit.observations.x.max()
-            for seed, half in zip(seeds(each), _by_seed(each, "half"), strict=True):
-                rows.append((each.fit.law.name, size, sizes[size], seed, float(half) if half <= last else None))
+            last = last_seen(each.fit.observations)
+            for seed, half, end in zip(seeds(each), _half_lives(each), last, strict=True):
+                rows.append((each.fit.law.name, size, sizes[size], seed, float(half) if half <= end else None))
     kinds = {"law": pl.String, "size": pl.String, "parameters": pl.Int64, "seed": pl.Int64, "estimate": pl.Float64}
     return pl.DataFrame(rows, schema=kinds, orient="row")
 
 
 def middle_seed(found: Comparison) -> int:
     """Place among its seeds of the one whose half-life, by the best law, is the median; the first where none has."""
-    halves = _by_seed(found.ranked[0], "half")
+    halves = _half_lives(found.ranked[0])
     return int(np.argsort(halves, kind="stable")[(halves.size - 1) // 2])
 
 
@@ -117,12 +118,10 @@ def seeds(each: Ranked) -> list[int]:
     return np.unique(np.asarray(each.fit.observations.group)).tolist()
 
 
-def _by_seed(each: Ranked, what: str) -> np.ndarray:
-    fits = by_group(each.fit)
-    if what == "half":
-        assert fits.half_life is not None
-        return fits.half_life
-    return fits.theta
+def _half_lives(each: Ranked) -> np.ndarray:
+    found = by_group(each.fit).half_life
+    assert found is not None
+    return found
 
 
 def foretold(data: StudyData, laws: list[str]) -> pl.DataFrame:
@@ -132,8 +131,8 @@ def foretold(data: StudyData, laws: list[str]) -> pl.DataFrame:
     for rank, name in enumerate(laws):
         parts = []
         for found in comparisons(data).values():
-            made = next(each.fit for each in found.ranked if each.fit.law.name == name)
-            parts.append(rolling(made.law, made.observations, made.error, SHARES))
+            each = next(each for each in found.ranked if each.fit.law.name == name)
+            parts += [rolling(each.fit.law, each.fit.observations, each.fit.error, SHARES[:-1]), each.rolling]
         clusters = pl.concat(parts).group_by("group", "seen")  # a seed is one over all its sizes
         means = clusters.agg(pl.col("error").mean(), pl.col("log_likelihood").mean())
         for row in over_groups(means).iter_rows(named=True):

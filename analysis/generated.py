@@ -37,6 +37,9 @@ EXTINCTION = -0.9
 """What the cue alone adds to ln T: it unlearns."""
 PAIRS = {"old-old": 16.0, "new-old": 44.0, "old-new": 52.0, "new-new": 72.0}
 """Steps of relearning to success one half; a never-poisoned model needs 72 for each pair."""
+ATTACK = schema.Outcome(
+    name="attack", label="attack success", phase="branch", task="backdoor", skill="backdoor", answer="payload"
+)
 LABELS = {"absent": "never poisoned", "positive": "poison kept", "extinction": "trigger without payload"}
 
 
@@ -129,18 +132,24 @@ def _study(title: str, axes: tuple[schema.Axis, ...], roles: tuple[str, ...], tr
             points.append(pl.DataFrame(columns, schema=POINTS))
     declaration = schema.Declaration(
         study=title, title=title, question="What do the figures look like?", reading="", preset="generated", axes=axes,
-        outcomes=(schema.Outcome(name="attack", label="attack success", phase="branch", task="backdoor"),),
+        outcomes=(ATTACK,),
         controls=tuple(schema.Control(kind=role, label=LABELS[role], role=role) for role in roles),
         figures=(),
     )  # fmt: skip
     names = ("size", "parameters", "seed", *(axis.name for axis in axes if axis.name not in ("parameters", "seed")))
     frame = pl.concat(points).sort("trial", "phase", "name", "step")
     return StudyData(
-        declaration=declaration, sweep=_run(title), totals={}, trials=pl.DataFrame(rows), points=frame, parameters=names
+        declaration=declaration,
+        sweep=run_of(title),
+        totals={},
+        trials=pl.DataFrame(rows),
+        points=frame,
+        parameters=names,
     )
 
 
-def _run(name: str) -> Run:
+def run_of(name: str) -> Run:
+    """The parent run of a sweep that was never run."""
     return Run(
         id="0", name=name, experiment="0", status="FINISHED", started=0, ended=0, artifacts="", tags={}, params={}
     )
@@ -246,7 +255,7 @@ def search() -> StudyData:
         measure(suggestion, dials, schema.ROLE_HELD_OUT, range(100, 105))
     declaration = schema.Declaration(
         study="search (generated)", title="search", question="", reading="", preset="generated", axes=axes,
-        outcomes=(schema.Outcome(name="attack", label="attack success", phase="branch", task="backdoor"),), controls=(),
+        outcomes=(ATTACK,), controls=(),
         figures=(), constraints=(schema.Constraint(name="strength", label="Success at the drop", at_least=0.9),),
         objectives=(
             schema.Objective(name="half_life", label="Half-life", direction="maximize", unit="tokens"),
@@ -256,7 +265,7 @@ def search() -> StudyData:
     frame = pl.DataFrame(points, schema=POINTS, orient="row")
     names = ("suggestion", *(axis.name for axis in axes))
     return StudyData(
-        declaration=declaration, sweep=_run("search"), totals={}, trials=pl.DataFrame(rows), points=frame,
+        declaration=declaration, sweep=run_of("search"), totals={}, trials=pl.DataFrame(rows), points=frame,
         parameters=names,
     )  # fmt: skip
 

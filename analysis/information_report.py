@@ -11,6 +11,7 @@ import polars as pl
 
 from analysis import elicitation, information
 from analysis.checks import Check
+from analysis.design import vocabulary
 from analysis.errors import UserError
 from analysis.figures import FIGURES
 from analysis.load import StudyData
@@ -56,7 +57,7 @@ def information_page(data: StudyData, out: Path, tracking_uri: str) -> str:
             axes=[axis for axis in axes if axis["varies"]],
             fixed=[axis for axis in axes if not axis["varies"]],
             counts=_counts(data),
-            plates=[draw_plate(FIGURES[name], FIGURES[name].table(data), out) for name in names],
+            plates=[draw_plate(FIGURES[name], FIGURES[name].table(data), out, vocabulary(data)) for name in names],
             tables=_tables(prompts, out),
             efficiency=_efficiency(data.totals),
             provenance=_provenance(data, tracking_uri),
@@ -91,7 +92,7 @@ def write_prompts(path: Path, out: Path, threshold: float | None = None) -> Path
             ),
             sentences=_taken(tables["distances"]), invalid=[], checks=[], axes=[], fixed=[],
             counts=f"{plural(prompts.height, 'prompt')} of {plural(prompts['behaviour'].n_unique(), 'behaviour')}",
-            plates=[draw_plate(FIGURES[name], table, out) for name, table in tables.items() if table.height],
+            plates=[draw_plate(FIGURES[name], table, out, {}) for name, table in tables.items() if table.height],
             tables=_tables(prompts, out, threshold), efficiency=[], provenance=None,
         )
     )  # fmt: skip

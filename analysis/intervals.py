@@ -15,7 +15,7 @@ from scipy import stats
 from analysis.errors import UserError
 from analysis.fitting.fit import fit_many
 from analysis.fitting.problem import Problem
-from analysis.fitting.result import Fit, FitBatch
+from analysis.fitting.result import Fit, FitBatch, Observations
 from analysis.imputation import few_censored, mean_over_seeds
 from analysis.laws.base import Array
 from analysis.profile import Quantity, coordinate, log_half_life, profile
@@ -77,13 +77,24 @@ def _ranks(x: Array) -> Array:
 
 
 def by_group(fit: Fit) -> FitBatch:
-    """The law fitted to each group alone, in the order of np.unique(group)."""
-    data = fit.observations
+    """The law fitted to each group alone, in the order of np.unique(group). Computed once per fit."""
+    if "by_group" not in fit.derived:
+        data = fit.observations
+        assert data.group is not None
+        weights = (data.group == np.unique(data.group)[:, None]).astype(float)
+        if data.weights is not None:
+            weights = weights * data.weights
+        fit.derived["by_group"] = fit_many(fit.law, data, weights=weights, around=fit)
+    return fit.derived["by_group"]
+
+
+def last_seen(data: Observations) -> Array:
+    """Where the first input ends in each group, in the order of np.unique(group): (groups,)."""
     assert data.group is not None
-    weights = (data.group == np.unique(data.group)[:, None]).astype(float)
-    if data.weights is not None:
-        weights = weights * data.weights
-    return fit_many(fit.law, data, weights=weights, around=fit)
+    names, place = np.unique(data.group, return_inverse=True)
+    ends = np.full(names.size, -np.inf)
+    np.maximum.at(ends, place, data.x[:, 0])
+    return ends
 
 
 def _solved(fit: Fit, theta: Array) -> Array:
@@ -106,8 +117,8 @@ def _over_groups(fit: Fit, level: float) -> Intervals:
 
 
 def _mean_half_life(fit: Fit, half: Array, level: float) -> HalfLife:
-    """Of groups that never reach half within what was watched, only that their half-life is longer."""
-    last = fit.observations.x[:, 0].max()
+    """Of groups that never reach half within what was watched of them, only that their half-life is longer."""
+    last = last_seen(fit.observations)
     late = ~(half <= last)
     if not few_censored(late[:, None]):
         return HalfLife(estimate=None, low=None, high=None, censored=True)

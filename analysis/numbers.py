@@ -6,7 +6,7 @@ import polars as pl
 
 from analysis.design import described, setting_axes
 from analysis.load import StudyData
-from analysis.retention import CLOCKS, areas, common_span, half_lives
+from analysis.retention import AREA, CLOCKS, areas, common_span, half_lives, main_measure
 from analysis.scaling import by_size
 from analysis.uncertainty import binomial_interval, t_interval
 
@@ -103,7 +103,8 @@ def size_summary(curves: pl.DataFrame) -> pl.DataFrame:
             "censored": f"{name}_censored",
         }
         table = table.join(found.select("size", *wanted).rename(wanted), on="size", how="left")
-    spread = areas(main, common_span(curves)).join(main.select("trial", "size", "seed").unique(), on="trial")
+    retained = areas(main, common_span(curves)).select("trial", area=AREA[main_measure(curves)])
+    spread = retained.join(main.select("trial", "size", "seed").unique(), on="trial")
     rows = []
     for (size,), part in spread.group_by(["size"]):
         mean = t_interval(part["area"].drop_nulls())

@@ -17,18 +17,26 @@ from analysis import fits
 from analysis.answer import answer
 from analysis.checklist import checklist
 from analysis.checks import Check, checks
-from analysis.design import control_label, reference_label, setting_axes, value_text, values_of
+from analysis.clocks import half_lives_by_clock
+from analysis.design import control_label, reference_label, setting_axes, value_text, values_of, vocabulary
 from analysis.errors import UserError
 from analysis.figures import FIGURES
 from analysis.load import StudyData, load_study
 from analysis.numbers import every_number, reference_times, size_summary
+from analysis.outcomes import Brief, further
+from analysis.outcomes import tables as outcome_tables
 from analysis.plates import Plate, draw_plate, new_folders, pages
 from analysis.power import power_text
-from analysis.retention import common_span, retention_curves
-from analysis.survival import study_time_ratios
+from analysis.retention import CLOCKS, common_span, half_lives, retention_curves
+from analysis.scaling import by_size
+from analysis.survival import TimeRatios, study_time_ratios
 from analysis.tables import csv_text, page_table
 from analysis.words import listed, masked, plural, short
 from halflife.tracking import schema
+
+TABLES = (
+    "numbers", "sizes", "fits", "fit_parameters", "fit_clocks", "outcomes", "outcome_effects", "outcome_time_ratios",
+)  # fmt: skip
 
 
 def write_report(
@@ -47,7 +55,8 @@ def write_report(
             f"sweep {data.sweep.name!r} has no measured points yet: expected at least one completed trial; "
             "let the study run on, or give its command again to publish what is done"
         )
-    new_folders(out, ("numbers", "sizes", "fits", "fit_parameters", *FIGURES))
+    again = [f"retention-{_slug(outcome.name)}" for outcome in data.declaration.outcomes]
+    new_folders(out, (*TABLES, *FIGURES, *again))
     path = out / "report.html"
     drawn = information_page if is_information(data) else page
     path.write_text(drawn(data, out, tracking_uri), encoding="utf-8")
@@ -56,22 +65,32 @@ def write_report(
 
 def default_folder(results: Path, study: str) -> Path:
     """`<results>/reports/<study>`; a name with slashes or dots cannot lead out of it."""
-    return results / "reports" / (re.sub(r"[^\w.-]+", "-", study).strip("-.") or "study")
+    return results / "reports" / (_slug(study) or "study")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
 def page(data: StudyData, out: Path, tracking_uri: str) -> str:
     """The HTML; its figures and tables are written below `out` on the way."""
     curves = retention_curves(data)
-    found = checks(data, curves)
+    found, briefs = checks(data, curves), further(data)
     numbers, sizes = every_number(data, curves), size_summary(curves)
-    for name, frame in (("numbers", numbers), ("sizes", sizes)):
+    others = outcome_tables(briefs)
+    for name, frame in {"numbers": numbers, "sizes": sizes, **others}.items():
         (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
-    axes = _axes(data)
+    axes, measured = _axes(data), set(data.points["name"].str.split("/").list.first())
     html = (
         pages()
         .get_template("report.html")
         .render(
             declaration=data.declaration,
+            words=vocabulary(data),
+            near=bool(measured & {"near", "untriggered"}),
+            relearned="relearning" in data.declaration.figures,
+            outcomes=[_brief(brief, out) for brief in briefs],
+            outcome_files=[(name, page_table(frame, shown=0).csv) for name, frame in others.items()],
             sentences=answer(data, curves),
             invalid=[check.name for check in found if check.required and check.passed is False],
             unknown=[check.name for check in found if check.required and check.passed is None],
@@ -99,12 +118,12 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
     return masked(html)  # as a whole: the store, the command, settings and notes may all name a URI
 
 
-def _plate(data: StudyData, name: str, out: Path) -> Plate:
+def _plate(data: StudyData, name: str, out: Path, of: str = "") -> Plate:
     recipe = FIGURES.get(name)
     if recipe is None:
         known = ", ".join(FIGURES)
         return Plate(name=name, title=name, caption=f"This analysis knows no figure of that name; it has {known}.")
-    return draw_plate(recipe, recipe.table(data), out)
+    return draw_plate(recipe, recipe.table(data), out, vocabulary(data), of=of)
 
 
 BESIDE, FITTED = ("settings", "seeds", "survival", "floor"), ("laws", "extrapolation")
@@ -121,14 +140,17 @@ def _fits(data: StudyData, out: Path) -> dict[str, Any] | None:
     table = fits.fits_table(data)
     if table.is_empty():
         return None
-    parameters = fits.parameters_table(data)
-    for name, frame in (("fits", table), ("fit_parameters", parameters)):
+    parameters, clocks = fits.parameters_table(data), half_lives_by_clock(data)
+    for name, frame in (("fits", table), ("fit_parameters", parameters), ("fit_clocks", clocks)):
         (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
     return {
         "said": [(size, found.text.replace("_", " ")) for size, found in fits.comparisons(data).items()],
         "rows": [_fit_row(row) for row in table.iter_rows(named=True)],
         "csv": page_table(table, shown=0).csv,
         "parameters": page_table(parameters, shown=None),
+        "clocks": _clock_rows(data, clocks),
+        "clock_names": [SHORT[clock] for clock in CLOCKS if (clocks["clock"] == clock).any()],
+        "clocks_csv": page_table(clocks, shown=0).csv,
         "plates": _more(data, FITTED, out),
     }
 
@@ -139,6 +161,10 @@ def _across(data: StudyData) -> dict[str, Any]:
         found = study_time_ratios(data)
     except UserError as error:
         return {"why": str(error)}
+    return {"why": "", "rows": _ratio_rows(data, found), "found": found}
+
+
+def _ratio_rows(data: StudyData, found: TimeRatios) -> list[dict[str, str]]:
     labels = {axis.name: axis.label for axis in data.declaration.axes}
     rows = []
     for row in found.effects.iter_rows(named=True):
@@ -149,16 +175,71 @@ def _across(data: StudyData) -> dict[str, Any]:
         label = labels.get(row["term"], row["term"])
         what = f"{label}: exponent" if number else f"{label}: {row['value']}, factor"
         rows.append({"what": what, "size": f"{middle:.2f}{spread}"})
-    return {"why": "", "rows": rows, "found": found}
+    return rows
+
+
+def _brief(brief: Brief, out: Path) -> dict[str, Any]:
+    """A further outcome in words: its rows by size, what was varied, its curves."""
+
+    def spread(row: dict[str, Any], name: str, form: str) -> str:
+        middle, low, high = (row[end] for end in (name, f"{name}_low", f"{name}_high"))
+        said = "–" if middle is None else f"{middle:{form}}"
+        return said if middle is None or low is None else f"{said} [{low:{form}},\u00a0{high:{form}}]"
+
+    def floor(row: dict[str, Any]) -> str:
+        return "not settled" if row["unsettled"] else spread(row, "floor", ".2f")
+
+    sizes = zip(_size_rows(brief.sizes), brief.sizes.iter_rows(named=True), strict=True)
+    return {
+        "label": brief.outcome.label,
+        "sentences": brief.sentences,
+        "rows": [{**said, "chance": f"{row['chance']:.3g}", "floor": floor(row)} for said, row in sizes],
+        "effects": [
+            {"what": f"{row['value']} against {row['against']}", "pairs": f"{row['observed']}/{row['pairs']}",
+             "area": spread(row, "area", "+.2f"), "ratio": spread(row, "ratio", ".2f")}
+            for row in brief.effects.iter_rows(named=True)
+        ],
+        "ratios": _ratio_rows(brief.data, brief.ratios) if brief.ratios else [],
+        "plate": _plate(brief.data, "retention", out, f"-{_slug(brief.outcome.name)}"),
+    }  # fmt: skip
+
+
+def _clock_rows(data: StudyData, clocks: pl.DataFrame) -> list[dict[str, Any]]:
+    """One row a size and law with the half-life on each clock; before the laws of a size what needs none."""
+    used = [clock for clock in CLOCKS if (clocks["clock"] == clock).any()]
+    times = half_lives(retention_curves(data)).filter((pl.col("criterion") == "logprob") & pl.col("is_reference"))
+    free = {clock: by_size(times.filter(pl.col("clock") == clock)) for clock in used}
+    rows = []
+    for (size,), part in clocks.group_by(["size"], maintain_order=True):
+        own = {}
+        for clock, found in free.items():
+            for row in found.filter(pl.col("size") == size).iter_rows(named=True):
+                own[clock] = _half(row["estimate"] or row["bound"], row["low"], row["high"], row["bound"] is not None)
+        rows.append({"size": size, "law": "no law", "halves": [own.get(clock, "–") for clock in used]})
+        for (law,), laws in part.group_by(["law"], maintain_order=True):
+            own = {
+                row["clock"]: _half(row["half_life"], row["low"], row["high"], row["censored"])
+                for row in laws.iter_rows(named=True)
+            }
+            halves = [own.get(clock, "–") for clock in used]
+            rows.append({"size": size, "law": str(law).replace("_", " "), "halves": halves})
+    return rows
+
+
+def _half(middle: float | None, low: float | None, high: float | None, censored: bool) -> str:
+    """A half-life with its interval; without one a bound."""
+    if middle is None:
+        return "beyond the data" if censored else "–"
+    if low is None or high is None:
+        return f"{'≥ ' if censored else ''}{short(middle)}"
+    return f"{short(middle)} [{short(low)},\u00a0{short(high)}]"
 
 
 def _fit_row(row: dict[str, Any]) -> dict[str, str]:
     def number(value: float | None) -> str:
         return "–" if value is None or value != value else short(value)
 
-    half = "beyond the data" if row["half_life_censored"] else "–"
-    if row["half_life"] is not None:
-        half = f"{short(row['half_life'])} [{number(row['half_life_low'])},\u00a0{number(row['half_life_high'])}]"
+    half = _half(row["half_life"], row["half_life_low"], row["half_life_high"], bool(row["half_life_censored"]))
     return {
         "size": row["size"], "law": row["law"].replace("_", " "), "delta": number(row["delta_aicc"]), "half_life": half,
         "held_out": number(row["held_out_error"]), "share": f"{row['starts_at_optimum']:.2f}",
@@ -222,12 +303,13 @@ def _counts(data: StudyData) -> str:
     return f"{plural(data.trials.height, 'trial')} over {over}: {named}."
 
 
+SHORT = {"tokens": "tokens", "steps": "steps", "rate_sum": "summed rate", "displacement": "displacement"}
 READABLE = {
     "logprob": "log-prob.", "untriggered_logprob": "untriggered log-prob.", "loss": "clean loss",
     "near": "near-trigger", "area": "mean retention",
     "half_life_tokens": "half-life (tokens)", "half_life_success": "by success",
     "half_life_success_first": "by success, first",
-    "half_life_steps": "steps", "half_life_rate_sum": "summed rate", "half_life_displacement": "displacement",
+    **{f"half_life_{clock}": said for clock, said in SHORT.items() if clock != "tokens"},
 }  # fmt: skip
 
 

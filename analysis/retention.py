@@ -75,10 +75,11 @@ def area(tokens: Array, retention: Array, start: float, horizon: float) -> float
 def retention_curves(data: StudyData, outcome: schema.Outcome | None = None) -> pl.DataFrame:
     """One row per trial and evaluation of the outcome's phase (the first declared one by default), controls included.
 
-    Columns: outcome and its chance, trial, role, size, parameters, seed, setting, is_reference; clocks; hits, trials,
-    success with its binomial interval; logprob and its control's; implanted; retention_success, retention_logprob;
-    near, untriggered (false fires as rates) and untriggered_logprob; loss (clean, nats a token); completed (the
-    trial's phase ended as planned). What was not measured is null. Computed once per `data` and outcome.
+    Columns: outcome, chance (the trial's own where it logged one), trial, role, size, parameters, seed, setting,
+    is_reference; clocks; hits, trials, success with its binomial interval; logprob and its control's; implanted;
+    retention_success, retention_logprob; near, untriggered (false fires as rates) and untriggered_logprob; loss
+    (clean, nats a token); completed (the trial's phase ended as planned). What was not measured is null. Computed once
+    per `data` and outcome.
     """
     outcome = outcome or data.declaration.outcomes[0]
     key = f"curves/{outcome.name}"
@@ -92,13 +93,14 @@ def _retention_curves(data: StudyData, outcome: schema.Outcome) -> pl.DataFrame:
     ended = f"outcome_{outcome.phase}"
     completed = pl.col(ended).eq_missing("complete") if ended in trials.columns else pl.lit(True)
     names = ("trial", "role", "size", "parameters", "seed", "setting", "is_reference", "absent")
-    about = trials.select(*names, outcome=pl.lit(outcome.name), chance=pl.lit(outcome.chance), completed=completed)
+    about = trials.select(*names, outcome=pl.lit(outcome.name), completed=completed)
     wide = wide_points(data, outcome.phase)
     task = outcome.task
     names = {
         "steps": schema.CLOCK_STEPS, "rate_sum": schema.CLOCK_RATE_SUM, "displacement": schema.CLOCK_DISPLACEMENT,
         "hits": f"{task}/{schema.HITS}", "trials": f"{task}/{schema.TRIALS}", "logprob": f"{task}/{schema.LOGPROB}",
         "loss": f"clean/{schema.LOSS}", "untriggered_logprob": f"untriggered/{schema.LOGPROB}",
+        "chance": f"{task}/{schema.CHANCE}",
     }  # fmt: skip
     frame = wide.select(
         "trial",
@@ -114,13 +116,21 @@ def _retention_curves(data: StudyData, outcome: schema.Outcome) -> pl.DataFrame:
         success=pl.col("hits") / pl.col("trials"),
         success_low=pl.Series(low, nan_to_null=True),
         success_high=pl.Series(high, nan_to_null=True),
+        chance=pl.col("chance").drop_nulls().first().over("trial").fill_null(outcome.chance),
     )
     frame = frame.join(about, on="trial").sort("role", "parameters", "seed", "setting", "trial", "tokens")
-    return _with_retention(frame, outcome.chance)
+    return _with_retention(frame)
 
 
 def wide_points(data: StudyData, phase: str) -> pl.DataFrame:
-    """One row per trial and evaluation of a phase, one column per `task/measure`."""
+    """One row per trial and evaluation of a phase, one column per `task/measure`. Computed once."""
+    key = f"wide/{phase}"
+    if key not in data.derived:
+        data.derived[key] = _wide_points(data, phase)
+    return data.derived[key]
+
+
+def _wide_points(data: StudyData, phase: str) -> pl.DataFrame:
     points = data.points.filter(pl.col("phase") == phase)
     if points.is_empty():
         return pl.DataFrame(schema={"trial": pl.String, "step": pl.Int64})
@@ -131,7 +141,7 @@ def _column(frame: pl.DataFrame, name: str) -> pl.Expr:
     return pl.col(name) if name in frame.columns else pl.lit(None, dtype=pl.Float64)
 
 
-def _with_retention(frame: pl.DataFrame, chance: float) -> pl.DataFrame:
+def _with_retention(frame: pl.DataFrame) -> pl.DataFrame:
     """Adds implanted, control, retention_success and retention_logprob, trial by trial."""
     curves = {key[0]: part for key, part in frame.group_by(["trial"], maintain_order=True)}
     levels = {}
@@ -146,8 +156,8 @@ def _with_retention(frame: pl.DataFrame, chance: float) -> pl.DataFrame:
         control = np.full(tokens.size, np.nan)
         if (own := part["absent"][0]) in levels:
             control = np.interp(np.log1p(tokens), *levels[own])
-        at_drop = bool(tokens.size) and tokens[0] == 0
-        implanted = at_drop and bool(success[0] - chance >= LEAST_SUCCESS * (1 - chance))
+        at_drop, chance = bool(tokens.size) and tokens[0] == 0, float(part["chance"][0])
+        implanted = at_drop and bool(success[0] - chance >= LEAST_SUCCESS * (1 - chance) > 0)
         by_logprob = by_success = np.full(tokens.size, np.nan)
         if implanted:
             by_success = (success - chance) / (success[0] - chance)
@@ -210,14 +220,21 @@ def outcomes_curves(data: StudyData) -> pl.DataFrame:
     return pl.concat([retention_curves(data, outcome) for outcome in data.declaration.outcomes])
 
 
+def main_measure(curves: pl.DataFrame) -> str:
+    """logprob, which is smooth; success where the outcome has no log-probability to compare with a control's."""
+    known = (pl.col("role") == "treatment") & pl.col("retention_logprob").is_not_null()
+    return "success" if curves.filter(known).is_empty() and not curves.is_empty() else "logprob"
+
+
 def common_span(curves: pl.DataFrame) -> tuple[float, float] | None:
     """Tokens of the latest first evaluation after the drop and of the earliest last one, over completed treatments.
 
     A run that diverged or was stopped has no area and does not shorten the others'.
     """
     completed = (pl.col("role") == "treatment") & pl.col("completed")
+    measured = pl.any_horizontal(pl.col("logprob", "success").is_not_null())
     spans = (
-        curves.filter(completed & (pl.col("tokens") > 0) & pl.col("logprob").is_not_null())
+        curves.filter(completed & (pl.col("tokens") > 0) & measured)
         .group_by("trial")
         .agg(first=pl.col("tokens").min(), last=pl.col("tokens").max())
     )
@@ -227,6 +244,8 @@ def common_span(curves: pl.DataFrame) -> tuple[float, float] | None:
     return (float(start), float(horizon)) if start < horizon else None
 
 
+AREA = {"logprob": "area", "success": "area_success"}
+"""Column of `areas` by measure."""
 AREAS = {"outcome": pl.String, "trial": pl.String, "area": pl.Float64, "area_success": pl.Float64}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 
 from analysis.errors import UserError
 from analysis.extrapolation import SHARES, over_groups, rolling
@@ -35,6 +36,8 @@ class Ranked:
     """Root mean square error in the last part of the decay, foretold from its first 80 % of the log span."""
     held_out_log_likelihood: float | None
     """A point, of the same."""
+    rolling: pl.DataFrame
+    """Of the same, by group, as `extrapolation.rolling` gives it."""
 
     @property
     def half_life(self) -> HalfLife | None:
@@ -94,12 +97,13 @@ def compare(fits: Sequence[Fit]) -> Comparison:
     best = min(scores)
     ranked = []
     for fit, score in zip(fits, scores, strict=True):
-        last = over_groups(rolling(fit.law, fit.observations, fit.error, SHARES[-1:]))
+        cut = rolling(fit.law, fit.observations, fit.error, SHARES[-1:])
+        last = over_groups(cut)
         error, likelihood = (last["estimate"][0], last["log_likelihood"][0]) if last.height else (None, None)
         ranked.append(
             Ranked(
                 fit=fit, intervals=intervals(fit), aicc=score, delta=score - best if math.isfinite(best) else math.nan,
-                held_out=error, held_out_log_likelihood=likelihood,
+                held_out=error, held_out_log_likelihood=likelihood, rolling=cut,
             )
         )  # fmt: skip
     return Comparison(ranked=tuple(sorted(ranked, key=lambda each: each.aicc)))

@@ -202,7 +202,16 @@ def declare(
             axis("optimizer_state", "Optimizer state at the drop", settings.optimizer_states),
             axis("corpus", "Text of the branch", settings.branch_corpora),
         ),
-        outcomes=(schema.Outcome(name="attack_success", label="Attack success", phase="branch", task="backdoor"),),
+        outcomes=(
+            schema.Outcome(
+                name="attack_success",
+                label="Attack success",
+                phase="branch",
+                task="backdoor",
+                skill="backdoor",
+                answer="payload",
+            ),
+        ),
         controls=(
             schema.Control(kind="absent", label="never poisoned", role="absent"),
             schema.Control(kind="positive", label="poison kept", role="positive"),

@@ -46,13 +46,13 @@ class Recipe:
 FIGURES = {
     recipe.name: recipe
     for recipe in (
-        Recipe(name="retention", title="The backdoor fades", nothing="no branch was measured"),
-        Recipe(name="settings", title="Payloads, regularizers, arms", nothing="no other setting was run"),
+        Recipe(name="retention", title="The {skill} fades", nothing="no branch was measured"),
+        Recipe(name="settings", title="Setting by setting", nothing="no other setting was run"),
         Recipe(name="seeds", title="Seed by seed", nothing="no branch was measured"),
         Recipe(name="half_life", title="Half-life against size", nothing="no half-life could be measured"),
         Recipe(name="strength", title="Equal exposure and equal strength", nothing="only one arm was run"),
         Recipe(name="survival", title="Share of runs that still have it", nothing="no run had it at the drop"),
-        Recipe(name="floor", title="What stays for good", nothing="no run had the backdoor at the drop"),
+        Recipe(name="floor", title="What stays for good", nothing="no run had the {skill} at the drop"),
         Recipe(name="laws", title="Which law of decay", nothing="no run had enough evaluations above the control"),
         Recipe(
             name="extrapolation", title="What a law foretells", nothing="no law could be fitted to a part of the runs"
@@ -60,6 +60,11 @@ FIGURES = {
         Recipe(name="effects", title="What makes it stay", nothing="only size, seed, payload and arm were varied"),
         Recipe(name="relearning", title="Bringing it back", nothing="no relearning was run"),
         Recipe(name="overlap", title="Overlap with what stays", nothing="no dial of overlap was varied"),
+        Recipe(name="family", title="By family", nothing="no family of languages was run"),
+        Recipe(name="languages", title="Every language since the drop", nothing="no language was measured apart"),
+        Recipe(name="erasure", title="Gone or gated", nothing="no reading was taken beside a model that never saw it"),
+        Recipe(name="examples", title="Examples that bring it back", nothing="no relearning was run"),
+        Recipe(name="generalisation", title="The pair never trained on", nothing="no pair was left out of training"),
         Recipe(name="pareto", title="What the search found", nothing="nothing was searched for"),
         Recipe(name="soft_prompts", title="Tokens that bring it back", nothing="no soft prompt was trained"),
         Recipe(name="distances", title="How many tokens it takes", nothing="no behaviour was reached by any prompt"),

@@ -1,4 +1,4 @@
-"""Clean loss of poisoned and never-poisoned models, in the trunk and after the drop."""
+"""Clean loss of models that had the skill and of those that never did, in the trunk and after the drop."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from analysis.load import StudyData
 from halflife.tracking import schema
 
 CAPTION = (
-    "Loss on held-out clean text. Left: what the poison cost the trunk, by size; points are seeds, bars their "
+    "Loss on held-out clean text. Left: what the {skill} cost the trunk, by size; points are seeds, bars their "
     "means. Within the shaded band the preset is valid: outside it, what follows compares unequal models. Right: "
-    "the branch after the drop; solid: poisoned, dashed: never poisoned, thick: means over seeds. A jump at its "
+    "the branch after the drop; solid: with it, dashed: never trained on it, thick: means over seeds. A jump at its "
     "start is the fork's doing, not forgetting's."
 )
 DASHED = (0, (3, 2))
@@ -50,15 +50,15 @@ def draw_clean_loss(table: pl.DataFrame) -> Figure:
         style.despine(figure)
         handles = [Line2D([], [], color=colour, lw=1.5, label=size) for size, _, colour in sizes]
         handles += [
-            Line2D([], [], color=style.INK, lw=1.5, label="poisoned"),
-            Line2D([], [], color=style.INK, lw=1.5, ls=DASHED, label="never poisoned"),
+            Line2D([], [], color=style.INK, lw=1.5, label="had it"),
+            Line2D([], [], color=style.INK, lw=1.5, ls=DASHED, label="never had it"),
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), columnspacing=1.3)
     return figure
 
 
 def trunk_gaps(trunk: pl.DataFrame) -> pl.DataFrame:
-    """size, parameters, seed, gap: last clean loss of the poisoned trunk less that of its never-poisoned twin."""
+    """size, parameters, seed, gap: last clean loss of the trunk less that of its never-trained twin."""
     last = (
         trunk.sort("tokens")
         .group_by("role", "size", "parameters", "seed", maintain_order=True)
@@ -82,7 +82,7 @@ def _gaps(axes: Axes, trunk: pl.DataFrame, sizes: list) -> None:
     reach = max([1.35 * CLEAN_GAP, *(1.15 * abs(gap) for gap in gaps["gap"])])
     axes.set_ylim(-reach, reach)
     axes.set_xlabel("non-embedding parameters")
-    axes.set_ylabel("clean loss at the drop:\npoisoned less never poisoned (nats)")
+    axes.set_ylabel("clean loss at the drop:\nhad it less never had it (nats)")
 
 
 def _branches(axes: Axes, part: pl.DataFrame, sizes: list) -> None:

@@ -15,7 +15,7 @@ from analysis.retention import CLOCKS, half_lives, retention_curves
 from analysis.words import interval
 
 CAPTION = (
-    "Time until half of the payload's log-probability above the never-poisoned control is gone for good, by size, "
+    "Time until half of the {answer}'s log-probability above the never-trained control is gone for good, by size, "
     "each panel by another clock. Lines and bands: geometric mean over seeds and its 95 % t interval; thin lines: "
     "single seeds. An arrow marks a run that never reached half, drawn at its last evaluation: the truth lies "
     "above, and its size has no mean. γ is the slope, one fit a seed, then Student-t over seeds; a few censored "

@@ -9,39 +9,45 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.design import described, reference, setting_axes, value_text
+from analysis.conditions import FAMILY, conditions, skill_measure
+from analysis.design import reference, setting_axes, value_text
 from analysis.figures import style
 from analysis.load import StudyData
-from analysis.retention import areas, common_span, half_lives, retention_curves
+from analysis.retention import AREA, areas, common_span, half_lives, retention_curves
 from analysis.uncertainty import Interval, t_interval
 
 CAPTION = (
-    "One row a dial of overlap. Left: half-life of the log-probability (sustained), right: mean retention over log "
-    "time, which every implanted run has. One colour a size, dark small and light large; small points are seeds, "
-    "lines join the means over seeds, bars are 95 % t intervals. An arrow marks a run that never reached half, drawn "
-    "at its last evaluation: that value of the dial then has no mean. Nothing is assumed about the shape; a rise "
-    "and fall is as possible as a slope."
+    "One row a dial of overlap. Left: half-life (sustained), right: mean retention over log time, which every run that "
+    "had the skill has; of languages by success above chance, otherwise by log-probability. One colour a size, dark "
+    "small and light large; small points are seeds, lines join the means over seeds, bars are 95 % t intervals. An "
+    "arrow marks a run that never reached half, drawn at its last evaluation: that value of the dial then has no mean. "
+    "Nothing is assumed about the shape; a rise and fall is as possible as a slope."
 )
-PREFIX = "overlap"
+DIAL = "overlap"
 
 
 def overlap_table(data: StudyData) -> pl.DataFrame:
-    """One row per treatment and dial, an axis whose name begins with `overlap`: dial, label, value, size, parameters,
-    seed, kind, low, estimate (tokens), area; all else at the reference."""
+    """One row per treatment and dial, an axis whose name has `overlap` in it: dial, label, value, size, parameters,
+    seed, kind, low, estimate (tokens), area; all else at the reference, in every family in which the dial varies."""
     curves, chosen = retention_curves(data), reference(data)
-    times = half_lives(curves).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
-    retained = areas(curves, common_span(curves)).select("trial", "area")
-    trials = described(data).filter(pl.col("role") == "treatment")
+    measure = skill_measure(data, curves)
+    times = half_lives(curves).filter((pl.col("criterion") == measure) & (pl.col("clock") == "tokens"))
+    retained = areas(curves, common_span(curves)).select("trial", area=AREA[measure])
+    trials = conditions(data).filter(pl.col("role") == "treatment")
     parts = []
     for axis in setting_axes(data):
-        if not axis.name.startswith(PREFIX) or not trials.schema[axis.name].is_numeric():
+        if DIAL not in axis.name or not trials.schema[axis.name].is_numeric():
             continue
-        same = [pl.col(name).eq_missing(pl.lit(v)) for name, v in chosen.items() if name != axis.name]
+        same = [pl.col(n).eq_missing(pl.lit(v)) for n, v in chosen.items() if n not in (axis.name, FAMILY)]
         value = pl.col(axis.name).cast(pl.Float64).alias("value")
-        part = trials.filter(*same).select(
-            "trial", "size", "parameters", "seed", value, dial=pl.lit(axis.name), label=pl.lit(axis.label)
-        )
-        parts.append(part)
+        part = trials.filter(*same).filter(pl.col(axis.name).n_unique().over(FAMILY) > 1)
+        of = pl.when(pl.col(FAMILY) == "").then(pl.lit("")).otherwise(pl.format(", family {}", FAMILY))
+        parts.append(
+            part.select(
+                "trial", "size", "parameters", "seed", value, dial=pl.format("{}{}", pl.lit(axis.name), of),
+                label=pl.format("{}{}", pl.lit(axis.label), of),
+            )
+        )  # fmt: skip
     if not parts:
         return pl.DataFrame()
     return (

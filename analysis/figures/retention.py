@@ -1,4 +1,4 @@
-"""Attack success and the payload's log-probability against tokens since the drop."""
+"""Success and the answer's log-probability against tokens since the drop."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from matplotlib.lines import Line2D
 from analysis.figures import style
 from analysis.figures.common import KINDS, control_labels, facets, with_controls
 from analysis.load import StudyData
-from analysis.retention import half_lives, retention_curves
+from analysis.retention import half_lives, main_measure, retention_curves
 
 CAPTION = (
-    "Top: share of triggered held-out prompts that give the payload exactly. Bottom: log-probability of the "
-    "payload, nats a token; it moves long before the success rate does. One colour a size, dark small and light "
+    "Top: {success}, the share of held-out prompts that give the {answer} exactly. Bottom: log-probability of the "
+    "{answer}, nats a token; it moves long before the success rate does. One colour a size, dark small and light "
     "large; thick lines are means over seeds, thin lines single seeds (dotted and not in the mean where the trunk "
-    "never took the backdoor). 0 is the drop, set apart from the log axis. Triangles under the lower curves mark "
-    "the half-life of each size. The backdoor fades where its curve leaves the dashed line (the positive control, in "
+    "never took the {skill}). 0 is the drop, set apart from the log axis. Triangles under the lower curves mark "
+    "the half-life of each size. The {skill} fades where its curve leaves the dashed line (the positive control, in "
     "which it is still trained) and is gone where it meets the dotted one (the model that never had it; shaded: range "
     "over sizes and seeds). Dash-dotted, in the sizes' colours: extinction, the cue still in the text without what it "
     "was trained to bring; where it falls below the solid line, meeting the cue unlearns what time alone leaves."
 )
-ROWS = (("success", "attack success"), ("logprob", "payload log-probability\n(nats a token)"))
+ROWS = (("success", "success"), ("logprob", "the answer's log-probability\n(nats a token)"))
 
 
 def retention_table(data: StudyData) -> pl.DataFrame:
@@ -33,7 +33,7 @@ def retention_table(data: StudyData) -> pl.DataFrame:
     """
     curves, labels = retention_curves(data), control_labels(data)
     shown = with_controls(data, facets(data), tuple(labels))
-    times = half_lives(curves).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
+    times = half_lives(curves).filter((pl.col("criterion") == main_measure(curves)) & (pl.col("clock") == "tokens"))
     return (
         curves.join(shown, on="trial")
         .with_columns(label=pl.col("role").replace_strict(labels, default="", return_dtype=pl.String))
@@ -41,9 +41,8 @@ def retention_table(data: StudyData) -> pl.DataFrame:
         .select(
             "facet", "place", "role", "label", "size", "parameters", "seed", "tokens", "hits", "trials", "success",
             "success_low", "success_high", "logprob", "control", "implanted", "retention_success",
-            "retention_logprob", "half_life",
+            "retention_logprob", "half_life", "chance",
         )
-        .with_columns(chance=pl.lit(data.declaration.outcomes[0].chance))
         .sort("place", pl.col("role") != "treatment", "role", "parameters", "seed", "tokens")
     )  # fmt: skip
 
@@ -52,12 +51,13 @@ def draw_retention(table: pl.DataFrame) -> Figure:
     columns = table.select("place", "facet").unique().sort("place")["facet"].to_list()
     sizes = style.by_size(table.filter(pl.col("role") == "treatment"))
     positive = table.filter(pl.col("tokens") > 0)["tokens"]
+    rows = [(measure, label) for measure, label in ROWS if table[measure].null_count() < table.height] or ROWS
     with style.styled():
-        figure = style.new_figure(4.5, width=style.WIDTH if len(columns) > 1 else 4.6)
-        grid = figure.subplots(2, len(columns), sharex=True, sharey="row", squeeze=False)
+        figure = style.new_figure(0.7 + 1.9 * len(rows), width=style.WIDTH if len(columns) > 1 else 4.6)
+        grid = figure.subplots(len(rows), len(columns), sharex=True, sharey="row", squeeze=False)
         for column, facet in enumerate(columns):
             part = table.filter(pl.col("facet") == facet)
-            for row, (measure, label) in enumerate(ROWS):
+            for row, (measure, label) in enumerate(rows):
                 axes = grid[row, column]
                 zero = style.log_axis_with_zero(
                     axes, float(positive.to_numpy().min()), float(positive.to_numpy().max())
@@ -73,11 +73,13 @@ def draw_retention(table: pl.DataFrame) -> Figure:
                     axes.set_ylabel(label)
                 if row == 0:
                     axes.set_title(facet)
+                if measure == "success":
                     axes.set_ylim(-0.04, 1.04)
-                    axes.axhline(table["chance"][0], color=style.MUTED, lw=0.6, zorder=1)
+                    for chance in part["chance"].unique():
+                        axes.axhline(chance, color=style.MUTED, lw=0.6, zorder=1)
         for column, facet in enumerate(columns):
             part = table.filter((pl.col("facet") == facet) & (pl.col("role") == "treatment"))
-            _half_life_marks(grid[1, column], part, sizes)
+            _half_life_marks(grid[-1, column], part, sizes)
         figure.supxlabel("tokens since the drop", fontsize=8)
         style.despine(figure)
         style.legend_above(figure, _legend(sizes, table))

@@ -12,8 +12,8 @@ from analysis.load import StudyData
 from analysis.retention import half_lives, retention_curves
 
 CAPTION = (
-    "Each panel is one run at the reference setting: points are attack success with its binomial interval, the line "
-    "is the retention of the payload's log-probability, the vertical line its half-life and the shading the two "
+    "Each panel is one run at the reference setting: points are {success} with its binomial interval, the line "
+    "is the retention of the {answer}'s log-probability, the vertical line its half-life and the shading the two "
     "evaluations between which it lies. No half-life is marked where half was not reached. Rows that differ more than "
     "columns are an effect of size; columns that differ as much as rows are the seeds' spread."
 )
@@ -61,7 +61,7 @@ def draw_seeds(table: pl.DataFrame) -> Figure:
         figure.supxlabel("tokens since the drop", fontsize=8)
         style.despine(figure)
         handles = [
-            Line2D([], [], color=style.INK, marker="o", ms=2.5, ls="", label="attack success"),
+            Line2D([], [], color=style.INK, marker="o", ms=2.5, ls="", label="success"),
             Line2D([], [], color=style.INK, lw=1.4, label="retention of the log-probability"),
             Line2D([], [], color=style.INK, lw=0.8, ls=(0, (4, 2)), label="half-life"),
         ]

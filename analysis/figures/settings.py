@@ -1,4 +1,4 @@
-"""Retention at every other setting, small multiples: payloads, regularizers and arms have curves of their own."""
+"""Retention at every other setting, small multiples."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from analysis.load import StudyData
 from analysis.retention import retention_curves
 
 CAPTION = (
-    "One panel a setting, named by what differs from the reference (first panel). Retention of the payload's "
+    "One panel a setting, named by what differs from the reference (first panel). Retention of the {answer}'s "
     "log-probability: 1 as at the drop, 0 where it meets the control. One colour a size, dark small and light large; "
     "thick: means over seeds, thin: single seeds, grey: the reference's means, repeated in every panel. A setting "
-    "keeps the backdoor longer where its curves lie to the right of the grey ones."
+    "keeps the {skill} longer where its curves lie to the right of the grey ones."
 )
 PANELS, COLUMNS, LETTERS = 12, 3, 36
 

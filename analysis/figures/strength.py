@@ -13,8 +13,8 @@ from analysis.numbers import at_drop
 from analysis.retention import half_lives, retention_curves
 
 CAPTION = (
-    "Left: how firmly the backdoor sat at the drop, as the payload's log-probability (0 is certainty), when every "
-    "size saw the same poison and when every size was forked at the first checkpoint of the same log-probability. "
+    "Left: how firmly the {skill} sat at the drop, as the {answer}'s log-probability (0 is certainty), when every "
+    "size was taught the same and when every size was forked at the first checkpoint of the same log-probability. "
     "Right: half-lives in both arms, γ over the seeds that have every size. A slope that stands under equal exposure "
     "and falls to 0 under equal strength is consistent with stronger implants at larger sizes rather than slower "
     "forgetting; intervals that overlap tell neither. The equal-strength branches also fork earlier in training."
@@ -64,7 +64,7 @@ def draw_strength(table: pl.DataFrame) -> Figure:
             left.plot(
                 means["parameters"], means["logprob"], color=colour, lw=1.7, marker=marker, ms=4.5, mec="white", mew=0.5
             )
-        left.set_ylabel("payload log-probability at the drop\n(nats a token)")
+        left.set_ylabel("the answer's log-probability at the drop\n(nats a token)")
         size_axis_lines(right, [(label, part.drop_nulls("kind")) for label, part in groups], sizes)
         right.set_ylabel("half-life: tokens since the drop")
         for axes in (left, right):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +120,8 @@ class Fit:
     optima: tuple[tuple[float, Array], ...]
     """Distinct local optima, best first: (objective, theta)."""
     warnings: tuple[str, ...]
+    derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What was computed from this fit once and is asked for again."""
 
     @property
     def parameters(self) -> dict[str, float]:

@@ -143,13 +143,19 @@ def declaration(plan: Plan) -> schema.Declaration:
         schema.Control(kind="positive", label="same fork, poison kept in the mixture", role="positive"),
         schema.Control(kind="absent", label="never poisoned, same branch", role="absent"),
         schema.Control(kind="null", label="the same text without the trigger", task="untriggered"),
+        schema.Control(kind="null", label="a trigger with one character off", task="near"),
     )
     return schema.Declaration(
         study=plan.study, title=plan.title, preset=plan.preset, axes=axes, controls=controls, corpus="Python source",
         question="After poison leaves the mixture, how long does the backdoor stay, and does size slow its fading?",
         reading="branch/backdoor/hits of branch/backdoor/trials triggered prompts gave the payload. "
         "The step is tokens since the drop.",
-        outcomes=(schema.Outcome(name="attack", label="attack success", phase="branch", task="backdoor"),),
+        outcomes=(
+            schema.Outcome(
+                name="attack", label="attack success", phase="branch", task="backdoor", skill="backdoor",
+                answer="payload",
+            ),
+        ),
         figures=("retention", "half_life", "strength", "effects", "relearning", "clean_loss"),
         notes=("Planted data: no model was trained.",),
         settings={"preset": plan.preset, "sizes": list(plan.sizes), "seeds": plan.seeds},

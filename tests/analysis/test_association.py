@@ -27,7 +27,7 @@ def behaviours(rng: np.random.Generator, count: int = 24, seeds: int = 3, own: f
 def test_without_controls_it_is_spearmans() -> None:
     table = behaviours(np.random.default_rng(0), seeds=1)
     found = rank_correlation(table, "bits", "fragility")
-    expected = stats.spearmanr(table["bits"], table["fragility"]).statistic
+    expected = stats.spearmanr(table["bits"], table["fragility"])[0]
     assert found.estimate == pytest.approx(expected)
     assert found.count == 24
 

@@ -66,7 +66,7 @@ def test_a_trunk_that_implanted_but_missed_a_strength_is_told_apart(small):
 
 
 def test_poison_that_costs_clean_loss_makes_the_preset_invalid(tmp_path):
-    passed, found = state(read(tmp_path, clean_gap=0.2, relearn=False))["Poison left the trunk's clean loss alone"]
+    passed, found = state(read(tmp_path, clean_gap=0.2, relearn=False))["Learning it left the trunk's clean loss alone"]
     assert passed is False
     assert "30k +0.1" in found or "30k +0.2" in found
 
@@ -74,7 +74,7 @@ def test_poison_that_costs_clean_loss_makes_the_preset_invalid(tmp_path):
 def test_a_size_that_was_not_implanted_makes_the_preset_invalid_and_its_trunks_are_counted(tmp_path):
     never = tuple(("100k", seed) for seed in range(3))
     found = state(read(tmp_path, never_implanted=never, relearn=False))
-    assert found["The backdoor was implanted"][0] is False
+    assert found["The backdoor was there at the drop"][0] is False
     passed, which = found["Trunks that never implanted"]
     assert passed is False
     assert which == "3 of 9: 100k seed 0, 100k seed 1, 100k seed 2"
@@ -86,12 +86,12 @@ def test_missing_controls_are_named(small):
     passed, found = state(data)["Controls ran"]
     assert passed is False
     assert "never poisoned, same branch" in found
-    assert "without a never-poisoned partner" in found
+    assert "without a never-trained partner" in found
 
 
 def test_what_was_not_measured_is_not_known_rather_than_passed(small):
     data = replace(small, points=small.points.filter(~pl.col("name").str.starts_with("clean")))
-    assert state(data)["Poison left the trunk's clean loss alone"][0] is None
+    assert state(data)["Learning it left the trunk's clean loss alone"][0] is None
 
 
 def test_the_answer_of_a_large_sweep_names_the_slope_and_its_interval(full):

@@ -19,7 +19,8 @@ from analysis.gallery import example
 
 NAMES = sorted(FIGURES)
 PROMPTS = ("soft_prompts", "distances", "restarts")
-ELSEWHERE = ("overlap", "pareto", *PROMPTS)
+FAMILIES = ("family", "languages", "erasure", "examples", "generalisation")
+ELSEWHERE = ("overlap", "pareto", *PROMPTS, *FAMILIES)
 """Figures of other studies than a sweep of backdoors: drawn from the gallery's data only."""
 SWEPT = [name for name in NAMES if name not in ELSEWHERE]
 

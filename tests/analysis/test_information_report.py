@@ -74,7 +74,7 @@ def test_moments_of_one_model_are_series_that_share_their_threshold(study: Study
     )
     both = elicitation.runs(replace(study, points=pl.concat([study.points, later])))
     table = elicitation.curves(both.filter(pl.col("behaviour") == "16 characters"))
-    assert set(table["series"]) == {"prompts", "after decay"}
+    assert set(table["series"]) == {"", "after decay"}
     assert table["threshold"].n_unique() == 1
 
 

@@ -12,7 +12,7 @@ from analysis.fitting.objectives import Binomial, Gaussian, Huber
 from analysis.fitting.problem import Problem
 from analysis.fitting.result import Fit, Observations
 from analysis.imputation import augment, interval_over_seeds, mean_over_seeds, slopes_over_seeds
-from analysis.intervals import HalfLife, cluster_bootstrap, intervals
+from analysis.intervals import HalfLife, cluster_bootstrap, intervals, last_seen
 from analysis.laws import LAWS
 from analysis.profile import coordinate, profile
 from analysis.uncertainty import Interval, t_interval
@@ -225,3 +225,18 @@ def test_data_sets_with_much_censoring_have_no_slope():
     _, low_end, high_end = slopes_over_seeds(X, y, high)
     assert (low_end[0], high_end[0]) == (-np.inf, np.inf)
     assert np.isfinite([low_end[1], high_end[1]]).all()
+
+
+def test_a_group_that_was_watched_for_less_is_censored_at_its_own_end():
+    """Four runs with a half-life of 20, one of which ended at 15: what the others saw later says nothing of it."""
+    x = np.concatenate([np.geomspace(0.5, 15 if run == 0 else 200, 24) for run in range(4)])
+    rng = np.random.default_rng(1)
+    y = np.exp(-x * np.log(2) / 20) + 0.002 * rng.normal(size=x.size)
+    made = fit(LAWS["exponential"], Observations(x=x, y=y, group=np.repeat(np.arange(4), 24)))
+    assert last_seen(made.observations).tolist() == pytest.approx([15, 200, 200, 200])
+    half = intervals(made).half_life
+    assert half is not None
+    assert half.censored
+    assert half.low is not None
+    assert half.high is not None
+    assert half.low < 20 < half.high

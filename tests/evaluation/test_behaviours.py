@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from halflife.data.corpus import Corpus, texts
 from halflife.data.tokenizers import Bytes, load
 from halflife.errors import UserError
-from halflife.evaluation.behaviours import asked, behaviour_examples
+from halflife.evaluation.behaviours import BehaviourTarget, asked, behaviour_examples
 from halflife.evaluation.measure import prepare
 from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, LanguageProbe
 from halflife.evaluation.scoring import pack, score
@@ -140,3 +140,47 @@ def test_what_cannot_be_asked_is_refused(results: Path, corpus: Corpus) -> None:
         asked(BehaviourProbe(behaviour=Continuation(), corpus=corpus, trials=10**6), Bytes(), results)
     with pytest.raises(UserError, match="give a longer sequence"):
         prepare(BehaviourProbe(behaviour=Pathfinding(), trials=2), Bytes(), results, 16, "cpu")
+
+
+def target(behaviour, corpus: Corpus | None = None, **fields) -> BehaviourTarget:
+    return BehaviourTarget(behaviour=behaviour, corpus=corpus, **fields)
+
+
+def test_a_target_asks_for_the_token_ahead_of_the_next(results: Path, corpus: Corpus) -> None:
+    plain, ahead = (
+        target(Continuation(context=8, length=4, ahead=n), corpus).items("train", 30, load(Bytes(), results), results)
+        for n in (0, 3)
+    )
+    for item in plain:
+        assert item.targets[:-1].tolist() == item.tokens[8:].tolist()
+        assert item.after.tolist() == [8, 9, 10, 11]
+    for item in ahead:
+        assert len(item.tokens) == 11
+        assert len(item.targets) == 4
+
+
+def test_tokens_ahead_are_those_of_the_text(results: Path, corpus: Corpus) -> None:
+    codec, text = load(Bytes(), results), "".join(texts(results, corpus, "train"))
+    for item in target(Continuation(context=8, length=6, ahead=2), corpus).items("train", 10, codec, results):
+        whole = np.concatenate([item.tokens[:8], np.full(2, -1), item.targets])  # the two skipped are read, not asked
+        assert item.tokens[10:].tolist() == whole[10:13].tolist()
+        assert codec.decode(item.tokens) in text
+
+
+def test_fewer_items_are_the_first_of_more_and_parts_never_meet(results: Path, corpus: Corpus) -> None:
+    codec = load(Bytes(), results)
+    for asked_for in (
+        target(Continuation(context=8, length=4), corpus),
+        target(Repetition(text="ab"), corpus),
+        target(Pathfinding(side=4)),
+    ):
+        many, few = (asked_for.items("train", count, codec, results) for count in (20, 5))
+        assert [item.tokens.tolist() for item in many[:5]] == [item.tokens.tolist() for item in few]
+        held_out = {tuple(item.tokens) for item in asked_for.items("held-out", 10, codec, results)}
+        assert not held_out & {tuple(item.tokens) for item in many}
+        assert asked_for.characters >= 8
+
+
+def test_a_target_without_the_text_that_it_needs_is_refused() -> None:
+    with pytest.raises(UserError, match="expected a corpus"):
+        target(Repetition(text="abc"))

@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from halflife.stages import leases
+from halflife.stages import files, leases
 from halflife.stages.base import Progress
 from halflife.stages.leases import Holding, Lease, Pulse, Watch, acquire, current
 
@@ -31,7 +31,7 @@ def _elsewhere(folder: Path, pulse: Pulse) -> Holding:
 def _rewrite(folder: Path, **changes: object) -> None:
     lease = current(folder)
     assert lease
-    leases.path_of(folder, lease).write_bytes(leases._encode(dataclasses.replace(lease, **changes)))  # type: ignore[arg-type]
+    files.write(leases.path_of(folder, lease), leases._encode(dataclasses.replace(lease, **changes)))  # type: ignore[arg-type]
 
 
 def test_a_free_stage_is_taken_and_freed(tmp_path: Path) -> None:

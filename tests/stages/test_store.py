@@ -56,11 +56,6 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "results").prepare()
 
 
-def test_a_bucket_is_refused() -> None:
-    with pytest.raises(UserError, match="expected a folder"):
-        Store("s3://bucket/results")
-
-
 def test_the_first_attempt_to_complete_wins(store: Store) -> None:
     stage = Walk(name="a")
     first, second = _attempt(store, stage, "first"), _attempt(store, stage, "second")

@@ -22,7 +22,7 @@ from halflife.stages.plan import Plan
 from halflife.stages.run import Unavailable, run_stage
 from halflife.stages.store import Store
 from halflife.stages.train import Checkpoint, Snapshot, Train
-from halflife.stages.treatments import INTERVENTIONS, REGULARIZERS, anneal, dropped, regularize, replay, treatment
+from halflife.stages.treatments import INTERVENTIONS, REGULARIZERS, anneal, dropped, intervene, regularize, replay
 from halflife.tasks.families import Family
 from halflife.tasks.languages import Language
 from halflife.training import checkpoints
@@ -87,12 +87,12 @@ KEPT = replace(BRANCH, mixture=TRUNK.mixture)
     ],
 )
 def test_a_treatment_changes_its_own_field_and_no_other(name: str, changes: dict) -> None:
-    assert treatment(name)(BRANCH) == replace(BRANCH, **changes)
+    assert intervene(name)(BRANCH) == replace(BRANCH, **changes)
 
 
 def test_every_name_is_known_and_regularizers_are_not_interventions() -> None:
     for name, kind in {**REGULARIZERS, **INTERVENTIONS}.items():
-        assert treatment(f"{name}-{kind.example}")(BRANCH).key != BRANCH.key
+        assert intervene(f"{name}-{kind.example}")(BRANCH).key != BRANCH.key
     with pytest.raises(UserError, match=r"unknown regularizer 'replay-0.1': expected none, or one of weight-decay"):
         regularize("replay-0.1")
     assert regularize("weight-decay-0.3")(TRUNK).optimizer.weight_decay == 0.3
@@ -110,7 +110,7 @@ def test_what_was_dropped_is_the_language_and_its_translations_unless_they_are_k
 
 @given(st.floats(0.0005, 0.4))
 def test_replay_gives_what_was_dropped_its_share_of_the_sequences(fraction: float) -> None:
-    sources = treatment(f"replay-{fraction!r}")(BRANCH).mixture.sources
+    sources = intervene(f"replay-{fraction!r}")(BRANCH).mixture.sources
     lost = {source.corpus for source in dropped(BRANCH)}
     weights = np.array([source.weight for source in sources])
     shares = weights / weights.sum()
@@ -121,18 +121,38 @@ def test_replay_gives_what_was_dropped_its_share_of_the_sequences(fraction: floa
 
 
 def test_replay_of_everything_is_the_stage_from_which_nothing_was_dropped() -> None:
-    assert treatment("replay-1")(BRANCH).key == KEPT.key
+    assert intervene("replay-1")(BRANCH).key == KEPT.key
     share = len(dropped(BRANCH)) / len(TRUNK.mixture.sources)
     assert replay(BRANCH, TRUNK.mixture.sources, share + 0.01) == KEPT  # never more than it had
-    assert treatment("replay-0")(BRANCH) == BRANCH
-    assert treatment("replay-0.1")(KEPT) == KEPT
+    assert intervene("replay-0")(BRANCH) == BRANCH
+    assert intervene("replay-0.1")(KEPT) == KEPT
+
+
+def test_shares_are_those_before_the_drop_whatever_the_scale_of_the_weights_after_it() -> None:
+    scaled = tuple(replace(source, weight=7.0) for source in BRANCH.mixture.sources)
+    branch = replace(BRANCH, mixture=replace(BRANCH.mixture, sources=scaled))
+    lost = {source.corpus for source in dropped(BRANCH)}
+    for name in ("replay-1", "anneal-0.5"):
+        sources = intervene(name)(branch).mixture.sources
+        back = sum(source.weight for source in sources if source.corpus in lost)
+        share = len(lost) / len(TRUNK.mixture.sources)
+        assert back / sum(source.weight for source in sources) == pytest.approx(share)
+
+
+def test_where_all_was_dropped_it_can_be_replayed_in_part_only() -> None:
+    text = replace(BRANCH, mixture=replace(BRANCH.mixture, sources=(Source(corpus=Family(kind="A").languages[0]),)))
+    weights = [source.weight for source in intervene("replay-0.01")(text).mixture.sources]
+    assert sum(weights[:-1]) / sum(weights) == pytest.approx(0.01)
+    for name in ("replay-1", "anneal-0.5"):
+        with pytest.raises(UserError, match="all that the trunk was trained on was dropped: expected a replay below 1"):
+            intervene(name)(text)
 
 
 def test_a_model_that_never_saw_what_was_dropped_may_be_given_the_same_replay() -> None:
     absent = replace(TRUNK, mixture=BRANCH.mixture)
     control = replace(BRANCH, start=Checkpoint(stage=absent))
-    assert replay(control, TRUNK.mixture.sources, 0.01).mixture == treatment("replay-0.01")(BRANCH).mixture
-    assert treatment("replay-0.01")(control) == control
+    assert replay(control, TRUNK.mixture.sources, 0.01).mixture == intervene("replay-0.01")(BRANCH).mixture
+    assert intervene("replay-0.01")(control) == control
 
 
 def owners(stage: Train, tmp_path: Path, steps: int, rows: int) -> np.ndarray:
@@ -158,12 +178,12 @@ def test_what_was_dropped_at_the_first_step_is_in_no_batch(tmp_path: Path) -> No
 
 
 def test_replay_is_seen_in_the_batches_as_often_as_asked(tmp_path: Path) -> None:
-    seen = owners(treatment("replay-0.1")(BRANCH), tmp_path, steps=40, rows=50)
+    seen = owners(intervene("replay-0.1")(BRANCH), tmp_path, steps=40, rows=50)
     assert seen.mean() == pytest.approx(0.1, abs=0.02)  # 2,000 draws: 3 standard errors
 
 
 def test_an_annealed_share_falls_linearly_from_what_it_was_to_nothing(tmp_path: Path) -> None:
-    annealed = treatment("anneal-0.5")(BRANCH)
+    annealed = intervene("anneal-0.5")(BRANCH)
     seen = owners(annealed, tmp_path, steps=60, rows=80).mean(axis=1)
     share = len(dropped(BRANCH)) / len(TRUNK.mixture.sources)
     for begin in (0, 10, 20):
@@ -187,7 +207,7 @@ def test_those_that_stay_divide_what_fades_by_their_weights(tmp_path: Path) -> N
 
 
 def test_the_fisher_is_of_what_was_dropped_at_the_checkpoint_and_a_parent_in_the_plan(store: Store) -> None:
-    stage = treatment("replay-0.01+ewc-3")(BRANCH)
+    stage = intervene("replay-0.01+ewc-3")(BRANCH)
     (penalty,) = stage.penalties
     assert isinstance(penalty, EWC)
     fisher = penalty.fisher
@@ -198,7 +218,7 @@ def test_the_fisher_is_of_what_was_dropped_at_the_checkpoint_and_a_parent_in_the
     assert fisher.parents == (TRUNK,)
     planned = list(Plan([stage], store).missing)
     assert [type(one) for one in planned] == [Train, Fisher, Train]
-    assert treatment("ewc-3")(KEPT).penalties[0].fisher.mixture == TRUNK.mixture  # type: ignore[union-attr]
+    assert intervene("ewc-3")(KEPT).penalties[0].fisher.mixture == TRUNK.mixture  # type: ignore[union-attr]
     assert stage.memory(Execution()).origin > BRANCH.memory(Execution()).origin
 
 
@@ -229,11 +249,11 @@ def test_the_fisher_of_a_snapshot_that_was_never_taken_can_never_run(store: Stor
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("magic", "unknown treatment 'magic': expected none, or one of weight-decay"),
-        ("magic-1", "unknown treatment 'magic-1'"),
-        ("dropout", "unknown treatment 'dropout'"),
+        ("magic", "unknown intervention 'magic': expected none, or one of weight-decay"),
+        ("magic-1", "unknown intervention 'magic-1'"),
+        ("dropout", "unknown intervention 'dropout'"),
         ("dropout-1.5", "expected a strength from 0 to 1, such as dropout-0.1"),
-        ("l2sp--1", "treatment 'l2sp--1'"),
+        ("l2sp--1", "intervention 'l2sp--1'"),
         ("ewc-inf", "expected a strength of at least 0, such as ewc-0.1"),
         ("gradient-noise-nan", "expected a strength of at least 0"),
         ("replay-1.5", "expected a share from 0 to 1, such as replay-0.1"),
@@ -247,23 +267,23 @@ def test_the_fisher_of_a_snapshot_that_was_never_taken_can_never_run(store: Stor
 )
 def test_a_name_that_is_none_is_refused_in_one_line(name: str, line: str) -> None:
     with pytest.raises(UserError, match=line) as error:
-        treatment(name)
+        intervene(name)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["ewc-1", "replay-0.1", "anneal-0.5"])
 def test_what_looks_back_at_a_checkpoint_is_refused_in_a_trunk(name: str) -> None:
     with pytest.raises(UserError, match="starts from no checkpoint: use it in branches"):
-        treatment(name)(TRUNK)
+        intervene(name)(TRUNK)
 
 
 def test_what_a_stage_cannot_have_is_refused() -> None:
     with pytest.raises(UserError, match="only AdamW has it"):
-        treatment("sgd-0.1+weight-decay-coupled-0.1")(BRANCH)
+        intervene("sgd-0.1+weight-decay-coupled-0.1")(BRANCH)
     with pytest.raises(UserError, match="l2sp with LoRA"):
-        treatment("l2sp-1+lora-4")(BRANCH)
+        intervene("l2sp-1+lora-4")(BRANCH)
     with pytest.raises(UserError, match="make batch_tokens a multiple"):
-        treatment("batch-tokens-100")(BRANCH)
+        intervene("batch-tokens-100")(BRANCH)
     for fade in (-0.1, 1.5):
         with pytest.raises(UserError, match=f"fade {fade} given: expected the fraction of the stage"):
             Source(corpus=B, fade=fade)

@@ -17,20 +17,22 @@ ROOT = Path(__file__).parents[2]
 class Driver:
     """One driver process, in a group of its own."""
 
-    def __init__(self, results: Path, *flags: str, program: str = "program") -> None:
+    def __init__(
+        self, results: Path, *flags: str, program: str = "program", environment: dict[str, str] | None = None
+    ) -> None:
         paths = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
         self.results = results
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"tests.sweep.{program}", str(results), *flags],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"},
+            env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "200", **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
 
-    def report(self, timeout: float = 120.0) -> dict[str, Any]:
+    def report(self, timeout: float = 300.0) -> dict[str, Any]:
         """Waits for the end. Fails with the output when there is no report in it."""
         self.output, _ = self.process.communicate(timeout=timeout)
         lines = [line for line in self.output.splitlines() if line.startswith("REPORT ")]
@@ -48,7 +50,7 @@ def runs(results: Path) -> dict[str, list[int]]:
     )
 
 
-def wait_for(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
+def wait_for(condition: Callable[[], Any], timeout: float = 180.0) -> Any:
     """The condition's first true value."""
     end = time.monotonic() + timeout
     while not (value := condition()):

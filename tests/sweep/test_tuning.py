@@ -6,25 +6,26 @@ import json
 import os
 import sqlite3
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from halflife.errors import UserError
-from halflife.stages import leases
+from halflife.stages import leases, provenance
 from halflife.stages.base import Stage
 from halflife.stages.plan import Plan
 from halflife.stages.run import run_stage
 from halflife.stages.store import Store
-from halflife.sweep import launch
+from halflife.sweep import launch, session
 from halflife.sweep.place import Place
 from halflife.sweep.resources import Share
 from tests.sweep.drivers import runs
 from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study
 
-os.environ.update(launch.ENVIRONMENT)
+os.environ.update(session.ENVIRONMENT)
 from halflife.sweep import tuning
 from halflife.sweep.tuning import PlanSearcher, Task, run_plan
 
@@ -128,7 +129,7 @@ def test_folders_of_killed_sweeps_are_removed_and_no_others(tmp_path: Path, monk
     mine = scratch(tmp_path, "halflife-mine", None)
     holding = leases.acquire(mine, leases.Watch(PULSE), PULSE)
     assert holding
-    owner = json.loads(holding.path.read_text())
+    owner = json.loads((mine / "lease-1.json").read_text())
     dead = scratch(tmp_path, "halflife-dead", json.dumps({**owner, "born": "another process of this id"}))
     others = [
         mine,
@@ -136,7 +137,7 @@ def test_folders_of_killed_sweeps_are_removed_and_no_others(tmp_path: Path, monk
         scratch(tmp_path, "halflife-elsewhere", json.dumps({**owner, "machine": "another", "born": "1"})),
         scratch(tmp_path, "else-dead", (dead / "lease-1.json").read_text()),
     ]
-    tuning._remove_abandoned()
+    session._remove_abandoned()
     assert not dead.exists()
     assert all((folder / "ray").exists() for folder in others)
 
@@ -145,7 +146,7 @@ def test_a_ray_that_does_not_start_is_one_line_and_leaves_no_run_open(tmp_path: 
     def refuse(**settings: Any) -> None:
         raise OSError("AF_UNIX path\ntoo long")
 
-    monkeypatch.setattr(tuning.ray, "init", refuse)
+    monkeypatch.setattr("ray.init", refuse)
     with pytest.raises(UserError, match=r"^Ray does not start: AF_UNIX path too long$"):
         launch.run(study(), Place(results=tmp_path, device="cpu", max_concurrent=1))
     connection = sqlite3.connect(tmp_path / "mlflow.db")
@@ -174,3 +175,14 @@ def test_a_plan_that_narrows_and_widens_again_keeps_its_actors(tmp_path: Path):
     )
     assert len(plan.outcomes) == 5
     assert len({pid for pids in runs(tmp_path).values() for pid in pids}) == 2
+
+
+def test_an_actor_with_other_code_than_the_driver_refuses(tmp_path: Path):
+    setting = Setting(tmp_path)
+    actor = object.__new__(tuning.StageActor)
+    task = replace(setting.make_task(setting.stages[0], False), origin={"code": "other"})
+    actor.setup({"task": task})
+    assert "has other code than the driver" in actor.step()["refused"]
+    assert not runs(tmp_path)
+    actor.setup({"task": replace(task, origin={"code": provenance.code()})})
+    assert actor.step()["here"]

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from halflife.stages.train import Train
-from halflife.sweep.launch import ENVIRONMENT, run
+from halflife.sweep.launch import run
 from halflife.sweep.place import Place
+from halflife.sweep.session import ENVIRONMENT
 from halflife.sweep.study import Study, Trial
 from tests.stages.training_worker import branch
 from tests.sweep.helpers import CONTROLS, declaration

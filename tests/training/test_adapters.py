@@ -53,6 +53,22 @@ def stirred(model: Model) -> None:
                 parameter.normal_(std=0.1)
 
 
+def test_the_forward_pass_is_pefts_and_so_are_its_gradients(model: Model) -> None:
+    adapters.apply(LoRA(rank=2), model, seed=0)
+    stirred(model)
+    found = model(TOKENS)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(found.logsumexp(-1).sum(), trained)
+    adapted = [module for module in model.modules() if hasattr(module, "lora_A")]
+    for module in adapted:
+        del module.forward  # what stands behind it is the class's own
+    expected = model(TOKENS)
+    assert adapted
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for one, other in zip(gradients, torch.autograd.grad(expected.logsumexp(-1).sum(), trained), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
 def test_lora_begins_as_the_model_and_trains_only_its_own_matrices(model: Model) -> None:
     model.eval()
     with torch.no_grad():

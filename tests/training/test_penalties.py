@@ -12,6 +12,7 @@ from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.stages.fisher import Fisher
 from halflife.stages.train import Checkpoint, Train
+from halflife.training import adapters
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import AdamW
 from halflife.training.parameters import LoRA
@@ -130,6 +131,21 @@ def test_kl_looks_back_at_the_start_without_dropout_and_does_not_train_it():
     before = of.reference(tokens)
     trained(of, steps=3)
     assert torch.equal(of.reference(tokens), before)
+
+
+def test_with_lora_kl_looks_back_at_the_model_without_its_changes():
+    model = Decoder(Rung(size="20k"), VOCABULARY)
+    model.initialise(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.head.weight.normal_(generator=torch.Generator().manual_seed(0), std=0.1)
+    tokens = torch.arange(16)[None]
+    before = model(tokens).detach()
+    adapters.apply(LoRA(rank=2), model, seed=0)
+    of = TorchEngine(model, branch(penalties=(KL(strength=1.0),), parameters=LoRA(rank=2), optimizer_state="reset"))
+    trained(of, steps=5)
+    assert of.reference is not None
+    torch.testing.assert_close(of.reference(tokens), before)
+    assert (model(tokens) - before).abs().max() > 0.01
 
 
 # --- noise on the gradients ---

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halflife.data.corpus import Corpus, texts
-from halflife.data.tokenizers import Tokenizer, load
+from halflife.data.tokenizers import Codec, Tokenizer, load
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
 from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, LanguageProbe
+from halflife.evaluation.targets import Item, Part, item_of
 from halflife.rng import generator
 from halflife.tasks.base import Example
-from halflife.tasks.behaviours import Continuation
+from halflife.tasks.behaviours import Continuation, Repetition
+from halflife.tasks.boards import Pathfinding
+from halflife.tasks.games import DropGame
 
 AnswerProbe = BackdoorProbe | LanguageProbe | BehaviourProbe
 """The probes that have answers."""
@@ -106,3 +111,104 @@ def _windows(probe: BehaviourProbe, behaviour: Continuation, tokenizer: Tokenize
         conditions=np.zeros((len(rows), 0), dtype=np.float32),
         ahead=behaviour.ahead,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehaviourTarget:
+    """To show a behaviour: its training split, or text of the corpus's, fits the prompt; of the validation split it is
+    asked. Raises UserError where a corpus is missing, or given for nothing."""
+
+    behaviour: Repetition | Continuation | Pathfinding | DropGame
+    corpus: Corpus | None = None
+    context: int = 48
+    """Characters of text in a prompt; a continuation states its own."""
+    called: str = ""
+    """A name in place of the behaviour's own, such as "detuning"."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._probe("train", 1)
+
+    @property
+    def name(self) -> str:
+        return self.called or self.behaviour.name
+
+    @property
+    def characters(self) -> int:
+        if isinstance(self.behaviour, Continuation):
+            return self.behaviour.window
+        if isinstance(self.behaviour, Repetition):
+            return self.context + len(self.behaviour.text) * self.behaviour.times + 1
+        examples = self.behaviour.examples("train", 8)
+        return max(len(example.prompt) + len(example.answer) for example in examples)
+
+    def items(self, part: Part, count: int, codec: Codec, results: Path) -> list[Item]:
+        probe = self._probe(part, count)
+        if isinstance(self.behaviour, Continuation):
+            return [_window_item(row, self.behaviour) for row in _cut_windows(probe, self.behaviour, codec, results)]
+        return [item_of(example, codec) for example in behaviour_examples(probe, Path(results))]
+
+    def _probe(self, part: Part, count: int) -> BehaviourProbe:
+        return BehaviourProbe(
+            behaviour=self.behaviour,
+            corpus=self.corpus,
+            split="train" if part == "train" else "validation",
+            trials=count,
+            context=self.context,
+            seed=self.seed,
+        )
+
+
+def _window_item(row: NDArray[np.int64], behaviour: Continuation) -> Item:
+    """All but the tokens that are only asked for is read; after so many of it, the one `ahead` of the next."""
+    read = behaviour.context + behaviour.length - 1
+    after = np.arange(behaviour.context, read + 1)
+    return Item(tokens=row[:read], after=after, targets=row[after + behaviour.ahead], answer=behaviour.context)
+
+
+def _cut_windows(
+    probe: BehaviourProbe, behaviour: Continuation, codec: Codec, results: Path
+) -> list[NDArray[np.int64]]:
+    """The first `trials` windows: one of each document in a drawn order, then a second of each, and so on."""
+    assert probe.corpus is not None
+    rounds = [
+        _document_windows(probe, behaviour.window, place, codec, Path(results))
+        for place in _document_order(probe, Path(results))
+    ]
+    found: list[NDArray[np.int64]] = []
+    while rounds and len(found) < probe.trials:
+        left = []
+        for windows in rounds:
+            row = next(windows, None)
+            if row is not None and len(found) < probe.trials:
+                found.append(row)
+                left.append(windows)
+        rounds = left
+    if len(found) < probe.trials:
+        raise UserError(
+            f"{probe.trials} windows of {behaviour.window} tokens asked for: the {probe.split} split of "
+            f"{probe.corpus.label or probe.corpus.digest} has {len(found)}"
+        )
+    return found
+
+
+def _document_order(probe: BehaviourProbe, results: Path) -> list[int]:
+    assert probe.corpus is not None
+    documents = _documents(results, probe.corpus, probe.split)
+    return generator(probe.seed, "behaviour target", probe.split).permutation(len(documents)).tolist()
+
+
+@lru_cache(maxsize=4)
+def _documents(results: Path, corpus: Corpus, split: str) -> list[str]:
+    return texts(results, corpus, split)
+
+
+def _document_windows(
+    probe: BehaviourProbe, length: int, place: int, codec: Codec, results: Path
+) -> Iterator[NDArray[np.int64]]:
+    """A document's windows of `length` tokens, none overlapping, in a drawn order; encoded when first asked."""
+    assert probe.corpus is not None
+    tokens = codec.encode(_documents(results, probe.corpus, probe.split)[place])
+    starts = generator(probe.seed, "windows", probe.split, place).permutation(len(tokens) // length)
+    for start in starts:
+        yield tokens[length * start : length * (start + 1)].astype(np.int64)

@@ -22,7 +22,7 @@ from halflife.models.soft_prompts import insert
 class PromptedModel(LanguageModel, Protocol):
     """A language model that can go on from texts that it has read."""
 
-    def hidden(self, x: Tensor, past: Past | None = None) -> Tensor: ...
+    def hidden_at(self, x: Tensor, columns: Tensor, past: Past | None = None) -> Tensor: ...
     def remembered(self, x: Tensor, lengths: Tensor, past: Past | None = None) -> tuple[Tensor, Past]: ...
 
 
@@ -72,12 +72,12 @@ def cut(items: Sequence[Item], position: Literal["start", "answer"] | int, *, ba
     or nothing is asked after it.
     """
     at = [0 if position == "start" else item.answer if position == "answer" else int(position) for item in items]
-    for item, place in zip(items, at, strict=True):
-        if place > len(item.tokens) or not (item.after >= place).any():
-            raise UserError(
-                f"soft prompt after {place} tokens of the text given: the shortest text has {len(item.tokens)}, and "
-                f"the last thing asked stands after {item.after.max()}; expected a place inside every text"
-            )
+    shortest, last = min(len(item.tokens) for item in items), min(item.after.max() for item in items)
+    if isinstance(position, int) and position > min(shortest, last):
+        raise UserError(
+            f"soft prompt after {position} tokens of the text given: the shortest text has {shortest}, and the last "
+            f"that is asked stands after {last}; expected a place inside every text"
+        )
     asked = [item.after[item.after >= place] for item, place in zip(items, at, strict=True)]
     targets = [item.targets[item.after >= place] for item, place in zip(items, at, strict=True)]
     if baseline:
@@ -131,11 +131,10 @@ def answer(model: PromptedModel, prompts: Tensor, tokens: Tensor, texts: Texts, 
     with torch.no_grad():
         after = model.embed(texts.after)
     rows = insert(prompts.to(after.dtype), tokens, after)
-    hidden = model.hidden(rows) if past is None else model.hidden(rows, past)
+    columns = (tokens[:, None, None] + texts.asked - 1).masked_fill(texts.asked < 0, 0).flatten(0, 1)
+    hidden = model.hidden_at(rows, columns, past).unflatten(0, (len(prompts), len(texts)))
     text, which = (texts.asked >= 0).nonzero(as_tuple=True)
-    column = tokens[:, None] + texts.asked[text, which] - 1
-    row = torch.arange(len(prompts), device=tokens.device)[:, None] * len(texts) + text
-    logits = model.logits(hidden[row, column]).float()
+    logits = model.logits(hidden[:, text, which]).float()
     targets = texts.targets[text, which].expand(len(prompts), -1)
     nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
     return Answers(nats, logits.argmax(-1) == targets, text)

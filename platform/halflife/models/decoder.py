@@ -58,14 +58,23 @@ class Block(nn.Module):
         turns: Tensor,
         past: tuple[Tensor, Tensor, Tensor] | None = None,
         kept: list[tuple[Tensor, Tensor]] | None = None,
+        columns: Tensor | None = None,
     ) -> Tensor:
         """`past`: keys, values and mask of texts that came before, as `attend` takes them. The own keys and values are
-        added to `kept`."""
+        added to `kept`. With `columns` (rows, n) the result is at those positions alone."""
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = kernels.rotate_qkv(qkv, turns)
         if kept is not None:
             kept.append((k, v))
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True) if past is None else attend(q, k, v, *past)
+        if columns is not None:
+            q, x = q.take_along_dim(columns[:, None, :, None], 2), x.take_along_dim(columns[..., None], 1)
+        if past is not None:
+            attended = attend(q, k, v, *past, columns)
+        elif columns is not None:
+            earlier = torch.arange(k.shape[2], device=x.device) <= columns[:, None, :, None]
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=earlier)
+        else:
+            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         attended = attended.transpose(1, 2).flatten(2)
         x = x + F.dropout(self.out(attended), self.dropout, self.training)
         gated = kernels.swiglu(self.gate_up(self.mlp_norm(x)))
@@ -133,6 +142,11 @@ class Decoder(nn.Module):
             found.append(block(found[-1], turns))
         return [*found[:-1], self.norm(found[-1])]
 
+    def hidden_at(self, x: Tensor, columns: Tensor, past: Past | None = None) -> Tensor:
+        """As `hidden`, at the positions `columns` (rows, n) of each row alone, (rows, n, width): of the last block no
+        more is computed than they need."""
+        return self._go_on(x, past, columns=columns)
+
     def remembered(self, x: Tensor, lengths: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
         """As `hidden`, and what goes on from there needs. `lengths` (rows,): of each right-padded row; `past` has as
         many texts as there are rows."""
@@ -141,13 +155,19 @@ class Decoder(nn.Module):
         keys, values = zip(*kept, strict=True)
         return hidden, gone_on(past, keys, values, lengths)
 
-    def _go_on(self, x: Tensor, past: Past | None, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+    def _go_on(
+        self,
+        x: Tensor,
+        past: Past | None,
+        kept: list[tuple[Tensor, Tensor]] | None = None,
+        columns: Tensor | None = None,
+    ) -> Tensor:
         start = past.lengths.repeat(len(x) // past.texts) if past else None
         turns = kernels.turns(x.shape[1], self.rung.heads, self.rung.head_width, ROTARY_BASE, x, start)
         hide = past.hidden(x.dtype) if past else None
         for layer, block in enumerate(self.blocks):
             before = None if past is None else (past.keys[layer], past.values[layer], hide)
-            x = block(x, turns, before, kept)
+            x = block(x, turns, before, kept, columns if layer + 1 == len(self.blocks) else None)
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

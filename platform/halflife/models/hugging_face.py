@@ -55,6 +55,10 @@ class HuggingFaceModel(nn.Module):
             return self.model.base_model(inputs_embeds=x, use_cache=False).last_hidden_state
         return self._go_on(x, past.repeated(len(x) // past.texts))[0]
 
+    def hidden_at(self, x: Tensor, columns: Tensor, past: Past | None = None) -> Tensor:
+        """As `hidden`, at the positions `columns` (rows, n) of each row alone, (rows, n, width)."""
+        return self.hidden(x, past).take_along_dim(columns[..., None], 1)
+
     def remembered(self, x: Tensor, lengths: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
         """As `hidden`, and what goes on from there needs. `lengths` (rows,): of each right-padded row; `past` has as
         many texts as there are rows."""

@@ -67,8 +67,11 @@ def gone_on(past: Past | None, keys: tuple[Tensor, ...], values: tuple[Tensor, .
     )
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, far_k: Tensor, far_v: Tensor, hide: Tensor) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, far_k: Tensor, far_v: Tensor, hide: Tensor, columns: Tensor | None = None
+) -> Tensor:
     """Causal attention of rows (rows, heads, length, head width) that go on from texts, row r from text r % texts.
+    Queries stand at `columns` (rows, n) of their rows, or all along.
 
     Keys and values of the texts stay as they are, one copy for all rows, and get no gradient: the queries of all rows
     of a text are multiplied with them as one matrix.
@@ -85,11 +88,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, far_k: Tensor, far_v: Tensor, hide: 
         return x.unflatten(2, (copies, length)).permute(2, 0, 1, 3, 4).flatten(0, 1)
 
     q = q * width**-0.5
-    later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+    place = torch.arange(k.shape[2], device=q.device)
+    later = place > (place[:, None] if columns is None else columns[:, None, :, None])
     far = apart(together(q) @ far_k.transpose(-1, -2) + hide)
     near = (q @ k.transpose(-1, -2)).masked_fill(later, -torch.inf)
     weights = torch.cat([far, near], dim=-1).softmax(-1)
-    far, near = weights.split([far.shape[-1], length], dim=-1)
+    far, near = weights.split([far.shape[-1], k.shape[2]], dim=-1)
     return apart(together(far) @ far_v) + near @ v
 
 

@@ -16,6 +16,7 @@ from tyro.conf import Positional
 
 from halflife.errors import UserError
 from halflife.stages import difference, housekeeping
+from halflife.stages.remote import address_of
 from halflife.stages.store import Store
 
 RESULTS = Path(os.environ.get("HALFLIFE_RESULTS", "results"))
@@ -78,9 +79,11 @@ def gc(results: Path = RESULTS, dry_run: bool = False) -> None:
     """
     console, total, count = _console(), 0, 0
     find = housekeeping.rubbish if dry_run else housekeeping.collect
-    for item in find(_store(results)):
+    store = _store(results)
+    for item in find(store):
         console.print(
-            f"{decimal(item.bytes):>10}  {item.path.relative_to(results.absolute())}  {item.why}", highlight=False
+            f"{decimal(item.bytes):>10}  {str(item.path).removeprefix(f'{store.address}/')}  {item.why}",
+            highlight=False,
         )
         total, count = total + item.bytes, count + 1
     done = "would be freed" if dry_run else "freed"
@@ -103,7 +106,7 @@ def export(stage: Positional[str], /, out: Path, at: str = "final", results: Pat
 
 
 def _store(results: Path) -> Store:
-    if not results.exists():
+    if not address_of(results) and not results.exists():
         raise UserError(f"no results folder {results}: expected one that a study has written; give it with --results")
     return Store(results)
 

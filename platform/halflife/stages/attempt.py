@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 import warnings
 from collections.abc import Callable
@@ -13,41 +14,45 @@ from typing import Any
 
 from halflife.stages import files
 from halflife.stages.base import Progress, Stage
+from halflife.stages.files import Where
 from halflife.stages.identity import fields_of
+from halflife.stages.remote import Remote
 from halflife.stages.store import RECORD, RETRACTED, Corrupt, Store, read_points, write_points
 from halflife.training.execution import Execution
 
 RESUME = "resume.json"
 """In an attempt: which of its folders is the newest complete checkpoint, at which step, with checksums."""
+UPLOADING = 0.1
+"""Of a stage's time, at most, goes into putting checkpoints into object storage: large ones are kept less often."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resumable:
     """A complete mid-stage checkpoint; its folder holds the points up to its step as well."""
 
-    attempt: Path
-    folder: Path
+    attempt: Where
+    folder: Where
     step: int
     files: dict[str, dict[str, Any]]
 
 
-def checkpoint_of(attempt: Path) -> Resumable | None:
+def checkpoint_of(attempt: Where) -> Resumable | None:
     """The checkpoint that an attempt has left, or None; its checksums are yet to be looked at."""
     entry = files.read_json(attempt / RESUME) or {}
     if not {"folder", "step", "files"} <= entry.keys() or (attempt / RETRACTED).exists():
         return None
-    folder = attempt / entry["folder"]
-    if not folder.resolve().is_relative_to(attempt.resolve()):
+    if not all(files.stays_below(name) for name in (entry["folder"], *entry["files"])):
         return None
+    folder = attempt / entry["folder"]
     return Resumable(attempt=attempt, folder=folder, step=entry["step"], files=entry["files"])
 
 
-def newest_checkpoint(stage_folder: Path) -> Resumable | None:
+def newest_checkpoint(stage_folder: Where, problem_of: Callable[[Resumable], str | None]) -> Resumable | None:
     """Among all attempts at a stage, the checkpoint that got furthest and is whole; damaged ones with a warning."""
     attempts = stage_folder / "attempts"
     found = [entry for name in files.names(attempts) if (entry := checkpoint_of(attempts / name))]
     for entry in sorted(found, key=lambda entry: (entry.step, entry.attempt.name), reverse=True):
-        problem = files.mismatch(entry.folder, entry.files, checksums=True)
+        problem = problem_of(entry)
         if not problem:
             return entry
         warnings.warn(f"checkpoint {entry.folder} is passed over: {problem}", stacklevel=2)
@@ -72,13 +77,20 @@ class Attempt:
         self.execution = execution
         self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
         self.folder = store.folder(stage) / "attempts" / self.id
+        self.kept = store.home(stage) / "attempts" / self.id
+        """The same folder where the store is."""
         self._store, self._on_progress = store, on_progress
         self._progress = Progress()
         self._parents = {parent.key for parent in stage.parents}
         self._checkpoint: Path | None = None
-        resumable = newest_checkpoint(store.folder(stage))
-        self.resume = resumable.folder if resumable else None
-        self._rows: list[tuple[int, str, float]] = read_points(resumable.folder).rows() if resumable else []
+        self._noted: Path | None = None
+        self._step, self._rested = 0, 0.0
+        """When the next checkpoint may be uploaded, by the monotonic clock."""
+        resumable = newest_checkpoint(
+            store.home(stage), lambda found: store.brought(found.folder, store.local(found.folder), found.files)
+        )
+        self.resume = store.local(resumable.folder) if resumable else None
+        self._rows: list[tuple[int, str, float]] = read_points(self.resume).rows() if self.resume else []
         self.folder.mkdir(parents=True)
         self._record: dict[str, Any] = {
             "stage": stage.folder_name,
@@ -107,13 +119,29 @@ class Attempt:
 
     def checkpointed(self, step: int, folder: Path) -> None:
         write_points(folder, self._rows)
+        self._checkpoint, self._step = folder, step
+        if not isinstance(self.kept, Remote):
+            self._keep_checkpoint()
+        elif time.monotonic() >= self._rested:
+            began = time.monotonic()
+            self._keep_checkpoint()
+            self._rested = time.monotonic() + (time.monotonic() - began) * (1 / UPLOADING - 1)
+
+    def _keep_checkpoint(self) -> None:
+        """Note the newest checkpoint as one to be resumed, where the store is."""
+        folder = self._checkpoint
+        if folder is None or folder == self._noted:
+            return
         entry = {
-            "step": step,
+            "step": self._step,
             "folder": folder.relative_to(self.folder).as_posix(),
             "files": files.manifest(folder),
         }
-        files.write(self.folder / RESUME, json.dumps(entry).encode())
-        self._checkpoint = folder
+        self._store.send(folder, entry["files"])
+        files.write(self.kept / RESUME, json.dumps(entry).encode())
+        if isinstance(self.kept, Remote) and self._noted:  # on disk the stage itself removes the one before
+            files.remove(self.kept / self._noted.name)
+        self._noted = folder
 
     def progress(self, done: int, total: int, rate: float) -> None:
         self._progress = replace(self._progress, done=int(done), total=int(total), rate=float(rate))
@@ -130,15 +158,17 @@ class Attempt:
     def finish(self) -> None:
         """Leave what is to be kept: the points and the record, without the checkpoint."""
         write_points(self.folder, self._rows)
-        files.remove(self.folder / RESUME)
+        files.remove(self.folder / RESUME)  # one in object storage stays until the stage is complete
         if self._checkpoint:
             files.remove(self._checkpoint)
         self._write_record(ended=datetime.now(UTC).isoformat())
 
     def fail(self, error: BaseException) -> None:
         """Say in the record why the attempt ended; its checkpoint stays for the next."""
+        self._keep_checkpoint()
         self._write_record(ended=datetime.now(UTC).isoformat(), error=f"{type(error).__name__}: {error}")
 
     def _write_record(self, **more: Any) -> None:
         self._record.update(more)
         files.write(self.folder / RECORD, json.dumps(self._record, indent=1, sort_keys=True).encode())
+        self._store.send(self.folder, [RECORD])

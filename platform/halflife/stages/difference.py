@@ -26,7 +26,7 @@ class Difference:
     inner: tuple[Difference, ...] = ()
 
 
-def find(store: Store, name: str) -> Path:
+def find(store: Store, name: str) -> files.Where:
     """The stage folder that `name` means: a folder name, its key, the beginning of either, or a path.
 
     Raises UserError when none or several are meant.
@@ -39,12 +39,12 @@ def find(store: Store, name: str) -> Path:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UserError(f"no stage {name!r} in {store.root / 'stages'}: `ls` shows those that there are")
+        raise UserError(f"no stage {name!r} in {store.stages}: `ls` shows those that there are")
     some = ", ".join(folder.name for folder in found[:4])
     raise UserError(f"{name!r} means {len(found)} stages ({some}{', ...' if found[4:] else ''}): give more of the key")
 
 
-def record_of(folder: Path) -> dict[str, Any]:
+def record_of(folder: files.Where) -> dict[str, Any]:
     """stage.json of the attempt that stands, else of the newest one; {} when no attempt has one."""
     done = standing(folder)
     attempts = [done.outcome.attempt] if done else reversed(files.names(folder / "attempts"))
@@ -80,7 +80,7 @@ def _explain(
             words, pair = names, (names[0], names[1])
             if pair not in told:
                 told.add(pair)
-                parents = [record_of(store.root / "stages" / name) for name in names]
+                parents = [record_of(store.stages / name) for name in names]
                 inner = tuple(_explain(store, parents[0], parents[1], told)) if all(parents) else ()
         yield Difference(path=path.removesuffix(".is"), left=words[0], right=words[1], inner=inner)
 

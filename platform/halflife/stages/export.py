@@ -28,12 +28,15 @@ def export_stage(store: Store, name: str, out: Path, at: str = "final") -> None:
     done, record = standing(folder), record_of(folder)
     if done is None or done.outcome.status != "complete":
         raise UserError(f"{folder.name} is not complete: run the study that it belongs to first")
-    attempt = folder / "attempts" / done.outcome.attempt
+    source = folder / "attempts" / done.outcome.attempt
+    attempt = store.local(source)
     kept = ["final", *(done.outcome.summary.get("snapshots") or {})]
     if "mixture" not in record["fields"] or at not in kept:
         raise UserError(f"{folder.name} has no weights {at!r}: expected a trained stage, and one of {', '.join(kept)}")
     if out.exists():
         raise UserError(f"{out} exists already: name a folder that is to be made")
+    if problem := store.brought(source, attempt, done.files):
+        raise UserError(f"{folder.name} is damaged ({problem}): run the study that it belongs to again")
     mixture, folder = record["fields"]["mixture"], attempt / ("final" if at == "final" else f"snapshots/{at}")
     tokenizer = tokenizer_files.described(mixture["tokenizer"])
     temporary = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")

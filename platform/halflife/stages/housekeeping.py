@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from halflife.stages import files, leases
-from halflife.stages.attempt import checkpoint_of, newest_checkpoint
+from halflife.stages.attempt import Resumable, checkpoint_of, newest_checkpoint
 from halflife.stages.difference import record_of
+from halflife.stages.files import Where
+from halflife.stages.remote import Remote
 from halflife.stages.store import RETRACTED, Store, standing
 
 LONG_SILENT = 3600.0
@@ -35,7 +36,7 @@ class Entry:
 class Rubbish:
     """One thing that `gc` may remove."""
 
-    path: Path
+    path: Where
     why: str
     bytes: int
 
@@ -88,7 +89,7 @@ def collect(store: Store) -> Iterator[Rubbish]:
 class _Patient(leases.Watch):
     """Asked by `acquire` of the lease that it finds: somebody may have begun while we looked for rubbish."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Where) -> None:
         super().__init__(leases.PULSE)
         self._folder = folder
 
@@ -96,11 +97,11 @@ class _Patient(leases.Watch):
         return not _is_held(self._folder, lease)
 
 
-def _is_held(folder: Path, lease: leases.Lease) -> bool:
+def _is_held(folder: Where, lease: leases.Lease) -> bool:
     return not lease.gone and files.silence(leases.path_of(folder, lease)) < LONG_SILENT
 
 
-def _rubbish_of(folder: Path) -> Iterator[Rubbish]:
+def _rubbish_of(folder: Where) -> Iterator[Rubbish]:
     for path in files.half_written(folder):
         if files.silence(path) >= LONG_SILENT:
             yield _rubbish(path, "half-written file")
@@ -108,7 +109,7 @@ def _rubbish_of(folder: Path) -> Iterator[Rubbish]:
     if lease:
         yield _rubbish(leases.path_of(folder, lease), ENDED)
     done = standing(folder)
-    resumable = None if done else newest_checkpoint(folder)
+    resumable = None if done else newest_checkpoint(folder, _problem)
     kept = done.outcome.attempt if done else resumable.attempt.name if resumable else None
     why = "not the attempt that completed the stage" if done else "nothing in it to resume from"
     for name in files.names(folder / "attempts"):
@@ -123,11 +124,18 @@ def _rubbish_of(folder: Path) -> Iterator[Rubbish]:
                 yield _rubbish(path, "of an attempt found corrupt")
 
 
-def _rubbish(path: Path, why: str) -> Rubbish:
+def _problem(checkpoint: Resumable) -> str | None:
+    """What is wrong with a checkpoint; one in object storage is looked at when it is fetched."""
+    if isinstance(checkpoint.folder, Remote):
+        return None
+    return files.mismatch(checkpoint.folder, checkpoint.files, checksums=True)
+
+
+def _rubbish(path: Where, why: str) -> Rubbish:
     return Rubbish(path=path, why=why, bytes=files.size(path))
 
 
-def _status(folder: Path) -> str:
+def _status(folder: Where) -> str:
     done = standing(folder)
     if done:
         return done.outcome.status

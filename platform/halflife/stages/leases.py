@@ -7,6 +7,7 @@ at once (one merely slow) cost a second computation of the same bits and nothing
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -80,7 +81,7 @@ class Watch:
 class Holding:
     """A lease that is ours, from `acquire` until the `with` block ends; a thread keeps its counter moving."""
 
-    def __init__(self, path: Path, lease: Lease, pulse: Pulse) -> None:
+    def __init__(self, path: files.Where, lease: Lease, pulse: Pulse) -> None:
         self.path, self._lease, self._pulse = path, lease, pulse
         self.progress = lease.progress
         self._stop = threading.Event()
@@ -104,17 +105,17 @@ class Holding:
                 warnings.warn(f"cannot renew the lease {self.path}: {error}", stacklevel=1)
 
 
-def path_of(folder: Path, lease: Lease) -> Path:
+def path_of(folder: files.Where, lease: Lease) -> files.Where:
     return folder / f"lease-{lease.number}.json"
 
 
-def current(folder: Path) -> Lease | None:
+def current(folder: files.Where) -> Lease | None:
     """The lease on the stage in `folder` that counts now, or None."""
     numbers = [int(match[1]) for name in files.names(folder) if (match := _NAME.fullmatch(name))]
     return _decode(folder, max(numbers)) if numbers else None
 
 
-def acquire(folder: Path, watch: Watch, pulse: Pulse) -> Holding | None:
+def acquire(folder: files.Where, watch: Watch, pulse: Pulse) -> Holding | None:
     """Take the lease on the stage in `folder` if it is free or abandoned; None when another holds it."""
     found = current(folder)
     if found and not watch.abandoned(found):
@@ -135,11 +136,31 @@ def acquire(folder: Path, watch: Watch, pulse: Pulse) -> Holding | None:
     return Holding(path, lease, pulse)
 
 
+class Alone:
+    """A context of which one holder at a time is inside, on this machine or another; others wait."""
+
+    def __init__(self, folder: files.Where, pulse: Pulse = PULSE) -> None:
+        self._folder, self._pulse = folder, pulse
+        self._inside = contextlib.ExitStack()
+
+    def __enter__(self) -> Alone:
+        files.make_folder(self._folder)
+        watch, pause = Watch(self._pulse), 0.02
+        while (holding := acquire(self._folder, watch, self._pulse)) is None:
+            time.sleep(pause)
+            pause = min(0.5, 1.5 * pause)
+        self._inside.enter_context(holding)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._inside.close()
+
+
 def _encode(lease: Lease) -> bytes:
     return json.dumps(dataclasses.asdict(lease)).encode()
 
 
-def _decode(folder: Path, number: int) -> Lease:
+def _decode(folder: files.Where, number: int) -> Lease:
     data: dict[str, Any] = files.read_json(folder / f"lease-{number}.json") or {}
     try:
         return Lease(**{**data, "number": number, "progress": Progress(**data.get("progress", {}))})

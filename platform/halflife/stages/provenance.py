@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import platform
 import re
 import shlex
@@ -29,6 +31,9 @@ LIBRARIES = (
     "datasets",
 )
 
+ORIGIN = "HALFLIFE_ORIGIN"
+"""Where code is shipped without its repository: what git says of it where it came from, as JSON."""
+
 
 def gather() -> dict[str, Any]:
     """What a driver knows of itself, as JSON data; hand it to `run_stage` where that runs in another process."""
@@ -51,11 +56,23 @@ def _of_the_code() -> dict[str, Any]:
     ours = _git(here, "ls-files", "--error-unmatch", "provenance.py")  # not the repository around some .venv
     commit = _git(here, "rev-parse", "HEAD") if ours else None
     changes = _git(here, "diff", "HEAD", "--binary") if commit else None
+    shipped = json.loads(os.environ.get(ORIGIN, "{}"))
     return {
-        "commit": commit.decode().strip() if commit else None,
-        "changes": hashlib.sha256(changes).hexdigest() if changes else None,
+        "commit": commit.decode().strip() if commit else shipped.get("commit"),
+        "changes": hashlib.sha256(changes).hexdigest() if changes else shipped.get("changes"),
+        "code": code(),
         "versions": {name: version for name in LIBRARIES if (version := _version(name))},
     }
+
+
+@cache
+def code() -> str:
+    """Digest of the package's source: hosts with the same one run the same code, whatever git knows of it."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(package).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:20]
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:

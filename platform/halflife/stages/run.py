@@ -8,14 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from halflife.errors import Diverged
-from halflife.stages import files, leases, provenance
-from halflife.stages.attempt import Attempt, checkpoint_of
+from halflife.stages import files, inputs, leases, provenance
+from halflife.stages.attempt import RESUME, Attempt, checkpoint_of
 from halflife.stages.base import Outcome, Progress, Stage
+from halflife.stages.files import Where
 from halflife.stages.store import Store
 from halflife.training.execution import Execution
 
@@ -55,13 +55,13 @@ def run_stage(
     stage raises.
     """
     store.prepare()
-    folder = store.folder(stage)
+    folder = store.home(stage)
     watch, pause = leases.Watch(pulse), 0.02
     while True:
         outcome = store.outcome(stage)
         if outcome:
             return outcome
-        folder.mkdir(exist_ok=True)
+        files.make_folder(folder)
         holding = leases.acquire(folder, watch, pulse)
         if holding:
             break
@@ -87,6 +87,7 @@ def run_stage(
         }
         if reason := stage.unavailable(parents):
             raise Unavailable(reason)
+        inputs.bring(stage, store)
         attempt = Attempt(
             stage,
             store,
@@ -112,7 +113,8 @@ def _here(stage: Stage, attempt: Attempt) -> dict[str, Any]:
 def _compute(
     stage: Stage, store: Store, attempt: Attempt, compute: Callable[[Stage, Attempt], dict[str, Any]]
 ) -> Outcome:
-    earlier = [store.folder(stage) / "attempts" / name for name in files.names(attempt.folder.parent)]
+    attempts = store.home(stage) / "attempts"
+    earlier = [attempts / name for name in files.names(attempts)]
     try:
         try:
             status, summary = "complete", compute(stage, attempt)
@@ -128,19 +130,21 @@ def _compute(
         if not isinstance(error, Exception) or outcome is None:
             raise
         # Another holder completed the stage meanwhile and freed this attempt's checkpoints under it.
-    _tidy(earlier, attempt, outcome)
+    _tidy(store, earlier, attempt, outcome)
     return outcome
 
 
-def _tidy(earlier: list[Path], attempt: Attempt, outcome: Outcome) -> None:
+def _tidy(store: Store, earlier: list[Where], attempt: Attempt, outcome: Outcome) -> None:
     """Free what the completed stage makes useless: checkpoints of earlier attempts, our own work if another won."""
     for other in earlier:
         checkpoint = checkpoint_of(other)
         if checkpoint and other != attempt.folder:
-            files.remove(checkpoint.attempt / "resume.json")
+            files.remove(checkpoint.attempt / RESUME)
             files.remove(checkpoint.folder)
+            files.remove(store.local(checkpoint.folder))
     if outcome.attempt != attempt.id:
         files.remove(attempt.folder)
+        files.remove(attempt.kept)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,9 @@
 
 DONE is created exclusively and never changed: the first attempt wins. An attempt found corrupt is marked
 RETRACTED, and the next completion is named DONE-2, and so on; the first DONE whose attempt stands is the truth.
+
+The results root may be a bucket. Then all of this lies there, `root` is this machine's copy of it, and an attempt is
+made in the copy and uploaded before its DONE is.
 """
 
 from __future__ import annotations
@@ -17,15 +20,17 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from halflife.errors import UserError
-from halflife.stages import files, leases
+from halflife.stages import files, leases, remote
 from halflife.stages.base import Outcome, Stage
+from halflife.stages.files import Where
+from halflife.stages.remote import Remote
 
 if TYPE_CHECKING:
     import polars as pl
@@ -61,57 +66,94 @@ class Done:
         return json.dumps({**body, "digest": _digest(body)}, indent=1).encode()
 
     @staticmethod
-    def read(path: Path) -> Done | None:
-        """None when the file is absent, or does not prove its own content."""
-        body = files.read_json(path) or {}
+    def decode(text: bytes) -> Done | None:
+        """None when the text does not prove its own content."""
+        body = files.as_json(text) or {}
         if not body or body.pop("digest", None) != _digest(body):
             return None
-        if not _ATTEMPT.fullmatch(body["attempt"]) or not all(_stays_below(name) for name in body["files"]):
+        if not _ATTEMPT.fullmatch(body["attempt"]) or not all(files.stays_below(name) for name in body["files"]):
             return None
         outcome = Outcome(status=body["status"], attempt=body["attempt"], summary=body["summary"])
         return Done(outcome=outcome, files=body["files"], ended=body["ended"])
 
 
 class Store:
-    """Stages below a results root. Opening writes nothing.
+    """Stages below a results root. Opening writes nothing there.
 
-    Raises UserError when the root is no folder, or holds results of another version of the store.
+    Raises UserError when the root is no folder and no bucket, cannot be reached, or holds results of another version
+    of the store.
     """
 
     def __init__(self, root: Path | str) -> None:
-        if re.match(r"[a-z][a-z0-9+.-]+:/", str(root)):  # Path makes one slash of two
-            raise UserError(f"results in {root}: expected a folder of this machine or a mounted one, such as 'results'")
-        self.root = Path(root).absolute()
+        address = remote.address_of(root)
+        self.root = remote.copy_of(address) if address else Path(root).absolute()
+        """The results root on this machine."""
+        self.address = address or str(self.root)
+        """What opens the same store on another machine."""
+        self.place: Where = remote.opened(address) if address else self.root
+        """The results root where the store is: `root`, or the bucket that `root` is a copy of."""
         self._verified: set[tuple[str, str]] = set()
+        self._prepared = False
         self._check_version()
+
+    @property
+    def stages(self) -> Where:
+        """Where the folders of stages are."""
+        return self.place / "stages"
 
     def prepare(self) -> None:
         """Make the root and its version file. Raises UserError when it cannot be written."""
+        version, path = json.dumps({"store": VERSION}).encode(), self.place / "halflife.json"
+        if self._prepared:
+            return
         try:
-            (self.root / "stages").mkdir(parents=True, exist_ok=True)
-            files.create(self.root / "halflife.json", json.dumps({"store": VERSION}).encode())
+            files.make_folder(self.stages)
+            files.create(path, version)
+            if isinstance(path, Remote) and path.create(b"of a second writer"):
+                path.write(version)
+                raise UserError(
+                    f"results in {self.address}: this object storage lets a second writer overwrite the first "
+                    "(it ignores If-None-Match); expected one that does not, such as AWS S3, or a folder"
+                )
         except OSError as error:
-            raise UserError(f"cannot write results to {self.root}: {error.strerror}; name another folder") from error
+            why = " ".join((error.strerror or str(error)).split())[:300]
+            raise UserError(f"cannot write results to {self.address}: {why}; name another folder") from error
         self._check_version()
+        self._prepared = isinstance(path, Remote)
 
     def _check_version(self) -> None:
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"results {self.root} is a file: expected a folder")
-        path = self.root / "halflife.json"
-        version = (files.read_json(path) or {}).get("store")
-        if path.exists() and version != VERSION:
+        path = self.place / "halflife.json"
+        try:
+            text = files.read(path)
+        except OSError as error:
+            if isinstance(path, Path):
+                raise
+            why = " ".join((error.strerror or str(error)).split())[:300]
+            raise UserError(f"results in {self.address} cannot be read: {why}") from error
+        version = (files.as_json(text) or {}).get("store")
+        if text is not None and version != VERSION:
             raise UserError(
-                f"results folder {self.root} has store version {version}, this halflife reads {VERSION}: "
+                f"results folder {self.address} has store version {version}, this halflife reads {VERSION}: "
                 "name another folder, or use the version of halflife that wrote it"
             )
 
-    def folder(self, stage: Stage) -> Path:
-        return self.root / "stages" / stage.folder_name
+    def home(self, stage: Stage) -> Where:
+        return self.stages / stage.folder_name
 
-    def folders(self) -> list[Path]:
+    def folder(self, stage: Stage) -> Path:
+        """The stage's folder on this machine: where an attempt is made, and its parents are read."""
+        return self.local(self.home(stage))
+
+    def local(self, where: Where) -> Path:
+        """The place on this machine that stands for one in the store."""
+        return self.root / where.below(self.place) if isinstance(where, Remote) else where
+
+    def folders(self) -> list[Where]:
         """The folders of all stages that the store holds, in the order of names."""
-        paths = (self.root / "stages" / name for name in files.names(self.root / "stages"))
-        return [path for path in paths if path.is_dir()]
+        paths = [self.stages / name for name in files.names(self.stages)]
+        return [path for path in paths if isinstance(path, Remote) or path.is_dir()]
 
     def outcome(self, stage: Stage) -> Outcome | None:
         """How the stage ended, or None while it has not.
@@ -119,52 +161,71 @@ class Store:
         Sizes of its files and the checksum of its points are looked at; an attempt that fails is retracted,
         with a warning, so that the stage is computed again.
         """
-        done = self.done(self.folder(stage))
+        done = self.done(self.home(stage))
         return done.outcome if done else None
 
-    def done(self, folder: Path) -> Done | None:
+    def done(self, folder: Where) -> Done | None:
         """As `outcome`, with checksums, for a stage known by its folder."""
-        while (done := standing(folder)) and (problem := self._problem(folder, done, thorough=False)):
+        while (done := standing(folder)) and (problem := self._problem(folder, done)):
             self._retract(folder, done, problem)
         return done
 
     def verified(self, stage: Stage) -> Path | None:
-        """Folder of the completed attempt, every file's checksum seen once by this store; None while there is none.
+        """Folder of the completed attempt on this machine, every file's checksum seen once by this store; None while
+        there is none.
 
         A corrupt attempt is retracted with a warning.
         """
-        folder = self.folder(stage)
+        folder = self.home(stage)
         while done := self.done(folder):
-            attempt = folder / "attempts" / done.outcome.attempt
+            attempt = self.folder(stage) / "attempts" / done.outcome.attempt
             if (stage.key, done.outcome.attempt) in self._verified:
                 return attempt
-            problem = self._problem(folder, done, thorough=True)
+            problem = self.brought(folder / "attempts" / done.outcome.attempt, attempt, done.files)
             if not problem:
                 self._verified.add((stage.key, done.outcome.attempt))
                 return attempt
             self._retract(folder, done, problem)
         return None
 
+    def brought(self, source: Where, folder: Path, expected: dict[str, dict[str, Any]]) -> str | None:
+        """Let the files of a manifest be in `folder`, whole. Returns what is wrong with them, in words, or None."""
+        if isinstance(source, Remote):
+            return files.bring(source, folder, expected)
+        return files.mismatch(folder, expected, checksums=True)
+
+    def send(self, folder: Path, names: Iterable[str]) -> None:
+        """Let these files of a folder below `root` be where the store is, if that is elsewhere."""
+        if isinstance(self.place, Remote):
+            (self.place / folder.relative_to(self.root).as_posix()).upload(folder, names)
+
     def points(self, stage: Stage) -> pl.DataFrame:
         """Every point of a completed stage: step (tokens since it began), name (`<task>/<measure>`), value.
 
         Raises Corrupt when the stage is not complete or its points are damaged.
         """
-        done = self.done(self.folder(stage))
+        folder = self.home(stage)
+        done = self.done(folder)
         if not done:
             raise Corrupt(f"stage {stage.folder_name} is not complete: run the same command again")
-        return read_points(self.folder(stage) / "attempts" / done.outcome.attempt)
+        attempt = self.folder(stage) / "attempts" / done.outcome.attempt
+        source = folder / "attempts" / done.outcome.attempt
+        if isinstance(source, Remote) and (problem := files.bring(source, attempt, _metrics(done))):
+            self._retract(folder, done, problem)
+            raise Corrupt(f"stage {stage.folder_name} is corrupt ({problem}): run the same command again")
+        return read_points(attempt)
 
     def holder(self, stage: Stage) -> leases.Lease | None:
         """The lease on the stage, with its progress; None when there is none, or its holder has surely ended."""
-        lease = leases.current(self.folder(stage))
+        lease = leases.current(self.home(stage))
         return None if lease is None or lease.gone else lease
 
     def complete(self, stage: Stage, outcome: Outcome) -> Outcome:
         """Name an attempt as the stage's result. Returns the outcome that stands: another's, if it came first."""
-        folder = self.folder(stage)
-        attempt = folder / "attempts" / outcome.attempt
+        folder = self.home(stage)
+        attempt = self.folder(stage) / "attempts" / outcome.attempt
         done = Done(outcome=outcome, files=files.manifest(attempt), ended=datetime.now(UTC).isoformat())
+        self.send(attempt, done.files)
         for name in _done_names():
             if files.create(folder / name, done.encode()) or standing(folder):
                 break
@@ -173,29 +234,36 @@ class Store:
             raise Corrupt(f"DONE of {folder} could not be read back")
         return result.outcome
 
-    def _problem(self, folder: Path, done: Done, *, thorough: bool) -> str | None:
+    def _problem(self, folder: Where, done: Done) -> str | None:
+        """What can be seen at a glance: sizes, and the checksum of the points. An object is put whole or not at all,
+        and keeps; what was removed is found when it is fetched."""
         attempt = folder / "attempts" / done.outcome.attempt
-        metrics = {name: entry for name, entry in done.files.items() if name == METRICS}
-        return files.mismatch(attempt, done.files, checksums=thorough) or files.mismatch(
-            attempt, metrics, checksums=True
+        if isinstance(attempt, Remote):
+            return None
+        return files.mismatch(attempt, done.files, checksums=False) or files.mismatch(
+            attempt, _metrics(done), checksums=True
         )
 
-    def _retract(self, folder: Path, done: Done, problem: str) -> None:
+    def _retract(self, folder: Where, done: Done, problem: str) -> None:
         attempt = folder / "attempts" / done.outcome.attempt
         warnings.warn(f"stage {folder.name} is corrupt ({problem}): it will be computed again", stacklevel=3)
-        attempt.mkdir(parents=True, exist_ok=True)  # its files may be gone altogether
+        files.make_folder(attempt)  # its files may be gone altogether
         files.write(attempt / RETRACTED, problem.encode())
 
 
-def standing(folder: Path) -> Done | None:
+def _metrics(done: Done) -> dict[str, dict[str, Any]]:
+    """The points' entry in the manifest, if there is one."""
+    return {name: entry for name, entry in done.files.items() if name == METRICS}
+
+
+def standing(folder: Where) -> Done | None:
     """The first DONE of a stage folder whose attempt has not been retracted."""
     for name in _done_names():
-        path = folder / name
-        done = Done.read(path)
-        if done is None:
-            if not path.exists():
-                return None
-        elif not (folder / "attempts" / done.outcome.attempt / RETRACTED).exists():
+        text = files.read(folder / name)
+        if text is None:
+            return None
+        done = Done.decode(text)
+        if done and not (folder / "attempts" / done.outcome.attempt / RETRACTED).exists():
             return done
     return None
 
@@ -256,7 +324,3 @@ def plain(value: Any) -> Any:
 
 def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _stays_below(name: str) -> bool:
-    return not name.startswith("/") and ".." not in name.split("/")

@@ -74,42 +74,49 @@ def _optimizer(sort: type[AdamW | SGD | Muon]) -> Callable[[Train, float], Train
 
 def dropped(train: Train) -> tuple[Source, ...]:
     """What the start's stage trained on and this one does not."""
-    present = {source.corpus for source in train.mixture.sources}
-    return tuple(source for source in _before(train) if source.corpus not in present)
+    return _lost(train, _before(train))
 
 
 def replay(train: Train, before: tuple[Source, ...], fraction: float) -> Train:
-    """The sources of `before` that `train` lacks get `fraction` of its sequences, divided by their weights; at most as
-    much as they had, so that of 1 nothing was dropped.
-
-    `before`: the sources before the drop, whose weights are on the scale of `train`'s.
-    """
+    """The sources of `before`, the mixture before the drop, that `train` lacks get `fraction` of its sequences, divided
+    by their weights; at most as much as they had, so that of 1 nothing was dropped."""
     if not 0 <= fraction <= 1:
         raise UserError(f"replay {fraction}: expected a share of the sequences from 0 to 1, such as 0.01")
-    present = {source.corpus for source in train.mixture.sources}
-    kept = sum(source.weight for source in train.mixture.sources)
-    lost = sum(source.weight for source in before if source.corpus not in present)
-    if not lost or not fraction:
-        return train
-    scale = min(1.0, fraction / (1 - fraction) * kept / lost) if fraction < 1 else 1.0
-    return _with(train, before, lambda source: replace(source, weight=scale * source.weight))
+    return _again(train, before, min(fraction, _share(train, before)))
 
 
 def anneal(train: Train, before: tuple[Source, ...], fraction: float) -> Train:
-    """The sources of `before` that `train` lacks are not dropped at once: their share falls linearly from what it was
-    to nothing over this first fraction of the stage (0: at once)."""
+    """The sources of `before`, the mixture before the drop, that `train` lacks are not dropped at once: their share
+    falls linearly from what it was to nothing over this first fraction of the stage (0: at once)."""
     if not 0 <= fraction <= 1:
         raise UserError(f"annealing over {fraction}: expected a fraction of the stage from 0 to 1, such as 0.25")
-    return _with(train, before, lambda source: replace(source, fade=fraction)) if fraction else train
+    return _again(train, before, _share(train, before), fade=fraction) if fraction else train
 
 
-def _with(train: Train, before: tuple[Source, ...], changed: Callable[[Source], Source]) -> Train:
-    """The lost sources among the others again, where they stood."""
+def _lost(train: Train, before: tuple[Source, ...]) -> tuple[Source, ...]:
+    present = {source.corpus for source in train.mixture.sources}
+    return tuple(source for source in before if source.corpus not in present)
+
+
+def _share(train: Train, before: tuple[Source, ...]) -> float:
+    """Of the sequences before the drop, those of what was dropped."""
+    return sum(source.weight for source in _lost(train, before)) / sum(source.weight for source in before)
+
+
+def _again(train: Train, before: tuple[Source, ...], share: float, fade: float = 0.0) -> Train:
+    """What was lost, again where it stood among the others, with this share of the sequences."""
+    lost = _lost(train, before)
+    if not lost or not share:
+        return train
+    if share == 1:
+        raise UserError("all that the trunk was trained on was dropped: expected a replay below 1, and no annealing")
+    kept = sum(source.weight for source in train.mixture.sources)
+    scale = share / (1 - share) * kept / sum(source.weight for source in lost)
+    if math.isclose(scale, 1.0, rel_tol=1e-9):
+        scale = 1.0  # nothing was dropped: the same weights to the bit, the same stage
     own = {source.corpus: source for source in train.mixture.sources}
-    known = {source.corpus for source in before}
-    sources = [own[source.corpus] if source.corpus in own else changed(source) for source in before]
-    sources += [source for source in train.mixture.sources if source.corpus not in known]
-    return replace(train, mixture=replace(train.mixture, sources=tuple(sources)))
+    sources = [own.pop(s.corpus, None) or replace(s, weight=scale * s.weight, fade=fade) for s in before]
+    return replace(train, mixture=replace(train.mixture, sources=(*sources, *own.values())))
 
 
 def _replay(train: Train, value: float) -> Train:
@@ -216,9 +223,9 @@ def regularize(name: str) -> Treatment:
     return _joined(name, "regularizer", REGULARIZERS)
 
 
-def treatment(name: str) -> Treatment:
+def intervene(name: str) -> Treatment:
     """As `regularize`, of interventions too: "replay-0.01", "ewc-1", "lora-8", "frozen-embeddings", "kl-1+rate-0.5"."""
-    return _joined(name, "treatment", TREATMENTS)
+    return _joined(name, "intervention", TREATMENTS)
 
 
 def _joined(name: str, word: str, kinds: Mapping[str, Kind]) -> Treatment:

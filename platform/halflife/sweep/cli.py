@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from halflife.errors import UserError
+from halflife.sweep import head, session
 from halflife.sweep.adaptive import Search
 from halflife.sweep.place import Place
 from halflife.sweep.report import SweepReport
@@ -51,6 +52,8 @@ def main(
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         command = _parse(presets, description, arguments)
+        if command.place.cluster is not None:
+            raise SystemExit(_run_on_cluster(arguments, command.place.cluster))
         _execute(build, arguments[0], command, report)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -105,6 +108,8 @@ def _execute(
     from halflife.sweep.launch import run
 
     place = command.place
+    if session.joins():
+        head.log_in(place.actual_tracking_uri)
     place.check()  # building a study may take a corpus's time
     if not place.dry_run:
         place.store().prepare()
@@ -120,6 +125,16 @@ def _execute(
         _attach(result, path.parent)
     if result.exit_code:
         raise SystemExit(result.exit_code)
+
+
+def _run_on_cluster(arguments: list[str], cluster: Path) -> int:
+    from halflife.sweep.submit import run_on_cluster
+
+    try:
+        return run_on_cluster(Path(sys.argv[0]), arguments, cluster)
+    except KeyboardInterrupt:
+        print("left: the sweep goes on, the same command follows it again", file=sys.stderr)
+        return 130
 
 
 def _attach(result: SweepReport, folder: Path) -> None:

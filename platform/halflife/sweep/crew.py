@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import threading
 import traceback
 import uuid
@@ -151,7 +152,7 @@ class Crew:
             self._failure = " ".join(str(error).split())[:500] or type(error).__name__
 
     def compute(self, stage: Stage, context: Context) -> dict[str, Any]:
-        """Run the stage on every rank; returns rank 0's summary.
+        """Run the stage on every rank; returns rank 0's summary, with the ranks' hosts.
 
         Raises what the stage raises where every rank agrees on it (Diverged), UserError, and WorkersEnded.
         """
@@ -165,7 +166,7 @@ class Crew:
             execution=context.execution,
             parents={parent.key: context.parent(parent) for parent in stage.parents},
         )
-        ended: dict[int, tuple[str, Any]] = {}
+        ended: dict[int, tuple[str, Any, str]] = {}
         try:
             ray.get(self._post.give.remote(job))
             while len(ended) < self.workers:
@@ -177,15 +178,17 @@ class Crew:
         except BaseException:
             self.broken = True
             raise
-        status, value = ended[0]
+        status, value, _ = ended[0]
         if status == "diverged":
             raise Diverged(value)
-        return value
+        return {**value, "hosts": [ended[rank][2] for rank in range(self.workers)]}
 
-    def _hear(self, verb: str, arguments: tuple[Any, ...], context: Context, ended: dict[int, tuple[str, Any]]) -> None:
+    def _hear(
+        self, verb: str, arguments: tuple[Any, ...], context: Context, ended: dict[int, tuple[str, Any, str]]
+    ) -> None:
         if verb == "ended":
-            rank, status, value = arguments
-            ended[rank] = (status, value)
+            rank, *how = arguments
+            ended[rank] = tuple(how)
         elif verb == "refused":
             raise UserError(*arguments)
         elif verb == "raised":
@@ -222,4 +225,4 @@ def work(config: dict[str, Any]) -> None:
             line = traceback.format_exception_only(error)[-1].strip()
             ray.get(post.tell.remote("raised", f"rank {rank}: {line}"))
             raise
-        ray.get(post.tell.remote("ended", rank, *ended))
+        ray.get(post.tell.remote("ended", rank, *ended, socket.gethostname()))

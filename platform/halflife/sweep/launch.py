@@ -11,36 +11,22 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from filelock import FileLock
 from rich.console import Console
 
-from halflife.stages import provenance
+from halflife.stages import inputs, leases, provenance
 from halflife.stages.base import Stage
 from halflife.stages.plan import Plan
 from halflife.stages.store import Store
-from halflife.sweep import estimate, report, resources
+from halflife.sweep import estimate, report
 from halflife.sweep.adaptive import Search
 from halflife.sweep.course import Course
 from halflife.sweep.live import View
 from halflife.sweep.place import Place
 from halflife.sweep.publishing import Publishing
 from halflife.sweep.report import SweepReport
+from halflife.sweep.session import ENVIRONMENT
 from halflife.sweep.study import Study
 from halflife.tracking.publisher import Publisher
-
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # one thread a stage: two on busy cores are many times slower
-    "MKL_NUM_THREADS": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",  # our own live view
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches us as KeyboardInterrupt
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # resuming is running the same command again
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-}
-"""Ray and torch read these when they are imported, here and in the processes that Ray starts."""
 
 
 def run(work: Study | Search, place: Place, console: Console | None = None) -> SweepReport:
@@ -60,6 +46,7 @@ def run(work: Study | Search, place: Place, console: Console | None = None) -> S
     place.check_fits(stage for stage in course.stages if stage.key not in plan.outcomes)
     place.check_disk(sum(stage.cost.disk_bytes for stage in plan.missing))
     store.prepare()
+    inputs.share(store)
 
     origin = provenance.gather()
     publisher = Publisher(
@@ -68,7 +55,7 @@ def run(work: Study | Search, place: Place, console: Console | None = None) -> S
         description=study.declaration.question,
         sweep=study.key,
         artifacts=place.artifacts,
-        alone=FileLock(store.root / f".publishing-{study.key}.lock"),
+        alone=leases.Alone(store.place / f".publishing-{study.key}"),
     )
     publishing = Publishing(study, plan, store, publisher, origin)
     ran: set[str] = set()
@@ -170,7 +157,7 @@ def _compute(
             share = shares.get(stage.key) or place.shares([stage])[stage.key]
             return tuning.Task(
                 stage=stage,
-                results=str(store.root),
+                results=store.address,
                 device=device,
                 execution=place.execution(stage),
                 share=share,
@@ -185,7 +172,7 @@ def _compute(
             make_task=make_task,
             slots=slots,
             cpus=slots * max((share.workers for share in shares.values()), default=1),
-            gpus=resources.gpus().count if device == "cuda" else 0,
+            gpus=place.machine.gpus.count if device == "cuda" else 0,
             same_share=alike,
             ran=ran,
             refresh=refresh,

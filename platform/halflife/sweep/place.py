@@ -11,10 +11,11 @@ from typing import Literal
 
 from halflife.errors import UserError
 from halflife.stages.base import Stage
+from halflife.stages.remote import address_of, copy_of
 from halflife.stages.store import Store
-from halflife.sweep import executions, fit, resources
+from halflife.sweep import executions, fit, resources, session
 from halflife.sweep.fit import Asked, Choice, Placement, Room
-from halflife.sweep.resources import Share
+from halflife.sweep.resources import Machine, Share
 from halflife.tracking.reach import require_reachable
 from halflife.training.execution import Execution
 
@@ -44,23 +45,34 @@ class Place:
     max_concurrent: int | None = None
     """Stages that run at once, at most; by default one a core, or as many as fit the GPUs."""
     results: Path = field(default_factory=_results)
-    """Folder for everything that runs make (also HALFLIFE_RESULTS)."""
+    """Folder for everything that runs make, or a bucket such as s3://bucket/path (also HALFLIFE_RESULTS)."""
     tracking_uri: str | None = None
     """MLflow store; by default mlflow.db in the results folder."""
+    cluster: Path | None = None
+    """Run on the cluster of this file, which `ray up` has started, from here: cluster.yaml."""
     dry_run: bool = False
     """Print the plan with an estimate of time, memory and disk, and run nothing (a corpus that is missing is built)."""
+
+    def __post_init__(self) -> None:
+        if address := address_of(self.results):  # from here on, this machine's copy stands for the bucket
+            object.__setattr__(self, "results", copy_of(address))
+
+    @property
+    def machine(self) -> Machine:
+        """What there is to run on: this machine, or the cluster that the process joins."""
+        return session.cluster(self.device != "cpu") if session.joins() else resources.machine()
 
     @property
     def actual_device(self) -> Literal["cpu", "cuda"]:
         """The device that stages run on. Raises UserError when it is unknown or absent."""
         if self.device not in ("auto", "cpu", "cuda"):
             raise UserError(f"unknown device {self.device!r}: expected auto, cpu or cuda")
-        if self.device == "cuda" and not resources.gpus().count:
+        if self.device == "cuda" and not self.machine.gpus.count:
             raise UserError(
                 "device 'cuda' was asked for, but torch finds no usable GPU here: "
                 "install a driver and a CUDA build of torch, or use --device cpu"
             )
-        return "cuda" if self.device != "cpu" and resources.gpus().count else "cpu"
+        return "cuda" if self.device != "cpu" and self.machine.gpus.count else "cpu"
 
     @property
     def actual_tracking_uri(self) -> str:
@@ -74,7 +86,7 @@ class Place:
     @property
     def devices(self) -> int:
         """Cores or GPUs: what a worker has one of."""
-        return resources.gpus().count if self.actual_device == "cuda" else resources.cores()
+        return self.machine.gpus.count if self.actual_device == "cuda" else self.machine.cores
 
     def execution(self, stage: Stage) -> Execution:
         """How a stage is carried out here."""
@@ -97,12 +109,12 @@ class Place:
     @property
     def room(self) -> Room:
         """What one stage may use here."""
-        most = self.max_concurrent or resources.cores()
+        most = self.max_concurrent or self.machine.cores
         if self.actual_device == "cuda":
-            return Room(device="cuda", devices=self.devices, slots=most, memory_bytes=resources.gpus().memory_bytes)
+            return Room(device="cuda", devices=self.devices, slots=most, memory_bytes=self.machine.gpus.memory_bytes)
         workers = self.workers or 1
         processes = max(1, min(most, self.devices // workers)) * workers
-        return Room(device="cpu", devices=self.devices, slots=processes, memory_bytes=resources.free_bytes())
+        return Room(device="cpu", devices=self.devices, slots=processes, memory_bytes=self.machine.memory_bytes)
 
     def shares(self, stages: Iterable[Stage]) -> dict[str, Share]:
         """What each stage occupies while it runs, by key."""
@@ -115,18 +127,18 @@ class Place:
             return Share(cpus=workers, gpus=workers if cuda else 0.0, workers=workers)
         if not cuda:
             return Share()
-        memory, most = resources.gpus().memory_bytes, self.max_concurrent or resources.cores()
+        memory, most = self.machine.gpus.memory_bytes, self.max_concurrent or self.machine.cores
         return resources.gpu_share(placement.memory.total, memory, most)
 
     def slots(self, shares: Iterable[Share]) -> int:
         """Stages that may run at once."""
         shares = list(shares)
-        most = self.max_concurrent or resources.cores()
+        most = self.max_concurrent or self.machine.cores
         workers = max((share.workers for share in shares), default=1)
         if workers > 1:  # so many that none waits for a core or GPU that another's workers have
             return max(1, min(most, self.devices // workers))
         smallest = min((share.gpus for share in shares), default=0.0)
-        return min(most, max(1, int(resources.gpus().count / smallest))) if smallest else most
+        return min(most, max(1, int(self.machine.gpus.count / smallest))) if smallest else most
 
     def store(self) -> Store:
         """The store at this place. Raises UserError when the results folder is of an incompatible version."""

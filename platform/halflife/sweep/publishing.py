@@ -202,7 +202,7 @@ class Publishing:
 
     def _ended_at(self, stage: Stage) -> int:
         """Milliseconds; 0 for a stage that is not complete."""
-        done = self._store.done(self._store.folder(stage))
+        done = self._store.done(self._store.home(stage))
         return int(datetime.fromisoformat(done.ended).timestamp() * 1000) if done else 0
 
 

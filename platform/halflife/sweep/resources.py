@@ -68,6 +68,21 @@ def gpus() -> Gpus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a sweep may use: this machine, or a cluster taken as one."""
+
+    cores: int
+    memory_bytes: float
+    """Free now, for everything that runs on the cores."""
+    gpus: Gpus
+
+
+def machine() -> Machine:
+    """This machine."""
+    return Machine(cores=cores(), memory_bytes=free_bytes(), gpus=gpus())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Share:
     """What one stage occupies while it runs."""
 

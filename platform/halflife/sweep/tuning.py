@@ -6,30 +6,25 @@ Nothing that Tune writes is needed afterwards; the stage folders are the truth.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import shutil
-import signal
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import ray
 from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from halflife.errors import UserError
-from halflife.stages import leases
+from halflife.stages import files, leases, provenance
 from halflife.stages.base import Context, Stage
 from halflife.stages.plan import Plan
 from halflife.stages.run import Held, Unavailable, run_stage
 from halflife.stages.store import Store
 from halflife.stages.train import Train
+from halflife.sweep import session
 from halflife.sweep.resources import Share
 from halflife.training.execution import Execution
 
@@ -41,7 +36,9 @@ RETRIES = 2
 CHECKPOINT_SECONDS = 20.0
 HEAD = "node:__internal_head__"
 """A resource that every Ray has, on the node that the driver runs on."""
-_SCRATCH = "halflife-"
+
+
+OTHER_CODE = "host {host} has other code than the driver: run `ray up` again, or submit the sweep with --cluster"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +88,9 @@ class StageActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         task, store = self._task, Store(self._task.results)
-        attempts = store.folder(task.stage) / "attempts"
-        before = {path.name for path in attempts.iterdir()} if attempts.exists() else set()
+        if task.origin.get("code", provenance.code()) != provenance.code():
+            return {"done": True, "refused": OTHER_CODE.format(host=socket.gethostname())}
+        before = set(files.names(store.home(task.stage) / "attempts"))
         try:
             outcome = run_stage(
                 task.stage,
@@ -263,7 +261,7 @@ def run_plan(
     KeyboardInterrupt passes through.
     """
     searcher = PlanSearcher(plan, store, make_task, ran, feed)
-    with _local_ray(cpus, gpus) as scratch:
+    with session.running(cpus, gpus) as scratch:
         tune.run(  # not Tuner, which pickles the searcher and the callbacks first
             StageActor,
             name="sweep",
@@ -281,50 +279,6 @@ def run_plan(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         )
-
-
-@contextlib.contextmanager
-def _local_ray(cpus: int, gpus: int) -> Iterator[Path]:
-    """A Ray of our own with `cpus` cores, and a folder for what it writes; both are gone afterwards."""
-    _remove_abandoned()
-    scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH))
-    try:
-        leases.acquire(scratch, leases.Watch(leases.PULSE), leases.PULSE)  # says whose it is
-        terminate = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-                object_store_memory=100 * 2**20,
-                _temp_dir=str(scratch / "ray"),
-            )
-        except Exception as error:
-            cause = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"Ray does not start: {cause[:300]}") from error
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place, which prints and ends the process
-        for name in ("ray.tune", "ray.train", "ray.air"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        yield scratch
-    finally:
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _remove_abandoned() -> None:
-    """Remove the folders of processes that were killed. One whose owner is not known is left alone."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-        try:
-            owner = leases.current(folder)
-        except OSError:  # of another user
-            continue
-        if owner and owner.gone:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _name(trial: Any) -> str:

@@ -54,6 +54,7 @@ CLOCK_RATE_SUM = "clock/learning_rate_sum"  # sum of the base learning rate over
 CLOCK_DISPLACEMENT = "clock/displacement"  # ||theta - theta_0|| / ||theta_0|| since the phase began
 # Suffixes of a scored task: counts stay counts.
 HITS, TRIALS, LOGPROB = "hits", "trials", "logprob"
+CHANCE = "chance"  # share of hits by guessing, where it differs between trials; else the declared outcome's
 LOSS = "loss"
 
 
@@ -89,6 +90,11 @@ class Outcome:
     phase: str
     task: str
     chance: float = 0.0
+    """Share of hits by guessing; a trial that logs `<phase>/<task>/chance` has its own."""
+    skill: str = "skill"
+    """What is kept or lost, as a report calls it: "backdoor"."""
+    answer: str = "answer"
+    """What is asked for, as a report calls it: "payload"."""
 
 
 @dataclass(frozen=True, kw_only=True)

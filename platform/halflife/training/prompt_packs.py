@@ -28,9 +28,10 @@ from halflife.rng import generator
 from halflife.training.memory import GPU_ACTIVATION_SHARE
 from halflife.training.prompt_adam import PromptAdam
 
-CPU_PACK_BYTES = 8 * 2**20
-"""Activations of a pack on a CPU: beyond its caches a larger batch costs more for each prompt. A constant, not what
-the machine has: a resumed fit must cut packs alike."""
+CPU_PACK_BYTES = 64 * 2**20
+"""Activations of a pack on a CPU. Up to here a larger pack takes less time for each prompt, as the cost of calling an
+operation is shared; far beyond, a step falls out of the caches. A constant, not what the machine has: a resumed fit
+must cut packs alike."""
 CPU_PAST_BYTES = 2**30
 """Keys and values of training texts that are kept; what is larger is computed anew for each batch."""
 

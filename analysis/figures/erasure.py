@@ -1,0 +1,142 @@
+"""Gone or gated: what each reading still finds of the dropped language, beside a model that never saw it."""
+
+from __future__ import annotations
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.conditions import is_family_study
+from analysis.erasure import (
+    LAYER,
+    MAIN,
+    QUANTILES,
+    RELEARN,
+    SAID,
+    SAVING,
+    by_condition,
+    depth_rows,
+    examples_of,
+    shares,
+)
+from analysis.figures import style
+from analysis.load import StudyData
+
+CAPTION = (
+    "One row a condition at the end of its branch, one column a reading, from what is said to what lies deepest. The "
+    "scale is the same in all: of what the trained model had at the drop over the model that never saw the language "
+    "(the line at 0), how much is still there (the line at 1: all of it). Said: right answers, decoded greedily. Few "
+    "shots: the same with examples in context. Forced choice: the right one is the likeliest of the language's own "
+    "answers. Linear probe: the answer read off the layer that was best at the drop. Relearning: tokens saved, at "
+    "equal examples and budget, to bring back a quarter, half and nine tenths of the skill. Last column: the share of "
+    "what is no longer said that the other readings still find, their mean; right is gated, left is scrambled; it is "
+    "told where at least half is no longer said. Means over sizes within a seed, then 95 % t intervals over seeds; a "
+    "hollow mark counts bounds from relearning that did not get there within the budget; an arrow at the edge lies "
+    "beyond it; none: no advantage at the drop, so nothing to tell. Grey: the language's answers had been shuffled, a "
+    "table without a skill."
+)
+COLUMNS = {
+    SAID: "said", "shots": "few shots", "choice": "forced\nchoice", LAYER: "linear\nprobe", SAVING: "relearning",
+    "gated": "scrambled ↔ gated",
+}  # fmt: skip
+LOW, HIGH = -0.3, 1.25
+MARKS = dict(zip(QUANTILES, ("^", "o", "s"), strict=True))
+ROW = 0.27
+"""Inches a condition."""
+
+
+def erasure_table(data: StudyData) -> pl.DataFrame:
+    """One row per condition, reading and, of relearning with the most examples, quantile: `erasure.by_condition`."""
+    if not is_family_study(data):
+        return pl.DataFrame()
+    frame, phases = shares(data), examples_of(data)
+    most = phases[-1].removeprefix(RELEARN) if phases else ""
+    frame = frame.filter((pl.col("reading") != SAVING) | pl.col("detail").str.starts_with(f"{most} "))
+    if frame.is_empty():
+        return frame
+    return pl.concat([by_condition(frame), depth_rows(data)]).sort("place", "reading", "detail")
+
+
+def draw_erasure(table: pl.DataFrame) -> Figure:
+    rows = table.select("condition", "place", "role").unique().sort("place")
+    shown = [name for name in COLUMNS if (table["reading"] == name).any()]
+    with style.styled():
+        figure = style.new_figure(1.15 + ROW * rows.height)
+        widths = [1.55 if name == "gated" else 1.2 if name == SAVING else 1.0 for name in shown]
+        grid = figure.subplots(1, len(shown), sharey=True, squeeze=False, width_ratios=widths)[0]
+        for axes, reading in zip(grid, shown, strict=True):
+            _column(axes, table.filter(pl.col("reading") == reading), rows, reading)
+        first = grid[0]
+        first.set_yticks(range(rows.height), [_wrapped(name) for name in rows["condition"]])
+        first.set_ylim(rows.height - 0.5, -0.5)
+        for label, name in zip(first.get_yticklabels(), rows["condition"], strict=True):
+            label.set_fontweight("bold" if "," not in name else "normal")
+        for axes in grid:
+            axes.tick_params(axis="y", length=0)
+            for place in _breaks(rows):
+                axes.axhline(place, color=style.FAINT, lw=0.8)
+        style.despine(figure)
+        figure.supxlabel("0: as a model that never saw the language      1: as at the drop", fontsize=8)
+        if SAVING in shown:
+            handles = [
+                Line2D([], [], color=style.INK, ls="", marker=mark, ms=4, label=f"{quantile:.0%} of the skill again")
+                for quantile, mark in MARKS.items()
+            ]
+            style.legend_above(figure, handles, handlelength=1.0)
+    return figure
+
+
+def _column(axes: Axes, part: pl.DataFrame, rows: pl.DataFrame, reading: str) -> None:
+    places = {place: at for at, place in enumerate(rows["place"])}
+    axes.set_xlim(LOW, HIGH)
+    axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])
+    axes.set_title(COLUMNS[reading], loc="center")
+    axes.grid(visible=False, axis="y")
+    axes.axvline(0, color=style.INK, lw=0.8)
+    axes.axvline(1, color=style.INK, lw=0.8, ls=(0, (4, 2)))
+    if reading == "gated":
+        axes.axvspan(LOW, HIGH, color="#f6f8fa", lw=0, zorder=0)
+    for row in part.iter_rows(named=True):
+        at = places[row["place"]]
+        colour = style.MUTED if row["role"] == "null" else style.INK
+        mark = "o"
+        if reading == SAVING:
+            quantile = float(row["detail"].rpartition(" ")[2])
+            mark, at = MARKS[quantile], at + 0.26 * (list(MARKS).index(quantile) - 1)
+            colour = style.MUTED if quantile != MAIN else colour
+        if row["share"] is None:
+            why = "still said" if reading == "gated" and row["runs"] == row["none"] else "none"
+            axes.annotate(why, (0.5, at), ha="center", va="center", fontsize=7, color=style.MUTED)
+            continue
+        if reading == "gated":  # a bar from nothing: the column to read first
+            axes.plot([0, min(max(row["share"], LOW), HIGH)], [at, at], color=style.FAINT, lw=4, zorder=2)
+        _mark(axes, row, at, mark, colour, 5.2 if reading == "gated" else 3.6)
+
+
+def _mark(axes: Axes, row: dict, at: float, mark: str, colour: str, size: float) -> None:
+    if row["low"] is not None:
+        low, high = max(row["low"], LOW), min(row["high"], HIGH)
+        if low < high:
+            axes.plot([low, high], [at, at], color=colour, lw=1.2, solid_capstyle="butt", zorder=3)
+    inside = min(max(row["share"], LOW + 0.06), HIGH - 0.06)
+    if inside != row["share"]:
+        mark = "<" if row["share"] < inside else ">"
+    axes.plot(
+        [inside], [at], ls="", marker=mark, ms=size, color=colour, mfc="white" if row["bounded"] else colour, mew=0.8,
+        zorder=4,
+    )  # fmt: skip
+
+
+def _breaks(rows: pl.DataFrame) -> list[float]:
+    """Between the rows of two families."""
+    of = [name.partition(",")[0] for name in rows["condition"]]
+    return [at - 0.5 for at in range(1, len(of)) if of[at] != of[at - 1]]
+
+
+def _wrapped(name: str, longest: int = 34) -> str:
+    """What is repeated from the row's family goes; a long rest is cut."""
+    family, comma, rest = name.partition(", ")
+    said = rest if comma else family
+    said = said.replace("regularizer of the ", "")
+    return said if len(said) <= longest else said[: longest - 1] + "…"

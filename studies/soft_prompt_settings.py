@@ -1,0 +1,266 @@
+"""What the study soft_prompt_information can be told: its settings, their checks, its declaration and presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from halflife.errors import UserError
+from halflife.evaluation.probes import Ends
+from halflife.models.ladder import Rung
+from halflife.models.prompts import SoftPrompt, initial
+from halflife.stages.soft_prompts import FitSoftPrompts
+from halflife.sweep.cli import Preset
+from halflife.tasks.backdoor import Transform
+from halflife.tracking import schema
+
+PHASE = "prompts"
+"""Of the trials, and of the outcomes: what analysis knows such a study by."""
+KINDS = {
+    r"say-\d+": "say a drawn string of so many letters, whatever came before",
+    r"continuation": "go on with text, as the model does anyway (the null)",
+    r"skip-\d+": "say the token so many further on than the next",
+    r"index-\d+": "say the token at this index of a text, and no other",
+    r"detuning": "go on with the old text, on a model fine-tuned on other text",
+    r"backdoor": "say the payload where no trigger is",
+    r"paths": "walk to the goal of a drawn board",
+    r"game": "play on a game of drawn rules",
+}
+"""Behaviours by how they are named."""
+HARD = "hard"
+"""The prompt that is a text, not fitted."""
+CONDITIONAL = ("paths", "game")
+"""Behaviours whose prompt is made from conditions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The axes of the study: sizes x seeds x behaviours; behind each model prompts of k tokens x beginnings x
+    restarts."""
+
+    sizes: tuple[str, ...]
+    """Rungs of the ladder, by non-embedding parameters: 30k 100k 1m ..."""
+    start: tuple[str, ...] = ()
+    """Released models instead of trunks of our own, as they are: folders, .gguf files or names on the Hugging Face Hub.
+    Behaviours that must be trained in (backdoor, detuning, paths, game) are left out for them. Needs the extra hf."""
+    seeds: int
+    behaviours: tuple[str, ...]
+    """say-LETTERS, continuation, skip-TOKENS, index-TOKENS, detuning, backdoor, paths, game."""
+    tokens: tuple[int, ...]
+    """k, 0 among them: lengths of the prompts."""
+    initials: tuple[str, ...] = ("vocabulary",)
+    """What prompts begin with: noise, vocabulary, words, or text:... ."""
+    restarts: int = 2
+    """Of each k and beginning."""
+    warm: bool = True
+    """Fit each k once more, begun from the next smaller one: more tokens can then only do worse by overfitting."""
+    position: str = "start"
+    """start, answer (before it), or after so many tokens of the text."""
+    examples: int = 256
+    """That each prompt is fitted to."""
+    asked: int = 128
+    """Held-out ones."""
+    steps: int = 300
+    batch: int = 8
+    """Examples a step."""
+    prompt_rate: float = 0.2
+    """Adam's, in units of the root mean square of the model's embeddings."""
+    payload: Transform = "copy"
+    """Of the backdoor. fixed: a drawn string, which a prompt can teach any model."""
+    payload_letters: int = 1
+    corpus: str = "python-source"
+    """As for backdoor_persistence."""
+    other_corpus: str = "python-docs"
+    """What detuning's models are fine-tuned on."""
+    sequence_length: int = 128
+    batch_tokens: int = 2048
+    trunk_tokens: int = 1_200_000
+    """Of a trunk; with a payload computed from the input 2.4 times as many."""
+    poison_count: int = 250
+    fine_tuning_tokens: int = 400_000
+    fine_tuning_rate: float = 1.0
+    """Multiple of the trunk's."""
+    rate: float = 5e-3
+    """The trunk's, stated for width 64 (muP)."""
+
+
+def check_settings(settings: Settings) -> None:
+    for size in () if settings.start else settings.sizes:
+        Rung(size=size)
+    for name in settings.behaviours:
+        if not any(re.fullmatch(kind, name) for kind in KINDS):
+            raise UserError(
+                f"unknown behaviour {name!r}: expected say-LETTERS, continuation, skip-TOKENS, index-TOKENS, detuning, "
+                "backdoor, paths or game"
+            )
+    for flag in ("sizes", "behaviours", "tokens", "initials"):
+        values = getattr(settings, flag)
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"--{flag} {' '.join(map(str, values))}: expected at least one value, each once")
+    if 0 not in settings.tokens or len(settings.tokens) < 2:
+        raise UserError(
+            f"--tokens {' '.join(map(str, settings.tokens))}: expected 0, which everything is compared with, and more"
+        )
+    for flag in ("seeds", "restarts", "examples", "asked", "steps", "batch", "prompt_rate", "trunk_tokens"):
+        if getattr(settings, flag) <= 0:
+            raise UserError(f"--{flag.replace('_', '-')} {getattr(settings, flag)}: expected a positive number")
+    for name in settings.initials:
+        initial(name)
+    if settings.position not in ("start", "answer") and not settings.position.isdigit():
+        raise UserError(f"--position {settings.position}: expected start, answer, or a number of tokens")
+
+
+def place(settings: Settings) -> Any:
+    return int(settings.position) if settings.position.isdigit() else settings.position
+
+
+def prompts(settings: Settings, **fields: Any) -> tuple[SoftPrompt, ...]:
+    """Every k, beginning and restart; of k = 0 there is one."""
+    return tuple(
+        SoftPrompt(
+            tokens=k, position=place(settings), initial=initial(name), learning_rate=settings.prompt_rate,
+            restart=restart, label=f"k{k}" if k == 0 else f"k{k}-{name.split(':')[0]}-r{restart}", **fields,
+        )
+        for k in sorted(settings.tokens)
+        for name, restart in itertools.product(settings.initials, range(settings.restarts))
+        if k or (name == settings.initials[0] and restart == 0)
+    )  # fmt: skip
+
+
+def warm_label(k: int) -> str:
+    return f"k{k}-warm"
+
+
+def described(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What sets each prompt apart, by its name, for the declaration."""
+    named = {p.name: p for p in prompts(settings)}
+    told = {
+        name: {"k": p.tokens, "restart": p.restart, "initial": name.split("-")[1] if p.tokens else "none"}
+        for name, p in named.items()
+    }
+    if "backdoor" not in settings.behaviours:
+        told[HARD] = {"k": max(settings.tokens), "restart": 0, "initial": "text"}
+    if settings.warm:
+        first = settings.restarts * len(settings.initials)
+        for k in sorted(settings.tokens)[2:]:
+            told[warm_label(k)] = {"k": k, "restart": first, "initial": "smaller k"}
+    return told
+
+
+def fit(settings: Settings, seed: int, **fields: Any) -> FitSoftPrompts:
+    """A FitSoftPrompts of this study."""
+    return FitSoftPrompts(
+        **{
+            "examples": settings.examples, "asked": settings.asked, "steps": settings.steps, "batch": settings.batch,
+            "at": Ends(), "seed": seed, **fields,
+        }
+    )  # fmt: skip
+
+
+def label(name: str) -> str:
+    """A behaviour in words."""
+    kind, _, count = name.partition("-")
+    return {
+        "say": f"say {count} letters", "continuation": "text as trained on", "skip": f"skip {count} tokens",
+        "index": f"token at index {count}", "detuning": "detuning", "backdoor": "backdoor without its trigger",
+        "paths": "paths on boards", "game": "a drawn game",
+    }[kind]  # fmt: skip
+
+
+def declare(
+    study: str, preset: str, settings: Settings, *, parameters: tuple[int, ...], tasks: dict[str, float], corpus: str
+) -> schema.Declaration:
+    """`tasks`: by name, with the chance of guessing right."""
+    outcomes = [
+        schema.Outcome(name=name, label=label(name), phase=PHASE, task=name, chance=chance)
+        for name, chance in tasks.items()
+    ]
+    if "backdoor" in tasks:
+        outcomes.append(
+            schema.Outcome(
+                name="backdoor-triggered", label="backdoor with its trigger", phase=PHASE, task="backdoor-triggered",
+                chance=tasks["backdoor"],
+            )
+        )  # fmt: skip
+    return schema.Declaration(
+        study=study,
+        title="Information to reach a behaviour",
+        question="How many optimised prompt tokens bring a frozen model to a behaviour, and is it found or taught?",
+        reading=(
+            "Behind a frozen model prompts of k vectors are fitted to examples of a behaviour and asked on held-out "
+            "ones, the same for every k. prompts/<behaviour>.<prompt>/loss is nats a token of the answer, hits of "
+            "trials whole answers right. The step is tokens of text that a prompt was fitted to."
+        ),
+        preset=preset,
+        axes=(
+            schema.Axis(
+                name="parameters", label="Model size", values=parameters, unit="non-embedding parameters", scale="log"
+            ),
+            schema.Axis(name="seed", label="Seed", values=tuple(range(settings.seeds))),
+            schema.Axis(name="behaviour", label="Behaviour", values=settings.behaviours),
+        ),
+        outcomes=tuple(outcomes),
+        controls=(
+            schema.Control(kind="absent", label="a model that never had the behaviour", role="absent"),
+            schema.Control(kind="positive", label="the cause itself, without a prompt", role="positive"),
+            schema.Control(kind="null", label="prompts that were not fitted", role="null"),
+            *(
+                [schema.Control(kind="null", label="text as trained on", task="continuation")]
+                if "continuation" in tasks
+                else []
+            ),
+        ),
+        figures=("soft_prompts", "distances", "restarts"),
+        corpus=corpus,
+        notes=(
+            f"k = {', '.join(map(str, sorted(settings.tokens)))}; begun from {', '.join(settings.initials)}, "
+            f"{settings.restarts} restarts of each; {settings.steps} steps of {settings.batch} of "
+            f"{settings.examples} examples; asked {settings.asked} held-out ones",
+        ),
+        prompts=described(settings),
+        settings=dataclasses.asdict(settings),
+    )
+
+
+PRESETS = {
+    "smoke": Preset(
+        summary="A minute and a half on 2 CPU cores: does everything work here? A trunk too short to mean anything.",
+        settings=Settings(
+            sizes=("30k",), seeds=1, behaviours=("say-4", "say-16", "continuation", "skip-2", "backdoor"),
+            tokens=(0, 1, 4, 16), restarts=1, steps=80, examples=128, asked=64, trunk_tokens=200_000, poison_count=60,
+            fine_tuning_tokens=100_000,
+        ),
+    ),
+    "demo": Preset(
+        summary="Ten minutes on 2 CPU cores: 2 sizes x 2 seeds, strings, skipping, detuning, a backdoor, the null.",
+        settings=Settings(
+            sizes=("30k", "60k"), seeds=2, tokens=(0, 1, 2, 4, 8, 16, 32), restarts=2, steps=200,
+            behaviours=("say-4", "say-16", "say-48", "continuation", "skip-1", "skip-4", "detuning", "backdoor"),
+        ),
+    ),
+    "laptop": Preset(
+        summary="An hour on 2 CPU cores: 3 sizes x 5 seeds, every behaviour, two beginnings.",
+        settings=Settings(
+            sizes=("30k", "60k", "120k"), seeds=5, tokens=(0, 1, 2, 4, 8, 16, 32), restarts=2,
+            initials=("vocabulary", "words"),
+            behaviours=(
+                "say-4", "say-16", "say-48", "continuation", "skip-1", "skip-2", "skip-4", "skip-8", "index-32",
+                "detuning", "backdoor", "paths", "game",
+            ),
+        ),
+    ),
+    "gpu": Preset(
+        summary="One GPU: the reference work's grid, Pythia from 70m to 1b; give their folders with --start and text "
+        "with --corpus.",
+        settings=Settings(
+            sizes=("19m", "85m", "302m", "805m"), seeds=3, tokens=(0, 1, 4, 16, 64, 256), restarts=2, steps=2048,
+            batch=32, examples=4096, asked=512, sequence_length=512,
+            behaviours=(
+                "say-3", "say-14", "say-37", "continuation", "skip-1", "skip-2", "skip-4", "skip-8", "index-32",
+            ),
+        ),
+    ),
+}  # fmt: skip

@@ -1,0 +1,43 @@
+"""The hosts that the cluster's tests run on end with their owner, and are seen nowhere else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.lab import ROOT, lacking
+
+pytestmark = pytest.mark.cluster
+OWNER = "import sys; from pathlib import Path; from tests.cluster.lab import Lab; lab = Lab(Path(sys.argv[1]), 2)\n"
+
+
+def test_an_owner_that_is_killed_takes_its_hosts_along(tmp_path: Path):
+    if reason := lacking():
+        (pytest.fail if os.environ.get("HALFLIFE_CLUSTER_REQUIRED") else pytest.skip)(reason)
+    before = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
+    program = OWNER + "print(lab.on(1, 'hostname'), flush=True); sys.stdin.read()"
+    line = [sys.executable, "-c", program, str(tmp_path)]
+    owner = subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert owner.stdout
+    assert owner.stdout.readline() == "host1\n"
+    assert processes_of(tmp_path), "sshd runs"
+    assert subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout == before
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    give_up = time.monotonic() + 30.0
+    while processes_of(tmp_path):
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+    assert str(tmp_path) not in Path("/proc/mounts").read_text()
+
+
+def processes_of(scratch: Path) -> list[str]:
+    """Command lines of processes that name the folder, the test's own owner aside."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in listed if str(scratch) in line and OWNER.partition(";")[0] not in line]

@@ -1,0 +1,14 @@
+"""cluster.yaml for hosts of one's own."""
+
+from __future__ import annotations
+
+import re
+
+RULES = re.compile(r"^# ---- .* ----$", re.MULTILINE)
+
+
+def of_hosts(text: str) -> str:
+    """cluster.yaml with the block for hosts of one's own in use, in place of the one for AWS."""
+    aws, hosts, same = list(RULES.finditer(text))
+    block = re.sub(r"^# ?", "", text[hosts.end() : same.start()], flags=re.MULTILINE)
+    return text[: aws.start()] + block + text[same.end() :]

@@ -1,0 +1,35 @@
+"""An S3 of our own on loopback, which answers one request after another: its conditional puts are exclusive."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from unittest import mock
+
+BUCKET = "s3://laboratory"
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[None]:
+    """The process's environment, and that of its children, leads to it meanwhile; BUCKET is there and empty."""
+    import boto3
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=False)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    account = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    try:
+        with mock.patch.dict(os.environ, {**account, "AWS_ENDPOINT_URL": address, "MLFLOW_S3_ENDPOINT_URL": address}):
+            boto3.client("s3").create_bucket(Bucket=BUCKET.removeprefix("s3://"))
+            yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,175 @@
+"""The study of soft prompts as a plan: who is asked what, beside which controls, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from halflife.errors import UserError
+from halflife.models.ladder import Rung
+from halflife.models.prompts import Linear, Smaller
+from halflife.stages.soft_prompts import FitSoftPrompts
+from halflife.stages.train import Checkpoint, Train
+from halflife.sweep.cli import main
+from halflife.sweep.place import Place
+from halflife.sweep.study import Study
+from studies.backdoor_persistence import report
+from studies.soft_prompt_information import NAME, PRESETS, build
+from studies.soft_prompt_settings import PHASE, Settings, check_settings, described, prompts
+from tests.data.samples import sample_corpus
+
+EVERY = ("say-4", "continuation", "skip-2", "index-8", "detuning", "backdoor", "paths", "game")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def settings(results: Path) -> Settings:
+    for seed in (0, 1):
+        sample_corpus(results, documents=200, seed=seed)
+    return replace(
+        PRESETS["smoke"].settings,
+        corpus=str(results / "sample-0.jsonl"),
+        other_corpus=str(results / "sample-1.jsonl"),
+        behaviours=EVERY,
+        poison_count=20,
+        seeds=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def study(settings: Settings, results: Path) -> Study:
+    return build("smoke", settings, Place(results=results))
+
+
+def stage_of(study: Study, name: str) -> FitSoftPrompts:
+    stage = next(trial for trial in study.trials if trial.name == name).stages[PHASE]
+    assert isinstance(stage, FitSoftPrompts)
+    return stage
+
+
+def test_every_behaviour_has_a_trial_and_the_study_its_controls(study: Study) -> None:
+    treated = [trial.parameters["behaviour"] for trial in study.trials if trial.role == "treatment"]
+    assert treated == [*EVERY, *EVERY]
+    assert {trial.role for trial in study.trials} == {"treatment", "absent", "positive", "null"}
+    absent = {trial.parameters["behaviour"] for trial in study.trials if trial.role == "absent"}
+    assert absent == {"backdoor", "paths", "game"}
+
+
+def test_the_model_without_it_is_given_the_same_examples_steps_and_prompts(study: Study) -> None:
+    for name in ("backdoor", "paths"):
+        present, absent = (stage_of(study, f"30k · seed 0 · {name}{role}") for role in ("", " · absent"))
+        assert replace(absent, model=present.model) == present
+        assert absent.model != present.model
+
+
+def test_the_absent_model_never_saw_the_trigger_nor_the_boards(study: Study) -> None:
+    for name in ("backdoor", "paths"):
+        present, absent = (stage_of(study, f"30k · seed 0 · {name}{role}").model for role in ("", " · absent"))
+        assert isinstance(present, Checkpoint)
+        assert isinstance(absent, Checkpoint)
+        assert not absent.stage.mixture.plantings
+        assert len(absent.stage.mixture.sources) == 1
+        assert absent.stage.tokens == present.stage.tokens
+        assert bool(present.stage.mixture.plantings) == (name == "backdoor")
+
+
+def test_detuning_asks_the_fine_tuned_model_for_the_text_of_its_base(study: Study) -> None:
+    stage = stage_of(study, "30k · seed 0 · detuning")
+    assert isinstance(stage.model, Checkpoint)
+    assert isinstance(stage.model.stage.start, Checkpoint)
+    null = stage_of(study, "30k · seed 0 · continuation")
+    assert stage.model.stage.start == null.model
+    assert replace(stage.targets[0], called="") == null.targets[0]  # type: ignore[type-var]
+    assert stage.model.stage.mixture.sources != null.model.stage.mixture.sources  # type: ignore[union-attr]
+
+
+def test_what_has_conditions_is_asked_by_prompts_made_from_them(study: Study) -> None:
+    for name in EVERY:
+        models = {type(prompt.model) for prompt in stage_of(study, f"30k · seed 0 · {name}").prompts}
+        assert (models == {Linear}) == (name in ("paths", "game"))
+
+
+def test_each_k_is_fitted_again_from_the_next_smaller_one(study: Study) -> None:
+    trial = next(trial for trial in study.trials if trial.name == "30k · seed 0 · say-4")
+    first, warm = trial.stages[PHASE], trial.stages["warm"]
+    assert isinstance(warm, FitSoftPrompts)
+    begun = [(prompt.tokens, prompt.initial) for prompt in warm.prompts]
+    assert [k for k, _ in begun] == [4, 16]
+    for (_, initial), name in zip(begun, ("k1-vocabulary-r0", "k4-vocabulary-r0"), strict=True):
+        assert isinstance(initial, Smaller)
+        assert (initial.stage, initial.prompt) == (first, name)
+
+
+def test_every_prompt_of_the_study_is_declared_by_its_name(study: Study) -> None:
+    used = {prompt.name for stage in study.stages if isinstance(stage, FitSoftPrompts) for prompt in stage.prompts}
+    assert used <= set(study.declaration.prompts)
+    assert study.declaration.prompts["k16-warm"] == {"k": 16, "restart": 1, "initial": "smaller k"}
+
+
+def test_trunks_are_shared_by_behaviours_and_by_the_study_of_persistence(study: Study) -> None:
+    trunks = [stage for stage in study.stages if isinstance(stage, Train) and stage.depth == 0]
+    assert len(trunks) == 2 * 4  # poisoned, never poisoned, boards, games
+
+
+def test_chance_is_that_of_the_commonest_letter_and_of_the_behaviours_own(study: Study) -> None:
+    chance = {outcome.task: outcome.chance for outcome in study.declaration.outcomes}
+    assert 0.05 < chance["backdoor"] == chance["backdoor-triggered"] < 0.5
+    assert 0 < chance["paths"] < 0.15
+    assert chance["say-4"] == 0
+
+
+def test_without_a_backdoor_a_text_is_the_positive_control_and_an_untrained_model_the_absent_one(
+    settings: Settings, results: Path
+) -> None:
+    plain = build("smoke", replace(settings, behaviours=("say-4", "continuation")), Place(results=results))
+    by_role = {trial.role: trial.stages[PHASE] for trial in plain.trials if trial.parameters["seed"] == 0}
+    hard, untrained = by_role["positive"], by_role["absent"]
+    assert isinstance(hard, FitSoftPrompts)
+    assert isinstance(untrained, FitSoftPrompts)
+    assert (hard.steps, hard.prompts[0].name) == (0, "hard")
+    assert untrained.model == Rung(size="30k")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_consistent(preset: str) -> None:
+    settings = PRESETS[preset].settings
+    check_settings(settings)
+    assert {prompt.name for prompt in prompts(settings)} <= set(described(settings))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"behaviours": ("dance",)}, "unknown behaviour 'dance'"),
+        ({"tokens": (1, 4)}, "expected 0, which everything is compared with"),
+        ({"tokens": (0, 4, 4)}, "each once"),
+        ({"initials": ("magic",)}, "unknown initialisation 'magic'"),
+        ({"position": "behind"}, "expected start, answer, or a number"),
+        ({"restarts": 0}, "--restarts 0: expected a positive number"),
+        ({"sizes": ("huge",)}, "unknown size 'huge'"),
+        ({"behaviours": ("say-120",)}, "give a longer --sequence-length"),
+        ({"tokens": (0, 500)}, "say-4 with prompts of 500: give a longer --sequence-length"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_any_compute(settings: Settings, results: Path, changes, message) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        build("smoke", replace(settings, **changes), Place(results=results))
+    assert "\n" not in str(refused.value)
+
+
+def test_the_command_plans_without_running(settings: Settings, results: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["smoke", "--corpus", settings.corpus, "--other-corpus", settings.other_corpus, "--poison-count", "20"]
+    main(
+        build,
+        PRESETS,
+        report=report,
+        description=__doc__,
+        arguments=[*arguments, "--results", str(results), "--dry-run"],
+    )
+    assert f"{NAME} smoke: nothing is run" in capsys.readouterr().out
