@@ -150,7 +150,7 @@ class Cell:
             *found,
             self.asks("dropped-memorised", dropped, SELDOM, part="memorised"),
             self.asks("language", family.languages, SELDOM, each=True),
-            self.asks("choice", dropped, RARELY, choice=True),
+            self.asks("choice", dropped, RARELY, choice=True, trials=min(24, self.settings.trials)),
             self.asks("shots", dropped, SELDOM, shots=self.settings.shots),
             Evaluation(name="layer", probe=LayerProbe(languages=dropped, trials=self.settings.trials), at=Ends()),
         )

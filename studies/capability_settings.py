@@ -71,7 +71,7 @@ class Settings:
     """Tokens a step, shared by all rungs."""
     trunk_tokens: int = 2_000_000
     """Cap: the trunk's length."""
-    branch_tokens: int = 400_000
+    branch_tokens: int = 300_000
     """How long the dropped language is watched."""
     relearn_tokens: int = 100_000
     """Cap: relearning stops when success reaches 0.95."""
