@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,13 +77,9 @@ def test_the_search_is_a_stage_with_the_model_as_its_only_parent(store: Store, t
     )  # fmt: skip
     assert stage.parents == ()
     assert run_stage(stage, store).summary["distance"] == 0
-    summary = run_stage(FindDistance(**{**vars_of(stage), "threshold": 1e-6}), store).summary
+    summary = run_stage(replace(stage, threshold=1e-6), store).summary
     assert summary["distance"] is None
     assert sorted(summary["losses"]) == ["0", "1", "2", "3"]
-
-
-def vars_of(stage: FindDistance) -> dict:
-    return {name: getattr(stage, name) for name in stage.__dataclass_fields__}
 
 
 @pytest.mark.parametrize("names", [(), ("none",), ("k0-start",), ("made",)])
