@@ -16,6 +16,7 @@ import halflife.stages
 from halflife.data.corpus import Corpus
 from halflife.data.mixture import Mixture, Planting, Source
 from halflife.data.tokenizers import BPE, Pretrained, Words
+from halflife.evaluation.behaviours import BehaviourTarget
 from halflife.evaluation.probes import (
     BackdoorProbe,
     BehaviourProbe,
@@ -34,6 +35,7 @@ from halflife.models.prompts import Words as WordEmbeddings
 from halflife.models.released import Released, Shape
 from halflife.stages.base import Stage
 from halflife.stages.fisher import Fisher
+from halflife.stages.soft_prompt_measures import FindDistance, MeasureSoftPrompts
 from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Snapshot, Train
 from halflife.tasks.arithmetic import Addition
@@ -180,6 +182,16 @@ HELD = replace(
     penalties=(EWC(strength=2.0, fisher=FISHER), KL(strength=0.5)),
     gradient_noise=0.5,
 )
+PLAIN_PROMPTS = replace(PROMPTS, prompts=(SoftPrompt(tokens=2),))
+MEASURED = MeasureSoftPrompts(
+    fit=PLAIN_PROMPTS, prompts=(PLAIN_PROMPTS.prompts[0].name,), matched=1.0, bits=(2, 4), subspaces=(16,)
+)
+SEARCHED = FindDistance(
+    model=Checkpoint(stage=TRUNK),
+    target=BehaviourTarget(behaviour=Continuation(ahead=1), corpus=CORPUS, called="skip"),
+    prompt=SoftPrompt(tokens=16),
+    threshold=0.5,
+)
 
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "39055f85cecd0f516c20"),
@@ -197,6 +209,8 @@ GOLDEN: list[tuple[Stage, str]] = [
     (WARM, "f9375c8849d5759f24ac"),
     (FISHER, "4d92d1eb27fa772d6dbc"),
     (HELD, "b6a79010a9229a9c09fe"),
+    (MEASURED, "4ae2d404afb9c1c1368b"),
+    (SEARCHED, "7ef6f7016ddddd7e6f95"),
 ]
 
 
@@ -219,6 +233,8 @@ GOLDEN: list[tuple[Stage, str]] = [
         "warm",
         "fisher",
         "held",
+        "measured",
+        "searched",
     ],
 )
 def test_the_key_is_what_it_always_was(stage: Stage, key: str) -> None:

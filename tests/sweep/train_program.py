@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict, replace
 from functools import partial
@@ -12,7 +11,7 @@ from pathlib import Path
 from halflife.stages.train import Train
 from halflife.sweep.launch import run
 from halflife.sweep.place import Place
-from halflife.sweep.session import ENVIRONMENT
+from halflife.sweep.session import set_environment
 from halflife.sweep.study import Study, Trial
 from tests.stages.training_worker import branch
 from tests.sweep.helpers import CONTROLS, declaration
@@ -27,7 +26,7 @@ def stages(results: Path, text: Path) -> dict[str, Train]:
 
 def main() -> None:
     results, text, workers, zero = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    os.environ.update(ENVIRONMENT)  # Ray reads it when it is imported
+    set_environment()
     from halflife.sweep import tuning
 
     tuning.Task = partial(tuning.Task, checkpoint_seconds=0.1)  # pyright: ignore[reportAttributeAccessIssue]

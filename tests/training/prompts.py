@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from halflife.evaluation.targets import Item
+from halflife.evaluation.targets import Item, TargetItems
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.models.prompts import SoftPrompt
 from halflife.models.soft_prompts import scale_of
 from halflife.rng import generator, seed_of
 from halflife.training.prompt_fitting import freeze
-from halflife.training.prompt_packs import Course, Run, TargetItems
+from halflife.training.prompt_packs import Course, Run
 
 VOCABULARY = 24
 COURSE = Course(steps=6, batch=3)

@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halflife.errors import UserError
 from halflife.evaluation import SCORED_TOKENS
 from halflife.evaluation.scoring import LanguageModel
-from halflife.evaluation.targets import Item
+from halflife.evaluation.targets import Item, check_position
 from halflife.models.past import Past
 from halflife.models.soft_prompts import insert
 
@@ -72,12 +71,7 @@ def cut(items: Sequence[Item], position: Literal["start", "answer"] | int, *, ba
     or nothing is asked after it.
     """
     at = [0 if position == "start" else item.answer if position == "answer" else int(position) for item in items]
-    shortest, last = min(len(item.tokens) for item in items), min(item.after.max() for item in items)
-    if isinstance(position, int) and position > min(shortest, last):
-        raise UserError(
-            f"soft prompt after {position} tokens of the text given: the shortest text has {shortest}, and the last "
-            f"that is asked stands after {last}; expected a place inside every text"
-        )
+    check_position(items, position)
     asked = [item.after[item.after >= place] for item, place in zip(items, at, strict=True)]
     targets = [item.targets[item.after >= place] for item, place in zip(items, at, strict=True)]
     if baseline:

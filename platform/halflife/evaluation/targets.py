@@ -77,6 +77,34 @@ class TokenTarget(Protocol):
 Target = TextTarget | TokenTarget
 
 
+@dataclass(frozen=True)
+class TargetItems:
+    """One target, in tokens."""
+
+    name: str
+    train: Sequence[Item]
+    held_out: Sequence[Item]
+
+    @property
+    def conditions(self) -> int:
+        return len(self.train[0].conditions)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest training text."""
+        return max(len(item.tokens) for item in self.train)
+
+
+def check_position(items: Sequence[Item], position: Literal["start", "answer"] | int) -> None:
+    """Raises UserError when a soft prompt at `position` lies outside a text, or behind all that is asked of it."""
+    shortest, last = min(len(item.tokens) for item in items), min(int(item.after.max()) for item in items)
+    if isinstance(position, int) and position > min(shortest, last):
+        raise UserError(
+            f"soft prompt after {position} tokens of the text given: the shortest text has {shortest}, and the last "
+            f"that is asked stands after {last}; expected a place inside every text"
+        )
+
+
 def items(target: Target, part: Part, count: int, codec: Codec, results: Path) -> list[Item]:
     """Items of a target. Raises UserError when the part has none, or the tokenizer cannot encode a text."""
     if isinstance(target, TokenTarget):

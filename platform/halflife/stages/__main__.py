@@ -1,4 +1,5 @@
-"""Look into the store: `python -m halflife.stages diff A B | ls | gc | export STAGE --out FOLDER`."""
+"""Look into the store: `python -m halflife.stages diff A B | ls | gc`, `export STAGE --out FOLDER`, and
+`export-prompt STAGE RUN --out FOLDER`."""
 
 from __future__ import annotations
 
@@ -105,6 +106,24 @@ def export(stage: Positional[str], /, out: Path, at: str = "final", results: Pat
     _console().print(f"{out} is a Hugging Face model folder: --start {out} begins a study with it", highlight=False)
 
 
+def export_prompt(
+    stage: Positional[str], run: Positional[str], /, out: Path, base: Path | None = None, results: Path = RESULTS
+) -> None:
+    """Write a fitted soft prompt as a peft PromptTuning adapter, with equal logits.
+
+    Args:
+        stage: A stage of soft prompts: its folder name, its key, or the beginning of either.
+        run: One of its runs, such as backdoor.k4-start-vocabulary-direct-0.03-r0.
+        out: The folder to make.
+        base: The folder of the model, as `export` writes it; a released model is known.
+        results: The results folder.
+    """
+    from halflife.stages import export_prompt as exporting  # takes torch's seconds
+
+    exporting.export_prompt(_store(results), stage, run, out, base)
+    _console().print(f"{out} is a peft adapter: PeftModel.from_pretrained(model, '{out}')", highlight=False)
+
+
 def _store(results: Path) -> Store:
     if not address_of(results) and not results.exists():
         raise UserError(f"no results folder {results}: expected one that a study has written; give it with --results")
@@ -134,7 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)  # type: ignore[assignment]
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"diff": diff, "ls": ls, "gc": gc, "export": export},
+            {"diff": diff, "ls": ls, "gc": gc, "export": export, "export-prompt": export_prompt},
             prog="python -m halflife.stages",
             description=__doc__,
             args=arguments,

@@ -16,6 +16,7 @@ from halflife.stages import files
 from halflife.stages.base import Progress, Stage
 from halflife.stages.files import Where
 from halflife.stages.identity import fields_of
+from halflife.stages.provenance import masked
 from halflife.stages.remote import Remote
 from halflife.stages.store import RECORD, RETRACTED, Corrupt, Store, read_points, write_points
 from halflife.training.execution import Execution
@@ -166,7 +167,7 @@ class Attempt:
     def fail(self, error: BaseException) -> None:
         """Say in the record why the attempt ended; its checkpoint stays for the next."""
         self._keep_checkpoint()
-        self._write_record(ended=datetime.now(UTC).isoformat(), error=f"{type(error).__name__}: {error}")
+        self._write_record(ended=datetime.now(UTC).isoformat(), error=masked(f"{type(error).__name__}: {error}"))
 
     def _write_record(self, **more: Any) -> None:
         self._record.update(more)

@@ -47,7 +47,13 @@ def of_this_process() -> dict[str, Any]:
 
 def command(arguments: list[str]) -> str:
     """The command line without passwords of URLs: the record may be shown to others."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "***@", shlex.join(arguments))
+    return masked(shlex.join(arguments))
+
+
+def masked(text: str) -> str:
+    """Without `user:password@` of URLs, and without what their queries keep secret."""
+    text = re.sub(r"(?<=://)[^/:@\s]*(:\S*)?@", "***@", text)
+    return re.sub(r"(?i)([?&](?:password|passwd|token|secret|api_?key|signature)=)[^&#\s'\"]+", r"\1***", text)
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,20 +12,18 @@ from torch import Tensor
 
 from halflife.data.tokenizers import Codec, load
 from halflife.errors import UserError
-from halflife.evaluation.targets import Target, items
+from halflife.evaluation.targets import TargetItems
 from halflife.models.prompts import Adapter, Initial, Noise, Smaller, SoftPrompt, Text, Vocabulary, Words
 from halflife.models.soft_prompts import scale_of
 from halflife.models.start import Model, bare, fresh
 from halflife.rng import generator, seed_of
 from halflife.stages.base import Context
+from halflife.stages.soft_prompts import FitSoftPrompts, read_items
 from halflife.stages.train import Checkpoint
 from halflife.training import checkpoints, prompt_results
 from halflife.training.prompt_fitting import fit, freeze
-from halflife.training.prompt_packs import Course, Run, TargetItems
+from halflife.training.prompt_packs import Course, Run
 from halflife.training.torch_engine import load_weights
-
-if TYPE_CHECKING:
-    from halflife.stages.soft_prompts import FitSoftPrompts
 
 
 def compute(stage: FitSoftPrompts, context: Context) -> dict[str, Any]:
@@ -65,31 +63,6 @@ def compute(stage: FitSoftPrompts, context: Context) -> dict[str, Any]:
         "examples": {name: len(target.train) for name, target in targets.items()},
         "runs": {run.name: run.summary() for run in fitted},
     }
-
-
-def read_items(stage: FitSoftPrompts, target: Target, codec: Codec, results: Path) -> TargetItems:
-    """The target's texts in tokens. Raises UserError when it has too few, their conditions differ in number, the
-    tokenizer cannot encode them, or text and prompt are longer than the model reads."""
-    train = items(target, "train", stage.examples, codec, results)
-    held_out = items(target, "held-out", stage.asked, codec, results)
-    if len(train) < stage.examples:
-        raise UserError(
-            f"{stage.examples} training examples of {target.name} given: it has {len(train)}; ask for fewer"
-        )
-    if len({len(item.conditions) for item in (*train, *held_out)}) > 1:
-        raise UserError(f"target {target.name} has examples with different numbers of conditions: expected one number")
-    longest = max(len(item.tokens) for item in (*train, *held_out))
-    k = max(prompt.tokens for prompt in stage.prompts)
-    if stage.context_length is not None and longest + k > stage.context_length:
-        raise UserError(
-            f"soft prompts of up to {k} tokens given: with the {longest} tokens of {target.name}'s longest text they "
-            f"exceed the {stage.context_length} that {stage.architecture.size} reads; expected at most "
-            f"{max(0, stage.context_length - longest)}"
-        )
-    largest = max(int(max(item.tokens.max(), item.targets.max())) for item in (*train, *held_out))
-    if largest >= codec.size:
-        raise UserError(f"target {target.name} has token {largest}: the tokenizer {codec.name} has {codec.size}")
-    return TargetItems(target.name, train, held_out)
 
 
 def frozen(stage: FitSoftPrompts, vocabulary: int, folder: Path | None, device: str) -> Model:

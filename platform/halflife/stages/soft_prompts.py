@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from halflife.data.tokenizers import Pretrained, Tokenizer, vocabulary_of
+from halflife.data.tokenizers import Codec, Pretrained, Tokenizer, load, vocabulary_of
 from halflife.errors import UserError
 from halflife.evaluation.probes import Cadence, Ends, due
-from halflife.evaluation.targets import Target
+from halflife.evaluation.targets import Target, TargetItems, check_position, items
 from halflife.models.ladder import Rung
 from halflife.models.prompts import Smaller, SoftPrompt
 from halflife.models.released import Released
@@ -136,6 +137,12 @@ class FitSoftPrompts(Stage):
         """What a run is called in points, summary and files."""
         return f"{target.name}.{prompt.name}"
 
+    def check(self, results: Path) -> None:
+        """Read every target as `run` will. Raises UserError for all that it would trip over, before any compute."""
+        codec = load(self.codec, results)
+        for target in self.targets:
+            read_items(self, target, codec, results)
+
     @property
     def cost(self) -> Cost:
         """Forward and backward pass of the frozen model, two thirds of training's; a character is taken for a token."""
@@ -162,3 +169,30 @@ class FitSoftPrompts(Stage):
         from halflife.stages.soft_prompt_runs import compute
 
         return compute(self, context)
+
+
+def read_items(stage: FitSoftPrompts, target: Target, codec: Codec, results: Path) -> TargetItems:
+    """A target's texts in tokens. Raises UserError when it has too few, their conditions differ in number, the
+    tokenizer cannot encode them, a prompt lies outside them, or they leave it no room."""
+    train = items(target, "train", stage.examples, codec, results)
+    held_out = items(target, "held-out", stage.asked, codec, results)
+    every = (*train, *held_out)
+    if len(train) < stage.examples:
+        raise UserError(
+            f"{stage.examples} training examples of {target.name} given: it has {len(train)}; ask for fewer"
+        )
+    if len({len(item.conditions) for item in every}) > 1:
+        raise UserError(f"target {target.name} has examples with different numbers of conditions: expected one number")
+    largest = max(int(max(item.tokens.max(), item.targets.max())) for item in every)
+    if largest >= codec.size:
+        raise UserError(f"target {target.name} has token {largest}: the tokenizer {codec.name} has {codec.size}")
+    longest, most = max(len(item.tokens) for item in every), max(prompt.tokens for prompt in stage.prompts)
+    if stage.context_length is not None and longest + most > stage.context_length:
+        raise UserError(
+            f"soft prompts of up to {most} tokens given: with the {longest} tokens of {target.name}'s longest text "
+            f"they exceed the {stage.context_length} that {stage.architecture.size} reads; expected at most "
+            f"{max(0, stage.context_length - longest)}"
+        )
+    for prompt in stage.prompts:
+        check_position(every, prompt.position)
+    return TargetItems(target.name, train, held_out)

@@ -17,14 +17,13 @@ from halflife.stages import inputs, leases, provenance
 from halflife.stages.base import Stage
 from halflife.stages.plan import Plan
 from halflife.stages.store import Store
-from halflife.sweep import estimate, report
+from halflife.sweep import estimate, report, session
 from halflife.sweep.adaptive import Search
 from halflife.sweep.course import Course
 from halflife.sweep.live import View
 from halflife.sweep.place import Place
 from halflife.sweep.publishing import Publishing
 from halflife.sweep.report import SweepReport
-from halflife.sweep.session import ENVIRONMENT
 from halflife.sweep.study import Study
 from halflife.tracking.publisher import Publisher
 
@@ -146,7 +145,7 @@ def _compute(
     retried: Callable[[Stage, str], None],
 ) -> None:
     """Runs what is missing on Ray Tune; the keys of the stages run here are added to `ran`."""
-    os.environ.update(ENVIRONMENT)
+    session.set_environment()
     with _stoppable():
         from halflife.sweep import tuning  # takes seconds, so only where there is something to run
 

@@ -37,6 +37,9 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 """Ray and torch read these when they are imported, here and in the processes that Ray starts."""
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""For a Ray of this machine alone: its servers then bind 127.0.0.1, and else every interface (ray/_private/services.py,
+get_node_ip_address)."""
 _SCRATCH = "halflife-"
 _GPU_PATIENCE = 1800.0
 """Seconds for a cluster to bring up its first host with a GPU."""
@@ -45,6 +48,11 @@ _GPU_PATIENCE = 1800.0
 def joins() -> bool:
     """Whether sweeps of this process run on a cluster: in a job that was submitted to it, or where the user says so."""
     return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def set_environment() -> None:
+    """To be called before Ray is imported."""
+    os.environ.update(ENVIRONMENT if joins() else ENVIRONMENT | ALONE)
 
 
 @contextlib.contextmanager
@@ -88,7 +96,7 @@ def _join() -> None:
 
 
 def _connect(**settings: Any) -> None:
-    os.environ.update(ENVIRONMENT)
+    set_environment()
     import ray
 
     terminate = signal.getsignal(signal.SIGTERM)

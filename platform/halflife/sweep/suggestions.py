@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Suggestions:
         self._search = search
         self.examples = examples(search, PROBES)
         self.name = f"{search.declaration.study}-{search.declaration.preset}-{_digest(search, self.examples)[:12]}"
-        self.path = (folder / f"{self.name}.journal").absolute()
+        self.path = (folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', self.name)}.journal").absolute()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._alone = FileLock(f"{self.path}.alone")
         self._open: dict[int, optuna.trial.Trial] = {}

@@ -21,6 +21,7 @@ from halflife.errors import UserError
 from halflife.stages import files, leases, provenance
 from halflife.stages.base import Context, Stage
 from halflife.stages.plan import Plan
+from halflife.stages.provenance import masked
 from halflife.stages.run import Held, Unavailable, run_stage
 from halflife.stages.store import Store
 from halflife.stages.train import Train
@@ -105,7 +106,7 @@ class StageActor(tune.Trainable):
         except Held:
             return {"done": True, "held": True}
         except (UserError, Unavailable) as error:  # trying again would end the same way
-            return {"done": True, "refused": str(error)}
+            return {"done": True, "refused": masked(str(error))}
         return {"done": True, "here": outcome.attempt not in before}  # else another sweep's attempt came first
 
     def _by_crew(self, stage: Stage, context: Context) -> dict[str, Any]:
@@ -291,4 +292,4 @@ def _reason(trial: Any) -> str:
     newest = max(place for place, line in enumerate(lines) if line.startswith("Failure # "))
     if any("actor died" in line.lower() for line in lines[newest:]):
         return "its process died (killed, or out of memory)"
-    return lines[-1]
+    return masked(lines[-1])

@@ -59,8 +59,10 @@ LOSS = "loss"
 
 
 def masked(text: str) -> str:
-    """`text` with `user:password@` of its URIs left out: for whatever is shown or kept."""
-    return re.sub(r"(?<=://)[^/:@\s]*(:\S*)?@", "***@", text)
+    """`text` with `user:password@` of its URIs, and what their queries keep secret, left out: for whatever is shown or
+    kept."""
+    text = re.sub(r"(?<=://)[^/:@\s]*(:\S*)?@", "***@", text)
+    return re.sub(r"(?i)([?&](?:password|passwd|token|secret|api_?key|signature)=)[^&#\s'\"]+", r"\1***", text)
 
 
 def metric(phase: str, task: str, measure: str) -> str:

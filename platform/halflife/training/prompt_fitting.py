@@ -148,7 +148,7 @@ class _Loop:
 
     def _tokens(self, pack: Pack, steps: int) -> int:
         """Tokens of text that each run of the pack has seen after so many steps, padded to the longest."""
-        return steps * self.course.batch * max(len(item.tokens) for item in pack.target.train)
+        return steps * self.course.batch * pack.target.longest
 
     def _evaluate(self, pack: Pack) -> PromptScores:
         started = time.perf_counter()
@@ -190,7 +190,7 @@ class _Loop:
             return
         standing = self.standing
         total = sum(
-            len(pack) * self.course.steps * self.course.batch * max(len(item.tokens) for item in pack[0].target.train)
+            len(pack) * self.course.steps * self.course.batch * pack[0].target.longest
             for pack in self.packs
             if pack[0].prompt.tokens
         )

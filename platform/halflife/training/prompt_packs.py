@@ -18,7 +18,7 @@ from halflife.evaluation.prompted import (
     remember,
     score_prompts,
 )
-from halflife.evaluation.targets import Item
+from halflife.evaluation.targets import TargetItems
 from halflife.models.ladder import Rung
 from halflife.models.past import Past, joined
 from halflife.models.prompts import Direct, SoftPrompt
@@ -34,19 +34,6 @@ operation is shared; far beyond, a step falls out of the caches. A constant, not
 must cut packs alike."""
 CPU_PAST_BYTES = 2**30
 """Keys and values of training texts that are kept; what is larger is computed anew for each batch."""
-
-
-@dataclass(frozen=True)
-class TargetItems:
-    """One target, in tokens."""
-
-    name: str
-    train: Sequence[Item]
-    held_out: Sequence[Item]
-
-    @property
-    def conditions(self) -> int:
-        return len(self.train[0].conditions)
 
 
 @dataclass(frozen=True)
@@ -85,7 +72,7 @@ def packed(
     ordered = sorted(runs, key=lambda run: (*_sort(run), run.prompt.tokens, run.name))
     packs: list[list[Run]] = []
     for run in ordered:
-        longest = run.prompt.tokens + max(len(item.tokens) for item in run.target.train)
+        longest = run.prompt.tokens + run.target.longest
         fits = packs and _sort(packs[-1][0]) == _sort(run)
         if fits and (len(packs[-1]) + 1) * each * longest <= budget:
             packs[-1].append(run)

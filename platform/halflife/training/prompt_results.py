@@ -50,6 +50,12 @@ class Fitted:
         return self.scale * (found[0] if conditions is None else found.expand(len(conditions), -1, -1))
 
     @property
+    def conditional(self) -> bool:
+        """Whether the vectors depend on conditions."""
+        inputs = self.numbers.get("in", self.numbers.get("slope"))  # one row for each condition
+        return inputs is not None and len(inputs) > 0
+
+    @property
     def loss(self) -> float:
         """Nats a token asked, over all items together."""
         return float(self.nats.sum() / self.asked.sum())

@@ -1,0 +1,96 @@
+"""The stages that measure with prompts: what they leave behind, and what they refuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from halflife.data.tokenizers import Bytes
+from halflife.errors import UserError
+from halflife.evaluation.behaviours import BehaviourTarget
+from halflife.models.ladder import Rung
+from halflife.models.prompts import Linear, SoftPrompt
+from halflife.stages.run import run_stage
+from halflife.stages.soft_prompt_measures import FindDistance, MeasureSoftPrompts
+from halflife.stages.soft_prompts import FitSoftPrompts
+from halflife.stages.store import Store
+from halflife.tasks.behaviours import Repetition
+from tests.data.samples import sample_corpus
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def target(store: Store) -> BehaviourTarget:
+    corpus = sample_corpus(Path(store.root))
+    return BehaviourTarget(behaviour=Repetition(text="ab"), corpus=corpus, context=12)
+
+
+@pytest.fixture(scope="module")
+def fit(target: BehaviourTarget) -> FitSoftPrompts:
+    return FitSoftPrompts(
+        model=Rung(size="20k", tied=True), targets=(target,), tokenizer=Bytes(), examples=16, asked=8, steps=20,
+        batch=4,
+        prompts=(SoftPrompt(tokens=0), SoftPrompt(tokens=2, learning_rate=0.3, label="two"),
+                 SoftPrompt(tokens=2, model=Linear(), label="made")),
+    )  # fmt: skip
+
+
+def test_fragility_and_bits_are_points_of_each_run(store: Store, fit: FitSoftPrompts) -> None:
+    stage = MeasureSoftPrompts(fit=fit, prompts=("two",), draws=2, bits=(2, 8), subspaces=(4,))
+    runs = run_stage(stage, store).summary["runs"]
+    found = runs["say-2.two"]
+    for name in (
+        "loss",
+        "norm",
+        "f1",
+        "f2",
+        "f3",
+        "curvature",
+        "loss_2bits",
+        "loss_8bits",
+        "hits_8bits",
+        "loss_4numbers",
+    ):
+        assert name in found
+    fitted = run_stage(fit, store).summary["runs"]["say-2.two"]
+    assert found["loss"] == pytest.approx(fitted["loss"], rel=1e-5)
+    assert abs(found["loss_8bits"] - found["loss"]) < abs(found["loss_2bits"] - found["loss"]) + 1e-3
+    assert found["f3"] >= found["f2"]
+
+
+def test_a_run_that_never_gets_to_the_common_loss_is_left_out(store: Store, fit: FitSoftPrompts) -> None:
+    stage = MeasureSoftPrompts(fit=fit, prompts=("two",), draws=2, matched=1e-6)
+    assert run_stage(stage, store).summary["runs"] == {}
+
+
+def test_the_search_is_a_stage_with_the_model_as_its_only_parent(store: Store, target: BehaviourTarget) -> None:
+    prompt = SoftPrompt(tokens=3, learning_rate=0.3)
+    stage = FindDistance(
+        model=Rung(size="20k", tied=True), target=target, prompt=prompt, threshold=100.0, tokenizer=Bytes(),
+        examples=16, asked=8, steps=5, batch=4, restarts=1,
+    )  # fmt: skip
+    assert stage.parents == ()
+    assert run_stage(stage, store).summary["distance"] == 0
+    summary = run_stage(replace(stage, threshold=1e-6), store).summary
+    assert summary["distance"] is None
+    assert sorted(summary["losses"]) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("names", [(), ("none",), ("k0-start",), ("made",)])
+def test_what_cannot_be_measured_is_refused(fit: FitSoftPrompts, names: tuple[str, ...]) -> None:
+    with pytest.raises(UserError):
+        MeasureSoftPrompts(fit=fit, prompts=names)
+
+
+def test_a_search_without_tokens_or_threshold_is_refused(target: BehaviourTarget) -> None:
+    common = {"model": Rung(size="20k"), "target": target, "tokenizer": Bytes()}
+    with pytest.raises(UserError, match="expected the largest k"):
+        FindDistance(prompt=SoftPrompt(tokens=0), threshold=1.0, **common)
+    with pytest.raises(UserError, match="expected a positive loss"):
+        FindDistance(prompt=SoftPrompt(tokens=2), threshold=0.0, **common)
