@@ -219,7 +219,7 @@ def declare(study: str, preset: str, settings: Settings, chance: float) -> schem
             schema.Control(kind="positive", label="never dropped it", role="positive"),
             schema.Control(kind="null", label="learned shuffled answers", role="null"),
         ),
-        figures=("languages", "half_life", "family", "effects", "overlap", "erasure", "generalisation", "relearning"),
+        figures=("languages", "family", "half_life", "erasure", "examples", "effects", "overlap", "generalisation"),
         notes=tuple(_notes(settings)),
         settings=dataclasses.asdict(settings),
     )
