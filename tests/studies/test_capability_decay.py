@@ -68,7 +68,7 @@ def test_every_family_size_and_seed_has_its_controls_and_the_focus_the_null(pres
 def test_the_dropped_language_has_the_same_share_in_every_family_and_none_after_the_drop(results: Path):
     plan = built(results, families=("A", "B", "C", "D"), languages=4)
     for trial in of(plan):
-        subject = trial.parameters["subject"]
+        subject = str(trial.parameters["subject"])
         assert shares(train(trial, "trunk"))[subject] == pytest.approx(0.75 / 4)
         left = shares(train(trial, "branch"))
         assert subject not in left

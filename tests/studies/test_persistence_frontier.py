@@ -1,0 +1,135 @@
+"""The frontier's search: what it may suggest, what its stages train on, what it measures, and a whole run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import polars as pl
+import pytest
+
+from halflife.errors import UserError
+from halflife.stages.train import Train
+from halflife.sweep.adaptive import Finished, Search
+from halflife.sweep.place import Place
+from halflife.tasks.languages import Language
+from studies import persistence_frontier as study
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
+    results = tmp_path_factory.mktemp("results")
+    return study.build("smoke", study.PRESETS["smoke"].settings, Place(results=results))
+
+
+def forms(stage: Any) -> set[str]:
+    """Its languages, translations left out."""
+    return {name for name in names(stage) if "-to-" not in name}
+
+
+def names(stage: Any) -> set[str]:
+    assert isinstance(stage, Train)
+    return {source.corpus.name for source in stage.mixture.sources if isinstance(source.corpus, Language)}
+
+
+def test_the_first_suggestion_is_the_reference() -> None:
+    assert study.suggest(optuna.trial.FixedTrial(study.FIRST)) == study.REFERENCE
+
+
+def test_unrelated_languages_have_no_overlap_to_suggest() -> None:
+    first = {name: value for name, value in study.FIRST.items() if name != "rule_overlap"}
+    assert study.suggest(optuna.trial.FixedTrial({**first, "family": "A"})).rule_overlap == 1.0
+
+
+@pytest.mark.parametrize("family", study.FAMILIES)
+def test_the_branch_learns_a_language_that_the_trunk_lacked_and_not_the_dropped_one(
+    family: str, search: Search
+) -> None:
+    trial = search.unfold(dataclasses.replace(study.REFERENCE, family=family), 0)
+    before, after = names(trial.stages["trunk"]), names(trial.stages["branch"])
+    (dropped,) = forms(trial.stages["trunk"]) - after
+    (new,) = forms(trial.stages["branch"]) - before
+    assert not [name for name in before if new in name.split("-to-")]
+    assert not [name for name in after if dropped in name.split("-to-")]
+    assert not {source.fade for source in trial.stages["branch"].mixture.sources} - {0.0}  # type: ignore[attr-defined]
+
+
+def test_controls_differ_from_the_reference_in_what_they_control(search: Search) -> None:
+    reference = search.unfold(study.REFERENCE, 0)
+    by_role = {trial.role: trial for trial in search.controls(0)}
+    absent, positive, null = (by_role[role].stages for role in ("absent", "positive", "null"))
+    (dropped,) = forms(reference.stages["trunk"]) - forms(reference.stages["branch"])
+    assert dropped not in names(absent["trunk"])
+    assert names(absent["branch"]) == names(reference.stages["branch"])
+    assert positive["trunk"] == reference.stages["trunk"]
+    assert dropped in names(positive["branch"])
+    assert names(null["trunk"]) == names(reference.stages["trunk"])
+    assert null["trunk"] != reference.stages["trunk"]
+
+
+class Told:
+    """A finished trial with curves of its own."""
+
+    def __init__(self, curves: dict[str, list[float]], control: dict[str, list[float]]) -> None:
+        self.curves, self._control = curves, control
+
+    def curve(self, phase: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+        values = np.array(self.curves[name])
+        return 2048 * np.arange(len(values)), values
+
+    def control(self, role: str) -> Told:
+        return Told(self._control, {})
+
+
+def test_what_is_retained_is_told_between_the_drop_and_a_model_that_never_learned_it() -> None:
+    told: Any = Told({"dropped/logprob": [-0.1, -2.0, -3.1]}, {"dropped/logprob": [-7.0, -6.1]})
+    assert study.retained(told) == pytest.approx(0.5)
+    nothing: Any = Told({"dropped/logprob": [-5.9, -6.0]}, {"dropped/logprob": [-7.0, -6.1]})
+    assert math.isnan(study.retained(nothing))
+
+
+def test_progress_is_told_where_the_branch_stopped() -> None:
+    curves = {
+        "new/hits": [0.0, 9.0, 18.0],
+        "new/trials": [20.0] * 3,
+        "dropped/hits": [16.0, 1.0],
+        "dropped/trials": [20.0] * 2,
+    }
+    told: Any = Told(curves, {})
+    finished: Finished = told
+    assert (study.progress(finished), study.progress_tokens(finished), study.learned(finished)) == (0.9, 4096.0, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"seeds": 0}, "--seeds 0"), ({"languages": 10}, "11 languages given"), ({"criterion": 1.5}, "--criterion 1.5")],
+)
+def test_bad_settings_are_refused_in_one_line(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    settings = dataclasses.replace(study.PRESETS["smoke"].settings, **changes)
+    with pytest.raises(UserError, match=said) as refused:
+        study.build("smoke", settings, Place(results=tmp_path))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.slow
+def test_a_whole_search_runs_its_winners_again_on_fresh_seeds_and_resumes_with_nothing_to_do(tmp_path: Path) -> None:
+    command = [sys.executable, "studies/persistence_frontier.py", "smoke", "--results", str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": "platform:."}
+    runs = [subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600) for _ in range(2)]
+    assert [run.returncode for run in runs] == [0, 0], runs[0].stderr[-2000:]
+    assert "0 stages run" in runs[1].stdout
+    from analysis.load import load_study
+
+    trials = load_study(f"sqlite:///{tmp_path}/mlflow.db", study.NAME).trials
+    assert set(trials["role"]) == {"treatment", "absent", "positive", "null", "held-out"}
+    searched, fresh = (trials.filter(pl.col("role") == role)["seed"].unique() for role in ("treatment", "held-out"))
+    assert not set(searched) & set(fresh)
