@@ -67,7 +67,7 @@ class Settings:
     steps: int = 250
     batch: int = 8
     prompt_rate: float = 0.2
-    trunk_tokens: int = 1_500_000
+    trunk_tokens: int = 4_000_000
     protection_tokens: int = 300_000
     batch_tokens: int = 2048
     sequence_length: int = 128
@@ -274,7 +274,8 @@ def declare(preset: str, settings: Settings) -> schema.Declaration:
         axes=(
             schema.Axis(
                 name="parameters", label="Model size",
-                values=tuple(Rung(size=size).parameters for size in settings.sizes), unit="non-embedding parameters", scale="log",
+                values=tuple(Rung(size=size).parameters for size in settings.sizes),
+                unit="non-embedding parameters", scale="log",
             ),
             schema.Axis(name="seed", label="Seed", values=tuple(range(settings.seeds))),
             schema.Axis(name="protection", label="Protection", values=settings.protections),
