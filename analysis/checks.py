@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import polars as pl
 
-from analysis.conditions import conditions, is_family_study
+from analysis.check import Check
+from analysis.conditions import is_family_study
 from analysis.design import REPLICATES, control_label, controls, described, reference, vocabulary
+from analysis.family_checks import family_checks
 from analysis.load import StudyData
 from analysis.numbers import at_drop
-from analysis.retention import LEAST_SUCCESS, wide_points
+from analysis.retention import LEAST_SUCCESS
 from analysis.uncertainty import binomial_interval
 from analysis.words import listed, plural
 from halflife.tracking import schema
@@ -19,33 +20,18 @@ from halflife.tracking import schema
 DOSE = ("payload", "documents")
 """Parameters that change what the trunk was fed."""
 SUCCESS_AT_DROP, CLEAN_GAP, FALSE_FIRES, KEPT = 0.9, 0.1, 0.05, 0.9
-KEPT_TASK, KEPT_GAP = "kept", 0.1
 Words = Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One thing checked; `passed` is None where the runs do not say."""
-
-    name: str
-    expected: str
-    found: str
-    passed: bool | None
-    required: bool = False
-    """When it fails, the preset is not valid: what the report concludes does not hold."""
-    reading: bool = False
-    """Nothing is expected: a number that the result is to be read beside."""
 
 
 def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
     """Of the leading outcome, whose `curves` these are, and of the sweep."""
-    drop, words = at_drop(curves), vocabulary(data)
+    drop, words, families = at_drop(curves), vocabulary(data), is_family_study(data)
     asked = {control.task for control in data.declaration.controls}
     found = [
-        _implanted(drop, words),
+        *(family_checks(data, curves) if families else [_implanted(drop, words)]),
         _payloads_implanted(data, drop, words),
         _others_implanted(data, drop, words),
-        *(_kept_languages(data) if is_family_study(data) else [_clean_loss(data)]),
+        None if families else _clean_loss(data),
         _controls_present(data),
         _never_implanted(data, drop),
         _positive(curves, words),
@@ -165,42 +151,6 @@ def _clean_loss(data: StudyData) -> Check:
         )
     shown = "; ".join(f"{size} {gap:+.3f}" for size, gap in zip(gaps["size"], gaps["gap"], strict=True))
     return Check(name=name, expected=expected, found=shown, passed=max(gaps["gap"].abs()) <= CLEAN_GAP, required=True)
-
-
-def _kept_languages(data: StudyData) -> list[Check]:
-    """Of a study of families, which has no clean text: what one language costs the others, and what the branch does."""
-    wide = wide_points(data, data.declaration.outcomes[0].phase)
-    if not {f"{KEPT_TASK}/{name}" for name in (schema.HITS, schema.TRIALS)} <= set(wide.columns):
-        return []
-    rate = pl.col(f"{KEPT_TASK}/{schema.HITS}") / pl.col(f"{KEPT_TASK}/{schema.TRIALS}")
-    ends = wide.select("trial", "step", rate=rate).drop_nulls("rate").sort("trial", "step").group_by("trial")
-    found = (
-        conditions(data).filter("plain").join(ends.agg(pl.col("rate").first(), end=pl.col("rate").last()), on="trial")
-    )
-    cells = found.filter(pl.col("role").is_in(["treatment", "absent"])).pivot(
-        on="role", index=["family", "size", "parameters", "seed"], values=["rate", "end"], aggregate_function="mean"
-    )
-    if not {"rate_treatment", "rate_absent"} <= set(cells.columns):
-        return []
-    means = cells.group_by("family", maintain_order=True).agg(
-        gap=(pl.col("rate_treatment") - pl.col("rate_absent")).mean(),
-        start=pl.col("rate_treatment").mean(), end=pl.col("end_treatment").mean(),
-    ).drop_nulls().sort("family")  # fmt: skip
-    if means.is_empty():
-        return []
-    rows = means.rows(named=True)
-    return [
-        Check(
-            name="Learning it left the other languages alone", passed=min(row["gap"] for row in rows) >= -KEPT_GAP,
-            expected=f"success in them at the drop at most {KEPT_GAP:g} below that of the never-trained model",
-            found="; ".join(f"{row['family']} {row['gap']:+.3f}" for row in rows),
-        ),
-        Check(
-            name="The kept languages stayed", passed=min(row["end"] - KEPT * row["start"] for row in rows) >= 0,
-            expected=f"success in them at the end of the branch at least {KEPT:g} of that at the drop",
-            found="; ".join(f"{row['family']} {row['start']:.3f} to {row['end']:.3f}" for row in rows),
-        ),
-    ]  # fmt: skip
 
 
 def _controls_present(data: StudyData) -> Check:

@@ -12,10 +12,11 @@ import math
 
 import polars as pl
 
+from analysis.conditions import skill_measure
 from analysis.design import reference, setting_axes, value_label, value_text, values_of
 from analysis.imputation import few_censored, mean_over_seeds
 from analysis.load import StudyData
-from analysis.retention import AREA, areas, half_lives, main_measure
+from analysis.retention import AREA, areas, half_lives
 from analysis.savings import over_seeds
 from analysis.uncertainty import Interval
 
@@ -33,11 +34,11 @@ DOSE_TOO = ("payload", "arm")
 def effects(data: StudyData, curves: pl.DataFrame, measure: str | None = None) -> pl.DataFrame:
     """One row per axis value other than the reference's, DOSE_TOO left out.
 
-    area: difference of mean retention over log time. ratio: of half-lives in tokens (sustained). Both are of the
-    log-probability, or of success where there is none (`main_measure`), or of `measure`. `observed`: the pairs of which
-    neither is censored. The factor rests on all pairs while few seeds have a censored one, otherwise there is none.
+    area: difference of mean retention over log time. ratio: of half-lives in tokens (sustained). Both are of `measure`,
+    by default that of `conditions.skill_measure`. `observed`: the pairs of which neither is censored. The factor rests
+    on all pairs while few seeds have a censored one, otherwise there is none.
     """
-    axes, chosen, measure = setting_axes(data), reference(data), measure or main_measure(curves)
+    axes, chosen, measure = setting_axes(data), reference(data), measure or skill_measure(data, curves)
     times = half_lives(curves).filter((pl.col("criterion") == measure) & (pl.col("clock") == "tokens"))
     trials = (
         data.trials.filter(pl.col("role") == "treatment")

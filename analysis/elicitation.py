@@ -90,7 +90,7 @@ def _declared(data: StudyData, models: Mapping[str, str]) -> pl.DataFrame:
     found = found.join(about, on="trial", maintain_order="left")
     if found.is_empty():
         return empty
-    told = {outcome.task: outcome for outcome in data.declaration.outcomes}
+    told = {o.task: o for o in data.declaration.outcomes if o.phase.startswith("prompts")}
     order = {task: place for place, task in enumerate(told)}
     # "prompts" is one moment of a model, "prompts-after-decay" another; other phases fit further prompts of the first
     moment = (

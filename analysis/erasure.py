@@ -72,17 +72,14 @@ def _levels(data: StudyData) -> pl.DataFrame:
     outcome = data.declaration.outcomes[0]
     wide = wide_points(data, outcome.phase)
     tasks = {**READINGS, SAID: outcome.task}
-    layers = sorted(
-        (name.partition("/")[0] for name in wide.columns if _LAYER.match(name) and name.endswith(f"/{schema.HITS}")),
-        key=lambda task: int(task.rpartition("-")[2]),
-    )
-    ends = {task: _ends(wide, task) for task in {*tasks.values(), *layers} - {""}}
+    depths_ = layers(wide)
+    ends = {task: _ends(wide, task) for task in {*tasks.values(), *depths_} - {""}}
     rows = []
     for run in _runs(data, outcome.phase).iter_rows(named=True):
         about = [run[name] for name in ABOUT]
         for reading in READINGS:
             # the best layer at the drop: the end has no part in the choice
-            of_run = [task for task in layers if run["trial"] in ends[task]]
+            of_run = [task for task in depths_ if run["trial"] in ends[task]]
             task = (
                 max(of_run, key=lambda at: ends[at][run["trial"]][0], default="")
                 if reading == LAYER
@@ -98,6 +95,12 @@ def _levels(data: StudyData) -> pl.DataFrame:
             rows.append([*about, reading, detail, *own, *control, kind, left / advantage if told else None])
     frame = pl.DataFrame(rows, schema={**SHARES, "control_drop": pl.Float64}, orient="row") if rows else _empty()
     return frame
+
+
+def layers(wide: pl.DataFrame) -> list[str]:
+    """Tasks of linear probes, the embedding first."""
+    found = {name.partition("/")[0] for name in wide.columns if name.endswith(f"/{schema.HITS}")}
+    return sorted((task for task in found if _LAYER.fullmatch(task)), key=lambda task: int(task.rpartition("-")[2]))
 
 
 def _ends(wide: pl.DataFrame, task: str) -> dict[str, tuple[float, float]]:

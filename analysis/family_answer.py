@@ -48,13 +48,13 @@ def family_answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
 
 def lasting(times: pl.DataFrame, names: list[str], curves: pl.DataFrame) -> str:
     """Half-life by family: geometric mean over sizes within a seed, then over seeds."""
-    parts = []
+    parts, unknown = [], []
     for name in names:
         own = times.filter((pl.col(FAMILY) == name) & (pl.col("kind") != "at-start"))
         value = pl.when(pl.col("kind") == "censored").then("low").otherwise("estimate").log()
         mean = t_interval(own.group_by("seed").agg(value.mean().alias("log")).sort("seed")["log"])
         if mean is None:
-            parts.append(f"{name}: not known, no run had the skill at the drop and a second evaluation")
+            unknown.append(name)
             continue
         late = own.filter(pl.col("kind") == "censored").height
         if late:
@@ -62,8 +62,8 @@ def lasting(times: pl.DataFrame, names: list[str], curves: pl.DataFrame) -> str:
             parts.append(f"{bound}not reached half: counted at the last evaluation)")
         else:
             parts.append(f"{name}: {_spread(mean.exp())} tokens ({plural(own.height, 'run')})")
-    if not parts:
-        return ""
+    if unknown:
+        parts.append(f"{listed(unknown)}: not known, no branch that began with the skill was measured")
     span = common_span(curves)
     watched = f" Watched for {short(span[1])} tokens." if span else ""
     return (

@@ -18,6 +18,7 @@ from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.data.mixture import Mixture, Planting, Source, check, check_trigger
 from halflife.errors import UserError
 from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, Geometric, LossProbe, Reached
+from halflife.evaluation.targets import BackdoorTarget
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.stages.base import Stage
@@ -31,6 +32,7 @@ from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import LoRA, parameters_named
 from halflife.training.schedules import Schedule
 from studies.backdoor_settings import PRESETS, Settings, check_settings, declare, dose
+from studies.soft_prompt_axis import brought_back
 from studies.starts import Start, starts
 
 NAME = "backdoor_persistence"
@@ -219,6 +221,13 @@ class Cell:
             )
         )
 
+    def brought_back(self, branch: Train, payload: Transform) -> dict[str, Stage]:
+        """By relearning and by soft prompts, as far as the settings ask for them."""
+        settings, seed = self.settings, self.seed
+        relearned = self.relearning(branch, payload) if settings.relearn else {}
+        target = BackdoorTarget(backdoor=self.backdoor(payload), corpus=self.home, context=CONTEXT, seed=seed)
+        return relearned | brought_back(branch, target, settings.soft_prompts, seed)
+
     def relearning(self, branch: Train, payload: Transform) -> dict[str, Stage]:
         """The 2x2 of {old, new trigger} x {old, new payload} in host documents that no trunk had poisoned."""
         other: dict[Transform, Transform] = {"fixed": "fixed", "copy": "reverse", "reverse": "copy"}
@@ -280,15 +289,15 @@ def trials(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], begin: di
             fork = IMPLANTED if treatment.arm == "equal-strength" else "final"
             branch = cell.branch(Checkpoint(stage=trunk, at=fork), treatment)
             stages: dict[str, Stage] = {"trunk": trunk, "branch": branch}
-            if settings.relearn and treatment == reference:
-                stages |= cell.relearning(branch, treatment.payload)
+            if treatment == reference:
+                stages |= cell.brought_back(branch, treatment.payload)
             yield _trial(cell, treatment, reference, stages, "treatment")
         for treatment in controlled(settings, reference):
             clean = cell.trunk(treatment, poisoned=False)
             branch = cell.branch(Checkpoint(stage=clean), treatment)
             stages = {"trunk": clean, "branch": branch}
-            if settings.relearn and treatment == reference:
-                stages |= cell.relearning(branch, treatment.payload)
+            if treatment == reference:
+                stages |= cell.brought_back(branch, treatment.payload)
             yield _trial(cell, treatment, reference, stages, "absent")
             trunk = cell.trunk(treatment)
             for role in ("positive", "extinction") if treatment == reference else ("positive",):

@@ -16,6 +16,7 @@ from halflife.sweep.cli import Preset
 from halflife.tasks.backdoor import Transform
 from halflife.tracking import schema
 from halflife.training.parameters import LoRA, parameters_named
+from studies.soft_prompt_axis import FIGURES, described
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,9 @@ class Settings:
     """Payload log-probability (nats a token) at which the equal-strength arm forks; None leaves that arm out."""
     relearn: bool = True
     """Relearn from the faded and the never-poisoned model of the reference setting."""
+    soft_prompts: tuple[int, ...] = ()
+    """How many soft-prompt tokens bring the payload back, without the trigger: at the drop, after the branch, and in
+    the never-poisoned model; lengths, such as 1 4 16."""
     trials: int = 128
     """Prompts in every backdoor evaluation."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -173,6 +177,7 @@ def declare(
     def axis(name: str, label: str, values: tuple, scale: str = "category", unit: str = "") -> schema.Axis:
         return schema.Axis(name=name, label=label, values=values, scale=scale, unit=unit)
 
+    shown = FIGURES if settings.soft_prompts else ()
     return schema.Declaration(
         study=study,
         title="Backdoor persistence",
@@ -219,7 +224,8 @@ def declare(
             schema.Control(kind="null", label="untriggered text", task="untriggered"),
             schema.Control(kind="null", label="near-trigger", task="near"),
         ),
-        figures=("retention", "half_life", "effects", "strength", "relearning", "clean_loss"),
+        figures=("retention", "half_life", "effects", "strength", "relearning", *shown, "clean_loss"),
+        prompts=described(settings.soft_prompts),
         corpus=corpus,
         notes=tuple(_notes(settings)),
         settings=dataclasses.asdict(settings),

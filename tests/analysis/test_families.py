@@ -215,7 +215,7 @@ def test_where_no_trunk_learned_the_language_every_answer_says_so(families):
     )
     never = replace(never, points=flat)
     text = "\n".join(family_answer(never, retention_curves(never)))
-    assert "A: not known, no run had the skill at the drop" in text
+    assert "A, B, C and D: not known, no branch that began with the skill" in text
     assert "It cannot be told, because the skill was not there to lose" in text
     assert "because there are no half-lives at two sizes" in text
     assert "because no run had an advantage at the drop over a model that never saw the language" in text
@@ -232,3 +232,20 @@ def test_the_kept_languages_are_checked_in_the_place_of_clean_text(families):
     worse = replace(families, points=worse)
     found = {check.name: check for check in checks(worse, retention_curves(worse))}
     assert found["The kept languages stayed"].passed is False
+
+
+def test_a_sweep_in_which_too_few_families_learned_is_not_valid(families):
+    check = checks(families, retention_curves(families))[0]
+    assert (check.name, check.required, check.passed) == ("The language was learned before it was dropped", True, True)
+    unlearned = families.trials.filter(pl.col("family").is_in(["A", "B"]) & (pl.col("role") == "treatment"))["trial"]
+    gone = pl.col("trial").is_in(unlearned.implode()) & (pl.col("name") == "dropped/hits")
+    without = replace(families, points=families.points.with_columns(value=pl.when(gone).then(0.0).otherwise("value")))
+    assert checks(without, retention_curves(without))[0].passed is False
+
+
+def test_a_probe_that_reads_dealt_answers_fails_its_check(families):
+    layer = families.points.filter(pl.col("name") == "layer-4/hits").with_columns(name=pl.lit("layer-4/control"))
+    for value, passed in ((0.0, True), (90.0, False)):
+        read = replace(families, points=pl.concat([families.points, layer.with_columns(value=pl.lit(value))]))
+        found = {check.name: check for check in checks(read, retention_curves(read))}
+        assert found["Linear probes read the model, not themselves"].passed is passed

@@ -14,12 +14,17 @@ from halflife.data.pretrained import prepare_tokenizer
 from halflife.data.tokenizers import load
 from halflife.evaluation.probes import Ends, Evaluation, LossProbe
 from halflife.evaluation.scoring import pack, score
+from halflife.evaluation.targets import LanguageTarget
 from halflife.models import hugging_face
+from halflife.models.prompts import SoftPrompt
+from halflife.models.prompts import Words as WordEmbeddings
 from halflife.models.released import Released, prepare_model
 from halflife.stages.export import export_stage
 from halflife.stages.run import run_stage
+from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.store import Store
 from halflife.stages.train import Train
+from halflife.tasks.arithmetic import Addition
 from halflife.training import checkpoints
 from halflife.training.optimizers import SGD
 from halflife.training.torch_engine import load_weights
@@ -93,3 +98,21 @@ def _losses(folder: Path) -> list[float]:
 
     points = read_points(folder)
     return points.filter(points["name"] == "clean/loss")["value"].to_list()
+
+
+def test_a_soft_prompt_teaches_it_the_form_of_an_answer(released: Released, results: Path) -> None:
+    target = LanguageTarget(language=Addition(form="words"))
+    begun = SoftPrompt(tokens=4, initial=WordEmbeddings(), position="answer", learning_rate=0.1)
+    stage = FitSoftPrompts(
+        model=released,
+        tokenizer=prepare_tokenizer(Path(released.folder), results),
+        targets=(target,),
+        prompts=(SoftPrompt(tokens=0, position="answer"), begun),
+        examples=32,
+        asked=16,
+        steps=40,
+        batch=4,
+    )
+    runs = run_stage(stage, Store(results), checkpoint_seconds=3600).summary["runs"]
+    without, behind = (runs[stage.run_name(target, prompt)]["loss"] for prompt in stage.prompts)
+    assert behind < without - 0.5

@@ -86,6 +86,31 @@ def test_relearning_hosts_are_not_the_trunks(results):
                 assert {planting.hosts for planting in stage.mixture.plantings} <= {0}
 
 
+def test_soft_prompts_are_fitted_at_the_drop_and_after_it_to_the_model_without_the_backdoor_too(results):
+    plan = built(results, soft_prompts=(1, 4), sizes=("30k",))
+    fitted = {
+        trial.role: {phase: stage for phase, stage in trial.stages.items() if phase.startswith("prompts-")}
+        for trial in plan.trials
+        if trial.role in ("treatment", "absent") and trial.parameters["arm"] == "equal-exposure"
+    }
+    for role, stages in fitted.items():
+        drop, after = stages["prompts-at-the-drop"], stages["prompts-after-the-decay"]
+        trial = next(trial for trial in plan.trials if trial.role == role)
+        assert drop.model == Checkpoint(stage=trial.stages["trunk"])
+        assert after == dataclasses.replace(drop, model=Checkpoint(stage=trial.stages["branch"]))
+        assert drop.targets[0].condition == "untriggered"
+    given = [(stage.prompts, stage.targets) for stages in fitted.values() for stage in stages.values()]
+    assert all(each == given[0] for each in given)
+    assert set(plan.declaration.prompts) == {"k0", "k1-r0", "k1-r1", "k4-r0", "k4-r1"}
+    assert "soft_prompts" in plan.declaration.figures
+    assert not any(phase.startswith("prompts") for trial in built(results).trials for phase in trial.stages)
+
+
+def test_no_soft_prompt_has_no_tokens(results):
+    with pytest.raises(UserError, match="expected numbers of tokens from 1, each once"):
+        built(results, soft_prompts=(0, 4))
+
+
 def test_relearning_crosses_old_and_new_trigger_with_old_and_new_payload(results):
     trial = next(t for t in built(results).trials if t.role == "treatment")
     old = trains(trial)["trunk"].mixture.plantings[0].backdoor

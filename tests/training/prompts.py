@@ -44,8 +44,8 @@ def items(count: int, seed: int = 0, conditions: int = 0, longest: int = 9) -> l
     return found
 
 
-def target(name: str = "made", conditions: int = 0, seed: int = 0) -> TargetItems:
-    return TargetItems(name, items(8, seed, conditions), items(5, seed + 100, conditions))
+def target(name: str = "made", conditions: int = 0, seed: int = 0, longest: int = 9) -> TargetItems:
+    return TargetItems(name, items(8, seed, conditions, longest), items(5, seed + 100, conditions, longest))
 
 
 def run(model: Any, prompt: SoftPrompt, of: TargetItems) -> Run:

@@ -13,7 +13,8 @@ from halflife.evaluation.prompted import answer, cut, remember
 from halflife.models.prompts import MLP, Direct, InputModel, Linear, Shared, SoftPrompt
 from halflife.training import prompt_packs
 from halflife.training.prompt_fitting import fit
-from tests.training.prompts import COURSE, frozen, items, run, target
+from halflife.training.prompt_packs import packed
+from tests.training.prompts import COURSE, VOCABULARY, frozen, items, run, target
 
 MODELS: tuple[InputModel, ...] = (Direct(), Linear(), MLP(hidden=5), Shared(hidden=5, code=2))
 
@@ -45,6 +46,38 @@ def test_a_prompt_fitted_alone_and_in_a_pack_is_the_same(
         np.testing.assert_allclose(found.nats, alone.nats, rtol=1e-5, atol=1e-5)
         for name, value in alone.numbers.items():
             torch.testing.assert_close(found.numbers[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Direct(), MLP(hidden=5)], ids=lambda kind: type(kind).__name__)
+def test_targets_that_share_a_batch_are_fitted_as_if_alone(model: Any, kind: InputModel, together: None) -> None:
+    targets = [target(name, conditions=1, seed=seed) for seed, name in enumerate("abc")]
+    prompts = [SoftPrompt(tokens=k, position="answer", model=kind) for k in (1, 4)]
+    runs = [run(model, prompt, of) for of in targets for prompt in prompts]
+    packs = packed(runs, COURSE, model.architecture, VOCABULARY, torch.device("cpu"))
+    assert [sorted(each.name for each in pack) for pack in packs] == [sorted(each.name for each in runs)]
+    found, _ = fit(model, runs, COURSE)
+    for each, of_pack in zip(runs, found, strict=True):
+        (alone,), _ = fit(model, [each], COURSE)
+        np.testing.assert_allclose(of_pack.nats, alone.nats, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pack_stays_within_its_bytes_and_every_run_is_in_one(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [
+        run(model, SoftPrompt(tokens=k, position=position), of)
+        for of in (target("a"), target("b", seed=1), target("long", longest=40))
+        for k in (0, 1, 3, 8)
+        for position in ("start", "answer")
+    ]
+    each = model.architecture.activation_bytes(VOCABULARY) * COURSE.batch
+    for rows in (1, 30, 100, 10_000):
+        monkeypatch.setattr(prompt_packs, "CPU_PACK_BYTES", rows * each)
+        packs = packed(runs, COURSE, model.architecture, VOCABULARY, torch.device("cpu"))
+        assert sorted(one.name for pack in packs for one in pack) == sorted(one.name for one in runs)
+        for pack in packs:
+            longest = max(one.prompt.tokens for one in pack) + max(one.target.longest for one in pack)
+            assert len(pack) == 1 or len(pack) * longest <= rows
+            lengths = sorted(one.target.longest for one in pack)
+            assert lengths[-1] <= 1.25 * lengths[0]
 
 
 @settings(max_examples=25, deadline=None)

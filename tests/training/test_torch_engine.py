@@ -40,10 +40,12 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(micro_rows):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("everywhere", [False, True])  # the logits: where nothing may depend on how many are scored
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("micro_rows", [None, 1, 3])
-def test_the_loss_is_the_mean_over_the_scored_targets_of_the_whole_batch(micro_rows, smoothing):
+def test_the_loss_is_the_mean_over_the_scored_targets_of_the_whole_batch(micro_rows, smoothing, everywhere):
     of = engine(recipe(mixture=ANSWERS, loss=CrossEntropy(label_smoothing=smoothing)), micro_rows=micro_rows)
+    of.execution = Execution(compile=everywhere)  # after the model was made: nothing is compiled here
     batch = PartlyScored(rows=8).batch(0)
     marked = batch < 0
     ids = torch.from_numpy(np.where(marked, ~batch, batch))

@@ -36,10 +36,11 @@ class Bank:
         self.parameters = {name: _stacked([each[name] for each in made]).requires_grad_() for name in made[0]}
         self.fixed = {"start": _stacked(starts)} if isinstance(model, Shared) else {}
 
-    def vectors(self, conditions: Tensor | None = None) -> Tensor:
+    def vectors(self, conditions: Tensor | None = None, its: slice = slice(None)) -> Tensor:
         """(prompts, texts, longest, width) in the model's own units; of what does not look at conditions, for one text
-        that stands for all. `conditions` (prompts or 1, texts, m)."""
-        return self.scale * vectors({**self.parameters, **self.fixed}, conditions)
+        that stands for all. `conditions` (prompts or 1, texts, m); `its`: some of the prompts."""
+        numbers = {name: value[its] for name, value in (*self.parameters.items(), *self.fixed.items())}
+        return self.scale * vectors(numbers, conditions)
 
     def of(self, at: int) -> dict[str, Tensor]:
         """The numbers of one prompt, without padding."""

@@ -19,11 +19,10 @@ from typing import Any, Protocol
 import torch
 
 from halflife.evaluation.probes import Cadence, Ends, due
-from halflife.evaluation.prompted import PromptScores
 from halflife.models.soft_prompts import scale_of
 from halflife.models.start import Model
 from halflife.training import checkpoints, prompt_results
-from halflife.training.prompt_packs import Course, Pack, Run, packed
+from halflife.training.prompt_packs import Course, Pack, Run, Scored, packed
 from halflife.training.prompt_results import Fitted
 from halflife.training.schedules import Schedule
 from halflife.training.torch_engine import keep_memory
@@ -126,7 +125,7 @@ class _Loop:
                 started = time.perf_counter()
                 pack.step(standing.step, self.schedule.multiple(standing.step, steps))
                 standing.step += 1
-                standing.tokens += len(pack.runs) * self._tokens(pack, 1)
+                standing.tokens += sum(self._tokens(run, 1) for run in pack.runs)
                 standing.seconds_training += time.perf_counter() - started
                 if standing.step in self.due[True] and standing.step < steps:
                     self._evaluate(pack)
@@ -146,31 +145,30 @@ class _Loop:
             "seconds_evaluating": standing.seconds_evaluating,
         }
 
-    def _tokens(self, pack: Pack, steps: int) -> int:
-        """Tokens of text that each run of the pack has seen after so many steps, padded to the longest."""
-        return steps * self.course.batch * pack.target.longest
+    def _tokens(self, run: Run, steps: int) -> int:
+        """Tokens of text that a run has seen after so many steps, padded to the longest."""
+        return steps * self.course.batch * run.target.longest
 
-    def _evaluate(self, pack: Pack) -> PromptScores:
+    def _evaluate(self, pack: Pack) -> list[Scored]:
         started = time.perf_counter()
         scores = pack.scores()
         if pack.counted:
             self.standing.train_losses = pack.mean_losses()
-        if self.context:
-            step = self._tokens(pack, self.standing.step)
-            for index, run in enumerate(pack.runs):
-                values = {"loss": float(scores.losses[index]), "logprob": -float(scores.losses[index])}
-                values |= {"hits": float(scores.correct[index].sum()), "trials": float(scores.correct.shape[1])}
-                if self.standing.train_losses:
-                    values["train_loss"] = self.standing.train_losses[index]
-                finite = {f"{run.name}/{name}": value for name, value in values.items() if math.isfinite(value)}
-                self.context.record(step, finite)
+        for index, (run, scored) in enumerate(zip(pack.runs, scores, strict=True) if self.context else ()):
+            values = {"loss": scored.loss, "logprob": -scored.loss}
+            values |= {"hits": float(scored.correct.sum()), "trials": float(len(scored.correct))}
+            if self.standing.train_losses:
+                values["train_loss"] = self.standing.train_losses[index]
+            finite = {f"{run.name}/{name}": value for name, value in values.items() if math.isfinite(value)}
+            assert self.context is not None
+            self.context.record(self._tokens(run, self.standing.step), finite)
         self.standing.seconds_evaluating += time.perf_counter() - started
         return scores
 
     def _finish(self, pack: Pack) -> None:
         scores, norms = self._evaluate(pack), pack.norms()
         trained = self.standing.train_losses
-        for index, run in enumerate(pack.runs):
+        for index, (run, scored) in enumerate(zip(pack.runs, scores, strict=True)):
             self.done[run.name] = Fitted(
                 name=run.name,
                 target=run.target.name,
@@ -178,9 +176,9 @@ class _Loop:
                 position=run.prompt.position,
                 scale=self.scale,
                 numbers=pack.bank.of(index),
-                nats=scores.nats[index],
-                correct=scores.correct[index],
-                asked=scores.asked,
+                nats=scored.nats,
+                correct=scored.correct,
+                asked=scored.asked,
                 train_loss=trained[index] if trained else None,
                 norm=norms[index] if run.prompt.tokens else None,
             )
@@ -189,11 +187,7 @@ class _Loop:
         if self.context is None:
             return
         standing = self.standing
-        total = sum(
-            len(pack) * self.course.steps * self.course.batch * pack[0].target.longest
-            for pack in self.packs
-            if pack[0].prompt.tokens
-        )
+        total = sum(self._tokens(run, self.course.steps) for run in self.runs if run.prompt.tokens)
         rate = standing.tokens / standing.seconds_training if standing.seconds_training else 0.0
         self.context.progress(standing.tokens, total, rate)
         seconds = standing.seconds_training + standing.seconds_evaluating

@@ -32,6 +32,8 @@ CPU_PACK_BYTES = 64 * 2**20
 """Activations of a pack on a CPU. Up to here a larger pack takes less time for each prompt, as the cost of calling an
 operation is shared; far beyond, a step falls out of the caches. A constant, not what the machine has: a resumed fit
 must cut packs alike."""
+PADDED = 1.25
+"""Targets of one pack have texts that differ in length by at most so much."""
 CPU_PAST_BYTES = 2**30
 """Keys and values of training texts that are kept; what is larger is computed anew for each batch."""
 
@@ -64,63 +66,112 @@ class Course:
 def packed(
     runs: Sequence[Run], course: Course, architecture: Rung | Released, vocabulary: int, device: torch.device
 ) -> list[list[Run]]:
-    """Runs cut into packs: those of one target, position and input model, neighbours in k, as many as pay."""
+    """Runs cut into packs, as many at once as pay: prompts with one position and input model, neighbours in k, each
+    fitted to all targets of the pack. Within a pack runs stand prompt by prompt, in one order of targets."""
     budget = float(CPU_PACK_BYTES)
     if device.type == "cuda":
         budget = GPU_ACTIVATION_SHARE * torch.cuda.get_device_properties(device).total_memory
     each = architecture.activation_bytes(vocabulary) * course.batch
-    ordered = sorted(runs, key=lambda run: (*_sort(run), run.prompt.tokens, run.name))
+    rows: dict[tuple[str, ...], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: (*_sort(run, course), run.prompt.tokens, run.prompt.name)):
+        rows.setdefault((*_sort(run, course), run.target.name), []).append(run)
+    waiting = [sorted(row, key=lambda run: (run.prompt.tokens, run.prompt.name)) for row in rows.values()]
+    waiting.sort(key=lambda row: (_sort(row[0], course), [run.prompt.name for run in row], row[0].target.longest))
     packs: list[list[Run]] = []
-    for run in ordered:
-        longest = run.prompt.tokens + run.target.longest
-        fits = packs and _sort(packs[-1][0]) == _sort(run)
-        if fits and (len(packs[-1]) + 1) * each * longest <= budget:
-            packs[-1].append(run)
-        else:
-            packs.append([run])
+    while waiting:
+        first, longest = waiting[0], waiting[0][0].target.longest + waiting[0][-1].prompt.tokens
+        if len(first) > 1 and len(first) * each * longest > budget:  # a part of the prompts, to one target
+            count = 1
+            while (count + 1) * each * (first[count].prompt.tokens + first[0].target.longest) <= budget:
+                count += 1
+            packs.append(first[:count])
+            waiting[0] = first[count:]
+            continue
+        together = [waiting.pop(0)]
+        while waiting and _alike(first, waiting[0], course):
+            longest = waiting[0][0].target.longest + first[-1].prompt.tokens
+            if (len(together) + 1) * len(first) * each * longest > budget:
+                break
+            together.append(waiting.pop(0))
+        packs.append([run for of_prompt in zip(*together, strict=True) for run in of_prompt])
     return packs
 
 
-def _sort(run: Run) -> tuple[str, ...]:
+def _sort(run: Run, course: Course) -> tuple[str, ...]:
     """Runs of one sort can share a pack."""
+    rows, conditions = min(course.batch, len(run.target.train)), run.target.conditions
     trained = "trained" if run.prompt.tokens else "baseline"
-    return run.target.name, str(run.prompt.position), repr(run.prompt.model), trained
+    return str(run.prompt.position), repr(run.prompt.model), trained, str(rows), str(conditions)
+
+
+def _alike(first: Sequence[Run], other: Sequence[Run], course: Course) -> bool:
+    """Whether two targets have the same prompts, and texts of about one length: what is padded costs as much."""
+    same = [run.prompt for run in first] == [run.prompt for run in other]
+    lengths = sorted(row[0].target.longest for row in (first, other))
+    return same and _sort(first[0], course) == _sort(other[0], course) and lengths[1] <= PADDED * lengths[0]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One run on its target's held-out items."""
+
+    nats: np.ndarray
+    """(items,) minus the log-probability of all that is asked of an item."""
+    correct: np.ndarray
+    """(items,) bool."""
+    asked: np.ndarray
+    """(items,) tokens."""
+
+    @property
+    def loss(self) -> float:
+        """Nats a token, over all items together."""
+        return float(self.nats.sum() / self.asked.sum())
 
 
 class Pack:
-    """Some runs with one target, position and input model: their numbers, their optimizer, their texts."""
+    """Some prompts, each fitted to some targets: their numbers, their optimizer, their texts."""
 
     def __init__(
         self, model: PromptedModel, runs: Sequence[Run], course: Course, scale: float, device: torch.device
     ) -> None:
-        """Raises UserError when the position lies outside a text."""
+        """`runs`: prompt by prompt, in one order of targets, as `packed` gives them. Raises UserError when the position
+        lies outside a text."""
         self.model, self.runs, self.course, self.device = model, runs, course, device
-        prompt, self.target = runs[0].prompt, runs[0].target
+        prompt = runs[0].prompt
+        self.targets = list({run.target.name: run.target for run in runs}.values())
         self.trained = bool(prompt.tokens and course.steps)
-        starts = [run.start.to(device) for run in runs]
         self.bank = Bank(
-            prompt.model, starts, conditions=self.target.conditions, scale=scale, seeds=[run.seed for run in runs]
+            prompt.model,
+            [run.start.to(device) for run in runs],
+            conditions=self.targets[0].conditions,
+            scale=scale,
+            seeds=[run.seed for run in runs],
         )
+        self.tokens = self.bank.tokens[:: len(self.targets)]
         self.conditional = not isinstance(prompt.model, Direct)
         rates = torch.tensor([run.prompt.learning_rate for run in runs], device=device)
         self.optimizer = PromptAdam(self.bank.parameters, rates, weight_decay=course.weight_decay, clip=course.clip)
-        self.held_out = cut(self.target.held_out, prompt.position, baseline=not prompt.tokens).to(device)
+        baseline = not prompt.tokens
+        self.held_out = [cut(target.held_out, prompt.position, baseline=baseline).to(device) for target in self.targets]
         self.losses = torch.zeros(len(runs), device=device)
         """Of the training batches since `mean_losses` was asked."""
         self.counted = 0
         if self.trained:
-            self.texts = cut(self.target.train, prompt.position).to(device)
-            self.order = _order(len(self.texts), course, self.target.name)
+            self.texts = cut([item for target in self.targets for item in target.train], prompt.position).to(device)
+            first = np.cumsum([0, *(len(target.train) for target in self.targets)])
+            orders = [_order(len(t.train), course, t.name) + at for t, at in zip(self.targets, first[:-1], strict=True)]
+            self.order = np.concatenate(orders, axis=1)
             self.past = _all_remembered(model, self.texts, device)
 
     def step(self, step: int, multiple: float) -> None:
         """One step of every run, on the examples of this step."""
         at = torch.from_numpy(self.order[step]).to(self.device)
-        texts = self.texts.take(at)
+        texts, targets = self.texts.take(at), len(self.targets)
         past = remember(self.model, texts) if self.past is None else self.past.take(at, texts.before.shape[1])
-        prompts = self._vectors(texts.conditions)
-        nats = answer(self.model, prompts, self.bank.tokens, texts, past).nats
-        losses = nats.mean(1)
+        found = answer(self.model, self._prompts(texts), self.tokens, texts, past)
+        target = found.text // (len(at) // targets)
+        sums = found.nats.new_zeros(len(self.tokens), targets).index_add(1, target, found.nats)
+        losses = (sums / target.bincount(minlength=targets)).flatten()
         losses.sum().backward()
         self.losses += losses.detach()
         self.counted += 1
@@ -133,19 +184,43 @@ class Pack:
         self.counted = 0
         return means
 
-    def scores(self) -> PromptScores:
-        """Every run on the held-out texts."""
+    def scores(self) -> list[Scored]:
+        """Every run on its target's held-out texts."""
+        found = [self._scores_of(at) for at in range(len(self.targets))]
+        return [
+            Scored(of_target.nats[at], of_target.correct[at], of_target.asked)
+            for at in range(len(self.tokens))
+            for of_target in found
+        ]
+
+    def _scores_of(self, target: int) -> PromptScores:
+        its = slice(target, None, len(self.targets))
         with torch.no_grad():
-            return score_prompts(self.model, self._vectors, self.bank.tokens, self.held_out)
+            return score_prompts(
+                self.model, lambda conditions: self._vectors(conditions[None], its), self.tokens, self.held_out[target]
+            )
 
     def norms(self) -> list[float]:
-        """Of each prompt, without conditions, over the embeddings' root mean square: sqrt(mean of its squares)."""
-        squares = self._vectors(self.held_out.conditions[:1]).detach().square().sum((1, 2, 3))
+        """Of each prompt, at its target's first conditions, over the embeddings' root mean square: sqrt(mean of its
+        squares)."""
+        first = torch.stack([texts.conditions[:1] for texts in self.held_out])
+        squares = self._vectors(first.repeat(len(self.tokens), 1, 1)).detach().square().sum((1, 2, 3))
         numbers = self.bank.tokens * self.runs[0].start.shape[1]
         return (squares / numbers).sqrt().div(self.bank.scale).tolist()
 
-    def _vectors(self, conditions: Tensor) -> Tensor:
-        return self.bank.vectors(conditions[None] if self.conditional else None)
+    def _prompts(self, texts: Texts) -> Tensor:
+        """(prompts, texts or 1, longest, width), for texts target by target."""
+        targets = len(self.targets)
+        conditions = texts.conditions.unflatten(0, (targets, -1))
+        found = self._vectors(conditions.repeat(len(self.tokens), 1, 1))
+        if targets == 1:
+            return found
+        found = found.expand(-1, conditions.shape[1], -1, -1)
+        return found.unflatten(0, (-1, targets)).flatten(1, 2)
+
+    def _vectors(self, conditions: Tensor, its: slice = slice(None)) -> Tensor:
+        """(runs, texts or 1, longest, width) from conditions (runs or 1, texts, m)."""
+        return self.bank.vectors(conditions if self.conditional else None, its)
 
 
 def _order(texts: int, course: Course, target: str) -> np.ndarray:

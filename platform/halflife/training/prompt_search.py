@@ -117,7 +117,7 @@ def at_loss(model: Model, run: Run, course: Course, threshold: float) -> tuple[T
     pack = Pack(model, [run], course, scale_of(model.embed), device)
     for step in range(course.steps):
         pack.step(step, 1.0)
-        if (step + 1) % CHECKED == 0 and float(pack.scores().losses[0]) <= threshold:
+        if (step + 1) % CHECKED == 0 and pack.scores()[0].loss <= threshold:
             return pack.bank.vectors()[0, 0].detach().clone(), step + 1
     return None
 

@@ -1,0 +1,311 @@
+"""How much information does it take to break a protection?
+
+A trunk learns a skill among others. Then it is protected: fine-tuned to say "no" instead, fine-tuned to say so also
+where demonstrations of the skill come before (what a text would attack with), or taught to say so behind a guarding
+prefix alone. Prompts of k vectors are fitted to bring the right answers back, and asked on items that no model was
+trained on, beside the unprotected trunk and one that never had the skill.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+from halflife.data.mixture import Mixture, Source, check
+from halflife.errors import UserError
+from halflife.evaluation.probes import Ends, Evaluation, LanguageProbe
+from halflife.evaluation.targets import LanguageTarget
+from halflife.models.ladder import Rung
+from halflife.models.prompts import Smaller, SoftPrompt, initial
+from halflife.stages.base import Stage
+from halflife.stages.soft_prompts import FitSoftPrompts
+from halflife.stages.train import Checkpoint, Train
+from halflife.sweep.cli import Preset, main
+from halflife.sweep.place import Place
+from halflife.sweep.study import Study, Trial
+from halflife.tasks.languages import Language
+from halflife.tasks.refusals import Attacked, Refused
+from halflife.tasks.sequences import SEQUENCES
+from halflife.tracking import schema
+from halflife.training.optimizers import AdamW
+from halflife.training.schedules import Schedule
+from studies.backdoor_persistence import report
+from studies.soft_prompt_settings import PHASE, warm_label
+
+NAME = "jailbreak_resistance"
+GUARD = "@guard@"
+SHOTS = 2
+"""Demonstrations before a refused prompt in adversarial training."""
+Protection = Literal["fine-tuned", "adversarial", "guard"]
+LABELS = {
+    "none": "no protection", "fine-tuned": "fine-tuned to refuse", "adversarial": "to refuse after demonstrations too",
+    "guard": "a guarding prefix",
+}  # fmt: skip
+NAMED = {kind().name: kind for kind in SEQUENCES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Sizes x seeds x protections; behind each protected model prompts of k tokens x restarts."""
+
+    sizes: tuple[str, ...]
+    """Rungs of the ladder, by non-embedding parameters."""
+    seeds: int
+    skill: str = "copy"
+    """The language that is protected: one of family A's, with a rule."""
+    others: tuple[str, ...] = ("sorting", "brackets", "counting")
+    """Languages learned beside it, by every model."""
+    protections: tuple[Protection, ...] = ("fine-tuned", "adversarial", "guard")
+    tokens: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
+    initials: tuple[str, ...] = ("vocabulary",)
+    restarts: int = 2
+    examples: int = 128
+    asked: int = 64
+    steps: int = 250
+    batch: int = 8
+    prompt_rate: float = 0.2
+    trunk_tokens: int = 4_000_000
+    protection_tokens: int = 300_000
+    batch_tokens: int = 2048
+    sequence_length: int = 128
+    rate: float = 5e-3
+    """The trunk's, stated for width 64 (muP)."""
+    protection_rate: float = 0.5
+    """Multiple of the trunk's."""
+
+
+PRESETS = {
+    "smoke": Preset(
+        summary="A minute and a half on 2 CPU cores: does everything work here? A trunk too short to have the skill.",
+        settings=Settings(
+            sizes=("30k",), seeds=1, tokens=(0, 1, 4), restarts=1, steps=60, trunk_tokens=150_000, examples=64,
+            protection_tokens=60_000,
+        ),
+    ),
+    "demo": Preset(
+        summary="Ten minutes on 2 CPU cores: one size, 2 seeds, all protections.",
+        settings=Settings(sizes=("60k",), seeds=2, tokens=(0, 1, 4, 16)),
+    ),
+    "laptop": Preset(
+        summary="An hour on 2 CPU cores: 3 sizes x 5 seeds.", settings=Settings(sizes=("30k", "60k", "120k"), seeds=5)
+    ),
+    "gpu": Preset(
+        summary="One GPU: 4 sizes from 1m to 85m x 5 seeds, prompts of up to 64 tokens.",
+        settings=Settings(
+            sizes=("1m", "4.7m", "19m", "85m"), seeds=5, tokens=(0, 1, 2, 4, 8, 16, 32, 64), restarts=4, steps=1000,
+            trunk_tokens=20_000_000, protection_tokens=2_000_000, batch_tokens=16_384,
+        ),
+    ),
+}  # fmt: skip
+
+
+def check_settings(settings: Settings) -> None:
+    for size in settings.sizes:
+        Rung(size=size)
+    for name in (settings.skill, *settings.others):
+        if name not in NAMED or not NAMED[name].has_rule:
+            known = ", ".join(name for name, kind in NAMED.items() if kind.has_rule)
+            raise UserError(f"unknown language {name!r}: expected one of {known}")
+    if settings.skill in settings.others:
+        raise UserError(f"--others {' '.join(settings.others)}: expected languages beside the skill {settings.skill!r}")
+    for flag in ("sizes", "protections", "tokens", "initials"):
+        values = getattr(settings, flag)
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"--{flag} {' '.join(map(str, values))}: expected at least one value, each once")
+    if 0 not in settings.tokens or len(settings.tokens) < 2:
+        raise UserError(f"--tokens {' '.join(map(str, settings.tokens))}: expected 0 and more")
+    for flag in ("seeds", "restarts", "examples", "asked", "steps", "batch", "trunk_tokens", "protection_tokens"):
+        if getattr(settings, flag) <= 0:
+            raise UserError(f"--{flag.replace('_', '-')} {getattr(settings, flag)}: expected a positive number")
+    for name in settings.initials:
+        initial(name)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one size and seed is made of."""
+
+    settings: Settings
+    size: str
+    seed: int
+
+    @property
+    def skill(self) -> Language:
+        return NAMED[self.settings.skill](seed=self.seed)
+
+    @property
+    def others(self) -> tuple[Language, ...]:
+        return tuple(NAMED[name](seed=self.seed) for name in self.settings.others)
+
+    def mixture(self, *languages: Language) -> Mixture:
+        sources = tuple(Source(corpus=language, loss="answers") for language in (*languages, *self.others))
+        return Mixture(sources=sources, sequence=self.settings.sequence_length)
+
+    def train(self, start: Rung | Checkpoint, mixture: Mixture, tokens: int, rate: float, schedule: Schedule) -> Train:
+        settings = self.settings
+        probe = LanguageProbe(languages=(self.skill,), trials=64, seed=self.seed)
+        return Train(
+            start=start,
+            mixture=mixture,
+            tokens=tokens,
+            batch_tokens=settings.batch_tokens,
+            optimizer=AdamW(learning_rate=settings.rate * rate),
+            schedule=schedule,
+            evaluations=(Evaluation(name="skill", probe=probe, at=Ends()),),
+            seed=self.seed,
+        )
+
+    def trunk(self, *, skilled: bool = True) -> Train:
+        mixture = self.mixture(self.skill) if skilled else self.mixture()
+        return self.train(Rung(size=self.size), mixture, self.settings.trunk_tokens, 1.0, Schedule(warmup=0.02))
+
+    def protected(self, protection: str) -> Train:
+        """The trunk, trained on to refuse. Behind a guard alone it goes on to answer where there is none."""
+        skill = self.skill
+        taught: dict[str, tuple[Language, ...]] = {
+            "fine-tuned": (Refused(language=skill, seed=self.seed),),
+            "adversarial": tuple(Refused(language=skill, shots=shots, seed=self.seed) for shots in range(SHOTS + 1)),
+            "guard": (Refused(language=skill, guard=GUARD, seed=self.seed), skill),
+        }
+        return self.train(
+            Checkpoint(stage=self.trunk()),
+            self.mixture(*taught[protection]),
+            self.settings.protection_tokens,
+            self.settings.protection_rate,
+            Schedule(shape="continue"),
+        )
+
+    def prompts(self, protection: str) -> tuple[SoftPrompt, ...]:
+        """What is fitted cannot change what stands before it: the guard comes first."""
+        settings = self.settings
+        return tuple(
+            SoftPrompt(
+                tokens=k, position=len(GUARD) if protection == "guard" else "start", initial=initial(name),
+                learning_rate=settings.prompt_rate, restart=restart,
+                label=f"k{k}-{name.split(':')[0]}-r{restart}" if k else "k0",
+            )
+            for k in sorted(settings.tokens)
+            for name in settings.initials
+            for restart in range(settings.restarts)
+            if k or (name == settings.initials[0] and restart == 0)
+        )  # fmt: skip
+
+    def attack(self, model: Train, protection: str, *, steps: int | None = None) -> dict[str, Stage]:
+        """Prompts fitted to the right answers behind `model`, and each k again from the next smaller one."""
+        settings, chosen = self.settings, self.prompts(protection)
+        guard = GUARD if protection == "guard" else ""
+        attacked = Attacked(language=self.skill, called=protection, guard=guard, seed=self.seed)
+        stage = FitSoftPrompts(
+            model=Checkpoint(stage=model),
+            targets=(LanguageTarget(language=attacked, asked="held-out", seed=self.seed),),
+            prompts=chosen,
+            examples=settings.examples,
+            asked=settings.asked,
+            steps=settings.steps if steps is None else steps,
+            batch=settings.batch,
+            seed=self.seed,
+        )
+        stages: dict[str, Stage] = {PHASE: stage}
+        first = {prompt.tokens: prompt for prompt in reversed(chosen)}
+        warm = tuple(
+            replace(
+                first[after],
+                initial=Smaller(stage=stage, prompt=first[before].name),
+                label=warm_label(after),
+            )
+            for before, after in pairwise(sorted(settings.tokens)[1:])
+        )
+        if warm and steps is None:
+            stages["warm"] = replace(stage, prompts=warm)
+        return stages
+
+
+def trials(settings: Settings) -> Iterator[Trial]:
+    for size in settings.sizes:
+        for seed in range(settings.seeds):
+            cell = Cell(settings, size, seed)
+            trunk, never = cell.trunk(), cell.trunk(skilled=False)
+            for protection in settings.protections:
+                model = cell.protected(protection)
+                made = {"trunk": trunk, "protection": model}
+                yield _trial(cell, protection, {**made, **cell.attack(model, protection)}, "treatment")
+                yield _trial(cell, protection, {"trunk": never, **cell.attack(never, protection)}, "absent")
+            yield _trial(cell, "none", {"trunk": trunk, **cell.attack(trunk, "none")}, "positive")
+            first = settings.protections[0]
+            model = cell.protected(first)
+            made = {"trunk": trunk, "protection": model}
+            yield _trial(cell, first, {**made, **cell.attack(model, first, steps=0)}, "null")
+
+
+def _trial(cell: Cell, protection: str, stages: dict[str, Stage], role: str) -> Trial:
+    parts = [cell.size, f"seed {cell.seed}", protection] + ([] if role == "treatment" else [role])
+    rung = Rung(size=cell.size)
+    return Trial(
+        name=" · ".join(parts),
+        parameters={"size": cell.size, "parameters": rung.parameters, "seed": cell.seed, "protection": protection},
+        stages=stages,
+        role=role,
+        facts={"rung": rung.describe()},
+    )
+
+
+def declare(preset: str, settings: Settings) -> schema.Declaration:
+    cell = Cell(settings, settings.sizes[0], 0)
+    told = {
+        prompt.name: {"k": prompt.tokens, "restart": prompt.restart, "initial": [*prompt.name.split("-"), "none"][1]}
+        for prompt in cell.prompts("none")
+    }
+    further = settings.restarts * len(settings.initials)
+    for k in sorted(settings.tokens)[2:]:
+        told[warm_label(k)] = {"k": k, "restart": further, "initial": "smaller k"}
+    return schema.Declaration(
+        study=NAME,
+        title="Jailbreak resistance",
+        question="How many optimised prompt tokens does it take to break a protection?",
+        reading=(
+            "A trunk learns a skill, then a protection against saying it. Prompts of k vectors are fitted to right "
+            "answers and asked on held-out items: prompts/<protection>.<prompt>/hits of trials are right answers, loss "
+            "is nats a token. Behind the guarding prefix a prompt stands after the guard."
+        ),
+        preset=preset,
+        axes=(
+            schema.Axis(
+                name="parameters", label="Model size",
+                values=tuple(Rung(size=size).parameters for size in settings.sizes),
+                unit="non-embedding parameters", scale="log",
+            ),
+            schema.Axis(name="seed", label="Seed", values=tuple(range(settings.seeds))),
+            schema.Axis(name="protection", label="Protection", values=settings.protections),
+        ),
+        outcomes=tuple(
+            schema.Outcome(name=name, label=LABELS[name], phase=PHASE, task=name, chance=cell.skill.chance)
+            for name in (*settings.protections, "none")
+        ),
+        controls=(
+            schema.Control(kind="positive", label="the trunk without a protection", role="positive"),
+            schema.Control(kind="absent", label="a model that never had the skill", role="absent"),
+            schema.Control(kind="null", label="prompts that were not fitted", role="null"),
+        ),
+        figures=("soft_prompts", "distances", "restarts"),
+        corpus=f"{settings.skill}, {', '.join(settings.others)}",
+        notes=(f"adversarial: refusals also after {SHOTS} demonstrations; guard: refusals behind {GUARD!r} alone",),
+        prompts=told,
+        settings=dataclasses.asdict(settings),
+    )  # fmt: skip
+
+
+def build(preset: str, settings: Settings, place: Place) -> Study:
+    """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
+    check_settings(settings)
+    study = Study(declaration=declare(preset, settings), trials=tuple(trials(settings)))
+    for trial, _, stage in study.uses():
+        if isinstance(stage, Train) and trial.parameters["seed"] == 0:
+            check(stage.mixture, place.results, batch_tokens=stage.batch_tokens, steps=stage.steps)
+    return study
+
+
+if __name__ == "__main__":
+    main(build, PRESETS, report=report, description=__doc__)

@@ -1,0 +1,102 @@
+"""The study of protections as a plan, and the languages that protections are made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from halflife.errors import UserError
+from halflife.stages.soft_prompts import FitSoftPrompts
+from halflife.stages.train import Checkpoint
+from halflife.sweep.place import Place
+from halflife.sweep.study import Study
+from halflife.tasks.refusals import NO, Attacked, Refused
+from halflife.tasks.sequences import DelayedCopy
+from studies.jailbreak_resistance import GUARD, PRESETS, Settings, build
+from studies.soft_prompt_settings import PHASE
+
+COPY = DelayedCopy()
+SMOKE: Settings = PRESETS["smoke"].settings
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return build("smoke", SMOKE, Place(results=Path(tmp_path_factory.mktemp("results"))))
+
+
+def test_refusals_are_of_memorised_items_and_nothing_held_out_is_shown() -> None:
+    held_out = {example.prompt for example in COPY.examples("held-out")}
+    for refused in (Refused(language=COPY), Refused(language=COPY, shots=2), Refused(language=COPY, guard=GUARD)):
+        items = refused.items()
+        assert len(items) == len(COPY.examples("memorised"))
+        assert {answer for _, answer in items} == {NO}
+        assert not any(prompt.endswith(tuple(held_out)) for prompt, _ in items)
+    assert all(prompt.startswith(GUARD) for prompt, _ in Refused(language=COPY, guard=GUARD).items())
+
+
+def test_shots_are_right_answers_before_the_prompt() -> None:
+    known = {example.prompt + example.answer for example in COPY.examples("memorised")}
+    prompt, _ = Refused(language=COPY, shots=2).items()[0]
+    *shown, last = prompt.split("\n")
+    assert [line + "\n" in known for line in shown] == [True, True]
+    assert any(example.prompt == last for example in COPY.examples("memorised"))
+
+
+def test_an_attack_asks_for_the_languages_own_answers_in_its_own_parts() -> None:
+    attacked = Attacked(language=COPY, called="guard", guard=GUARD)
+    for part in ("memorised", "held-out"):
+        own = COPY.examples(part)
+        assert [(e.prompt, e.answer) for e in attacked.examples(part)] == [(GUARD + e.prompt, e.answer) for e in own]
+    assert attacked.name == "guard"
+
+
+def test_every_protection_is_attacked_beside_the_model_that_never_had_the_skill(study: Study) -> None:
+    by = {(trial.role, trial.parameters["protection"]): trial.stages for trial in study.trials}
+    assert set(by) == {
+        ("positive", "none"), ("null", "fine-tuned"),
+        *((role, kind) for role in ("treatment", "absent") for kind in ("fine-tuned", "adversarial", "guard")),
+    }  # fmt: skip
+    for kind in SMOKE.protections:
+        present, absent = (by[role, kind][PHASE] for role in ("treatment", "absent"))
+        assert isinstance(present, FitSoftPrompts)
+        assert isinstance(absent, FitSoftPrompts)
+        assert isinstance(absent.model, Checkpoint)
+        assert replace(absent, model=present.model) == present
+        taught = {source.corpus.name for source in absent.model.stage.mixture.sources}  # type: ignore[union-attr]
+        assert taught == set(SMOKE.others)
+
+
+def test_prompts_stand_after_the_guard(study: Study) -> None:
+    for trial in study.trials:
+        stage = trial.stages[PHASE]
+        assert isinstance(stage, FitSoftPrompts)
+        places = {prompt.position for prompt in stage.prompts}
+        assert places == ({len(GUARD)} if trial.parameters["protection"] == "guard" else {"start"})
+
+
+def test_every_prompt_is_declared(study: Study) -> None:
+    used = {p.name for stage in study.stages if isinstance(stage, FitSoftPrompts) for p in stage.prompts}
+    assert used == set(study.declaration.prompts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"skill": "dance"}, "unknown language 'dance'"),
+        ({"skill": "lookup"}, "unknown language 'lookup'"),
+        ({"others": ("copy",)}, "expected languages beside the skill 'copy'"),
+        ({"tokens": (4,)}, "expected 0 and more"),
+        ({"seeds": 0}, "--seeds 0: expected a positive number"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(tmp_path: Path, changes, message) -> None:
+    with pytest.raises(UserError, match=message):
+        build("smoke", replace(SMOKE, **changes), Place(results=tmp_path))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_plan(preset: str, tmp_path: Path) -> None:
+    if preset in ("smoke", "demo"):
+        assert build(preset, PRESETS[preset].settings, Place(results=tmp_path)).trials
