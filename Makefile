@@ -38,8 +38,8 @@ install-hf: $(VENV)/.train  ## what released models and Hugging Face datasets ne
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hf]'
 
 # What a cluster's hosts need, and who starts one: Ray's dashboard and jobs, MLflow's passwords, buckets.
-$(VENV)/.cluster: $(VENV)/.train
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,cluster]'
+$(VENV)/.cluster: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[train,cluster]'
 	@touch $@
 
 install-cluster: $(VENV)/.cluster  ## what `ray up cluster.yaml` and --cluster need besides

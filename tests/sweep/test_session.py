@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from halflife.errors import UserError
 from halflife.sweep import session
 from halflife.sweep.place import Place
-from tests.sweep.drivers import Driver, runs
+from halflife.sweep.resources import Gpus, Machine
+from tests.stages.training_worker import branch
+from tests.sweep.drivers import ROOT, Driver, runs
 
 HEAD, GPU_HOST = {"CPU": 8.0, "memory": 8e9}, {"CPU": 8, "GPU": 1}
 AWS: dict[str, Any] = {
@@ -60,6 +63,7 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A Ray of two nodes with a core each; sweeps join it."""
     from ray.cluster_utils import Cluster
 
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "platform"), str(ROOT)]))
     cluster = Cluster()
     for _ in range(2):
         cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
@@ -71,18 +75,34 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.slow
 def test_a_sweep_runs_on_every_node_of_the_ray_it_joins_and_leaves_it_running(two_nodes, tmp_path: Path):
-    report = Driver(tmp_path, "--seconds", "1.0").report()
+    long = ["--branches", "1", "--seconds", "15"]  # longer than the second core's actor takes to start
+    report = Driver(tmp_path, *long).report()
     assert (report["run"], report["failed"]) == (report["stages"], {})
     assert len({pid for pids in runs(tmp_path).values() for pid in pids}) == 2, "an actor for each core"
     assert all(len(pids) == 1 for pids in runs(tmp_path).values())
-    assert all(node.all_processes_alive() for node in two_nodes.list_all_nodes())
-    assert Driver(tmp_path).report()["cached"] == report["stages"]
+    assert all(node.remaining_processes_alive() for node in two_nodes.list_all_nodes())
+    assert Driver(tmp_path, *long).report()["cached"] == report["stages"]
 
 
-@pytest.mark.slow
 def test_no_cluster_at_the_address_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     session.cluster.cache_clear()
-    with pytest.raises(UserError, match="Ray does not start") as error:
+    with pytest.raises(UserError, match=r"no Ray answers at RAY_ADDRESS=127\.0\.0\.1:9 ") as error:
         Place(results=tmp_path).check()
     assert "\n" not in str(error.value)
+
+
+def test_workers_on_several_hosts_with_results_in_a_bucket_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HALFLIFE_CACHE", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    cluster = Machine(cores=8, memory_bytes=1e12, gpus=Gpus(count=0, memory_bytes=0.0))
+    monkeypatch.setattr(session, "cluster", lambda with_gpus: cluster)
+    (tmp_path / "text.jsonl").write_text(
+        "".join(json.dumps({"text": f"Document {number} tells of hosts. " * 30}) + "\n" for number in range(300))
+    )
+    stage = branch(tmp_path, tmp_path / "text.jsonl")
+    two: dict[str, Any] = {"engine": "deepspeed", "workers": 2}
+    with pytest.raises(UserError, match=r"2 workers on a cluster .* results are in s3://bucket/results: expected"):
+        Place(results=Path("s3://bucket/results"), **two).check_stages([stage])
+    Place(results=Path("s3://bucket/results")).check_stages([stage])
+    Place(results=tmp_path, **two).check_stages([stage])

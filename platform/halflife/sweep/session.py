@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -88,11 +89,28 @@ def _start(cpus: int, gpus: int, scratch: Path) -> None:
 
 
 def _join() -> None:
+    set_environment()
     import ray
 
     if not ray.is_initialized():
+        address = os.environ["RAY_ADDRESS"]
+        _require_answer(address)
         runtime = {"env_vars": dict(ENVIRONMENT), "worker_process_setup_hook": f"{__name__}.prepare_worker"}
-        _connect(address="auto", runtime_env=runtime)
+        _connect(address=address, runtime_env=runtime)
+
+
+def _require_answer(address: str) -> None:
+    """Raises UserError when nobody answers at an address of host and port: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10.0).close()
+    except OSError as error:
+        raise UserError(
+            f"no Ray answers at RAY_ADDRESS={address} ({error.strerror or error}): start it, or unset RAY_ADDRESS to "
+            "run on this machine alone"
+        ) from error
 
 
 def _connect(**settings: Any) -> None:
