@@ -152,7 +152,21 @@ def held(out: Path, zero: int, engines: int, workers: int) -> list[float]:
     return found
 
 
-TASKS: dict[str, Callable[..., Any]] = {"several": several, "loop": loop, "held": held}
+def released(out: Path, sources: list[str], results: str, zeros: list[int], workers: int) -> dict[str, Any]:
+    """Points by model folder and ZeRO stage; each run's folder is FAMILY-ZERO."""
+    from halflife.training.execution import Execution
+    from tests.stages.test_released_on_deepspeed import points, short
+
+    found = {}
+    for source in sources:
+        for zero in zeros:
+            execution = Execution(engine="deepspeed", workers=workers, zero=zero)
+            name = f"{Path(source).name}-{zero}"
+            found[name] = points(short(Path(source), Path(results)), out / name, Path(results), execution)
+    return found
+
+
+TASKS: dict[str, Callable[..., Any]] = {"several": several, "loop": loop, "held": held, "released": released}
 
 
 def main(task: str, out: Path, options: dict[str, Any]) -> None:

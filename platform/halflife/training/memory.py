@@ -23,6 +23,8 @@ BUCKET = 100_000_000
 """Elements that DeepSpeed reduces at once, at most."""
 LIVE = 10
 """So many times a bucket's elements may be gathered at a time under ZeRO 3."""
+RECOMPUTED = 1.5
+"""A layer's activations and the gradients that pass back through it, over its activations alone."""
 BF16_SHARE = 0.75
 """Activations under bf16 autocast over those in fp32: the residual stream and the loss stay fp32."""
 
@@ -74,9 +76,9 @@ def of_training(
     zero, workers = execution.zero, execution.workers
     shard = trained / workers if zero else float(trained)
     moments = _moments(optimizer, architecture.parameters, embeddings) / whole * shard
-    # What a step holds while it talks: a bucket of gradients, and under ZeRO 3 the weights that are gathered.
-    bucket = min(BUCKET, whole)
-    passing = (bucket if zero else 0) + (min(whole, LIVE * bucket) if zero == 3 else 0)
+    # A bucket of gradients while they are reduced, which ZeRO 3 keeps, and there the weights that are gathered.
+    bucket = min(BUCKET, whole) if zero else 0
+    passing = min(whole, LIVE * bucket) if zero == 3 else bucket
     updates = 2.0 * architecture.parameters / workers if zero and isinstance(optimizer, Muon) else 0.0
     own = -(-rows // workers)
     micro = min(own, execution.micro_rows or rows_within(architecture, vocabulary, sequence, activation_budget))
@@ -84,7 +86,7 @@ def of_training(
     casts = 2.0 * whole if precision == "bf16" else 0.0
     return Memory(
         parameters=4.0 * (whole / workers if zero == 3 else whole),
-        gradients=4.0 * (shard if zero >= 2 else trained),
+        gradients=4.0 * (shard if zero >= 2 else trained) + (4.0 * bucket if zero == 3 else 0.0),
         optimizer=4.0 * (moments + (shard if zero else 0.0)),  # DeepSpeed updates a copy of its shard
         origin=4.0 * shard,
         activations=max(micro * sequence * held + casts + 4.0 * passing, 4.0 * updates),
@@ -117,12 +119,12 @@ def rows_within(architecture: Rung | Released, vocabulary: int, sequence: int, b
 def held_bytes(architecture: Rung | Released, vocabulary: int, precision: str, checkpointing: bool) -> float:
     """Estimate of the bytes that one token holds from its forward to its backward pass.
 
-    With checkpointing (arXiv 1604.06174): every layer's input, and the inside of one layer at a time.
+    With checkpointing (arXiv 1604.06174): every layer's input, and the logits or, when they are gone, a layer.
     """
     share = BF16_SHARE if precision == "bf16" else 1.0
     if not checkpointing:
         return share * architecture.activation_bytes(vocabulary)
-    inside = _layer_bytes(architecture, vocabulary) + _logit_bytes(vocabulary)
+    inside = max(_logit_bytes(vocabulary), RECOMPUTED * _layer_bytes(architecture, vocabulary))
     return share * inside + 4.0 * architecture.depth * architecture.width
 
 

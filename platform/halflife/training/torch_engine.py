@@ -80,6 +80,7 @@ class TorchEngine:
                     before, _ = self._predicted(self.reference, part)
                 summed = summed_divergence(before, logits, targets >= 0)
                 loss = loss + self.divergence * summed / (tokens[:, 1:].numel() if scored is None else scored)
+            del logits  # as large as the gradient that is now made of it
             loss.backward()
         return total
 
