@@ -93,3 +93,17 @@ def test_stages_of_two_workers_survive_a_death_and_ctrl_c_and_end_as_those_of_on
     assert (2, 1) in executions
     assert (1, 2) in executions
     assert sum(record["resumed"] is not None for record in records(results)) >= 2
+
+
+def test_an_engine_left_open_runs_what_one_device_is_too_small_for_on_two(tmp_path: Path):
+    source = text(tmp_path)
+    planned = Driver(tmp_path / "auto", str(source), "dry", program="auto_program")
+    assert planned.report()["dry_run"]
+    assert "deepspeed x 2, ZeRO 1" in planned.output
+    assert "does not fit" not in planned.output
+    driver = Driver(tmp_path / "auto", str(source), program="auto_program")
+    wait_for(lambda: len(workers_of(driver.process.pid)) == 2 or driver.process.poll() is not None, timeout=400)
+    report = driver.report(timeout=400)
+    assert (report["failed"], report["run"]) == ({}, 2)
+    for record in records(tmp_path / "auto"):
+        assert [record["execution"][field] for field in ("engine", "workers", "zero")] == ["deepspeed", 2, 1]
