@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 PYTHON := $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run test test-slow install install-hf install-cluster test-cluster ui report gallery bench bench-gpu validate lint clean
+.PHONY: help run test test-slow install install-hf install-cluster test-cluster ui report gallery bench bench-gpu load validate lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -74,6 +74,9 @@ validate: $(VENV)/.dev  ## plant truths, count how often intervals hold them: do
 
 bench: $(VENV)/.dev  ## speed, as ratios measured in one run
 	$(BIN)/python -m tests.benchmarks
+
+load: $(VENV)/.dev  ## what a stage costs beside its training, by thousands of tiny ones; ten minutes
+	$(BIN)/python -m tests.load
 
 bench-gpu: $(VENV)/.dev  ## speed and utilisation on this machine's GPU, in ten minutes
 	$(BIN)/python -m tests.benchmarks.gpu

@@ -176,9 +176,9 @@ def test_a_hundred_thousand_stages_are_planned_within_a_minute(store: Store) -> 
         trunk = replace(TRUNK, seed=seed)
         stages.append(trunk)
         stages.extend(replace(BRANCH, start=Checkpoint(stage=trunk), tokens=500_000 + number) for number in range(99))
-    began = time.monotonic()
+    began = time.process_time()
     plan = Plan(stages, store)
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     assert len(plan.missing) == 100_000
     assert seconds < 60
 

@@ -24,8 +24,12 @@ from tests.stages.fakes import Walk, computed, final_state
 ROOT = Path(__file__).parents[2]
 
 
-def _worker(store: Store, *names: str, steps: int = 4, pause: float = 0.0) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}"}
+def _worker(store: Store, *names: str, steps: int = 4, pause: float = 0.0, resolvers: int = 1) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}",
+        "RESOLVERS": str(resolvers),
+    }
     command = [sys.executable, "-m", "tests.stages.worker", str(store.root), str(steps), str(pause), *names]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -246,8 +250,11 @@ def test_progress_is_told_as_it_is_made(store: Store) -> None:
 @pytest.mark.slow
 def test_many_resolvers_of_few_stages_complete_each_once_and_do_not_deadlock(store: Store) -> None:
     names = [str(number) for number in range(8)]
-    workers = [_worker(store, *names[turn % 8 :], *names[: turn % 8], steps=5, pause=0.01) for turn in range(24)]
-    told = [worker.communicate(timeout=240)[0].split() for worker in workers]
+    workers = [
+        _worker(store, *names[turn:], *names[:turn], steps=5, pause=0.01, resolvers=8) for turn in range(8)
+    ]  # 64 in all
+    told = [worker.communicate(timeout=400)[0].split() for worker in workers]
     assert {worker.returncode for worker in workers} == {0}
+    assert [len(attempts) for attempts in told] == [64] * 8  # each of eight threads was given each of eight stages
     assert set(Counter(computed(store.root)).values()) == {1}
     assert len({attempt for attempts in told for attempt in attempts}) == len(names)

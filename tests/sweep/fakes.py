@@ -23,7 +23,7 @@ class Fake(Stage):
     seconds: float = 0.05
     points: int = 5
     deed: str = ""
-    """"" | raise | raise-once | diverge | kill-once"""
+    """"" | raise | raise-once | memory-once | diverge | kill-once"""
 
     @property
     def cost(self) -> Cost:
@@ -50,6 +50,8 @@ class Fake(Stage):
             raise Diverged("loss is nan at step 3")
         if self.deed == "raise" or (self.deed == "raise-once" and first):
             raise RuntimeError("as asked")
+        if self.deed == "memory-once" and first:
+            bytearray(2**62)
         if self.deed == "kill-once" and first:
             os.kill(os.getpid(), signal.SIGKILL)
         seconds = time.monotonic() - began

@@ -32,19 +32,22 @@ def statuses(database: Path) -> dict[str, str]:
 
 
 def test_killed_and_raising_stages_are_tried_again_and_hopeless_ones_block_only_their_own(tmp_path: Path):
-    flags = ("--deeds", "trunk0", "kill-once", "branch0.0", "raise-once", "branch0.1", "raise", "trunk1", "diverge")
+    once = ("trunk0", "kill-once", "branch0.0", "raise-once", "branch0.2", "memory-once")
+    flags = ("--branches", "3", "--deeds", *once, "branch0.1", "raise", "trunk1", "diverge")
     driver = Driver(tmp_path, *flags)
     report = driver.report()
     assert driver.process.returncode == 1
     assert list(report["failed"].values()) == ["RuntimeError: as asked"]
-    assert len(report["blocked"]) == 2
+    assert len(report["blocked"]) == 3
     assert "ended as diverged" in next(iter(report["blocked"].values()))
-    assert counts(tmp_path) == [1, 2, 2, 3]  # diverged, killed once, raised once, raised three times
+    # diverged, killed once, raised once, out of memory once, raised three times
+    assert counts(tmp_path) == [1, 2, 2, 2, 3]
     assert "is tried again: its process died" in driver.output
+    assert "is tried again: MemoryError" in driver.output
     assert "the same command goes on from here" in driver.output
     again = Driver(tmp_path, *flags).report()
-    assert again["cached"] == 3
-    assert counts(tmp_path) == [1, 2, 2, 6]
+    assert again["cached"] == 4
+    assert counts(tmp_path) == [1, 2, 2, 2, 6]
     found = statuses(tmp_path / "mlflow.db")
     assert (found["branch0.0"], found["branch0.1"], found["trunk1 · trunk (shared)"]) == (
         "FINISHED",
@@ -87,6 +90,26 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path):
     assert driver.process.wait(timeout=5) in (130, -signal.SIGINT)
     driver.process.communicate()
     wait_for(lambda: not any("StageActor" in line for line in processes_of(driver.process.pid)), timeout=15)
+
+
+def test_a_database_that_another_program_locks_delays_publishing_and_loses_nothing(tmp_path: Path):
+    driver = Driver(tmp_path, "--seconds", "1", "--branches", "2")
+    wait_for(lambda: len(runs(tmp_path)) >= 2)
+    connection = sqlite3.connect(tmp_path / "mlflow.db", timeout=60)
+    connection.isolation_level = None
+    connection.execute("BEGIN EXCLUSIVE")
+    wait_for(lambda: len(list(tmp_path.glob("stages/*/DONE"))) == 6)
+    time.sleep(8.0)  # longer than a client of SQLite waits for a lock
+    connection.execute("ROLLBACK")
+    connection.close()
+    report = driver.report()
+    assert (report["run"], report["failed"], report["unpublished"]) == (6, {}, [])
+    assert counts(tmp_path) == [1] * 6
+    assert set(statuses(tmp_path / "mlflow.db").values()) == {"FINISHED"}
+    connection = sqlite3.connect(tmp_path / "mlflow.db")
+    (points,) = connection.execute("SELECT count(*) FROM metrics WHERE key NOT LIKE 'sweep/%'").fetchone()
+    connection.close()
+    assert points == 6 * 5 * 2
 
 
 def test_a_driver_killed_with_its_whole_group_leaves_work_that_the_same_command_finishes(tmp_path: Path):

@@ -1,0 +1,199 @@
+"""`python -m tests.load`: thousands of tiny stages through the real plan, Tune, store and MLflow. What does each cost?
+
+The trainer is a fake of 10 ms. The machine may be busy with other things, so CPU time stands beside wall time.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from halflife.stages.base import Outcome
+from halflife.stages.plan import Plan
+from halflife.stages.run import run_stage
+from halflife.stages.store import Store
+from halflife.sweep.launch import run
+from halflife.sweep.place import Place
+from halflife.sweep.study import Study
+from tests.load.sampling import Sampler, Span, free_port
+from tests.sweep.fakes import Fake
+from tests.sweep.helpers import study
+
+TRAINING = 0.01
+"""Seconds that the fake trainer takes."""
+MOST_MS, MOST_UI_SECONDS, MOST_GROWTH = 250.0, 2.0, 0.15
+"""A stage of the sweep, wall; a page in the browser; memory, from a quarter of the way to the end, as a share."""
+DONE = Outcome(status="complete", attempt="", summary={})
+ALONE = 100
+"""Stages that the store is timed with, without Ray."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    stages: int = 2000
+    """In all: a trunk for every nine branches."""
+    slots: int = 2
+    json: Path | None = None
+    """Write the figures there."""
+
+
+def main(settings: Settings) -> int:
+    console, folder = Console(highlight=False), Path(tempfile.mkdtemp(prefix="halflife-load-"))
+    try:
+        found = measured(settings, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    missed = show(found, console)
+    if settings.json:
+        settings.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+    return int(missed)
+
+
+def measured(settings: Settings, folder: Path) -> dict[str, dict[str, float]]:
+    """By part: wall and CPU milliseconds a stage; and what else has a target."""
+    trunks = max(1, settings.stages // 10)
+    made = study(trunks, 9, seconds=TRAINING)
+    count, found = len(made.stages), {}
+    found["plan"] = plan_of(made, folder / "planned").each(count)
+    found["store"] = store_alone(made, folder / "stored").each(ALONE, less=TRAINING)
+    place = Place(results=folder / "results", device="cpu", max_concurrent=settings.slots)
+    with Sampler(here=place.results) as sampler:
+        report = run(made, place, Console(quiet=True))
+    if report.run != count or report.unpublished:
+        raise SystemExit(f"of {count} stages {report.run} were run, unpublished: {report.unpublished[:2]}")
+    found["the whole sweep"] = sampler.span.each(count)
+    found["memory"] = sampler.memory(count)
+    again = Place(results=folder / "results", device="cpu", tracking_uri=f"sqlite:///{folder / 'again.db'}")
+    with timing() as span:
+        run(made, again, Console(quiet=True))  # everything is there: what takes time is to publish it
+    found["MLflow"] = span.each(count)
+    rest = {kind: found["the whole sweep"][kind] for kind in ("wall_ms", "cpu_ms")}
+    parts = ("plan", "store", "MLflow")
+    found["Tune"] = {kind: value - sum(found[part][kind] for part in parts) for kind, value in rest.items()}
+    found["browser"] = browser(folder / "results")
+    return found
+
+
+@contextmanager
+def timing() -> Iterator[Span]:
+    """Wall and CPU seconds of this process."""
+    span, wall, cpu = Span(), time.monotonic(), time.process_time()
+    yield span
+    span.wall, span.cpu = time.monotonic() - wall, time.process_time() - cpu
+
+
+def plan_of(made: Study, folder: Path) -> Span:
+    store = Store(folder)
+    store.prepare()
+    with timing() as span:
+        plan = Plan(made.stages, store)
+        while stage := plan.take():
+            plan.completed(stage.key, DONE)
+    return span
+
+
+def store_alone(made: Study, folder: Path) -> Span:
+    """One stage after another in this process."""
+    store = Store(folder)
+    store.prepare()
+    (folder / "runs").mkdir()
+    stages = [stage for stage in made.stages if isinstance(stage, Fake)][:ALONE]
+    run_stage(stages[0], store)  # polars is imported
+    shutil.rmtree(folder / "stages")
+    store.prepare()
+    with timing() as span:
+        for stage in stages:
+            run_stage(stage, store)
+    return span
+
+
+def browser(results: Path) -> dict[str, float]:
+    """Seconds that MLflow's server takes for what its pages ask: experiments, a page of runs, one run's metrics."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen(
+        [*command, "--backend-store-uri", f"sqlite:///{results / 'mlflow.db'}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(f"{address}/health")
+        api = f"{address}/ajax-api/2.0/mlflow"
+        slowest, cpu = 0.0, time.process_time()
+        for _ in range(3):
+            first = ask(f"{api}/experiments/search", {"max_results": 100})
+            ids = [entry["experiment_id"] for entry in first["experiments"]]
+            began = time.monotonic()
+            page = ask(f"{api}/runs/search", {"experiment_ids": ids, "max_results": 100})
+            slowest = max(slowest, time.monotonic() - began)
+            one = page["runs"][0]
+            began = time.monotonic()
+            for metric in one["data"].get("metrics", [])[:4]:
+                ask(f"{api}/metrics/get-history?run_id={one['info']['run_id']}&metric_key={metric['key']}")
+            slowest = max(slowest, time.monotonic() - began)
+        return {"seconds": slowest, "own_cpu_seconds": time.process_time() - cpu}
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def ask(address: str, body: dict[str, object] | None = None) -> dict:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address, data=data, headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return json.load(answer)
+
+
+def wait_for(address: str, seconds: float = 180.0) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(address, timeout=2).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
+def show(found: dict[str, dict[str, float]], console: Console) -> bool:
+    """Whether a target was missed."""
+    table = Table("part", "wall, ms a stage", "CPU, ms a stage")
+    for part in ("plan", "Tune", "store", "MLflow", "the whole sweep"):
+        table.add_row(part, f"{found[part]['wall_ms']:.1f}", f"{found[part]['cpu_ms']:.1f}")
+    console.print(table)
+    whole, memory, page = found["the whole sweep"]["wall_ms"], found["memory"], found["browser"]["seconds"]
+    console.print(
+        f"driver {memory['first_mb']:.0f} MB after a quarter of the stages, {memory['last_mb']:.0f} MB at the end; the "
+        f"largest actor {memory['actor_first_mb']:.0f} and {memory['actor_last_mb']:.0f} MB"
+    )
+    console.print(f"MLflow's slowest page of three: {page:.2f} s")
+    missed = [
+        name
+        for name, reached in {
+            f"a stage in {MOST_MS:.0f} ms": whole <= MOST_MS,
+            f"memory within {MOST_GROWTH:.0%}": max(memory["growth"], memory["actor_growth"]) <= MOST_GROWTH,
+            f"a page in {MOST_UI_SECONDS:.0f} s": page <= MOST_UI_SECONDS,
+        }.items()
+        if not reached
+    ]
+    console.print(f"missed: {', '.join(missed)}" if missed else "every target was reached")
+    return bool(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Settings, description=__doc__)))
