@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from halflife.errors import UserError
 
@@ -15,7 +15,7 @@ BASE_WIDTH = 64
 """Width at which muP multipliers are 1: the rates of a study are stated for this width."""
 
 
-@cache  # a large plan asks a million times
+@cache
 def parse_size(name: str) -> int:
     """Non-embedding parameters named by `name` ("100k" -> 100000).
 
@@ -40,7 +40,7 @@ def _head_width(parameters: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """One size of the ladder.
+    """One size of the ladder. What is derived is kept: a large plan asks for it a million times.
 
     Depth grows as the fourth root of the parameters (2 at 100k, 11 at 100m, 20 at 1b), width takes
     the rest, and the feed-forward width is chosen so that the count comes out as named.
@@ -60,7 +60,7 @@ class Rung:
         """What a checkpoint of this rung is known by."""
         return self.size
 
-    @property
+    @cached_property
     def target(self) -> int:
         return parse_size(self.size)
 
@@ -68,11 +68,11 @@ class Rung:
     def head_width(self) -> int:
         return _head_width(self.target)
 
-    @property
+    @cached_property
     def depth(self) -> int:
         return max(2, round(2 * (self.target / 1e5) ** 0.25))
 
-    @property
+    @cached_property
     def width(self) -> int:
         per_block = self.target / self.depth
         return max(2, round(math.sqrt(per_block / 12) / self.head_width)) * self.head_width
@@ -81,7 +81,7 @@ class Rung:
     def heads(self) -> int:
         return self.width // self.head_width
 
-    @property
+    @cached_property
     def feedforward(self) -> int:
         spare = self.target / self.depth - 4 * self.width**2
         return max(8, round(spare / (3 * self.width) / 8) * 8)
@@ -91,7 +91,7 @@ class Rung:
         """muP width multiplier m = width / BASE_WIDTH."""
         return self.width / BASE_WIDTH
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Non-embedding parameters of the matrices, as built (norm gains and embeddings left out)."""
         return self.depth * (4 * self.width**2 + 3 * self.width * self.feedforward)
