@@ -14,6 +14,7 @@ from analysis.checks import Check
 from analysis.design import vocabulary
 from analysis.errors import UserError
 from analysis.figures import FIGURES
+from analysis.figures.distances import by_both
 from analysis.load import StudyData
 from analysis.plates import draw_plate, new_folders, pages
 from analysis.published import read_prompts
@@ -79,7 +80,9 @@ def write_prompts(path: Path, out: Path, threshold: float | None = None) -> Path
     restarts = information.restart_table(scored) if prompts["restart"].n_unique() > 1 else pl.DataFrame()
     tables = {
         "soft_prompts": elicitation.curves(prompts, threshold),
-        "distances": information.distance_table(prompts, threshold=threshold),
+        "distances": by_both(prompts)
+        if threshold is None
+        else information.distance_table(prompts, threshold=threshold),
         "restarts": restarts,
     }
     html = (
@@ -90,7 +93,8 @@ def write_prompts(path: Path, out: Path, threshold: float | None = None) -> Path
                 study=path.name, title=f"Soft prompts of {path.name}", preset="", axes=(), outcomes=(), controls=(),
                 figures=(), question="How many tokens does it take to reach a behaviour?", reading="",
             ),
-            sentences=_taken(tables["distances"]), invalid=[], checks=[], axes=[], fixed=[],
+            sentences=_taken(information.distance_table(prompts, threshold=threshold)),
+            invalid=[], checks=[], axes=[], fixed=[],
             counts=f"{plural(prompts.height, 'prompt')} of {plural(prompts['behaviour'].n_unique(), 'behaviour')}",
             plates=[draw_plate(FIGURES[name], table, out, {}) for name, table in tables.items() if table.height],
             tables=_tables(prompts, out, threshold), efficiency=[], provenance=None,
@@ -139,32 +143,33 @@ def sentences(data: StudyData, prompts: pl.DataFrame) -> list[str]:
 
 
 def _beyond(prompts: pl.DataFrame) -> str:
+    """C(absent) - C(present), by success where every seed says something by it, else by loss."""
     asked = prompts.drop_nulls(["hits", "trials"])
-    table, criterion = information.difference_table(asked, "success"), "half of what is asked is right"
+    table, criterion = information.difference_table(asked, "success"), "half of what is asked is right beyond chance"
+    if table.is_empty() or table["untold"].to_numpy().any():
+        table, criterion = information.difference_table(prompts, "loss"), "half of the gap in loss is closed"
     if table.is_empty():
-        table, criterion = information.difference_table(prompts, "loss"), "half of the gap is closed"
-    told = [row for row in table.iter_rows(named=True) if row.get("difference") is not None]
-    if not told:
-        return (
-            ""
-            if table.is_empty()
-            else ("The data cannot tell what elicitation takes beyond teaching: no model reached the behaviour.")
-        )
+        return ""
     parts = []
-    for row in told:
+    for row in table.iter_rows(named=True):
         where = f"{row['behaviour']}{_of(row['series'])}"
-        ends = (
-            f" [{_tokens(row['low'])}, {_tokens(row['high'])}]" if row["pairs"] - row["untold"] > 1 else " (one seed)"
-        )
-        parts.append(f"{where} {_tokens(row['difference'])}{ends}")
+        if row.get("difference") is None:
+            parts.append(f"{where} cannot be told, as neither model got there")
+            continue
+        told = row["pairs"] - row["untold"]
+        ends = f" [{_tokens(row['low'])}, {_tokens(row['high'])}]" if told > 1 else ""
+        parts.append(f"{where} {_tokens(row['difference'])}{ends} ({told} of {plural(row['pairs'], 'seed')})")
     return (
-        "What the behaviour needs beyond teaching, C without it less C with it, in tokens until "
-        f"{criterion}: {'; '.join(parts)}. Above 0 the prompt finds something that is there."
+        "What the behaviour needs beyond teaching, tokens without it less tokens with it until "
+        f"{criterion}: {'; '.join(parts)}. Above 0 the prompt finds something that is there; where the interval holds 0 "
+        "the data cannot tell."
     )
 
 
 def _tokens(value: float) -> str:
-    return f"{value:+g}".replace("-", "−") if np.isfinite(value) else ("not reached without it" if value > 0 else "−∞")
+    if np.isfinite(value):
+        return f"{value:+g}".replace("-", "−")
+    return "not reached without it" if value > 0 else "reached only without it"
 
 
 def _of(series: str) -> str:

@@ -14,37 +14,56 @@ from analysis.load import StudyData
 
 CAPTION = (
     "One row a behaviour (and size): the conditional distance C, the smallest number of prompt tokens that closes half "
-    "of the gap, as the median over seeds; bars are its interval by order statistics, the range where there are fewer "
-    "than six seeds. Filled: the model that has the behaviour, open: one that never had it, given the same examples "
-    "and steps, so what lies left of its mark was elicited, not taught. An arrow: not reached by the largest k tried. "
-    "Squares: the saturation S. A prompt that was found bounds C from above: the optimizer may have failed."
+    "of the gap in loss (left) or brings half of the answers wholly right, beyond chance (right), as the median over "
+    "seeds; bars are its interval by order statistics, the range where there are fewer than six seeds. Filled: the "
+    "model that has the behaviour, open: one that never had it, given the same examples and steps, so what lies left "
+    "of its mark was elicited, not taught. An arrow: not reached by the largest k tried. Squares: the saturation S of "
+    "the loss. A prompt that was found bounds C from above: the optimizer may have failed."
 )
+PANELS = {"loss": "half of the gap in loss", "success": "half of the answers right"}
 WITH, WITHOUT, STOPS = "has the behaviour", "never had it", "saturation S"
 
 
 def distances_table(data: StudyData) -> pl.DataFrame:
-    """`information.distance_table` of the study's prompts, by held-out loss."""
-    prompts = elicitation.runs(data)
-    return information.distance_table(prompts) if prompts.height else pl.DataFrame()
+    """`information.distance_table` of the study's prompts, by held-out loss and by success."""
+    return by_both(elicitation.runs(data))
+
+
+def by_both(prompts: pl.DataFrame) -> pl.DataFrame:
+    """C by loss, and by success of behaviours that any prompt reached: whole texts are never said word by word."""
+    if prompts.is_empty():
+        return pl.DataFrame()
+    by_loss = information.distance_table(prompts)
+    if "hits" not in prompts.columns:
+        return by_loss
+    by_success = information.distance_table(prompts.drop_nulls(["hits", "trials"]), "success")
+    if by_success.is_empty():
+        return by_loss
+    said = prompts.group_by("behaviour").agg(pl.col("hits").sum()).filter(pl.col("hits") > 0)["behaviour"]
+    return pl.concat([by_loss, by_success.filter(pl.col("behaviour").is_in(said.to_list()))], how="diagonal_relaxed")
 
 
 def draw_distances(table: pl.DataFrame) -> Figure:
-    """`table` as `information.distance_table` gives it."""
+    """`table` as `information.distance_table` gives it, of one criterion or two."""
     table = table.with_columns(row=_label())
     names = table["row"].unique(maintain_order=True).to_list()
+    shown = [name for name in PANELS if (table["criterion"] == name).any()]
     last = int(table["last_k"].to_numpy().max())
     with style.styled():
-        figure = style.new_figure(1.0 + 0.27 * len(names))
-        axes = figure.subplots()
-        zero = style.token_axis(axes, 2 * last)
-        for place, name in zip(range(len(names))[::-1], names, strict=True):
-            for row in table.filter(pl.col("row") == name).iter_rows(named=True):
-                _row(axes, row, place, zero)
-        axes.set_yticks(range(len(names))[::-1], names)
-        axes.set_ylim(-0.6, len(names) - 0.4)
-        axes.set_xlabel("soft-prompt tokens k")
-        axes.tick_params(axis="y", length=0)
-        axes.grid(visible=False, axis="y")
+        figure = style.new_figure(1.1 + 0.27 * len(names))
+        grid = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for axes, criterion in zip(grid, shown, strict=True):
+            zero = style.token_axis(axes, 2 * last)
+            part = table.filter(pl.col("criterion") == criterion)
+            for place, name in zip(range(len(names))[::-1], names, strict=True):
+                for row in part.filter(pl.col("row") == name).iter_rows(named=True):
+                    _row(axes, row, place, zero)
+            axes.set_title(PANELS[criterion])
+            axes.tick_params(axis="y", length=0)
+            axes.grid(visible=False, axis="y")
+        grid[0].set_yticks(range(len(names))[::-1], names)
+        grid[0].set_ylim(-0.6, len(names) - 0.4)
+        figure.supxlabel("soft-prompt tokens k", fontsize=8)
         style.despine(figure)
         marks = [("o", style.INK, f"C, {WITH}")]
         if (table["model"] == "absent").any():
@@ -82,5 +101,5 @@ def _row(axes: Axes, row: dict, place: float, zero: float) -> None:
         axes.plot(at(row["c"]), y, "o", ms=5, mfc=face, mec=style.INK, mew=1.0, zorder=5)
     if not np.isfinite(row["c_high"]):
         axes.plot(beyond, y, ">", ms=5, mfc=style.INK if present else "white", mec=style.INK, mew=1.0, zorder=5)
-    if present and row["s"] is not None and np.isfinite(row["s"]):
+    if present and row["criterion"] == "loss" and row["s"] is not None and np.isfinite(row["s"]):
         axes.plot(at(row["s"]), y, "s", ms=6.5, mfc="none", mec=style.MUTED, mew=1.0, zorder=4)

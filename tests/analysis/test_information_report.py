@@ -86,6 +86,7 @@ def test_it_is_told_from_a_study_of_decay(study: StudyData) -> None:
 def test_the_answer_says_what_elicitation_takes_beyond_teaching_and_what_the_null_gained(study: StudyData) -> None:
     said = " ".join(sentences(study, elicitation.runs(study)))
     assert "reverse the input not reached without it" in said
+    assert "(5 of 5 seeds)" in said
     assert "Tokens that close half of the gap (C): 4 characters 2, 16 characters 4, 64 characters 32" in said
     assert "text as it was trained on: no gain is seen" in said
     assert "A demonstration" not in said
