@@ -161,8 +161,8 @@ def _beyond(prompts: pl.DataFrame) -> str:
         parts.append(f"{where} {_tokens(row['difference'])}{ends} ({told} of {plural(row['pairs'], 'seed')})")
     return (
         "What the behaviour needs beyond teaching, tokens without it less tokens with it until "
-        f"{criterion}: {'; '.join(parts)}. Above 0 the prompt finds something that is there; where the interval holds 0 "
-        "the data cannot tell."
+        f"{criterion}: {'; '.join(parts)}. Above 0 the prompt finds something that is there; where the interval "
+        "holds 0 the data cannot tell."
     )
 
 
