@@ -65,6 +65,7 @@ def test_a_bucket_of_another_account_is_told_in_one_line(account: Path, monkeypa
         aws.prepare(REGION, f"s3://{BUCKET}/results")
 
 
+@pytest.mark.slow
 def test_ray_starts_head_and_spot_workers_from_it(account: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from ray.autoscaler._private.aws import utils
     from ray.autoscaler._private.commands import _bootstrap_config

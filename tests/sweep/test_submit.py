@@ -73,6 +73,9 @@ class Cluster:
         self.get_job_info(job).ended = True
 
 
+pytest.importorskip("aiohttp_cors", reason="needs make install-cluster")
+
+
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "studies").mkdir()
@@ -141,6 +144,16 @@ def test_following_a_job_of_other_code_is_told(checkout: Path, monkeypatch, caps
     monkeypatch.setattr(provenance, "code", lambda: "changed")
     ran(cluster, checkout, monkeypatch)
     assert "submitted with other code" in capsys.readouterr().err
+
+
+def test_a_cluster_that_refuses_is_told_in_one_line(checkout: Path, monkeypatch):
+    def refuse(**more: Any) -> str:
+        raise RuntimeError("Request failed with status code 401:\nInvalid token")
+
+    cluster = Cluster()
+    monkeypatch.setattr(cluster, "submit_job", refuse)
+    with pytest.raises(UserError, match=r"^the cluster takes no job: Request failed with status code 401: Invalid"):
+        ran(cluster, checkout, monkeypatch)
 
 
 def test_a_job_that_has_ended_is_followed_by_the_next(checkout: Path, monkeypatch):

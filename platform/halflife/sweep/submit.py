@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -54,6 +55,8 @@ def run_on_cluster(script: Path, arguments: list[str], cluster: Path) -> int:
     Returns the job's exit code. KeyboardInterrupt leaves the job running. Raises UserError when the cluster cannot be
     reached or the study is not in the folder that is shipped.
     """
+    if importlib.util.find_spec("aiohttp_cors") is None:
+        raise UserError("--cluster needs Ray's jobs, which are not installed: make install-cluster")
     root = _root(script, cluster)
     os.environ["RAY_AUTH_MODE"] = "token"
     head.token()
@@ -72,6 +75,8 @@ def run_on_cluster(script: Path, arguments: list[str], cluster: Path) -> int:
                 if details.status.is_terminal():
                     return _ended(details)
             except (RuntimeError, OSError) as error:  # what Ray raises where the connection breaks
+                if job is None:
+                    raise UserError(f"the cluster takes no job: {_line(error)}") from error
                 print(f"the connection to the cluster broke ({_line(error)}): connecting again", file=sys.stderr)
         time.sleep(PAUSE_SECONDS)
 
