@@ -120,6 +120,18 @@ def test_shared_keys_and_values_change_no_loss_and_no_gradient(model: Any, posit
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("position", ["start", "answer"])
+def test_a_run_that_diverges_leaves_the_others_as_they_are(model: Any, position: Any, together: None) -> None:
+    rates = {"sound": 0.03, "wild": 1e38}
+    prompts = [SoftPrompt(tokens=2, position=position, learning_rate=rate, label=name) for name, rate in rates.items()]
+    runs = [run(model, prompt, target()) for prompt in prompts]
+    (sound, wild), _ = fit(model, runs, COURSE)
+    (alone,), _ = fit(model, runs[:1], COURSE)
+    np.testing.assert_allclose(sound.nats, alone.nats, rtol=1e-5, atol=1e-5)
+    assert (wild.summary()["diverged"], wild.summary()["loss"], wild.train_loss) == (True, None, None)
+    assert not sound.summary()["diverged"]
+
+
 def test_the_model_keeps_no_gradient_and_stays_as_it_is(model: Any) -> None:
     before = {name: value.clone() for name, value in model.named_parameters()}
     fit(model, [run(model, SoftPrompt(tokens=2), target())], COURSE)

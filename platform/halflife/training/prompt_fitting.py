@@ -179,8 +179,8 @@ class _Loop:
                 nats=scored.nats,
                 correct=scored.correct,
                 asked=scored.asked,
-                train_loss=trained[index] if trained else None,
-                norm=norms[index] if run.prompt.tokens else None,
+                train_loss=_finite(trained[index]) if trained else None,
+                norm=_finite(norms[index]) if run.prompt.tokens else None,
             )
 
     def _report(self) -> None:
@@ -234,3 +234,7 @@ class _Loop:
             pack.losses, pack.counted = losses, counted
 
         return restore
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -37,7 +37,7 @@ class Fitted:
     asked: np.ndarray
     """(items,) tokens."""
     train_loss: float | None
-    """Nats a token, over the steps since the last evaluation; None where nothing was trained."""
+    """Nats a token, over the steps since the last evaluation; None where nothing was trained, or it diverged."""
     norm: float | None
     """Root mean square of the prompt's numbers in units of `scale`; None of no prompt."""
 
