@@ -23,6 +23,7 @@ from halflife.stages import remote as objects
 from halflife.stages.__main__ import main
 from halflife.stages.base import Outcome
 from halflife.stages.leases import Pulse
+from halflife.stages.plan import Plan
 from halflife.stages.remote import Remote, copy_of, opened
 from halflife.stages.run import run_stage
 from halflife.stages.store import Corrupt, Store
@@ -308,6 +309,38 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(host: Host, name: st
     files.write(store.place / "inputs" / "corpora" / f"{digest}.json", json.dumps({name: {"bytes": 1}}).encode())
     with pytest.raises(Corrupt, match="outside"):
         inputs.bring(Walk(name=digest), store)
+
+
+def test_a_plan_takes_a_listing_and_what_it_has_not_read_before(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = [Walk(name=str(number)) for number in range(12)]
+    here = host("here")
+    for stage in stages[:4]:
+        run_stage(stage, here)
+    ask, asked = Remote._ask, []
+
+    def counted(self: Remote, verb: str, *arguments: object, **how: object) -> object:
+        asked.append(verb)
+        return ask(self, verb, *arguments, **how)
+
+    monkeypatch.setattr(Remote, "_ask", counted)
+    there = host("there")
+    asked.clear()
+    assert Plan(stages, there).cached == {stage.key for stage in stages[:4]}
+    assert sorted(asked) == ["cat_file"] * 4 + ["find"]
+    asked.clear()
+    assert len(Plan(stages, Store(there.root)).missing) == 8
+    assert asked == ["cat_file", "find"]  # the version of the store, and the listing
+
+
+def test_a_plan_sees_that_objects_are_gone(host: Host) -> None:
+    stage, store = Walk(name="a"), host("here")
+    outcome = run_stage(stage, store)
+    assert Plan([stage], store).outcomes
+    files.remove(store.home(stage) / "attempts" / outcome.attempt / "final" / "state.json")
+    with pytest.warns(UserWarning, match=r"corrupt \(final/state.json is missing\)"):
+        assert Plan([stage], store).missing == [stage]
+    assert run_stage(stage, store) != outcome
+    assert Plan([stage], store).outcomes
 
 
 def test_one_machine_at_a_time_is_alone(host: Host) -> None:

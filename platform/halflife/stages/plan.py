@@ -36,7 +36,8 @@ class Plan:
     def add(self, stages: Iterable[Stage], store: Store) -> None:
         """Let the plan lead to these stages as well, whatever has been run meanwhile."""
         known, ended = set(self.stages), set(self.outcomes)
-        self._collect(list(stages), store)
+        with store.glance():
+            self._collect(list(stages), store)
         self.cached |= self.outcomes.keys() - ended
         self._remaining = self._remaining_paths()
         self._order = {key: number for number, key in enumerate(self.stages)}

@@ -14,6 +14,7 @@ made in the copy and uploaded before its DONE is.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -93,6 +94,8 @@ class Store:
         self.place: Where = remote.opened(address) if address else self.root
         """The results root where the store is: `root`, or the bucket that `root` is a copy of."""
         self._verified: set[tuple[str, str]] = set()
+        self._listed: dict[str, dict[str, int]] | None = None
+        """By stage folder: bytes of all that lies below, while outcomes are told at a glance."""
         self._prepared = False
         self._check_version()
 
@@ -166,8 +169,44 @@ class Store:
 
     def done(self, folder: Where) -> Done | None:
         """As `outcome`, with checksums, for a stage known by its folder."""
+        if self._listed is not None:
+            return self._glimpsed(folder, self._listed.get(folder.name, {}))
+        return self._looked_at(folder)
+
+    def _looked_at(self, folder: Where) -> Done | None:
         while (done := standing(folder)) and (problem := self._problem(folder, done)):
             self._retract(folder, done, problem)
+        return done
+
+    @contextlib.contextmanager
+    def glance(self) -> Iterator[None]:
+        """While it lasts, outcomes in a bucket are told from one listing: a plan asks for thousands."""
+        if isinstance(self.stages, Remote):
+            self._listed = {}
+            for name, size in self.stages.sizes().items():
+                folder, _, rest = name.partition("/")
+                self._listed.setdefault(folder, {})[rest] = size
+        try:
+            yield
+        finally:
+            self._listed = None
+
+    def _glimpsed(self, folder: Where, listed: dict[str, int]) -> Done | None:
+        """As `done`, given the sizes of all that lies below the folder. DONE never changes: this machine keeps it."""
+        if "DONE" not in listed:
+            return None
+        kept = self.local(folder) / "DONE"
+        text = files.read(kept) or files.read(folder / "DONE") or b""
+        done = Done.decode(text)
+        whole = done and all(
+            listed.get(f"attempts/{done.outcome.attempt}/{name}") == entry["bytes"]
+            for name, entry in done.files.items()
+        )
+        if done is None or not whole or f"attempts/{done.outcome.attempt}/{RETRACTED}" in listed:
+            files.remove(kept)
+            return self._looked_at(folder)
+        files.make_folder(kept.parent)
+        files.write(kept, text)
         return done
 
     def verified(self, stage: Stage) -> Path | None:
@@ -236,10 +275,15 @@ class Store:
 
     def _problem(self, folder: Where, done: Done) -> str | None:
         """What can be seen at a glance: sizes, and the checksum of the points. An object is put whole or not at all,
-        and keeps; what was removed is found when it is fetched."""
+        and keeps; what was removed is found when it is fetched, or by a glance."""
         attempt = folder / "attempts" / done.outcome.attempt
         if isinstance(attempt, Remote):
-            return None
+            if self._listed is None:
+                return None
+            sizes = attempt.sizes()
+            return next(
+                (f"{name} is missing" for name, entry in done.files.items() if sizes.get(name) != entry["bytes"]), None
+            )
         return files.mismatch(attempt, done.files, checksums=False) or files.mismatch(
             attempt, _metrics(done), checksums=True
         )
