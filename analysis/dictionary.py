@@ -125,7 +125,7 @@ MEANINGS |= {
     },
     "savings_over_seeds": {
         "threshold": ("", "share of success to reach"),
-        "pair": ("", "trigger and payload that were relearned; own: the interaction of the 2 x 2"),
+        "pair": ("", "trigger and payload, or examples, relearned from; own: the interaction of the 2 x 2"),
         "ratio": ("times", "control's tokens / treatment's, geometric mean over seeds"),
         "low": ("times", "lower end of its 95 % t interval over seeds"),
         "high": ("times", "upper end of the same"),
@@ -133,6 +133,19 @@ MEANINGS |= {
         "used": ("runs", "treatments whose times were observed on both sides"),
         "censored": ("runs", "treatments of which one was not"),
     },
+}
+MEANINGS["erasure"] = {
+    "condition": ("", "family, and in what else the run differs from the reference"),
+    "place": ("", "order of the conditions in figures"),
+    "plain": ("", "whether it differs in nothing else"),
+    "reading": ("", "said (decoded greedily), shots, choice, layer (linear probe), relearning"),
+    "detail": ("", "the layer that was best at the drop; of relearning, examples and share of the skill to bring back"),
+    "at_drop": ("", "share of right answers at the drop; of relearning missing"),
+    "at_end": ("share; tokens", "the same at the end of the branch; of relearning the tokens it took, or the budget"),
+    "control_drop": ("", "at_drop of the model that never saw the language"),
+    "control_end": ("share; tokens", "at_end of the same"),
+    "kind": ("", "observed; at least, at most: share is a bound; no advantage, unknown: there is none"),
+    "share": ("", "of the advantage at the drop over the control, what is left at the end"),
 }
 PREFIXES = {
     "outcome_": "how this phase ended: complete, diverged, failed, blocked",

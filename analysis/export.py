@@ -13,7 +13,9 @@ from typing import Literal
 
 import polars as pl
 
+from analysis.conditions import is_family_study
 from analysis.dictionary import meaning
+from analysis.erasure import shares
 from analysis.errors import UserError
 from analysis.floors import floor_summary, floors
 from analysis.load import StudyData
@@ -35,6 +37,7 @@ def tables(data: StudyData) -> dict[str, pl.DataFrame]:
     relearning = [relearning_times(data, outcome) for outcome in outcomes]
     times = pl.concat(relearning)
     savings = [log_savings(times, threshold) for threshold in THRESHOLDS]
+    further = {"erasure": shares(data)} if is_family_study(data) else {}
     return {
         "trials": data.trials,
         "points": data.points,
@@ -50,6 +53,7 @@ def tables(data: StudyData) -> dict[str, pl.DataFrame]:
         "savings_over_seeds": pl.concat(
             [_of(outcome, savings_summary(own)) for outcome, own in zip(outcomes, relearning, strict=True)]
         ),
+        **further,
     }
 
 

@@ -102,6 +102,7 @@ def interactions(savings: pl.DataFrame) -> pl.DataFrame:
     sign = pl.col("pair").replace_strict(SIGNS, return_dtype=pl.Float64)
     return (
         savings.drop_nulls("saving")
+        .filter(pl.col("pair").is_in(PAIRS))
         .group_by("trial", "size", "parameters", "seed", "setting", maintain_order=True)
         .agg(own=(sign * pl.col("saving")).sum(), pairs=pl.col("pair").n_unique())
         .filter(pl.col("pairs") == len(PAIRS))
@@ -123,9 +124,12 @@ def savings_summary(times: pl.DataFrame) -> pl.DataFrame:
     rows = []
     for threshold in times["threshold"].unique().sort().to_list():
         savings = log_savings(times, threshold)
-        groups = [(pair, savings.filter(pl.col("pair") == pair), "saving") for pair in PAIRS]
+        found = set(savings["pair"])
+        pairs = [*PAIRS, *sorted(found - set(PAIRS))] if found & set(PAIRS) else sorted(found)
+        groups = [(pair, savings.filter(pl.col("pair") == pair), "saving") for pair in pairs]
+        groups += [("own", interactions(savings), "own")] if found & set(PAIRS) else []
         treatments = savings["trial"].n_unique()
-        for name, frame, column in [*groups, ("own", interactions(savings), "own")]:
+        for name, frame, column in groups:
             mean, used = over_seeds(frame, column), frame.drop_nulls(column).height
             shown = mean.exp() if mean else None
             ends = (shown.estimate, shown.low, shown.high, shown.count) if shown else (None, None, None, 0)

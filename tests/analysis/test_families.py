@@ -16,6 +16,7 @@ from analysis.conditions import conditions, missed
 from analysis.design import controls
 from analysis.effects import effects
 from analysis.erasure import READINGS, _saving, by_condition, depth_rows, main_rows, shares
+from analysis.export import write_tables
 from analysis.family_answer import family_answer
 from analysis.figures.family import family_table
 from analysis.figures.languages import languages_table
@@ -249,3 +250,12 @@ def test_a_probe_that_reads_dealt_answers_fails_its_check(families):
         read = replace(families, points=pl.concat([families.points, layer.with_columns(value=pl.lit(value))]))
         found = {check.name: check for check in checks(read, retention_curves(read))}
         assert found["Linear probes read the model, not themselves"].passed is passed
+
+
+def test_every_reading_is_exported_and_its_columns_explained(families, tmp_path):
+    one = part(families, (pl.col("seed") == 0) & (pl.col("family") == "B"))
+    write_tables(one, tmp_path)
+    table, told = pl.read_csv(tmp_path / "erasure.csv"), pl.read_csv(tmp_path / "dictionary.csv")
+    assert table.height == shares(one).height > 50
+    unclear = told.filter((pl.col("table") == "erasure") & (pl.col("meaning") == "parameter of the trial"))["column"]
+    assert unclear.is_empty(), unclear.to_list()
