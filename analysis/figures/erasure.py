@@ -31,10 +31,10 @@ CAPTION = (
     "answers. Linear probe: the answer read off the layer that was best at the drop. Relearning: tokens saved, at "
     "equal examples and budget, to bring back a quarter, half and nine tenths of the skill. Last column: the share of "
     "what is no longer said that the other readings still find, their mean; right is gated, left is scrambled; it is "
-    "told where at least half is no longer said. Means over sizes within a seed, then 95 % t intervals over seeds; a "
-    "hollow mark counts bounds from relearning that did not get there within the budget; an arrow at the edge lies "
-    "beyond it; none: no advantage at the drop, so nothing to tell. Grey: the language's answers had been shuffled, a "
-    "table without a skill."
+    "told where at least half is no longer said. Means over sizes within a seed, then 95 % t intervals over seeds, "
+    "pale where there are two; a hollow mark counts bounds from relearning that did not get there within the budget; "
+    "an arrow at the edge lies beyond it; none: no advantage at the drop, so nothing to tell. Grey: the language's "
+    "answers had been shuffled, a table without a skill."
 )
 COLUMNS = {
     SAID: "said", "shots": "few shots", "choice": "forced\nchoice", LAYER: "linear\nprobe", SAVING: "relearning",
@@ -118,7 +118,8 @@ def _mark(axes: Axes, row: dict, at: float, mark: str, colour: str, size: float)
     if row["low"] is not None:
         low, high = max(row["low"], LOW), min(row["high"], HIGH)
         if low < high:
-            axes.plot([low, high], [at, at], color=colour, lw=1.2, solid_capstyle="butt", zorder=3)
+            drawn = colour if row["seeds"] > 2 else style.FAINT  # of two seeds: it would fill the panel and say nothing
+            axes.plot([low, high], [at, at], color=drawn, lw=1.2, solid_capstyle="butt", zorder=3)
     inside = min(max(row["share"], LOW + 0.06), HIGH - 0.06)
     if inside != row["share"]:
         mark = "<" if row["share"] < inside else ">"

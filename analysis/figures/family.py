@@ -28,7 +28,8 @@ ARM = "arm"
 
 def family_table(data: StudyData) -> pl.DataFrame:
     """One row per run of a family (all else but the arm at the reference) and criterion: arm, size, parameters, seed,
-    kind (of a half-life; or missed: the trunk never reached the criterion; or no skill at the drop), low, estimate."""
+    kind (of a half-life; or missed: the trunk never reached the criterion; no skill at the drop; not run), low,
+    estimate."""
     if not is_family_study(data) or data.points.is_empty():
         return pl.DataFrame()
     axes, chosen = setting_axes(data), reference(data)
@@ -48,6 +49,8 @@ def family_table(data: StudyData) -> pl.DataFrame:
         kind = (
             pl.when(outcome.str.contains("never reached").fill_null(False))
             .then(pl.lit("missed"))
+            .when(pl.col("kind").is_null() & outcome.ne_missing("complete"))
+            .then(pl.lit("not run"))
             .otherwise(pl.col("kind").fill_null("no skill"))
         )
         parts.append(
@@ -100,10 +103,11 @@ def _panel(axes: Axes, part: pl.DataFrame, families: list[str], sizes: list) -> 
         for rank, (size, _, colour) in enumerate(sizes):
             x = at + 0.5 * (rank - (len(sizes) - 1) / 2) / max(len(sizes), 2)
             _runs(axes, own.filter(pl.col("size") == size), x, colour)
-        missed, without = ((own["kind"] == kind).sum() for kind in ("missed", "no skill"))
+        missed, without, waiting = ((own["kind"] == kind).sum() for kind in ("missed", "no skill", "not run"))
         lines = [f"{family or 'all'} ({own.height})"]
         lines += [f"{missed} missed"] if missed else []
         lines += [f"{without} not learned"] if without else []
+        lines += [f"{waiting} not run"] if waiting else []
         labels.append("\n".join(lines))
     axes.set_xticks(range(len(families)), labels)
     axes.set_xlim(-0.5, len(families) - 0.5)
