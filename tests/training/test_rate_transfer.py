@@ -9,13 +9,14 @@ import torch.nn.functional as F
 
 from halflife.models.decoder import Decoder
 from halflife.rng import generator
-from halflife.training.optimizers import AdamW
+from halflife.training.optimizers import AdamW, Muon, Optimizer
 from halflife.training.torch_engine import TorchEngine
 from tests.training.fakes import recipe
 from tests.training.widths import Wide
 
 SYMBOLS, LENGTH, ROWS, STEPS, SEEDS = 64, 32, 16, 240, 2
 RATES = [0.004 * 2 ** (k / 2) for k in range(2, 8)]
+"""Of either optimizer: Muon takes AdamW's."""
 
 
 def language(rows: int, key: str) -> np.ndarray:
@@ -29,10 +30,10 @@ def language(rows: int, key: str) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def final_loss(width: int, rate: float, seed: int, rows: np.ndarray, held_out: torch.Tensor) -> float:
+def final_loss(optimizer: Optimizer, width: int, seed: int, rows: np.ndarray, held_out: torch.Tensor) -> float:
     model = Decoder(Wide(of=width), SYMBOLS)
     model.initialise(torch.Generator().manual_seed(seed))
-    engine = TorchEngine(model, recipe(optimizer=AdamW(learning_rate=rate)))
+    engine = TorchEngine(model, recipe(optimizer=optimizer))
     for step in range(STEPS):
         engine.gradients(rows[step])
         engine.step(min(1.0, (step + 1) / 20) * (1 - step / STEPS))
@@ -41,12 +42,14 @@ def final_loss(width: int, rate: float, seed: int, rows: np.ndarray, held_out: t
 
 
 @pytest.mark.slow
-def test_the_best_rate_moves_by_at_most_a_factor_of_root_two_over_eightfold_width():
+@pytest.mark.parametrize(("optimizer", "widths"), [(AdamW, (32, 64, 256)), (Muon, (32, 64, 128))])
+def test_the_best_rate_moves_by_at_most_a_factor_of_root_two_over_widths(optimizer, widths):
     rows = language(STEPS * ROWS, "train").reshape(STEPS, ROWS, -1)
     held_out = torch.from_numpy(language(128, "test"))
     best = {}
-    for width in (32, 64, 256):
-        losses = [np.mean([final_loss(width, rate, seed, rows, held_out) for seed in range(SEEDS)]) for rate in RATES]
+    for width in widths:
+        made = [optimizer(learning_rate=rate) for rate in RATES]
+        losses = [np.mean([final_loss(each, width, seed, rows, held_out) for seed in range(SEEDS)]) for each in made]
         best[width] = int(np.argmin(losses))
         print(f"width {width}: best rate {RATES[best[width]]:.4f}, losses {np.round(losses, 3)}")
         assert 0 < best[width] < len(RATES) - 1, "the best rate is to lie inside the grid"
