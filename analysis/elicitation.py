@@ -7,7 +7,7 @@ reconstruction from the paper's text. Both are upper bounds: an optimizer may fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -24,6 +24,8 @@ MORE = {"train_loss": pl.Float64, "hits": pl.Float64, "trials": pl.Float64, "cha
 """What a table of runs may say besides: null where it is not known. `numbers` are those that were trained."""
 MODELS = {"treatment": "present", "absent": "absent"}
 """By role. Other controls are no models that behaviours are compared on."""
+WARM = "warm"
+"""The phase in which each k is fitted again from a smaller one."""
 CLOSED = 0.5
 """Share of the gap between no prompt and the best one that the default threshold asks to be closed."""
 TOLERANCE = 0.05
@@ -66,30 +68,38 @@ def runs(data: StudyData, models: Mapping[str, str] = MODELS) -> pl.DataFrame:
 
 
 def _declared(data: StudyData, models: Mapping[str, str]) -> pl.DataFrame:
-    empty = pl.DataFrame(schema=RUNS | MORE)
+    phases = [phase for phase in data.points["phase"].unique() if phase.startswith("prompts") or phase == WARM]
+    found = declared_points(data, models, phases)
+    return _whole(found) if found.height else pl.DataFrame(schema=RUNS | MORE)
+
+
+def declared_points(data: StudyData, models: Mapping[str, str], phases: Sequence[str]) -> pl.DataFrame:
+    """One row a trial and prompt: what the study declares of the prompt, behaviour, model, series, seed, size, chance,
+    and the last value of every measure of those phases. Behaviours in the declared order; empty where none is."""
     prompts = pl.DataFrame(
         [{"prompt": name, **told} for name, told in data.declaration.prompts.items()], infer_schema_length=None
     )
     task = pl.col("name").str.split_exact("/", 1)
     target = task.struct[0].str.splitn(".", 2)
+    trials = data.trials.filter(pl.col("role").is_in(list(models)))
+    if prompts.is_empty() or trials.is_empty():
+        return pl.DataFrame()
     measured = (
-        data.points.with_columns(task=target.struct[0], prompt=target.struct[1], measure=task.struct[1])
+        data.points.filter(pl.col("phase").is_in(list(phases)))
+        .with_columns(task=target.struct[0], prompt=target.struct[1], measure=task.struct[1])
         .join(prompts, on="prompt")
         .sort("step", maintain_order=True)
         .group_by("trial", "phase", "task", *prompts.columns, "measure", maintain_order=True)
         .agg(pl.col("value").last())
     )
-    trials = data.trials.filter(pl.col("role").is_in(list(models)))
-    if measured.is_empty() or trials.is_empty():
-        return empty
+    if measured.is_empty():
+        return pl.DataFrame()
     found = measured.pivot("measure", index=["trial", "phase", "task", *prompts.columns], values="value")
     about = trials.select(
         "trial", pl.col("role").replace_strict(models).alias("model"), _series(trials),
         *(name for name in ("seed", "size") if name in trials.columns),
     )  # fmt: skip
     found = found.join(about, on="trial", maintain_order="left")
-    if found.is_empty():
-        return empty
     told = {o.task: o for o in data.declaration.outcomes if o.phase.startswith("prompts")}
     order = {task: place for place, task in enumerate(told)}
     # "prompts" is one moment of a model, "prompts-after-decay" another; other phases fit further prompts of the first
@@ -102,13 +112,11 @@ def _declared(data: StudyData, models: Mapping[str, str]) -> pl.DataFrame:
     found = found.with_columns(
         series=pl.concat_str("series", pl.when(both).then(pl.lit(" · ")).otherwise(pl.lit("")), moment)
     )
-    return _whole(
-        found.sort(pl.col("task").replace_strict(order, default=len(order)), maintain_order=True).with_columns(
-            behaviour=pl.col("task").replace({name: outcome.label for name, outcome in told.items()}),
-            chance=pl.col("task").replace_strict(
-                {name: outcome.chance for name, outcome in told.items()}, default=0.0, return_dtype=pl.Float64
-            ),
-        )
+    return found.sort(pl.col("task").replace_strict(order, default=len(order)), maintain_order=True).with_columns(
+        behaviour=pl.col("task").replace({name: outcome.label for name, outcome in told.items()}),
+        chance=pl.col("task").replace_strict(
+            {name: outcome.chance for name, outcome in told.items()}, default=0.0, return_dtype=pl.Float64
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis import elicitation, information
+from analysis import elicitation, fragility, information
 from analysis.checks import Check
 from analysis.design import vocabulary
 from analysis.errors import UserError
@@ -59,7 +59,7 @@ def information_page(data: StudyData, out: Path, tracking_uri: str) -> str:
             fixed=[axis for axis in axes if not axis["varies"]],
             counts=_counts(data),
             plates=[draw_plate(FIGURES[name], FIGURES[name].table(data), out, vocabulary(data)) for name in names],
-            tables=_tables(prompts, out),
+            tables=_tables(prompts, out) + _measured(data, out),
             efficiency=_efficiency(data.totals),
             provenance=_provenance(data, tracking_uri),
         )
@@ -118,6 +118,23 @@ def _tables(prompts: pl.DataFrame, out: Path, threshold: float | None = None) ->
         ),
         "Every prompt": ("prompts", prompts),
     }
+    return _shown(frames, out)
+
+
+def _measured(data: StudyData, out: Path) -> list[dict[str, Any]]:
+    """Bits and fragility, of studies that measured them."""
+    found = fragility.measured(data)
+    quantised = fragility.quantised(data, found)
+    bits = information.bits_table(quantised) if quantised.height else quantised
+    frames = {
+        "Least bits that still get there": ("bits", bits),
+        "Fragility against information": ("fragility_correlations", fragility.correlations(data, found)),
+        "Fragility of every prompt": ("fragility", found),
+    }
+    return _shown(frames, out)
+
+
+def _shown(frames: dict[str, tuple[str, pl.DataFrame]], out: Path) -> list[dict[str, Any]]:
     found = []
     for title, (name, frame) in frames.items():
         if frame.height:

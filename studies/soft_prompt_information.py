@@ -24,6 +24,7 @@ from halflife.models.ladder import Rung
 from halflife.models.prompts import Linear, Smaller, SoftPrompt, Text
 from halflife.models.released import Released
 from halflife.stages.base import Stage
+from halflife.stages.soft_prompt_measures import MeasureSoftPrompts
 from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.cli import main
@@ -54,6 +55,8 @@ from studies.starts import Start, starts
 NAME = "soft_prompt_information"
 TRAINED_IN = ("backdoor", "detuning", "paths", "game")
 """Behaviours that a trunk is prepared for."""
+BITS = (1, 2, 3, 4, 6, 8)
+"""A number that prompts are rounded to."""
 BOARDS, SHARE = 4000, 0.4
 """Boards and games that a trunk is shown, and their share of its sequences."""
 
@@ -175,6 +178,11 @@ class Models:
             by_k = {prompt.tokens: prompt for prompt in reversed(chosen)}
             warm = tuple(_warmer(by_k[after], stage, by_k[before]) for before, after in pairwise(ks[1:]))
             stages["warm"] = fit(self.settings, self.seed, prompts=warm, **common)
+        if self.settings.fragility and not unfitted and not kind:
+            names = tuple(prompt.name for prompt in chosen if prompt.tokens and not prompt.restart)
+            stages["fragility"] = MeasureSoftPrompts(
+                fit=stage, prompts=names, matched=self.settings.matched, draws=8, bits=BITS
+            )
         return stages
 
 

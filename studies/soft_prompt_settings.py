@@ -68,6 +68,11 @@ class Settings:
     """Examples a step."""
     prompt_rate: float = 0.2
     """Adam's, in units of the root mean square of the model's embeddings."""
+    fragility: bool = False
+    """Measure how fragile the prompts are, and how few of their bits do; for a correlation with what behaviours take
+    give at least 20 behaviours, such as strings of 20 lengths."""
+    matched: float | None = None
+    """Measure them where their fits reach this held-out loss (nats a token), the same for every behaviour."""
     payload: Transform = "copy"
     """Of the backdoor. fixed: a drawn string, which a prompt can teach any model."""
     payload_letters: int = 1

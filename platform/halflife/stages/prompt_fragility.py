@@ -76,6 +76,7 @@ def _fragility(
     loss = float(losses)
     found: dict[str, float | None] = {
         "loss": loss,
+        "numbers": float(vectors.numel()),
         "success": float(success),
         "norm": float(vectors.norm()) / unit,
         "f1": fragility.gradient_norm(some, vectors, radius, draws, generator),
