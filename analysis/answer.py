@@ -76,7 +76,8 @@ def _ends(times: pl.DataFrame) -> str:
         seeds = plural(row["seeds"], "seed")
         if row["estimate"] is not None:
             ends = f" [{short(row['low'])}, {short(row['high'])}]" if row["low"] is not None else ""
-            parts.append(f"{short(row['estimate'])} tokens{ends} at {row['size']} parameters ({seeds})")
+            late = f", of which {row['censored']} had not reached half" if row["censored"] else ""
+            parts.append(f"{short(row['estimate'])} tokens{ends} at {row['size']} parameters ({seeds}{late})")
         else:
             parts.append(
                 f"at least {short(row['bound'])} tokens at {row['size']} parameters "

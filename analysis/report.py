@@ -264,7 +264,9 @@ def _size_rows(sizes: pl.DataFrame) -> list[dict[str, str]]:
             return "–"
         if row[f"{name}_low"] is None:
             return f"{tell(row[name])} (one\u00a0seed)"
-        return f"{tell(row[name])} [{tell(row[f'{name}_low'])},\u00a0{tell(row[f'{name}_high'])}]"
+        late = row.get(f"{name}_censored")
+        told = f"{tell(row[name])} [{tell(row[f'{name}_low'])},\u00a0{tell(row[f'{name}_high'])}]"
+        return f"{told} ({late}\u00a0not\u00a0reached)" if late else told
 
     def plain(value: float | None, digits: int) -> str:
         return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")

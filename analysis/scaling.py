@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from analysis.imputation import few_censored, interval_over_seeds
+from analysis.imputation import few_censored, interval_over_seeds, mean_over_seeds
 from analysis.uncertainty import Interval, t_interval
 from analysis.words import interval, plural
 
@@ -164,7 +164,8 @@ def gamma_text(found: Slope) -> str:
 
 
 def by_size(half_lives: pl.DataFrame) -> pl.DataFrame:
-    """Geometric mean over seeds at each size, with its t interval; null where a seed is censored (then `bound` holds).
+    """Geometric mean over seeds at each size, with its t interval; a few censored runs are drawn beyond their bounds
+    (analysis.imputation). With many, estimate and interval are null and `bound` holds.
 
     Columns: size, parameters, seeds, censored, estimate, low, high, bound (the geometric mean is at least this: it
     takes censored runs at their last evaluation).
@@ -178,12 +179,15 @@ def by_size(half_lives: pl.DataFrame) -> pl.DataFrame:
         mean = t_interval(math.log(time) for time in times if time > 0)
         if mean is None:
             continue
-        censored = part.filter(pl.col("kind") == "censored").height
+        late, bound = (part["kind"] == "censored").to_numpy(), None
+        if late.any() and mean.count == late.size and few_censored(late[:, None]):
+            at = np.log(times)
+            mean = mean_over_seeds(at, np.where(late, np.inf, at))
+        elif late.any():
+            bound = math.exp(mean.estimate)
         shown = mean.exp()
-        rows.append([
-            part["size"][0], n, part.height, censored,
-            *((shown.estimate, shown.low, shown.high, None) if not censored else (None, None, None, shown.estimate)),
-        ])  # fmt: skip
+        ends = (shown.estimate, shown.low, shown.high) if bound is None else (None, None, None)
+        rows.append([part["size"][0], n, part.height, int(late.sum()), *ends, bound])
     names = {
         "size": pl.String, "parameters": pl.Int64, "seeds": pl.Int64, "censored": pl.Int64,
         "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "bound": pl.Float64,

@@ -30,6 +30,7 @@ def diagnose(fit: Fit, problem: Problem, hessian: Array, z: Array) -> Fit:
         *_unidentified(fit, problem, hessian, z),
         *_short_span(fit),
         *(f"the term of {name} collapsed to 0" for name in _empty_terms(fit) if name not in bound),
+        *_above_one(fit),
     ]
     group = fit.observations.group
     if group is not None and (seeds := np.unique(group).size) < SEEDS:
@@ -117,6 +118,14 @@ def _short_span(fit: Fit) -> list[str]:
         return []
     how = f"{decades:.1f} decades beyond" if decades > 0 else "not as far as"
     return [f"{law.inputs[0]} reaches {how} {clocks[0]} = {scale:.3g}; a tail or floor needs {SPAN}"]
+
+
+def _above_one(fit: Fit) -> list[str]:
+    """A rate above 1 where the law begins; the data lie later, or a bound would hold it."""
+    if fit.observations.hits is None or not fit.law.decays or len(fit.law.inputs) != 1:
+        return []
+    start = float(fit.law.value(fit.theta, np.zeros((1, 1))).max())
+    return [f"a rate of {start:.4g} at {fit.law.inputs[0]} = 0: no rate is above 1"] if start > 1 + 1e-9 else []
 
 
 def _empty_terms(fit: Fit) -> list[str]:

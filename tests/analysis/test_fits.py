@@ -66,7 +66,7 @@ def test_runs_without_the_skill_at_the_drop_are_not_fitted(rough):
 
 def test_the_checklist_is_filled_in_and_claims_nothing_unknown(floored):
     sections = dict(checklist(floored, retention_curves(floored)))
-    assert list(sections) == ["Hypothesis", "Training", "Measurement", "Fitting"]
+    assert list(sections) == ["At hand", "Hypothesis", "Training setup", "Data extraction", "Fitting"]
     said = " ".join(text for rows in sections.values() for _, text in rows)
     assert "15 of 15 reference runs fitted" in said
     assert "repetition: not recorded" in said

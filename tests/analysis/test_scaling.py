@@ -143,7 +143,7 @@ def test_too_few_seeds_sizes_or_decades_make_no_claim(seeds, sizes, said):
     assert said in slope(frame(np.random.default_rng(7), 0.4, seeds, sizes=sizes)).no_claim
 
 
-def test_a_size_with_a_censored_seed_has_a_bound_and_no_mean():
+def test_a_size_whose_seeds_are_censored_has_a_bound_and_no_mean():
     table = frame(np.random.default_rng(8), 0.8, 3, shared=0.0, own=0.0, span=200)
     sizes = by_size(table)
     largest = sizes.filter(pl.col("parameters") == 1_000_000).row(0, named=True)
@@ -151,6 +151,23 @@ def test_a_size_with_a_censored_seed_has_a_bound_and_no_mean():
     smallest = sizes.filter(pl.col("parameters") == 30_000).row(0, named=True)
     assert smallest["bound"] is None
     assert smallest["estimate"] == pytest.approx(50 * 0.3**0.8)
+
+
+def test_a_few_censored_seeds_count_in_the_mean_of_their_size():
+    """Of nine seeds two end early: the mean lies above the one that takes them at their last evaluation."""
+    table = frame(np.random.default_rng(11), 0.4, 9, shared=0.3, own=0.2)
+    own = table.filter(pl.col("parameters") == 100_000).sort("estimate", descending=True)
+    span = own["estimate"][2] * 1.01
+    late = pl.col("estimate") > span
+    cut = own.with_columns(
+        kind=pl.when(late).then(pl.lit("censored")).otherwise("kind"), low=pl.when(late).then(span).otherwise("low"),
+        estimate=pl.when(late).then(None).otherwise("estimate"),
+    )  # fmt: skip
+    row, whole = by_size(cut).row(0, named=True), by_size(own).row(0, named=True)
+    least = np.exp(np.log(own["estimate"].clip(upper_bound=span).to_numpy()).mean())
+    assert (row["censored"], row["bound"]) == (2, None)
+    assert row["estimate"] > least
+    assert row["low"] < whole["estimate"] < row["high"]
 
 
 def test_nothing_has_no_slope():

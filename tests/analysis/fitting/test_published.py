@@ -42,6 +42,8 @@ EBBINGHAUS = Observations(
 def test_murdock_1961_by_maximum_likelihood(law: str, parameters: tuple[float, float], likelihood: float) -> None:
     made = fit(LAWS[law], MURDOCK)
     rate = made.theta[1] if law == "power" else 1 / made.theta[1]
+    above = "a rate of 1.07 at x = 0: no rate is above 1"
+    assert [warning for warning in made.warnings if "rate" in warning] == ([above] if law == "exponential" else [])
     assert (made.theta[0], rate) == pytest.approx(parameters, abs=6e-4)
     assert made.log_likelihood == pytest.approx(likelihood, abs=0.01)
     assert made.starts_at_optimum > 0.9
