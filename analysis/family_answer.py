@@ -102,8 +102,8 @@ def sharing(effect_rows: dict[str, list[dict[str, Any]]], names: list[str]) -> s
 
 
 def _told(row: dict[str, Any]) -> tuple[int, str]:
-    """(1 longer, -1 shorter, 0 cannot be told; the numbers in words): by the half-life's factor where there is one,
-    else by mean retention, which every run has."""
+    """(1 longer, -1 shorter, 0 cannot be told; the numbers in words): by the half-life's factor, or where that cannot
+    tell by mean retention, which every run has."""
     area = _interval(row, "area")
     parts, side = [], 0
     if row["ratio"] is not None:
@@ -116,8 +116,7 @@ def _told(row: dict[str, Any]) -> tuple[int, str]:
         parts.append(f"half-life not reached in {row['pairs'] - row['observed']} of {plural(row['pairs'], 'pair')}")
     if area is not None:
         parts.append(f"mean retention {_signed(area)}")
-        if row["ratio"] is None:
-            side = _side(area, 0.0)
+        side = side or _side(area, 0.0)
     return side, ", ".join(parts) or "not measured"
 
 
