@@ -139,7 +139,10 @@ MEANINGS["erasure"] = {
     "place": ("", "order of the conditions in figures"),
     "plain": ("", "whether it differs in nothing else"),
     "reading": ("", "said (decoded greedily), shots, choice, layer (linear probe), relearning"),
-    "detail": ("", "the layer that was best at the drop; of relearning, examples and share of the skill to bring back"),
+    "detail": (
+        "",
+        "the layer with most over the control at the drop; of relearning, examples and share of the skill to regain",
+    ),
     "at_drop": ("", "share of right answers at the drop; of relearning missing"),
     "at_end": ("share; tokens", "the same at the end of the branch; of relearning the tokens it took, or the budget"),
     "control_drop": ("", "at_drop of the model that never saw the language"),

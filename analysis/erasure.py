@@ -78,13 +78,10 @@ def _levels(data: StudyData) -> pl.DataFrame:
     for run in _runs(data, outcome.phase).iter_rows(named=True):
         about = [run[name] for name in ABOUT]
         for reading in READINGS:
-            # the best layer at the drop: the end has no part in the choice
-            of_run = [task for task in depths_ if run["trial"] in ends[task]]
-            task = (
-                max(of_run, key=lambda at: ends[at][run["trial"]][0], default="")
-                if reading == LAYER
-                else tasks[reading]
-            )
+            # the layer with most over the control at the drop: the end has no part in the choice
+            of_run = [task for task in depths_ if {run["trial"], run["control"]} <= ends[task].keys()]
+            best = max(of_run, key=lambda at: ends[at][run["trial"]][0] - ends[at][run["control"]][0], default="")
+            task = best if reading == LAYER else tasks[reading]
             own, control = (ends.get(task, {}).get(trial) for trial in (run["trial"], run["control"]))
             if own is None or control is None:
                 continue

@@ -28,7 +28,7 @@ CAPTION = (
     "scale is the same in all: of what the trained model had at the drop over the model that never saw the language "
     "(the line at 0), how much is still there (the line at 1: all of it). Said: right answers, decoded greedily. Few "
     "shots: the same with examples in context. Forced choice: the right one is the likeliest of the language's own "
-    "answers. Linear probe: the answer read off the layer that was best at the drop. Relearning: tokens saved, at "
+    "answers. Linear probe: the answer read off the layer with most of it at the drop. Relearning: tokens saved, at "
     "equal examples and budget, to bring back a quarter, half and nine tenths of the skill. Last column: the share of "
     "what is no longer said that the other readings still find, their mean; right is gated, left is scrambled; it is "
     "told where at least half is no longer said. Means over sizes within a seed, then 95 % t intervals over seeds, "

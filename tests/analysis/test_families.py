@@ -259,3 +259,14 @@ def test_every_reading_is_exported_and_its_columns_explained(families, tmp_path)
     assert table.height == shares(one).height > 50
     unclear = told.filter((pl.col("table") == "erasure") & (pl.col("meaning") == "parameter of the trial"))["column"]
     assert unclear.is_empty(), unclear.to_list()
+
+
+def test_the_probed_layer_is_the_one_with_most_over_the_control(families):
+    """An answer that every model has on its first layer, such as the prompt's last sign, is no advantage."""
+    one = part(families, (pl.col("seed") == 0) & (pl.col("family") == "B"))
+    first = one.points.with_columns(
+        value=pl.when(pl.col("name") == "layer-0/hits").then(96.0).otherwise("value")  # of 96, in every model
+    )
+    found = shares(replace(one, points=first)).filter(pl.col("reading") == "layer")
+    assert set(found["detail"]) == {"4"}
+    assert set(found["kind"]) == {"observed"}
