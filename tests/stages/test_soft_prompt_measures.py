@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from halflife.data.mixture import Mixture, Source
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.evaluation.behaviours import BehaviourTarget
@@ -16,7 +17,9 @@ from halflife.stages.run import run_stage
 from halflife.stages.soft_prompt_measures import FindDistance, MeasureSoftPrompts
 from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.store import Store
+from halflife.stages.train import Checkpoint, Train
 from halflife.tasks.behaviours import Repetition
+from halflife.training.optimizers import AdamW
 from tests.data.samples import sample_corpus
 
 
@@ -80,6 +83,15 @@ def test_the_search_is_a_stage_with_the_model_as_its_only_parent(store: Store, t
     summary = run_stage(replace(stage, threshold=1e-6), store).summary
     assert summary["distance"] is None
     assert sorted(summary["losses"]) == ["0", "1", "2", "3"]
+
+
+def test_what_is_measured_needs_the_fit_and_the_model_behind_it(target: BehaviourTarget, fit: FitSoftPrompts) -> None:
+    mixture = Mixture(sources=(Source(corpus=target.corpus),))  # type: ignore[arg-type]
+    trunk = Train(start=Rung(size="20k"), mixture=mixture, tokens=4096, optimizer=AdamW(learning_rate=0.01))
+    behind = replace(fit, model=Checkpoint(stage=trunk), tokenizer=None)
+    stage = MeasureSoftPrompts(fit=behind, prompts=("two",))
+    assert {parent.key for parent in stage.parents} == {behind.key, trunk.key}
+    assert [parent.key for parent in MeasureSoftPrompts(fit=fit, prompts=("two",)).parents] == [fit.key]
 
 
 @pytest.mark.parametrize("names", [(), ("none",), ("k0-start",), ("made",)])

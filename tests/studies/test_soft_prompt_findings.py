@@ -40,11 +40,10 @@ def test_nothing_is_gained_on_text_as_trained_on(found) -> None:
 
 
 @pytest.mark.slow
-def test_skipping_is_gained_and_farther_is_harder(found) -> None:
+def test_skipping_is_gained_and_farther_is_harder_without_a_prompt(found) -> None:
     for name in ("skip-1", "skip-4"):
         assert found[name][1]["loss"] < found[name][0]["loss"] - 0.1
     assert found["skip-1"][0]["loss"] < found["skip-4"][0]["loss"]
-    assert found["skip-1"][1]["loss"] < found["skip-4"][1]["loss"] + 0.1
 
 
 @pytest.mark.slow

@@ -160,6 +160,12 @@ class MeasureSoftPrompts(Stage):
                 "measuring soft prompts: expected a prompt, a positive radius, and 1 or more draws and bits"
             )
 
+    @cached_property
+    def inner_stages(self) -> tuple[Stage, ...]:
+        """The fit, and the stage that its frozen model comes from, which is loaded again."""
+        model = self.fit.model
+        return (self.fit, model.stage) if isinstance(model, Checkpoint) else (self.fit,)
+
     @property
     def label(self) -> str:
         return "fragility of soft prompts"
