@@ -140,3 +140,11 @@ def test_what_cannot_be_is_refused_in_one_line(make, said: str) -> None:
 
 def test_every_family_kind_says_what_it_is() -> None:
     assert set(MEANING) == {"A", "B", "C", "D"}
+
+
+@given(modulus=st.integers(3, 20), seed=st.integers(0, 20))
+def test_a_sum_is_held_out_with_its_mirror_image_so_that_only_the_rule_answers_it(modulus: int, seed: int) -> None:
+    language = Addition(form="digits", modulus=modulus, seed=seed)
+    held_out = {tuple(example.prompt[:-3].split(" + ")) for example in language.examples("held-out")}
+    assert held_out == {(b, a) for a, b in held_out}
+    assert abs(len(held_out) - 0.2 * modulus**2) <= 2

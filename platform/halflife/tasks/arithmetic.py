@@ -113,6 +113,12 @@ class Addition(Language):
         drawn = rng.permutation(_DRAWN)[: self.modulus]
         return tuple(str(drawn[n]) if n in foreign else own[n] for n in range(self.modulus))
 
+    def groups(self) -> list[int]:
+        """a + b and b + a are held out together: else one that knows the other, and not the rule, answers it."""
+        p = self.modulus
+        places = {pair: place for place, pair in enumerate((a, b) for a in range(p) for b in range(a, p))}
+        return [places[min(a, b), max(a, b)] for a in range(p) for b in range(p)]
+
     def items(self) -> list[tuple[str, str]]:
         p, numerals = self.modulus, self.numerals
         rng = generator(self.seed, "own rule", self.form)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Literal, get_args
 
+import numpy as np
+
 from halflife.errors import UserError
 from halflife.rng import generator
 from halflife.tasks.base import Example
@@ -49,6 +51,10 @@ class Language:
         """Every (prompt, answer), in an order that never changes; prompts differ."""
         raise NotImplementedError(f"{type(self).__name__} states no items")
 
+    def groups(self) -> list[int]:
+        """By item, the group that it is in: a group is held out whole, where its items answer one another."""
+        return list(range(len(self.items())))
+
     @property
     def symbols(self) -> tuple[str, ...]:
         """The different answers, sorted: what a forced choice chooses from."""
@@ -76,9 +82,19 @@ def _parts(language: Language) -> dict[Part, tuple[Example, ...]]:
         order = generator(language.seed, "shuffled", language.name).permutation(len(items))
         items = [(prompt, items[at][1]) for (prompt, _), at in zip(items, order, strict=True)]
     examples = [Example(prompt=prompt, answer=answer + END) for prompt, answer in items]
-    count = round(language.held_out * len(items)) if language.has_rule and not language.shuffled else 0
-    out = set(generator(language.seed, "held out", language.name).permutation(len(items))[:count].tolist())
+    share = language.held_out if language.has_rule and not language.shuffled else 0.0
+    out = _held_out(language, share)
     return {
         "memorised": tuple(example for at, example in enumerate(examples) if at not in out),
         "held-out": tuple(example for at, example in enumerate(examples) if at in out),
     }
+
+
+def _held_out(language: Language, share: float) -> set[int]:
+    """Places of the items that are held out: of groups in a drawn order as many as come nearest to `share`."""
+    groups = np.array(language.groups())
+    sizes = np.bincount(groups)
+    order = generator(language.seed, "held out", language.name).permutation(len(sizes))
+    taken = np.cumsum(sizes[order])
+    count = int(np.searchsorted(taken, share * len(groups) + 0.5, side="right"))
+    return set(np.flatnonzero(np.isin(groups, order[:count])).tolist())
