@@ -21,6 +21,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from halflife.errors import Diverged, UserError
 from halflife.stages.base import Context, Stage
@@ -63,6 +64,7 @@ class Post:
         self._jobs: list[asyncio.Queue[Job | None]] = [asyncio.Queue() for _ in range(workers)]
         self._letters: asyncio.Queue[tuple[str, tuple[Any, ...]]] = asyncio.Queue()
         self._heard = asyncio.Event()
+        self._reserved: PlacementGroup | None = None
 
     async def give(self, job: Job | None) -> None:
         for queue in self._jobs:
@@ -82,6 +84,12 @@ class Post:
 
     async def heard(self) -> None:
         self._heard.set()
+
+    async def reserve(self, reserved: PlacementGroup | None) -> None:
+        self._reserved = reserved
+
+    async def reserved(self) -> PlacementGroup | None:
+        return self._reserved
 
     async def letters(self, patience: float) -> list[tuple[str, tuple[Any, ...]]]:
         """What has been told since, in order; none after `patience` seconds of silence."""
@@ -203,13 +211,19 @@ class Crew:
         if not self.broken:
             ray.get(self._post.give.remote(None))
             self._thread.join(ENDING_SECONDS)
+        reserved = ray.get(self._post.reserved.remote())
         ray.kill(self._post)
         self._thread.join(ENDING_SECONDS)
+        if self.broken and reserved is not None:
+            # What a dead controller had reserved stays so: Ray's own cleaner asks the dashboard, and there is none.
+            remove_placement_group(reserved)
 
 
 def work(config: dict[str, Any]) -> None:
     """What a worker does: one job after another, until there is none."""
     post, rank = config["post"], ray.train.get_context().get_world_rank()
+    if rank == 0:
+        ray.get(post.reserve.remote(get_current_placement_group()))
     while True:
         job: Job | None = ray.get(post.job.remote(rank))
         if job is None:
