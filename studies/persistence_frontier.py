@@ -63,9 +63,9 @@ class Settings:
     """Every setting is tried on the same ones."""
     fresh_seeds: int
     """Further seeds, on which the best settings are evaluated again."""
-    languages: int = 4
+    languages: int = 3
     """In the trunk, translations not counted."""
-    trunk_tokens: int = 2_000_000
+    trunk_tokens: int = 4_000_000
     """Length of the reference's trunk; the search halves and doubles it."""
     branch_tokens: int = 400_000
     """Cap: the branch stops when the new language is learned."""
@@ -83,9 +83,9 @@ class Suggested:
     family: str = "C"
     rule_overlap: float = 1.0
     trunk: str = "weight-decay"
-    trunk_strength: float = 0.5
+    trunk_strength: float = 1.0
     branch: str = "weight-decay"
-    branch_strength: float = 0.5
+    branch_strength: float = 1.0
     rate: float = 1.0
     batch: int = 2048
     doublings: int = 0
@@ -287,9 +287,9 @@ def declare(preset: str, settings: Settings, base: capability_settings.Settings)
             Axis(name="family", label="Family", values=(REFERENCE.family, "A", "B")),
             Axis(name="rule_overlap", label="Shared rule", values=(1.0,), scale="linear", unit="of the items"),
             Axis(name="trunk", label="Regularizer of the trunk", values=KINDS),
-            Axis(name="trunk_strength", label="Its strength in the trunk", values=(0.5,), scale="log"),
+            Axis(name="trunk_strength", label="Its strength in the trunk", values=(1.0,), scale="log"),
             Axis(name="branch", label="Regularizer of the branch", values=KINDS),
-            Axis(name="branch_strength", label="Its strength in the branch", values=(0.5,), scale="log"),
+            Axis(name="branch_strength", label="Its strength in the branch", values=(1.0,), scale="log"),
             Axis(name="rate", label="Branch rate", values=(1.0,), scale="log", unit="x the trunk's last rate"),
             Axis(name="batch", label="Branch batch", values=(2048, 1024, 4096), scale="log", unit="tokens"),
             Axis(name="length", label="Trunk length", values=lengths, scale="log", unit="x the reference's"),
@@ -354,8 +354,8 @@ PRESETS = {
         ),
     ),
     "laptop": Preset(
-        summary="An hour on 2 CPU cores: 30 settings of a 60k-parameter model on 2 seeds, the best on 5 fresh ones.",
-        settings=Settings(size="60k", seeds=2, fresh_seeds=5, budget=Budget(trials=30, startup=12)),
+        summary="An hour on 2 CPU cores: 30 settings of a 120k-parameter model on 2 seeds, the best on 5 fresh ones.",
+        settings=Settings(size="120k", seeds=2, fresh_seeds=5, budget=Budget(trials=30, startup=12)),
     ),
 }
 

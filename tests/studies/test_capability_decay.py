@@ -112,11 +112,11 @@ def test_one_axis_varies_at_a_time_in_the_focus_and_trunk_and_branch_regularizer
         learning_rates=(1.0, 0.5),
     )
     axes = [axis for axis in study.AXES if axis not in ("family", "arm")]
-    (reference,) = of(plan, family="C", size="100k", seed=0, arm="equal-exposure", **{
+    (reference,) = of(plan, family="C", size="120k", seed=0, arm="equal-exposure", **{
         axis: getattr(study.PRESETS["laptop"].settings, study.AXES[axis][0])[0] for axis in axes
     })  # fmt: skip
     changed = []
-    for trial in of(plan, size="100k", seed=0, arm="equal-exposure"):
+    for trial in of(plan, size="120k", seed=0, arm="equal-exposure"):
         different = {axis for axis in axes if trial.parameters[axis] != reference.parameters[axis]}
         changed.append(different)
         assert len(different) <= 1 or different == {"trunk_regularizer", "branch_regularizer"}
@@ -127,7 +127,7 @@ def test_one_axis_varies_at_a_time_in_the_focus_and_trunk_and_branch_regularizer
         "fade", "replay", "intervention", "learning_rate", "rule_overlap", "token_overlap", "trunk_regularizer",
         "branch_regularizer",
     }  # fmt: skip
-    assert {trial.parameters["size"] for trial in of(plan, replay=0.01)} == {"100k"}
+    assert {trial.parameters["size"] for trial in of(plan, replay=0.01)} == {"120k"}
 
 
 def test_replay_and_annealing_give_the_dropped_language_its_share_of_the_branch(results: Path):
@@ -202,6 +202,7 @@ def test_a_whole_run_finds_a_dropped_skill_fading_a_kept_one_staying_and_an_unse
         sys.executable, "studies/capability_decay.py", "smoke", "--results", str(tmp_path), "--families", "B",
         "--focus", "B", "--languages", "2", "--modulus", "5", "--seeds", "1", "--trunk-tokens", "300000",
         "--branch-tokens", "200000", "--criterion", "0.4", "--interventions", "none", "l2sp-1000000",
+        "--trunk-regularizers", "weight-decay-0.1", "--branch-regularizers", "weight-decay-0.1",
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": "platform:."}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
