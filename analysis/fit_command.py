@@ -56,7 +56,7 @@ def fit(
 
     Args:
         data: A .csv, .parquet or .jsonl file.
-        law: Name of the law, such as exponential_floor or chinchilla.
+        law: Name of the law, such as exponential_floor or chinchilla, or one's own as mylaw.py:its_name.
         json: File to write the result to.
     """
     from analysis.extrapolation import held_out
@@ -82,7 +82,7 @@ def compare(
 
     Args:
         data: A .csv, .parquet or .jsonl file.
-        laws: Names with commas, such as exponential,exponential_floor,shifted_power.
+        laws: Names with commas, such as exponential,exponential_floor,mylaw.py:its_name.
         json: File to write the table to.
     """
     from analysis import selection

@@ -195,3 +195,58 @@ def test_compare_refuses_what_it_cannot_rank(
         main(["compare", str(counts), "--laws", laws, *more])
     assert end.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+OWN = """
+import numpy as np
+from analysis.laws import Parameter, law
+
+@law(
+    name="hill_floor", formula="y = f + (a - f) / (1 + x/T)", source="mine", decays=True,
+    parameters=(
+        Parameter(name="a", low=0, high=1, unit="y"),
+        Parameter(name="T", low=1e-9, high=1e18, log=True, unit="x"),
+        Parameter(name="f", low=0, high=1, unit="y"),
+    ),
+)
+def hill_floor(x, a, T, f):
+    return f + (a - f) / (1 + np.exp(np.log(x + 1e-300) - np.log(T)))
+"""
+
+
+def test_a_law_of_ones_own_is_fitted_and_compared_from_its_file(
+    counts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.laws.base.LAWS", LAWS.copy())
+    (tmp_path / "mylaw.py").write_text(OWN)
+    own = f"{tmp_path / 'mylaw.py'}:hill_floor"
+    found = run(counts, "fit", "--law", own, *COUNTS)
+    assert found["law"] == "hill_floor"
+    assert found["parameters"]["a"]["estimate"] == pytest.approx(0.9, abs=0.05)
+    ranked = run(counts, "compare", "--laws", f"exponential_floor,{own}", *COUNTS)
+    assert [each["law"] for each in ranked] == ["exponential_floor", "hill_floor"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "complaint"),
+    [
+        (None, "hill_floor", "there is no file"),
+        ("import no_such_thing", "hill_floor", "cannot be imported: ModuleNotFoundError: No module named"),
+        ("def f(:", "hill_floor", "cannot be imported: SyntaxError"),
+        (OWN, "hill", "registers no law 'hill'; it registers hill_floor"),
+        ("x = 1", "exponential", "registers no law 'exponential'; it registers none"),
+    ],
+)
+def test_a_file_that_gives_no_such_law_is_one_line(
+    counts: Path, tmp_path: Path, text: str | None, name: str, complaint: str, capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("analysis.laws.base.LAWS", LAWS.copy())
+    if text is not None:
+        (tmp_path / "mylaw.py").write_text(text)
+    with pytest.raises(SystemExit) as end:
+        main(["fit", str(counts), "--law", f"{tmp_path / 'mylaw.py'}:{name}", *COUNTS])
+    told = capsys.readouterr().err
+    assert end.value.code == 2
+    assert complaint in told
+    assert told.count("\n") == 1
