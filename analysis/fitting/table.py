@@ -14,6 +14,8 @@ from analysis.laws.base import Array, Law
 
 def read_table(path: Path) -> pl.DataFrame:
     """Raises UserError when there is no such file, its kind is unknown, or it holds no rows."""
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; expected one table, such as a .csv file in it")
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
@@ -51,6 +53,8 @@ def observations(
     if y is None and (hits is None or trials is None):
         raise UserError("counts need both --hits and --trials")
     counts = [numbers(frame, name, whole=True) for name in (hits, trials) if name is not None]
+    if counts:
+        _check_counts(law, str(hits), str(trials), *counts)
     return Observations(
         x=np.stack([numbers(frame, name) for name in x], axis=1),
         y=None if y is None else numbers(frame, y),
@@ -59,11 +63,33 @@ def observations(
     )  # fmt: skip
 
 
+def _check_counts(law: Law, hits: str, trials: str, hit: Array, tried: Array) -> None:
+    """Raises UserError on hits above trials, and where nothing but a constant can be told from them."""
+    if (over := hit > tried).any():
+        at = int(over.argmax())
+        raise UserError(
+            f"{hits} are above {trials} at {int(over.sum())} of {over.size} points, first in row {at + 1}: "
+            f"{hits} is {hit[at]:g} and {trials} is {tried[at]:g}"
+        )
+    if not tried.any():
+        raise UserError(f"{trials} are 0 in all {tried.size} rows: there is nothing to fit")
+    if len(law.parameters) > 1 and (not hit.any() or (hit == tried).all()):
+        what = f"equal {trials}" if hit.any() else "are 0"
+        raise UserError(
+            f"{hits} {what} in all {hit.size} rows: such data tell a constant rate and not the {len(law.parameters)} "
+            f"parameters of {law.name}; fit --law constant"
+        )
+
+
 def numbers(frame: pl.DataFrame, name: str, whole: bool = False) -> Array:
     """A column as float64 without missing values."""
     column = _column(frame, name)
     if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
-        raise UserError(f"column {name} holds {column.dtype}, such as {column[0]!r}; expected numbers")
+        wrong = column.cast(pl.Float64, strict=False).is_null() if column.dtype == pl.String else column.is_not_null()
+        if not wrong.any():
+            raise UserError(f"column {name} holds numbers as text, such as {column[0]!r}; write them as numbers")
+        first = int(wrong.arg_max() or 0)
+        raise UserError(f"column {name} has {column[first]!r} in row {first + 1}; expected numbers")
     values = column.cast(pl.Float64).to_numpy()
     if (wrong := ~np.isfinite(values)).any():
         raise UserError(

@@ -84,6 +84,13 @@ def test_a_half_life_beyond_the_data_is_censored(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_counts_without_a_hit_are_still_fitted_by_a_constant(counts: Path, tmp_path: Path) -> None:
+    found = run(changed(counts, tmp_path, hits=pl.lit(0)), "fit", "--law", "constant", *COUNTS)
+    (level,) = found["parameters"].values()
+    assert level["estimate"] == pytest.approx(0, abs=1e-6)
+    assert level["high"] < 0.01
+
+
 def test_chance_is_held_and_the_law_is_of_the_skill_above_it(tmp_path: Path) -> None:
     tau = np.geomspace(1, 1000, 25)
     rate = 0.25 + 0.75 * 0.9 * np.exp(-tau / 50)
@@ -130,14 +137,22 @@ FIRST = pl.int_range(pl.len()) == 0
         ({}, ["--law", "exponential", *COUNTS, "--chance", "1"], "chance is 1.0; expected 0 or more, and below 1"),
         ({}, ["--law", "power", *COUNTS], "power has no value at 6 of 126 points, such as x = 0"),
         ({"hits": -pl.col("hits") - 1}, ["--law", "exponential", *COUNTS], "counts are 0 or more"),
-        ({"hits": pl.col("trials") + 1}, ["--law", "exponential", *COUNTS], "hits are above trials at 126 of 126"),
+        ({"hits": pl.col("trials") + 1}, ["--law", "exponential", *COUNTS],
+         "hits are above trials at 126 of 126 points, first in row 1: hits is 301 and trials is 300"),
         ({"hits": pl.col("hits") / 300}, ["--law", "exponential", *COUNTS], "counts are whole numbers, not rates"),
         ({"tau": pl.lit(3.0)}, ["--law", "exponential", *COUNTS], "x is constant (3)"),
         ({"tau": pl.when(FIRST).then(float("nan")).otherwise("tau")}, ["--law", "exponential", *COUNTS],
          "column tau has 1 values that are NaN or infinite, first in row 1"),
         ({"tau": pl.when(FIRST).then(None).otherwise("tau")}, ["--law", "exponential", *COUNTS],
          "column tau has 1 missing values, first in row 1"),
-        ({"tau": pl.lit("soon")}, ["--law", "exponential", *COUNTS], "column tau holds String, such as 'soon'"),
+        ({"hits": pl.lit(0)}, ["--law", "exponential", *COUNTS],
+         "hits are 0 in all 126 rows: such data tell a constant rate and not the 2 parameters of exponential"),
+        ({"hits": pl.col("trials")}, ["--law", "exponential", *COUNTS], "hits equal trials in all 126 rows"),
+        ({"hits": pl.lit(0), "trials": pl.lit(0)}, ["--law", "constant", *COUNTS], "trials are 0 in all 126 rows"),
+        ({"tau": pl.lit("soon")}, ["--law", "exponential", *COUNTS],
+         "column tau has 'soon' in row 1; expected numbers"),
+        ({"tau": pl.when(pl.int_range(pl.len()) == 2).then(pl.lit("n/a")).otherwise(pl.col("tau").cast(pl.String))},
+         ["--law", "exponential", *COUNTS], "column tau has 'n/a' in row 3; expected numbers"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -157,6 +172,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     ("name", "text", "complaint"),
     [
         ("none.csv", None, "there is no file"),
+        (".", None, "is a directory"),
         ("empty.csv", "tau,hits,trials\n", "holds no rows"),
         ("nothing.csv", "", "cannot be read as csv"),
         ("notes.txt", "tau", "is no table that is read here"),
