@@ -188,8 +188,16 @@ def _print_fit(fit: Fit, found: Intervals, foretold: dict[str, HeldOut]) -> None
         console.print(f"{fit.error.own.name} {fit.own:.4g}: {fit.error.own.meaning}")
     for part, each in foretold.items():
         console.print(f"fitted to the rest it foretells {part} ({each.points} points) with error {_number(each.error)}")
+    if fit.warnings and not _of_all_points(fit, found):
+        shown = ", ".join(f"{name} = {_number(value)}" for name, value in fit.parameters.items())
+        console.print(f"what follows is of the fit to all points at once ({shown}), not of the mean over groups above:")
     for warning in fit.warnings:
         console.print(f"[yellow]beware:[/yellow] {warning}")
+
+
+def _of_all_points(fit: Fit, found: Intervals) -> bool:
+    """Whether the estimates shown are those of the one fit that the warnings are about."""
+    return all(found.parameters[name].estimate == value for name, value in fit.parameters.items())
 
 
 def _print_comparison(found: Comparison) -> None:

@@ -91,6 +91,21 @@ def test_counts_without_a_hit_are_still_fitted_by_a_constant(counts: Path, tmp_p
     assert level["high"] < 0.01
 
 
+def test_warnings_of_the_fit_to_all_points_say_so_beside_the_mean_over_groups(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tau = np.geomspace(1, 300, 12)
+    rows = [
+        {"tau": t, "y": 0.9 * np.exp(-t / (20 + 40 * s)) + 0.2 * (s == 0), "seed": s} for s in range(3) for t in tau
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "seeds.csv")
+    arguments = ["--law", "exponential_floor", "--x", "tau", "--y", "y", "--group", "seed"]
+    found = run(tmp_path / "seeds.csv", "fit", *arguments)
+    assert found["parameters"]["f"]["low"] >= LAWS["exponential_floor"].bounds[0][2]
+    shown = capsys.readouterr().out
+    assert shown.index("what follows is of the fit to all points at once (a = ") < shown.index("3 groups: below 5")
+
+
 def test_chance_is_held_and_the_law_is_of_the_skill_above_it(tmp_path: Path) -> None:
     tau = np.geomspace(1, 1000, 25)
     rate = 0.25 + 0.75 * 0.9 * np.exp(-tau / 50)
