@@ -106,6 +106,28 @@ def test_warnings_of_the_fit_to_all_points_say_so_beside_the_mean_over_groups(
     assert shown.index("what follows is of the fit to all points at once (a = ") < shown.index("3 groups: below 5")
 
 
+@pytest.mark.parametrize(
+    "command", [["fit", "--law", "exponential_floor"], ["compare", "--laws", "constant,exponential"]]
+)
+def test_rows_without_a_response_are_left_out_and_counted(
+    counts: Path, tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    nothing = {name: pl.when(pl.int_range(pl.len()) >= 5).then(name) for name in ("hits", "trials")}
+    found = run(changed(counts, tmp_path, **nothing), *command, *COUNTS)
+    assert "121 points, binomial errors; 5 rows without a response left out" in capsys.readouterr().out
+    for each in found if isinstance(found, list) else [found]:
+        assert (each["points"], each["left_out"]) == (121, 5)
+
+
+def test_the_json_says_what_was_fitted_and_how(counts: Path) -> None:
+    found = run(counts, "fit", "--law", "exponential_floor", *COUNTS, "--group", "seed")
+    assert found["data"] == str(counts)
+    assert found["columns"] == {"x": ["tau"], "hits": "hits", "trials": "trials", "group": "seed"}
+    assert (found["points"], found["left_out"], found["groups"]) == (126, 0, 6)
+    assert (found["error"], found["formula"]) == ("binomial", LAWS["exponential_floor"].formula)
+    assert found["intervals"] == "one fit a group, Student-t over 6 groups"
+
+
 def test_chance_is_held_and_the_law_is_of_the_skill_above_it(tmp_path: Path) -> None:
     tau = np.geomspace(1, 1000, 25)
     rate = 0.25 + 0.75 * 0.9 * np.exp(-tau / 50)
@@ -164,6 +186,12 @@ FIRST = pl.int_range(pl.len()) == 0
          "hits are 0 in all 126 rows: such data tell a constant rate and not the 2 parameters of exponential"),
         ({"hits": pl.col("trials")}, ["--law", "exponential", *COUNTS], "hits equal trials in all 126 rows"),
         ({"hits": pl.lit(0), "trials": pl.lit(0)}, ["--law", "constant", *COUNTS], "trials are 0 in all 126 rows"),
+        ({"hits": pl.when(~FIRST).then("hits")}, ["--law", "exponential", *COUNTS],
+         "column hits has 1 missing values, first in row 1"),
+        ({"hits": pl.when(~FIRST).then(pl.when(pl.int_range(pl.len()) == 2).then(0.5).otherwise("hits")),
+          "trials": pl.when(~FIRST).then("trials")}, ["--law", "exponential", *COUNTS], "hits has 0.5 in row 3"),
+        ({"hits": pl.lit(None), "trials": pl.lit(None)}, ["--law", "exponential", *COUNTS],
+         "no row has a value of hits or trials"),
         ({"tau": pl.lit("soon")}, ["--law", "exponential", *COUNTS],
          "column tau has 'soon' in row 1; expected numbers"),
         ({"tau": pl.when(pl.int_range(pl.len()) == 2).then(pl.lit("n/a")).otherwise(pl.col("tau").cast(pl.String))},
