@@ -117,15 +117,17 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
 
     Args:
         results: Folder that the runs were made in (also HALFLIFE_RESULTS; default: results).
-        tracking_uri: MLflow store to read; by default mlflow.db in the results folder.
+        tracking_uri: MLflow store, or folder that export wrote; by default mlflow.db in the results folder.
     """
     from datetime import datetime
 
     from analysis.load import find_sweeps
     from analysis.stores import open_store
+    from analysis.table_store import is_tables, table_sweeps
     from halflife.tracking import schema
 
-    for run in find_sweeps(open_store(_uri(tracking_uri, results))):
+    uri = _uri(tracking_uri, results)
+    for run in table_sweeps(Path(uri)) if is_tables(uri) else find_sweeps(open_store(uri)):
         started = datetime.fromtimestamp(run.started / 1000).strftime("%Y-%m-%d %H:%M")
         study, digest = run.tags.get(schema.TAG_STUDY, "?"), run.tags.get(schema.TAG_SWEEP, "?")
         print(f"{study}  {digest[:12]}  {started}  {run.status.lower()}  {run.name}")

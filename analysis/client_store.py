@@ -40,7 +40,8 @@ class ClientStore:
         from mlflow import MlflowClient
 
         self.uri = tracking_uri
-        self._client = MlflowClient(tracking_uri=tracking_uri)
+        with self._told():
+            self._client = MlflowClient(tracking_uri=tracking_uri)
         self._bulk = tracking_uri.startswith(("http://", "https://"))
         self._latest: dict[str, list[Any]] = {}
         """Latest point of every metric of the runs found so far, by run."""

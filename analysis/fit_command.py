@@ -56,18 +56,19 @@ def fit(
 
     Args:
         data: A .csv, .parquet or .jsonl file.
-        law: Name of the law, such as exponential_floor or chinchilla.
+        law: Name of the law, such as exponential_floor or chinchilla, or one's own as mylaw.py:its_name.
         json: File to write the result to.
     """
     from analysis.extrapolation import held_out
     from analysis.intervals import intervals
 
-    made = fitted(data, law, columns)
+    made, left_out = fitted(data, law, columns)
     found, foretold = intervals(made), held_out(made)
     if json is not None:
         parts = {part: _finite(each.error) for part, each in foretold.items()}
-        _write(json, as_json(made, found) | {"held_out_error": parts})
-    _print_fit(made, found, foretold)
+        asked = _asked(data, columns, left_out)
+        _write(json, as_json(made, found) | asked | {"held_out_error": parts})
+    _print_fit(made, found, foretold, left_out)
 
 
 def compare(
@@ -82,7 +83,7 @@ def compare(
 
     Args:
         data: A .csv, .parquet or .jsonl file.
-        laws: Names with commas, such as exponential,exponential_floor,shifted_power.
+        laws: Names with commas, such as exponential,exponential_floor,mylaw.py:its_name.
         json: File to write the table to.
     """
     from analysis import selection
@@ -90,19 +91,33 @@ def compare(
     names = [name.strip() for name in laws.split(",") if name.strip()]
     if len(set(names)) < 2:
         raise UserError(f"--laws is {laws!r}; expected two or more different names with commas")
-    found = selection.compare([fitted(data, name, columns) for name in names])
+    made = [fitted(data, name, columns) for name in names]
+    left_out = made[0][1]  # for all laws the same rows
+    found = selection.compare([each for each, _ in made])
     if found.ranked[0].aicc == math.inf:
         points = found.ranked[0].fit.observations.n
         raise UserError(f"{points} points are too few for AICc of any of these laws")
     if json is not None:
         table = [
             as_json(each.fit, each.intervals)
+            | _asked(data, columns, left_out)
             | {"aicc": _finite(each.aicc), "delta_aicc": _finite(each.delta), "held_out_error": _finite(each.held_out),
                "held_out_log_likelihood": _finite(each.held_out_log_likelihood)}
             for each in found.ranked
         ]  # fmt: skip
         _write(json, table)
-    _print_comparison(found)
+    _print_comparison(found, left_out)
+
+
+def _asked(data: Path, columns: Columns, left_out: int) -> dict[str, Any]:
+    """What was fitted, as data: its file, its columns by what they are taken for, and the rows without a response."""
+    taken = {name: getattr(columns, name) for name in ("y", "hits", "trials", "group")}
+    x = [name.strip() for name in columns.x.split(",")]
+    return {
+        "data": str(data),
+        "columns": {"x": x} | {name: value for name, value in taken.items() if value is not None},
+        "left_out": left_out,
+    }
 
 
 def _write(path: Path, what: object) -> None:
@@ -112,8 +127,11 @@ def _write(path: Path, what: object) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
-def fitted(data: Path, law: str, columns: Columns) -> Fit:
-    """Raises UserError on bad input, before anything is computed."""
+def fitted(data: Path, law: str, columns: Columns) -> tuple[Fit, int]:
+    """The fit, and how many rows have no response and were left out.
+
+    Raises UserError on bad input, before anything is computed.
+    """
     from analysis.fitting.fit import fit
     from analysis.fitting.table import observations, read_table
     from analysis.laws import find_law
@@ -122,10 +140,10 @@ def fitted(data: Path, law: str, columns: Columns) -> Fit:
     if columns.starts < 1:
         raise UserError(f"--starts is {columns.starts}; expected 1 or more")
     names = [name.strip() for name in columns.x.split(",")]
-    points = observations(
+    points, left_out = observations(
         read_table(data), found, names, y=columns.y, hits=columns.hits, trials=columns.trials, group=columns.group
     )
-    return fit(found, points, objective=_objective(columns), starts=columns.starts)
+    return fit(found, points, objective=_objective(columns), starts=columns.starts), left_out
 
 
 def _objective(columns: Columns) -> Objective:
@@ -144,6 +162,11 @@ def as_json(fit: Fit, found: Intervals) -> dict[str, Any]:
     value = fit.objective if fit.log_likelihood is None else fit.log_likelihood
     return {
         "law": fit.law.name,
+        "formula": fit.law.formula,
+        "points": fit.observations.n,
+        "groups": None if fit.observations.group is None else len(set(fit.observations.group.tolist())),
+        "error": fit.error.name,
+        "intervals": found.method,
         "parameters": {
             name: {"estimate": _finite(each.estimate), "low": _finite(each.low), "high": _finite(each.high)}
             for name, each in found.parameters.items()
@@ -166,12 +189,12 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _print_fit(fit: Fit, found: Intervals, foretold: dict[str, HeldOut]) -> None:
+def _print_fit(fit: Fit, found: Intervals, foretold: dict[str, HeldOut], left_out: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"[bold]{fit.law.name}[/bold]: {fit.law.formula}", f"({_data(fit)})")
+    console.print(f"[bold]{fit.law.name}[/bold]: {fit.law.formula}", f"({_data(fit, left_out)})")
     table = Table("", "estimate", "low", "high", "", box=None, pad_edge=False)
     for parameter in fit.law.parameters:
         each = found.parameters[parameter.name]
@@ -188,11 +211,19 @@ def _print_fit(fit: Fit, found: Intervals, foretold: dict[str, HeldOut]) -> None
         console.print(f"{fit.error.own.name} {fit.own:.4g}: {fit.error.own.meaning}")
     for part, each in foretold.items():
         console.print(f"fitted to the rest it foretells {part} ({each.points} points) with error {_number(each.error)}")
+    if fit.warnings and not _of_all_points(fit, found):
+        shown = ", ".join(f"{name} = {_number(value)}" for name, value in fit.parameters.items())
+        console.print(f"what follows is of the fit to all points at once ({shown}), not of the mean over groups above:")
     for warning in fit.warnings:
         console.print(f"[yellow]beware:[/yellow] {warning}")
 
 
-def _print_comparison(found: Comparison) -> None:
+def _of_all_points(fit: Fit, found: Intervals) -> bool:
+    """Whether the estimates shown are those of the one fit that the warnings are about."""
+    return all(found.parameters[name].estimate == value for name, value in fit.parameters.items())
+
+
+def _print_comparison(found: Comparison, left_out: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -206,7 +237,7 @@ def _print_comparison(found: Comparison) -> None:
             f"{each.delta:.2f}", "" if each.held_out is None else _number(each.held_out), _half_life(each.half_life),
             str(len(made.warnings)) if made.warnings else "",
         )  # fmt: skip
-    console.print(_data(found.ranked[0].fit))
+    console.print(_data(found.ranked[0].fit, left_out))
     console.print(table)
     console.print(f"{found.text}.")
     for each in found.ranked:
@@ -214,10 +245,11 @@ def _print_comparison(found: Comparison) -> None:
             console.print(f"[yellow]beware:[/yellow] {each.fit.law.name}: {warning}")
 
 
-def _data(fit: Fit) -> str:
+def _data(fit: Fit, left_out: int) -> str:
     group = fit.observations.group
     over = "" if group is None else f" in {len(set(group.tolist()))} groups"
-    return f"{fit.observations.n} points{over}, {fit.error.name} errors"
+    without = f"; {left_out} rows without a response left out" if left_out else ""
+    return f"{fit.observations.n} points{over}, {fit.error.name} errors{without}"
 
 
 def _half_life(half: HalfLife | None) -> str:

@@ -7,7 +7,8 @@ noise and never count as independent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -101,13 +102,29 @@ def _solved(fit: Fit, theta: Array) -> Array:
     return np.where(fit.law.log, np.log(np.where(fit.law.log, theta, 1.0)), theta)
 
 
+def _within_bounds(fit: Fit, i: int, found: Interval) -> Interval:
+    """An interval on the solved scale of parameter i without what lies outside its bounds, on the natural scale.
+
+    The truth lies within them by assumption, so that no coverage is lost.
+    """
+    low, high = (float(end[i]) for end in fit.law.bounds)
+    if fit.law.log[i]:
+        found = replace(found, low=_clipped(found.low, math.log(low), math.log(high)),
+                        high=_clipped(found.high, math.log(low), math.log(high))).exp()  # fmt: skip
+    return replace(found, low=_clipped(found.low, low, high), high=_clipped(found.high, low, high))
+
+
+def _clipped(end: float | None, low: float, high: float) -> float | None:
+    return None if end is None else min(max(end, low), high)
+
+
 def _over_groups(fit: Fit, level: float) -> Intervals:
     each = by_group(fit)
     found = {}
-    for i, (name, log) in enumerate(zip(fit.law.names, fit.law.log, strict=True)):
+    for i, name in enumerate(fit.law.names):
         interval = t_interval(_solved(fit, each.theta)[:, i], level)
         assert interval is not None
-        found[name] = interval.exp() if log else interval
+        found[name] = _within_bounds(fit, i, interval)
     count = each.theta.shape[0]
     half = each.half_life
     return Intervals(
@@ -122,10 +139,10 @@ def _mean_half_life(fit: Fit, half: Array, level: float) -> HalfLife:
     late = ~(half <= last)
     if not few_censored(late[:, None]):
         return HalfLife(estimate=None, low=None, high=None, censored=True)
-    low = np.log(np.where(late, last, half))
-    mean = mean_over_seeds(low, np.where(late, np.inf, low), level)
-    ends = mean.exp()
-    return HalfLife(estimate=ends.estimate, low=ends.low, high=ends.high, censored=bool(late.any()))
+    least = np.log(np.where(late, last, half))
+    mean = mean_over_seeds(least, np.where(late, np.inf, least), level)
+    estimate, low, high = (None if end is None else _shown(end, True) for end in (mean.estimate, mean.low, mean.high))
+    return HalfLife(estimate=estimate, low=low, high=high, censored=bool(late.any()))
 
 
 def jackknife_reach(whole: Array, parts: Array, level: float = LEVEL) -> Array:
@@ -150,15 +167,15 @@ def _jackknife(fit: Fit, level: float) -> Intervals:
 
     whole, parts = _solved(fit, fit.theta), _solved(fit, without.theta)
     found = {}
-    for i, (name, log) in enumerate(zip(fit.law.names, fit.law.log, strict=True)):
-        ends = interval(float(whole[i]), parts[:, i])
-        found[name] = ends.exp() if log else ends
+    for i, name in enumerate(fit.law.names):
+        found[name] = _within_bounds(fit, i, interval(float(whole[i]), parts[:, i]))
     half, halves, shown = fit.half_life, without.half_life, None
     if half is not None and halves is not None:
         last = data.x[:, 0].max()
         if np.isfinite(half) and np.isfinite(halves).all():
-            ends = interval(float(np.log(half)), np.log(halves)).exp()
-            shown = HalfLife(estimate=ends.estimate, low=ends.low, high=ends.high, censored=half > last)
+            ends = interval(float(np.log(half)), np.log(halves))
+            low, high = (None if end is None else _shown(end, True) for end in (ends.low, ends.high))
+            shown = HalfLife(estimate=half, low=low, high=high, censored=half > last)
         else:
             shown = HalfLife(estimate=None, low=None, high=None, censored=True)
     return Intervals(parameters=found, half_life=shown, method=f"delete-one-group jackknife, t over {count} groups")

@@ -54,6 +54,13 @@ def read_tables(folder: Path, study: str) -> StudyData:
     )
 
 
+def table_sweeps(folder: Path) -> list[Run]:
+    """The sweep that the tables of a folder are of; UserError where no sweep.json says which that was."""
+    if not (folder / "sweep.json").is_file():
+        raise UserError(f"{folder} is a folder of tables without sweep.json: expected what export wrote, or a store")
+    return [_sweep(folder, "?")[0]]
+
+
 def _find(folder: Path, name: str) -> Path | None:
     return next((path for end in ("parquet", "csv") if (path := folder / f"{name}.{end}").is_file()), None)
 

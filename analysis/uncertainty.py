@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -33,9 +34,13 @@ class Interval:
         return Interval(estimate=factor * self.estimate, low=low, high=high, count=self.count)
 
     def exp(self) -> Interval:
-        """The same on the ratio scale, for estimates made on logarithms."""
-        low, high = (None if end is None else math.exp(end) for end in (self.low, self.high))
-        return Interval(estimate=math.exp(self.estimate), low=low, high=high, count=self.count)
+        """The same on the ratio scale, for estimates made on logarithms; inf beyond the largest number."""
+        low, high = (None if end is None else _exp(end) for end in (self.low, self.high))
+        return Interval(estimate=_exp(self.estimate), low=low, high=high, count=self.count)
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < math.log(sys.float_info.max) else math.inf
 
 
 def binomial_interval(

@@ -11,9 +11,14 @@ from analysis.errors import UserError
 from analysis.fitting.result import Observations
 from analysis.laws.base import Array, Law
 
+ROW = "row of the table"
+"""Column of row numbers, counted from 1 without the header, that complaints name after rows were left out."""
+
 
 def read_table(path: Path) -> pl.DataFrame:
     """Raises UserError when there is no such file, its kind is unknown, or it holds no rows."""
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; expected one table, such as a .csv file in it")
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
@@ -36,8 +41,9 @@ def read_table(path: Path) -> pl.DataFrame:
 def observations(
     frame: pl.DataFrame, law: Law, x: list[str], *, y: str | None, hits: str | None, trials: str | None,
     group: str | None,
-) -> Observations:  # fmt: skip
-    """Columns of a table as observations of a law; inputs that bear its names may come in any order.
+) -> tuple[Observations, int]:  # fmt: skip
+    """Columns of a table as observations of a law, and the number of rows left out, where nothing was measured: all
+    columns of the response are missing. Inputs that bear the law's names may come in any order.
 
     Raises UserError on a missing column, on text, on missing values, on rates given as counts.
     """
@@ -50,31 +56,63 @@ def observations(
         raise UserError("give either --y, or both --hits and --trials")
     if y is None and (hits is None or trials is None):
         raise UserError("counts need both --hits and --trials")
+    response = [name for name in (y, hits, trials) if name is not None]
+    if absent := [name for name in response if name not in frame.columns]:
+        raise _no_column(frame, absent[0])
+    rows = frame.height
+    frame = frame.with_row_index(ROW, offset=1).filter(~pl.all_horizontal(pl.col(response).is_null()))
+    if frame.is_empty():
+        raise UserError(f"no row has a value of {' or '.join(response)}: there is nothing to fit")
     counts = [numbers(frame, name, whole=True) for name in (hits, trials) if name is not None]
-    return Observations(
+    if counts:
+        _check_counts(frame, law, str(hits), str(trials), *counts)
+    points = Observations(
         x=np.stack([numbers(frame, name) for name in x], axis=1),
         y=None if y is None else numbers(frame, y),
         hits=counts[0] if counts else None, trials=counts[1] if counts else None,
         group=None if group is None else _labels(frame, group),
     )  # fmt: skip
+    return points, rows - frame.height
+
+
+def _check_counts(frame: pl.DataFrame, law: Law, hits: str, trials: str, hit: Array, tried: Array) -> None:
+    """Raises UserError on hits above trials, and where nothing but a constant can be told from them."""
+    if (over := hit > tried).any():
+        at = int(over.argmax())
+        raise UserError(
+            f"{hits} are above {trials} at {int(over.sum())} of {over.size} points, first in row {_row(frame, over)}: "
+            f"{hits} is {hit[at]:g} and {trials} is {tried[at]:g}"
+        )
+    if not tried.any():
+        raise UserError(f"{trials} are 0 in all {tried.size} rows: there is nothing to fit")
+    if len(law.parameters) > 1 and (not hit.any() or (hit == tried).all()):
+        what = f"equal {trials}" if hit.any() else "are 0"
+        raise UserError(
+            f"{hits} {what} in all {hit.size} rows: such data tell a constant rate and not the {len(law.parameters)} "
+            f"parameters of {law.name}; fit --law constant"
+        )
 
 
 def numbers(frame: pl.DataFrame, name: str, whole: bool = False) -> Array:
     """A column as float64 without missing values."""
     column = _column(frame, name)
     if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
-        raise UserError(f"column {name} holds {column.dtype}, such as {column[0]!r}; expected numbers")
+        wrong = column.cast(pl.Float64, strict=False).is_null() if column.dtype == pl.String else column.is_not_null()
+        if not wrong.any():
+            raise UserError(f"column {name} holds numbers as text, such as {column[0]!r}; write them as numbers")
+        first = column.filter(wrong)[0]
+        raise UserError(f"column {name} has {first!r} in row {_row(frame, wrong.to_numpy())}; expected numbers")
     values = column.cast(pl.Float64).to_numpy()
     if (wrong := ~np.isfinite(values)).any():
         raise UserError(
-            f"column {name} has {int(wrong.sum())} values that are NaN or infinite, first in row {_row(wrong)}"
+            f"column {name} has {int(wrong.sum())} values that are NaN or infinite, first in row {_row(frame, wrong)}"
         )
     if whole and (wrong := values != np.round(values)).any():
         raise UserError(
-            f"column {name} has {values[wrong][0]:g} in row {_row(wrong)}; counts are whole numbers, not rates"
+            f"column {name} has {values[wrong][0]:g} in row {_row(frame, wrong)}; counts are whole numbers, not rates"
         )
     if whole and (wrong := values < 0).any():
-        raise UserError(f"column {name} has {values[wrong][0]:g} in row {_row(wrong)}; counts are 0 or more")
+        raise UserError(f"column {name} has {values[wrong][0]:g} in row {_row(frame, wrong)}; counts are 0 or more")
     return values
 
 
@@ -84,13 +122,17 @@ def _labels(frame: pl.DataFrame, name: str) -> np.ndarray:
 
 def _column(frame: pl.DataFrame, name: str) -> pl.Series:
     if name not in frame.columns:
-        raise UserError(f"there is no column {name!r}; columns: {', '.join(frame.columns)}")
+        raise _no_column(frame, name)
     if missing := frame[name].null_count():
-        row = int(frame[name].is_null().arg_max() or 0) + 1
+        row = _row(frame, frame[name].is_null().to_numpy())
         raise UserError(f"column {name} has {missing} missing values, first in row {row}: drop or fill them first")
     return frame[name]
 
 
-def _row(wrong: np.ndarray) -> int:
-    """Counted from 1, without the header."""
-    return int(wrong.argmax()) + 1
+def _no_column(frame: pl.DataFrame, name: str) -> UserError:
+    return UserError(f"there is no column {name!r}; columns: {', '.join(n for n in frame.columns if n != ROW)}")
+
+
+def _row(frame: pl.DataFrame, wrong: np.ndarray) -> int:
+    """Where the first wrong value stands in the table, counted from 1 without the header."""
+    return int(frame[ROW][int(wrong.argmax())])

@@ -1,6 +1,9 @@
 """What a law is: a function of inputs and parameters with bounds, derivatives and, where it decays, a half-life.
 
-A law of one's own takes a dozen lines and gets the fitter, intervals, comparison and figures:
+A law of one's own takes a dozen lines and gets the fitter, intervals, comparison and figures. In a file mylaw.py:
+
+    import numpy as np
+    from analysis.laws import Parameter, law
 
     @law(
         name="weibull", formula="y = a exp(-(x/T)^s)", source="my notes", decays=True,
@@ -13,6 +16,9 @@ A law of one's own takes a dozen lines and gets the fitter, intervals, compariso
     def weibull(x, a, T, s):
         return a * np.exp(-((x / T) ** s))
 
+The command line finds it by file and name: `python -m analysis fit DATA.csv --law mylaw.py:weibull`. The file is run,
+as any program is: give only those that you trust.
+
 The function may return the value alone (its derivatives are then taken by the complex step, exact to rounding: no
 abs, no comparison on parameters), or the value and the tuple of its derivatives with respect to each parameter, or
 these and a dictionary of its second derivatives, (i, j) with i <= j: the fitter then takes full Newton steps.
@@ -20,8 +26,10 @@ these and a dictionary of its second derivatives, (i, j) with i <= j: the fitter
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -178,7 +186,28 @@ def law(*, register: bool = True, **fields: Any) -> Callable[[Function], Law]:
 
 
 def find_law(name: str) -> Law:
-    """The registered law of that name; UserError names those there are."""
+    """The registered law of that name, or that of a file FILE.py:NAME; UserError names those there are."""
+    file, colon, own = name.rpartition(":")
+    if colon and file.endswith(".py"):
+        return _law_of_file(Path(file), own)
     if name not in LAWS:
-        raise UserError(f"there is no law {name!r}; laws: {', '.join(sorted(LAWS))}")
+        raise UserError(f"there is no law {name!r}; laws: {', '.join(sorted(LAWS))}; one's own is FILE.py:NAME")
+    return LAWS[name]
+
+
+def _law_of_file(path: Path, name: str) -> Law:
+    """Runs the file and gives the law that it registers; one that bears the name of a law here replaces it."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; --law FILE.py:NAME takes one that registers the law NAME with @law")
+    before = dict(LAWS)
+    try:
+        runpy.run_path(str(path))
+    except (Exception, SystemExit) as error:  # anything that a user's file may raise
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {reason}") from error
+    made = sorted(known for known, found in LAWS.items() if before.get(known) is not found)
+    if name not in made:
+        raise UserError(
+            f"{path} registers no law {name!r}; it registers {', '.join(made) or 'none: expected @law(...)'}"
+        )
     return LAWS[name]

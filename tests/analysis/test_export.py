@@ -140,3 +140,24 @@ def test_no_password_leaves_with_the_tables(small, tmp_path):
     tags = {**small.sweep.tags, schema.TAG_COMMAND: "run --tracking-uri http://me:secret@host"}
     write_tables(replace(small, sweep=replace(small.sweep, tags=tags)), tmp_path)
     assert "secret" not in (tmp_path / "sweep.json").read_text()
+
+
+def test_the_sweep_of_exported_tables_is_listed_as_that_of_the_store(small, small_uri, tmp_path, capsys):
+    write_tables(small, tmp_path)
+    main(["sweeps", "--tracking-uri", str(tmp_path)])
+    listed = capsys.readouterr().out
+    assert listed.startswith(SMALL.study)
+    main(["sweeps", "--tracking-uri", small_uri])
+    assert listed in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tables", [True, False])
+def test_a_folder_that_says_nothing_of_sweeps_is_refused_in_one_line(tmp_path, capsys, tables):
+    if tables:
+        (tmp_path / "points.csv").write_text("trial,phase,step,name,value\n")
+    with pytest.raises(SystemExit) as end:
+        main(["sweeps", "--tracking-uri", str(tmp_path)])
+    told = capsys.readouterr().err
+    assert end.value.code == 2
+    assert str(tmp_path) in told
+    assert told.count("\n") == 1

@@ -84,6 +84,50 @@ def test_a_half_life_beyond_the_data_is_censored(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_counts_without_a_hit_are_still_fitted_by_a_constant(counts: Path, tmp_path: Path) -> None:
+    found = run(changed(counts, tmp_path, hits=pl.lit(0)), "fit", "--law", "constant", *COUNTS)
+    (level,) = found["parameters"].values()
+    assert level["estimate"] == pytest.approx(0, abs=1e-6)
+    assert level["high"] < 0.01
+
+
+def test_warnings_of_the_fit_to_all_points_say_so_beside_the_mean_over_groups(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tau = np.geomspace(1, 300, 12)
+    rows = [
+        {"tau": t, "y": 0.9 * np.exp(-t / (20 + 40 * s)) + 0.2 * (s == 0), "seed": s} for s in range(3) for t in tau
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "seeds.csv")
+    arguments = ["--law", "exponential_floor", "--x", "tau", "--y", "y", "--group", "seed"]
+    found = run(tmp_path / "seeds.csv", "fit", *arguments)
+    assert found["parameters"]["f"]["low"] >= LAWS["exponential_floor"].bounds[0][2]
+    shown = capsys.readouterr().out
+    assert shown.index("what follows is of the fit to all points at once (a = ") < shown.index("3 groups: below 5")
+
+
+@pytest.mark.parametrize(
+    "command", [["fit", "--law", "exponential_floor"], ["compare", "--laws", "constant,exponential"]]
+)
+def test_rows_without_a_response_are_left_out_and_counted(
+    counts: Path, tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    nothing = {name: pl.when(pl.int_range(pl.len()) >= 5).then(name) for name in ("hits", "trials")}
+    found = run(changed(counts, tmp_path, **nothing), *command, *COUNTS)
+    assert "121 points, binomial errors; 5 rows without a response left out" in capsys.readouterr().out
+    for each in found if isinstance(found, list) else [found]:
+        assert (each["points"], each["left_out"]) == (121, 5)
+
+
+def test_the_json_says_what_was_fitted_and_how(counts: Path) -> None:
+    found = run(counts, "fit", "--law", "exponential_floor", *COUNTS, "--group", "seed")
+    assert found["data"] == str(counts)
+    assert found["columns"] == {"x": ["tau"], "hits": "hits", "trials": "trials", "group": "seed"}
+    assert (found["points"], found["left_out"], found["groups"]) == (126, 0, 6)
+    assert (found["error"], found["formula"]) == ("binomial", LAWS["exponential_floor"].formula)
+    assert found["intervals"] == "one fit a group, Student-t over 6 groups"
+
+
 def test_chance_is_held_and_the_law_is_of_the_skill_above_it(tmp_path: Path) -> None:
     tau = np.geomspace(1, 1000, 25)
     rate = 0.25 + 0.75 * 0.9 * np.exp(-tau / 50)
@@ -130,14 +174,28 @@ FIRST = pl.int_range(pl.len()) == 0
         ({}, ["--law", "exponential", *COUNTS, "--chance", "1"], "chance is 1.0; expected 0 or more, and below 1"),
         ({}, ["--law", "power", *COUNTS], "power has no value at 6 of 126 points, such as x = 0"),
         ({"hits": -pl.col("hits") - 1}, ["--law", "exponential", *COUNTS], "counts are 0 or more"),
-        ({"hits": pl.col("trials") + 1}, ["--law", "exponential", *COUNTS], "hits are above trials at 126 of 126"),
+        ({"hits": pl.col("trials") + 1}, ["--law", "exponential", *COUNTS],
+         "hits are above trials at 126 of 126 points, first in row 1: hits is 301 and trials is 300"),
         ({"hits": pl.col("hits") / 300}, ["--law", "exponential", *COUNTS], "counts are whole numbers, not rates"),
         ({"tau": pl.lit(3.0)}, ["--law", "exponential", *COUNTS], "x is constant (3)"),
         ({"tau": pl.when(FIRST).then(float("nan")).otherwise("tau")}, ["--law", "exponential", *COUNTS],
          "column tau has 1 values that are NaN or infinite, first in row 1"),
         ({"tau": pl.when(FIRST).then(None).otherwise("tau")}, ["--law", "exponential", *COUNTS],
          "column tau has 1 missing values, first in row 1"),
-        ({"tau": pl.lit("soon")}, ["--law", "exponential", *COUNTS], "column tau holds String, such as 'soon'"),
+        ({"hits": pl.lit(0)}, ["--law", "exponential", *COUNTS],
+         "hits are 0 in all 126 rows: such data tell a constant rate and not the 2 parameters of exponential"),
+        ({"hits": pl.col("trials")}, ["--law", "exponential", *COUNTS], "hits equal trials in all 126 rows"),
+        ({"hits": pl.lit(0), "trials": pl.lit(0)}, ["--law", "constant", *COUNTS], "trials are 0 in all 126 rows"),
+        ({"hits": pl.when(~FIRST).then("hits")}, ["--law", "exponential", *COUNTS],
+         "column hits has 1 missing values, first in row 1"),
+        ({"hits": pl.when(~FIRST).then(pl.when(pl.int_range(pl.len()) == 2).then(0.5).otherwise("hits")),
+          "trials": pl.when(~FIRST).then("trials")}, ["--law", "exponential", *COUNTS], "hits has 0.5 in row 3"),
+        ({"hits": pl.lit(None), "trials": pl.lit(None)}, ["--law", "exponential", *COUNTS],
+         "no row has a value of hits or trials"),
+        ({"tau": pl.lit("soon")}, ["--law", "exponential", *COUNTS],
+         "column tau has 'soon' in row 1; expected numbers"),
+        ({"tau": pl.when(pl.int_range(pl.len()) == 2).then(pl.lit("n/a")).otherwise(pl.col("tau").cast(pl.String))},
+         ["--law", "exponential", *COUNTS], "column tau has 'n/a' in row 3; expected numbers"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -157,6 +215,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     ("name", "text", "complaint"),
     [
         ("none.csv", None, "there is no file"),
+        (".", None, "is a directory"),
         ("empty.csv", "tau,hits,trials\n", "holds no rows"),
         ("nothing.csv", "", "cannot be read as csv"),
         ("notes.txt", "tau", "is no table that is read here"),
@@ -195,3 +254,58 @@ def test_compare_refuses_what_it_cannot_rank(
         main(["compare", str(counts), "--laws", laws, *more])
     assert end.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+OWN = """
+import numpy as np
+from analysis.laws import Parameter, law
+
+@law(
+    name="hill_floor", formula="y = f + (a - f) / (1 + x/T)", source="mine", decays=True,
+    parameters=(
+        Parameter(name="a", low=0, high=1, unit="y"),
+        Parameter(name="T", low=1e-9, high=1e18, log=True, unit="x"),
+        Parameter(name="f", low=0, high=1, unit="y"),
+    ),
+)
+def hill_floor(x, a, T, f):
+    return f + (a - f) / (1 + np.exp(np.log(x + 1e-300) - np.log(T)))
+"""
+
+
+def test_a_law_of_ones_own_is_fitted_and_compared_from_its_file(
+    counts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.laws.base.LAWS", LAWS.copy())
+    (tmp_path / "mylaw.py").write_text(OWN)
+    own = f"{tmp_path / 'mylaw.py'}:hill_floor"
+    found = run(counts, "fit", "--law", own, *COUNTS)
+    assert found["law"] == "hill_floor"
+    assert found["parameters"]["a"]["estimate"] == pytest.approx(0.9, abs=0.05)
+    ranked = run(counts, "compare", "--laws", f"exponential_floor,{own}", *COUNTS)
+    assert [each["law"] for each in ranked] == ["exponential_floor", "hill_floor"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "complaint"),
+    [
+        (None, "hill_floor", "there is no file"),
+        ("import no_such_thing", "hill_floor", "cannot be imported: ModuleNotFoundError: No module named"),
+        ("def f(:", "hill_floor", "cannot be imported: SyntaxError"),
+        (OWN, "hill", "registers no law 'hill'; it registers hill_floor"),
+        ("x = 1", "exponential", "registers no law 'exponential'; it registers none"),
+    ],
+)
+def test_a_file_that_gives_no_such_law_is_one_line(
+    counts: Path, tmp_path: Path, text: str | None, name: str, complaint: str, capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("analysis.laws.base.LAWS", LAWS.copy())
+    if text is not None:
+        (tmp_path / "mylaw.py").write_text(text)
+    with pytest.raises(SystemExit) as end:
+        main(["fit", str(counts), "--law", f"{tmp_path / 'mylaw.py'}:{name}", *COUNTS])
+    told = capsys.readouterr().err
+    assert end.value.code == 2
+    assert complaint in told
+    assert told.count("\n") == 1

@@ -12,7 +12,7 @@ from analysis.fitting.objectives import Binomial, Gaussian, Huber
 from analysis.fitting.problem import Problem
 from analysis.fitting.result import Fit, Observations
 from analysis.imputation import augment, few_censored, interval_over_seeds, mean_over_seeds, slopes_over_seeds
-from analysis.intervals import HalfLife, cluster_bootstrap, intervals, last_seen
+from analysis.intervals import HalfLife, by_group, cluster_bootstrap, intervals, last_seen
 from analysis.laws import LAWS
 from analysis.profile import coordinate, profile
 from analysis.uncertainty import Interval, t_interval
@@ -125,6 +125,23 @@ def test_with_groups_every_group_is_fitted_and_students_t_taken_over_them():
     assert known(found.half_life) == pytest.approx(expected, rel=1e-4)
     assert found.parameters["a"].count == 4
     assert "t over 4 groups" in found.method.lower()
+
+
+def test_intervals_over_groups_stay_within_the_bounds_of_the_law():
+    floors, many = np.array([0.0, 0.0, 0.5]), 3
+    theta = np.stack([np.full(many, 0.95), np.full(many, 30.0), floors], axis=1)
+    y = LAW.value(theta, STEPS[:, None]).ravel()
+    y = y + 0.01 * np.random.default_rng(0).standard_normal(y.size)
+    group = np.repeat(np.arange(many), STEPS.size)
+    made = fit(LAW, Observations(x=np.tile(STEPS, many), y=y, group=group), starts=32)
+    whole = intervals(made)
+    assert whole.half_life is not None
+    assert whole.half_life.high is None  # beyond the largest number
+    found = known(whole.parameters["f"])
+    reach = known(t_interval(by_group(made).theta[:, 2]))
+    low = LAW.bounds[0][2]
+    assert reach[1] < low
+    assert found == pytest.approx([reach[0], low, min(reach[2], LAW.bounds[1][2])])
 
 
 def test_groups_at_one_size_each_are_jackknifed_and_of_a_mean_that_is_the_t_interval():
