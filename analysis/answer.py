@@ -220,10 +220,12 @@ def extinction(data: StudyData, curves: pl.DataFrame, times: pl.DataFrame) -> st
 def own_savings(data: StudyData) -> list[str]:
     """The backdoor's own savings in relearning, beyond those of trigger and payload alone."""
     times = relearning_times(data)
-    if times.is_empty():
+    if "old-old" not in times["pair"]:
         return []
     summary = savings_summary(times)
     main = summary.filter(pl.col("threshold") == THRESHOLDS[0])
+    if "own" not in main["pair"]:
+        return ["Whether the faded backdoor can be revived cannot be told: no trunk had taken it."]
     own = main.row(by_predicate=pl.col("pair") == "own", named=True)
     if own["ratio"] is None:
         return [

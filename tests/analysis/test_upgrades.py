@@ -15,13 +15,13 @@ from tests.analysis.test_load import TINY
 
 
 def to_nought(said):
-    """The declaration as a schema 0 might have had it: tasks called skills, no controls yet."""
-    outcomes = [{**{k: v for k, v in one.items() if k != "task"}, "skill": one["task"]} for one in said["outcomes"]]
+    """The declaration as a schema 0 might have had it: tasks called parts, no controls yet."""
+    outcomes = [{**{k: v for k, v in one.items() if k != "task"}, "part": one["task"]} for one in said["outcomes"]]
     return {**{key: value for key, value in said.items() if key != "controls"}, "outcomes": outcomes, "schema": 0}
 
 
 def from_nought(said):
-    outcomes = [{**{k: v for k, v in one.items() if k != "skill"}, "task": one["skill"]} for one in said["outcomes"]]
+    outcomes = [{**{k: v for k, v in one.items() if k != "part"}, "task": one["part"]} for one in said["outcomes"]]
     return {**said, "outcomes": outcomes, "controls": []}
 
 

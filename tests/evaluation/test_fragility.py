@@ -38,6 +38,9 @@ class Bowl(nn.Module):
         odds = torch.stack([torch.zeros_like(form), 6.0 - form, torch.full_like(form, -50.0)], dim=-1)
         return odds[:, None].expand(-1, x.shape[1], -1)
 
+    def hidden_at(self, x: Tensor, columns: Tensor, past: Past | None = None) -> Tensor:
+        return self.hidden(x, past)[:, : columns.shape[1]]
+
     def logits(self, hidden: Tensor) -> Tensor:
         return hidden
 

@@ -18,6 +18,7 @@ from halflife.tasks.arithmetic import Addition
 from halflife.tasks.families import Family
 
 WORDS = Addition(form="words")
+HELD_OUT = len(WORDS.examples("held-out"))
 
 
 class Knows(nn.Module):
@@ -58,8 +59,8 @@ def test_a_model_that_memorised_scores_all_memorised_and_no_held_out_items() -> 
     model = Knows(table("memorised"))
     probes = [LanguageProbe(languages=(WORDS,), part=part) for part in ("memorised", "held-out")]
     memorised, held_out = (measured(probe, model) for probe in probes)
-    assert memorised["hits"] == memorised["trials"] == 97
-    assert (held_out["hits"], held_out["trials"]) == (0, 24)
+    assert memorised["hits"] == memorised["trials"] == len(WORDS.examples("memorised"))
+    assert (held_out["hits"], held_out["trials"]) == (0, HELD_OUT)
     assert memorised["logprob"] == pytest.approx(0, abs=1e-6)
     assert held_out["logprob"] == pytest.approx(-np.log(257), abs=1e-3)
 
@@ -70,7 +71,7 @@ def test_a_forced_choice_finds_a_skill_that_is_gated() -> None:
     spoken = measured(LanguageProbe(languages=(WORDS,)), model)
     chosen = measured(LanguageProbe(languages=(WORDS,), choice=True), model)
     assert spoken["hits"] == 0
-    assert chosen["hits"] == chosen["trials"] == 24
+    assert chosen["hits"] == chosen["trials"] == HELD_OUT
     assert -np.log(11) < chosen["logprob"] < 0
 
 
@@ -78,11 +79,16 @@ def test_several_languages_are_pooled_and_the_least_is_told() -> None:
     roman = Addition(form="roman")
     model = Knows(table("held-out"), strength=2.0)
     pooled = measured(LanguageProbe(languages=(WORDS, roman)), model)
-    assert (pooled["hits"], pooled["trials"], pooled["least"]) == (24, 48, 0.0)
+    assert (pooled["hits"], pooled["trials"], pooled["least"]) == (
+        HELD_OUT,
+        HELD_OUT + len(roman.examples("held-out")),
+        0.0,
+    )
     one, other = (measured(LanguageProbe(languages=(each,), choice=True), model) for each in (WORDS, roman))
     both = measured(LanguageProbe(languages=(WORDS, roman), choice=True), model)
     assert both["hits"] == one["hits"] + other["hits"]
-    assert both["logprob"] == pytest.approx((one["logprob"] + other["logprob"]) / 2)
+    means = [one["logprob"], other["logprob"]]
+    assert both["logprob"] == pytest.approx(np.average(means, weights=[one["trials"], other["trials"]]))
 
 
 def test_shots_are_other_memorised_items_with_their_answers() -> None:
@@ -119,5 +125,6 @@ def test_each_language_is_measured_apart_in_the_same_pass_as_it_would_be_alone(c
 def test_chance_is_weighted_by_the_items_asked() -> None:
     seven = Addition(form="roman", modulus=7)
     found = measured(LanguageProbe(languages=(WORDS, seven)), Knows({}))
-    assert found["trials"] == 24 + 10
-    assert found["chance"] == pytest.approx((24 / 11 + 10 / 7) / 34)
+    items = len(seven.examples("held-out"))
+    assert found["trials"] == HELD_OUT + items
+    assert found["chance"] == pytest.approx((HELD_OUT / 11 + items / 7) / (HELD_OUT + items))

@@ -64,8 +64,8 @@ def test_an_answer_held_linearly_and_never_said_is_read_off_every_held_out_item(
     said = prepare(LanguageProbe(languages=(WORDS,)), Bytes(), Path(), 64, "cpu")(model)
     noise, held = layers(WORDS, model)
     assert said["hits"] == 0
-    assert held["hits"] == held["trials"] == 24
-    assert noise["hits"] <= 7  # chance is 1 in 11: more than 7 of 24 has probability 0.001
+    assert held["hits"] == held["trials"] == len(WORDS.examples("held-out"))
+    assert noise["hits"] <= 7  # chance is 1 in 11: more than 7 of 23 has probability 0.001
     assert held["control"] <= 7
     assert held["chance"] == pytest.approx(1 / 11)
 

@@ -46,7 +46,7 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def results_of(stage: FitSoftPrompts) -> Path:
-    return Path(stage.model.folder).parent  # pyright: ignore[reportAttributeAccessIssue]
+    return Path(stage.model.folder).parent  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
 
 def run(stage: FitSoftPrompts) -> tuple[dict[str, Any], dict[str, prompt_results.Fitted]]:
@@ -79,7 +79,7 @@ def test_peft_reads_what_we_write_with_equal_logits_and_we_read_it_back(stage: F
     base = transformers.AutoModelForCausalLM.from_pretrained(results / "model").eval()
     theirs = peft.PeftModel.from_pretrained(base, str(tmp_path / "out")).eval()
     codec = load_tokenizer(stage.codec, results)
-    for item in stage.targets[0].examples("held-out", 4, results):  # pyright: ignore[reportAttributeAccessIssue]
+    for item in stage.targets[0].examples("held-out", 4, results):  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
         tokens = torch.from_numpy(codec.encode(item.prompt))[None]
         with torch.no_grad():
             expected = theirs(input_ids=tokens).logits[0, -tokens.shape[1] :]

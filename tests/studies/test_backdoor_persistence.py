@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from halflife.errors import UserError
+from halflife.evaluation.targets import BackdoorTarget
+from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.place import Place
 from halflife.sweep.study import Study, Trial
@@ -89,15 +91,16 @@ def test_relearning_hosts_are_not_the_trunks(results):
 def test_soft_prompts_are_fitted_at_the_drop_and_after_it_to_the_model_without_the_backdoor_too(results):
     plan = built(results, soft_prompts=(1, 4), sizes=("30k",))
     fitted = {
-        trial.role: {phase: stage for phase, stage in trial.stages.items() if phase.startswith("prompts-")}
+        trial.role: {phase: stage for phase, stage in trial.stages.items() if isinstance(stage, FitSoftPrompts)}
         for trial in plan.trials
         if trial.role in ("treatment", "absent") and trial.parameters["arm"] == "equal-exposure"
     }
     for role, stages in fitted.items():
         drop, after = stages["prompts-at-the-drop"], stages["prompts-after-the-decay"]
         trial = next(trial for trial in plan.trials if trial.role == role)
-        assert drop.model == Checkpoint(stage=trial.stages["trunk"])
-        assert after == dataclasses.replace(drop, model=Checkpoint(stage=trial.stages["branch"]))
+        assert drop.model == Checkpoint(stage=trains(trial)["trunk"])
+        assert after == dataclasses.replace(drop, model=Checkpoint(stage=trains(trial)["branch"]))
+        assert isinstance(drop.targets[0], BackdoorTarget)
         assert drop.targets[0].condition == "untriggered"
     given = [(stage.prompts, stage.targets) for stages in fitted.values() for stage in stages.values()]
     assert all(each == given[0] for each in given)

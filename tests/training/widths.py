@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from halflife.models.ladder import Rung
 
@@ -14,15 +15,15 @@ class Wide(Rung):
     size: str = "100k"
     of: int
 
-    @property
+    @cached_property
     def depth(self) -> int:
         return 2
 
-    @property
+    @cached_property
     def width(self) -> int:
         return self.of
 
-    @property
+    @cached_property
     def feedforward(self) -> int:
         return 2 * self.of
 

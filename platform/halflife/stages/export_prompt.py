@@ -22,7 +22,11 @@ def export_prompt(store: Store, name: str, run: str, out: Path, base: Path | Non
     done, record = standing(folder), record_of(folder)
     if done is None or done.outcome.status != "complete" or "prompts" not in record["fields"]:
         raise UserError(f"{folder.name} is no complete stage of soft prompts: run the study that it belongs to first")
-    fitted = prompt_results.read(folder / "attempts" / done.outcome.attempt / "final")
+    source = folder / "attempts" / done.outcome.attempt
+    attempt = store.local(source)
+    if problem := store.brought(source, attempt, done.files):
+        raise UserError(f"{folder.name} is damaged ({problem}): run the study that it belongs to again")
+    fitted = prompt_results.read(attempt / "final")
     if run not in fitted:
         raise UserError(f"run {run!r} of {folder.name} given: expected one of {', '.join(sorted(fitted))}")
     prompt = fitted[run]

@@ -16,7 +16,7 @@ import traceback
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 import ray.train
@@ -216,7 +216,7 @@ class Crew:
         self._thread.join(ENDING_SECONDS)
         if self.broken and reserved is not None:
             # What a dead controller had reserved stays so: Ray's own cleaner asks the dashboard, and there is none.
-            remove_placement_group(reserved)
+            remove_placement_group(cast(PlacementGroup, reserved))
 
 
 def work(config: dict[str, Any]) -> None:
