@@ -32,6 +32,7 @@ def diagnose(fit: Fit, problem: Problem, hessian: Array, z: Array) -> Fit:
         *(f"the term of {name} collapsed to 0" for name in _empty_terms(fit) if name not in bound),
         *_above_one(fit),
     ]
+    found += _constant_groups(fit)
     group = fit.observations.group
     if group is not None and (seeds := np.unique(group).size) < SEEDS:
         found.append(f"{seeds} group{'s' * (seeds != 1)}: below {SEEDS}, intervals over groups say little")
@@ -126,6 +127,18 @@ def _above_one(fit: Fit) -> list[str]:
         return []
     start = float(fit.law.value(fit.theta, np.zeros((1, 1))).max())
     return [f"a rate of {start:.4g} at {fit.law.inputs[0]} = 0: no rate is above 1"] if start > 1 + 1e-9 else []
+
+
+def _constant_groups(fit: Fit) -> list[str]:
+    """Groups whose response is the same everywhere, as of a run without a single hit."""
+    group, response = fit.observations.group, fit.observations.response
+    if group is None or len(fit.law.parameters) < 2:
+        return []
+    names, seen = np.unique(group), ~np.isnan(response)
+    each = [response[(group == name) & seen] for name in names]
+    count = sum(own.size > 1 and bool(np.ptp(own) == 0) for own in each)
+    told = f"{count} of {names.size} groups with a constant response"
+    return [f"{told}: it tells a level and nothing else of {fit.law.name}"] if count else []
 
 
 def _empty_terms(fit: Fit) -> list[str]:

@@ -119,6 +119,14 @@ def test_rows_without_a_response_are_left_out_and_counted(
         assert (each["points"], each["left_out"]) == (121, 5)
 
 
+def test_a_seed_without_a_single_hit_is_told_of(counts: Path, tmp_path: Path) -> None:
+    path = changed(counts, tmp_path, hits=pl.when(pl.col("seed") == 4).then(0).otherwise("hits"))
+    found = run(path, "fit", "--law", "exponential", *COUNTS, "--group", "seed")
+    told = "1 of 6 groups with a constant response: it tells a level and nothing else of exponential"
+    assert told in found["warnings"]
+    assert told not in run(counts, "fit", "--law", "exponential", *COUNTS, "--group", "seed")["warnings"]
+
+
 def test_the_json_says_what_was_fitted_and_how(counts: Path) -> None:
     found = run(counts, "fit", "--law", "exponential_floor", *COUNTS, "--group", "seed")
     assert found["data"] == str(counts)
