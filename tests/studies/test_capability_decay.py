@@ -197,10 +197,10 @@ def test_bad_settings_are_refused_in_one_line(changes: dict[str, Any], said: str
 
 @pytest.mark.slow
 def test_a_whole_run_finds_a_dropped_skill_fading_a_kept_one_staying_and_an_unseen_one_absent(tmp_path: Path):
-    """The study's own machinery on two forms of addition modulo 5, memorised within 300,000 tokens."""
+    """The study's own machinery on two forms of addition modulo 5, memorised within 900,000 tokens."""
     command = [
         sys.executable, "studies/capability_decay.py", "smoke", "--results", str(tmp_path), "--families", "B",
-        "--focus", "B", "--languages", "2", "--modulus", "5", "--seeds", "1", "--trunk-tokens", "300000",
+        "--focus", "B", "--languages", "2", "--modulus", "5", "--seeds", "1", "--trunk-tokens", "900000",
         "--branch-tokens", "200000", "--criterion", "0.4", "--interventions", "none", "l2sp-1000000",
         "--trunk-regularizers", "weight-decay-0.1", "--branch-regularizers", "weight-decay-0.1",
     ]  # fmt: skip
@@ -210,8 +210,8 @@ def test_a_whole_run_finds_a_dropped_skill_fading_a_kept_one_staying_and_an_unse
     from analysis.load import load_study
 
     data = load_study(f"sqlite:///{tmp_path}/mlflow.db", "capability_decay")
-    points = data.points.filter(task="dropped-memorised", measure="hits", phase="branch")
-    ends = points.sort("tokens").group_by("trial").agg(pl.col("value").first().alias("first"), pl.col("value").last())
+    points = data.points.filter(pl.col("name") == "dropped-memorised/hits", pl.col("phase") == "branch")
+    ends = points.sort("step").group_by("trial").agg(pl.col("value").first().alias("first"), pl.col("value").last())
     found = data.trials.join(ends, on="trial")
 
     def share(role: str, intervention: str = "none") -> tuple[float, float]:

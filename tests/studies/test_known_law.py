@@ -35,7 +35,7 @@ from tests.evaluation.test_languages import Knows
 SIZES = {"30k": 30_000, "300k": 300_000}
 SEEDS, STEPS, STEP = 5, 600, 1000
 GAMMA, FLOOR, AT_DROP = 0.4, 0.3, 0.98
-LANGUAGE = Addition(form="letters", modulus=20)
+LANGUAGE = Addition(form="letters", modulus=20, seed=1)  # holds out 80 sums
 
 
 def time(size: str, seed: int) -> float:
