@@ -32,6 +32,7 @@ from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import LoRA, parameters_named
 from halflife.training.schedules import Schedule
 from studies.backdoor_settings import PRESETS, Settings, check_settings, declare, dose
+from studies.reports import report
 from studies.soft_prompt_axis import brought_back
 from studies.starts import Start, starts
 
@@ -391,18 +392,6 @@ def _corpora(settings: Settings, results: Path) -> dict[str, tuple[Corpus, ...]]
         shifted = prepare_corpus(spec, results)
         corpora |= {"shifted": (shifted,), "broader": (home, shifted)}
     return corpora
-
-
-def report(study: str, place: Place, sweep: str) -> Path:
-    """Draws the report of the sweep with this digest. Raises UserError when that is not possible."""
-    from analysis import errors
-    from analysis.report import default_folder, write_report
-
-    folder = default_folder(place.results, study)
-    try:
-        return write_report(study, tracking_uri=place.actual_tracking_uri, out=folder, sweep=sweep)
-    except errors.UserError as error:
-        raise UserError(str(error)) from error
 
 
 if __name__ == "__main__":

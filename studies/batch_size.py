@@ -7,8 +7,9 @@ from halflife.stages.train import Checkpoint
 from halflife.sweep.cli import Preset, main
 from halflife.sweep.study import Study, Trial
 from halflife.tracking.schema import Axis
-from studies.backdoor_persistence import Cell, report, treatments
+from studies.backdoor_persistence import Cell, treatments
 from studies.backdoor_settings import Settings, check_settings, declare
+from studies.reports import report
 
 BATCHES = (1024, 2048, 8192)
 PRESETS = {"quick": Preset(summary="Four minutes on 2 CPU cores.", settings=Settings(sizes=("60k",), seeds=3))}

@@ -30,8 +30,8 @@ from halflife.tasks.families import Family, Kind
 from halflife.tasks.languages import Language
 from halflife.training.optimizers import AdamW
 from halflife.training.schedules import Schedule
-from studies.backdoor_persistence import report
-from studies.capability_settings import AXES, PRESETS, Drop, Settings, check_settings, declare
+from studies.capability_settings import ARMS, AXES, CONTROLS, PRESETS, Drop, Settings, check_settings, declare
+from studies.reports import report
 
 NAME = "capability_decay"
 LEARNED = "criterion"
@@ -224,12 +224,12 @@ def treatments(settings: Settings) -> list[tuple[Treatment, tuple[str, ...]]]:
     """
     reference = Treatment(
         family=settings.families[0],
-        arm="equal-exposure",
+        arm=ARMS[0],
         **{
             name: getattr(settings, source)[0] for name, (source, _, _) in AXES.items() if name not in ("family", "arm")
         },
     )
-    arms = [replace(reference, arm=arm) for arm in ("equal-exposure", "equal-strength")]
+    arms = [replace(reference, arm=arm) for arm in ARMS]
     core = [replace(each, family=family) for each in arms for family in settings.families]
     focus = replace(reference, family=settings.focus)
     star = [
@@ -284,10 +284,9 @@ def _trials(cell: Cell, reference: Treatment) -> Iterator[Trial]:
 
 def _trial(cell: Cell, reference: Treatment, stages: dict[str, Stage], role: str) -> Trial:
     axes: dict[str, Scalar] = dataclasses.asdict(cell.treatment)
-    labels = {"absent": "never learned it", "positive": "never dropped it", "null": "learned shuffled answers"}
-    what = [labels[role]] if role in labels else []
+    what = [CONTROLS[role]] if role in CONTROLS else []
     for axis, value in axes.items():
-        if axis not in ("family",) and value != getattr(reference, axis):
+        if axis != "family" and value != getattr(reference, axis):
             what.append(str(value) if axis == "arm" else f"{AXES[axis][1].lower()} {value}")
     subject = cell.dropped[0].name
     model = Rung(size=cell.size)

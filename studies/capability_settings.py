@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from halflife.errors import UserError
@@ -167,6 +167,8 @@ UNITS = {
     "length": "x the reference's",
 }
 ARMS = ("equal-exposure", "equal-strength")
+CONTROLS = {"absent": "never learned it", "positive": "never dropped it", "null": "learned shuffled answers"}
+"""By role, as trials and reports call them."""
 
 
 def declare(study: str, preset: str, settings: Settings, chance: float) -> schema.Declaration:
@@ -214,11 +216,7 @@ def declare(study: str, preset: str, settings: Settings, chance: float) -> schem
             outcome("choice", "Forced choice among its answers", "choice"),
             outcome("shots", "With examples in context", "shots"),
         ),
-        controls=(
-            schema.Control(kind="absent", label="never learned it", role="absent"),
-            schema.Control(kind="positive", label="never dropped it", role="positive"),
-            schema.Control(kind="null", label="learned shuffled answers", role="null"),
-        ),
+        controls=tuple(schema.Control(kind=role, label=label, role=role) for role, label in CONTROLS.items()),
         figures=("languages", "family", "half_life", "erasure", "examples", "effects", "overlap", "generalisation"),
         notes=tuple(_notes(settings)),
         settings=dataclasses.asdict(settings),
@@ -231,6 +229,29 @@ def _notes(settings: Settings) -> Iterator[str]:
     yield "which language is dropped: with the seed, the next; B, C and D of one seed drop the same form"
 
 
+REGULARIZERS = ("weight-decay-1", "none", "weight-decay-0.1", "dropout-0.1", "label-smoothing-0.1")
+LARGE = Settings(
+    languages=10,
+    sizes=("300k", "1m", "3m", "10m", "30m"),
+    seeds=5,
+    drop=("one", "half", "family"),
+    fades=(0.0, 0.5),
+    translations=("dropped", "kept"),
+    replay=(0.0, 0.001, 0.01, 0.1),
+    rule_overlap=(1.0, 0.75, 0.5, 0.25, 0.0),
+    token_overlap=(1.0, 0.5, 0.0),
+    trunk_regularizers=REGULARIZERS,
+    branch_regularizers=REGULARIZERS,
+    interventions=("none", "l2sp-1", "ewc-1", "kl-1", "lora-8", "frozen-embeddings", "frozen-1"),
+    learning_rates=(1.0, 0.5, 0.25),
+    lengths=(1.0, 2.0),
+    sequence_length=128,
+    batch_tokens=16_384,
+    trunk_tokens=50_000_000,
+    branch_tokens=20_000_000,
+    relearn_tokens=2_000_000,
+    precision="bf16",
+)
 PRESETS = {
     "smoke": Preset(
         summary="A minute and a half on 2 CPU cores: does everything work here? Trunks too short to mean anything.",
@@ -247,12 +268,12 @@ PRESETS = {
         ),
     ),
     "demo": Preset(
-        summary="Ten minutes on 2 CPU cores: families A and C, 2 sizes x 2 seeds, all controls.",
+        summary="22 minutes on 2 CPU cores by --dry-run: families A and C, 2 sizes x 2 seeds, all controls.",
         settings=Settings(families=("A", "C"), sizes=("60k", "120k"), seeds=2, relearn_examples=(8,)),
     ),
     "laptop": Preset(
-        summary="An hour and a half on 2 CPU cores: families A to D, 3 sizes x 5 seeds; in one family weight decay "
-        "of the trunk x of the branch, and in one the overlap of the dropped language with the others.",
+        summary="Four hours on 2 CPU cores by --dry-run, not run yet: families A to D, 3 sizes x 5 seeds; in one "
+        "family weight decay of the trunk x of the branch, and in one the dropped language's overlap with the others.",
         settings=Settings(
             sizes=("60k", "120k", "240k"),
             seeds=5,
@@ -265,53 +286,20 @@ PRESETS = {
     ),
     "gpu": Preset(
         summary="Hours on one GPU: ten languages, 5 sizes from 300k to 30m parameters x 5 seeds, every axis.",
-        settings=Settings(
-            languages=10,
-            sizes=("300k", "1m", "3m", "10m", "30m"),
-            seeds=5,
-            drop=("one", "half", "family"),
-            fades=(0.0, 0.5),
-            translations=("dropped", "kept"),
-            replay=(0.0, 0.001, 0.01, 0.1),
-            rule_overlap=(1.0, 0.75, 0.5, 0.25, 0.0),
-            token_overlap=(1.0, 0.5, 0.0),
-            trunk_regularizers=("weight-decay-1", "none", "weight-decay-0.1", "dropout-0.1", "label-smoothing-0.1"),
-            branch_regularizers=("weight-decay-1", "none", "weight-decay-0.1", "dropout-0.1", "label-smoothing-0.1"),
-            interventions=("none", "l2sp-1", "ewc-1", "kl-1", "lora-8", "frozen-embeddings", "frozen-1"),
-            learning_rates=(1.0, 0.5, 0.25),
-            lengths=(1.0, 2.0),
-            sequence_length=128,
-            batch_tokens=16_384,
-            trunk_tokens=50_000_000,
-            branch_tokens=20_000_000,
-            relearn_tokens=2_000_000,
-            precision="bf16",
-        ),
+        settings=LARGE,
     ),
     "cluster": Preset(
         summary="A cluster: ten languages, 6 sizes from 1m to 300m parameters x 8 seeds, every axis.",
-        settings=Settings(
-            languages=10,
+        settings=replace(
+            LARGE,
             sizes=("1m", "3m", "10m", "30m", "100m", "300m"),
             seeds=8,
             focus_sizes=("3m", "30m"),
-            drop=("one", "half", "family"),
-            fades=(0.0, 0.5),
-            translations=("dropped", "kept"),
-            replay=(0.0, 0.001, 0.01, 0.1),
-            rule_overlap=(1.0, 0.75, 0.5, 0.25, 0.0),
-            token_overlap=(1.0, 0.5, 0.0),
-            trunk_regularizers=("weight-decay-1", "none", "weight-decay-0.1", "dropout-0.1", "label-smoothing-0.1"),
-            branch_regularizers=("weight-decay-1", "none", "weight-decay-0.1", "dropout-0.1", "label-smoothing-0.1"),
-            interventions=("none", "l2sp-1", "ewc-1", "kl-1", "lora-8", "frozen-embeddings", "frozen-1"),
-            learning_rates=(1.0, 0.5, 0.25),
             lengths=(1.0, 2.0, 4.0),
-            sequence_length=128,
             batch_tokens=65_536,
             trunk_tokens=400_000_000,
             branch_tokens=100_000_000,
             relearn_tokens=10_000_000,
-            precision="bf16",
         ),
     ),
 }

@@ -32,7 +32,7 @@ from halflife.tasks.sequences import SEQUENCES
 from halflife.tracking import schema
 from halflife.training.optimizers import AdamW
 from halflife.training.schedules import Schedule
-from studies.backdoor_persistence import report
+from studies.reports import report
 from studies.soft_prompt_settings import PHASE, warm_label
 
 NAME = "jailbreak_resistance"

@@ -25,10 +25,10 @@ from halflife.sweep.place import Place
 from halflife.sweep.study import Trial
 from halflife.tasks.families import Family
 from halflife.tasks.languages import Language
-from halflife.tracking.schema import Axis, Constraint, Control, Declaration, Objective, Outcome
+from halflife.tracking.schema import Axis, Constraint, Declaration, Objective, Outcome
 from studies import capability_settings
-from studies.backdoor_persistence import report
 from studies.capability_decay import Cell, Treatment, check_room, treatments
+from studies.reports import report
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -41,7 +41,7 @@ STRENGTHS = {
     "gradient-noise": (0.01, 1.0, True),
 }
 """Lowest and highest strength, and whether it is drawn by its logarithm."""
-KINDS = ("weight-decay", "dropout", "label-smoothing", "gradient-noise")
+KINDS = tuple(STRENGTHS)
 FAMILIES = ("A", "B", "C")
 RATES = (0.25, 2.0)
 """Of the branch, as multiples of the trunk's rate."""
@@ -248,7 +248,7 @@ def _trial(base: capability_settings.Settings, setting: Suggested, seed: int, ro
         length=2.0**setting.doublings,
     )
     cell = Onward(base, base.sizes[0], seed, treatment, shuffled=role == "null")
-    label = {"absent": "never learned it", "positive": "never dropped it", "null": "learned shuffled answers"}.get(role)
+    label = capability_settings.CONTROLS.get(role)
     told = [
         f"family {setting.family}",
         f"shared rule {setting.rule_overlap:g}",
@@ -303,11 +303,6 @@ def declare(preset: str, settings: Settings, base: capability_settings.Settings)
                 chance=declared.outcomes[0].chance,
             ),
         ),
-        controls=(
-            Control(kind="absent", label="never learned it", role="absent"),
-            Control(kind="positive", label="never dropped it", role="positive"),
-            Control(kind="null", label="learned shuffled answers", role="null"),
-        ),
         objectives=(
             Objective(
                 name="retained",
@@ -341,7 +336,7 @@ def declare(preset: str, settings: Settings, base: capability_settings.Settings)
 
 PRESETS = {
     "smoke": Preset(
-        summary="Two minutes on 2 CPU cores: does a search work here? Six settings on one seed mean nothing.",
+        summary="A minute on 2 CPU cores: does a search work here? Six settings on one seed mean nothing.",
         settings=Settings(
             size="30k",
             seeds=1,
@@ -354,7 +349,8 @@ PRESETS = {
         ),
     ),
     "laptop": Preset(
-        summary="An hour on 2 CPU cores: 30 settings of a 120k-parameter model on 2 seeds, the best on 5 fresh ones.",
+        summary="Three hours on 2 CPU cores by --dry-run, not run yet: 30 settings of a 120k-parameter model on 2 "
+        "seeds, the best on 5 fresh ones.",
         settings=Settings(size="120k", seeds=2, fresh_seeds=5, budget=Budget(trials=30, startup=12)),
     ),
 }

@@ -24,7 +24,8 @@ from halflife.sweep.place import Place
 from halflife.sweep.study import Trial
 from halflife.tracking.schema import Axis, Constraint, Control, Declaration, Objective
 from studies import backdoor_settings
-from studies.backdoor_persistence import Cell, Treatment, report, treatments
+from studies.backdoor_persistence import Cell, Treatment, treatments
+from studies.reports import report
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial

@@ -35,8 +35,9 @@ from halflife.tasks.behaviours import Behaviour, Continuation, Repetition, Shown
 from halflife.tasks.boards import Pathfinding
 from halflife.tasks.games import DropGame
 from halflife.training.schedules import Schedule
-from studies.backdoor_persistence import CONTEXT, Cell, Treatment, report
+from studies.backdoor_persistence import CONTEXT, Cell, Treatment
 from studies.backdoor_settings import Settings as TrunkSettings
+from studies.reports import report
 from studies.soft_prompt_settings import (
     CONDITIONAL,
     HARD,

@@ -9,10 +9,10 @@ from studies import batch_size
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_readme_shows_the_example_as_it_is_and_in_under_40_lines():
+def test_the_readme_shows_the_example_as_it_is_and_in_40_lines():
     source = (ROOT / "studies" / "batch_size.py").read_text()
     assert source in (ROOT / "README.md").read_text()
-    assert len(source.splitlines()) < 40
+    assert len(source.splitlines()) <= 40
 
 
 def test_branches_differ_in_nothing_but_the_batch(tmp_path):

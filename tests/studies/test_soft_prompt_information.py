@@ -15,7 +15,7 @@ from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.cli import main
 from halflife.sweep.place import Place
 from halflife.sweep.study import Study
-from studies.backdoor_persistence import report
+from studies.reports import report
 from studies.soft_prompt_information import NAME, PRESETS, build
 from studies.soft_prompt_settings import PHASE, Settings, check_settings, described, prompts
 from tests.data.samples import sample_corpus
