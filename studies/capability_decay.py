@@ -18,6 +18,7 @@ from halflife.data.tokenizers import Lexicon, load
 from halflife.errors import UserError
 from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometric, LanguageProbe, LayerProbe, Reached
 from halflife.evaluation.questions import language_questions
+from halflife.evaluation.targets import LanguageTarget
 from halflife.models.ladder import Rung
 from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint, Snapshot, Train
@@ -32,6 +33,7 @@ from halflife.training.optimizers import AdamW
 from halflife.training.schedules import Schedule
 from studies.capability_settings import ARMS, AXES, CONTROLS, PRESETS, Drop, Settings, check_settings, declare
 from studies.reports import report
+from studies.soft_prompt_axis import brought_back
 
 NAME = "capability_decay"
 LEARNED = "criterion"
@@ -214,7 +216,14 @@ class Cell:
                 evaluations=(self.asks("dropped", self.dropped, Geometric()),),
                 until=Reached(metric="dropped/hits", threshold=RELEARNED, share=True),
             )
-        return stages
+        return stages | self.prompted(branch)
+
+    def prompted(self, branch: Train) -> dict[str, Stage]:
+        """Soft prompts fitted to the dropped language, and asked for what no model was trained on."""
+        language = self.dropped[0]
+        asked = "held-out" if language.examples("held-out") else "memorised"
+        target = LanguageTarget(language=language, asked=asked, called=f"family-{self.family.kind}", seed=self.seed)
+        return brought_back(branch, target, self.settings.soft_prompts, self.seed)
 
 
 def treatments(settings: Settings) -> list[tuple[Treatment, tuple[str, ...]]]:

@@ -13,6 +13,7 @@ from halflife.stages.treatments import intervene, regularize
 from halflife.sweep.cli import Preset
 from halflife.tasks.families import MEANING, Kind
 from halflife.tracking import schema
+from studies.soft_prompt_axis import FIGURES, described
 
 Drop = Literal["one", "half", "family"]
 
@@ -77,6 +78,9 @@ class Settings:
     """Cap: relearning stops when success reaches 0.95."""
     relearn_examples: tuple[int, ...] = (8, 24)
     """Items of the dropped language to relearn from; always also all that the trunk had."""
+    soft_prompts: tuple[int, ...] = ()
+    """How many soft-prompt tokens bring the dropped language back: at the drop, after the branch, and in the model that
+    never learned it; lengths, such as 1 4 16."""
     rate: float = 8e-3
     """AdamW's rate in the trunk, stated for width 64 (muP)."""
     trials: int = 128
@@ -96,7 +100,7 @@ def check_settings(settings: Settings) -> None:
     """Raises UserError on settings that cannot be run."""
     for field in dataclasses.fields(settings):
         values = getattr(settings, field.name)
-        if not isinstance(values, tuple) or field.name in ("focus_sizes", "relearn_examples"):
+        if not isinstance(values, tuple) or field.name in ("focus_sizes", "relearn_examples", "soft_prompts"):
             continue
         if not values or len(set(values)) < len(values):
             given = " ".join(map(str, values))
@@ -178,6 +182,7 @@ def declare(study: str, preset: str, settings: Settings, chance: float) -> schem
         return schema.Outcome(name=name, label=label, phase="branch", task=task, chance=chance)
 
     parameters = tuple(Rung(size=size).parameters for size in settings.sizes)
+    prompted = FIGURES if settings.soft_prompts else ()
     return schema.Declaration(
         study=study,
         title="Capability decay",
@@ -217,7 +222,12 @@ def declare(study: str, preset: str, settings: Settings, chance: float) -> schem
             outcome("shots", "With examples in context", "shots"),
         ),
         controls=tuple(schema.Control(kind=role, label=label, role=role) for role, label in CONTROLS.items()),
-        figures=("languages", "family", "half_life", "erasure", "examples", "effects", "overlap", "generalisation"),
+        figures=(
+            *("languages", "family", "half_life", "erasure", "examples"),
+            *prompted,
+            *("effects", "overlap", "generalisation"),
+        ),
+        prompts=described(settings.soft_prompts),
         notes=tuple(_notes(settings)),
         settings=dataclasses.asdict(settings),
     )

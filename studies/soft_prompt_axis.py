@@ -6,17 +6,19 @@ them too, since a prompt can teach as well as elicit.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from halflife.errors import UserError
-from halflife.evaluation.targets import Target
+from halflife.evaluation.targets import LanguageTarget, Target
 from halflife.models.prompts import SoftPrompt
 from halflife.stages.base import Stage
 from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
 
 RESTARTS, RATE, STEPS, EXAMPLES, ASKED = 2, 0.2, 250, 256, 128
-"""Of each k: few, as here k is one axis among many; studies/soft_prompt_information.py varies them."""
+"""Of each k: few, as here k is one axis among many; studies/soft_prompt_information.py varies them. Of a language that
+has fewer examples, all that train a prompt."""
 FIGURES = ("soft_prompts", "distances")
 
 
@@ -52,13 +54,14 @@ def brought_back(branch: Train, target: Target, tokens: tuple[int, ...], seed: i
         return {}
     if not isinstance(branch.start, Checkpoint):
         raise UserError("soft prompts at the drop of a stage that begins with no checkpoint: expected a branch")
+    examples = len(target.examples("train", EXAMPLES, Path())) if isinstance(target, LanguageTarget) else EXAMPLES
     moments = {"at-the-drop": branch.start, "after-the-decay": Checkpoint(stage=branch)}
     return {
         f"prompts-{moment}": FitSoftPrompts(
             model=model,
             targets=(target,),
             prompts=prompts(tokens),
-            examples=EXAMPLES,
+            examples=examples,
             asked=ASKED,
             steps=STEPS,
             seed=seed,

@@ -13,6 +13,8 @@ import polars as pl
 import pytest
 
 from halflife.errors import UserError
+from halflife.evaluation.targets import LanguageTarget, Target
+from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.place import Place
 from halflife.sweep.study import Study, Trial
@@ -43,6 +45,12 @@ def train(trial: Trial, phase: str) -> Train:
     stage = trial.stages[phase]
     assert isinstance(stage, Train)
     return stage
+
+
+def fitted_to(trial: Trial) -> tuple[Target, ...]:
+    stage = trial.stages["prompts-at-the-drop"]
+    assert isinstance(stage, FitSoftPrompts)
+    return stage.targets
 
 
 def shares(stage: Train) -> dict[str, float]:
@@ -93,6 +101,35 @@ def test_the_absent_control_never_saw_the_language_and_relearns_from_the_same_it
             one, other = train(treated, phase), train(absent, phase)
             assert dataclasses.replace(one, start=other.start) == other
             assert [getattr(source.corpus, "name", None) for source in one.mixture.sources] == [subject]
+
+
+def test_soft_prompts_are_fitted_at_the_drop_and_after_it_to_the_model_that_never_learned_the_language_too(
+    results: Path,
+):
+    plan = built(results, families=("A", "C"), soft_prompts=(1, 4))
+    for treated in of(plan, arm="equal-exposure"):
+        same = {name: treated.parameters[name] for name in ("family", "size", "seed")}
+        (absent,) = of(plan, role="absent", **same)
+        for trial in (treated, absent):
+            drop, after = trial.stages["prompts-at-the-drop"], trial.stages["prompts-after-the-decay"]
+            assert isinstance(drop, FitSoftPrompts)
+            assert drop.targets == fitted_to(treated)
+            assert drop.model == Checkpoint(stage=train(trial, "trunk"))
+            assert after == dataclasses.replace(drop, model=Checkpoint(stage=train(trial, "branch")))
+        assert absent.stages["prompts-at-the-drop"] == dataclasses.replace(
+            treated.stages["prompts-at-the-drop"], model=Checkpoint(stage=train(absent, "trunk"))
+        )
+        (target,) = fitted_to(treated)
+        assert isinstance(target, LanguageTarget)
+        assert (target.name, target.language.name) == (f"family-{same['family']}", treated.parameters["subject"])
+        fitted = {example.prompt for example in target.examples("train", 1000, results)}
+        asked = {example.prompt for example in target.examples("held-out", 1000, results)}
+        assert fitted
+        assert asked
+        assert not fitted & asked
+    assert set(plan.declaration.prompts) == {"k0", "k1-r0", "k1-r1", "k4-r0", "k4-r1"}
+    assert {"soft_prompts", "distances"} <= set(plan.declaration.figures)
+    assert not any(phase.startswith("prompts") for trial in built(results).trials for phase in trial.stages)
 
 
 def test_the_null_control_learns_a_table_with_the_same_answers(results: Path):
@@ -186,6 +223,7 @@ def test_the_equal_strength_arm_forks_where_the_criterion_was_reached(results: P
         ({"trunk_regularizers": ("l2sp-1",)}, "use it in branches"),
         ({"relearn_examples": (500,)}, "500 examples of"),
         ({"sizes": ("tiny",)}, "tiny"),
+        ({"soft_prompts": (0, 4)}, "expected numbers of tokens from 1, each once"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(changes: dict[str, Any], said: str, results: Path):

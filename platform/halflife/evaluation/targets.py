@@ -150,12 +150,14 @@ class LanguageTarget:
 
     language: Language
     asked: Literal["memorised", "held-out"] = "memorised"
+    called: str = ""
+    """A name in place of the language's own, such as that of its family."""
     seed: int = 0
     """Draws the halves and the order."""
 
     @property
     def name(self) -> str:
-        return self.language.name
+        return self.called or self.language.name
 
     @property
     def characters(self) -> int:
