@@ -36,6 +36,9 @@ class _Drawn(Language):
 class Progression(_Drawn):
     """x, 2x+1: what is next? Numbers are written lowest digit first, the order in which a carry goes."""
 
+    count: int = 240
+    """Nearly all there are: of fewer the rule is not found."""
+
     @property
     def name(self) -> str:
         return "progression"
