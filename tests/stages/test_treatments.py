@@ -95,6 +95,8 @@ def test_every_name_is_known_and_regularizers_are_not_interventions() -> None:
         assert intervene(f"{name}-{kind.example}")(BRANCH).key != BRANCH.key
     with pytest.raises(UserError, match=r"unknown regularizer 'replay-0.1': expected none, or one of weight-decay"):
         regularize("replay-0.1")
+    with pytest.raises(UserError, match=r"weight decay 200.0 at rate 0.01: expected a product below 1"):
+        regularize("weight-decay-200")(TRUNK)
     assert regularize("weight-decay-0.3")(TRUNK).optimizer.weight_decay == 0.3
 
 

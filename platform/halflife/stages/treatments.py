@@ -189,8 +189,8 @@ TINY = 1e-12
 """Rates and multiples are above 0."""
 _L2SP = Kind(apply=_l2sp)
 REGULARIZERS: Mapping[str, Kind] = {
-    "weight-decay": Kind(apply=_weight_decay, most=1.0),
-    "weight-decay-coupled": Kind(apply=_coupled_weight_decay, most=1.0),
+    "weight-decay": Kind(apply=_weight_decay),
+    "weight-decay-coupled": Kind(apply=_coupled_weight_decay),
     "dropout": Kind(apply=_dropout, most=1.0),
     "label-smoothing": Kind(apply=_label_smoothing, most=1.0),
     "gradient-noise": Kind(apply=_gradient_noise),

@@ -79,8 +79,11 @@ Optimizer = AdamW | SGD | Muon
 
 
 def check_rate(learning_rate: float, weight_decay: float) -> None:
-    """Raises UserError for a rate that is not positive or a decay that is negative."""
+    """Raises UserError for a rate that is not positive, a decay that is negative, or both so large that a step would
+    shrink weights to nothing."""
     if not learning_rate > 0:
         raise UserError(f"learning rate {learning_rate}: expected a positive number, such as 0.003")
     if not weight_decay >= 0:
         raise UserError(f"weight decay {weight_decay}: expected 0 or a positive number, such as 0.1")
+    if not learning_rate * weight_decay < 1:
+        raise UserError(f"weight decay {weight_decay} at rate {learning_rate}: expected a product below 1")
