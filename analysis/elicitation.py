@@ -14,6 +14,7 @@ import polars as pl
 
 from analysis.load import StudyData
 from analysis.uncertainty import Z, middle, t_interval
+from halflife.tracking import schema
 
 RUNS = {
     "behaviour": pl.String, "model": pl.String, "series": pl.String, "k": pl.Int64, "restart": pl.Int64,
@@ -24,6 +25,9 @@ MORE = {"train_loss": pl.Float64, "hits": pl.Float64, "trials": pl.Float64, "cha
 """What a table of runs may say besides: null where it is not known. `numbers` are those that were trained."""
 MODELS = {"treatment": "present", "absent": "absent"}
 """By role. Other controls are no models that behaviours are compared on."""
+GENERATED = "generated_"
+"""In front of what the task counted of answers that a model gave by itself: where several are right, its hits are the
+success."""
 WARM = "warm"
 """The phase in which each k is fitted again from a smaller one."""
 CLOSED = 0.5
@@ -70,7 +74,30 @@ def runs(data: StudyData, models: Mapping[str, str] = MODELS) -> pl.DataFrame:
 def _declared(data: StudyData, models: Mapping[str, str]) -> pl.DataFrame:
     phases = [phase for phase in data.points["phase"].unique() if phase.startswith("prompts") or phase == WARM]
     found = declared_points(data, models, phases)
-    return _whole(found) if found.height else pl.DataFrame(schema=RUNS | MORE)
+    if found.is_empty():
+        return pl.DataFrame(schema=RUNS | MORE)
+    for name in ("hits", "trials"):
+        if GENERATED + name in found.columns:
+            found = found.with_columns(pl.coalesce(GENERATED + name, name).alias(name))
+    return _whole(found)
+
+
+def judged(data: StudyData, models: Mapping[str, str] = MODELS) -> pl.DataFrame:
+    """What models said by themselves behind prompts, as the task judged it: one row a behaviour, model, series and k,
+    with the counts of the best restart of each seed, summed, and `success` above which `chance` is. Empty where nothing
+    was judged."""
+    phases = sorted(phase for phase in data.points["phase"].unique() if phase.startswith("prompts"))
+    found = declared_points(data, models, phases)
+    names = [name for name in found.columns if name.startswith(GENERATED)]
+    if not names:
+        return pl.DataFrame()
+    counts = pl.col(names).sum().name.replace(GENERATED, "")
+    return (
+        best_restarts(found.drop_nulls(names[0]))
+        .group_by("behaviour", "model", "series", "k", maintain_order=True)
+        .agg(pl.len().alias("seeds"), counts, pl.col("chance").mean())
+        .with_columns(success=pl.col("hits") / pl.col("trials"))
+    )
 
 
 def declared_points(data: StudyData, models: Mapping[str, str], phases: Sequence[str]) -> pl.DataFrame:
@@ -100,6 +127,7 @@ def declared_points(data: StudyData, models: Mapping[str, str], phases: Sequence
         *(name for name in ("seed", "size") if name in trials.columns),
     )  # fmt: skip
     found = found.join(about, on="trial", maintain_order="left")
+    own = pl.col(schema.CHANCE) if schema.CHANCE in found.columns else pl.lit(None, dtype=pl.Float64)
     told = {o.task: o for o in data.declaration.outcomes if o.phase.startswith("prompts")}
     order = {task: place for place, task in enumerate(told)}
     # "prompts" is one moment of a model, "prompts-after-decay" another; other phases fit further prompts of the first
@@ -114,8 +142,10 @@ def declared_points(data: StudyData, models: Mapping[str, str], phases: Sequence
     )
     return found.sort(pl.col("task").replace_strict(order, default=len(order)), maintain_order=True).with_columns(
         behaviour=pl.col("task").replace({name: outcome.label for name, outcome in told.items()}),
-        chance=pl.col("task").replace_strict(
-            {name: outcome.chance for name, outcome in told.items()}, default=0.0, return_dtype=pl.Float64
+        chance=own.fill_null(
+            pl.col("task").replace_strict(
+                {name: outcome.chance for name, outcome in told.items()}, default=0.0, return_dtype=pl.Float64
+            )
         ),
     )
 

@@ -122,11 +122,12 @@ def _tables(prompts: pl.DataFrame, out: Path, threshold: float | None = None) ->
 
 
 def _measured(data: StudyData, out: Path) -> list[dict[str, Any]]:
-    """Bits and fragility, of studies that measured them."""
+    """What was judged, bits and fragility, of studies that measured them."""
     found = fragility.measured(data)
     quantised = fragility.quantised(data, found)
     bits = information.bits_table(quantised) if quantised.height else quantised
     frames = {
+        "What the model says by itself, judged by the task": ("judged", elicitation.judged(data)),
         "Least bits that still get there": ("bits", bits),
         "Fragility against information": ("fragility_correlations", fragility.correlations(data, found)),
         "Fragility of every prompt": ("fragility", found),

@@ -143,7 +143,7 @@ class Models:
                 backdoor=backdoor, corpus=self.corpus, condition=condition, context=CONTEXT, seed=self.seed  # type: ignore[arg-type]
             )  # fmt: skip
         if name in CONDITIONAL:
-            return BehaviourTarget(behaviour=own(name, self.seed), seed=self.seed)  # type: ignore[arg-type]
+            return BehaviourTarget(behaviour=own(name, self.seed), called=name, seed=self.seed)  # type: ignore[arg-type]
         room = self.settings.sequence_length - max(self.settings.tokens)
         behaviour = {
             "say": lambda: Repetition(text=drawn_string(int(count), self.seed)),
@@ -172,6 +172,7 @@ class Models:
         tokenizer = self.start.tokenizer if isinstance(frozen.model, Released) else None
         chosen = prompts(self.settings, **kind)
         common: dict[str, Any] = {"model": frozen.model, "targets": (target,), "tokenizer": tokenizer}
+        common["judged"] = name in CONDITIONAL
         stage = fit(self.settings, self.seed, prompts=chosen, **common, **({"steps": 0} if unfitted else {}))
         stages: dict[str, Stage] = {**frozen.stages, PHASE: stage}
         ks = sorted(self.settings.tokens)

@@ -197,7 +197,8 @@ def declare(
         reading=(
             "Behind a frozen model prompts of k vectors are fitted to examples of a behaviour and asked on held-out "
             "ones, the same for every k. prompts/<behaviour>.<prompt>/loss is nats a token of the answer, hits of "
-            "trials whole answers right. The step is tokens of text that a prompt was fitted to."
+            "trials whole answers right. On boards and in games generated_hits of generated_trials are right, as the "
+            "task judges what the model says by itself. The step is tokens of text that a prompt was fitted to."
         ),
         preset=preset,
         axes=(

@@ -78,6 +78,26 @@ def test_moments_of_one_model_are_series_that_share_their_threshold(study: Study
     assert table["threshold"].n_unique() == 1
 
 
+def test_where_the_task_judged_what_is_said_its_hits_are_the_success_above_its_own_chance(study: StudyData) -> None:
+    name = study.points.filter(pl.col("name").str.starts_with("say-16")).select("trial", pl.col("name").str.split("/"))
+    runs = name.select("trial", run=pl.col("name").list.first()).unique().sort("trial", "run")
+    given = {"generated_hits": 9.0, "generated_trials": 12.0, "generated_moves": 30.0, "chance": 0.25}
+    added = pl.concat([
+        runs.select("trial", phase=pl.lit(PHASE), step=pl.lit(100), name=pl.col("run") + f"/{measure}", value=value)
+        for measure, value in given.items()
+    ])  # fmt: skip
+    told = replace(study, points=pl.concat([study.points, added.cast(dict(study.points.schema))]))  # pyright: ignore[reportArgumentType]
+    found = elicitation.runs(told)
+    judged, other = (found.filter((pl.col("behaviour") == "16 characters") == own) for own in (True, False))
+    assert set(judged.select("hits", "trials", "chance").rows()) == {(9.0, 12.0, 0.25)}
+    assert other.equals(elicitation.runs(study).filter(pl.col("behaviour") != "16 characters"))
+    table = elicitation.judged(told)
+    assert set(table["behaviour"]) == {"16 characters"}
+    assert set(table["success"]) == {0.75}
+    assert (table["moves"] == 30.0 * table["seeds"]).all()
+    assert elicitation.judged(study).is_empty()
+
+
 def test_it_is_told_from_a_study_of_decay(study: StudyData) -> None:
     assert is_information(study)
     assert not is_information(generated.overlap())

@@ -9,7 +9,7 @@ from halflife.data.corpus import Corpus
 from halflife.data.tokenizers import ByteCodec
 from halflife.errors import UserError
 from halflife.evaluation.prompted import cut
-from halflife.evaluation.targets import BackdoorTarget, Item, LanguageTarget, item_of, items
+from halflife.evaluation.targets import BackdoorTarget, Item, LanguageTarget, chance_of, commonest, item_of, items
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.backdoor import Backdoor
 from halflife.tasks.base import Example
@@ -85,3 +85,18 @@ def test_what_stands_before_a_prompt_inside_is_not_asked() -> None:
     baseline = cut([item], 2, baseline=True)
     assert baseline.after.tolist() == [[0, 1, 2, 3, 4, 5]]
     assert (baseline.asked.tolist(), baseline.targets.tolist()) == ([[2, 4, 6]], [[8, 9, 10]])
+
+
+def test_guessing_is_the_commonest_of_several_answers_and_nothing_where_one_must_be_brought() -> None:
+    said = [np.array(answer) for answer in ([1], [1], [2], [3])]
+    assert commonest(said) == 0.5
+    assert commonest(said[:2]) == commonest(said[1:]) == 0.0
+
+
+def test_chance_is_as_the_task_states_it_else_of_what_is_asked(results: Path, corpus: Corpus) -> None:
+    addition = LanguageTarget(language=Addition(form="words"))
+    assert chance_of(addition, []) == addition.language.chance
+    copied = BackdoorTarget(backdoor=Backdoor(trigger=" qzx ", payload="copy", letters=1), corpus=corpus)
+    asked = items(copied, "held-out", 12, ByteCodec(), results)
+    payloads = [item.targets.tolist() for item in asked]
+    assert chance_of(copied, asked) == max(map(payloads.count, payloads)) / 12

@@ -183,6 +183,10 @@ HELD = replace(
     gradient_noise=0.5,
 )
 PLAIN_PROMPTS = replace(PROMPTS, prompts=(SoftPrompt(tokens=2),))
+JUDGED = replace(PLAIN_PROMPTS, targets=(BehaviourTarget(behaviour=Pathfinding(side=4), called="paths"),), judged=True)
+CALLED = replace(
+    PLAIN_PROMPTS, targets=(LanguageTarget(language=Addition(form="words"), called="family-B", asked="held-out"),)
+)
 MEASURED = MeasureSoftPrompts(
     fit=PLAIN_PROMPTS, prompts=(PLAIN_PROMPTS.prompts[0].name,), matched=1.0, bits=(2, 4), subspaces=(16,)
 )
@@ -211,6 +215,8 @@ GOLDEN: list[tuple[Stage, str]] = [
     (HELD, "b6a79010a9229a9c09fe"),
     (MEASURED, "4ae2d404afb9c1c1368b"),
     (SEARCHED, "7ef6f7016ddddd7e6f95"),
+    (JUDGED, "d8e4a78724bab3a60ff5"),
+    (CALLED, "46ba9d2c919d82b2515b"),
 ]
 
 
@@ -235,6 +241,8 @@ GOLDEN: list[tuple[Stage, str]] = [
         "held",
         "measured",
         "searched",
+        "judged",
+        "called",
     ],
 )
 def test_the_key_is_what_it_always_was(stage: Stage, key: str) -> None:

@@ -13,10 +13,11 @@ from halflife.data.corpus import Corpus
 from halflife.data.mixture import Mixture, Source
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
+from halflife.evaluation.behaviours import BehaviourTarget
 from halflife.evaluation.probes import Every
 from halflife.evaluation.targets import LanguageTarget
 from halflife.models.ladder import Rung
-from halflife.models.prompts import Noise, Smaller, SoftPrompt, Text, Words, initial, input_model
+from halflife.models.prompts import Linear, Noise, Smaller, SoftPrompt, Text, Words, initial, input_model
 from halflife.stages.attempt import Attempt
 from halflife.stages.run import run_stage
 from halflife.stages.soft_prompts import FitSoftPrompts
@@ -24,6 +25,7 @@ from halflife.stages.store import Store
 from halflife.stages.train import Checkpoint, Train
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.base import Example
+from halflife.tasks.boards import Pathfinding
 from halflife.training import prompt_results
 from halflife.training.optimizers import AdamW
 
@@ -137,6 +139,25 @@ def test_a_stage_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path, mon
     assert store.points(stage).equals(Store(tmp_path / "a").points(stage))
 
 
+def test_what_a_model_says_by_itself_is_judged_by_the_task_and_guessing_is_told(tmp_path: Path) -> None:
+    paths = BehaviourTarget(behaviour=Pathfinding(side=3))
+    prompts = (SoftPrompt(tokens=0), SoftPrompt(tokens=2, model=Linear()))
+    stage = replace(STAGE, targets=(paths,), prompts=prompts, judged=True)
+    summary, folder = compute(stage, tmp_path)
+    points = Store(tmp_path).points(stage).sort("step").group_by("name").agg(pl.col("value").last())
+    told = dict(points.iter_rows())
+    for prompt in prompts:
+        run = stage.run_name(paths, prompt)
+        counts = summary["runs"][run]["generated"]
+        assert counts["trials"] == stage.asked
+        assert counts["legal_moves"] + counts["wall_hits"] == counts["moves"]
+        assert counts == {name: told[f"{run}/generated_{name}"] for name in counts}
+        assert told[f"{run}/chance"] == Pathfinding(side=3).chance
+        assert prompt_results.read(folder / "final")[run].generated == counts
+    plain, _ = compute(replace(stage, judged=False), tmp_path)
+    assert all("generated" not in run for run in plain["runs"].values())
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
@@ -156,6 +177,7 @@ def test_a_stage_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path, mon
             "expected 1 to as many",
         ),
         (lambda: SoftPrompt(tokens=1, initial=Words(letters=0)), "words of 0 letters"),
+        (lambda: replace(STAGE, judged=True), "to be judged by words: it has one right answer"),
     ],
 )
 def test_what_contradicts_itself_is_refused_in_one_line(wrong: Any, told: str) -> None:

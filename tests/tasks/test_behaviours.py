@@ -95,6 +95,18 @@ def test_an_altered_result_or_a_move_too_many_is_wrong(seed: int, at: int) -> No
     assert not game.check(example.prompt, moves + game.rules[0][0] + result)
 
 
+def test_what_is_judged_is_told_in_counts() -> None:
+    paths = Pathfinding(side=3)
+    reached = {"hits": 1, "moves": 5, "legal_moves": 4, "wall_hits": 1, "extra_moves": 1}
+    assert paths.judged(BOARD, "RDRRU") == reached
+    assert paths.judged(BOARD, "DR") == {"hits": 0, "moves": 2, "legal_moves": 2, "wall_hits": 0, "extra_moves": 0}
+    game = DropGame(seed=0)
+    example = game.examples("train", 1)[0]
+    moves = len(example.answer) - 2
+    assert game.judged(example.prompt, example.answer) == {"hits": 1, "moves": moves, "legal_moves": moves}
+    assert game.judged(example.prompt, "?")["legal_moves"] == 0
+
+
 def test_a_full_column_takes_no_stone() -> None:
     game = DropGame(seed=0)
     letters, rows, _ = game.rules

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from halflife.evaluation.generation import generate, openings
 from halflife.evaluation.prompted import answer, cut, remember
+from halflife.evaluation.targets import Judged
 from halflife.models.prompts import MLP, Direct, InputModel, Linear, Shared, SoftPrompt
 from halflife.training import prompt_packs
 from halflife.training.prompt_fitting import fit
@@ -154,3 +156,30 @@ def test_without_a_prompt_the_loss_is_the_models_own(model: Any) -> None:
         logprobs = model(torch.from_numpy(item.tokens)[None])[0, item.after - 1].log_softmax(-1)
         assert nats == pytest.approx(-float(logprobs[range(3), item.targets].sum()), abs=1e-5)
     assert (found.train_loss, found.norm) == (None, None)
+
+
+@pytest.mark.parametrize("position", ["start", "answer"])
+def test_what_a_model_says_behind_each_prompt_is_judged_as_if_asked_one_by_one(model: Any, position: Any) -> None:
+    heard: list[tuple[int, ...]] = []
+
+    def judge(prompt: np.ndarray, said: np.ndarray) -> dict[str, int]:
+        heard.append(tuple(said))
+        return {"hits": int(said.sum() % 2), "longest": len(said)}
+
+    held_out = target().held_out
+    asked = Judged(prompts=[item.tokens[: item.answer] for item in held_out], conditions=(), most=4, end=3, judge=judge)
+    of = replace(target(), judged=asked)
+    prompts = [SoftPrompt(tokens=k, position=position, restart=restart) for k in (1, 4) for restart in (0, 1)]
+    fitted, _ = fit(model, [run(model, prompt, of) for prompt in (*prompts, SoftPrompt(tokens=0))], COURSE)
+    together = dict(zip([each.name for each in fitted], [each.generated for each in fitted], strict=True))
+    heard.clear()
+    for each in fitted:
+        texts = openings(asked.prompts, position if each.tokens else "start")
+        alone = generate(model, each.vectors()[None, None], torch.tensor([each.tokens]), texts, 4, 3)[0]
+        expected = [judge(prompt, said) for prompt, said in zip(asked.prompts, alone, strict=True)]
+        assert together[each.name] == {
+            "trials": len(alone),
+            "hits": sum(found["hits"] for found in expected),
+            "longest": sum(found["longest"] for found in expected),
+        }
+    assert len(set(heard)) > 3

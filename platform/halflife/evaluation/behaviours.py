@@ -15,7 +15,7 @@ from halflife.data.tokenizers import Codec, Tokenizer, load
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
 from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, LanguageProbe
-from halflife.evaluation.targets import Item, Part, item_of
+from halflife.evaluation.targets import Item, Part, commonest, item_of
 from halflife.rng import generator
 from halflife.tasks.base import Example
 from halflife.tasks.behaviours import Continuation, Repetition
@@ -39,9 +39,8 @@ class Asked:
 
     @property
     def chance(self) -> float:
-        """Success of always giving the commonest answer."""
-        _, counts = np.unique([answer.tobytes() for answer in self.answers], return_counts=True)
-        return float(counts.max() / len(self.answers))
+        """See `targets.commonest`."""
+        return commonest(self.answers)
 
 
 def asked(probe: AnswerProbe, tokenizer: Tokenizer, results: Path) -> Asked:
@@ -141,6 +140,23 @@ class BehaviourTarget:
             return self.context + len(self.behaviour.text) * self.behaviour.times + 1
         examples = self.behaviour.examples("train", 8)
         return max(len(example.prompt) + len(example.answer) for example in examples)
+
+    @property
+    def chance(self) -> float | None:
+        """As the behaviour states it; None of text, where it is the commonest token's."""
+        return None if isinstance(self.behaviour, Continuation) else self.behaviour.chance
+
+    @property
+    def several(self) -> bool:
+        return not isinstance(self.behaviour, Continuation) and self.behaviour.several
+
+    @property
+    def wanted(self) -> tuple[float, ...]:
+        return () if isinstance(self.behaviour, Continuation) else self.behaviour.wanted
+
+    def judged(self, prompt: str, completion: str) -> dict[str, int]:
+        assert not isinstance(self.behaviour, Continuation)
+        return self.behaviour.judged(prompt, completion)
 
     def items(self, part: Part, count: int, codec: Codec, results: Path) -> list[Item]:
         probe = self._probe(part, count)

@@ -16,6 +16,7 @@ from halflife.evaluation.layers import layer_measure
 from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, LanguageProbe, LayerProbe, LossProbe, Probe
 from halflife.evaluation.questions import language_questions
 from halflife.evaluation.scoring import LanguageModel, Measure, mean_loss, pack, score
+from halflife.evaluation.targets import commonest
 from halflife.rng import generator
 from halflife.tasks.backdoor import LONGEST_WORD, WORD
 from halflife.tasks.base import Example
@@ -69,11 +70,12 @@ def _backdoor(probe: BackdoorProbe, codec: Codec, results: Path, sequence: int, 
                 f"a payload of {len(answer)}; give a longer sequence"
             )
     shortened = [prompt[-(sequence + 1 - len(answer)) :] for prompt, answer in zip(prompts, answers, strict=True)]
-    packed = pack(shortened, answers, device)
+    packed, chance = pack(shortened, answers, device), commonest(answers)
 
     def measure(model: LanguageModel) -> dict[str, float]:
         scores = score(model, packed)
-        return {"hits": float(scores.hits), "trials": float(scores.trials), "logprob": scores.logprob}
+        counts = {"hits": float(scores.hits), "trials": float(scores.trials), "chance": chance}
+        return {**counts, "logprob": scores.logprob}
 
     return measure
 

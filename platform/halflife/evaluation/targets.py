@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ from halflife.evaluation.probes import BackdoorProbe
 from halflife.rng import generator
 from halflife.tasks.backdoor import Backdoor
 from halflife.tasks.base import Example
-from halflife.tasks.languages import Language
+from halflife.tasks.languages import END, Language
 
 Part = Literal["train", "held-out"]
 
@@ -77,6 +77,40 @@ class TokenTarget(Protocol):
 Target = TextTarget | TokenTarget
 
 
+@runtime_checkable
+class JudgingTarget(Protocol):
+    """A target that can also judge what a model says by itself, where several answers are right."""
+
+    @property
+    def several(self) -> bool:
+        """Whether they are."""
+        ...
+
+    @property
+    def wanted(self) -> tuple[float, ...]:
+        """Conditions that ask for the best answer; none where there are no conditions."""
+        ...
+
+    def judged(self, prompt: str, completion: str) -> Mapping[str, int]:
+        """Counts, `hits` among them: 1 where the completion is right. The end of an answer is not part of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model is to say by itself, and who tells what it is worth."""
+
+    prompts: Sequence[np.ndarray]
+    """In tokens."""
+    conditions: tuple[float, ...]
+    most: int
+    """Tokens of an answer, one more than the longest known."""
+    end: int | None
+    """The token that ends one; None where it takes several."""
+    judge: Callable[[np.ndarray, np.ndarray], Mapping[str, int]]
+    """Of a prompt and what was said after it, in tokens."""
+
+
 @dataclass(frozen=True)
 class TargetItems:
     """One target, in tokens."""
@@ -84,6 +118,9 @@ class TargetItems:
     name: str
     train: Sequence[Item]
     held_out: Sequence[Item]
+    chance: float | None = None
+    """Share of hits by guessing."""
+    judged: Judged | None = None
 
     @property
     def conditions(self) -> int:
@@ -114,6 +151,31 @@ def items(target: Target, part: Part, count: int, codec: Codec, results: Path) -
     if not found:
         raise UserError(f"target {target.name} has no {part} examples: expected at least one")
     return found
+
+
+def chance_of(target: Target, held_out: Sequence[Item]) -> float:
+    """Success of guessing: as the target states it, else of the commonest answer asked for."""
+    stated = getattr(target, "chance", None)
+    return float(stated) if stated is not None else commonest([item.targets for item in held_out])
+
+
+def commonest(answers: Sequence[np.ndarray]) -> float:
+    """Success of always giving the commonest answer; 0 where all are the same, so that it is what is to be brought, or
+    none comes twice."""
+    _, counts = np.unique([answer.tobytes().hex() for answer in answers], return_counts=True)
+    return float(counts.max() / len(answers)) if 1 < len(counts) < len(answers) else 0.0
+
+
+def to_judge(target: JudgingTarget, held_out: Sequence[Item], codec: Codec) -> Judged:
+    """The held-out prompts of a target, to be gone on from."""
+    end = codec.encode(END)
+    return Judged(
+        prompts=[item.tokens[: item.answer] for item in held_out],
+        conditions=target.wanted,
+        most=1 + max(len(item.targets) for item in held_out),
+        end=int(end[0]) if len(end) == 1 else None,
+        judge=lambda prompt, said: target.judged(codec.decode(prompt), codec.decode(said)),
+    )
 
 
 def item_of(example: Example, codec: Codec) -> Item:
@@ -162,6 +224,10 @@ class LanguageTarget:
     @property
     def characters(self) -> int:
         return max(len(prompt) + len(answer) for prompt, answer in self.language.items())
+
+    @property
+    def chance(self) -> float:
+        return self.language.chance
 
     def examples(self, part: Part, count: int, results: Path) -> list[Example]:
         known = self.language.examples("memorised")

@@ -10,7 +10,15 @@ from typing import Any, ClassVar, Literal
 from halflife.data.tokenizers import Codec, Pretrained, Tokenizer, load, vocabulary_of
 from halflife.errors import UserError
 from halflife.evaluation.probes import Cadence, Ends, due
-from halflife.evaluation.targets import Target, TargetItems, check_position, items
+from halflife.evaluation.targets import (
+    JudgingTarget,
+    Target,
+    TargetItems,
+    chance_of,
+    check_position,
+    items,
+    to_judge,
+)
 from halflife.models.ladder import Rung
 from halflife.models.prompts import Smaller, SoftPrompt
 from halflife.models.released import Released
@@ -25,7 +33,8 @@ class FitSoftPrompts(Stage):
 
     A run is a target and a prompt, named `<target>.<prompt>`. All runs of a target see the same examples at the same
     step and are asked the same held-out ones, so differences between them are paired; runs fitted together change
-    nothing of one another. Points are at tokens of text that a run has seen.
+    nothing of one another. Points are at tokens of text that a run has seen. At the end there are `chance` and, with
+    `judged`, `generated_hits`, `generated_trials` and what else the target counts.
     """
 
     kind: ClassVar[str] = "fit-soft-prompts"
@@ -52,6 +61,9 @@ class FitSoftPrompts(Stage):
     """Of the frozen model; prompts are fp32."""
     at: Cadence = Ends()
     """When runs are asked."""
+    judged: bool = False
+    """At the end have the model also go on from the held-out prompts by itself, and the targets, of which several
+    answers are right, judge what it says."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,6 +79,9 @@ class FitSoftPrompts(Stage):
                 raise UserError(
                     f"several {what} named {again[0]!r}: expected each once; restarts differ by their number"
                 )
+        for target in self.targets if self.judged else ():
+            if not (isinstance(target, JudgingTarget) and target.several):
+                raise UserError(f"what is said to be judged by {target.name}: it has one right answer, which is scored")
         if not self.weight_decay >= 0 or not self.clip > 0:
             raise UserError(
                 f"weight decay {self.weight_decay} and clip {self.clip} of soft prompts: expected 0 or more, and a "
@@ -186,7 +201,10 @@ def read_items(stage: FitSoftPrompts, target: Target, codec: Codec, results: Pat
     largest = max(int(max(item.tokens.max(), item.targets.max())) for item in every)
     if largest >= codec.size:
         raise UserError(f"target {target.name} has token {largest}: the tokenizer {codec.name} has {codec.size}")
+    judged = to_judge(target, held_out, codec) if stage.judged and isinstance(target, JudgingTarget) else None
     longest, most = max(len(item.tokens) for item in every), max(prompt.tokens for prompt in stage.prompts)
+    if judged is not None:
+        longest = max(longest, max(map(len, judged.prompts)) + judged.most)
     if stage.context_length is not None and longest + most > stage.context_length:
         raise UserError(
             f"soft prompts of up to {most} tokens given: with the {longest} tokens of {target.name}'s longest text "
@@ -195,4 +213,4 @@ def read_items(stage: FitSoftPrompts, target: Target, codec: Codec, results: Pat
         )
     for prompt in stage.prompts:
         check_position(every, prompt.position)
-    return TargetItems(target.name, train, held_out)
+    return TargetItems(target.name, train, held_out, chance_of(target, held_out), judged)

@@ -38,6 +38,10 @@ class Behaviour:
     """Whether its prompts are text of a corpus, which is then handed in; splits are the corpus's."""
     conditions: ClassVar[tuple[str, ...]] = ()
     """Names of each example's `conditions`."""
+    wanted: ClassVar[tuple[float, ...]] = ()
+    """The conditions that ask for what is best."""
+    several: ClassVar[bool] = False
+    """Whether several answers are right: then `judged` tells of what is said, and `chance` is its."""
 
     seed: int = 0
 
@@ -61,6 +65,10 @@ class Behaviour:
     def check(self, prompt: str, completion: str) -> bool:
         """Whether a completion is right, where several answers are; the end is not part of it."""
         raise NotImplementedError(f"{type(self).__name__} has one right answer: score it instead")
+
+    def judged(self, prompt: str, completion: str) -> dict[str, int]:
+        """What a completion comes to, in counts; `hits` is 1 where `check` holds."""
+        return {"hits": int(self.check(prompt, completion))}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,8 @@ class Pathfinding(Behaviour):
     """
 
     conditions: ClassVar[tuple[str, ...]] = ("extra_moves", "wall_hits")
+    wanted: ClassVar[tuple[float, ...]] = (0.0, 0.0)
+    several: ClassVar[bool] = True
 
     side: int = 8
     walls: float = 0.2
@@ -89,6 +91,17 @@ class Pathfinding(Behaviour):
     def check(self, prompt: str, completion: str) -> bool:
         """The goal is reached and the path ends there."""
         return walk(prompt, completion).reached
+
+    def judged(self, prompt: str, completion: str) -> dict[str, int]:
+        """Extra moves are those of paths that reached the goal."""
+        done = walk(prompt, completion)
+        return {
+            "hits": int(done.reached),
+            "moves": done.moves,
+            "legal_moves": done.legal,
+            "wall_hits": done.hits,
+            "extra_moves": done.extra or 0,
+        }
 
     def _board(self, rng: np.random.Generator) -> np.ndarray:
         """(side, side) characters, with a way from S to G."""

@@ -43,6 +43,8 @@ class DropGame(Behaviour):
     """
 
     conditions: ClassVar[tuple[str, ...]] = ("strength_first", "strength_second")
+    wanted: ClassVar[tuple[float, ...]] = (1.0, 1.0)
+    several: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -78,6 +80,11 @@ class DropGame(Behaviour):
 
     def check(self, prompt: str, completion: str) -> bool:
         return self.played(prompt, completion).finished
+
+    def judged(self, prompt: str, completion: str) -> dict[str, int]:
+        """Moves are all letters but the result."""
+        done = self.played(prompt, completion)
+        return {"hits": int(done.finished), "moves": done.moves - done.finished, "legal_moves": done.legal}
 
     def played(self, prompt: str, completion: str) -> Played:
         """How far the moves of the prompt's last line and of a completion's first are legal."""

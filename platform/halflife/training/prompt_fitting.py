@@ -79,8 +79,9 @@ def fit(
     """Fit every run to its target behind the frozen `model` (see `freeze`): what each came to, in the order of `runs`,
     and the seconds and tokens that it took.
 
-    With a context it records `<run>/loss`, `/hits`, `/trials`, `/logprob` and `/train_loss` at `at`, and leaves
-    resumable checkpoints. Raises UserError when a prompt's position lies outside a text.
+    With a context it records `<run>/loss`, `/hits`, `/trials`, `/logprob` and `/train_loss` at `at`, at the end
+    `/chance` and what was judged, and leaves resumable checkpoints. Raises UserError when a prompt's position lies
+    outside a text.
     """
     return _Loop(model, runs, course, schedule, at, context, clock, torch.device(device)).run(checkpoint_seconds)
 
@@ -168,7 +169,11 @@ class _Loop:
     def _finish(self, pack: Pack) -> None:
         scores, norms = self._evaluate(pack), pack.norms()
         trained = self.standing.train_losses
+        started = time.perf_counter()
+        generated = pack.generated()
+        self.standing.seconds_evaluating += time.perf_counter() - started
         for index, (run, scored) in enumerate(zip(pack.runs, scores, strict=True)):
+            self._told_at_the_end(run, generated[index])
             self.done[run.name] = Fitted(
                 name=run.name,
                 target=run.target.name,
@@ -181,7 +186,15 @@ class _Loop:
                 asked=scored.asked,
                 train_loss=_finite(trained[index]) if trained else None,
                 norm=_finite(norms[index]) if run.prompt.tokens else None,
+                generated=generated[index],
             )
+
+    def _told_at_the_end(self, run: Run, generated: dict[str, int]) -> None:
+        values = {f"{run.name}/generated_{name}": float(count) for name, count in generated.items()}
+        if run.target.chance is not None:
+            values[f"{run.name}/chance"] = run.target.chance
+        if self.context is not None:
+            self.context.record(self._tokens(run, self.standing.step), values)
 
     def _report(self) -> None:
         if self.context is None:

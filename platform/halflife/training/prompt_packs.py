@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from halflife.evaluation import SCORED_TOKENS
+from halflife.evaluation.generation import generate, openings
 from halflife.evaluation.prompted import (
     PromptedModel,
     PromptScores,
@@ -192,6 +195,34 @@ class Pack:
             for at in range(len(self.tokens))
             for of_target in found
         ]
+
+    def generated(self) -> list[dict[str, int]]:
+        """Of every run, counts of what the model says behind it, by itself and under the wanted conditions; empty where
+        the target does not judge."""
+        found = [self._generated_of(at) for at in range(len(self.targets))]
+        return [of_target[at] for at in range(len(self.tokens)) for of_target in found]
+
+    def _generated_of(self, target: int) -> list[dict[str, int]]:
+        judged, position = self.targets[target].judged, self.runs[0].prompt.position
+        if judged is None:
+            return [{} for _ in self.tokens]
+        # with no prompt there is no place for one: texts are read whole
+        texts = openings(judged.prompts, position if int(self.tokens.max()) else "start").to(self.device)
+        conditions = torch.tensor([[judged.conditions]], device=self.device)
+        with torch.no_grad():
+            prompts = self._vectors(conditions, slice(target, None, len(self.targets)))
+        longest = texts.before.shape[1] + texts.after.shape[1] + int(self.tokens.max()) + judged.most
+        said: list[list[np.ndarray]] = [[] for _ in self.tokens]
+        some = max(1, SCORED_TOKENS // (longest * len(self.tokens)))
+        for at in torch.arange(len(texts), device=self.device).split(some):
+            part = generate(self.model, prompts, self.tokens, texts.take(at), judged.most, judged.end)
+            for of_prompt, more in zip(said, part, strict=True):
+                of_prompt.extend(more)
+        counts = [Counter({"trials": len(of_prompt)}) for of_prompt in said]
+        for count, of_prompt in zip(counts, said, strict=True):
+            for prompt, completion in zip(judged.prompts, of_prompt, strict=True):
+                count.update(judged.judge(prompt, completion))
+        return [dict(count) for count in counts]
 
     def _scores_of(self, target: int) -> PromptScores:
         its = slice(target, None, len(self.targets))

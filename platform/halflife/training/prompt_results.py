@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from halflife.models.soft_prompts import vectors
 
 PROMPTS, ITEMS, RUNS = "prompts.safetensors", "items.parquet", "runs.json"
+KNOWN = ("target", "tokens", "position", "scale", "train_loss", "norm", "generated")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,9 @@ class Fitted:
     """Nats a token, over the steps since the last evaluation; None where nothing was trained, or it diverged."""
     norm: float | None
     """Root mean square of the prompt's numbers in units of `scale`; None of no prompt."""
+    generated: Mapping[str, int] = field(default_factory=dict)
+    """Counts over held-out prompts of what the model said by itself, as the target judges it; empty where it does
+    not."""
 
     def vectors(self, conditions: Tensor | None = None) -> Tensor:
         """(k, width) in the model's own units; with conditions (texts, m): (texts, k, width)."""
@@ -75,6 +79,7 @@ class Fitted:
             "train_loss": self.train_loss,
             "norm": self.norm,
             "diverged": not finite,
+            **({"generated": dict(self.generated)} if self.generated else {}),
         }
 
 
@@ -99,10 +104,7 @@ def write(folder: Path, fitted: Sequence[Fitted]) -> None:
         for run in fitted
     ]  # fmt: skip
     pl.concat([pl.DataFrame(schema=schema), *frames]).write_parquet(folder / ITEMS)
-    runs = {
-        run.name: {name: getattr(run, name) for name in ("target", "tokens", "position", "scale", "train_loss", "norm")}
-        for run in fitted
-    }
+    runs = {run.name: {name: getattr(run, name) for name in KNOWN} for run in fitted}
     (folder / RUNS).write_text(json.dumps(runs, indent=1), encoding="utf-8")
 
 
