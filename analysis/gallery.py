@@ -8,14 +8,14 @@ from pathlib import Path
 
 import polars as pl
 
-from analysis import elicitation, generated, generated_languages, information
+from analysis import elicitation, generated, generated_languages, generated_prompts, information
 from analysis.design import vocabulary
 from analysis.figures import FIGURES
 from analysis.load import StudyData
 from analysis.plates import draw_plate, new_folders, pages
 
 _persistence, _overlap, _search = cache(generated.persistence), cache(generated.overlap), cache(generated.search)
-_families = cache(generated_languages.families)
+_families, _prompts = cache(generated_languages.families), cache(generated_prompts.prompts)
 SWEEP = (
     f"A generated sweep: time constant ∝ N^{generated.GAMMA:g} and floor rising with size (φ = {generated.PHI:g}), so "
     "that half-lives, which the floor lengthens, rise a little faster; weight decay in the trunk lengthens and in the "
@@ -32,6 +32,10 @@ PROMPTS = (
     "Generated prompts: longer strings take more tokens, text as trained on gains nothing, and a model that never had "
     "the hidden behaviour does not reach it."
 )
+FRAGILE = (
+    "Generated prompts: a behaviour takes as many numbers at either width; at one loss F1, F2, F3 and the curvature "
+    "fall with C, r50 does not; see analysis/generated_prompts.py."
+)
 
 
 @cache
@@ -47,6 +51,7 @@ def example(name: str) -> tuple[pl.DataFrame, str]:
         return tables[name](), PROMPTS
     sources: dict[str, tuple[Callable[[], StudyData], str]] = {
         "overlap": (_overlap, OVERLAP), "pareto": (_search, SEARCH),
+        **dict.fromkeys(("amounts", "fragility"), (_prompts, FRAGILE)),
         **dict.fromkeys(("family", "languages", "erasure", "examples", "generalisation"), (_families, FAMILIES)),
     }  # fmt: skip
     make, about = sources.get(name, (_persistence, SWEEP))

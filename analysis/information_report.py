@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis import elicitation, fragility, information
+from analysis import amounts, elicitation, fragility, information
 from analysis.checks import Check
 from analysis.design import vocabulary
 from analysis.errors import UserError
@@ -122,15 +122,15 @@ def _tables(prompts: pl.DataFrame, out: Path, threshold: float | None = None) ->
 
 
 def _measured(data: StudyData, out: Path) -> list[dict[str, Any]]:
-    """What was judged, bits and fragility, of studies that measured them."""
-    found = fragility.measured(data)
-    quantised = fragility.quantised(data, found)
-    bits = information.bits_table(quantised) if quantised.height else quantised
+    """What was judged, C by search, bits, random directions and fragility, of studies that measured them."""
+    found, searched = fragility.measured(data), amounts.searched(data)
     frames = {
         "What the model says by itself, judged by the task": ("judged", elicitation.judged(data)),
-        "Least bits that still get there": ("bits", bits),
+        "C to one token, by bisection": ("search", amounts.search_table(searched, data.declaration.settings)),
+        "Least bits that still get there": ("bits", amounts.bits_table(data)),
+        "Fewest numbers in random directions": ("directions", amounts.directions_table(amounts.in_subspaces(data))),
         "Fragility against information": ("fragility_correlations", fragility.correlations(data, found)),
-        "Fragility of every prompt": ("fragility", found),
+        "Fragility of every prompt": ("fragility_of_prompts", found),
     }
     return _shown(frames, out)
 
@@ -154,6 +154,7 @@ def sentences(data: StudyData, prompts: pl.DataFrame) -> list[str]:
         *_taken(information.distance_table(prompts)),
         _null(data, prompts),
         _detuned(data, prompts),
+        *_fragile(data),
     ]
     seeds = prompts["seed"].n_unique()
     few = f"A demonstration: {seeds} of {SEEDS} seeds." if seeds < SEEDS else ""
@@ -182,6 +183,42 @@ def _beyond(prompts: pl.DataFrame) -> str:
         f"{criterion}: {'; '.join(parts)}. Above 0 the prompt finds something that is there; where the interval "
         "holds 0 the data cannot tell."
     )
+
+
+def _fragile(data: StudyData) -> list[str]:
+    """Whether behaviours that take little are fragile, at the common k with loss and norm held fixed: every measure
+    named, whatever it says."""
+    found = fragility.measured(data)
+    if found.is_empty():
+        return []
+    told = fragility.correlations(data, found)
+    if told.is_empty():
+        return ["Whether behaviours that take little are fragile cannot be told: too few were measured."]
+    told = told.filter((pl.col("prompts") != "every k") & (pl.col("held_fixed") != "nothing"))
+    said = []
+    for (series,), part in told.group_by(["series"], maintain_order=True):
+        verdicts: dict[str, list[str]] = {"fragile": [], "robust": [], "untold": []}
+        for row in part.iter_rows(named=True):
+            name = row["measure"].split(",")[0]
+            text = f"{name} {row['correlation']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]".replace("-", "−")
+            sign = -1 if name == "r50" else 1
+            ends = sorted((sign * row["low"], sign * row["high"]))
+            verdicts["fragile" if ends[1] < 0 else "robust" if ends[0] > 0 else "untold"].append(text)
+        words = {
+            "fragile": "are more fragile by", "robust": "are less fragile by", "untold": "cannot be told apart by",
+        }  # fmt: skip
+        parts = [f"{words[kind]} {', '.join(texts)}" for kind, texts in verdicts.items() if texts]
+        aim = amounts.aim(data)
+        where = f"at one loss ({aim:g} nats a token), {part['prompts'][0]}" if aim is not None else part["prompts"][0]
+        said.append(
+            f"Behaviours that take less{_of(str(series))}, {where} and equal noise, {'; '.join(parts)} (rank "
+            f"correlations with C over {int(part['behaviours'].to_numpy().max())} behaviours, loss and norm held "
+            f"fixed; {plural(part.height, 'measure')} at once)."
+        )
+    left = fragility.unmeasured(data, found)
+    if left:
+        said.append(f"Never at that loss, and so in no correlation: {listed(left)}.")
+    return said
 
 
 def _tokens(value: float) -> str:

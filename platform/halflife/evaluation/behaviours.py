@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -123,9 +123,13 @@ class BehaviourTarget:
     """Characters of text in a prompt; a continuation states its own."""
     called: str = ""
     """A name in place of the behaviour's own, such as "detuning"."""
+    room: int | None = None
+    """Tokens of text before the answer, at most: a longer text keeps its end. Characters may be several tokens."""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.room is not None and self.room < 1:
+            raise UserError(f"{self.room} tokens of text before the answer of {self.name}: expected 1 or more")
         self._probe("train", 1)
 
     @property
@@ -162,7 +166,13 @@ class BehaviourTarget:
         probe = self._probe(part, count)
         if isinstance(self.behaviour, Continuation):
             return [_window_item(row, self.behaviour) for row in _cut_windows(probe, self.behaviour, codec, results)]
-        return [item_of(example, codec) for example in behaviour_examples(probe, Path(results))]
+        return [self._within(item_of(example, codec)) for example in behaviour_examples(probe, Path(results))]
+
+    def _within(self, item: Item) -> Item:
+        over = item.answer - (self.room or item.answer)
+        if over <= 0:
+            return item
+        return replace(item, tokens=item.tokens[over:], after=item.after - over, answer=item.answer - over)
 
     def _probe(self, part: Part, count: int) -> BehaviourProbe:
         return BehaviourProbe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +33,7 @@ ASCENTS, PRODUCTS = 20, 12
 
 def measure(stage: MeasureSoftPrompts, context: Context) -> dict[str, Any]:
     """Measure every run, one after another; the summary has each run's numbers."""
-    fit = stage.fit
+    fit, began = stage.fit, time.monotonic()
     codec = load(fit.codec, context.results)
     folder = context.parent(fit.model.stage) if isinstance(fit.model, Checkpoint) else None
     model = frozen(fit, codec.size, folder, context.device)
@@ -52,11 +53,18 @@ def measure(stage: MeasureSoftPrompts, context: Context) -> dict[str, Any]:
                 if reached is None:
                     continue
                 vectors, steps = reached
-            found = {"matched_steps": float(steps)} | _fragility(stage, model, items, prompt, vectors)
-            found |= _subspaces(stage, model, items, prompt, scale_of(model.embed) * start)
+            found = {"matched_steps": float(steps), "numbers": float(vectors.numel())}
+            if stage.fragile:
+                found |= _fragility(stage, model, items, prompt, vectors)
+            if stage.bits:
+                found |= _quantised(stage, model, items, prompt, vectors)
+            if stage.subspaces:
+                found |= _subspaces(stage, model, items, prompt, scale_of(model.embed) * start)
             runs[run] = {name: value for name, value in found.items() if math.isfinite(value)}
     context.record(0, {f"{run}/{name}": value for run, found in runs.items() for name, value in found.items()})
-    return {"runs": runs}
+    seconds = time.monotonic() - began
+    context.computing(seconds)
+    return {"runs": runs, "tokens": stage.cost.tokens, "seconds_training": seconds}
 
 
 def _course(stage: MeasureSoftPrompts) -> Course:
@@ -76,7 +84,6 @@ def _fragility(
     loss = float(losses)
     found: dict[str, float | None] = {
         "loss": loss,
-        "numbers": float(vectors.numel()),
         "success": float(success),
         "norm": float(vectors.norm()) / unit,
         "f1": fragility.gradient_norm(some, vectors, radius, draws, generator),
@@ -86,9 +93,17 @@ def _fragility(
         "curvature": fragility.largest_curvature(some, vectors, PRODUCTS, generator) * unit**2,
         "noise": fragility.noise_tolerated(whole, vectors, stage.threshold or 2 * loss, draws, generator),
     }
-    for bits in stage.bits:
-        found |= _asked(whole, fragility.quantised(vectors, bits), f"{bits}bits")
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _quantised(
+    stage: MeasureSoftPrompts, model: Model, items: TargetItems, prompt: SoftPrompt, vectors: Tensor
+) -> dict[str, float]:
+    held_out = Behind.of(model, cut(items.held_out, prompt.position).to(vectors.device))
+    found: dict[str, float] = {}
+    for bits in stage.bits:
+        found |= _asked(held_out, fragility.quantised(vectors, bits), f"{bits}bits")
+    return found
 
 
 def _subspaces(

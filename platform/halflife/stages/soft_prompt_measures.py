@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -78,9 +79,12 @@ class FindDistance(Stage):
     @property
     def cost(self) -> Cost:
         """Of the most fits that doubling and bisecting take."""
-        once = self.fit.cost
-        fits = 2 * self.prompt.tokens.bit_length() * (self.restarts + 1)
+        once, fits = self.fit.cost, self.most_fits
         return replace(once, tokens=fits * once.tokens, flops=fits * once.flops)
+
+    @property
+    def most_fits(self) -> int:
+        return 2 * self.prompt.tokens.bit_length() * (self.restarts + 1)
 
     def run(self, context: Context) -> dict[str, Any]:
         from halflife.data.tokenizers import load
@@ -88,7 +92,7 @@ class FindDistance(Stage):
         from halflife.training.prompt_packs import Course
         from halflife.training.prompt_search import smallest
 
-        stage, target, prompt = self.fit, self.target, self.prompt
+        stage, target, prompt, began = self.fit, self.target, self.prompt, time.monotonic()
         codec = load(stage.codec, context.results)
         model = frozen(stage, codec.size, _folder(stage, context), context.device)
         items = read_items(stage, target, codec, context.results)
@@ -112,7 +116,11 @@ class FindDistance(Stage):
             course=Course(steps=self.steps, batch=self.batch, seed=self.seed),
             told=told,
         )
+        seconds = time.monotonic() - began
+        context.computing(seconds)
         return {
+            "tokens": self.cost.tokens * found.steps / (self.most_fits * self.steps),
+            "seconds_training": seconds,
             "distance": found.distance,
             "losses": {str(k): fitted.loss for k, fitted in sorted(found.best.items())},
             "prompt_steps": found.steps,
@@ -122,14 +130,16 @@ class FindDistance(Stage):
 @dataclass(frozen=True, kw_only=True)
 class MeasureSoftPrompts(Stage):
     """Fragility and bits of prompts that a FitSoftPrompts ended with, or, with `matched`, of the same fits stopped at a
-    common loss.
+    common loss; and what prompts of few numbers come to.
 
-    Points of each run: `f1`, `f2`, `f3`, `r50`, `curvature` (evaluation.fragility), `norm` and `loss` of the prompt
-    measured, `noise` (the largest tolerated) and, for each of `bits`, `loss_<b>bits`, `hits_<b>bits`; for each of
-    `subspaces`, `loss_<n>numbers`, `hits_<n>numbers`. What was not reached is left out.
+    Points of each run: `numbers`, and where `fragile` is asked `f1`, `f2`, `f3`, `r50`, `curvature`
+    (evaluation.fragility), `norm` and `loss` of the prompt measured, `noise` (the largest tolerated); for each of
+    `bits`, `loss_<b>bits`, `hits_<b>bits`; for each of `subspaces`, `loss_<n>numbers`, `hits_<n>numbers`. What was not
+    reached is left out.
     """
 
     kind: ClassVar[str] = "measure-soft-prompts"
+    version: ClassVar[int] = 2  # 2: a matched loss is met, where it was passed by up to five steps
 
     fit: FitSoftPrompts
     prompts: tuple[str, ...]
@@ -146,6 +156,8 @@ class MeasureSoftPrompts(Stage):
     """Nats a token up to which noise is tolerated; twice the prompt's own loss if None."""
     asked: int = 32
     """Held-out examples that fragility is measured on."""
+    fragile: bool = True
+    """Whether fragility is measured: it takes longer than bits."""
 
     def __post_init__(self) -> None:
         known = {prompt.name: prompt for prompt in self.fit.prompts}
@@ -159,6 +171,8 @@ class MeasureSoftPrompts(Stage):
             raise UserError(
                 "measuring soft prompts: expected a prompt, a positive radius, and 1 or more draws and bits"
             )
+        if not (self.fragile or self.bits or self.subspaces):
+            raise UserError("soft prompts to be measured for nothing: expected fragility, bits or subspaces")
 
     @cached_property
     def inner_stages(self) -> tuple[Stage, ...]:
@@ -174,7 +188,7 @@ class MeasureSoftPrompts(Stage):
     def cost(self) -> Cost:
         once = self.fit.cost
         share = len(self.prompts) / max(1, len(self.fit.prompts))
-        often = 1 + (self.matched is not None) + len(self.subspaces)
+        often = self.fragile + (self.matched is not None) + len(self.subspaces) + 0.05 * len(self.bits)
         return replace(once, tokens=share * often * once.tokens, flops=share * often * once.flops)
 
     def run(self, context: Context) -> dict[str, Any]:

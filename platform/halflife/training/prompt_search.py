@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from halflife.evaluation.fragility import Behind
+from halflife.evaluation.prompted import cut
 from halflife.models.prompts import SoftPrompt
 from halflife.models.soft_prompts import scale_of
 from halflife.models.start import Model
@@ -19,6 +20,8 @@ from halflife.training.prompt_results import Fitted
 
 CHECKED = 5
 """Steps between looks at the held-out loss on the way to a given one."""
+HALVINGS = 6
+"""Of the way between the last two looks, to the place at which the loss is the given one."""
 
 
 @dataclass
@@ -110,15 +113,29 @@ def _warmer(run: Run, smaller: Fitted) -> Run:
 
 
 def at_loss(model: Model, run: Run, course: Course, threshold: float) -> tuple[Tensor, int] | None:
-    """The vectors (k, width), in the model's units, at the first look at which the held-out loss is at most
-    `threshold`, and the steps that took; None where it never was. So prompts of different behaviours are compared at
-    one loss."""
+    """The vectors (k, width), in the model's units, at which the held-out loss first is at most `threshold`, and the
+    steps that took; None where it never was. So prompts of different behaviours are compared at one loss.
+
+    The fit is looked at now and then; between the look before and the first at the threshold the place is found by
+    bisection of the line, as an easy behaviour falls far below within a few steps.
+    """
     device = run.start.device
     pack = Pack(model, [run], course, scale_of(model.embed), device)
+    held_out = Behind.of(model, cut(run.target.held_out, run.prompt.position).to(device))
+    above = pack.bank.vectors()[0, 0].detach().clone()
     for step in range(course.steps):
         pack.step(step, 1.0)
-        if (step + 1) % CHECKED == 0 and pack.scores()[0].loss <= threshold:
-            return pack.bank.vectors()[0, 0].detach().clone(), step + 1
+        if (step + 1) % CHECKED:
+            continue
+        below = pack.bank.vectors()[0, 0].detach().clone()
+        if pack.scores()[0].loss > threshold:
+            above = below
+            continue
+        for _ in range(HALVINGS):
+            middle = (above + below) / 2
+            reached = float(held_out.score(middle[None])[0]) <= threshold
+            above, below = (above, middle) if reached else (middle, below)
+        return below, step + 1
     return None
 
 

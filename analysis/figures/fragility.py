@@ -1,0 +1,144 @@
+"""Do prompts of behaviours that take little information break easily? Each measure of fragility against C."""
+
+from __future__ import annotations
+
+import itertools
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis import fragility
+from analysis.figures import style
+from analysis.load import StudyData
+
+CAPTION = (
+    "One panel a measure of fragility (and size), one point a behaviour: the conditional distance C, the fewest prompt "
+    "tokens that bring its held-out loss to the loss at which all are compared, against the fragility of a prompt of "
+    "one common k, fitted until it came to that same loss and disturbed by noise of one norm. Points are medians over "
+    "seeds, bars their intervals by order statistics (the range, below six seeds); a behaviour that never came to the "
+    "loss has no point, and points of one C stand side by side. Colours: kinds of behaviour, as the study calls them. "
+    "ρ is Spearman's correlation over behaviours, with Fisher's 95 % interval; below it the same with what is left of "
+    "loss and norm held fixed. If behaviours that take little were fragile, F1, F2, F3 and λmax would fall with C and "
+    "r50 would rise. Five measures are tested at once, and behaviours of one kind resemble each other: an interval "
+    "that barely leaves 0 proves little."
+)
+COLUMNS = 2
+SPREAD = 0.5
+"""Powers of 2 of C over which points of one C are drawn side by side."""
+PLACES = [(dx, dy) for dy in (5, -11, 13, -19) for dx in (3, -3)] + [(6, -3), (-6, -3)]
+"""Of a label beside its point, in points; those of negative x end there."""
+LETTER, LINE = 4.1, 7.5
+"""About the width and the height of a label's letter, in points."""
+
+
+def fragility_table(data: StudyData) -> pl.DataFrame:
+    """`fragility.scattered` of the study's prompts."""
+    return fragility.scattered(data)
+
+
+def draw_fragility(table: pl.DataFrame) -> Figure:
+    """`table` as `fragility.scattered` gives it."""
+    kinds = {name: kind_of(name) for name in table["behaviour"].unique(maintain_order=True)}
+    names = list(dict.fromkeys(kinds.values()))
+    colours = dict(zip(names, style.colours(len(names)), strict=True))
+    panels = table.partition_by("measure", "series", maintain_order=False)
+    panels.sort(key=lambda part: (list(fragility.MEASURES.values()).index(part["measure"][0]), part["series"][0]))
+    rows = -(-len(panels) // COLUMNS)
+    with style.styled():
+        figure = style.new_figure(0.7 + 2.6 * rows)
+        grid = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
+        for axes, part in zip(grid, panels, strict=False):
+            _points(axes, part, {name: colours[kind] for name, kind in kinds.items()})
+        style.small_multiples(grid, len(panels), COLUMNS)
+        loss = table["loss"][0]
+        where = f"loss {loss:g}" if loss is not None else "half of the gap in loss"
+        figure.supxlabel(f"C: prompt tokens to {where}", fontsize=8)
+        style.despine(figure)
+        marks = itertools.cycle(style.MARKERS)
+        handles = [
+            Line2D([], [], color=colours[name], ls="", marker=mark, ms=4.5, label=name)
+            for name, mark in zip(names, marks, strict=False)
+        ]
+        style.legend_above(figure, handles)
+        figure.draw_without_rendering()  # labels are placed on the laid out panels
+        for axes, part in zip(grid, panels, strict=False):
+            _labels(axes, part)
+    return figure
+
+
+def kind_of(name: str) -> str:
+    """What stands before the numbers of a behaviour's name; strings said over and over are a kind of their own."""
+    kind, _, rest = name.partition("-")
+    return f"{kind}, repeated" if "x" in rest else kind
+
+
+def _places(part: pl.DataFrame) -> pl.DataFrame:
+    """`part` with `at`: C, those of one C side by side in the order of their values."""
+    rank, count = pl.col("value").rank("ordinal").over("c"), pl.len().over("c")
+    half = (count + 1) // 2
+    order = pl.when(rank % 2 == 1).then((rank + 1) // 2).otherwise(half + rank // 2)  # neighbours in value are apart
+    shift = pl.when(count > 1).then((order - (count + 1) / 2) / (count + 1)).otherwise(0.0)
+    return part.with_columns(at=pl.col("c") * 2.0 ** (SPREAD * shift))
+
+
+def _points(axes: Axes, part: pl.DataFrame, colours: dict) -> None:
+    values = part.select("value", "low", "high").to_numpy()
+    if (values > 0).all():
+        axes.set_yscale("log")
+        style.log_ticks(axes.yaxis, float(values.min()), float(values.max()), minor=False)
+    axes.set_xscale("log", base=2)
+    last = float(part["c_high"].to_numpy().max())
+    style.token_axis(axes, int(last))
+    axes.set_xlim(left=max(0.4, 0.7 * float(part["c_low"].to_numpy().min())))
+    kinds = list(dict.fromkeys(kind_of(name) for name in colours))
+    for row in _places(part).iter_rows(named=True):
+        colour, mark = colours[row["behaviour"]], style.MARKERS[kinds.index(kind_of(row["behaviour"])) % 8]
+        axes.plot([row["c_low"], row["c_high"]], [row["value"]] * 2, color=colour, lw=0.6, alpha=0.55, zorder=2)
+        axes.plot([row["at"]] * 2, [row["low"], row["high"]], color=colour, lw=0.6, alpha=0.55, zorder=2)
+        axes.plot(row["at"], row["value"], mark, ms=4.5, color=colour, mec="white", mew=0.4, zorder=4)
+    first = part.row(0, named=True)
+    size = f" · {first['series']}" if first["series"] else ""
+    said = [_told("ρ", first, "rho") + f", {first['count'] or part.height} behaviours"]
+    if first["partial"] is not None:
+        said.append(_told("loss and norm held:", first, "partial"))
+    axes.set_title("\n".join([first["measure"] + size, *said]), fontsize=7.5)
+
+
+def _told(name: str, row: dict, kind: str) -> str:
+    if row[kind] is None:
+        return f"{name}: too few behaviours"
+    low, high = row[f"{kind}_low"], row[f"{kind}_high"]
+    return f"{name} {row[kind]:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
+
+
+def _labels(axes: Axes, part: pl.DataFrame) -> None:
+    """Each label at the first of PLACES at which it meets no point and no earlier label, else where it meets fewest."""
+    scale = 72 / axes.get_figure(root=True).dpi  # type: ignore[union-attr]
+    points = scale * axes.transData.transform(_places(part).select("at", "value").to_numpy())
+    box = axes.get_window_extent()
+    left, right, bottom, top = (scale * end for end in (box.x0, box.x1, box.y0, box.y1))
+    taken = [(x - 2, x + 2, y - 2, y + 2) for x, y in points]
+    for name, (x, y) in zip(part["behaviour"], points, strict=True):
+        text = name.partition("-")[2].replace("x", "×") or name
+        wide = LETTER * len(text)
+
+        def at(
+            place: tuple[int, int], wide: float = wide, x: float = x, y: float = y
+        ) -> tuple[float, float, float, float]:
+            start = x + place[0] - (wide if place[0] < 0 else 0)
+            return (start, start + wide, y + place[1], y + place[1] + LINE)
+
+        def met(place: tuple[int, int], at=at) -> float:
+            a = at(place)
+            outside = a[0] < left or a[1] > right + 6 or a[2] < bottom or a[3] > top + 4
+            return 100 * outside + sum(a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3] for b in taken)
+
+        best = min(PLACES, key=met)
+        taken.append(at(best))
+        label = axes.annotate(
+            text, tuple(axes.transData.inverted().transform((x / scale, y / scale))), best, fontsize=7,
+            textcoords="offset points", color=style.MUTED, ha="right" if best[0] < 0 else "left", va="bottom",
+        )  # fmt: skip
+        label.set_in_layout(False)
