@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +9,25 @@ import numpy as np
 import polars as pl
 
 from analysis import amounts, elicitation, fragility, information
-from analysis.checks import Check
 from analysis.design import vocabulary
 from analysis.errors import UserError
 from analysis.figures import FIGURES
 from analysis.figures.distances import by_both
+from analysis.information_checks import BASE, at_size, checks, gain_of, label_of
 from analysis.load import StudyData
 from analysis.plates import draw_plate, new_folders, pages
 from analysis.published import read_prompts
 from analysis.scaling import SEEDS
 from analysis.tables import csv_text, page_table
-from analysis.uncertainty import binomial_interval, t_interval
+from analysis.uncertainty import t_interval
 from analysis.words import listed, masked, plural
 from halflife.tracking import schema
 
 PHASE = "prompts"
 """Phase of the outcomes of a study that asks how much information a behaviour takes."""
 SHOWN = ("soft_prompts", "distances", "restarts")
-TRIGGERED = 0.9
-"""Success with the cause itself, at least, for a behaviour to be there."""
-LOOSE = 0.05
-"""Share of the gap by which a larger k may do worse without being called a failure of the optimizer."""
-BASE, DETUNED = "continuation", "detuning"
-"""Tasks of the null and of detuning: what a fine-tuned model lost of the first is what the second may bring back."""
+DETUNED = "detuning"
+"""The task that may bring back what a fine-tuned model lost on the text of BASE."""
 
 
 def is_information(data: StudyData) -> bool:
@@ -171,7 +166,7 @@ def _beyond(prompts: pl.DataFrame) -> str:
         return ""
     parts = []
     for row in table.iter_rows(named=True):
-        where = f"{row['behaviour']}{_of(row['series'])}"
+        where = f"{row['behaviour']}{at_size(row['series'])}"
         if row.get("difference") is None:
             parts.append(f"{where} cannot be told, as neither model got there")
             continue
@@ -211,7 +206,7 @@ def _fragile(data: StudyData) -> list[str]:
         aim = amounts.aim(data)
         where = f"at one loss ({aim:g} nats a token), {part['prompts'][0]}" if aim is not None else part["prompts"][0]
         said.append(
-            f"Behaviours that take less{_of(str(series))}, {where} and equal noise, {'; '.join(parts)} (rank "
+            f"Behaviours that take less{at_size(str(series))}, {where} and equal noise, {'; '.join(parts)} (rank "
             f"correlations with C over {int(part['behaviours'].to_numpy().max())} behaviours, loss and norm held "
             f"fixed; {plural(part.height, 'measure')} at once)."
         )
@@ -227,10 +222,6 @@ def _tokens(value: float) -> str:
     return "not reached without it" if value > 0 else "reached only without it"
 
 
-def _of(series: str) -> str:
-    return f" at {series}" if series else ""
-
-
 def _taken(table: pl.DataFrame) -> list[str]:
     """C of every behaviour that shows a gain, in one sentence a series."""
     said = []
@@ -243,21 +234,14 @@ def _taken(table: pl.DataFrame) -> list[str]:
             else f"{row['behaviour']} not by {row['last_k']}"
             for row in part.iter_rows(named=True)
         ]  # fmt: skip
-        head = f"Tokens that close half of the gap (C){_of(str(series))}: "
+        head = f"Tokens that close half of the gap (C){at_size(str(series))}: "
         said.append(f"{head}{listed(each)}.")
     return said
 
 
-def _gain(part: pl.DataFrame) -> Any:
-    """Interval over seeds of the paired gain between no prompt and the most tokens."""
-    best = elicitation.best_restarts(part).sort("k")
-    ends = best.group_by("series", "seed").agg(gain=pl.col("loss").first() - pl.col("loss").last())
-    return t_interval(ends["gain"])
-
-
 def _null(data: StudyData, prompts: pl.DataFrame) -> str:
-    part = prompts.filter((pl.col("behaviour") == _label(data, BASE)) & (pl.col("model") == "present"))
-    gain = _gain(part) if part.height else None
+    part = prompts.filter((pl.col("behaviour") == label_of(data, BASE)) & (pl.col("model") == "present"))
+    gain = gain_of(part) if part.height else None
     if gain is None:
         return ""
     if gain.low is None:
@@ -272,8 +256,8 @@ def _null(data: StudyData, prompts: pl.DataFrame) -> str:
 def _detuned(data: StudyData, prompts: pl.DataFrame) -> str:
     """Share of the loss that fine-tuning cost on the old text that a prompt brings back, seed by seed."""
     by, best = ["size", "seed"], elicitation.best_restarts(prompts.filter(pl.col("model") == "present"))
-    base = best.filter((pl.col("behaviour") == _label(data, BASE)) & (pl.col("k") == 0)).select(*by, base="loss")
-    tuned = best.filter(pl.col("behaviour") == _label(data, DETUNED)).sort("k")
+    base = best.filter((pl.col("behaviour") == label_of(data, BASE)) & (pl.col("k") == 0)).select(*by, base="loss")
+    tuned = best.filter(pl.col("behaviour") == label_of(data, DETUNED)).sort("k")
     shares = []
     for row in (
         tuned.group_by(by, maintain_order=True)
@@ -294,117 +278,3 @@ def _detuned(data: StudyData, prompts: pl.DataFrame) -> str:
     )
     share = f"{found.estimate:.0%}{ends}"
     return f"Detuning: {shares[0][2]} tokens bring back {share} of what fine-tuning cost on the old text."
-
-
-def _label(data: StudyData, task: str) -> str:
-    return next((outcome.label for outcome in data.declaration.outcomes if outcome.task == task), task)
-
-
-def checks(data: StudyData) -> list[Check]:
-    return [
-        check
-        for check in (
-            _controls(data),
-            _positive(data),
-            _unfitted(data),
-            _null_check(data),
-            _monotone(data),
-            _ended(data),
-        )
-        if check is not None
-    ]
-
-
-def _controls(data: StudyData) -> Check:
-    roles = set(data.trials["role"])
-    tasks = {name.split("/")[0].split(".")[0] for name in data.points["name"].unique()}
-    missing = [
-        control.label
-        for control in data.declaration.controls
-        if (control.role and control.role not in roles) or (control.task and control.task not in tasks)
-    ]
-    found = f"missing: {listed(missing)}" if missing else f"all {len(data.declaration.controls)} declared controls"
-    return Check(name="Controls ran", expected="every declared control", found=found, passed=not missing, required=True)
-
-
-def _positive(data: StudyData) -> Check | None:
-    """The cause itself, without a prompt: that the behaviour is there to be found."""
-    runs = elicitation.runs(data, {"positive": "positive"}).drop_nulls(["hits", "trials"]).filter(pl.col("k") == 0)
-    if runs.is_empty():
-        return None
-    sizes = runs.group_by("behaviour", "series", maintain_order=True).agg(pl.col("hits", "trials").sum())
-    rates = (sizes["hits"] / sizes["trials"]).to_list()
-    low, high = binomial_interval(sizes["hits"].to_numpy(), sizes["trials"].to_numpy())
-    said = [
-        f"{behaviour}{_of(series)} {rate:.3f} [{a:.3f}, {b:.3f}]"
-        for (behaviour, series), rate, a, b in zip(
-            sizes.select("behaviour", "series").iter_rows(), rates, low, high, strict=True
-        )
-    ]
-    return Check(
-        name="The behaviour is there", expected=f"success with the cause itself at least {TRIGGERED:g}",
-        found="; ".join(said), passed=min(rates) >= TRIGGERED, required=True,
-    )  # fmt: skip
-
-
-def _unfitted(data: StudyData) -> Check | None:
-    """Prompts as they begin: that what is found was found by fitting."""
-    runs = elicitation.runs(data, {"null": "null"}).drop_nulls(["hits", "trials"]).filter(pl.col("k") > 0)
-    if runs.is_empty():
-        return None
-    share = float(runs["hits"].to_numpy().sum() / runs["trials"].to_numpy().sum())
-    chance = float(runs["chance"].fill_null(0.0).to_numpy().max())
-    return Check(
-        name="Prompts that were not fitted do nothing", expected=f"success at most {LOOSE:g} above chance",
-        found=f"{share:.3f} in {plural(runs.height, 'prompt')}; chance {chance:.3f}", passed=share <= chance + LOOSE,
-    )  # fmt: skip
-
-
-def _null_check(data: StudyData) -> Check | None:
-    prompts = elicitation.runs(data)
-    part = prompts.filter((pl.col("behaviour") == _label(data, BASE)) & (pl.col("model") == "present"))
-    gain = _gain(part) if part.height else None
-    if gain is None:
-        return None
-    told = "one seed" if gain.low is None else f"[{gain.low:+.3f}, {gain.high:+.3f}]"
-    return Check(
-        name="Nothing to gain where nothing is to be brought back",
-        expected="the interval of the gain on text as trained on holds 0", found=f"{gain.estimate:+.3f} nats {told}",
-        passed=None if gain.low is None else gain.contains(0),
-    )  # fmt: skip
-
-
-def _monotone(data: StudyData) -> Check | None:
-    """A larger k can do all that a smaller one does: where it did worse, the optimizer failed. Where nothing is gained
-    there is only noise to compare."""
-    best = elicitation.best_restarts(elicitation.runs(data))
-    worse, pairs = [], 0
-    for (behaviour, model, series), part in best.group_by(["behaviour", "model", "series"], maintain_order=True):
-        if not elicitation.gains(part):
-            continue
-        for (seed,), own in part.group_by(["seed"], maintain_order=True):
-            losses = own.sort("k").select("k", "loss").rows()
-            gap = losses[0][1] - min(loss for _, loss in losses)
-            pairs += len(losses) - 1
-            worse += [
-                f"{behaviour} ({model}{_of(str(series))}, seed {seed}) at k = {k}"
-                for (_, before), (k, after) in itertools.pairwise(losses)
-                if after > before + LOOSE * gap
-            ]
-    if not pairs:
-        return None
-    shown = f": {'; '.join(worse[:3])}{' ...' if len(worse) > 3 else ''}" if worse else ""
-    return Check(
-        name="More tokens never do worse", expected=f"no rise of the best loss by more than {LOOSE:.0%} of the gap",
-        found=f"{len(worse)} of {plural(pairs, 'step')}{shown}", passed=not worse,
-    )  # fmt: skip
-
-
-def _ended(data: StudyData) -> Check:
-    columns = [name for name in data.trials.columns if name.startswith("outcome_")]
-    ends = [state.split(":")[0] for name in columns for state in data.trials[name].drop_nulls()]
-    lost = [state for state in ends if state != "complete"]
-    return Check(
-        name="Trials ended well", expected="every stage complete",
-        found=f"{len(ends) - len(lost)} of {len(ends)} complete", passed=not lost,
-    )  # fmt: skip

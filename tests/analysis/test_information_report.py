@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from analysis import elicitation, generated, plates
-from analysis.information_report import PHASE, checks, information_page, is_information, sentences
+from analysis.information_checks import checks
+from analysis.information_report import PHASE, information_page, is_information, sentences
 from analysis.load import POINTS, StudyData
 from halflife.tracking import schema
 
