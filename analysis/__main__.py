@@ -6,7 +6,6 @@ import contextlib
 import functools
 import io
 import itertools
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,19 +15,12 @@ import tyro
 
 from analysis.errors import UserError
 from analysis.fit_command import compare, fit
-
-
-def _results() -> Path:
-    return Path(os.environ.get("HALFLIFE_RESULTS") or "results")
-
-
-def _uri(tracking_uri: str | None, results: Path | None) -> str:
-    return tracking_uri or f"sqlite:///{((results or _results()) / 'mlflow.db').absolute()}"
+from analysis.places import results_folder, tracking_uri_of
 
 
 def _cache(uri: str, results: Path | None) -> Path | None:
     """Where points read from a server are kept; those of a SQLite store are kept beside it."""
-    return (results or _results()) / "cache" if uri.startswith(("http://", "https://")) else None
+    return results_folder(results) / "cache" if uri.startswith(("http://", "https://")) else None
 
 
 def report(
@@ -45,14 +37,14 @@ def report(
     Args:
         study: Name of the study, such as backdoor_persistence.
         sweep: Digest of a sweep, or how it begins; by default the newest.
-        results: Folder that the runs were made in (also HALFLIFE_RESULTS; default: results).
+        results: Folder or bucket that the runs were made in (also HALFLIFE_RESULTS; default: results).
         tracking_uri: MLflow store to read; by default mlflow.db in the results folder.
         out: Folder to write to; by default reports/STUDY in the results folder.
     """
     from analysis.report import default_folder, write_report
 
-    folder = out or default_folder(results or _results(), study)
-    uri = _uri(tracking_uri, results)
+    folder = out or default_folder(results_folder(results), study)
+    uri = tracking_uri or tracking_uri_of(results)
     print(write_report(study, tracking_uri=uri, out=folder, sweep=sweep, cache=_cache(uri, results)))
 
 
@@ -73,13 +65,13 @@ def export(
         out: Folder to write to; it can be read again in place of a store, with --tracking-uri.
         format: Of the tables; the dictionary is always CSV.
         sweep: Digest of a sweep, or how it begins; by default the newest.
-        results: Folder that the runs were made in (also HALFLIFE_RESULTS; default: results).
+        results: Folder or bucket that the runs were made in (also HALFLIFE_RESULTS; default: results).
         tracking_uri: MLflow store to read; by default mlflow.db in the results folder.
     """
     from analysis.export import write_tables
     from analysis.load import load_study
 
-    uri = _uri(tracking_uri, results)
+    uri = tracking_uri or tracking_uri_of(results)
     data = load_study(uri, study, sweep, cache=_cache(uri, results))
     for path in write_tables(data, out, format):
         print(path)
@@ -93,7 +85,7 @@ def gallery(*, out: Path | None = None) -> None:
     """
     from analysis.gallery import write_gallery
 
-    print(write_gallery(out or _results() / "reports" / "gallery"))
+    print(write_gallery(out or results_folder(None) / "reports" / "gallery"))
 
 
 def prompts(
@@ -109,14 +101,14 @@ def prompts(
     """
     from analysis.information_report import write_prompts
 
-    print(write_prompts(table, out or _results() / "reports" / "prompts", threshold))
+    print(write_prompts(table, out or results_folder(None) / "reports" / "prompts", threshold))
 
 
 def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> None:
     """List the sweeps that a store holds, the newest last.
 
     Args:
-        results: Folder that the runs were made in (also HALFLIFE_RESULTS; default: results).
+        results: Folder or bucket that the runs were made in (also HALFLIFE_RESULTS; default: results).
         tracking_uri: MLflow store, or folder that export wrote; by default mlflow.db in the results folder.
     """
     from datetime import datetime
@@ -126,7 +118,7 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
     from analysis.table_store import is_tables, table_sweeps
     from halflife.tracking import schema
 
-    uri = _uri(tracking_uri, results)
+    uri = tracking_uri or tracking_uri_of(results)
     for run in table_sweeps(Path(uri)) if is_tables(uri) else find_sweeps(open_store(uri)):
         started = datetime.fromtimestamp(run.started / 1000).strftime("%Y-%m-%d %H:%M")
         study, digest = run.tags.get(schema.TAG_STUDY, "?"), run.tags.get(schema.TAG_SWEEP, "?")

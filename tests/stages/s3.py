@@ -16,6 +16,7 @@ BUCKET = "s3://laboratory"
 def serving() -> Iterator[None]:
     """The process's environment, and that of its children, leads to it meanwhile; BUCKET is there and empty."""
     import boto3
+    import s3fs
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
@@ -27,6 +28,7 @@ def serving() -> Iterator[None]:
     account = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
     try:
         with mock.patch.dict(os.environ, {**account, "AWS_ENDPOINT_URL": address, "MLFLOW_S3_ENDPOINT_URL": address}):
+            s3fs.S3FileSystem.clear_instance_cache()  # of a server that was here before
             boto3.client("s3").create_bucket(Bucket=BUCKET.removeprefix("s3://"))
             yield
     finally:

@@ -181,7 +181,8 @@ class Carried:
         self.campaign.leave()
         self.publishing.update()
         self.publishing.finish(status, {})
-        assert self.publisher.close(patience=60.0) == []
+        unpublished = self.publisher.close(patience=60.0)
+        assert unpublished == [], unpublished
         return self
 
     @property

@@ -11,8 +11,6 @@ from optuna.trial import TrialState
 
 from halflife.errors import UserError
 from halflife.stages.run import run_stage
-from halflife.sweep import launch
-from halflife.sweep.place import Place
 from halflife.tracking import schema
 from tests.sweep.searches import (
     OBJECTIVE,
@@ -315,10 +313,3 @@ def test_two_drivers_of_one_search_make_its_settings_together(tmp_path: Path):
     assert [t.number for t in one.study.trials] == list(range(6))
     assert len(computed(tmp_path)) == len(set(computed(tmp_path)))
     assert one.campaign.findings() == other.campaign.findings()
-
-
-def test_a_search_in_a_bucket_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HALFLIFE_CACHE", str(tmp_path))
-    place = Place(results=Path(f"memory://{tmp_path.name}/results"), device="cpu", max_concurrent=1)
-    with pytest.raises(UserError, match=r"its journal needs a folder .*; name one with --results"):
-        launch.run(search(), place)

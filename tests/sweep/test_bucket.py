@@ -6,13 +6,22 @@ import os
 import signal
 import sqlite3
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 
+from halflife.stages.files import read_json
+from halflife.stages.remote import Remote, opened
+from halflife.stages.store import Store
 from tests.stages import s3
-from tests.sweep.drivers import Driver, runs, wait_for
+from tests.sweep.drivers import ROOT, Driver, runs, wait_for
+from tests.sweep.searches import computed
+from tests.sweep.test_workers import of_ray_train, points, text
+from tests.sweep.train_program import stages
 
 pytestmark = pytest.mark.slow
 
@@ -67,3 +76,122 @@ def test_a_host_that_is_killed_leaves_work_that_another_host_finishes(bucket: st
     assert (report["failed"], report["unpublished"]) == ({}, [])
     assert report["cached"] + report["run"] == 4
     assert max(counts(tmp_path)) <= 2
+
+
+SEARCH = ("--trials", "10", "--deed", "sleep")
+
+
+def searching(host: Path, address: str) -> Driver:
+    return Driver(Path(address), *SEARCH, program="search_program", environment={"HALFLIFE_CACHE": str(host)})
+
+
+def begun(tmp_path: Path) -> Counter[str]:
+    """How often each stage of a search has begun to run, on whatever machine."""
+    return Counter(key for copy in tmp_path.glob("host-*/*") for key in computed(copy))
+
+
+def states(address: str, tmp_path: Path) -> Counter[str]:
+    """Of the search's settings, in the newest journal that the bucket has."""
+    journals = [path for path in opened(f"{address}/optuna").contents() if path.name.endswith(".journal")]
+    text = journals[-1].read() if journals else None
+    if not text:
+        return Counter()
+    (tmp_path / "journal").write_bytes(text)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
+    (name,) = optuna.get_all_study_names(storage)
+    return Counter(trial.state.name for trial in optuna.load_study(study_name=name, storage=storage).trials)
+
+
+def test_two_hosts_make_one_search_together(bucket: str, tmp_path: Path):
+    address = f"{bucket}/{uuid.uuid4().hex}"
+    drivers = [searching(tmp_path / f"host-{number}", address) for number in range(2)]
+    reports = [driver.report(timeout=400) for driver in drivers]
+    assert [report["failed"] for report in reports] == [{}, {}]
+    assert states(address, tmp_path) == {"COMPLETE": 10}
+    assert set(begun(tmp_path).values()) == {1}
+    assert reports[0]["findings"] == reports[1]["findings"]
+
+
+def test_a_search_whose_host_is_killed_goes_on_on_another(bucket: str, tmp_path: Path):
+    address = f"{bucket}/{uuid.uuid4().hex}"
+    killed = searching(tmp_path / "host-0", address)
+    wait_for(lambda: states(address, tmp_path)["COMPLETE"] >= 2, timeout=400)
+    os.killpg(killed.process.pid, signal.SIGKILL)
+    killed.process.communicate()
+    ended = [path for path in opened(f"{address}/stages").contents() if path.name == "DONE"]
+    complete = {path.parent.name.partition("-")[2] for path in ended}
+    report = searching(tmp_path / "host-1", address).report(timeout=400)
+    assert (report["failed"], report["unpublished"]) == ({}, [])
+    assert states(address, tmp_path) == {"COMPLETE": 10}
+    assert complete
+    assert {begun(tmp_path)[key] for key in complete} == {1}
+    assert max(begun(tmp_path).values()) <= 2
+    third = searching(tmp_path / "host-2", address).report(timeout=400)
+    assert (third["run"], third["imported"], third["findings"]) == (0, [], report["findings"])
+
+
+@pytest.fixture
+def hosts(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Ray of a head without a core and two hosts with one each, which share nothing but the bucket."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "platform"), str(ROOT)]))
+    cluster = Cluster()
+    for number in range(3):
+        cache = {"HALFLIFE_CACHE": str(tmp_path / f"host-{number}")}
+        cluster.add_node(num_cpus=min(1, number), object_store_memory=80 * 2**20, env_vars=cache)
+    cluster.wait_for_nodes()
+    monkeypatch.setenv("RAY_ADDRESS", str(cluster.address))
+    yield
+    cluster.shutdown()
+
+
+def resumables(address: str) -> list[Remote]:
+    return [path for path in opened(f"{address}/stages").contents() if path.name == "resume.json"]
+
+
+def test_workers_of_two_hosts_that_share_a_bucket_alone_survive_a_death_and_end_as_those_of_one(
+    bucket: str, hosts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    address, source = f"{bucket}/{uuid.uuid4().hex}", text(tmp_path)
+
+    def training(results: str, workers: int, zero: int) -> Driver:
+        environment = {"HALFLIFE_CACHE": str(tmp_path / "host-0")}
+        flags = (str(source), str(workers), str(zero))
+        return Driver(Path(results), *flags, program="train_program", environment=environment)
+
+    driver = training(address, 2, 1)
+
+    def await_checkpoints(count: int) -> None:
+        wait_for(lambda: len(resumables(address)) >= count or driver.process.poll() is not None, timeout=400)
+        assert driver.process.poll() is None, driver.process.communicate()[0]
+
+    await_checkpoints(1)
+    workers = of_ray_train(None, b"RayTrainWorker")
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    await_checkpoints(2)  # the next attempt's, which went on from the first's
+    os.killpg(driver.process.pid, signal.SIGINT)
+    assert driver.report(timeout=120)["interrupted"]
+    finished = training(address, 1, 2).report(timeout=600)
+    assert (finished["failed"], finished["cached"] + finished["run"]) == ({}, 2)
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert training(str(tmp_path / "torch"), 0, 0).report(timeout=600)["failed"] == {}
+    monkeypatch.setenv("HALFLIFE_CACHE", str(tmp_path / "elsewhere"))
+    store, trunk = Store(address), stages(tmp_path / "torch", source)["trunk"]
+    folder = store.verified(trunk)
+    assert folder
+    found = {(step, name): value for step, name, value in store.points(trunk).rows()}
+    expected = {key[1:]: value for key, value in points(tmp_path / "torch").items() if key[0] == trunk.folder_name}
+    assert expected.keys() <= found.keys()
+    losses = [key for key in expected if key[1].endswith("loss") and key[0] <= 50 * 1024]
+    assert len(losses) > 20
+    for key in losses:
+        assert found[key] == pytest.approx(expected[key], rel=1e-4), key
+    records = [read_json(path) or {} for path in opened(f"{address}/stages").contents() if path.name == "stage.json"]
+    assert sum(record["resumed"] is not None for record in records) >= 2
+    assert {(2, 1), (1, 2)} <= {(each["execution"]["workers"], each["execution"]["zero"]) for each in records}
+    for number in (1, 2):  # every host has written its own shards, and kept none
+        assert list((tmp_path / f"host-{number}").glob("*/stages/*/attempts/*"))
+        assert not list((tmp_path / f"host-{number}").glob("*/stages/*/attempts/*-rank-*/*/*"))
+    assert not resumables(address)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,6 @@ import pytest
 from halflife.errors import UserError
 from halflife.sweep import session
 from halflife.sweep.place import Place
-from halflife.sweep.resources import Gpus, Machine
-from tests.stages.training_worker import branch
 from tests.sweep.drivers import ROOT, Driver, runs
 
 HEAD, GPU_HOST = {"CPU": 8.0, "memory": 8e9}, {"CPU": 8, "GPU": 1}
@@ -90,19 +87,3 @@ def test_no_cluster_at_the_address_is_refused_in_one_line(tmp_path: Path, monkey
     with pytest.raises(UserError, match=r"no Ray answers at RAY_ADDRESS=127\.0\.0\.1:9 ") as error:
         Place(results=tmp_path).check()
     assert "\n" not in str(error.value)
-
-
-def test_workers_on_several_hosts_with_results_in_a_bucket_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HALFLIFE_CACHE", str(tmp_path))
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    cluster = Machine(cores=8, memory_bytes=1e12, gpus=Gpus(count=0, memory_bytes=0.0))
-    monkeypatch.setattr(session, "cluster", lambda with_gpus: cluster)
-    (tmp_path / "text.jsonl").write_text(
-        "".join(json.dumps({"text": f"Document {number} tells of hosts. " * 30}) + "\n" for number in range(300))
-    )
-    stage = branch(tmp_path, tmp_path / "text.jsonl")
-    two: dict[str, Any] = {"engine": "deepspeed", "workers": 2}
-    with pytest.raises(UserError, match=r"2 workers on a cluster .* results are in s3://bucket/results: expected"):
-        Place(results=Path("s3://bucket/results"), **two).check_stages([stage])
-    Place(results=Path("s3://bucket/results")).check_stages([stage])
-    Place(results=tmp_path, **two).check_stages([stage])

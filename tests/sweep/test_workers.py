@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from halflife.stages import files
@@ -50,13 +51,14 @@ def checkpoints_left(results: Path) -> list[Path]:
     return list(results.glob("stages/*/attempts/*/resume.json"))
 
 
-def of_ray_train(session: int, name: bytes) -> list[int]:
-    """Process ids of a driver's processes of Ray Train."""
-    found = []
+def of_ray_train(session: int | None, name: bytes) -> list[int]:
+    """Process ids of a driver's processes of Ray Train; without its session, of those below this process."""
+    found, below = [], {child.pid for child in psutil.Process().children(recursive=True)}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if name in path.read_bytes() and os.getsid(int(path.parent.name)) == session:
-                found.append(int(path.parent.name))
+            pid = int(path.parent.name)
+            if name in path.read_bytes() and (pid in below if session is None else os.getsid(pid) == session):
+                found.append(pid)
         except OSError:
             continue
     return found

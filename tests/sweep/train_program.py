@@ -25,16 +25,17 @@ def stages(results: Path, text: Path) -> dict[str, Train]:
 
 
 def main() -> None:
-    results, text, workers, zero = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    text, workers, zero = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     set_environment()
     from halflife.sweep import tuning
 
     tuning.Task = partial(tuning.Task, checkpoint_seconds=0.1)  # pyright: ignore[reportAttributeAccessIssue]
-    trial = Trial(name="one", parameters={"branch": 0}, stages=dict(stages(results, text)))
+    engine = {"engine": "deepspeed", "workers": workers, "zero": zero} if workers else {"engine": "torch"}
+    place = Place(results=Path(sys.argv[1]), device="cpu", **engine)  # pyright: ignore[reportArgumentType]
+    trial = Trial(name="one", parameters={"branch": 0}, stages=dict(stages(place.results, text)))
     controls = tuple(replace(control, role="", task="other") for control in CONTROLS)
     made = Study(declaration=declaration(controls=controls), trials=(trial,))
-    engine = {"engine": "deepspeed", "workers": workers, "zero": zero} if workers else {"engine": "torch"}
-    result = run(made, Place(results=results, device="cpu", **engine))  # pyright: ignore[reportArgumentType]
+    result = run(made, place)
     print("REPORT " + json.dumps(asdict(result), default=str))
     sys.exit(result.exit_code)
 

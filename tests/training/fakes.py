@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class Host:
     device = "cpu"
     checkpoint_seconds = 0.0
     execution = Execution()
+    rest = 0.0
 
     def __init__(self, folder: Path, resume: Path | None = None, interrupt_at: int | None = None) -> None:
         self.folder, self.resume, self.results = folder, resume, folder
@@ -73,6 +75,9 @@ class Host:
     def record(self, step: int, values: dict[str, float]) -> None:
         assert step not in self.points
         self.points[step] = dict(values)
+
+    def wrote(self, folder: Path, names: Iterable[str]) -> None:
+        assert all((folder / name).exists() for name in names)
 
     def checkpointed(self, step: int, folder: Path) -> None:
         self.checkpoints.append(folder)

@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from halflife.stages.files import Where
 from halflife.stages.identity import fields_of
 from halflife.stages.provenance import masked
 from halflife.stages.remote import Remote
-from halflife.stages.store import RECORD, RETRACTED, Corrupt, Store, read_points, write_points
+from halflife.stages.store import METRICS, RECORD, RETRACTED, Corrupt, Store, read_points, write_points
 from halflife.training.execution import Execution
 
 RESUME = "resume.json"
@@ -63,6 +63,8 @@ def newest_checkpoint(stage_folder: Where, problem_of: Callable[[Resumable], str
 class Attempt:
     """Implements halflife.stages.base.Context for one attempt, in a folder of its own."""
 
+    rest = 0.0
+
     def __init__(
         self,
         stage: Stage,
@@ -80,6 +82,9 @@ class Attempt:
         self.folder = store.folder(stage) / "attempts" / self.id
         self.kept = store.home(stage) / "attempts" / self.id
         """The same folder where the store is."""
+        self.bucket = store.address if isinstance(self.kept, Remote) else None
+        self.sent: dict[str, dict[str, Any]] = {}
+        """By name below `folder`: what workers of this attempt have put where the store is, from their own hosts."""
         self._store, self._on_progress = store, on_progress
         self._progress = Progress()
         self._parents = {parent.key for parent in stage.parents}
@@ -91,6 +96,7 @@ class Attempt:
             store.home(stage), lambda found: store.brought(found.folder, store.local(found.folder), found.files)
         )
         self.resume = store.local(resumable.folder) if resumable else None
+        self.resumed = resumable.files if resumable else {}
         self._rows: list[tuple[int, str, float]] = read_points(self.resume).rows() if self.resume else []
         self.folder.mkdir(parents=True)
         self._record: dict[str, Any] = {
@@ -118,10 +124,18 @@ class Attempt:
     def record(self, step: int, values: dict[str, float]) -> None:
         self._rows.extend((int(step), name, float(value)) for name, value in values.items())
 
+    def wrote(self, folder: Path, names: Iterable[str]) -> None:
+        """Nothing to do: all of them come with `checkpointed`."""
+
+    def received(self, manifest: dict[str, dict[str, Any]]) -> None:
+        """A worker has put files of this attempt where the store is: names below `folder`, sizes and checksums."""
+        self.sent |= manifest
+
     def checkpointed(self, step: int, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)  # workers may have made it on their hosts
         write_points(folder, self._rows)
         self._checkpoint, self._step = folder, step
-        if not isinstance(self.kept, Remote):
+        if not isinstance(self.kept, Remote) or self._received_of(folder):
             self._keep_checkpoint()
         elif time.monotonic() >= self._rested:
             began = time.monotonic()
@@ -131,18 +145,25 @@ class Attempt:
     def _keep_checkpoint(self) -> None:
         """Note the newest checkpoint as one to be resumed, where the store is."""
         folder = self._checkpoint
-        if folder is None or folder == self._noted:
+        if folder is None or folder == self._noted or not (folder / METRICS).exists():
             return
-        entry = {
-            "step": self._step,
-            "folder": folder.relative_to(self.folder).as_posix(),
-            "files": files.manifest(folder),
-        }
-        self._store.send(folder, entry["files"])
+        there = self._received_of(folder)
+        here = {name: entry for name, entry in files.manifest(folder).items() if name not in there}
+        self._store.send(folder, here)
+        name = folder.relative_to(self.folder).as_posix()
+        entry = {"step": self._step, "folder": name, "files": there | here}
         files.write(self.kept / RESUME, json.dumps(entry).encode())
         if isinstance(self.kept, Remote) and self._noted:  # on disk the stage itself removes the one before
             files.remove(self.kept / self._noted.name)
         self._noted = folder
+        if there:  # the rest of it was never here
+            files.remove(folder / METRICS)
+        self.sent = {found: entry for found, entry in self.sent.items() if not found.startswith(f"{name}/")}
+
+    def _received_of(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """What workers have put of a checkpoint, by name below its folder."""
+        within = f"{folder.relative_to(self.folder).as_posix()}/"
+        return {name.removeprefix(within): entry for name, entry in self.sent.items() if name.startswith(within)}
 
     def progress(self, done: int, total: int, rate: float) -> None:
         self._progress = replace(self._progress, done=int(done), total=int(total), rate=float(rate))

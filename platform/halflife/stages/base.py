@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,8 @@ class Context(Protocol):
     """Which engine trains, and in how many processes."""
     checkpoint_seconds: float
     """Make a resumable checkpoint about this often."""
+    rest: float
+    """Seconds at least between checkpoints, whatever was asked: those that take long to keep are made less often."""
 
     def parent(self, stage: Stage) -> Path:
         """Folder of the completed attempt of a parent."""
@@ -34,6 +36,11 @@ class Context(Protocol):
 
     def record(self, step: int, values: dict[str, float]) -> None:
         """Keep points at `step` (tokens since the stage began). Names are `<task>/<measure>`."""
+        ...
+
+    def wrote(self, folder: Path, names: Iterable[str]) -> None:
+        """These files of the checkpoint in `folder` have been written by this process. Where several make it together,
+        each says so before one says `checkpointed`."""
         ...
 
     def checkpointed(self, step: int, folder: Path) -> None:

@@ -6,7 +6,10 @@ import heapq
 from collections.abc import Iterable
 
 from halflife.stages.base import Outcome, Stage
-from halflife.stages.store import Store
+from halflife.stages.store import Listing, Store
+
+FEW = 16
+"""Stages that a growing plan asks a bucket for one by one: a listing takes as long as everything that lies there."""
 
 
 class Plan:
@@ -35,9 +38,9 @@ class Plan:
 
     def add(self, stages: Iterable[Stage], store: Store) -> None:
         """Let the plan lead to these stages as well, whatever has been run meanwhile."""
-        known, ended = set(self.stages), set(self.outcomes)
-        with store.glance():
-            self._collect(list(stages), store)
+        known, ended, stages = set(self.stages), set(self.outcomes), list(stages)
+        listing = store.listing() if len(stages) > FEW or not known else None
+        self._collect(stages, store, listing)
         self.cached |= self.outcomes.keys() - ended
         self._remaining = self._remaining_paths()
         self._order = {key: number for number, key in enumerate(self.stages)}
@@ -51,7 +54,7 @@ class Plan:
             elif not self._unmet[key]:
                 self._consider(key)
 
-    def _collect(self, wanted: list[Stage], store: Store) -> None:
+    def _collect(self, wanted: list[Stage], store: Store, listing: Listing | None) -> None:
         """Depth first, parents before children, by a stack of our own (chains may be long)."""
         stack = [(stage, False) for stage in reversed(wanted)]
         while stack:
@@ -59,7 +62,7 @@ class Plan:
             if stage.key in self.stages:
                 continue
             if not expanded:
-                if stage.key not in self._unmet and (outcome := store.outcome(stage)):
+                if stage.key not in self._unmet and (outcome := store.outcome(stage, listing)):
                     self.stages[stage.key], self.outcomes[stage.key] = stage, outcome
                     continue
                 self._unmet[stage.key] = 0

@@ -122,7 +122,7 @@ def _compute(
             status, summary = "diverged", {"message": str(error)}
         summary = {**summary, "seconds_computing": attempt.seconds_computing}
         attempt.finish()
-        outcome = store.complete(stage, Outcome(status=status, attempt=attempt.id, summary=summary))
+        outcome = store.complete(stage, Outcome(status=status, attempt=attempt.id, summary=summary), sent=attempt.sent)
     except BaseException as error:
         with contextlib.suppress(OSError):  # a full disk must not hide the error that it caused
             attempt.fail(error)

@@ -14,17 +14,17 @@ made in the copy and uploaded before its DONE is.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from halflife.errors import UserError
@@ -36,6 +36,8 @@ from halflife.stages.remote import Remote
 if TYPE_CHECKING:
     import polars as pl
 
+Listing = dict[str, dict[str, int]]
+"""By stage folder: bytes of every object below, by its name."""
 VERSION = 1
 METRICS = "metrics.parquet"
 RECORD = "stage.json"
@@ -94,8 +96,6 @@ class Store:
         self.place: Where = remote.opened(address) if address else self.root
         """The results root where the store is: `root`, or the bucket that `root` is a copy of."""
         self._verified: set[tuple[str, str]] = set()
-        self._listed: dict[str, dict[str, int]] | None = None
-        """By stage folder: bytes of all that lies below, while outcomes are told at a glance."""
         self._prepared = False
         self._check_version()
 
@@ -158,38 +158,34 @@ class Store:
         paths = [self.stages / name for name in files.names(self.stages)]
         return [path for path in paths if isinstance(path, Remote) or path.is_dir()]
 
-    def outcome(self, stage: Stage) -> Outcome | None:
-        """How the stage ended, or None while it has not.
+    def outcome(self, stage: Stage, listing: Listing | None = None) -> Outcome | None:
+        """How the stage ended, or None while it has not; told from a listing, if there is one.
 
         Sizes of its files and the checksum of its points are looked at; an attempt that fails is retracted,
         with a warning, so that the stage is computed again.
         """
-        done = self.done(self.home(stage))
+        folder = self.home(stage)
+        done = self.done(folder) if listing is None else self._glimpsed(folder, listing.get(folder.name, {}))
         return done.outcome if done else None
 
     def done(self, folder: Where) -> Done | None:
         """As `outcome`, with checksums, for a stage known by its folder."""
-        if self._listed is not None:
-            return self._glimpsed(folder, self._listed.get(folder.name, {}))
-        return self._looked_at(folder)
+        return self._looked_at(folder, sizes=isinstance(folder, Path))
 
-    def _looked_at(self, folder: Where) -> Done | None:
-        while (done := standing(folder)) and (problem := self._problem(folder, done)):
+    def _looked_at(self, folder: Where, *, sizes: bool) -> Done | None:
+        while (done := standing(folder)) and (problem := self._problem(folder, done) if sizes else None):
             self._retract(folder, done, problem)
         return done
 
-    @contextlib.contextmanager
-    def glance(self) -> Iterator[None]:
-        """While it lasts, outcomes in a bucket are told from one listing: a plan asks for thousands."""
-        if isinstance(self.stages, Remote):
-            self._listed = {}
-            for name, size in self.stages.sizes().items():
-                folder, _, rest = name.partition("/")
-                self._listed.setdefault(folder, {})[rest] = size
-        try:
-            yield
-        finally:
-            self._listed = None
+    def listing(self) -> Listing | None:
+        """What lies in a bucket, for who asks for many outcomes; None on disk, where to look at each costs nothing."""
+        if not isinstance(self.stages, Remote):
+            return None
+        found: Listing = {}
+        for name, size in self.stages.sizes().items():
+            folder, _, rest = name.partition("/")
+            found.setdefault(folder, {})[rest] = size
+        return found
 
     def _glimpsed(self, folder: Where, listed: dict[str, int]) -> Done | None:
         """As `done`, given the sizes of all that lies below the folder. DONE never changes: this machine keeps it."""
@@ -204,7 +200,7 @@ class Store:
         )
         if done is None or not whole or f"attempts/{done.outcome.attempt}/{RETRACTED}" in listed:
             files.remove(kept)
-            return self._looked_at(folder)
+            return self._looked_at(folder, sizes=True)
         files.make_folder(kept.parent)
         files.write(kept, text)
         return done
@@ -259,12 +255,17 @@ class Store:
         lease = leases.current(self.home(stage))
         return None if lease is None or lease.gone else lease
 
-    def complete(self, stage: Stage, outcome: Outcome) -> Outcome:
-        """Name an attempt as the stage's result. Returns the outcome that stands: another's, if it came first."""
+    def complete(
+        self, stage: Stage, outcome: Outcome, *, sent: Mapping[str, dict[str, Any]] = MappingProxyType({})
+    ) -> Outcome:
+        """Name an attempt as the stage's result. Returns the outcome that stands: another's, if it came first.
+
+        `sent` are those of its files that other hosts have put where the store is."""
         folder = self.home(stage)
         attempt = self.folder(stage) / "attempts" / outcome.attempt
-        done = Done(outcome=outcome, files=files.manifest(attempt), ended=datetime.now(UTC).isoformat())
-        self.send(attempt, done.files)
+        here = {name: entry for name, entry in files.manifest(attempt).items() if name not in sent}
+        self.send(attempt, here)
+        done = Done(outcome=outcome, files={**sent, **here}, ended=datetime.now(UTC).isoformat())
         for name in _done_names():
             if files.create(folder / name, done.encode()) or standing(folder):
                 break
@@ -274,12 +275,10 @@ class Store:
         return result.outcome
 
     def _problem(self, folder: Where, done: Done) -> str | None:
-        """What can be seen at a glance: sizes, and the checksum of the points. An object is put whole or not at all,
-        and keeps; what was removed is found when it is fetched, or by a glance."""
+        """What can be seen without reading all: sizes, and the checksum of the points. An object is put whole or not at
+        all, and keeps; what was removed is found when it is fetched, or in a listing."""
         attempt = folder / "attempts" / done.outcome.attempt
         if isinstance(attempt, Remote):
-            if self._listed is None:
-                return None
             sizes = attempt.sizes()
             return next(
                 (f"{name} is missing" for name, entry in done.files.items() if sizes.get(name) != entry["bytes"]), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ from halflife.stages.store import Store
 from halflife.sweep.adaptive import Search
 from halflife.sweep.course import Course
 from halflife.sweep.findings import Measured, findings, means
+from halflife.sweep.journal import Overtaken
 from halflife.sweep.publishing import Publishing
 from halflife.sweep.study import Study, Trial
 from halflife.sweep.suggestions import Suggestions, examples
@@ -35,7 +37,7 @@ class Campaign(Course):
 
     def __init__(self, search: Search, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._search, self._store, self._clock = search, store, clock
-        self._suggestions = Suggestions(search, store.root / "optuna")
+        self._suggestions = Suggestions(search, store.place / "optuna")
         budget = search.budget
         identity = {
             "search": self._suggestions.name,
@@ -92,7 +94,8 @@ class Campaign(Course):
 
     def leave(self) -> None:
         """Leave no suggestion running behind us: the same command asks for them again."""
-        self._suggestions.give_back()
+        with contextlib.suppress(Overtaken):  # who overtook us takes them up
+            self._suggestions.give_back()
 
     def findings(self) -> list[str]:
         return self._findings

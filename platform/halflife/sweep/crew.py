@@ -14,8 +14,6 @@ import socket
 import threading
 import traceback
 import uuid
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import ray
@@ -24,8 +22,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from halflife.errors import Diverged, UserError
-from halflife.stages.base import Context, Stage
-from halflife.training.execution import Execution
+from halflife.stages.attempt import Attempt
+from halflife.stages.base import Stage
+from halflife.sweep.rank_context import Job, context_of, hear
 
 PATIENCE_SECONDS = 600
 """How long ranks wait for one another in a collective operation."""
@@ -41,20 +40,6 @@ ENVIRONMENT = {
 
 class WorkersEnded(Exception):
     """A worker died or raised; the message says which."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A stage as every rank is handed it."""
-
-    stage: Stage
-    results: Path
-    folder: Path
-    resume: Path | None
-    device: str
-    checkpoint_seconds: float
-    execution: Execution
-    parents: dict[str, Path]
 
 
 class Post:
@@ -101,36 +86,6 @@ class Post:
         return []
 
 
-class RankContext:
-    """Implements halflife.stages.base.Context on one rank. Ranks other than 0 are silent."""
-
-    def __init__(self, job: Job, rank: int, post: Any) -> None:
-        self.results, self.folder, self.resume = job.results, job.folder, job.resume
-        self.device, self.checkpoint_seconds, self.execution = job.device, job.checkpoint_seconds, job.execution
-        self._parents, self._speaks, self._post = job.parents, rank == 0, post
-
-    def parent(self, stage: Stage) -> Path:
-        return self._parents[stage.key]
-
-    def record(self, step: int, values: dict[str, float]) -> None:
-        self._tell("record", step, values)
-
-    def progress(self, done: int, total: int, rate: float) -> None:
-        self._tell("progress", done, total, rate)
-
-    def computing(self, seconds: float) -> None:
-        self._tell("computing", seconds)
-
-    def checkpointed(self, step: int, folder: Path) -> None:
-        """Waits until it is kept: the checkpoint before it may be removed after."""
-        if self._speaks:
-            ray.get(self._post.tell_and_wait.remote("checkpointed", step, folder))
-
-    def _tell(self, verb: str, *arguments: Any) -> None:
-        if self._speaks:
-            self._post.tell.remote(verb, *arguments)
-
-
 class Crew:
     """A group of workers, from the first stage until `close`."""
 
@@ -159,28 +114,19 @@ class Crew:
         except Exception as error:
             self._failure = " ".join(str(error).split())[:500] or type(error).__name__
 
-    def compute(self, stage: Stage, context: Context) -> dict[str, Any]:
+    def compute(self, stage: Stage, attempt: Attempt) -> dict[str, Any]:
         """Run the stage on every rank; returns rank 0's summary, with the ranks' hosts.
 
         Raises what the stage raises where every rank agrees on it (Diverged), UserError, and WorkersEnded.
         """
-        job = Job(
-            stage=stage,
-            results=context.results,
-            folder=context.folder,
-            resume=context.resume,
-            device=context.device,
-            checkpoint_seconds=context.checkpoint_seconds,
-            execution=context.execution,
-            parents={parent.key: context.parent(parent) for parent in stage.parents},
-        )
+        job = Job.of(stage, attempt)
         ended: dict[int, tuple[str, Any, str]] = {}
         try:
             ray.get(self._post.give.remote(job))
             while len(ended) < self.workers:
                 letters = ray.get(self._post.letters.remote(0.5))
                 for verb, arguments in letters:
-                    self._hear(verb, arguments, context, ended)
+                    self._hear(verb, arguments, attempt, ended)
                 if not letters and not self._thread.is_alive():
                     raise WorkersEnded(self._failure or "the group of workers ended")
         except BaseException:
@@ -192,7 +138,7 @@ class Crew:
         return {**value, "hosts": [ended[rank][2] for rank in range(self.workers)]}
 
     def _hear(
-        self, verb: str, arguments: tuple[Any, ...], context: Context, ended: dict[int, tuple[str, Any, str]]
+        self, verb: str, arguments: tuple[Any, ...], attempt: Attempt, ended: dict[int, tuple[str, Any, str]]
     ) -> None:
         if verb == "ended":
             rank, *how = arguments
@@ -202,7 +148,7 @@ class Crew:
         elif verb == "raised":
             raise WorkersEnded(*arguments)
         else:
-            getattr(context, verb)(*arguments)
+            hear(attempt, verb, arguments)
             if verb == "checkpointed":
                 ray.get(self._post.heard.remote())
 
@@ -229,9 +175,7 @@ def work(config: dict[str, Any]) -> None:
         if job is None:
             return
         try:
-            ended = ("complete", job.stage.run(RankContext(job, rank, post)))
-        except Diverged as error:  # every rank sees the same loss
-            ended = ("diverged", str(error))
+            ended = _ended(job, rank, post)
         except UserError as error:
             ray.get(post.tell.remote("refused", str(error)))
             raise
@@ -240,3 +184,17 @@ def work(config: dict[str, Any]) -> None:
             ray.get(post.tell.remote("raised", f"rank {rank}: {line}"))
             raise
         ray.get(post.tell.remote("ended", rank, *ended, socket.gethostname()))
+
+
+def _ended(job: Job, rank: int, post: Any) -> tuple[str, Any]:
+    """Run the job's stage on this rank, to a result: its status, and the summary or the message."""
+    context = context_of(job, rank, post)
+    try:
+        try:
+            ended = ("complete", job.stage.run(context))
+        except Diverged as error:  # every rank sees the same loss
+            ended = ("diverged", str(error))
+        context.end()
+        return ended
+    finally:
+        context.leave()

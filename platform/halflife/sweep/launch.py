@@ -13,11 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
-from halflife.errors import UserError
 from halflife.stages import inputs, leases, provenance
 from halflife.stages.base import Stage
 from halflife.stages.plan import Plan
-from halflife.stages.remote import Remote
 from halflife.stages.store import Store
 from halflife.sweep import estimate, report, session
 from halflife.sweep.adaptive import Search
@@ -112,11 +110,6 @@ def run(work: Study | Search, place: Place, console: Console | None = None) -> S
 def _course(work: Study | Search, store: Store) -> Course:
     if isinstance(work, Study):
         return Course(work, store)
-    if isinstance(store.place, Remote):
-        raise UserError(
-            f"a search with results in {store.address}: its journal needs a folder of this machine or a mounted one; "
-            "name one with --results"
-        )
     from halflife.sweep.campaign import Campaign  # imports Optuna: only for a search
 
     store.prepare()  # the search's journal goes there

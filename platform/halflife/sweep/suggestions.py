@@ -1,6 +1,6 @@
 """A search's Optuna study, in a journal that optuna-dashboard opens. Imported only where a search runs.
 
-Every access to the journal is alone, by a lock of our own: whoever finds a setting half suggested knows that its
+Whoever writes to the journal is alone (sweep/journal.py): whoever finds a setting half suggested knows that its
 driver is gone. Suggestion i is drawn by (search seed, i) and what has been told before it, so that a search one
 setting at a time is the same however often it is interrupted.
 """
@@ -8,34 +8,29 @@ setting at a time is the same however often it is interrupted.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from halflife.errors import UserError
 from halflife.rng import seed_of
+from halflife.stages.files import Where
 from halflife.stages.identity import key_of
 from halflife.sweep.adaptive import Budget, Search
+from halflife.sweep.journal import journal
 
 PROBES = 16
 """Settings drawn to tell searches apart and to estimate what one takes."""
 MEASURED, FAILED, HELD_OUT = "measured by seed", "failed", "held out"
 """User attributes: of a trial what each seed measured, or why it failed; of the study what fresh seeds measured."""
-_GRACE_SECONDS = 5
-"""After so long a lock on the journal is taken from a process that was killed: a write takes milliseconds."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -55,20 +50,18 @@ class Told:
 class Suggestions:
     """The suggestions of one search. `folder` holds the journals of all searches."""
 
-    def __init__(self, search: Search, folder: Path) -> None:
+    def __init__(self, search: Search, folder: Where) -> None:
         self._search = search
         self.examples = examples(search, PROBES)
         self.name = f"{search.declaration.study}-{search.declaration.preset}-{_digest(search, self.examples)[:12]}"
-        self.path = (folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', self.name)}.journal").absolute()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._alone = FileLock(f"{self.path}.alone")
+        self._journal = journal(folder, self.name)
         self._open: dict[int, optuna.trial.Trial] = {}
         try:
             self._connect()
         except (ValueError, KeyError, AssertionError) as error:
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(
-                f"the search's journal {self.path} cannot be read ({cause[:200]}): move it away; what was computed "
+                f"the search's journal {self._journal} cannot be read ({cause[:200]}): move it away; what was computed "
                 "stays in the store and is found again"
             ) from error
         self.take_over()
@@ -76,14 +69,8 @@ class Suggestions:
     def _connect(self) -> None:
         """Open the study, or make it."""
         search = self._search
-        with self._alone:
-            lock = JournalFileSymlinkLock(str(self.path), grace_period=_GRACE_SECONDS)
-            lock.acquire()  # optuna-dashboard may be writing
-            try:
-                _drop_cut_line(self.path)
-            finally:
-                lock.release()
-            self._storage = JournalStorage(JournalFileBackend(str(self.path), lock_obj=lock))
+        with self._journal:
+            self._storage = JournalStorage(self._journal.backend())
             make: Any = optuna.create_study
             how: dict[str, Any] = {"directions": search.directions}
             if self.name in optuna.get_all_study_names(self._storage):  # to open it writes nothing
@@ -101,11 +88,16 @@ class Suggestions:
 
         Their stages have leases: what another computes now is waited for. Returns whether there was any.
         """
-        with self._alone:
-            numbers = [trial.number for trial in self._trials(TrialState.RUNNING) if trial.number not in self._open]
+        if not self._not_ours():  # seen without a way to the bucket: this is asked often
+            return False
+        with self._journal:
+            numbers = self._not_ours()
             for number in numbers:
                 self._set(number, TrialState.WAITING)
         return bool(numbers)
+
+    def _not_ours(self) -> list[int]:
+        return [trial.number for trial in self._trials(TrialState.RUNNING) if trial.number not in self._open]
 
     @property
     def begun(self) -> int:
@@ -117,8 +109,8 @@ class Suggestions:
 
         What was put back comes first. A setting that cannot be (UserError) is told as failed, and the next one asked.
         """
-        while True:
-            with self._alone:
+        while self.begun < self._search.budget.trials:  # here we may not know yet what others have begun
+            with self._journal:
                 if self.begun >= self._search.budget.trials:
                     return None
                 trial = self._study.ask()
@@ -131,6 +123,7 @@ class Suggestions:
                     self.give_back()
                     raise
             self.fail(trial.number, problem)
+        return None
 
     def tell(self, number: int, measured: Sequence[Mapping[str, float]]) -> str:
         """What each seed measured. Returns "" or, of what is told as failed, why: a number that is not finite."""
@@ -160,7 +153,7 @@ class Suggestions:
 
     def give_back(self) -> None:
         """Put back what we have under way: nothing is left running behind us."""
-        with self._alone:
+        with self._journal:
             for number in self._open:
                 if self._trial(number).state == TrialState.RUNNING:
                     self._set(number, TrialState.WAITING)
@@ -204,7 +197,7 @@ class Suggestions:
 
     def note(self, held_out: dict[str, Any]) -> None:
         """Keep what fresh seeds measured where optuna-dashboard shows it."""
-        with self._alone:
+        with self._journal:
             if self._study.user_attrs.get(HELD_OUT) != held_out:
                 self._study.set_user_attr(HELD_OUT, held_out)
 
@@ -223,7 +216,7 @@ class Suggestions:
     @contextlib.contextmanager
     def _still_open(self, number: int) -> Iterator[optuna.trial.Trial | None]:
         """The trial to tell; None when another driver has told it. One that another has put back runs again."""
-        with self._alone:
+        with self._journal:
             state, trial = self._trial(number).state, self._open.pop(number)
             if state == TrialState.WAITING:
                 self._set(number, TrialState.RUNNING)
@@ -309,14 +302,3 @@ def _experimental() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
-
-
-def _drop_cut_line(path: Path) -> None:
-    """Remove a last line that was not written whole (a power cut): what came after it could not be read."""
-    if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
-        whole = data.rfind(b"\n") + 1
-        with contextlib.suppress(json.JSONDecodeError):
-            json.loads(data[whole:])  # whole but for its end of line
-            path.write_bytes(data + b"\n")
-            return
-        path.write_bytes(data[:whole])

@@ -19,7 +19,8 @@ from ray.tune.search import Searcher
 
 from halflife.errors import UserError
 from halflife.stages import files, leases, provenance
-from halflife.stages.base import Context, Stage
+from halflife.stages.attempt import Attempt
+from halflife.stages.base import Stage
 from halflife.stages.plan import Plan
 from halflife.stages.provenance import masked
 from halflife.stages.run import Held, Unavailable, run_stage
@@ -109,7 +110,7 @@ class StageActor(tune.Trainable):
             return {"done": True, "refused": masked(str(error))}
         return {"done": True, "here": outcome.attempt not in before}  # else another sweep's attempt came first
 
-    def _by_crew(self, stage: Stage, context: Context) -> dict[str, Any]:
+    def _by_crew(self, stage: Stage, context: Attempt) -> dict[str, Any]:
         """Run a stage on several workers: those that are there, or new ones."""
         if not isinstance(stage, Train):  # a parent of another kind
             return stage.run(context)

@@ -126,8 +126,8 @@ class _Loop:
             evaluate = progress.step == steps or any(progress.step in at for at in self.due.values())
             now = self.clock()
             # clocks differ, and a checkpoint is written together
-            report, checkpoint = now - reported >= REPORT_SECONDS, now - checkpointed >= checkpoint_seconds
-            checkpoint = self.ranks.agreed(checkpoint)
+            report = now - reported >= REPORT_SECONDS
+            checkpoint = self.ranks.agreed(now - checkpointed >= max(checkpoint_seconds, self.context.rest))
             if evaluate or report or checkpoint or len(self.unread) >= self.unread_limit:
                 self._read_losses()
             progress.seconds_training += time.perf_counter() - started
@@ -254,7 +254,9 @@ class _Loop:
         if self.ranks.rank == 0:
             link_tree(self.context.folder / SNAPSHOTS, folder / SNAPSHOTS)
         self.ranks.agreed(None)  # the folder is there
-        digests = {name: digest for of in self.ranks.gathered(self.engine.save(folder)) for name, digest in of.items()}
+        own = self.engine.save(folder)
+        self.context.wrote(folder, own)
+        digests = {name: digest for of in self.ranks.gathered(own) for name, digest in of.items()}
         if self.ranks.rank == 0:
             checkpoints.write_state(folder, self._state(), digests)
             self.context.checkpointed(self._tokens, folder)

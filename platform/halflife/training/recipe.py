@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,9 +85,11 @@ class Context(Protocol):
     resume: Path | None
     device: str
     execution: Execution
+    rest: float
 
     def parent(self, stage: Any) -> Path: ...
     def record(self, step: int, values: dict[str, float]) -> None: ...
+    def wrote(self, folder: Path, names: Iterable[str]) -> None: ...
     def checkpointed(self, step: int, folder: Path) -> None: ...
     def progress(self, done: int, total: int, rate: float) -> None: ...
     def computing(self, seconds: float) -> None: ...
