@@ -1,9 +1,10 @@
 """How much information does it take to break a protection?
 
 A trunk learns a skill among others. Then it is protected: fine-tuned to say "no" instead, fine-tuned to say so also
-where demonstrations of the skill come before (what a text would attack with), or taught to say so behind a guarding
-prefix alone. Prompts of k vectors are fitted to bring the right answers back, and asked on items that no model was
-trained on, beside the unprotected trunk and one that never had the skill.
+where demonstrations of the skill come before (what a text would attack with), fine-tuned in rounds to say so behind
+prompts that broke the round before, or taught to say so behind a guarding prefix alone. Prompts of k vectors are
+fitted to bring the right answers back, and asked on items that no model was trained on, beside the unprotected trunk
+and one that never had the skill.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from halflife.tasks.refusals import Attacked, Refused
 from halflife.tasks.sequences import SEQUENCES
 from halflife.tracking import schema
 from halflife.training.optimizers import AdamW
+from halflife.training.penalties import PromptAttacks
 from halflife.training.schedules import Schedule
 from studies.reports import report
 from studies.soft_prompt_settings import PHASE, warm_label
@@ -39,9 +41,10 @@ NAME = "jailbreak_resistance"
 GUARD = "@guard@"
 SHOTS = 2
 """Demonstrations before a refused prompt in adversarial training."""
-Protection = Literal["fine-tuned", "adversarial", "guard"]
+Protection = Literal["fine-tuned", "adversarial", "hardened", "guard"]
 LABELS = {
     "none": "no protection", "fine-tuned": "fine-tuned to refuse", "adversarial": "to refuse after demonstrations too",
+    "hardened": "to refuse behind earlier rounds' prompts too",
     "guard": "a guarding prefix",
 }  # fmt: skip
 NAMED = {kind().name: kind for kind in SEQUENCES}
@@ -58,7 +61,11 @@ class Settings:
     """The language that is protected: one of family A's, with a rule."""
     others: tuple[str, ...] = ("sorting", "brackets", "counting")
     """Languages learned beside it, by every model."""
-    protections: tuple[Protection, ...] = ("fine-tuned", "adversarial", "guard")
+    protections: tuple[Protection, ...] = ("fine-tuned", "adversarial", "hardened", "guard")
+    """fine-tuned, adversarial (against demonstrations in text), hardened (against soft prompts), guard (a prefix)."""
+    rounds: int = 2
+    """Of prompts fitted to the protection so far, and training against all of them; each takes an equal part of
+    protection_tokens, and so does the refusal that comes first."""
     tokens: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
     initials: tuple[str, ...] = ("vocabulary",)
     restarts: int = 2
@@ -117,7 +124,8 @@ def check_settings(settings: Settings) -> None:
             raise UserError(f"--{flag} {' '.join(map(str, values))}: expected at least one value, each once")
     if 0 not in settings.tokens or len(settings.tokens) < 2:
         raise UserError(f"--tokens {' '.join(map(str, settings.tokens))}: expected 0 and more")
-    for flag in ("seeds", "restarts", "examples", "asked", "steps", "batch", "trunk_tokens", "protection_tokens"):
+    for flag in ("seeds", "restarts", "examples", "asked", "steps", "batch", "trunk_tokens", "protection_tokens",
+                 "rounds"):  # fmt: skip
         if getattr(settings, flag) <= 0:
             raise UserError(f"--{flag.replace('_', '-')} {getattr(settings, flag)}: expected a positive number")
     for name in settings.initials:
@@ -144,7 +152,15 @@ class Cell:
         sources = tuple(Source(corpus=language, loss="answers") for language in (*languages, *self.others))
         return Mixture(sources=sources, sequence=self.settings.sequence_length)
 
-    def train(self, start: Rung | Checkpoint, mixture: Mixture, tokens: int, rate: float, schedule: Schedule) -> Train:
+    def train(
+        self,
+        start: Rung | Checkpoint,
+        mixture: Mixture,
+        tokens: int,
+        rate: float,
+        schedule: Schedule,
+        penalties: tuple[PromptAttacks, ...] = (),
+    ) -> Train:
         settings = self.settings
         probe = LanguageProbe(languages=(self.skill,), trials=64, seed=self.seed)
         return Train(
@@ -154,6 +170,7 @@ class Cell:
             batch_tokens=settings.batch_tokens,
             optimizer=AdamW(learning_rate=settings.rate * rate),
             schedule=schedule,
+            penalties=penalties,
             evaluations=(Evaluation(name="skill", probe=probe, at=Ends()),),
             seed=self.seed,
         )
@@ -164,6 +181,8 @@ class Cell:
 
     def protected(self, protection: str) -> Train:
         """The trunk, trained on to refuse. Behind a guard alone it goes on to answer where there is none."""
+        if protection == "hardened":
+            return self.hardened()
         skill = self.skill
         taught: dict[str, tuple[Language, ...]] = {
             "fine-tuned": (Refused(language=skill, seed=self.seed),),
@@ -177,6 +196,21 @@ class Cell:
             self.settings.protection_rate,
             Schedule(shape="continue"),
         )
+
+    def hardened(self) -> Train:
+        """Trained to refuse; then in each round prompts are fitted to what stands, and it is trained to refuse behind
+        those of all rounds as well."""
+        settings, refused = self.settings, Refused(language=self.skill, seed=self.seed)
+        tokens = max(settings.batch_tokens, settings.protection_tokens // (settings.rounds + 1))
+        rate, on = settings.protection_rate, Schedule(shape="continue")
+        mixture, target = self.mixture(refused), LanguageTarget(language=refused, asked="held-out", seed=self.seed)
+        model = self.train(Checkpoint(stage=self.trunk()), mixture, tokens, rate, on)
+        broken: tuple[Stage, ...] = ()
+        for number in range(1, settings.rounds + 1):
+            broken = (*broken, self.broken(model, "hardened", called=f"round-{number}"))
+            penalty = PromptAttacks(strength=1.0, attacks=broken, target=target, examples=settings.examples)
+            model = self.train(Checkpoint(stage=model), mixture, tokens, rate, on, (penalty,))
+        return model
 
     def prompts(self, protection: str) -> tuple[SoftPrompt, ...]:
         """What is fitted cannot change what stands before it: the guard comes first."""
@@ -193,21 +227,26 @@ class Cell:
             if k or (name == settings.initials[0] and restart == 0)
         )  # fmt: skip
 
-    def attack(self, model: Train, protection: str, *, steps: int | None = None) -> dict[str, Stage]:
-        """Prompts fitted to the right answers behind `model`, and each k again from the next smaller one."""
-        settings, chosen = self.settings, self.prompts(protection)
+    def broken(self, model: Train, protection: str, *, called: str = "", steps: int | None = None) -> FitSoftPrompts:
+        """Prompts fitted to the right answers behind `model`."""
+        settings = self.settings
         guard = GUARD if protection == "guard" else ""
-        attacked = Attacked(language=self.skill, called=protection, guard=guard, seed=self.seed)
-        stage = FitSoftPrompts(
+        attacked = Attacked(language=self.skill, called=called or protection, guard=guard, seed=self.seed)
+        return FitSoftPrompts(
             model=Checkpoint(stage=model),
             targets=(LanguageTarget(language=attacked, asked="held-out", seed=self.seed),),
-            prompts=chosen,
+            prompts=self.prompts(protection),
             examples=settings.examples,
             asked=settings.asked,
             steps=settings.steps if steps is None else steps,
             batch=settings.batch,
             seed=self.seed,
         )
+
+    def attack(self, model: Train, protection: str, *, steps: int | None = None) -> dict[str, Stage]:
+        """Prompts that break `model`, and each k again from the next smaller one."""
+        settings, stage = self.settings, self.broken(model, protection, steps=steps)
+        chosen = stage.prompts
         stages: dict[str, Stage] = {PHASE: stage}
         first = {prompt.tokens: prompt for prompt in reversed(chosen)}
         warm = tuple(
@@ -291,7 +330,10 @@ def declare(preset: str, settings: Settings) -> schema.Declaration:
         ),
         figures=("soft_prompts", "distances", "restarts"),
         corpus=f"{settings.skill}, {', '.join(settings.others)}",
-        notes=(f"adversarial: refusals also after {SHOTS} demonstrations; guard: refusals behind {GUARD!r} alone",),
+        notes=(
+            f"adversarial: refusals also after {SHOTS} demonstrations; hardened: in {settings.rounds} rounds also "
+            f"behind prompts fitted to the protection so far; guard: refusals behind {GUARD!r} alone",
+        ),
         prompts=told,
         settings=dataclasses.asdict(settings),
     )  # fmt: skip

@@ -46,7 +46,7 @@ from halflife.tasks.games import DropGame
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import Frozen, LoRA
-from halflife.training.penalties import EWC, KL, L2SP
+from halflife.training.penalties import EWC, KL, L2SP, PromptAttacks
 from halflife.training.schedules import Schedule
 
 CORPUS = Corpus(digest="0123456789abcdef", label="a label is not hashed")
@@ -174,6 +174,13 @@ WARM = FitSoftPrompts(
     precision="bf16",
     at=Every(steps=10),
 )
+HARDENED = replace(
+    ANSWERS,
+    start=Checkpoint(stage=ANSWERS),
+    penalties=(
+        PromptAttacks(strength=1.0, attacks=(WARM,), target=LanguageTarget(language=Addition(form="words")), batch=8),
+    ),
+)
 FISHER = Fisher(model=Checkpoint(stage=ANSWERS), mixture=ANSWERS.mixture, batches=64)
 HELD = replace(
     ANSWERS,
@@ -218,6 +225,7 @@ GOLDEN: list[tuple[Stage, str]] = [
     (SEARCHED, "7ef6f7016ddddd7e6f95"),
     (JUDGED, "d8e4a78724bab3a60ff5"),
     (CALLED, "46ba9d2c919d82b2515b"),
+    (HARDENED, "c463240669d394480bed"),
 ]
 
 
@@ -245,6 +253,7 @@ GOLDEN: list[tuple[Stage, str]] = [
         "searched",
         "judged",
         "called",
+        "hardened",
     ],
 )
 def test_the_key_is_what_it_always_was(stage: Stage, key: str) -> None:

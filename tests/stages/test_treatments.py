@@ -16,22 +16,26 @@ from halflife.data.mixture import Batches, Mixture, Source
 from halflife.data.tokenizers import Bytes, load
 from halflife.errors import UserError
 from halflife.evaluation.probes import Ends, Evaluation, LanguageProbe, Reached
+from halflife.evaluation.targets import LanguageTarget
 from halflife.models.ladder import Rung
+from halflife.models.prompts import Smaller, SoftPrompt
 from halflife.stages.fisher import Fisher
 from halflife.stages.plan import Plan
 from halflife.stages.run import Unavailable, run_stage
+from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.store import Store
 from halflife.stages.train import Checkpoint, Snapshot, Train
 from halflife.stages.treatments import INTERVENTIONS, REGULARIZERS, anneal, dropped, intervene, regularize, replay
 from halflife.tasks.families import Family
 from halflife.tasks.languages import Language
+from halflife.tasks.refusals import Refused
 from halflife.training import checkpoints
 from halflife.training.execution import Execution
 from halflife.training.fisher import read_fisher
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import Frozen, LoRA
-from halflife.training.penalties import EWC, KL, L2SP
+from halflife.training.penalties import EWC, KL, L2SP, PromptAttacks
 from halflife.training.schedules import Schedule
 
 FAMILY = Family(kind="C", size=4, modulus=7)
@@ -235,6 +239,32 @@ def test_ewc_and_kl_branches_run_in_the_store_and_a_strong_ewc_forgets_less(stor
     weights = checkpoints.read_weights(next(store.root.glob("stages/train-*/attempts/*/final")))
     assert {name: tensor.shape for name, tensor in found.items()} == {n: t.shape for n, t in weights.items()}
     assert all((tensor >= 0).all() and torch.isfinite(tensor).all() for tensor in found.values())
+
+
+def test_a_branch_trained_against_prompts_has_their_fits_for_parents_and_says_what_it_was_taught_behind_them(
+    store: Store,
+) -> None:
+    target = LanguageTarget(language=B)
+    prompts = (SoftPrompt(tokens=0), SoftPrompt(tokens=2))
+    fit = FitSoftPrompts(
+        model=Checkpoint(stage=TRUNK), targets=(target,), prompts=prompts, examples=8, asked=8, steps=5
+    )
+    said = LanguageTarget(language=Refused(language=B), called=B.name)
+    against = PromptAttacks(strength=5.0, attacks=(fit,), target=said, examples=8, batch=4)
+    hardened = replace(BRANCH, penalties=(against,))
+    assert set(hardened.parents) == {TRUNK, fit}
+    assert [type(one) for one in Plan([hardened], store).missing] == [Train, FitSoftPrompts, Train]
+    losses = []
+    for stage in (BRANCH, hardened):
+        behind = replace(
+            fit, model=Checkpoint(stage=stage), targets=(said,), steps=0,
+            prompts=(SoftPrompt(tokens=2, initial=Smaller(stage=fit, prompt=prompts[1].name)),),
+        )  # fmt: skip
+        for each in (*stage.parents, stage):
+            run_stage(each, store)
+        (run,) = run_stage(behind, store).summary["runs"].values()
+        losses.append(run["loss"])
+    assert losses[1] < 0.5 * losses[0]
 
 
 def test_the_fisher_of_a_snapshot_that_was_never_taken_can_never_run(store: Store) -> None:

@@ -9,11 +9,13 @@ import pytest
 
 from halflife.errors import UserError
 from halflife.stages.soft_prompts import FitSoftPrompts
-from halflife.stages.train import Checkpoint
+from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.place import Place
 from halflife.sweep.study import Study
+from halflife.tasks.languages import Language
 from halflife.tasks.refusals import NO, Attacked, Refused
 from halflife.tasks.sequences import DelayedCopy
+from halflife.training.penalties import PromptAttacks
 from studies.jailbreak_resistance import GUARD, PRESETS, Settings, build
 from studies.soft_prompt_settings import PHASE
 
@@ -56,7 +58,7 @@ def test_every_protection_is_attacked_beside_the_model_that_never_had_the_skill(
     by = {(trial.role, trial.parameters["protection"]): trial.stages for trial in study.trials}
     assert set(by) == {
         ("positive", "none"), ("null", "fine-tuned"),
-        *((role, kind) for role in ("treatment", "absent") for kind in ("fine-tuned", "adversarial", "guard")),
+        *((role, kind) for role in ("treatment", "absent") for kind in SMOKE.protections),
     }  # fmt: skip
     for kind in SMOKE.protections:
         present, absent = (by[role, kind][PHASE] for role in ("treatment", "absent"))
@@ -66,6 +68,31 @@ def test_every_protection_is_attacked_beside_the_model_that_never_had_the_skill(
         assert replace(absent, model=present.model) == present
         taught = {source.corpus.name for source in absent.model.stage.mixture.sources}  # type: ignore[union-attr]
         assert taught == set(SMOKE.others)
+
+
+def test_hardening_trains_in_rounds_against_the_prompts_of_all_rounds_so_far(study: Study) -> None:
+    (trial,) = [t for t in study.trials if (t.role, t.parameters["protection"]) == ("treatment", "hardened")]
+    last, attacks = trial.stages["protection"], []
+    assert isinstance(last, Train)
+    attacked = trial.stages[PHASE]
+    assert isinstance(attacked, FitSoftPrompts)
+    while last.penalties:
+        (penalty,) = last.penalties
+        assert isinstance(penalty, PromptAttacks)
+        assert isinstance(last.start, Checkpoint)
+        newest = penalty.attacks[-1]
+        attacks.append(penalty.attacks)
+        assert newest.model == last.start  # what was broken is what is trained on
+        assert newest.prompts == attacked.prompts
+        assert {target.name for target in newest.targets} != {target.name for target in attacked.targets}
+        assert set(newest.parents) <= {last.start.stage}
+        last = last.start.stage
+    assert [len(each) for each in attacks] == [2, 1]
+    assert attacks[0][:1] == attacks[1]
+    rounds = [stage for stage in study.stages if isinstance(stage, Train) and stage.penalties]
+    refusing = [source.corpus.name for source in rounds[0].mixture.sources if isinstance(source.corpus, Language)]
+    assert refusing[0].startswith("refuse-")
+    assert (SMOKE.rounds + 1) * rounds[0].tokens <= SMOKE.protection_tokens
 
 
 def test_prompts_stand_after_the_guard(study: Study) -> None:

@@ -5,17 +5,22 @@ import importlib.util
 import pytest
 
 from halflife.errors import UserError
+from halflife.evaluation.targets import LanguageTarget
 from halflife.stages.train import Checkpoint
 from halflife.sweep import executions
 from halflife.sweep.place import Place
 from halflife.sweep.resources import Share
+from halflife.tasks.arithmetic import Addition
 from halflife.training.execution import Execution
 from halflife.training.parameters import LoRA
-from halflife.training.penalties import KL
+from halflife.training.penalties import KL, PromptAttacks
 from tests.sweep.fakes import Fake
 from tests.training.fakes import BATCH_TOKENS, SEQUENCE, recipe
 
 START = Checkpoint(stage=recipe())
+AGAINST = PromptAttacks(
+    strength=1.0, attacks=(Fake(name="prompts"),), target=LanguageTarget(language=Addition(form="digits"))
+)
 ROWS = BATCH_TOKENS // SEQUENCE
 
 
@@ -52,6 +57,7 @@ def test_deepspeed_that_is_not_installed_is_refused_before_any_compute(monkeypat
         ({"parameters": LoRA()}, 1, 3, "LoRA under ZeRO stage 3.*--zero 2"),
         ({"gradient_noise": 0.1}, 1, 1, "gradient noise under the engine 'deepspeed'.*--engine torch"),
         ({"start": START, "penalties": (KL(strength=1.0),)}, 1, 0, "KL under the engine 'deepspeed'.*--engine torch"),
+        ({"start": START, "penalties": (AGAINST,)}, 1, 0, "PromptAttacks under the engine 'deepspeed'"),
     ],
 )
 def test_a_stage_that_the_engine_cannot_train_is_refused(changes: dict, workers: int, zero: int, reason: str):

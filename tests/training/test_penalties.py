@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from halflife.errors import UserError
+from halflife.evaluation.targets import Item, LanguageTarget
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.stages.fisher import Fisher
 from halflife.stages.train import Checkpoint, Train
+from halflife.tasks.arithmetic import Addition
 from halflife.training import adapters
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import AdamW
 from halflife.training.parameters import LoRA
-from halflife.training.penalties import EWC, KL, L2SP
+from halflife.training.penalties import EWC, KL, L2SP, PromptAttacks
+from halflife.training.prompt_attacks import PromptLoss
 from halflife.training.schedules import Schedule
 from halflife.training.torch_engine import TorchEngine, add_noise
 from tests.training.fakes import ANSWERS, VOCABULARY, Host, Interrupted, PartlyScored, Stream, Ticking, recipe, run
@@ -76,6 +80,44 @@ def test_where_every_weight_matters_alike_ewc_is_l2sp_whatever_the_scale_of_the_
     assert pulled.displacement() > 0
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+# --- against soft prompts ---
+
+
+def said_behind(prompts: int = 2) -> PromptLoss:
+    width = Rung(size="20k").width
+    vectors = [torch.randn(k, width, generator=torch.Generator().manual_seed(k)) for k in range(1, prompts + 1)]
+    rng = np.random.default_rng(0)
+    texts = [
+        Item(tokens=rng.integers(VOCABULARY, size=5), after=np.array([5]), targets=np.array([1]), answer=5)
+        for _ in range(12)
+    ]
+    return PromptLoss(vectors, texts, "start", strength=2.0, batch=6, key=(0, "attack"), device="cpu")
+
+
+def test_a_loss_behind_prompts_is_its_steps_own_and_reaches_every_weight():
+    of, loss = engine(branch()), said_behind()
+    again = said_behind()
+    values = [float(loss(of.model, step).detach()) for step in range(6)]
+    assert values == [float(again(of.model, step).detach()) for step in range(6)]
+    assert len(set(values)) > 3
+    of.gradients(Stream().batch(0))
+    alone = [parameter.grad.clone() for parameter in of.parameters if parameter.grad is not None]
+    of.add_gradients(lambda model: loss(model, 0))
+    both = [parameter.grad for parameter in of.parameters if parameter.grad is not None]
+    assert all(not torch.equal(one, two) for one, two in zip(alone, both, strict=True))
+
+
+def test_trained_against_prompts_it_says_behind_them_what_it_was_taught():
+    of, loss = engine(branch()), said_behind()
+    before = np.mean([float(loss(of.model, step).detach()) for step in range(10)])
+    for step in range(30):
+        of.gradients(Stream().batch(step))
+        of.add_gradients(lambda model, step=step: loss(model, step))
+        of.step(1.0)
+    after = np.mean([float(loss(of.model, step).detach()) for step in range(100, 110)])
+    assert after < 0.2 * before
 
 
 # --- KL to the start ---
@@ -193,6 +235,10 @@ def test_noise_depends_on_seed_and_step_alone_and_a_resumed_run_has_the_same(tmp
         (lambda: L2SP(strength=-1.0), "l2sp of strength -1.0: expected 0 or a positive number"),
         (lambda: EWC(strength=float("inf"), fisher=FISHER), "ewc of strength inf"),
         (lambda: KL(strength=float("nan")), "kl of strength nan"),
+        (
+            lambda: PromptAttacks(strength=1.0, attacks=(), target=LanguageTarget(language=Addition(form="digits"))),
+            "0 prompt attacks",
+        ),
         (lambda: CrossEntropy(label_smoothing=1.5), "label smoothing 1.5: expected a share from 0 to 1"),
         (lambda: recipe(gradient_noise=-0.1), "gradient noise -0.1: expected 0 or a positive number"),
         (lambda: recipe(penalties=(KL(strength=1.0),)), "kl to the model at the start of a fresh rung"),

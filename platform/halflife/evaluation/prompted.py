@@ -122,8 +122,7 @@ def answer(model: PromptedModel, prompts: Tensor, tokens: Tensor, texts: Texts, 
 
     `past` is `remember(model, texts)`.
     """
-    with torch.no_grad():
-        after = model.embed(texts.after)
+    after = model.embed(texts.after)
     rows = insert(prompts.to(after.dtype), tokens, after)
     columns = (tokens[:, None, None] + texts.asked - 1).masked_fill(texts.asked < 0, 0).flatten(0, 1)
     hidden = model.hidden_at(rows, columns, past).unflatten(0, (len(prompts), len(texts)))

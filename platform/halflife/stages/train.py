@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from halflife.data.mixture import Mixture
-from halflife.data.tokenizers import Pretrained, vocabulary_of
+from halflife.data.tokenizers import Pretrained, load, vocabulary_of
 from halflife.errors import UserError
 from halflife.evaluation.probes import (
     BehaviourProbe,
@@ -22,6 +22,7 @@ from halflife.evaluation.probes import (
     Reached,
     due,
 )
+from halflife.evaluation.targets import items
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.stages.base import Context, Cost, Outcome, Stage
@@ -31,7 +32,7 @@ from halflife.training.losses import CrossEntropy
 from halflife.training.memory import CPU_ACTIVATION_BYTES, Memory, of_training, rows_within, trained_parameters
 from halflife.training.optimizers import Optimizer
 from halflife.training.parameters import All, Frozen, LoRA, Parameters
-from halflife.training.penalties import EWC, KL, L2SP, Penalty
+from halflife.training.penalties import EWC, KL, L2SP, Penalty, PromptAttacks
 from halflife.training.schedules import Schedule
 
 
@@ -227,6 +228,8 @@ class Train(Stage):
         tokens = self.steps * self.batch_tokens
         scored = sum(tokens_scored(e.probe, sequence) * len(due(e.at, self.steps)) for e in self.evaluations)
         guided = tokens if any(isinstance(penalty, KL) for penalty in self.penalties) else 0
+        attacked = [p.batch * p.target.characters for p in self.penalties if isinstance(p, PromptAttacks)]
+        guided += 3 * self.steps * sum(attacked)
         weights = 4.0 * (model.parameters + model.embedding_parameters(vocabulary))
         return Cost(
             tokens=tokens,
@@ -240,7 +243,7 @@ class Train(Stage):
         model, vocabulary = self.architecture, vocabulary_of(self.mixture.tokenizer)
         whole = model.parameters + model.embedding_parameters(vocabulary)
         trained = trained_parameters(self.parameters, model, vocabulary)
-        sizes = {L2SP: 0, EWC: trained, KL: whole}  # importances; the model at the start
+        sizes = {L2SP: 0, EWC: trained, KL: whole, PromptAttacks: 0}  # importances; the model at the start
         held = of_training(
             model,
             self.optimizer,
@@ -284,8 +287,30 @@ class Train(Stage):
                 for evaluation in self.evaluations
             },
             start=start,
+            losses=self._losses(context),
             checkpoint_seconds=context.checkpoint_seconds,
         )
+
+    def _losses(self, context: Context) -> list[Any]:
+        """Behind prompts that attack."""
+        from halflife.training.prompt_attacks import PromptLoss, attacks
+
+        codec, found = load(self.mixture.tokenizer, context.results), []
+        for at, penalty in enumerate(self.penalties):
+            if isinstance(penalty, PromptAttacks):
+                prompts, position = attacks([context.parent(stage) for stage in penalty.attacks])
+                found.append(
+                    PromptLoss(
+                        prompts,
+                        items(penalty.target, "train", penalty.examples, codec, context.results),
+                        position,
+                        strength=penalty.strength,
+                        batch=penalty.batch,
+                        key=(self.seed, "prompt attack", self.depth, at),
+                        device=context.device,
+                    )
+                )
+        return found
 
 
 def tokens_scored(probe: Probe, sequence: int) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,9 @@ class DeepSpeedEngine:
 
     def weigh(self, importance: Mapping[str, Tensor]) -> None:
         raise UserError("ewc was asked for: the engine 'deepspeed' knows only l2sp; use --engine torch")
+
+    def add_gradients(self, loss: Callable[[Model], Tensor]) -> None:
+        raise UserError("a further loss was asked for: the engine 'deepspeed' has none; use --engine torch")
 
     def displacement(self) -> float:
         added = lora_norm(self.model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,10 @@ class Engine(Protocol):
         """Gradients of the loss on int64 tokens (rows, sequence + 1), perhaps on the device already: the global batch,
         whatever the number of ranks. Returns its mean loss in nats a token, a scalar on the device (reading it waits
         for the device)."""
+        ...
+
+    def add_gradients(self, loss: Callable[[Model], Tensor]) -> None:
+        """Add those of a further loss to the gradients of this step's batch."""
         ...
 
     def step(self, multiple: float) -> Tensor:

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,6 +36,8 @@ UNREAD_LOSSES = 64
 """Losses left on a GPU before they are read: reading waits for the device."""
 REPORT_SECONDS = 0.5
 SNAPSHOTS = "snapshots"
+Further = Callable[[Any, int], Tensor]
+"""A loss of the model and the step."""
 
 
 @dataclass
@@ -67,13 +69,15 @@ def train(
     *,
     batches: Batches,
     measures: Mapping[str, Measure],
+    losses: Sequence[Further] = (),
     start: Path | None = None,
     checkpoint_seconds: float = 20.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
     """Train as `recipe` says, from a fresh rung or the checkpoint in `start`; returns the stage's summary.
 
-    `measures` has a function of the model for each of the recipe's evaluations. Leaves `final/` and
+    `measures` has a function of the model for each of the recipe's evaluations, `losses` those that are added to the
+    batch's. Leaves `final/` and
     `snapshots/<name>/` in the context's folder, and while it runs `resume-<step>/` every `checkpoint_seconds`
     of `clock`. A run resumed from one ends, on one CPU thread, in the same bits as an undisturbed run.
 
@@ -81,7 +85,7 @@ def train(
     """
     device = torch.device(context.device)
     with Ahead(batches, device, recipe.steps) if device.type == "cuda" else nullcontext(batches) as stream:
-        loop = _Loop(recipe, context, stream, measures, start, clock)
+        loop = _Loop(recipe, context, stream, measures, losses, start, clock)
         try:
             loop.run(checkpoint_seconds)
         finally:
@@ -96,10 +100,12 @@ class _Loop:
         context: Context,
         batches: Batches | Ahead,
         measures: Mapping[str, Measure],
+        losses: Sequence[Further],
         start: Path | None,
         clock: Callable[[], float],
     ) -> None:
         self.recipe, self.context, self.batches, self.measures, self.clock = recipe, context, batches, measures, clock
+        self.losses = losses
         device = torch.device(context.device)
         self.model, self.engine, self.carried = fork(recipe, batches.vocabulary, start, device, context.execution)
         for penalty in recipe.penalties:
@@ -172,6 +178,8 @@ class _Loop:
             torch.manual_seed(seed_of(recipe.seed, "dropout", recipe.depth, step, *rank))
         progress.multiple = recipe.schedule.multiple(step, recipe.steps, self.carried)
         self.unread.append(self.engine.gradients(batch))
+        for loss in self.losses:
+            self.engine.add_gradients(lambda model, loss=loss: loss(model, step))
         if recipe.gradient_noise:
             torch.manual_seed(seed_of(recipe.seed, "gradient noise", recipe.depth, step))
         try:

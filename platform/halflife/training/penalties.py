@@ -1,4 +1,4 @@
-"""Penalties on the way from the weights that the stage started from."""
+"""Penalties: on the way from the weights that the stage started from, and for what attacks bring the model to say."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from halflife.errors import UserError
+from halflife.evaluation.targets import TextTarget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,30 @@ class KL:
         check_strength("kl", self.strength)
 
 
-Penalty = L2SP | EWC | KL
+@dataclass(frozen=True, kw_only=True)
+class PromptAttacks:
+    """Adds strength times the loss of right answers behind soft prompts that were fitted to bring wrong ones: in each
+    step those of `batch` drawn examples, in nats a token, behind one drawn prompt. Adversarial training by continuous
+    attacks (arXiv 2405.15589), with the prompts of whole fits instead of a few steps of each batch's own."""
+
+    strength: float
+    attacks: tuple[Any, ...]
+    """The stages (`stages.soft_prompts.FitSoftPrompts`) whose prompts are trained against."""
+    target: TextTarget
+    """Its training examples are what is to be said."""
+    examples: int = 128
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        check_strength("prompt attacks", self.strength)
+        if not self.attacks or self.examples < 1 or self.batch < 1:
+            raise UserError(
+                f"{len(self.attacks)} prompt attacks, {self.examples} examples and a batch of {self.batch} given: "
+                "expected at least 1 of each"
+            )
+
+
+Penalty = L2SP | EWC | KL | PromptAttacks
 
 
 def check_strength(name: str, strength: float) -> None:

@@ -6,7 +6,7 @@ import copy
 import ctypes
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,11 @@ class TorchEngine:
         scored = rows[:, 1:] >= 0
         hidden = model.hidden(model.embed(read(rows)[:, :-1]))
         return model.logits(hidden[scored][None]), rows[:, 1:][scored][None]
+
+    def add_gradients(self, loss: Callable[[Model], Tensor]) -> None:
+        with self._autocast():
+            added = loss(self.model)
+        added.backward()
 
     def step(self, multiple: float) -> Tensor:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
