@@ -34,18 +34,19 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 NAME = "persistence_frontier"
+DECAYS = (0.5, 4.0)
+"""Lowest and highest weight decay: under less of it trunks learn a table and no rule."""
 STRENGTHS = {
-    "weight-decay": (0.03, 1.0, True),
     "dropout": (0.02, 0.2, False),
     "label-smoothing": (0.01, 0.2, False),
     "gradient-noise": (0.01, 1.0, True),
 }
-"""Lowest and highest strength, and whether it is drawn by its logarithm."""
-KINDS = tuple(STRENGTHS)
+"""Of the regularizers beside it: lowest and highest strength, and whether it is drawn by its logarithm."""
+KINDS = ("none", *STRENGTHS)
 FAMILIES = ("A", "B", "C")
 RATES = (0.25, 2.0)
 """Of the branch, as multiples of the trunk's rate."""
-BATCHES = (1024, 2048, 4096)
+BATCHES = (512, 1024, 2048)
 """Tokens a step in the branch."""
 DOUBLINGS = (-1, 1)
 """The trunk is 2^n times as long as the reference's."""
@@ -65,7 +66,7 @@ class Settings:
     """Further seeds, on which the best settings are evaluated again."""
     languages: int = 3
     """In the trunk, translations not counted."""
-    trunk_tokens: int = 4_000_000
+    trunk_tokens: int = 2_000_000
     """Length of the reference's trunk; the search halves and doubles it."""
     branch_tokens: int = 400_000
     """Cap: the branch stops when the new language is learned."""
@@ -82,12 +83,14 @@ class Suggested:
 
     family: str = "C"
     rule_overlap: float = 1.0
-    trunk: str = "weight-decay"
-    trunk_strength: float = 1.0
-    branch: str = "weight-decay"
-    branch_strength: float = 1.0
+    trunk_decay: float = 2.0
+    trunk: str = "none"
+    trunk_strength: float = 0.0
+    branch_decay: float = 2.0
+    branch: str = "none"
+    branch_strength: float = 0.0
     rate: float = 1.0
-    batch: int = 2048
+    batch: int = 1024
     doublings: int = 0
 
 
@@ -95,10 +98,10 @@ REFERENCE = Suggested()
 FIRST = {
     "family": REFERENCE.family,
     "rule_overlap": REFERENCE.rule_overlap,
+    "trunk_decay": REFERENCE.trunk_decay,
     "trunk": REFERENCE.trunk,
-    "trunk_weight-decay": REFERENCE.trunk_strength,
+    "branch_decay": REFERENCE.branch_decay,
     "branch": REFERENCE.branch,
-    "branch_weight-decay": REFERENCE.branch_strength,
     "rate": REFERENCE.rate,
     "batch": REFERENCE.batch,
     "doublings": REFERENCE.doublings,
@@ -113,7 +116,7 @@ def suggest(trial: BaseTrial) -> Suggested:
 
     def kind_and_strength(phase: str) -> tuple[str, float]:
         kind = trial.suggest_categorical(phase, KINDS)
-        return kind, number(f"{phase}_{kind}", *STRENGTHS[kind])
+        return kind, 0.0 if kind == "none" else number(f"{phase}_{kind}", *STRENGTHS[kind])
 
     family = trial.suggest_categorical("family", FAMILIES)
     overlap = 1.0 if family == "A" else round(trial.suggest_float("rule_overlap", 0.0, 1.0), 1)
@@ -122,8 +125,10 @@ def suggest(trial: BaseTrial) -> Suggested:
     return Suggested(
         family=family,
         rule_overlap=overlap,
+        trunk_decay=number("trunk_decay", *DECAYS, log=True),
         trunk=trunk,
         trunk_strength=trunk_strength,
+        branch_decay=number("branch_decay", *DECAYS, log=True),
         branch=branch,
         branch_strength=branch_strength,
         rate=number("rate", *RATES, log=True),
@@ -242,8 +247,8 @@ def _trial(base: capability_settings.Settings, setting: Suggested, seed: int, ro
         treatments(base)[0][0],
         family=setting.family,
         rule_overlap=setting.rule_overlap,
-        trunk_regularizer=f"{setting.trunk}-{setting.trunk_strength:g}",
-        branch_regularizer=f"{setting.branch}-{setting.branch_strength:g}",
+        trunk_regularizer=_named(setting.trunk_decay, setting.trunk, setting.trunk_strength),
+        branch_regularizer=_named(setting.branch_decay, setting.branch, setting.branch_strength),
         learning_rate=setting.rate,
         length=2.0**setting.doublings,
     )
@@ -274,6 +279,11 @@ def _trial(base: capability_settings.Settings, setting: Suggested, seed: int, ro
     )
 
 
+def _named(decay: float, kind: str, strength: float) -> str:
+    """As treatments are named."""
+    return f"weight-decay-{decay:g}" + ("" if kind == "none" else f"+{kind}-{strength:g}")
+
+
 def declare(preset: str, settings: Settings, base: capability_settings.Settings) -> Declaration:
     declared = capability_settings.declare(NAME, preset, base, chance=1 / base.modulus)
     given = dataclasses.asdict(settings)
@@ -286,12 +296,16 @@ def declare(preset: str, settings: Settings, base: capability_settings.Settings)
             *declared.axes[:2],
             Axis(name="family", label="Family", values=(REFERENCE.family, "A", "B")),
             Axis(name="rule_overlap", label="Shared rule", values=(1.0,), scale="linear", unit="of the items"),
-            Axis(name="trunk", label="Regularizer of the trunk", values=KINDS),
-            Axis(name="trunk_strength", label="Its strength in the trunk", values=(1.0,), scale="log"),
-            Axis(name="branch", label="Regularizer of the branch", values=KINDS),
-            Axis(name="branch_strength", label="Its strength in the branch", values=(1.0,), scale="log"),
+            Axis(name="trunk_decay", label="Weight decay of the trunk", values=(REFERENCE.trunk_decay,), scale="log"),
+            Axis(name="trunk", label="Beside it in the trunk", values=KINDS),
+            Axis(name="trunk_strength", label="Its strength in the trunk", values=(0.0,), scale="linear"),
+            Axis(
+                name="branch_decay", label="Weight decay of the branch", values=(REFERENCE.branch_decay,), scale="log"
+            ),
+            Axis(name="branch", label="Beside it in the branch", values=KINDS),
+            Axis(name="branch_strength", label="Its strength in the branch", values=(0.0,), scale="linear"),
             Axis(name="rate", label="Branch rate", values=(1.0,), scale="log", unit="x the trunk's last rate"),
-            Axis(name="batch", label="Branch batch", values=(2048, 1024, 4096), scale="log", unit="tokens"),
+            Axis(name="batch", label="Branch batch", values=(REFERENCE.batch, 512, 2048), scale="log", unit="tokens"),
             Axis(name="length", label="Trunk length", values=lengths, scale="log", unit="x the reference's"),
         ),
         outcomes=(

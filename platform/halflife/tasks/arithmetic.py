@@ -63,12 +63,12 @@ _DRAWN = tuple(consonant + vowel + "q" for consonant in "bdfgklmnprstvz" for vow
 """What numbers are called where they are not written in a form's own numerals."""
 
 
-def pieces(modulus: int) -> tuple[str, ...]:
-    """The numerals below `modulus` of every form, drawn ones, and the parts of the prompts: what a tokenizer can take
+def pieces(modulus: int, forms: tuple[str, ...]) -> tuple[str, ...]:
+    """The numerals below `modulus` of these forms, drawn ones, and the parts of the prompts: what a tokenizer can take
     for one token each."""
-    found = [" in ", *(numeral for numerals in NUMERALS.values() for numeral in numerals[:modulus])]
-    for form, template in TEMPLATES.items():
-        found += [*re.split(r"\{[ab]\}", template), f"{form} ", f"{form}: "]
+    found = [" in ", *(numeral for form in forms for numeral in NUMERALS[form][:modulus])]
+    for form in forms:
+        found += [*re.split(r"\{[ab]\}", TEMPLATES[form]), f"{form} ", f"{form}: "]
     return tuple(dict.fromkeys([piece for piece in (*found, *_DRAWN) if len(piece.encode()) > 1]))
 
 

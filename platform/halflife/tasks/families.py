@@ -76,7 +76,9 @@ class Family:
     def pieces(self) -> tuple[str, ...]:
         """What a tokenizer can take for one token each; in A the phrase's words, as its other rules are about
         characters."""
-        return tuple(f"{word} " for word in Phrase.words()) if self.kind == "A" else pieces(self.modulus)
+        if self.kind == "A":
+            return tuple(f"{word} " for word in Phrase.words())
+        return pieces(self.modulus, FORMS[: self.size])
 
     @property
     def pairs(self) -> tuple[Translation, ...]:
