@@ -20,7 +20,7 @@ from analysis.scaling import SEEDS, Slope, area_slope, by_size, gamma_text, slop
 from analysis.search_answer import search_answer
 from analysis.survival import study_time_ratios
 from analysis.uncertainty import Interval
-from analysis.words import interval, plural, short
+from analysis.words import bracket, interval, plural, short
 
 CRITERIA = {"logprob": "of the log-probability", "success": "by {success}"}
 
@@ -255,4 +255,4 @@ def own_savings(data: StudyData) -> list[str]:
 def _ratio(found: Interval) -> str:
     if found.low is None or found.high is None:
         return f"{short(found.estimate)} (one seed, no interval)"
-    return f"{short(found.estimate)} [{short(found.low)}, {short(found.high)}]"
+    return f"{short(found.estimate)} {bracket(found.low, found.high)}"

@@ -9,7 +9,7 @@ import polars as pl
 from analysis.check import Check
 from analysis.conditions import is_family_study
 from analysis.design import REPLICATES, control_label, controls, described, reference, vocabulary
-from analysis.family_checks import family_checks
+from analysis.family_checks import criterion, family_checks
 from analysis.load import StudyData
 from analysis.numbers import at_drop
 from analysis.retention import LEAST_SUCCESS
@@ -30,11 +30,11 @@ def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
     found = [
         *(family_checks(data, curves) if families else [_implanted(drop, words)]),
         _payloads_implanted(data, drop, words),
-        _others_implanted(data, drop, words),
+        _others_implanted(data, drop, words, criterion(data) if families else SUCCESS_AT_DROP),
         None if families else _clean_loss(data),
         _controls_present(data),
         _never_implanted(data, drop),
-        _positive(curves, words),
+        _positive(curves, words, criterion(data) if families else KEPT),
         _absent(curves, words),
         _extinction(data, curves),
         _silent(drop, words) if "untriggered" in asked else None,
@@ -82,15 +82,15 @@ def _payloads_implanted(data: StudyData, drop: pl.DataFrame, words: Words) -> Ch
     return Check(name=name, expected=expected, found=" · ".join(found), passed=passed, required=True)
 
 
-def _others_implanted(data: StudyData, drop: pl.DataFrame, words: Words) -> Check | None:
+def _others_implanted(data: StudyData, drop: pl.DataFrame, words: Words, least: float) -> Check | None:
     """The same for every other setting: poison counts, regularized trunks, the equal-strength arm."""
     name = "So it was in the other settings"
-    expected = f"{words['success']} at the drop at least {SUCCESS_AT_DROP:g}"
+    expected = f"{words['success']} at the drop at least {least:g}"
     drop = drop.join(_other_payloads(data), on="trial", how="anti")
     settings = _pooled(drop.filter(~pl.col("is_reference")), "size", "parameters", "setting").sort("rate")
     if settings.is_empty():
         return None
-    weak = settings.filter(pl.col("rate") < SUCCESS_AT_DROP)
+    weak = settings.filter(pl.col("rate") < least)
     if weak.is_empty():
         return Check(name=name, expected=expected, found=f"at least {_rate(settings.row(0, named=True))}", passed=True)
     shown = [f"{row['setting']} at {row['size']}: {_rate(row)}" for row in weak.head(4).iter_rows(named=True)]
@@ -211,8 +211,8 @@ def _at_end(curves: pl.DataFrame, role: str) -> pl.DataFrame:
     )
 
 
-def _positive(curves: pl.DataFrame, words: Words) -> Check:
-    name, expected = f"Cause kept, {words['skill']} kept", f"success at the end of the branch at least {KEPT:g}"
+def _positive(curves: pl.DataFrame, words: Words, level: float) -> Check:
+    name, expected = f"Cause kept, {words['skill']} kept", f"success at the end of the branch at least {level:g}"
     ends = _at_end(curves, "positive")
     if ends.is_empty():
         return Check(name=name, expected=expected, found="not measured", passed=None)
@@ -221,7 +221,7 @@ def _positive(curves: pl.DataFrame, words: Words) -> Check:
         name=name,
         expected=expected,
         found=f"at least {least:.3f} in {plural(ends.height, 'run')}",
-        passed=least >= KEPT,
+        passed=least >= level,
     )
 
 

@@ -18,7 +18,7 @@ from analysis.load import StudyData
 from analysis.retention import common_span, half_lives
 from analysis.scaling import SEEDS, slope
 from analysis.uncertainty import Interval, t_interval
-from analysis.words import interval, listed, plural, short
+from analysis.words import bracket, interval, listed, plural, short
 
 READINGS = {"shots": "few shots", "choice": "forced choice", "layer": "linear probe", "relearning": "relearning"}
 
@@ -281,7 +281,7 @@ def cost(data: StudyData) -> str:
 def _spread(found: Interval) -> str:
     if found.low is None or found.high is None:
         return f"{short(found.estimate)} (one seed, no interval)"
-    return f"{short(found.estimate)} [{short(found.low)}, {short(found.high)}]"
+    return f"{short(found.estimate)} {bracket(found.low, found.high)}"
 
 
 def _signed(found: Interval) -> str:

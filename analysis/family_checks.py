@@ -23,19 +23,24 @@ def family_checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
     return [_learned(data, curves), *_kept_languages(data), *_probes(data)]
 
 
+def criterion(data: StudyData) -> float:
+    """Success that counts as learned."""
+    return float(data.declaration.settings.get("criterion", CRITERION))
+
+
 def _learned(data: StudyData, curves: pl.DataFrame) -> Check:
     """Sizes and seeds of a family together, at the reference: to lose a language one must have it."""
-    criterion = float(data.declaration.settings.get("criterion", CRITERION))
+    least = criterion(data)
     plain = conditions(data).filter((pl.col("role") == "treatment") & pl.col("plain"))
     drop = curves.filter(pl.col("tokens") == 0).select("trial", "hits", "trials").drop_nulls()
     counts = drop.join(plain.select("trial", pl.col(FAMILY).cast(pl.String)), on="trial").group_by(FAMILY).agg(
         rate=pl.col("hits").sum() / pl.col("trials").sum()
     ).sort(FAMILY)  # fmt: skip
     names = [str(name) for name in families(data)]
-    reached = counts.filter(pl.col("rate") >= criterion).height
+    reached = counts.filter(pl.col("rate") >= least).height
     return Check(
         name="The language was learned before it was dropped", required=True,
-        expected=f"success at the drop at least {criterion:g} in at least {FAMILIES:.0%} of the families",
+        expected=f"success at the drop at least {least:g} in at least {FAMILIES:.0%} of the families",
         found="; ".join(f"{name} {rate:.3f}" for name, rate in counts.iter_rows()) or "not measured",
         passed=None if counts.is_empty() else reached >= FAMILIES * len(names),
     )  # fmt: skip

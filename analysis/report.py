@@ -31,7 +31,7 @@ from analysis.retention import CLOCKS, common_span, half_lives, retention_curves
 from analysis.scaling import by_size
 from analysis.survival import TimeRatios, study_time_ratios
 from analysis.tables import csv_text, page_table
-from analysis.words import listed, masked, plural, short
+from analysis.words import bracket, listed, masked, plural, short
 from halflife.tracking import schema
 
 TABLES = (
@@ -232,7 +232,7 @@ def _half(middle: float | None, low: float | None, high: float | None, censored:
         return "beyond the data" if censored else "–"
     if low is None or high is None:
         return f"{'≥ ' if censored else ''}{short(middle)}"
-    return f"{short(middle)} [{short(low)},\u00a0{short(high)}]"
+    return f"{short(middle)} {bracket(low, high)}"
 
 
 def _fit_row(row: dict[str, Any]) -> dict[str, str]:
@@ -265,7 +265,9 @@ def _size_rows(sizes: pl.DataFrame) -> list[dict[str, str]]:
         if row[f"{name}_low"] is None:
             return f"{tell(row[name])} (one\u00a0seed)"
         late = row.get(f"{name}_censored")
-        told = f"{tell(row[name])} [{tell(row[f'{name}_low'])},\u00a0{tell(row[f'{name}_high'])}]"
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        span = bracket(low, high) if tell is short else f"[{tell(low)},\u00a0{tell(high)}]"
+        told = f"{tell(row[name])} {span}"
         return f"{told} ({late}\u00a0not\u00a0reached)" if late else told
 
     def plain(value: float | None, digits: int) -> str:

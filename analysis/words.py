@@ -18,6 +18,13 @@ def short(value: float, digits: int = 3) -> str:
     return _plain(value, digits)
 
 
+def bracket(low: float, high: float) -> str:
+    """Of a positive quantity: "[1.2k, 3.4k]", or only how wide the interval is where its ends tell nothing."""
+    if low > 0 and high / low > 1e4:
+        return "[wider than a factor of 10⁴]"
+    return f"[{short(low)},\u00a0{short(high)}]"
+
+
 def _plain(value: float, digits: int) -> str:
     """`digits` significant figures, never in exponents unless tiny."""
     if value == 0 or abs(value) >= 1e-4:

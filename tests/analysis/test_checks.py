@@ -189,7 +189,7 @@ def test_extinction_is_told_with_its_half_life_by_size_and_in_the_answer(cued):
     table = size_summary(curves)
     assert (table["half_life_extinction"] < table["half_life"]).all()
     said = " ".join(answer(cued, curves))
-    found = re.search(r"the half-life .* without the cue is ([\d.]+) \[([\d.]+), ([\d.]+)\] times that with it", said)
+    found = re.search(r"the half-life .* without the cue is ([\d.]+) \[([\d.]+),\s([\d.]+)\] times that with it", said)
     assert found is not None
     assert "it fades sooner where the cue alone stays in the text (trigger without payload)" in said
     numbers = every_number(cued, curves)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.uncertainty import Interval
-from analysis.words import interval, listed, masked, short
+from analysis.words import bracket, interval, listed, masked, short
 
 
 @pytest.mark.parametrize(("value", "said"), [
@@ -42,3 +42,8 @@ def test_lists_read_as_english():
 ])  # fmt: skip
 def test_passwords_in_uris_are_masked(text, said):
     assert masked(text) == said
+
+
+def test_an_interval_whose_ends_tell_nothing_is_told_by_its_width():
+    assert bracket(900.0, 1500.0) == "[900,\u00a01.50k]"
+    assert bracket(0.0002, 1.4e11) == "[wider than a factor of 10⁴]"
