@@ -158,6 +158,8 @@ class RankInBucket(RankContext):
             self._remove_checkpoints()  # they are in the bucket, or no use
         else:
             files.remove(self.folder)
+        if self.resume is not None:  # read at the start, and fetched for that
+            files.remove(self.resume)
 
     def _verified(self, parent: Stage) -> Path:
         folder = self._store.verified(parent)
