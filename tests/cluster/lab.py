@@ -12,11 +12,15 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import ClassVar
+
+from tests.stages.s3 import ACCOUNT
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 ENVIRONMENT = Path(sys.prefix).resolve()
 NEEDED = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2", "ssh": "openssh-client", "rsync": "rsync"}
+OUTSIDE, S3_PORT = "10.77.0.1", 9000
 NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"]
 
 
@@ -35,8 +39,11 @@ def lacking() -> str:
 class Lab:
     """`count` hosts, from construction until `close`, and a place outside them with a checkout of the repository.
 
-    What the hosts share, as by a network file system, is `shared` here and /srv/shared there.
+    What the hosts share, as by a network file system, is `shared` here and /srv/shared there. `object_storage` is how
+    their environment leads to a server of S3 outside of them, for a test that starts one.
     """
+
+    object_storage: ClassVar = {**ACCOUNT, "AWS_ENDPOINT_URL": f"http://{OUTSIDE}:{S3_PORT}"}
 
     def __init__(self, scratch: Path, count: int) -> None:
         self.scratch, self.count = scratch, count
@@ -46,7 +53,8 @@ class Lab:
         for name in ("key", "host_key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", scratch / name], check=True)
         (scratch / "profile").write_text(". ~/.bashrc\n")  # as Debian's and Ubuntu's do
-        (scratch / "bashrc").write_text(f"export PIP_NO_INDEX=1 PIP_FIND_LINKS={self._wheels()}\n")
+        bucket = " ".join(f"{name}={value}" for name, value in self.object_storage.items())
+        (scratch / "bashrc").write_text(f"export PIP_NO_INDEX=1 PIP_FIND_LINKS={self._wheels()} {bucket}\n")
         command = [*NAMESPACES, "--propagation", "private", "--mount-proc"]
         arguments = [str(HERE / "lab.sh"), str(scratch), str(count), str(ENVIRONMENT)]
         with open(scratch / "lab.log", "w") as log:

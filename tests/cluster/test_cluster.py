@@ -20,8 +20,9 @@ import polars as pl
 import pytest
 
 from halflife.stages.store import read_points
-from tests.cluster.lab import ROOT, Lab, lacking
+from tests.cluster.lab import OUTSIDE, ROOT, S3_PORT, Lab, lacking
 from tests.cluster.variant import of_hosts
+from tests.stages import s3
 
 pytestmark = pytest.mark.cluster
 HEAD = "10.77.0.10"
@@ -146,13 +147,49 @@ def test_the_same_command_again_computes_nothing(lab: Lab, checkout: Path):
     assert "0 stages run, 30 cached of 30" in again.stdout
 
 
-def test_two_workers_of_a_deepspeed_stage_on_two_hosts_get_the_losses_of_one(lab: Lab, checkout: Path):
-    settings = ["--sizes", "30k", "--seeds", "1", "--no-relearn", "--results", "/srv/shared/deepspeed"]
+@pytest.fixture(scope="module")
+def bucket(lab: Lab) -> Iterator[str]:
+    """In object storage outside, which the hosts' environment leads to."""
+    pytest.importorskip("moto", reason="moto[server] is a local S3 (make test installs it)")
+    line = lab.outside(["python", "-m", "tests.stages.s3", OUTSIDE, str(S3_PORT)], ROOT)
+    server = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdin
+    assert server.stdout
+    assert server.stdout.readline() == "ready\n"
+    yield s3.BUCKET
+    server.stdin.close()
+    server.wait(60.0)
+
+
+# What a bucket says of each stage, as a folder's files would.
+COPY = """
+import sys
+from pathlib import Path
+from halflife.stages.store import Store
+store = Store(sys.argv[1])
+for object in store.stages.contents():
+    if object.name in ("DONE", "metrics.parquet"):
+        path = Path(sys.argv[2], "stages", object.below(store.stages))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(object.read())
+"""
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_two_workers_of_a_deepspeed_stage_on_two_hosts_get_the_losses_of_one(
+    lab: Lab, checkout: Path, bucket: str, place: str
+):
+    results = {"folder": "/srv/shared/deepspeed-folder", "bucket": f"{bucket}/results"}[place]
+    settings = ["--sizes", "30k", "--seeds", "1", "--no-relearn", "--results", results]
     engine = ["--engine", "deepspeed", "--workers", "2"]
     ran = lab.run([*STUDY, *settings, *engine], checkout, seconds=SECONDS)
     assert ran.returncode == 0, ran.stdout
+    if place == "bucket":
+        copied = ["python", "-c", COPY, results, str(lab.shared / "deepspeed-bucket")]
+        copy = lab.run(copied, checkout, seconds=300.0, **lab.object_storage)
+        assert copy.returncode == 0, copy.stdout
     compared = 0
-    for folder in stages(lab, "deepspeed"):
+    for folder in stages(lab, f"deepspeed-{place}"):
         done = json.loads((folder / "DONE").read_text())
         assert len(set(done["summary"]["hosts"])) == 2
         alone = lab.shared / RESULTS / "stages" / folder.name  # the same stage: the engine is no part of its key

@@ -1,10 +1,14 @@
-"""An S3 of our own on loopback, which answers one request after another: its conditional puts are exclusive."""
+"""An S3 of our own, which answers one request after another: its conditional puts are exclusive.
+
+`python -m tests.stages.s3 HOST PORT` serves there until its standard input closes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from unittest import mock
@@ -12,8 +16,11 @@ from unittest import mock
 BUCKET = "s3://laboratory"
 
 
+ACCOUNT = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
 @contextlib.contextmanager
-def serving() -> Iterator[None]:
+def serving(host: str = "127.0.0.1", port: int = 0) -> Iterator[None]:
     """The process's environment, and that of its children, leads to it meanwhile; BUCKET is there and empty."""
     import boto3
     import s3fs
@@ -21,13 +28,12 @@ def serving() -> Iterator[None]:
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=False)
+    server = make_server(host, port, DomainDispatcherApplication(create_backend_app), threaded=False)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    account = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    address = f"http://{host}:{server.server_port}"
     try:
-        with mock.patch.dict(os.environ, {**account, "AWS_ENDPOINT_URL": address, "MLFLOW_S3_ENDPOINT_URL": address}):
+        with mock.patch.dict(os.environ, {**ACCOUNT, "AWS_ENDPOINT_URL": address, "MLFLOW_S3_ENDPOINT_URL": address}):
             s3fs.S3FileSystem.clear_instance_cache()  # of a server that was here before
             boto3.client("s3").create_bucket(Bucket=BUCKET.removeprefix("s3://"))
             yield
@@ -35,3 +41,9 @@ def serving() -> Iterator[None]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+if __name__ == "__main__":
+    with serving(sys.argv[1], int(sys.argv[2])):
+        print("ready", flush=True)
+        sys.stdin.read()
