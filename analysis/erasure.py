@@ -145,7 +145,7 @@ def _savings(data: StudyData) -> pl.DataFrame:
                 treated, never = (_reached(steps, rates, target) for steps, rates, _ in (own, control))
                 if treated is None or never is None:
                     continue
-                kind, share = _saving(treated, never)
+                kind, share = saving(treated, never)
                 detail = f"{phase.removeprefix(RELEARN)} {quantile:g}"
                 times = [treated.estimate or treated.low, never.estimate or never.low]
                 about = [run[name] for name in ABOUT]
@@ -174,7 +174,7 @@ def _reached(steps: np.ndarray, rates: np.ndarray, target: float) -> Time | None
     return crossing(steps, -rates, float(np.nextafter(-target, 0)))
 
 
-def _saving(treated: Time, never: Time) -> tuple[str, float | None]:
+def saving(treated: Time, never: Time) -> tuple[str, float | None]:
     """(kind, 1 - T / T(control)). Nothing to relearn counts as no time; a control that has it at once has nothing to
     save, nor is anything known where neither got there."""
     if never.kind == "at-start":

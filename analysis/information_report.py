@@ -37,10 +37,10 @@ def is_information(data: StudyData) -> bool:
 
 def information_page(data: StudyData, out: Path, tracking_uri: str) -> str:
     """The HTML; its figures and tables are written below `out` on the way."""
-    from analysis.report import _axes, _counts, _efficiency, _mark, _provenance
+    from analysis.report import axis_rows, check_row, counted, efficiency_rows, provenance
 
     prompts, found = elicitation.runs(data), checks(data)
-    axes = _axes(data)
+    axes = axis_rows(data)
     names = [name for name in data.declaration.figures if name in FIGURES] or list(SHOWN)
     html = (
         pages()
@@ -49,14 +49,14 @@ def information_page(data: StudyData, out: Path, tracking_uri: str) -> str:
             declaration=data.declaration,
             sentences=sentences(data, prompts),
             invalid=[check.name for check in found if check.required and check.passed is False],
-            checks=[_mark(check) for check in found],
+            checks=[check_row(check) for check in found],
             axes=[axis for axis in axes if axis["varies"]],
             fixed=[axis for axis in axes if not axis["varies"]],
-            counts=_counts(data),
+            counts=counted(data),
             plates=[draw_plate(FIGURES[name], FIGURES[name].table(data), out, vocabulary(data)) for name in names],
             tables=_tables(prompts, out) + _measured(data, out),
-            efficiency=_efficiency(data.totals),
-            provenance=_provenance(data, tracking_uri),
+            efficiency=efficiency_rows(data.totals),
+            provenance=provenance(data, tracking_uri),
         )
     )
     return masked(html)

@@ -80,7 +80,7 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
     others = outcome_tables(briefs)
     for name, frame in {"numbers": numbers, "sizes": sizes, **others}.items():
         (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
-    axes, measured = _axes(data), set(data.points["name"].str.split("/").list.first())
+    axes, measured = axis_rows(data), set(data.points["name"].str.split("/").list.first())
     html = (
         pages()
         .get_template("report.html")
@@ -94,7 +94,7 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
             sentences=answer(data, curves),
             invalid=[check.name for check in found if check.required and check.passed is False],
             unknown=[check.name for check in found if check.required and check.passed is None],
-            checks=[_mark(check) for check in found],
+            checks=[check_row(check) for check in found],
             sizes=_size_rows(sizes),
             sizes_csv=page_table(sizes).csv,
             span=common_span(curves),
@@ -103,15 +103,15 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
             axes=[axis for axis in axes if axis["varies"]],
             fixed=[axis for axis in axes if not axis["varies"]],
             setting=reference_label(data),
-            counts=_counts(data),
+            counts=counted(data),
             plates=[_plate(data, name, out) for name in data.declaration.figures] + _more(data, BESIDE, out),
             fitted=_fits(data, out),
             across=_across(data),
             checklist=checklist(data, curves),
             numbers=page_table(_readable(data, numbers), shown=None),
             numbers_csv=page_table(numbers, shown=0).csv,
-            efficiency=_efficiency(data.totals),
-            provenance=_provenance(data, tracking_uri),
+            efficiency=efficiency_rows(data.totals),
+            provenance=provenance(data, tracking_uri),
             short=short,
         )
     )
@@ -247,7 +247,7 @@ def _fit_row(row: dict[str, Any]) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _mark(check: Check) -> dict[str, Any]:
+def check_row(check: Check) -> dict[str, Any]:
     state = {True: ("holds", "✓"), False: ("fails", "✗"), None: ("not known", "–")}[check.passed]
     if check.reading:
         state = ("a reading", "·")
@@ -287,7 +287,7 @@ def _size_rows(sizes: pl.DataFrame) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def _axes(data: StudyData) -> list[dict[str, Any]]:
+def axis_rows(data: StudyData) -> list[dict[str, Any]]:
     varied = {axis.name for axis in setting_axes(data)}
     rows = []
     for axis in data.declaration.axes:
@@ -298,7 +298,7 @@ def _axes(data: StudyData) -> list[dict[str, Any]]:
     return rows
 
 
-def _counts(data: StudyData) -> str:
+def counted(data: StudyData) -> str:
     roles = data.trials.group_by("role").len().sort("role", descending=True).rows()
     sizes = data.trials["size"].n_unique() if "size" in data.trials.columns else 0
     seeds = data.trials["seed"].n_unique() if "seed" in data.trials.columns else 0
@@ -337,7 +337,7 @@ def _readable(data: StudyData, numbers: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _efficiency(totals: dict[str, float]) -> list[tuple[str, str]]:
+def efficiency_rows(totals: dict[str, float]) -> list[tuple[str, str]]:
     """What the sweep cost, as far as it was recorded."""
     said = (
         ("efficiency", "Share of slot time inside training and evaluation", lambda x: f"{x:.2f}"),
@@ -353,7 +353,7 @@ def _efficiency(totals: dict[str, float]) -> list[tuple[str, str]]:
     return [(label, tell(totals[f"sweep/{name}"])) for name, label, tell in said if f"sweep/{name}" in totals]
 
 
-def _provenance(data: StudyData, tracking_uri: str) -> dict[str, Any]:
+def provenance(data: StudyData, tracking_uri: str) -> dict[str, Any]:
     """Everything needed to make the numbers again."""
     tags = data.sweep.tags
     stages = {

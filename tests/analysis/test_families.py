@@ -15,7 +15,7 @@ from analysis.checks import checks
 from analysis.conditions import conditions, missed
 from analysis.design import controls
 from analysis.effects import effects
-from analysis.erasure import READINGS, _saving, by_condition, depth_rows, main_rows, shares
+from analysis.erasure import READINGS, by_condition, depth_rows, main_rows, saving, shares
 from analysis.export import write_tables
 from analysis.family_answer import family_answer
 from analysis.figures.family import family_table
@@ -126,7 +126,7 @@ AT_ONCE = Time(kind="at-start", low=0, high=0, estimate=None)
     ],
 )
 def test_savings_that_were_not_seen_are_bounds_or_nothing(treated, never, kind, share):
-    assert _saving(treated, never) == (kind, share)
+    assert saving(treated, never) == (kind, share)
 
 
 def test_a_control_of_another_family_is_none(families):
