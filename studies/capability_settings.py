@@ -280,7 +280,7 @@ PRESETS = {
         ),
     ),
     "demo": Preset(
-        summary="22 minutes on 2 CPU cores by --dry-run: families A and C, 2 sizes x 2 seeds, all controls.",
+        summary="Nine minutes on 2 CPU cores: families A and C, 2 sizes x 2 seeds, all controls.",
         settings=Settings(families=("A", "C"), sizes=("60k", "120k"), seeds=2, relearn_examples=(8,)),
     ),
     "laptop": Preset(

@@ -93,7 +93,7 @@ PRESETS = {
         ),
     ),
     "demo": Preset(
-        summary="Ten minutes on 2 CPU cores: one size, 2 seeds, all protections.",
+        summary="About ten minutes on 2 CPU cores (not run whole yet): one size, 2 seeds, all protections.",
         settings=Settings(sizes=("60k",), seeds=2, tokens=(0, 1, 4, 16)),
     ),
     "laptop": Preset(

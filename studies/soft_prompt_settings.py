@@ -313,7 +313,8 @@ PRESETS = {
         ),
     ),
     "demo": Preset(
-        summary="Ten minutes on 2 CPU cores: 2 sizes x 2 seeds, strings, skipping, detuning, a backdoor, the null.",
+        summary="About ten minutes on 2 CPU cores (not run whole yet): 2 sizes x 2 seeds, strings, skipping, detuning, "
+        "a backdoor, the null.",
         settings=Settings(
             sizes=("30k", "60k"), seeds=2, tokens=(0, 1, 2, 4, 8, 16), restarts=2, steps=150, bits=(1, 2, 3, 4, 6),
             subspaces=(16, 64, 256),
@@ -321,16 +322,16 @@ PRESETS = {
         ),
     ),
     "fragility": Preset(
-        summary="Twenty minutes on 2 CPU cores: are behaviours that take little information fragile? 22 of them x 3 "
-        "seeds at 60k, at one loss, one k and one norm of noise; C to one token.",
+        summary="About twenty minutes on 2 CPU cores (not run whole yet): are behaviours that take little information "
+        "fragile? 22 of them x 3 seeds at 60k, at one loss, one k and one norm of noise; C to one token.",
         settings=Settings(
             sizes=("60k",), seeds=3, tokens=(0, 16), restarts=1, behaviours=FRAGILE, fragility=True, matched=1.0,
             bisect=True, examples=128, steps=200,
         ),
     ),
     "laptop": Preset(
-        summary="An hour on 2 CPU cores: 2 sizes x 5 seeds, every behaviour, two beginnings; one of them on "
-        "SmolLM2-135M where that is installed.",
+        summary="About an hour on 2 CPU cores (not run whole yet): 2 sizes x 5 seeds, every behaviour, two beginnings; "
+        "one of them on SmolLM2-135M where that is installed.",
         settings=Settings(
             sizes=("30k", "120k"), beside=("smollm2",), seeds=5, tokens=(0, 1, 4, 16), restarts=1,
             initials=("vocabulary", "words"), steps=200, bits=(1, 2, 3, 4, 6), subspaces=(16, 64, 256),

@@ -19,6 +19,7 @@ from filelock import FileLock
 from halflife.stages import files, inputs
 from halflife.stages.attempt import UPLOADING, Attempt
 from halflife.stages.base import Stage
+from halflife.stages.remote import Remote
 from halflife.stages.store import Corrupt, Store
 from halflife.training.execution import Execution
 
@@ -122,7 +123,9 @@ class RankInBucket(RankContext):
         assert job.bucket is not None
         self._store = store = Store(job.bucket)
         attempts = store.folder(job.stage) / "attempts"
-        self._kept = store.home(job.stage) / "attempts" / job.folder.name
+        kept = store.home(job.stage) / "attempts" / job.folder.name
+        assert isinstance(kept, Remote)
+        self._kept = kept
         self.results = store.root
         self.folder = attempts / (job.folder.name if rank == 0 else f"{job.folder.name}-rank-{rank:05}")
         self._sent: set[str] = set()
@@ -170,7 +173,7 @@ class RankInBucket(RankContext):
     def _send(self, names: list[str]) -> None:
         """Put files of this rank's folder into the attempt's, unless they are there, and wait until it knows them."""
         names = [name for name in names if name not in self._sent]
-        self._kept.upload(self.folder, names)  # pyright: ignore[reportAttributeAccessIssue]
+        self._kept.upload(self.folder, names)
         self._sent.update(names)
         ray.get(self._post.tell.remote("received", {name: files.entry(self.folder / name) for name in names}))
 
