@@ -199,6 +199,6 @@ def rendered(figure: Figure, kind: str) -> bytes:
     with styled():
         if (layout := figure.get_layout_engine()) is not None:
             layout.execute(figure)
-            figure.set_layout_engine("none")
+            figure.set_layout_engine(None)  # not "none", with which every save draws twice
         figure.savefig(buffer, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
