@@ -151,6 +151,15 @@ def computed_by(ranks: Ranks, store: Store) -> Store:
     return store
 
 
+def test_the_first_rank_may_be_on_the_host_of_the_attempt(address: str, at: Callable[[str], None]) -> None:
+    at("head")
+    computed_by(Ranks(at, "head", "b"), Store(address))
+    at("another head")
+    store = Store(address)
+    assert store.outcome(STAGE)
+    assert store.verified(STAGE)
+
+
 def test_ranks_of_several_hosts_resume_in_another_number_what_those_before_them_left_in_the_bucket(
     address: str, at: Callable[[str], None], tmp_path: Path
 ) -> None:

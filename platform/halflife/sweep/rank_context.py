@@ -20,7 +20,7 @@ from halflife.stages import files, inputs
 from halflife.stages.attempt import UPLOADING, Attempt
 from halflife.stages.base import Stage
 from halflife.stages.remote import Remote
-from halflife.stages.store import Corrupt, Store
+from halflife.stages.store import METRICS, RECORD, Corrupt, Store
 from halflife.training.execution import Execution
 
 
@@ -154,7 +154,8 @@ class RankInBucket(RankContext):
     def end(self) -> None:
         if self._rank == 0:
             self._remove_checkpoints()
-            self._send(list(files.manifest(self.folder)))
+            # on the attempt's own host its folder is the attempt's, which writes these itself, and once more after this
+            self._send([name for name in files.manifest(self.folder) if name not in (RECORD, METRICS)])
 
     def leave(self) -> None:
         if self._rank == 0:
