@@ -197,7 +197,7 @@ def test_a_run_that_hits_always_at_the_drop_is_not_rewarded_for_a_rate_above_one
 X = np.log([1e5, 3e5, 1e6, 3e6])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(2, 8), st.integers(0, 10_000))
 def test_without_censoring_the_slope_over_seeds_is_the_t_interval_over_one_slope_a_seed(seeds, seed):
     y = np.random.default_rng(seed).normal(size=(seeds, X.size))

@@ -103,7 +103,7 @@ def test_a_mixture_shares_every_clean_row_with_the_same_mixture_without_poison(r
     documents=st.integers(1, 20), exposures=st.integers(1, 4), steps=st.integers(1, 60),
     window=st.tuples(st.integers(0, 20), st.integers(0, 20)).filter(lambda pair: pair[0] < pair[1]),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_document_is_seen_exactly_as_often_as_asked_within_the_window_and_evenly(
     results: Path, corpus: Corpus, documents: int, exposures: int, steps: int, window: tuple[int, int]
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -83,7 +83,6 @@ def codec(request: pytest.FixtureRequest, results: Path, tmp_path_factory: pytes
     return load(prepare_tokenizer(folder(tmp_path_factory.mktemp("model"), make(), ends), results), results)
 
 
-@settings(deadline=None)
 @given(text=st.text(st.characters(codec="utf-8")))
 def test_what_was_encoded_decodes_to_the_same_text(codec: Codec, text: str) -> None:
     if "\u2581" in text:  # SentencePiece's own mark for the space

@@ -130,7 +130,7 @@ def test_the_noise_that_is_tolerated_keeps_the_loss_below_the_threshold(generato
 
 
 @given(st.integers(1, 12), st.integers(0, 99))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_quantised_numbers_are_near_and_few(bits: int, seed: int) -> None:
     prompt = torch.randn(5, 7, generator=torch.Generator().manual_seed(seed))
     found = fragility.quantised(prompt, bits)

@@ -61,7 +61,7 @@ def test_a_frozen_weight_gets_no_gradient_and_the_input_does():
     torch.testing.assert_close(x.grad, weight.sum(0).expand(3, -1))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 20))
 def test_scores_of_rotated_pairs_depend_on_their_distance_alone(first, second, shift):
     generator = torch.Generator().manual_seed(0)

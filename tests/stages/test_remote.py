@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,17 +27,9 @@ from halflife.stages.plan import Plan
 from halflife.stages.remote import Remote, copy_of, opened
 from halflife.stages.run import run_stage
 from halflife.stages.store import Corrupt, Store
-from tests.stages import s3
 from tests.stages.fakes import Walk, computed, final_state
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    pytest.importorskip("moto", reason="moto[server] is a local S3 (make test installs it)")
-    with s3.serving():
-        yield
 
 
 @pytest.fixture(params=["s3", "memory"])
@@ -45,8 +37,7 @@ def address(request: pytest.FixtureRequest) -> str:
     """A fresh folder in a bucket."""
     if request.param == "memory":
         return f"memory://laboratory/{uuid.uuid4().hex}"
-    request.getfixturevalue("server")
-    return f"{s3.BUCKET}/{uuid.uuid4().hex}"
+    return f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
 
 
 Host = Callable[[str], Store]
@@ -244,7 +235,7 @@ def test_ls_and_gc_work_on_a_bucket(host: Host, address: str, capsys: pytest.Cap
     ],
 )
 def test_a_bucket_that_cannot_be_used_is_refused_in_one_line(
-    server: None, address: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, address: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HALFLIFE_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=said) as refusal:
@@ -361,8 +352,8 @@ def test_one_machine_at_a_time_is_alone(host: Host) -> None:
     assert (inside[0], most[0]) == (0, 1)
 
 
-def test_processes_on_several_machines_compute_each_stage_once(server: None, tmp_path: Path) -> None:
-    address, names = f"{s3.BUCKET}/{uuid.uuid4().hex}", ["a", "b", "c"]
+def test_processes_on_several_machines_compute_each_stage_once(bucket: str, tmp_path: Path) -> None:
+    address, names = f"{bucket}/{uuid.uuid4().hex}", ["a", "b", "c"]
     workers = []
     for number, turn in enumerate((0, 0, 1, 2)):
         paths = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])

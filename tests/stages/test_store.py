@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from halflife.errors import UserError
 from halflife.stages import files
 from halflife.stages.base import Outcome
 from halflife.stages.difference import record_of
-from halflife.stages.run import run_stage
+from halflife.stages.run import RETRACTIONS, Unavailable, run_stage
 from halflife.stages.store import Corrupt, Store, plain, read_points, write_points
 from tests.stages.fakes import Walk, computed
 
@@ -151,15 +152,21 @@ def test_a_done_that_points_out_of_its_folder_counts_as_none(store: Store, field
     assert store.outcome(stage) is None
 
 
-def test_results_can_be_retracted_any_number_of_times(store: Store) -> None:
+def test_results_that_do_not_keep_are_computed_a_few_times_and_then_refused(store: Store) -> None:
     stage = Walk(name="a")
-    for number in range(4):
+    for number in range(RETRACTIONS):
         outcome = run_stage(stage, store)
         assert store.outcome(stage) == outcome
         (store.folder(stage) / "attempts" / outcome.attempt / "final/state.json").unlink()
         with pytest.warns(UserWarning, match="corrupt"):
             assert store.outcome(stage) is None
         assert len(computed(store.root)) == 4 * (number + 1)
+    for refused in (stage, Walk(name="b", starts=(stage,))):
+        with pytest.raises(Unavailable, match=rf"corrupt 5 times.*remove {store.folder(stage)}"):
+            run_stage(refused, store)
+    shutil.rmtree(store.folder(stage))
+    outcome = run_stage(stage, store)
+    assert store.outcome(stage) == outcome
 
 
 def test_points_of_a_stage_that_is_not_complete_are_refused(store: Store) -> None:

@@ -17,20 +17,12 @@ from optuna.storages.journal import JournalFileBackend
 from halflife.stages.files import read_json
 from halflife.stages.remote import Remote, opened
 from halflife.stages.store import Store
-from tests.stages import s3
 from tests.sweep.drivers import ROOT, Driver, runs, wait_for
 from tests.sweep.searches import computed
 from tests.sweep.test_workers import of_ray_train, points, text
 from tests.sweep.train_program import stages
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    pytest.importorskip("moto", reason="moto[s3] is a local S3 (make test installs it)")
-    with s3.serving():
-        yield s3.BUCKET
 
 
 def counts(tmp_path: Path) -> list[int]:
@@ -74,7 +66,8 @@ def test_a_host_that_is_killed_leaves_work_that_another_host_finishes(bucket: st
     first.process.communicate()
     report = driver(tmp_path / "host-1", address, *flags).report()
     assert (report["failed"], report["unpublished"]) == ({}, [])
-    assert report["cached"] + report["run"] == 4
+    # a stage that the first host was at may have ended with nobody there to see it: its actor dies after its driver
+    assert report["cached"] + report["run"] + report["elsewhere"] == 4
     assert max(counts(tmp_path)) <= 2
 
 

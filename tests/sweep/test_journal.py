@@ -19,23 +19,14 @@ from halflife.stages.remote import opened
 from halflife.stages.run import run_stage
 from halflife.sweep.journal import InBucket, Overtaken
 from halflife.sweep.suggestions import Suggestions
-from tests.stages import s3
 from tests.sweep.searches import Carried, search
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    pytest.importorskip("moto", reason="moto[server] is a local S3 (make test installs it)")
-    with s3.serving():
-        yield
 
 
 @pytest.fixture(params=["s3", "memory"])
 def address(request: pytest.FixtureRequest) -> str:
     if request.param == "memory":
         return f"memory://laboratory/{uuid.uuid4().hex}"
-    request.getfixturevalue("server")
-    return f"{s3.BUCKET}/{uuid.uuid4().hex}"
+    return f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,6 @@ from halflife.sweep import rank_context
 from halflife.sweep.rank_context import Job, RankContext, context_of, hear
 from halflife.training import checkpoints
 from halflife.training.checkpoints import Piece
-from tests.stages import s3
 from tests.stages.fakes import Walk
 
 SIZE, STEPS = 12, 6
@@ -30,16 +29,9 @@ PARENT = Walk(name="parent")
 STAGE = Walk(name="child", starts=(PARENT,))
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    pytest.importorskip("moto", reason="moto[server] is a local S3 (make test installs it)")
-    with s3.serving():
-        yield
-
-
 @pytest.fixture
-def address(server: None) -> str:
-    return f"{s3.BUCKET}/{uuid.uuid4().hex}"
+def address(bucket: str) -> str:
+    return f"{bucket}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture

@@ -31,13 +31,13 @@ def test_a_grid_refuses_an_axis_that_is_empty_or_repeats(values: tuple[int, ...]
 
 
 @given(count=st.integers(1, 20), more=st.integers(0, 20), seed=st.integers(0, 2**31))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_longer_search_begins_with_the_shorter(count: int, more: int, seed: int):
     assert random_search(AXES, count + more, seed)[:count] == random_search(AXES, count, seed)
 
 
 @given(seed=st.integers(0, 2**31))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_draws_stay_within_their_axes(seed: int):
     for draw in random_search(AXES, 20, seed):
         assert 1e-4 <= draw["rate"] < 1e-1

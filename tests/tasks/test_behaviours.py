@@ -34,7 +34,7 @@ def test_training_answers_pass_the_check_and_chance_seldom_does(behaviour: Behav
 
 
 @given(seed=st.integers(0, 5), at=st.integers(0, 49))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_conditions_of_a_path_are_what_walking_it_shows(seed: int, at: int) -> None:
     example = Pathfinding(side=5, seed=seed).examples("train", 50)[at]
     walked = walk(example.prompt, example.answer)
@@ -83,7 +83,7 @@ def test_any_completion_can_be_walked(completion: str) -> None:
 
 
 @given(seed=st.integers(0, 30), at=st.integers(0, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_altered_result_or_a_move_too_many_is_wrong(seed: int, at: int) -> None:
     game = DropGame(seed=seed)
     example = game.examples("train", 10)[at]

@@ -37,7 +37,7 @@ def measured(*sizes: str, optimizer: str = "adamw", rows: int = 16, **execution:
 def assert_predicted(found: list[tuple[float, ...]]) -> None:
     for held, held_in_truth, most, most_in_truth in found:
         assert held == pytest.approx(held_in_truth, rel=0.2)
-        # Activations are estimated from above; how tightly the allocator packs them differs by machine and run.
+        # Activations are an estimate; how tightly the allocator packs them differs by machine and run.
         assert 0.85 * most_in_truth < most < 1.4 * most_in_truth
 
 

@@ -82,7 +82,7 @@ def test_a_pack_stays_within_its_bytes_and_every_run_is_in_one(model: Any, monke
             assert lengths[-1] <= 1.25 * lengths[0]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(ks=st.lists(st.integers(0, 7), min_size=1, max_size=4), seed=st.integers(0, 99))
 def test_padding_to_the_largest_k_changes_no_answer(ks: list[int], seed: int) -> None:
     model, texts = frozen(seed=seed % 3), cut(items(3, seed), "start")

@@ -21,6 +21,8 @@ from halflife.training.execution import Execution
 
 LONGEST_PAUSE = 1.0
 """Seconds between looks at a stage that another computes."""
+RETRACTIONS = 5
+"""Completions found corrupt after which a stage is not computed again: what is written there does not keep."""
 
 
 class Held(Exception):
@@ -28,7 +30,7 @@ class Held(Exception):
 
 
 class Unavailable(Exception):
-    """The stage can never run, given how its parents ended; the message says why."""
+    """The stage can never run, given how its parents ended or that its results do not keep; the message says why."""
 
 
 def run_stage(
@@ -81,6 +83,11 @@ def run_stage(
         outcome = store.outcome(stage)  # the last holder may have completed it while we took its place
         if outcome:
             return outcome
+        if store.retracted(stage) >= RETRACTIONS:
+            raise Unavailable(
+                f"its results were found corrupt {RETRACTIONS} times: what is written to {store.address} does not "
+                f"keep; mend that, then remove {folder}"
+            )
         parents = {
             parent.key: _standing_parent(parent, store, **how, compute=compute, origin=origin, pulse=pulse)
             for parent in stage.parents

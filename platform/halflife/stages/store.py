@@ -250,6 +250,10 @@ class Store:
             raise Corrupt(f"stage {stage.folder_name} is corrupt ({problem}): run the same command again")
         return read_points(attempt)
 
+    def retracted(self, stage: Stage) -> int:
+        """How many completions of a stage that has none standing were found corrupt."""
+        return sum(name.startswith("DONE") for name in files.names(self.home(stage)))
+
     def holder(self, stage: Stage) -> leases.Lease | None:
         """The lease on the stage, with its progress; None when there is none, or its holder has surely ended."""
         lease = leases.current(self.home(stage))

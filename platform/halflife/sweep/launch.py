@@ -216,6 +216,7 @@ def _report(
         stages=len(plan.stages),
         cached=len(plan.cached),
         run=len(ran),
+        elsewhere=len(plan.outcomes.keys() - plan.cached - ran),
         failed={_name(study, plan, key): why for key, why in plan.failures.items()},
         blocked={_name(study, plan, key): why for key, why in plan.blocked.items()},
         interrupted=interrupted,

@@ -29,6 +29,8 @@ class SweepReport:
     """Stages that were complete before."""
     run: int
     """Stages that this process has run to an outcome."""
+    elsewhere: int = 0
+    """Stages that other processes have run meanwhile."""
     failed: dict[str, str] = field(default_factory=dict)
     """Title and folder name of a stage, and why it failed."""
     blocked: dict[str, str] = field(default_factory=dict)
@@ -78,6 +80,7 @@ class SweepReport:
     def lines(self) -> Iterator[str]:
         """The summary for the terminal."""
         counts = [f"{self.run} stages run", f"{self.cached} cached"]
+        counts += [f"{self.elsewhere} run elsewhere meanwhile"] if self.elsewhere else []
         counts += [f"{len(self.failed)} failed"] if self.failed else []
         counts += [f"{len(self.blocked)} blocked"] if self.blocked else []
         yield f"{self.study}: {', '.join(counts)} of {self.stages}, in {duration(self.wall_seconds)}"

@@ -37,7 +37,8 @@ class Progression(_Drawn):
     """x, 2x+1: what is next? Numbers are written lowest digit first, the order in which a carry goes."""
 
     count: int = 240
-    """Nearly all there are: of fewer the rule is not found."""
+    """Nearly all there are. Held-out success at 60k and 2 million tokens: near 0.5 with 200 items, 0.54 to 0.75 with
+    240."""
 
     @property
     def name(self) -> str:

@@ -77,9 +77,9 @@ def train(
     """Train as `recipe` says, from a fresh rung or the checkpoint in `start`; returns the stage's summary.
 
     `measures` has a function of the model for each of the recipe's evaluations, `losses` those that are added to the
-    batch's. Leaves `final/` and
-    `snapshots/<name>/` in the context's folder, and while it runs `resume-<step>/` every `checkpoint_seconds`
-    of `clock`. A run resumed from one ends, on one CPU thread, in the same bits as an undisturbed run.
+    batch's. Leaves `final/` and `snapshots/<name>/` in the context's folder, and while it runs `resume-<step>/` every
+    `checkpoint_seconds` of `clock`. A run resumed from one ends, on one CPU thread, in the same bits as an undisturbed
+    run.
 
     Raises Diverged when a loss or the weights cease to be finite, UserError when the checkpoint does not fit.
     """

@@ -93,7 +93,7 @@ OBJECTIVES: list[Objective] = [
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: f"{o.name}-{getattr(o, 'chance', '')}")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(values=st.lists(st.floats(0.02, 0.97), min_size=3, max_size=6), hits=st.integers(0, 20), own=st.floats(0.5, 200))
 def test_derivatives_of_every_objective(objective: Objective, values: list[float], hits: int, own: float) -> None:
     value = np.array([values])

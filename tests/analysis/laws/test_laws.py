@@ -35,7 +35,7 @@ def inputs(law: Law, rng: np.random.Generator, n: int = 7) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_derivatives_are_those_of_the_value(name: str, seed: int) -> None:
     law, rng = LAWS[name], np.random.default_rng(seed)
@@ -61,7 +61,7 @@ def test_derivatives_are_those_of_the_value(name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("name", [n for n in NAMES if len(LAWS[n].evaluate(
     drawn(LAWS[n], np.random.default_rng(0)), inputs(LAWS[n], np.random.default_rng(0)))[2] or {})])  # fmt: skip
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_second_derivatives_are_those_of_the_first(name: str, seed: int) -> None:
     law, rng = LAWS[name], np.random.default_rng(seed)
@@ -94,7 +94,7 @@ def test_leading_axes_broadcast_and_the_docstring_says_what_the_law_is(name: str
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if LAWS[n].decays])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_at_its_half_life_a_law_is_half_of_what_it_was(name: str, seed: int) -> None:
     law = LAWS[name]

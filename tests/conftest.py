@@ -1,0 +1,21 @@
+"""What tests of several rooms share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.stages import s3
+
+settings.register_profile("shared cores", deadline=None)  # how long an example takes is other work's doing, too
+settings.load_profile("shared cores")
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """Address of a bucket on an S3 of our own, which the environment leads to; tests make folders in it."""
+    pytest.importorskip("moto", reason="moto[server] is a local S3 (make test installs it)")
+    with s3.serving():
+        yield s3.BUCKET
