@@ -38,6 +38,9 @@ from studies.soft_prompt_axis import brought_back
 NAME = "capability_decay"
 LEARNED = "criterion"
 """Snapshot of the trunk for the equal-strength arm."""
+ANNEALED = 0.3
+"""What is left of the rate when a trunk ends, and in every branch: at a trunk's full rate held-out success swings by a
+tenth and more from one evaluation to the next (120k, weight decay 2)."""
 RELEARNED = 0.95
 SELDOM = Geometric(dense=1, ratio=1.6)
 RARELY = Geometric(dense=1, ratio=4.0)
@@ -180,7 +183,7 @@ class Cell:
             Rung(size=self.size),
             self.mixture(self.before if learned else tuple(each for each in self.before if each in self.after)),
             tokens,
-            schedule=Schedule(warmup=0.02),
+            schedule=Schedule(shape="wsd", warmup=0.02, decay=0.3, final=ANNEALED),
             evaluations=self.evaluations(trunk_steps=tokens // self.settings.batch_tokens),
             snapshots=(Snapshot(name=LEARNED, when=criterion),) if learned else (),
         )
@@ -193,8 +196,7 @@ class Cell:
             start,
             everything if role == "positive" else self.mixture(self.after),
             self.settings.branch_tokens,
-            rate=treatment.learning_rate,
-            schedule=Schedule(shape="continue"),
+            rate=ANNEALED * treatment.learning_rate,
             evaluations=self.evaluations(),
         )
         train = replay(train, everything.sources, treatment.replay)

@@ -44,8 +44,8 @@ STRENGTHS = {
 """Of the regularizers beside it: lowest and highest strength, and whether it is drawn by its logarithm."""
 KINDS = ("none", *STRENGTHS)
 FAMILIES = ("A", "B", "C")
-RATES = (0.25, 2.0)
-"""Of the branch, as multiples of the trunk's rate."""
+RATES = (0.5, 4.0)
+"""Of the branch, as multiples of the rate that the trunk ends with."""
 BATCHES = (512, 1024, 2048)
 """Tokens a step in the branch."""
 DOUBLINGS = (-1, 1)
@@ -68,7 +68,7 @@ class Settings:
     """In the trunk, translations not counted."""
     trunk_tokens: int = 2_000_000
     """Length of the reference's trunk; the search halves and doubles it."""
-    branch_tokens: int = 400_000
+    branch_tokens: int = 600_000
     """Cap: the branch stops when the new language is learned."""
     criterion: float = 0.7
     """Success on the language at the drop, below which a setting had little to keep."""

@@ -60,4 +60,4 @@ def test_the_table_is_printed(tmp_path: Path):
     text = console.export_text()
     assert "nothing is run" in text
     assert "6 trials; 8 of 8 stages missing, 2 at once on cpu" in text
-    assert "assuming 25 GFLOP/s a slot" in text
+    assert "assuming 50 GFLOP/s a slot" in text

@@ -17,8 +17,9 @@ from halflife.sweep.place import Place
 from halflife.sweep.report import duration
 from halflife.sweep.study import Study
 
-ASSUMED_FLOPS = {"cpu": 25e9, "cuda": 100e12}
-"""FLOP/s of one slot where nothing has been measured: a core of a present-day server, a GPU at a modest utilisation."""
+ASSUMED_FLOPS = {"cpu": 50e9, "cuda": 100e12}
+"""FLOP/s of one slot where nothing has been measured: a core of a server (presets have measured 52 to 70 GFLOP/s on an
+AMD EPYC, evaluations included), a GPU at a modest utilisation."""
 STARTUP_SECONDS = 12.0
 """Ray, and the imports of the first stage."""
 _ANCESTORS = "ancestors"
