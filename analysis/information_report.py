@@ -144,9 +144,10 @@ def sentences(data: StudyData, prompts: pl.DataFrame) -> list[str]:
     """What opens the report: what elicitation takes beyond teaching, what each behaviour takes, null and detuning."""
     if prompts.is_empty():
         return ["The data cannot tell: no prompt was fitted and measured."]
+    several = prompts.filter(pl.col("k") > 0)["k"].n_unique() > 1  # a single k tells no more than that it was enough
     found = [
-        _beyond(prompts),
-        *_taken(information.distance_table(prompts)),
+        *([_beyond(prompts), *_taken(information.distance_table(prompts))] if several else []),
+        *_searched(data),
         _null(data, prompts),
         _detuned(data, prompts),
         *_fragile(data),
@@ -236,6 +237,21 @@ def _taken(table: pl.DataFrame) -> list[str]:
         ]  # fmt: skip
         head = f"Tokens that close half of the gap (C){at_size(str(series))}: "
         said.append(f"{head}{listed(each)}.")
+    return said
+
+
+def _searched(data: StudyData) -> list[str]:
+    """C by bisection, in one sentence a series, from what takes least."""
+    table, aim = amounts.search_table(amounts.searched(data), data.declaration.settings), amounts.aim(data)
+    if table.is_empty():
+        return []
+    said, most = [], max(data.declaration.settings["tokens"])
+    for (series,), part in table.filter(model="present").sort("c").group_by(["series"], maintain_order=True):
+        each = [
+            f"{row['behaviour']} {row['c']:g}" if np.isfinite(row["c"]) else f"{row['behaviour']} not by {most}"
+            for row in part.iter_rows(named=True)
+        ]
+        said.append(f"Fewest tokens to {aim:g} nats a token, medians over seeds{at_size(str(series))}: {listed(each)}.")
     return said
 
 

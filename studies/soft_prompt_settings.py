@@ -277,9 +277,8 @@ def declare(
             ),
         ),
         figures=(
-            "soft_prompts",
-            "distances",
-            "restarts",
+            *(("soft_prompts", "distances") if len(set(settings.tokens) - {0}) > 1 else ()),
+            *(("restarts",) if settings.restarts > 1 else ()),
             *(("amounts",) if settings.bits or settings.subspaces else ()),
             *(("fragility",) if settings.fragility else ()),
         ),
@@ -322,7 +321,7 @@ PRESETS = {
         ),
     ),
     "fragility": Preset(
-        summary="About twenty minutes on 2 CPU cores (not run whole yet): are behaviours that take little information "
+        summary="About 25 minutes on 2 CPU cores: are behaviours that take little information "
         "fragile? 22 of them x 3 seeds at 60k, at one loss, one k and one norm of noise; C to one token.",
         settings=Settings(
             sizes=("60k",), seeds=3, tokens=(0, 16), restarts=1, behaviours=FRAGILE, fragility=True, matched=1.0,

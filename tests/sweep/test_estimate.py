@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
 
+from halflife.stages.base import Cost
 from halflife.stages.plan import Plan
 from halflife.stages.run import run_stage
 from halflife.stages.store import Store
 from halflife.sweep import estimate as estimating
 from halflife.sweep.estimate import STARTUP_SECONDS, estimate
 from halflife.sweep.place import Place
+from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study
 
 
@@ -46,6 +50,22 @@ def test_speed_is_measured_on_what_is_complete(tmp_path: Path):
     found = estimate(*prepared(tmp_path, completed=2))
     assert found.measured == 6
     assert found.seconds == pytest.approx(6 * 0.02 / 2 + STARTUP_SECONDS, rel=0.5, abs=0.2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenless(Fake):
+    kind: ClassVar[str] = "tokenless"
+
+    @property
+    def cost(self) -> Cost:
+        return replace(super().cost, tokens=0)
+
+
+def test_complete_stages_that_train_no_tokens_have_a_speed_too(tmp_path: Path):
+    store, stage = Store(tmp_path), Tokenless(name="a")
+    run_stage(stage, store)
+    speeds = estimating.measured_speeds(Plan([stage], store))
+    assert speeds == {("tokenless", None): pytest.approx(1e6, rel=0.5)}
 
 
 def test_a_complete_study_takes_no_time(tmp_path: Path):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
@@ -10,6 +12,7 @@ from halflife.stages.base import Outcome, Progress
 from halflife.stages.plan import Plan
 from halflife.stages.store import Store
 from halflife.sweep.live import View
+from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study
 
 
@@ -67,6 +70,26 @@ def test_the_end_is_estimated_from_the_work_done_so_far(tmp_path: Path):
     assert setting.view.seconds_left(half) == pytest.approx(110.0)  # half a stage of six in 10 s
     setting.plan.completed(first.key, Outcome(status="complete", attempt="a", summary={}))
     assert setting.view.seconds_left([]) == pytest.approx(50.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slow(Fake):
+    """As many FLOPs as a Fake, in ten times its time."""
+
+    kind: ClassVar[str] = "slow"
+
+
+def test_sorts_that_work_at_other_speeds_are_weighed_by_them(tmp_path: Path):
+    setting = Setting(tmp_path)
+    setting.plan.add([Slow(name="c"), Slow(name="d")], Store(tmp_path))
+    while stage := setting.plan.take():
+        setting.view.refresh()
+        setting.clock.now += 10.0 if stage.kind == "slow" else 1.0
+        if not (isinstance(stage, Slow) and stage.name == "d"):
+            summary = {"seconds_training": 10.0 if stage.kind == "slow" else 1.0, "tokens": 5}
+            setting.plan.completed(stage.key, Outcome(status="complete", attempt="a", summary=summary))
+    setting.clock.now = 16.0  # as long as the six others and one slow stage took
+    assert setting.view.seconds_left([]) == pytest.approx(10.0)
 
 
 def test_blocked_work_is_not_waited_for(tmp_path: Path):

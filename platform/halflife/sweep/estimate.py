@@ -63,9 +63,9 @@ def estimate(study: Study, plan: Plan, place: Place) -> Estimate:
     missing = [stage for stage in plan.missing if stage.key not in plan.blocked]
     shares = place.shares(missing)
     slots = place.slots(shares.values())
-    speeds = _speeds(plan)
+    speeds = measured_speeds(plan)
     assumed = ASSUMED_FLOPS[place.actual_device]
-    seconds = {stage.key: stage.cost.flops / speeds.get(_sort(stage), assumed) for stage in missing}
+    seconds = {stage.key: stage.cost.flops / speeds.get(sort_of(stage), assumed) for stage in missing}
     phases: dict[str, Row] = {}
     for stage in plan.stages.values():
         users = study.users.get(stage.key)
@@ -83,7 +83,7 @@ def estimate(study: Study, plan: Plan, place: Place) -> Estimate:
         phases=phases,
         slots=slots,
         seconds=wall,
-        measured=sum(_sort(stage) in speeds for stage in missing),
+        measured=sum(sort_of(stage) in speeds for stage in missing),
         memory_bytes=sum(largest[:slots]),
         disk_bytes=sum(stage.cost.disk_bytes for stage in missing),
     )
@@ -127,12 +127,12 @@ def show(study: Study, plan: Plan, place: Place, console: Console) -> None:
         )
 
 
-def _sort(stage: Stage) -> tuple[Any, ...]:
+def sort_of(stage: Stage) -> tuple[Any, ...]:
     """Stages of one sort are taken to run at the same FLOP/s."""
     return stage.kind, getattr(stage, "architecture", None)
 
 
-def _speeds(plan: Plan) -> dict[tuple[Any, ...], float]:
+def measured_speeds(plan: Plan) -> dict[tuple[Any, ...], float]:
     """FLOP/s, evaluations included, of complete stages by sort."""
     flops: defaultdict[tuple[Any, ...], float] = defaultdict(float)
     seconds: defaultdict[tuple[Any, ...], float] = defaultdict(float)
@@ -140,12 +140,11 @@ def _speeds(plan: Plan) -> dict[tuple[Any, ...], float]:
         stage, summary = plan.stages[key], outcome.summary
         spent = (summary.get("seconds_training") or 0.0) + (summary.get("seconds_evaluating") or 0.0)
         if outcome.status == "complete" and spent > 0:
-            part = min(
-                1.0, (summary.get("tokens") or stage.cost.tokens) / stage.cost.tokens
-            )  # it may have stopped early
-            flops[_sort(stage)] += stage.cost.flops * part
-            seconds[_sort(stage)] += spent
-    return {sort: flops[sort] / seconds[sort] for sort in flops}
+            tokens = summary.get("tokens") or stage.cost.tokens
+            part = tokens / stage.cost.tokens if stage.cost.tokens else 1.0  # it may have stopped early
+            flops[sort_of(stage)] += stage.cost.flops * min(1.0, part)
+            seconds[sort_of(stage)] += spent
+    return {sort: flops[sort] / seconds[sort] for sort in flops if flops[sort]}
 
 
 def _longest_chain(missing: Iterable[Stage], seconds: dict[str, float]) -> float:

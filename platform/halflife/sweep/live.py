@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from statistics import fmean
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -15,6 +16,7 @@ from rich.text import Text
 from halflife.stages.base import Progress, Stage
 from halflife.stages.plan import Plan
 from halflife.stages.store import Store
+from halflife.sweep.estimate import measured_speeds, sort_of
 from halflife.sweep.report import duration
 
 _TERMINAL_SECONDS, _PLAIN_SECONDS = 0.5, 15.0
@@ -97,20 +99,24 @@ class View:
         return " · ".join([search, *counts] if search else counts)
 
     def seconds_left(self, running: list[tuple[Stage, Progress]]) -> float | None:
-        """From the FLOPs done since the first stage began; None until there is something to go by."""
-        plan = self._plan
+        """From the work done since the first stage began; None until there is something to go by.
+
+        Work is FLOPs over the speed at which complete stages of the sort did theirs: training, prompts and searches
+        differ tenfold."""
+        plan, speeds = self._plan, measured_speeds(self._plan)
+        usual = fmean(speeds.values()) if speeds else 1.0
+
+        def work(stage: Stage) -> float:
+            return stage.cost.flops / speeds.get(sort_of(stage), usual)
+
         left = sum(
-            stage.cost.flops
-            for stage in plan.missing
-            if stage.key not in plan.blocked and stage.key not in plan.failures
+            work(stage) for stage in plan.missing if stage.key not in plan.blocked and stage.key not in plan.failures
         )
-        under_way = sum(
-            stage.cost.flops * progress.done / progress.total for stage, progress in running if progress.total
-        )
-        done = under_way + sum(plan.stages[key].cost.flops for key in plan.outcomes.keys() - plan.cached)
+        under_way = sum(work(stage) * progress.done / progress.total for stage, progress in running if progress.total)
+        done = under_way + sum(work(plan.stages[key]) for key in plan.outcomes.keys() - plan.cached)
         if self._began is None or done <= 0:
             return None
-        return (left - under_way + self._flops_ahead()) * (self._clock() - self._began) / done
+        return (left - under_way + self._flops_ahead() / usual) * (self._clock() - self._began) / done
 
     def _head(self, running: list[tuple[Stage, Progress]]) -> Text:
         return Text(self.line(running), style="bold")
