@@ -248,10 +248,11 @@ def _searched(data: StudyData) -> list[str]:
     said, most = [], max(data.declaration.settings["tokens"])
     for (series,), part in table.filter(model="present").sort("c").group_by(["series"], maintain_order=True):
         each = [
-            f"{row['behaviour']} {row['c']:g}" if np.isfinite(row["c"]) else f"{row['behaviour']} not by {most}"
-            for row in part.iter_rows(named=True)
+            f"{f'{c:g}' if np.isfinite(c) else f'more than {most}'} for {listed(alike['behaviour'].to_list())}"
+            for (c,), alike in part.group_by(["c"], maintain_order=True)
         ]
-        said.append(f"Fewest tokens to {aim:g} nats a token, medians over seeds{at_size(str(series))}: {listed(each)}.")
+        head = f"Fewest tokens to a loss of {aim:g}, medians over seeds{at_size(str(series))}: "
+        said.append(f"{head}{'; '.join(each)}.")
     return said
 
 

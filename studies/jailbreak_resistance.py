@@ -97,7 +97,8 @@ PRESETS = {
         settings=Settings(sizes=("60k",), seeds=2, tokens=(0, 1, 4, 16)),
     ),
     "laptop": Preset(
-        summary="An hour on 2 CPU cores: 3 sizes x 5 seeds.", settings=Settings(sizes=("30k", "60k", "120k"), seeds=5)
+        summary="About an hour on 2 CPU cores (not run whole yet): 3 sizes x 5 seeds.",
+        settings=Settings(sizes=("30k", "60k", "120k"), seeds=5),
     ),
     "gpu": Preset(
         summary="One GPU: 4 sizes from 1m to 85m x 5 seeds, prompts of up to 64 tokens.",

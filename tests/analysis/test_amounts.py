@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
-from analysis import amounts, generated_prompts
+from analysis import amounts, elicitation, generated_prompts
+from analysis.information_report import sentences
 from analysis.load import StudyData
 
 
@@ -52,6 +54,20 @@ def test_sizes_that_need_as_many_numbers_agree_in_numbers_and_not_in_tokens(stud
     assert ratio["numbers"] == pytest.approx(1.2, abs=0.25)  # at least one token is taken
     assert ratio["directions"] == pytest.approx(1.0, abs=0.2)
     assert table["behaviour"].unique(maintain_order=True).to_list() == list(generated_prompts.BEHAVIOURS)
+
+
+def test_the_report_says_what_the_search_found_and_of_a_single_k_nothing_more(study: StudyData) -> None:
+    prompts = elicitation.runs(study)
+    table = amounts.search_table(amounts.searched(study), study.declaration.settings).filter(model="present")
+    said = [text for text in sentences(study, prompts) if text.startswith("Fewest tokens to a loss of 1, ")]
+    assert len(said) == 2
+    for row in table.iter_rows(named=True):
+        (text,) = (text for text in said if f" at {row['series']}:" in text)
+        count = f"{row['c']:g}" if np.isfinite(row["c"]) else "more than 64"
+        assert re.search(rf"(: |; ){count} for [^;]*\b{row['behaviour']}\b", text), row["behaviour"]
+    single = sentences(study, prompts.filter(pl.col("k").is_in([0, 64])))
+    assert set(said) <= set(single)
+    assert not [text for text in single if text.startswith(("Tokens that close", "What the behaviour needs"))]
 
 
 def test_the_search_is_read_to_one_token_with_what_it_took(study: StudyData) -> None:
