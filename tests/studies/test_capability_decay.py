@@ -239,7 +239,8 @@ def test_a_whole_run_finds_a_dropped_skill_fading_a_kept_one_staying_and_an_unse
     command = [
         sys.executable, "studies/capability_decay.py", "smoke", "--results", str(tmp_path), "--families", "B",
         "--focus", "B", "--languages", "2", "--modulus", "5", "--seeds", "1", "--trunk-tokens", "900000",
-        "--branch-tokens", "200000", "--criterion", "0.4", "--interventions", "none", "l2sp-1000000",
+        "--branch-tokens", "300000", "--learning-rates", "10", "--criterion", "0.4",
+        "--interventions", "none", "l2sp-1000000",
         "--trunk-regularizers", "weight-decay-0.1", "--branch-regularizers", "weight-decay-0.1",
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": "platform:."}
@@ -259,7 +260,7 @@ def test_a_whole_run_finds_a_dropped_skill_fading_a_kept_one_staying_and_an_unse
         return row["first"].item() / 20, row["value"].item() / 20
 
     assert share("treatment")[0] >= 0.8
-    assert share("treatment")[1] <= share("treatment")[0] - 0.2
+    assert share("treatment")[1] <= share("treatment")[0] - 0.5
     assert share("positive")[1] >= 0.8
     assert share("treatment", "l2sp-1000000")[1] == share("treatment")[0]
     assert share("absent")[0] <= 0.4
