@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from analysis.conditions import FAMILY, MEASURE, conditions, families, missed
@@ -143,16 +142,20 @@ def _few(seeds: int) -> str:
 
 
 def overlap(data: StudyData) -> str:
-    """The slope of mean retention over each dial of overlap, one fit a seed, then over seeds."""
+    """The slope of mean retention over each dial of overlap within a size, one fit a seed, then over seeds: a dial that
+    is turned at one size only must not be compared with other sizes."""
     table = overlap_table(data)
     parts = []
     for part in table.partition_by("dial", maintain_order=True) if not table.is_empty() else ():
-        slopes = []
-        for own in part.drop_nulls("area").partition_by("seed"):
-            x, y = own["value"].to_numpy(), own["area"].to_numpy()
-            if np.unique(x).size > 1:
-                slopes.append(float(np.polyfit(x, y, 1)[0]))
-        found = t_interval(slopes)
+        within = [pl.col(name) - pl.col(name).mean().over("seed", "size") for name in ("value", "area")]
+        slopes = (
+            part.drop_nulls("area")
+            .with_columns(within)
+            .group_by("seed", maintain_order=True)
+            .agg(across=pl.col("value").dot("value"), along=pl.col("value").dot("area"))
+            .filter(pl.col("across") > 1e-12)
+        )
+        found = t_interval((slopes["along"] / slopes["across"]).to_list())
         name = part["label"][0]
         if found is None:
             parts.append(f"{name}: cannot be told, no seed has mean retention at two values")

@@ -38,7 +38,7 @@ CAPTION = (
 )
 COLUMNS = {
     SAID: "said", "shots": "few shots", "choice": "forced\nchoice", LAYER: "linear\nprobe", SAVING: "relearning",
-    "gated": "scrambled ↔ gated",
+    "gated": "scrambled\n↔ gated",
 }  # fmt: skip
 LOW, HIGH = -0.3, 1.25
 MARKS = dict(zip(QUANTILES, ("^", "o", "s"), strict=True))

@@ -17,7 +17,7 @@ from analysis.design import controls
 from analysis.effects import effects
 from analysis.erasure import READINGS, by_condition, depth_rows, main_rows, saving, shares
 from analysis.export import write_tables
-from analysis.family_answer import family_answer
+from analysis.family_answer import family_answer, overlap
 from analysis.figures.family import family_table
 from analysis.figures.languages import languages_table
 from analysis.figures.overlap import overlap_table
@@ -270,3 +270,18 @@ def test_the_probed_layer_is_the_one_with_most_over_the_control(families):
     found = shares(replace(one, points=first)).filter(pl.col("reading") == "layer")
     assert set(found["detail"]) == {"4"}
     assert set(found["kind"]) == {"observed"}
+
+
+def test_a_dial_turned_at_one_size_is_not_compared_with_other_sizes(families, monkeypatch):
+    rng = np.random.default_rng(7)
+    level = {"60k": 0.9, "120k": 0.7, "240k": 0.5}
+    rows = [
+        {"dial": "d", "label": "Shared rule", "value": value, "size": size, "seed": seed, "area": level[size] + noise}
+        for seed, noise in enumerate(rng.normal(0, 0.001, 5))
+        for size, value in (("60k", 1.0), ("120k", 1.0), ("240k", 1.0), ("240k", 0.0))
+    ]
+    monkeypatch.setattr("analysis.family_answer.overlap_table", lambda data: pl.DataFrame(rows))
+    assert "shared rule, from none to all: the data cannot tell, mean retention +0.00 [" in overlap(families)
+    turned = [{**row, "area": row["area"] + 0.1 * row["value"]} for row in rows]
+    monkeypatch.setattr("analysis.family_answer.overlap_table", lambda data: pl.DataFrame(turned))
+    assert "from none to all: lasts longer, mean retention +0.10 [" in overlap(families)
