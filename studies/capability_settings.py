@@ -280,11 +280,11 @@ PRESETS = {
         ),
     ),
     "demo": Preset(
-        summary="Nine minutes on 2 CPU cores: families A and C, 2 sizes x 2 seeds, all controls.",
+        summary="About ten minutes on 2 CPU cores: families A and C, 2 sizes x 2 seeds, all controls.",
         settings=Settings(families=("A", "C"), sizes=("60k", "120k"), seeds=2, relearn_examples=(8,)),
     ),
     "laptop": Preset(
-        summary="An hour on 2 CPU cores: families A to D, 3 sizes x 5 seeds; in one "
+        summary="70 minutes on 2 CPU cores: families A to D, 3 sizes x 5 seeds; in one "
         "family weight decay of the trunk x of the branch, and in one the dropped language's overlap with the others.",
         settings=Settings(
             sizes=("60k", "120k", "240k"),
