@@ -159,6 +159,25 @@ def _typed(values: Sequence[str | None], parse: bool) -> pl.Series:
     return pl.Series(list(values), dtype=pl.String)
 
 
+SPENT = ("sweep/stages_run", "sweep/wall_seconds", "sweep/compute_seconds")
+CACHED = "sweep/stages_cached"
+
+
+def _totals(points: pl.DataFrame) -> dict[str, float]:
+    """The sweep's own numbers, of which every run of its command has written some: what the runs spent is summed, what
+    was there already is the first one's, all else the last one's."""
+    totals: dict[str, float] = {}
+    for key, value in points.sort("step", maintain_order=True).select(pl.col("key").cast(pl.String), "value").rows():
+        if key in SPENT:
+            totals[key] = totals.get(key, 0.0) + value
+        elif key not in totals or key != CACHED:
+            totals[key] = value
+    computing, wall, slots = (totals.get(f"sweep/{name}") for name in ("compute_seconds", "wall_seconds", "slots"))
+    if "sweep/efficiency" in totals and computing is not None and wall and slots:
+        totals["sweep/efficiency"] = computing / (slots * wall)
+    return totals
+
+
 def _points(
     store: Store, cache: Cache, parent: Run, runs: Sequence[Run], metric: Callable[[str], str]
 ) -> tuple[pl.DataFrame, dict[str, float]]:
@@ -187,8 +206,7 @@ def _points(
         .agg(pl.col("first").first(), pl.len().alias("count"))
         .with_columns(pl.col("run", "key").cast(pl.String))
     )
-    own_totals = series.filter(pl.col("run") == parent.id)
-    totals = dict(zip(own_totals["key"], points["value"].gather(own_totals["first"]), strict=True))
+    totals = _totals(points.filter(pl.col("run").cast(pl.String) == parent.id))
 
     names = series.select(pl.col("key").unique())
     names = names.with_columns(said=pl.col("key").map_elements(metric, return_dtype=pl.String))

@@ -118,6 +118,13 @@ def check_settings(settings: Settings) -> None:
     for flag in ("seeds", "sequence_length", "batch_tokens", "trials", "shots", "rate"):
         if getattr(settings, flag) <= 0:
             raise UserError(f"--{_flag(flag)} {getattr(settings, flag)}: expected a positive number")
+    if settings.languages < 2:
+        raise UserError(f"--languages {settings.languages}: expected at least 2, one to drop and one that stays")
+    if settings.batch_tokens < settings.sequence_length:
+        raise UserError(
+            f"--batch-tokens {settings.batch_tokens}: expected at least one sequence of {settings.sequence_length} "
+            "(--sequence-length)"
+        )
     for flag in ("trunk_tokens", "branch_tokens", "relearn_tokens"):
         if getattr(settings, flag) < settings.batch_tokens:
             raise UserError(

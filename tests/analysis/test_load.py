@@ -116,8 +116,27 @@ def test_artifacts_are_found_when_the_results_folder_was_moved(tmp_path):
 
 
 def test_totals_are_the_parents_own_metrics(small):
-    assert small.totals["sweep/efficiency"] == 0.87
+    assert small.totals["sweep/efficiency"] == pytest.approx(0.87, abs=1e-3)
     assert "sweep/efficiency" not in set(small.points["name"])
+
+
+def test_totals_of_a_sweep_that_went_on_add_what_its_runs_spent(tmp_path):
+    uri = planted.write(tmp_path, TINY)
+    connection = sqlite3.connect(tmp_path / "mlflow.db")
+    (run,) = connection.execute("SELECT run_uuid FROM metrics WHERE key = 'sweep/slots'").fetchone()
+    later = {"wall_seconds": 820.0, "compute_seconds": 1467.0, "stages_run": 8.0, "stages_cached": 412.0, "slots": 2.0,
+             "efficiency": 0.89, "tokens_trained": 1.2e9}  # fmt: skip
+    rows = [(run, f"sweep/{name}", value, 2_000_000, 9, False) for name, value in later.items()]
+    connection.executemany(
+        "INSERT INTO metrics (run_uuid, key, value, timestamp, step, is_nan) VALUES (?, ?, ?, ?, ?, ?)", rows
+    )
+    connection.commit()
+    connection.close()
+    totals = load_study(uri, TINY.study).totals
+    assert {name: totals[f"sweep/{name}"] for name in later} == {
+        "wall_seconds": 4000.0, "compute_seconds": 7000.0, "stages_run": 420.0, "stages_cached": 0.0, "slots": 2.0,
+        "efficiency": 7000 / 8000, "tokens_trained": 1.2e9,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a database"])

@@ -209,7 +209,9 @@ def test_the_equal_strength_arm_forks_where_the_criterion_was_reached(results: P
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"languages": 1}, "of 1 languages given: expected 2 to 10"),
+        ({"languages": 0}, "--languages 0: expected at least 2"),
+        ({"languages": 1}, "--languages 1: expected at least 2"),
+        ({"batch_tokens": 7}, "--batch-tokens 7: expected at least one sequence of 32"),
         ({"languages": 11}, "expected 2 to 10"),
         ({"replay": (0.0, 1.5)}, "--replay 1.5: expected shares from 0 to 1"),
         ({"rule_overlap": (-0.1,)}, "--rule-overlap -0.1: expected shares from 0 to 1"),

@@ -122,7 +122,8 @@ def _connect(**settings: Any) -> None:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **settings)
     except Exception as error:
         cause = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"Ray does not start: {cause[:300]}") from error
+        advice = "; on a busy machine that passes: the same command goes on" if "timed out" in cause else ""
+        raise UserError(f"Ray does not start: {cause[:300]}{advice}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place, which prints and ends the process
 

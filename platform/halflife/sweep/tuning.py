@@ -209,7 +209,7 @@ class PlanSearcher(Searcher):
 
 
 class _Watcher(tune.Callback):
-    """Tells the searcher why a stage failed, and the live view that time has passed."""
+    """Tells the searcher why a stage failed, and the live view that time has passed. Frees what nobody reads again."""
 
     def __init__(
         self, searcher: PlanSearcher, refresh: Callable[[], None], retried: Callable[[Stage, str], None]
@@ -218,6 +218,14 @@ class _Watcher(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._refresh()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune keeps each trial to the end, with its result and statistics of it: most of what a stage leaves here."""
+        kept = trial.run_metadata
+        kept.last_result = {}
+        kept.metric_analysis.clear()
+        kept.metric_n_steps.clear()
+        kept.invalidate_cache()
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._retried(trial.config["task"].stage, _reason(trial))
