@@ -206,7 +206,7 @@ def _points(
         .agg(pl.col("first").first(), pl.len().alias("count"))
         .with_columns(pl.col("run", "key").cast(pl.String))
     )
-    totals = _totals(points.filter(pl.col("run").cast(pl.String) == parent.id))
+    totals = _totals(points.filter(pl.col("run") == parent.id))  # categories are compared, not a million strings
 
     names = series.select(pl.col("key").unique())
     names = names.with_columns(said=pl.col("key").map_elements(metric, return_dtype=pl.String))
