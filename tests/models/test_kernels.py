@@ -81,3 +81,28 @@ def test_values_are_passed_on_unrotated():
     qkv = torch.randn(2, 5, 3, 2, 8)
     _, _, v = kernels.rotate_qkv(qkv, kernels.turns(5, 2, 8, 10_000.0, qkv))
     assert torch.equal(v, qkv[:, :, 2].transpose(1, 2))
+
+
+@given(probability=st.sampled_from((0.02, 0.1, 0.2, 0.5, 0.9)), seed=st.integers(0, 1000))
+@settings(max_examples=20)
+def test_dropout_drops_the_share_asked_for_everywhere_alike_and_keeps_the_mean(probability, seed):
+    torch.manual_seed(seed)
+    x = torch.ones(4001, 25, requires_grad=True)
+    y = kernels.dropout(x, probability)
+    error = (probability * (1 - probability)) ** 0.5
+    shares = (y == 0).float().mean(0)  # neighbours share a drawn word: no column may differ
+    assert (shares - probability).abs().max() < 5 * error / 4001**0.5
+    assert torch.allclose(y[y > 0], torch.tensor(1 / (1 - probability)), rtol=1e-3)
+    pairs = ((y[:, 1:] == 0) & (y[:, :-1] == 0)).float().mean()
+    assert abs(float(pairs) - probability**2) < 5 * probability / (4001 * 24) ** 0.5
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+
+
+def test_dropout_of_the_same_seed_is_the_same():
+    x, found = torch.randn(3, 7), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(kernels.dropout(x, 0.5))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])

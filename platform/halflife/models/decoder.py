@@ -76,9 +76,12 @@ class Block(nn.Module):
         else:
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         attended = attended.transpose(1, 2).flatten(2)
-        x = x + F.dropout(self.out(attended), self.dropout, self.training)
+        x = x + self._dropped(self.out(attended))
         gated = kernels.swiglu(self.gate_up(self.mlp_norm(x)))
-        return x + F.dropout(self.down(gated), self.dropout, self.training)
+        return x + self._dropped(self.down(gated))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return kernels.dropout(x, self.dropout) if self.training and self.dropout else x
 
 
 def rows_at(x: Tensor, columns: Tensor) -> Tensor:

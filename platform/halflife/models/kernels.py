@@ -1,4 +1,4 @@
-"""The decoder's four operations as they are fastest on a CPU; elsewhere, torch's own.
+"""The decoder's operations as they are fastest on a CPU; elsewhere, torch's own.
 
 On one core of a machine with AVX-512 the products go through oneDNN, which uses it on every maker's processors, at
 about twice the rate of MKL, which does not; normalisation, rotation and gating have a backward pass written out,
@@ -78,6 +78,16 @@ def rotate_qkv(qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return _RotateQKV.apply(qkv, torch.view_as_complex(turns))
 
 
+def dropout(x: Tensor, probability: float) -> Tensor:
+    """x with elements set to 0 at random and the others scaled up, so that the mean stays (arXiv 1207.0580).
+
+    `probability` is met to 1 / 131,072. Draws from torch's generator.
+    """
+    if plain(x):
+        return F.dropout(x, probability)
+    return _Dropout.apply(x, probability)
+
+
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """x (n, i) times weight (o, i), transposed, by oneDNN."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
@@ -144,6 +154,22 @@ class _SwiGLU(torch.autograd.Function):
         torch.mul(gradients[0], activated, out=to_up)
         torch.ops.aten.silu_backward.grad_input(gradients[0] * up, gate, grad_input=to_gate)
         return result
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, probability: float) -> Tensor:
+        # torch draws one random number an element, which costs more than the products around it; 16 bits do
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        dropped = round(probability * 65536)
+        kept = words.view(torch.int16)[: x.numel()].view(x.shape).to(x.dtype).ge_(dropped - 32768)
+        mask = kept.mul_(65536 / max(1, 65536 - dropped))
+        ctx.save_for_backward(mask)
+        return x * mask
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.saved_tensors[0], None
 
 
 class _RotateQKV(torch.autograd.Function):

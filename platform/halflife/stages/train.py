@@ -71,7 +71,7 @@ class Train(Stage):
     """
 
     kind: ClassVar[str] = "train"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # 3: masks of dropout are drawn by 16 bits
 
     start: Rung | Released | Checkpoint
     mixture: Mixture
