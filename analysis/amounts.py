@@ -119,6 +119,7 @@ def compared(data: StudyData) -> pl.DataFrame:
     `low`, `high`, `reached`, `seeds`; infinite where it was not reached, and `last`, the most that was tried. Empty
     where neither bits nor directions were measured."""
     bits, few = bits_table(data), directions_table(in_subspaces(data))
+    rows = [frame for frame in (quantised(data), in_subspaces(data)) if frame.height]
     if bits.is_empty() and few.is_empty():
         return pl.DataFrame()
     prompts = elicitation.runs(data).filter(pl.col("model") == "present")
@@ -126,7 +127,7 @@ def compared(data: StudyData) -> pl.DataFrame:
     if "c" not in taken.columns:
         return pl.DataFrame()
     by, width = ["behaviour", "series"], (pl.col("numbers") / pl.col("k")).median()
-    widths = prompts.filter(pl.col("k") > 0).group_by(by).agg(width=width)
+    widths = pl.concat([frame.select(*by, "numbers", "k") for frame in rows]).group_by(by).agg(width=width)
     taken = taken.drop_nulls("c").drop("numbers")
     tokens = taken.join(widths, on=by, maintain_order="left").rename({"c": "estimate"})
     tokens = tokens.with_columns(low="c_low", high="c_high", last=pl.col("last_k").cast(pl.Float64))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from analysis.check import Check
-from analysis.conditions import is_family_study
+from analysis.conditions import FAMILY, is_family_study
 from analysis.design import REPLICATES, control_label, controls, described, reference, vocabulary
 from analysis.family_checks import criterion, family_checks
 from analysis.load import StudyData
@@ -33,7 +33,7 @@ def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
         _others_implanted(data, drop, words, criterion(data) if families else SUCCESS_AT_DROP),
         None if families else _clean_loss(data),
         _controls_present(data),
-        _never_implanted(data, drop),
+        _never_had(data, drop, words),
         _positive(curves, words, criterion(data) if families else KEPT),
         _absent(curves, words),
         _extinction(data, curves),
@@ -170,22 +170,23 @@ def _controls_present(data: StudyData) -> Check:
     )  # fmt: skip
 
 
-def _never_implanted(data: StudyData, drop: pl.DataFrame) -> Check:
+def _never_had(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
     """A trunk counts once, however many branches it has; a branch that is blocked for want of a snapshot counts too."""
     trials = described(data).filter(pl.col("role") == "treatment")
     phase = data.declaration.outcomes[0].phase
     outcome = pl.col(f"outcome_{phase}") if f"outcome_{phase}" in trials.columns else pl.lit(None, dtype=pl.String)
     trunk = pl.col("stage_trunk") if "stage_trunk" in trials.columns else pl.col("trial")
     measured = drop.drop_nulls("success").select("trial", "implanted")
+    which = [FAMILY, "size", "seed"] if FAMILY in trials.columns else ["size", "seed"]
     table = trials.join(measured, on="trial", how="left").select(
-        "size", "seed", trunk.alias("trunk"), "implanted",
+        *which, trunk.alias("trunk"), "implanted",
         missed=outcome.str.contains("never reached").fill_null(False),
     )  # fmt: skip
     # Of the branches of a trunk one that had the skill is enough; the others may have forked before it was there.
     trunks = (
-        table.group_by("trunk", "size", "seed")
+        table.group_by("trunk", *which)
         .agg(pl.col("implanted").drop_nulls().max(), pl.col("missed").any())
-        .sort("size", "seed")
+        .sort(which)
     )
     failed = trunks.filter(pl.col("implanted").eq_missing(False))
     missed = trunks.filter(pl.col("missed") & pl.col("implanted").ne_missing(False))
@@ -193,14 +194,19 @@ def _never_implanted(data: StudyData, drop: pl.DataFrame) -> Check:
     if missed.height:
         found += f"; {missed.height} never reached the strength at which a branch was to fork{_cells(missed)}"
     return Check(
-        name="Trunks that never implanted", expected=f"none with success below {LEAST_SUCCESS:g} at the drop",
+        name=f"Trunks that never had the {words['skill']}",
+        expected=f"none with success below {LEAST_SUCCESS:g} at the drop",
         found=found, passed=failed.is_empty(),
     )  # fmt: skip
 
 
 def _cells(trunks: pl.DataFrame) -> str:
-    which = ", ".join(f"{size} seed {seed}" for size, seed in trunks.select("size", "seed").iter_rows())
-    return f": {which}" if which else ""
+    """": 30k seed 1, ...", in a study of families ": family B 30k seed 1, ..."."""
+    shown = [
+        (f"family {row[FAMILY]} " if FAMILY in row else "") + f"{row['size']} seed {row['seed']}"
+        for row in trunks.iter_rows(named=True)
+    ]
+    return f": {', '.join(shown)}" if shown else ""
 
 
 def _at_end(curves: pl.DataFrame, role: str) -> pl.DataFrame:

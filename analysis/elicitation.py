@@ -32,6 +32,8 @@ WARM = "warm"
 """The phase in which each k is fitted again from a smaller one."""
 CLOSED = 0.5
 """Share of the gap between no prompt and the best one that the default threshold asks to be closed."""
+LEAST_GAIN = 0.05
+"""Nats a token below which the gain of a single seed, of which nothing else is known, is not told from noise."""
 TOLERANCE = 0.05
 """Share of that gap by which the loss at saturation may lie above the best."""
 
@@ -239,7 +241,7 @@ def default_threshold(best: pl.DataFrame) -> float | None:
 
 def gains(best: pl.DataFrame) -> bool:
     """Whether the most tokens do better than the fewest, paired by seed and series; one pair by its standard errors,
-    and where it has none it is taken at its word."""
+    and where it has none by LEAST_GAIN."""
     ends = best.sort("k").group_by("seed", "series").agg(
         gain=pl.col("loss").first() - pl.col("loss").last(),
         error=(pl.col("loss_se").first() ** 2 + pl.col("loss_se").last() ** 2).sqrt()
@@ -249,7 +251,9 @@ def gains(best: pl.DataFrame) -> bool:
     if ends.height == 1 and ends["error"][0] is not None:
         return ends["gain"][0] > Z * ends["error"][0]
     found = t_interval(ends["gain"])
-    return found is not None and (found.low if found.low is not None else found.estimate) > 0
+    if found is None:
+        return False
+    return found.low > 0 if found.low is not None else found.estimate > LEAST_GAIN
 
 
 def distances(best: pl.DataFrame, threshold: float) -> list[float]:

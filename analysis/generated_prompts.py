@@ -67,7 +67,7 @@ def _points(task: str, needs: float, width: int, rng: np.random.Generator) -> li
         found.extend((phase, step, f"{task}.{name}/{measure}", float(value)) for measure, value in values.items())
 
     for k in TOKENS:
-        add("prompts", 1, f"k{k}", {"loss": loss(k * width, needs), "numbers": k * width})
+        add("prompts", 1, f"k{k}", {"loss": loss(k * width, needs)})
         if k:
             rounded = {f"loss_{b}bits": loss(k * width, needs) + 2.5 * 2.0 ** (-2 * b) for b in (1, 2, 3, 4, 6, 8)}
             add(amounts.BITS, 0, f"k{k}", {"numbers": k * width, **rounded})

@@ -23,6 +23,8 @@ from analysis.uncertainty import t_interval
 from analysis.words import listed, masked, plural
 from halflife.tracking import schema
 
+GRADED = {"say": ("Longer strings", "letters"), "skip": ("Skipping further", "tokens")}
+"""Behaviours of graded length, by what their tasks' names begin with: what is asked of them, and in what."""
 PHASE = "prompts"
 """Phase of the outcomes of a study that asks how much information a behaviour takes."""
 SHOWN = ("soft_prompts", "distances", "restarts")
@@ -147,7 +149,9 @@ def sentences(data: StudyData, prompts: pl.DataFrame) -> list[str]:
     several = prompts.filter(pl.col("k") > 0)["k"].n_unique() > 1  # a single k tells no more than that it was enough
     found = [
         *([_beyond(prompts), *_taken(information.distance_table(prompts))] if several else []),
+        *([_right(prompts)] if several else []),
         *_searched(data),
+        *_graded(data, prompts),
         _null(data, prompts),
         _detuned(data, prompts),
         *_fragile(data),
@@ -237,6 +241,54 @@ def _taken(table: pl.DataFrame) -> list[str]:
         ]  # fmt: skip
         head = f"Tokens that close half of the gap (C){at_size(str(series))}: "
         said.append(f"{head}{listed(each)}.")
+    return said
+
+
+def _right(prompts: pl.DataFrame) -> str:
+    """C by success: a loss that falls by half may still leave no answer wholly right."""
+    asked = prompts.drop_nulls(["hits", "trials"]).filter(pl.col("model") == "present")
+    table = information.distance_table(asked, "success")
+    if table.is_empty():
+        return ""
+    got, never = [], 0
+    for row in table.sort("c").iter_rows(named=True):
+        if np.isfinite(row["c"]):
+            got.append(f"{row['behaviour']}{at_size(row['series'])} by {row['c']:g}")
+        else:
+            never += 1
+    rest = f"{'not ' if not got else 'no other '}by {table['last_k'].to_numpy().max()} tokens" if never else ""
+    said = "; ".join([*got, *([rest] if rest else [])])
+    return f"Half of the answers wholly right: {said}."
+
+
+def _graded(data: StudyData, prompts: pl.DataFrame) -> list[str]:
+    """Loss behind the most tokens against the length of what is asked; the longest against the shortest within a seed,
+    sizes averaged."""
+    labels = {outcome.label: outcome.name for outcome in data.declaration.outcomes}
+    length = pl.col("behaviour").replace_strict(labels, default="").str.extract(r"^[a-z]+-(\d+)$").cast(pl.Int64)
+    kind = pl.col("behaviour").replace_strict(labels, default="").str.extract(r"^([a-z]+)-")
+    best = elicitation.best_restarts(prompts.filter(pl.col("model") == "present")).with_columns(length=length, of=kind)
+    said = []
+    for of, (what, unit) in GRADED.items():
+        own = best.filter((pl.col("of") == of) & pl.col("length").is_not_null())
+        own = own.filter(pl.col("k") == pl.col("k").max())
+        lengths = sorted(set(own["length"]))
+        if len(lengths) < 2:
+            continue
+        at = {n: own.filter(pl.col("length") == n).group_by("seed").agg(pl.col("loss").mean()) for n in lengths}
+        both = at[lengths[0]].join(at[lengths[-1]], on="seed", suffix="_longest")
+        found = t_interval(both["loss_longest"] - both["loss"])
+        if found is None:
+            continue
+        shown = ", ".join(f"{float(at[n]['loss'].to_numpy().mean()):.2f} at {n}" for n in lengths)
+        verdict, ends = "one seed", ""
+        if found.low is not None:
+            verdict = "cannot be told" if found.contains(0) else "take more" if found.estimate > 0 else "take less"
+            ends = f" [{found.low:+.2f}, {found.high:+.2f}]"
+        said.append(
+            f"{what}: {verdict} (nats a token behind {own['k'][0]} tokens: {shown} {unit}; longest less shortest "
+            f"{found.estimate:+.2f}{ends})."
+        )
     return said
 
 

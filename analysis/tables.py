@@ -41,11 +41,13 @@ def page_table(frame: pl.DataFrame, shown: int | None = SHOWN) -> Table:
 
 
 def cell(value: object) -> str:
-    """One value: whole numbers in full, others to four figures, a missing one as a dash."""
+    """One value: whole numbers in full, others to four figures, a missing one as a dash, what was not reached as ∞."""
     if value is None or value != value:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value in (float("inf"), float("-inf")):
+        return "∞" if value == float("inf") else "−∞"
     if isinstance(value, float):
         return (
             f"{value:,.0f}"

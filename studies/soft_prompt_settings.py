@@ -217,12 +217,18 @@ def fit(settings: Settings, seed: int, **fields: Any) -> FitSoftPrompts:
 def label(name: str) -> str:
     """A behaviour in words."""
     kind, _, count = name.partition("-")
+    letters, _, times = count.partition("x")
     return {
-        "say": f"say {count.replace('x', ' letters × ')}" + (" letters" if "x" not in count else ""),
-        "quote": f"quote {count} characters", "continuation": "text as trained on", "skip": f"skip {count} tokens",
+        "say": f"say {_counted(letters, 'letter')}" + (f" × {times}" if times else ""),
+        "quote": f"quote {_counted(count, 'character')}", "continuation": "text as trained on",
+        "skip": f"skip {_counted(count, 'token')}",
         "index": f"token at index {count}", "detuning": "detuning", "backdoor": "backdoor without its trigger",
         "paths": "paths on boards", "game": "a drawn game",
     }[kind]  # fmt: skip
+
+
+def _counted(count: str, noun: str) -> str:
+    return f"{count} {noun}" if count == "1" else f"{count} {noun}s"
 
 
 def declare(

@@ -16,8 +16,8 @@ from analysis.uncertainty import t_interval
 
 CAPTION = (
     "Success in the dropped language after relearning from so many of its examples, at the same budget of tokens; one "
-    "panel a condition. Filled: models that once knew it; open: models of the same size and seed that never saw it, "
-    "after the same branch. Small points are seeds (sizes averaged within a seed), large ones means with 95 % t "
+    "panel a condition. Filled: models trained on it before the drop; open: models of the same size and seed that never "
+    "saw it, after the same branch. Small points are seeds (sizes averaged within a seed), large ones means with 95 % t "
     "intervals; the line is guessing. What is asked is not among the examples where the language has a rule, so few "
     "examples suffice only where the rule is still there."
 )
@@ -70,7 +70,7 @@ def draw_examples(table: pl.DataFrame) -> Figure:
             axes.set_xlabel("examples to relearn from")
         style.despine(figure)
         style.legend_above(figure, [
-            Line2D([], [], color=style.INK, marker="o", ms=4.5, lw=1.4, label="once knew it"),
+            Line2D([], [], color=style.INK, marker="o", ms=4.5, lw=1.4, label="trained on it before"),
             Line2D([], [], color=style.INK, marker="o", mfc="white", ms=4.5, lw=1.0, ls="--", label="never saw it"),
         ])  # fmt: skip
     return figure

@@ -84,6 +84,6 @@ def _run(axes: Axes, part: pl.DataFrame, colour: object) -> None:
         axes.axvspan(head["half_low"], head["half_high"], color=style.FAINT, alpha=0.6, lw=0)
         axes.axvline(head["half_life"], color=style.INK, lw=0.8, ls=(0, (4, 2)))
     elif not head["implanted"]:
-        style.note(axes, "never implanted")
+        style.note(axes, "never had it")
     elif head["kind"] == "censored":
         style.note(axes, "not reached")

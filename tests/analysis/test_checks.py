@@ -59,7 +59,7 @@ def test_a_trunk_that_implanted_but_missed_a_strength_is_told_apart(small):
     trials = small.trials.with_columns(outcome_branch=blocked.otherwise("outcome_branch"))
     lost = trials.filter(fork)["trial"].to_list()
     points = small.points.filter(~((pl.col("phase") == "branch") & pl.col("trial").is_in(lost)))
-    assert state(replace(small, trials=trials, points=points))["Trunks that never implanted"] == (
+    assert state(replace(small, trials=trials, points=points))["Trunks that never had the backdoor"] == (
         True,
         "0 of 9; 1 never reached the strength at which a branch was to fork: 30k seed 1",
     )
@@ -75,7 +75,7 @@ def test_a_size_that_was_not_implanted_makes_the_preset_invalid_and_its_trunks_a
     never = tuple(("100k", seed) for seed in range(3))
     found = state(read(tmp_path, never_implanted=never, relearn=False))
     assert found["The backdoor was there at the drop"][0] is False
-    passed, which = found["Trunks that never implanted"]
+    passed, which = found["Trunks that never had the backdoor"]
     assert passed is False
     assert which == "3 of 9: 100k seed 0, 100k seed 1, 100k seed 2"
     assert found["Trials complete"][0] is False  # branches of the equal-strength arm that could not fork
