@@ -184,9 +184,7 @@ def _never_had(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
     )  # fmt: skip
     # Of the branches of a trunk one that had the skill is enough; the others may have forked before it was there.
     trunks = (
-        table.group_by("trunk", *which)
-        .agg(pl.col("implanted").drop_nulls().max(), pl.col("missed").any())
-        .sort(which)
+        table.group_by("trunk", *which).agg(pl.col("implanted").drop_nulls().max(), pl.col("missed").any()).sort(which)
     )
     failed = trunks.filter(pl.col("implanted").eq_missing(False))
     missed = trunks.filter(pl.col("missed") & pl.col("implanted").ne_missing(False))
@@ -201,7 +199,7 @@ def _never_had(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
 
 
 def _cells(trunks: pl.DataFrame) -> str:
-    """": 30k seed 1, ...", in a study of families ": family B 30k seed 1, ..."."""
+    """ ": 30k seed 1, ...", in a study of families ": family B 30k seed 1, ..."."""
     shown = [
         (f"family {row[FAMILY]} " if FAMILY in row else "") + f"{row['size']} seed {row['seed']}"
         for row in trunks.iter_rows(named=True)

@@ -187,8 +187,8 @@ def _covariates(data: StudyData, times: pl.DataFrame) -> list[Covariate]:
             covariates.append(Covariate(name=axis.name, scale=scale, reference=chosen[axis.name]))
     if not covariates:
         raise UserError(
-            f"no axis varies between the treatments of {data.declaration.study!r} that had it at the drop: expected sizes or "
-            "an axis of settings"
+            f"no axis varies between the treatments of {data.declaration.study!r} that had it at the drop: expected "
+            "sizes or an axis of settings"
         )
     return covariates
 

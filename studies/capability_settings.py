@@ -143,6 +143,8 @@ def check_settings(settings: Settings) -> None:
         raise UserError(f"--translation-share {settings.translation_share:g}: expected a share between 0 and 1")
     if not 0 < settings.criterion <= 1:
         raise UserError(f"--criterion {settings.criterion:g}: expected a success rate above chance, at most 1")
+    if settings.corpus != Settings.corpus and "family" not in settings.drop:
+        raise UserError(f"--corpus {settings.corpus}: no text is read without --drop family; leave it out or add that")
     if settings.focus not in settings.families:
         raise UserError(f"--focus {settings.focus}: expected one of the families, {', '.join(settings.families)}")
     unknown = [size for size in settings.focus_sizes if size not in settings.sizes]

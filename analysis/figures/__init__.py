@@ -57,11 +57,13 @@ FIGURES = {
         Recipe(
             name="extrapolation", title="What a law foretells", nothing="no law could be fitted to a part of the runs"
         ),
-        Recipe(name="effects", title="What makes it stay", nothing="nothing was varied beside size, seed and what was learned"),
+        Recipe(name="effects", title="What makes it stay", nothing="only size, seed and what was learned were varied"),
         Recipe(name="relearning", title="Bringing it back", nothing="no relearning was run"),
         Recipe(name="overlap", title="Overlap with what stays", nothing="no dial of overlap was varied"),
         Recipe(name="family", title="By family", nothing="no family of languages was run"),
-        Recipe(name="languages", title="Every language since the drop", nothing="no language was learned and asked by itself"),
+        Recipe(
+            name="languages", title="Every language since the drop", nothing="no language was learned and asked apart"
+        ),
         Recipe(name="erasure", title="Gone or gated", nothing="no reading was taken beside a model that never saw it"),
         Recipe(name="examples", title="Examples that bring it back", nothing="no relearning was run"),
         Recipe(name="generalisation", title="The pair never trained on", nothing="no pair was left out of training"),

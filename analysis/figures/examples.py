@@ -16,10 +16,10 @@ from analysis.uncertainty import t_interval
 
 CAPTION = (
     "Success in the dropped language after relearning from so many of its examples, at the same budget of tokens; one "
-    "panel a condition. Filled: models trained on it before the drop; open: models of the same size and seed that never "
-    "saw it, after the same branch. Small points are seeds (sizes averaged within a seed), large ones means with 95 % t "
-    "intervals; the line is guessing. What is asked is not among the examples where the language has a rule, so few "
-    "examples suffice only where the rule is still there."
+    "panel a condition. Filled: models trained on it before the drop; open: models of the same size and seed that "
+    "never saw it, after the same branch. Small points are seeds (sizes averaged within a seed), large ones means with "
+    "95 % t intervals; the line is guessing. What is asked is not among the examples where the language has a rule, so "
+    "few examples suffice only where the rule is still there."
 )
 PANELS, COLUMNS = 9, 3
 

@@ -19,8 +19,8 @@ from analysis.load import StudyData
 CAPTION = (
     "One panel a behaviour: loss on the fixed held-out set against the number of prompt tokens k (0 is no prompt, set "
     "apart from the log axis); faint points are all restarts, lines join the best restart of each seed, averaged over "
-    "seeds, bars are 95 % t intervals over seeds (of a single seed, of its loss, where known), cut off where they leave "
-    "the points: of few seeds they are wide. Solid: the model that "
+    "seeds, bars are 95 % t intervals over seeds (of a single seed, of its loss, where known), cut off where they "
+    "leave the points: of few seeds they are wide. Solid: the model that "
     "has the behaviour, dashed: one that never had it, given the same examples and steps. Dashed horizontal: the "
     "threshold T, half of the gap closed. C (triangle) is the conditional distance, the smallest k that reaches T (an "
     "upper bound: the optimizer may have failed), or not reached; S (square) the saturation, beyond which more tokens "

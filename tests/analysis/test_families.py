@@ -235,6 +235,29 @@ def test_the_kept_languages_are_checked_in_the_place_of_clean_text(families):
     assert found["The kept languages stayed"].passed is False
 
 
+def test_kept_languages_that_were_never_learned_are_neither_harmed_nor_kept(families):
+    never = families.points.with_columns(
+        value=pl.when(pl.col("name") == "kept/hits").then(0.1 * pl.col("value")).otherwise("value")
+    )
+    data = replace(families, points=never)
+    found = {check.name: check for check in checks(data, retention_curves(data))}
+    for name in ("Learning it left the other languages alone", "The kept languages stayed"):
+        assert found[name].passed is None
+        assert "had little to lose" in found[name].found
+
+
+def test_trunks_that_never_had_the_skill_are_named_by_family_too(families):
+    lost = families.trials.filter((pl.col("family") == "B") & (pl.col("seed") == 1))["trial"].implode()
+    flat = families.points.with_columns(
+        value=pl.when(pl.col("trial").is_in(lost) & (pl.col("name") == "dropped/hits")).then(0.0).otherwise("value")
+    )
+    data = replace(families, points=flat)
+    found = {check.name: check for check in checks(data, retention_curves(data))}["Trunks that never had the skill"]
+    assert found.passed is False
+    assert "family B 30k seed 1" in found.found
+    assert "family A" not in found.found
+
+
 def test_a_sweep_in_which_too_few_families_learned_is_not_valid(families):
     check = checks(families, retention_curves(families))[0]
     assert (check.name, check.required, check.passed) == ("The language was learned before it was dropped", True, True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from analysis import elicitation, generated, plates
+from analysis import elicitation, generated, information, plates
 from analysis.information_checks import checks
 from analysis.information_report import PHASE, information_page, is_information, sentences
 from analysis.load import POINTS, StudyData
@@ -111,6 +111,25 @@ def test_the_answer_says_what_elicitation_takes_beyond_teaching_and_what_the_nul
     assert "Tokens that close half of the gap (C): 4 characters 2, 16 characters 4, 64 characters 32" in said
     assert "text as it was trained on: no gain is seen" in said
     assert "A demonstration" not in said
+
+
+def test_the_answer_says_whether_length_costs_and_what_comes_out_wholly_right(study: StudyData) -> None:
+    said = sentences(study, elicitation.runs(study))
+    (graded,) = (text for text in said if text.startswith("Longer strings: take more (nats a token behind "))
+    assert " at 4, " in graded
+    assert " at 64 letters" in graded
+    (right,) = (text for text in said if text.startswith("Half of the answers wholly right: "))
+    assert "4 characters by " in right
+    assert "no other by " in right
+
+
+def test_the_null_of_a_single_seed_that_gains_next_to_nothing_has_no_distance(study: StudyData) -> None:
+    runs = elicitation.runs(study).filter(pl.col("seed") == 0)
+    null = runs.filter(pl.col("behaviour") == "text as trained on").with_columns(loss=2.0 - 0.0005 * pl.col("k"))
+    table = information.distance_table(pl.concat([runs.filter(pl.col("behaviour") != "text as trained on"), null]))
+    found = dict(table.filter(pl.col("model") == "present").select("behaviour", "c").iter_rows())
+    assert found["text as trained on"] is None
+    assert found["4 characters"] > 0
 
 
 def test_checks_hold_on_planted_runs_and_fail_where_they_should(study: StudyData) -> None:

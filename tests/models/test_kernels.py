@@ -96,6 +96,7 @@ def test_dropout_drops_the_share_asked_for_everywhere_alike_and_keeps_the_mean(p
     pairs = ((y[:, 1:] == 0) & (y[:, :-1] == 0)).float().mean()
     assert abs(float(pairs) - probability**2) < 5 * probability / (4001 * 24) ** 0.5
     y.sum().backward()
+    assert x.grad is not None
     assert torch.equal(x.grad, y.detach())
 
 

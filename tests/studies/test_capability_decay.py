@@ -221,6 +221,7 @@ def test_the_equal_strength_arm_forks_where_the_criterion_was_reached(results: P
         ({"criterion": 1.1}, "--criterion 1.1: expected a success rate above chance, at most 1"),
         ({"families": ("A", "A")}, "--families A A: expected at least one value, each once"),
         ({"focus": "D"}, "--focus D: expected one of the families, B, C"),
+        ({"corpus": "nowhere/*.txt"}, "no text is read without --drop family"),
         ({"interventions": ("ewc",)}, "ewc"),
         ({"trunk_regularizers": ("l2sp-1",)}, "use it in branches"),
         ({"relearn_examples": (500,)}, "500 examples of"),
