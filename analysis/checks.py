@@ -26,14 +26,15 @@ Words = Mapping[str, str]
 def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
     """Of the leading outcome, whose `curves` these are, and of the sweep."""
     drop, words, families = at_drop(curves), vocabulary(data), is_family_study(data)
+    sought = bool(data.declaration.objectives)  # settings that did not learn it break a constraint, and are counted so
     asked = {control.task for control in data.declaration.controls}
     found = [
         *(family_checks(data, curves) if families else [_implanted(drop, words)]),
         _payloads_implanted(data, drop, words),
-        _others_implanted(data, drop, words, criterion(data) if families else SUCCESS_AT_DROP),
+        None if sought else _others_implanted(data, drop, words, criterion(data) if families else SUCCESS_AT_DROP),
         None if families else _clean_loss(data),
         _controls_present(data),
-        _never_had(data, drop, words),
+        None if sought else _never_had(data, drop, words),
         _positive(curves, words, criterion(data) if families else KEPT),
         _absent(curves, words),
         _extinction(data, curves),

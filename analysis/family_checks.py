@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from analysis.check import Check
-from analysis.conditions import FAMILY, conditions, families
+from analysis.conditions import FAMILY, conditions
 from analysis.erasure import layers
 from analysis.load import StudyData
 from analysis.retention import LEAST_SUCCESS, wide_points
@@ -36,7 +36,7 @@ def _learned(data: StudyData, curves: pl.DataFrame) -> Check:
     counts = drop.join(plain.select("trial", pl.col(FAMILY).cast(pl.String)), on="trial").group_by(FAMILY).agg(
         rate=pl.col("hits").sum() / pl.col("trials").sum()
     ).sort(FAMILY)  # fmt: skip
-    names = [str(name) for name in families(data)]
+    names = plain[FAMILY].unique()  # a search has but one of them at the reference
     reached = counts.filter(pl.col("rate") >= least).height
     return Check(
         name="The language was learned before it was dropped", required=True,
@@ -53,17 +53,16 @@ def _kept_languages(data: StudyData) -> list[Check]:
         return []
     rate = pl.col(f"{KEPT_TASK}/{schema.HITS}") / pl.col(f"{KEPT_TASK}/{schema.TRIALS}")
     ends = wide.select("trial", "step", rate=rate).drop_nulls("rate").sort("trial", "step").group_by("trial")
-    found = (
-        conditions(data).filter("plain").join(ends.agg(pl.col("rate").first(), end=pl.col("rate").last()), on="trial")
-    )
+    ends = ends.agg(kept_start=pl.col("rate").first(), kept_end=pl.col("rate").last())
+    found = conditions(data).filter("plain").join(ends, on="trial")  # an axis may be called rate
     cells = found.filter(pl.col("role").is_in(["treatment", "absent"])).pivot(
-        on="role", index=[FAMILY, "size", "parameters", "seed"], values=["rate", "end"], aggregate_function="mean"
+        on="role", index=[FAMILY, "size", "parameters", "seed"], values=["kept_start", "kept_end"], aggregate_function="mean"
     )
-    if not {"rate_treatment", "rate_absent"} <= set(cells.columns):
+    if not {"kept_start_treatment", "kept_start_absent"} <= set(cells.columns):
         return []
     means = cells.group_by(FAMILY, maintain_order=True).agg(
-        gap=(pl.col("rate_treatment") - pl.col("rate_absent")).mean(),
-        start=pl.col("rate_treatment").mean(), end=pl.col("end_treatment").mean(),
+        gap=(pl.col("kept_start_treatment") - pl.col("kept_start_absent")).mean(),
+        start=pl.col("kept_start_treatment").mean(), end=pl.col("kept_end_treatment").mean(),
     ).drop_nulls().sort(FAMILY)  # fmt: skip
     if means.is_empty():
         return []

@@ -9,7 +9,7 @@ from analysis.design import setting_axes, value_label
 from analysis.load import StudyData
 from analysis.scaling import SEEDS
 from analysis.uncertainty import Interval, t_interval
-from analysis.words import listed, plural
+from analysis.words import listed, plural, short
 from halflife.tracking import schema
 
 
@@ -67,7 +67,7 @@ def _chosen(data: StudyData, suggestion: int, name: str) -> str:
             other = values.filter(pl.col("suggestion") == reference)
             pairs = mine.join(other, on="seed", suffix="_reference")
             change = t_interval(pairs[objective.name] - pairs[f"{objective.name}_reference"])
-            text += f", {_told(change, sign='+')} against the reference seed by seed" if change else ""
+            text += f", {_told(change, sign=True)} against the reference seed by seed" if change else ""
         said.append(text)
     if not said:
         return f"{name} ({_words(data, suggestion)}) could not be measured on fresh seeds."
@@ -104,7 +104,11 @@ def _words(data: StudyData, suggestion: int) -> str:
     return listed([value_label(axis, row[axis.name]) for axis in axes if row[axis.name] is not None])
 
 
-def _told(found: Interval, sign: str = "") -> str:
-    """The estimate and its interval, if there is one; a sign before it where it is a difference."""
-    text = f"{found.estimate:{sign}.3f}"
-    return text if found.low is None else f"{text} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
+def _told(found: Interval, sign: bool = False) -> str:
+    """The estimate and its interval, if there is one; with a sign where it is a difference."""
+
+    def number(value: float) -> str:
+        return ("+" if sign and value > 0 else "") + short(value).replace("-", "−")
+
+    text = number(found.estimate)
+    return text if found.low is None else f"{text} [{number(found.low)}, {number(found.high)}]"

@@ -153,6 +153,10 @@ class Onward(Cell):
     def before(self) -> tuple[Language, ...]:
         return self.family.without((self.new.name,))
 
+    @property
+    def kept(self) -> tuple[Language, ...]:
+        return tuple(language for language in super().kept if language != self.new)
+
     def forward(self, setting: Suggested, role: str) -> dict[str, Stage]:
         trunk = self.trunk(learned=role != "absent")
         branch = self.branch(Checkpoint(stage=trunk), role)
@@ -219,7 +223,9 @@ def build(preset: str, settings: Settings, place: Place) -> Search:
 
     @cache
     def controls(seed: int) -> tuple[Trial, ...]:
-        return tuple(_trial(base, REFERENCE, seed, role) for role in ("absent", "positive", "null"))
+        """What was never learned is another language in every family."""
+        absent = (_trial(base, replace(REFERENCE, family=family), seed, "absent") for family in FAMILIES)
+        return (*absent, *(_trial(base, REFERENCE, seed, role) for role in ("positive", "null")))
 
     first = [unfold(replace(REFERENCE, family=family), 0) for family in FAMILIES]
     stages = [stage for trial in (*first, *controls(0)) for stage in trial.stages.values()]
@@ -265,11 +271,12 @@ def _trial(base: capability_settings.Settings, setting: Suggested, seed: int, ro
     ]
     axes: dict[str, Any] = {name: value for name, value in dataclasses.asdict(setting).items() if name != "doublings"}
     return Trial(
-        name=" · ".join([cell.size, f"seed {seed}", *([label] if label else told)]),
+        name=" · ".join([cell.size, f"seed {seed}", *([f"family {setting.family}", label] if label else told)]),
         parameters={
             "size": cell.size,
             "parameters": Rung(size=cell.size).parameters,
             "seed": seed,
+            "subject": cell.dropped[0].name,
             **axes,
             "length": treatment.length,
         },
@@ -339,7 +346,8 @@ def declare(preset: str, settings: Settings, base: capability_settings.Settings)
         ),
         figures=("pareto", "retention"),
         notes=(
-            "controls are at the reference setting and serve every setting of their seed",
+            "controls are at the reference setting and serve every setting of their seed; of each family one never "
+            "learned its language",
             "settings of different families drop different languages: circumstances, not a controlled contrast",
             f"settings were chosen on seeds 0 to {settings.seeds - 1}; numbers of the best are from the "
             f"{settings.fresh_seeds} seeds after them, which the search never saw",

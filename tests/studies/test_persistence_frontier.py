@@ -15,6 +15,7 @@ import optuna
 import pytest
 
 from halflife.errors import UserError
+from halflife.stages.store import Store
 from halflife.stages.train import Train
 from halflife.sweep.adaptive import Finished, Search
 from halflife.sweep.place import Place
@@ -64,7 +65,7 @@ def test_the_branch_learns_a_language_that_the_trunk_lacked_and_not_the_dropped_
 
 def test_controls_differ_from_the_reference_in_what_they_control(search: Search) -> None:
     reference = search.unfold(study.REFERENCE, 0)
-    by_role = {trial.role: trial for trial in search.controls(0)}
+    by_role = {trial.role: trial for trial in search.controls(0) if trial.parameters["family"] == "C"}
     absent, positive, null = (by_role[role].stages for role in ("absent", "positive", "null"))
     (dropped,) = forms(reference.stages["trunk"]) - forms(reference.stages["branch"])
     assert dropped not in names(absent["trunk"])
@@ -73,6 +74,30 @@ def test_controls_differ_from_the_reference_in_what_they_control(search: Search)
     assert dropped in names(positive["branch"])
     assert names(null["trunk"]) == names(reference.stages["trunk"])
     assert null["trunk"] != reference.stages["trunk"]
+
+
+@pytest.mark.parametrize("family", study.FAMILIES)
+def test_what_a_setting_lost_is_told_against_a_model_that_never_learned_the_same_language(
+    family: str, search: Search, tmp_path: Path
+) -> None:
+    trial = search.unfold(dataclasses.replace(study.REFERENCE, family=family, batch=512), 0)
+    asked: list[Finished] = []
+
+    def look(finished: Finished) -> float:
+        asked.append(finished)
+        return 0.0
+
+    dataclasses.replace(search, measures=dict.fromkeys(search.measures, look)).measured(trial, 0, Store(str(tmp_path)))
+    control = asked[0].control("absent").trial
+    (dropped,) = forms(trial.stages["trunk"]) - forms(trial.stages["branch"])
+    assert (control.parameters["family"], control.parameters["subject"]) == (family, dropped)
+    assert forms(control.stages["trunk"]) == forms(trial.stages["trunk"]) - {dropped}
+
+
+def test_the_new_language_is_not_among_the_kept(search: Search) -> None:
+    branch = search.unfold(study.REFERENCE, 0).stages["branch"]
+    (kept,) = [each.probe.languages for each in branch.evaluations if each.name == "kept"]  # type: ignore[attr-defined]
+    assert {language.name for language in kept} < forms(search.unfold(study.REFERENCE, 0).stages["trunk"])
 
 
 class Told:

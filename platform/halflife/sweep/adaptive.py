@@ -116,7 +116,8 @@ class Search:
     """By name: how each objective and constraint is measured. When a measure changes, so must the objective's formula:
     searches are told apart by it."""
     controls: Callable[[int], Sequence[Trial]]
-    """The controls of a seed, which no suggestion changes."""
+    """The controls of a seed, which no suggestion changes. Of several of one role a trial has that which it shares most
+    parameters with, the first of equals."""
     budget: Budget
     seeds: tuple[int, ...]
     fresh_seeds: tuple[int, ...] = ()
@@ -174,7 +175,7 @@ class Search:
 
     def measured(self, trial: Trial, seed: int, store: Store) -> dict[str, float]:
         """Every objective and constraint of one finished trial, by name."""
-        finished = Finished(trial, store, {control.role: control for control in self.controls(seed)})
+        finished = Finished(trial, store, _nearest(trial, self.controls(seed)))
         return {name: float(measure(finished)) for name, measure in self.measures.items()}
 
     def violations(self, means: Mapping[str, float]) -> dict[str, float]:
@@ -186,3 +187,16 @@ class Search:
             )
             for constraint in self.declaration.constraints
         }
+
+
+def _nearest(trial: Trial, controls: Sequence[Trial]) -> dict[str, Trial]:
+    """By role the control that shares most parameters with the trial."""
+
+    def shared(control: Trial) -> int:
+        return sum(control.parameters.get(name) == value for name, value in trial.parameters.items())
+
+    found: dict[str, Trial] = {}
+    for control in controls:
+        if control.role not in found or shared(control) > shared(found[control.role]):
+            found[control.role] = control
+    return found
