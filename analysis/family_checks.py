@@ -56,7 +56,10 @@ def _kept_languages(data: StudyData) -> list[Check]:
     ends = ends.agg(kept_start=pl.col("rate").first(), kept_end=pl.col("rate").last())
     found = conditions(data).filter("plain").join(ends, on="trial")  # an axis may be called rate
     cells = found.filter(pl.col("role").is_in(["treatment", "absent"])).pivot(
-        on="role", index=[FAMILY, "size", "parameters", "seed"], values=["kept_start", "kept_end"], aggregate_function="mean"
+        on="role",
+        index=[FAMILY, "size", "parameters", "seed"],
+        values=["kept_start", "kept_end"],
+        aggregate_function="mean",
     )
     if not {"kept_start_treatment", "kept_start_absent"} <= set(cells.columns):
         return []
