@@ -111,4 +111,4 @@ def _told(found: Interval, sign: bool = False) -> str:
         return ("+" if sign and value > 0 else "") + short(value).replace("-", "−")
 
     text = number(found.estimate)
-    return text if found.low is None else f"{text} [{number(found.low)}, {number(found.high)}]"
+    return text if found.low is None or found.high is None else f"{text} [{number(found.low)}, {number(found.high)}]"
