@@ -39,6 +39,8 @@ from studies.soft_prompt_settings import PHASE, warm_label
 
 NAME = "jailbreak_resistance"
 GUARD = "@guard@"
+ANNEALED = 0.3
+"""What is left of the rate when a trunk ends."""
 SHOTS = 2
 """Demonstrations before a refused prompt in adversarial training."""
 Protection = Literal["fine-tuned", "adversarial", "hardened", "guard"]
@@ -74,14 +76,18 @@ class Settings:
     steps: int = 250
     batch: int = 8
     prompt_rate: float = 0.2
-    trunk_tokens: int = 4_000_000
+    trunk_tokens: int = 5_000_000
+    """The rate falls over the last 30 %: copy at 60k is right in 1.00 of held-out items (with constant rate, 2,048
+    tokens a step in sequences of 128 and no weight decay 0.55 after 4 million)."""
     protection_tokens: int = 300_000
-    batch_tokens: int = 2048
-    sequence_length: int = 128
+    batch_tokens: int = 1024
+    sequence_length: int = 64
+    """Predicted tokens a sequence: the fewer items stand in it, the sooner a skill is learned."""
     rate: float = 5e-3
     """The trunk's, stated for width 64 (muP)."""
-    protection_rate: float = 0.5
-    """Multiple of the trunk's."""
+    weight_decay: float = 0.5
+    protection_rate: float = 1.0
+    """Multiple of the rate that the trunk ends with."""
 
 
 PRESETS = {
@@ -170,7 +176,7 @@ class Cell:
             mixture=mixture,
             tokens=tokens,
             batch_tokens=settings.batch_tokens,
-            optimizer=AdamW(learning_rate=settings.rate * rate),
+            optimizer=AdamW(learning_rate=settings.rate * rate, weight_decay=settings.weight_decay),
             schedule=schedule,
             penalties=penalties,
             evaluations=(Evaluation(name="skill", probe=probe, at=Ends()),),
@@ -179,7 +185,8 @@ class Cell:
 
     def trunk(self, *, skilled: bool = True) -> Train:
         mixture = self.mixture(self.skill) if skilled else self.mixture()
-        return self.train(Rung(size=self.size), mixture, self.settings.trunk_tokens, 1.0, Schedule(warmup=0.02))
+        schedule = Schedule(shape="wsd", warmup=0.02, decay=0.3, final=ANNEALED)
+        return self.train(Rung(size=self.size), mixture, self.settings.trunk_tokens, 1.0, schedule)
 
     def protected(self, protection: str) -> Train:
         """The trunk, trained on to refuse. Behind a guard alone it goes on to answer where there is none."""
