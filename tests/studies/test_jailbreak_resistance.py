@@ -115,6 +115,7 @@ def test_every_prompt_is_declared(study: Study) -> None:
         ({"skill": "lookup"}, "unknown language 'lookup'"),
         ({"others": ("copy",)}, "expected languages beside the skill 'copy'"),
         ({"tokens": (4,)}, "expected 0 and more"),
+        ({"tokens": (0, 64)}, "reads at most 48"),
         ({"seeds": 0}, "--seeds 0: expected a positive number"),
     ],
 )
