@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -202,6 +203,12 @@ def item_of(example: Example, codec: Codec) -> Item:
     )
 
 
+@lru_cache(maxsize=1024)
+def _longest(language: Language) -> int:
+    """Characters of an item, at most. A plan asks often, and items are drawn anew."""
+    return max(len(prompt) + len(answer) for prompt, answer in language.items())
+
+
 @dataclass(frozen=True, kw_only=True)
 class LanguageTarget:
     """To answer a language's items.
@@ -223,7 +230,7 @@ class LanguageTarget:
 
     @property
     def characters(self) -> int:
-        return max(len(prompt) + len(answer) for prompt, answer in self.language.items())
+        return _longest(self.language)
 
     @property
     def chance(self) -> float:
