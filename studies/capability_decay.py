@@ -179,9 +179,10 @@ class Cell:
         treatment = self.treatment
         tokens = round(self.settings.trunk_tokens * treatment.length)
         criterion = Reached(metric="dropped/hits", threshold=self.settings.criterion, share=True)
+        before, after = self.before, self.after
         train = self.train(
             Rung(size=self.size),
-            self.mixture(self.before if learned else tuple(each for each in self.before if each in self.after)),
+            self.mixture(before if learned else tuple(each for each in before if each in after)),
             tokens,
             schedule=Schedule(shape="wsd", warmup=0.02, decay=0.3, final=ANNEALED),
             evaluations=self.evaluations(trunk_steps=tokens // self.settings.batch_tokens),

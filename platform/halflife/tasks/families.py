@@ -101,7 +101,8 @@ class Family:
     @property
     def trained(self) -> tuple[Language, ...]:
         """Everything that the trunk learns."""
-        return (*self.languages, *(pair for pair in self.pairs if pair not in self.untrained))
+        untrained = self.untrained
+        return (*self.languages, *(pair for pair in self.pairs if pair not in untrained))
 
     def without(self, names: tuple[str, ...], *, keep_translations: bool = False) -> tuple[Language, ...]:
         """What is trained on after the languages called `names` were dropped, with their translations unless kept.
