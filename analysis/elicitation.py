@@ -32,8 +32,8 @@ WARM = "warm"
 """The phase in which each k is fitted again from a smaller one."""
 CLOSED = 0.5
 """Share of the gap between no prompt and the best one that the default threshold asks to be closed."""
-LEAST_GAIN = 0.05
-"""Nats a token below which the gain of a single seed, of which nothing else is known, is not told from noise."""
+LEAST_GAIN = 0.02
+"""Nats a token: a smaller gain, however sure, is none of which half could be told."""
 TOLERANCE = 0.05
 """Share of that gap by which the loss at saturation may lie above the best."""
 
@@ -240,20 +240,20 @@ def default_threshold(best: pl.DataFrame) -> float | None:
 
 
 def gains(best: pl.DataFrame) -> bool:
-    """Whether the most tokens do better than the fewest, paired by seed and series; one pair by its standard errors,
-    and where it has none by LEAST_GAIN."""
+    """Whether the most tokens do better than the fewest by more than LEAST_GAIN, and surely better: paired by seed and
+    series; one pair by its standard errors, where it has them."""
     ends = best.sort("k").group_by("seed", "series").agg(
         gain=pl.col("loss").first() - pl.col("loss").last(),
         error=(pl.col("loss_se").first() ** 2 + pl.col("loss_se").last() ** 2).sqrt()
         if "loss_se" in best.columns
         else pl.lit(None, dtype=pl.Float64),
     )  # fmt: skip
-    if ends.height == 1 and ends["error"][0] is not None:
-        return ends["gain"][0] > Z * ends["error"][0]
     found = t_interval(ends["gain"])
-    if found is None:
+    if found is None or found.estimate <= LEAST_GAIN:
         return False
-    return found.low > 0 if found.low is not None else found.estimate > LEAST_GAIN
+    if ends.height == 1 and ends["error"][0] is not None:
+        return found.estimate > Z * ends["error"][0]
+    return found.low is None or found.low > 0
 
 
 def distances(best: pl.DataFrame, threshold: float) -> list[float]:

@@ -176,7 +176,8 @@ def _beyond(prompts: pl.DataFrame) -> str:
             parts.append(f"{where} cannot be told, as neither model got there")
             continue
         told = row["pairs"] - row["untold"]
-        ends = f" [{_tokens(row['low'])}, {_tokens(row['high'])}]" if told > 1 else ""
+        sure = row["low"] == row["high"] == row["difference"]
+        ends = f" [{_tokens(row['low'])}, {_tokens(row['high'])}]" if told > 1 and not sure else ""
         parts.append(f"{where} {_tokens(row['difference'])}{ends} ({told} of {plural(row['pairs'], 'seed')})")
     return (
         "What the behaviour needs beyond teaching, tokens without it less tokens with it until "

@@ -291,7 +291,7 @@ def declare(
         corpus=corpus,
         notes=(
             f"k = {', '.join(map(str, sorted(settings.tokens)))}; begun from {', '.join(settings.initials)}, "
-            f"{settings.restarts} restarts of each; {settings.steps} steps of {settings.batch} of "
+            f"{settings.restarts} restart{'' if settings.restarts == 1 else 's'} of each; {settings.steps} steps of {settings.batch} of "
             f"{settings.examples} examples; asked {settings.asked} held-out ones",
             *notes,
         ),
@@ -318,8 +318,7 @@ PRESETS = {
         ),
     ),
     "demo": Preset(
-        summary="About ten minutes on 2 CPU cores (not run whole yet): 2 sizes x 2 seeds, strings, skipping, detuning, "
-        "a backdoor, the null.",
+        summary="Seven minutes on 2 CPU cores: 2 sizes x 2 seeds, strings, skipping, detuning, a backdoor, the null.",
         settings=Settings(
             sizes=("30k", "60k"), seeds=2, tokens=(0, 1, 2, 4, 8, 16), restarts=2, steps=150, bits=(1, 2, 3, 4, 6),
             subspaces=(16, 64, 256),
@@ -335,7 +334,7 @@ PRESETS = {
         ),
     ),
     "laptop": Preset(
-        summary="About an hour on 2 CPU cores (not run whole yet): 2 sizes x 5 seeds, every behaviour, two beginnings; "
+        summary="Forty minutes on 2 CPU cores: 2 sizes x 5 seeds, every behaviour, two beginnings; "
         "one of them on SmolLM2-135M where that is installed.",
         settings=Settings(
             sizes=("30k", "120k"), beside=("smollm2",), seeds=5, tokens=(0, 1, 4, 16), restarts=1,

@@ -123,9 +123,9 @@ def test_the_answer_says_whether_length_costs_and_what_comes_out_wholly_right(st
     assert "no other by " in right
 
 
-def test_the_null_of_a_single_seed_that_gains_next_to_nothing_has_no_distance(study: StudyData) -> None:
+def test_a_null_that_gains_next_to_nothing_has_no_distance(study: StudyData) -> None:
     runs = elicitation.runs(study).filter(pl.col("seed") == 0)
-    null = runs.filter(pl.col("behaviour") == "text as trained on").with_columns(loss=2.0 - 0.0005 * pl.col("k"))
+    null = runs.filter(pl.col("behaviour") == "text as trained on").with_columns(loss=2.0 - 0.0002 * pl.col("k"))
     table = information.distance_table(pl.concat([runs.filter(pl.col("behaviour") != "text as trained on"), null]))
     found = dict(table.filter(pl.col("model") == "present").select("behaviour", "c").iter_rows())
     assert found["text as trained on"] is None
