@@ -241,7 +241,8 @@ def default_threshold(best: pl.DataFrame) -> float | None:
 
 def gains(best: pl.DataFrame) -> bool:
     """Whether the most tokens do better than the fewest by more than LEAST_GAIN, and surely better: paired by seed and
-    series; one pair by its standard errors, where it has them."""
+    series; one pair by its standard errors, where it has them; of two, whose interval tells nothing (t of one degree of
+    freedom), both must."""
     ends = best.sort("k").group_by("seed", "series").agg(
         gain=pl.col("loss").first() - pl.col("loss").last(),
         error=(pl.col("loss_se").first() ** 2 + pl.col("loss_se").last() ** 2).sqrt()
@@ -253,7 +254,9 @@ def gains(best: pl.DataFrame) -> bool:
         return False
     if ends.height == 1 and ends["error"][0] is not None:
         return found.estimate > Z * ends["error"][0]
-    return found.low is None or found.low > 0
+    if ends.height < 3:
+        return min(ends["gain"]) > LEAST_GAIN
+    return found.low is not None and found.low > 0
 
 
 def distances(best: pl.DataFrame, threshold: float) -> list[float]:

@@ -253,6 +253,7 @@ def declare(
                 chance=tasks["backdoor"],
             )
         )  # fmt: skip
+    begun = f"{settings.restarts} restart{'' if settings.restarts == 1 else 's'} of each"
     return schema.Declaration(
         study=study,
         title="Information to reach a behaviour",
@@ -291,7 +292,7 @@ def declare(
         corpus=corpus,
         notes=(
             f"k = {', '.join(map(str, sorted(settings.tokens)))}; begun from {', '.join(settings.initials)}, "
-            f"{settings.restarts} restart{'' if settings.restarts == 1 else 's'} of each; {settings.steps} steps of {settings.batch} of "
+            f"{begun}; {settings.steps} steps of {settings.batch} of "
             f"{settings.examples} examples; asked {settings.asked} held-out ones",
             *notes,
         ),
