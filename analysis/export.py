@@ -75,6 +75,8 @@ def write_tables(data: StudyData, out: Path, format: Format = "csv") -> list[Pat
 
     Raises UserError when `out` cannot be written.
     """
+    if data.sweep.status not in ("FINISHED", ""):
+        log.warning("the sweep is %s: the tables hold what it has measured so far", data.sweep.status.lower())
     found = tables(data)
     try:
         out.mkdir(parents=True, exist_ok=True)

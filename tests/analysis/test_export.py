@@ -29,6 +29,13 @@ def test_what_was_exported_is_read_again_as_the_same_study(small, tmp_path, form
     assert_frame_equal(half_lives(retention_curves(again)), half_lives(retention_curves(small)))
 
 
+def test_tables_of_a_running_sweep_say_so(small, tmp_path, caplog):
+    write_tables(small, tmp_path / "ended")
+    assert "so far" not in caplog.text
+    write_tables(replace(small, sweep=replace(small.sweep, status="RUNNING")), tmp_path / "running")
+    assert "the sweep is running: the tables hold what it has measured so far" in caplog.text
+
+
 def test_every_column_is_explained(small, tmp_path):
     write_tables(small, tmp_path)
     told = pl.read_csv(tmp_path / "dictionary.csv")
