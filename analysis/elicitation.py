@@ -40,8 +40,8 @@ TOLERANCE = 0.05
 
 def runs(data: StudyData, models: Mapping[str, str] = MODELS) -> pl.DataFrame:
     """One row per trained prompt: RUNS and MORE, of trials of the roles in `models`, which says what each role's model
-    is called. `series` is the size ("" when there is one), and the moment at which the prompt was fitted where a study
-    has several.
+    is called. `series` is the size ("" when there is one), the number of examples where that varies, and the moment at
+    which the prompt was fitted where a study has several.
 
     Of a study that declares its prompts, a trial's points are called `<behaviour>.<prompt>/<measure>`, and an outcome
     of a behaviour's name tells its label and chance; else every trial is one prompt, with a parameter `k`. Empty where
@@ -153,8 +153,13 @@ def declared_points(data: StudyData, models: Mapping[str, str], phases: Sequence
 
 
 def _series(trials: pl.DataFrame) -> pl.Expr:
-    several = "size" in trials.columns and trials["size"].n_unique() > 1
-    return (pl.col("size") if several else pl.lit("")).alias("series")
+    """The size, where there are several, and the number of examples, where prompts behind one size had several."""
+    parts = [pl.col("size")] if "size" in trials.columns and trials["size"].n_unique() > 1 else []
+    if {"size", "examples"} <= set(trials.columns):
+        counts = trials.group_by("size").agg(pl.col("examples").n_unique())["examples"]
+        if (counts > 1).any():
+            parts.append(pl.format("{} examples", "examples"))
+    return (pl.concat_str(parts, separator=" · ") if parts else pl.lit("")).alias("series")
 
 
 def _whole(found: pl.DataFrame) -> pl.DataFrame:

@@ -233,7 +233,7 @@ class Models:
             stages["search"] = FindDistance(
                 model=stage.model, target=stage.targets[0], prompt=replace(largest, label=""),
                 threshold=settings.matched, restarts=settings.restarts, tokenizer=tokenizer,
-                examples=settings.examples, asked=settings.asked, steps=settings.steps, batch=settings.batch,
+                examples=settings.examples[0], asked=settings.asked, steps=settings.steps, batch=settings.batch,
                 seed=self.seed,
             )  # fmt: skip
         return stages
@@ -262,19 +262,26 @@ def trials(
     for size, start in begin.items():
         for seed in range(settings.seeds):
             models = Models(settings, corpora, size, seed, start, results)
-            for name in settings.behaviours:
-                target = models.target(name)
-                present = models.present(name)
-                yield _trial(models, name, models.fitted(present, target, name), "treatment")
-                if name in TRAINED_IN and name != "detuning":
-                    absent = models.fitted(models.trunk(poisoned=False), target, name)
-                    yield _trial(models, name, absent, "absent")
+            yield from _compared(models)
             yield from _controls(models)
+            for count in settings.examples[1:]:
+                fewer = replace(settings, examples=(count,), bits=(), subspaces=(), fragility=False, bisect=False)
+                yield from _compared(Models(fewer, corpora, size, seed, start, results), f"{count} examples")
     few = few_prompts(settings)
     for size, start in beside.items():
         models = Models(few, corpora, size, 0, start, results)
         for name in few.behaviours:
             yield _trial(models, name, models.fitted(models.present(name), models.target(name), name), "treatment")
+
+
+def _compared(models: Models, *said: str) -> Iterator[Trial]:
+    """Every behaviour on the model that has it, and on one that never had it, where there is one."""
+    for name in models.settings.behaviours:
+        target, present = models.target(name), models.present(name)
+        yield _trial(models, name, models.fitted(present, target, name), "treatment", *said)
+        if name in TRAINED_IN and name != "detuning":
+            absent = models.fitted(models.trunk(poisoned=False), target, name)
+            yield _trial(models, name, absent, "absent", *said)
 
 
 def _controls(models: Models) -> Iterator[Trial]:
@@ -302,11 +309,17 @@ def _controls(models: Models) -> Iterator[Trial]:
         yield _trial(models, name, {PHASE: untrained}, "absent")
 
 
-def _trial(models: Models, name: str, stages: dict[str, Stage], role: str) -> Trial:
+def _trial(models: Models, name: str, stages: dict[str, Stage], role: str, *said: str) -> Trial:
     parts = [models.size, f"seed {models.seed}", name] + ([] if role == "treatment" else [role])
     return Trial(
-        name=" · ".join(parts),
-        parameters={"size": models.size, "parameters": models.parameters, "seed": models.seed, "behaviour": name},
+        name=" · ".join([*parts, *said]),
+        parameters={
+            "size": models.size,
+            "parameters": models.parameters,
+            "seed": models.seed,
+            "behaviour": name,
+            "examples": models.settings.examples[0],
+        },
         stages=stages,
         role=role,
         facts={"rung": models.start.model.describe()},

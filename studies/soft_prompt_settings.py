@@ -66,8 +66,8 @@ class Settings:
     """Fit each k once more, begun from the next smaller one: more tokens can then only do worse by overfitting."""
     position: str = "start"
     """start, answer (before it), or after so many tokens of the text."""
-    examples: int = 256
-    """That each prompt is fitted to."""
+    examples: tuple[int, ...] = (256,)
+    """That each prompt is fitted to; of several counts the first is measured further (bits, fragility, the search)."""
     asked: int = 128
     """Held-out ones."""
     steps: int = 300
@@ -118,7 +118,7 @@ def check_settings(settings: Settings) -> None:
                 f"unknown behaviour {name!r}: expected say-LETTERS, say-LETTERSxTIMES, quote-CHARACTERS, continuation, "
                 "skip-TOKENS, index-TOKENS, detuning, backdoor, paths or game"
             )
-    for flag in ("sizes", "behaviours", "tokens", "initials"):
+    for flag in ("sizes", "behaviours", "tokens", "initials", "examples"):
         values = getattr(settings, flag)
         if not values or len(set(values)) < len(values):
             raise UserError(f"--{flag} {' '.join(map(str, values))}: expected at least one value, each once")
@@ -132,10 +132,10 @@ def check_settings(settings: Settings) -> None:
         raise UserError("--bisect without --matched: give the loss, in nats a token, that k is searched for")
     if wrong := [k for k in settings.fragile_tokens if k not in settings.tokens or not k]:
         raise UserError(f"--fragile-tokens {wrong[0]}: expected some of --tokens, 0 left out")
-    for flag in ("bits", "subspaces"):
+    for flag in ("bits", "subspaces", "examples"):
         if any(value < 1 for value in getattr(settings, flag)):
             raise UserError(f"--{flag} {' '.join(map(str, getattr(settings, flag)))}: expected 1 or more each")
-    for flag in ("seeds", "restarts", "examples", "asked", "steps", "batch", "prompt_rate", "trunk_tokens"):
+    for flag in ("seeds", "restarts", "asked", "steps", "batch", "prompt_rate", "trunk_tokens"):
         if getattr(settings, flag) <= 0:
             raise UserError(f"--{flag.replace('_', '-')} {getattr(settings, flag)}: expected a positive number")
     for name in settings.initials:
@@ -171,7 +171,7 @@ def few_prompts(settings: Settings) -> Settings:
     short = [name for name in strings if int(name[4:]) <= 4] or strings[:1]
     return dataclasses.replace(
         settings, behaviours=tuple(short[-1:]), seeds=1, restarts=1,
-        tokens=tuple(sorted(settings.tokens)[: FEW + 1]), initials=settings.initials[:1], examples=64, asked=16,
+        tokens=tuple(sorted(settings.tokens)[: FEW + 1]), initials=settings.initials[:1], examples=(64,), asked=16,
         steps=40, batch=4, warm=False, bits=(), subspaces=(), fragility=False, bisect=False,
     )  # fmt: skip
 
@@ -180,7 +180,7 @@ def told_of_few(settings: Settings, names: tuple[str, ...]) -> str:
     few = few_prompts(settings)
     return (
         f"{', '.join(names)}: {few.behaviours[0]} alone, k = {', '.join(map(str, few.tokens))}, one seed, "
-        f"{few.steps} steps of {few.batch} of {few.examples} examples; asked {few.asked}"
+        f"{few.steps} steps of {few.batch} of {few.examples[0]} examples; asked {few.asked}"
     )
 
 
@@ -208,7 +208,7 @@ def fit(settings: Settings, seed: int, **fields: Any) -> FitSoftPrompts:
     """A FitSoftPrompts of this study."""
     return FitSoftPrompts(
         **{
-            "examples": settings.examples, "asked": settings.asked, "steps": settings.steps, "batch": settings.batch,
+            "examples": settings.examples[0], "asked": settings.asked, "steps": settings.steps, "batch": settings.batch,
             "at": Ends(), "seed": seed, **fields,
         }
     )  # fmt: skip
@@ -271,6 +271,7 @@ def declare(
             ),
             schema.Axis(name="seed", label="Seed", values=tuple(range(settings.seeds))),
             schema.Axis(name="behaviour", label="Behaviour", values=settings.behaviours),
+            schema.Axis(name="examples", label="Examples that prompts are fitted to", values=settings.examples),
         ),
         outcomes=tuple(outcomes),
         controls=(
@@ -293,7 +294,7 @@ def declare(
         notes=(
             f"k = {', '.join(map(str, sorted(settings.tokens)))}; begun from {', '.join(settings.initials)}, "
             f"{begun}; {settings.steps} steps of {settings.batch} of "
-            f"{settings.examples} examples; asked {settings.asked} held-out ones",
+            f"{', '.join(map(str, settings.examples))} examples; asked {settings.asked} held-out ones",
             *notes,
         ),
         prompts=described(settings),
@@ -314,8 +315,8 @@ PRESETS = {
         summary="A minute and a half on 2 CPU cores: does everything work here? A trunk too short to mean anything.",
         settings=Settings(
             sizes=("30k",), seeds=1, behaviours=("say-4", "say-16", "continuation", "skip-2", "backdoor"),
-            tokens=(0, 1, 4, 16), restarts=1, steps=80, examples=128, asked=64, trunk_tokens=200_000, poison_count=60,
-            fine_tuning_tokens=100_000,
+            tokens=(0, 1, 4, 16), restarts=1, steps=80, examples=(128,), asked=64, trunk_tokens=200_000,
+            poison_count=60, fine_tuning_tokens=100_000,
         ),
     ),
     "demo": Preset(
@@ -331,7 +332,7 @@ PRESETS = {
         "fragile? 22 of them x 3 seeds at 60k, at one loss, one k and one norm of noise; C to one token.",
         settings=Settings(
             sizes=("60k",), seeds=3, tokens=(0, 16), restarts=1, behaviours=FRAGILE, fragility=True, matched=1.0,
-            bisect=True, examples=128, steps=200,
+            bisect=True, examples=(128,), steps=200,
         ),
     ),
     "laptop": Preset(
@@ -351,7 +352,7 @@ PRESETS = {
         "with --corpus.",
         settings=Settings(
             sizes=("19m", "85m", "302m", "805m"), seeds=3, tokens=(0, 1, 4, 16, 64, 256), restarts=2, steps=2048,
-            batch=32, examples=4096, asked=512, sequence_length=512,
+            batch=32, examples=(4096,), asked=512, sequence_length=512,
             behaviours=(
                 "say-3", "say-14", "say-37", "continuation", "skip-1", "skip-2", "skip-4", "skip-8", "index-32",
             ),

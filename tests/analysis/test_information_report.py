@@ -69,6 +69,17 @@ def test_behaviours_come_in_the_declared_order_with_their_labels(study: StudyDat
     assert elicitation.runs(study)["behaviour"].unique(maintain_order=True).to_list() == list(TASKS)
 
 
+def test_prompts_of_several_numbers_of_examples_are_series_that_share_their_threshold(study: StudyData) -> None:
+    twice = pl.concat([study.trials.with_columns(examples=256), study.trials.with_columns(
+        pl.col("trial") + " few", pl.col("name") + " few", examples=16
+    )])  # fmt: skip
+    worse = pl.when(pl.col("name").str.ends_with("/loss")).then(pl.col("value") + 0.1).otherwise("value")
+    points = pl.concat([study.points, study.points.with_columns(pl.col("trial") + " few", value=worse)])
+    runs = elicitation.with_threshold(elicitation.runs(replace(study, trials=twice, points=points)))
+    assert set(runs["series"]) == {"16 examples", "256 examples"}
+    assert runs.group_by("behaviour").agg(pl.col("threshold").n_unique())["threshold"].to_list() == [1] * len(TASKS)
+
+
 def test_moments_of_one_model_are_series_that_share_their_threshold(study: StudyData) -> None:
     later = study.points.filter(pl.col("name").str.starts_with("say-16")).with_columns(
         phase=pl.lit("prompts-after-decay"), value=pl.col("value") + pl.col("name").str.ends_with("loss") * 0.5

@@ -72,6 +72,17 @@ def test_the_model_without_it_is_given_the_same_examples_steps_and_prompts(study
         assert absent.model != present.model
 
 
+def test_each_number_of_examples_is_given_to_both_models_and_asked_the_same(settings: Settings, results: Path) -> None:
+    asked = replace(settings, behaviours=("say-4", "backdoor"), seeds=1, examples=(16, 8), bits=(2,))
+    trials = {trial.name: trial for trial in build("smoke", asked, Place(results=results)).trials}
+    for name in ("say-4", "backdoor", "backdoor · absent"):
+        many, few = (trials[f"30k · seed 0 · {name}{said}"] for said in ("", " · 8 examples"))
+        assert (many.parameters["examples"], few.parameters["examples"]) == (16, 8)
+        assert replace(few.stages[PHASE], examples=16) == many.stages[PHASE]  # type: ignore[type-var]
+        assert ("bits" in many.stages, "bits" in few.stages) == (True, False)
+    assert len([trial for trial in trials.values() if trial.role == "null"]) == 1
+
+
 def test_the_absent_model_never_saw_the_trigger_nor_the_boards(study: Study) -> None:
     for name in ("backdoor", "paths"):
         present, absent = (stage_of(study, f"30k · seed 0 · {name}{role}").model for role in ("", " · absent"))
@@ -220,6 +231,7 @@ def test_presets_are_consistent(preset: str) -> None:
         ({"matched": -1.0}, "--matched -1: expected a positive loss"),
         ({"fragility": True, "fragile_tokens": (3,)}, "--fragile-tokens 3: expected some of --tokens"),
         ({"bits": (0,)}, "--bits 0: expected 1 or more"),
+        ({"examples": (0,)}, "--examples 0: expected 1 or more"),
         ({"behaviours": ("quote-4000",)}, "quote-4000: no line of .* is as long"),
         ({"behaviours": ("skip-1",), "beside": ("smollm2",)}, "--beside without a string"),
         ({"restarts": 0}, "--restarts 0: expected a positive number"),
