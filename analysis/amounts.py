@@ -118,8 +118,9 @@ def compared(data: StudyData) -> pl.DataFrame:
     """One row an amount, behaviour and size, of the models that have the behaviour: `estimate` (median over seeds),
     `low`, `high`, `reached`, `seeds`; infinite where it was not reached, and `last`, the most that was tried. Empty
     where neither bits nor directions were measured."""
-    bits, few = bits_table(data), directions_table(in_subspaces(data))
-    rows = [frame for frame in (quantised(data), in_subspaces(data)) if frame.height]
+    rounded, fitted = quantised(data), in_subspaces(data)
+    bits, few = bits_table(rounded), directions_table(fitted)
+    rows = [frame for frame in (rounded, fitted) if frame.height]
     if bits.is_empty() and few.is_empty():
         return pl.DataFrame()
     prompts = elicitation.runs(data).filter(pl.col("model") == "present")
@@ -150,9 +151,8 @@ def compared(data: StudyData) -> pl.DataFrame:
     )
 
 
-def bits_table(data: StudyData) -> pl.DataFrame:
-    """`information.bits_table` of the study's prompts; `last` is the most bits that were tried."""
-    found = quantised(data)
+def bits_table(found: pl.DataFrame) -> pl.DataFrame:
+    """`information.bits_table` of prompts as `quantised` gives them; `last` is the most bits that were tried."""
     if found.is_empty():
         return found
     by = ["behaviour", "model", "series"]

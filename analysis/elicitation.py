@@ -183,8 +183,8 @@ def curves(prompts: pl.DataFrame, threshold: float | None = None) -> pl.DataFram
     threshold, C and S, as medians over seeds (`distance_at`, `saturation_at`, infinite when not reached) and in words.
 
     `prompts` as `runs` gives them. `threshold`: T in nats; by default half of the gap between no prompt and the best
-    mean of the model of that size that has the behaviour, so it needs k = 0. Where no gain is seen (the paired
-    difference over seeds between no prompt and the most tokens holds 0) there is neither threshold nor C nor S.
+    mean of the model of that size that has the behaviour, so it needs k = 0. Where no gain is seen
+    (see `gains`) there is neither threshold nor C nor S.
 
     The best restart is chosen by its training loss (see `best_restarts`).
     """
@@ -246,8 +246,7 @@ def default_threshold(best: pl.DataFrame) -> float | None:
 
 def gains(best: pl.DataFrame) -> bool:
     """Whether the most tokens do better than the fewest by more than LEAST_GAIN, and surely better: paired by seed and
-    series; one pair by its standard errors, where it has them; of two, whose interval tells nothing (t of one degree of
-    freedom), both must."""
+    series; one or two pairs, whose interval tells nothing, by every pair and its standard error, where it has one."""
     ends = best.sort("k").group_by("seed", "series").agg(
         gain=pl.col("loss").first() - pl.col("loss").last(),
         error=(pl.col("loss_se").first() ** 2 + pl.col("loss_se").last() ** 2).sqrt()
@@ -257,10 +256,8 @@ def gains(best: pl.DataFrame) -> bool:
     found = t_interval(ends["gain"])
     if found is None or found.estimate <= LEAST_GAIN:
         return False
-    if ends.height == 1 and ends["error"][0] is not None:
-        return found.estimate > Z * ends["error"][0]
     if ends.height < 3:
-        return min(ends["gain"]) > LEAST_GAIN
+        return all(gain > max(LEAST_GAIN, Z * (error or 0.0)) for gain, error in ends.select("gain", "error").rows())
     return found.low is not None and found.low > 0
 
 

@@ -13,7 +13,7 @@ from analysis.design import vocabulary
 from analysis.errors import UserError
 from analysis.figures import FIGURES
 from analysis.figures.distances import by_both
-from analysis.information_checks import BASE, at_size, checks, gain_of, label_of
+from analysis.information_checks import BASE, at_size, checks, gain_of, label_of, nothing
 from analysis.load import StudyData
 from analysis.plates import draw_plate, new_folders, pages
 from analysis.published import read_prompts
@@ -124,7 +124,7 @@ def _measured(data: StudyData, out: Path) -> list[dict[str, Any]]:
     frames = {
         "What the model says by itself, judged by the task": ("judged", elicitation.judged(data)),
         "C to one token, by bisection": ("search", amounts.search_table(searched, data.declaration.settings)),
-        "Least bits that still get there": ("bits", amounts.bits_table(data)),
+        "Least bits that still get there": ("bits", amounts.bits_table(amounts.quantised(data))),
         "Fewest numbers in random directions": ("directions", amounts.directions_table(amounts.in_subspaces(data))),
         "Fragility against information": ("fragility_correlations", fragility.correlations(data, found)),
         "Fragility of every prompt": ("fragility_of_prompts", found),
@@ -246,42 +246,43 @@ def _taken(table: pl.DataFrame) -> list[str]:
 
 
 def _right(prompts: pl.DataFrame) -> str:
-    """C by success: a loss that falls by half may still leave no answer wholly right."""
+    """C by success: a loss that falls by half may still leave little right."""
     asked = prompts.drop_nulls(["hits", "trials"]).filter(pl.col("model") == "present")
     table = information.distance_table(asked, "success")
     if table.is_empty():
         return ""
-    got, never = [], 0
-    for row in table.sort("c").iter_rows(named=True):
-        if np.isfinite(row["c"]):
-            got.append(f"{row['behaviour']}{at_size(row['series'])} by {row['c']:g}")
-        else:
-            never += 1
-    rest = f"{'not ' if not got else 'no other '}by {table['last_k'].to_numpy().max()} tokens" if never else ""
-    said = "; ".join([*got, *([rest] if rest else [])])
-    return f"Half of the answers wholly right: {said}."
+    got = table.filter(pl.col("c").is_finite()).sort("c")
+    said = [f"{row['behaviour']}{at_size(row['series'])} by {row['c']:g}" for row in got.iter_rows(named=True)]
+    never, most = table.filter(pl.col("c").is_infinite()), int(table["last_k"].to_numpy().max())
+    for row in never.filter(pl.col("last_k") < most).iter_rows(named=True):
+        said.append(f"{row['behaviour']}{at_size(row['series'])} not by {row['last_k']}, the most it was given")
+    if (never["last_k"] == most).any():
+        said.append(f"no other by {most} tokens")
+    return f"Half of what is asked right, beyond chance: {'; '.join(said)}."
 
 
 def _graded(data: StudyData, prompts: pl.DataFrame) -> list[str]:
-    """Loss behind the most tokens against the length of what is asked; the longest against the shortest within a seed,
-    sizes averaged."""
+    """Loss behind the most tokens against the length of what is asked, of sizes that were asked every length; the
+    longest against the shortest, paired by seed and size and averaged within a seed."""
     labels = {outcome.label: outcome.name for outcome in data.declaration.outcomes}
-    length = pl.col("behaviour").replace_strict(labels, default="").str.extract(r"^[a-z]+-(\d+)$").cast(pl.Int64)
-    kind = pl.col("behaviour").replace_strict(labels, default="").str.extract(r"^([a-z]+)-")
-    best = elicitation.best_restarts(prompts.filter(pl.col("model") == "present")).with_columns(length=length, of=kind)
+    name = pl.col("behaviour").replace_strict(labels, default="")
+    length, kind = name.str.extract(r"^[a-z]+-(\d+)$").cast(pl.Int64), name.str.extract(r"^([a-z]+)-")
+    best = elicitation.best_restarts(prompts.filter(pl.col("model") == "present"))
+    best = best.with_columns(length=length, of=kind).drop_nulls("length")
     said = []
     for of, (what, unit) in GRADED.items():
-        own = best.filter((pl.col("of") == of) & pl.col("length").is_not_null())
+        own = best.filter(pl.col("of") == of)
         own = own.filter(pl.col("k") == pl.col("k").max())
         lengths = sorted(set(own["length"]))
-        if len(lengths) < 2:
+        own = own.filter(pl.col("length").n_unique().over("seed", "series") == len(lengths))
+        if len(lengths) < 2 or own.is_empty():
             continue
-        at = {n: own.filter(pl.col("length") == n).group_by("seed").agg(pl.col("loss").mean()) for n in lengths}
-        both = at[lengths[0]].join(at[lengths[-1]], on="seed", suffix="_longest")
-        found = t_interval(both["loss_longest"] - both["loss"])
-        if found is None:
-            continue
-        shown = ", ".join(f"{float(at[n]['loss'].to_numpy().mean()):.2f} at {n}" for n in lengths)
+        shortest, longest = (own.filter(pl.col("length") == n) for n in (lengths[0], lengths[-1]))
+        pairs = longest.join(shortest, on=["seed", "series"]).with_columns(more=pl.col("loss") - pl.col("loss_right"))
+        found = t_interval(pairs.group_by("seed").agg(pl.col("more").mean())["more"])
+        assert found is not None
+        means = own.group_by("length").agg(pl.col("loss").mean()).sort("length")
+        shown = ", ".join(f"{loss:.2f} at {n}" for n, loss in means.iter_rows())
         verdict, ends = "one seed", ""
         if found.low is not None:
             verdict = "cannot be told" if found.contains(0) else "take more" if found.estimate > 0 else "take less"
@@ -316,7 +317,7 @@ def _null(data: StudyData, prompts: pl.DataFrame) -> str:
         return ""
     if gain.low is None:
         return f"The null, text as it was trained on: {gain.estimate:+.3f} nats a token, one seed."
-    verdict = "no gain is seen" if gain.contains(0) else "it gains" if gain.estimate > 0 else "prompts only harm"
+    verdict = "no gain is seen" if nothing(gain) else "it gains" if gain.estimate > 0 else "prompts only harm"
     return (
         f"The null, text as it was trained on: {verdict} ({gain.estimate:+.3f} nats a token "
         f"[{gain.low:+.3f}, {gain.high:+.3f}], most tokens against none)."

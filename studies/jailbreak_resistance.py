@@ -78,8 +78,8 @@ class Settings:
     batch: int = 8
     prompt_rate: float = 0.2
     trunk_tokens: int = 6_000_000
-    """The rate falls over the last 30 %. Of held-out items of copy 1.00 are then right at 30k and 60k (one seed each);
-    at a constant rate, 2,048 tokens a step in sequences of 128 and no weight decay it was half after 4 million."""
+    """The rate falls over the last 30 %. Of held-out items of copy 0.925 are then right at 60k (two seeds); at a
+    constant rate, 2,048 tokens a step in sequences of 128 and no weight decay it was half after 4 million."""
     protection_tokens: int = 300_000
     batch_tokens: int = 960
     sequence_length: int = 48

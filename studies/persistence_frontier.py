@@ -174,8 +174,9 @@ class Onward(Cell):
 
 def retained(finished: Finished) -> float:
     """R = (m(T) - c) / (m(0) - c) where the branch stopped: m is the log-probability of the dropped language's answers
-    in nats a token, c the never-learned control's at its own end, of the same seed. Not a number where m(0) is within
-    half a nat of c: there was nothing to lose."""
+    in nats a token, c the never-learned control's at its own end, of the same seed, family and form; it is asked at
+    shared rule 1, whatever the setting's: answers that it was never taught either way. Not a number where m(0) is
+    within half a nat of c: there was nothing to lose."""
     from analysis.retention import LEAST_GAP
 
     levels = finished.curve("branch", "dropped/logprob")[1]

@@ -15,11 +15,11 @@ from analysis.load import StudyData
 
 CAPTION = (
     "One panel a behaviour: of all restarts of all seeds, the share whose prompt of k tokens closes half of the gap, "
-    "with Wilson's 95 % intervals; solid on the model that has the behaviour, dashed on one that never had it. Where "
-    "the share is small, a single prompt that fails says little."
+    "with Wilson's 95 % intervals; solid on the model that has the behaviour, dashed on one that never had it. Lines "
+    "stand side by side at each k. Where the share is small, a single prompt that fails says little."
 )
-APART = 1.035
-"""Factor between the places of two lines at one k."""
+SPREAD = 1.25
+"""Factor between the first and the last line's place at one k."""
 
 
 def restarts_table(data: StudyData) -> pl.DataFrame:
@@ -46,8 +46,9 @@ def draw_restarts(table: pl.DataFrame) -> Figure:
             style.token_axis(axes, int(part["k"].to_numpy().max()))
             axes.set_xlim(left=0.8)
             groups = part.sort("k").group_by(["model", "line", "series"], maintain_order=True)
+            count = part.select("model", "line", "series").n_unique()
             for place, ((model, line, _), own) in enumerate(groups):
-                colour, at = colours[line or ""], own["k"] * APART**place  # or bars lie on one another
+                colour, at = colours[line or ""], own["k"] * SPREAD ** ((place + 0.5) / count - 0.5)
                 axes.plot(at, own["rate"], color=colour, ls=LOOK[str(model)], marker="o", ms=3, lw=1.4)
                 axes.vlines(at, own["low"], own["high"], color=colour, lw=0.8)
             axes.set_ylim(-0.04, 1.04)

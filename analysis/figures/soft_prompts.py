@@ -103,7 +103,7 @@ def _panel(axes: Axes, part: pl.DataFrame, colours: dict) -> None:
             found = [text.split(" by k")[0] for text in (head["distance"], head["saturation"]) if text]
             said += found if part["model"].n_unique() == 1 else [f"{model}: {', '.join(found)}"]
         _marks(axes, head, means, colour)
-    losses = part["loss"].to_numpy()
+    losses = pl.concat([part["loss"], part["threshold"].drop_nulls()]).to_numpy()
     room = 0.08 * max(losses.max() - losses.min(), 0.1)
     axes.set_ylim(losses.min() - room, losses.max() + room)
     aims = part.drop_nulls("threshold").unique("series", maintain_order=True)

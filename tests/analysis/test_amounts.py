@@ -21,7 +21,7 @@ def study() -> StudyData:
 
 def test_bits_are_the_least_over_k_and_bits_a_number_that_still_get_there(study: StudyData) -> None:
     rounded = amounts.quantised(study)
-    table = amounts.bits_table(study)
+    table = amounts.bits_table(rounded)
     for behaviour, series, bits in table.select("behaviour", "series", "bits").head(6).iter_rows():
         own = rounded.filter((pl.col("behaviour") == behaviour) & (pl.col("series") == series))
         enough = own.filter(pl.col("score") <= 1.0).with_columns(cost=pl.col("bits") * pl.col("numbers"))
@@ -84,5 +84,5 @@ def test_a_study_without_further_phases_has_none_of_these(study: StudyData) -> N
     assert amounts.compared(bare).is_empty()
     assert amounts.searched(bare).is_empty()
     assert amounts.search_table(amounts.searched(bare), bare.declaration.settings).is_empty()
-    assert amounts.bits_table(bare).is_empty()
+    assert amounts.bits_table(amounts.quantised(bare)).is_empty()
     assert amounts.directions_table(amounts.in_subspaces(bare)).is_empty()

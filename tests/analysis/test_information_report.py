@@ -129,9 +129,22 @@ def test_the_answer_says_whether_length_costs_and_what_comes_out_wholly_right(st
     (graded,) = (text for text in said if text.startswith("Longer strings: take more (nats a token behind "))
     assert " at 4, " in graded
     assert " at 64 letters" in graded
-    (right,) = (text for text in said if text.startswith("Half of the answers wholly right: "))
+    (right,) = (text for text in said if text.startswith("Half of what is asked right, beyond chance: "))
     assert "4 characters by " in right
     assert "no other by " in right
+
+
+def test_of_two_seeds_both_must_gain_more_than_their_errors(study: StudyData) -> None:
+    def best(*gains: float) -> pl.DataFrame:
+        rows = [{"seed": seed, "series": "", "k": k, "loss": 3.0 - gain * (k > 0)}
+                for seed, gain in enumerate(gains) for k in (0, 4)]  # fmt: skip
+        return pl.DataFrame(rows)
+
+    assert elicitation.gains(best(1.0, 3.0))  # a t interval of two would hold 0
+    assert not elicitation.gains(best(1.0, 0.01))
+    assert not elicitation.gains(best(0.5, 0.5).with_columns(loss_se=0.3))
+    assert not elicitation.gains(best(1.0, 3.0, -1.0))
+    assert not elicitation.gains(best(0.010, 0.011, 0.010, 0.010))  # sure, and next to nothing
 
 
 def test_a_null_that_gains_next_to_nothing_has_no_distance(study: StudyData) -> None:

@@ -158,4 +158,4 @@ def test_a_whole_search_measures_its_settings_beside_the_controls_and_resumes_wi
     from analysis.load import load_study
 
     trials = load_study(f"sqlite:///{tmp_path}/mlflow.db", study.NAME).trials
-    assert dict(trials["role"].value_counts().iter_rows()) == {"treatment": 6, "absent": 1, "positive": 1, "null": 1}
+    assert dict(trials["role"].value_counts().iter_rows()) == {"treatment": 6, "absent": 3, "positive": 1, "null": 1}
