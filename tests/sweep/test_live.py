@@ -66,6 +66,7 @@ def test_the_end_is_estimated_from_the_work_done_so_far(tmp_path: Path):
     assert first
     setting.view.refresh()  # sees the first stage begin
     setting.clock.now = 10.0
+    assert setting.view.seconds_left([(first, Progress(done=1, total=100, rate=7.0))]) is None  # imports, in the main
     half = [(first, Progress(done=1, total=2, rate=7.0))]
     assert setting.view.seconds_left(half) == pytest.approx(110.0)  # half a stage of six in 10 s
     setting.plan.completed(first.key, Outcome(status="complete", attempt="a", summary={}))

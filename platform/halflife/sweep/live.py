@@ -22,6 +22,8 @@ from halflife.sweep.report import duration
 _TERMINAL_SECONDS, _PLAIN_SECONDS = 0.5, 15.0
 _ROWS = 16
 """Running stages shown, at most."""
+_BEGUN = 0.05
+"""Share of the first stages that must be done before they tell a speed: until then it is that of imports."""
 
 
 class View:
@@ -114,7 +116,8 @@ class View:
         )
         under_way = sum(work(stage) * progress.done / progress.total for stage, progress in running if progress.total)
         done = under_way + sum(work(plan.stages[key]) for key in plan.outcomes.keys() - plan.cached)
-        if self._began is None or done <= 0:
+        begun = sum(work(stage) for stage, _ in running)
+        if self._began is None or done <= 0 or (done == under_way and done < _BEGUN * begun):
             return None
         return (left - under_way + self._flops_ahead() / usual) * (self._clock() - self._began) / done
 
