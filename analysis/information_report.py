@@ -257,7 +257,7 @@ def _right(prompts: pl.DataFrame) -> str:
     for row in never.filter(pl.col("last_k") < most).iter_rows(named=True):
         said.append(f"{row['behaviour']}{at_size(row['series'])} not by {row['last_k']}, the most it was given")
     if (never["last_k"] == most).any():
-        said.append(f"no other by {most} tokens")
+        said.append(f"{'no other' if said else 'none'} by {most} tokens")
     return f"Half of what is asked right, beyond chance: {'; '.join(said)}."
 
 
