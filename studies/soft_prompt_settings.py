@@ -253,7 +253,6 @@ def declare(
                 chance=tasks["backdoor"],
             )
         )  # fmt: skip
-    begun = f"{settings.restarts} restart{'' if settings.restarts == 1 else 's'} of each"
     return schema.Declaration(
         study=study,
         title="Information to reach a behaviour",
@@ -293,7 +292,7 @@ def declare(
         corpus=corpus,
         notes=(
             f"k = {', '.join(map(str, sorted(settings.tokens)))}; begun from {', '.join(settings.initials)}, "
-            f"{begun}; {settings.steps} steps of {settings.batch} of "
+            f"{_counted(str(settings.restarts), 'restart')} of each; {settings.steps} steps of {settings.batch} of "
             f"{', '.join(map(str, settings.examples))} examples; asked {settings.asked} held-out ones",
             *notes,
         ),
@@ -312,7 +311,7 @@ FRAGILE = (
 
 PRESETS = {
     "smoke": Preset(
-        summary="A minute and a half on 2 CPU cores: does everything work here? A trunk too short to mean anything.",
+        summary="A minute on 2 CPU cores: does everything work here? One seed of a short trunk means nothing.",
         settings=Settings(
             sizes=("30k",), seeds=1, behaviours=("say-4", "say-16", "continuation", "skip-2", "backdoor"),
             tokens=(0, 1, 4, 16), restarts=1, steps=80, examples=(128,), asked=64, trunk_tokens=200_000,
