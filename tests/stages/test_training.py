@@ -26,16 +26,16 @@ def _text(folder: Path) -> Path:
     return path
 
 
-def _worker(results: Path, text: Path) -> subprocess.Popen[str]:
+def _worker(results: Path, text: Path, *how: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.stages.training_worker", str(results), str(text)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tests.stages.training_worker", str(results), str(text), *how]
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def _completed(worker: subprocess.Popen[str]) -> Path:
-    out = worker.communicate()[0]
+def _completed(results: Path, text: Path) -> Path:
+    worker = _worker(results, text)
     assert worker.returncode == 0
-    return Path(out.splitlines()[-1])
+    return Path(worker.stdout.splitlines()[-1])
 
 
 def _checksums(attempt: Path) -> dict[str, str]:
@@ -46,18 +46,13 @@ def _checksums(attempt: Path) -> dict[str, str]:
 @pytest.mark.slow
 def test_weights_and_points_of_a_killed_training_are_those_of_an_undisturbed_one(tmp_path: Path) -> None:
     text = _text(tmp_path)
-    undisturbed = _completed(_worker(tmp_path / "undisturbed", text))
-    results, resumptions = tmp_path / "killed", 0
-    for after in (3, 2):  # told lines of progress before the kill: in the trunk, then in trunk or branch
-        with _worker(results, text) as worker:
-            assert worker.stdout
-            for _ in range(after):
-                worker.stdout.readline()
-            worker.send_signal(signal.SIGKILL)
-    killed = _completed(_worker(results, text))
-    for record in results.glob("stages/*/attempts/*/stage.json"):
-        resumptions += (files.read_json(record) or {})["resumed"] is not None
-    assert resumptions
+    undisturbed = _completed(tmp_path / "undisturbed", text)
+    results = tmp_path / "killed"
+    for _ in range(2):  # in the trunk, then in trunk or branch
+        assert _worker(results, text, "killed").returncode == -signal.SIGKILL
+    killed = _completed(results, text)
+    records = [files.read_json(record) or {} for record in results.glob("stages/*/attempts/*/stage.json")]
+    assert sum(record["resumed"] is not None for record in records) == 2
     assert killed.parents[1].name == undisturbed.parents[1].name  # one stage, two results folders
     assert _checksums(killed) == _checksums(undisturbed) != {}
     points = [read_points(attempt) for attempt in (killed, undisturbed)]

@@ -1,8 +1,14 @@
-"""Trains a small trunk and its branch in a process of its own: `... training_worker RESULTS TEXT`."""
+"""Trains a small trunk and its branch in a process of its own: `... training_worker RESULTS TEXT [killed]`.
+
+`killed`: the process ends itself with SIGKILL as soon as it tells progress after noting a checkpoint.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -11,6 +17,8 @@ from halflife.data.corpus import prepare_corpus
 from halflife.data.mixture import Mixture, Planting, Source
 from halflife.evaluation.probes import BackdoorProbe, Evaluation, LossProbe
 from halflife.models.ladder import Rung
+from halflife.stages.attempt import RESUME
+from halflife.stages.base import Progress
 from halflife.stages.run import run_stage
 from halflife.stages.store import Store
 from halflife.stages.train import Checkpoint, Train
@@ -49,11 +57,15 @@ def branch(results: Path, text: Path) -> Train:
 
 def main() -> None:
     torch.set_num_threads(1)
-    results, text = Path(sys.argv[1]), Path(sys.argv[2])
+    results, text, killed, began = Path(sys.argv[1]), Path(sys.argv[2]), "killed" in sys.argv[3:], time.time()
     stage, store = branch(results, text), Store(results)
-    outcome = run_stage(
-        stage, store, checkpoint_seconds=0.1, on_progress=lambda progress: print(progress.done, flush=True)
-    )
+
+    def told(progress: Progress) -> None:
+        noted = results.glob(f"stages/*/attempts/*/{RESUME}")
+        if killed and any(path.stat().st_mtime > began for path in noted):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    outcome = run_stage(stage, store, checkpoint_seconds=0.1, on_progress=told)
     print(store.folder(stage) / "attempts" / outcome.attempt, flush=True)
 
 

@@ -38,7 +38,7 @@ def assert_predicted(found: list[tuple[float, ...]]) -> None:
     for held, held_in_truth, most, most_in_truth in found:
         assert held == pytest.approx(held_in_truth, rel=0.2)
         # Activations are an estimate; how tightly the allocator packs them differs by machine and run.
-        assert 0.85 * most_in_truth < most < 1.4 * most_in_truth
+        assert 0.8 * most_in_truth < most < 1.4 * most_in_truth
 
 
 needs_linux = pytest.mark.skipif(not CLEAR.exists(), reason="only Linux tells what a process has held at most")

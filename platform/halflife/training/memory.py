@@ -78,7 +78,8 @@ def of_training(
     moments = _moments(optimizer, architecture.parameters, embeddings) / whole * shard
     # A bucket of gradients while they are reduced, which ZeRO 3 keeps, and there the weights that are gathered.
     bucket = min(BUCKET, whole) if zero else 0
-    passing = min(whole, LIVE * bucket) if zero == 3 else bucket
+    # They are laid out for their workers in a copy, before they are reduced.
+    passing = min(whole, LIVE * bucket) + bucket if zero == 3 else bucket
     updates = 2.0 * architecture.parameters / workers if zero and isinstance(optimizer, Muon) else 0.0
     own = -(-rows // workers)
     micro = min(own, execution.micro_rows or rows_within(architecture, vocabulary, sequence, activation_budget))
