@@ -13,7 +13,7 @@ from halflife.stages.plan import Plan
 from halflife.stages.run import run_stage
 from halflife.stages.store import Store
 from halflife.sweep import estimate as estimating
-from halflife.sweep.estimate import STARTUP_SECONDS, estimate
+from halflife.sweep.estimate import ASSUMED_FLOPS, STARTUP_SECONDS, STEP_SECONDS, assumed_seconds, estimate
 from halflife.sweep.place import Place
 from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study
@@ -61,11 +61,27 @@ class Tokenless(Fake):
         return replace(super().cost, tokens=0)
 
 
-def test_complete_stages_that_train_no_tokens_have_a_speed_too(tmp_path: Path):
+def test_complete_stages_that_train_no_tokens_have_a_pace_too(tmp_path: Path):
     store, stage = Store(tmp_path), Tokenless(name="a")
     run_stage(stage, store)
-    speeds = estimating.measured_speeds(Plan([stage], store))
-    assert speeds == {("tokenless", None): pytest.approx(1e6, rel=0.5)}
+    paces = estimating.measured_paces(Plan([stage], store), "cpu")
+    assert paces == {("tokenless", None): pytest.approx(estimating.ASSUMED_FLOPS["cpu"] / 1e6, rel=0.5)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepwise(Fake):
+    kind: ClassVar[str] = "stepwise"
+
+    @property
+    def cost(self) -> Cost:
+        return replace(super().cost, flops=ASSUMED_FLOPS["cpu"], steps=500)
+
+
+def test_each_step_takes_time_beside_its_flops(tmp_path: Path):
+    assert assumed_seconds(Stepwise(name="a"), "cpu") == pytest.approx(1 + 500 * STEP_SECONDS)
+    assert Stepwise(name="a").cost.times(3) == replace(
+        Stepwise(name="a").cost, tokens=15, flops=3 * ASSUMED_FLOPS["cpu"], steps=1500
+    )
 
 
 def test_a_complete_study_takes_no_time(tmp_path: Path):
@@ -80,4 +96,4 @@ def test_the_table_is_printed(tmp_path: Path):
     text = console.export_text()
     assert "nothing is run" in text
     assert "6 trials; 8 of 8 stages missing, 2 at once on cpu" in text
-    assert "assuming 50 GFLOP/s a slot" in text
+    assert "assuming 60 GFLOP/s a slot and 10 ms a step besides" in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -80,6 +80,12 @@ class Cost:
     flops: float
     memory_bytes: float
     disk_bytes: float
+    steps: float = 0.0
+    """Of an optimizer: each takes some time, however few FLOPs it has."""
+
+    def times(self, factor: float) -> Cost:
+        """As much work so many times over; nothing more is held or kept."""
+        return replace(self, tokens=factor * self.tokens, flops=factor * self.flops, steps=factor * self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)

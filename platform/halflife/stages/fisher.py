@@ -58,6 +58,7 @@ class Fisher(Stage):
             # weights, gradients and their squares, and a batch
             memory_bytes=3 * weights + self.rows * self.mixture.sequence * model.activation_bytes(vocabulary),
             disk_bytes=weights,
+            steps=self.batches,
         )
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -79,8 +79,7 @@ class FindDistance(Stage):
     @property
     def cost(self) -> Cost:
         """Of the most fits that doubling and bisecting take."""
-        once, fits = self.fit.cost, self.most_fits
-        return replace(once, tokens=fits * once.tokens, flops=fits * once.flops)
+        return self.fit.cost.times(self.most_fits)
 
     @property
     def most_fits(self) -> int:
@@ -186,10 +185,9 @@ class MeasureSoftPrompts(Stage):
 
     @property
     def cost(self) -> Cost:
-        once = self.fit.cost
         share = len(self.prompts) / max(1, len(self.fit.prompts))
         often = self.fragile + (self.matched is not None) + len(self.subspaces) + 0.05 * len(self.bits)
-        return replace(once, tokens=share * often * once.tokens, flops=share * often * once.flops)
+        return self.fit.cost.times(share * often)
 
     def run(self, context: Context) -> dict[str, Any]:
         from halflife.stages.prompt_fragility import measure

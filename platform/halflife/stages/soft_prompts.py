@@ -177,6 +177,7 @@ class FitSoftPrompts(Stage):
             flops=(2 * trained / 3 + asked / 3) * model.flops_per_token(longest, vocabulary),
             memory_bytes=weights + 2 * self.batch * longest * model.activation_bytes(vocabulary),
             disk_bytes=4.0 * 4 * numbers + 64.0 * self.asked * len(self.prompts) * len(self.targets),
+            steps=self.steps,
         )
 
     def run(self, context: Context) -> dict[str, Any]:

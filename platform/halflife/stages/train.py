@@ -237,6 +237,7 @@ class Train(Stage):
             memory_bytes=self.memory(Execution()).total,
             # weights and moments: at the end, in each snapshot, and in a resumable checkpoint and its successor
             disk_bytes=3 * weights * (3 + len(self.snapshots)),
+            steps=self.steps,
         )
 
     def memory(self, execution: Execution, activation_budget: float = CPU_ACTIVATION_BYTES) -> Memory:

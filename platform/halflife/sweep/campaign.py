@@ -100,13 +100,12 @@ class Campaign(Course):
     def findings(self) -> list[str]:
         return self._findings
 
-    @property
-    def flops_ahead(self) -> float:
+    def ahead(self, work: Callable[[Stage], float]) -> float:
         """Of the settings that are yet to be suggested, and of the best on fresh seeds."""
         if self._final is not None:
             return 0.0
         budget, search = self._search.budget, self._search
-        each = sum({stage.key: stage.cost.flops for stage in self._examples}.values()) / len(self._suggestions.examples)
+        each = sum({stage.key: work(stage) for stage in self._examples}.values()) / len(self._suggestions.examples)
         left = 0 if self._clock() > self._deadline else max(0, budget.trials - self._suggestions.begun)
         again = min(budget.finalists, budget.trials) * len(search.fresh_seeds) / len(search.seeds)
         return each * (left + again)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from halflife.stages.base import Stage
 from halflife.stages.plan import Plan
@@ -33,9 +33,8 @@ class Course:
     def leave(self) -> None:
         """The sweep ends, or is ended: leave nothing open."""
 
-    @property
-    def flops_ahead(self) -> float:
-        """Of what is not in the plan yet; an estimate."""
+    def ahead(self, work: Callable[[Stage], float]) -> float:
+        """The work of what is not in the plan yet; an estimate."""
         return 0.0
 
     def line(self) -> str:

@@ -17,9 +17,11 @@ from halflife.sweep.place import Place
 from halflife.sweep.report import duration
 from halflife.sweep.study import Study
 
-ASSUMED_FLOPS = {"cpu": 50e9, "cuda": 100e12}
-"""FLOP/s of one slot where nothing has been measured: a core of a server (presets have measured 52 to 70 GFLOP/s on an
-AMD EPYC, evaluations included), a GPU at a modest utilisation."""
+ASSUMED_FLOPS = {"cpu": 60e9, "cuda": 100e12}
+"""FLOP/s of one slot where nothing has been measured: a core of a server, a GPU at a modest utilisation."""
+STEP_SECONDS = 0.01
+"""What an optimizer step takes besides, where nothing has been measured: Python, launches, small tensors. With both the
+presets' stages, 30k to 300k parameters on a core of an AMD EPYC, took 0.7 to 1.4 times as long as assumed."""
 STARTUP_SECONDS = 12.0
 """Ray, and the imports of the first stage."""
 _ANCESTORS = "ancestors"
@@ -46,7 +48,7 @@ class Estimate:
     seconds: float
     """Wall time: the work spread over the slots, and no less than the longest chain of stages."""
     measured: int
-    """Missing stages whose speed was measured on complete ones of their kind and size."""
+    """Missing stages whose pace was measured on complete ones of their kind and size."""
     memory_bytes: float
     """Of as many of the largest missing stages as run at once."""
     disk_bytes: float
@@ -63,9 +65,9 @@ def estimate(study: Study, plan: Plan, place: Place) -> Estimate:
     missing = [stage for stage in plan.missing if stage.key not in plan.blocked]
     shares = place.shares(missing)
     slots = place.slots(shares.values())
-    speeds = measured_speeds(plan)
-    assumed = ASSUMED_FLOPS[place.actual_device]
-    seconds = {stage.key: stage.cost.flops / speeds.get(sort_of(stage), assumed) for stage in missing}
+    device = place.actual_device
+    paces = measured_paces(plan, device)
+    seconds = {stage.key: assumed_seconds(stage, device) * paces.get(sort_of(stage), 1.0) for stage in missing}
     phases: dict[str, Row] = {}
     for stage in plan.stages.values():
         users = study.users.get(stage.key)
@@ -83,7 +85,7 @@ def estimate(study: Study, plan: Plan, place: Place) -> Estimate:
         phases=phases,
         slots=slots,
         seconds=wall,
-        measured=sum(sort_of(stage) in speeds for stage in missing),
+        measured=sum(sort_of(stage) in paces for stage in missing),
         memory_bytes=sum(largest[:slots]),
         disk_bytes=sum(stage.cost.disk_bytes for stage in missing),
     )
@@ -118,9 +120,10 @@ def show(study: Study, plan: Plan, place: Place, console: Console) -> None:
         f"{found.slots} at once on {place.actual_device}"
     )
     if missing:
-        basis = f"assuming {_si(ASSUMED_FLOPS[place.actual_device])}FLOP/s a slot"
+        flops = _si(ASSUMED_FLOPS[place.actual_device])
+        basis = f"assuming {flops}FLOP/s a slot and {1e3 * STEP_SECONDS:.0f} ms a step besides"
         if found.measured:
-            basis = f"from measured speeds for {found.measured} of {missing} stages, else {basis}"
+            basis = f"as measured for {found.measured} of {missing} stages, else {basis}"
         console.print(
             f"about {duration(found.seconds)} ({basis}), {found.memory_bytes / 1e9:.1f} GB of memory for tensors, "
             f"{found.disk_bytes / 1e9:.2f} GB of disk"
@@ -128,13 +131,18 @@ def show(study: Study, plan: Plan, place: Place, console: Console) -> None:
 
 
 def sort_of(stage: Stage) -> tuple[Any, ...]:
-    """Stages of one sort are taken to run at the same FLOP/s."""
+    """Stages of one sort are taken to run at the same pace."""
     return stage.kind, getattr(stage, "architecture", None)
 
 
-def measured_speeds(plan: Plan) -> dict[tuple[Any, ...], float]:
-    """FLOP/s, evaluations included, of complete stages by sort."""
-    flops: defaultdict[tuple[Any, ...], float] = defaultdict(float)
+def assumed_seconds(stage: Stage, device: str) -> float:
+    """Of one slot, evaluations included, where nothing has been measured."""
+    return stage.cost.flops / ASSUMED_FLOPS[device] + stage.cost.steps * STEP_SECONDS
+
+
+def measured_paces(plan: Plan, device: str) -> dict[tuple[Any, ...], float]:
+    """How many times as long as assumed complete stages took, by sort."""
+    assumed: defaultdict[tuple[Any, ...], float] = defaultdict(float)
     seconds: defaultdict[tuple[Any, ...], float] = defaultdict(float)
     for key, outcome in plan.outcomes.items():
         stage, summary = plan.stages[key], outcome.summary
@@ -142,9 +150,9 @@ def measured_speeds(plan: Plan) -> dict[tuple[Any, ...], float]:
         if outcome.status == "complete" and spent > 0:
             tokens = summary.get("tokens") or stage.cost.tokens
             part = tokens / stage.cost.tokens if stage.cost.tokens else 1.0  # it may have stopped early
-            flops[sort_of(stage)] += stage.cost.flops * min(1.0, part)
+            assumed[sort_of(stage)] += assumed_seconds(stage, device) * min(1.0, part)
             seconds[sort_of(stage)] += spent
-    return {sort: flops[sort] / seconds[sort] for sort in flops if flops[sort]}
+    return {sort: seconds[sort] / assumed[sort] for sort in assumed if assumed[sort]}
 
 
 def _longest_chain(missing: Iterable[Stage], seconds: dict[str, float]) -> float:

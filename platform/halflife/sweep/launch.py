@@ -70,7 +70,8 @@ def run(work: Study | Search, place: Place, console: Console | None = None) -> S
                 title=lambda stage: course.study.title(stage),
                 trouble=lambda: publisher.troubled,
                 search=course.line,
-                flops_ahead=lambda: course.flops_ahead,
+                ahead=lambda work: course.ahead(work),
+                device=place.actual_device,
             ) as view:
                 view.note(view.line([]))
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from halflife.stages.base import Progress, Stage
 from halflife.stages.plan import Plan
 from halflife.stages.store import Store
-from halflife.sweep.estimate import measured_speeds, sort_of
+from halflife.sweep.estimate import assumed_seconds, measured_paces, sort_of
 from halflife.sweep.report import duration
 
 _TERMINAL_SECONDS, _PLAIN_SECONDS = 0.5, 15.0
@@ -38,12 +38,13 @@ class View:
         title: Callable[[Stage], str] = lambda stage: stage.label,
         trouble: Callable[[], str | None] = lambda: None,
         search: Callable[[], str] = lambda: "",
-        flops_ahead: Callable[[], float] = lambda: 0.0,
+        ahead: Callable[[Callable[[Stage], float]], float] = lambda work: 0.0,
+        device: str = "cpu",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan, self._store, self._console, self._clock = plan, store, console, clock
         self._title, self._trouble = title, trouble
-        self._search, self._flops_ahead = search, flops_ahead
+        self._search, self._ahead, self._device = search, ahead, device
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._every = _TERMINAL_SECONDS if self._live else _PLAIN_SECONDS
         self._shown = self._clock()
@@ -103,13 +104,12 @@ class View:
     def seconds_left(self, running: list[tuple[Stage, Progress]]) -> float | None:
         """From the work done since the first stage began; None until there is something to go by.
 
-        Work is FLOPs over the speed at which complete stages of the sort did theirs: training, prompts and searches
-        differ tenfold."""
-        plan, speeds = self._plan, measured_speeds(self._plan)
-        usual = fmean(speeds.values()) if speeds else 1.0
+        Work is the time that is assumed of a stage, at the pace at which complete ones of its sort did theirs."""
+        plan, paces = self._plan, measured_paces(self._plan, self._device)
+        usual = fmean(paces.values()) if paces else 1.0
 
         def work(stage: Stage) -> float:
-            return stage.cost.flops / speeds.get(sort_of(stage), usual)
+            return assumed_seconds(stage, self._device) * paces.get(sort_of(stage), usual)
 
         left = sum(
             work(stage) for stage in plan.missing if stage.key not in plan.blocked and stage.key not in plan.failures
@@ -119,7 +119,7 @@ class View:
         begun = sum(work(stage) for stage, _ in running)
         if self._began is None or done <= 0 or (done == under_way and done < _BEGUN * begun):
             return None
-        return (left - under_way + self._flops_ahead() / usual) * (self._clock() - self._began) / done
+        return (left - under_way + self._ahead(work)) * (self._clock() - self._began) / done
 
     def _head(self, running: list[tuple[Stage, Progress]]) -> Text:
         return Text(self.line(running), style="bold")
