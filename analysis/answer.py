@@ -75,7 +75,7 @@ def _ends(times: pl.DataFrame) -> str:
     for row in sizes[:: max(1, len(sizes) - 1)][:2]:
         seeds = plural(row["seeds"], "seed")
         if row["estimate"] is not None:
-            ends = f" [{short(row['low'])}, {short(row['high'])}]" if row["low"] is not None else ""
+            ends = f" {bracket(row['low'], row['high'])}" if row["low"] is not None else ""
             late = f", of which {row['censored']} had not reached half" if row["censored"] else ""
             parts.append(f"{short(row['estimate'])} tokens{ends} at {row['size']} parameters ({seeds}{late})")
         else:

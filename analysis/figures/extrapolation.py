@@ -14,10 +14,10 @@ from analysis.load import StudyData
 CAPTION = (
     "Left: each law is fitted to the beginning of every run and foretells the rest; the error is the root mean "
     "square of the margin foretold less the margin seen, averaged over sizes, against the share of the log span that "
-    "the law was shown; bars: 95 % t intervals over seeds. Right: the half-life at the largest size, foretold from the "
-    "smaller sizes, over the one seen; 1 is right, bars as before; seeds that were censored at any size are left out. "
-    "A law to be trusted beyond the data has a low, flat line and a bar across 1; one that fits best and foretells "
-    "badly has fitted noise."
+    "the law was shown; bars, which may leave the panel: 95 % t intervals over seeds. Right: the half-life at the "
+    "largest size, foretold from the smaller sizes, over the one seen; 1 is right, bars as before; seeds that were "
+    "censored at any size are left out. A law to be trusted beyond the data has a low, flat line and a bar across 1; "
+    "one that fits best and foretells badly has fitted noise."
 )
 SHOWN = 6
 
@@ -42,7 +42,7 @@ def draw_extrapolation(table: pl.DataFrame) -> Figure:
             left.plot(own["seen"], own["estimate"], color=colour, ls=dash, lw=1.4, marker="o", ms=3)
             left.vlines(own["seen"], own["low"], own["high"], color=colour, lw=0.8, alpha=0.6)
             handles.append(Line2D([], [], color=colour, ls=dash, lw=1.4, marker="o", ms=3, label=law.replace("_", " ")))
-        left.set_ylim(0, None)
+        left.set_ylim(0, 1.5 * max(rolling["estimate"].drop_nulls(), default=1.0))  # bars of two seeds say nothing
         left.set_xlabel("share of the run's log span shown to the law")
         left.set_ylabel("error of the rest (nats a token)")
         seen = rolling["seen"].unique().sort().to_list()
@@ -54,7 +54,6 @@ def draw_extrapolation(table: pl.DataFrame) -> Figure:
 
 
 def _ratios(axes: Axes, largest: pl.DataFrame, laws: list[str], colours: list) -> None:
-    axes.axvline(1, color=style.INK, lw=0.8)
     ends: list[float] = []
     for place, (law, colour) in enumerate(zip(laws, colours, strict=True)):
         for row in largest.filter(pl.col("law") == law).drop_nulls("estimate").iter_rows(named=True):
@@ -64,8 +63,10 @@ def _ratios(axes: Axes, largest: pl.DataFrame, laws: list[str], colours: list) -
             axes.plot([row["estimate"]], [place], "o", color=colour, ms=4.5, mec="white", mew=0.5)
             ends.append(row["estimate"])
     if not ends:
-        axes.set_visible(False)
+        axes.set_xticks([])
+        style.nothing_here(axes, "no half-life could be foretold\nfrom two smaller sizes")
         return
+    axes.axvline(1, color=style.INK, lw=0.8)
     style.ratio_axis(axes, ends)
     axes.set_yticks(range(len(laws)), [law.replace("_", " ") for law in laws])
     axes.set_ylim(len(laws) - 0.4, -0.6)

@@ -16,11 +16,12 @@ from analysis.scaling import by_size
 
 CAPTION = (
     "Tokens since the drop until half of the dropped language's skill is gone for good, by family; left by success "
-    "above chance, right by the log-probability of the right answer above the model that never saw it; one row an arm. "
-    "One colour a size, dark small and light large; small points are seeds, large ones geometric means with 95 % t "
-    "intervals. An arrow is a run that never reached half within the branch, drawn at its last evaluation: its size "
-    "has no mean. Below each family: of how many runs; trunks that missed the criterion, from which no branch forked; "
-    "runs without the skill at the drop, which have nothing to lose. If sharing protects, B, C and D lie above A."
+    "above chance, right by the log-probability of the right answer above the model that never saw it; one row an "
+    "arm. One colour a size, dark small and light large; small points are seeds, large ones geometric means with, "
+    "from three seeds on, 95 % t intervals. An arrow is a run that never reached half within the branch, drawn at "
+    "its last evaluation: its size has no mean. Below each family: of how many runs; trunks that missed the "
+    "criterion, from which no branch forked; runs without the skill at the drop, which have nothing to lose. If "
+    "sharing protects, B, C and D lie above A."
 )
 CRITERIA = {"success": "by success", "logprob": "by log-probability"}
 ARM = "arm"

@@ -16,14 +16,13 @@ from analysis.words import interval
 
 CAPTION = (
     "Time until half of the {answer}'s log-probability above the never-trained control is gone for good, by size, "
-    "each panel by another clock. Lines and bands: geometric mean over seeds and its 95 % t interval; thin lines: "
-    "single seeds. An arrow marks a run that never reached half, drawn at its last evaluation: the truth lies "
-    "above; with more than a third of such its size has no mean. γ is the slope, one fit a seed, then Student-t over "
-    "seeds; a few censored half-lives are drawn beyond their bounds, with many γ is a bound, beside the slope of the "
-    "uncensored seeds only. "
-    "Within one branch rate and batch, tokens, steps and summed rate are proportional: those panels tell the settings "
-    "apart, not the sizes. If a clock is the cause of forgetting, the settings fall on one line in its panel; if size "
-    "slows forgetting, the lines rise."
+    "each panel by another clock. Lines and bands: geometric mean over seeds and, from three on, its 95 % t "
+    "interval; thin lines: single seeds. An arrow marks a run that never reached half, drawn at its last "
+    "evaluation: the truth lies above; with more than a third of such its size has no mean. γ is the slope, one fit "
+    "a seed, then Student-t over seeds; a few censored half-lives are drawn beyond their bounds, with many γ is a "
+    "bound, beside the slope of the uncensored seeds only. Within one branch rate and batch, tokens, steps and "
+    "summed rate are proportional: those panels tell the settings apart, not the sizes. If a clock is the cause of "
+    "forgetting, the settings fall on one line in its panel; if size slows forgetting, the lines rise."
 )
 LEGEND = 46
 """Characters of a legend's line that fit above half a page."""
@@ -111,7 +110,8 @@ def size_axis_lines(axes: Axes, groups: list[tuple[str, pl.DataFrame]], sizes: l
             mew=0.5,
             zorder=5,
         )
-        band = means.drop_nulls(["low", "high"])
+        # of two seeds it would fill the panel and say nothing
+        band = means.drop_nulls(["low", "high"]).filter(pl.col("seeds") > 2)
         if band.height > 1:
             axes.fill_between(band["parameters"], band["low"], band["high"], color=colour, alpha=0.16, lw=0, zorder=2)
         elif band.height:
