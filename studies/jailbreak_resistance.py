@@ -21,7 +21,7 @@ from halflife.errors import UserError
 from halflife.evaluation.probes import Ends, Evaluation, LanguageProbe
 from halflife.evaluation.targets import LanguageTarget
 from halflife.models.ladder import Rung
-from halflife.models.prompts import Smaller, SoftPrompt, initial
+from halflife.models.prompts import SoftPrompt, initial
 from halflife.stages.base import Stage
 from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
@@ -36,7 +36,7 @@ from halflife.training.optimizers import AdamW
 from halflife.training.penalties import PromptAttacks
 from halflife.training.schedules import Schedule
 from studies.reports import report
-from studies.soft_prompt_settings import PHASE, warm_label
+from studies.soft_prompt_settings import PHASE, warm_label, warmer
 
 NAME = "jailbreak_resistance"
 GUARD = "@guard@"
@@ -258,15 +258,8 @@ class Cell:
         settings, stage = self.settings, self.broken(model, protection, steps=steps)
         chosen = stage.prompts
         stages: dict[str, Stage] = {PHASE: stage}
-        first = {prompt.tokens: prompt for prompt in reversed(chosen)}
-        warm = tuple(
-            replace(
-                first[after],
-                initial=Smaller(stage=stage, prompt=first[before].name),
-                label=warm_label(after),
-            )
-            for before, after in pairwise(sorted(settings.tokens)[1:])
-        )
+        ks = sorted(settings.tokens)
+        warm = tuple(warmer(chosen, stage, before, after) for before, after in pairwise(ks[1:]))
         if warm and steps is None:
             stages["warm"] = replace(stage, prompts=warm)
         return stages

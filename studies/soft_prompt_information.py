@@ -22,7 +22,7 @@ from halflife.evaluation.behaviours import BehaviourTarget
 from halflife.evaluation.probes import BehaviourProbe, Ends, Evaluation, LossProbe
 from halflife.evaluation.targets import BackdoorTarget, Target
 from halflife.models.ladder import Rung
-from halflife.models.prompts import Linear, Smaller, SoftPrompt, Text
+from halflife.models.prompts import Linear, SoftPrompt, Text
 from halflife.models.released import Released
 from halflife.rng import generator
 from halflife.stages.base import Stage
@@ -53,7 +53,7 @@ from studies.soft_prompt_settings import (
     place,
     prompts,
     told_of_few,
-    warm_label,
+    warmer,
 )
 from studies.starts import SMOLLM2, Start, shipped, starts
 
@@ -68,7 +68,7 @@ BOARDS, SHARE = 4000, 0.4
 class Frozen:
     """A model to be asked behind prompts, and the stages that make it."""
 
-    model: Checkpoint | Released
+    model: Checkpoint | Released | Rung
     stages: dict[str, Stage]
 
 
@@ -195,10 +195,13 @@ class Models:
             return self.shown(own(name, self.seed))
         return self.trunk(poisoned=name == "backdoor")
 
-    def fitted(self, frozen: Frozen, target: Target, name: str, *, unfitted: bool = False) -> dict[str, Stage]:
+    def fitted(
+        self, frozen: Frozen, target: Target, name: str, *, unfitted: bool = False, tokenizer: Any = None
+    ) -> dict[str, Stage]:
         """The stages of a trial: those of its model, its prompts, and each k again from the next smaller one."""
         kind = {"model": Linear()} if name in CONDITIONAL else {}
-        tokenizer = self.start.tokenizer if isinstance(frozen.model, Released) else None
+        if isinstance(frozen.model, Released):
+            tokenizer = self.start.tokenizer
         chosen = prompts(self.settings, **kind)
         common: dict[str, Any] = {"model": frozen.model, "targets": (target,), "tokenizer": tokenizer}
         common["judged"] = name in CONDITIONAL
@@ -206,8 +209,7 @@ class Models:
         stages: dict[str, Stage] = {**frozen.stages, PHASE: stage}
         ks = sorted(self.settings.tokens)
         if self.settings.warm and not unfitted and not kind and len(ks) > 2:
-            by_k = {prompt.tokens: prompt for prompt in reversed(chosen)}
-            warm = tuple(_warmer(by_k[after], stage, by_k[before]) for before, after in pairwise(ks[1:]))
+            warm = tuple(warmer(chosen, stage, before, after) for before, after in pairwise(ks[1:]))
             stages["warm"] = fit(self.settings, self.seed, prompts=warm, **common)
         if not unfitted and not kind:
             stages |= self.measured(stage, chosen, tokenizer)
@@ -249,11 +251,6 @@ def lines(corpus: Corpus, results: Path) -> tuple[str, ...]:
 def own(name: str, seed: int) -> Behaviour:
     """The behaviours that state their own prompts."""
     return Pathfinding(side=4, walls=0.15, seed=seed) if name == "paths" else DropGame(seed=seed)
-
-
-def _warmer(prompt: SoftPrompt, stage: FitSoftPrompts, smaller: SoftPrompt) -> SoftPrompt:
-    begun = Smaller(stage=stage, prompt=smaller.name)
-    return replace(prompt, initial=begun, label=warm_label(prompt.tokens))
 
 
 def trials(
@@ -302,11 +299,11 @@ def _controls(models: Models) -> Iterator[Trial]:
     stage = fit(settings, models.seed, model=present.model, prompts=(prompt,), steps=0, **common)
     yield _trial(models, name, {**present.stages, PHASE: stage}, "positive")
     if not set(settings.behaviours) & (set(TRAINED_IN) - {"detuning"}):
+        # of a released model's size none is at hand: it is told as what it is, and no difference is taken
         rung = Rung(size=models.size) if isinstance(models.start.model, Rung) else Rung(size="1m")
-        untrained = fit(
-            settings, models.seed, model=rung, prompts=prompts(settings), targets=(target,), tokenizer=stage.codec
-        )
-        yield _trial(models, name, {PHASE: untrained}, "absent")
+        untrained = models.fitted(Frozen(rung, {}), target, name, tokenizer=stage.codec)
+        trial = _trial(models, name, untrained, "absent")
+        yield replace(trial, parameters=trial.parameters | {"size": rung.size, "parameters": rung.parameters})
 
 
 def _trial(models: Models, name: str, stages: dict[str, Stage], role: str, *said: str) -> Trial:
@@ -366,6 +363,11 @@ def build(preset: str, settings: Settings, place: Place) -> Study:
     begin = starts(settings.sizes, settings.start, results)
     if settings.start:
         kept = tuple(name for name in settings.behaviours if name not in TRAINED_IN)
+        if not kept:
+            raise UserError(
+                f"--start with --behaviours {' '.join(settings.behaviours)}: all of them are trained in, which a released "
+                "model is not; add others, such as say-4"
+            )
         settings = replace(settings, sizes=tuple(begin), behaviours=kept)
     corpora = (prepare_corpus(settings.corpus, results), prepare_corpus(settings.other_corpus, results))
     beside, left_out = released_beside(settings, results)

@@ -11,7 +11,7 @@ from typing import Any
 from halflife.errors import UserError
 from halflife.evaluation.probes import Ends
 from halflife.models.ladder import Rung
-from halflife.models.prompts import SoftPrompt, initial
+from halflife.models.prompts import Smaller, SoftPrompt, initial
 from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.sweep.cli import Preset
 from halflife.tasks.backdoor import Transform
@@ -186,6 +186,13 @@ def told_of_few(settings: Settings, names: tuple[str, ...]) -> str:
 
 def warm_label(k: int) -> str:
     return f"k{k}-warm"
+
+
+def warmer(chosen: tuple[SoftPrompt, ...], stage: FitSoftPrompts, before: int, after: int) -> SoftPrompt:
+    """A prompt of `after` tokens begun from the best of `before` tokens that `stage` has fitted."""
+    smaller = tuple(prompt.name for prompt in chosen if prompt.tokens == before)
+    prompt = next(prompt for prompt in chosen if prompt.tokens == after)
+    return dataclasses.replace(prompt, initial=Smaller(stage=stage, prompts=smaller), label=warm_label(after))
 
 
 def described(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -167,7 +167,7 @@ WARM = FitSoftPrompts(
     model=Checkpoint(stage=TRUNK, at="strong"),
     targets=PROMPTS.targets[:1],
     prompts=(
-        SoftPrompt(tokens=4, initial=Smaller(stage=PROMPTS, prompt=PROMPTS.prompts[2].name), label="warm"),
+        SoftPrompt(tokens=4, initial=Smaller(stage=PROMPTS, prompts=(PROMPTS.prompts[2].name,)), label="warm"),
         SoftPrompt(tokens=5, initial=Adapter(digest="89abcdef01234567", tokens=5, folder="not hashed"), model=Linear()),
         SoftPrompt(tokens=4, initial=WordEmbeddings()),
     ),
@@ -216,16 +216,16 @@ GOLDEN: list[tuple[Stage, str]] = [
     (READ, "bb5b49005e0d12d99bb5"),
     (ANSWERS, "0e7e361ede12398dbdc5"),
     (ASKED, "f04c543180de348a5536"),
-    (PROMPTS, "2294f5464c60b4927e09"),
-    (WARM, "94c46b97ab84e2bc296c"),
+    (PROMPTS, "fb314c93d50293123535"),
+    (WARM, "448b0378dc69efa630e9"),
     (FISHER, "997929de063afd70787f"),
     (HELD, "956d054a36ab2bdd429b"),
-    (MEASURED, "e0ca8610ddeda472d00b"),
-    (replace(MEASURED, fragile=False), "5d2077d5a314edb230f6"),
-    (SEARCHED, "5416c764a645f1f449a6"),
-    (JUDGED, "d8e4a78724bab3a60ff5"),
-    (CALLED, "46ba9d2c919d82b2515b"),
-    (HARDENED, "b278466ea24ffb03d4d4"),
+    (MEASURED, "2797ce86dc3e8b4bd3ed"),
+    (replace(MEASURED, fragile=False), "c96ebac2640100927f1a"),
+    (SEARCHED, "69fc710dc5d1fd1f8de4"),
+    (JUDGED, "f7093907187d7896cdad"),
+    (CALLED, "ebace13c8ef64c3d83e1"),
+    (HARDENED, "16bbd7ab44355ffc5cf1"),
 ]
 
 

@@ -96,8 +96,8 @@ def test_restarts_differ_and_the_same_stage_is_the_same(tmp_path: Path) -> None:
 def test_a_larger_prompt_begins_where_a_smaller_one_ended(tmp_path: Path) -> None:
     summary, _ = compute(STAGE, tmp_path)
     name = STAGE.prompts[1].name
-    same = SoftPrompt(tokens=2, initial=Smaller(stage=STAGE, prompt=name))
-    more = SoftPrompt(tokens=3, initial=Smaller(stage=STAGE, prompt=name, rest=Noise()))
+    same = SoftPrompt(tokens=2, initial=Smaller(stage=STAGE, prompts=(name,)))
+    more = SoftPrompt(tokens=3, initial=Smaller(stage=STAGE, prompts=(name,), rest=Noise()))
     warm = replace(STAGE, prompts=(same, more), steps=0)
     found, folder = compute(warm, tmp_path)
     assert found["runs"][warm.run_name(ADDITION, same)]["loss"] == pytest.approx(
@@ -105,6 +105,24 @@ def test_a_larger_prompt_begins_where_a_smaller_one_ended(tmp_path: Path) -> Non
     )
     vectors = {run: fitted.vectors() for run, fitted in prompt_results.read(folder / "final").items()}
     assert (vectors[warm.run_name(ADDITION, more)][:2] == vectors[warm.run_name(ADDITION, same)]).all()
+
+
+def test_of_several_smaller_prompts_the_best_in_training_is_begun_from(tmp_path: Path) -> None:
+    summary, _ = compute(STAGE, tmp_path)
+    names = tuple(prompt.name for prompt in STAGE.prompts[1:])
+    losses = {name: summary["runs"][f"{ADDITION.name}.{name}"] for name in names}
+    best = min(losses.values(), key=lambda run: run["train_loss"])
+    for order in (names, names[::-1]):
+        warm = SoftPrompt(tokens=2, initial=Smaller(stage=STAGE, prompts=order))
+        found, _ = compute(replace(STAGE, prompts=(warm,), steps=0), tmp_path)
+        (run,) = found["runs"].values()
+        assert run["loss"] == pytest.approx(best["loss"], abs=1e-6)
+
+
+def test_texts_without_a_word_to_begin_with_are_refused_before_any_compute(tmp_path: Path) -> None:
+    wordless = replace(STAGE, prompts=(SoftPrompt(tokens=2, initial=Words(letters=50)),))
+    with pytest.raises(UserError, match="its texts have none of 50 letters"):
+        wordless.check(tmp_path)
 
 
 def test_a_hard_prompt_is_a_text_put_before_the_text(tmp_path: Path) -> None:
@@ -172,7 +190,7 @@ def test_what_a_model_says_by_itself_is_judged_by_the_task_and_guessing_is_told(
         (lambda: replace(STAGE, steps=-1), "steps = -1"),
         (
             lambda: replace(
-                STAGE, prompts=(SoftPrompt(tokens=1, initial=Smaller(stage=STAGE, prompt=STAGE.prompts[1].name)),)
+                STAGE, prompts=(SoftPrompt(tokens=1, initial=Smaller(stage=STAGE, prompts=(STAGE.prompts[1].name,))),)
             ),
             "expected 1 to as many",
         ),

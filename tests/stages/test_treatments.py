@@ -258,7 +258,7 @@ def test_a_branch_trained_against_prompts_has_their_fits_for_parents_and_says_wh
     for stage in (BRANCH, hardened):
         behind = replace(
             fit, model=Checkpoint(stage=stage), targets=(said,), steps=0,
-            prompts=(SoftPrompt(tokens=2, initial=Smaller(stage=fit, prompt=prompts[1].name)),),
+            prompts=(SoftPrompt(tokens=2, initial=Smaller(stage=fit, prompts=(prompts[1].name,))),),
         )  # fmt: skip
         for each in (*stage.parents, stage):
             run_stage(each, store)

@@ -118,7 +118,7 @@ def test_each_k_is_fitted_again_from_the_next_smaller_one(study: Study) -> None:
     assert [k for k, _ in begun] == [4, 16]
     for (_, initial), name in zip(begun, ("k1-vocabulary-r0", "k4-vocabulary-r0"), strict=True):
         assert isinstance(initial, Smaller)
-        assert (initial.stage, initial.prompt) == (first, name)
+        assert (initial.stage, initial.prompts) == (first, (name,))
 
 
 def test_every_prompt_of_the_study_is_declared_by_its_name(study: Study) -> None:
@@ -206,6 +206,14 @@ def test_without_a_backdoor_a_text_is_the_positive_control_and_an_untrained_mode
     plain = build("smoke", replace(settings, behaviours=("say-4", "continuation")), Place(results=results))
     by_role = {trial.role: trial.stages[PHASE] for trial in plain.trials if trial.parameters["seed"] == 0}
     hard, untrained = by_role["positive"], by_role["absent"]
+    present = next(trial for trial in plain.trials if trial.role == "treatment" and trial.parameters["seed"] == 0)
+    absent = next(trial for trial in plain.trials if trial.role == "absent" and trial.parameters["seed"] == 0)
+    budgets = [
+        [(phase, prompt.name, stage.steps) for phase, stage in trial.stages.items() if isinstance(stage, FitSoftPrompts)
+         for prompt in stage.prompts]
+        for trial in (present, absent)
+    ]  # fmt: skip
+    assert budgets[0] == budgets[1]
     assert isinstance(hard, FitSoftPrompts)
     assert isinstance(untrained, FitSoftPrompts)
     assert (hard.steps, hard.prompts[0].name) == (0, "hard")

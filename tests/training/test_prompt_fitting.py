@@ -13,9 +13,11 @@ from halflife.evaluation.generation import generate, openings
 from halflife.evaluation.prompted import answer, cut, remember
 from halflife.evaluation.targets import Judged
 from halflife.models.prompts import MLP, Direct, InputModel, Linear, Shared, SoftPrompt
+from halflife.models.soft_prompts import scale_of
 from halflife.training import prompt_packs
 from halflife.training.prompt_fitting import fit
-from halflife.training.prompt_packs import packed
+from halflife.training.prompt_packs import Pack, packed
+from halflife.training.schedules import Schedule
 from tests.training.prompts import COURSE, VOCABULARY, frozen, items, run, target
 
 MODELS: tuple[InputModel, ...] = (Direct(), Linear(), MLP(hidden=5), Shared(hidden=5, code=2))
@@ -147,6 +149,20 @@ def test_fitting_lowers_the_training_loss(model: Any) -> None:
     assert short.train_loss
     assert long.train_loss
     assert long.train_loss < short.train_loss - 0.2
+
+
+def test_what_a_prompt_came_to_in_training_is_told_by_its_last_steps_alone(model: Any) -> None:
+    course, schedule = replace(COURSE, steps=60), Schedule()
+    runs = [run(model, SoftPrompt(tokens=4), target())]
+    (found,), _ = fit(model, runs, course, schedule=schedule)
+    pack = Pack(model, runs, course, scale_of(model.embed), torch.device("cpu"))
+    losses = []
+    for step in range(course.steps):
+        pack.step(step, schedule.multiple(step, course.steps))
+        losses += pack.mean_losses()
+    assert 6 <= pack.settled <= 30
+    assert found.train_loss == pytest.approx(np.mean(losses[-pack.settled :]), abs=1e-5)
+    assert found.train_loss < np.mean(losses) - 0.1
 
 
 def test_without_a_prompt_the_loss_is_the_models_own(model: Any) -> None:

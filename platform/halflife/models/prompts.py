@@ -68,8 +68,8 @@ class Smaller:
 
     stage: Any
     """A stages.soft_prompts.FitSoftPrompts; a parent."""
-    prompt: str
-    """The name of one of its prompts."""
+    prompts: tuple[str, ...]
+    """Names of some of its prompts: what was best in training is begun from."""
     rest: Noise | Vocabulary | Words | Text = Vocabulary()
 
 

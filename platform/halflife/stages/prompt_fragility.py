@@ -53,6 +53,8 @@ def measure(stage: MeasureSoftPrompts, context: Context) -> dict[str, Any]:
                 if reached is None:
                     continue
                 vectors, steps = reached
+            if not vectors.isfinite().all():  # it diverged: nothing is there to be measured
+                continue
             found = {"matched_steps": float(steps), "numbers": float(vectors.numel())}
             if stage.fragile:
                 found |= _fragility(stage, model, items, prompt, vectors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ class FindDistance(Stage):
     """
 
     kind: ClassVar[str] = "find-distance"
+    version: ClassVar[int] = 2  # 2: the best at each k is chosen by the last steps' training loss, where it was by all
 
     model: Checkpoint | Rung | Released
     target: Target
@@ -102,7 +104,8 @@ class FindDistance(Stage):
 
         def told(k: int, fitted: Fitted, steps: int) -> None:
             counts = {"loss": fitted.loss, "hits": float(fitted.correct.sum()), "trials": float(len(fitted.correct))}
-            context.record(steps, {f"{target.name}.k{k}/{name}": value for name, value in counts.items()})
+            finite = {name: value for name, value in counts.items() if math.isfinite(value)}
+            context.record(steps, {f"{target.name}.k{k}/{name}": value for name, value in finite.items()})
 
         found = smallest(
             model,
@@ -121,7 +124,7 @@ class FindDistance(Stage):
             "tokens": self.cost.tokens * found.steps / (self.most_fits * self.steps),
             "seconds_training": seconds,
             "distance": found.distance,
-            "losses": {str(k): fitted.loss for k, fitted in sorted(found.best.items())},
+            "losses": {str(k): fitted.loss for k, fitted in sorted(found.best.items()) if math.isfinite(fitted.loss)},
             "prompt_steps": found.steps,
         }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from halflife.models.soft_prompts import scale_of
 from halflife.models.start import Model, bare, fresh
 from halflife.rng import generator, seed_of
 from halflife.stages.base import Context
-from halflife.stages.soft_prompts import FitSoftPrompts, read_items
+from halflife.stages.soft_prompts import FitSoftPrompts, read_items, words_of
 from halflife.stages.train import Checkpoint
 from halflife.training import checkpoints, prompt_results
 from halflife.training.prompt_fitting import fit, freeze
@@ -110,7 +109,9 @@ class Beginning:
             scale = initial.scale if isinstance(initial, Noise) else 0.0
             return torch.from_numpy(scale * rng.standard_normal((k, width))).float()
         if isinstance(initial, Smaller):
-            known = self.smaller[initial.stage.key][f"{self.target.name}.{initial.prompt}"].vectors() / self.scale
+            runs = self.smaller[initial.stage.key]
+            earlier = [runs[f"{self.target.name}.{name}"] for name in initial.prompts]
+            known = min(earlier, key=lambda run: run.standing).vectors() / self.scale
             return torch.cat([known, self._vectors(initial.rest, k)[len(known) :].to(known)])
         if isinstance(initial, Adapter):
             from halflife.models.peft_adapters import read_adapter
@@ -126,12 +127,6 @@ class Beginning:
         if isinstance(initial, Text):
             found = self.codec.encode(initial.text)
             return np.resize(found, k)
-        texts = [self.codec.decode(np.append(item.tokens, item.targets[-1])) for item in self.target.train]
-        words = sorted({word for text in texts for word in re.findall(rf"[^\W\d_]{{{initial.letters},}}", text)})
-        if not words:
-            raise UserError(
-                f"soft prompts begun from the words of {self.target.name}: its texts have none of {initial.letters} "
-                "letters; expected another beginning, such as vocabulary"
-            )
+        words = words_of(self.target, initial, self.codec)
         chosen = " ".join(words[at] for at in rng.integers(len(words), size=k))  # a word has a token or more
         return self.codec.encode(chosen)[:k]

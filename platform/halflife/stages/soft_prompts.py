@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from halflife.data.tokenizers import Codec, Pretrained, Tokenizer, load, vocabulary_of
 from halflife.errors import UserError
@@ -20,7 +23,7 @@ from halflife.evaluation.targets import (
     to_judge,
 )
 from halflife.models.ladder import Rung
-from halflife.models.prompts import Smaller, SoftPrompt
+from halflife.models.prompts import Smaller, SoftPrompt, Words
 from halflife.models.released import Released
 from halflife.stages.base import Context, Cost, Stage
 from halflife.stages.train import Checkpoint
@@ -38,6 +41,7 @@ class FitSoftPrompts(Stage):
     """
 
     kind: ClassVar[str] = "fit-soft-prompts"
+    version: ClassVar[int] = 2  # 2: train_loss, by which restarts are chosen, is of the last steps, where it was of all
 
     model: Checkpoint | Rung | Released
     """What is frozen. A rung is untrained: its weights are those that training would begin with at this seed."""
@@ -115,15 +119,16 @@ class FitSoftPrompts(Stage):
         if not isinstance(earlier, FitSoftPrompts):
             raise UserError(f"soft prompt {prompt.name} begun from {earlier!r}: expected a FitSoftPrompts")
         known = {run.name: run for run in earlier.prompts}
-        if smaller.prompt not in known:
-            raise UserError(
-                f"soft prompt {prompt.name} begun from {smaller.prompt!r}: that stage has {', '.join(sorted(known))}"
-            )
-        if not 1 <= known[smaller.prompt].tokens <= prompt.tokens:
-            raise UserError(
-                f"soft prompt of {prompt.tokens} tokens begun from one of {known[smaller.prompt].tokens}: expected 1 "
-                "to as many"
-            )
+        for name in smaller.prompts:
+            if name not in known:
+                raise UserError(
+                    f"soft prompt {prompt.name} begun from {name!r}: that stage has {', '.join(sorted(known))}"
+                )
+            if not 1 <= known[name].tokens <= prompt.tokens:
+                raise UserError(
+                    f"soft prompt of {prompt.tokens} tokens begun from one of {known[name].tokens}: expected 1 to as "
+                    "many"
+                )
 
     @property
     def codec(self) -> Tokenizer:
@@ -156,7 +161,9 @@ class FitSoftPrompts(Stage):
         """Read every target as `run` will. Raises UserError for all that it would trip over, before any compute."""
         codec = load(self.codec, results)
         for target in self.targets:
-            read_items(self, target, codec, results)
+            found = read_items(self, target, codec, results)
+            for initial in {prompt.initial for prompt in self.prompts if isinstance(prompt.initial, Words)}:
+                words_of(found, initial, codec)
 
     @property
     def cost(self) -> Cost:
@@ -215,3 +222,15 @@ def read_items(stage: FitSoftPrompts, target: Target, codec: Codec, results: Pat
     for prompt in stage.prompts:
         check_position(every, prompt.position)
     return TargetItems(target.name, train, held_out, chance_of(target, held_out), judged)
+
+
+def words_of(target: TargetItems, initial: Words, codec: Codec) -> list[str]:
+    """What prompts of this beginning are drawn from, sorted. Raises UserError when its texts have no such word."""
+    texts = [codec.decode(np.append(item.tokens, item.targets[-1])) for item in target.train]
+    words = sorted({word for text in texts for word in re.findall(rf"[^\W\d_]{{{initial.letters},}}", text)})
+    if not words:
+        raise UserError(
+            f"soft prompts begun from the words of {target.name}: its texts have none of {initial.letters} letters; "
+            "expected another beginning, such as vocabulary"
+        )
+    return words

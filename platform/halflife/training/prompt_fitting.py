@@ -130,6 +130,8 @@ class _Loop:
                 standing.seconds_training += time.perf_counter() - started
                 if standing.step in self.due[True] and standing.step < steps:
                     self._evaluate(pack)
+                if standing.step == steps - pack.settled:
+                    pack.mean_losses()
                 now = self.clock()
                 if now - reported >= REPORT_SECONDS:
                     self._report()

@@ -159,6 +159,10 @@ class Pack:
         self.losses = torch.zeros(len(runs), device=device)
         """Of the training batches since `mean_losses` was asked."""
         self.counted = 0
+        most, batch = max(len(target.train) for target in self.targets), course.batch
+        self.settled = max(1, min(course.steps // 2, max(course.steps // 10, -(-most // batch))))
+        """Last steps whose training losses say what a prompt came to: a tenth, and all examples if they can. The mean
+        of all steps would favour what begins low over what ends low."""
         if self.trained:
             self.texts = cut([item for target in self.targets for item in target.train], prompt.position).to(device)
             first = np.cumsum([0, *(len(target.train) for target in self.targets)])

@@ -38,7 +38,7 @@ class Fitted:
     asked: np.ndarray
     """(items,) tokens."""
     train_loss: float | None
-    """Nats a token, over the steps since the last evaluation; None where nothing was trained, or it diverged."""
+    """Nats a token over the last steps (Pack.settled); None where nothing was trained, or it diverged."""
     norm: float | None
     """Root mean square of the prompt's numbers in units of `scale`; None of no prompt."""
     generated: Mapping[str, int] = field(default_factory=dict)
@@ -63,6 +63,12 @@ class Fitted:
     def loss(self) -> float:
         """Nats a token asked, over all items together."""
         return float(self.nats.sum() / self.asked.sum())
+
+    @property
+    def standing(self) -> float:
+        """What runs of one target are chosen by, the least is best: never the held-out loss where another is known."""
+        loss = self.loss if self.train_loss is None else self.train_loss
+        return loss if math.isfinite(loss) and math.isfinite(self.loss) else math.inf
 
     def summary(self) -> dict[str, Any]:
         """JSON data. A loss that is not finite is None, and the run has diverged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -91,19 +92,17 @@ def _best_of(
     kinds = [replace(prompt, tokens=k, restart=restart, label=f"k{k}-r{restart}") for restart in range(restarts)]
     runs = [Run(kind.name, target, kind, begin(kind), course.seed) for kind in (kinds if k else kinds[:1])]
     smaller = max((known for known in found.best if 0 < known < k), default=None)
+    if smaller is not None and not math.isfinite(found.best[smaller].loss):
+        smaller = None
     warm = _warmer(runs[0], found.best[smaller]) if smaller is not None else None
     fitted, _ = fit(model, runs + ([warm] if warm else []), course)
     found.steps += course.steps * (len(fitted) if k else 0)
-    best = min(fitted, key=_trained)
+    best = min(fitted, key=lambda run: run.standing)
     if warm and smaller is not None and best.loss > found.best[smaller].loss:
         again, _ = fit(model, [_warmer(runs[0], found.best[smaller])], replace(course, seed=course.seed + 1))
         found.steps += course.steps
-        best = min([best, *again], key=_trained)
+        best = min([best, *again], key=lambda run: run.standing)
     return best
-
-
-def _trained(fitted: Fitted) -> float:
-    return fitted.loss if fitted.train_loss is None else fitted.train_loss
 
 
 def _warmer(run: Run, smaller: Fitted) -> Run:
