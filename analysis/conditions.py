@@ -12,6 +12,7 @@ from analysis.retention import main_measure
 
 FAMILY = "family"
 DROPPED = "subject"
+ARM, STRENGTH = "arm", "equal-strength"
 """Parameter: the names of the dropped languages, joined by "+"."""
 NULL = "answers shuffled"
 MEASURE = "success"
@@ -75,9 +76,11 @@ def _conditions(data: StudyData) -> pl.DataFrame:
 
 
 def missed(data: StudyData) -> pl.DataFrame:
-    """Trunks of treatments by family and size: trunks, and how many of them never reached the strength at which a
-    branch was to fork. Columns: family, size, parameters, seed, trunk, missed."""
+    """Trunks of treatments of which a strength was asked at which a branch was to fork, and whether they never reached
+    it. Columns: family, size, parameters, seed, trunk, missed."""
     frame = conditions(data).filter(pl.col("role") == "treatment")
+    if ARM in frame.columns and (frame[ARM] == STRENGTH).any():
+        frame = frame.filter(pl.col(ARM) == STRENGTH)
     phase = data.declaration.outcomes[0].phase
     ended = f"outcome_{phase}"
     outcome = pl.col(ended) if ended in frame.columns else pl.lit(None, dtype=pl.String)

@@ -32,7 +32,7 @@ DOSE_TOO = ("payload", "arm")
 
 
 def effects(data: StudyData, curves: pl.DataFrame, measure: str | None = None) -> pl.DataFrame:
-    """One row per axis value other than the reference's, DOSE_TOO left out.
+    """One row per axis value other than the reference's; DOSE_TOO left out, and held at the reference.
 
     area: difference of mean retention over log time. ratio: of half-lives in tokens (sustained). Both are of `measure`,
     by default that of `conditions.skill_measure`. `observed`: the pairs of which neither is censored. The factor rests
@@ -46,6 +46,8 @@ def effects(data: StudyData, curves: pl.DataFrame, measure: str | None = None) -
         .join(times.select("trial", *_log_bounds()), on="trial", how="left")
     )
     rows = []
+    for name in (axis.name for axis in axes if axis.name in DOSE_TOO):  # as in what is said of the reference
+        trials = trials.filter(pl.col(name).eq_missing(pl.lit(chosen[name])))
     for axis in (axis for axis in axes if axis.name not in DOSE_TOO):
         on = ["size", "seed", *(other.name for other in axes if other.name != axis.name)]
         base = trials.filter(pl.col(axis.name) == chosen[axis.name]).select(*on, "area", "low", "high")

@@ -222,11 +222,13 @@ def by_condition(frame: pl.DataFrame) -> pl.DataFrame:
 
 def depths(data: StudyData) -> pl.DataFrame:
     """Per run: said, hidden (mean of the readings that need no saying) and gated = (hidden - said) / (1 - said), the
-    share of what is no longer said that is still there; null where less than half of it is unsaid."""
+    share of what is no longer said that is still there; null where less than half of it is unsaid. `kind` is that of a
+    reading that is a bound (at least, at most), where one of them is: then gated is one too."""
     rows = main_rows(data).drop_nulls("share")
     said = rows.filter(pl.col("reading") == SAID).select("trial", said="share")
+    bounds = pl.col("kind").filter(pl.col("kind") != "observed")
     hidden = rows.filter(pl.col("reading").is_in(HIDDEN)).group_by("trial").agg(
-        hidden=pl.col("share").mean(), readings=pl.col("reading").n_unique()
+        hidden=pl.col("share").mean(), readings=pl.col("reading").n_unique(), kind=bounds.first().fill_null("observed"),
     )  # fmt: skip
     about = rows.select(*ABOUT).unique("trial", maintain_order=True)
     found = about.join(said, on="trial").join(hidden, on="trial")
@@ -243,6 +245,6 @@ def over_seeds(frame: pl.DataFrame, value: str) -> Interval | None:
 def depth_rows(data: StudyData) -> pl.DataFrame:
     """`depths` over seeds, in the form of `by_condition`; `none`: runs that still say at least half of it."""
     found = depths(data).with_columns(
-        share="gated", reading=pl.lit("gated"), detail=pl.lit(""), kind=pl.lit("observed")
+        share="gated", reading=pl.lit("gated"), detail=pl.lit("")
     )
     return by_condition(found)

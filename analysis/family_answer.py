@@ -15,7 +15,7 @@ from analysis.figures.generalisation import generalisation_table
 from analysis.figures.overlap import DIAL, overlap_table
 from analysis.load import StudyData
 from analysis.retention import common_span, half_lives
-from analysis.scaling import SEEDS, slope
+from analysis.scaling import SEEDS, gamma_text, slope
 from analysis.uncertainty import Interval, t_interval
 from analysis.words import bracket, interval, listed, plural, short
 
@@ -71,6 +71,10 @@ def lasting(times: pl.DataFrame, names: list[str], curves: pl.DataFrame) -> str:
     )
 
 
+SHARING = "ABDC"
+"""Families from what shares nothing to what shares most."""
+
+
 def sharing(effect_rows: dict[str, list[dict[str, Any]]], names: list[str]) -> str:
     """Do models with more shared implementation decay more slowly? The families against the first, paired.
     `effect_rows`: those of `effects`, by axis."""
@@ -78,22 +82,31 @@ def sharing(effect_rows: dict[str, list[dict[str, Any]]], names: list[str]) -> s
     if len(names) < 2:
         return question + "It cannot be told: only one family was run."
     rows = effect_rows.get(FAMILY, [])
-    parts, sides = [], []
+    parts, sides, without = [], [], []
     for row in rows:
         found, text = _told(row)
-        sides.append(found)
-        parts.append(f"{row['value'].rpartition(': ')[2]} against {row['against']}: {text}")
+        name, against = row["value"].rpartition(": ")[2], row["against"]
+        # 1: what shares more lasts longer, whichever of the two is the reference
+        sides.append(found if SHARING.find(name) > SHARING.find(against) else -found)
+        without += [name] if row["ratio"] is None and row["area"] is None else []
+        parts.append(f"{name} against {against}: {text}")
     if not parts:
         return question + "It cannot be told: no two families have runs of one size and seed with the skill."
+    every = f"every family that shares {{}} {names[0]}, which shares nothing"
+    if names[0] != SHARING[0]:
+        every = "of every two families compared what shares more {}"
     if all(side == 1 for side in sides):
-        verdict = f"Yes, every family that shares outlasts {names[0]}, which shares nothing"
+        verdict = f"Yes, {every.format('outlasts' if names[0] == SHARING[0] else 'lasts longer')}"
     elif all(side == -1 for side in sides):
-        verdict = f"No, every family that shares fades sooner than {names[0]}, which shares nothing"
+        verdict = f"No, {every.format('fades sooner than' if names[0] == SHARING[0] else 'fades sooner')}"
     elif 1 in sides and -1 in sides:
         verdict = "It depends on the family"
     elif any(sides):
         which = "longer" if 1 in sides else "for a shorter time"
-        verdict = f"In part: some last {which}, of the others the data cannot tell, because their intervals include 1"
+        verdict = f"In part: of {plural(len(sides), 'comparison')} what shares more lasts {which} in {sum(map(abs, sides))}"
+        unsure = len(sides) - sum(map(abs, sides)) - len(without)
+        verdict += f"; in {unsure} the interval includes no difference" if unsure else ""
+        verdict += f"; of {listed(without)} no pair had the skill" if without else ""
     else:
         verdict = _why_not(rows)
     few = _few(max((row["seeds"] for row in rows), default=0))
@@ -172,17 +185,16 @@ def scale(times: pl.DataFrame, names: list[str]) -> str:
     question = "Does size slow the decay? "
     if times.filter(pl.col("kind") != "at-start")["parameters"].n_unique() < 2:
         return question + "It cannot be told, because there are no half-lives at two sizes."
-    parts, claims, why = [], 0, ""
+    parts, claims, why = [], 0, list[str]()
     for name in names:
         found = slope(times.filter(pl.col(FAMILY) == name))
-        if found.interval is None or found.sizes < 2:
-            bound = f"γ {found.bound[0]} {found.bound[1]:.2f}" if found.bound else "cannot be told"
-            parts.append(f"{name}: {bound}")
+        if found.sizes < 2 or (found.interval is None and not found.bound):
+            parts.append(f"{name}: cannot be told")
         else:
-            parts.append(f"{name}: γ = {interval(found.interval)}")
-            claims += not found.interval.contains(0)
-        why = why or found.no_claim or ""
-    verdict = f"Demonstration, no scaling claim ({why})"
+            parts.append(f"{name}: {gamma_text(found)}")
+            claims += found.complete and found.interval is not None and not found.interval.contains(0)
+        why += [reason for reason in (found.no_claim or "").split(", ") if reason and reason not in why]
+    verdict = f"Demonstration, no scaling claim ({', '.join(why)})"
     if not why:
         verdict = f"It changes it in {claims} of {len(parts)} families"
         verdict = verdict if claims else "It cannot be told, because every interval includes 0"
@@ -208,7 +220,8 @@ def gated(data: StudyData) -> str:
     """Is the capability gone, or only gated? By family, all else at the reference."""
     question = "Is it gone, or only gated? "
     rows = depth_rows(data).filter(pl.col("role") == "treatment")
-    plain = conditions(data).filter("plain")["condition"].unique().to_list()
+    runs = conditions(data).filter((pl.col("role") == "treatment") & pl.col("plain")).sort("place")
+    plain = runs["condition"].unique(maintain_order=True).to_list()
     rows = rows.filter(pl.col("condition").is_in(plain))
     if rows.is_empty():
         known = main_rows(data).filter(pl.col("role") == "treatment")
@@ -232,7 +245,11 @@ def gated(data: StudyData) -> str:
         else:
             verdict = "between the two" if found.low > 0 else "cannot tell, the interval is too wide"
         late = f", {row['none']} of {row['runs']} runs still say it" if row["none"] else ""
+        side = "either way" if row["side"] == "either side" else row["side"]
+        late += f", {row['bounded']} of {row['runs']} runs known as bounds alone ({side})" if row["bounded"] else ""
         parts.append(f"{row['condition']}: {interval(found)}, {verdict}{late}")
+    told = set(rows["condition"])
+    parts += [f"{name}: not known, no run had an advantage at the drop" for name in plain if name not in told]
     return (
         f"{question}Of what is no longer said, {listed(used)} still find this share of the advantage over a model that "
         f"never saw the language (0: scrambled, 1: only gated): {'; '.join(parts)}."
@@ -263,11 +280,12 @@ def never(data: StudyData) -> str:
     trunks = missed(data)
     late = trunks.filter("missed")
     if late.is_empty():
-        return f"All {trunks.height} trunks reached the criterion."
+        return f"All {plural(trunks.height, 'trunk')} that were to be forked at the criterion reached it."
     cells = late.group_by(FAMILY, "size", "parameters").len().sort(FAMILY, "parameters")
     where = listed([f"{row['len']} of {row[FAMILY]} at {row['size']}" for row in cells.iter_rows(named=True)])
     return (
-        f"{late.height} of {plural(trunks.height, 'trunk')} missed the criterion: {where}; no branch forked from them."
+        f"{late.height} of {plural(trunks.height, 'trunk')} that were to be forked at the criterion missed it: {where}; "
+        "no branch of equal strength forked from them."
     )
 
 

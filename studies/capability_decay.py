@@ -191,7 +191,7 @@ class Cell:
         return regularize(treatment.trunk_regularizer)(train)
 
     def branch(self, start: Checkpoint, role: str = "treatment") -> Train:
-        """Training after the drop; in the positive control nothing is dropped."""
+        """Training after the drop; in the positive control nothing is dropped, in the absent one nothing comes back."""
         treatment, everything = self.treatment, self.mixture(self.before)
         train = self.train(
             start,
@@ -200,8 +200,9 @@ class Cell:
             rate=ANNEALED * treatment.learning_rate,
             evaluations=self.evaluations(),
         )
-        train = replay(train, everything.sources, treatment.replay)
-        train = anneal(train, everything.sources, treatment.fade)
+        if role != "absent":  # which is never to see what is dropped
+            train = replay(train, everything.sources, treatment.replay)
+            train = anneal(train, everything.sources, treatment.fade)
         return intervene(treatment.intervention)(regularize(treatment.branch_regularizer)(train))
 
     def relearning(self, branch: Train) -> dict[str, Stage]:
@@ -282,7 +283,7 @@ def _trials(cell: Cell, reference: Treatment) -> Iterator[Trial]:
     yield _trial(cell, reference, stages, "treatment")
     if treatment == plain or treatment in (replace(plain, drop="half"), replace(plain, drop="family")):
         never = cell.trunk(learned=False)
-        branch = cell.branch(Checkpoint(stage=never))
+        branch = cell.branch(Checkpoint(stage=never), "absent")
         relearned = cell.relearning(branch) if treatment == plain else {}
         yield _trial(cell, reference, {"trunk": never, "branch": branch, **relearned}, "absent")
         yield _trial(
@@ -300,7 +301,7 @@ def _trial(cell: Cell, reference: Treatment, stages: dict[str, Stage], role: str
     for axis, value in axes.items():
         if axis != "family" and value != getattr(reference, axis):
             what.append(str(value) if axis == "arm" else f"{AXES[axis][1].lower()} {value}")
-    subject = cell.dropped[0].name
+    subject = "+".join(language.name for language in cell.dropped)
     model = Rung(size=cell.size)
     family = cell.treatment.family
     return Trial(

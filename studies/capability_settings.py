@@ -48,7 +48,7 @@ class Settings:
     replay: tuple[float, ...] = (0.0,)
     """Share of the branch's sequences that are still of the dropped languages."""
     rule_overlap: tuple[float, ...] = (1.0,)
-    """Share of the dropped language's items that obey the shared rule. Varies in B."""
+    """Share of the dropped language's first operands whose sums obey the shared rule. Varies in B."""
     token_overlap: tuple[float, ...] = (1.0,)
     """Share of its numbers that are written in its own form's numerals, as translations write them. Varies in B."""
     trunk_regularizers: tuple[str, ...] = ("weight-decay-2",)
@@ -145,6 +145,11 @@ def check_settings(settings: Settings) -> None:
         raise UserError(f"--criterion {settings.criterion:g}: expected a success rate above chance, at most 1")
     if settings.corpus != Settings.corpus and "family" not in settings.drop:
         raise UserError(f"--corpus {settings.corpus}: no text is read without --drop family; leave it out or add that")
+    if "half" in settings.drop and settings.languages < 4:
+        raise UserError(f"--drop half with --languages {settings.languages}: that is one language; give 4 or more")
+    for flag in ("rule_overlap", "token_overlap"):
+        if len(getattr(settings, flag)) > 1 and "B" not in settings.families:
+            raise UserError(f"--{_flag(flag)} with several values: it varies in family B; add B to --families")
     if settings.focus not in settings.families:
         raise UserError(f"--focus {settings.focus}: expected one of the families, {', '.join(settings.families)}")
     unknown = [size for size in settings.focus_sizes if size not in settings.sizes]
@@ -175,7 +180,7 @@ AXES: dict[str, tuple[str, str, str]] = {
 UNITS = {
     "fade": "of the branch",
     "replay": "of the branch's sequences",
-    "rule_overlap": "of the items",
+    "rule_overlap": "of the first operands",
     "token_overlap": "of the numerals",
     "learning_rate": "x the trunk's last rate",
     "length": "x the reference's",
@@ -200,7 +205,7 @@ def declare(study: str, preset: str, settings: Settings, chance: float) -> schem
         reading=(
             "A trunk learns the languages of a family; at the drop one of them leaves the mixture, and a branch goes "
             "on with the others. branch/dropped/hits of branch/dropped/trials are the dropped language's items "
-            "answered right: held-out ones, which only the rule answers, or memorised ones where there is no rule. "
+            "answered right: held-out ones, never trained on in its form, or memorised ones where there is no rule. "
             "choice is a forced choice among its answers, shots asks with examples in context, layer-<i> reads "
             "the answer off layer i by a linear map. The step is tokens since the phase began."
         ),

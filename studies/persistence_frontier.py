@@ -303,7 +303,7 @@ def declare(preset: str, settings: Settings, base: capability_settings.Settings)
         axes=(
             *declared.axes[:2],
             Axis(name="family", label="Family", values=(REFERENCE.family, "A", "B")),
-            Axis(name="rule_overlap", label="Shared rule", values=(1.0,), scale="linear", unit="of the items"),
+            Axis(name="rule_overlap", label="Shared rule", values=(1.0,), scale="linear", unit="of the first operands"),
             Axis(name="trunk_decay", label="Weight decay of the trunk", values=(REFERENCE.trunk_decay,), scale="log"),
             Axis(name="trunk", label="Beside it in the trunk", values=KINDS),
             Axis(name="trunk_strength", label="Its strength in the trunk", values=(0.0,), scale="linear"),

@@ -365,8 +365,8 @@ def build(preset: str, settings: Settings, place: Place) -> Study:
         kept = tuple(name for name in settings.behaviours if name not in TRAINED_IN)
         if not kept:
             raise UserError(
-                f"--start with --behaviours {' '.join(settings.behaviours)}: all of them are trained in, which a released "
-                "model is not; add others, such as say-4"
+                f"--start with --behaviours {' '.join(settings.behaviours)}: a released model is trained in none of "
+                "them; add others, such as say-4"
             )
         settings = replace(settings, sizes=tuple(begin), behaviours=kept)
     corpora = (prepare_corpus(settings.corpus, results), prepare_corpus(settings.other_corpus, results))

@@ -108,6 +108,9 @@ def draw_languages(table: pl.DataFrame) -> Figure:
 
 def _panel(axes: Axes, part: pl.DataFrame, table: pl.DataFrame, clock: str) -> None:
     after = table.filter(pl.col(clock) > 0)[clock].to_numpy()
+    if not after.size:
+        style.nothing_here(axes, "evaluated at the drop only")
+        return
     zero = style.log_axis_with_zero(axes, float(after.min()), float(after.max()))
     part = part.with_columns(x=pl.when(pl.col(clock) > 0).then(clock).otherwise(zero))
     for kind, colour, width, alpha in (

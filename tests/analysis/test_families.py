@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from analysis import generated_languages as planted
 from analysis.censoring import Time
 from analysis.checks import checks
-from analysis.conditions import conditions, missed
+from analysis.conditions import MEASURE, conditions, missed
 from analysis.design import controls
 from analysis.effects import effects
 from analysis.erasure import READINGS, by_condition, depth_rows, main_rows, saving, shares
 from analysis.export import write_tables
-from analysis.family_answer import family_answer, overlap
+from analysis.family_answer import family_answer, gated, overlap, sharing
 from analysis.figures.family import family_table
 from analysis.figures.languages import languages_table
 from analysis.figures.overlap import overlap_table
@@ -140,7 +142,7 @@ def test_a_control_of_another_family_is_none(families):
 def test_trunks_that_missed_the_criterion_are_counted_and_shown(families, answers):
     late = missed(families).filter("missed")
     assert late.select("family", "size", "seed").rows() == [planted.MISSED]
-    assert "1 of 135 trunks missed the criterion: 1 of C at 30k" in answers[-1]
+    assert "1 of 135 trunks that were to be forked at the criterion missed it: 1 of C at 30k" in answers[-1]
     table = family_table(families)
     assert table.filter(pl.col("kind") == "missed").select("family", "size", "seed").unique().rows() == [planted.MISSED]
     assert table.filter(pl.col("kind") == "no skill").is_empty() or "equal exposure" in set(table["arm"])
@@ -186,9 +188,48 @@ def test_the_answers_hold_the_planted_truth_with_intervals(answers):
     assert "regularizer of the branch: weight-decay-1 against none: shorter" in text
     assert "family C: 0.7" in text
     assert "mostly gated" in text
-    assert "no scaling claim (3 of 4 sizes)" in text
+    assert "no scaling claim (3 of 4 sizes, 4 of 5 seeds reached half at every size)" in text
     assert "was generalised" in text
     assert "Trained 310M tokens; a sweep that shared no trunks would have trained 920M, 3.0 times" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "against", "ratio", "verdict"),
+    [
+        ("C", "A", 8.0, "Yes, every family that shares outlasts A, which shares nothing"),
+        ("A", "C", 0.125, "Yes, of every two families compared what shares more lasts longer"),
+        ("C", "B", 8.0, "Yes, of every two families compared what shares more lasts longer"),
+        ("B", "C", 8.0, "No, of every two families compared what shares more fades sooner"),
+        ("D", "A", 0.5, "No, every family that shares fades sooner than A, which shares nothing"),
+    ],
+)
+def test_which_family_is_the_reference_does_not_turn_the_answer_round(name, against, ratio, verdict):
+    row = {"value": f"family: {name}", "against": against, "pairs": 5, "seeds": 5, "observed": 5, "area": None}
+    row |= {"ratio": ratio, "ratio_low": ratio / 1.1, "ratio_high": ratio * 1.1}
+    assert verdict in sharing({"family": [row]}, [against, name])
+
+
+def test_a_share_that_rests_on_relearning_that_never_got_there_says_so(families, answers):
+    assert "known as bounds alone" not in "\n".join(answers)
+    late = families.trials.filter((pl.col("family") == "A") & (pl.col("role") == "treatment") & (pl.col("seed") < 2))
+    never = pl.col("trial").is_in(late["trial"].implode()) & pl.col("phase").str.starts_with("relearn")
+    points = families.points.with_columns(
+        value=pl.when(never & pl.col("name").str.ends_with("/hits")).then(0.0).otherwise("value")
+    )
+    text = gated(replace(families, points=points))
+    assert re.search(r"family A: .* of 15 runs known as bounds alone \(at most\); family B", text)
+
+
+def test_effects_hold_the_arm_at_the_reference(families):
+    found = effects(families, retention_curves(families), MEASURE)
+    exposed = families.trials.filter((pl.col("arm") == "equal-exposure") & (pl.col("role") == "treatment"))
+    lower = pl.col("trial").is_in(exposed["trial"].implode()) & pl.col("name").str.ends_with("/hits")
+    points = families.points.with_columns(
+        value=pl.when(lower & (pl.col("step") > 0)).then(0.7 * pl.col("value")).otherwise("value")
+    )
+    changed = replace(families, points=points)
+    assert not retention_curves(changed).equals(retention_curves(families))
+    assert_frame_equal(effects(changed, retention_curves(changed), MEASURE), found)
 
 
 def test_what_one_seed_or_one_family_cannot_tell_is_not_told(families):

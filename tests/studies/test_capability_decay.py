@@ -90,12 +90,14 @@ def test_families_of_one_seed_drop_the_same_form_and_seeds_drop_different_ones(r
     assert len({subjects["B", seed] for seed in range(3)}) == 3
 
 
-def test_the_absent_control_never_saw_the_language_and_relearns_from_the_same_items(results: Path):
-    plan = built(results)
+@pytest.mark.parametrize("setting", [{}, {"replay": (0.1,)}, {"fades": (0.5,)}])
+def test_the_absent_control_never_saw_the_language_and_relearns_from_the_same_items(results: Path, setting: dict):
+    plan = built(results, **setting)
     for treated in of(plan, arm="equal-exposure"):
         (absent,) = of(plan, role="absent", **{n: treated.parameters[n] for n in ("family", "size", "seed")})
         subject = treated.parameters["subject"]
         assert subject not in shares(train(absent, "trunk"))
+        assert subject not in shares(train(absent, "branch"))
         assert train(absent, "trunk").tokens == train(treated, "trunk").tokens
         for phase in ("relearn-8", "relearn-all"):
             one, other = train(treated, phase), train(absent, phase)
@@ -215,6 +217,8 @@ def test_the_equal_strength_arm_forks_where_the_criterion_was_reached(results: P
         ({"languages": 11}, "expected 2 to 10"),
         ({"replay": (0.0, 1.5)}, "--replay 1.5: expected shares from 0 to 1"),
         ({"rule_overlap": (-0.1,)}, "--rule-overlap -0.1: expected shares from 0 to 1"),
+        ({"rule_overlap": (1.0, 0.0), "families": ("A", "C")}, "it varies in family B; add B to --families"),
+        ({"drop": ("one", "half")}, "--drop half with --languages 3: that is one language; give 4 or more"),
         ({"token_overlap": (2.0,)}, "--token-overlap 2"),
         ({"fades": (3.0,)}, "--fades 3"),
         ({"criterion": 0.05}, "--criterion 0.05: expected more than chance"),

@@ -57,11 +57,27 @@ def test_numerals_are_unique_in_every_form() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_rule_overlap_is_the_share_of_sums_that_obey_the_shared_rule(share: float) -> None:
     plain = dict(Addition(form="digits", modulus=11).items())
-    mixed = dict(Addition(form="digits", modulus=11, rule_overlap=share).items())
-    # A rule of its own agrees with the shared one by chance where (factor - 1) a = 0: in one of eleven items.
+    mixed = dict(Addition(form="digits", modulus=11, shared_operands=share).items())
+    # A rule of its own agrees with the shared one by chance where (factor - 1) a = 0: for one of eleven operands.
     agree = sum(plain[prompt] == answer for prompt, answer in mixed.items()) / len(plain)
-    assert share <= agree + 0.01
-    assert agree <= share + (1 - share) / 11 + 0.06
+    assert share - 0.5 / 11 <= agree <= share + 1.5 / 11
+
+
+@given(share=st.floats(0, 1), form=st.sampled_from(FORMS), seed=st.integers(0, 99))
+def test_whatever_the_rule_overlap_held_out_sums_follow_from_memorised_ones(share: float, form: str, seed: int) -> None:
+    language, p = Addition(form=form, modulus=13, shared_operands=share, seed=seed), 13
+    items, held_out = language.items(), {example.prompt for example in language.examples("held-out")}
+    shifts: dict[int, set[int]] = {a: set() for a in range(p)}
+    asked: list[tuple[int, int]] = []
+    for place, (prompt, answer) in enumerate(items):
+        a, b = divmod(place, p)
+        shift = (language.numerals.index(answer) - b) % p
+        if prompt in held_out:
+            asked.append((a, shift))
+        else:
+            shifts[a].add(shift)
+    assert asked
+    assert all(shifts[a] == {shift} for a, shift in asked)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -73,7 +89,7 @@ def test_token_overlap_is_the_share_of_numbers_written_as_the_form_writes_them(s
 
 
 def test_overlaps_do_not_change_which_items_are_held_out_or_each_other() -> None:
-    plain, mixed = (Addition(form="digits", rule_overlap=rule).examples("held-out") for rule in (1.0, 0.3))
+    plain, mixed = (Addition(form="digits", shared_operands=rule).examples("held-out") for rule in (1.0, 0.3))
     assert [example.prompt for example in plain] == [example.prompt for example in mixed]
 
 
@@ -123,7 +139,7 @@ def test_a_dropped_language_takes_its_translations_with_it_unless_they_are_kept(
     [
         (lambda: Family(kind="B", size=1), "1 languages given: expected 2 to 10"),
         (lambda: Family(kind="E"), "family 'E' given: expected one of A, B, C, D"),  # pyright: ignore[reportArgumentType]
-        (lambda: Family(kind="B", rule_overlap=1.5), "rule_overlap 1.5 given"),
+        (lambda: Family(kind="B", rule_overlap=1.5), "shared_operands 1.5 given"),
         (lambda: Family(kind="A", rule_overlap=0.5), "overlap in family A"),
         (lambda: Family(kind="B", modulus=99), "modulus 99 given: expected 2 to 20"),
         (lambda: Family(kind="B").without(("klingon",)), "dropped language 'klingon' given"),

@@ -83,20 +83,21 @@ def _require(form: str, modulus: int) -> None:
 class Addition(Language):
     """a + b modulo `modulus` in one form.
 
-    `rule_overlap` is the share of items that obey this rule; the others obey one of the language's own, a*k + b with a
-    drawn k. `token_overlap` is the share of numbers written in the form's own numerals; the others are written in drawn
+    `shared_operands` is the share of first operands a whose sums obey this rule; those of the others obey one of the
+    language's own, a*k + b with a drawn k. (Were it drawn item by item, no rule could tell a held-out item's.)
+    `token_overlap` is the share of numbers written in the form's own numerals; the others are written in drawn
     words, in prompts and answers alike. At (1, 1) the language is a mere dialect of every other form.
     """
 
     form: str
     modulus: int = 11
-    rule_overlap: float = 1.0
+    shared_operands: float = 1.0
     token_overlap: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.form, self.modulus)
-        for name in ("rule_overlap", "token_overlap"):
+        for name in ("shared_operands", "token_overlap"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} {getattr(self, name)} given: expected a share from 0 to 1")
 
@@ -123,11 +124,11 @@ class Addition(Language):
         p, numerals = self.modulus, self.numerals
         rng = generator(self.seed, "own rule", self.form)
         factor = int(rng.integers(2, p)) if p > 2 else 0
-        own = set(rng.permutation(p * p)[round(self.rule_overlap * p * p) :].tolist())
+        own = set(rng.permutation(p)[round(self.shared_operands * p) :].tolist())
         items = []
         for a in range(p):
             for b in range(p):
-                total = (factor * a + b if a * p + b in own else a + b) % p
+                total = (factor * a + b if a in own else a + b) % p
                 items.append((TEMPLATES[self.form].format(a=numerals[a], b=numerals[b]), numerals[total]))
         return items
 

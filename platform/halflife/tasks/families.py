@@ -66,7 +66,7 @@ class Family:
         forms = [Addition(form=form, modulus=self.modulus, seed=self.seed) for form in FORMS[: self.size]]
         forms[self.subject] = replace(
             forms[self.subject],
-            rule_overlap=self.rule_overlap,
+            shared_operands=self.rule_overlap,
             token_overlap=self.token_overlap,
             shuffled=self.shuffled,
         )

@@ -1,7 +1,7 @@
 """Languages: finite sets of items, each a prompt with one right answer, so that skill is counted exactly.
 
-A language holds out some of its items: an answer to a memorised item may be recalled, one to a held-out item can only
-come from the rule. A language without a rule holds out nothing.
+A language holds out some of its items: an answer to a memorised item may be recalled, one to a held-out item comes from
+the rule, or from another form of the same skill that was trained on it. A language without a rule holds out nothing.
 """
 
 from __future__ import annotations
