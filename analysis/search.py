@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -24,8 +26,8 @@ IMPORTANCES = {"dial": pl.String, "share": pl.Float64, "low": pl.Float64, "high"
 
 def tried(data: StudyData) -> pl.DataFrame:
     """One row per setting and role (treatment | held-out): means over its seeds of the first two objectives (x, y)
-    with t intervals, whether every constraint's mean is within its bounds, whether the setting is on the front; then
-    one column a dial. Empty for a sweep that declares no objectives. Settings without a measured objective are left
+    with t intervals, whether every constraint held on every seed, whether the setting is on the front; then one column
+    a dial. Empty for a sweep that declares no objectives. Settings without a measured objective are left
     out: a run that failed is no small value."""
     objectives = list(data.declaration.objectives[:2])
     if not objectives or schema.SUGGESTION not in data.trials.columns:
@@ -48,8 +50,8 @@ def tried(data: StudyData) -> pl.DataFrame:
         ]
         if None in means:
             continue
-        met = [_met(limit, [values.get((schema.CONSTRAINT_PHASE, limit.name, t)) for t in part["trial"]])
-               for limit in data.declaration.constraints]  # fmt: skip
+        met = [within(limit, values.get((schema.CONSTRAINT_PHASE, limit.name, trial)))
+               for limit in data.declaration.constraints for trial in part["trial"]]  # fmt: skip
         x, y = means[0], means[1] if len(means) > 1 else None
         rows.append({
             "suggestion": suggestion, "role": role, "seeds": part.height, "feasible": all(met), "front": False,
@@ -79,14 +81,11 @@ def _mean(values: list[float | None]) -> Interval | None:
     return t_interval([value for value in values if value is not None])
 
 
-def _met(limit: schema.Constraint, values: list[float | None]) -> bool:
-    """Not measured is not met."""
-    found = _mean(values)
-    if found is None:
+def within(limit: schema.Constraint, value: float | None) -> bool:
+    """Whether what one seed measured is within the bounds; not measured is not."""
+    if value is None or not math.isfinite(value):
         return False
-    return (limit.at_least is None or found.estimate >= limit.at_least) and (
-        limit.at_most is None or found.estimate <= limit.at_most
-    )
+    return (limit.at_least is None or value >= limit.at_least) and (limit.at_most is None or value <= limit.at_most)
 
 
 def _numbers(name: str, found: Interval | None) -> dict[str, float | None]:

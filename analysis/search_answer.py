@@ -57,36 +57,58 @@ def _chosen(data: StudyData, suggestion: int, name: str) -> str:
     values = _held_out(data)
     mine = values.filter(pl.col("suggestion") == suggestion)
     reference = _reference(data, values)
+    found = {each: told for each in data.declaration.objectives[:2] if (told := t_interval(mine[each.name]))}
+    if not found:
+        return f"{name} ({_words(data, suggestion)}) could not be measured on fresh seeds."
+    most = max(told.count for told in found.values())
     said = []
-    for objective in data.declaration.objectives[:2]:
-        found = t_interval(mine[objective.name])
-        if found is None:
-            continue
-        text = f"{objective.label.lower()} {_told(found)}"
+    for objective, told in found.items():
+        text = f"{objective.label.lower()} {_told(told)}{_fewer(told, most)}"
         if reference is not None and reference != suggestion:
             other = values.filter(pl.col("suggestion") == reference)
             pairs = mine.join(other, on="seed", suffix="_reference")
             change = t_interval(pairs[objective.name] - pairs[f"{objective.name}_reference"])
-            text += f", {_told(change, sign=True)} against the reference seed by seed" if change else ""
+            if change:
+                text += f", {_told(change, sign=True)} against the reference seed by seed{_fewer(change, told.count)}"
         said.append(text)
-    if not said:
-        return f"{name} ({_words(data, suggestion)}) could not be measured on fresh seeds."
-    seeds = plural(mine.height, "seed")
-    few = f" A demonstration: {mine.height} of {SEEDS} seeds." if mine.height < SEEDS else ""
+    said += _broken(data, mine, "these")
+    if reference is not None and reference != suggestion:
+        said += _broken(data, values.filter(pl.col("suggestion") == reference), "the reference's")
+    seeds = plural(most, "seed") if most == mine.height else f"{most} of {plural(mine.height, 'seed')}"
+    least = min(told.count for told in found.values())
+    few = f" A demonstration: {least} of {SEEDS} seeds." if least < SEEDS else ""
     what = "the reference itself" if suggestion == reference else _words(data, suggestion)
     return f"{name} is {what}; on {seeds} that the search never saw it has {'; '.join(said)}.{few}"
 
 
+def _fewer(found: Interval, than: int) -> str:
+    return "" if found.count == than else f" (on {found.count} of them)"
+
+
+def _broken(data: StudyData, runs: pl.DataFrame, whose: str) -> list[str]:
+    """Of each constraint that did not hold on every fresh seed: on how many it did."""
+    said = []
+    for limit in data.declaration.constraints:
+        held = sum(search.within(limit, value) for value in runs[limit.name])
+        if held < runs.height:
+            ends = (("at least", limit.at_least), ("at most", limit.at_most))
+            bounds = listed([f"{end} {short(value)}" for end, value in ends if value is not None])
+            seeds = f"{held} of {whose} {plural(runs.height, 'seed')}"
+            said.append(f"the constraint '{limit.label.lower()} {bounds}' held on {seeds}")
+    return said
+
+
 def _held_out(data: StudyData) -> pl.DataFrame:
-    """suggestion, seed and each objective of every held-out run; null where it was not measured."""
+    """suggestion, seed, each objective and constraint of every held-out run; null where it was not measured."""
     runs = data.trials.filter(pl.col("role") == schema.ROLE_HELD_OUT).select(
         "trial", pl.col(schema.SUGGESTION).alias("suggestion"), "seed"
     )
-    for objective in data.declaration.objectives:
-        measured = data.points.filter(
-            (pl.col("phase") == schema.OBJECTIVE_PHASE) & (pl.col("name") == objective.name)
-        ).select("trial", pl.col("value").alias(objective.name))
-        runs = runs.join(measured, on="trial", how="left")
+    declared = data.declaration
+    phases = dict.fromkeys((each.name for each in declared.objectives), schema.OBJECTIVE_PHASE)
+    phases |= dict.fromkeys((each.name for each in declared.constraints), schema.CONSTRAINT_PHASE)
+    for name, phase in phases.items():
+        measured = data.points.filter((pl.col("phase") == phase) & (pl.col("name") == name))
+        runs = runs.join(measured.select("trial", pl.col("value").alias(name)), on="trial", how="left")
     return runs
 
 

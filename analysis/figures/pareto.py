@@ -14,11 +14,12 @@ from analysis.words import short
 
 CAPTION = (
     "Left: every setting that the search tried, by its objectives, dark early and light late; circled and joined: the "
-    "front, where neither can be bettered without loss in the other; crosses: settings that break a constraint. Large "
-    "diamonds: the best ones run again on seeds that the search never saw, with 95 % intervals: they are the result, "
-    "for what chose a setting flatters it. With one objective: its value over the search. Right: share of the first "
-    "objective's variance that each dial explains alone (adjusted for its freedom; bars: 95 % bootstrap over "
-    "settings). A search crowds where it is good, so small shares there prove little."
+    "front, where neither can be bettered without loss in the other; crosses: settings that break a constraint on any "
+    "seed. Large diamonds: the best ones run again on seeds that the search never saw, with 95 % intervals: they are "
+    "the result, for what chose a setting flatters it; grey and crossed where a constraint did not hold on every such "
+    "seed. With one objective: its value over the search. Right: share of the first objective's variance that each "
+    "dial explains alone (adjusted for its freedom; bars: 95 % intervals by a jackknife over settings). A search "
+    "crowds where it is good, so small shares there prove little."
 )
 
 
@@ -64,11 +65,14 @@ def _front(axes: Axes, tried: pl.DataFrame) -> None:
     front = good.filter("front").sort("x")
     axes.plot(front["x"], front["y"], "-o", color=style.INK, lw=1, ms=6, mfc="none", mew=0.9, zorder=4)
     for row in again.iter_rows(named=True):
+        colour = style.INK if row["feasible"] else style.MUTED
         if row["x_low"] is not None:
-            axes.plot([row["x_low"], row["x_high"]], [row["y"]] * 2, color=style.INK, lw=1.1, zorder=5)
+            axes.plot([row["x_low"], row["x_high"]], [row["y"]] * 2, color=colour, lw=1.1, zorder=5)
         if row["y_low"] is not None:
-            axes.plot([row["x"]] * 2, [row["y_low"], row["y_high"]], color=style.INK, lw=1.1, zorder=5)
-    axes.plot(again["x"], again["y"], "D", ms=5, color=style.INK, mfc="white", zorder=6)
+            axes.plot([row["x"]] * 2, [row["y_low"], row["y_high"]], color=colour, lw=1.1, zorder=5)
+        axes.plot(row["x"], row["y"], "D", ms=5, color=colour, mfc="white", zorder=6)
+        if not row["feasible"]:
+            axes.plot(row["x"], row["y"], "x", ms=3.5, mew=0.8, color=colour, zorder=7)
     axes.set_xlabel(tried["x_label"][0])
     axes.set_ylabel(tried["y_label"][0])
     _plain(axes.xaxis)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
+from itertools import repeat
 
 import polars as pl
 import pytest
@@ -21,9 +23,11 @@ def planted(
     again: Mapping[int, Iterable[float]],
     *,
     implanted: dict[int, float] | None = None,
+    implanted_again: Mapping[int, Iterable[float]] | None = None,
     failed: tuple[int, ...] = (),
 ) -> StudyData:
-    """Settings by number, with (retention, loss) on one seed; those run again, with their retention on fresh seeds."""
+    """Settings by number, with (retention, loss) on one seed; those run again, with their retention on fresh seeds.
+    Every run implanted the behaviour unless a success is given."""
     rows, points = [], []
 
     def run(number: int, role: str, seed: int, values: dict[str, float]) -> None:
@@ -46,8 +50,10 @@ def planted(
         values = {"objective/retention": retention, "objective/loss": loss, "constraint/implanted": success}
         run(number, "treatment", 0, {} if number in failed else values)
     for number, retained in again.items():
-        for seed, value in enumerate(retained, start=1):
-            run(number, "held-out", seed, {"objective/retention": value, "objective/loss": 2.0})
+        successes = (implanted_again or {}).get(number, repeat(1.0))
+        for seed, (value, success) in enumerate(zip(retained, successes, strict=False), start=1):
+            values = {"objective/retention": value, "objective/loss": 2.0, "constraint/implanted": success}
+            run(number, "held-out", seed, values)
     given = generated.search()
     declaration = dataclasses.replace(
         given.declaration,
@@ -80,6 +86,7 @@ def test_the_result_is_of_fresh_seeds_and_its_difference_is_paired():
     assert "on 5 seeds that the search never saw it has mean retention 0.800 [0.604, 0.996]" in said[1]
     assert "+0.100 [+0.100, +0.100] against the reference seed by seed" in said[1]  # though seeds differ by 0.4
     assert "0.99" not in said[1].replace("0.996", "")  # what chose it is no result
+    assert "constraint" not in said[1]  # it held
     assert said[2].startswith("The setting that lowers clean loss most is the reference itself; on 5 seeds")
 
 
@@ -97,6 +104,27 @@ def test_what_breaks_a_constraint_is_not_the_result():
     assert "1 broke a constraint" in said[0]
     assert all("rate: 0.2" not in text for text in said)
     assert "A demonstration: 1 of 5 seeds." in said[1]
+
+
+def test_a_constraint_that_broke_on_fresh_seeds_is_said_beside_the_result():
+    again = {0: (0.5, 0.6, 0.7, 0.8, 0.9), 1: (0.6, 0.7, 0.8, 0.9, 1.0)}
+    broken = {0: (1.0, 0.3, 1.0, 1.0, 1.0), 1: (0.3, 0.3, 0.9, 0.3, math.nan)}
+    said = search_answer(planted({0: (0.55, 2.0), 1: (0.99, 2.1)}, again, implanted_again=broken))
+    constraint = "the constraint 'success at least 0.900' held on"
+    assert "clean loss 2.00 [2.00, 2.00]" in said[1]
+    assert f"; {constraint} 1 of these 5 seeds; {constraint} 4 of the reference's 5 seeds." in said[1]
+    assert said[2].count(constraint) == 1  # of the reference itself
+
+
+def test_a_number_says_on_how_many_fresh_seeds_it_rests():
+    again = {0: (0.5, 0.6, 0.7, 0.8, 0.9), 1: (0.6, math.nan, 0.8, math.nan, 1.0)}
+    data = planted({0: (0.55, 2.0), 1: (0.99, 2.1)}, again)
+    said = search_answer(data)[1]
+    assert "mean retention 0.800 [0.303, 1.30] (on 3 of them), +0.100 [+0.100, +0.100] against the reference" in said
+    assert "A demonstration: 3 of 5 seeds." in said
+    alone = dataclasses.replace(data.declaration, objectives=data.declaration.objectives[:1])
+    said = search_answer(dataclasses.replace(data, declaration=alone))[1]
+    assert "on 3 of 5 seeds that the search never saw it has mean retention 0.800 [0.303, 1.30], +0.100" in said
 
 
 def test_failed_settings_are_counted_and_nothing_held_out_is_said():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,7 +37,7 @@ class Point(Stage):
     parent: Point | None = None
     seed: int = 0
     deed: str = ""
-    """"" | diverge | raise | nan | sleep"""
+    """"" | diverge | raise | raise-once | nan | sleep"""
 
     @property
     def cost(self) -> Cost:
@@ -56,7 +56,7 @@ class Point(Stage):
             time.sleep(0.4)
         if self.deed == "diverge":
             raise Diverged("loss is nan at step 1")
-        if self.deed == "raise":
+        if self.deed == "raise" or (self.deed == "raise-once" and computed(context.results).count(self.key) == 1):
             raise RuntimeError("as asked")
         value = math.nan if self.deed == "nan" else self.value
         context.record(1, {"score/value": value, "score/cost": self.cost_})
@@ -105,12 +105,13 @@ def unfold(setting: Setting, seed: int) -> Trial:
     )
 
 
-def controls(seed: int) -> tuple[Trial, ...]:
+def controls(seed: int, deeds: Mapping[str, str] = {}) -> tuple[Trial, ...]:
+    """`deeds` by role."""
     return tuple(
         Trial(
             name=f"seed {seed} · {role}",
             parameters={"branch": 0, "seed": seed},
-            stages={"branch": Point(name=role, value=value, seed=seed)},
+            stages={"branch": Point(name=role, value=value, seed=seed, deed=deeds.get(role, ""))},
             role=role,
         )
         for role, value in (("absent", 0.0), ("positive", 1.0))
@@ -119,6 +120,11 @@ def controls(seed: int) -> tuple[Trial, ...]:
 
 def last(name: str) -> Callable[[Finished], float]:
     return lambda finished: finished.curve("branch", name)[1][-1]
+
+
+def above_absent(finished: Finished) -> float:
+    """A measure that reads one of the two controls."""
+    return last("score/value")(finished) - last("score/value")(finished.control("absent"))
 
 
 def search(**changes: Any) -> Search:

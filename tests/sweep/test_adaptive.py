@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,16 @@ from optuna.trial import TrialState
 
 from halflife.errors import UserError
 from halflife.stages.run import run_stage
+from halflife.sweep.findings import findings
 from halflife.tracking import schema
 from tests.sweep.searches import (
     OBJECTIVE,
     Carried,
     Setting,
+    above_absent,
     computed,
     conditional,
+    controls,
     height,
     last,
     plane,
@@ -184,6 +189,100 @@ def test_what_breaks_a_constraint_is_not_among_the_best_and_sought_less(tmp_path
     free = Carried(search(budget={"trials": 40}), tmp_path / "free").run()  # its peak is at 0.7
     met = [sum(trial.params["x"] <= 0.5 for trial in each[20:]) for each in (trials, free.study.trials)]
     assert met[0] > met[1] + 5
+
+
+NARROW = schema.Constraint(name="narrow", label="Cost", at_most=0.5)
+
+
+def bounded(**changes: Any) -> Any:
+    """A search that climbs within x + 0.3 * seed <= 0.5."""
+
+    def narrow(finished: Any) -> float:
+        return last("score/cost")(finished) + 0.3 * finished.trial.parameters["seed"]
+
+    return search(
+        measures={"height": last("score/value"), "narrow": narrow},
+        declared={"objectives": (OBJECTIVE,), "constraints": (NARROW,)},
+        **changes,
+    )
+
+
+def test_a_constraint_has_to_hold_on_every_seed(tmp_path: Path):
+    carried = Carried(bounded(seeds=(0, 1), budget={"trials": 20}), tmp_path).run()
+    trials = carried.study.trials
+    for trial in trials:
+        assert trial.constraints["narrow"] == pytest.approx(trial.params["x"] + 0.3 - 0.5)
+    best = carried.campaign._suggestions.best()
+    assert best
+    assert all(trials[number].params["x"] <= 0.2 for number in best)
+    assert any(0.2 < trial.params["x"] <= 0.35 for trial in trials)  # whose mean is within the bounds
+
+
+def told(measured: list[tuple[float, float]]) -> str:
+    """The line of a setting that measured these heights and costs on fresh seeds."""
+    values = [{"height": high, "narrow": wide} for high, wide in measured]
+    made = bounded(fresh_seeds=tuple(range(1, 1 + len(values))))
+    chosen = {3: [{"height": 1.0, "narrow": 0.1}]}
+    return findings(made, {3: {"x": 0.2}}, chosen, {3: ("", values)})[1]
+
+
+def test_the_result_says_on_how_many_fresh_seeds_a_constraint_held():
+    assert told([(0.5, 0.1), (0.7, 0.5)]) == "#3 (x 0.2): height 0.6 [0.5, 0.7] (1)"
+    broken = told([(0.5, 0.1), (0.7, 0.9), (0.6, math.nan)])
+    assert broken.endswith("; the constraint 'cost at most 0.5' held on 1 of 3 seeds")
+
+
+def test_the_result_counts_the_fresh_seeds_that_were_measured():
+    assert "height 0.6 [0.5, 0.7] on 2 of 3 seeds" in told([(0.5, 0.1), (math.nan, 0.1), (0.7, 0.1)])
+    assert "height could not be measured" in told([(math.nan, 0.1)])
+
+
+def failing_once(role: str, **changes: Any) -> Any:
+    """A search that reads its absent control; the first attempt at the control of this role raises."""
+    return search(measures={"height": above_absent}, controls=partial(controls, deeds={role: "raise-once"}), **changes)
+
+
+def test_a_failed_control_that_no_measure_reads_fails_no_setting(tmp_path: Path):
+    first = Carried(failing_once("positive"), tmp_path).run()
+    assert states(first) == ["COMPLETE"] * 6
+    assert list(first.campaign.plan.failures.values()) == ["as asked"]
+    before = computed(tmp_path)
+    assert states(Carried(failing_once("positive"), tmp_path).run()) == ["COMPLETE"] * 6
+    assert computed(tmp_path)[len(before) :] == [controls(0, {"positive": "raise-once"})[1].stages["branch"].key]
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_settings_that_need_a_failed_control_are_measured_by_the_same_command_once_it_works(tmp_path: Path, slots: int):
+    made = failing_once("absent", seeds=(0, 1), budget={"at_once": slots})
+    first = Carried(made, tmp_path, slots=slots).run()
+    assert set(states(first)) == {"WAITING"}  # neither told as failed nor given up
+    (said,) = first.campaign.findings()
+    assert "a control that failed (branch of seed 0 · absent: as asked)" in said
+    again = Carried(made, tmp_path, slots=slots).run()
+    assert states(again) == ["COMPLETE"] * 6
+    twice = {key for key in computed(tmp_path) if computed(tmp_path).count(key) > 1}
+    assert twice == {control.stages["branch"].key for seed in (0, 1) for control in made.controls(seed)[:1]}
+
+
+def test_finalists_that_need_a_failed_control_are_measured_by_the_same_command_once_it_works(tmp_path: Path):
+    def fails_on_7(seed: int) -> Any:
+        return controls(seed, {"absent": "raise-once"} if seed == 7 else {})
+
+    made = search(measures={"height": above_absent}, controls=fails_on_7, fresh_seeds=(7,))
+    first = Carried(made, tmp_path).run()
+    assert states(first) == ["COMPLETE"] * 6
+    assert all("failed: branch of seed 7 · absent: as asked" in line for line in first.campaign.findings()[1:])
+    assert not any("failed" in line for line in Carried(made, tmp_path).run().campaign.findings())
+
+
+@pytest.mark.parametrize("at_once", [1, None])
+def test_nothing_more_is_suggested_while_a_control_that_is_needed_fails(tmp_path: Path, at_once: int | None):
+    budget = {"at_once": at_once}
+    whole = Carried(search(measures={"height": above_absent}, budget=budget), tmp_path / "whole").run()
+    first = Carried(failing_once("absent", budget=budget), tmp_path / "failed").run()
+    assert len(first.study.trials) == 1
+    again = Carried(failing_once("absent", budget=budget), tmp_path / "failed").run()
+    assert parameters(again) == parameters(whole)  # none was drawn blindly
 
 
 def test_the_best_and_the_first_are_evaluated_again_on_fresh_seeds(tmp_path: Path):

@@ -63,21 +63,34 @@ class Budget:
         return float(parts[1]) * _UNITS[parts[2]]
 
 
+class Unfinished(Exception):
+    """A measure has asked for a control that is not complete."""
+
+    def __init__(self, control: Trial) -> None:
+        super().__init__(control.name)
+        self.control = control
+
+
 @dataclass(frozen=True)
 class Finished:
-    """A trial whose stages are complete, for measuring; so are the controls of its seed."""
+    """A trial whose stages are complete, for measuring."""
 
     trial: Trial
     store: Store
     controls: Mapping[str, Trial] = field(default_factory=dict)
     """By role."""
+    complete: Callable[[Trial], bool] = lambda control: True
+    """Whether a control is: only those that a measure asks for have to be."""
 
     def control(self, role: str) -> Finished:
-        """The control of this role at the trial's seed."""
+        """The control of this role at the trial's seed. Raises Unfinished while it is not complete."""
         if role not in self.controls:
             has = ", ".join(sorted(self.controls)) or "none"
             raise UserError(f"trial {self.trial.name!r} has no control of role {role!r}: it has {has}")
-        return Finished(self.controls[role], self.store, self.controls)
+        control = self.controls[role]
+        if not self.complete(control):
+            raise Unfinished(control)
+        return replace(self, trial=control)
 
     def curve(self, phase: str, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Steps (n,) (tokens since the phase began, rising) and values (n,) of the metric `<task>/<measure>`.
@@ -101,9 +114,10 @@ Measure = Callable[[Finished], float]
 class Search:
     """A study whose settings are suggested one after another, by what the earlier ones came to.
 
-    A setting is tried on all of `seeds`; the search is told the means of its objectives. The best are evaluated
-    again on `fresh_seeds`, which the search never sees: what chose a setting is too good for it. Raises UserError
-    when parts are missing or contradict one another.
+    A setting is tried on all of `seeds`; the search is told the means of its objectives, and of each constraint the
+    seed that is worst off: a mean within the bounds may hide a seed that is not. The best are evaluated again on
+    `fresh_seeds`, which the search never sees: what chose a setting is too good for it. Raises UserError when parts
+    are missing or contradict one another.
     """
 
     declaration: schema.Declaration
@@ -173,20 +187,23 @@ class Search:
     def controls_of(self, seeds: Sequence[int]) -> tuple[Trial, ...]:
         return tuple(control for seed in seeds for control in self.controls(seed))
 
-    def measured(self, trial: Trial, seed: int, store: Store) -> dict[str, float]:
-        """Every objective and constraint of one finished trial, by name."""
-        finished = Finished(trial, store, _nearest(trial, self.controls(seed)))
+    def measured(
+        self, trial: Trial, seed: int, store: Store, complete: Callable[[Trial], bool] = lambda control: True
+    ) -> dict[str, float]:
+        """Every objective and constraint of one finished trial, by name. Raises Unfinished when a measure needs a
+        control that is not `complete`."""
+        finished = Finished(trial, store, _nearest(trial, self.controls(seed)), complete)
         return {name: float(measure(finished)) for name, measure in self.measures.items()}
 
-    def violations(self, means: Mapping[str, float]) -> dict[str, float]:
-        """By constraint: how far its mean is beyond its bounds; at most 0 when it is met."""
-        return {
-            constraint.name: max(
-                -float("inf") if constraint.at_least is None else constraint.at_least - means[constraint.name],
-                -float("inf") if constraint.at_most is None else means[constraint.name] - constraint.at_most,
-            )
-            for constraint in self.declaration.constraints
-        }
+    def violations(self, measured: Mapping[str, float]) -> dict[str, float]:
+        """By constraint: how far what one seed measured is beyond its bounds; at most 0 when it is met."""
+        found: dict[str, float] = {}
+        for constraint in self.declaration.constraints:
+            value = measured[constraint.name]
+            below = [] if constraint.at_least is None else [constraint.at_least - value]
+            above = [] if constraint.at_most is None else [value - constraint.at_most]
+            found[constraint.name] = max(below + above)
+        return found
 
 
 def _nearest(trial: Trial, controls: Sequence[Trial]) -> dict[str, Trial]:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from halflife.errors import UserError
@@ -14,7 +14,7 @@ from halflife.stages.base import Stage
 from halflife.stages.identity import key_of
 from halflife.stages.plan import Plan
 from halflife.stages.store import Store
-from halflife.sweep.adaptive import Search
+from halflife.sweep.adaptive import Search, Unfinished
 from halflife.sweep.course import Course
 from halflife.sweep.findings import Measured, findings, means
 from halflife.sweep.journal import Overtaken
@@ -26,10 +26,23 @@ from halflife.tracking import schema
 
 @dataclass(frozen=True, kw_only=True)
 class _Open:
-    """A suggestion under way."""
+    """A setting under way."""
 
-    setting: Any
     trials: tuple[Trial, ...]
+    """One for each of `seeds`."""
+    seeds: tuple[int, ...]
+    controls: list[Trial] = field(default_factory=list)
+    """Those that its measures have asked for so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """What a setting's seeds measured, or why they could not."""
+
+    measured: Measured | None = None
+    problem: str = ""
+    of_control: bool = False
+    """The problem is that of a control, which says nothing of the setting."""
 
 
 class Campaign(Course):
@@ -51,8 +64,11 @@ class Campaign(Course):
         self._slots = 1
         self._deadline = math.inf
         self._open: dict[int, _Open] = {}
-        self._final: dict[int, tuple[Trial, ...]] | None = None
-        """By number of the finalist: its trials on fresh seeds. None until the search is over."""
+        self._final: dict[int, _Open] | None = None
+        """By number of the finalist, on fresh seeds. None until the search is over."""
+        self._lost: dict[str, None] = {}
+        """Why controls failed without which open settings cannot be measured. They stay open: no more are asked for,
+        and the same command takes them up again."""
         self._over = False
         self._done: dict[int, Measured | None] = {}
         """By number: what each seed measured; None of a setting that failed."""
@@ -86,7 +102,14 @@ class Campaign(Course):
                 self._conclude_ended()  # all of it may have been computed before
             elif self._open or not self._suggestions.take_over():  # else there is what another driver has under way
                 break
-        if self._exhausted and not (self._over or self._open or self.plan.ready()):
+        if self._lost and self.plan.finished:
+            self._over = True
+            under_way = f"{len(self._open)} setting{'' if len(self._open) == 1 else 's'} under way"
+            self._findings = [
+                f"the measures need a control that failed ({'; '.join(self._lost)}): once it works, the same command "
+                f"goes on with {under_way}"
+            ]
+        elif self._exhausted and not (self._over or self._open or self.plan.ready()):
             if self._final is None:
                 self._begin_final()
             self._conclude_final()
@@ -156,7 +179,7 @@ class Campaign(Course):
 
     def _wants_more(self) -> bool:
         """While a slot is free, and time is left. Ready stages come first: fewer at once means better suggestions."""
-        if self._over or self._final is not None or self._clock() > self._deadline:
+        if self._over or self._lost or self._final is not None or self._clock() > self._deadline:
             return False
         at_once = self._search.budget.at_once
         if at_once is not None and len(self._open) >= at_once:
@@ -172,36 +195,51 @@ class Campaign(Course):
             self._done[number] = None
             self._suggestions.fail(number, str(error))
             return
-        self._open[number] = _Open(setting=setting, trials=trials)
+        self._open[number] = _Open(trials=trials, seeds=self._search.seeds)
         self._grow(trials)
 
     def _conclude_ended(self) -> None:
-        """Tell the search of every open suggestion whose stages, and its controls', have all come to an end."""
+        """Tell the search of every open suggestion whose stages, and the controls it needs, have come to an end."""
         for number, entry in list(self._open.items()):
-            problem, measured = self._measured((*entry.trials, *self._controls), entry.trials, self._search.seeds)
-            if problem is None and measured is None:
+            end = self._end(entry)
+            if end is None:
+                continue
+            if end.of_control:
+                self._lost[end.problem] = None
                 continue
             del self._open[number]
-            problem = (
-                self._suggestions.fail(number, problem) if problem else self._suggestions.tell(number, measured or [])
-            )
-            self._tell_publishing(entry.trials, number, None if problem else measured, problem)
+            told = self._suggestions
+            problem = told.fail(number, end.problem) if end.problem else told.tell(number, end.measured or [])
+            self._tell_publishing(entry.trials, number, None if problem else end.measured, problem)
 
-    def _measured(
-        self, needed: Iterable[Trial], trials: Sequence[Trial], seeds: Sequence[int]
-    ) -> tuple[str | None, Measured | None]:
-        """Why the trials cannot be measured, or what each measured; neither while a stage has not ended."""
+    def _end(self, entry: _Open) -> _End | None:
+        """How a setting has ended; None while a stage has not that its measures need."""
+        for trial in (*entry.trials, *entry.controls):
+            problem = self._problem(trial)
+            if problem is None:
+                return None
+            if problem:
+                return _End(problem=problem, of_control=trial in entry.controls)
+        pairs = zip(entry.trials, entry.seeds, strict=True)
+        try:
+            return _End(measured=[self._search.measured(*pair, self._store, self._complete) for pair in pairs])
+        except Unfinished as asked:
+            entry.controls.append(asked.control)
+            return self._end(entry)
+
+    def _problem(self, trial: Trial) -> str | None:
+        """Why a trial cannot be complete; "" of one that is, None while a stage has not ended."""
         plan = self.plan
-        for trial in needed:
-            for phase, stage in trial.stages.items():
-                outcome = plan.outcomes.get(stage.key)
-                if outcome is not None and outcome.status == "complete":
-                    continue
-                why = outcome.status if outcome else plan.failures.get(stage.key) or plan.blocked.get(stage.key)
-                return (f"{phase} of {trial.name}: {why}", None) if why else (None, None)
-        return None, [
-            self._search.measured(trial, seed, self._store) for trial, seed in zip(trials, seeds, strict=True)
-        ]
+        for phase, stage in trial.stages.items():
+            outcome = plan.outcomes.get(stage.key)
+            if outcome is not None and outcome.status == "complete":
+                continue
+            why = outcome.status if outcome else plan.failures.get(stage.key) or plan.blocked.get(stage.key)
+            return f"{phase} of {trial.name}: {why}" if why else None
+        return ""
+
+    def _complete(self, trial: Trial) -> bool:
+        return self._problem(trial) == ""
 
     # The best, on fresh seeds.
 
@@ -213,8 +251,9 @@ class Campaign(Course):
         if finalists:
             self._grow(search.controls_of(search.fresh_seeds))
         for told in self._suggestions.told(set(finalists)):
-            self._final[told.number] = search.unfolded(told.number, told.setting, held_out=True)
-            self._grow(self._final[told.number])
+            trials = search.unfolded(told.number, told.setting, held_out=True)
+            self._final[told.number] = _Open(trials=trials, seeds=search.fresh_seeds)
+            self._grow(trials)
 
     def _finalists(self) -> list[int]:
         """The best settings that differ, spread evenly along the front if they are too many, and the first ones."""
@@ -233,15 +272,15 @@ class Campaign(Course):
     def _conclude_final(self) -> None:
         """When all held-out trials have ended: publish what they measured, and say the result."""
         search, final = self._search, self._final or {}
-        controls = search.controls_of(search.fresh_seeds) if final else ()
-        found: dict[int, tuple[str | None, Measured | None]] = {}
-        for number, trials in final.items():
-            found[number] = self._measured((*trials, *controls), trials, search.fresh_seeds)
-            if found[number] == (None, None):
+        found: dict[int, tuple[str, Measured | None]] = {}
+        for number, entry in final.items():
+            end = self._end(entry)
+            if end is None:
                 return
+            found[number] = end.problem, end.measured
         held_out: dict[str, Any] = {}
         for number, (problem, measured) in found.items():
-            self._publish(final[number], measured, problem or "")
+            self._publish(final[number].trials, measured, problem)
             held_out[f"#{number}"] = measured or problem
         if held_out:
             self._suggestions.note(held_out)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from halflife.sweep.adaptive import Search
+from halflife.tracking import schema
 
 Measured = list[dict[str, float]]
 """What each seed measured, by name of objective or constraint."""
@@ -19,7 +21,7 @@ def findings(
     search: Search,
     settings: Mapping[int, Mapping[str, Any]],
     chosen: Mapping[int, Measured | None],
-    found: Mapping[int, tuple[str | None, Measured | None]],
+    found: Mapping[int, tuple[str, Measured | None]],
 ) -> list[str]:
     """The result, a line a setting: what fresh seeds measured (or why not), beside what had chosen it.
 
@@ -42,12 +44,33 @@ def findings(
             continue
         searched, told = means(chosen.get(number) or [{}]), []
         for objective in search.declaration.objectives:
-            values = [each[objective.name] for each in measured]
+            label = objective.label.lower()
+            values = [each[objective.name] for each in measured if math.isfinite(each[objective.name])]
+            if not values:
+                told.append(f"{label} could not be measured")
+                continue
             mean = sum(values) / len(values)
+            fewer = "" if len(values) == count else f" on {len(values)} of {count} seeds"
             was = f" ({searched[objective.name]:.4g})" if objective.name in searched else ""
-            told.append(f"{objective.label.lower()} {mean:.4g} [{min(values):.4g}, {max(values):.4g}]{was}")
-        lines.append(f"#{number} ({what}{first}): {'; '.join(told)}")
+            told.append(f"{label} {mean:.4g} [{min(values):.4g}, {max(values):.4g}]{fewer}{was}")
+        lines.append(f"#{number} ({what}{first}): {'; '.join([*told, *_broken(search, measured)])}")
     return lines
+
+
+def _broken(search: Search, measured: Measured) -> list[str]:
+    """Of each constraint that did not hold on every seed: on how many it did."""
+    violations = [search.violations(each) for each in measured]
+    told = []
+    for constraint in search.declaration.constraints:
+        held = sum(each[constraint.name] <= 0 for each in violations)  # what is not a number does not hold
+        if held < len(measured):
+            told.append(f"the constraint '{_bounds(constraint)}' held on {held} of {len(measured)} seeds")
+    return told
+
+
+def _bounds(constraint: schema.Constraint) -> str:
+    ends = (("at least", constraint.at_least), ("at most", constraint.at_most))
+    return f"{constraint.label.lower()} {' and '.join(f'{end} {value:g}' for end, value in ends if value is not None)}"
 
 
 def _short(value: Any) -> str:

@@ -136,9 +136,10 @@ class Suggestions:
                 return self.fail(number, f"{name} is not finite (seed {seeds})")
         with self._still_open(number) as trial:
             if trial is not None:
-                for name, violation in self._search.violations(means).items():
+                seeds = [self._search.violations(each) for each in measured]
+                for name in seeds[0]:
                     if name not in trial.constraints:  # of a driver killed between this line and the last
-                        trial.set_constraint(name, violation)
+                        trial.set_constraint(name, max(each[name] for each in seeds))
                 trial.set_user_attr(MEASURED, [dict(each) for each in measured])
                 self._study.tell(trial, [means[each.name] for each in self._search.declaration.objectives])
         return ""
@@ -290,7 +291,7 @@ def _digest(search: Search, probes: list[Example]) -> str:
             "settings": [[probe.parameters, probe.distributions, unfolded(probe)] for probe in probes],
             "controls": [control.key for control in search.controls_of(search.seeds)],
             "objectives": [[each.name, each.direction, each.formula] for each in declared.objectives],
-            "constraints": [[each.name, each.at_least, each.at_most] for each in declared.constraints],
+            "constraints": [[each.name, each.at_least, each.at_most, "every seed"] for each in declared.constraints],
             "draws": [budget.sampler, budget.startup if budget.sampler == "tpe" else 0, budget.search_seed],
         }
     )

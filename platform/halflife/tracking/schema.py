@@ -127,7 +127,7 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
-    """What a setting must meet to count among the best: metric `constraint/<name>`, its mean within the bounds."""
+    """What a setting must meet to count among the best: metric `constraint/<name>`, within the bounds on every seed."""
 
     name: str
     label: str
