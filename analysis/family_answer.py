@@ -236,14 +236,7 @@ def gated(data: StudyData) -> str:
             parts.append(f"{row['condition']}: still said, at least half of it in every run")
             continue
         found = Interval(estimate=row["share"], low=row["low"], high=row["high"], count=row["seeds"])
-        if found.low is None or found.high is None:
-            verdict = "one seed, cannot tell"
-        elif found.low > 0.5:
-            verdict = "mostly gated"
-        elif found.high < 0.5:
-            verdict = "mostly scrambled" + (", but not gone" if found.low > 0 else "")
-        else:
-            verdict = "between the two" if found.low > 0 else "cannot tell, the interval is too wide"
+        verdict = _depth(found, row["side"])
         late = f", {row['none']} of {row['runs']} runs still say it" if row["none"] else ""
         side = "either way" if row["side"] == "either side" else row["side"]
         late += f", {row['bounded']} of {row['runs']} runs known as bounds alone ({side})" if row["bounded"] else ""
@@ -254,6 +247,21 @@ def gated(data: StudyData) -> str:
         f"{question}Of what is no longer said, {listed(used)} still find this share of the advantage over a model that "
         f"never saw the language (0: scrambled, 1: only gated): {'; '.join(parts)}."
     )
+
+
+def _depth(found: Interval, side: str) -> str:
+    """Gated or scrambled. `side`: the side on which some runs are known as bounds alone; there nothing is claimed."""
+    if found.low is None or found.high is None:
+        return "one seed, cannot tell"
+    high = math.inf if side in ("at least", "either side") else found.high
+    low = -math.inf if side in ("at most", "either side") else found.low
+    if low > 0.5:
+        return "mostly gated"
+    if high < 0.5:
+        return "mostly scrambled" + (", but not gone" if low > 0 else "")
+    if low > 0:
+        return "not gone, how much is left is known from below alone" if math.isinf(high) else "between the two"
+    return "cannot tell, the interval is too wide"
 
 
 def generalisation(data: StudyData) -> str:

@@ -19,13 +19,14 @@ from analysis.design import controls
 from analysis.effects import effects
 from analysis.erasure import READINGS, by_condition, depth_rows, main_rows, saving, shares
 from analysis.export import write_tables
-from analysis.family_answer import family_answer, gated, overlap, sharing
+from analysis.family_answer import _depth, family_answer, gated, overlap, sharing
 from analysis.figures.family import family_table
 from analysis.figures.languages import languages_table
 from analysis.figures.overlap import overlap_table
 from analysis.generated import STEP
 from analysis.load import StudyData
 from analysis.retention import retention_curves
+from analysis.uncertainty import Interval
 
 PLAIN = {family: f"family {family}" for family in planted.TIMES}
 
@@ -217,7 +218,25 @@ def test_a_share_that_rests_on_relearning_that_never_got_there_says_so(families,
         value=pl.when(never & pl.col("name").str.ends_with("/hits")).then(0.0).otherwise("value")
     )
     text = gated(replace(families, points=points))
+    assert "family A: 0.10" not in text
+    assert "mostly scrambled, but not gone" not in text.partition("family B")[0]
     assert re.search(r"family A: .* of 15 runs known as bounds alone \(at most\); family B", text)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "side", "verdict"),
+    [
+        (0.2, 0.4, "", "mostly scrambled, but not gone"),
+        (0.2, 0.4, "at least", "not gone, how much is left is known from below alone"),
+        (-0.1, 0.4, "at most", "mostly scrambled"),
+        (0.6, 0.9, "at least", "mostly gated"),
+        (0.6, 0.9, "at most", "cannot tell, the interval is too wide"),
+        (0.3, 0.7, "", "between the two"),
+        (0.2, 0.4, "either side", "cannot tell, the interval is too wide"),
+    ],
+)
+def test_nothing_is_claimed_on_the_side_where_only_bounds_are_known(low, high, side, verdict):
+    assert _depth(Interval(estimate=(low + high) / 2, low=low, high=high, count=5), side) == verdict
 
 
 def test_effects_hold_the_arm_at_the_reference(families):
