@@ -95,6 +95,14 @@ def test_what_no_prompt_reaches_is_told_as_not_reached() -> None:
     assert sorted(found.best) == [0, 1, 2]
 
 
+def test_a_restart_that_diverged_is_not_the_best_and_begins_nothing() -> None:
+    def wild(kind: SoftPrompt) -> torch.Tensor:
+        return begin(kind) * (float("nan") if kind.restart == 0 else 1.0)
+
+    found = smallest(MODEL, HARD, PROMPT, wild, threshold=1e-9, largest=4, restarts=2, course=COURSE)
+    assert all(np.isfinite(found.best[k].loss) for k in (1, 2, 4))
+
+
 def test_where_the_model_says_it_anyway_no_token_is_needed() -> None:
     found = search(100.0)
     assert (found.distance, found.steps) == (0, 0)
