@@ -49,12 +49,12 @@ def _scored(data: StudyData, phase: str, pattern: str, name: str) -> pl.DataFram
     if not kept:
         return pl.DataFrame()
     prompts = elicitation.with_threshold(elicitation.runs(data), aim(data))
-    aims = prompts.select("behaviour", "series", "threshold").unique()
+    aims = prompts.select("behaviour", "series", "seed", "threshold").unique()
     return (
         found.unpivot(kept, index=list(INDEX), variable_name=name, value_name="score")
         .drop_nulls("score")
         .with_columns(pl.col(name).str.extract(pattern).cast(pl.Float64))
-        .join(aims, on=["behaviour", "series"])
+        .join(aims, on=["behaviour", "series", "seed"], maintain_order="left")
         .drop_nulls("threshold")
     )
 
@@ -125,7 +125,7 @@ def compared(data: StudyData) -> pl.DataFrame:
         return pl.DataFrame()
     prompts = elicitation.runs(data).filter(pl.col("model") == "present")
     taken = information.distance_table(prompts, "loss", aim(data))
-    if "c" not in taken.columns:
+    if taken.is_empty():
         return pl.DataFrame()
     by, width = ["behaviour", "series"], (pl.col("numbers") / pl.col("k")).median()
     widths = pl.concat([frame.select(*by, "numbers", "k") for frame in rows]).group_by(by).agg(width=width)

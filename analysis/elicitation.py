@@ -7,6 +7,7 @@ reconstruction from the paper's text. Both are upper bounds: an optimizer may fa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -34,6 +35,9 @@ CLOSED = 0.5
 """Share of the gap between no prompt and the best one that the default threshold asks to be closed."""
 LEAST_GAIN = 0.02
 """Nats a token: a smaller gain, however sure, is none of which half could be told."""
+HALF_CLOSED = "closes half of the gap in loss"
+"""What captions say that a prompt does that comes to the default threshold."""
+UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
 TOLERANCE = 0.05
 """Share of that gap by which the loss at saturation may lie above the best."""
 
@@ -142,7 +146,8 @@ def declared_points(data: StudyData, models: Mapping[str, str], phases: Sequence
     found = found.with_columns(
         series=pl.concat_str("series", pl.when(both).then(pl.lit(" · ")).otherwise(pl.lit("")), moment)
     )
-    return found.sort(pl.col("task").replace_strict(order, default=len(order)), maintain_order=True).with_columns(
+    declared = pl.col("task").replace_strict(order, default=len(order))
+    return found.sort(declared, by_series(found), maintain_order=True).with_columns(
         behaviour=pl.col("task").replace({name: outcome.label for name, outcome in told.items()}),
         chance=own.fill_null(
             pl.col("task").replace_strict(
@@ -162,11 +167,38 @@ def _series(trials: pl.DataFrame) -> pl.Expr:
     return (pl.concat_str(parts, separator=" · ") if parts else pl.lit("")).alias("series")
 
 
+def series_key(name: str) -> tuple[float, float, str]:
+    """Sorts series: by the size in their name (70m, 1.4b; a released model's wherever it stands), the number of
+    examples, and what else they say."""
+    said = name.lower()
+    size = re.match(r"(\d+(?:\.\d+)?)([kmb]?)(?= ·|$)", said) or re.search(r"(\d+(?:\.\d+)?)([kmb])\b", said)
+    examples = re.search(r"(\d+) examples", said)
+    return (
+        float(size[1]) * UNITS[size[2]] if size else float("inf"),
+        float(examples[1]) if examples else float("inf"),
+        name,
+    )
+
+
+def by_series(frame: pl.DataFrame) -> pl.Expr:
+    """The place of each row's series among those of `frame`, to sort by."""
+    names = sorted(frame["series"].unique(), key=series_key)
+    places = {name: place for place, name in enumerate(names)}
+    return pl.col("series").replace_strict(places, default=0, return_dtype=pl.Int64)
+
+
+def in_order(frame: pl.DataFrame) -> pl.DataFrame:
+    """Behaviours as they first come, of each the smaller sizes first."""
+    behaviours = {name: place for place, name in enumerate(frame["behaviour"].unique(maintain_order=True))}
+    behaviour = pl.col("behaviour").replace_strict(behaviours, default=0, return_dtype=pl.Int64)
+    return frame.sort(behaviour, by_series(frame), maintain_order=True)
+
+
 def _whole(found: pl.DataFrame) -> pl.DataFrame:
     """All columns of RUNS and MORE, in order."""
     schema = RUNS | MORE
     missing = {name: pl.lit(0 if name in ("restart", "seed") else None) for name in schema if name not in found.columns}
-    return found.with_columns(**missing).select(list(schema)).cast(pl.Schema(schema)).drop_nulls("loss")
+    return in_order(found.with_columns(**missing).select(list(schema)).cast(pl.Schema(schema)).drop_nulls("loss"))
 
 
 def best_restarts(prompts: pl.DataFrame) -> pl.DataFrame:
@@ -182,42 +214,54 @@ def curves(prompts: pl.DataFrame, threshold: float | None = None) -> pl.DataFram
     over seeds (part `mean`, with t intervals; of one seed with its standard error, where there is one), beside
     threshold, C and S, as medians over seeds (`distance_at`, `saturation_at`, infinite when not reached) and in words.
 
-    `prompts` as `runs` gives them. `threshold`: T in nats; by default half of the gap between no prompt and the best
-    mean of the model of that size that has the behaviour, so it needs k = 0. Where no gain is seen
-    (see `gains`) there is neither threshold nor C nor S.
+    `prompts` as `runs` gives them. `threshold`: T in nats, by default each seed's own (see `with_threshold`), of which
+    the table has the mean. Where no gain is seen (see `gains`) there is neither threshold nor C nor S.
 
     The best restart is chosen by its training loss (see `best_restarts`).
     """
     parts = []
     for place, (_, part) in enumerate(with_threshold(prompts, threshold).group_by(["behaviour"], maintain_order=True)):
-        best = best_restarts(part).sort("series", "seed", "k")
+        best = best_restarts(part)
+        best = best.sort(by_series(best), "seed", "k")
         for (model, series), own in best.group_by(["model", "series"], maintain_order=True):
-            last, gained, aim = int(own["k"].to_numpy().max()), gains(own), own["threshold"][0]
-            reach, stop = distances(own, aim) if aim is not None else [], saturations(own) if gained else []
+            last, aims = int(own["k"].to_numpy().max()), own.drop_nulls("threshold").unique("seed", maintain_order=True)
+            reach, stop = list(distances(own).values()), saturations(own) if gains(own) else []
+            left = f"; {left_out(own['seed'].n_unique(), len(reach))}" if own["seed"].n_unique() > len(reach) else ""
             all_runs = part.filter((pl.col("model") == model) & (pl.col("series") == series))
             both = [_means(own), all_runs.select("k", "loss", part=pl.lit("restart"))]
             parts.append(pl.concat(both, how="diagonal").with_columns(
                 behaviour=pl.lit(part["behaviour"][0]), place=pl.lit(place), model=pl.lit(str(model)),
-                series=pl.lit(str(series)), threshold=pl.lit(aim, dtype=pl.Float64),
+                series=pl.lit(str(series)), threshold=pl.lit(aims["threshold"].mean(), dtype=pl.Float64),
                 distance_at=pl.lit(float(np.median(reach)) if reach else None, dtype=pl.Float64),
                 saturation_at=pl.lit(float(np.median(stop)) if stop else None, dtype=pl.Float64),
-                distance=pl.lit(_told("C", reach, last) if reach else ""),
+                distance=pl.lit(_told("C", reach, last) + left if reach else ""),
                 saturation=pl.lit(_told("S", stop, last) if stop else "no gain"),
             ))  # fmt: skip
     return pl.concat(parts) if parts else pl.DataFrame()
 
 
+def left_out(seeds: int, told: int) -> str:
+    """What is said of seeds of which no C is told."""
+    return f"{seeds - told} of {seeds} seeds gained nothing"
+
+
 def with_threshold(prompts: pl.DataFrame, threshold: float | None = None) -> pl.DataFrame:
-    """`prompts` with the column `threshold`: the one given, or each behaviour's and size's own by default, as different
-    sizes end at different losses; models and moments of one size share theirs."""
+    """`prompts` with the column `threshold`: the one given, or by default one a behaviour, size and seed, as sizes and
+    seeds begin and end at different losses. Models, numbers of examples and moments of one size and seed share it; it
+    is null where there is none (see `default_thresholds`)."""
     if threshold is not None:
         return prompts.with_columns(threshold=pl.lit(threshold, dtype=pl.Float64))
     size = pl.col("size").fill_null(pl.col("series")) if "size" in prompts.columns else pl.col("series")
-    parts = [
-        part.with_columns(threshold=pl.lit(default_threshold(best_restarts(part)), dtype=pl.Float64))
-        for _, part in prompts.group_by("behaviour", size, maintain_order=True)
+    pooled = prompts.with_columns(pool=size)
+    rows = [
+        (behaviour, pool, seed, aim)
+        for (behaviour, pool), part in pooled.group_by("behaviour", "pool", maintain_order=True)
+        for seed, aim in default_thresholds(best_restarts(part)).items()
     ]
-    return pl.concat(parts) if parts else prompts.with_columns(threshold=pl.lit(None, dtype=pl.Float64))
+    by = ["behaviour", "pool", "seed"]
+    schema = {name: pooled.schema[name] for name in by} | {"threshold": pl.Float64()}
+    aims = pl.DataFrame(rows, schema=schema, orient="row")
+    return pooled.join(aims, on=by, how="left", maintain_order="left", nulls_equal=True).drop("pool")
 
 
 def _means(best: pl.DataFrame) -> pl.DataFrame:
@@ -236,23 +280,36 @@ def _means(best: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=names, orient="row")
 
 
-def default_threshold(best: pl.DataFrame) -> float | None:
-    """T that closes CLOSED of the gap of the model that has the behaviour; None without k = 0 or without a gain."""
+def default_thresholds(best: pl.DataFrame) -> dict[int, float]:
+    """T of each seed: what closes CLOSED of its own gap between no prompt and the best one, on the model that has the
+    behaviour. None where no gain is seen over seeds, and none of a seed without k = 0 or whose own gap is at most
+    LEAST_GAIN."""
     present = best.filter(pl.col("model") == "present")
-    means = present.group_by("k").agg(pl.col("loss").mean())
-    bare = means.filter(pl.col("k") == 0)["loss"].to_list()
-    return bare[0] - CLOSED * (bare[0] - min(means["loss"])) if bare and gains(present) else None
+    found: dict[int, float] = {}
+    for (seed,), own in present.sort("seed", "k").group_by(["seed"], maintain_order=True) if gains(present) else ():
+        means = dict(own.group_by("k", maintain_order=True).agg(pl.col("loss").mean()).iter_rows())
+        gap = means[0] - min(means.values()) if 0 in means else 0.0
+        if gap > LEAST_GAIN:
+            found[seed] = means[0] - CLOSED * gap
+    return found
 
 
 def gains(best: pl.DataFrame) -> bool:
     """Whether the most tokens do better than the fewest by more than LEAST_GAIN, and surely better: paired by seed and
-    series; one or two pairs, whose interval tells nothing, by every pair and its standard error, where it has one."""
-    ends = best.sort("k").group_by("seed", "series").agg(
-        gain=pl.col("loss").first() - pl.col("loss").last(),
-        error=(pl.col("loss_se").first() ** 2 + pl.col("loss_se").last() ** 2).sqrt()
-        if "loss_se" in best.columns
-        else pl.lit(None, dtype=pl.Float64),
-    )  # fmt: skip
+    series, averaged within a seed; one or two seeds, whose interval tells nothing, by every seed and its standard
+    error, where it has one."""
+    error = pl.col("loss_se") if "loss_se" in best.columns else pl.lit(None, dtype=pl.Float64)
+    ends = (
+        best.with_columns(error=error)
+        .sort("k")
+        .group_by("seed", "series")
+        .agg(
+            gain=pl.col("loss").first() - pl.col("loss").last(),
+            error=(pl.col("error").first() ** 2 + pl.col("error").last() ** 2).sqrt(),
+        )
+        .group_by("seed")
+        .agg(pl.col("gain").mean(), error=(pl.col("error") ** 2).sum().sqrt() / pl.len())
+    )
     found = t_interval(ends["gain"])
     if found is None or found.estimate <= LEAST_GAIN:
         return False
@@ -261,21 +318,23 @@ def gains(best: pl.DataFrame) -> bool:
     return found.low is not None and found.low > 0
 
 
-def distances(best: pl.DataFrame, threshold: float) -> list[float]:
-    """C of each seed: the smallest k whose best restart is at the threshold or below; inf where none is."""
-    return [
-        min((float(k) for k, loss in own.select("k", "loss").iter_rows() if loss <= threshold), default=np.inf)
-        for _, own in best.sort("seed").group_by(["seed"], maintain_order=True)
-    ]
+def distances(best: pl.DataFrame) -> dict[int, float]:
+    """C of each seed that has a threshold: the smallest k whose best restart is at it or below; inf where none is."""
+    reached = pl.col("k").filter(pl.col("loss") <= pl.col("threshold")).min().cast(pl.Float64)
+    found = best.drop_nulls("threshold").group_by("seed").agg(reached.fill_null(np.inf)).sort("seed")
+    return dict(found.iter_rows())
 
 
 def saturations(best: pl.DataFrame) -> list[float]:
-    """S of each seed: the smallest k from which on no loss is better by more than TOLERANCE of the whole gain; inf
-    when that is the largest k tried, for then nothing says that the gain has ended."""
+    """S of each seed that gains: the smallest k from which on no loss is better by more than TOLERANCE of the whole
+    gain; inf when that is the largest k tried, for then nothing says that the gain has ended."""
     found = []
     for _, own in best.sort("seed", "k").group_by(["seed"], maintain_order=True):
         k, loss = own["k"].to_numpy(), own["loss"].to_numpy()
-        enough = loss <= loss.min() + TOLERANCE * (loss[0] - loss.min())
+        gain = loss[0] - loss.min()
+        if gain <= LEAST_GAIN:
+            continue
+        enough = loss <= loss.min() + TOLERANCE * gain
         first = int(np.flatnonzero(enough)[0])
         found.append(float(k[first]) if first < k.size - 1 else np.inf)
     return found

@@ -244,7 +244,5 @@ def over_seeds(frame: pl.DataFrame, value: str) -> Interval | None:
 
 def depth_rows(data: StudyData) -> pl.DataFrame:
     """`depths` over seeds, in the form of `by_condition`; `none`: runs that still say at least half of it."""
-    found = depths(data).with_columns(
-        share="gated", reading=pl.lit("gated"), detail=pl.lit("")
-    )
+    found = depths(data).with_columns(share="gated", reading=pl.lit("gated"), detail=pl.lit(""))
     return by_condition(found)

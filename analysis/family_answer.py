@@ -103,8 +103,9 @@ def sharing(effect_rows: dict[str, list[dict[str, Any]]], names: list[str]) -> s
         verdict = "It depends on the family"
     elif any(sides):
         which = "longer" if 1 in sides else "for a shorter time"
-        verdict = f"In part: of {plural(len(sides), 'comparison')} what shares more lasts {which} in {sum(map(abs, sides))}"
-        unsure = len(sides) - sum(map(abs, sides)) - len(without)
+        sure = sum(map(abs, sides))
+        verdict = f"In part: of {plural(len(sides), 'comparison')} what shares more lasts {which} in {sure}"
+        unsure = len(sides) - sure - len(without)
         verdict += f"; in {unsure} the interval includes no difference" if unsure else ""
         verdict += f"; of {listed(without)} no pair had the skill" if without else ""
     else:
@@ -292,8 +293,8 @@ def never(data: StudyData) -> str:
     cells = late.group_by(FAMILY, "size", "parameters").len().sort(FAMILY, "parameters")
     where = listed([f"{row['len']} of {row[FAMILY]} at {row['size']}" for row in cells.iter_rows(named=True)])
     return (
-        f"{late.height} of {plural(trunks.height, 'trunk')} that were to be forked at the criterion missed it: {where}; "
-        "no branch of equal strength forked from them."
+        f"{late.height} of {plural(trunks.height, 'trunk')} that were to be forked at the criterion missed it: "
+        f"{where}; no branch of equal strength forked from them."
     )
 
 

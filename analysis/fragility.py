@@ -47,11 +47,7 @@ def taken(data: StudyData) -> pl.DataFrame:
             for (behaviour, model, series), part in prompts.group_by(
                 ["behaviour", "model", "series"], maintain_order=True
             )
-            for seed, c in zip(
-                sorted(set(part["seed"])),
-                elicitation.distances(elicitation.best_restarts(part), part["threshold"][0]),
-                strict=True,
-            )
+            for seed, c in elicitation.distances(elicitation.best_restarts(part)).items()
         ]
         found = pl.DataFrame(rows, infer_schema_length=None)
     if found.is_empty():

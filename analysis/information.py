@@ -22,14 +22,20 @@ Criterion = Literal["loss", "success"]
 SUCCESS = 0.5
 """Share of the prompts asked, above chance and of what chance leaves, that counts as the behaviour reached."""
 BY = ("behaviour", "model", "series")
+DISTANCE = {
+    "threshold": pl.Float64, "c": pl.Float64, "c_low": pl.Float64, "c_high": pl.Float64, "c_below": pl.Float64,
+    "coverage": pl.Float64, "reached": pl.Int64, "seeds": pl.Int64, "no_gain": pl.Int64, "numbers": pl.Float64,
+    "c_single": pl.Float64, "s": pl.Float64, "s_low": pl.Float64, "s_high": pl.Float64,
+}  # fmt: skip
+"""What a distance table says where a gain was seen, and null where none was."""
 
 
 def reached(prompts: pl.DataFrame, criterion: Criterion, threshold: float | None = None) -> pl.DataFrame:
     """`prompts` with `score`, which is better when lower, and `threshold`, which it is to fall to.
 
-    loss: nats a token, by default to half of the gap of each behaviour (see `elicitation.curves`). success: minus the
-    share of hits, above chance, to minus `threshold` or SUCCESS. Rows that do not say are left out; where no gain was
-    seen there is no threshold.
+    loss: nats a token, by default to half of the gap of each behaviour, size and seed (see `elicitation`). success:
+    minus the share of hits, above chance, to minus `threshold` or SUCCESS. Rows that do not say are left out; where no
+    gain was seen there is no threshold.
     """
     prompts = prompts.with_columns(
         pl.lit(None, dtype=kind).alias(name) for name, kind in MORE.items() if name not in prompts.columns
@@ -47,32 +53,33 @@ def distance_table(
 ) -> pl.DataFrame:
     """One row a behaviour, model and series: C and S in tokens, with what they rest on.
 
-    `gain`: whether any was seen; without there is no threshold and no C. `c`, `c_low`, `c_high` (infinite when not
-    reached), `c_below` the largest k tried below C, `coverage` of the
-    interval, `reached` of `seeds`, `last_k`; `numbers` trained at C; `s` likewise; `c_single`: the smallest k at which
-    half of single restarts get there.
+    `gain`: whether any was seen; without there is no threshold and no C. `threshold`: the mean over seeds. `c`,
+    `c_low`, `c_high` (infinite when not reached), `c_below` the largest k tried below C, `coverage` of the interval,
+    `reached` of `seeds`, and how many more seeds have no threshold, as they gain nothing (`no_gain`); `last_k`;
+    `numbers` trained at C; `s` likewise; `c_single`: the smallest k at which half of single restarts get there.
     """
     scored = reached(prompts, criterion, threshold)
     rows = [
         {"behaviour": behaviour, "model": model, "series": series, "criterion": criterion, **_distance(part)}
         for (behaviour, model, series), part in _parts(scored)
     ]
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return pl.DataFrame(rows, infer_schema_length=None, schema_overrides=DISTANCE if rows else None)
 
 
 def _distance(part: pl.DataFrame) -> dict[str, Any]:
-    best, aim = best_restarts(part), part["threshold"][0]
-    tried = sorted(set(best["k"]))
-    found: dict[str, Any] = {"gain": gains(best), "last_k": int(tried[-1])}
-    if aim is None:
+    best = best_restarts(part)
+    tried, by_seed = sorted(set(best["k"])), distances(_scored(best))
+    found: dict[str, Any] = {"gain": gains(best), "last_k": int(tried[-1])} | dict.fromkeys(DISTANCE)
+    if not by_seed:
         return found
-    c = middle(distances(_scored(best), aim))
+    c, aims = middle(by_seed.values()), best.drop_nulls("threshold").unique("seed", maintain_order=True)["threshold"]
     single = restart_table(part).filter(pl.col("rate") >= 0.5)["k"].to_list()
     at_c = best.filter(pl.col("k") == c.estimate)["numbers"].drop_nulls().to_list()
     found |= {
-        "threshold": abs(aim), "c": c.estimate, "c_low": c.low, "c_high": c.high,
+        "threshold": abs(float(aims.to_numpy().mean())), "c": c.estimate, "c_low": c.low, "c_high": c.high,
         "c_below": max((float(k) for k in tried if k < c.estimate), default=None), "coverage": c.coverage,
-        "reached": c.reached, "seeds": c.count, "numbers": float(np.median(at_c)) if at_c else None,
+        "reached": c.reached, "seeds": c.count,
+        "no_gain": best["seed"].n_unique() - c.count, "numbers": float(np.median(at_c)) if at_c else None,
         "c_single": float(min(single)) if single else np.inf,
     }  # fmt: skip
     if found["gain"]:
@@ -85,22 +92,22 @@ def difference_table(
     prompts: pl.DataFrame, criterion: Criterion = "loss", threshold: float | None = None
 ) -> pl.DataFrame:
     """C(absent) - C(present), paired by seed: one row a behaviour and series, `difference` with its interval, infinite
-    where the model without the behaviour never got there. Seeds in which neither did say nothing and are counted in
-    `untold`."""
+    where the model without the behaviour never got there (NaN where the median lies between both infinities). Of
+    `pairs`, seeds in which neither did say nothing and are counted in `untold`, those without a gain, and so without a
+    threshold, in `no_gain`."""
     rows = []
-    scored = reached(prompts, criterion, threshold).drop_nulls("threshold")
+    scored = reached(prompts, criterion, threshold)
     for (behaviour, series), part in scored.group_by(["behaviour", "series"], maintain_order=True):
-        best, aim = best_restarts(part), float(part["threshold"][0])
-        found = {
-            model: dict(zip(sorted(set(own["seed"])), distances(_scored(own), aim), strict=True))
-            for (model,), own in best.group_by(["model"], maintain_order=True)
-        }
-        seeds = sorted(set(found.get("present", {})) & set(found.get("absent", {})))
+        best = _scored(best_restarts(part))
+        models = [best.filter(pl.col("model") == model) for model in ("present", "absent")]
+        pairs = set.intersection(*(set(own["seed"]) for own in models))
+        found = dict(zip(("present", "absent"), map(distances, models), strict=True))
+        seeds = sorted(set(found["present"]) & set(found["absent"]))
         with np.errstate(invalid="ignore"):
             values = np.array([found["absent"][seed] - found["present"][seed] for seed in seeds])
         told = values[~np.isnan(values)]
-        row = {"behaviour": behaviour, "series": series, "criterion": criterion, "pairs": len(seeds)}
-        row |= {"untold": len(values) - len(told)}
+        row = {"behaviour": behaviour, "series": series, "criterion": criterion, "pairs": len(pairs)}
+        row |= {"untold": len(values) - len(told), "no_gain": len(pairs) - len(seeds)}
         if len(told):
             m = middle(told)
             row |= {"difference": m.estimate, "low": m.low, "high": m.high, "coverage": m.coverage}

@@ -132,10 +132,10 @@ def _ended(data: StudyData) -> Check:
 
 
 def gain_of(part: pl.DataFrame) -> Interval | None:
-    """Interval over seeds of the paired gain between no prompt and the most tokens."""
+    """Interval over seeds of the paired gain between no prompt and the most tokens, averaged within a seed."""
     best = elicitation.best_restarts(part).sort("k")
     ends = best.group_by("series", "seed").agg(gain=pl.col("loss").first() - pl.col("loss").last())
-    return t_interval(ends["gain"])
+    return t_interval(ends.group_by("seed").agg(pl.col("gain").mean())["gain"])
 
 
 def nothing(gain: Interval) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from analysis import amounts, elicitation, fragility, information
 from analysis.design import vocabulary
 from analysis.errors import UserError
 from analysis.figures import FIGURES
-from analysis.figures.distances import by_both
+from analysis.figures.distances import NO_C, by_both
+from analysis.figures.soft_prompts import SEED_BY_SEED
 from analysis.information_checks import BASE, at_size, checks, gain_of, label_of, nothing
 from analysis.load import StudyData
 from analysis.plates import draw_plate, new_folders, pages
@@ -23,7 +26,7 @@ from analysis.uncertainty import t_interval
 from analysis.words import listed, masked, plural
 from halflife.tracking import schema
 
-GRADED = {"say": ("Longer strings", "letters"), "skip": ("Skipping further", "tokens")}
+GRADED = {"say": ("A longer string", "letters"), "skip": ("Skipping further", "tokens")}
 """Behaviours of graded length, by what their tasks' names begin with: what is asked of them, and in what."""
 PHASE = "prompts"
 """Phase of the outcomes of a study that asks how much information a behaviour takes."""
@@ -59,6 +62,7 @@ def information_page(data: StudyData, out: Path, tracking_uri: str) -> str:
             tables=_tables(prompts, out) + _measured(data, out),
             efficiency=efficiency_rows(data.totals),
             provenance=provenance(data, tracking_uri),
+            threshold=None,
         )
     )
     return masked(html)
@@ -77,11 +81,12 @@ def write_prompts(path: Path, out: Path, threshold: float | None = None) -> Path
     restarts = information.restart_table(scored) if prompts["restart"].n_unique() > 1 else pl.DataFrame()
     tables = {
         "soft_prompts": elicitation.curves(prompts, threshold),
-        "distances": by_both(prompts)
-        if threshold is None
-        else information.distance_table(prompts, threshold=threshold),
+        "distances": by_both(prompts, threshold),
         "restarts": restarts,
     }
+    plates = [draw_plate(FIGURES[name], table, out, {}) for name, table in tables.items() if table.height]
+    if threshold is not None:
+        plates = [replace(plate, caption=_given(plate.caption, threshold)) for plate in plates]
     html = (
         pages()
         .get_template("information.html")
@@ -90,16 +95,22 @@ def write_prompts(path: Path, out: Path, threshold: float | None = None) -> Path
                 study=path.name, title=f"Soft prompts of {path.name}", preset="", axes=(), outcomes=(), controls=(),
                 figures=(), question="How many tokens does it take to reach a behaviour?", reading="",
             ),
-            sentences=_taken(information.distance_table(prompts, threshold=threshold)),
+            sentences=_taken(information.distance_table(prompts, threshold=threshold), threshold),
             invalid=[], checks=[], axes=[], fixed=[],
             counts=f"{plural(prompts.height, 'prompt')} of {plural(prompts['behaviour'].n_unique(), 'behaviour')}",
-            plates=[draw_plate(FIGURES[name], table, out, {}) for name, table in tables.items() if table.height],
-            tables=_tables(prompts, out, threshold), efficiency=[], provenance=None,
+            plates=plates, tables=_tables(prompts, out, threshold), efficiency=[], provenance=None, threshold=threshold,
         )
     )  # fmt: skip
     page = out / "prompts.html"
     page.write_text(masked(html), encoding="utf-8")
     return page
+
+
+def _given(caption: str, threshold: float) -> str:
+    """The caption of a figure whose T was given, and is no seed's own."""
+    goal = f"brings the loss to {threshold:g} nats a token"
+    caption = caption.replace(elicitation.HALF_CLOSED, goal).replace(SEED_BY_SEED, "it was given.")
+    return caption.replace(" (left; seed by seed)", " (left)").replace(NO_C, "")
 
 
 def _tables(prompts: pl.DataFrame, out: Path, threshold: float | None = None) -> list[dict[str, Any]]:
@@ -108,7 +119,10 @@ def _tables(prompts: pl.DataFrame, out: Path, threshold: float | None = None) ->
     frames = {
         "C and S by held-out loss": ("distance_by_loss", information.distance_table(prompts, "loss", threshold)),
         "C by success": ("distance_by_success", information.distance_table(asked, "success")),
-        "C(absent) − C(present), by loss": ("difference_by_loss", information.difference_table(prompts, "loss")),
+        "C(absent) − C(present), by loss": (
+            "difference_by_loss",
+            information.difference_table(prompts, "loss", threshold),
+        ),
         "C(absent) − C(present), by success": (
             "difference_by_success",
             information.difference_table(asked, "success"),
@@ -172,13 +186,17 @@ def _beyond(prompts: pl.DataFrame) -> str:
     parts = []
     for row in table.iter_rows(named=True):
         where = f"{row['behaviour']}{at_size(row['series'])}"
+        nothing_gained = f"; {row['no_gain']} gained nothing" if row["no_gain"] else ""
         if row.get("difference") is None:
-            parts.append(f"{where} cannot be told, as neither model got there")
+            parts.append(f"{where} cannot be told, as neither model got there{nothing_gained}")
             continue
-        told = row["pairs"] - row["untold"]
+        told = row["pairs"] - row["untold"] - row["no_gain"]
         sure = row["low"] == row["high"] == row["difference"]
-        ends = f" [{_tokens(row['low'])}, {_tokens(row['high'])}]" if told > 1 and not sure else ""
-        parts.append(f"{where} {_tokens(row['difference'])}{ends} ({told} of {plural(row['pairs'], 'seed')})")
+        wide = np.isnan(row["difference"])  # between not reached with it and not reached without it
+        ends = f" [{_tokens(row['low'])}, {_tokens(row['high'])}]" if told > 1 and not sure and not wide else ""
+        parts.append(
+            f"{where} {_tokens(row['difference'])}{ends} ({told} of {plural(row['pairs'], 'seed')}{nothing_gained})"
+        )
     return (
         "What the behaviour needs beyond teaching, tokens without it less tokens with it until "
         f"{criterion}: {'; '.join(parts)}. Above 0 the prompt finds something that is there; where the interval "
@@ -197,11 +215,13 @@ def _fragile(data: StudyData) -> list[str]:
         return ["Whether behaviours that take little are fragile cannot be told: too few were measured."]
     told = told.filter((pl.col("prompts") != "every k") & (pl.col("held_fixed") != "nothing"))
     said = []
-    for (series,), part in told.group_by(["series"], maintain_order=True):
+    for series, part in _series(told):
+        most = int(part["behaviours"].to_numpy().max())
         verdicts: dict[str, list[str]] = {"fragile": [], "robust": [], "untold": []}
         for row in part.iter_rows(named=True):
             name = row["measure"].split(",")[0]
             text = f"{name} {row['correlation']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]".replace("-", "−")
+            text += f" over {row['behaviours']}" if row["behaviours"] < most else ""
             sign = -1 if name == "r50" else 1
             ends = sorted((sign * row["low"], sign * row["high"]))
             verdicts["fragile" if ends[1] < 0 else "robust" if ends[0] > 0 else "untold"].append(text)
@@ -211,10 +231,11 @@ def _fragile(data: StudyData) -> list[str]:
         parts = [f"{words[kind]} {', '.join(texts)}" for kind, texts in verdicts.items() if texts]
         aim = amounts.aim(data)
         where = f"at one loss ({aim:g} nats a token), {part['prompts'][0]}" if aim is not None else part["prompts"][0]
+        fewer = " where not said otherwise" if (part["behaviours"] < most).any() else ""
         said.append(
-            f"Behaviours that take less{at_size(str(series))}, {where} and equal noise, {'; '.join(parts)} (rank "
-            f"correlations with C over {int(part['behaviours'].to_numpy().max())} behaviours, loss and norm held "
-            f"fixed; {plural(part.height, 'measure')} at once)."
+            f"Behaviours that take less{at_size(series)}, {where} and equal noise, {'; '.join(parts)} (rank "
+            f"correlations with C over {most} behaviours{fewer}, loss and norm held fixed; "
+            f"{plural(part.height, 'measure')} at once)."
         )
     left = fragility.unmeasured(data, found)
     if left:
@@ -223,25 +244,36 @@ def _fragile(data: StudyData) -> list[str]:
 
 
 def _tokens(value: float) -> str:
+    if np.isnan(value):
+        return "cannot be told"
     if np.isfinite(value):
         return f"{value:+g}".replace("-", "−")
     return "not reached without it" if value > 0 else "reached only without it"
 
 
-def _taken(table: pl.DataFrame) -> list[str]:
-    """C of every behaviour that shows a gain, in one sentence a series."""
-    said = []
-    if table.is_empty() or "c" not in table.columns:
+def _series(table: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    """The rows of each series, the smaller sizes first."""
+    for (series,), part in table.sort(elicitation.by_series(table), maintain_order=True).group_by(
+        ["series"], maintain_order=True
+    ):
+        yield str(series), part
+
+
+def _taken(table: pl.DataFrame, threshold: float | None = None) -> list[str]:
+    """C of every behaviour that has one, in one sentence a series."""
+    shown = table.filter((pl.col("model") == "present") & pl.col("c").is_not_null()) if table.height else table
+    if shown.is_empty():
         return ["No behaviour gained from any prompt."]
-    shown = table.filter((pl.col("model") == "present") & pl.col("c").is_not_null())
-    for (series,), part in shown.group_by(["series"], maintain_order=True):
-        each = [
-            f"{row['behaviour']} {row['c']:g}" if np.isfinite(row["c"])
-            else f"{row['behaviour']} not by {row['last_k']}"
-            for row in part.iter_rows(named=True)
-        ]  # fmt: skip
-        head = f"Tokens that close half of the gap (C){at_size(str(series))}: "
-        said.append(f"{head}{listed(each)}.")
+    goal = "close half of the gap" if threshold is None else f"bring the loss to {threshold:g} nats a token"
+    said = []
+    for series, part in _series(shown):
+        each = []
+        for row in part.iter_rows(named=True):
+            count = f"{row['c']:g}" if np.isfinite(row["c"]) else f"not by {row['last_k']}"
+            seeds = row["seeds"] + row["no_gain"]
+            left = f" ({elicitation.left_out(seeds, row['seeds'])})" if row["no_gain"] else ""
+            each.append(f"{row['behaviour']} {count}{left}")
+        said.append(f"Tokens that {goal} (C){at_size(series)}: {listed(each)}.")
     return said
 
 
@@ -251,7 +283,7 @@ def _right(prompts: pl.DataFrame) -> str:
     table = information.distance_table(asked, "success")
     if table.is_empty():
         return ""
-    got = table.filter(pl.col("c").is_finite()).sort("c")
+    got = table.filter(pl.col("c").is_finite()).sort("c", maintain_order=True)
     said = [f"{row['behaviour']}{at_size(row['series'])} by {row['c']:g}" for row in got.iter_rows(named=True)]
     never, most = table.filter(pl.col("c").is_infinite()), int(table["last_k"].to_numpy().max())
     for row in never.filter(pl.col("last_k") < most).iter_rows(named=True):
@@ -285,7 +317,7 @@ def _graded(data: StudyData, prompts: pl.DataFrame) -> list[str]:
         shown = ", ".join(f"{loss:.2f} at {n}" for n, loss in means.iter_rows())
         verdict, ends = "one seed", ""
         if found.low is not None:
-            verdict = "cannot be told" if found.contains(0) else "take more" if found.estimate > 0 else "take less"
+            verdict = "cannot be told" if found.contains(0) else "takes more" if found.estimate > 0 else "takes less"
             ends = f" [{found.low:+.2f}, {found.high:+.2f}]"
         said.append(
             f"{what}: {verdict} (nats a token behind {own['k'][0]} tokens: {shown} {unit}; longest less shortest "
@@ -300,12 +332,12 @@ def _searched(data: StudyData) -> list[str]:
     if table.is_empty():
         return []
     said, most = [], max(data.declaration.settings["tokens"])
-    for (series,), part in table.filter(model="present").sort("c").group_by(["series"], maintain_order=True):
+    for series, part in _series(table.filter(model="present").sort("c", maintain_order=True)):
         each = [
             f"{f'{c:g}' if np.isfinite(c) else f'more than {most}'} for {listed(alike['behaviour'].to_list())}"
             for (c,), alike in part.group_by(["c"], maintain_order=True)
         ]
-        head = f"Fewest tokens to a loss of {aim:g}, medians over seeds{at_size(str(series))}: "
+        head = f"Fewest tokens to a loss of {aim:g}, medians over seeds{at_size(series)}: "
         said.append(f"{head}{'; '.join(each)}.")
     return said
 
@@ -327,8 +359,9 @@ def _null(data: StudyData, prompts: pl.DataFrame) -> str:
 def _detuned(data: StudyData, prompts: pl.DataFrame) -> str:
     """Share of the loss that fine-tuning cost on the old text that a prompt brings back, seed by seed."""
     by, best = ["size", "seed"], elicitation.best_restarts(prompts.filter(pl.col("model") == "present"))
-    base = best.filter((pl.col("behaviour") == label_of(data, BASE)) & (pl.col("k") == 0)).select(*by, base="loss")
-    tuned = best.filter(pl.col("behaviour") == label_of(data, DETUNED)).sort("k")
+    null = _most_examples(best.filter(pl.col("behaviour") == label_of(data, BASE)))
+    base = null.filter(pl.col("k") == 0).select(*by, base="loss")
+    tuned = _most_examples(best.filter(pl.col("behaviour") == label_of(data, DETUNED))).sort("k")
     shares = []
     for row in (
         tuned.group_by(by, maintain_order=True)
@@ -349,3 +382,15 @@ def _detuned(data: StudyData, prompts: pl.DataFrame) -> str:
     )
     share = f"{found.estimate:.0%}{ends}"
     return f"Detuning: {shares[0][2]} tokens bring back {share} of what fine-tuning cost on the old text."
+
+
+def _most_examples(best: pl.DataFrame) -> pl.DataFrame:
+    """Of each size the series fitted to the most examples, at the first moment."""
+
+    def key(name: str) -> tuple[float, str]:
+        _, examples, rest = elicitation.series_key(name)
+        return -examples, rest
+
+    places = {name: place for place, name in enumerate(sorted(best["series"].unique(), key=key))}
+    place = pl.col("series").replace_strict(places, default=0, return_dtype=pl.Int64)
+    return best.filter(place == place.min().over("size"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from analysis.elicitation import MORE, RUNS
+from analysis.elicitation import MORE, RUNS, in_order
 from analysis.errors import UserError
 
 REFERENCE = ("experiment", "model", "dataset", "soft_tokens", "final_test_loss", "final_test_loss_se")
@@ -36,7 +36,8 @@ def read_prompts(path: Path) -> pl.DataFrame:
         )
     more = {name: kind for name, kind in MORE.items() if name in table.columns}
     schema = RUNS | more
-    return table.select(list(schema)).cast(pl.Schema(schema)).drop_nulls("loss")
+    found = table.select(list(schema)).cast(pl.Schema(schema)).drop_nulls("loss")
+    return in_order(found.with_columns(pl.col("series").fill_null("")))  # "" without quotes is read as null
 
 
 def _reference(table: pl.DataFrame) -> pl.DataFrame:

@@ -77,6 +77,7 @@ class Middle:
     """A median over seeds of values that may be infinite where something was not reached, and its interval."""
 
     estimate: float
+    """NaN where the two middle values are infinities of opposite sign: between them lies everything."""
     low: float
     high: float
     coverage: float
@@ -99,9 +100,9 @@ def middle(values: Iterable[float], level: float = LEVEL) -> Middle:
     ranks = np.arange(1, (x.size + 1) // 2 + 1)
     covers = np.maximum(0.0, 1 - 2 * stats.binom.cdf(ranks - 1, x.size, 0.5))
     rank = int(ranks[covers >= level][-1]) if (covers >= level).any() else 1
-    below, above = x[(x.size - 1) // 2], x[x.size // 2]
+    below, above = float(x[(x.size - 1) // 2]), float(x[x.size // 2])
     return Middle(
-        estimate=float(below) if below == above else float((below + above) / 2), low=float(x[rank - 1]),
+        estimate=below if below == above else (below + above) / 2, low=float(x[rank - 1]),
         high=float(x[x.size - rank]), coverage=float(covers[rank - 1]), reached=int(np.isfinite(x).sum()),
         count=int(x.size),
     )  # fmt: skip

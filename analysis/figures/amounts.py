@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import amounts
+from analysis.elicitation import series_key
 from analysis.figures import style
-from analysis.figures.soft_prompts import by_size
 from analysis.load import StudyData
 
 CAPTION = (
-    "One row a behaviour, one colour a size, one panel a unit. Tokens: C, the smallest k tried that gets there. "
+    "One row a behaviour, one colour a size, one panel a unit. Tokens: C, the smallest k tried that gets there, "
+    "which is to the one loss that the study asks of all, or else through half of the gap of that seed. "
     "Numbers: C times the model's width. Bits: the fewest, over k and bits a number, to which a fitted prompt can be "
     "rounded and still get there. Numbers in random directions: the fewest that get there when only they are fitted, "
     "the prompt moving in so many random directions from where it begins (it has the largest k). Points are medians "
@@ -32,7 +33,7 @@ def amounts_table(data: StudyData) -> pl.DataFrame:
 def draw_amounts(table: pl.DataFrame) -> Figure:
     """`table` as `amounts.compared` gives it."""
     names = table["behaviour"].unique(maintain_order=True).to_list()
-    sizes = sorted(table["series"].unique(), key=by_size)
+    sizes = sorted(table["series"].unique(), key=series_key)
     colours = dict(zip(sizes, style.colours(len(sizes)), strict=True))
     shown = [name for name in amounts.AMOUNTS if (table["amount"] == name).any()]
     step = 0.7 / max(1, len(sizes))

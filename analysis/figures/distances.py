@@ -12,13 +12,15 @@ from analysis import elicitation, information
 from analysis.figures import style
 from analysis.load import StudyData
 
+NO_C = " A seed that gains nothing has no C by loss and is left out."
 CAPTION = (
-    "One row a behaviour (and size): the conditional distance C, the smallest number of prompt tokens that closes half "
-    "of the gap in loss (left) or brings half of the answers wholly right, beyond chance (right), as the median over "
-    "seeds; bars are its interval by order statistics, the range where there are fewer than six seeds. Filled: the "
-    "model that has the behaviour, open: one that never had it, given the same examples and steps, so what lies left "
-    "of its mark was elicited, not taught. An arrow: not reached by the largest k tried. Squares: the saturation S of "
-    "the loss. A prompt that was found bounds C from above: the optimizer may have failed."
+    "One row a behaviour (and size): the conditional distance C, the smallest number of prompt tokens that "
+    f"{elicitation.HALF_CLOSED} (left; seed by seed) or brings half of the answers wholly right, beyond chance "
+    "(right), as the median over seeds; bars are its interval by order statistics, the range where there are fewer "
+    "than six seeds. Filled: the model that has the behaviour, open: one that never had it, given the same examples "
+    "and steps, so what lies left of its mark was elicited, not taught. An arrow: not reached by the largest k tried. "
+    "Squares: the saturation S of the loss. A prompt that was found bounds C from above: the optimizer may have "
+    f"failed.{NO_C}"
 )
 PANELS = {"loss": "half of the gap in loss", "success": "half of the answers right"}
 WITH, WITHOUT, STOPS = "has the behaviour", "never had it", "saturation S"
@@ -29,11 +31,14 @@ def distances_table(data: StudyData) -> pl.DataFrame:
     return by_both(elicitation.runs(data))
 
 
-def by_both(prompts: pl.DataFrame) -> pl.DataFrame:
-    """C by loss, and by success of behaviours that any prompt reached: whole texts are never said word by word."""
+def by_both(prompts: pl.DataFrame, threshold: float | None = None) -> pl.DataFrame:
+    """C by loss, and by success of behaviours that any prompt reached: whole texts are never said word by word.
+    `threshold`: T of the loss, which the column `goal` then tells."""
     if prompts.is_empty():
         return pl.DataFrame()
-    by_loss = information.distance_table(prompts)
+    by_loss = information.distance_table(prompts, threshold=threshold)
+    if threshold is not None:
+        by_loss = by_loss.with_columns(goal=pl.lit(f"loss of {threshold:g}"))
     if "hits" not in prompts.columns:
         return by_loss
     by_success = information.distance_table(prompts.drop_nulls(["hits", "trials"]), "success")
@@ -58,7 +63,8 @@ def draw_distances(table: pl.DataFrame) -> Figure:
             for place, name in zip(range(len(names))[::-1], names, strict=True):
                 for row in part.filter(pl.col("row") == name).iter_rows(named=True):
                     _row(axes, row, place, zero)
-            axes.set_title(PANELS[criterion])
+            goal = part["goal"][0] if "goal" in part.columns else None
+            axes.set_title(goal or PANELS[criterion])
             axes.tick_params(axis="y", length=0)
             axes.grid(visible=False, axis="y")
         grid[0].set_yticks(range(len(names))[::-1], names)

@@ -11,11 +11,12 @@ from analysis.load import StudyData
 from analysis.retention import retention_curves
 
 CAPTION = (
-    "Each row changes one thing and keeps the rest, pair by pair (what changes the dose too, as an arm does, stays at "
-    "the reference); points are means over seeds, bars 95 % t intervals. Left: change of the mean retention over log time "
-    "(1 would be all of the {skill}, all of the time); every pair counts. Right: factor on the half-life, with the "
-    "number of pairs of which both reached half; where those are too few no factor is drawn, since they are the fast "
-    "ones (the survival model of all runs counts the others too). To the right of the line the {skill} lasts longer."
+    "Each row changes one thing and keeps the rest, pair by pair (what changes the dose too, as an arm does, stays "
+    "at the reference); points are means over seeds, bars 95 % t intervals. Left: change of the mean retention over "
+    "log time (1 would be all of the {skill}, all of the time); every pair counts. Right: factor on the half-life, "
+    "with the number of pairs of which both reached half; where those are too few no factor is drawn, since they "
+    "are the fast ones (the survival model of all runs counts the others too). To the right of the line the {skill} "
+    "lasts longer."
 )
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import fragility
+from analysis.elicitation import series_key
 from analysis.figures import style
 from analysis.load import StudyData
 
@@ -44,7 +45,8 @@ def draw_fragility(table: pl.DataFrame) -> Figure:
     names = list(dict.fromkeys(kinds.values()))
     colours = dict(zip(names, style.colours(len(names)), strict=True))
     panels = table.partition_by("measure", "series", maintain_order=False)
-    panels.sort(key=lambda part: (list(fragility.MEASURES.values()).index(part["measure"][0]), part["series"][0]))
+    measures = list(fragility.MEASURES.values())
+    panels.sort(key=lambda part: (measures.index(part["measure"][0]), series_key(part["series"][0])))
     rows = -(-len(panels) // COLUMNS)
     with style.styled():
         figure = style.new_figure(0.7 + 2.6 * rows)

@@ -10,13 +10,16 @@ from matplotlib.lines import Line2D
 
 from analysis import elicitation, information
 from analysis.figures import style
-from analysis.figures.soft_prompts import COLUMNS, LOOK, TITLE, by_size
+from analysis.figures.soft_prompts import COLUMNS, LOOK, TITLE
 from analysis.load import StudyData
+from analysis.uncertainty import binomial_interval
 
 CAPTION = (
-    "One panel a behaviour: of all restarts of all seeds, the share whose prompt of k tokens closes half of the gap, "
-    "with Wilson's 95 % intervals; solid on the model that has the behaviour, dashed on one that never had it. Lines "
-    "stand side by side at each k. Where the share is small, a single prompt that fails says little."
+    "One panel a behaviour: of all restarts of all seeds, the share whose prompt of k tokens "
+    f"{elicitation.HALF_CLOSED}, with Wilson's 95 % intervals; solid on the model that has the behaviour, dashed on "
+    "one that never had it. Where prompts began in several ways a colour is a way to begin, and the restarts of all "
+    "sizes are counted together (the table has each size); else a colour is a size. Lines stand side by side at each "
+    "k. Where the share is small, a single prompt that fails says little."
 )
 SPREAD = 1.25
 """Factor between the first and the last line's place at one k."""
@@ -33,9 +36,8 @@ def restarts_table(data: StudyData) -> pl.DataFrame:
 
 def draw_restarts(table: pl.DataFrame) -> Figure:
     """`table` as `information.restart_table` gives it."""
-    several = table["initial"].n_unique() > 1
-    table = table.with_columns(line=pl.col("initial") if several else pl.col("series"))
-    lines = sorted(table["line"].fill_null("").unique(), key=by_size)
+    table = _lines(table)
+    lines = sorted(table["line"].unique(), key=elicitation.series_key)
     colours = dict(zip(lines, style.colours(len(lines)), strict=True))
     panels = table.partition_by("behaviour", maintain_order=True)
     columns = min(COLUMNS, len(panels))
@@ -45,10 +47,11 @@ def draw_restarts(table: pl.DataFrame) -> Figure:
         for axes, part in zip(grid, panels, strict=False):
             style.token_axis(axes, int(part["k"].to_numpy().max()))
             axes.set_xlim(left=0.8)
-            groups = part.sort("k").group_by(["model", "line", "series"], maintain_order=True)
-            count = part.select("model", "line", "series").n_unique()
-            for place, ((model, line, _), own) in enumerate(groups):
-                colour, at = colours[line or ""], own["k"] * SPREAD ** ((place + 0.5) / count - 0.5)
+            places = sorted(part.select("model", "line").unique().rows(), key=lambda row: (lines.index(row[1]), row[0]))
+            count = len(places)
+            for place, (model, line) in enumerate(places):
+                own = part.filter((pl.col("model") == model) & (pl.col("line") == line)).sort("k")
+                colour, at = colours[line], own["k"] * SPREAD ** ((place + 0.5) / count - 0.5)
                 axes.plot(at, own["rate"], color=colour, ls=LOOK[str(model)], marker="o", ms=3, lw=1.4)
                 axes.vlines(at, own["low"], own["high"], color=colour, lw=0.8)
             axes.set_ylim(-0.04, 1.04)
@@ -63,3 +66,16 @@ def draw_restarts(table: pl.DataFrame) -> Figure:
                 handles.append(Line2D([], [], color=style.INK, ls=LOOK[model], lw=1.4, label=label))
         style.legend_above(figure, handles)
     return figure
+
+
+def _lines(table: pl.DataFrame) -> pl.DataFrame:
+    """`table` with `line`, what has a colour: the beginning, with all series counted together, or, of one beginning,
+    the series."""
+    by = "initial" if table["initial"].n_unique() > 1 else "series"
+    counts = (
+        table.with_columns(line=pl.col(by).fill_null(""))
+        .group_by("behaviour", "model", "line", "k", maintain_order=True)
+        .agg(pl.col("hits").sum(), pl.col("restarts").sum())
+    )
+    low, high = binomial_interval(counts["hits"].to_numpy(), counts["restarts"].to_numpy())
+    return counts.with_columns(rate=pl.col("hits") / pl.col("restarts"), low=pl.Series(low), high=pl.Series(high))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from math import isfinite
 
@@ -16,15 +15,17 @@ from analysis import elicitation
 from analysis.figures import style
 from analysis.load import StudyData
 
+SEED_BY_SEED = "every seed has its own, the line is their mean, and a seed that gains nothing has none."
 CAPTION = (
     "One panel a behaviour: loss on the fixed held-out set against the number of prompt tokens k (0 is no prompt, set "
     "apart from the log axis); faint points are all restarts, lines join the best restart of each seed, averaged over "
     "seeds, bars are 95 % t intervals over seeds (of a single seed, of its loss, where known), cut off where they "
     "leave the points: of few seeds they are wide. Solid: the model that "
     "has the behaviour, dashed: one that never had it, given the same examples and steps. Dashed horizontal: the "
-    "threshold T, half of the gap closed. C (triangle) is the conditional distance, the smallest k that reaches T (an "
-    "upper bound: the optimizer may have failed), or not reached; S (square) the saturation, beyond which more tokens "
-    "no longer help. What the behaviour needs beyond teaching is C without it less C with it."
+    f"threshold T, below which a prompt {elicitation.HALF_CLOSED}; {SEED_BY_SEED} "
+    "C (triangle) is the conditional distance, the smallest k that reaches T (an upper bound: the optimizer may have "
+    "failed), the median over seeds, or not reached; S (square) the saturation, beyond which more tokens no longer "
+    "help. What the behaviour needs beyond teaching is C without it less C with it."
 )
 COLUMNS = 3
 TITLE = 25
@@ -41,7 +42,7 @@ def soft_prompts_table(data: StudyData) -> pl.DataFrame:
 def draw_soft_prompts(table: pl.DataFrame) -> Figure:
     """`table` as `elicitation.curves` gives it."""
     panels = table.sort("place").partition_by("place", maintain_order=True)
-    series = sorted(table["series"].unique(), key=by_size)
+    series = sorted(table["series"].unique(), key=elicitation.series_key)
     colours = dict(zip(series, style.colours(len(series)), strict=True))
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
@@ -64,12 +65,6 @@ def draw_soft_prompts(table: pl.DataFrame) -> Figure:
             handles.append(Line2D([], [], color=style.INK, ls="", marker=marker, mfc="none", ms=5, label=label))
         style.legend_above(figure, handles)
     return figure
-
-
-def by_size(name: str) -> tuple[float, str]:
-    """Sorts names that begin with a size (70m, 1.4b) by it, others after them by the alphabet."""
-    found = re.match(r"([\d.]+)([kmb])\b", name)
-    return (float(found[1]) * 1000.0 ** "kmb".index(found[2]) if found else float("inf"), name)
 
 
 def _marks(axes: Axes, head: dict, means: pl.DataFrame, colour: str) -> None:

@@ -30,6 +30,20 @@ def test_bits_are_the_least_over_k_and_bits_a_number_that_still_get_there(study:
         assert bits == np.median(least)
 
 
+def test_without_one_loss_for_all_what_is_rounded_is_held_to_its_own_seeds_threshold(study: StudyData) -> None:
+    settings = {name: value for name, value in study.declaration.settings.items() if name != "matched"}
+    high = pl.col("trial").str.starts_with("30k 1 ") & pl.col("name").str.contains(r"/loss")
+    points = study.points.with_columns(value=pl.col("value") + pl.when(high).then(5.0).otherwise(0.0))
+    own = replace(study, declaration=replace(study.declaration, settings=settings), points=points)
+    rounded = amounts.quantised(own).filter(series="30k")
+    aims = rounded.group_by("behaviour", "seed").agg(pl.col("threshold").unique()).explode("threshold")
+    assert aims.height == 3 * len(generated_prompts.BEHAVIOURS)
+    by_seed = aims.group_by("seed").agg(pl.col("threshold").mean()).sort("seed")["threshold"].to_list()
+    assert by_seed[1] - by_seed[0] == pytest.approx(5.0, abs=0.2)
+    table = amounts.bits_table(amounts.quantised(own))
+    assert (table["reached"] == table["seeds"]).all()
+
+
 def test_directions_are_the_fewest_that_get_there_and_what_never_does_is_infinite(study: StudyData) -> None:
     table = amounts.directions_table(amounts.in_subspaces(study))
     assert set(table["directions"]) <= {*map(float, generated_prompts.SUBSPACES)}

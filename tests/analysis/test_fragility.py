@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -86,6 +87,17 @@ def test_the_report_names_every_measure_whatever_it_says(study: StudyData) -> No
     )
     text = next(t for t in sentences(replace(study, points=shuffled), elicitation.runs(study)) if "take less" in t)
     assert "cannot be told apart by" in text
+
+
+def test_a_measure_of_fewer_behaviours_is_told_with_their_number(study: StudyData) -> None:
+    few = pl.col("name").str.starts_with("skip-") & pl.col("name").str.ends_with("/r50")
+    rest = replace(study, points=study.points.filter(~few))
+    count = len(generated_prompts.BEHAVIOURS)
+    for text in (t for t in sentences(rest, elicitation.runs(rest)) if t.startswith("Behaviours that take less")):
+        assert re.search(rf"r50 [^\]]*\] over {count - 2} \(rank", text)
+        assert not re.search(r"F1 [^\]]*\] over", text)
+        assert f"over {count} behaviours where not said otherwise" in text
+    assert "over" not in next(t for t in sentences(study, elicitation.runs(study)) if "F1" in t).split("(rank")[0]
 
 
 def test_a_study_that_measured_none_has_neither_table_nor_figure(study: StudyData) -> None:

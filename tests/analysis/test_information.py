@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from analysis import elicitation, generated, information
 from analysis.__main__ import main
 from analysis.errors import UserError
+from analysis.figures.restarts import _lines
 from analysis.information import bits_table, closed_share, difference_table, distance_table, noise_bits, reached
-from analysis.information_report import write_prompts
+from analysis.information_report import _beyond, write_prompts
 from analysis.published import read_prompts
 from analysis.uncertainty import middle
 
@@ -65,8 +66,52 @@ def test_the_difference_is_paired_by_seed_and_infinite_where_teaching_never_gets
     assert (row["difference"], row["untold"]) == (2.0, 1)
 
 
+def test_the_difference_is_told_by_each_seeds_own_threshold_and_counts_those_without_a_gain() -> None:
+    ends = ((19.0, 14.0, 2), (6.0, 1.0, 4), (5.0, 0.0, 8), (7.0, 2.0, 4), (8.0, 3.0, 8), (5.0, 4.99, 1))
+    rows = [
+        ("b", model, "", k, 0, seed, bare if k < c else least)
+        for seed, (bare, least, without) in enumerate(ends)
+        for model, c in (("present", 1), ("absent", without))
+        for k in KS
+    ]
+    table = pl.DataFrame(rows, schema=list(elicitation.RUNS), orient="row")
+    row = difference_table(table).row(0, named=True)
+    assert (row["pairs"], row["untold"], row["no_gain"]) == (6, 0, 1)
+    assert (row["low"], row["difference"], row["high"]) == (1.0, 3.0, 7.0)
+    taken = distance_table(table).filter(model="present").row(0, named=True)
+    assert (taken["c"], taken["seeds"], taken["no_gain"]) == (1.0, 5, 1)
+    assert taken["threshold"] == pytest.approx((16.5 + 3.5 + 2.5 + 4.5 + 5.5) / 5)
+
+
+def test_a_median_between_both_infinities_cannot_be_told() -> None:
+    assert np.isnan(middle([-np.inf, np.inf]).estimate)
+    assert middle([-np.inf, -np.inf]).estimate == -np.inf
+    assert middle([1.0, np.inf]).estimate == np.inf
+    both = pl.concat([planted({0: np.inf, 1: 2}), planted({0: 4, 1: np.inf}, "absent")])
+    both = both.with_columns(loss=pl.when(pl.col("k") == 8).then(pl.col("loss") - 0.4).otherwise("loss"))
+    hits = both.with_columns(chance=pl.lit(0.0))
+    (said,) = [_beyond(hits)]
+    assert "b cannot be told (2 of 2 seeds)" in said
+    assert "reached only without it" not in said
+
+
 def test_a_model_alone_has_no_difference() -> None:
     assert difference_table(planted({0: 1})).is_empty()
+
+
+def test_restarts_of_all_sizes_are_counted_together_where_prompts_began_in_several_ways() -> None:
+    sizes = [
+        planted({0: c, 1: c}).with_columns(series=pl.lit(size), initial=pl.lit(initial))
+        for size, c in (("30k", 2), ("120k", 8))
+        for initial in ("words", "vocabulary")
+    ]
+    table = information.restart_table(reached(pl.concat(sizes), "loss", 1.0))
+    assert table.height == 2 * 2 * 4
+    shown = _lines(table)
+    assert set(shown["line"]) == {"words", "vocabulary"}
+    assert dict(shown.filter(line="words").select("k", "rate").iter_rows()) == {1: 0.0, 2: 0.5, 4: 0.5, 8: 1.0}
+    assert set(shown["restarts"]) == {4}
+    assert set(_lines(table.filter(initial="words"))["line"]) == {"30k", "120k"}
 
 
 def test_success_given_a_restart_counts_all_restarts() -> None:
@@ -167,6 +212,43 @@ def test_a_table_of_ones_own_has_a_page(tmp_path: Path, capsys: pytest.CaptureFi
     generated.soft_prompts().write_csv(table)
     main(["prompts", str(table), "--out", str(tmp_path / "page")])
     assert Path(capsys.readouterr().out.strip()).read_text().count("<figure>") == 3
+
+
+def test_a_page_with_a_threshold_says_and_uses_that_one(tmp_path: Path) -> None:
+    both = pl.concat([planted({0: 1, 1: 2, 2: 2}), planted({0: 4, 1: 8, 2: 8}, "absent")])
+    steps = both.with_columns(loss=pl.col("loss") - 0.1 * (pl.col("k") == 8))
+    own = pl.concat([steps, steps.with_columns(restart=pl.lit(1, dtype=pl.Int64))]).drop("numbers")
+    own.write_csv(tmp_path / "mine.csv")
+    text = write_prompts(tmp_path / "mine.csv", tmp_path / "page", 0.45).read_text()
+    assert "Tokens that bring the loss to 0.45 nats a token (C): b 8." in text
+    assert "half of the gap" not in text
+    assert "every seed has" not in text
+    assert "T was given: 0.45 nats a token" in text
+    (difference,) = pl.read_csv(tmp_path / "page" / "tables" / "difference_by_loss.csv")["difference"]
+    assert difference == 0.0
+    text = write_prompts(tmp_path / "mine.csv", tmp_path / "own").read_text()
+    assert "T was given" not in text
+    assert "Tokens that close half of the gap (C): b 2." in text
+    (difference,) = pl.read_csv(tmp_path / "own" / "tables" / "difference_by_loss.csv")["difference"]
+    assert difference == 6.0
+
+
+@pytest.mark.parametrize("threshold", [None, 1.0])
+def test_a_table_in_which_nothing_gains_has_a_page(tmp_path: Path, threshold: float | None) -> None:
+    flat = planted({0: np.inf, 1: np.inf, 2: np.inf}).select(list(elicitation.RUNS))
+    flat.write_csv(tmp_path / "mine.csv")
+    text = write_prompts(tmp_path / "mine.csv", tmp_path / "page", threshold).read_text()
+    assert text.count("<figure>") == 2
+    assert ("No behaviour gained from any prompt." if threshold is None else "b not by 8") in text
+
+
+def test_a_series_that_is_empty_without_quotes_keeps_its_prompts(tmp_path: Path) -> None:
+    table = planted({0: 1, 1: 2}).select(list(elicitation.RUNS))
+    (tmp_path / "mine.csv").write_text(table.write_csv().replace('""', ""))
+    assert ",," in (tmp_path / "mine.csv").read_text()
+    found = read_prompts(tmp_path / "mine.csv")
+    assert found.equals(table)
+    assert elicitation.curves(found).filter(part="restart").height == table.height
 
 
 @pytest.mark.parametrize(

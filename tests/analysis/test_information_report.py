@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from analysis import elicitation, generated, information, plates
-from analysis.information_checks import checks
-from analysis.information_report import PHASE, information_page, is_information, sentences
+from analysis.information_checks import checks, gain_of
+from analysis.information_report import PHASE, _detuned, information_page, is_information, sentences
 from analysis.load import POINTS, StudyData
 from halflife.tracking import schema
 
@@ -77,7 +77,8 @@ def test_prompts_of_several_numbers_of_examples_are_series_that_share_their_thre
     points = pl.concat([study.points, study.points.with_columns(pl.col("trial") + " few", value=worse)])
     runs = elicitation.with_threshold(elicitation.runs(replace(study, trials=twice, points=points)))
     assert set(runs["series"]) == {"16 examples", "256 examples"}
-    assert runs.group_by("behaviour").agg(pl.col("threshold").n_unique())["threshold"].to_list() == [1] * len(TASKS)
+    aims = runs.group_by("behaviour", "seed").agg(pl.col("threshold").n_unique())
+    assert aims["threshold"].to_list() == [1] * aims.height
 
 
 def test_moments_of_one_model_are_series_that_share_their_threshold(study: StudyData) -> None:
@@ -126,7 +127,7 @@ def test_the_answer_says_what_elicitation_takes_beyond_teaching_and_what_the_nul
 
 def test_the_answer_says_whether_length_costs_and_what_comes_out_wholly_right(study: StudyData) -> None:
     said = sentences(study, elicitation.runs(study))
-    (graded,) = (text for text in said if text.startswith("Longer strings: take more (nats a token behind "))
+    (graded,) = (text for text in said if text.startswith("A longer string: takes more (nats a token behind "))
     assert " at 4, " in graded
     assert " at 64 letters" in graded
     (right,) = (text for text in said if text.startswith("Half of what is asked right, beyond chance: "))
@@ -154,6 +155,62 @@ def test_a_null_that_gains_next_to_nothing_has_no_distance(study: StudyData) -> 
     found = dict(table.filter(pl.col("model") == "present").select("behaviour", "c").iter_rows())
     assert found["text as trained on"] is None
     assert found["4 characters"] > 0
+
+
+def sizes_of(study: StudyData, task: str, added: dict[str, dict[int, float]]) -> StudyData:
+    """`study` at more sizes, where the loss of the task behind any prompt is higher by so much, seed by seed."""
+    trials, points = [study.trials], [study.points]
+    for size, more in added.items():
+        named = pl.concat_str(pl.col("trial"), pl.lit(f" {size}"))
+        trials.append(study.trials.with_columns(named, size=pl.lit(size)))
+        seed = pl.col("trial").str.extract(r"(\d+)$").cast(pl.Int64).replace_strict(more, default=0.0)
+        prompted = pl.col("name").str.contains(rf"^{task}\.k[1-9]\d*-.*/loss$")
+        points.append(
+            study.points.with_columns(named, value=pl.col("value") + pl.when(prompted).then(seed).otherwise(0.0))
+        )
+    return replace(study, trials=pl.concat(trials), points=pl.concat(points))
+
+
+def test_the_null_is_judged_over_seeds_and_not_over_sizes(study: StudyData) -> None:
+    one = study.trials["seed"] == 0
+    single = replace(study, trials=study.trials.filter(one))
+    several = sizes_of(single, "continuation", {"60k": {0: -0.5}, "120k": {0: -0.6}})
+    (text,) = (text for text in sentences(several, elicitation.runs(several)) if text.startswith("The null, "))
+    assert text.endswith("one seed.")
+    (null,) = (check for check in checks(several) if check.name.startswith("Nothing to gain"))
+    assert null.passed is None
+    part = elicitation.runs(several).filter(pl.col("behaviour") == "text as trained on")
+    gain = gain_of(part)
+    assert gain is not None
+    assert gain.count == 1
+    assert gain.estimate == pytest.approx(1.1 / 3, abs=0.02)
+
+
+def test_sizes_come_in_ascending_order_in_every_sentence_and_table(study: StudyData) -> None:
+    several = sizes_of(study, "say-4", {"120k": {}, "60k": {}})
+    runs = elicitation.runs(several)
+    table = information.distance_table(runs)
+    assert table.filter(model="present")["series"].to_list() == ["30k", "60k", "120k"] * len(TASKS)
+    assert table["behaviour"].unique(maintain_order=True).to_list() == list(TASKS)
+    said = sentences(several, runs)
+    assert [text.split(" (C) at ")[1].split(":")[0] for text in said if " (C) at " in text] == ["30k", "60k", "120k"]
+    assert [size for size in said[0].split() if size in ("30k", "60k", "120k")] == ["30k", "60k", "120k"]
+    (right,) = (text for text in said if text.startswith("Half of what is asked right"))
+    assert right.index("30k") < right.index("60k") < right.index("120k")
+
+
+def test_what_detuning_brings_back_is_told_of_the_most_examples(study: StudyData) -> None:
+    rows = [
+        (behaviour, "present", f"{count} examples", k, 0, seed, loss)
+        for count, prompted in ((16, 2.9), (256, 2.25), (32, 2.8))
+        for seed in (0, 1, 2)
+        for behaviour, k, loss in (("continuation", 0, 2.0), ("detuning", 0, 3.0), ("detuning", 4, prompted))
+    ]
+    prompts = pl.DataFrame(rows, schema=list(elicitation.RUNS), orient="row").with_columns(size=pl.lit("30k"))
+    bare = replace(study, declaration=replace(study.declaration, outcomes=()))
+    assert _detuned(bare, prompts) == (
+        "Detuning: 4 tokens bring back 75% [75%, 75%] of what fine-tuning cost on the old text."
+    )
 
 
 def test_checks_hold_on_planted_runs_and_fail_where_they_should(study: StudyData) -> None:

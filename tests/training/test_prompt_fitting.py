@@ -161,6 +161,7 @@ def test_what_a_prompt_came_to_in_training_is_told_by_its_last_steps_alone(model
         pack.step(step, schedule.multiple(step, course.steps))
         losses += pack.mean_losses()
     assert 6 <= pack.settled <= 30
+    assert found.train_loss is not None
     assert found.train_loss == pytest.approx(np.mean(losses[-pack.settled :]), abs=1e-5)
     assert found.train_loss < np.mean(losses) - 0.1
 
