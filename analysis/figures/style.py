@@ -79,7 +79,7 @@ def trimmed(value: float) -> str:
 def log_ticks(axis: Any, low: float, high: float, minor: bool = True) -> None:
     """Decades labelled 10k, 100k, 1M; 2 and 5, or more, between them where fewer than two decades are shown.
 
-    Small panels go without `minor` ticks.
+    Small panels go without `minor` ticks, and with 3 alone between decades where 2 and 5 would touch.
     """
     span = np.log10(high / low)
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: trimmed(value)))
@@ -89,6 +89,8 @@ def log_ticks(axis: Any, low: float, high: float, minor: bool = True) -> None:
         axis.set_minor_locator(ticker.NullLocator())
         return
     subs = (1.0,) if span >= 2 else (1.0, 2.0, 5.0) if span >= 0.8 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    if not minor and 1.2 <= span < 2:
+        subs = (1.0, 3.0)
     axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=20))
     axis.set_minor_locator(ticker.LogLocator(subs=tuple(range(2, 10)), numticks=20) if minor else ticker.NullLocator())
 
