@@ -91,10 +91,7 @@ def _broken(data: StudyData, runs: pl.DataFrame, whose: str) -> list[str]:
     for limit in data.declaration.constraints:
         held = sum(search.within(limit, value) for value in runs[limit.name])
         if held < runs.height:
-            ends = (("at least", limit.at_least), ("at most", limit.at_most))
-            bounds = listed([f"{end} {short(value)}" for end, value in ends if value is not None])
-            seeds = f"{held} of {whose} {plural(runs.height, 'seed')}"
-            said.append(f"the constraint '{limit.label.lower()} {bounds}' held on {seeds}")
+            said.append(f"the constraint '{limit.words}' held on {held} of {whose} {plural(runs.height, 'seed')}")
     return said
 
 

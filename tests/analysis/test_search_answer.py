@@ -110,7 +110,7 @@ def test_a_constraint_that_broke_on_fresh_seeds_is_said_beside_the_result():
     again = {0: (0.5, 0.6, 0.7, 0.8, 0.9), 1: (0.6, 0.7, 0.8, 0.9, 1.0)}
     broken = {0: (1.0, 0.3, 1.0, 1.0, 1.0), 1: (0.3, 0.3, 0.9, 0.3, math.nan)}
     said = search_answer(planted({0: (0.55, 2.0), 1: (0.99, 2.1)}, again, implanted_again=broken))
-    constraint = "the constraint 'success at least 0.900' held on"
+    constraint = "the constraint 'success at least 0.9' held on"
     assert "clean loss 2.00 [2.00, 2.00]" in said[1]
     assert f"; {constraint} 1 of these 5 seeds; {constraint} 4 of the reference's 5 seeds." in said[1]
     assert said[2].count(constraint) == 1  # of the reference itself

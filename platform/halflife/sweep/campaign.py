@@ -104,10 +104,9 @@ class Campaign(Course):
                 break
         if self._lost and self.plan.finished:
             self._over = True
-            under_way = f"{len(self._open)} setting{'' if len(self._open) == 1 else 's'} under way"
             self._findings = [
                 f"the measures need a control that failed ({'; '.join(self._lost)}): once it works, the same command "
-                f"goes on with {under_way}"
+                f"goes on with what is under way (settings: {len(self._open)})"
             ]
         elif self._exhausted and not (self._over or self._open or self.plan.ready()):
             if self._final is None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from halflife.sweep.adaptive import Search
-from halflife.tracking import schema
 
 Measured = list[dict[str, float]]
 """What each seed measured, by name of objective or constraint."""
@@ -64,13 +63,8 @@ def _broken(search: Search, measured: Measured) -> list[str]:
     for constraint in search.declaration.constraints:
         held = sum(each[constraint.name] <= 0 for each in violations)  # what is not a number does not hold
         if held < len(measured):
-            told.append(f"the constraint '{_bounds(constraint)}' held on {held} of {len(measured)} seeds")
+            told.append(f"the constraint '{constraint.words}' held on {held} of {len(measured)} seeds")
     return told
-
-
-def _bounds(constraint: schema.Constraint) -> str:
-    ends = (("at least", constraint.at_least), ("at most", constraint.at_most))
-    return f"{constraint.label.lower()} {' and '.join(f'{end} {value:g}' for end, value in ends if value is not None)}"
 
 
 def _short(value: Any) -> str:

@@ -134,6 +134,12 @@ class Constraint:
     at_least: float | None = None
     at_most: float | None = None
 
+    @property
+    def words(self) -> str:
+        """ "clean loss at most 2"."""
+        ends = (("at least", self.at_least), ("at most", self.at_most))
+        return f"{self.label.lower()} {' and '.join(f'{end} {value:g}' for end, value in ends if value is not None)}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
