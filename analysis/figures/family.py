@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.conditions import FAMILY, conditions, is_family_study
+from analysis.conditions import ARM, FAMILY, conditions, is_family_study
 from analysis.design import reference, setting_axes, value_label, values_of
 from analysis.figures import style
 from analysis.load import StudyData
@@ -24,7 +24,6 @@ CAPTION = (
     "sharing protects, B, C and D lie above A."
 )
 CRITERIA = {"success": "by success", "logprob": "by log-probability"}
-ARM = "arm"
 
 
 def family_table(data: StudyData) -> pl.DataFrame:

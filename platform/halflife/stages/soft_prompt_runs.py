@@ -111,7 +111,7 @@ class Beginning:
         if isinstance(initial, Smaller):
             runs = self.smaller[initial.stage.key]
             earlier = [runs[f"{self.target.name}.{name}"] for name in initial.prompts]
-            known = min(earlier, key=lambda run: run.standing).vectors() / self.scale
+            known = min(earlier, key=lambda run: run.chosen_by).vectors() / self.scale
             return torch.cat([known, self._vectors(initial.rest, k)[len(known) :].to(known)])
         if isinstance(initial, Adapter):
             from halflife.models.peft_adapters import read_adapter

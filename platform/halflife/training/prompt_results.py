@@ -65,7 +65,7 @@ class Fitted:
         return float(self.nats.sum() / self.asked.sum())
 
     @property
-    def standing(self) -> float:
+    def chosen_by(self) -> float:
         """What runs of one target are chosen by, the least is best: never the held-out loss where another is known."""
         loss = self.loss if self.train_loss is None else self.train_loss
         return loss if math.isfinite(loss) and math.isfinite(self.loss) else math.inf

@@ -97,11 +97,11 @@ def _best_of(
     warm = _warmer(runs[0], found.best[smaller]) if smaller is not None else None
     fitted, _ = fit(model, runs + ([warm] if warm else []), course)
     found.steps += course.steps * (len(fitted) if k else 0)
-    best = min(fitted, key=lambda run: run.standing)
+    best = min(fitted, key=lambda run: run.chosen_by)
     if warm and smaller is not None and best.loss > found.best[smaller].loss:
         again, _ = fit(model, [_warmer(runs[0], found.best[smaller])], replace(course, seed=course.seed + 1))
         found.steps += course.steps
-        best = min([best, *again], key=lambda run: run.standing)
+        best = min([best, *again], key=lambda run: run.chosen_by)
     return best
 
 
