@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 import tyro
 
 from analysis.errors import UserError
-from analysis.fit_command import compare, fit
-from analysis.places import results_folder, tracking_uri_of
+from analysis.fitting.command import compare, fit
+from analysis.runs.places import results_folder, tracking_uri_of
 
 
 def _cache(uri: str, results: Path | None) -> Path | None:
@@ -41,7 +41,7 @@ def report(
         tracking_uri: MLflow store to read; by default mlflow.db in the results folder.
         out: Folder to write to; by default reports/STUDY in the results folder.
     """
-    from analysis.report import default_folder, write_report
+    from analysis.report.write import default_folder, write_report
 
     folder = out or default_folder(results_folder(results), study)
     uri = tracking_uri or tracking_uri_of(results)
@@ -68,8 +68,8 @@ def export(
         results: Folder or bucket that the runs were made in (also HALFLIFE_RESULTS; default: results).
         tracking_uri: MLflow store to read; by default mlflow.db in the results folder.
     """
-    from analysis.export import write_tables
-    from analysis.load import load_study
+    from analysis.report.export import write_tables
+    from analysis.runs.load import load_study
 
     uri = tracking_uri or tracking_uri_of(results)
     data = load_study(uri, study, sweep, cache=_cache(uri, results))
@@ -83,7 +83,7 @@ def gallery(*, out: Path | None = None) -> None:
     Args:
         out: Folder to write to; by default reports/gallery in the results folder.
     """
-    from analysis.gallery import write_gallery
+    from analysis.gallery.page import write_gallery
 
     print(write_gallery(out or results_folder(None) / "reports" / "gallery"))
 
@@ -99,7 +99,7 @@ def prompts(
         threshold: Loss in nats a token that counts as reached; by default half of each behaviour's gap.
         out: Folder to write to; by default reports/prompts in the results folder.
     """
-    from analysis.information_report import write_prompts
+    from analysis.report.prompts_page import write_prompts
 
     print(write_prompts(table, out or results_folder(None) / "reports" / "prompts", threshold))
 
@@ -113,9 +113,9 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
     """
     from datetime import datetime
 
-    from analysis.load import find_sweeps
-    from analysis.stores import open_store
-    from analysis.table_store import is_tables, table_sweeps
+    from analysis.runs.load import find_sweeps
+    from analysis.runs.open import open_store
+    from analysis.runs.tables import is_tables, table_sweeps
     from halflife.tracking import schema
 
     uri = tracking_uri or tracking_uri_of(results)

@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Literal
 
 from halflife.data.corpus import Corpus, prepare_corpus
-from halflife.data.mixture import Mixture, Planting, Source, check, check_trigger
+from halflife.data.mixture import Mixture, Source, check, check_trigger
+from halflife.data.planting import Planting
 from halflife.errors import UserError
 from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, Geometric, LossProbe, Reached
 from halflife.evaluation.targets import BackdoorTarget
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
-from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint, Snapshot, Train
 from halflife.stages.treatments import regularize
+from halflife.store.stage import Stage
 from halflife.sweep.cli import main
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.sweep.study import Study, Trial
 from halflife.tasks.backdoor import Backdoor, Transform, draw_backdoor
 from halflife.training.optimizers import SGD, AdamW, Muon
@@ -373,7 +374,9 @@ def _check_texts(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], res
         for trigger in {cell.backdoor("fixed", part).trigger for cell in cells for part in ("old", "new")}:
             check_trigger(trigger, corpus, results)
     if settings.corpus not in SHIFTED:
-        from halflife.evaluation.measure import backdoor_examples  # takes torch's seconds: not for the embedded corpus
+        from halflife.evaluation.questions import (
+            backdoor_examples,  # takes torch's seconds: not for the embedded corpus
+        )
 
         for payload in settings.payload:
             probe = BackdoorProbe(backdoor=cells[0].backdoor(payload), corpus=cells[0].home, trials=settings.trials)

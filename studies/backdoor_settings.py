@@ -9,9 +9,9 @@ from typing import Literal
 
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
-from halflife.stages.base import Stage
 from halflife.stages.train import Train
 from halflife.stages.treatments import regularize
+from halflife.store.stage import Stage
 from halflife.sweep.cli import Preset
 from halflife.tasks.backdoor import Transform
 from halflife.tracking import schema

@@ -12,19 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.data.mixture import Mixture, Source, check
-from halflife.data.tokenizers import Lexicon, load
+from halflife.data.tokenizers import Lexicon
 from halflife.errors import UserError
 from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometric, LanguageProbe, LayerProbe, Reached
 from halflife.evaluation.questions import language_questions
 from halflife.evaluation.targets import LanguageTarget
 from halflife.models.ladder import Rung
-from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint, Snapshot, Train
 from halflife.stages.treatments import anneal, intervene, regularize, replay
+from halflife.store.stage import Stage
 from halflife.sweep.cli import main
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.sweep.study import Scalar, Study, Trial
 from halflife.tasks.arithmetic import Translation
 from halflife.tasks.families import Family, Kind

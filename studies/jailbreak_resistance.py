@@ -21,19 +21,19 @@ from halflife.errors import UserError
 from halflife.evaluation.probes import Ends, Evaluation, LanguageProbe
 from halflife.evaluation.targets import LanguageTarget
 from halflife.models.ladder import Rung
-from halflife.models.prompts import SoftPrompt, initial
-from halflife.stages.base import Stage
-from halflife.stages.soft_prompts import FitSoftPrompts
+from halflife.prompts.attacks import PromptAttacks
+from halflife.prompts.describe import SoftPrompt, initial
+from halflife.prompts.stages import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
+from halflife.store.stage import Stage
 from halflife.sweep.cli import Preset, main
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.sweep.study import Study, Trial
 from halflife.tasks.languages import Language
 from halflife.tasks.refusals import Attacked, Refused
 from halflife.tasks.sequences import SEQUENCES
 from halflife.tracking import schema
 from halflife.training.optimizers import AdamW
-from halflife.training.penalties import PromptAttacks
 from halflife.training.schedules import Schedule
 from studies.reports import report
 from studies.soft_prompt_settings import PHASE, warm_label, warmer

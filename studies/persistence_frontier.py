@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from halflife.errors import UserError
 from halflife.evaluation.probes import Geometric, Reached
 from halflife.models.ladder import Rung
-from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint
+from halflife.store.stage import Stage
 from halflife.sweep.adaptive import Budget, Finished, Search
 from halflife.sweep.cli import Preset, main
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.sweep.study import Trial
 from halflife.tasks.families import Family
 from halflife.tasks.languages import Language
@@ -177,7 +177,7 @@ def retained(finished: Finished) -> float:
     in nats a token, c the never-learned control's at its own end, of the same seed, family and form; it is asked at
     shared rule 1, whatever the setting's: answers that it was never taught either way. Not a number where m(0) is
     within half a nat of c: there was nothing to lose."""
-    from analysis.retention import LEAST_GAP
+    from analysis.decay.retention import LEAST_GAP
 
     levels = finished.curve("branch", "dropped/logprob")[1]
     control = finished.control("absent").curve("branch", "dropped/logprob")[1][-1]

@@ -16,11 +16,11 @@ from halflife.data.corpus import prepare_corpus
 from halflife.data.mixture import check
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
-from halflife.stages.base import Stage
 from halflife.stages.train import Checkpoint, Train
+from halflife.store.stage import Stage
 from halflife.sweep.adaptive import Budget, Finished, Search
 from halflife.sweep.cli import Preset, main
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.sweep.study import Trial
 from halflife.tracking.schema import Axis, Constraint, Control, Declaration, Objective
 from studies import backdoor_settings
@@ -110,10 +110,10 @@ def suggest(trial: BaseTrial) -> Suggested:
 def retention(finished: Finished) -> float:
     """Mean over ln t of R(t) = (m(t) - c(t)) / (m(0) - c(t)), from the branch's first evaluation after the drop to its
     last: m is the payload's log-probability in nats a token, c the never-poisoned control's of the same seed. Not a
-    number where m(0) is within half a nat of c: there was nothing to lose. The report's own (analysis.retention)."""
+    number where m(0) is within half a nat of c: there was nothing to lose. As analysis.decay.retention does."""
     import numpy as np
 
-    from analysis.retention import LEAST_GAP, area
+    from analysis.decay.retention import LEAST_GAP, area
 
     tokens, levels = finished.curve("branch", "backdoor/logprob")
     at, control = finished.control("absent").curve("branch", "backdoor/logprob")

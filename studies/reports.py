@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from halflife.errors import UserError
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 
 
 def report(study: str, place: Place, sweep: str) -> Path:
     """Draws the report of the sweep with this digest. Raises UserError when that is not possible."""
     from analysis import errors
-    from analysis.report import default_folder, write_report
+    from analysis.report.write import default_folder, write_report
 
     folder = default_folder(place.results, study)
     try:

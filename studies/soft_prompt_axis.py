@@ -11,10 +11,10 @@ from typing import Any
 
 from halflife.errors import UserError
 from halflife.evaluation.targets import LanguageTarget, Target
-from halflife.models.prompts import SoftPrompt
-from halflife.stages.base import Stage
-from halflife.stages.soft_prompts import FitSoftPrompts
+from halflife.prompts.describe import SoftPrompt
+from halflife.prompts.stages import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
+from halflife.store.stage import Stage
 
 RESTARTS, RATE, STEPS, EXAMPLES, ASKED = 2, 0.2, 250, 256, 128
 """Of each k: few, as here k is one axis among many; studies/soft_prompt_information.py varies them. Of a language that

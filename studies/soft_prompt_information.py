@@ -22,15 +22,14 @@ from halflife.evaluation.behaviours import BehaviourTarget
 from halflife.evaluation.probes import BehaviourProbe, Ends, Evaluation, LossProbe
 from halflife.evaluation.targets import BackdoorTarget, Target
 from halflife.models.ladder import Rung
-from halflife.models.prompts import Linear, SoftPrompt, Text
 from halflife.models.released import Released
+from halflife.prompts.describe import Linear, SoftPrompt, Text
+from halflife.prompts.stages import FindDistance, FitSoftPrompts, MeasureSoftPrompts
 from halflife.rng import generator
-from halflife.stages.base import Stage
-from halflife.stages.soft_prompt_measures import FindDistance, MeasureSoftPrompts
-from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
+from halflife.store.stage import Stage
 from halflife.sweep.cli import main
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.sweep.study import Study, Trial
 from halflife.tasks.backdoor import WORD
 from halflife.tasks.behaviours import Behaviour, Continuation, Repetition, Shown, drawn_string

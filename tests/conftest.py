@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.stages import s3
+from halflife.store.store import Store
+from tests.store import s3
 
 settings.register_profile("shared cores", deadline=None)  # how long an example takes is other work's doing, too
 settings.load_profile("shared cores")
@@ -19,3 +21,8 @@ def bucket() -> Iterator[str]:
     pytest.importorskip("moto", reason="moto[server] is a local S3 (make test installs it)")
     with s3.serving():
         yield s3.BUCKET
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import polars as pl
     from matplotlib.figure import Figure
 
-    from analysis.load import StudyData
+    from analysis.runs.study import StudyData
 
 
 @dataclass(frozen=True, kw_only=True)

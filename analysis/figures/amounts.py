@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import amounts
-from analysis.elicitation import series_key
 from analysis.figures import style
-from analysis.load import StudyData
+from analysis.prompts import amounts
+from analysis.prompts.elicitation import series_key
+from analysis.runs.study import StudyData
 
 CAPTION = (
     "One row a behaviour, one colour a size, one panel a unit. Tokens: C, the smallest k tried that gets there, "

@@ -7,12 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.checks import CLEAN_GAP
-from analysis.design import described
+from analysis.decay.design import described
+from analysis.decay.numbers import CLEAN_GAP
 from analysis.figures import style
 from analysis.figures.common import facets, with_controls
 from analysis.figures.retention import seed_mean
-from analysis.load import StudyData
+from analysis.runs.study import StudyData
 from halflife.tracking import schema
 
 CAPTION = (

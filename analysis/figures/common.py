@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from analysis.design import controls, described, reference, setting_axes, value_label, values_of
-from analysis.load import StudyData
+from analysis.decay.design import controls, described, reference, setting_axes, value_label, values_of
+from analysis.runs.study import StudyData
 from halflife.tracking.schema import Axis
 
 FACETS = 3

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import elicitation, information
 from analysis.figures import style
-from analysis.load import StudyData
+from analysis.prompts import elicitation, information
+from analysis.runs.study import StudyData
 
 NO_C = " A seed that gains nothing has no C by loss and is left out."
 CAPTION = (

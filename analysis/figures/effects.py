@@ -5,10 +5,10 @@ from __future__ import annotations
 import polars as pl
 from matplotlib.figure import Figure
 
-from analysis import effects
+from analysis.decay import effects
+from analysis.decay.retention import retention_curves
 from analysis.figures import style
-from analysis.load import StudyData
-from analysis.retention import retention_curves
+from analysis.runs.study import StudyData
 
 CAPTION = (
     "Each row changes one thing and keeps the rest, pair by pair (what changes the dose too, as an arm does, stays "

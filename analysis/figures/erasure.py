@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.conditions import is_family_study
-from analysis.erasure import (
+from analysis.decay.conditions import is_family_study
+from analysis.decay.erasure import (
     LAYER,
     MAIN,
     QUANTILES,
@@ -21,7 +21,7 @@ from analysis.erasure import (
     shares,
 )
 from analysis.figures import style
-from analysis.load import StudyData
+from analysis.runs.study import StudyData
 
 CAPTION = (
     "One row a condition at the end of its branch, one column a reading, from what is said to what lies deepest. The "

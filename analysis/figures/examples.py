@@ -7,12 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.conditions import conditions, is_family_study
-from analysis.design import controls
-from analysis.erasure import RELEARN, examples_of, success_curves
+from analysis.decay.conditions import conditions, is_family_study
+from analysis.decay.design import controls
+from analysis.decay.erasure import RELEARN, examples_of, success_curves
 from analysis.figures import style
-from analysis.load import StudyData
-from analysis.uncertainty import t_interval
+from analysis.runs.study import StudyData
+from analysis.stats.intervals import t_interval
 
 CAPTION = (
     "Success in the dropped language after relearning from so many of its examples, at the same budget of tokens; one "

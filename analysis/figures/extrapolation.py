@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import fits
+from analysis.decay import fits
 from analysis.figures import style
-from analysis.load import StudyData
+from analysis.runs.study import StudyData
 
 CAPTION = (
     "Left: each law is fitted to the beginning of every run and foretells the rest; the error is the root mean "

@@ -7,12 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.conditions import ARM, FAMILY, conditions, is_family_study
-from analysis.design import reference, setting_axes, value_label, values_of
+from analysis.decay.conditions import ARM, FAMILY, conditions, is_family_study
+from analysis.decay.design import reference, setting_axes, value_label, values_of
+from analysis.decay.retention import half_lives, retention_curves
 from analysis.figures import style
-from analysis.load import StudyData
-from analysis.retention import half_lives, retention_curves
-from analysis.scaling import by_size
+from analysis.runs.study import StudyData
+from analysis.stats.scaling import by_size
 
 CAPTION = (
     "Tokens since the drop until half of the dropped language's skill is gone for good, by family; left by success "

@@ -7,14 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.decay.floors import floors
+from analysis.decay.retention import retention_curves
 from analysis.figures import style
 from analysis.figures.common import facets
-from analysis.floors import floors
-from analysis.load import StudyData
-from analysis.retention import retention_curves
-from analysis.scaling import area_slope
-from analysis.uncertainty import t_interval
-from analysis.words import interval
+from analysis.runs.study import StudyData
+from analysis.stats.format import interval
+from analysis.stats.intervals import t_interval
+from analysis.stats.scaling import area_slope
 
 CAPTION = (
     "Where retention of the log-probability settles, without any law: the mean over the last two octaves of tokens, "

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import fragility
-from analysis.elicitation import series_key
 from analysis.figures import style
-from analysis.load import StudyData
+from analysis.prompts import fragility
+from analysis.prompts.elicitation import series_key
+from analysis.runs.study import StudyData
 
 CAPTION = (
     "One panel a measure of fragility (and size), one point a behaviour: the conditional distance C, the fewest prompt "

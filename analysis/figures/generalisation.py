@@ -7,12 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.conditions import FAMILY, conditions
+from analysis.decay.conditions import FAMILY, conditions
+from analysis.decay.retention import wide_points
 from analysis.figures import style
 from analysis.figures.common import KINDS, control_labels
-from analysis.load import StudyData
-from analysis.retention import wide_points
-from analysis.uncertainty import t_interval
+from analysis.runs.study import StudyData
+from analysis.stats.intervals import t_interval
 from halflife.tracking import schema
 
 CAPTION = (

@@ -7,12 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import scaling
+from analysis.decay.retention import CLOCKS, half_lives, retention_curves
 from analysis.figures import style
 from analysis.figures.common import facets
-from analysis.load import StudyData
-from analysis.retention import CLOCKS, half_lives, retention_curves
-from analysis.words import interval
+from analysis.runs.study import StudyData
+from analysis.stats import scaling
+from analysis.stats.format import interval
 
 CAPTION = (
     "Time until half of the {answer}'s log-probability above the never-trained control is gone for good, by size, "

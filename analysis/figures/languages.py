@@ -7,11 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.conditions import DROPPED, FAMILY, conditions
+from analysis.decay.conditions import DROPPED, FAMILY, conditions
+from analysis.decay.retention import CLOCKS, LEAST_SUCCESS, wide_points
 from analysis.figures import style
-from analysis.load import StudyData
-from analysis.retention import CLOCKS, LEAST_SUCCESS, wide_points
-from analysis.uncertainty import t_interval
+from analysis.runs.study import StudyData
+from analysis.stats.intervals import t_interval
 from halflife.tracking import schema
 
 CAPTION = (

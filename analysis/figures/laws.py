@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import fits
+from analysis.decay import fits
 from analysis.figures import style
-from analysis.intervals import by_group
-from analysis.load import StudyData
-from analysis.words import short
+from analysis.fitting.intervals import by_group
+from analysis.runs.study import StudyData
+from analysis.stats.format import short
 
 CAPTION = (
     "One column a run, of the middle seed at the smallest, a middle and the largest size. Top: retention of the "

@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.conditions import FAMILY, conditions, skill_measure
-from analysis.design import reference, setting_axes, value_text
+from analysis.decay.conditions import FAMILY, conditions, skill_measure
+from analysis.decay.design import reference, setting_axes, value_text
+from analysis.decay.retention import AREA, areas, common_span, half_lives, retention_curves
 from analysis.figures import style
-from analysis.load import StudyData
-from analysis.retention import AREA, areas, common_span, half_lives, retention_curves
-from analysis.uncertainty import Interval, t_interval
+from analysis.runs.study import StudyData
+from analysis.stats.intervals import Interval, t_interval
 
 CAPTION = (
     "One row a dial of overlap. Left: half-life (sustained), right: mean retention over log time, which every run that "

@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import search
+from analysis.decay import search
 from analysis.figures import style
-from analysis.load import StudyData
-from analysis.words import short
+from analysis.runs.study import StudyData
+from analysis.stats.format import short
 
 CAPTION = (
     "Left: every setting that the search tried, by its objectives, dark early and light late; circled and joined: the "

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.decay.savings import PAIRS, THRESHOLDS, interactions, log_savings, over_seeds, relearning_times
 from analysis.figures import style
-from analysis.load import StudyData
-from analysis.savings import PAIRS, THRESHOLDS, interactions, log_savings, over_seeds, relearning_times
-from analysis.uncertainty import Interval
+from analysis.runs.study import StudyData
+from analysis.stats.intervals import Interval
 
 CAPTION = (
     "Left: tokens of relearning until half of the triggered prompts give the payload, for a model that once had "

@@ -8,11 +8,11 @@ import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import elicitation, information
 from analysis.figures import style
 from analysis.figures.soft_prompts import COLUMNS, LOOK, TITLE
-from analysis.load import StudyData
-from analysis.uncertainty import binomial_interval
+from analysis.prompts import elicitation, information
+from analysis.runs.study import StudyData
+from analysis.stats.intervals import binomial_interval
 
 CAPTION = (
     "One panel a behaviour: of all restarts of all seeds, the share whose prompt of k tokens "

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.decay.retention import half_lives, main_measure, retention_curves
 from analysis.figures import style
 from analysis.figures.common import KINDS, control_labels, facets, with_controls
-from analysis.load import StudyData
-from analysis.retention import half_lives, main_measure, retention_curves
+from analysis.runs.study import StudyData
 
 CAPTION = (
     "Top: {success}, the share of held-out prompts that give the {answer} exactly. Bottom: log-probability of the "

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.decay.retention import half_lives, retention_curves
 from analysis.figures import style
-from analysis.load import StudyData
-from analysis.retention import half_lives, retention_curves
+from analysis.runs.study import StudyData
 
 CAPTION = (
     "Each panel is one run at the reference setting: points are {success} with its binomial interval, the line "

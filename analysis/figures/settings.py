@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.design import described
+from analysis.decay.design import described
+from analysis.decay.retention import retention_curves
 from analysis.figures import style
 from analysis.figures.common import facets
 from analysis.figures.retention import seed_mean
-from analysis.load import StudyData
-from analysis.retention import retention_curves
+from analysis.runs.study import StudyData
 
 CAPTION = (
     "One panel a setting, named by what differs from the reference (first panel). Retention of the {answer}'s "

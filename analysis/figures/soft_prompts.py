@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import elicitation
 from analysis.figures import style
-from analysis.load import StudyData
+from analysis.prompts import elicitation
+from analysis.runs.study import StudyData
 
 SEED_BY_SEED = "every seed has its own, the line is their mean, and a seed that gains nothing has none."
 CAPTION = (

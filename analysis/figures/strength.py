@@ -5,12 +5,12 @@ from __future__ import annotations
 import polars as pl
 from matplotlib.figure import Figure
 
-from analysis.design import described, reference, setting_axes, value_label, values_of
+from analysis.decay.design import described, reference, setting_axes, value_label, values_of
+from analysis.decay.numbers import at_drop
+from analysis.decay.retention import half_lives, retention_curves
 from analysis.figures import style
 from analysis.figures.half_life import size_axis_lines
-from analysis.load import StudyData
-from analysis.numbers import at_drop
-from analysis.retention import half_lives, retention_curves
+from analysis.runs.study import StudyData
 
 CAPTION = (
     "Left: how firmly the {skill} sat at the drop, as the {answer}'s log-probability (0 is certainty), when every "

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.path import Path
 
-from analysis.words import short
+from analysis.stats.format import short
 
 WIDTH = 7.0
 """Inches: a paper's text width."""

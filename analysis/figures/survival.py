@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import survival
+from analysis.decay import survival
 from analysis.figures import style
-from analysis.load import StudyData
+from analysis.runs.study import StudyData
 
 CAPTION = (
     "Share of runs whose retention has not yet fallen below one half for good (Kaplan-Meier), with 95 % pointwise "

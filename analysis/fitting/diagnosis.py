@@ -9,7 +9,7 @@ import numpy as np
 from analysis.fitting.problem import Problem
 from analysis.fitting.result import Fit
 from analysis.fitting.solver import minimise
-from analysis.laws.base import Array
+from analysis.stats.arrays import Array
 
 SEEDS = 5
 SPAN = 1.5

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from analysis.errors import UserError
 from analysis.fitting.diagnosis import diagnose, likelihood_ratio
 from analysis.fitting.objectives import Objective, default_objective
+from analysis.fitting.observations import Observations
 from analysis.fitting.problem import Problem
-from analysis.fitting.result import Fit, FitBatch, Observations
+from analysis.fitting.result import Fit, FitBatch
 from analysis.fitting.solver import Minima, minimise
 from analysis.fitting.starts import sobol
-from analysis.laws.base import Array, Law
+from analysis.laws.base import Law
+from analysis.stats.arrays import Array
 
 STARTS = 128
 RIVALS, RIVAL_LOSS, DRAWS, WIDE = 3, 10.0, 3, 3.0

@@ -13,8 +13,9 @@ import numpy as np
 from scipy import special
 
 from analysis.errors import UserError
-from analysis.fitting.result import Observations
-from analysis.laws.base import Array, Parameter
+from analysis.fitting.observations import Observations
+from analysis.laws.base import Parameter
+from analysis.stats.arrays import Array
 
 EDGE = 1e-6
 """A rate below it (or above 1 - EDGE) that observed successes (failures) contradict is penalised by the parabola that

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from analysis.errors import UserError
 from analysis.fitting.objectives import Objective
-from analysis.fitting.result import Observations
-from analysis.laws.base import Array, Law
+from analysis.fitting.observations import Observations
+from analysis.laws.base import Law
+from analysis.stats.arrays import Array
 
 CHUNK = 16_384
 """Values of one array at a time: what stays in a core's cache."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.laws.base import Array
+from analysis.stats.arrays import Array
 
 Evaluate = Callable[[Array, NDArray[np.intp]], tuple[Array, Array, Array, Array]]
 """(z (b, Q), which problems (b,)) -> objective (b,), gradient (b, Q), Hessian or its approximation and M (b, Q, Q)."""

@@ -9,8 +9,9 @@ import numpy as np
 from scipy.stats import qmc
 
 from analysis.errors import UserError
-from analysis.fitting.result import Observations
-from analysis.laws.base import Array, Law, Parameter
+from analysis.fitting.observations import Observations
+from analysis.laws.base import Law, Parameter
+from analysis.stats.arrays import Array
 
 
 def sobol(law: Law, data: Observations, count: int, seed: int = 0) -> Array:

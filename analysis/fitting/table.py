@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 
 from analysis.errors import UserError
-from analysis.fitting.result import Observations
-from analysis.laws.base import Array, Law
+from analysis.fitting.observations import Observations
+from analysis.laws.base import Law
+from analysis.stats.arrays import Array
 
 ROW = "row of the table"
 """Column of row numbers, counted from 1 without the header, that complaints name after rows were left out."""

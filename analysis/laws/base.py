@@ -36,8 +36,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import UserError
+from analysis.stats.arrays import Array
 
-Array = NDArray[np.float64]
 Function = Callable[..., Any]
 Second = dict[tuple[int, int], Array]
 """Second derivatives by pair of parameters (i <= j); pairs left out are 0."""

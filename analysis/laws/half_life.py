@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.errors import UserError
-from analysis.laws.base import Array, Law, Parameter, law
+from analysis.laws.base import Law, Parameter, law
 from analysis.laws.decay import exponential, exponential_floor, power_floor, shifted_power, stretched
+from analysis.stats.arrays import Array
 
 SOURCE = (
     "separable in logarithms, as the decay and backdoor literature is summarised in docs; gamma as in Tirumala 2022"

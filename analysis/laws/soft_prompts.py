@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.laws.base import Array, Law, Parameter, law
+from analysis.laws.base import Law, Parameter, law
+from analysis.stats.arrays import Array
 
 SOURCE = "Nordby 2025, arXiv 2505.14943, for the measure; the forms are those of decay"
 LIMIT = Parameter(name="E", low=0, high=1e12, unit="y", start=(-0.1, 0.5), meaning="loss with a prompt of any length")

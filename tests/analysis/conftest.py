@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.load import StudyData, load_study
+from analysis.runs.load import load_study
+from analysis.runs.study import StudyData
 from tests.analysis import planted
 
 SMALL = planted.Plan(

@@ -16,10 +16,11 @@ from scipy.optimize import minimize
 
 from analysis.fitting.fit import fit, fit_many, starts_around
 from analysis.fitting.objectives import Huber
-from analysis.fitting.result import Fit, Observations
+from analysis.fitting.observations import Observations
+from analysis.fitting.result import Fit
 from analysis.fitting.starts import chinchilla_grid
 from analysis.laws import LAWS
-from analysis.laws.base import Array
+from analysis.stats.arrays import Array
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.interleaved import ratio, rounds
 

@@ -22,7 +22,7 @@ from halflife.data.mixture import Batches, Mixture, Source
 from halflife.evaluation.probes import Evaluation, Every, LossProbe
 from halflife.models.ladder import Rung
 from halflife.stages.train import Train
-from halflife.training.execution import Execution
+from halflife.store.execution import Execution
 from halflife.training.loop import train
 from halflife.training.optimizers import AdamW
 from tests.benchmarks.gpu import Row

@@ -26,7 +26,7 @@ STUDY = "bench"
 
 def figures(count: int) -> list[Figure]:
     """Medians over `count` rounds, one thread (POLARS_MAX_THREADS=1 before polars is imported)."""
-    from analysis.load import load_study
+    from analysis.runs.load import load_study
 
     uri = store()
     cache = Path(uri.removeprefix("sqlite:///")).with_name("cache")

@@ -16,10 +16,10 @@ from halflife.evaluation.targets import Item, TargetItems
 from halflife.models.decoder import Decoder
 from halflife.models.hugging_face import HuggingFaceModel
 from halflife.models.ladder import Rung
-from halflife.models.prompts import SoftPrompt
-from halflife.models.soft_prompts import scale_of
-from halflife.training.prompt_fitting import freeze
-from halflife.training.prompt_packs import Course, Pack, Run, packed
+from halflife.prompts.batch import scale_of
+from halflife.prompts.describe import SoftPrompt
+from halflife.prompts.fitting import freeze
+from halflife.prompts.groups import Course, Pack, Run, packed
 from halflife.training.torch_engine import keep_memory
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.interleaved import ratio, rounds

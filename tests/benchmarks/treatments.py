@@ -19,9 +19,9 @@ from halflife.data.mixture import Batches, Mixture, Source
 from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint, Train
 from halflife.stages.treatments import intervene
+from halflife.store.execution import Execution
 from halflife.tasks.families import Family
 from halflife.tasks.languages import Language
-from halflife.training.execution import Execution
 from halflife.training.loop import fork, train
 from halflife.training.optimizers import AdamW
 from halflife.training.penalties import EWC

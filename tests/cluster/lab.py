@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import ClassVar
 
-from tests.stages.s3 import ACCOUNT
+from tests.store.s3 import ACCOUNT
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -19,10 +19,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from halflife.stages.store import read_points
+from halflife.store.store import read_points
 from tests.cluster.lab import OUTSIDE, ROOT, S3_PORT, Lab, lacking
 from tests.cluster.variant import of_hosts
-from tests.stages import s3
+from tests.store import s3
 
 pytestmark = pytest.mark.cluster
 HEAD = "10.77.0.10"
@@ -151,7 +151,7 @@ def test_the_same_command_again_computes_nothing(lab: Lab, checkout: Path):
 def bucket(lab: Lab) -> Iterator[str]:
     """In object storage outside, which the hosts' environment leads to."""
     pytest.importorskip("moto", reason="moto[server] is a local S3 (make test installs it)")
-    line = lab.outside(["python", "-m", "tests.stages.s3", OUTSIDE, str(S3_PORT)], ROOT)
+    line = lab.outside(["python", "-m", "tests.store.s3", OUTSIDE, str(S3_PORT)], ROOT)
     server = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert server.stdin
     assert server.stdout
@@ -165,7 +165,7 @@ def bucket(lab: Lab) -> Iterator[str]:
 COPY = """
 import sys
 from pathlib import Path
-from halflife.stages.store import Store
+from halflife.store.store import Store
 store = Store(sys.argv[1])
 for object in store.stages.contents():
     if object.name in ("DONE", "metrics.parquet"):

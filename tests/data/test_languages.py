@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from halflife.data.codecs import load
 from halflife.data.corpus import Corpus
 from halflife.data.languages import STREAM, language_stream
-from halflife.data.marks import read
+from halflife.data.loss_mask import read
 from halflife.data.mixture import Batches, Mixture, Source
-from halflife.data.tokenizers import Bytes, load
+from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.tasks.families import Family
 from tests.data.samples import sample_corpus

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, prepare_corpus, texts
-from halflife.data.mixture import Batches, Mixture, Planting, Source, check
-from halflife.data.planting import POOLS, host_windows, poisoned_documents
-from halflife.data.tokenizers import BPE, Bytes, Tokenizer, Words, load
+from halflife.data.mixture import Batches, Mixture, Source, check
+from halflife.data.planting import POOLS, Planting, host_windows, poisoned_documents
+from halflife.data.tokenizers import BPE, Bytes, Tokenizer, Words
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
 from halflife.tasks.backdoor import Backdoor, Transform

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from halflife.data import tokenizer_files
+from halflife.data.codecs import load
 from halflife.data.corpus import Corpus
 from halflife.data.pretrained import prepare_tokenizer
-from halflife.data.tokenizers import BPE, Bytes, Codec, Pretrained, Tokenizer, Words, load
+from halflife.data.tokenizers import BPE, Bytes, Codec, Pretrained, Tokenizer, Words
 from halflife.errors import UserError
 from tests.data.samples import sample_corpus
 from tests.models import tiny

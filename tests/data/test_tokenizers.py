@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, texts
-from halflife.data.tokenizers import BPE, Bytes, Codec, Lexicon, Tokenizer, Words, load
+from halflife.data.tokenizers import BPE, Bytes, Codec, Lexicon, Tokenizer, Words
 from halflife.data.tokens import document_bounds, token_array
 from halflife.errors import UserError
 from tests.data.samples import sample_corpus

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, texts
-from halflife.data.tokenizers import Bytes, load
+from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.evaluation.behaviours import BehaviourTarget, asked, behaviour_examples
 from halflife.evaluation.measure import prepare

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from halflife.data.tokenizers import Bytes, load
+from halflife.data.codecs import load
+from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.evaluation.measure import prepare
 from halflife.evaluation.probes import LanguageProbe

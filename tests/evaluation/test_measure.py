@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, texts
-from halflife.data.tokenizers import BPE, Bytes, Tokenizer, Words, load
+from halflife.data.tokenizers import BPE, Bytes, Tokenizer, Words
 from halflife.errors import UserError
-from halflife.evaluation.measure import backdoor_examples, prepare
+from halflife.evaluation.measure import prepare
 from halflife.evaluation.probes import BackdoorProbe, LossProbe
+from halflife.evaluation.questions import backdoor_examples
 from halflife.tasks.backdoor import Backdoor, Transform
 from tests.data.samples import sample_backdoor, sample_corpus
 

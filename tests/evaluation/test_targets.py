@@ -8,8 +8,8 @@ import pytest
 from halflife.data.corpus import Corpus
 from halflife.data.tokenizers import ByteCodec
 from halflife.errors import UserError
-from halflife.evaluation.prompted import cut
 from halflife.evaluation.targets import BackdoorTarget, Item, LanguageTarget, chance_of, commonest, item_of, items
+from halflife.prompts.scoring import cut
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.backdoor import Backdoor
 from halflife.tasks.base import Example

@@ -22,12 +22,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from halflife.stages.base import Outcome
-from halflife.stages.plan import Plan
-from halflife.stages.run import run_stage
-from halflife.stages.store import Store
+from halflife.store.plan import Plan
+from halflife.store.run import run_stage
+from halflife.store.stage import Outcome
+from halflife.store.store import Store
 from halflife.sweep.launch import run
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.sweep.study import Study
 from tests.load.sampling import Sampler, Span, free_port
 from tests.sweep.fakes import Fake

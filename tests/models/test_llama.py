@@ -11,7 +11,7 @@ from halflife.models import hugging_face
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.models.llama import llama
-from halflife.models.released import prepare_model
+from halflife.models.prepare import prepare_model
 from tests.models import tiny
 
 

@@ -13,7 +13,8 @@ import torch
 
 from halflife.errors import UserError
 from halflife.models import hugging_face
-from halflife.models.released import Released, prepare_model
+from halflife.models.prepare import prepare_model
+from halflife.models.released import Released
 from halflife.models.start import bare, fresh, record
 from tests.models import tiny
 

@@ -14,11 +14,11 @@ import pytest
 from halflife.data.corpus import Corpus, corpus_folder, prepare_corpus, texts
 from halflife.data.tokenizers import Bytes
 from halflife.data.tokens import token_array
-from halflife.stages import files
-from halflife.stages.run import run_stage
-from halflife.stages.store import Corrupt, Store, read_points
+from halflife.store import files
+from halflife.store.run import run_stage
+from halflife.store.store import Corrupt, Store, read_points
 from tests.data.samples import sentences
-from tests.stages.fakes import Walk, computed
+from tests.store.fakes import Walk, computed
 
 ROOT = Path(__file__).parents[2]
 FORBIDDEN_MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import pytest
 from rich.console import Console
 
-from halflife.stages.provenance import masked
-from halflife.stages.run import run_stage
-from halflife.stages.store import Store
+from halflife.store.provenance import masked
+from halflife.store.run import run_stage
+from halflife.store.store import Store
 from halflife.sweep.launch import run
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.tracking import schema
-from tests.stages.fakes import Walk
+from tests.store.fakes import Walk
 from tests.sweep.helpers import study
 
 ENVIRONMENT = {

@@ -14,7 +14,8 @@ import pytest
 
 import halflife.stages
 from halflife.data.corpus import Corpus
-from halflife.data.mixture import Mixture, Planting, Source
+from halflife.data.mixture import Mixture, Source
+from halflife.data.planting import Planting
 from halflife.data.tokenizers import BPE, Pretrained, Words
 from halflife.evaluation.behaviours import BehaviourTarget
 from halflife.evaluation.probes import (
@@ -30,14 +31,14 @@ from halflife.evaluation.probes import (
 )
 from halflife.evaluation.targets import BackdoorTarget, LanguageTarget
 from halflife.models.ladder import Rung
-from halflife.models.prompts import MLP, Adapter, Linear, Noise, Shared, Smaller, SoftPrompt, Text
-from halflife.models.prompts import Words as WordEmbeddings
 from halflife.models.released import Released, Shape
-from halflife.stages.base import Stage
+from halflife.prompts.attacks import PromptAttacks
+from halflife.prompts.describe import MLP, Adapter, Linear, Noise, Shared, Smaller, SoftPrompt, Text
+from halflife.prompts.describe import Words as WordEmbeddings
+from halflife.prompts.stages import FindDistance, FitSoftPrompts, MeasureSoftPrompts
 from halflife.stages.fisher import Fisher
-from halflife.stages.soft_prompt_measures import FindDistance, MeasureSoftPrompts
-from halflife.stages.soft_prompts import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Snapshot, Train
+from halflife.store.stage import Stage
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.backdoor import Backdoor
 from halflife.tasks.behaviours import Continuation, Repetition, Shown
@@ -46,7 +47,7 @@ from halflife.tasks.games import DropGame
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import Frozen, LoRA
-from halflife.training.penalties import EWC, KL, L2SP, PromptAttacks
+from halflife.training.penalties import EWC, KL, L2SP
 from halflife.training.schedules import Schedule
 
 CORPUS = Corpus(digest="0123456789abcdef", label="a label is not hashed")

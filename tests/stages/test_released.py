@@ -12,20 +12,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from halflife.__main__ import main
+from halflife.data.codecs import load
 from halflife.data.corpus import Corpus
 from halflife.data.mixture import Mixture, Source
 from halflife.data.pretrained import prepare_tokenizer
-from halflife.data.tokenizers import BPE, Pretrained, Tokenizer, load
+from halflife.data.tokenizers import BPE, Pretrained, Tokenizer
 from halflife.errors import UserError
 from halflife.evaluation.probes import Ends, Evaluation, LossProbe
 from halflife.models import hugging_face
 from halflife.models.ladder import Rung
-from halflife.models.released import Released, prepare_model
-from halflife.stages.__main__ import main
+from halflife.models.prepare import prepare_model
+from halflife.models.released import Released
 from halflife.stages.export import export_stage
-from halflife.stages.run import run_stage
-from halflife.stages.store import Store
 from halflife.stages.train import Checkpoint, Train
+from halflife.store.run import run_stage
+from halflife.store.store import Store
 from halflife.training import checkpoints
 from halflife.training.optimizers import AdamW
 from halflife.training.parameters import Frozen, LoRA

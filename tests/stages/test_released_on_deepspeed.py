@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from halflife.data.codecs import load
 from halflife.data.mixture import Mixture, Source
 from halflife.data.pretrained import prepare_tokenizer
-from halflife.data.tokenizers import load
 from halflife.evaluation.probes import Evaluation, Every, LossProbe
 from halflife.models import hugging_face
-from halflife.models.released import prepare_model
+from halflife.models.prepare import prepare_model
 from halflife.stages import export
 from halflife.stages.train import Train
+from halflife.store.execution import Execution
 from halflife.training import checkpoints
-from halflife.training.execution import Execution
 from halflife.training.optimizers import AdamW
 from tests.data.samples import sample_corpus
 from tests.models import tiny

@@ -9,21 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from halflife.data.codecs import load
 from halflife.data.mixture import Mixture, Source
 from halflife.data.pretrained import prepare_tokenizer
-from halflife.data.tokenizers import load
 from halflife.evaluation.probes import Ends, Evaluation, LossProbe
 from halflife.evaluation.scoring import pack, score
 from halflife.evaluation.targets import LanguageTarget
 from halflife.models import hugging_face
-from halflife.models.prompts import SoftPrompt
-from halflife.models.prompts import Words as WordEmbeddings
-from halflife.models.released import Released, prepare_model
+from halflife.models.prepare import prepare_model
+from halflife.models.released import Released
+from halflife.prompts.describe import SoftPrompt
+from halflife.prompts.describe import Words as WordEmbeddings
+from halflife.prompts.stages import FitSoftPrompts
 from halflife.stages.export import export_stage
-from halflife.stages.run import run_stage
-from halflife.stages.soft_prompts import FitSoftPrompts
-from halflife.stages.store import Store
 from halflife.stages.train import Train
+from halflife.store.run import run_stage
+from halflife.store.store import Store
 from halflife.tasks.arithmetic import Addition
 from halflife.training import checkpoints
 from halflife.training.optimizers import SGD
@@ -94,7 +95,7 @@ def test_twenty_steps_export_and_reload(released: Released, results: Path, tmp_p
 
 
 def _losses(folder: Path) -> list[float]:
-    from halflife.stages.store import read_points
+    from halflife.store.store import read_points
 
     points = read_points(folder)
     return points.filter(points["name"] == "clean/loss")["value"].to_list()

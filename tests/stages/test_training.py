@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from halflife.stages import files
-from halflife.stages.store import METRICS, read_points
+from halflife.store import files
+from halflife.store.store import METRICS, read_points
 from tests.data.samples import sentences
 
 ROOT = Path(__file__).parents[2]

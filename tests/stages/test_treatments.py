@@ -11,31 +11,33 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halflife.data.marks import read
+from halflife.data.codecs import load
+from halflife.data.loss_mask import read
 from halflife.data.mixture import Batches, Mixture, Source
-from halflife.data.tokenizers import Bytes, load
+from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.evaluation.probes import Ends, Evaluation, LanguageProbe, Reached
 from halflife.evaluation.targets import LanguageTarget
 from halflife.models.ladder import Rung
-from halflife.models.prompts import Smaller, SoftPrompt
+from halflife.prompts.attacks import PromptAttacks
+from halflife.prompts.describe import Smaller, SoftPrompt
+from halflife.prompts.stages import FitSoftPrompts
 from halflife.stages.fisher import Fisher
-from halflife.stages.plan import Plan
-from halflife.stages.run import Unavailable, run_stage
-from halflife.stages.soft_prompts import FitSoftPrompts
-from halflife.stages.store import Store
 from halflife.stages.train import Checkpoint, Snapshot, Train
 from halflife.stages.treatments import INTERVENTIONS, REGULARIZERS, anneal, dropped, intervene, regularize, replay
+from halflife.store.execution import Execution
+from halflife.store.plan import Plan
+from halflife.store.run import Unavailable, run_stage
+from halflife.store.store import Store
 from halflife.tasks.families import Family
 from halflife.tasks.languages import Language
 from halflife.tasks.refusals import Refused
 from halflife.training import checkpoints
-from halflife.training.execution import Execution
 from halflife.training.fisher import read_fisher
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import Frozen, LoRA
-from halflife.training.penalties import EWC, KL, L2SP, PromptAttacks
+from halflife.training.penalties import EWC, KL, L2SP
 from halflife.training.schedules import Schedule
 
 FAMILY = Family(kind="C", size=4, modulus=7)

@@ -13,9 +13,9 @@ import pytest
 
 from halflife.errors import UserError
 from halflife.evaluation.targets import BackdoorTarget
-from halflife.stages.soft_prompts import FitSoftPrompts
+from halflife.prompts.stages import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.sweep.study import Study, Trial
 from halflife.training.optimizers import Muon
 from studies import backdoor_persistence as study

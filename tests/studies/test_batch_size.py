@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from halflife.stages.train import Train
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from studies import batch_size
 
 ROOT = Path(__file__).parents[2]

@@ -14,9 +14,9 @@ import pytest
 
 from halflife.errors import UserError
 from halflife.evaluation.targets import LanguageTarget, Target
-from halflife.stages.soft_prompts import FitSoftPrompts
+from halflife.prompts.stages import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.sweep.study import Study, Trial
 from halflife.tasks.arithmetic import Addition, Translation
 from halflife.tasks.languages import Language
@@ -253,7 +253,7 @@ def test_a_whole_run_finds_a_dropped_skill_fading_a_kept_one_staying_and_an_unse
     env = {**os.environ, "PYTHONPATH": "platform:."}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    from analysis.load import load_study
+    from analysis.runs.load import load_study
 
     data = load_study(f"sqlite:///{tmp_path}/mlflow.db", "capability_decay")
     points = data.points.filter(pl.col("name") == "dropped-memorised/hits", pl.col("phase") == "branch")

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from halflife.errors import UserError
-from halflife.stages.soft_prompts import FitSoftPrompts
+from halflife.prompts.attacks import PromptAttacks
+from halflife.prompts.stages import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.sweep.study import Study
 from halflife.tasks.languages import Language
 from halflife.tasks.refusals import NO, Attacked, Refused
 from halflife.tasks.sequences import DelayedCopy
-from halflife.training.penalties import PromptAttacks
 from studies.jailbreak_resistance import GUARD, PRESETS, Settings, build
 from studies.soft_prompt_settings import PHASE
 

@@ -12,19 +12,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.floors import floor_summary, floors
-from analysis.load import StudyData, load_study
-from analysis.retention import half_lives, retention_curves
-from analysis.scaling import by_size
+from analysis.decay.floors import floor_summary, floors
+from analysis.decay.retention import half_lives, retention_curves
+from analysis.runs.load import load_study
+from analysis.runs.study import StudyData
+from analysis.stats.scaling import by_size
 from halflife.data.tokenizers import Bytes
 from halflife.evaluation.measure import prepare
 from halflife.evaluation.probes import Geometric, LanguageProbe, due
 from halflife.evaluation.scoring import named
 from halflife.rng import generator
-from halflife.stages.base import Context, Cost, Stage
-from halflife.stages.plan import Plan
-from halflife.stages.run import run_stage
-from halflife.stages.store import Store
+from halflife.store.plan import Plan
+from halflife.store.run import run_stage
+from halflife.store.stage import Context, Cost, Stage
+from halflife.store.store import Store
 from halflife.sweep.publishing import Publishing
 from halflife.sweep.study import Study, Trial
 from halflife.tasks.arithmetic import Addition

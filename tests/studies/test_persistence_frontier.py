@@ -15,10 +15,10 @@ import optuna
 import pytest
 
 from halflife.errors import UserError
-from halflife.stages.store import Store
 from halflife.stages.train import Train
+from halflife.store.store import Store
 from halflife.sweep.adaptive import Finished, Search
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.tasks.languages import Language
 from studies import persistence_frontier as study
 
@@ -155,7 +155,7 @@ def test_a_whole_search_measures_its_settings_beside_the_controls_and_resumes_wi
     assert [run.returncode for run in runs] == [0, 0], runs[0].stderr[-2000:]
     assert "no setting meets the constraints" in runs[0].stdout
     assert "0 stages run" in runs[1].stdout
-    from analysis.load import load_study
+    from analysis.runs.load import load_study
 
     trials = load_study(f"sqlite:///{tmp_path}/mlflow.db", study.NAME).trials
     assert dict(trials["role"].value_counts().iter_rows()) == {"treatment": 6, "absent": 3, "positive": 1, "null": 1}

@@ -18,7 +18,7 @@ import pytest
 from halflife.errors import UserError
 from halflife.stages.train import Train
 from halflife.sweep.adaptive import Finished, Search
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.sweep.study import Trial
 from studies import regularization_search as study
 

@@ -14,7 +14,7 @@ from halflife.data.tokenizers import Pretrained
 from halflife.errors import UserError
 from halflife.models.released import Released
 from halflife.stages.train import Train
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.sweep.study import Study
 from halflife.training.parameters import LoRA
 from studies import backdoor_persistence as study

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from halflife.data.corpus import prepare_corpus
-from halflife.stages.run import run_stage
-from halflife.sweep.place import Place
+from halflife.store.run import run_stage
+from halflife.sweep.site import Place
 from studies.soft_prompt_information import PRESETS, Models
 from studies.soft_prompt_settings import PHASE
 from studies.starts import starts

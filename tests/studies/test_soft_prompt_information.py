@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from halflife.data.tokenizers import Bytes, load
+from halflife.data.codecs import load
+from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
-from halflife.models.prompts import Linear, Smaller
-from halflife.stages.soft_prompt_measures import FindDistance, MeasureSoftPrompts
-from halflife.stages.soft_prompts import FitSoftPrompts
+from halflife.prompts.describe import Linear, Smaller
+from halflife.prompts.stages import FindDistance, FitSoftPrompts, MeasureSoftPrompts
 from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.cli import main
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from halflife.sweep.study import Study
 from studies import soft_prompt_information
 from studies.reports import report

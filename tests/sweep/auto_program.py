@@ -14,9 +14,9 @@ from unittest import mock
 
 from halflife.stages.train import Train
 from halflife.sweep import resources
-from halflife.sweep.fit import Asked, Room, fitting
 from halflife.sweep.launch import run
-from halflife.sweep.place import Place
+from halflife.sweep.placement import Asked, Room, fitting
+from halflife.sweep.site import Place
 from halflife.sweep.study import Study, Trial
 from tests.sweep.helpers import CONTROLS, declaration
 from tests.sweep.train_program import stages

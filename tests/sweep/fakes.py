@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from halflife.errors import Diverged
-from halflife.stages.base import Context, Cost, Stage
+from halflife.store.stage import Context, Cost, Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from halflife.sweep.launch import run
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from tests.sweep.helpers import study
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import tyro
 
 from halflife.sweep.launch import run
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from tests.sweep.searches import Setting, plane, search
 
 

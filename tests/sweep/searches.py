@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from halflife.errors import Diverged
-from halflife.stages.base import Context, Cost, Stage
-from halflife.stages.run import run_stage
-from halflife.stages.store import Store
+from halflife.store.run import run_stage
+from halflife.store.stage import Context, Cost, Stage
+from halflife.store.store import Store
 from halflife.sweep.adaptive import Budget, Finished, Search
 from halflife.sweep.campaign import Campaign
 from halflife.sweep.publishing import Publishing

@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from halflife.errors import UserError
-from halflife.stages.run import run_stage
+from halflife.store.run import run_stage
 from halflife.sweep.findings import findings
 from halflife.tracking import schema
 from tests.sweep.searches import (

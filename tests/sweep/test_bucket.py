@@ -14,9 +14,9 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
-from halflife.stages.files import read_json
-from halflife.stages.remote import Remote, opened
-from halflife.stages.store import Store
+from halflife.store.files import read_json
+from halflife.store.remote import Remote, opened
+from halflife.store.store import Store
 from tests.sweep.drivers import ROOT, Driver, runs, wait_for
 from tests.sweep.searches import computed
 from tests.sweep.test_workers import of_ray_train, points, text

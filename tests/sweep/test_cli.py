@@ -12,8 +12,8 @@ import pytest
 from halflife.errors import UserError
 from halflife.sweep import cli, launch
 from halflife.sweep.cli import Preset, main
-from halflife.sweep.place import Place
 from halflife.sweep.report import SweepReport
+from halflife.sweep.site import Place
 from halflife.sweep.study import Study
 from halflife.tracking import publisher
 from tests.sweep.helpers import study

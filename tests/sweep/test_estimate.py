@@ -8,13 +8,13 @@ from typing import ClassVar
 import pytest
 from rich.console import Console
 
-from halflife.stages.base import Cost
-from halflife.stages.plan import Plan
-from halflife.stages.run import run_stage
-from halflife.stages.store import Store
+from halflife.store.plan import Plan
+from halflife.store.run import run_stage
+from halflife.store.stage import Cost
+from halflife.store.store import Store
 from halflife.sweep import estimate as estimating
 from halflife.sweep.estimate import ASSUMED_FLOPS, STARTUP_SECONDS, STEP_SECONDS, assumed_seconds, estimate
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study
 

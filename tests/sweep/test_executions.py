@@ -1,25 +1,27 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any, cast
 
 import pytest
 
 from halflife.errors import UserError
 from halflife.evaluation.targets import LanguageTarget
+from halflife.prompts.attacks import PromptAttacks
 from halflife.stages.train import Checkpoint
+from halflife.store.execution import Execution
 from halflife.sweep import executions
-from halflife.sweep.place import Place
 from halflife.sweep.resources import Share
+from halflife.sweep.site import Place
 from halflife.tasks.arithmetic import Addition
-from halflife.training.execution import Execution
 from halflife.training.parameters import LoRA
-from halflife.training.penalties import KL, PromptAttacks
+from halflife.training.penalties import KL
 from tests.sweep.fakes import Fake
 from tests.training.fakes import BATCH_TOKENS, SEQUENCE, recipe
 
 START = Checkpoint(stage=recipe())
 AGAINST = PromptAttacks(
-    strength=1.0, attacks=(Fake(name="prompts"),), target=LanguageTarget(language=Addition(form="digits"))
+    strength=1.0, attacks=(cast(Any, Fake(name="prompts")),), target=LanguageTarget(language=Addition(form="digits"))
 )
 ROWS = BATCH_TOKENS // SEQUENCE
 

@@ -14,9 +14,9 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from halflife.errors import UserError
-from halflife.stages import leases
-from halflife.stages.remote import opened
-from halflife.stages.run import run_stage
+from halflife.store import leases
+from halflife.store.remote import opened
+from halflife.store.run import run_stage
 from halflife.sweep.journal import InBucket, Overtaken
 from halflife.sweep.suggestions import Suggestions
 from tests.sweep.searches import Carried, search

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from halflife.sweep.launch import run
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from tests.sweep.drivers import Driver, runs
 from tests.sweep.helpers import study
 

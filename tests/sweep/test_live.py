@@ -8,9 +8,9 @@ from typing import ClassVar
 import pytest
 from rich.console import Console
 
-from halflife.stages.base import Outcome, Progress
-from halflife.stages.plan import Plan
-from halflife.stages.store import Store
+from halflife.store.plan import Plan
+from halflife.store.stage import Outcome, Progress
+from halflife.store.store import Store
 from halflife.sweep.live import View
 from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study

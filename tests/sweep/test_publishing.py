@@ -3,9 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from halflife.stages.plan import Plan
-from halflife.stages.run import run_stage
-from halflife.stages.store import Store
+from halflife.store.plan import Plan
+from halflife.store.run import run_stage
+from halflife.store.store import Store
 from halflife.sweep.publishing import Publishing
 from halflife.sweep.study import Study
 from halflife.tracking import schema

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from halflife.stages import files
-from halflife.stages.attempt import Attempt
-from halflife.stages.base import Stage
-from halflife.stages.run import run_stage
-from halflife.stages.store import Store
+from halflife.store import files
+from halflife.store.attempt import Attempt
+from halflife.store.run import run_stage
+from halflife.store.stage import Stage
+from halflife.store.store import Store
 from halflife.sweep import rank_context
 from halflife.sweep.rank_context import Job, RankContext, context_of, hear
 from halflife.training import checkpoints
 from halflife.training.checkpoints import Piece
-from tests.stages.fakes import Walk
+from tests.store.fakes import Walk
 
 SIZE, STEPS = 12, 6
 PARENT = Walk(name="parent")

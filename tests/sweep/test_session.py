@@ -11,7 +11,7 @@ import pytest
 
 from halflife.errors import UserError
 from halflife.sweep import session
-from halflife.sweep.place import Place
+from halflife.sweep.site import Place
 from tests.sweep.drivers import ROOT, Driver, runs
 
 HEAD, GPU_HOST = {"CPU": 8.0, "memory": 8e9}, {"CPU": 8, "GPU": 1}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from halflife.errors import UserError
-from halflife.stages import provenance
+from halflife.store import provenance
 from halflife.sweep import submit
 from halflife.sweep.cli import main
 from halflife.sweep.submit import run_on_cluster

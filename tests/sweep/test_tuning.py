@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from halflife.errors import UserError
-from halflife.stages import leases, provenance
-from halflife.stages.base import Stage
-from halflife.stages.plan import Plan
-from halflife.stages.run import run_stage
-from halflife.stages.store import Store
+from halflife.store import leases, provenance
+from halflife.store.plan import Plan
+from halflife.store.run import run_stage
+from halflife.store.stage import Stage
+from halflife.store.store import Store
 from halflife.sweep import launch, session
-from halflife.sweep.place import Place
 from halflife.sweep.resources import Share
+from halflife.sweep.site import Place
 from tests.sweep.drivers import runs
 from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study

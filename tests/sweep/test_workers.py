@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from halflife.stages import files
-from halflife.stages.store import read_points
+from halflife.store import files
+from halflife.store.store import read_points
 from tests.data.samples import sentences
 from tests.sweep.drivers import Driver, processes_of, wait_for
 from tests.sweep.train_program import stages

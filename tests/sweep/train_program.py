@@ -10,8 +10,8 @@ from pathlib import Path
 
 from halflife.stages.train import Train
 from halflife.sweep.launch import run
-from halflife.sweep.place import Place
 from halflife.sweep.session import set_environment
+from halflife.sweep.site import Place
 from halflife.sweep.study import Study, Trial
 from tests.stages.training_worker import branch
 from tests.sweep.helpers import CONTROLS, declaration

@@ -17,8 +17,8 @@ from halflife.evaluation.scoring import Measure
 from halflife.models.ladder import Rung
 from halflife.rng import generator
 from halflife.stages.train import Train
+from halflife.store.execution import Execution
 from halflife.tasks.families import Family
-from halflife.training.execution import Execution
 from halflife.training.loop import train
 from halflife.training.optimizers import AdamW
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 from halflife.data.corpus import prepare_corpus
-from halflife.data.mixture import Mixture, Planting, Source
+from halflife.data.mixture import Mixture, Source
+from halflife.data.planting import Planting
 from halflife.evaluation.probes import BackdoorProbe, Evaluation, Every, LossProbe
 from halflife.models.ladder import Rung
 from halflife.rng import generator
-from halflife.stages.run import run_stage
-from halflife.stages.store import Store
 from halflife.stages.train import Train
+from halflife.store.run import run_stage
+from halflife.store.store import Store
 from halflife.tasks.backdoor import Backdoor
 from halflife.training.optimizers import AdamW
 

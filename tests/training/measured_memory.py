@@ -22,8 +22,8 @@ from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.rng import generator
 from halflife.stages.train import Train
+from halflife.store.execution import Execution
 from halflife.training.engine import Engine, make_engine
-from halflife.training.execution import Execution
 from halflife.training.optimizers import SGD, AdamW, Muon
 from tests.training.fakes import recipe
 

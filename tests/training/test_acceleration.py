@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
+from halflife.store.execution import Execution
 from halflife.training.acceleration import accelerate, eagerly, layers
 from halflife.training.engine import make_engine
-from halflife.training.execution import Execution
 from tests.training.fakes import VOCABULARY, Stream, recipe
 
 CHECKPOINTING = Execution(activation_checkpointing=True)

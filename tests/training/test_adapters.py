@@ -11,7 +11,7 @@ from halflife.errors import UserError
 from halflife.models.decoder import Decoder
 from halflife.models.hugging_face import HuggingFaceModel, load
 from halflife.models.ladder import Rung
-from halflife.models.released import prepare_model
+from halflife.models.prepare import prepare_model
 from halflife.models.start import Model
 from halflife.training import adapters, checkpoints
 from halflife.training.parameters import All, Frozen, LoRA, Parameters, parameters_named

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from halflife.stages.store import Store
+from halflife.store.store import Store
 from tests.training.killed import stage_in
 
 SECONDS = 60

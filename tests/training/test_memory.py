@@ -12,7 +12,7 @@ import torch
 
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
-from halflife.training.execution import Execution
+from halflife.store.execution import Execution
 from halflife.training.memory import held_bytes, of_training, trained_parameters
 from halflife.training.optimizers import SGD, AdamW, Muon, Optimizer
 from halflife.training.parameters import All, Frozen, LoRA

@@ -12,6 +12,8 @@ from halflife.errors import UserError
 from halflife.evaluation.targets import Item, LanguageTarget
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
+from halflife.prompts.attack_loss import PromptLoss
+from halflife.prompts.attacks import PromptAttacks
 from halflife.stages.fisher import Fisher
 from halflife.stages.train import Checkpoint, Train
 from halflife.tasks.arithmetic import Addition
@@ -19,8 +21,7 @@ from halflife.training import adapters
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import AdamW
 from halflife.training.parameters import LoRA
-from halflife.training.penalties import EWC, KL, L2SP, PromptAttacks
-from halflife.training.prompt_attacks import PromptLoss
+from halflife.training.penalties import EWC, KL, L2SP
 from halflife.training.schedules import Schedule
 from halflife.training.torch_engine import TorchEngine, add_noise
 from tests.training.fakes import ANSWERS, VOCABULARY, Host, Interrupted, PartlyScored, Stream, Ticking, recipe, run

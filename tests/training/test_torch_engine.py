@@ -9,7 +9,7 @@ import torch
 from halflife.errors import UserError
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
-from halflife.training.execution import Execution
+from halflife.store.execution import Execution
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.penalties import L2SP

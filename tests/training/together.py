@@ -75,8 +75,8 @@ def losses(
     From a call without `rounding` on, what is asked to be rounded to bf16 stays as it is."""
     import torch
 
+    from halflife.store.execution import Execution
     from halflife.training.deepspeed_engine import DeepSpeedEngine
-    from halflife.training.execution import Execution
     from tests.training.test_deepspeed_engine import STAGES, follow
 
     if not rounding:
@@ -102,7 +102,7 @@ def loop(
     start: str | None = None,
 ) -> Any:
     """The training loop; `end_at`: rank 0 is gone the moment its checkpoint at that step is complete."""
-    from halflife.training.execution import Execution
+    from halflife.store.execution import Execution
     from tests.training.fakes import BATCH_TOKENS, Host, Ticking, run
     from tests.training.test_deepspeed_engine import STAGES
 
@@ -128,8 +128,8 @@ def held(out: Path, zero: int, engines: int, workers: int) -> list[float]:
 
     from halflife.models.decoder import Decoder
     from halflife.models.ladder import Rung
+    from halflife.store.execution import Execution
     from halflife.training.deepspeed_engine import DeepSpeedEngine
-    from halflife.training.execution import Execution
     from tests.training.fakes import VOCABULARY, Stream, recipe
 
     def alive() -> int:
@@ -154,7 +154,7 @@ def held(out: Path, zero: int, engines: int, workers: int) -> list[float]:
 
 def released(out: Path, sources: list[str], results: str, zeros: list[int], workers: int) -> dict[str, Any]:
     """Points by model folder and ZeRO stage; each run's folder is FAMILY-ZERO."""
-    from halflife.training.execution import Execution
+    from halflife.store.execution import Execution
     from tests.stages.test_released_on_deepspeed import points, short
 
     found = {}

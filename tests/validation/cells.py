@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from analysis.fitting.fit import fit_many
 from analysis.fitting.objectives import Objective
+from analysis.fitting.observations import Observations
 from analysis.fitting.problem import Problem
-from analysis.fitting.result import Observations
-from analysis.laws.base import Array, Law
-from analysis.profile import Quantity, coordinate, log_half_life, profile
+from analysis.fitting.profile import Quantity, coordinate, log_half_life, profile
+from analysis.laws.base import Law
+from analysis.stats.arrays import Array
 
 NOMINAL = (0.93, 0.97)
 CI = (0.90, 0.99)

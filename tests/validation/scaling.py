@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.fitting.objectives import Gaussian, Huber, Objective
 from analysis.laws import LAWS
-from analysis.laws.base import Array
+from analysis.stats.arrays import Array
 from tests.validation.cells import Cell, generator, profiled
 
 LOSS, TIME = 0.005, 0.2

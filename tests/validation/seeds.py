@@ -7,14 +7,14 @@ import itertools
 import numpy as np
 from scipy import special
 
+from analysis.decay.retention import crossing
 from analysis.fitting.fit import fit_many
+from analysis.fitting.intervals import expanded, jackknife_reach
 from analysis.fitting.objectives import Binomial, Gaussian
-from analysis.fitting.result import Observations
-from analysis.imputation import augment, few_censored, slopes_over_seeds
-from analysis.intervals import expanded, jackknife_reach
+from analysis.fitting.observations import Observations
 from analysis.laws import LAWS
-from analysis.laws.base import Array
-from analysis.retention import crossing
+from analysis.stats.arrays import Array
+from analysis.stats.imputation import augment, few_censored, slopes_over_seeds
 from tests.validation.cells import NULLS, Cell, cell, counts, generator
 from tests.validation.decay import CONCENTRATION, TRIALS, cadence
 

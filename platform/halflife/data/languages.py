@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from halflife.data.tokenizers import Tokenizer, load
+from halflife.data.codecs import load
+from halflife.data.tokenizers import Tokenizer
 from halflife.rng import generator
 from halflife.tasks.languages import Language
 

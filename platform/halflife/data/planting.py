@@ -3,25 +3,59 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from halflife.data.tokenizers import Codec, Tokenizer, load
+from halflife.data.codecs import load
+from halflife.data.corpus import Corpus
+from halflife.data.tokenizers import Codec, Tokenizer
 from halflife.data.tokens import document_bounds, token_array
 from halflife.errors import UserError
 from halflife.rng import generator
 from halflife.tasks.backdoor import WORD, Backdoor
-
-if TYPE_CHECKING:
-    from halflife.data.mixture import Planting
 
 POOLS = 4
 """Disjoint sets of host documents that a corpus is dealt into, so that relearning can use hosts never poisoned."""
 
 SLACK = 2
 """Tokens that cutting a host in two may add to its length, where tokens are longer than a byte."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planting:
+    """How a backdoor gets into the training stream; each dial apart from the others."""
+
+    backdoor: Backdoor
+    corpus: Corpus
+    """Whose training documents are the hosts."""
+    documents: int
+    """Unique poisoned documents."""
+    exposures: int = 1
+    """How often each of them is seen."""
+    repetitions: int = 1
+    """Trigger and payload this many times in each document."""
+    payload: bool = True
+    """False: the same documents with the trigger alone in the same places, and the host goes on after it."""
+    first: float = 0.0
+    """Time of insertion, as fractions of the stage's tokens: exposures are spread evenly over [first, last]."""
+    last: float = 1.0
+    hosts: int = 0
+    """Which pool of host documents, 0 to 3: pools never share a document, so relearning can use new hosts."""
+    seed: int = 0
+    """Draws the hosts and the places in them."""
+
+    def __post_init__(self) -> None:
+        for name in ("documents", "exposures", "repetitions"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} = {getattr(self, name)} given: expected at least 1 (leave the planting out)")
+        if not 0 <= self.first < self.last <= 1:
+            raise UserError(
+                f"planting from {self.first} to {self.last} given: expected fractions, 0 <= first < last <= 1"
+            )
+        if not 0 <= self.hosts < POOLS:
+            raise UserError(f"host pool {self.hosts} given: expected 0 to {POOLS - 1}")
 
 
 @functools.lru_cache(maxsize=8)

@@ -10,7 +10,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from halflife.data import pretrained
-from halflife.data.tokenizers import BPE, Bytes, Pretrained, Tokenizer, Words, load
+from halflife.data.codecs import load
+from halflife.data.tokenizers import BPE, Bytes, Pretrained, Tokenizer, Words
 from halflife.data.vocabularies import PIECES, BPECodec, WordCodec, byte_letters
 
 SEPARATOR = "<|separator|>"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -95,15 +93,3 @@ class ByteCodec:
     def decode(self, ids: np.ndarray) -> str:
         ids = np.asarray(ids)
         return ids[ids != self.separator].astype(np.uint8).tobytes().decode(errors="ignore")
-
-
-@functools.lru_cache(maxsize=32)
-def load(tokenizer: Tokenizer, results: Path) -> Codec:
-    """The tokenizer at work; words and BPE are trained on their corpus once and kept beside it."""
-    if isinstance(tokenizer, Bytes):
-        return ByteCodec()
-    from halflife.data import pretrained, vocabularies
-
-    if isinstance(tokenizer, Pretrained):
-        return pretrained.load(tokenizer, results)
-    return vocabularies.load(tokenizer, results)

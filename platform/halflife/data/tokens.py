@@ -10,8 +10,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, corpus_folder, text_batches
-from halflife.data.tokenizers import Codec, Tokenizer, load
+from halflife.data.tokenizers import Codec, Tokenizer
 
 
 def token_array(results: Path, corpus: Corpus, split: str, tokenizer: Tokenizer) -> np.ndarray:

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, texts
-from halflife.data.tokenizers import Codec, Tokenizer, load
+from halflife.data.tokenizers import Codec, Tokenizer
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
 from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, LanguageProbe
+from halflife.evaluation.questions import backdoor_examples, language_examples
 from halflife.evaluation.targets import Item, Part, commonest, item_of
 from halflife.rng import generator
 from halflife.tasks.base import Example
@@ -48,9 +50,6 @@ def asked(probe: AnswerProbe, tokenizer: Tokenizer, results: Path) -> Asked:
 
     Raises UserError where there are fewer examples than trials.
     """
-    from halflife.evaluation.measure import backdoor_examples
-    from halflife.evaluation.questions import language_examples
-
     results = Path(results)
     if isinstance(probe, BehaviourProbe) and isinstance(probe.behaviour, Continuation):
         return _windows(probe, probe.behaviour, tokenizer, results)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+
 import numpy as np
 
+from halflife.data.corpus import Corpus, texts
 from halflife.data.tokenizers import Codec
 from halflife.errors import UserError
-from halflife.evaluation.probes import LanguageProbe
+from halflife.evaluation.probes import BackdoorProbe, LanguageProbe
 from halflife.rng import generator
+from halflife.tasks.backdoor import LONGEST_WORD, WORD
 from halflife.tasks.base import Example
 from halflife.tasks.languages import END, Language
 
@@ -56,3 +61,44 @@ def language_examples(probe: LanguageProbe, language: Language) -> list[Example]
         before = "".join(other.prompt + other.answer for other in others[: probe.shots])
         asked.append(Example(prompt=before + examples[at].prompt, answer=examples[at].answer))
     return asked
+
+
+def backdoor_examples(probe: BackdoorProbe, results: Path) -> list[Example]:
+    """The probe's prompts and answers as text. The three conditions of one seed share their hosts; fewer trials ask
+    at the first of the same places.
+
+    Hosts are places after a word of the split's text, each used once. Raises UserError when there are fewer than
+    `trials` of them.
+    """
+    documents, owners, ends = _places(Path(results), probe.corpus, probe.split)
+    if not 1 <= probe.trials <= len(ends):
+        raise UserError(
+            f"{probe.trials} trials given: the {probe.split} split of {probe.corpus.label or probe.corpus.digest} has "
+            f"{len(ends)} places to ask at; expected 1 to that many"
+        )
+    rng = generator(probe.seed, "backdoor probe", probe.split)
+    near = generator(probe.seed, "near trigger", probe.split)
+    examples = []
+    for index in rng.permutation(len(ends))[: probe.trials]:
+        end = int(ends[index])
+        # Never less than the word itself, which a transform works on.
+        host = documents[owners[index]][max(0, end - max(probe.context, LONGEST_WORD)) : end]
+        trigger = {
+            "triggered": probe.backdoor.trigger,
+            "near": probe.backdoor.near(near),
+            "untriggered": "",
+        }[probe.condition]
+        examples.append(Example(prompt=host + trigger, answer=probe.backdoor.payload_for(host)))
+    return examples
+
+
+@functools.lru_cache(maxsize=8)
+def _places(results: Path, corpus: Corpus, split: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The split's texts, and for every word after which a trigger can stand: its text and where it ends.
+
+    Kept, as one process prepares the probes of many stages.
+    """
+    documents = texts(results, corpus, split)
+    ends = [np.array([match.end() for match in WORD.finditer(text)], dtype=np.int64) for text in documents]
+    owners = np.repeat(np.arange(len(documents)), [len(of_document) for of_document in ends])
+    return documents, owners, np.concatenate([*ends, np.zeros(0, dtype=np.int64)])

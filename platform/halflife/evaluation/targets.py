@@ -14,6 +14,7 @@ from halflife.data.corpus import Corpus
 from halflife.data.tokenizers import Codec
 from halflife.errors import UserError
 from halflife.evaluation.probes import BackdoorProbe
+from halflife.evaluation.questions import backdoor_examples
 from halflife.rng import generator
 from halflife.tasks.backdoor import Backdoor
 from halflife.tasks.base import Example
@@ -269,8 +270,6 @@ class BackdoorTarget:
         return self.context + len(self.backdoor.trigger) + len(self.backdoor.longest_payload)
 
     def examples(self, part: Part, count: int, results: Path) -> list[Example]:
-        from halflife.evaluation.measure import backdoor_examples  # it imports torch
-
         probe = BackdoorProbe(
             backdoor=self.backdoor,
             corpus=self.corpus,

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halflife.models import kernels
+from halflife.models.kv_cache import Past, attend, gone_on
 from halflife.models.ladder import BASE_WIDTH, Rung
-from halflife.models.past import Past, attend, gone_on
 
 ROTARY_BASE = 10_000.0
 NORM_EPSILON = 1e-6

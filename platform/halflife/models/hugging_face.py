@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from halflife.errors import UserError
-from halflife.models.past import Past, gone_on
+from halflife.models.kv_cache import Past, gone_on
 from halflife.models.released import Released
 
 CHECKED_TOKENS = 8

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from halflife.data import tokenizer_files
-from halflife.data.tokenizers import load as load_tokenizer
+from halflife.data.codecs import load as load_tokenizer
 from halflife.errors import UserError
 from halflife.extras import require
 from halflife.models import hugging_face
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.models.llama import llama
-from halflife.stages.difference import find, record_of
-from halflife.stages.store import Store, standing
+from halflife.store.difference import find, record_of
+from halflife.store.store import Store, standing
 from halflife.training import checkpoints
 from halflife.training.torch_engine import load_weights
 

@@ -11,8 +11,8 @@ from halflife.data.tokenizers import vocabulary_of
 from halflife.errors import Diverged, UserError
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
-from halflife.stages.base import Context, Cost, Outcome, Stage
 from halflife.stages.train import Checkpoint
+from halflife.store.stage import Context, Cost, Outcome, Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from halflife.data.mixture import Mixture
-from halflife.data.tokenizers import Pretrained, load, vocabulary_of
+from halflife.data.tokenizers import Pretrained, vocabulary_of
 from halflife.errors import UserError
 from halflife.evaluation.probes import (
     BehaviourProbe,
@@ -22,17 +22,16 @@ from halflife.evaluation.probes import (
     Reached,
     due,
 )
-from halflife.evaluation.targets import items
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
-from halflife.stages.base import Context, Cost, Outcome, Stage
+from halflife.store.execution import CPU_ACTIVATION_BYTES, Execution, Memory
+from halflife.store.stage import Context, Cost, Outcome, Stage
 from halflife.tasks.languages import PARTS, Language
-from halflife.training.execution import Execution
 from halflife.training.losses import CrossEntropy
-from halflife.training.memory import CPU_ACTIVATION_BYTES, Memory, of_training, rows_within, trained_parameters
+from halflife.training.memory import of_training, rows_within, trained_parameters
 from halflife.training.optimizers import Optimizer
 from halflife.training.parameters import All, Frozen, LoRA, Parameters
-from halflife.training.penalties import EWC, KL, L2SP, Penalty, PromptAttacks
+from halflife.training.penalties import EWC, KL, L2SP, AddedLoss, Penalty
 from halflife.training.schedules import Schedule
 
 
@@ -138,6 +137,8 @@ class Train(Stage):
             if sorts.count(sort) > 1:
                 raise UserError(f"{sort.__name__} given {sorts.count(sort)} times: expected it once")
         for penalty in self.penalties:
+            if not isinstance(penalty, Penalty):
+                raise UserError(f"penalty {penalty!r} given: expected an L2SP, an EWC, a KL or an AddedLoss")
             if isinstance(penalty, KL) and isinstance(self.start, Rung):
                 raise UserError("kl to the model at the start of a fresh rung, which has learned nothing: fork it")
             if isinstance(penalty, EWC) and getattr(penalty.fisher, "model", None) != self.start:
@@ -228,8 +229,7 @@ class Train(Stage):
         tokens = self.steps * self.batch_tokens
         scored = sum(tokens_scored(e.probe, sequence) * len(due(e.at, self.steps)) for e in self.evaluations)
         guided = tokens if any(isinstance(penalty, KL) for penalty in self.penalties) else 0
-        attacked = [p.batch * p.target.characters for p in self.penalties if isinstance(p, PromptAttacks)]
-        guided += 3 * self.steps * sum(attacked)
+        guided += 3 * self.steps * sum(p.step_tokens for p in self.penalties if isinstance(p, AddedLoss))
         weights = 4.0 * (model.parameters + model.embedding_parameters(vocabulary))
         return Cost(
             tokens=tokens,
@@ -244,7 +244,7 @@ class Train(Stage):
         model, vocabulary = self.architecture, vocabulary_of(self.mixture.tokenizer)
         whole = model.parameters + model.embedding_parameters(vocabulary)
         trained = trained_parameters(self.parameters, model, vocabulary)
-        sizes = {L2SP: 0, EWC: trained, KL: whole, PromptAttacks: 0}  # importances; the model at the start
+        sizes = {EWC: trained, KL: whole}  # importances; the model at the start
         held = of_training(
             model,
             self.optimizer,
@@ -257,7 +257,7 @@ class Train(Stage):
             scored=max((tokens_scored(e.probe, self.mixture.sequence) for e in self.evaluations), default=0.0),
             activation_budget=activation_budget,
         )
-        return replace(held, origin=held.origin + 4.0 * sum(sizes[type(penalty)] for penalty in self.penalties))
+        return replace(held, origin=held.origin + 4.0 * sum(sizes.get(type(penalty), 0) for penalty in self.penalties))
 
     def rows_within(self, budget: float) -> int:
         """Sequences whose activations stay within `budget` bytes, at least 1."""
@@ -288,30 +288,13 @@ class Train(Stage):
                 for evaluation in self.evaluations
             },
             start=start,
-            losses=self._losses(context),
+            losses=[
+                penalty.prepare(context, mixture.tokenizer, (self.seed, "prompt attack", self.depth, at))
+                for at, penalty in enumerate(self.penalties)
+                if isinstance(penalty, AddedLoss)
+            ],
             checkpoint_seconds=context.checkpoint_seconds,
         )
-
-    def _losses(self, context: Context) -> list[Any]:
-        """Behind prompts that attack."""
-        from halflife.training.prompt_attacks import PromptLoss, attacks
-
-        codec, found = load(self.mixture.tokenizer, context.results), []
-        for at, penalty in enumerate(self.penalties):
-            if isinstance(penalty, PromptAttacks):
-                prompts, position = attacks([context.parent(stage) for stage in penalty.attacks])
-                found.append(
-                    PromptLoss(
-                        prompts,
-                        items(penalty.target, "train", penalty.examples, codec, context.results),
-                        position,
-                        strength=penalty.strength,
-                        batch=penalty.batch,
-                        key=(self.seed, "prompt attack", self.depth, at),
-                        device=context.device,
-                    )
-                )
-        return found
 
 
 def tokens_scored(probe: Probe, sequence: int) -> float:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from halflife.errors import UserError
-from halflife.stages.store import Store
+from halflife.store.store import Store
 from halflife.sweep.study import SEPARATOR, Trial
 from halflife.tracking import schema
 

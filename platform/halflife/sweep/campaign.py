@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from halflife.errors import UserError
-from halflife.stages.base import Stage
-from halflife.stages.identity import key_of
-from halflife.stages.plan import Plan
-from halflife.stages.store import Store
+from halflife.store.identity import key_of
+from halflife.store.plan import Plan
+from halflife.store.stage import Stage
+from halflife.store.store import Store
 from halflife.sweep.adaptive import Search, Unfinished
-from halflife.sweep.course import Course
 from halflife.sweep.findings import Measured, findings, means
 from halflife.sweep.journal import Overtaken
 from halflife.sweep.publishing import Publishing
+from halflife.sweep.state import Course
 from halflife.sweep.study import Study, Trial
 from halflife.sweep.suggestions import Suggestions, examples
 from halflife.tracking import schema

@@ -15,8 +15,8 @@ from typing import Any
 from halflife.errors import UserError
 from halflife.sweep import head, session
 from halflife.sweep.adaptive import Search
-from halflife.sweep.place import Place
 from halflife.sweep.report import SweepReport
+from halflife.sweep.site import Place
 from halflife.sweep.study import Study
 from halflife.tracking.schema import masked
 

@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from halflife.stages.base import Stage
-from halflife.stages.plan import Plan
-from halflife.sweep import fit
-from halflife.sweep.place import Place
+from halflife.store.plan import Plan
+from halflife.store.stage import Stage
+from halflife.sweep import placement as fit
 from halflife.sweep.report import duration
+from halflife.sweep.site import Place
 from halflife.sweep.study import Study
 
 ASSUMED_FLOPS = {"cpu": 60e9, "cuda": 100e12}

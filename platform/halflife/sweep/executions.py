@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 
 from halflife.errors import UserError
-from halflife.stages.base import Stage
 from halflife.stages.train import Train
-from halflife.training.execution import ENGINES, Execution
+from halflife.store.execution import ENGINES, Execution
+from halflife.store.stage import Stage
 from halflife.training.parameters import LoRA
 from halflife.training.penalties import L2SP
 

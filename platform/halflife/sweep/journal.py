@@ -19,9 +19,9 @@ from filelock import FileLock
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileSymlinkLock
 
 from halflife.errors import UserError
-from halflife.stages import files, leases
-from halflife.stages.files import Where
-from halflife.stages.remote import Remote
+from halflife.store import files, leases
+from halflife.store.files import Where
+from halflife.store.remote import Remote
 
 _GRACE_SECONDS = 5
 """After so long a lock on the file is taken from a process that was killed: a write takes milliseconds."""

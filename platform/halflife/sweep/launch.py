@@ -13,17 +13,17 @@ from typing import Any
 
 from rich.console import Console
 
-from halflife.stages import inputs, leases, provenance
-from halflife.stages.base import Stage
-from halflife.stages.plan import Plan
-from halflife.stages.store import Store
+from halflife.store import inputs, leases, provenance
+from halflife.store.plan import Plan
+from halflife.store.stage import Stage
+from halflife.store.store import Store
 from halflife.sweep import estimate, report, session
 from halflife.sweep.adaptive import Search
-from halflife.sweep.course import Course
 from halflife.sweep.live import View
-from halflife.sweep.place import Place
 from halflife.sweep.publishing import Publishing
 from halflife.sweep.report import SweepReport
+from halflife.sweep.site import Place
+from halflife.sweep.state import Course
 from halflife.sweep.study import Study
 from halflife.tracking.publisher import Publisher
 

@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from halflife.stages.base import Progress, Stage
-from halflife.stages.plan import Plan
-from halflife.stages.store import Store
+from halflife.store.plan import Plan
+from halflife.store.stage import Progress, Stage
+from halflife.store.store import Store
 from halflife.sweep.estimate import assumed_seconds, measured_paces, sort_of
 from halflife.sweep.report import duration
 

@@ -9,9 +9,9 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from halflife.stages.base import Outcome, Stage
-from halflife.stages.plan import Plan
-from halflife.stages.store import Store
+from halflife.store.plan import Plan
+from halflife.store.stage import Outcome, Stage
+from halflife.store.store import Store
 from halflife.sweep.study import Study, Trial
 from halflife.tracking import schema
 from halflife.tracking.publisher import Point, Publisher, Run, RunRef, Status

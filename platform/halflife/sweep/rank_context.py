@@ -16,12 +16,12 @@ from typing import Any
 import ray
 from filelock import FileLock
 
-from halflife.stages import files, inputs
-from halflife.stages.attempt import UPLOADING, Attempt
-from halflife.stages.base import Stage
-from halflife.stages.remote import Remote
-from halflife.stages.store import METRICS, RECORD, Corrupt, Store
-from halflife.training.execution import Execution
+from halflife.store import files, inputs
+from halflife.store.attempt import UPLOADING, Attempt
+from halflife.store.execution import Execution
+from halflife.store.remote import Remote
+from halflife.store.stage import Stage
+from halflife.store.store import METRICS, RECORD, Corrupt, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def context_of(job: Job, rank: int, post: Any) -> RankContext:
 
 
 class RankContext:
-    """Implements halflife.stages.base.Context on one rank. Ranks other than 0 are silent."""
+    """Implements halflife.store.stage.Context on one rank. Ranks other than 0 are silent."""
 
     rest = 0.0
 

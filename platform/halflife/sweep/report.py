@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from halflife.stages.base import Stage
-from halflife.stages.plan import Plan
+from halflife.store.plan import Plan
+from halflife.store.stage import Stage
 from halflife.sweep.study import Study
 from halflife.tracking.schema import masked
 

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from halflife.errors import UserError
-from halflife.stages import leases
+from halflife.store import leases
 from halflife.sweep import head, resources
 from halflife.sweep.resources import Gpus, Machine
 

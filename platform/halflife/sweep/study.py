@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from halflife.errors import UserError
-from halflife.stages.base import Stage
-from halflife.stages.identity import key_of
+from halflife.store.identity import key_of
+from halflife.store.stage import Stage
 from halflife.tracking.schema import Declaration
 
 Scalar = str | int | float | bool

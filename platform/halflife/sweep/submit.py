@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from halflife.errors import UserError
-from halflife.stages import provenance
+from halflife.store import provenance
 from halflife.sweep import head
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from halflife.errors import UserError
 from halflife.rng import seed_of
-from halflife.stages.files import Where
-from halflife.stages.identity import key_of
+from halflife.store.files import Where
+from halflife.store.identity import key_of
 from halflife.sweep.adaptive import Budget, Search
 from halflife.sweep.journal import journal
 

@@ -18,20 +18,20 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from halflife.errors import UserError
-from halflife.stages import files, leases, provenance
-from halflife.stages.attempt import Attempt
-from halflife.stages.base import Stage
-from halflife.stages.plan import Plan
-from halflife.stages.provenance import masked
-from halflife.stages.run import Held, Unavailable, run_stage
-from halflife.stages.store import Store
 from halflife.stages.train import Train
+from halflife.store import files, leases, provenance
+from halflife.store.attempt import Attempt
+from halflife.store.execution import Execution
+from halflife.store.plan import Plan
+from halflife.store.provenance import masked
+from halflife.store.run import Held, Unavailable, run_stage
+from halflife.store.stage import Stage
+from halflife.store.store import Store
 from halflife.sweep import session
 from halflife.sweep.resources import Share
-from halflife.training.execution import Execution
 
 if TYPE_CHECKING:
-    from halflife.sweep.crew import Crew
+    from halflife.sweep.worker_group import Crew
 
 RETRIES = 2
 """How often a stage is tried again after its process died or raised."""
@@ -114,7 +114,7 @@ class StageActor(tune.Trainable):
         """Run a stage on several workers: those that are there, or new ones."""
         if not isinstance(stage, Train):  # a parent of another kind
             return stage.run(context)
-        from halflife.sweep.crew import Crew  # Ray Train takes seconds to import
+        from halflife.sweep.worker_group import Crew  # Ray Train takes seconds to import
 
         workers = context.execution.workers
         if self._crew is not None and self._crew.workers != workers:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from halflife.training.execution import Execution
+from halflife.store.execution import Execution
 
 MOST_GRAPHS = 64
 """Compiled versions of one function that a long-lived process keeps: a few for every size that it trains."""

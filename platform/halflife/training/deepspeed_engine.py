@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from halflife.data.marks import read
+from halflife.data.loss_mask import read
 from halflife.errors import Diverged, UserError
 from halflife.models.start import Model
+from halflife.store.execution import Execution
 from halflife.training import checkpoints
 from halflife.training.acceleration import accelerate, eagerly
 from halflife.training.adapters import lora_norm
 from halflife.training.checkpoints import Piece
-from halflife.training.execution import Execution
 from halflife.training.fragments import Fragment, fragments_of, shards_of
 from halflife.training.memory import BUCKET, LIVE
 from halflife.training.ranks import Alone, Ranks, Together, all_sum, join_alone

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from halflife.evaluation.scoring import LanguageModel
 from halflife.models.start import Model
-from halflife.training.execution import Execution
+from halflife.store.execution import Execution
 from halflife.training.ranks import Ranks
 from halflife.training.recipe import Recipe
 

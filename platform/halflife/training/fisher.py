@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from halflife.data.marks import read
+from halflife.data.loss_mask import read
 from halflife.models.start import Model
 from halflife.rng import seed_of
 from halflife.training.recipe import Batches

@@ -23,13 +23,14 @@ from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.models.start import Model, bare, fresh, record
 from halflife.rng import seed_of
+from halflife.store.execution import Execution
+from halflife.store.stage import Context
 from halflife.training import adapters, checkpoints
 from halflife.training.engine import Engine, make_engine
-from halflife.training.execution import Execution
 from halflife.training.fisher import read_fisher
 from halflife.training.penalties import EWC
 from halflife.training.prefetch import Ahead
-from halflife.training.recipe import Batches, Context, Recipe
+from halflife.training.recipe import Batches, Recipe
 from halflife.training.torch_engine import load_weights
 
 UNREAD_LOSSES = 64

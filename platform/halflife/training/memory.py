@@ -6,17 +6,13 @@ a W-th of what the stage shards.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from halflife.evaluation import SCORED_TOKENS
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
-from halflife.training.execution import Execution
+from halflife.store.execution import CPU_ACTIVATION_BYTES, Execution, Memory
 from halflife.training.optimizers import SGD, Muon, Optimizer
 from halflife.training.parameters import Frozen, LoRA, Parameters
 
-CPU_ACTIVATION_BYTES = 2 * 2**30
-"""Activations of one microbatch on a CPU. A constant, not what is free now: a resumed run must cut batches alike."""
 GPU_ACTIVATION_SHARE = 0.25
 """Of the device's memory. Several small trials may share it."""
 BUCKET = 100_000_000
@@ -27,30 +23,6 @@ RECOMPUTED = 1.5
 """A layer's activations and the gradients that pass back through it, over its activations alone."""
 BF16_SHARE = 0.75
 """Activations under bf16 autocast over those in fp32: the residual stream and the loss stay fp32."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Bytes on each device that trains a stage. The last two are estimates, and never held at the same time."""
-
-    parameters: float = 0.0
-    gradients: float = 0.0
-    optimizer: float = 0.0
-    origin: float = 0.0
-    """The weights that the stage started from, which displacement and L2-SP look back at."""
-    activations: float = 0.0
-    """Of one microbatch, with its logits, under bf16 the weights' casts, and under ZeRO what is reduced or gathered at
-    a time; or, if that is more, the updates that Muon makes whole."""
-    evaluation: float = 0.0
-
-    @property
-    def fixed(self) -> float:
-        """What every step holds whatever the microbatch."""
-        return self.parameters + self.gradients + self.optimizer + self.origin
-
-    @property
-    def total(self) -> float:
-        return self.fixed + max(self.activations, self.evaluation)
 
 
 def of_training(

@@ -1,13 +1,15 @@
-"""Penalties: on the way from the weights that the stage started from, and for what attacks bring the model to say."""
+"""Penalties on the distance from the weights that the stage started from, and losses added to the batch's own."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from halflife.data.tokenizers import Tokenizer
 from halflife.errors import UserError
-from halflife.evaluation.targets import TextTarget
+from halflife.store.stage import Context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,29 +49,25 @@ class KL:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptAttacks:
-    """Adds strength times the loss of right answers behind soft prompts that were fitted to bring wrong ones: in each
-    step those of `batch` drawn examples, in nats a token, behind one drawn prompt. Adversarial training by continuous
-    attacks (arXiv 2405.15589), with the prompts of whole fits instead of a few steps of each batch's own."""
+class AddedLoss:
+    """Base of penalties that are a loss of their own, added to the batch's at every step. A room above training
+    declares one by a subclass; nothing else needs to know it."""
 
     strength: float
-    attacks: tuple[Any, ...]
-    """The stages (`stages.soft_prompts.FitSoftPrompts`) whose prompts are trained against."""
-    target: TextTarget
-    """Its training examples are what is to be said."""
-    examples: int = 128
-    batch: int = 16
 
-    def __post_init__(self) -> None:
-        check_strength("prompt attacks", self.strength)
-        if not self.attacks or self.examples < 1 or self.batch < 1:
-            raise UserError(
-                f"{len(self.attacks)} prompt attacks, {self.examples} examples and a batch of {self.batch} given: "
-                "expected at least 1 of each"
-            )
+    @property
+    def step_tokens(self) -> float:
+        """Tokens that a step passes forward and backward for it; an estimate, for the plan."""
+        raise NotImplementedError(f"{type(self).__name__} states no tokens a step")
+
+    def prepare(self, context: Context, tokenizer: Tokenizer, key: tuple[int | str, ...]) -> Loss:
+        """The loss of the model at a step, `strength` included; what it draws depends on `key` and the step alone."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be prepared")
 
 
-Penalty = L2SP | EWC | KL | PromptAttacks
+Penalty = L2SP | EWC | KL | AddedLoss
+Loss = Callable[[Any, int], Any]
+"""(model, step) -> a scalar tensor. Untyped, as descriptions import no torch."""
 
 
 def check_strength(name: str, strength: float) -> None:

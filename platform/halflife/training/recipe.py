@@ -1,17 +1,14 @@
-"""What training asks of its caller, which stands above it: the recipe, the stream and the context."""
+"""What training asks of its caller, which stands above it: the recipe and the stream."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from halflife.evaluation.probes import Evaluation, Reached
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
-from halflife.training.execution import Execution
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import Optimizer
 from halflife.training.parameters import Parameters
@@ -76,20 +73,3 @@ class Batches(Protocol):
         """Tokens (rows, sequence + 1), int64, marked where they are not predicted (`data.marks`); a pure function of
         `step`."""
         ...
-
-
-class Context(Protocol):
-    """What the loop tells and asks of whoever runs it; `stages.base.Context` says what each means."""
-
-    folder: Path
-    resume: Path | None
-    device: str
-    execution: Execution
-    rest: float
-
-    def parent(self, stage: Any) -> Path: ...
-    def record(self, step: int, values: dict[str, float]) -> None: ...
-    def wrote(self, folder: Path, names: Iterable[str]) -> None: ...
-    def checkpointed(self, step: int, folder: Path) -> None: ...
-    def progress(self, done: int, total: int, rate: float) -> None: ...
-    def computing(self, seconds: float) -> None: ...

@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halflife.data.marks import read
+from halflife.data.loss_mask import read
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.models.start import Model
+from halflife.store.execution import CPU_ACTIVATION_BYTES, Execution
 from halflife.training import checkpoints
 from halflife.training.acceleration import accelerate, compiled, eagerly
 from halflife.training.adapters import lora_norm
-from halflife.training.execution import Execution
-from halflife.training.memory import CPU_ACTIVATION_BYTES, GPU_ACTIVATION_SHARE, rows_within
+from halflife.training.memory import GPU_ACTIVATION_SHARE, rows_within
 from halflife.training.penalties import EWC, KL, L2SP
 from halflife.training.ranks import Alone, Ranks
 from halflife.training.recipe import Recipe

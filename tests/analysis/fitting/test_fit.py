@@ -16,12 +16,12 @@ from scipy import stats
 from analysis.__main__ import main
 from analysis.errors import UserError
 from analysis.fitting.fit import fit, fit_many
+from analysis.fitting.intervals import intervals
 from analysis.fitting.objectives import BetaBinomial, Binomial, Gaussian, Huber, Objective
+from analysis.fitting.observations import Observations
 from analysis.fitting.problem import Problem
-from analysis.fitting.result import Observations
 from analysis.fitting.solver import solve_positive
 from analysis.fitting.starts import grid, sobol
-from analysis.intervals import intervals
 from analysis.laws import LAWS, Law, Parameter, law
 
 CLOCK = np.concatenate([[0.0], np.geomspace(1, 3000, 24)])

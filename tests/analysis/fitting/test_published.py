@@ -12,7 +12,7 @@ import pytest
 
 from analysis.fitting.fit import fit, fit_many
 from analysis.fitting.objectives import Gaussian, Huber
-from analysis.fitting.result import Observations
+from analysis.fitting.observations import Observations
 from analysis.fitting.starts import chinchilla_grid
 from analysis.laws import LAWS
 from analysis.laws.soft_prompts import conditional_distance

@@ -1,0 +1,84 @@
+"""Half-lives under each law on every clock: tokens, steps, summed learning rate, weight displacement.
+
+A law of tokens is another law of weight displacement, which grows as a power of them: there it is fitted anew. Where a
+clock only counts tokens in another unit, as steps and the summed rate do at one batch and a constant rate, the fit is
+the same one, and its half-life is carried over.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from analysis.decay.fits import LEAST_POINTS, STARTS, comparisons, observations, reference_curves
+from analysis.decay.retention import CLOCKS
+from analysis.errors import UserError
+from analysis.fitting.fit import fit
+from analysis.fitting.intervals import HalfLife, intervals
+from analysis.fitting.result import Fit
+from analysis.runs.study import StudyData
+
+BY_CLOCK = {
+    "size": pl.String, "law": pl.String, "clock": pl.String, "half_life": pl.Float64, "low": pl.Float64,
+    "high": pl.Float64, "censored": pl.Boolean, "starts_at_optimum": pl.Float64, "warnings": pl.String,
+}  # fmt: skip
+SAME = 1e-6
+"""Relative deviation from proportionality below which a clock counts tokens in another unit."""
+
+
+def half_lives_by_clock(data: StudyData) -> pl.DataFrame:
+    """One row per size, law and clock, smallest size and best law (in tokens) first: the law's half-life with its 95 %
+    interval over seeds, null where it lies beyond the data; how sure the optimum is; warnings. Clocks that the runs did
+    not record have no rows. Computed once per `data`."""
+    if "fits/clocks" not in data.derived:
+        data.derived["fits/clocks"] = _half_lives_by_clock(data)
+    return data.derived["fits/clocks"]
+
+
+def _half_lives_by_clock(data: StudyData) -> pl.DataFrame:
+    rows, curves = [], reference_curves(data)
+    for size, found in comparisons(data).items():
+        own = curves.filter(pl.col("size") == size)
+        for clock in CLOCKS:
+            part = own.drop_nulls(clock).filter(pl.len().over("seed") >= LEAST_POINTS)
+            if part.is_empty():
+                continue
+            unit = _unit(part, clock) if part.height == own.height else None
+            for each in found.ranked:
+                made, half = each.fit, each.half_life
+                if unit is not None and _carries(made, unit):
+                    half = _times(half, unit)
+                else:
+                    try:
+                        made = fit(each.fit.law, observations(part, clock), starts=STARTS)
+                    except UserError:  # a law without a value on this clock
+                        continue
+                    half = intervals(made).half_life
+                if half is not None:
+                    ends = (half.estimate, half.low, half.high, half.censored)
+                    rows.append((size, made.law.name, clock, *ends, made.starts_at_optimum, "; ".join(made.warnings)))
+    return pl.DataFrame(rows, schema=BY_CLOCK, orient="row")
+
+
+def _unit(part: pl.DataFrame, clock: str) -> float | None:
+    """What a token is on this clock; None where that is not one number over all runs."""
+    tokens, at = part["tokens"].to_numpy(), part[clock].to_numpy()
+    later = tokens > 0
+    ratio = at[later] / tokens[later]
+    middle = float(np.median(ratio))
+    same = np.abs(ratio - middle).max() <= SAME * abs(middle) and not at[~later].any()
+    return middle if same and middle > 0 else None
+
+
+def _carries(made: Fit, unit: float) -> bool:
+    """Whether the law on the other unit is the same curve with its time scales in that unit."""
+    scales = np.array([parameter.unit == "x" for parameter in made.law.parameters])
+    moved, x = np.where(scales, made.theta * unit, made.theta), made.observations.x
+    return np.allclose(made.law.value(moved, x * unit), made.law.value(made.theta, x), rtol=1e-9, atol=1e-12)
+
+
+def _times(half: HalfLife | None, unit: float) -> HalfLife | None:
+    if half is None:
+        return None
+    estimate, low, high = (None if end is None else unit * end for end in (half.estimate, half.low, half.high))
+    return HalfLife(estimate=estimate, low=low, high=high, censored=half.censored)

@@ -1,0 +1,145 @@
+"""The laws of decay fitted to a sweep's reference curves, size by size, with what is to be known before believing them.
+
+Fitted is the margin of the answer's log-probability over the never-trained control, in nats, with the level at the drop
+as a parameter: a ratio to the first evaluation would carry that evaluation's noise into every point.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from analysis.decay.retention import CLOCKS, retention_curves
+from analysis.fitting.extrapolation import SHARES, foretold_largest, over_groups, rolling
+from analysis.fitting.fit import fit
+from analysis.fitting.intervals import by_group, last_seen
+from analysis.fitting.observations import Observations
+from analysis.fitting.selection import Comparison, Ranked, compare
+from analysis.laws import LAWS, Law
+from analysis.runs.study import StudyData
+
+STARTS = 64
+LEAST_POINTS = 10
+"""Evaluations of a run below which no law is fitted to it."""
+
+
+def menu() -> list[Law]:
+    """Every registered law that decays from its value at 0, the user's own too."""
+    return [law for law in LAWS.values() if law.decays and law.inputs == ("x",)]
+
+
+def reference_curves(data: StudyData) -> pl.DataFrame:
+    """size, parameters, seed, clocks, margin (nats a token above the control): implanted runs at the reference."""
+    curves = retention_curves(data).filter((pl.col("role") == "treatment") & pl.col("is_reference"))
+    curves = curves.filter(pl.col("retention_logprob").is_not_null().any().over("trial"))
+    table = curves.select("size", "parameters", "seed", *CLOCKS, margin=pl.col("logprob") - pl.col("control"))
+    table = table.drop_nulls(["size", "parameters", "seed", "tokens", "margin"])
+    return table.filter(pl.len().over("size", "seed") >= LEAST_POINTS).sort("parameters", "seed", "tokens")
+
+
+def comparisons(data: StudyData) -> dict[str, Comparison]:
+    """By size, the smallest first: all laws fitted to its seeds, ranked. Computed once per `data`."""
+    if "fits" not in data.derived:
+        data.derived["fits"] = {
+            str(size): compare([fit(law, observations(part), starts=STARTS) for law in menu()])
+            for (size,), part in reference_curves(data).group_by(["size"], maintain_order=True)
+        }
+    return data.derived["fits"]
+
+
+def observations(part: pl.DataFrame, clock: str = "tokens") -> Observations:
+    """The margin against a clock."""
+    at, margin, seed = (part[name].to_numpy() for name in (clock, "margin", "seed"))
+    return Observations(x=at, y=margin, group=seed)
+
+
+def fits_table(data: StudyData) -> pl.DataFrame:
+    """One row per size and law: how well it fits and foretells, its half-life and floor (a share of the level at the
+    drop) with 95 % intervals, how sure the optimum is, what it warns of."""
+    rows = []
+    for size, found in comparisons(data).items():
+        for each in found.ranked:
+            half, made = each.half_life, each.fit
+            rows.append({
+                "size": size, "law": made.law.name, "delta_aicc": each.delta, "held_out_error": each.held_out,
+                "held_out_log_likelihood": each.held_out_log_likelihood,
+                "half_life": half.estimate if half else None, "half_life_low": half.low if half else None,
+                "half_life_high": half.high if half else None, "half_life_censored": half.censored if half else None,
+                "starts_at_optimum": made.starts_at_optimum, "starts": made.starts, "points": made.observations.n,
+                "warnings": "; ".join(made.warnings), "intervals": each.intervals.method, "formula": made.law.formula,
+            })  # fmt: skip
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def parameters_table(data: StudyData) -> pl.DataFrame:
+    """One row per size, law and parameter: estimate, low, high."""
+    rows = [
+        (size, each.fit.law.name, name, ends.estimate, ends.low, ends.high, ends.count)
+        for size, found in comparisons(data).items()
+        for each in found.ranked
+        for name, ends in each.intervals.parameters.items()
+    ]
+    kinds = {"size": pl.String, "law": pl.String, "parameter": pl.String, "estimate": pl.Float64, "low": pl.Float64,
+             "high": pl.Float64, "seeds": pl.Int64}  # fmt: skip
+    return pl.DataFrame(rows, schema=kinds, orient="row")
+
+
+def ranking(data: StudyData) -> pl.DataFrame:
+    """law, delta: AICc summed over the sizes against the best law's; the best first. Laws without one are left out."""
+    totals: dict[str, float] = {}
+    for found in comparisons(data).values():
+        for each in found.ranked:
+            totals[each.fit.law.name] = totals.get(each.fit.law.name, 0.0) + each.aicc
+    known = {name: total for name, total in totals.items() if np.isfinite(total)}
+    rows = [(name, total - min(known.values())) for name, total in sorted(known.items(), key=lambda item: item[1])]
+    return pl.DataFrame(rows, schema={"law": pl.String, "delta": pl.Float64}, orient="row")
+
+
+def half_lives_by_law(data: StudyData) -> pl.DataFrame:
+    """law, size, parameters, seed, estimate: each law's half-life in each run; null where it lies beyond the data."""
+    rows = []
+    sizes = dict(reference_curves(data).select("size", "parameters").unique().iter_rows())
+    for size, found in comparisons(data).items():
+        for each in found.ranked:
+            last = last_seen(each.fit.observations)
+            for seed, half, end in zip(seeds(each), _half_lives(each), last, strict=True):
+                rows.append((each.fit.law.name, size, sizes[size], seed, float(half) if half <= end else None))
+    kinds = {"law": pl.String, "size": pl.String, "parameters": pl.Int64, "seed": pl.Int64, "estimate": pl.Float64}
+    return pl.DataFrame(rows, schema=kinds, orient="row")
+
+
+def middle_seed(found: Comparison) -> int:
+    """Place among its seeds of the one whose half-life, by the best law, is the median; the first where none has."""
+    halves = _half_lives(found.ranked[0])
+    return int(np.argsort(halves, kind="stable")[(halves.size - 1) // 2])
+
+
+def seeds(each: Ranked) -> list[int]:
+    return np.unique(np.asarray(each.fit.observations.group)).tolist()
+
+
+def _half_lives(each: Ranked) -> np.ndarray:
+    found = by_group(each.fit).half_life
+    assert found is not None
+    return found
+
+
+def foretold(data: StudyData, laws: list[str]) -> pl.DataFrame:
+    """The table of the figure `extrapolation`: rolling errors over all runs, and the largest size's half-life."""
+    halves = half_lives_by_law(data)
+    rows = []
+    for rank, name in enumerate(laws):
+        parts = []
+        for found in comparisons(data).values():
+            each = next(each for each in found.ranked if each.fit.law.name == name)
+            parts += [rolling(each.fit.law, each.fit.observations, each.fit.error, SHARES[:-1]), each.rolling]
+        clusters = pl.concat(parts).group_by("group", "seen")  # a seed is one over all its sizes
+        means = clusters.agg(pl.col("error").mean(), pl.col("log_likelihood").mean())
+        for row in over_groups(means).iter_rows(named=True):
+            rows.append(("rolling", name, rank, row["seen"], row["estimate"], row["low"], row["high"]))
+        ratio = foretold_largest(halves.filter(pl.col("law") == name))
+        if ratio is not None:
+            rows.append(("largest", name, rank, None, ratio.estimate, ratio.low, ratio.high))
+    kinds = {"part": pl.String, "law": pl.String, "rank": pl.Int64, "seen": pl.Float64, "estimate": pl.Float64,
+             "low": pl.Float64, "high": pl.Float64}  # fmt: skip
+    return pl.DataFrame(rows, schema=kinds, orient="row")

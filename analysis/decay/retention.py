@@ -1,0 +1,265 @@
+"""How much of a skill is left: retention, its half-life without any model of decay, its area over log time.
+
+Retention is (m(t) - c(t)) / (m(0) - c(t)): 1 where the skill is where it was at the drop, 0 where it meets the
+control, also when the control drifts. For success rates c is chance; for the log-probability of the answer it is
+the never-trained control at the same time. The log-probability is primary: it is smooth, while success rates
+saturate and bounce (decay-and-backdoors: .98, .31, .92, .83, .00 in one run).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from analysis.decay.design import described
+from analysis.runs.study import StudyData
+from analysis.stats import censoring
+from analysis.stats.censoring import Time
+from analysis.stats.intervals import binomial_interval
+from halflife.tracking import schema
+
+Array = NDArray[np.float64]
+CLOCKS = {
+    "tokens": "tokens since the drop",
+    "steps": "steps since the drop",
+    "rate_sum": "summed learning rate",
+    "displacement": "relative weight displacement",
+}
+LEAST_GAP = 0.5
+"""Nats a token: with less between the drop and the control there is no gap whose half-life could be told."""
+LEAST_SUCCESS = 0.5
+"""Share above chance at the drop below which a behaviour counts as never implanted, whatever its log-probability."""
+
+
+def crossing(clock: Array, values: Array, threshold: float = 0.5, sustained: bool = False) -> Time | None:
+    """The first time `values` is below `threshold` (sustained: from which on it stays there). None without two points.
+
+    Interpolates linearly in the value and in log time (in time from 0 to the first evaluation after it).
+    """
+    present = np.isfinite(clock) & np.isfinite(values)
+    clock, values = clock[present], values[present]
+    if clock.size < 2:
+        return None
+    above = np.flatnonzero(values >= threshold)
+    if above.size == 0 or (not sustained and above[0] > 0):
+        return Time(kind="at-start", low=float(clock[0]), high=float(clock[0]), estimate=None)
+    if sustained:
+        after = int(above[-1]) + 1
+    else:
+        below = np.flatnonzero(values < threshold)
+        after = int(below[0]) if below.size else clock.size
+    if after == clock.size:
+        return Time(kind="censored", low=float(clock[-1]), high=None, estimate=None)
+    low, high = float(clock[after - 1]), float(clock[after])
+    share = float((values[after - 1] - threshold) / (values[after - 1] - values[after]))
+    estimate = low * (high / low) ** share if low > 0 and high > 0 else low + share * (high - low)
+    return Time(kind="observed", low=low, high=high, estimate=estimate)
+
+
+def area(tokens: Array, retention: Array, start: float, horizon: float) -> float | None:
+    """Mean retention over log time from `start` to `horizon` tokens; None when the curve does not span them."""
+    present = np.isfinite(retention) & (tokens > 0)
+    tokens, retention = tokens[present], retention[present]
+    if tokens.size < 2 or not start < horizon or tokens[0] > start * 1.0001 or tokens[-1] < horizon * 0.9999:
+        return None
+    at, ends = np.log(tokens), np.log([start, horizon])
+    inner = at[(at > ends[0]) & (at < ends[1])]
+    grid = np.concatenate([ends[:1], inner, ends[1:]])
+    return float(np.trapezoid(np.interp(grid, at, retention), grid) / (ends[1] - ends[0]))
+
+
+def retention_curves(data: StudyData, outcome: schema.Outcome | None = None) -> pl.DataFrame:
+    """One row per trial and evaluation of the outcome's phase (the first declared one by default), controls included.
+
+    Columns: outcome, chance (the trial's own where it logged one), trial, role, size, parameters, seed, setting,
+    is_reference; clocks; hits, trials, success with its binomial interval; logprob and its control's; implanted;
+    retention_success, retention_logprob; near, untriggered (false fires as rates) and untriggered_logprob; loss
+    (clean, nats a token); completed (the trial's phase ended as planned). What was not measured is null. Computed once
+    per `data` and outcome.
+    """
+    outcome = outcome or data.declaration.outcomes[0]
+    key = f"curves/{outcome.name}"
+    if key not in data.derived:
+        data.derived[key] = _retention_curves(data, outcome)
+    return data.derived[key]
+
+
+def _retention_curves(data: StudyData, outcome: schema.Outcome) -> pl.DataFrame:
+    trials = described(data)
+    ended = f"outcome_{outcome.phase}"
+    completed = pl.col(ended).eq_missing("complete") if ended in trials.columns else pl.lit(True)
+    names = ("trial", "role", "size", "parameters", "seed", "setting", "is_reference", "absent")
+    about = trials.select(*names, outcome=pl.lit(outcome.name), completed=completed)
+    wide = wide_points(data, outcome.phase)
+    task = outcome.task
+    names = {
+        "steps": schema.CLOCK_STEPS, "rate_sum": schema.CLOCK_RATE_SUM, "displacement": schema.CLOCK_DISPLACEMENT,
+        "hits": f"{task}/{schema.HITS}", "trials": f"{task}/{schema.TRIALS}", "logprob": f"{task}/{schema.LOGPROB}",
+        "loss": f"clean/{schema.LOSS}", "untriggered_logprob": f"untriggered/{schema.LOGPROB}",
+        "chance": f"{task}/{schema.CHANCE}",
+    }  # fmt: skip
+    frame = wide.select(
+        "trial",
+        pl.col("step").cast(pl.Float64).alias("tokens"),
+        *(_column(wide, source).alias(name) for name, source in names.items()),
+        *(
+            (_column(wide, f"{t}/{schema.HITS}") / _column(wide, f"{t}/{schema.TRIALS}")).alias(t)
+            for t in ("near", "untriggered")
+        ),
+    )
+    low, high = binomial_interval(frame["hits"].to_numpy(), frame["trials"].to_numpy())
+    frame = frame.with_columns(
+        success=pl.col("hits") / pl.col("trials"),
+        success_low=pl.Series(low, nan_to_null=True),
+        success_high=pl.Series(high, nan_to_null=True),
+        chance=pl.col("chance").drop_nulls().first().over("trial").fill_null(outcome.chance),
+    )
+    frame = frame.join(about, on="trial").sort("role", "parameters", "seed", "setting", "trial", "tokens")
+    return _with_retention(frame)
+
+
+def wide_points(data: StudyData, phase: str) -> pl.DataFrame:
+    """One row per trial and evaluation of a phase, one column per `task/measure`. Computed once."""
+    key = f"wide/{phase}"
+    if key not in data.derived:
+        data.derived[key] = _wide_points(data, phase)
+    return data.derived[key]
+
+
+def _wide_points(data: StudyData, phase: str) -> pl.DataFrame:
+    points = data.points.filter(pl.col("phase") == phase)
+    if points.is_empty():
+        return pl.DataFrame(schema={"trial": pl.String, "step": pl.Int64})
+    return points.pivot(on="name", index=["trial", "step"], values="value").sort("trial", "step")
+
+
+def _column(frame: pl.DataFrame, name: str) -> pl.Expr:
+    return pl.col(name) if name in frame.columns else pl.lit(None, dtype=pl.Float64)
+
+
+def _with_retention(frame: pl.DataFrame) -> pl.DataFrame:
+    """Adds implanted, control, retention_success and retention_logprob, trial by trial."""
+    curves = {key[0]: part for key, part in frame.group_by(["trial"], maintain_order=True)}
+    levels = {}
+    for trial, part in curves.items():
+        logprob = part["logprob"].to_numpy()
+        present = np.isfinite(logprob)
+        if present.any():
+            levels[trial] = (np.log1p(part["tokens"].to_numpy()[present]), logprob[present])
+    parts = []
+    for part in curves.values():
+        tokens, logprob, success = (part[name].to_numpy() for name in ("tokens", "logprob", "success"))
+        control = np.full(tokens.size, np.nan)
+        if (own := part["absent"][0]) in levels:
+            control = np.interp(np.log1p(tokens), *levels[own])
+        at_drop, chance = bool(tokens.size) and tokens[0] == 0, float(part["chance"][0])
+        implanted = at_drop and bool(success[0] - chance >= LEAST_SUCCESS * (1 - chance) > 0)
+        by_logprob = by_success = np.full(tokens.size, np.nan)
+        if implanted:
+            by_success = (success - chance) / (success[0] - chance)
+            above = logprob[0] - control  # a control that comes near the drop's level leaves nothing to tell
+            if above[0] >= LEAST_GAP:
+                by_logprob = (logprob - control) / np.where(above >= LEAST_GAP, above, np.nan)
+        parts.append(
+            part.with_columns(
+                implanted=pl.lit(implanted),
+                control=pl.Series(control, nan_to_null=True),
+                retention_logprob=pl.Series(by_logprob, nan_to_null=True),
+                retention_success=pl.Series(by_success, nan_to_null=True),
+            )
+        )
+    if not parts:
+        empty = {"control": pl.Float64, "retention_logprob": pl.Float64, "retention_success": pl.Float64}
+        missing = [pl.lit(None, dtype=kind).alias(name) for name, kind in empty.items()]
+        return frame.with_columns(pl.lit(False).alias("implanted"), *missing)
+    return pl.concat(parts)
+
+
+RUN = {
+    "outcome": pl.String, "trial": pl.String, "size": pl.String, "parameters": pl.Int64, "seed": pl.Int64,
+    "setting": pl.String, "is_reference": pl.Boolean,
+}  # fmt: skip
+HALF_LIVES = {**RUN, "criterion": pl.String, "clock": pl.String, **censoring.COLUMNS}
+CRITERIA = {
+    "logprob": ("retention_logprob", True),
+    "logprob-first": ("retention_logprob", False),
+    "success": ("retention_success", True),
+    "success-first": ("retention_success", False),
+}
+"""Sustained crossings of one half are the numbers; the first ones stand beside them."""
+
+
+def half_lives(curves: pl.DataFrame) -> pl.DataFrame:
+    """One row per treatment, criterion and clock: the time to half of the retention, censored where not reached.
+
+    Treatments that had no skill to lose at the drop have no rows.
+    """
+    rows = []
+    for about, part in treatments(curves):
+        for criterion, (column, sustained) in CRITERIA.items():
+            for clock in CLOCKS:
+                found = crossing(part[clock].to_numpy(), part[column].to_numpy(), sustained=sustained)
+                if found is not None:
+                    rows.append([*about, criterion, clock, *found.row])
+    return pl.DataFrame(rows, schema=HALF_LIVES, orient="row")
+
+
+def treatments(curves: pl.DataFrame) -> Iterator[tuple[list[Any], pl.DataFrame]]:
+    """The values of RUN and the curve of each treatment."""
+    treated = curves.filter(pl.col("role") == "treatment")
+    for part in treated.partition_by("outcome", "trial", maintain_order=True):
+        yield [part[name][0] for name in RUN], part
+
+
+def outcomes_curves(data: StudyData) -> pl.DataFrame:
+    """`retention_curves` of every declared outcome, one below the other."""
+    return pl.concat([retention_curves(data, outcome) for outcome in data.declaration.outcomes])
+
+
+def main_measure(curves: pl.DataFrame) -> str:
+    """logprob, which is smooth; success where the outcome has no log-probability to compare with a control's."""
+    known = (pl.col("role") == "treatment") & pl.col("retention_logprob").is_not_null()
+    return "success" if curves.filter(known).is_empty() and not curves.is_empty() else "logprob"
+
+
+def common_span(curves: pl.DataFrame) -> tuple[float, float] | None:
+    """Tokens of the latest first evaluation after the drop and of the earliest last one, over completed treatments.
+
+    A run that diverged or was stopped has no area and does not shorten the others'.
+    """
+    completed = (pl.col("role") == "treatment") & pl.col("completed")
+    measured = pl.any_horizontal(pl.col("logprob", "success").is_not_null())
+    spans = (
+        curves.filter(completed & (pl.col("tokens") > 0) & measured)
+        .group_by("trial")
+        .agg(first=pl.col("tokens").min(), last=pl.col("tokens").max())
+    )
+    if spans.is_empty():
+        return None
+    start, horizon = spans["first"].to_numpy().max(), spans["last"].to_numpy().min()
+    return (float(start), float(horizon)) if start < horizon else None
+
+
+AREA = {"logprob": "area", "success": "area_success"}
+"""Column of `areas` by measure."""
+AREAS = {"outcome": pl.String, "trial": pl.String, "area": pl.Float64, "area_success": pl.Float64}
+
+
+def areas(curves: pl.DataFrame, span: tuple[float, float] | None = None) -> pl.DataFrame:
+    """Mean retention over log tokens to the common horizon, one row a treatment: the number that needs no model.
+
+    `span` is that of all curves when `curves` are a part of them.
+    """
+    span = span or common_span(curves)
+    rows = []
+    for about, part in treatments(curves):
+        tokens = part["tokens"].to_numpy()
+        found = [
+            area(tokens, part[f"retention_{m}"].to_numpy(), *span) if span else None for m in ("logprob", "success")
+        ]
+        rows.append([about[0], about[1], *found])
+    return pl.DataFrame(rows, schema=AREAS, orient="row")

@@ -1,0 +1,141 @@
+"""How much faster does a model relearn what it lost, and is that memory of the backdoor or of its parts?
+
+A poisoned and a never-poisoned model, after the same branch, relearn each pair of {old, new} trigger and {old, new}
+payload. Old payload with a new trigger is also learned faster: that is memory of the payload. What belongs to the
+backdoor itself is the interaction,  s(old,old) + s(new,new) - s(new,old) - s(old,new),  where
+s = ln T(never poisoned) - ln T(poisoned) is the saving on one pair. Savings after Ebbinghaus; the 2 x 2 after
+"Savings can be memory of the payload" in decay-and-backdoors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from analysis.decay.design import controls, described
+from analysis.decay.retention import crossing, retention_curves, wide_points
+from analysis.runs.study import StudyData
+from analysis.stats import censoring
+from analysis.stats.censoring import log_ratio
+from analysis.stats.intervals import Interval, t_interval
+from halflife.tracking import schema
+
+PREFIX = "relearn-"
+PAIRS = ("old-old", "new-old", "old-new", "new-new")
+"""trigger-payload"""
+SIGNS = {"old-old": 1, "new-old": -1, "old-new": -1, "new-new": 1}
+THRESHOLDS = (0.5, 0.9)
+"""Shares of success that relearning is to reach; the first is the one that is reported."""
+TIMES = {
+    "outcome": pl.String, "trial": pl.String, "absent": pl.String, "role": pl.String, "size": pl.String,
+    "parameters": pl.Int64, "seed": pl.Int64, "setting": pl.String, "pair": pl.String, "threshold": pl.Float64,
+    **censoring.COLUMNS,
+}  # fmt: skip
+
+
+def relearning_times(
+    data: StudyData, outcome: schema.Outcome | None = None, thresholds: Sequence[float] = THRESHOLDS
+) -> pl.DataFrame:
+    """Tokens until success first reaches each threshold: one row per trial, pair and threshold.
+
+    Treatments whose trunk never took the behaviour have no rows. kind: observed; censored (not reached by `low`);
+    at-start (the skill was there already: nothing to relearn).
+    """
+    outcome = outcome or data.declaration.outcomes[0]
+    hits, trials = f"{outcome.task}/{schema.HITS}", f"{outcome.task}/{schema.TRIALS}"
+    # A trunk that never took the behaviour has nothing to remember.
+    curves = retention_curves(data, outcome)
+    never = curves.filter((pl.col("role") == "treatment") & ~pl.col("implanted"))["trial"].unique()
+    about = described(data).filter(~pl.col("trial").is_in(never.implode()))
+    about = about.select("trial", "role", "size", "parameters", "seed", "setting")
+    rows = []
+    for pair in _pairs(data):
+        wide = wide_points(data, PREFIX + pair)
+        if hits not in wide.columns or trials not in wide.columns:
+            continue
+        matches = controls(data, "absent", among=set(wide["trial"].unique()))
+        for part in wide.join(about, on="trial").partition_by("trial", maintain_order=True):
+            head = part.row(0, named=True)
+            success = (part[hits] / part[trials]).to_numpy()
+            absent = matches.get(head["trial"]) if head["role"] == "treatment" else None
+            for threshold in thresholds:
+                # Rising to a threshold is falling below it upside down; the smallest step makes "reached" count.
+                found = crossing(part["step"].cast(pl.Float64).to_numpy(), -success, np.nextafter(-threshold, 0))
+                if found is not None:
+                    described_by = [head[name] for name in ("role", "size", "parameters", "seed", "setting")]
+                    rows.append([outcome.name, head["trial"], absent, *described_by, pair, threshold, *found.row])
+    return pl.DataFrame(rows, schema=TIMES, orient="row")
+
+
+def _pairs(data: StudyData) -> list[str]:
+    """The pairs of the 2 x 2, then whatever else was relearned."""
+    phases = data.points["phase"].unique().to_list()
+    found = {phase.removeprefix(PREFIX) for phase in phases if phase.startswith(PREFIX)}
+    return [pair for pair in PAIRS if pair in found] + sorted(found - set(PAIRS))
+
+
+def log_savings(times: pl.DataFrame, threshold: float = THRESHOLDS[0]) -> pl.DataFrame:
+    """ln T(never poisoned) - ln T(poisoned) of each treatment and pair, as `saving`; null unless both were observed.
+
+    saving_kind: observed, at least (the control never got there) or at most (the treatment did not); saving_bound
+    has the value, or the bound where it is one. kind_absent and control are those of the control's time.
+    """
+    seen = times.filter(pl.col("threshold") == threshold)
+    treated = seen.filter(pl.col("role") == "treatment")
+    control = seen.filter(pl.col("role") == "absent").select(
+        pl.col("trial").alias("absent"), "pair", pl.col("kind", "low", "estimate").name.suffix("_absent")
+    )
+    kind, bound = log_ratio("_absent", "")
+    return (
+        treated.join(control, on=["absent", "pair"], how="left")
+        .with_columns(saving_kind=kind, saving_bound=bound)
+        .with_columns(saving=pl.when(pl.col("saving_kind") == "observed").then("saving_bound"))
+        .rename({"estimate_absent": "control"})
+        .drop("low_absent")
+    )
+
+
+def interactions(savings: pl.DataFrame) -> pl.DataFrame:
+    """The backdoor's own saving (log ratio) of each treatment whose four pairs were all observed, on both sides."""
+    sign = pl.col("pair").replace_strict(SIGNS, return_dtype=pl.Float64)
+    return (
+        savings.drop_nulls("saving")
+        .filter(pl.col("pair").is_in(PAIRS))
+        .group_by("trial", "size", "parameters", "seed", "setting", maintain_order=True)
+        .agg(own=(sign * pl.col("saving")).sum(), pairs=pl.col("pair").n_unique())
+        .filter(pl.col("pairs") == len(PAIRS))
+        .drop("pairs")
+    )
+
+
+def over_seeds(frame: pl.DataFrame, value: str) -> Interval | None:
+    """Mean over sizes and settings within each seed, then Student-t over seeds."""
+    seeds = frame.drop_nulls([value, "seed"]).group_by("seed").agg(pl.col(value).mean())
+    return t_interval(seeds[value].to_list())
+
+
+def savings_summary(times: pl.DataFrame) -> pl.DataFrame:
+    """Per threshold and pair, and for the interaction ("own"): how many times fewer tokens, over seeds.
+
+    Columns: threshold, pair, ratio, low, high, seeds, used, censored (treatments without an observed pair of times).
+    """
+    rows = []
+    for threshold in times["threshold"].unique().sort().to_list():
+        savings = log_savings(times, threshold)
+        found = set(savings["pair"])
+        pairs = [*PAIRS, *sorted(found - set(PAIRS))] if found & set(PAIRS) else sorted(found)
+        groups = [(pair, savings.filter(pl.col("pair") == pair), "saving") for pair in pairs]
+        groups += [("own", interactions(savings), "own")] if found & set(PAIRS) else []
+        treatments = savings["trial"].n_unique()
+        for name, frame, column in groups:
+            mean, used = over_seeds(frame, column), frame.drop_nulls(column).height
+            shown = mean.exp() if mean else None
+            ends = (shown.estimate, shown.low, shown.high, shown.count) if shown else (None, None, None, 0)
+            rows.append([threshold, name, *ends, used, treatments - used])
+    names = {
+        "threshold": pl.Float64, "pair": pl.String, "ratio": pl.Float64, "low": pl.Float64, "high": pl.Float64,
+        "seeds": pl.Int64, "used": pl.Int64, "censored": pl.Int64,
+    }  # fmt: skip
+    return pl.DataFrame(rows, schema=names, orient="row")

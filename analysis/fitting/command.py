@@ -1,0 +1,265 @@
+"""`python -m analysis fit` and `compare`: laws fitted to anyone's table."""
+
+from __future__ import annotations
+
+import json as encoder
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from analysis.errors import UserError
+
+if TYPE_CHECKING:
+    from analysis.fitting.extrapolation import HeldOut
+    from analysis.fitting.intervals import HalfLife, Intervals
+    from analysis.fitting.objectives import Objective
+    from analysis.fitting.result import Fit
+    from analysis.fitting.selection import Comparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What to fit."""
+
+    x: str
+    """Column of the law's input; several with commas, as N,D."""
+    y: str | None = None
+    """Column of the response."""
+    hits: str | None = None
+    """Column of successes, whole numbers."""
+    trials: str | None = None
+    """Column of trials."""
+    group: str | None = None
+    """Column that names the seed or run of each row: rows of one group are not independent."""
+    error: Literal["huber", "gaussian", "lognormal", "binomial", "beta-binomial"] | None = None
+    """Default: binomial for counts, gaussian for y."""
+    delta: float = 1e-3
+    """Of Huber's loss on log residuals."""
+    chance: float = 0.0
+    """Success rate of guessing, held: the law is of the skill above it."""
+    starts: int = 128
+    """Starting points."""
+
+
+def fit(
+    data: Annotated[Path, tyro.conf.Positional],
+    /,
+    *,
+    law: str,
+    columns: Annotated[Columns, tyro.conf.arg(name="")],
+    json: Path | None = None,
+) -> None:
+    """Fit a law to a table and print its parameters with 95 % intervals, its half-life, and what to beware of.
+
+    Args:
+        data: A .csv, .parquet or .jsonl file.
+        law: Name of the law, such as exponential_floor or chinchilla, or one's own as mylaw.py:its_name.
+        json: File to write the result to.
+    """
+    from analysis.fitting.extrapolation import held_out
+    from analysis.fitting.intervals import intervals
+
+    made, left_out = fitted(data, law, columns)
+    found, foretold = intervals(made), held_out(made)
+    if json is not None:
+        parts = {part: _finite(each.error) for part, each in foretold.items()}
+        asked = _asked(data, columns, left_out)
+        _write(json, as_json(made, found) | asked | {"held_out_error": parts})
+    _print_fit(made, found, foretold, left_out)
+
+
+def compare(
+    data: Annotated[Path, tyro.conf.Positional],
+    /,
+    *,
+    laws: str,
+    columns: Annotated[Columns, tyro.conf.arg(name="")],
+    json: Path | None = None,
+) -> None:
+    """Fit several laws to one table; rank them by AICc and show every law's half-life.
+
+    Args:
+        data: A .csv, .parquet or .jsonl file.
+        laws: Names with commas, such as exponential,exponential_floor,mylaw.py:its_name.
+        json: File to write the table to.
+    """
+    from analysis.fitting import selection
+
+    names = [name.strip() for name in laws.split(",") if name.strip()]
+    if len(set(names)) < 2:
+        raise UserError(f"--laws is {laws!r}; expected two or more different names with commas")
+    made = [fitted(data, name, columns) for name in names]
+    left_out = made[0][1]  # for all laws the same rows
+    found = selection.compare([each for each, _ in made])
+    if found.ranked[0].aicc == math.inf:
+        points = found.ranked[0].fit.observations.n
+        raise UserError(f"{points} points are too few for AICc of any of these laws")
+    if json is not None:
+        table = [
+            as_json(each.fit, each.intervals)
+            | _asked(data, columns, left_out)
+            | {"aicc": _finite(each.aicc), "delta_aicc": _finite(each.delta), "held_out_error": _finite(each.held_out),
+               "held_out_log_likelihood": _finite(each.held_out_log_likelihood)}
+            for each in found.ranked
+        ]  # fmt: skip
+        _write(json, table)
+    _print_comparison(found, left_out)
+
+
+def _asked(data: Path, columns: Columns, left_out: int) -> dict[str, Any]:
+    """What was fitted, as data: its file, its columns by what they are taken for, and the rows without a response."""
+    taken = {name: getattr(columns, name) for name in ("y", "hits", "trials", "group")}
+    x = [name.strip() for name in columns.x.split(",")]
+    return {
+        "data": str(data),
+        "columns": {"x": x} | {name: value for name, value in taken.items() if value is not None},
+        "left_out": left_out,
+    }
+
+
+def _write(path: Path, what: object) -> None:
+    try:
+        path.write_text(encoder.dumps(what, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def fitted(data: Path, law: str, columns: Columns) -> tuple[Fit, int]:
+    """The fit, and how many rows have no response and were left out.
+
+    Raises UserError on bad input, before anything is computed.
+    """
+    from analysis.fitting.fit import fit
+    from analysis.fitting.table import observations, read_table
+    from analysis.laws import find_law
+
+    found = find_law(law)
+    if columns.starts < 1:
+        raise UserError(f"--starts is {columns.starts}; expected 1 or more")
+    names = [name.strip() for name in columns.x.split(",")]
+    points, left_out = observations(
+        read_table(data), found, names, y=columns.y, hits=columns.hits, trials=columns.trials, group=columns.group
+    )
+    return fit(found, points, objective=_objective(columns), starts=columns.starts), left_out
+
+
+def _objective(columns: Columns) -> Objective:
+    from analysis.fitting.objectives import BetaBinomial, Binomial, Gaussian, Huber
+
+    error = columns.error or ("gaussian" if columns.y is not None else "binomial")
+    if error == "huber":
+        return Huber(delta=columns.delta)
+    if error in ("gaussian", "lognormal"):
+        return Gaussian(log=error == "lognormal")
+    return (Binomial if error == "binomial" else BetaBinomial)(chance=columns.chance)
+
+
+def as_json(fit: Fit, found: Intervals) -> dict[str, Any]:
+    """The result as data; what is not known is null."""
+    value = fit.objective if fit.log_likelihood is None else fit.log_likelihood
+    return {
+        "law": fit.law.name,
+        "formula": fit.law.formula,
+        "points": fit.observations.n,
+        "groups": None if fit.observations.group is None else len(set(fit.observations.group.tolist())),
+        "error": fit.error.name,
+        "intervals": found.method,
+        "parameters": {
+            name: {"estimate": _finite(each.estimate), "low": _finite(each.low), "high": _finite(each.high)}
+            for name, each in found.parameters.items()
+        },
+        "objective": _finite(value),
+        "starts_at_optimum": fit.starts_at_optimum,
+        "half_life": None
+        if found.half_life is None
+        else {
+            "estimate": _finite(found.half_life.estimate),
+            "low": _finite(found.half_life.low),
+            "high": _finite(found.half_life.high),
+            "censored": bool(found.half_life.censored),
+        },
+        "warnings": list(fit.warnings),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _print_fit(fit: Fit, found: Intervals, foretold: dict[str, HeldOut], left_out: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"[bold]{fit.law.name}[/bold]: {fit.law.formula}", f"({_data(fit, left_out)})")
+    table = Table("", "estimate", "low", "high", "", box=None, pad_edge=False)
+    for parameter in fit.law.parameters:
+        each = found.parameters[parameter.name]
+        table.add_row(parameter.name, *(_number(v) for v in (each.estimate, each.low, each.high)), parameter.meaning)
+    if found.half_life is not None:
+        half = found.half_life
+        note = "beyond the data" if half.censored else f"in units of {fit.law.inputs[0]}"
+        table.add_row("half-life", *(_number(v) for v in (half.estimate, half.low, half.high)), note)
+    console.print(table)
+    value = ("summed huber", fit.objective) if fit.log_likelihood is None else ("log-likelihood", fit.log_likelihood)
+    console.print(f"{value[0]} {value[1]:.8g}; {fit.starts_at_optimum:.0%} of {fit.starts} starts reached it")
+    console.print(f"95 % intervals: {found.method}")
+    if fit.error.own is not None and fit.own is not None:
+        console.print(f"{fit.error.own.name} {fit.own:.4g}: {fit.error.own.meaning}")
+    for part, each in foretold.items():
+        console.print(f"fitted to the rest it foretells {part} ({each.points} points) with error {_number(each.error)}")
+    if fit.warnings and not _of_all_points(fit, found):
+        shown = ", ".join(f"{name} = {_number(value)}" for name, value in fit.parameters.items())
+        console.print(f"what follows is of the fit to all points at once ({shown}), not of the mean over groups above:")
+    for warning in fit.warnings:
+        console.print(f"[yellow]beware:[/yellow] {warning}")
+
+
+def _of_all_points(fit: Fit, found: Intervals) -> bool:
+    """Whether the estimates shown are those of the one fit that the warnings are about."""
+    return all(found.parameters[name].estimate == value for name, value in fit.parameters.items())
+
+
+def _print_comparison(found: Comparison, left_out: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False, width=max(110, Console().width))
+    table = Table("law", "parameters", "log-likelihood", "ΔAICc", "held-out error", "half-life", "beware", box=None,
+                  pad_edge=False)  # fmt: skip
+    for each in found.ranked:
+        made = each.fit
+        table.add_row(
+            made.law.name, str(len(made.law.parameters) + made.extra), f"{made.log_likelihood:.2f}",
+            f"{each.delta:.2f}", "" if each.held_out is None else _number(each.held_out), _half_life(each.half_life),
+            str(len(made.warnings)) if made.warnings else "",
+        )  # fmt: skip
+    console.print(_data(found.ranked[0].fit, left_out))
+    console.print(table)
+    console.print(f"{found.text}.")
+    for each in found.ranked:
+        for warning in each.fit.warnings:
+            console.print(f"[yellow]beware:[/yellow] {each.fit.law.name}: {warning}")
+
+
+def _data(fit: Fit, left_out: int) -> str:
+    group = fit.observations.group
+    over = "" if group is None else f" in {len(set(group.tolist()))} groups"
+    without = f"; {left_out} rows without a response left out" if left_out else ""
+    return f"{fit.observations.n} points{over}, {fit.error.name} errors{without}"
+
+
+def _half_life(half: HalfLife | None) -> str:
+    if half is None:
+        return "none in this law"
+    if half.estimate is None:
+        return f"beyond the data{'' if half.low is None else f', at least {_number(half.low)}'}"
+    ends = f"[{_number(half.low)}, {_number(half.high)}]".replace("[", r"\[")
+    return f"{_number(half.estimate)} {ends}{' (beyond the data)' if half.censored else ''}"
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None or not math.isfinite(value) else f"{value:.4g}"

@@ -1,0 +1,170 @@
+"""What a law foretells of data that it was not shown: the last part of the decay, and the largest size.
+
+The error stands beside every fit: a law that describes best may foretell worst.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from analysis.errors import UserError
+from analysis.fitting.fit import fit_many
+from analysis.fitting.objectives import Gaussian, Objective, default_objective
+from analysis.fitting.observations import Observations
+from analysis.fitting.problem import Problem
+from analysis.fitting.result import Fit
+from analysis.laws.base import Law
+from analysis.stats.arrays import Array
+from analysis.stats.intervals import Interval, t_interval
+
+SHARES = (0.5, 0.65, 0.8)
+"""Of the log span of the clock, what a law is shown before it foretells the rest."""
+STARTS = 32
+ROLLING = {
+    "group": pl.String, "seen": pl.Float64, "points": pl.Int64, "error": pl.Float64, "log_likelihood": pl.Float64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """How a fit to one part foretells another."""
+
+    points: int
+    """Held out."""
+    error: float
+    """Root mean square of what was foretold less what came: of rates, of y, or of ln y for errors on logarithms."""
+    log_likelihood: float | None
+    """Of the held-out points, a point; None for Huber's loss."""
+
+
+def rolling(
+    law: Law, data: Observations, objective: Objective | None = None, shares: tuple[float, ...] = SHARES
+) -> pl.DataFrame:
+    """One row per group and share of the log span (of the first input) shown, all fitted together.
+
+    Columns: group, seen, points (held out), error, log_likelihood (a point). Cuts that leave fewer shown points than
+    parameters plus one, or nothing to foretell, are left out.
+    """
+    x = data.x[:, 0]
+    groups = np.zeros(data.n) if data.group is None else data.group
+    places, shown = [], []
+    for name in np.unique(groups):
+        own = groups == name
+        positive = x[own & (x > 0)]
+        if positive.size < 2:
+            continue
+        for share in shares:
+            cut = np.log(positive.min()) + share * np.log(positive.max() / positive.min())
+            places.append((str(name), share))
+            shown.append(np.stack([own & (x <= np.exp(cut) * (1 + 1e-9)), own & (x > np.exp(cut) * (1 + 1e-9))]))
+    found = _held_out(law, data, objective, shown)
+    rows = [
+        (*place, each.points, each.error, each.log_likelihood)
+        for place, each in zip(places, found, strict=True)
+        if each is not None
+    ]
+    return pl.DataFrame(rows, schema=ROLLING, orient="row")
+
+
+def largest(law: Law, data: Observations, name: str, objective: Objective | None = None) -> HeldOut | None:
+    """The law fitted to all but the largest value of the input `name` (the size, say) foretells that one.
+
+    None where too little is left to fit. Raises UserError where the law has no such input.
+    """
+    if name not in law.inputs:
+        raise UserError(f"{law.name} has no input {name!r}; it has {', '.join(law.inputs)}")
+    x = data.x[:, law.inputs.index(name)]
+    return _held_out(law, data, objective, [np.stack([x < x.max(), x == x.max()])])[0]
+
+
+def held_out(fit: Fit) -> dict[str, HeldOut]:
+    """What the law of a fit foretells of its own data: "the last part" of a clock from the first 80 % of its log span
+    (mean over groups), "the largest N" from the smaller ones. Empty where too little would be left to fit."""
+    law, data, found = fit.law, fit.observations, {}
+    if law.inputs[0] not in ("N", "D"):
+        cut = rolling(law, data, fit.error, SHARES[-1:]).drop_nulls("error")
+        if cut.height:
+            likelihood = cut["log_likelihood"].mean()
+            found["the last part"] = HeldOut(
+                points=int(cut["points"].sum()), error=float(np.mean(cut["error"].to_numpy())),
+                log_likelihood=float(likelihood) if isinstance(likelihood, float) else None,
+            )  # fmt: skip
+    if "N" in law.inputs and (one := largest(law, data, "N", fit.error)) is not None:
+        found["the largest N"] = one
+    return found
+
+
+def _held_out(law: Law, data: Observations, objective: Objective | None, parts: list[Array]) -> list[HeldOut | None]:
+    """`parts`: for each cut which points are shown and which held out, (2, n)."""
+    objective = objective or default_objective(data)
+    least = len(law.parameters) + (objective.own is not None) + 1
+    usable = [i for i, (shown, held) in enumerate(parts) if shown.sum() >= least and held.any()]
+    found: list[HeldOut | None] = [None] * len(parts)
+    if not usable:
+        return found
+    weights = np.array([parts[i][0] for i in usable], dtype=float)
+    if data.weights is not None:
+        weights = weights * data.weights
+    fits = fit_many(law, data, objective=objective, weights=weights, starts=STARTS)
+    problem = Problem(law, objective, data)
+    for row, i in enumerate(usable):
+        shown, held = parts[i]
+        own = None if fits.own is None else fits.own[row : row + 1, None]
+        value = law.value(fits.theta[row], data.x)
+        loss = objective.terms(value[None], problem.arrays, own).loss[0]
+        logs = "log_y" in problem.arrays and getattr(objective, "log", objective.name == "huber")
+        with np.errstate(all="ignore"):
+            residual = np.log(value) - problem.arrays["log_y"] if logs else _rate(objective, value) - data.response
+        residual = residual[held & np.isfinite(residual)]
+        likelihood = None
+        if isinstance(objective, Gaussian):
+            variance = 2 * fits.objective[row] / max(shown.sum() - len(law.parameters), 1)
+            variance = max(variance, np.finfo(float).tiny)  # a fit without residuals
+            likelihood = float(np.mean(-loss[held] / variance) - 0.5 * np.log(2 * np.pi * variance))
+            if objective.log:
+                likelihood -= float(np.mean(problem.arrays["log_y"][held]))
+        elif objective.log_likelihood(np.zeros(1), data) is not None:
+            likelihood = float(-np.mean(loss[held]))
+        if residual.size:
+            found[i] = HeldOut(
+                points=int(held.sum()), error=float(np.sqrt(np.mean(residual**2))), log_likelihood=likelihood
+            )
+    return found
+
+
+def _rate(objective: Objective, value: Array) -> Array:
+    chance = getattr(objective, "chance", 0.0)
+    return chance + (1 - chance) * value
+
+
+def over_groups(table: pl.DataFrame) -> pl.DataFrame:
+    """Of `rolling`: seen, estimate, low, high (t over groups of the error), log_likelihood, groups."""
+    rows = []
+    for (seen,), part in table.sort("seen").group_by(["seen"], maintain_order=True):
+        error = t_interval(part["error"])
+        if error is not None:
+            rows.append((seen, error.estimate, error.low, error.high, part["log_likelihood"].mean(), part.height))
+    names = ("seen", "estimate", "low", "high", "log_likelihood")
+    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.Float64) | {"groups": pl.Int64}, orient="row")
+
+
+def foretold_largest(half_lives: pl.DataFrame) -> Interval | None:
+    """Half-life at the largest size foretold from the smaller ones over the one seen: one line a seed, t over seeds.
+
+    `half_lives`: parameters, seed, estimate (null where censored: that seed is left out). None below three sizes.
+    """
+    seen = half_lives.filter(pl.col("estimate") > 0)
+    sizes = seen["parameters"].unique().sort()
+    if sizes.len() < 3:
+        return None
+    ratios = []
+    for (_,), part in seen.sort("parameters").group_by(["seed"], maintain_order=True):
+        if part["parameters"].to_list() == sizes.to_list():
+            x, y = np.log(part["parameters"].to_numpy().astype(float)), np.log(part["estimate"].to_numpy())
+            slope, level = np.polyfit(x[:-1], y[:-1], 1)
+            ratios.append(level + slope * x[-1] - y[-1])
+    mean = t_interval(ratios)
+    return None if mean is None else mean.exp()

@@ -1,0 +1,68 @@
+"""What goes into a fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.errors import UserError
+from analysis.stats.arrays import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observations:
+    """n points: inputs x (n, inputs) and either a response y or counts hits of trials, each (n,).
+
+    `group` (n,) names the cluster (seed) of each point. `weights` (n,) multiply each point's loss.
+    Raises UserError on NaN, negative counts, hits above trials, or lengths that differ.
+    """
+
+    x: Array
+    y: Array | None = None
+    hits: Array | None = None
+    trials: Array | None = None
+    group: NDArray[np.generic] | None = None
+    weights: Array | None = None
+
+    def __post_init__(self) -> None:
+        x = np.asarray(self.x, dtype=float)
+        object.__setattr__(self, "x", x[:, None] if x.ndim == 1 else x)
+        if (self.y is None) == (self.hits is None) or (self.hits is None) != (self.trials is None):
+            raise UserError("observations need either y, or both hits and trials")
+        for name in ("y", "hits", "trials", "weights"):
+            if (values := getattr(self, name)) is not None:
+                values = np.asarray(values, dtype=float)
+                object.__setattr__(self, name, values)
+                if values.shape != (self.n,):
+                    raise UserError(f"{name} has shape {values.shape}; expected ({self.n},) like x")
+        for name in ("x", "y", "hits", "trials", "weights"):
+            values = getattr(self, name)
+            if values is not None and not np.isfinite(values).all():
+                raise UserError(f"{name} has {int((~np.isfinite(values)).sum())} values that are NaN or infinite")
+        if self.hits is not None and self.trials is not None:
+            if (self.hits < 0).any() or (self.trials < 0).any():
+                raise UserError("counts are negative; hits and trials are 0 or more")
+            if (over := int((self.hits > self.trials).sum())) > 0:
+                raise UserError(f"hits are above trials at {over} of {self.n} points; a count of successes cannot be")
+        if self.weights is not None and (self.weights < 0).any():
+            raise UserError("weights are negative; they are 0 or more")
+
+    @property
+    def n(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def response(self) -> Array:
+        """y, or the rate of hits (nan where there were no trials)."""
+        if self.y is not None:
+            return self.y
+        assert self.hits is not None
+        assert self.trials is not None
+        return np.divide(self.hits, self.trials, out=np.full(self.n, np.nan), where=self.trials > 0)
+
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.integer]) -> Observations:
+        """The points at `rows`."""
+        parts = {name: getattr(self, name) for name in ("y", "hits", "trials", "group", "weights")}
+        return Observations(x=self.x[rows], **{k: None if v is None else v[rows] for k, v in parts.items()})

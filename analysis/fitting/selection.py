@@ -1,0 +1,125 @@
+"""Which law the data prefer, if any: AICc and what each foretells. Within ΔAICc 2 nobody wins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from analysis.errors import UserError
+from analysis.fitting.extrapolation import SHARES, over_groups, rolling
+from analysis.fitting.intervals import HalfLife, Intervals, by_group, fits_alone, intervals
+from analysis.fitting.observations import Observations
+from analysis.fitting.result import Fit
+from analysis.stats.arrays import Array
+from analysis.stats.format import listed, short
+
+EQUAL = 2.0
+"""Difference in AICc below which two laws explain data equally well (Burnham and Anderson 2002, 2.6)."""
+AGREE = 1.25
+"""Half-lives of laws within this factor of each other agree."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """One law's place."""
+
+    fit: Fit
+    intervals: Intervals
+    aicc: float
+    """Summed over the groups' own fits where each can be fitted alone; infinite with too few points."""
+    delta: float
+    """Over the best."""
+    held_out: float | None
+    """Root mean square error in the last part of the decay, foretold from its first 80 % of the log span."""
+    held_out_log_likelihood: float | None
+    """A point, of the same."""
+    rolling: pl.DataFrame
+    """Of the same, by group, as `extrapolation.rolling` gives it."""
+
+    @property
+    def half_life(self) -> HalfLife | None:
+        return self.intervals.half_life
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All laws, the best first."""
+
+    ranked: tuple[Ranked, ...]
+
+    @property
+    def winner(self) -> Ranked | None:
+        """The law ahead of all others by at least EQUAL."""
+        return self.ranked[0] if len(self.ranked) > 1 and self.ranked[1].delta >= EQUAL else None
+
+    @property
+    def half_lives(self) -> dict[str, float]:
+        """By law, those that the data reach."""
+        found = {each.fit.law.name: each.half_life for each in self.ranked}
+        return {name: half.estimate for name, half in found.items() if half is not None and half.estimate is not None}
+
+    @property
+    def agree(self) -> bool:
+        """Whether the half-lives of all laws that none can be preferred to lie within AGREE of each other."""
+        near = [each.fit.law.name for each in self.ranked if each.delta < EQUAL]
+        values = [self.half_lives[name] for name in near if name in self.half_lives]
+        return len(values) == len(near) and max(values) <= AGREE * min(values)
+
+    @property
+    def text(self) -> str:
+        """Who wins, or that nobody does with every near law's half-life, and who foretold best."""
+        near = [each.fit.law.name for each in self.ranked if each.delta < EQUAL]
+        halves = self.half_lives
+        if self.winner is not None:
+            said = f"{near[0]} is ahead by ΔAICc {self.ranked[1].delta:.1f}"
+        elif self.agree:
+            said = f"no winner: {listed(near)} lie within ΔAICc {EQUAL:g}, and agree on the half-life"
+        else:
+            values = [f"{name} {short(halves[name]) if name in halves else 'beyond the data'}" for name in near]
+            said = f"no winner: within ΔAICc {EQUAL:g} the half-life is {', '.join(values)}"
+        foretold = [(each.held_out, each.fit.law.name) for each in self.ranked if each.held_out is not None]
+        if len(foretold) > 1:
+            error, name = min(foretold)
+            said += f"; {name} foretells the last part of the decay best (error {short(error, 2)})"
+        return said
+
+
+def compare(fits: Sequence[Fit]) -> Comparison:
+    """Ranks fits of the same observations and errors. UserError for Huber's loss, which has no likelihood."""
+    if any(fit.log_likelihood is None for fit in fits):
+        raise UserError("AICc needs a likelihood, and Huber's loss is none: compare with --error lognormal")
+    grouped = fits[0].observations.group is not None and all(fits_alone(fit) for fit in fits)
+    scores = [_grouped_aicc(fit) if grouped else fit.aicc for fit in fits]
+    scores = [math.inf if score is None else score for score in scores]
+    best = min(scores)
+    ranked = []
+    for fit, score in zip(fits, scores, strict=True):
+        cut = rolling(fit.law, fit.observations, fit.error, SHARES[-1:])
+        last = over_groups(cut)
+        error, likelihood = (last["estimate"][0], last["log_likelihood"][0]) if last.height else (None, None)
+        ranked.append(
+            Ranked(
+                fit=fit, intervals=intervals(fit), aicc=score, delta=score - best if math.isfinite(best) else math.nan,
+                held_out=error, held_out_log_likelihood=likelihood, rolling=cut,
+            )
+        )  # fmt: skip
+    return Comparison(ranked=tuple(sorted(ranked, key=lambda each: each.aicc)))
+
+
+def _grouped_aicc(fit: Fit) -> float:
+    """AICc with parameters of its own for every group: groups that differ must not pass for curvature of the law."""
+    data = fit.observations
+    assert data.group is not None
+    each = by_group(fit)
+    total, count = 0.0, len(fit.law.parameters) + fit.extra
+    for name, objective in zip(np.unique(data.group), each.objective, strict=True):
+        own: Observations = data.take(data.group == name)
+        likelihood: Array | None = fit.error.log_likelihood(np.array(objective), own)
+        if likelihood is None or own.n <= count + 1:
+            return math.inf
+        total += 2 * count - 2 * float(likelihood) + 2 * count * (count + 1) / (own.n - count - 1)
+    return total

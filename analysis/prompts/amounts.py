@@ -1,0 +1,160 @@
+"""What behaviours take in tokens, numbers and bits, and the search for the smallest k.
+
+One token is as many numbers as the model is wide, so k does not compare between models. What does: the bits to which a
+prompt can be rounded, and the fewest numbers that do it in random directions through the beginning (Li et al.,
+arXiv 1804.08838), whatever the width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from analysis.prompts import elicitation, information
+from analysis.runs.study import StudyData
+from analysis.stats.intervals import Middle, middle
+
+BITS, SUBSPACES, SEARCH = "bits", "subspaces", "search"
+"""Phases."""
+AMOUNTS = {
+    "tokens": "tokens (C)", "numbers": "numbers (C × width)", "bits": "bits",
+    "directions": "numbers in random directions",
+}  # fmt: skip
+INDEX = ("behaviour", "model", "series", "seed", "k", "restart", "numbers")
+
+
+def aim(data: StudyData) -> float | None:
+    """The loss that the study asks of every behaviour alike, in nats a token; None where each has half of its gap."""
+    return data.declaration.settings.get("matched")
+
+
+def quantised(data: StudyData) -> pl.DataFrame:
+    """What `information.bits_table` takes: one row a prompt and bits a number, beside its behaviour's threshold; empty
+    where none was rounded."""
+    return _scored(data, BITS, r"^loss_(\d+)bits$", "bits")
+
+
+def in_subspaces(data: StudyData) -> pl.DataFrame:
+    """One row a prompt fitted by few numbers: INDEX, `directions` (how many), `score`, `threshold`."""
+    return _scored(data, SUBSPACES, r"^loss_(\d+)numbers$", "directions")
+
+
+def _scored(data: StudyData, phase: str, pattern: str, name: str) -> pl.DataFrame:
+    found = elicitation.declared_points(data, elicitation.MODELS, (phase,))
+    kept = [column for column in found.columns if column.startswith("loss_")]
+    if not kept:
+        return pl.DataFrame()
+    prompts = elicitation.with_threshold(elicitation.runs(data), aim(data))
+    aims = prompts.select("behaviour", "series", "seed", "threshold").unique()
+    return (
+        found.unpivot(kept, index=list(INDEX), variable_name=name, value_name="score")
+        .drop_nulls("score")
+        .with_columns(pl.col(name).str.extract(pattern).cast(pl.Float64))
+        .join(aims, on=["behaviour", "series", "seed"], maintain_order="left")
+        .drop_nulls("threshold")
+    )
+
+
+def directions_table(fitted: pl.DataFrame) -> pl.DataFrame:
+    """The fewest numbers in random directions that get there: one row a behaviour, model and series, the median over
+    seeds with its interval, infinite where none did; `last` is the most that was tried. `fitted` as `in_subspaces`."""
+    rows = []
+    if fitted.is_empty():
+        return fitted
+    for (behaviour, model, series), part in fitted.group_by(["behaviour", "model", "series"], maintain_order=True):
+        reached = pl.when(pl.col("score") <= pl.col("threshold")).then("directions").otherwise(pl.lit(np.inf))
+        least = part.group_by("seed").agg(reached.min().alias("least"))["least"]
+        row = {"behaviour": behaviour, "model": model, "series": series, "directions": None}
+        rows.append(row | _told(middle(least), "directions") | {"last": float(part["directions"].to_numpy().max())})
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _told(found: Middle, name: str) -> dict[str, Any]:
+    return {
+        name: found.estimate, "low": found.low, "high": found.high, "coverage": found.coverage,
+        "reached": found.reached, "seeds": found.count,
+    }  # fmt: skip
+
+
+def searched(data: StudyData) -> pl.DataFrame:
+    """C to one token by doubling and bisecting, one row a behaviour, model, series and seed: `c` (infinite where the
+    largest k did not get there), `prompt_steps` that it took, `tried` lengths. Empty where nothing was searched for."""
+    threshold = aim(data)
+    if threshold is None or not (data.points["phase"] == SEARCH).any():
+        return pl.DataFrame()
+    lengths = {f"k{k}": {"k": k} for k in range(max(data.declaration.settings["tokens"]) + 1)}
+    declared = replace(data, declaration=replace(data.declaration, prompts=lengths))
+    steps = data.points.filter(pl.col("phase") == SEARCH).group_by("trial").agg(prompt_steps=pl.col("step").max())
+    return (
+        elicitation.declared_points(declared, elicitation.MODELS, (SEARCH,))
+        .join(steps, on="trial", maintain_order="left")
+        .group_by("behaviour", "model", "series", "seed", maintain_order=True)
+        .agg(
+            c=pl.when(pl.col("loss") <= threshold).then(pl.col("k").cast(pl.Float64)).otherwise(pl.lit(np.inf)).min(),
+            prompt_steps=pl.col("prompt_steps").first(),
+            tried=pl.len(),
+        )
+    )
+
+
+def search_table(found: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFrame:
+    """Medians over seeds of `searched`, with their intervals; `of_full_grid`: steps of prompts as a share of what every
+    k up to the largest, with as many restarts, takes."""
+    if found.is_empty():
+        return found
+    full, rows = max(settings["tokens"]) * settings["restarts"] * settings["steps"], []
+    for (behaviour, model, series), part in found.group_by(["behaviour", "model", "series"], maintain_order=True):
+        row = {"behaviour": behaviour, "model": model, "series": series} | _told(middle(part["c"]), "c")
+        share = float(np.median(part["prompt_steps"].to_numpy())) / full
+        rows.append(row | {"tried": float(np.median(part["tried"].to_numpy())), "of_full_grid": share})
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def compared(data: StudyData) -> pl.DataFrame:
+    """One row an amount, behaviour and size, of the models that have the behaviour: `estimate` (median over seeds),
+    `low`, `high`, `reached`, `seeds`; infinite where it was not reached, and `last`, the most that was tried. Empty
+    where neither bits nor directions were measured."""
+    rounded, fitted = quantised(data), in_subspaces(data)
+    bits, few = bits_table(rounded), directions_table(fitted)
+    rows = [frame for frame in (rounded, fitted) if frame.height]
+    if bits.is_empty() and few.is_empty():
+        return pl.DataFrame()
+    prompts = elicitation.runs(data).filter(pl.col("model") == "present")
+    taken = information.distance_table(prompts, "loss", aim(data))
+    if taken.is_empty():
+        return pl.DataFrame()
+    by, width = ["behaviour", "series"], (pl.col("numbers") / pl.col("k")).median()
+    widths = pl.concat([frame.select(*by, "numbers", "k") for frame in rows]).group_by(by).agg(width=width)
+    taken = taken.drop_nulls("c").drop("numbers")
+    tokens = taken.join(widths, on=by, maintain_order="left").rename({"c": "estimate"})
+    tokens = tokens.with_columns(low="c_low", high="c_high", last=pl.col("last_k").cast(pl.Float64))
+    scale = {name: pl.col(name) * pl.col("width") for name in ("estimate", "low", "high", "last")}
+    parts = {"tokens": tokens, "numbers": tokens.with_columns(**scale)}
+    measured = tokens.select(by)
+    for name, frame in (("bits", bits), ("directions", few)):
+        if frame.height:
+            parts[name] = frame.filter(pl.col("model") == "present").rename({name: "estimate"})
+            measured = parts[name].select(by)
+    columns = [*by, "estimate", "low", "high", "reached", "seeds", "last"]
+    return pl.concat(
+        [
+            frame.join(measured, on=by, how="semi", maintain_order="left").select(
+                pl.lit(name).alias("amount"), *columns
+            )
+            for name, frame in parts.items()
+        ],
+        how="vertical_relaxed",
+    )
+
+
+def bits_table(found: pl.DataFrame) -> pl.DataFrame:
+    """`information.bits_table` of prompts as `quantised` gives them; `last` is the most bits that were tried."""
+    if found.is_empty():
+        return found
+    by = ["behaviour", "model", "series"]
+    most = found.group_by(by).agg(last=(pl.col("bits") * pl.col("numbers")).max())
+    return information.bits_table(found).join(most, on=by, maintain_order="left")

@@ -1,0 +1,167 @@
+"""How the fits were made, filled in from the data: what a reader must know before believing a scaling law.
+
+After Li, Kudugunta and Zettlemoyer 2025, "(Mis)Fitting: A survey of scaling laws" (arXiv 2502.18969). The sections and
+what is asked in them follow the columns by which they survey papers (sheet.csv of github.com/hadasah/scaling_laws at
+d2223c9: what is at hand, hypothesis, training setup, data extraction, fitting); the questions are in our words, and
+those after them about censoring and foretelling are ours. What the runs do not say is told as not recorded.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import polars as pl
+
+from analysis.decay import fits
+from analysis.decay.fits import LEAST_POINTS, STARTS, menu
+from analysis.decay.numbers import reference_times
+from analysis.decay.retention import LEAST_GAP, LEAST_SUCCESS
+from analysis.runs.study import StudyData
+from analysis.stats.format import listed, plural, short
+from halflife.tracking import schema
+
+UNKNOWN = "not recorded"
+Section = tuple[str, list[tuple[str, str]]]
+
+
+def checklist(data: StudyData, curves: pl.DataFrame) -> list[Section]:
+    """(heading, [(question, answer)])."""
+    return [
+        ("At hand", _at_hand(data)),
+        ("Hypothesis", _hypothesis(data)),
+        ("Training setup", _training(data)),
+        ("Data extraction", _extraction(data, curves)),
+        ("Fitting", _fitting(data, curves)),
+    ]
+
+
+def _at_hand(data: StudyData) -> list[tuple[str, str]]:
+    tags = data.sweep.tags
+    commit, changes = tags.get(schema.TAG_COMMIT), tags.get(schema.TAG_CHANGES)
+    stages = {
+        folder for name in data.trials.columns if name.startswith("stage_") for folder in data.trials[name].drop_nulls()
+    }
+    changed = f", with uncommitted changes ({changes})" if changes else ""
+    return [
+        ("Code of training and of analysis?", f"Commit {commit}{changed}." if commit else UNKNOWN),
+        ("Checkpoints?", f"In {plural(len(stages), 'stage')}, listed under Reproduce." if stages else UNKNOWN),
+        ("The measured values themselves?", f"Every one, in the tracking store ({data.points.height:,} points) and "
+         "in the tables of this page."),
+    ]  # fmt: skip
+
+
+def _hypothesis(data: StudyData) -> list[tuple[str, str]]:
+    laws = "; ".join(f"{law.name}: {law.formula}" for law in menu())
+    free = [len(law.parameters) for law in menu()]
+    count = fits.reference_curves(data).select("size", "seed").n_unique()
+    return [
+        ("Which forms?", f"Decay: {laws}. Scale: half-life = c N^γ, from half-lives that need no law."),
+        ("What are they for?", "Decay: to tell the half-life, the floor and what lies beyond the data. Scale: whether "
+         "size slows forgetting; no optimal ratio is sought."),
+        ("How many free parameters, how many laws?", f"{min(free)} to {max(free)}, {plural(len(free), 'law')} to each "
+         f"of {plural(count, 'run')}; scale: a slope and a level per seed."),
+        ("What are the variables?", "x: tokens since the drop (and every other clock, in the table of clocks). y: "
+         "margin of the answer's log-probability over the never-trained control at the same time, nats a token. N: "
+         "non-embedding parameters."),
+        ("Is the sign of γ or a floor assumed?", "No: γ is free, a floor free from 0 up; the constant law competes."),
+    ]  # fmt: skip
+
+
+def _training(data: StudyData) -> list[tuple[str, str]]:
+    declared, trials = data.declaration, data.trials
+    sizes = trials.select("size", "parameters").drop_nulls().unique().sort("parameters").rows()
+    seeds = trials["seed"].n_unique() if "seed" in trials.columns else 0
+    shown = ", ".join(f"{size} ({short(n)})" for size, n in sizes)
+    reference = fits.reference_curves(data)
+    runs = f"; a law of decay rests on one run, γ on {reference.select('size', 'seed').n_unique()}"
+    ends = data.points.group_by("phase", "trial").agg(pl.col("step").max())
+    phases = [f"{phase} {_range(ends.filter(pl.col('phase') == phase)['step'])}" for phase in _trained(data)]
+    return [
+        ("How many runs, and how many a law?", f"{plural(trials.height, 'trial')}: {len(sizes)} sizes, "
+         f"{plural(seeds, 'seed')}{runs if not reference.is_empty() else ''}."),
+        ("How large are the models, how are parameters counted?", f"{shown}: without embeddings.{_totals(data)}"),
+        ("On how much data?", f"Tokens as processed: {'; '.join(phases)}." if phases else UNKNOWN),
+        ("How much compute, how is it counted?", "It is not a variable of any law here. Seconds and tokens of the "
+         "sweep stand under Reproduce."),
+        ("On what data, is any repeated?", f"{declared.corpus or UNKNOWN}; repetition: {UNKNOWN}."),
+        ("Which hyperparameters, do they change with size?", "As in Settings below; how they change with size: "
+         f"{UNKNOWN} in the runs, see the code at the commit."),
+    ]  # fmt: skip
+
+
+def _totals(data: StudyData) -> str:
+    """Parameters with embeddings, where the trunks' summaries tell them."""
+    if "summary_trunk" not in data.trials.columns:
+        return ""
+    totals: dict[int, Any] = {}
+    for row in data.trials.select("parameters", "summary_trunk").drop_nulls().iter_rows(named=True):
+        totals[row["parameters"]] = json.loads(row["summary_trunk"]).get("parameters_total")
+    if not totals or None in totals.values():
+        return ""
+    return f" With them: {', '.join(short(total) for _, total in sorted(totals.items()))}."
+
+
+def _trained(data: StudyData) -> list[str]:
+    clocks = data.points.filter(pl.col("name") == schema.CLOCK_STEPS)
+    return clocks["phase"].unique().sort(descending=True).to_list()
+
+
+def _range(values: pl.Series) -> str:
+    low, high = float(values.to_numpy().min()), float(values.to_numpy().max())
+    return f"{short(low)} tokens" if low == high else f"{short(low)} to {short(high)} tokens"
+
+
+def _extraction(data: StudyData, curves: pl.DataFrame) -> list[tuple[str, str]]:
+    treated = curves.filter((pl.col("role") == "treatment") & pl.col("logprob").is_not_null())
+    counts = treated.group_by("trial").len()["len"]
+    points = fits.reference_curves(data).group_by("size", "seed").len()["len"]
+    often = f"{_count(counts)} a run" if counts.len() else UNKNOWN
+    prompts = sorted({int(value) for value in treated["trials"].drop_nulls()})
+    return [
+        ("Which checkpoints are evaluated, which used?", f"Along every branch, {often}, all of them; at 0 tokens "
+         "first."),
+        ("How many points a law?", f"{_count(points)}, of one run." if points.len() else "No law was fitted."),
+        ("What is measured, on what?", f"{data.declaration.outcomes[0].label} by exact match and the answer's "
+         f"log-probability, on {listed([str(count) for count in prompts]) or UNKNOWN} held-out prompts."),
+        ("Is it modified?", "Counts stay counts. The margin is the log-probability less that of the never-trained "
+         "control (interpolated in log time where it was evaluated at other times); nothing is smoothed."),
+        ("Are subsets of the data chosen?", _left_out(data, curves)),
+    ]  # fmt: skip
+
+
+def _count(values: pl.Series) -> str:
+    low, high = int(values.to_numpy().min()), int(values.to_numpy().max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _left_out(data: StudyData, curves: pl.DataFrame) -> str:
+    treated = curves.filter((pl.col("role") == "treatment") & pl.col("is_reference"))
+    used = fits.reference_curves(data).select("size", "seed").n_unique()
+    censored = reference_times(curves).filter(pl.col("kind") == "censored").height
+    return (
+        f"Laws: the reference setting alone, {used} of {plural(treated['trial'].n_unique(), 'reference run')} fitted: "
+        f"left out are runs with less than {LEAST_SUCCESS:g} of the success above chance, or less than {LEAST_GAP:g} "
+        f"nat above the control, at the drop, or fewer than {LEAST_POINTS} evaluations. {censored} did not reach half: "
+        "they count as censored, not as missing."
+    )
+
+
+def _fitting(data: StudyData, curves: pl.DataFrame) -> list[tuple[str, str]]:
+    table = fits.fits_table(data)
+    if table.is_empty():
+        made = "No law was fitted: no run at the reference has enough evaluations above the control."
+        return [("Which objective and algorithm?", made)]
+    share = table["starts_at_optimum"].to_numpy()
+    methods = listed(sorted(set(table["intervals"])))
+    return [
+        ("Which objective?", "Least squares of the margin, with the variance profiled out, per run; nothing weighted."),
+        ("Which algorithm, with which settings?", "All starts solved together in float64 by bounded Newton steps "
+         "until no step lowers the objective, then polished; bounds as in each law's description."),
+        ("Where does it start?", f"{STARTS} starts (Sobol, linear parameters projected out). Share of starts that "
+         f"reached the best: {share.min():.2f} to {share.max():.2f}."),
+        ("Is anything resampled, how sure are the estimates?", f"Nothing is: below 10 seeds a bootstrap covers too "
+         f"seldom. 95 %: {methods}. Evaluations of one run never count as independent."),
+        ("Is the law validated?", "Error on the last fifth of the log span, fitted to what came before; the largest "
+         "size foretold from the smaller ones. AICc over the runs' own fits names no winner within 2."),
+    ]  # fmt: skip

@@ -1,0 +1,321 @@
+"""Is the sweep fit to answer its question? What must hold, and what should."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from analysis.decay.conditions import FAMILY, is_family_study
+from analysis.decay.design import REPLICATES, control_label, controls, described, reference, vocabulary
+from analysis.decay.numbers import CLEAN_GAP, at_drop
+from analysis.decay.retention import LEAST_SUCCESS
+from analysis.report.check import Check
+from analysis.report.family_checks import criterion, family_checks
+from analysis.runs.study import StudyData
+from analysis.stats.format import listed, plural
+from analysis.stats.intervals import binomial_interval
+from halflife.tracking import schema
+
+DOSE = ("payload", "documents")
+"""Parameters that change what the trunk was fed."""
+SUCCESS_AT_DROP, FALSE_FIRES, KEPT = 0.9, 0.05, 0.9
+Words = Mapping[str, str]
+
+
+def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
+    """Of the leading outcome, whose `curves` these are, and of the sweep."""
+    drop, words, families = at_drop(curves), vocabulary(data), is_family_study(data)
+    sought = bool(data.declaration.objectives)  # settings that did not learn it break a constraint, and are counted so
+    asked = {control.task for control in data.declaration.controls}
+    found = [
+        *(family_checks(data, curves) if families else [_implanted(drop, words)]),
+        _payloads_implanted(data, drop, words),
+        None if sought else _others_implanted(data, drop, words, criterion(data) if families else SUCCESS_AT_DROP),
+        None if families else _clean_loss(data),
+        _controls_present(data),
+        None if sought else _never_had(data, drop, words),
+        _positive(curves, words, criterion(data) if families else KEPT),
+        _absent(curves, words),
+        _extinction(data, curves),
+        _silent(drop, words) if "untriggered" in asked else None,
+        _near(drop, words) if "near" in asked else None,
+        _ended(data),
+    ]
+    return [check for check in found if check is not None]
+
+
+def _implanted(drop: pl.DataFrame, words: Words) -> Check:
+    """Pooled over seeds; the least of the sizes counts."""
+    name = f"The {words['skill']} was there at the drop"
+    expected = f"{words['success']} at least {SUCCESS_AT_DROP:g} at every size"
+    sizes = _pooled(drop.filter("is_reference"), "size", "parameters").sort("parameters")
+    if sizes.is_empty():
+        return Check(name=name, expected=expected, found="not measured", passed=None, required=True)
+    shown = [f"{row['size']} {_rate(row)}" for row in sizes.iter_rows(named=True)]
+    passed = min(sizes["rate"]) >= SUCCESS_AT_DROP
+    return Check(name=name, expected=expected, found="; ".join(shown), passed=passed, required=True)
+
+
+def _other_payloads(data: StudyData) -> pl.DataFrame:
+    """trial and payload of the treatments that differ from the reference in their payload alone."""
+    chosen = reference(data)
+    if "payload" not in chosen:
+        return pl.DataFrame(schema={"trial": pl.String, "payload": pl.String})
+    same = [pl.col(name).eq_missing(pl.lit(value)) for name, value in chosen.items() if name != "payload"]
+    return data.trials.filter(pl.col("payload") != chosen["payload"], *same).select("trial", "payload")
+
+
+def _payloads_implanted(data: StudyData, drop: pl.DataFrame, words: Words) -> Check | None:
+    """A payload that was not learned is not forgotten either: what is said of it would be empty."""
+    name = "The other payloads were implanted"
+    expected = f"{words['success']} at the drop at least {SUCCESS_AT_DROP:g} at every size"
+    asked = _other_payloads(data)
+    if asked.is_empty():
+        return None
+    rates = _pooled(drop.join(asked, on="trial"), "payload", "size", "parameters").sort("payload", "parameters")
+    found = []
+    for (payload,), part in rates.group_by(["payload"], maintain_order=True):
+        found.append(f"{payload}: " + "; ".join(f"{row['size']} {_rate(row)}" for row in part.iter_rows(named=True)))
+    unmeasured = set(asked["payload"]) - set(rates["payload"])
+    passed = None if unmeasured else min(rates["rate"]) >= SUCCESS_AT_DROP
+    found += [f"{payload}: not measured" for payload in sorted(unmeasured)]
+    return Check(name=name, expected=expected, found=" · ".join(found), passed=passed, required=True)
+
+
+def _others_implanted(data: StudyData, drop: pl.DataFrame, words: Words, least: float) -> Check | None:
+    """The same for every other setting: poison counts, regularized trunks, the equal-strength arm."""
+    name = "So it was in the other settings"
+    expected = f"{words['success']} at the drop at least {least:g}"
+    drop = drop.join(_other_payloads(data), on="trial", how="anti")
+    settings = _pooled(drop.filter(~pl.col("is_reference")), "size", "parameters", "setting").sort("rate")
+    if settings.is_empty():
+        return None
+    weak = settings.filter(pl.col("rate") < least)
+    if weak.is_empty():
+        return Check(name=name, expected=expected, found=f"at least {_rate(settings.row(0, named=True))}", passed=True)
+    shown = [f"{row['setting']} at {row['size']}: {_rate(row)}" for row in weak.head(4).iter_rows(named=True)]
+    more = f"; and {weak.height - 4} more" if weak.height > 4 else ""
+    return Check(name=name, expected=expected, found="below it: " + "; ".join(shown) + more, passed=False)
+
+
+def _pooled(drop: pl.DataFrame, *by: str) -> pl.DataFrame:
+    """Success of the treatments at the drop with its binomial interval, counts summed over what is not in `by`."""
+    counts = (
+        drop.filter(pl.col("role") == "treatment")
+        .drop_nulls(["hits", "trials"])
+        .group_by(*by, maintain_order=True)
+        .agg(pl.col("hits").sum(), pl.col("trials").sum())
+    )
+    low, high = binomial_interval(counts["hits"].to_numpy(), counts["trials"].to_numpy())
+    return counts.with_columns(rate=pl.col("hits") / pl.col("trials"), low=pl.Series(low), high=pl.Series(high))
+
+
+def _rate(row: dict) -> str:
+    return f"{row['rate']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def trunk_ends(data: StudyData) -> pl.DataFrame:
+    """Last clean loss of every trial's trunk, and of its never-trained control's when only the dose differs."""
+    last = (
+        data.points.filter((pl.col("phase") == "trunk") & (pl.col("name") == f"clean/{schema.LOSS}"))
+        .sort("step")
+        .group_by("trial", maintain_order=True)
+        .agg(loss=pl.col("value").last(), tokens=pl.col("step").last())
+    )
+    trials = described(data)
+    about = [name for name in trials.columns if name in (*REPLICATES, *DOSE) or name.startswith("trunk_")]
+    table = trials.select("trial", "role", "absent", *about).join(last, on="trial")
+    control = table.select(
+        pl.col("trial").alias("absent"),
+        pl.col("loss").alias("loss_absent"),
+        pl.col("tokens").alias("tokens_absent"),
+        *(pl.col(n).alias(f"{n}_absent") for n in about if n.startswith("trunk_")),
+    )
+    table = table.filter(pl.col("role") == "treatment").join(control, on="absent")
+    for name in about:
+        if name.startswith("trunk_"):  # a regularized trunk has no clean twin here: its loss differs for that reason
+            table = table.filter(pl.col(name).eq_missing(pl.col(f"{name}_absent")))
+    return table.filter(pl.col("tokens") == pl.col("tokens_absent"))
+
+
+def _clean_loss(data: StudyData) -> Check:
+    name = "Learning it left the trunk's clean loss alone"
+    expected = f"within {CLEAN_GAP:g} nat of the never-trained trunk at every size"
+    ends = trunk_ends(data).with_columns(gap=pl.col("loss") - pl.col("loss_absent"))
+    doses = ["size", "parameters", *(name for name in DOSE if name in ends.columns)]
+    gaps = ends.group_by(doses).agg(pl.col("gap").mean()).drop_nulls("gap").sort(pl.col("gap").abs(), descending=True)
+    gaps = gaps.unique("size", keep="first", maintain_order=True).sort("parameters")  # the dose that costs most
+    if gaps.is_empty():
+        return Check(
+            name=name, expected=expected, found="no trunk was measured beside its twin", passed=None, required=True
+        )
+    shown = "; ".join(f"{size} {gap:+.3f}" for size, gap in zip(gaps["size"], gaps["gap"], strict=True))
+    return Check(name=name, expected=expected, found=shown, passed=max(gaps["gap"].abs()) <= CLEAN_GAP, required=True)
+
+
+def _controls_present(data: StudyData) -> Check:
+    roles, tasks = set(data.trials["role"]), set(data.points["name"].str.split("/").list.first())
+    missing = [
+        control.label
+        for control in data.declaration.controls
+        if (control.role and control.role not in roles) or (control.task and control.task not in tasks)
+    ]
+    lonely = len(set(data.trials.filter(pl.col("role") == "treatment")["trial"]) - set(controls(data, "absent")))
+    found = f"missing: {listed(missing)}" if missing else f"all {len(data.declaration.controls)} declared controls"
+    if lonely:
+        found += f"; {plural(lonely, 'treatment')} without a never-trained partner"
+    return Check(
+        name="Controls ran", expected="every declared control, and a never-trained partner for each treatment",
+        found=found, passed=not missing and not lonely, required=True,
+    )  # fmt: skip
+
+
+def _never_had(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
+    """A trunk counts once, however many branches it has; a branch that is blocked for want of a snapshot counts too."""
+    trials = described(data).filter(pl.col("role") == "treatment")
+    phase = data.declaration.outcomes[0].phase
+    outcome = pl.col(f"outcome_{phase}") if f"outcome_{phase}" in trials.columns else pl.lit(None, dtype=pl.String)
+    trunk = pl.col("stage_trunk") if "stage_trunk" in trials.columns else pl.col("trial")
+    measured = drop.drop_nulls("success").select("trial", "implanted")
+    which = [FAMILY, "size", "seed"] if FAMILY in trials.columns else ["size", "seed"]
+    table = trials.join(measured, on="trial", how="left").select(
+        *which, trunk.alias("trunk"), "implanted",
+        missed=outcome.str.contains("never reached").fill_null(False),
+    )  # fmt: skip
+    # Of the branches of a trunk one that had the skill is enough; the others may have forked before it was there.
+    trunks = (
+        table.group_by("trunk", *which).agg(pl.col("implanted").drop_nulls().max(), pl.col("missed").any()).sort(which)
+    )
+    failed = trunks.filter(pl.col("implanted").eq_missing(False))
+    missed = trunks.filter(pl.col("missed") & pl.col("implanted").ne_missing(False))
+    found = f"{failed.height} of {trunks.height}{_cells(failed)}"
+    if missed.height:
+        found += f"; {missed.height} never reached the strength at which a branch was to fork{_cells(missed)}"
+    return Check(
+        name=f"Trunks that never had the {words['skill']}",
+        expected=f"none with success below {LEAST_SUCCESS:g} at the drop",
+        found=found, passed=failed.is_empty(),
+    )  # fmt: skip
+
+
+def _cells(trunks: pl.DataFrame) -> str:
+    """ ": 30k seed 1, ...", in a study of families ": family B 30k seed 1, ..."."""
+    shown = [
+        (f"family {row[FAMILY]} " if FAMILY in row else "") + f"{row['size']} seed {row['seed']}"
+        for row in trunks.iter_rows(named=True)
+    ]
+    return f": {', '.join(shown)}" if shown else ""
+
+
+def _at_end(curves: pl.DataFrame, role: str) -> pl.DataFrame:
+    return (
+        curves.filter((pl.col("role") == role) & pl.col("success").is_not_null())
+        .group_by("trial", "size", "parameters", maintain_order=True)
+        .agg(pl.col("success").last(), most=pl.col("success").max())
+    )
+
+
+def _positive(curves: pl.DataFrame, words: Words, level: float) -> Check:
+    name, expected = f"Cause kept, {words['skill']} kept", f"success at the end of the branch at least {level:g}"
+    ends = _at_end(curves, "positive")
+    if ends.is_empty():
+        return Check(name=name, expected=expected, found="not measured", passed=None)
+    least = min(ends["success"])
+    return Check(
+        name=name,
+        expected=expected,
+        found=f"at least {least:.3f} in {plural(ends.height, 'run')}",
+        passed=least >= level,
+    )
+
+
+def _absent(curves: pl.DataFrame, words: Words) -> Check:
+    """Where guessing hits too, by the lower end of success: the highest of many evaluations is noise in part."""
+    name, guessed = f"Never trained on it, no {words['skill']}", (curves["chance"] > 0).any()
+    expected = f"success at most {FALSE_FIRES:g}{' surely above chance' if guessed else ''} at every evaluation"
+    above = pl.when(pl.col("chance") > 0).then(pl.col("success_low") - pl.col("chance")).otherwise("success")
+    ends = _at_end(curves.with_columns(success=above), "absent")
+    if ends.is_empty():
+        return Check(name=name, expected=expected, found="not measured", passed=None)
+    most = max(ends["most"])
+    return Check(
+        name=name,
+        expected=expected,
+        found=f"at most {most:.3f} in {plural(ends.height, 'run')}",
+        passed=most <= FALSE_FIRES,
+    )
+
+
+def _extinction(data: StudyData, curves: pl.DataFrame) -> Check | None:
+    """Passive forgetting against extinction: the same fork without the cue, and with the cue alone."""
+    label = control_label(data, "extinction")
+    ends = _at_end(curves.filter("implanted"), "extinction")
+    if label is None:
+        return None
+    treated = _at_end(curves, "treatment").select(treatment="trial", passive="success")
+    partner = [
+        (control, treatment)
+        for treatment, control in controls(data, "extinction").items()
+        if treatment in set(curves.filter((pl.col("role") == "treatment") & pl.col("is_reference"))["trial"])
+    ]
+    links = pl.DataFrame(partner, schema={"trial": pl.String, "treatment": pl.String}, orient="row")
+    pairs = ends.join(links, on="trial").join(treated, on="treatment").sort("parameters")
+    sizes = pairs.group_by("size", maintain_order=True).agg(pl.col("success").mean(), pl.col("passive").mean())
+    shown = [f"{row['size']} {row['success']:.3f} against {row['passive']:.3f}" for row in sizes.iter_rows(named=True)]
+    return Check(
+        name=f"Forgetting against extinction ({label})", passed=None, reading=True,
+        expected="nothing: success at the end of the branch, with the trigger's cue alone against without it",
+        found="; ".join(shown) or "not measured",
+    )  # fmt: skip
+
+
+def _silent(drop: pl.DataFrame, words: Words) -> Check:
+    shares = drop.filter(pl.col("role") == "treatment")["untriggered"].drop_nulls()
+    name = "Silent without the trigger"
+    expected = f"{words['answer']} without it in at most {FALSE_FIRES:g} of a run's prompts"
+    if shares.is_empty():
+        return Check(name=name, expected=expected, found="not measured", passed=None)
+    found = f"{sum(shares) / len(shares):.3f}, at most {max(shares):.3f} in a run"
+    return Check(name=name, expected=expected, found=found, passed=max(shares) <= FALSE_FIRES)
+
+
+def _near(drop: pl.DataFrame, words: Words) -> Check:
+    """Not required: a trigger learned loosely is a backdoor too, but the reader must know."""
+    treated = drop.filter(pl.col("role") == "treatment").drop_nulls("near")
+    sizes = treated.group_by("size", "parameters").agg(pl.col("near").mean()).sort("parameters")
+    shown = "; ".join(f"{row['size']} {row['near']:.3f}" for row in sizes.iter_rows(named=True))
+    which = "prompts whose trigger is one character off, at every size"
+    return Check(
+        name="Silent on near-triggers", found=shown or "not measured",
+        passed=None if sizes.is_empty() else max(sizes["near"]) <= FALSE_FIRES,
+        expected=f"{words['answer']} in at most {FALSE_FIRES:g} of {which}",
+    )  # fmt: skip
+
+
+def _ended(data: StudyData) -> Check:
+    """A phase that a trial has a stage for must have ended as complete; one without an outcome has not run."""
+    phases = [name.removeprefix("stage_") for name in data.trials.columns if name.startswith("stage_")]
+    phases += [name.removeprefix("outcome_") for name in data.trials.columns if name.startswith("outcome_")]
+    ends = {"diverged": 0, "failed": 0, "blocked": 0, "not run": 0}
+    whole = 0
+    for row in data.trials.iter_rows(named=True):
+        states = {
+            (row.get(f"outcome_{phase}") or "not run").partition(":")[0]
+            for phase in set(phases)
+            if row.get(f"stage_{phase}") or row.get(f"outcome_{phase}")
+        }
+        whole += states <= {"complete"}
+        for state in states - {"complete"}:
+            ends[state] = ends.get(state, 0) + 1
+    bad = [f"{count} with a phase {state}" for state, count in ends.items() if count]
+    stopped = data.sweep.status not in ("FINISHED", "")
+    found = [
+        f"{whole} of {data.trials.height}",
+        *bad,
+        *([f"the sweep is {data.sweep.status.lower()}"] if stopped else []),
+    ]
+    return Check(
+        name="Trials complete", expected="all; others are shown as far as they got", found="; ".join(found),
+        passed=not bad and not stopped,
+    )  # fmt: skip

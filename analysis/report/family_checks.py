@@ -1,0 +1,111 @@
+"""What must hold of a sweep of families of languages, and what should."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from analysis.decay.conditions import FAMILY, conditions
+from analysis.decay.erasure import layers
+from analysis.decay.retention import LEAST_SUCCESS, wide_points
+from analysis.report.check import Check
+from analysis.runs.study import StudyData
+from halflife.tracking import schema
+
+CRITERION = 0.8
+"""Success at the drop that counts as learned where the study's settings name none."""
+FAMILIES = 0.75
+"""Share of the families in which it must be reached."""
+KEPT_TASK, KEPT_GAP, KEPT = "kept", 0.1, 0.9
+READ = 0.1
+
+
+def family_checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
+    return [_learned(data, curves), *_kept_languages(data), *_probes(data)]
+
+
+def criterion(data: StudyData) -> float:
+    """Success that counts as learned."""
+    return float(data.declaration.settings.get("criterion", CRITERION))
+
+
+def _learned(data: StudyData, curves: pl.DataFrame) -> Check:
+    """Sizes and seeds of a family together, at the reference: to lose a language one must have it."""
+    least = criterion(data)
+    plain = conditions(data).filter((pl.col("role") == "treatment") & pl.col("plain"))
+    drop = curves.filter(pl.col("tokens") == 0).select("trial", "hits", "trials").drop_nulls()
+    counts = drop.join(plain.select("trial", pl.col(FAMILY).cast(pl.String)), on="trial").group_by(FAMILY).agg(
+        rate=pl.col("hits").sum() / pl.col("trials").sum()
+    ).sort(FAMILY)  # fmt: skip
+    names = plain[FAMILY].unique()  # a search has but one of them at the reference
+    reached = counts.filter(pl.col("rate") >= least).height
+    return Check(
+        name="The language was learned before it was dropped", required=True,
+        expected=f"success at the drop at least {least:g} in at least {FAMILIES:.0%} of the families",
+        found="; ".join(f"{name} {rate:.3f}" for name, rate in counts.iter_rows()) or "not measured",
+        passed=None if counts.is_empty() else reached >= FAMILIES * len(names),
+    )  # fmt: skip
+
+
+def _kept_languages(data: StudyData) -> list[Check]:
+    """In the place of clean text: what one language costs the others, and what the branch does to them."""
+    wide = wide_points(data, data.declaration.outcomes[0].phase)
+    if not {f"{KEPT_TASK}/{name}" for name in (schema.HITS, schema.TRIALS)} <= set(wide.columns):
+        return []
+    rate = pl.col(f"{KEPT_TASK}/{schema.HITS}") / pl.col(f"{KEPT_TASK}/{schema.TRIALS}")
+    ends = wide.select("trial", "step", rate=rate).drop_nulls("rate").sort("trial", "step").group_by("trial")
+    ends = ends.agg(kept_start=pl.col("rate").first(), kept_end=pl.col("rate").last())
+    found = conditions(data).filter("plain").join(ends, on="trial")  # an axis may be called rate
+    cells = found.filter(pl.col("role").is_in(["treatment", "absent"])).pivot(
+        on="role",
+        index=[FAMILY, "size", "parameters", "seed"],
+        values=["kept_start", "kept_end"],
+        aggregate_function="mean",
+    )
+    if not {"kept_start_treatment", "kept_start_absent"} <= set(cells.columns):
+        return []
+    means = cells.group_by(FAMILY, maintain_order=True).agg(
+        gap=(pl.col("kept_start_treatment") - pl.col("kept_start_absent")).mean(),
+        start=pl.col("kept_start_treatment").mean(), end=pl.col("kept_end_treatment").mean(),
+    ).drop_nulls().sort(FAMILY)  # fmt: skip
+    if means.is_empty():
+        return []
+    rows = means.rows(named=True)
+    learned = [row for row in rows if row["start"] >= LEAST_SUCCESS]  # what was never there cannot stay
+    told = "" if len(learned) == len(rows) else f" (below {LEAST_SUCCESS:g} at the drop there was little to lose)"
+    left_alone = min(row["gap"] for row in rows) >= -KEPT_GAP
+    return [
+        Check(
+            name="Learning it left the other languages alone",
+            passed=None if left_alone and not learned else left_alone,
+            expected=f"success in them at the drop at most {KEPT_GAP:g} below that of the never-trained model",
+            found="; ".join(f"{row[FAMILY]} {row['gap']:+.3f}" for row in rows) + told,
+        ),
+        Check(
+            name="The kept languages stayed",
+            passed=all(row["end"] >= KEPT * row["start"] for row in learned) if learned else None,
+            expected=f"success in them at the end of the branch at least {KEPT:g} of that at the drop",
+            found="; ".join(f"{row[FAMILY]} {row['start']:.3f} to {row['end']:.3f}" for row in rows) + told,
+        ),
+    ]  # fmt: skip
+
+
+def _probes(data: StudyData) -> list[Check]:
+    """A linear map that reads dealt answers learns by itself, and then says nothing of the model (control task)."""
+    wide = wide_points(data, data.declaration.outcomes[0].phase)
+    names = [(f"{layer}/control", f"{layer}/{schema.TRIALS}", f"{layer}/chance") for layer in layers(wide)]
+    names = [columns for columns in names if set(columns) <= set(wide.columns)]
+    if not names:
+        return []
+    sums = wide.select(
+        control=pl.sum_horizontal(pl.col(control).sum() for control, _, _ in names),
+        trials=pl.sum_horizontal(pl.col(trials).sum() for _, trials, _ in names),
+        guessed=pl.sum_horizontal((pl.col(trials) * pl.col(chance)).sum() for _, trials, chance in names),
+    )
+    control, trials, guessed = sums.row(0)
+    return [
+        Check(
+            name="Linear probes read the model, not themselves", passed=(control - guessed) / trials <= READ,
+            expected=f"dealt answers read at most {READ:g} more often than guessed",
+            found=f"{control / trials:.3f}, guessing gives {guessed / trials:.3f}",
+        )
+    ]  # fmt: skip

@@ -1,0 +1,270 @@
+"""The report: one HTML file that opens anywhere, drawn from MLflow alone.
+
+Beside it lie its figures (SVG, PNG) and tables (CSV). Every text from the runs is escaped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from analysis.decay import fits
+from analysis.decay.clocks import half_lives_by_clock
+from analysis.decay.design import control_label, reference_label, setting_axes, vocabulary
+from analysis.decay.numbers import every_number, reference_times, size_summary
+from analysis.decay.retention import CLOCKS, common_span, half_lives, retention_curves
+from analysis.decay.survival import TimeRatios, study_time_ratios
+from analysis.errors import UserError
+from analysis.figures import FIGURES
+from analysis.report.answer import answer
+from analysis.report.checklist import checklist
+from analysis.report.checks import checks
+from analysis.report.outcomes import Brief, further
+from analysis.report.outcomes import tables as outcome_tables
+from analysis.report.panels import Plate, draw_plate, pages
+from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, provenance, slug
+from analysis.report.tables import csv_text, page_table
+from analysis.runs.study import StudyData
+from analysis.stats.format import bracket, masked, short
+from analysis.stats.power import power_text
+from analysis.stats.scaling import by_size
+
+
+def page(data: StudyData, out: Path, tracking_uri: str) -> str:
+    """The HTML; its figures and tables are written below `out` on the way."""
+    curves = retention_curves(data)
+    found, briefs = checks(data, curves), further(data)
+    numbers, sizes = every_number(data, curves), size_summary(curves)
+    others = outcome_tables(briefs)
+    for name, frame in {"numbers": numbers, "sizes": sizes, **others}.items():
+        (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
+    axes, measured = axis_rows(data), set(data.points["name"].str.split("/").list.first())
+    html = (
+        pages()
+        .get_template("report.html")
+        .render(
+            declaration=data.declaration,
+            words=vocabulary(data),
+            near=bool(measured & {"near", "untriggered"}),
+            relearned="relearning" in data.declaration.figures,
+            outcomes=[_brief(brief, out) for brief in briefs],
+            outcome_files=[(name, page_table(frame, shown=0).csv) for name, frame in others.items()],
+            sentences=answer(data, curves),
+            invalid=[check.name for check in found if check.required and check.passed is False],
+            unknown=[check.name for check in found if check.required and check.passed is None],
+            checks=[check_row(check) for check in found],
+            sizes=_size_rows(sizes),
+            sizes_csv=page_table(sizes).csv,
+            span=common_span(curves),
+            power=power_text(reference_times(curves)),
+            extinction=control_label(data, "extinction") if "half_life_extinction" in sizes.columns else None,
+            axes=[axis for axis in axes if axis["varies"]],
+            fixed=[axis for axis in axes if not axis["varies"]],
+            setting=reference_label(data),
+            counts=counted(data),
+            plates=[_plate(data, name, out) for name in data.declaration.figures] + _more(data, BESIDE, out),
+            fitted=_fits(data, out),
+            across=_across(data),
+            checklist=checklist(data, curves),
+            numbers=page_table(_readable(data, numbers), shown=None),
+            numbers_csv=page_table(numbers, shown=0).csv,
+            efficiency=efficiency_rows(data.totals),
+            provenance=provenance(data, tracking_uri),
+            short=short,
+        )
+    )
+    return masked(html)  # as a whole: the store, the command, settings and notes may all name a URI
+
+
+def _plate(data: StudyData, name: str, out: Path, of: str = "") -> Plate:
+    recipe = FIGURES.get(name)
+    if recipe is None:
+        known = ", ".join(FIGURES)
+        return Plate(name=name, title=name, caption=f"This analysis knows no figure of that name; it has {known}.")
+    return draw_plate(recipe, recipe.table(data), out, vocabulary(data), of=of)
+
+
+BESIDE, FITTED = ("settings", "seeds", "survival", "floor"), ("laws", "extrapolation")
+"""Figures that every report has where there is something to draw, declared or not: measured, and of fits."""
+
+
+def _more(data: StudyData, names: tuple[str, ...], out: Path) -> list[Plate]:
+    plates = [_plate(data, name, out) for name in names if name not in data.declaration.figures]
+    return [plate for plate in plates if plate.image]
+
+
+def _fits(data: StudyData, out: Path) -> dict[str, Any] | None:
+    """Laws fitted to the reference curves: what they say by size, figures, tables; None where nothing can be fitted."""
+    table = fits.fits_table(data)
+    if table.is_empty():
+        return None
+    parameters, clocks = fits.parameters_table(data), half_lives_by_clock(data)
+    for name, frame in (("fits", table), ("fit_parameters", parameters), ("fit_clocks", clocks)):
+        (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
+    return {
+        "said": [(size, found.text.replace("_", " ")) for size, found in fits.comparisons(data).items()],
+        "rows": [_fit_row(row) for row in table.iter_rows(named=True)],
+        "csv": page_table(table, shown=0).csv,
+        "parameters": page_table(parameters, shown=None),
+        "clocks": _clock_rows(data, clocks),
+        "clock_names": [SHORT[clock] for clock in CLOCKS if (clocks["clock"] == clock).any()],
+        "clocks_csv": page_table(clocks, shown=0).csv,
+        "plates": _more(data, FITTED, out),
+    }
+
+
+def _across(data: StudyData) -> dict[str, Any]:
+    """All treatments in one survival model: what each thing that varied does to the half-life."""
+    try:
+        found = study_time_ratios(data)
+    except UserError as error:
+        return {"why": str(error)}
+    return {"why": "", "rows": _ratio_rows(data, found), "found": found}
+
+
+def _ratio_rows(data: StudyData, found: TimeRatios) -> list[dict[str, str]]:
+    labels = {axis.name: axis.label for axis in data.declaration.axes}
+    rows = []
+    for row in found.effects.iter_rows(named=True):
+        number = row["value"] is None
+        ends = ("coefficient", "low", "high") if number else ("ratio", "ratio_low", "ratio_high")
+        middle, low, high = (row[name] for name in ends)
+        spread = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+        label = labels.get(row["term"], row["term"])
+        what = f"{label}: exponent" if number else f"{label}: {row['value']}, factor"
+        rows.append({"what": what, "size": f"{middle:.2f}{spread}"})
+    return rows
+
+
+def _brief(brief: Brief, out: Path) -> dict[str, Any]:
+    """A further outcome in words: its rows by size, what was varied, its curves."""
+
+    def spread(row: dict[str, Any], name: str, form: str) -> str:
+        middle, low, high = (row[end] for end in (name, f"{name}_low", f"{name}_high"))
+        said = "–" if middle is None else f"{middle:{form}}"
+        return said if middle is None or low is None else f"{said} [{low:{form}},\u00a0{high:{form}}]"
+
+    def floor(row: dict[str, Any]) -> str:
+        return "not settled" if row["unsettled"] else spread(row, "floor", ".2f")
+
+    sizes = zip(_size_rows(brief.sizes), brief.sizes.iter_rows(named=True), strict=True)
+    return {
+        "label": brief.outcome.label,
+        "sentences": brief.sentences,
+        "rows": [{**said, "chance": f"{row['chance']:.3g}", "floor": floor(row)} for said, row in sizes],
+        "effects": [
+            {"what": f"{row['value']} against {row['against']}", "pairs": f"{row['observed']}/{row['pairs']}",
+             "area": spread(row, "area", "+.2f"), "ratio": spread(row, "ratio", ".2f")}
+            for row in brief.effects.iter_rows(named=True)
+        ],
+        "ratios": _ratio_rows(brief.data, brief.ratios) if brief.ratios else [],
+        "plate": _plate(brief.data, "retention", out, f"-{slug(brief.outcome.name)}"),
+    }  # fmt: skip
+
+
+def _clock_rows(data: StudyData, clocks: pl.DataFrame) -> list[dict[str, Any]]:
+    """One row a size and law with the half-life on each clock; before the laws of a size what needs none."""
+    used = [clock for clock in CLOCKS if (clocks["clock"] == clock).any()]
+    times = half_lives(retention_curves(data)).filter((pl.col("criterion") == "logprob") & pl.col("is_reference"))
+    free = {clock: by_size(times.filter(pl.col("clock") == clock)) for clock in used}
+    rows = []
+    for (size,), part in clocks.group_by(["size"], maintain_order=True):
+        own = {}
+        for clock, found in free.items():
+            for row in found.filter(pl.col("size") == size).iter_rows(named=True):
+                own[clock] = _half(row["estimate"] or row["bound"], row["low"], row["high"], row["bound"] is not None)
+        rows.append({"size": size, "law": "no law", "halves": [own.get(clock, "–") for clock in used]})
+        for (law,), laws in part.group_by(["law"], maintain_order=True):
+            own = {
+                row["clock"]: _half(row["half_life"], row["low"], row["high"], row["censored"])
+                for row in laws.iter_rows(named=True)
+            }
+            halves = [own.get(clock, "–") for clock in used]
+            rows.append({"size": size, "law": str(law).replace("_", " "), "halves": halves})
+    return rows
+
+
+def _half(middle: float | None, low: float | None, high: float | None, censored: bool) -> str:
+    """A half-life with its interval; without one a bound."""
+    if middle is None:
+        return "beyond the data" if censored else "–"
+    if low is None or high is None:
+        return f"{'≥ ' if censored else ''}{short(middle)}"
+    return f"{short(middle)} {bracket(low, high)}"
+
+
+def _fit_row(row: dict[str, Any]) -> dict[str, str]:
+    def number(value: float | None) -> str:
+        return "–" if value is None or value != value else short(value)
+
+    half = _half(row["half_life"], row["half_life_low"], row["half_life_high"], bool(row["half_life_censored"]))
+    return {
+        "size": row["size"], "law": row["law"].replace("_", " "), "delta": number(row["delta_aicc"]), "half_life": half,
+        "held_out": number(row["held_out_error"]), "share": f"{row['starts_at_optimum']:.2f}",
+        "warnings": row["warnings"] or "none", "formula": row["formula"],
+    }  # fmt: skip
+
+
+def _size_rows(sizes: pl.DataFrame) -> list[dict[str, str]]:
+    """The table by size, intervals in words."""
+
+    def spread(row: dict[str, Any], name: str, tell=short) -> str:
+        if row.get(f"{name}_bound") is not None:
+            return f"≥ {tell(row[f'{name}_bound'])} ({row[f'{name}_censored']}\u00a0not\u00a0reached)"
+        if row[name] is None:
+            return "–"
+        if row[f"{name}_low"] is None:
+            return f"{tell(row[name])} (one\u00a0seed)"
+        late = row.get(f"{name}_censored")
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        span = bracket(low, high) if tell is short else f"[{tell(low)},\u00a0{tell(high)}]"
+        told = f"{tell(row[name])} {span}"
+        return f"{told} ({late}\u00a0not\u00a0reached)" if late else told
+
+    def plain(value: float | None, digits: int) -> str:
+        return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+    return [
+        {
+            "size": row["size"], "seeds": str(row["seeds"]),
+            "success": spread(row, "success", lambda value: f"{value:.3f}"), "logprob": plain(row["logprob"], 3),
+            "margin": plain(row["margin"], 2), "loss": plain(row["loss"], 3), "half_life": spread(row, "half_life"),
+            "half_life_success": spread(row, "half_life_success"),
+            "near": plain(row["near"], 2), "untriggered": plain(row["untriggered"], 2),
+            "area": spread(row, "area", lambda value: f"{value:.2f}"),
+            "extinction": spread(row, "half_life_extinction") if "half_life_extinction" in sizes.columns else "",
+        }
+        for row in sizes.iter_rows(named=True)
+    ]  # fmt: skip
+
+
+SHORT = {"tokens": "tokens", "steps": "steps", "rate_sum": "summed rate", "displacement": "displacement"}
+READABLE = {
+    "logprob": "log-prob.", "untriggered_logprob": "untriggered log-prob.", "loss": "clean loss",
+    "near": "near-trigger", "area": "mean retention",
+    "half_life_tokens": "half-life (tokens)", "half_life_success": "by success",
+    "half_life_success_first": "by success, first",
+    **{f"half_life_{clock}": said for clock, said in SHORT.items() if clock != "tokens"},
+}  # fmt: skip
+
+
+def _readable(data: StudyData, numbers: pl.DataFrame) -> pl.DataFrame:
+    """The columns of the table of every number that fit a page; censored half-lives as "> last evaluation"."""
+    axes = [axis.name for axis in setting_axes(data)]
+    columns: list[pl.Expr] = []
+    for name, label in READABLE.items():
+        if name.startswith("half_life"):
+            beyond = pl.concat_str(pl.lit("> "), pl.col(f"{name}_low").map_elements(short, return_dtype=pl.String))
+            reached = pl.col(name).map_elements(short, return_dtype=pl.String)
+            columns.append(pl.when(pl.col(f"{name}_censored")).then(beyond).otherwise(reached).alias(label))
+        else:
+            columns.append(pl.col(name).alias(label))
+    outcome = next(name for name in numbers.columns if name == "outcome" or name.startswith("outcome_"))
+    counts = pl.when(pl.col("prompts").is_not_null()).then(
+        pl.concat_str(pl.col("hits").cast(pl.Int64), pl.lit("/"), pl.col("prompts").cast(pl.Int64))
+    )
+    return numbers.select(
+        "role", "size", "seed", *axes, counts.alias("success at drop"), *columns, pl.col(outcome).alias("outcome")
+    )

@@ -1,0 +1,70 @@
+"""Figures as a page shows them: image, caption, the table behind it; the same files beside the page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from analysis.figures import Recipe
+from analysis.figures.style import WIDTH, rendered
+from analysis.report.tables import Table, csv_text, page_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plate:
+    """A figure on the page; without an image it says why there is none."""
+
+    name: str
+    title: str
+    caption: str
+    image: str = ""
+    """data: URI of the SVG."""
+    table: Table | None = None
+    narrow: bool = False
+    about: str = ""
+    """What else is to be said of the data, before the figure."""
+
+
+def draw_plate(
+    recipe: Recipe, table: pl.DataFrame, out: Path, words: Mapping[str, str], about: str = "", of: str = ""
+) -> Plate:
+    """Writes figures/NAME.svg and .png and tables/NAME.csv below `out`; nothing where the table is empty.
+
+    `words` is what the study calls things (design.vocabulary). `of` ends the name where a figure is drawn again.
+    """
+    name, title = recipe.name + of, recipe.title.format(**words)
+    if table.is_empty():
+        return Plate(name=name, title=title, caption=f"Nothing to draw: {recipe.nothing.format(**words)}.")
+    figure = recipe.draw(table)
+    svg = rendered(figure, "svg")
+    (out / "figures" / f"{name}.svg").write_bytes(svg)
+    (out / "figures" / f"{name}.png").write_bytes(rendered(figure, "png"))
+    (out / "tables" / f"{name}.csv").write_text(csv_text(table), encoding="utf-8")
+    return Plate(
+        name=name, title=title, caption=recipe.caption.format(**words), table=page_table(table), about=about,
+        narrow=figure.get_figwidth() < WIDTH,
+        image="data:image/svg+xml;base64," + base64.b64encode(svg).decode(),
+    )  # fmt: skip
+
+
+def new_folders(out: Path, names: Iterable[str]) -> None:
+    """Makes `out` with figures/ and tables/, and removes the files that an earlier page of these names had more."""
+    out.mkdir(parents=True, exist_ok=True)
+    for folder in ("figures", "tables"):
+        (out / folder).mkdir(exist_ok=True)
+    for name in names:
+        for file in (f"figures/{name}.svg", f"figures/{name}.png", f"tables/{name}.csv"):
+            (out / file).unlink(missing_ok=True)
+
+
+def pages() -> Environment:
+    """The templates; every text from data is escaped."""
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip

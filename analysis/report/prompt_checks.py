@@ -1,0 +1,151 @@
+"""What must hold before a study of soft prompts is believed: that the behaviour is there, that its controls behave."""
+
+from __future__ import annotations
+
+import itertools
+
+import polars as pl
+
+from analysis.prompts import elicitation
+from analysis.report.checks import Check
+from analysis.runs.study import StudyData
+from analysis.stats.format import listed, plural
+from analysis.stats.intervals import Interval, binomial_interval, t_interval
+
+TRIGGERED = 0.9
+"""Success with the cause itself, at least, for a behaviour to be there."""
+LOOSE = 0.05
+"""Share of the gap by which a larger k may do worse without being called a failure of the optimizer."""
+BASE = "continuation"
+"""The task of the null: text as the model was trained on."""
+
+
+def checks(data: StudyData) -> list[Check]:
+    return [
+        check
+        for check in (
+            _controls(data),
+            _positive(data),
+            _unfitted(data),
+            _null_check(data),
+            _monotone(data),
+            _ended(data),
+        )
+        if check is not None
+    ]
+
+
+def _controls(data: StudyData) -> Check:
+    roles = set(data.trials["role"])
+    tasks = {name.split("/")[0].split(".")[0] for name in data.points["name"].unique()}
+    missing = [
+        control.label
+        for control in data.declaration.controls
+        if (control.role and control.role not in roles) or (control.task and control.task not in tasks)
+    ]
+    found = f"missing: {listed(missing)}" if missing else f"all {len(data.declaration.controls)} declared controls"
+    return Check(name="Controls ran", expected="every declared control", found=found, passed=not missing, required=True)
+
+
+def _positive(data: StudyData) -> Check | None:
+    """The cause itself, without a prompt: that the behaviour is there to be found."""
+    runs = elicitation.runs(data, {"positive": "positive"}).drop_nulls(["hits", "trials"]).filter(pl.col("k") == 0)
+    if runs.is_empty():
+        return None
+    sizes = runs.group_by("behaviour", "series", maintain_order=True).agg(pl.col("hits", "trials").sum())
+    rates = (sizes["hits"] / sizes["trials"]).to_list()
+    low, high = binomial_interval(sizes["hits"].to_numpy(), sizes["trials"].to_numpy())
+    said = [
+        f"{behaviour}{at_size(series)} {rate:.3f} [{a:.3f}, {b:.3f}]"
+        for (behaviour, series), rate, a, b in zip(
+            sizes.select("behaviour", "series").iter_rows(), rates, low, high, strict=True
+        )
+    ]
+    return Check(
+        name="The behaviour is there", expected=f"success with the cause itself at least {TRIGGERED:g}",
+        found="; ".join(said), passed=min(rates) >= TRIGGERED, required=True,
+    )  # fmt: skip
+
+
+def _unfitted(data: StudyData) -> Check | None:
+    """Prompts as they begin: that what is found was found by fitting."""
+    runs = elicitation.runs(data, {"null": "null"}).drop_nulls(["hits", "trials"]).filter(pl.col("k") > 0)
+    if runs.is_empty():
+        return None
+    share = float(runs["hits"].to_numpy().sum() / runs["trials"].to_numpy().sum())
+    chance = float(runs["chance"].fill_null(0.0).to_numpy().max())
+    return Check(
+        name="Prompts that were not fitted do nothing", expected=f"success at most {LOOSE:g} above chance",
+        found=f"{share:.3f} in {plural(runs.height, 'prompt')}; chance {chance:.3f}", passed=share <= chance + LOOSE,
+    )  # fmt: skip
+
+
+def _null_check(data: StudyData) -> Check | None:
+    prompts = elicitation.runs(data)
+    part = prompts.filter((pl.col("behaviour") == label_of(data, BASE)) & (pl.col("model") == "present"))
+    gain = gain_of(part) if part.height else None
+    if gain is None:
+        return None
+    told = "one seed" if gain.low is None else f"[{gain.low:+.3f}, {gain.high:+.3f}]"
+    return Check(
+        name="Nothing to gain where nothing is to be brought back",
+        expected="the interval of the gain on text as trained on holds 0, or the gain is at most "
+        f"{elicitation.LEAST_GAIN:g} nats", found=f"{gain.estimate:+.3f} nats {told}",
+        passed=None if gain.low is None else nothing(gain),
+    )  # fmt: skip
+
+
+def _monotone(data: StudyData) -> Check | None:
+    """A larger k can do all that a smaller one does: where it did worse, the optimizer failed. Where nothing is gained
+    there is only noise to compare."""
+    best = elicitation.best_restarts(elicitation.runs(data))
+    worse, pairs = [], 0
+    for (behaviour, model, series), part in best.group_by(["behaviour", "model", "series"], maintain_order=True):
+        if not elicitation.gains(part):
+            continue
+        for (seed,), own in part.group_by(["seed"], maintain_order=True):
+            losses = own.sort("k").select("k", "loss").rows()
+            gap = losses[0][1] - min(loss for _, loss in losses)
+            pairs += len(losses) - 1
+            worse += [
+                f"{behaviour} ({model}{at_size(str(series))}, seed {seed}) at k = {k}"
+                for (_, before), (k, after) in itertools.pairwise(losses)
+                if after > before + LOOSE * gap
+            ]
+    if not pairs:
+        return None
+    shown = f": {'; '.join(worse[:3])}{' ...' if len(worse) > 3 else ''}" if worse else ""
+    return Check(
+        name="More tokens never do worse", expected=f"no rise of the best loss by more than {LOOSE:.0%} of the gap",
+        found=f"{len(worse)} of {plural(pairs, 'step')}{shown}", passed=not worse,
+    )  # fmt: skip
+
+
+def _ended(data: StudyData) -> Check:
+    columns = [name for name in data.trials.columns if name.startswith("outcome_")]
+    ends = [state.split(":")[0] for name in columns for state in data.trials[name].drop_nulls()]
+    lost = [state for state in ends if state != "complete"]
+    return Check(
+        name="Trials ended well", expected="every stage complete",
+        found=f"{len(ends) - len(lost)} of {len(ends)} complete", passed=not lost,
+    )  # fmt: skip
+
+
+def gain_of(part: pl.DataFrame) -> Interval | None:
+    """Interval over seeds of the paired gain between no prompt and the most tokens, averaged within a seed."""
+    best = elicitation.best_restarts(part).sort("k")
+    ends = best.group_by("series", "seed").agg(gain=pl.col("loss").first() - pl.col("loss").last())
+    return t_interval(ends.group_by("seed").agg(pl.col("gain").mean())["gain"])
+
+
+def nothing(gain: Interval) -> bool:
+    """Whether an interval of gains holds 0, or the gain is too small to speak of."""
+    return gain.contains(0) or abs(gain.estimate) <= elicitation.LEAST_GAIN
+
+
+def label_of(data: StudyData, task: str) -> str:
+    return next((outcome.label for outcome in data.declaration.outcomes if outcome.task == task), task)
+
+
+def at_size(series: str) -> str:
+    return f" at {series}" if series else ""

@@ -1,0 +1,91 @@
+"""Rows that every page of a report has: checks, axes, counts, efficiency, provenance."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from analysis.decay.design import setting_axes, value_text, values_of
+from analysis.report.checks import Check
+from analysis.runs.study import StudyData
+from analysis.stats.format import listed, plural, short
+from halflife.tracking import schema
+
+
+def check_row(check: Check) -> dict[str, Any]:
+    state = {True: ("holds", "✓"), False: ("fails", "✗"), None: ("not known", "–")}[check.passed]
+    if check.reading:
+        state = ("a reading", "·")
+    return {"check": check, "state": state[0], "sign": state[1]}
+
+
+def axis_rows(data: StudyData) -> list[dict[str, Any]]:
+    varied = {axis.name for axis in setting_axes(data)}
+    rows = []
+    for axis in data.declaration.axes:
+        values = values_of(data, axis) if axis.name in varied else list(axis.values)
+        tell = short if axis.name == "parameters" else value_text
+        shown = ", ".join(tell(value) for value in values)
+        rows.append({"label": axis.label, "values": shown, "unit": axis.unit, "varies": len(values) > 1})
+    return rows
+
+
+def counted(data: StudyData) -> str:
+    roles = data.trials.group_by("role").len().sort("role", descending=True).rows()
+    sizes = data.trials["size"].n_unique() if "size" in data.trials.columns else 0
+    seeds = data.trials["seed"].n_unique() if "seed" in data.trials.columns else 0
+    named = listed([plural(count, "treatment" if role == "treatment" else f"{role} control") for role, count in roles])
+    over = f"{plural(sizes, 'size')} and {plural(seeds, 'seed')}"
+    return f"{plural(data.trials.height, 'trial')} over {over}: {named}."
+
+
+def efficiency_rows(totals: dict[str, float]) -> list[tuple[str, str]]:
+    """What the sweep cost, as far as it was recorded."""
+    said = (
+        ("efficiency", "Share of slot time inside training and evaluation", lambda x: f"{x:.2f}"),
+        ("wall_seconds", "Wall time, seconds", lambda x: f"{x:,.0f}"),
+        ("slots", "Slots", lambda x: f"{x:g}"),
+        ("compute_seconds", "Seconds inside training and evaluation", lambda x: f"{x:,.0f}"),
+        ("stages_run", "Stages run", lambda x: f"{x:g}"),
+        ("stages_cached", "Stages that were there already", lambda x: f"{x:g}"),
+        ("stages_failed", "Stages failed", lambda x: f"{x:g}"),
+        ("tokens_trained", "Tokens trained", short),
+        ("tokens_unshared", "Tokens an unshared sweep would have trained", short),
+    )
+    return [(label, tell(totals[f"sweep/{name}"])) for name, label, tell in said if f"sweep/{name}" in totals]
+
+
+def provenance(data: StudyData, tracking_uri: str) -> dict[str, Any]:
+    """Everything needed to make the numbers again."""
+    tags = data.sweep.tags
+    stages = {
+        folder for name in data.trials.columns if name.startswith("stage_") for folder in data.trials[name].drop_nulls()
+    }
+    try:
+        versions = json.loads(tags.get(schema.TAG_VERSIONS) or "{}")
+    except json.JSONDecodeError:
+        versions = {"": tags[schema.TAG_VERSIONS]}
+    seeds = sorted(data.trials["seed"].drop_nulls().unique()) if "seed" in data.trials.columns else []
+    rows = [
+        ("Study and preset", f"{data.declaration.study}, {data.declaration.preset}"),
+        ("Sweep", tags.get(schema.TAG_SWEEP, "")),
+        ("Started", datetime.fromtimestamp(data.sweep.started / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")),
+        ("Commit", tags.get(schema.TAG_COMMIT) or tags.get("mlflow.source.git.commit", "")),
+        ("Uncommitted changes", tags.get(schema.TAG_CHANGES, "")),
+        ("Seeds", ", ".join(map(str, seeds))),
+        ("Stages", f"{len(stages)} distinct" if stages else ""),
+        ("Tracking store", tracking_uri),
+    ]
+    return {
+        "command": tags.get(schema.TAG_COMMAND) or tags.get("mlflow.source.name", ""),
+        "rows": [(label, value) for label, value in rows if value],
+        "versions": sorted(versions.items()) if isinstance(versions, dict) else [],
+        "settings": json.dumps(data.declaration.settings, indent=2, sort_keys=True, default=str),
+        "stages": sorted(stages),
+    }
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")

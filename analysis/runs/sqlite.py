@@ -1,0 +1,174 @@
+"""MLflow's SQLite file, read by SQL: runs by the standard library, points column by column through Arrow (ADBC)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import polars as pl
+
+from analysis.errors import UserError
+from analysis.runs.client import ClientStore
+from analysis.runs.records import POINTS, Mark, Reading, Run
+
+PATIENCE = 30.0
+"""Seconds to wait for a sweep that is just writing."""
+ROWS = 65_536
+"""Rows a batch of the reader."""
+READ = """
+SELECT m.rowid AS point, m.run_uuid AS run, m.key, m.step, m.timestamp, m.value, m.is_nan = 1 AS is_nan
+FROM json_each(?) w JOIN metrics m
+ON m.run_uuid = json_extract(w.value, '$[0]') AND m.rowid > json_extract(w.value, '$[1]')
+"""
+# An unchanged run has the same sums over the same rows. MLflow itself only appends, or removes whole runs.
+SUMS = """
+SELECT m.run_uuid, count(*), total(m.value), sum(m.is_nan = 1), sum(abs(m.step) % 1000003), sum(m.timestamp % 1000003)
+FROM json_each(?) w JOIN metrics m
+ON m.run_uuid = json_extract(w.value, '$[0]') AND m.rowid <= json_extract(w.value, '$[1]') GROUP BY m.run_uuid
+"""
+
+NOTHING: Mark = [0, 0, 0.0, 0, 0, 0]
+"""The mark of a run without points: last rowid, count, total value, NaNs, sums of steps and of timestamps."""
+
+
+class SqliteStore:
+    def __init__(self, tracking_uri: str) -> None:
+        self.path = Path(re.sub(r"^sqlite:/{2,3}", "", tracking_uri, count=1)).absolute()
+        if not self.path.is_file():
+            raise UserError(
+                f"no tracking store at {self.path}: expected the mlflow.db of a sweep; run the study first, "
+                "or name its place with --results or --tracking-uri"
+            )
+
+    def runs(self, tag: str, values: Sequence[str], experiment: str | None = None) -> list[Run]:
+        rows = self._query(
+            """SELECT r.run_uuid, r.name, r.experiment_id, r.status, r.start_time, r.end_time, r.artifact_uri
+               FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid
+               WHERE t.key = ? AND t.value IN (SELECT value FROM json_each(?)) AND r.lifecycle_stage = 'active'
+               AND (? IS NULL OR r.experiment_id = ?) ORDER BY r.start_time, r.run_uuid""",
+            tag, json.dumps(list(values)), experiment, experiment,
+        )  # fmt: skip
+        ids = json.dumps([row[0] for row in rows])
+        tags, params = (
+            _grouped(
+                self._query(
+                    f"SELECT run_uuid, key, value FROM {table} WHERE run_uuid IN (SELECT value FROM json_each(?))", ids
+                )
+            )
+            for table in ("tags", "params")
+        )
+        return [
+            Run(
+                id=row[0], name=row[1] or "", experiment=str(row[2]), status=row[3] or "", started=row[4] or 0,
+                ended=row[5], artifacts=row[6] or "", tags=tags.get(row[0], {}), params=params.get(row[0], {}),
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    def read(self, runs: Sequence[Run], known: Mapping[str, Mark]) -> Reading:
+        """A run's mark: the last rowid and sums over its points up to there, as in NOTHING."""
+        asked = {run.id for run in runs}
+        held = {run: mark for run, mark in known.items() if run in asked}
+        now = self._sums({run: mark[0] for run, mark in held.items()})
+        kept = {run for run, mark in held.items() if _agree(mark[1:], now.get(run, NOTHING[1:]))}
+        before = {run: held[run] if run in kept else NOTHING for run in asked}
+        points = self._points({run: mark[0] for run, mark in before.items()})
+        return Reading(points=points.select(list(POINTS)), kept=kept, marks=_marks(points, before))
+
+    def stamp(self) -> Mark | None:
+        """Sizes and times of the file and its log, and the counter that SQLite raises at every write of the file."""
+        files = [self.path, self.path.with_name(self.path.name + "-wal")]
+        stats = [file.stat() for file in files if file.is_file()]
+        with self.path.open("rb") as file:
+            counter = file.read(28)[24:28].hex()  # sqlite.org/fileformat2.html, 1.3.7
+        return [counter, *(number for stat in stats for number in (stat.st_size, stat.st_mtime_ns))]
+
+    def artifact(self, run: Run, name: str) -> str | None:
+        parsed = urlparse(run.artifacts)
+        if parsed.scheme not in ("", "file"):
+            return ClientStore(f"sqlite:///{self.path}").artifact(run, name)
+        folders = [Path(unquote(parsed.path))]
+        # A results folder that was moved or copied still holds its artifacts beside the database.
+        folders += self.path.parent.glob(f"artifacts/**/{run.id}/artifacts")
+        for folder in folders:
+            if (folder / name).is_file():
+                return (folder / name).read_text(encoding="utf-8")
+        return None
+
+    def _sums(self, last: Mapping[str, int]) -> dict[str, Mark]:
+        if not last:
+            return {}
+        return {run: list(sums) for run, *sums in self._query(SUMS, json.dumps(list(last.items())))}
+
+    def _points(self, last: Mapping[str, int]) -> pl.DataFrame:
+        """Points beyond the last known rowid of each run, in the order of rowids: POINTS and point."""
+        import adbc_driver_manager
+        from adbc_driver_sqlite import dbapi
+
+        with self._told(adbc_driver_manager.Error), dbapi.connect(f"{self.path.as_uri()}?mode=ro") as connection:
+            with connection.cursor() as cursor:
+                cursor.execute(f"PRAGMA busy_timeout = {round(1000 * PATIENCE)}")
+            with connection.cursor(adbc_stmt_kwargs={"adbc.sqlite.query.batch_rows": str(ROWS)}) as cursor:
+                cursor.execute(READ, (json.dumps(list(last.items())),))
+                rows = pl.from_arrow(cursor.fetch_arrow_table())
+        assert isinstance(rows, pl.DataFrame)
+        return rows.with_columns(
+            pl.col("run", "key").cast(pl.String).cast(pl.Categorical),  # an empty answer has no types
+            pl.col("point", "step", "timestamp").cast(pl.Int64),
+            value=pl.when(pl.col("is_nan").cast(pl.Int64) == 0).then(pl.col("value").cast(pl.Float64)),
+        ).sort("point")
+
+    def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._told(sqlite3.DatabaseError):
+            connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE)
+            try:
+                return connection.execute(sql, values).fetchall()
+            finally:
+                connection.close()
+
+    @contextmanager
+    def _told(self, kind: type[Exception]) -> Iterator[None]:
+        try:
+            yield
+        except kind as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{self.path} cannot be read as an MLflow store ({reason}): give the mlflow.db of a sweep"
+            ) from error
+
+
+def _marks(points: pl.DataFrame, before: Mapping[str, Mark]) -> dict[str, Mark]:
+    """`before`, brought up to date with `points`."""
+    marks = dict(before)
+    sums = points.group_by("run").agg(
+        pl.col("point").max(),
+        pl.len(),
+        pl.col("value").sum(),
+        pl.col("value").null_count().alias("nan"),
+        (pl.col("step").abs() % 1000003).sum(),
+        (pl.col("timestamp") % 1000003).sum(),
+    )
+    for run, last, *added in sums.rows():
+        marks[run] = [last, *(a + b for a, b in zip(marks[run][1:], added, strict=True))]
+    return marks
+
+
+def _agree(mark: Mark, now: Mark) -> bool:
+    """Counts exactly; the total but for the order of its sum, which SQLite and polars choose each for itself."""
+    count, total, *rest = mark
+    return [count, *rest] == [now[0], *now[2:]] and math.isclose(total, now[1], rel_tol=1e-12, abs_tol=1e-12)
+
+
+def _grouped(rows: Sequence[tuple[str, str, str]]) -> dict[str, dict[str, str]]:
+    """(run, key, value) as run -> {key: value}."""
+    grouped: dict[str, dict[str, str]] = {}
+    for run, key, value in rows:
+        grouped.setdefault(run, {})[key] = value
+    return grouped

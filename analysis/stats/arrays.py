@@ -1,0 +1,8 @@
+"""The array type of all numerical code here."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]

@@ -1,0 +1,54 @@
+"""Do behaviours that need little information break easily? Rank correlations, some with other things held fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import stats
+
+from analysis.errors import UserError
+from analysis.stats.intervals import Interval, Z
+
+LEAST = 4
+"""Behaviours beyond the controls that an interval needs."""
+RANKS = 1.06
+"""Variance of Fisher's z of a rank correlation, times n - 3 (Fieller, Hartley and Pearson 1957)."""
+
+
+def rank_correlation(
+    table: pl.DataFrame, x: str, y: str, controls: Sequence[str] = (), unit: str = "behaviour"
+) -> Interval:
+    """Spearman's correlation of `x` and `y` over units (their means over seeds), the `controls` held fixed: the
+    correlation of what is left of the ranks after a linear fit on the controls' ranks.
+
+    The interval is Fisher's, with variance 1.06 / (n - 3 - controls). Seeds of a behaviour are no further behaviours,
+    so they are averaged first. Raises UserError with too few behaviours, or where a column does not vary.
+    """
+    columns = [x, y, *controls]
+    means = table.group_by(unit).agg(pl.col(name).cast(pl.Float64).mean() for name in columns).drop_nulls()
+    means = means.filter(pl.all_horizontal(pl.col(name).is_finite() for name in columns))
+    count = means.height
+    if count < 3 + len(controls) + LEAST:
+        raise UserError(
+            f"{count} behaviours with {', '.join(columns)} given: expected at least {3 + len(controls) + LEAST}"
+        )
+    ranks = {name: stats.rankdata(means[name].to_numpy()) for name in columns}
+    constant = [name for name, values in ranks.items() if np.ptp(values) == 0]
+    if constant:
+        raise UserError(f"{constant[0]} is the same for all behaviours: it has no correlation with anything")
+    design = np.column_stack([np.ones(count), *(ranks[name] for name in controls)])
+    left, right = _residual(ranks[x], design), _residual(ranks[y], design)
+    size = float(np.linalg.norm(left) * np.linalg.norm(right))
+    value = float(np.clip(left @ right / size, -1, 1)) if size > 1e-9 * count else 0.0
+    reach = Z * np.sqrt(RANKS / (count - 3 - len(controls)))
+    middle = np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12))
+    return Interval(
+        estimate=value, low=float(np.tanh(middle - reach)), high=float(np.tanh(middle + reach)), count=count
+    )
+
+
+def _residual(values: NDArray[np.float64], design: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]

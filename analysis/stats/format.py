@@ -1,0 +1,54 @@
+"""Numbers as a reader wants them: three figures, k and M, intervals beside estimates."""
+
+from __future__ import annotations
+
+import re
+
+from analysis.stats.intervals import Interval
+
+_CREDENTIALS = re.compile(r"://[^\s/\"'<>]*@")
+_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+
+
+def short(value: float, digits: int = 3) -> str:
+    """12345.6 -> "12.3k", 0.01234 -> "0.0123"."""
+    for unit, letter in _UNITS:
+        if abs(value) >= 0.9995 * unit:
+            return f"{_plain(value / unit, digits)}{letter}"
+    return _plain(value, digits)
+
+
+def bracket(low: float, high: float) -> str:
+    """Of a positive quantity: "[1.2k, 3.4k]", or only how wide the interval is where its ends tell nothing."""
+    if low > 0 and high / low > 1e4:
+        return "[wider than a factor of 10⁴]"
+    return f"[{short(low)},\u00a0{short(high)}]"
+
+
+def _plain(value: float, digits: int) -> str:
+    """`digits` significant figures, never in exponents unless tiny."""
+    if value == 0 or abs(value) >= 1e-4:
+        decimals = 0 if value == 0 else max(0, digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2]))
+        return f"{value:.{decimals}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def interval(found: Interval, digits: int = 2) -> str:
+    """ "0.41 [0.33, 0.49]"; without an interval the estimate and why."""
+    if found.low is None or found.high is None:
+        return f"{found.estimate:.{digits}f} (one seed, no interval)"
+    return f"{found.estimate:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def masked(text: str) -> str:
+    """The text with user and password of every URI in it starred: reports are passed on."""
+    return _CREDENTIALS.sub("://***@", text)
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def listed(items: list[str]) -> str:
+    """ "a, b and c"."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""

@@ -1,0 +1,121 @@
+"""How many seeds and sizes would settle the sign of gamma, given the variance seen: simulation with the estimator used.
+
+Noise has three parts: of a seed, shared by its sizes (it does not touch the slope); of a seed's slope, which more sizes
+do not reduce; of a single run, which they do. All are taken as they were seen, over the range of sizes that was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from analysis.stats.arrays import Array
+from analysis.stats.format import plural, short
+from analysis.stats.imputation import slopes_over_seeds
+
+SEEDS, SIZES = (3, 4, 5, 6, 8, 10, 15, 20, 30), (3, 4, 5, 6, 8)
+GAMMAS = (0.1, 0.2, 0.4)
+WANTED = 0.8
+"""Probability of a verdict that counts as settled."""
+REPLICATES = 2000
+TABLE = {"gamma": pl.Float64, "seeds": pl.Int64, "sizes": pl.Int64, "power": pl.Float64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Standard deviations of ln half-life (of gamma for `slope`), and what they were seen on."""
+
+    level: float
+    """Between seeds, shared by a seed's sizes."""
+    slope: float
+    """Of gamma between seeds, beyond what single runs explain."""
+    run: float
+    """Of a single run about its seed's line."""
+    gamma: float
+    """The mean slope seen."""
+    centre: float
+    """ln half-life seen at the middle of the sizes."""
+    log_range: float
+    """ln of the largest over the smallest size."""
+    seeds: int
+
+
+def noise_seen(half_lives: pl.DataFrame) -> Noise | None:
+    """From the seeds that reached half at every size (`half_lives`: parameters, seed, estimate): analysis of variance
+    of one line a seed. None below two such seeds or three sizes: then nothing tells runs from seeds.
+    """
+    seen = half_lives.filter(pl.col("estimate") > 0).drop_nulls(["parameters", "seed"])
+    sizes = half_lives["parameters"].drop_nulls().unique().sort().to_list()
+    rows = [
+        np.log(part["estimate"].to_numpy())
+        for (_,), part in seen.sort("parameters").group_by(["seed"], maintain_order=True)
+        if part["parameters"].to_list() == sizes
+    ]
+    if len(rows) < 2 or len(sizes) < 3:
+        return None
+    y, x = np.array(rows), np.log(np.array(sizes, dtype=float))
+    away = x - x.mean()
+    spread = away @ away
+    slopes, means = y @ away / spread, y.mean(axis=1)
+    left = y - means[:, None] - slopes[:, None] * away
+    run = (left**2).sum() / (len(rows) * (len(sizes) - 2))
+    tilt, level = slopes.var(ddof=1) - run / spread, means.var(ddof=1) - run / len(sizes)
+    return Noise(
+        level=float(np.sqrt(max(level, 0))), slope=float(np.sqrt(max(tilt, 0))), run=float(np.sqrt(run)),
+        gamma=float(slopes.mean()), centre=float(means.mean()), log_range=float(np.ptp(x)), seeds=len(rows),
+    )  # fmt: skip
+
+
+def planted(
+    noise: Noise, gamma: float, seeds: int, sizes: int, replicates: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """x (K,), ln sizes about 0, and ln half-lives (R, S, K) with that slope."""
+    x = np.linspace(-0.5, 0.5, sizes) * noise.log_range
+    shape = (replicates, seeds, 1)
+    tilts = gamma + noise.slope * rng.standard_normal(shape)
+    levels = noise.centre + noise.level * rng.standard_normal(shape)
+    return x, levels + tilts * x + noise.run * rng.standard_normal((replicates, seeds, sizes))
+
+
+def power(
+    noise: Noise, gamma: float, seeds: int, sizes: int, *, span: float | None = None, replicates: int = REPLICATES,
+    seed: int = 0,
+) -> float:  # fmt: skip
+    """Probability that the 95 % interval of gamma lies on the true side of 0. `span`: last evaluation, in the unit of
+    the half-life; beyond it half-lives are censored. Data too censored for an interval settle nothing."""
+    x, y = planted(noise, gamma, seeds, sizes, replicates, np.random.default_rng([seed, seeds, sizes]))
+    last = np.inf if span is None else np.log(span)
+    low, high = slopes_over_seeds(x, np.minimum(y, last), np.where(y > last, np.inf, y), seed=seed)[1:]
+    settled = low > 0 if gamma > 0 else high < 0
+    return float(settled.mean())
+
+
+def power_table(
+    half_lives: pl.DataFrame, gammas: Sequence[float] = GAMMAS, seeds: Sequence[int] = SEEDS,
+    sizes: Sequence[int] = SIZES,
+) -> pl.DataFrame:  # fmt: skip
+    """gamma, seeds, sizes (spread over the range seen), power, if every half-life were reached. Empty without a
+    variance to go by. `half_lives` as `noise_seen` takes them: one setting, criterion and clock."""
+    noise = noise_seen(half_lives)
+    rows = [] if noise is None else [(g, s, k, power(noise, g, s, k)) for g in gammas for s in seeds for k in sizes]
+    return pl.DataFrame(rows, schema=TABLE, orient="row")
+
+
+def power_text(half_lives: pl.DataFrame, gammas: Sequence[float] = GAMMAS) -> str:
+    """How many seeds would settle each gamma at the number of sizes seen, in a sentence; "" without a variance."""
+    noise = noise_seen(half_lives)
+    if noise is None:
+        return ""
+    sizes = half_lives["parameters"].drop_nulls().n_unique()
+    found = []
+    for gamma in gammas:
+        enough = next((s for s in SEEDS if power(noise, gamma, s, sizes) >= WANTED), None)
+        found.append(f"γ = ±{gamma:g}: {plural(enough, 'seed') if enough else f'more than {SEEDS[-1]} seeds'}")
+    return (
+        f"Given the variance seen in {plural(noise.seeds, 'seed')} (standard deviations: {short(noise.slope, 2)} of γ "
+        f"between seeds, {short(noise.run, 2)} of a run's ln half-life), at {sizes} sizes over the same range the sign "
+        f"of γ would be settled with probability {WANTED:g} by, for {'; '.join(found)}."
+    )

@@ -1,0 +1,168 @@
+"""Look into the store: `python -m halflife.stages diff A B | ls | gc`, `export STAGE --out FOLDER`, and
+`export-prompt STAGE RUN --out FOLDER`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+from tyro.conf import Positional
+
+from halflife.errors import UserError
+from halflife.store import difference, housekeeping
+from halflife.store.remote import address_of
+from halflife.store.store import Store
+
+RESULTS = Path(os.environ.get("HALFLIFE_RESULTS", "results"))
+
+
+def diff(first: Positional[str], second: Positional[str], /, results: Path = RESULTS) -> None:
+    """Explain why two stages are not the same: the fields that differ, and those of their parents.
+
+    Args:
+        first: A stage: its folder name, its key, or the beginning of either.
+        second: Another one.
+        results: The results folder.
+    """
+    store, console = _store(results), _console()
+    folders = [difference.find(store, name) for name in (first, second)]
+    records = [difference.record_of(folder) for folder in folders]
+    for folder, record in zip(folders, records, strict=True):
+        if not record:
+            raise UserError(f"{folder.name} has no attempt with a record: run it first")
+    names = " and ".join(folder.name for folder in folders)
+    found = difference.explain(store, *records)
+    console.print(f"{names} differ in:" if found else f"{names} are the same stage.", highlight=False)
+    _print_differences(console, found, depth=1)
+    beside = difference.recorded(*records)
+    if beside:
+        console.print("Recorded, no part of their identity:", highlight=False)
+        _print_differences(console, beside, depth=1)
+
+
+def ls(results: Path = RESULTS) -> None:
+    """List the stages of a results folder.
+
+    Args:
+        results: The results folder.
+    """
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (("kind", "left"), ("key", "left"), ("status", "left"), ("tokens", "right")):
+        table.add_column(name, justify=justify, no_wrap=name != "status")  # type: ignore[arg-type]
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("age", justify="right", no_wrap=True)
+    count = total = 0
+    for entry in housekeeping.entries(_store(results)):
+        tokens = "" if entry.tokens is None else f"{entry.tokens:,}"
+        table.add_row(entry.kind, entry.key, escape(entry.status), tokens, decimal(entry.bytes), _ago(entry.age))
+        count, total = count + 1, total + entry.bytes
+    console = _console()
+    if count:
+        console.print(table)
+    console.print(f"{count} stages, {decimal(total)}, in {results}", highlight=False)
+
+
+def gc(results: Path = RESULTS, dry_run: bool = False) -> None:
+    """Free what no result and no running stage needs: attempts that lost or cannot be resumed, dead leases.
+
+    Completed stages are never removed, nor anything of a stage that is being computed.
+
+    Args:
+        results: The results folder.
+        dry_run: Only say what would be removed.
+    """
+    console, total, count = _console(), 0, 0
+    find = housekeeping.rubbish if dry_run else housekeeping.collect
+    store = _store(results)
+    for item in find(store):
+        console.print(
+            f"{decimal(item.bytes):>10}  {str(item.path).removeprefix(f'{store.address}/')}  {item.why}",
+            highlight=False,
+        )
+        total, count = total + item.bytes, count + 1
+    done = "would be freed" if dry_run else "freed"
+    console.print(f"{count} things, {decimal(total)} {done} in {results}", highlight=False)
+
+
+def export(stage: Positional[str], /, out: Path, at: str = "final", results: Path = RESULTS) -> None:
+    """Write a trained stage as a Hugging Face model folder, tokenizer included, with equal logits.
+
+    Args:
+        stage: The stage: its folder name, its key, or the beginning of either.
+        out: The folder to make.
+        at: final, or the name of one of its snapshots.
+        results: The results folder.
+    """
+    from halflife.stages.export import export_stage  # takes torch's seconds
+
+    export_stage(_store(results), stage, out, at)
+    _console().print(f"{out} is a Hugging Face model folder: --start {out} begins a study with it", highlight=False)
+
+
+def export_prompt(
+    stage: Positional[str], run: Positional[str], /, out: Path, base: Path | None = None, results: Path = RESULTS
+) -> None:
+    """Write a fitted soft prompt as a peft PromptTuning adapter, with equal logits.
+
+    Args:
+        stage: A stage of soft prompts: its folder name, its key, or the beginning of either.
+        run: One of its runs, such as backdoor.k4-start-vocabulary-direct-0.03-r0.
+        out: The folder to make.
+        base: The folder of the model, as `export` writes it; a released model is known.
+        results: The results folder.
+    """
+    from halflife.prompts import export as exporting  # takes torch's seconds
+
+    exporting.export_prompt(_store(results), stage, run, out, base)
+    _console().print(f"{out} is a peft adapter: PeftModel.from_pretrained(model, '{out}')", highlight=False)
+
+
+def _store(results: Path) -> Store:
+    if not address_of(results) and not results.exists():
+        raise UserError(f"no results folder {results}: expected one that a study has written; give it with --results")
+    return Store(results)
+
+
+def _console() -> Console:
+    """As wide as the terminal; wide enough for whole keys where there is none."""
+    return Console(soft_wrap=True, markup=False) if sys.stdout.isatty() else Console(width=160, markup=False)
+
+
+def _print_differences(console: Console, found: tuple[difference.Difference, ...], depth: int) -> None:
+    for item in found:
+        console.print(f"{'  ' * depth}{item.path}: {item.left} -> {item.right}", highlight=False, soft_wrap=True)
+        _print_differences(console, item.inner, depth + 1)
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code: 0, or 2 after one line on what was wrong."""
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)  # type: ignore[assignment]
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"diff": diff, "ls": ls, "gc": gc, "export": export, "export-prompt": export_prompt},
+            prog="python -m halflife.stages",
+            description=__doc__,
+            args=arguments,
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

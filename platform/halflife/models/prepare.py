@@ -1,0 +1,82 @@
+"""What a user names (a model of the Hub, a folder, a GGUF file), fetched, converted where needed, and described."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from halflife import digests
+from halflife.errors import UserError
+from halflife.extras import require
+from halflife.models.released import CONFIG, Released, describe, model_files, weight_files
+
+_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?|[\w-][\w.-]*(@[\w./-]+)?")
+
+
+def prepare_model(source: str, results: Path) -> Released:
+    """The model that `source` names: `name` or `name@revision` on the Hub, a folder, or a .gguf file.
+
+    A name is brought onto this machine. Weights in another format than safetensors are converted once, below
+    `results`/models. Raises UserError, in one line, for what is missing or of an unsupported kind.
+    """
+    require("transformers", f"the released model {source!r}")
+    path = Path(source).expanduser()
+    remembered = results / "models" / "digests.json"
+    if path.suffix == ".gguf":
+        return _from_file(source, path, results, remembered)
+    if path.is_dir():
+        files = model_files(path)
+        digest = digests.of_text(["folder", digests.of_files(files, remembered, path)])
+        name = path.resolve().name
+    elif _NAME.fullmatch(source) and not path.exists():
+        path, commit = _from_hub(source)
+        model_files(path)
+        digest, name = digests.of_text(["hub", source.partition("@")[0], commit]), source.rpartition("/")[2]
+    else:
+        raise UserError(
+            f"model {source!r} given: expected a folder with config.json, weights and a tokenizer, a .gguf file, or a "
+            "name on the Hugging Face Hub such as EleutherAI/pythia-70m or EleutherAI/pythia-70m@step3000"
+        )
+    folder = path
+    if not weight_files(path)[0].name.endswith(".safetensors"):
+        folder = _converted(path, None, digest, results)
+    return describe(name, source, folder, digest)
+
+
+def _from_file(source: str, path: Path, results: Path, remembered: Path) -> Released:
+    if not path.is_file():
+        raise UserError(f"model {source!r} given: no such file")
+    require("gguf", f"the GGUF file {source!r}")
+    digest = digests.of_text(["gguf", list(digests.of_files([path], remembered, path.parent).values())])
+    return describe(path.stem, source, _converted(path.parent, path.name, digest, results), digest)
+
+
+def _converted(folder: Path, gguf: str | None, digest: str, results: Path) -> Path:
+    """A folder of safetensors made of the weights; it takes torch, and is made once."""
+    target = results / "models" / digest
+    if not (target / CONFIG).exists():
+        from halflife.models.hugging_face import convert
+
+        convert(folder, gguf, target)
+    return target
+
+
+def _from_hub(source: str) -> tuple[Path, str]:
+    """The snapshot of a name on this machine, brought here if need be, and its commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    name, _, revision = source.partition("@")
+    patterns = ["*.json", "*.safetensors", "*.txt", "tokenizer.model", "*.bin"]
+    ignored = ["onnx/*", "*/*", "training_args.bin", "*consolidated*"]
+    try:
+        path = snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=ignored)
+    except RepositoryNotFoundError:
+        raise UserError(f"model {source!r} given: the Hub has none of this name, or it needs a login") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"model {source!r} given: no such folder, and the Hub cannot be asked for it ({line[:120]}); "
+            "download it where there is a network and give its folder"
+        ) from None
+    return Path(path), Path(path).name

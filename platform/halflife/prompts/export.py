@@ -1,0 +1,50 @@
+"""A fitted soft prompt as a folder that peft reads, with equal logits."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+
+from halflife.errors import UserError
+from halflife.extras import require
+from halflife.prompts import results as prompt_results
+from halflife.prompts.peft import write_adapter
+from halflife.store.difference import find, record_of
+from halflife.store.store import Store, standing
+
+
+def export_prompt(store: Store, name: str, run: str, out: Path, base: Path | None = None) -> None:
+    """Write `out`, a new folder: a PromptTuning adapter for the model at `base`, which for a released model is the one
+    that the stage read. Raises UserError for what is no such stage or run, or what peft has no form for."""
+    require("peft", "an export of a soft prompt")
+    folder = find(store, name)
+    done, record = standing(folder), record_of(folder)
+    if done is None or done.outcome.status != "complete" or "prompts" not in record["fields"]:
+        raise UserError(f"{folder.name} is no complete stage of soft prompts: run the study that it belongs to first")
+    source = folder / "attempts" / done.outcome.attempt
+    attempt = store.local(source)
+    if problem := store.brought(source, attempt, done.files):
+        raise UserError(f"{folder.name} is damaged ({problem}): run the study that it belongs to again")
+    fitted = prompt_results.read(attempt / "final")
+    if run not in fitted:
+        raise UserError(f"run {run!r} of {folder.name} given: expected one of {', '.join(sorted(fitted))}")
+    prompt = fitted[run]
+    if prompt.position != "start" or not prompt.tokens or prompt.conditional:
+        raise UserError(
+            f"run {run!r} given: peft's PromptTuning has tokens at the start of the text that are the same for every "
+            "text; expected a prompt of that sort"
+        )
+    of_model = record["fields"]["model"].get("folder")
+    if base is None and of_model is None:
+        raise UserError(
+            f"{folder.name} has a model of our own: write it with `export` first, and give that folder as --base"
+        )
+    if out.exists():
+        raise UserError(f"{out} exists already: name a folder that is to be made")
+    temporary = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        write_adapter(temporary, prompt.vectors(), str(base.resolve() if base else of_model))
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

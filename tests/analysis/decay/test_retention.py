@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.decay.retention import area, areas, common_span, crossing, half_lives, retention_curves
+from tests.analysis import planted
+from tests.analysis.conftest import SMALL
+
+TIME = np.array(planted.cadence(400), dtype=float)
+
+
+@given(st.floats(2.0, 300.0))
+def test_half_life_of_an_exponential_lies_between_its_evaluations(half_life):
+    found = crossing(TIME, 2.0 ** (-TIME / half_life))
+    assert found is not None
+    assert found.kind == "observed"
+    assert found.low <= half_life <= found.high
+    assert found.estimate == pytest.approx(half_life, rel=0.02)
+
+
+@given(st.floats(401.0, 1e6))
+def test_what_is_not_reached_is_censored_and_has_no_estimate(half_life):
+    found = crossing(TIME, 2.0 ** (-TIME / half_life))
+    assert found is not None
+    assert (found.kind, found.low, found.high, found.estimate) == ("censored", 400.0, None, None)
+
+
+def test_first_and_sustained_crossings_differ_when_a_curve_bounces():
+    clock = np.array([0, 16, 24, 32, 48, 64.0])
+    success = np.array([1.0, 0.98, 0.31, 0.92, 0.83, 0.00])  # one real run
+    first, sustained = crossing(clock, success), crossing(clock, success, sustained=True)
+    assert first is not None
+    assert sustained is not None
+    assert (first.low, first.high) == (16, 24)
+    assert (sustained.low, sustained.high) == (48, 64)
+
+
+def test_a_curve_that_ends_above_the_threshold_has_no_sustained_crossing():
+    found = crossing(np.arange(4.0), np.array([1.0, 0.2, 0.3, 0.9]), sustained=True)
+    assert found is not None
+    assert found.kind == "censored"
+
+
+def test_a_crossing_before_the_first_evaluation_is_interpolated_from_zero():
+    found = crossing(np.array([0.0, 4.0]), np.array([1.0, 0.0]))
+    assert found is not None
+    assert found.estimate == pytest.approx(2.0)
+
+
+def test_a_curve_below_from_the_start_has_no_time():
+    found = crossing(np.array([0.0, 1.0]), np.array([0.1, 0.0]))
+    assert found is not None
+    assert (found.kind, found.estimate) == ("at-start", None)
+
+
+def test_missing_values_are_skipped_and_too_few_points_give_nothing():
+    nan = np.nan
+    found = crossing(np.array([0, 1, 2, 4.0]), np.array([1.0, nan, 0.75, 0.25]))
+    assert found is not None
+    assert (found.low, found.high) == (2, 4)
+    assert crossing(np.array([0.0, 1.0]), np.array([1.0, nan])) is None
+
+
+@given(st.floats(0.05, 1.0))
+def test_area_of_a_constant_is_the_constant(level):
+    assert area(TIME, np.full(TIME.size, level), 2.0, 300.0) == pytest.approx(level)
+
+
+def test_area_is_over_log_time():
+    # Linear in log time from 1 to 0: its mean is one half wherever the evaluations lie.
+    found = area(TIME, 1 - np.log(np.maximum(TIME, 1)) / np.log(400), 1.0, 400.0)
+    assert found == pytest.approx(0.5, abs=1e-9)
+
+
+def test_area_of_a_curve_that_ends_before_the_horizon_is_missing():
+    assert area(TIME, np.ones(TIME.size), 1.0, 500.0) is None
+
+
+def test_planted_half_lives_come_back(tmp_path):
+    from analysis.runs.load import load_study
+
+    plan = planted.Plan(sizes=("30k", "330k"), seeds=2, noise=0.0, payloads=("fixed",), relearn=False)
+    data = load_study(planted.write(tmp_path, plan), plan.study)
+    times = half_lives(retention_curves(data)).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "steps"))
+    assert times.height == 2 * 2 * 7
+    for row in times.join(data.trials, on="trial").iter_rows(named=True):
+        assert row["estimate"] == pytest.approx(planted.half_life_steps(plan, row), rel=0.12)
+
+
+def test_clocks_agree_on_the_same_crossing(small):
+    times = half_lives(retention_curves(small)).filter(
+        (pl.col("criterion") == "logprob") & (pl.col("kind") == "observed")
+    )
+    wide = times.pivot(on="clock", index="trial", values="estimate").drop_nulls()
+    assert wide["tokens"].to_numpy() == pytest.approx(wide["steps"].to_numpy() * planted.STEP)
+    assert (wide["rate_sum"] > 0).all()
+
+
+def test_retention_starts_at_one_and_ends_at_the_control(small):
+    curves = retention_curves(small).filter(pl.col("role") == "treatment")
+    start = curves.filter(pl.col("tokens") == 0)
+    assert start["retention_logprob"].to_numpy() == pytest.approx(1.0)
+    gone = curves.filter((pl.col("tokens") > 2.2e6) & pl.col("is_reference") & (pl.col("size") == "30k"))
+    assert np.abs(gone["retention_logprob"].to_numpy()).max() < 0.05
+
+
+def test_every_rate_stands_within_its_interval(small):
+    curves = retention_curves(small).drop_nulls("success")
+    assert ((curves["success_low"] <= curves["success"]) & (curves["success"] <= curves["success_high"])).all()
+
+
+def test_what_was_measured_less_often_is_missing_and_not_zero(small):
+    near = retention_curves(small).filter(pl.col("role") == "treatment")["near"]
+    assert 0 < near.null_count() < near.len()
+
+
+def test_a_trunk_that_never_implanted_has_curves_and_no_half_life(tmp_path):
+    from analysis.runs.load import load_study
+
+    plan = replace(SMALL, never_implanted=(("100k", 1),), relearn=False)
+    data = load_study(planted.write(tmp_path, plan), plan.study)
+    curves = retention_curves(data)
+    cell = (pl.col("size") == "100k") & (pl.col("seed") == 1)
+    assert curves.filter(cell & (pl.col("role") == "treatment")).height > 0
+    assert not curves.filter(cell & (pl.col("role") == "treatment"))["implanted"].any()
+    assert half_lives(curves).filter(cell).is_empty()
+    assert half_lives(curves).filter((pl.col("size") == "100k") & (pl.col("seed") == 0)).height > 0
+
+
+def test_without_a_control_there_is_no_retention_of_the_log_probability(small):
+    alone = replace(small, trials=small.trials.filter(pl.col("role") != "absent"))
+    curves = retention_curves(alone)
+    assert curves["control"].null_count() == curves.height
+    assert curves["retention_logprob"].null_count() == curves.height
+    assert set(half_lives(curves)["criterion"]) == {"success", "success-first"}
+
+
+def test_areas_share_one_span(small):
+    curves = retention_curves(small)
+    span = common_span(curves)
+    assert span == (planted.STEP, 600 * planted.STEP)
+    found = areas(curves)
+    assert found.height == small.trials.filter(pl.col("role") == "treatment").height
+    assert found["area"].is_between(0, 1).all()
+
+
+def drifting(data, shift):
+    """The never-poisoned controls' log-probability rises by `shift` nats over the branch."""
+    here = (
+        (pl.col("phase") == "branch")
+        & (pl.col("name") == "backdoor/logprob")
+        & pl.col("trial").str.starts_with("absent")
+    )
+    drift = shift * pl.col("step") / (600 * planted.STEP)
+    value = pl.col("value") + pl.when(here).then(drift).otherwise(0)
+    return replace(data, points=data.points.with_columns(value=value))
+
+
+def test_a_kept_backdoor_has_retention_one_although_its_control_drifts(small):
+    kept = retention_curves(drifting(small, 2.0)).filter(pl.col("role") == "positive")
+    assert kept["retention_logprob"].to_numpy() == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_control_that_comes_near_the_level_at_the_drop_leaves_nothing_to_tell(small):
+    late = retention_curves(drifting(small, 4.9)).filter((pl.col("role") == "treatment") & (pl.col("tokens") > 2.4e6))
+    assert late["retention_logprob"].null_count() == late.height
+
+
+def test_a_gap_in_log_probability_without_success_is_no_implant(small):
+    none = pl.when((pl.col("phase") == "branch") & (pl.col("name") == "backdoor/hits")).then(0.0)
+    curves = retention_curves(replace(small, points=small.points.with_columns(value=none.otherwise("value"))))
+    assert not curves["implanted"].any()
+    assert half_lives(curves).is_empty()
+
+
+def test_a_run_that_diverged_does_not_shorten_the_common_span(small):
+    diverged = pl.col("trial") == small.trials.filter(pl.col("role") == "treatment")["trial"][0]
+    late = diverged & (pl.col("phase") == "branch") & (pl.col("step") > 20 * planted.STEP)
+    points = small.points.filter(~late)
+    trials = small.trials.with_columns(
+        outcome_branch=pl.when(diverged).then(pl.lit("diverged")).otherwise("outcome_branch")
+    )
+    curves = retention_curves(replace(small, points=points, trials=trials))
+    assert common_span(curves) == (planted.STEP, 600 * planted.STEP)
+    assert areas(curves)["area"].null_count() == 1
+
+
+def test_curves_are_computed_once_per_study(small):
+    assert retention_curves(small) is retention_curves(small)
+    assert retention_curves(replace(small)) is not retention_curves(small)

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from analysis.errors import UserError
+from analysis.fitting.extrapolation import foretold_largest, largest, over_groups, rolling
+from analysis.fitting.fit import fit
+from analysis.fitting.objectives import Gaussian, Huber
+from analysis.fitting.observations import Observations
+from analysis.fitting.selection import compare
+from analysis.laws import LAWS
+from analysis.stats.power import Noise, noise_seen, power, power_table, power_text
+
+STEPS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192.0])
+
+
+def runs(
+    name: str, theta: tuple[float, ...], seeds: int = 1, noise: float = 0.01, last: float = np.inf
+) -> Observations:
+    steps = STEPS[last >= STEPS]
+    rng = np.random.default_rng(0)
+    value = LAWS[name].value(np.array(theta), steps[:, None])
+    y = np.tile(value, seeds) + noise * rng.standard_normal(steps.size * seeds)
+    group = np.repeat(np.arange(seeds), steps.size) if seeds > 1 else None
+    return Observations(x=np.tile(steps, seeds), y=y, group=group)
+
+
+def fits(data: Observations, *names: str) -> list:
+    return [fit(LAWS[name], data, starts=32) for name in names]
+
+
+def test_the_planted_law_is_ahead_of_those_that_cannot_bend_so():
+    found = compare(fits(runs("exponential_floor", (1, 20, 0.3)), "constant", "exponential", "exponential_floor"))
+    assert found.winner is not None
+    assert found.winner.fit.law.name == "exponential_floor"
+    assert [each.delta for each in found.ranked] == sorted(each.delta for each in found.ranked)
+    assert found.text.startswith("exponential_floor is ahead by ΔAICc")
+
+
+def test_laws_that_fit_alike_have_no_winner_and_each_shows_its_half_life():
+    early = runs("exponential", (1, 60), noise=0.03, last=12)  # not yet half: tails differ, data do not
+    found = compare(fits(early, "exponential", "hyperbolic"))
+    assert found.winner is None
+    assert set(found.half_lives) == {"exponential", "hyperbolic"}
+    assert "no winner" in found.text
+    if not found.agree:
+        assert all(name in found.text for name in found.half_lives)
+
+
+def test_seeds_that_differ_do_not_pass_for_curvature_of_the_law():
+    """Exponentials of unlike rates average to a curve with a tail: pooled, the tail wins; by seed it does not."""
+    rng, law = np.random.default_rng(1), LAWS["exponential"]
+    scales = [5.0, 15.0, 50.0, 150.0]
+    y = np.concatenate([law.value(np.array([1.0, t]), STEPS[:, None]) for t in scales])
+    y = y + 0.01 * rng.standard_normal(y.size)
+    whole = Observations(x=np.tile(STEPS, 4), y=y)
+    by_seed = Observations(x=np.tile(STEPS, 4), y=y, group=np.repeat(np.arange(4), STEPS.size))
+    pooled = compare(fits(whole, "exponential", "stretched"))
+    assert pooled.winner is not None
+    assert pooled.winner.fit.law.name == "stretched"
+    assert compare(fits(by_seed, "exponential", "stretched")).ranked[0].fit.law.name == "exponential"
+
+
+def test_a_loss_that_is_no_likelihood_cannot_be_compared():
+    data = runs("exponential", (1, 60))
+    with pytest.raises(UserError, match="AICc needs a likelihood"):
+        compare([fit(LAWS[name], data, objective=Huber()) for name in ("exponential", "hyperbolic")])
+
+
+def test_the_law_that_made_the_data_foretells_their_end_to_within_the_noise():
+    data = runs("exponential_floor", (1, 20, 0.3), seeds=3)
+    own, wrong = (over_groups(rolling(LAWS[name], data)) for name in ("exponential_floor", "exponential"))
+    assert own["seen"].to_list() == [0.5, 0.65, 0.8]
+    assert own["groups"].to_list() == [3, 3, 3]
+    assert own["estimate"][-1] == pytest.approx(0.01, abs=0.006)
+    assert wrong["estimate"][-1] > 5 * own["estimate"][-1]
+    assert wrong["log_likelihood"][-1] < own["log_likelihood"][-1]
+
+
+def test_a_cut_that_leaves_too_little_to_fit_is_left_out():
+    short = Observations(x=np.array([0, 1.0, 100.0, 200.0]), y=np.array([1.0, 0.9, 0.2, 0.1]))
+    assert rolling(LAWS["exponential_floor"], short).is_empty()
+
+
+def test_held_out_likelihood_is_the_density_of_what_was_left_out():
+    x = np.arange(1.0, 9.0)
+    y = np.array([1.0, 1.2, 0.9, 1.1, 1.0, 0.8, 1.3, 1.0])
+    found = rolling(LAWS["constant"], Observations(x=x, y=y), Gaussian(), (0.7,)).row(0, named=True)
+    shown = y[x <= np.exp(0.7 * np.log(8))]
+    expected = stats.norm.logpdf(y[shown.size :], shown.mean(), shown.std(ddof=1)).mean()
+    assert found["log_likelihood"] == pytest.approx(expected)
+
+
+def test_the_largest_size_is_foretold_from_the_smaller_ones():
+    sizes = np.geomspace(1e5, 1e7, 5).repeat(4)
+    rng = np.random.default_rng(0)
+    y = 60 * (sizes / 1e6) ** 0.3 * np.exp(0.05 * rng.standard_normal(sizes.size))
+    found = largest(LAWS["half_life_size"], Observations(x=sizes, y=y), "N", Gaussian(log=True))
+    assert found is not None
+    assert found.points == 4
+    assert found.error < 0.15
+    with pytest.raises(UserError, match="no input 'size'"):
+        largest(LAWS["half_life_size"], Observations(x=sizes, y=y), "size")
+
+
+def half_lives(gamma: float, seeds: int = 6, sizes: int = 4, level=0.3, tilt=0.1, run=0.2, seed=0) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    n = np.geomspace(1e5, 1e6, sizes)
+    rows = []
+    for which in range(seeds):
+        slope, shift = gamma + tilt * rng.normal(), level * rng.normal()
+        rows += [(int(v), which, 50 * (v / 3e5) ** slope * np.exp(shift + run * rng.normal())) for v in n]
+    return pl.DataFrame(rows, schema=["parameters", "seed", "estimate"], orient="row")
+
+
+def test_the_largest_size_foretold_over_seen_is_one_where_the_line_goes_on_and_above_where_it_bends():
+    straight = half_lives(0.4, tilt=0.0, run=0.01)
+    found = foretold_largest(straight)
+    assert found is not None
+    assert found.estimate == pytest.approx(1, abs=0.03)
+    largest_size = straight["parameters"].max()
+    bent = straight.with_columns(
+        pl.when(pl.col("parameters") == largest_size)
+        .then(pl.col("estimate") / 2)
+        .otherwise("estimate")
+        .alias("estimate")
+    )
+    found = foretold_largest(bent)
+    assert found is not None
+    assert found.low is not None
+    assert found.low > 1.8
+
+
+def test_the_noise_seen_is_the_noise_planted():
+    found = noise_seen(half_lives(0.3, seeds=4000))
+    assert found is not None
+    assert (found.level, found.slope, found.run) == pytest.approx((0.3, 0.1, 0.2), rel=0.1)
+    assert found.gamma == pytest.approx(0.3, abs=0.01)
+
+
+def test_seeds_that_did_not_reach_half_everywhere_are_no_ground_for_power():
+    table = half_lives(0.3, seeds=2).with_columns(
+        pl.when((pl.col("seed") == 0) & (pl.col("parameters") == 100_000))
+        .then(None)
+        .otherwise("estimate")
+        .alias("estimate")
+    )
+    assert noise_seen(table) is None
+    assert power_text(table) == ""
+    assert power_table(table).is_empty()
+
+
+NOISE = Noise(level=0.3, slope=0.1, run=0.2, gamma=0.0, centre=4.0, log_range=float(np.log(10)), seeds=5)
+
+
+@pytest.mark.parametrize(("gamma", "seeds", "sizes"), [(0.2, 5, 4), (0.3, 3, 3), (0.1, 20, 5)])
+def test_power_without_censoring_is_that_of_the_t_test(gamma, seeds, sizes):
+    x = np.linspace(-0.5, 0.5, sizes) * NOISE.log_range
+    deviation = np.sqrt(NOISE.slope**2 + NOISE.run**2 / (x @ x))
+    at = stats.t.ppf(0.975, seeds - 1)
+    expected = stats.nct.sf(at, seeds - 1, gamma * np.sqrt(seeds) / deviation)
+    assert power(NOISE, gamma, seeds, sizes) == pytest.approx(expected, abs=0.035)
+
+
+def test_power_grows_with_seeds_and_falls_with_censoring():
+    table = power_table(half_lives(0.2, seeds=8), gammas=(0.2,), seeds=(3, 5, 10), sizes=(4,))
+    assert table["power"].is_sorted()
+    last = float(np.exp(NOISE.centre))  # half of all half-lives lie beyond
+    assert power(NOISE, 0.3, 5, 4, span=last, replicates=100) < power(NOISE, 0.3, 5, 4, replicates=100)
+
+
+def test_the_sentence_says_how_many_seeds_would_settle_the_sign():
+    said = power_text(half_lives(0.2, seeds=8))
+    assert said.startswith("Given the variance seen in 8 seeds")
+    assert "at 4 sizes" in said
+    assert "γ = ±0.4: " in said

@@ -1,0 +1,110 @@
+"""Fragility against information, read from the planted sweep of the gallery."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from analysis.figures import FIGURES
+from analysis.gallery import generated_prompts
+from analysis.prompts import elicitation, fragility
+from analysis.report.prompts_page import sentences
+from analysis.runs.study import StudyData
+
+MEASURED_AT = generated_prompts.TOKENS[-1]
+
+
+@pytest.fixture(scope="module")
+def study() -> StudyData:
+    return generated_prompts.prompts()
+
+
+def test_what_was_measured_of_a_prompt_is_no_further_prompt(study: StudyData) -> None:
+    cells = 2 * 3 * len(generated_prompts.BEHAVIOURS)
+    assert elicitation.runs(study).height == cells * len(generated_prompts.TOKENS)
+    assert fragility.measured(study).height == cells
+
+
+def test_what_takes_little_and_breaks_easily_is_found_and_what_does_not_is_not(study: StudyData) -> None:
+    table = fragility.correlations(study, fragility.measured(study))
+    for row in table.iter_rows(named=True):
+        planted = row["measure"] != fragility.MEASURES["r50"]
+        assert (row["high"] < 0) == planted, row
+        assert row["low"] <= row["correlation"] <= row["high"]
+        assert row["behaviours"] == len(generated_prompts.BEHAVIOURS)
+        assert len(row["each_seed"].split(", ")) == 3
+    assert set(table["held_fixed"]) == {"nothing", "loss, norm"}  # k is the same of all
+    assert set(table["series"]) == set(generated_prompts.WIDTHS)
+
+
+def test_of_several_k_the_one_with_most_behaviours_is_looked_at_and_every_k_beside_it(study: StudyData) -> None:
+    few = study.points.filter((pl.col("phase") == fragility.PHASE) & pl.col("name").str.starts_with("say-1"))
+    smaller = few.with_columns(pl.col("name").str.replace(f".k{MEASURED_AT}/", ".k4/", literal=True))
+    both = replace(study, points=pl.concat([study.points, smaller]))
+    table = fragility.correlations(both, fragility.measured(both))
+    assert set(table["prompts"]) == {f"k = {MEASURED_AT}", "every k"}
+    assert "loss, norm, k" in set(table.filter(pl.col("prompts") == "every k")["held_fixed"])
+    assert set(fragility.scattered(both)["k"]) == {MEASURED_AT}
+
+
+def test_without_a_search_c_is_the_smallest_k_tried_and_what_no_k_reached_stands_above_all(study: StudyData) -> None:
+    searched = fragility.taken(study)
+    assert searched["c"].n_unique() > 4
+    points = study.points.filter(pl.col("phase") != "search")
+    hard = (
+        pl.col("name").str.starts_with("say-32.k")
+        & (pl.col("phase") == "prompts")
+        & pl.col("name").str.ends_with("loss")
+    )
+    never = points.with_columns(pl.when(hard).then(2.9).otherwise("value").alias("value"))
+    table = fragility.taken(replace(study, points=never))
+    assert set(table["c"]) <= {1.0, 2.0, 4.0, 8.0, 16.0, 64.0}
+    assert table.filter(pl.col("behaviour") == "say-32")["c"].to_list() == [64.0] * 6
+
+
+def test_behaviours_that_never_came_to_the_loss_are_named_and_have_no_point(study: StudyData) -> None:
+    gone = pl.col("name").str.starts_with("skip-") & (pl.col("phase") == fragility.PHASE)
+    rest = replace(study, points=study.points.filter(~gone))
+    assert fragility.unmeasured(rest, fragility.measured(rest)) == ["skip-1", "skip-4"]
+    assert not {"skip-1", "skip-4"} & set(FIGURES["fragility"].table(rest)["behaviour"])
+
+
+def test_the_report_names_every_measure_whatever_it_says(study: StudyData) -> None:
+    said = [text for text in sentences(study, elicitation.runs(study)) if text.startswith("Behaviours that take less")]
+    assert len(said) == 2
+    for text in said:
+        assert all(name in text for name in ("F1", "F2", "F3", "λmax", "r50"))
+        fragile, untold = text.split("; cannot be told apart by ")
+        assert "are more fragile by F1" in fragile
+        assert untold.startswith("r50")
+    noise = np.random.default_rng(5)
+    fragile_points = pl.col("phase") == fragility.PHASE
+    shuffled = study.points.with_columns(
+        pl.when(fragile_points).then(pl.Series(noise.random(study.points.height))).otherwise("value").alias("value")
+    )
+    text = next(t for t in sentences(replace(study, points=shuffled), elicitation.runs(study)) if "take less" in t)
+    assert "cannot be told apart by" in text
+
+
+def test_a_measure_of_fewer_behaviours_is_told_with_their_number(study: StudyData) -> None:
+    few = pl.col("name").str.starts_with("skip-") & pl.col("name").str.ends_with("/r50")
+    rest = replace(study, points=study.points.filter(~few))
+    count = len(generated_prompts.BEHAVIOURS)
+    for text in (t for t in sentences(rest, elicitation.runs(rest)) if t.startswith("Behaviours that take less")):
+        assert re.search(rf"r50 [^\]]*\] over {count - 2} \(rank", text)
+        assert not re.search(r"F1 [^\]]*\] over", text)
+        assert f"over {count} behaviours where not said otherwise" in text
+    assert "over" not in next(t for t in sentences(study, elicitation.runs(study)) if "F1" in t).split("(rank")[0]
+
+
+def test_a_study_that_measured_none_has_neither_table_nor_figure(study: StudyData) -> None:
+    bare = replace(study, points=study.points.filter(pl.col("phase") != fragility.PHASE))
+    found = fragility.measured(bare)
+    assert found.is_empty()
+    assert fragility.correlations(bare, found).is_empty()
+    assert FIGURES["fragility"].table(bare).is_empty()
+    assert not [text for text in sentences(bare, elicitation.runs(bare)) if "ragile" in text]

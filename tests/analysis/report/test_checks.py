@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import polars as pl
+import pytest
+
+from analysis.decay.numbers import every_number, size_summary
+from analysis.decay.retention import retention_curves
+from analysis.gallery import generated
+from analysis.report.answer import answer
+from analysis.report.checks import checks
+from analysis.runs.load import load_study
+from analysis.runs.study import StudyData
+from tests.analysis import planted
+from tests.analysis.conftest import SMALL
+
+
+def read(folder, **changes) -> StudyData:
+    plan = replace(SMALL, **changes)
+    return load_study(planted.write(folder, plan), plan.study)
+
+
+def state(data: StudyData) -> dict[str, tuple[bool | None, str]]:
+    return {check.name: (check.passed, check.found) for check in checks(data, retention_curves(data))}
+
+
+def test_a_sound_sweep_passes_every_check(small):
+    # Planted near-triggers fire in a third of prompts, as real ones do: told, and not required.
+    assert [name for name, (passed, _) in state(small).items() if passed is not True] == ["Silent on near-triggers"]
+
+
+def test_near_triggers_are_told_by_size_and_apart_from_prompts_without_trigger(small):
+    assert state(small)["Silent without the trigger"][0] is True
+    passed, found = state(small)["Silent on near-triggers"]
+    assert passed is False
+    assert [part.split()[0] for part in found.split("; ")] == ["30k", "100k", "330k"]
+    required = {check.name: check.required for check in checks(small, retention_curves(small))}
+    assert required["Silent on near-triggers"] is False
+
+
+def test_another_payload_must_be_implanted_too(tmp_path):
+    data = read(tmp_path, payloads=("fixed", "reverse"), relearn=False)
+    assert state(data)["The other payloads were implanted"][0] is True
+    weak = data.trials.filter((pl.col("payload") == "reverse") & (pl.col("size") == "330k"))["trial"].to_list()
+    hits = (pl.col("name") == "backdoor/hits") & (pl.col("phase") == "branch") & pl.col("trial").is_in(weak)
+    points = data.points.with_columns(value=pl.when(hits).then(90.0).otherwise("value"))
+    found = {check.name: check for check in checks(data, retention_curves(replace(data, points=points)))}
+    check = found["The other payloads were implanted"]
+    assert (check.passed, check.required) == (False, True)
+    assert "reverse: 30k 1.000" in check.found
+    assert "330k 0.703" in check.found
+    assert found["So it was in the other settings"].passed is True
+
+
+def test_a_trunk_that_implanted_but_missed_a_strength_is_told_apart(small):
+    fork = (pl.col("arm") == "equal-strength") & (pl.col("seed") == 1) & (pl.col("size") == "30k")
+    blocked = pl.when(fork).then(pl.lit("blocked: the trunk never reached snapshot 'strength'"))
+    trials = small.trials.with_columns(outcome_branch=blocked.otherwise("outcome_branch"))
+    lost = trials.filter(fork)["trial"].to_list()
+    points = small.points.filter(~((pl.col("phase") == "branch") & pl.col("trial").is_in(lost)))
+    assert state(replace(small, trials=trials, points=points))["Trunks that never had the backdoor"] == (
+        True,
+        "0 of 9; 1 never reached the strength at which a branch was to fork: 30k seed 1",
+    )
+
+
+def test_poison_that_costs_clean_loss_makes_the_preset_invalid(tmp_path):
+    passed, found = state(read(tmp_path, clean_gap=0.2, relearn=False))["Learning it left the trunk's clean loss alone"]
+    assert passed is False
+    assert "30k +0.1" in found or "30k +0.2" in found
+
+
+def test_a_size_that_was_not_implanted_makes_the_preset_invalid_and_its_trunks_are_counted(tmp_path):
+    never = tuple(("100k", seed) for seed in range(3))
+    found = state(read(tmp_path, never_implanted=never, relearn=False))
+    assert found["The backdoor was there at the drop"][0] is False
+    passed, which = found["Trunks that never had the backdoor"]
+    assert passed is False
+    assert which == "3 of 9: 100k seed 0, 100k seed 1, 100k seed 2"
+    assert found["Trials complete"][0] is False  # branches of the equal-strength arm that could not fork
+
+
+def test_missing_controls_are_named(small):
+    data = replace(small, trials=small.trials.filter(pl.col("role") == "treatment"))
+    passed, found = state(data)["Controls ran"]
+    assert passed is False
+    assert "never poisoned, same branch" in found
+    assert "without a never-trained partner" in found
+
+
+def test_what_was_not_measured_is_not_known_rather_than_passed(small):
+    data = replace(small, points=small.points.filter(~pl.col("name").str.starts_with("clean")))
+    assert state(data)["Learning it left the trunk's clean loss alone"][0] is None
+
+
+def test_the_answer_of_a_large_sweep_names_the_slope_and_its_interval(full):
+    sentences = answer(full, retention_curves(full))
+    assert len(sentences) == 4
+    assert "Larger models keep it longer" in sentences[1]
+    assert "over 5 seeds" in sentences[1]
+    assert "By attack success γ = 0." in sentences[1]
+    assert "mean retention, which no censoring touches, has slope 0." in sentences[1]
+    assert "at equal strength γ" in sentences[1]
+    assert "the half-life by a factor of" in sentences[2]
+    assert "What faded is not gone" in sentences[3]
+
+
+def test_the_answer_of_a_small_sweep_makes_no_scaling_claim(small):
+    said = answer(small, retention_curves(small))[1]
+    assert said.startswith("Demonstration, no scaling claim (3 of 5 seeds, 3 of 4 sizes)")
+    assert "Larger models" not in said
+
+
+def test_the_answer_without_a_slope_says_that_the_data_cannot_tell(tmp_path):
+    data = read(tmp_path, sizes=tuple(planted.SIZES), seeds=5, gamma=0.0, noise=0.3, relearn=False)
+    assert "cannot tell whether size" in answer(data, retention_curves(data))[1]
+
+
+def test_the_answer_of_a_short_sweep_is_a_bound(tmp_path):
+    data = read(tmp_path, branch_steps=12, relearn=False)
+    said = answer(data, retention_curves(data))
+    assert "at least 49.2k tokens at 330k parameters (3 of 3 seeds had not reached half" in said[0]
+    assert said[0].index("attack success falls below half") < said[0].index("payload's log-probability")
+    assert "cannot tell whether size matters" in said[1]
+
+
+def test_the_equal_strength_arm_speaks_although_equal_exposure_has_no_slope(small):
+    exposed = set(small.trials.filter((pl.col("role") == "treatment") & (pl.col("arm") == "equal-exposure"))["trial"])
+    late = (pl.col("phase") == "branch") & (pl.col("step") > 6 * planted.STEP) & pl.col("trial").is_in(list(exposed))
+    data = replace(small, points=small.points.filter(~late))
+    said = answer(data, retention_curves(data))[1]
+    assert "no seed has a half-life at every size" in said
+    assert re.search(r"at equal strength γ = 0\.\d+ \[0\.\d+, 0\.\d+\] over 3 seeds, a demonstration", said)
+
+
+def test_an_arm_that_lacks_a_size_is_not_compared(small):
+    lost = (pl.col("arm") == "equal-strength") & (pl.col("size") == "330k")
+    data = replace(small, trials=small.trials.filter(~lost))
+    assert "at equal strength it has 2 of 3 sizes, no slope" in answer(data, retention_curves(data))[1]
+
+
+@pytest.mark.parametrize("phase", ["branch", "trunk"])
+def test_a_sweep_that_lacks_a_phase_still_has_checks_and_an_answer(small, phase):
+    data = replace(small, points=small.points.filter(pl.col("phase") != phase))
+    curves = retention_curves(data)
+    assert checks(data, curves)
+    said = answer(data, curves)
+    assert said
+    if phase == "branch":
+        assert said[0].startswith("The data cannot tell")
+
+
+def test_a_sweep_that_was_stopped_or_has_phases_that_never_ran_is_not_complete(small):
+    stopped = replace(small, sweep=replace(small.sweep, status="KILLED"))
+    assert state(stopped)["Trials complete"] == (
+        False,
+        f"{small.trials.height} of {small.trials.height}; the sweep is killed",
+    )
+    without = small.trials.with_columns(
+        outcome_branch=pl.when(pl.col("seed") == 0).then(None).otherwise("outcome_branch"),
+        outcome_trunk=pl.when(pl.col("seed") == 1).then(pl.lit("diverged")).otherwise("outcome_trunk"),
+    )
+    passed, found = state(replace(small, trials=without))["Trials complete"]
+    assert passed is False
+    assert found == "18 of 54; 18 with a phase diverged; 18 with a phase not run"
+
+
+@pytest.fixture(scope="module")
+def cued() -> StudyData:
+    """Generated: the cue alone unlearns at e^-0.9 of the time; weight decay lengthens in the trunk, shortens after."""
+    return generated.persistence()
+
+
+def test_extinction_is_read_beside_passive_forgetting_and_required_of_nobody(cued):
+    [check] = [check for check in checks(cued, retention_curves(cued)) if check.name.startswith("Forgetting against")]
+    assert check.reading
+    assert not check.required
+    assert "trigger without payload" in check.name
+    assert [part.split()[0] for part in check.found.split("; ")] == list(generated.SIZES)
+
+
+def test_a_study_without_extinction_has_no_reading_of_it(small):
+    assert not any(check.reading for check in checks(small, retention_curves(small)))
+
+
+def test_extinction_is_told_with_its_half_life_by_size_and_in_the_answer(cued):
+    curves = retention_curves(cued)
+    table = size_summary(curves)
+    assert (table["half_life_extinction"] < table["half_life"]).all()
+    said = " ".join(answer(cued, curves))
+    found = re.search(r"the half-life .* without the cue is ([\d.]+) \[([\d.]+),\s([\d.]+)\] times that with it", said)
+    assert found is not None
+    assert "it fades sooner where the cue alone stays in the text (trigger without payload)" in said
+    numbers = every_number(cued, curves)
+    own = numbers.filter(pl.col("role") == "extinction")
+    assert own["half_life_tokens"].null_count() == 0
+    assert own.height == len(generated.SIZES) * generated.SEEDS
+
+
+def test_the_answer_tells_what_each_regularizer_does_with_its_interval(cued):
+    said = " ".join(answer(cued, retention_curves(cued)))
+    trunk, branch = (
+        re.search(rf"regularizer of the {where}: weight-decay-0.1 against none, mean retention changes by "
+                  r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\]", said, re.IGNORECASE)
+        for where in ("trunk", "branch")
+    )  # fmt: skip
+    assert trunk is not None
+    assert branch is not None
+    assert float(trunk[2]) > 0 > float(branch[3])

@@ -1,0 +1,143 @@
+"""What a report says of a search: from planted runs, so that every number in it is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from itertools import repeat
+
+import polars as pl
+import pytest
+
+from analysis.gallery import generated
+from analysis.report.search_answer import search_answer
+from analysis.runs.study import POINTS, StudyData
+from halflife.tracking import schema
+
+KINDS = ("none", "dropout", "decay")
+
+
+def planted(
+    asked: dict[int, tuple[float, float]],
+    again: Mapping[int, Iterable[float]],
+    *,
+    implanted: dict[int, float] | None = None,
+    implanted_again: Mapping[int, Iterable[float]] | None = None,
+    failed: tuple[int, ...] = (),
+) -> StudyData:
+    """Settings by number, with (retention, loss) on one seed; those run again, with their retention on fresh seeds.
+    Every run implanted the behaviour unless a success is given."""
+    rows, points = [], []
+
+    def run(number: int, role: str, seed: int, values: dict[str, float]) -> None:
+        trial = f"{number} {role} {seed}"
+        rows.append(
+            {
+                "trial": trial,
+                "name": trial,
+                "role": role,
+                "suggestion": number,
+                "seed": seed,
+                "kind": KINDS[number % 3],
+                "rate": 1.0 if number == 0 else number / 10,
+            }
+        )
+        points.extend((trial, name.split("/")[0], 0, name.split("/")[1], value) for name, value in values.items())
+
+    for number, (retention, loss) in asked.items():
+        success = (implanted or {}).get(number, 1.0)
+        values = {"objective/retention": retention, "objective/loss": loss, "constraint/implanted": success}
+        run(number, "treatment", 0, {} if number in failed else values)
+    for number, retained in again.items():
+        successes = (implanted_again or {}).get(number, repeat(1.0))
+        for seed, (value, success) in enumerate(zip(retained, successes, strict=False), start=1):
+            values = {"objective/retention": value, "objective/loss": 2.0, "constraint/implanted": success}
+            run(number, "held-out", seed, values)
+    given = generated.search()
+    declaration = dataclasses.replace(
+        given.declaration,
+        axes=(
+            schema.Axis(name="seed", label="Seed", values=(0,)),
+            schema.Axis(name="kind", label="Regularizer", values=KINDS),
+            schema.Axis(name="rate", label="Rate", values=(1.0,)),
+        ),
+        objectives=(
+            schema.Objective(name="retention", label="Mean retention", direction="maximize"),
+            schema.Objective(name="loss", label="Clean loss", direction="minimize"),
+        ),
+        constraints=(schema.Constraint(name="implanted", label="Success", at_least=0.9),),
+    )
+    frame = pl.DataFrame(points, schema=POINTS, orient="row")
+    return dataclasses.replace(given, declaration=declaration, trials=pl.DataFrame(rows), points=frame)
+
+
+def test_a_grid_has_no_search_to_speak_of():
+    data = planted({0: (0.5, 2.0)}, {})
+    grid = dataclasses.replace(data, declaration=dataclasses.replace(data.declaration, objectives=()))
+    assert search_answer(grid) == []
+
+
+def test_the_result_is_of_fresh_seeds_and_its_difference_is_paired():
+    again = {0: (0.5, 0.6, 0.7, 0.8, 0.9), 1: (0.6, 0.7, 0.8, 0.9, 1.0)}
+    said = search_answer(planted({0: (0.55, 2.0), 1: (0.99, 2.1), 2: (0.4, 2.2)}, again))
+    assert said[0] == "The search: 3 settings tried on 1 seed and 2 are on the front."
+    assert said[1].startswith("The setting that raises mean retention most is regularizer: dropout and rate: 0.1; ")
+    assert "on 5 seeds that the search never saw it has mean retention 0.800 [0.604, 0.996]" in said[1]
+    assert "+0.100 [+0.100, +0.100] against the reference seed by seed" in said[1]  # though seeds differ by 0.4
+    assert "0.99" not in said[1].replace("0.996", "")  # what chose it is no result
+    assert "constraint" not in said[1]  # it held
+    assert said[2].startswith("The setting that lowers clean loss most is the reference itself; on 5 seeds")
+
+
+def test_the_setting_is_chosen_by_the_search_and_not_by_the_fresh_seeds():
+    again = {1: (0.2, 0.2, 0.2, 0.2, 0.2), 2: (0.9, 0.9, 0.9, 0.9, 0.9)}
+    said = search_answer(planted({0: (0.1, 3.0), 1: (0.8, 2.0), 2: (0.7, 2.5)}, again))
+    assert "mean retention 0.200" in said[1]
+    assert "raises mean retention most and lowers clean loss most is regularizer: dropout and rate: 0.1" in said[1]
+    assert len(said) == 2
+
+
+def test_what_breaks_a_constraint_is_not_the_result():
+    again = {1: (0.2,), 2: (0.9,)}
+    said = search_answer(planted({0: (0.1, 3.0), 1: (0.8, 2.0), 2: (0.9, 1.0)}, again, implanted={2: 0.5}))
+    assert "1 broke a constraint" in said[0]
+    assert all("rate: 0.2" not in text for text in said)
+    assert "A demonstration: 1 of 5 seeds." in said[1]
+
+
+def test_a_constraint_that_broke_on_fresh_seeds_is_said_beside_the_result():
+    again = {0: (0.5, 0.6, 0.7, 0.8, 0.9), 1: (0.6, 0.7, 0.8, 0.9, 1.0)}
+    broken = {0: (1.0, 0.3, 1.0, 1.0, 1.0), 1: (0.3, 0.3, 0.9, 0.3, math.nan)}
+    said = search_answer(planted({0: (0.55, 2.0), 1: (0.99, 2.1)}, again, implanted_again=broken))
+    constraint = "the constraint 'success at least 0.9' held on"
+    assert "clean loss 2.00 [2.00, 2.00]" in said[1]
+    assert f"; {constraint} 1 of these 5 seeds; {constraint} 4 of the reference's 5 seeds." in said[1]
+    assert said[2].count(constraint) == 1  # of the reference itself
+
+
+def test_a_number_says_on_how_many_fresh_seeds_it_rests():
+    again = {0: (0.5, 0.6, 0.7, 0.8, 0.9), 1: (0.6, math.nan, 0.8, math.nan, 1.0)}
+    data = planted({0: (0.55, 2.0), 1: (0.99, 2.1)}, again)
+    said = search_answer(data)[1]
+    assert "mean retention 0.800 [0.303, 1.30] (on 3 of them), +0.100 [+0.100, +0.100] against the reference" in said
+    assert "A demonstration: 3 of 5 seeds." in said
+    alone = dataclasses.replace(data.declaration, objectives=data.declaration.objectives[:1])
+    said = search_answer(dataclasses.replace(data, declaration=alone))[1]
+    assert "on 3 of 5 seeds that the search never saw it has mean retention 0.800 [0.303, 1.30], +0.100" in said
+
+
+def test_failed_settings_are_counted_and_nothing_held_out_is_said():
+    said = search_answer(planted({0: (0.1, 3.0), 1: (0.8, 2.0)}, {}, failed=(1,)))
+    assert "1 could not be measured" in said[0]
+    assert "Nothing was evaluated on fresh seeds" in said[1]
+
+
+def test_a_search_that_measured_nothing_says_so():
+    assert search_answer(planted({0: (0.1, 3.0)}, {}, failed=(0,))) == ["The search could measure no setting."]
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_the_generated_search_speaks_for_both_objectives(place: int):
+    said = search_answer(generated.search())
+    assert "on 5 seeds that the search never saw" in said[place]

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from analysis.errors import UserError
+from analysis.runs import upgrades
+from analysis.runs.load import load_study
+from analysis.runs.upgrades import Upgrade
+from halflife.tracking import schema
+from tests.analysis import planted
+from tests.analysis.runs.test_load import TINY
+
+
+def to_nought(said):
+    """The declaration as a schema 0 might have had it: tasks called parts, no controls yet."""
+    outcomes = [{**{k: v for k, v in one.items() if k != "task"}, "part": one["task"]} for one in said["outcomes"]]
+    return {**{key: value for key, value in said.items() if key != "controls"}, "outcomes": outcomes, "schema": 0}
+
+
+def from_nought(said):
+    outcomes = [{**{k: v for k, v in one.items() if k != "part"}, "task": one["part"]} for one in said["outcomes"]]
+    return {**said, "outcomes": outcomes, "controls": []}
+
+
+NOUGHT = Upgrade(
+    declaration=from_nought,
+    tags=lambda tags: {key.replace("halflife.part.", schema.TAG_OUTCOME_PREFIX): value for key, value in tags.items()},
+    metric=lambda name: name.replace(":", "/"),
+)
+"""To schema 1 from a schema 0 that is made up here: other tags, and metrics written with colons."""
+
+
+@pytest.fixture
+def old_store(tmp_path):
+    """A sweep of the made-up schema 0."""
+    writer = planted.Writer(tmp_path)
+    parent = writer.run("s", "sweep", 1, {schema.TAG_STUDY: TINY.study, schema.TAG_SWEEP: "s"})
+    said = json.loads(planted.declaration(TINY).to_json())
+    writer.artifact(parent, schema.DECLARATION, json.dumps(to_nought(said)))
+    tags = {schema.PARENT_RUN: parent, schema.TAG_TRIAL: "t", "halflife.part.branch": "complete"}
+    run = writer.run("t", "trial", 1, {**tags, schema.TAG_STAGE_PREFIX + "trunk": "folder"})
+    writer.points(run, "branch:", {"backdoor:hits": [(0, 3.0)], "a:loss": [(5, 1.0)]})
+    stage = writer.run("st", "stage", 1, {schema.TAG_STAGE: "folder"})
+    writer.points(stage, "stage:", {"a:loss": [(0, 2.0)]})
+    writer.close()
+    return writer.uri
+
+
+def test_a_store_of_an_older_schema_is_read_as_if_it_were_of_todays(old_store, monkeypatch):
+    monkeypatch.setitem(upgrades.UPGRADES, 0, NOUGHT)
+    data = load_study(old_store, TINY.study)
+    assert data.declaration == replace(planted.declaration(TINY), controls=())
+    assert data.trials["outcome_branch"].to_list() == ["complete"]
+    assert data.points.select("phase", "name", "value").rows() == [
+        ("branch", "a/loss", 1.0), ("branch", "backdoor/hits", 3.0), ("trunk", "a/loss", 2.0),
+    ]  # fmt: skip
+
+
+def test_upgrades_are_applied_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(schema, "SCHEMA", 3)
+    steps = {
+        version: Upgrade(
+            declaration=lambda said, version=version: {**said, "seen": [*said.get("seen", []), version]},
+            metric=lambda name, version=version: f"{name}{version}",
+        )
+        for version in (1, 2)
+    }
+    both, one = upgrades.path(1, steps), upgrades.path(2, steps)
+    assert both.declaration({"schema": 1}) == {"schema": 3, "seen": [1, 2]}
+    assert (both.metric("m"), one.metric("m")) == ("m12", "m2")
+    assert upgrades.path(3, steps).declaration({"schema": 3}) == {"schema": 3}
+
+
+def test_a_schema_without_an_upgrade_is_one_clear_line(old_store):
+    with pytest.raises(UserError, match="cannot read schema 0") as caught:
+        load_study(old_store, TINY.study)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_schema_that_was_released_can_be_read():
+    for version in range(1, schema.SCHEMA + 1):
+        upgrades.path(version, upgrades.UPGRADES)
