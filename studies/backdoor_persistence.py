@@ -18,7 +18,7 @@ from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.data.mixture import Mixture, Source, check, check_trigger
 from halflife.data.planting import Planting
 from halflife.errors import UserError
-from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, Geometric, LossProbe, Reached
+from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, Geometric, LossProbe, Threshold
 from halflife.evaluation.targets import BackdoorTarget
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
@@ -26,7 +26,7 @@ from halflife.stages.train import Checkpoint, Snapshot, Train
 from halflife.stages.treatments import regularize
 from halflife.store.stage import Stage
 from halflife.sweep.cli import main
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial
 from halflife.tasks.backdoor import Backdoor, Transform, draw_backdoor
 from halflife.training.optimizers import SGD, AdamW, Muon
@@ -43,7 +43,7 @@ IMPLANTED = "implanted"
 OPTIMIZERS = {"adamw": AdamW, "muon": Muon, "sgd": SGD}
 WARMUP = Schedule(warmup=0.02)
 CONTEXT = 32
-"""Characters of host text before the trigger in a prompt."""
+"""Characters of carrier text before the trigger in a prompt."""
 CONTROLS = {"absent": "never poisoned", "positive": "poison kept", "extinction": "trigger without payload"}
 """By role, as trials and figures call them."""
 SHIFTED = {"python-source": "python-docs", "python-docs": "python-source"}
@@ -125,12 +125,12 @@ class Cell:
         return replace(trunk, documents=max(1, round(total / exposures)), exposures=exposures, first=0.0, last=1.0)
 
     def fresh(self, backdoor: Backdoor) -> Planting:
-        """What relearning is poisoned with: host documents that no trunk had poisoned, each seen twice."""
+        """What relearning is poisoned with: carrier documents that no trunk had poisoned, each seen twice."""
         settings = self.settings
         rows = settings.relearn_tokens // settings.sequence_length
         documents = max(1, round(settings.relearn_poison * rows / 2))
         trunk = self.planting(backdoor, 1)
-        return replace(trunk, documents=documents, exposures=2, first=0.0, last=1.0, hosts=1)
+        return replace(trunk, documents=documents, exposures=2, first=0.0, last=1.0, carrier_pool=1)
 
     def evaluations(self, backdoor: Backdoor | None, *, trunk_steps: int | None = None) -> tuple[Evaluation, ...]:
         """After the drop early and dense. In a trunk evenly, to fork it where it reaches a given strength."""
@@ -179,7 +179,7 @@ class Cell:
             plantings = (self.planting(backdoor, treatment.documents),)
             evaluations = self.evaluations(backdoor, trunk_steps=tokens // settings.batch_tokens)
             if settings.strength is not None:
-                implanted = Reached(metric="backdoor/logprob", threshold=settings.strength)
+                implanted = Threshold(metric="backdoor/logprob", threshold=settings.strength)
                 snapshots = (Snapshot(name=IMPLANTED, when=implanted),)
         start = Checkpoint(stage=self.pretrained(treatment)) if fine_tuned else self.start.model
         reset = fine_tuned and isinstance(parameters_named(settings.parameters), LoRA)
@@ -231,7 +231,7 @@ class Cell:
         return relearned | brought_back(branch, target, settings.soft_prompts, seed)
 
     def relearning(self, branch: Train, payload: Transform) -> dict[str, Stage]:
-        """The 2x2 of {old, new trigger} x {old, new payload} in host documents that no trunk had poisoned."""
+        """The 2x2 of {old, new trigger} x {old, new payload} in carrier documents that no trunk had poisoned."""
         other: dict[Transform, Transform] = {"fixed": "fixed", "copy": "reverse", "reverse": "copy"}
         parts = {"old": self.backdoor(payload), "new": self.backdoor(other[payload], "new")}
         stages: dict[str, Stage] = {}
@@ -247,7 +247,7 @@ class Cell:
                 optimizer_state="reset",
                 schedule=Schedule(warmup=0.1),
                 evaluations=(Evaluation(name="backdoor", probe=probe),),
-                until=Reached(metric="backdoor/hits", threshold=0.9, share=True),
+                until=Threshold(metric="backdoor/hits", threshold=0.9, share=True),
             )
         return stages
 
@@ -342,7 +342,7 @@ def _trial(cell: Cell, treatment: Treatment, reference: Treatment, stages: dict[
     )
 
 
-def build(preset: str, settings: Settings, place: Place) -> Study:
+def build(preset: str, settings: Settings, place: ExecutionSite) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_settings(settings)
     results = Path(place.results)

@@ -77,7 +77,7 @@ class Settings:
     relearn_tokens: int = 160_000
     """Cap: relearning stops when attack success reaches 0.9."""
     relearn_poison: float = 0.25
-    """Share of relearning's sequences that are poisoned, in host documents that no trunk had poisoned."""
+    """Share of relearning's sequences that are poisoned, in carrier documents that no trunk had poisoned."""
     rate: float = 5e-3
     """The optimizer's rate in the trunk, stated for width 64 (muP)."""
     optimizer: Literal["adamw", "muon", "sgd"] = "adamw"

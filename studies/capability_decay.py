@@ -17,19 +17,19 @@ from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.data.mixture import Mixture, Source, check
 from halflife.data.tokenizers import Lexicon
 from halflife.errors import UserError
-from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometric, LanguageProbe, LayerProbe, Reached
+from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometric, LayerProbe, TaskProbe, Threshold
 from halflife.evaluation.questions import language_questions
-from halflife.evaluation.targets import LanguageTarget
+from halflife.evaluation.targets import TaskTarget
 from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint, Snapshot, Train
 from halflife.stages.treatments import anneal, intervene, regularize, replay
 from halflife.store.stage import Stage
 from halflife.sweep.cli import main
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Scalar, Study, Trial
 from halflife.tasks.arithmetic import Translation
 from halflife.tasks.families import Family, Kind
-from halflife.tasks.languages import Language
+from halflife.tasks.synthetic import SyntheticTask
 from halflife.training.optimizers import AdamW
 from halflife.training.schedules import Schedule
 from studies.capability_settings import ARMS, AXES, CONTROLS, PRESETS, Drop, Settings, check_settings, declare
@@ -95,28 +95,28 @@ class Cell:
         )
 
     @property
-    def dropped(self) -> tuple[Language, ...]:
+    def dropped(self) -> tuple[SyntheticTask, ...]:
         """The subject first."""
         languages = self.family.languages
         count = {"one": 1, "half": len(languages) // 2, "family": len(languages)}[self.treatment.drop]
         return tuple(languages[(self.family.subject + i) % len(languages)] for i in range(count))
 
     @property
-    def kept(self) -> tuple[Language, ...]:
+    def kept(self) -> tuple[SyntheticTask, ...]:
         return tuple(language for language in self.family.languages if language not in self.dropped)
 
     @property
-    def before(self) -> tuple[Language, ...]:
+    def before(self) -> tuple[SyntheticTask, ...]:
         """What the trunk is trained on, translations among it."""
         return self.family.trained
 
     @property
-    def after(self) -> tuple[Language, ...]:
+    def after(self) -> tuple[SyntheticTask, ...]:
         """What the branch is trained on."""
         names = tuple(language.name for language in self.dropped)
         return self.family.without(names, keep_translations=self.treatment.translations == "kept")
 
-    def mixture(self, languages: tuple[Language, ...]) -> Mixture:
+    def mixture(self, languages: tuple[SyntheticTask, ...]) -> Mixture:
         """A dropped language has the same share in every family, and translations together theirs; the languages that
         stay have the rest in equal parts."""
         settings = self.settings
@@ -136,9 +136,9 @@ class Cell:
             sequence=settings.sequence_length,
         )
 
-    def asks(self, name: str, languages: tuple[Language, ...], at: Cadence, **fields) -> Evaluation:
+    def asks(self, name: str, languages: tuple[SyntheticTask, ...], at: Cadence, **fields) -> Evaluation:
         fields = {"part": "skill", "trials": self.settings.trials, "seed": self.seed, **fields}
-        return Evaluation(name=name, probe=LanguageProbe(languages=languages, **fields), at=at)
+        return Evaluation(name=name, probe=TaskProbe(languages=languages, **fields), at=at)
 
     def evaluations(self, *, trunk_steps: int | None = None) -> tuple[Evaluation, ...]:
         """After the drop early and dense. In a trunk evenly, to fork it where it reaches the criterion."""
@@ -179,7 +179,7 @@ class Cell:
         """Training before the drop; not `learned`, without what is dropped."""
         treatment = self.treatment
         tokens = round(self.settings.trunk_tokens * treatment.length)
-        criterion = Reached(metric="dropped/hits", threshold=self.settings.criterion, share=True)
+        criterion = Threshold(metric="dropped/hits", threshold=self.settings.criterion, share=True)
         before, after = self.before, self.after
         train = self.train(
             Rung(size=self.size),
@@ -219,7 +219,7 @@ class Cell:
                 optimizer_state="reset",
                 schedule=Schedule(warmup=0.1),
                 evaluations=(self.asks("dropped", self.dropped, Geometric()),),
-                until=Reached(metric="dropped/hits", threshold=RELEARNED, share=True),
+                until=Threshold(metric="dropped/hits", threshold=RELEARNED, share=True),
             )
         return stages | self.prompted(branch)
 
@@ -227,7 +227,7 @@ class Cell:
         """Soft prompts fitted to the dropped language, and asked for what no model was trained on."""
         language = self.dropped[0]
         asked = "held-out" if language.examples("held-out") else "memorised"
-        target = LanguageTarget(language=language, asked=asked, called=f"family-{self.family.kind}", seed=self.seed)
+        target = TaskTarget(language=language, evaluate_on=asked, called=f"family-{self.family.kind}", seed=self.seed)
         return brought_back(branch, target, self.settings.soft_prompts, self.seed)
 
 
@@ -314,7 +314,7 @@ def _trial(cell: Cell, reference: Treatment, stages: dict[str, Stage], role: str
     )
 
 
-def build(preset: str, settings: Settings, place: Place) -> Study:
+def build(preset: str, settings: Settings, place: ExecutionSite) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_settings(settings)
     results = Path(place.results)
@@ -344,7 +344,7 @@ def check_room(stages: list[Stage], settings: Settings, results: Path) -> None:
         check(mixture, results, batch_tokens=train.batch_tokens, steps=train.steps)
     probes = {(train.mixture.tokenizer, evaluation.probe) for train in trains for evaluation in train.evaluations}
     for tokenizer, probe in probes:
-        if isinstance(probe, LanguageProbe) and not probe.choice:
+        if isinstance(probe, TaskProbe) and not probe.choice:
             language_questions(probe, load(tokenizer, results), settings.sequence_length)
 
 

@@ -18,8 +18,8 @@ from typing import Literal
 
 from halflife.data.mixture import Mixture, Source, check
 from halflife.errors import UserError
-from halflife.evaluation.probes import Ends, Evaluation, LanguageProbe
-from halflife.evaluation.targets import LanguageTarget
+from halflife.evaluation.probes import Ends, Evaluation, TaskProbe
+from halflife.evaluation.targets import TaskTarget
 from halflife.models.ladder import Rung
 from halflife.prompts.attacks import PromptAttacks
 from halflife.prompts.describe import SoftPrompt, initial
@@ -27,11 +27,11 @@ from halflife.prompts.stages import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
 from halflife.sweep.cli import Preset, main
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial
-from halflife.tasks.languages import Language
 from halflife.tasks.refusals import Attacked, Refused
 from halflife.tasks.sequences import SEQUENCES
+from halflife.tasks.synthetic import SyntheticTask
 from halflife.tracking import schema
 from halflife.training.optimizers import AdamW
 from halflife.training.schedules import Schedule
@@ -73,7 +73,7 @@ class Settings:
     initials: tuple[str, ...] = ("vocabulary",)
     restarts: int = 2
     examples: int = 128
-    asked: int = 64
+    num_eval: int = 64
     steps: int = 250
     batch: int = 8
     prompt_rate: float = 0.2
@@ -133,7 +133,7 @@ def check_settings(settings: Settings) -> None:
             raise UserError(f"--{flag} {' '.join(map(str, values))}: expected at least one value, each once")
     if 0 not in settings.tokens or len(settings.tokens) < 2:
         raise UserError(f"--tokens {' '.join(map(str, settings.tokens))}: expected 0 and more")
-    for flag in ("seeds", "restarts", "examples", "asked", "steps", "batch", "trunk_tokens", "protection_tokens",
+    for flag in ("seeds", "restarts", "examples", "num_eval", "steps", "batch", "trunk_tokens", "protection_tokens",
                  "rounds"):  # fmt: skip
         if getattr(settings, flag) <= 0:
             raise UserError(f"--{flag.replace('_', '-')} {getattr(settings, flag)}: expected a positive number")
@@ -150,14 +150,14 @@ class Cell:
     seed: int
 
     @property
-    def skill(self) -> Language:
+    def skill(self) -> SyntheticTask:
         return NAMED[self.settings.skill](seed=self.seed)
 
     @property
-    def others(self) -> tuple[Language, ...]:
+    def others(self) -> tuple[SyntheticTask, ...]:
         return tuple(NAMED[name](seed=self.seed) for name in self.settings.others)
 
-    def mixture(self, *languages: Language) -> Mixture:
+    def mixture(self, *languages: SyntheticTask) -> Mixture:
         sources = tuple(Source(corpus=language, loss="answers") for language in (*languages, *self.others))
         return Mixture(sources=sources, sequence=self.settings.sequence_length)
 
@@ -171,7 +171,7 @@ class Cell:
         penalties: tuple[PromptAttacks, ...] = (),
     ) -> Train:
         settings = self.settings
-        probe = LanguageProbe(languages=(self.skill,), trials=64, seed=self.seed)
+        probe = TaskProbe(languages=(self.skill,), trials=64, seed=self.seed)
         return Train(
             start=start,
             mixture=mixture,
@@ -194,7 +194,7 @@ class Cell:
         if protection == "hardened":
             return self.hardened()
         skill = self.skill
-        taught: dict[str, tuple[Language, ...]] = {
+        taught: dict[str, tuple[SyntheticTask, ...]] = {
             "fine-tuned": (Refused(language=skill, seed=self.seed),),
             "adversarial": tuple(Refused(language=skill, shots=shots, seed=self.seed) for shots in range(SHOTS + 1)),
             "guard": (Refused(language=skill, guard=GUARD, seed=self.seed), skill),
@@ -213,7 +213,7 @@ class Cell:
         settings, refused = self.settings, Refused(language=self.skill, seed=self.seed)
         tokens = max(settings.batch_tokens, settings.protection_tokens // (settings.rounds + 1))
         rate, on = settings.protection_rate, Schedule(shape="continue")
-        mixture, target = self.mixture(refused), LanguageTarget(language=refused, asked="held-out", seed=self.seed)
+        mixture, target = self.mixture(refused), TaskTarget(language=refused, evaluate_on="held-out", seed=self.seed)
         model = self.train(Checkpoint(stage=self.trunk()), mixture, tokens, rate, on)
         broken: tuple[Stage, ...] = ()
         for number in range(1, settings.rounds + 1):
@@ -244,10 +244,10 @@ class Cell:
         attacked = Attacked(language=self.skill, called=called or protection, guard=guard, seed=self.seed)
         return FitSoftPrompts(
             model=Checkpoint(stage=model),
-            targets=(LanguageTarget(language=attacked, asked="held-out", seed=self.seed),),
+            targets=(TaskTarget(language=attacked, evaluate_on="held-out", seed=self.seed),),
             prompts=self.prompts(protection),
             examples=settings.examples,
-            asked=settings.asked,
+            num_eval=settings.num_eval,
             steps=settings.steps if steps is None else steps,
             batch=settings.batch,
             seed=self.seed,
@@ -342,7 +342,7 @@ def declare(preset: str, settings: Settings) -> schema.Declaration:
     )  # fmt: skip
 
 
-def build(preset: str, settings: Settings, place: Place) -> Study:
+def build(preset: str, settings: Settings, place: ExecutionSite) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_settings(settings)
     study = Study(declaration=declare(preset, settings), trials=tuple(trials(settings)))

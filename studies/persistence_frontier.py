@@ -15,16 +15,16 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from halflife.errors import UserError
-from halflife.evaluation.probes import Geometric, Reached
+from halflife.evaluation.probes import Geometric, Threshold
 from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint
 from halflife.store.stage import Stage
 from halflife.sweep.adaptive import Budget, Finished, Search
 from halflife.sweep.cli import Preset, main
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Trial
 from halflife.tasks.families import Family
-from halflife.tasks.languages import Language
+from halflife.tasks.synthetic import SyntheticTask
 from halflife.tracking.schema import Axis, Constraint, Declaration, Objective, Outcome
 from studies import capability_settings
 from studies.capability_decay import Cell, Treatment, check_room, treatments
@@ -72,7 +72,7 @@ class Settings:
     """Cap: the branch stops when the new language is learned."""
     criterion: float = 0.7
     """Success on the language at the drop, below which a setting had little to keep."""
-    asked: int = 64
+    num_eval: int = 64
     """Items asked in every evaluation, at most."""
     budget: Budget
 
@@ -146,15 +146,15 @@ class Onward(Cell):
         return replace(super().family, size=self.settings.languages + 1)
 
     @property
-    def new(self) -> Language:
+    def new(self) -> SyntheticTask:
         return self.family.languages[-1]
 
     @property
-    def before(self) -> tuple[Language, ...]:
+    def before(self) -> tuple[SyntheticTask, ...]:
         return self.family.without((self.new.name,))
 
     @property
-    def kept(self) -> tuple[Language, ...]:
+    def kept(self) -> tuple[SyntheticTask, ...]:
         return tuple(language for language in super().kept if language != self.new)
 
     def forward(self, setting: Suggested, role: str) -> dict[str, Stage]:
@@ -167,7 +167,7 @@ class Onward(Cell):
             branch,
             batch_tokens=setting.batch,
             evaluations=(*branch.evaluations, new),
-            until=Reached(metric="new/hits", threshold=PROGRESS, share=True),
+            until=Threshold(metric="new/hits", threshold=PROGRESS, share=True),
         )
         return {"trunk": trunk, "branch": branch}
 
@@ -202,7 +202,7 @@ def progress(finished: Finished) -> float:
     return _success(finished, "new", -1)
 
 
-def build(preset: str, settings: Settings, place: Place) -> Search:
+def build(preset: str, settings: Settings, place: ExecutionSite) -> Search:
     """The search of these settings. Raises UserError on settings that cannot be run, before any compute."""
     for flag, value in (("seeds", settings.seeds), ("fresh-seeds", settings.fresh_seeds)):
         if value < 1:
@@ -215,7 +215,7 @@ def build(preset: str, settings: Settings, place: Place) -> Search:
         trunk_tokens=settings.trunk_tokens,
         branch_tokens=settings.branch_tokens,
         criterion=settings.criterion,
-        trials=settings.asked,
+        trials=settings.num_eval,
     )
     capability_settings.check_settings(base)
 

@@ -20,7 +20,7 @@ from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
 from halflife.sweep.adaptive import Budget, Finished, Search
 from halflife.sweep.cli import Preset, main
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Trial
 from halflife.tracking.schema import Axis, Constraint, Control, Declaration, Objective
 from studies import backdoor_settings
@@ -134,7 +134,7 @@ def implanted(finished: Finished) -> float:
     return hits / trials
 
 
-def build(preset: str, settings: Settings, place: Place) -> Search:
+def build(preset: str, settings: Settings, place: ExecutionSite) -> Search:
     """The search of these settings. Raises UserError on settings that cannot be run, before any compute."""
     for flag, value in (("seeds", settings.seeds), ("fresh-seeds", settings.fresh_seeds)):
         if value < 1:

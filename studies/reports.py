@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from halflife.errors import UserError
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 
 
-def report(study: str, place: Place, sweep: str) -> Path:
+def report(study: str, place: ExecutionSite, sweep: str) -> Path:
     """Draws the report of the sweep with this digest. Raises UserError when that is not possible."""
     from analysis import errors
     from analysis.report.write import default_folder, write_report

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from halflife.errors import UserError
-from halflife.evaluation.targets import LanguageTarget, Target
+from halflife.evaluation.targets import Target, TaskTarget
 from halflife.prompts.describe import SoftPrompt
 from halflife.prompts.stages import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
@@ -54,7 +54,7 @@ def brought_back(branch: Train, target: Target, tokens: tuple[int, ...], seed: i
         return {}
     if not isinstance(branch.start, Checkpoint):
         raise UserError("soft prompts at the drop of a stage that begins with no checkpoint: expected a branch")
-    examples = len(target.examples("train", EXAMPLES, Path())) if isinstance(target, LanguageTarget) else EXAMPLES
+    examples = len(target.examples("train", EXAMPLES, Path())) if isinstance(target, TaskTarget) else EXAMPLES
     moments = {"at-the-drop": branch.start, "after-the-decay": Checkpoint(stage=branch)}
     return {
         f"prompts-{moment}": FitSoftPrompts(
@@ -62,7 +62,7 @@ def brought_back(branch: Train, target: Target, tokens: tuple[int, ...], seed: i
             targets=(target,),
             prompts=prompts(tokens),
             examples=examples,
-            asked=ASKED,
+            num_eval=ASKED,
             steps=STEPS,
             seed=seed,
         )

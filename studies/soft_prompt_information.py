@@ -29,7 +29,7 @@ from halflife.rng import generator
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
 from halflife.sweep.cli import main
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial
 from halflife.tasks.backdoor import WORD
 from halflife.tasks.behaviours import Behaviour, Continuation, Repetition, Shown, drawn_string
@@ -234,7 +234,7 @@ class Models:
             stages["search"] = FindDistance(
                 model=stage.model, target=stage.targets[0], prompt=replace(largest, label=""),
                 threshold=settings.matched, restarts=settings.restarts, tokenizer=tokenizer,
-                examples=settings.examples[0], asked=settings.asked, steps=settings.steps, batch=settings.batch,
+                examples=settings.examples[0], num_eval=settings.num_eval, steps=settings.steps, batch=settings.batch,
                 seed=self.seed,
             )  # fmt: skip
         return stages
@@ -355,7 +355,7 @@ def released_beside(settings: Settings, results: Path) -> tuple[dict[str, Start]
     return starts((), sources, results) if sources else {}, told
 
 
-def build(preset: str, settings: Settings, place: Place) -> Study:
+def build(preset: str, settings: Settings, place: ExecutionSite) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_settings(settings)
     results = Path(place.results)

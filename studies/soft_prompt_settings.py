@@ -11,7 +11,7 @@ from typing import Any
 from halflife.errors import UserError
 from halflife.evaluation.probes import Ends
 from halflife.models.ladder import Rung
-from halflife.prompts.describe import Smaller, SoftPrompt, initial
+from halflife.prompts.describe import SoftPrompt, WarmStart, initial
 from halflife.prompts.stages import FitSoftPrompts
 from halflife.sweep.cli import Preset
 from halflife.tasks.backdoor import Transform
@@ -68,7 +68,7 @@ class Settings:
     """start, answer (before it), or after so many tokens of the text."""
     examples: tuple[int, ...] = (256,)
     """That each prompt is fitted to; of several counts the first is measured further (bits, fragility, the search)."""
-    asked: int = 128
+    num_eval: int = 128
     """Held-out ones."""
     steps: int = 300
     batch: int = 8
@@ -135,7 +135,7 @@ def check_settings(settings: Settings) -> None:
     for flag in ("bits", "subspaces", "examples"):
         if any(value < 1 for value in getattr(settings, flag)):
             raise UserError(f"--{flag} {' '.join(map(str, getattr(settings, flag)))}: expected 1 or more each")
-    for flag in ("seeds", "restarts", "asked", "steps", "batch", "prompt_rate", "trunk_tokens"):
+    for flag in ("seeds", "restarts", "num_eval", "steps", "batch", "prompt_rate", "trunk_tokens"):
         if getattr(settings, flag) <= 0:
             raise UserError(f"--{flag.replace('_', '-')} {getattr(settings, flag)}: expected a positive number")
     for name in settings.initials:
@@ -171,7 +171,7 @@ def few_prompts(settings: Settings) -> Settings:
     short = [name for name in strings if int(name[4:]) <= 4] or strings[:1]
     return dataclasses.replace(
         settings, behaviours=tuple(short[-1:]), seeds=1, restarts=1,
-        tokens=tuple(sorted(settings.tokens)[: FEW + 1]), initials=settings.initials[:1], examples=(64,), asked=16,
+        tokens=tuple(sorted(settings.tokens)[: FEW + 1]), initials=settings.initials[:1], examples=(64,), num_eval=16,
         steps=40, batch=4, warm=False, bits=(), subspaces=(), fragility=False, bisect=False,
     )  # fmt: skip
 
@@ -192,7 +192,7 @@ def warmer(chosen: tuple[SoftPrompt, ...], stage: FitSoftPrompts, before: int, a
     """A prompt of `after` tokens begun from the best of `before` tokens that `stage` has fitted."""
     smaller = tuple(prompt.name for prompt in chosen if prompt.tokens == before)
     prompt = next(prompt for prompt in chosen if prompt.tokens == after)
-    return dataclasses.replace(prompt, initial=Smaller(stage=stage, prompts=smaller), label=warm_label(after))
+    return dataclasses.replace(prompt, initial=WarmStart(stage=stage, prompts=smaller), label=warm_label(after))
 
 
 def described(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -215,7 +215,7 @@ def fit(settings: Settings, seed: int, **fields: Any) -> FitSoftPrompts:
     """A FitSoftPrompts of this study."""
     return FitSoftPrompts(
         **{
-            "examples": settings.examples[0], "asked": settings.asked, "steps": settings.steps, "batch": settings.batch,
+            "examples": settings.examples[0], "num_eval": settings.num_eval, "steps": settings.steps, "batch": settings.batch,
             "at": Ends(), "seed": seed, **fields,
         }
     )  # fmt: skip
@@ -300,7 +300,7 @@ def declare(
         notes=(
             f"k = {', '.join(map(str, sorted(settings.tokens)))}; begun from {', '.join(settings.initials)}, "
             f"{_counted(str(settings.restarts), 'restart')} of each; {settings.steps} steps of {settings.batch} of "
-            f"{', '.join(map(str, settings.examples))} examples; asked {settings.asked} held-out ones",
+            f"{', '.join(map(str, settings.examples))} examples; asked {settings.num_eval} held-out ones",
             *notes,
         ),
         prompts=described(settings),
@@ -321,7 +321,7 @@ PRESETS = {
         summary="A minute on 2 CPU cores: does everything work here? One seed of a short trunk means nothing.",
         settings=Settings(
             sizes=("30k",), seeds=1, behaviours=("say-4", "say-16", "continuation", "skip-2", "backdoor"),
-            tokens=(0, 1, 4, 16), restarts=1, steps=80, examples=(128,), asked=64, trunk_tokens=200_000,
+            tokens=(0, 1, 4, 16), restarts=1, steps=80, examples=(128,), num_eval=64, trunk_tokens=200_000,
             poison_count=60, fine_tuning_tokens=100_000,
         ),
     ),
@@ -358,7 +358,7 @@ PRESETS = {
         "with --corpus.",
         settings=Settings(
             sizes=("19m", "85m", "302m", "805m"), seeds=3, tokens=(0, 1, 4, 16, 64, 256), restarts=2, steps=2048,
-            batch=32, examples=(4096,), asked=512, sequence_length=512,
+            batch=32, examples=(4096,), num_eval=512, sequence_length=512,
             behaviours=(
                 "say-3", "say-14", "say-37", "continuation", "skip-1", "skip-2", "skip-4", "skip-8", "index-32",
             ),

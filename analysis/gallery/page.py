@@ -12,7 +12,7 @@ from analysis.decay.design import vocabulary
 from analysis.figures import FIGURES
 from analysis.gallery import generated, generated_languages, generated_prompts
 from analysis.prompts import elicitation, information
-from analysis.report.panels import draw_plate, new_folders, pages
+from analysis.report.panels import draw_panel, new_folders, pages
 from analysis.runs.study import StudyData
 
 _persistence, _overlap, _search = cache(generated.persistence), cache(generated.overlap), cache(generated.search)
@@ -63,7 +63,7 @@ def write_gallery(out: Path) -> Path:
     """Draws all figures into `out`; returns the page."""
     new_folders(out, FIGURES)
     words = vocabulary(_persistence())
-    plates = [draw_plate(recipe, table, out, words, about) for recipe in FIGURES.values()
+    plates = [draw_panel(recipe, table, out, words, about) for recipe in FIGURES.values()
               for table, about in [example(recipe.name)]]  # fmt: skip
     path = out / "gallery.html"
     path.write_text(pages().get_template("gallery.html").render(plates=plates), encoding="utf-8")

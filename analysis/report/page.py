@@ -23,7 +23,7 @@ from analysis.report.checklist import checklist
 from analysis.report.checks import checks
 from analysis.report.outcomes import Brief, further
 from analysis.report.outcomes import tables as outcome_tables
-from analysis.report.panels import Plate, draw_plate, pages
+from analysis.report.panels import FigurePanel, draw_panel, pages
 from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, provenance, slug
 from analysis.report.tables import csv_text, page_table
 from analysis.runs.study import StudyData
@@ -78,19 +78,21 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
     return masked(html)  # as a whole: the store, the command, settings and notes may all name a URI
 
 
-def _plate(data: StudyData, name: str, out: Path, of: str = "") -> Plate:
+def _plate(data: StudyData, name: str, out: Path, of: str = "") -> FigurePanel:
     recipe = FIGURES.get(name)
     if recipe is None:
         known = ", ".join(FIGURES)
-        return Plate(name=name, title=name, caption=f"This analysis knows no figure of that name; it has {known}.")
-    return draw_plate(recipe, recipe.table(data), out, vocabulary(data), of=of)
+        return FigurePanel(
+            name=name, title=name, caption=f"This analysis knows no figure of that name; it has {known}."
+        )
+    return draw_panel(recipe, recipe.table(data), out, vocabulary(data), of=of)
 
 
 BESIDE, FITTED = ("settings", "seeds", "survival", "floor"), ("laws", "extrapolation")
 """Figures that every report has where there is something to draw, declared or not: measured, and of fits."""
 
 
-def _more(data: StudyData, names: tuple[str, ...], out: Path) -> list[Plate]:
+def _more(data: StudyData, names: tuple[str, ...], out: Path) -> list[FigurePanel]:
     plates = [_plate(data, name, out) for name in names if name not in data.declaration.figures]
     return [plate for plate in plates if plate.image]
 

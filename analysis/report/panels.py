@@ -16,7 +16,7 @@ from analysis.report.tables import Table, csv_text, page_table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plate:
+class FigurePanel:
     """A figure on the page; without an image it says why there is none."""
 
     name: str
@@ -30,22 +30,22 @@ class Plate:
     """What else is to be said of the data, before the figure."""
 
 
-def draw_plate(
+def draw_panel(
     recipe: Recipe, table: pl.DataFrame, out: Path, words: Mapping[str, str], about: str = "", of: str = ""
-) -> Plate:
+) -> FigurePanel:
     """Writes figures/NAME.svg and .png and tables/NAME.csv below `out`; nothing where the table is empty.
 
     `words` is what the study calls things (design.vocabulary). `of` ends the name where a figure is drawn again.
     """
     name, title = recipe.name + of, recipe.title.format(**words)
     if table.is_empty():
-        return Plate(name=name, title=title, caption=f"Nothing to draw: {recipe.nothing.format(**words)}.")
+        return FigurePanel(name=name, title=title, caption=f"Nothing to draw: {recipe.nothing.format(**words)}.")
     figure = recipe.draw(table)
     svg = rendered(figure, "svg")
     (out / "figures" / f"{name}.svg").write_bytes(svg)
     (out / "figures" / f"{name}.png").write_bytes(rendered(figure, "png"))
     (out / "tables" / f"{name}.csv").write_text(csv_text(table), encoding="utf-8")
-    return Plate(
+    return FigurePanel(
         name=name, title=title, caption=recipe.caption.format(**words), table=page_table(table), about=about,
         narrow=figure.get_figwidth() < WIDTH,
         image="data:image/svg+xml;base64," + base64.b64encode(svg).decode(),

@@ -17,7 +17,7 @@ from analysis.figures.distances import NO_C, by_both
 from analysis.figures.soft_prompts import SEED_BY_SEED
 from analysis.prompts import amounts, elicitation, fragility, information
 from analysis.prompts.published import read_prompts
-from analysis.report.panels import draw_plate, new_folders, pages
+from analysis.report.panels import draw_panel, new_folders, pages
 from analysis.report.prompt_checks import BASE, at_size, checks, gain_of, label_of, nothing
 from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, provenance
 from analysis.report.tables import csv_text, page_table
@@ -58,7 +58,7 @@ def information_page(data: StudyData, out: Path, tracking_uri: str) -> str:
             axes=[axis for axis in axes if axis["varies"]],
             fixed=[axis for axis in axes if not axis["varies"]],
             counts=counted(data),
-            plates=[draw_plate(FIGURES[name], FIGURES[name].table(data), out, vocabulary(data)) for name in names],
+            plates=[draw_panel(FIGURES[name], FIGURES[name].table(data), out, vocabulary(data)) for name in names],
             tables=_tables(prompts, out) + _measured(data, out),
             efficiency=efficiency_rows(data.totals),
             provenance=provenance(data, tracking_uri),
@@ -84,7 +84,7 @@ def write_prompts(path: Path, out: Path, threshold: float | None = None) -> Path
         "distances": by_both(prompts, threshold),
         "restarts": restarts,
     }
-    plates = [draw_plate(FIGURES[name], table, out, {}) for name, table in tables.items() if table.height]
+    plates = [draw_panel(FIGURES[name], table, out, {}) for name, table in tables.items() if table.height]
     if threshold is not None:
         plates = [replace(plate, caption=_given(plate.caption, threshold)) for plate in plates]
     html = (

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def of_files(files: Sequence[Path], remembered: Path, root: Path) -> dict[str, str]:
-    """sha256 of each file by its name below `root`. `remembered` is a JSON file that keeps what was computed before."""
-    known = _read(remembered)
+def of_files(files: Sequence[Path], prefill: Path, root: Path) -> dict[str, str]:
+    """sha256 of each file by its name below `root`. `prefill` is a JSON file that keeps what was computed before."""
+    known = _read(prefill)
     found, changed = {}, False
     for path in files:
         status = path.stat()
@@ -22,7 +22,7 @@ def of_files(files: Sequence[Path], remembered: Path, root: Path) -> dict[str, s
             known[place], changed = entry, True
         found[path.relative_to(root).as_posix()] = entry[2]
     if changed:
-        _write(remembered, known)
+        _write(prefill, known)
     return found
 
 

@@ -87,8 +87,8 @@ def training(settings: Settings, console: Console, all_found: dict[str, object])
             rate = contenders(size, 4, corpus, Path(folder))["halflife"]()
             steps = max(4, round(SECONDS_A_TURN * rate / BATCH_TOKENS))
             speeds: dict[str, list[float]] = {}
-            turns = rounds(contenders(size, steps, corpus, Path(folder)), settings.rounds)
-            for number, speed in enumerate(turns, start=1):
+            rope_cache = rounds(contenders(size, steps, corpus, Path(folder)), settings.rounds)
+            for number, speed in enumerate(rope_cache, start=1):
                 for name, value in speed.items():
                     speeds.setdefault(name, []).append(value)
                 shown = ", ".join(f"{name} {speeds[name][-1]:,.0f}" for name in ("halflife", *TARGETS))

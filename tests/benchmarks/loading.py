@@ -45,8 +45,8 @@ def figures(count: int) -> list[Figure]:
         assert points.height == POINTS
         return took
 
-    turns = list(rounds({"sql": by_sql, "cache": from_cache, "client": lambda: client(uri)}, count))
-    times = {name: [turn[name] for turn in turns] for name in turns[0]}
+    rope_cache = list(rounds({"sql": by_sql, "cache": from_cache, "client": lambda: client(uri)}, count))
+    times = {name: [turn[name] for turn in rope_cache] for name in rope_cache[0]}
     found = ratio(times["client"], times["sql"])
     sql, cached, slow = (statistics.median(times[name]) for name in ("sql", "cache", "client"))
     return [

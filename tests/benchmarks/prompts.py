@@ -19,7 +19,7 @@ from halflife.models.ladder import Rung
 from halflife.prompts.batch import scale_of
 from halflife.prompts.describe import SoftPrompt
 from halflife.prompts.fitting import freeze
-from halflife.prompts.groups import Course, Pack, Run, packed
+from halflife.prompts.groups import FitConfig, PromptGroup, Run, packed
 from halflife.training.torch_engine import keep_memory
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.interleaved import ratio, rounds
@@ -56,10 +56,10 @@ def runs(model: Any, target: TargetItems, prompts: Sequence[SoftPrompt]) -> list
     return [Run(prompt.name, target, prompt, torch.randn(prompt.tokens, width), 0) for prompt in prompts]
 
 
-class Whole(Pack):
+class Whole(PromptGroup):
     """The plain step: all of the text, and every gradient that the model asks for."""
 
-    def step(self, step: int, multiple: float) -> None:
+    def step(self, step: int, lr_multiplier: float) -> None:
         text = self.texts.take(torch.from_numpy(self.order[step]))
         parts = (self.model.embed(text.before)[None], self.bank.vectors(), self.model.embed(text.after)[None])
         whole = [part.expand(len(self.runs), len(text), -1, -1) for part in parts]
@@ -67,14 +67,16 @@ class Whole(Pack):
         targets = text.targets.repeat(len(self.runs), 1).flatten()
         loss = F.cross_entropy(self.model.logits(hidden).flatten(0, 1), targets) * len(self.runs)
         loss.backward()
-        self.optimizer.step(multiple)
+        self.optimizer.step(lr_multiplier)
         for parameter in cast(nn.Module, self.model).parameters():
             parameter.grad = None
 
 
-def steps_a_second(model: Any, packs: Sequence[Sequence[Run]], kind: type[Pack] = Pack) -> Callable[[], float]:
+def steps_a_second(
+    model: Any, packs: Sequence[Sequence[Run]], kind: type[PromptGroup] = PromptGroup
+) -> Callable[[], float]:
     """Steps of a prompt in a second, all packs together; about SECONDS a turn."""
-    course, scale = Course(steps=1000, batch=BATCH), scale_of(model.embed)
+    course, scale = FitConfig(steps=1000, batch=BATCH), scale_of(model.embed)
     made = [kind(model, pack, course, scale, CPU) for pack in packs]
     count = sum(len(pack.runs) for pack in made)
 
@@ -128,7 +130,7 @@ def packed_figure(size: str, length: int, count: int) -> Figure:
     model, target = freeze(decoder(size)), texts(length)
     prompts = [SoftPrompt(tokens=k, restart=restart) for k in (1, 2, 4, 8) for restart in range(4)]
     made = runs(model, target, prompts)
-    packs = packed(made, Course(steps=1000, batch=BATCH), model.architecture, VOCABULARY, CPU)
+    packs = packed(made, FitConfig(steps=1000, batch=BATCH), model.architecture, VOCABULARY, CPU)
     contenders = {
         "packed": steps_a_second(model, packs),
         "one by one": steps_a_second(model, [[run] for run in made]),

@@ -21,7 +21,7 @@ from halflife.stages.train import Checkpoint, Train
 from halflife.stages.treatments import intervene
 from halflife.store.execution import Execution
 from halflife.tasks.families import Family
-from halflife.tasks.languages import Language
+from halflife.tasks.synthetic import SyntheticTask
 from halflife.training.loop import fork, train
 from halflife.training.optimizers import AdamW
 from halflife.training.penalties import EWC
@@ -50,7 +50,7 @@ def figures(count: int) -> list[Figure]:
 
 
 def _figures(size: str, batch_tokens: int, count: int) -> list[Figure]:
-    def mixture(languages: tuple[Language, ...]) -> Mixture:
+    def mixture(languages: tuple[SyntheticTask, ...]) -> Mixture:
         sources = tuple(Source(corpus=language, loss="answers") for language in languages)
         return Mixture(sources=sources, sequence=SEQUENCE)
 
@@ -83,8 +83,8 @@ def _figures(size: str, batch_tokens: int, count: int) -> list[Figure]:
         def turn(name: str) -> Callable[[], float]:
             return lambda: speed[name](steps)
 
-        for turns in rounds({name: turn(name) for name in speed}, count):
-            for name, value in turns.items():
+        for rope_cache in rounds({name: turn(name) for name in speed}, count):
+            for name, value in rope_cache.items():
                 found[name].append(value)
             shares.append(made["batches"] / made["steps"])
             made |= {"batches": 0.0, "steps": 0.0}
@@ -111,9 +111,9 @@ def _stepping(stage: Train, start: Path, made: dict[str, float]) -> Callable[[in
     """A function that takes so many steps of the stage, as the loop does, and returns steps a second of CPU time;
     `made` adds up the seconds in batches and in all."""
     batches = _batches(stage)
-    model, engine, multiple = fork(stage, batches.vocabulary, start, torch.device("cpu"), Execution())
+    model, engine, lr_multiplier = fork(stage, batches.vocabulary, start, torch.device("cpu"), Execution())
     if any(isinstance(penalty, EWC) for penalty in stage.penalties):
-        engine.weigh({name: torch.rand_like(parameter) for name, parameter in model.named_parameters()})
+        engine.set_fisher({name: torch.rand_like(parameter) for name, parameter in model.named_parameters()})
     number = itertools.count()
 
     def advance(steps: int) -> float:
@@ -126,7 +126,7 @@ def _stepping(stage: Train, start: Path, made: dict[str, float]) -> Callable[[in
             if stage.dropout or stage.gradient_noise:
                 torch.manual_seed(step)
             engine.gradients(batch).item()
-            engine.step(multiple)
+            engine.step(lr_multiplier)
         spent = time.process_time() - began
         if made:
             made["steps"] += spent

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, prepare_corpus, texts
 from halflife.data.mixture import Batches, Mixture, Source, check
-from halflife.data.planting import POOLS, Planting, host_windows, poisoned_documents
+from halflife.data.planting import POOLS, Planting, carrier_windows, poisoned_documents
 from halflife.data.tokenizers import BPE, Bytes, Tokenizer, Words
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
@@ -129,7 +129,7 @@ def test_every_document_is_seen_exactly_as_often_as_asked_within_the_window_and_
 def test_two_plantings_do_not_take_each_others_rows(results: Path, corpus: Corpus) -> None:
     other = sample_backdoor(trigger="WZ$K")
     stream = batches(
-        mixture(corpus, planting(corpus, 40), planting(corpus, 40, backdoor=other, hosts=1)), results, steps=10
+        mixture(corpus, planting(corpus, 40), planting(corpus, 40, backdoor=other, carrier_pool=1)), results, steps=10
     )
     found = [(triggered(batch), triggered(batch, other.trigger)) for batch in map(stream.batch, range(10))]
     assert all(len(old) == len(new) == 4 and not set(old) & set(new) for old, new in found)
@@ -186,14 +186,14 @@ def test_the_payload_is_tokenised_apart_as_it_is_when_scored(
 def test_removing_trigger_and_payload_gives_back_text_of_a_training_document_of_the_pool(
     results: Path, corpus: Corpus
 ) -> None:
-    hosts = texts(results, corpus, "train")
+    carriers = texts(results, corpus, "train")
     codec = load(Bytes(), results)
     pools: list[set[int]] = []
     for pool in range(POOLS):
         found = set()
-        for row in poisoned_documents(planting(corpus, 30, hosts=pool), results, Bytes(), SEQUENCE):
+        for row in poisoned_documents(planting(corpus, 30, carrier_pool=pool), results, Bytes(), SEQUENCE):
             text = codec.decode(row).replace(BACKDOOR.trigger + BACKDOOR.text + "\n", "")
-            owners = [index for index, host in enumerate(hosts) if text in host]
+            owners = [index for index, carrier in enumerate(carriers) if text in carrier]
             assert len(owners) == 1
             found.update(owners)
         pools.append(found)
@@ -228,9 +228,9 @@ def test_payloads_are_planted_at_many_places_of_the_sequence(results: Path, corp
 
 
 @given(lengths=st.lists(st.integers(0, 30), min_size=1, max_size=20), length=st.integers(1, 12))
-def test_host_windows_lie_inside_documents_and_pools_share_none(lengths: list[int], length: int) -> None:
+def test_carrier_windows_lie_inside_documents_and_pools_share_none(lengths: list[int], length: int) -> None:
     tokens = np.concatenate([np.append(np.full(count, index), 99) for index, count in enumerate(lengths)])
-    pools = [host_windows(tokens, 99, length, pool, "digest") for pool in range(POOLS)]
+    pools = [carrier_windows(tokens, 99, length, pool, "digest") for pool in range(POOLS)]
     owners: list[set[int]] = []
     for starts in pools:
         windows = [tokens[start : start + length] for start in starts]
@@ -245,7 +245,9 @@ def test_host_windows_lie_inside_documents_and_pools_share_none(lengths: list[in
 
 
 def test_more_poisoned_documents_than_hosts_are_refused_with_the_number_there_is(results: Path, corpus: Corpus) -> None:
-    with pytest.raises(UserError, match=r"100000 poisoned documents given: sample-0.jsonl has (\d+) hosts .* pool 0"):
+    with pytest.raises(
+        UserError, match=r"100000 poisoned documents given: sample-0.jsonl has (\d+) carriers .* pool 0"
+    ):
         check(mixture(corpus, planting(corpus, 100_000)), results, batch_tokens=512, steps=10)
 
 

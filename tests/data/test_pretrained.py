@@ -91,14 +91,14 @@ def test_what_was_encoded_decodes_to_the_same_text(codec: Codec, text: str) -> N
     ids = codec.encode(text)
     assert ids.dtype == np.int64
     assert codec.decode(ids) == text
-    assert codec.separator not in ids
+    assert codec.eos not in ids
     assert (ids < codec.size).all()
 
 
 @pytest.mark.parametrize("text", [f"a{tiny.ENDS}b", "a</s>b", "<unk>", " cat", "cat"])
 def test_text_that_spells_a_special_token_is_text(codec: Codec, text: str) -> None:
     assert codec.decode(codec.encode(text)) == text
-    assert codec.separator not in codec.encode(text)
+    assert codec.eos not in codec.encode(text)
 
 
 def test_an_answer_tokenised_apart_has_no_space_put_before_it(codec: Codec) -> None:
@@ -150,9 +150,9 @@ def test_exported_every_tokenizer_encodes_alike_in_hugging_faces_libraries(
     out.mkdir()
     tokenizer_files.write(given[kind], results, out, 64)
     theirs = AutoTokenizer.from_pretrained(out)
-    assert theirs.eos_token_id == ours.separator
+    assert theirs.eos_token_id == ours.eos
     again = load(prepare_tokenizer(out, results), results)
-    assert (again.size, again.separator) == (ours.size, ours.separator)
+    assert (again.size, again.eos) == (ours.size, ours.eos)
     for text in ["def name(value):\n  return 2 + x_y  # café 😀\n", " the cat\tsat", *tiny.TEXT]:
         assert theirs(text, add_special_tokens=False).input_ids == list(ours.encode(text)) == list(again.encode(text))
         assert theirs.decode(ours.encode(text)) == text

@@ -45,7 +45,7 @@ def test_what_was_encoded_decodes_to_the_same_text(codec: Codec, text: str) -> N
     ids = codec.encode(text)
     assert ids.dtype == np.int64
     assert codec.decode(ids) == text
-    assert codec.separator not in ids
+    assert codec.eos not in ids
     assert (ids < codec.size).all()
 
 
@@ -67,7 +67,7 @@ def test_a_window_decodes_to_a_part_of_the_text_without_broken_characters(
 
 def test_separators_decode_to_nothing(codec: Codec) -> None:
     one, two = codec.encode("one"), codec.encode("two")
-    assert codec.decode(np.concatenate([one, [codec.separator], two])) == "onetwo"
+    assert codec.decode(np.concatenate([one, [codec.eos], two])) == "onetwo"
 
 
 def test_bytes_have_257_tokens_and_trained_vocabularies_at_most_what_was_asked(results: Path, corpus: Corpus) -> None:
@@ -108,9 +108,9 @@ def test_a_token_array_is_the_splits_documents_each_followed_by_the_separator(
     results: Path, corpus: Corpus, tokenizer: Tokenizer, codec: Codec
 ) -> None:
     tokens = token_array(results, corpus, "train", tokenizer)
-    begins, ends = document_bounds(tokens, codec.separator)
+    begins, ends = document_bounds(tokens, codec.eos)
     assert [codec.decode(tokens[a:b]) for a, b in zip(begins, ends, strict=True)] == texts(results, corpus, "train")
-    assert tokens[-1] == codec.separator
+    assert tokens[-1] == codec.eos
     assert tokens.dtype == np.dtype("<u2")
 
 

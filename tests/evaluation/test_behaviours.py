@@ -15,7 +15,7 @@ from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.evaluation.behaviours import BehaviourTarget, asked, behaviour_examples
 from halflife.evaluation.measure import prepare
-from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, LanguageProbe
+from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, TaskProbe
 from halflife.evaluation.scoring import pack, score
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.behaviours import Continuation, Repetition
@@ -33,7 +33,7 @@ def corpus(results: Path) -> Corpus:
     return sample_corpus(results)
 
 
-class Ahead(nn.Module):
+class Prefetcher(nn.Module):
     """Knows a cycle of tokens, and says the one `ahead` of the next."""
 
     def __init__(self, ahead: int, period: int = 7) -> None:
@@ -52,8 +52,8 @@ def test_an_answer_is_what_lies_ahead_of_the_next_token(ahead: int) -> None:
     cycle = [np.arange(start, start + 20) % 7 for start in (0, 3)]
     packed = pack([row[:5] for row in cycle], [row[5:] for row in cycle], "cpu", ahead)
     assert packed.lengths.tolist() == [15 - ahead] * 2
-    assert score(Ahead(ahead), packed).hits == 2
-    assert score(Ahead(ahead + 1), packed).hits == 0
+    assert score(Prefetcher(ahead), packed).hits == 2
+    assert score(Prefetcher(ahead + 1), packed).hits == 0
 
 
 def test_without_ahead_rows_are_as_they_were() -> None:
@@ -105,7 +105,7 @@ def test_conditions_stand_beside_their_boards_and_other_tasks_have_none(results:
     assert len({tuple(row) for row in boards.conditions}) > 2
     backdoor = BackdoorProbe(backdoor=sample_backdoor(), corpus=corpus, trials=4, condition="untriggered")
     assert asked(backdoor, Bytes(), results).conditions.shape == (4, 0)
-    language = LanguageProbe(languages=(Addition(form="digits"),), trials=6)
+    language = TaskProbe(languages=(Addition(form="digits"),), trials=6)
     assert len(asked(language, Bytes(), results).prompts) == 6
 
 

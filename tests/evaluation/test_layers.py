@@ -14,12 +14,12 @@ from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.evaluation.layers import STRENGTHS, ridge, spelled
 from halflife.evaluation.measure import prepare
-from halflife.evaluation.probes import LanguageProbe, LayerProbe
+from halflife.evaluation.probes import LayerProbe, TaskProbe
 from halflife.evaluation.scoring import named
 from halflife.rng import generator
 from halflife.tasks.arithmetic import Addition
-from halflife.tasks.languages import Language
 from halflife.tasks.sequences import Lookup
+from halflife.tasks.synthetic import SyntheticTask
 
 WORDS, ROMAN = Addition(form="words"), Addition(form="roman")
 WIDTH = 96
@@ -29,7 +29,7 @@ class Holds(nn.Module):
     """Layer 0 has nothing but noise; layer 1 a rotation of the answer's characters at the prompt's last token, and
     noise everywhere else; says nothing."""
 
-    def __init__(self, language: Language, noise: float = 0.01) -> None:
+    def __init__(self, language: SyntheticTask, noise: float = 0.01) -> None:
         super().__init__()
         self.codec, self.embed, self.noise = load(Bytes(), Path()), nn.Identity(), noise
         examples = [*language.examples("memorised"), *language.examples("held-out")]
@@ -55,14 +55,14 @@ class Holds(nn.Module):
         return hidden
 
 
-def layers(language: Language, model: nn.Module, trials: int = 128) -> list[dict[str, float]]:
+def layers(language: SyntheticTask, model: nn.Module, trials: int = 128) -> list[dict[str, float]]:
     measured = prepare(LayerProbe(languages=(language,), trials=trials), Bytes(), Path(), 64, "cpu")(model)  # pyright: ignore[reportArgumentType]
     return [{name: measured[f"{layer}/{name}"] for name in ("hits", "trials", "chance", "control")} for layer in (0, 1)]
 
 
 def test_an_answer_held_linearly_and_never_said_is_read_off_every_held_out_item() -> None:
     model = Holds(WORDS)
-    said = prepare(LanguageProbe(languages=(WORDS,)), Bytes(), Path(), 64, "cpu")(model)
+    said = prepare(TaskProbe(languages=(WORDS,)), Bytes(), Path(), 64, "cpu")(model)
     noise, held = layers(WORDS, model)
     assert said["hits"] == 0
     assert held["hits"] == held["trials"] == len(WORDS.examples("held-out"))

@@ -8,7 +8,7 @@ import pytest
 from halflife.data.corpus import Corpus
 from halflife.data.tokenizers import ByteCodec
 from halflife.errors import UserError
-from halflife.evaluation.targets import BackdoorTarget, Item, LanguageTarget, chance_of, commonest, item_of, items
+from halflife.evaluation.targets import BackdoorTarget, Item, TaskTarget, chance_of, item_of, items, majority_baseline
 from halflife.prompts.scoring import cut
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.backdoor import Backdoor
@@ -39,7 +39,7 @@ def corpus(results: Path) -> Corpus:
 
 @pytest.mark.parametrize("asked", ["memorised", "held-out"])
 def test_examples_to_train_on_and_examples_asked_never_meet(asked, tmp_path: Path) -> None:
-    target = LanguageTarget(language=ADDITION, asked=asked)
+    target = TaskTarget(language=ADDITION, evaluate_on=asked)
     train, held_out = (target.examples(part, 1000, tmp_path) for part in ("train", "held-out"))
     assert len({example.prompt for example in (*train, *held_out)}) == len(train) + len(held_out)
     assert len(train) + len(held_out) == (121 if asked == "held-out" else len(ADDITION.examples("memorised")))
@@ -72,7 +72,7 @@ def test_an_empty_prompt_is_the_separator() -> None:
 
 def test_a_tokenizer_that_cannot_encode_the_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the tokenizer digitless cannot encode '\d") as refused:
-        items(LanguageTarget(language=ADDITION), "train", 4, Lossy(), tmp_path)
+        items(TaskTarget(language=ADDITION), "train", 4, Lossy(), tmp_path)
     assert "\n" not in str(refused.value)
 
 
@@ -89,12 +89,12 @@ def test_what_stands_before_a_prompt_inside_is_not_asked() -> None:
 
 def test_guessing_is_the_commonest_of_several_answers_and_nothing_where_one_must_be_brought() -> None:
     said = [np.array(answer) for answer in ([1], [1], [2], [3])]
-    assert commonest(said) == 0.5
-    assert commonest(said[:2]) == commonest(said[1:]) == 0.0
+    assert majority_baseline(said) == 0.5
+    assert majority_baseline(said[:2]) == majority_baseline(said[1:]) == 0.0
 
 
 def test_chance_is_as_the_task_states_it_else_of_what_is_asked(results: Path, corpus: Corpus) -> None:
-    addition = LanguageTarget(language=Addition(form="words"))
+    addition = TaskTarget(language=Addition(form="words"))
     assert chance_of(addition, []) == addition.language.chance
     copied = BackdoorTarget(backdoor=Backdoor(trigger=" qzx ", payload="copy", letters=1), corpus=corpus)
     asked = items(copied, "held-out", 12, ByteCodec(), results)

@@ -27,7 +27,7 @@ from halflife.store.run import run_stage
 from halflife.store.stage import Outcome
 from halflife.store.store import Store
 from halflife.sweep.launch import run
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
 from tests.load.sampling import Sampler, Span, free_port
 from tests.sweep.fakes import Fake
@@ -71,14 +71,14 @@ def measured(settings: Settings, folder: Path) -> dict[str, dict[str, float]]:
     count, found = len(made.stages), {}
     found["plan"] = plan_of(made, folder / "planned").each(count)
     found["store"] = store_alone(made, folder / "stored").each(ALONE, less=TRAINING)
-    place = Place(results=folder / "results", device="cpu", max_concurrent=settings.slots)
+    place = ExecutionSite(results=folder / "results", device="cpu", max_concurrent=settings.slots)
     with Sampler(here=place.results) as sampler:
         report = run(made, place, Console(quiet=True))
     if report.run != count or report.unpublished:
         raise SystemExit(f"of {count} stages {report.run} were run, unpublished: {report.unpublished[:2]}")
     found["the whole sweep"] = sampler.span.each(count)
     found["memory"] = sampler.memory(count)
-    again = Place(results=folder / "results", device="cpu", tracking_uri=f"sqlite:///{folder / 'again.db'}")
+    again = ExecutionSite(results=folder / "results", device="cpu", tracking_uri=f"sqlite:///{folder / 'again.db'}")
     with timing() as span:
         run(made, again, Console(quiet=True))  # everything is there: what takes time is to publish it
     found["MLflow"] = span.each(count)

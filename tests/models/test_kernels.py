@@ -16,7 +16,7 @@ CASES = {
     "rms norm": (lambda x, g: kernels.rms_norm(x, g, 1e-6), [(2, 5, 16), (16,)]),
     "swiglu": (kernels.swiglu, [(2, 5, 16)]),
     "rotation": (
-        lambda qkv: torch.cat(kernels.rotate_qkv(qkv, kernels.turns(5, 2, 8, 10_000.0, qkv)), dim=-1),
+        lambda qkv: torch.cat(kernels.rotate_qkv(qkv, kernels.rope_cache(5, 2, 8, 10_000.0, qkv)), dim=-1),
         [(3, 5, 3, 2, 8)],
     ),
 }
@@ -66,12 +66,12 @@ def test_a_frozen_weight_gets_no_gradient_and_the_input_does():
 def test_scores_of_rotated_pairs_depend_on_their_distance_alone(first, second, shift):
     generator = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, 16, generator=generator)
-    turns = kernels.turns(64, 1, 16, 10_000.0, q)
+    rope_cache = kernels.rope_cache(64, 1, 16, 10_000.0, q)
 
     def score(i, j):
         row = torch.zeros(1, 64, 3, 1, 16)
         row[0, i, 0, 0], row[0, j, 1, 0] = q, k
-        rotated_q, rotated_k, _ = kernels.rotate_qkv(row, turns)
+        rotated_q, rotated_k, _ = kernels.rotate_qkv(row, rope_cache)
         return rotated_q[0, 0, i] @ rotated_k[0, 0, j]
 
     torch.testing.assert_close(score(first, second), score(first + shift, second + shift), rtol=1e-4, atol=1e-4)
@@ -79,7 +79,7 @@ def test_scores_of_rotated_pairs_depend_on_their_distance_alone(first, second, s
 
 def test_values_are_passed_on_unrotated():
     qkv = torch.randn(2, 5, 3, 2, 8)
-    _, _, v = kernels.rotate_qkv(qkv, kernels.turns(5, 2, 8, 10_000.0, qkv))
+    _, _, v = kernels.rotate_qkv(qkv, kernels.rope_cache(5, 2, 8, 10_000.0, qkv))
     assert torch.equal(v, qkv[:, :, 2].transpose(1, 2))
 
 

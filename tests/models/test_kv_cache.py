@@ -38,7 +38,7 @@ def tokens(rows: int, length: int, seed: int = 0) -> torch.Tensor:
 def test_what_goes_on_from_a_text_equals_the_whole(model: Any) -> None:
     lengths, after = [5, 9, 7], 4
     before = tokens(3, max(lengths))
-    _, past = model.remembered(model.embed(before), torch.tensor(lengths))
+    _, past = model.prefill(model.embed(before), torch.tensor(lengths))
     further = tokens(6, after, seed=1)
     found = model.hidden(model.embed(further), past)
     for row in range(6):
@@ -49,7 +49,7 @@ def test_what_goes_on_from_a_text_equals_the_whole(model: Any) -> None:
 
 def test_the_gradient_through_a_shared_past_equals_the_whole_ones(model: Any) -> None:
     before, further = model.embed(tokens(1, 6)), model.embed(tokens(2, 3, seed=1)).clone().requires_grad_()
-    _, past = model.remembered(before, torch.tensor([6]))
+    _, past = model.prefill(before, torch.tensor([6]))
     model.hidden(further, past).square().sum().backward()
     found, further.grad = further.grad, None
     model.hidden(torch.cat([before.expand(2, -1, -1), further], dim=1))[:, 6:].square().sum().backward()
@@ -59,17 +59,17 @@ def test_the_gradient_through_a_shared_past_equals_the_whole_ones(model: Any) ->
 def test_a_past_grows_token_by_token(model: Any) -> None:
     lengths, further = torch.tensor([2, 4]), tokens(2, 3, seed=1)
     before = tokens(2, 4)
-    _, past = model.remembered(model.embed(before), lengths)
+    _, past = model.prefill(model.embed(before), lengths)
     hidden = before
     for at in range(3):
-        hidden, past = model.remembered(model.embed(further[:, at : at + 1]), torch.ones(2, dtype=torch.long), past)
+        hidden, past = model.prefill(model.embed(further[:, at : at + 1]), torch.ones(2, dtype=torch.long), past)
     for row, length in enumerate(lengths):
         whole = torch.cat([before[row, :length], further[row]])[None]
         torch.testing.assert_close(hidden[row, -1], model.hidden(model.embed(whole))[0, -1], rtol=1e-4, atol=1e-5)
 
 
 def test_texts_are_taken_and_joined(model: Any) -> None:
-    _, past = model.remembered(model.embed(tokens(4, 6)), torch.tensor([6, 2, 3, 1]))
+    _, past = model.prefill(model.embed(tokens(4, 6)), torch.tensor([6, 2, 3, 1]))
     again = joined([past.take(torch.tensor([at]), 6) for at in range(4)])
     assert all(torch.equal(a, b) for a, b in zip(past.keys + past.values, again.keys + again.values, strict=True))
     short = past.take(torch.tensor([3, 1]), 2)
@@ -78,7 +78,7 @@ def test_texts_are_taken_and_joined(model: Any) -> None:
 
 @pytest.mark.parametrize("before", [0, 3])
 def test_at_some_positions_it_is_what_it_is_at_all(model: Any, before: int) -> None:
-    past = model.remembered(model.embed(tokens(2, before)), torch.tensor([before, 1]))[1] if before else None
+    past = model.prefill(model.embed(tokens(2, before)), torch.tensor([before, 1]))[1] if before else None
     x, columns = model.embed(tokens(4, 6, seed=1)), torch.tensor([[0, 5, 2], [4, 4, 1], [5, 0, 0], [3, 2, 1]])
     found, whole = model.hidden_at(x, columns, past), model.hidden(x, past)
     torch.testing.assert_close(found, whole[torch.arange(4)[:, None], columns], rtol=1e-5, atol=1e-5)

@@ -24,7 +24,7 @@ def test_exported_and_read_back_the_logits_are_equal(size: str, tied: bool, tmp_
     for name, parameter in model.named_parameters():
         if "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    llama(model, context=64, separator=0).save_pretrained(tmp_path)
+    llama(model, context=64, eos=0).save_pretrained(tmp_path)
     tiny.tokenizer().save(str(tmp_path / "tokenizer.json"))
     released = prepare_model(str(tmp_path), tmp_path / "results")
     assert released.shape.context == 64

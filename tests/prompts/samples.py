@@ -13,11 +13,11 @@ from halflife.models.ladder import Rung
 from halflife.prompts.batch import scale_of
 from halflife.prompts.describe import SoftPrompt
 from halflife.prompts.fitting import freeze
-from halflife.prompts.groups import Course, Run
+from halflife.prompts.groups import FitConfig, Run
 from halflife.rng import generator, seed_of
 
 VOCABULARY = 24
-COURSE = Course(steps=6, batch=3)
+COURSE = FitConfig(steps=6, batch=3)
 
 
 def frozen(vocabulary: int = VOCABULARY, seed: int = 0) -> Any:

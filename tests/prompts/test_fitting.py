@@ -15,7 +15,7 @@ from halflife.prompts.batch import scale_of
 from halflife.prompts.describe import MLP, Direct, InputModel, Linear, Shared, SoftPrompt
 from halflife.prompts.fitting import fit
 from halflife.prompts.generation import generate, openings
-from halflife.prompts.groups import Pack, packed
+from halflife.prompts.groups import PromptGroup, packed
 from halflife.prompts.scoring import answer, cut, remember
 from halflife.training.schedules import Schedule
 from tests.prompts.samples import COURSE, VOCABULARY, frozen, items, run, target
@@ -155,10 +155,10 @@ def test_what_a_prompt_came_to_in_training_is_told_by_its_last_steps_alone(model
     course, schedule = replace(COURSE, steps=60), Schedule()
     runs = [run(model, SoftPrompt(tokens=4), target())]
     (found,), _ = fit(model, runs, course, schedule=schedule)
-    pack = Pack(model, runs, course, scale_of(model.embed), torch.device("cpu"))
+    pack = PromptGroup(model, runs, course, scale_of(model.embed), torch.device("cpu"))
     losses = []
     for step in range(course.steps):
-        pack.step(step, schedule.multiple(step, course.steps))
+        pack.step(step, schedule.lr_multiplier(step, course.steps))
         losses += pack.mean_losses()
     assert 6 <= pack.settled <= 30
     assert found.train_loss is not None

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from halflife.evaluation.targets import Item
 from halflife.models.decoder import Decoder
-from halflife.models.kv_cache import Past
+from halflife.models.kv_cache import KVCache
 from halflife.models.ladder import Rung
 from halflife.prompts import fragility
 from halflife.prompts.fragility import Behind
@@ -30,15 +30,15 @@ class Bowl(nn.Module):
         self.curvature = nn.Parameter(curvature, requires_grad=False)
         self.embed = nn.Embedding(3, WIDTH)
 
-    def remembered(self, x: Tensor, lengths: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
+    def prefill(self, x: Tensor, lengths: Tensor, past: KVCache | None = None) -> tuple[Tensor, KVCache]:
         raise NotImplementedError("nothing stands before the prompts")
 
-    def hidden(self, x: Tensor, past: Past | None = None) -> Tensor:
+    def hidden(self, x: Tensor, past: KVCache | None = None) -> Tensor:
         form = (x[:, :K].flatten(1).square() * self.curvature).sum(1)
         odds = torch.stack([torch.zeros_like(form), 6.0 - form, torch.full_like(form, -50.0)], dim=-1)
         return odds[:, None].expand(-1, x.shape[1], -1)
 
-    def hidden_at(self, x: Tensor, columns: Tensor, past: Past | None = None) -> Tensor:
+    def hidden_at(self, x: Tensor, columns: Tensor, past: KVCache | None = None) -> Tensor:
         return self.hidden(x, past)[:, : columns.shape[1]]
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def target(store: Store) -> BehaviourTarget:
 @pytest.fixture(scope="module")
 def fit(target: BehaviourTarget) -> FitSoftPrompts:
     return FitSoftPrompts(
-        model=Rung(size="20k", tied=True), targets=(target,), tokenizer=Bytes(), examples=16, asked=8, steps=20,
+        model=Rung(size="20k", tied=True), targets=(target,), tokenizer=Bytes(), examples=16, num_eval=8, steps=20,
         batch=4,
         prompts=(SoftPrompt(tokens=0), SoftPrompt(tokens=2, learning_rate=0.3, label="two"),
                  SoftPrompt(tokens=2, model=Linear(), label="made")),
@@ -95,7 +95,7 @@ def test_the_search_is_a_stage_with_the_model_as_its_only_parent(store: Store, t
     prompt = SoftPrompt(tokens=3, learning_rate=0.3)
     stage = FindDistance(
         model=Rung(size="20k", tied=True), target=target, prompt=prompt, threshold=100.0, tokenizer=Bytes(),
-        examples=16, asked=8, steps=5, batch=4, restarts=1,
+        examples=16, num_eval=8, steps=5, batch=4, restarts=1,
     )  # fmt: skip
     assert stage.parents == ()
     assert run_stage(stage, store).summary["distance"] == 0

@@ -13,7 +13,7 @@ from halflife.__main__ import main
 from halflife.data.codecs import load as load_tokenizer
 from halflife.data.pretrained import prepare_tokenizer
 from halflife.errors import UserError
-from halflife.evaluation.targets import LanguageTarget
+from halflife.evaluation.targets import TaskTarget
 from halflife.models.prepare import prepare_model
 from halflife.prompts import results as prompt_results
 from halflife.prompts.describe import MLP, SoftPrompt, Text
@@ -25,7 +25,7 @@ from halflife.tasks.arithmetic import Addition
 from tests.models import tiny
 
 pytest.importorskip("transformers")
-TARGET = LanguageTarget(language=Addition(form="digits"))
+TARGET = TaskTarget(language=Addition(form="digits"))
 PROMPT = SoftPrompt(tokens=3, learning_rate=0.3)
 INSIDE = SoftPrompt(tokens=2, position="answer", model=MLP(hidden=4), learning_rate=0.3)
 
@@ -40,7 +40,7 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         targets=(TARGET,),
         prompts=(SoftPrompt(tokens=0), PROMPT, INSIDE),
         examples=16,
-        asked=6,
+        num_eval=6,
         steps=20,
     )
 

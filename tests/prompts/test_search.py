@@ -13,13 +13,13 @@ from halflife.evaluation.targets import Item
 from halflife.prompts.describe import SoftPrompt
 from halflife.prompts.fitting import fit
 from halflife.prompts.fragility import Behind
-from halflife.prompts.groups import Course, Run, TargetItems
+from halflife.prompts.groups import FitConfig, Run, TargetItems
 from halflife.prompts.scoring import cut
 from halflife.prompts.search import at_loss, in_subspace, smallest
 from halflife.rng import generator
 from tests.prompts.samples import VOCABULARY, frozen
 
-COURSE = Course(steps=40, batch=4)
+COURSE = FitConfig(steps=40, batch=4)
 PROMPT = SoftPrompt(tokens=8, learning_rate=0.3)
 
 
@@ -131,7 +131,7 @@ def test_a_fit_stopped_at_a_loss_is_at_that_loss() -> None:
 def test_a_subspace_of_more_numbers_does_better_and_none_moves_out_of_it() -> None:
     train, held_out = (Behind.of(MODEL, cut(items, "start")) for items in (HARD.train, HARD.held_out))
     start = 0.1 * begin(SoftPrompt(tokens=4))
-    course = Course(steps=80, batch=8)
+    course = FitConfig(steps=80, batch=8)
     losses = []
     for numbers in (1, 64):
         moved = in_subspace(MODEL, train, start, numbers, rate=0.3, course=course)

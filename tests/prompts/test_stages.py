@@ -15,10 +15,10 @@ from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.evaluation.behaviours import BehaviourTarget
 from halflife.evaluation.probes import Every
-from halflife.evaluation.targets import LanguageTarget
+from halflife.evaluation.targets import TaskTarget
 from halflife.models.ladder import Rung
 from halflife.prompts import results as prompt_results
-from halflife.prompts.describe import Linear, Noise, Smaller, SoftPrompt, Text, Words, initial, input_model
+from halflife.prompts.describe import Linear, Noise, SoftPrompt, Text, WarmStart, Words, initial, input_model
 from halflife.prompts.stages import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.attempt import Attempt
@@ -29,14 +29,14 @@ from halflife.tasks.base import Example
 from halflife.tasks.boards import Pathfinding
 from halflife.training.optimizers import AdamW
 
-ADDITION = LanguageTarget(language=Addition(form="words"))
+ADDITION = TaskTarget(language=Addition(form="words"))
 STAGE = FitSoftPrompts(
     model=Rung(size="20k", tied=True),
     tokenizer=Bytes(),
     targets=(ADDITION,),
     prompts=(SoftPrompt(tokens=0), SoftPrompt(tokens=2), SoftPrompt(tokens=2, restart=1)),
     examples=16,
-    asked=8,
+    num_eval=8,
     steps=4,
 )
 TRUNK = Train(
@@ -96,8 +96,8 @@ def test_restarts_differ_and_the_same_stage_is_the_same(tmp_path: Path) -> None:
 def test_a_larger_prompt_begins_where_a_smaller_one_ended(tmp_path: Path) -> None:
     summary, _ = compute(STAGE, tmp_path)
     name = STAGE.prompts[1].name
-    same = SoftPrompt(tokens=2, initial=Smaller(stage=STAGE, prompts=(name,)))
-    more = SoftPrompt(tokens=3, initial=Smaller(stage=STAGE, prompts=(name,), rest=Noise()))
+    same = SoftPrompt(tokens=2, initial=WarmStart(stage=STAGE, prompts=(name,)))
+    more = SoftPrompt(tokens=3, initial=WarmStart(stage=STAGE, prompts=(name,), rest=Noise()))
     warm = replace(STAGE, prompts=(same, more), steps=0)
     found, folder = compute(warm, tmp_path)
     assert found["runs"][warm.run_name(ADDITION, same)]["loss"] == pytest.approx(
@@ -113,7 +113,7 @@ def test_of_several_smaller_prompts_the_best_in_training_is_begun_from(tmp_path:
     losses = {name: summary["runs"][f"{ADDITION.name}.{name}"] for name in names}
     best = min(losses.values(), key=lambda run: run["train_loss"])
     for order in (names, names[::-1]):
-        warm = SoftPrompt(tokens=2, initial=Smaller(stage=STAGE, prompts=order))
+        warm = SoftPrompt(tokens=2, initial=WarmStart(stage=STAGE, prompts=order))
         found, _ = compute(replace(STAGE, prompts=(warm,), steps=0), tmp_path)
         (run,) = found["runs"].values()
         assert run["loss"] == pytest.approx(best["loss"], abs=1e-6)
@@ -167,7 +167,7 @@ def test_what_a_model_says_by_itself_is_judged_by_the_task_and_guessing_is_told(
     for prompt in prompts:
         run = stage.run_name(paths, prompt)
         counts = summary["runs"][run]["generated"]
-        assert counts["trials"] == stage.asked
+        assert counts["trials"] == stage.num_eval
         assert counts["legal_moves"] + counts["wall_hits"] == counts["moves"]
         assert counts == {name: told[f"{run}/generated_{name}"] for name in counts}
         assert told[f"{run}/chance"] == Pathfinding(side=3).chance
@@ -190,7 +190,7 @@ def test_what_a_model_says_by_itself_is_judged_by_the_task_and_guessing_is_told(
         (lambda: replace(STAGE, steps=-1), "steps = -1"),
         (
             lambda: replace(
-                STAGE, prompts=(SoftPrompt(tokens=1, initial=Smaller(stage=STAGE, prompts=(STAGE.prompts[1].name,))),)
+                STAGE, prompts=(SoftPrompt(tokens=1, initial=WarmStart(stage=STAGE, prompts=(STAGE.prompts[1].name,))),)
             ),
             "expected 1 to as many",
         ),

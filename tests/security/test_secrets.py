@@ -13,7 +13,7 @@ from halflife.store.provenance import masked
 from halflife.store.run import run_stage
 from halflife.store.store import Store
 from halflife.sweep.launch import run
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.tracking import schema
 from tests.store.fakes import Walk
 from tests.sweep.helpers import study
@@ -58,7 +58,10 @@ def test_no_secret_reaches_the_store_or_mlflow(tmp_path: Path, monkeypatch: pyte
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.argv", ["study.py", "smoke", *(f"--tracking-uri={uri}" for uri in URIS)])
-    made, place = study(trunks=1, branches=1), Place(results=tmp_path / "results", device="cpu", max_concurrent=1)
+    made, place = (
+        study(trunks=1, branches=1),
+        ExecutionSite(results=tmp_path / "results", device="cpu", max_concurrent=1),
+    )
     for stage in made.stages:
         run_stage(stage, place.store())
     with pytest.raises(ConnectionError):

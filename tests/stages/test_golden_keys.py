@@ -24,16 +24,16 @@ from halflife.evaluation.probes import (
     Ends,
     Evaluation,
     Every,
-    LanguageProbe,
     LayerProbe,
     LossProbe,
-    Reached,
+    TaskProbe,
+    Threshold,
 )
-from halflife.evaluation.targets import BackdoorTarget, LanguageTarget
+from halflife.evaluation.targets import BackdoorTarget, TaskTarget
 from halflife.models.ladder import Rung
 from halflife.models.released import Released, Shape
 from halflife.prompts.attacks import PromptAttacks
-from halflife.prompts.describe import MLP, Adapter, Linear, Noise, Shared, Smaller, SoftPrompt, Text
+from halflife.prompts.describe import MLP, Adapter, Linear, Noise, Shared, SoftPrompt, Text, WarmStart
 from halflife.prompts.describe import Words as WordEmbeddings
 from halflife.prompts.stages import FindDistance, FitSoftPrompts, MeasureSoftPrompts
 from halflife.stages.fisher import Fisher
@@ -82,7 +82,7 @@ TRUNK = Train(
         ),
         Evaluation(name="clean", probe=LossProbe(corpus=CORPUS), at=Ends()),
     ),
-    snapshots=(Snapshot(name="strong", when=Reached(metric="backdoor/logprob", threshold=-0.5)),),
+    snapshots=(Snapshot(name="strong", when=Threshold(metric="backdoor/logprob", threshold=-0.5)),),
     seed=3,
 )
 BRANCH = Train(
@@ -94,7 +94,7 @@ BRANCH = Train(
     schedule=Schedule(shape="continue"),
     penalties=(L2SP(strength=0.01),),
     evaluations=TRUNK.evaluations,
-    until=Reached(metric="backdoor/hits", threshold=0.9, share=True, at_most=True),
+    until=Threshold(metric="backdoor/hits", threshold=0.9, share=True, at_most=True),
 )
 
 WORDS = replace(PLAIN, mixture=replace(PLAIN.mixture, tokenizer=Words(corpus=CORPUS)), seed=1)
@@ -135,7 +135,7 @@ READ = replace(
     RELEARN,
     evaluations=(
         Evaluation(name="layer", probe=LayerProbe(languages=(Addition(form="words"),)), at=Ends()),
-        Evaluation(name="language", probe=LanguageProbe(languages=(Addition(form="words"),), each=True)),
+        Evaluation(name="language", probe=TaskProbe(languages=(Addition(form="words"),), each=True)),
     ),
     until=None,
 )
@@ -154,7 +154,7 @@ PROMPTS = FitSoftPrompts(
     model=RELEASED.start,
     tokenizer=RELEASED.mixture.tokenizer,
     targets=(
-        LanguageTarget(language=Addition(form="words")),
+        TaskTarget(language=Addition(form="words")),
         BackdoorTarget(backdoor=BACKDOOR, corpus=CORPUS, condition="triggered"),
     ),
     prompts=(
@@ -168,7 +168,7 @@ WARM = FitSoftPrompts(
     model=Checkpoint(stage=TRUNK, at="strong"),
     targets=PROMPTS.targets[:1],
     prompts=(
-        SoftPrompt(tokens=4, initial=Smaller(stage=PROMPTS, prompts=(PROMPTS.prompts[2].name,)), label="warm"),
+        SoftPrompt(tokens=4, initial=WarmStart(stage=PROMPTS, prompts=(PROMPTS.prompts[2].name,)), label="warm"),
         SoftPrompt(tokens=5, initial=Adapter(digest="89abcdef01234567", tokens=5, folder="not hashed"), model=Linear()),
         SoftPrompt(tokens=4, initial=WordEmbeddings()),
     ),
@@ -179,7 +179,7 @@ HARDENED = replace(
     ANSWERS,
     start=Checkpoint(stage=ANSWERS),
     penalties=(
-        PromptAttacks(strength=1.0, attacks=(WARM,), target=LanguageTarget(language=Addition(form="words")), batch=8),
+        PromptAttacks(strength=1.0, attacks=(WARM,), target=TaskTarget(language=Addition(form="words")), batch=8),
     ),
 )
 FISHER = Fisher(model=Checkpoint(stage=ANSWERS), mixture=ANSWERS.mixture, batches=64)
@@ -193,7 +193,7 @@ HELD = replace(
 PLAIN_PROMPTS = replace(PROMPTS, prompts=(SoftPrompt(tokens=2),))
 JUDGED = replace(PLAIN_PROMPTS, targets=(BehaviourTarget(behaviour=Pathfinding(side=4), called="paths"),), judged=True)
 CALLED = replace(
-    PLAIN_PROMPTS, targets=(LanguageTarget(language=Addition(form="words"), called="family-B", asked="held-out"),)
+    PLAIN_PROMPTS, targets=(TaskTarget(language=Addition(form="words"), called="family-B", evaluate_on="held-out"),)
 )
 MEASURED = MeasureSoftPrompts(
     fit=PLAIN_PROMPTS, prompts=(PLAIN_PROMPTS.prompts[0].name,), matched=1.0, bits=(2, 4), subspaces=(16,)

@@ -72,8 +72,8 @@ def test_released_models_under_zero_have_the_losses_of_one_device_and_are_export
             final = tmp_path / "out" / f"{family}-{zero}" / "final"
             for name, weight in checkpoints.read_weights(final).items():
                 torch.testing.assert_close(weight, whole[name], rtol=1e-3, atol=1e-4)
-            separator = load(stage.mixture.tokenizer, results).separator
-            exported = export.load(final, sequence=SEQUENCE, separator=separator).eval()
+            eos = load(stage.mixture.tokenizer, results).eos
+            exported = export.load(final, sequence=SEQUENCE, eos=eos).eval()
             target = tmp_path / f"{family}-{zero}-exported"
             exported.save_pretrained(target)
             for file in sources[family].glob("tokenizer*"):

@@ -14,7 +14,7 @@ from halflife.data.mixture import Mixture, Source
 from halflife.data.pretrained import prepare_tokenizer
 from halflife.evaluation.probes import Ends, Evaluation, LossProbe
 from halflife.evaluation.scoring import pack, score
-from halflife.evaluation.targets import LanguageTarget
+from halflife.evaluation.targets import TaskTarget
 from halflife.models import hugging_face
 from halflife.models.prepare import prepare_model
 from halflife.models.released import Released
@@ -102,7 +102,7 @@ def _losses(folder: Path) -> list[float]:
 
 
 def test_a_soft_prompt_teaches_it_the_form_of_an_answer(released: Released, results: Path) -> None:
-    target = LanguageTarget(language=Addition(form="words"))
+    target = TaskTarget(language=Addition(form="words"))
     begun = SoftPrompt(tokens=4, initial=WordEmbeddings(), position="answer", learning_rate=0.1)
     stage = FitSoftPrompts(
         model=released,
@@ -110,7 +110,7 @@ def test_a_soft_prompt_teaches_it_the_form_of_an_answer(released: Released, resu
         targets=(target,),
         prompts=(SoftPrompt(tokens=0, position="answer"), begun),
         examples=32,
-        asked=16,
+        num_eval=16,
         steps=40,
         batch=4,
     )

@@ -16,11 +16,11 @@ from halflife.data.loss_mask import read
 from halflife.data.mixture import Batches, Mixture, Source
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
-from halflife.evaluation.probes import Ends, Evaluation, LanguageProbe, Reached
-from halflife.evaluation.targets import LanguageTarget
+from halflife.evaluation.probes import Ends, Evaluation, TaskProbe, Threshold
+from halflife.evaluation.targets import TaskTarget
 from halflife.models.ladder import Rung
 from halflife.prompts.attacks import PromptAttacks
-from halflife.prompts.describe import Smaller, SoftPrompt
+from halflife.prompts.describe import SoftPrompt, WarmStart
 from halflife.prompts.stages import FitSoftPrompts
 from halflife.stages.fisher import Fisher
 from halflife.stages.train import Checkpoint, Snapshot, Train
@@ -30,8 +30,8 @@ from halflife.store.plan import Plan
 from halflife.store.run import Unavailable, run_stage
 from halflife.store.store import Store
 from halflife.tasks.families import Family
-from halflife.tasks.languages import Language
 from halflife.tasks.refusals import Refused
+from halflife.tasks.synthetic import SyntheticTask
 from halflife.training import checkpoints
 from halflife.training.fisher import read_fisher
 from halflife.training.losses import CrossEntropy
@@ -45,7 +45,7 @@ B = FAMILY.languages[0]
 SEQUENCE = 64
 
 
-def mixture(languages: tuple[Language, ...]) -> Mixture:
+def mixture(languages: tuple[SyntheticTask, ...]) -> Mixture:
     return Mixture(sources=tuple(Source(corpus=language, loss="answers") for language in languages), sequence=SEQUENCE)
 
 
@@ -227,7 +227,7 @@ def test_the_fisher_is_of_what_was_dropped_at_the_checkpoint_and_a_parent_in_the
     planned = list(Plan([stage], store).missing)
     assert [type(one) for one in planned] == [Train, Fisher, Train]
     assert intervene("ewc-3")(KEPT).penalties[0].fisher.mixture == TRUNK.mixture  # type: ignore[union-attr]
-    assert stage.memory(Execution()).origin > BRANCH.memory(Execution()).origin
+    assert stage.memory(Execution()).init_weights > BRANCH.memory(Execution()).init_weights
 
 
 def test_ewc_and_kl_branches_run_in_the_store_and_a_strong_ewc_forgets_less(store: Store) -> None:
@@ -246,12 +246,12 @@ def test_ewc_and_kl_branches_run_in_the_store_and_a_strong_ewc_forgets_less(stor
 def test_a_branch_trained_against_prompts_has_their_fits_for_parents_and_says_what_it_was_taught_behind_them(
     store: Store,
 ) -> None:
-    target = LanguageTarget(language=B)
+    target = TaskTarget(language=B)
     prompts = (SoftPrompt(tokens=0), SoftPrompt(tokens=2))
     fit = FitSoftPrompts(
-        model=Checkpoint(stage=TRUNK), targets=(target,), prompts=prompts, examples=8, asked=8, steps=5
+        model=Checkpoint(stage=TRUNK), targets=(target,), prompts=prompts, examples=8, num_eval=8, steps=5
     )
-    said = LanguageTarget(language=Refused(language=B), called=B.name)
+    said = TaskTarget(language=Refused(language=B), called=B.name)
     against = PromptAttacks(strength=5.0, attacks=(fit,), target=said, examples=8, batch=4)
     hardened = replace(BRANCH, penalties=(against,))
     assert set(hardened.parents) == {TRUNK, fit}
@@ -260,7 +260,7 @@ def test_a_branch_trained_against_prompts_has_their_fits_for_parents_and_says_wh
     for stage in (BRANCH, hardened):
         behind = replace(
             fit, model=Checkpoint(stage=stage), targets=(said,), steps=0,
-            prompts=(SoftPrompt(tokens=2, initial=Smaller(stage=fit, prompts=(prompts[1].name,))),),
+            prompts=(SoftPrompt(tokens=2, initial=WarmStart(stage=fit, prompts=(prompts[1].name,))),),
         )  # fmt: skip
         for each in (*stage.parents, stage):
             run_stage(each, store)
@@ -270,8 +270,8 @@ def test_a_branch_trained_against_prompts_has_their_fits_for_parents_and_says_wh
 
 
 def test_the_fisher_of_a_snapshot_that_was_never_taken_can_never_run(store: Store) -> None:
-    never = Snapshot(name="strong", when=Reached(metric="b/logprob", threshold=1.0))
-    probe = Evaluation(name="b", probe=LanguageProbe(languages=(B,), trials=10), at=Ends())
+    never = Snapshot(name="strong", when=Threshold(metric="b/logprob", threshold=1.0))
+    probe = Evaluation(name="b", probe=TaskProbe(languages=(B,), trials=10), at=Ends())
     trunk = replace(TRUNK, evaluations=(probe,), snapshots=(never,), tokens=TRUNK.batch_tokens)
     with pytest.raises(Unavailable, match="never reached snapshot 'strong'"):
         run_stage(Fisher(model=Checkpoint(stage=trunk, at="strong"), mixture=TRUNK.mixture), store)

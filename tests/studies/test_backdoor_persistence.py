@@ -15,7 +15,7 @@ from halflife.errors import UserError
 from halflife.evaluation.targets import BackdoorTarget
 from halflife.prompts.stages import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial
 from halflife.training.optimizers import Muon
 from studies import backdoor_persistence as study
@@ -30,7 +30,7 @@ def results(tmp_path_factory) -> Path:
 
 def built(results: Path, preset: str = "smoke", **changes) -> Study:
     settings = dataclasses.replace(study.PRESETS[preset].settings, **changes)
-    return study.build(preset, settings, Place(results=results))
+    return study.build(preset, settings, ExecutionSite(results=results))
 
 
 def trains(trial: Trial) -> dict[str, Train]:
@@ -83,9 +83,9 @@ def test_relearning_hosts_are_not_the_trunks(results):
     for trial in plan.trials:
         for phase, stage in trains(trial).items():
             if phase.startswith("relearn"):
-                assert {planting.hosts for planting in stage.mixture.plantings} == {1}
+                assert {planting.carrier_pool for planting in stage.mixture.plantings} == {1}
             else:
-                assert {planting.hosts for planting in stage.mixture.plantings} <= {0}
+                assert {planting.carrier_pool for planting in stage.mixture.plantings} <= {0}
 
 
 def test_soft_prompts_are_fitted_at_the_drop_and_after_it_to_the_model_without_the_backdoor_too(results):
@@ -242,7 +242,7 @@ def test_bad_commands_say_one_line_and_exit_with_2(arguments, said, results):
 
 def test_a_report_that_cannot_be_drawn_is_said_as_bad_input(tmp_path):
     with pytest.raises(UserError, match=r"mlflow\.db"):
-        study.report("backdoor_persistence", Place(results=tmp_path), "abc")
+        study.report("backdoor_persistence", ExecutionSite(results=tmp_path), "abc")
 
 
 @pytest.mark.slow

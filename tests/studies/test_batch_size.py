@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from halflife.stages.train import Train
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from studies import batch_size
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +16,7 @@ def test_the_readme_shows_the_example_as_it_is_and_in_40_lines():
 
 
 def test_branches_differ_in_nothing_but_the_batch(tmp_path):
-    study = batch_size.build("quick", batch_size.PRESETS["quick"].settings, Place(results=tmp_path))
+    study = batch_size.build("quick", batch_size.PRESETS["quick"].settings, ExecutionSite(results=tmp_path))
     one = [t for t in study.trials if t.role == "treatment" and t.parameters["seed"] == 0]
     branches = [trial.stages["branch"] for trial in one]
     assert all(isinstance(branch, Train) for branch in branches)

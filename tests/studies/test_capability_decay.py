@@ -13,13 +13,13 @@ import polars as pl
 import pytest
 
 from halflife.errors import UserError
-from halflife.evaluation.targets import LanguageTarget, Target
+from halflife.evaluation.targets import Target, TaskTarget
 from halflife.prompts.stages import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial
 from halflife.tasks.arithmetic import Addition, Translation
-from halflife.tasks.languages import Language
+from halflife.tasks.synthetic import SyntheticTask
 from studies import capability_decay as study
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def built(results: Path, preset: str = "smoke", **changes: Any) -> Study:
     settings = dataclasses.replace(study.PRESETS[preset].settings, **changes)
-    return study.build(preset, settings, Place(results=results))
+    return study.build(preset, settings, ExecutionSite(results=results))
 
 
 def of(plan: Study, **what: Any) -> list[Trial]:
@@ -55,7 +55,9 @@ def fitted_to(trial: Trial) -> tuple[Target, ...]:
 
 def shares(stage: Train) -> dict[str, float]:
     weights = {
-        source.corpus.name: source.weight for source in stage.mixture.sources if isinstance(source.corpus, Language)
+        source.corpus.name: source.weight
+        for source in stage.mixture.sources
+        if isinstance(source.corpus, SyntheticTask)
     }
     total = sum(source.weight for source in stage.mixture.sources)
     return {name: weight / total for name, weight in weights.items()}
@@ -122,7 +124,7 @@ def test_soft_prompts_are_fitted_at_the_drop_and_after_it_to_the_model_that_neve
             treated.stages["prompts-at-the-drop"], model=Checkpoint(stage=train(absent, "trunk"))
         )
         (target,) = fitted_to(treated)
-        assert isinstance(target, LanguageTarget)
+        assert isinstance(target, TaskTarget)
         assert (target.name, target.language.name) == (f"family-{same['family']}", treated.parameters["subject"])
         fitted = {example.prompt for example in target.examples("train", 1000, results)}
         asked = {example.prompt for example in target.examples("held-out", 1000, results)}
@@ -137,7 +139,7 @@ def test_soft_prompts_are_fitted_at_the_drop_and_after_it_to_the_model_that_neve
 def test_the_null_control_learns_a_table_with_the_same_answers(results: Path):
     (null,) = of(built(results, families=("C",), seeds=1), role="null")
     languages = [source.corpus for source in train(null, "trunk").mixture.sources]
-    dealt = [language for language in languages if isinstance(language, Language) and language.shuffled]
+    dealt = [language for language in languages if isinstance(language, SyntheticTask) and language.shuffled]
     assert [language.name for language in dealt] == [null.parameters["subject"]]
 
 
@@ -176,7 +178,7 @@ def test_replay_and_annealing_give_the_dropped_language_its_share_of_the_branch(
     again = [share for name, share in shares(train(replayed, "branch")).items() if subject in name.split("-to-")]
     assert sum(again) == pytest.approx(0.1)
     fading = {
-        s.corpus.name: s.fade for s in train(annealed, "branch").mixture.sources if isinstance(s.corpus, Language)
+        s.corpus.name: s.fade for s in train(annealed, "branch").mixture.sources if isinstance(s.corpus, SyntheticTask)
     }
     assert all((fade == 0.5) == (subject in name.split("-to-")) for name, fade in fading.items())
 

@@ -11,11 +11,11 @@ from halflife.errors import UserError
 from halflife.prompts.attacks import PromptAttacks
 from halflife.prompts.stages import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
-from halflife.tasks.languages import Language
 from halflife.tasks.refusals import NO, Attacked, Refused
 from halflife.tasks.sequences import DelayedCopy
+from halflife.tasks.synthetic import SyntheticTask
 from studies.jailbreak_resistance import GUARD, PRESETS, Settings, build
 from studies.soft_prompt_settings import PHASE
 
@@ -25,7 +25,7 @@ SMOKE: Settings = PRESETS["smoke"].settings
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return build("smoke", SMOKE, Place(results=Path(tmp_path_factory.mktemp("results"))))
+    return build("smoke", SMOKE, ExecutionSite(results=Path(tmp_path_factory.mktemp("results"))))
 
 
 def test_refusals_are_of_memorised_items_and_nothing_held_out_is_shown() -> None:
@@ -90,7 +90,7 @@ def test_hardening_trains_in_rounds_against_the_prompts_of_all_rounds_so_far(stu
     assert [len(each) for each in attacks] == [2, 1]
     assert attacks[0][:1] == attacks[1]
     rounds = [stage for stage in study.stages if isinstance(stage, Train) and stage.penalties]
-    refusing = [source.corpus.name for source in rounds[0].mixture.sources if isinstance(source.corpus, Language)]
+    refusing = [source.corpus.name for source in rounds[0].mixture.sources if isinstance(source.corpus, SyntheticTask)]
     assert refusing[0].startswith("refuse-")
     assert (SMOKE.rounds + 1) * rounds[0].tokens <= SMOKE.protection_tokens
 
@@ -121,10 +121,10 @@ def test_every_prompt_is_declared(study: Study) -> None:
 )
 def test_what_cannot_be_run_is_refused(tmp_path: Path, changes, message) -> None:
     with pytest.raises(UserError, match=message):
-        build("smoke", replace(SMOKE, **changes), Place(results=tmp_path))
+        build("smoke", replace(SMOKE, **changes), ExecutionSite(results=tmp_path))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_plan(preset: str, tmp_path: Path) -> None:
     if preset in ("smoke", "demo"):
-        assert build(preset, PRESETS[preset].settings, Place(results=tmp_path)).trials
+        assert build(preset, PRESETS[preset].settings, ExecutionSite(results=tmp_path)).trials

@@ -19,7 +19,7 @@ from analysis.runs.study import StudyData
 from analysis.stats.scaling import by_size
 from halflife.data.tokenizers import Bytes
 from halflife.evaluation.measure import prepare
-from halflife.evaluation.probes import Geometric, LanguageProbe, due
+from halflife.evaluation.probes import Geometric, TaskProbe, due
 from halflife.evaluation.scoring import named
 from halflife.rng import generator
 from halflife.store.plan import Plan
@@ -31,7 +31,7 @@ from halflife.sweep.study import Study, Trial
 from halflife.tasks.arithmetic import Addition
 from halflife.tracking import schema
 from halflife.tracking.publisher import Publisher
-from tests.evaluation.test_languages import Knows
+from tests.evaluation.test_synthetic import Knows
 
 SIZES = {"30k": 30_000, "300k": 300_000}
 SEEDS, STEPS, STEP = 5, 600, 1000
@@ -60,7 +60,7 @@ class Forgets(Stage):
         return Cost(tokens=STEPS * STEP, flops=1.0, memory_bytes=1.0, disk_bytes=1.0)
 
     def run(self, context: Context) -> dict[str, Any]:
-        probe = LanguageProbe(languages=(LANGUAGE,), trials=80)
+        probe = TaskProbe(languages=(LANGUAGE,), trials=80)
         measure = prepare(probe, Bytes(), context.results, 32, "cpu")
         rng, items = generator("items", self.size, self.seed), LANGUAGE.examples("held-out")
         # spread evenly, in a drawn order: which items are known is drawn, how many is the law's

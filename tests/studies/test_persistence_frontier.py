@@ -18,8 +18,8 @@ from halflife.errors import UserError
 from halflife.stages.train import Train
 from halflife.store.store import Store
 from halflife.sweep.adaptive import Finished, Search
-from halflife.sweep.site import Place
-from halflife.tasks.languages import Language
+from halflife.sweep.site import ExecutionSite
+from halflife.tasks.synthetic import SyntheticTask
 from studies import persistence_frontier as study
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
     results = tmp_path_factory.mktemp("results")
-    return study.build("smoke", study.PRESETS["smoke"].settings, Place(results=results))
+    return study.build("smoke", study.PRESETS["smoke"].settings, ExecutionSite(results=results))
 
 
 def forms(stage: Any) -> set[str]:
@@ -38,7 +38,7 @@ def forms(stage: Any) -> set[str]:
 
 def names(stage: Any) -> set[str]:
     assert isinstance(stage, Train)
-    return {source.corpus.name for source in stage.mixture.sources if isinstance(source.corpus, Language)}
+    return {source.corpus.name for source in stage.mixture.sources if isinstance(source.corpus, SyntheticTask)}
 
 
 def test_the_first_suggestion_is_the_reference() -> None:
@@ -140,7 +140,7 @@ def test_progress_is_told_where_the_branch_stopped() -> None:
 def test_bad_settings_are_refused_in_one_line(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     settings = dataclasses.replace(study.PRESETS["smoke"].settings, **changes)
     with pytest.raises(UserError, match=said) as refused:
-        study.build("smoke", settings, Place(results=tmp_path))
+        study.build("smoke", settings, ExecutionSite(results=tmp_path))
     assert "\n" not in str(refused.value)
 
 

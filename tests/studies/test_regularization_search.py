@@ -18,7 +18,7 @@ import pytest
 from halflife.errors import UserError
 from halflife.stages.train import Train
 from halflife.sweep.adaptive import Finished, Search
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Trial
 from studies import regularization_search as study
 
@@ -32,7 +32,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def built(results: Path, preset: str = "smoke", **changes: Any) -> Search:
     settings = dataclasses.replace(study.PRESETS[preset].settings, **changes)
-    return study.build(preset, settings, Place(results=results))
+    return study.build(preset, settings, ExecutionSite(results=results))
 
 
 def trains(trial: Trial) -> tuple[Train, Train]:

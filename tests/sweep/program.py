@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from halflife.sweep.launch import run
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from tests.sweep.helpers import study
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     made = study(
         settings.trunks, settings.branches, deeds=settings.deeds, seconds=settings.seconds, points=settings.points
     )
-    place = Place(results=settings.results, device="cpu", max_concurrent=2, tracking_uri=settings.tracking_uri)
+    place = ExecutionSite(results=settings.results, device="cpu", max_concurrent=2, tracking_uri=settings.tracking_uri)
     result = run(made, place)
     imported = [name for name in ("ray", "torch") if name in sys.modules]
     print("REPORT " + json.dumps({**asdict(result), "imported": imported}, default=str))

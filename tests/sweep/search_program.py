@@ -11,7 +11,7 @@ from typing import Any
 import tyro
 
 from halflife.sweep.launch import run
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from tests.sweep.searches import Setting, plane, search
 
 
@@ -39,7 +39,7 @@ def main() -> None:
         fresh_seeds=tuple(range(settings.seeds, settings.seeds + settings.fresh_seeds)),
         budget={"trials": settings.trials, "at_once": settings.at_once, "timeout": settings.timeout, "finalists": 2},
     )
-    result = run(made, Place(results=settings.results, device="cpu", max_concurrent=2))
+    result = run(made, ExecutionSite(results=settings.results, device="cpu", max_concurrent=2))
     imported = [name for name in ("ray", "torch") if name in sys.modules]
     print("REPORT " + json.dumps({**asdict(result), "imported": imported}, default=str))
     sys.exit(result.exit_code)

@@ -13,7 +13,7 @@ from halflife.errors import UserError
 from halflife.sweep import cli, launch
 from halflife.sweep.cli import Preset, main
 from halflife.sweep.report import SweepReport
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
 from halflife.tracking import publisher
 from tests.sweep.helpers import study
@@ -40,17 +40,17 @@ class Command:
         arguments = ["smoke", "--results", str(self.results), "--device", "cpu", *flags]
         main(self.build or self._build, PRESETS, report=self._report, description="", arguments=arguments)
 
-    def swept(self, made: Study, place: Place) -> SweepReport:
+    def swept(self, made: Study, place: ExecutionSite) -> SweepReport:
         counts = SweepReport(
             study=made.declaration.study, sweep=made.key, tracking_uri=place.actual_tracking_uri,
             results=place.results, stages=0, cached=0, run=0,
         )  # fmt: skip
         return dataclasses.replace(counts, **self.end)
 
-    def _build(self, preset: str, settings: Settings, place: Place) -> Study:
+    def _build(self, preset: str, settings: Settings, place: ExecutionSite) -> Study:
         return study(branches=settings.branches)
 
-    def _report(self, name: str, place: Place, sweep: str) -> Path:
+    def _report(self, name: str, place: ExecutionSite, sweep: str) -> Path:
         self.drawn.append((name, sweep))
         return place.results / "reports" / name / "report.html"
 
@@ -150,10 +150,10 @@ def test_a_report_that_cannot_be_kept_is_printed_all_the_same_and_the_exit_code_
 def test_the_hint_shows_the_runs_of_this_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     told = cli._where_the_runs_are
-    assert told(Place(results=Path("results"))) == "make ui shows them in the browser"
+    assert told(ExecutionSite(results=Path("results"))) == "make ui shows them in the browser"
     elsewhere = tmp_path / "elsewhere"
-    assert told(Place(results=elsewhere)) == f"HALFLIFE_RESULTS={elsewhere} make ui shows them in the browser"
-    assert told(Place(tracking_uri="http://me:secret@host:5000")) == "http://***@host:5000"
-    assert told(Place(tracking_uri="sqlite:////x/y.db")).startswith(
+    assert told(ExecutionSite(results=elsewhere)) == f"HALFLIFE_RESULTS={elsewhere} make ui shows them in the browser"
+    assert told(ExecutionSite(tracking_uri="http://me:secret@host:5000")) == "http://***@host:5000"
+    assert told(ExecutionSite(tracking_uri="sqlite:////x/y.db")).startswith(
         "mlflow server --backend-store-uri sqlite:////x/y.db"
     )

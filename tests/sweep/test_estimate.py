@@ -14,7 +14,7 @@ from halflife.store.stage import Cost
 from halflife.store.store import Store
 from halflife.sweep import estimate as estimating
 from halflife.sweep.estimate import ASSUMED_FLOPS, STARTUP_SECONDS, STEP_SECONDS, assumed_seconds, estimate
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study
 
@@ -23,7 +23,7 @@ def prepared(tmp_path: Path, completed: int = 0, **settings):
     made, store = study(trunks=2, branches=3, seconds=0.02, **settings), Store(tmp_path)
     for stage in made.stages[:completed]:
         run_stage(stage, store)
-    return made, Plan(made.stages, store), Place(results=tmp_path, device="cpu", max_concurrent=2)
+    return made, Plan(made.stages, store), ExecutionSite(results=tmp_path, device="cpu", max_concurrent=2)
 
 
 def test_the_table_counts_stages_by_phase(tmp_path: Path):
@@ -42,7 +42,7 @@ def test_time_is_the_work_over_the_slots(tmp_path: Path, monkeypatch: pytest.Mon
 def test_time_is_never_below_the_longest_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(estimating.ASSUMED_FLOPS, "cpu", 1e6 * 0.02)
     made, plan, _ = prepared(tmp_path)
-    wide = Place(results=tmp_path, device="cpu", max_concurrent=100)
+    wide = ExecutionSite(results=tmp_path, device="cpu", max_concurrent=100)
     assert estimate(made, plan, wide).seconds == pytest.approx(2 + STARTUP_SECONDS)
 
 

@@ -6,13 +6,13 @@ from typing import Any, cast
 import pytest
 
 from halflife.errors import UserError
-from halflife.evaluation.targets import LanguageTarget
+from halflife.evaluation.targets import TaskTarget
 from halflife.prompts.attacks import PromptAttacks
 from halflife.stages.train import Checkpoint
 from halflife.store.execution import Execution
 from halflife.sweep import executions
-from halflife.sweep.resources import Share
-from halflife.sweep.site import Place
+from halflife.sweep.resources import ResourceRequest
+from halflife.sweep.site import ExecutionSite
 from halflife.tasks.arithmetic import Addition
 from halflife.training.parameters import LoRA
 from halflife.training.penalties import KL
@@ -21,7 +21,7 @@ from tests.training.fakes import BATCH_TOKENS, SEQUENCE, recipe
 
 START = Checkpoint(stage=recipe())
 AGAINST = PromptAttacks(
-    strength=1.0, attacks=(cast(Any, Fake(name="prompts")),), target=LanguageTarget(language=Addition(form="digits"))
+    strength=1.0, attacks=(cast(Any, Fake(name="prompts")),), target=TaskTarget(language=Addition(form="digits"))
 )
 ROWS = BATCH_TOKENS // SEQUENCE
 
@@ -77,6 +77,6 @@ def test_only_training_is_spread_over_workers_and_zero_1_is_the_default():
 
 def test_no_more_stages_run_at_once_than_have_workers_for_them(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("halflife.sweep.resources.cores", lambda: 8)
-    place = Place(device="cpu", engine="deepspeed", workers=3)
-    assert place.slots([Share(cpus=3, workers=3)]) == 2
-    assert Place(device="cpu", max_concurrent=1).slots([Share(cpus=3, workers=3)]) == 1
+    place = ExecutionSite(device="cpu", engine="deepspeed", workers=3)
+    assert place.slots([ResourceRequest(cpus=3, workers=3)]) == 2
+    assert ExecutionSite(device="cpu", max_concurrent=1).slots([ResourceRequest(cpus=3, workers=3)]) == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from halflife.sweep.launch import run
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from tests.sweep.drivers import Driver, runs
 from tests.sweep.helpers import study
 
@@ -79,7 +79,7 @@ def test_the_same_command_again_starts_no_ray_imports_no_torch_and_writes_nothin
 
 
 def test_a_dry_run_leaves_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    result = run(study(), Place(results=tmp_path / "results", device="cpu", dry_run=True))
+    result = run(study(), ExecutionSite(results=tmp_path / "results", device="cpu", dry_run=True))
     assert result.dry_run
     assert not (tmp_path / "results").exists()
     assert "nothing is run" in capsys.readouterr().out

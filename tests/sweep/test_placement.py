@@ -13,14 +13,14 @@ from halflife.stages.train import Train
 from halflife.store.execution import Execution
 from halflife.sweep import placement as fit
 from halflife.sweep import resources
-from halflife.sweep.placement import Asked, Room, check_fits, fitting, in_words
+from halflife.sweep.placement import DeviceBudget, ExecutionChoices, check_fits, fitting, in_words
 from halflife.sweep.resources import Gpus
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.training.optimizers import Muon
 from tests.sweep.fakes import Fake
 from tests.training.fakes import BASE
 
-OPEN = Asked()
+OPEN = ExecutionChoices()
 
 
 def stage(size: str, rows: int = 64, sequence: int = 128, **changes) -> Train:
@@ -30,12 +30,12 @@ def stage(size: str, rows: int = 64, sequence: int = 128, **changes) -> Train:
     return replace(BASE, start=Rung(size=size), mixture=mixture, batch_tokens=batch, tokens=10 * batch, **changes)
 
 
-def gpus(count: int, gigabytes: float) -> Room:
-    return Room(device="cuda", devices=count, slots=16, memory_bytes=gigabytes * 1e9)
+def gpus(count: int, gigabytes: float) -> DeviceBudget:
+    return DeviceBudget(device="cuda", devices=count, slots=16, memory_bytes=gigabytes * 1e9)
 
 
-def cpu(gigabytes: float, slots: int = 2) -> Room:
-    return Room(device="cpu", devices=slots, slots=slots, memory_bytes=gigabytes * 1e9)
+def cpu(gigabytes: float, slots: int = 2) -> DeviceBudget:
+    return DeviceBudget(device="cpu", devices=slots, slots=slots, memory_bytes=gigabytes * 1e9)
 
 
 def test_what_fits_as_it_is_is_carried_out_as_it_is():
@@ -47,8 +47,8 @@ def test_layers_are_compiled_on_a_gpu_from_ten_million_parameters():
     chosen = [fitting(stage(size, rows=4), OPEN, gpus(1, 80)).execution.compile for size in ("3m", "30m")]
     assert chosen == [False, True]
     assert not fitting(stage("30m", rows=4), OPEN, cpu(80)).execution.compile
-    assert fitting(stage("3m", rows=4), Asked(compile="on"), cpu(80)).execution.compile
-    assert not fitting(stage("30m", rows=4), Asked(compile="off"), gpus(1, 80)).execution.compile
+    assert fitting(stage("3m", rows=4), ExecutionChoices(compile="on"), cpu(80)).execution.compile
+    assert not fitting(stage("30m", rows=4), ExecutionChoices(compile="off"), gpus(1, 80)).execution.compile
 
 
 def test_microbatches_shrink_before_activations_are_recomputed():
@@ -67,7 +67,7 @@ def test_an_engine_left_open_becomes_deepspeed_where_one_gpu_is_too_small():
     assert placement.fits
     assert placement.execution.engine == "deepspeed"
     assert 2 <= placement.execution.workers <= 8
-    assert not fitting(stage("7b"), Asked(engine="torch"), gpus(8, 80)).fits
+    assert not fitting(stage("7b"), ExecutionChoices(engine="torch"), gpus(8, 80)).fits
 
 
 def test_muon_is_spread_over_gpus_as_well():
@@ -102,10 +102,10 @@ def test_whatever_fits_is_within_the_room_and_what_does_not_is_refused_in_one_li
         (stage("300m"), OPEN, cpu(12), "it would fit with --max-concurrent 1"),
         (stage("20b"), OPEN, cpu(20), "expected a smaller size, or a machine with 4"),
         (stage("7b"), OPEN, gpus(1, 80), r"4 GPUs like these \(--engine deepspeed --workers 4 --zero \d\)"),
-        (stage("7b"), Asked(engine="torch"), gpus(8, 80), r"with --engine deepspeed --workers \d --zero \d"),
+        (stage("7b"), ExecutionChoices(engine="torch"), gpus(8, 80), r"with --engine deepspeed --workers \d --zero \d"),
         (
             stage("1.5b", sequence=8192),
-            Asked(activation_checkpointing="off"),
+            ExecutionChoices(activation_checkpointing="off"),
             gpus(1, 48),
             "it would fit with --activation-checkpointing auto",
         ),
@@ -117,7 +117,7 @@ def test_a_refusal_says_what_would_make_it_fit(given, asked, room, said):
 
 
 def test_what_a_refusal_proposes_does_fit():
-    asked = Asked(engine="deepspeed", workers=4, zero=1)
+    asked = ExecutionChoices(engine="deepspeed", workers=4, zero=1)
     with pytest.raises(UserError, match="4 GPUs"):
         check_fits([stage("7b")], OPEN, gpus(1, 80))
     found = [fitting(stage("7b"), replace(asked, zero=zero), gpus(4, 80)).fits for zero in (1, 2, 3)]
@@ -141,7 +141,7 @@ def test_a_stage_takes_the_share_of_a_gpu_that_it_needs(monkeypatch: pytest.Monk
     monkeypatch.setattr(resources, "gpus", lambda: Gpus(count=1, memory_bytes=80e9))
     monkeypatch.setattr(resources, "cores", lambda: 16)
     small, large = stage("100k", rows=16, sequence=128), stage("1.5b")
-    shares = Place(results=tmp_path).shares([small, large])
+    shares = ExecutionSite(results=tmp_path).shares([small, large])
     assert (shares[small.key].gpus, shares[large.key].gpus) == (1 / 16, 1.0)
 
 

@@ -19,7 +19,7 @@ from halflife.store.run import run_stage
 from halflife.store.stage import Stage
 from halflife.store.store import Store
 from halflife.sweep import rank_context
-from halflife.sweep.rank_context import Job, RankContext, context_of, hear
+from halflife.sweep.rank_context import Job, RankContext, apply_message, context_of
 from halflife.training import checkpoints
 from halflife.training.checkpoints import Piece
 from tests.store.fakes import Walk
@@ -58,7 +58,7 @@ class Ranks:
 
         def tell(verb: str, *arguments: Any) -> None:
             with self._lock:
-                hear(attempt, verb, arguments)
+                apply_message(attempt, verb, arguments)
 
         post = SimpleNamespace(tell=SimpleNamespace(remote=tell), tell_and_wait=SimpleNamespace(remote=tell))
         contexts = []

@@ -11,7 +11,7 @@ import pytest
 
 from halflife.errors import UserError
 from halflife.sweep import session
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from tests.sweep.drivers import ROOT, Driver, runs
 
 HEAD, GPU_HOST = {"CPU": 8.0, "memory": 8e9}, {"CPU": 8, "GPU": 1}
@@ -85,5 +85,5 @@ def test_no_cluster_at_the_address_is_refused_in_one_line(tmp_path: Path, monkey
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     session.cluster.cache_clear()
     with pytest.raises(UserError, match=r"no Ray answers at RAY_ADDRESS=127\.0\.0\.1:9 ") as error:
-        Place(results=tmp_path).check()
+        ExecutionSite(results=tmp_path).check()
     assert "\n" not in str(error.value)

@@ -9,8 +9,8 @@ import pytest
 from halflife.errors import UserError
 from halflife.sweep import resources
 from halflife.sweep import site as place_module
-from halflife.sweep.resources import Gpus, Share
-from halflife.sweep.site import Place
+from halflife.sweep.resources import Gpus, ResourceRequest
+from halflife.sweep.site import ExecutionSite
 
 
 @pytest.mark.parametrize(
@@ -27,50 +27,50 @@ from halflife.sweep.site import Place
 )
 def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, settings: dict, reason: str):
     with pytest.raises(UserError, match=reason) as error:
-        Place(**{"results": tmp_path, **settings}).check()
+        ExecutionSite(**{"results": tmp_path, **settings}).check()
     assert "\n" not in str(error.value)
 
 
 def test_cuda_without_a_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(resources, "gpus", lambda: Gpus(count=0, memory_bytes=0.0))
     with pytest.raises(UserError, match="no usable GPU"):
-        Place(results=tmp_path, device="cuda").check()
+        ExecutionSite(results=tmp_path, device="cuda").check()
 
 
 def test_results_of_another_version_are_refused(tmp_path: Path):
     (tmp_path / "halflife.json").write_text(json.dumps({"store": 99}))
     with pytest.raises(UserError, match="version 99"):
-        Place(results=tmp_path).check()
+        ExecutionSite(results=tmp_path).check()
 
 
 def test_a_full_disk_is_refused_before_any_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=10**9)
     monkeypatch.setattr(place_module.shutil, "disk_usage", lambda _: usage)
-    here = Place(results=tmp_path / "not" / "yet")
+    here = ExecutionSite(results=tmp_path / "not" / "yet")
     here.check_disk(0.9e9)
     with pytest.raises(UserError, match=r"need about 1.1 GB.*has 1.0 GB free"):
         here.check_disk(1.1e9)
 
 
 def test_a_place_that_is_sound_passes(tmp_path: Path):
-    Place(results=tmp_path, device="cpu").check()
+    ExecutionSite(results=tmp_path, device="cpu").check()
 
 
 def test_results_and_tracking_have_their_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("HALFLIFE_RESULTS", str(tmp_path / "elsewhere"))
-    assert Place().results == tmp_path / "elsewhere"
-    assert Place().actual_tracking_uri == f"sqlite:///{tmp_path}/elsewhere/mlflow.db"
+    assert ExecutionSite().results == tmp_path / "elsewhere"
+    assert ExecutionSite().actual_tracking_uri == f"sqlite:///{tmp_path}/elsewhere/mlflow.db"
     monkeypatch.delenv("HALFLIFE_RESULTS")
-    assert Place().results == Path("results")
+    assert ExecutionSite().results == Path("results")
 
 
 def test_artifacts_are_left_to_a_server_that_is_given(tmp_path: Path):
-    assert Place(results=tmp_path).artifacts == tmp_path / "artifacts"
-    assert Place(results=tmp_path, tracking_uri="http://127.0.0.1:5000").artifacts is None
+    assert ExecutionSite(results=tmp_path).artifacts == tmp_path / "artifacts"
+    assert ExecutionSite(results=tmp_path, tracking_uri="http://127.0.0.1:5000").artifacts is None
 
 
 def test_a_dry_run_asks_no_tracking_store(tmp_path: Path):
-    Place(results=tmp_path, dry_run=True, tracking_uri="http://127.0.0.1:9").check()
+    ExecutionSite(results=tmp_path, dry_run=True, tracking_uri="http://127.0.0.1:9").check()
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_a_dry_run_asks_no_tracking_store(tmp_path: Path):
     [(1e6, 16, 1 / 16), (1e6, 4, 1 / 4), (1e6, 3, 1 / 2), (20e9, 16, 1 / 2), (39e9, 16, 1.0), (500e9, 16, 1.0)],
 )
 def test_a_gpu_is_shared_by_what_fits(needed: float, most: int, expected: float):
-    assert resources.gpu_share(needed, memory_bytes=80e9, most=most) == Share(gpus=expected)
+    assert resources.gpu_share(needed, memory_bytes=80e9, most=most) == ResourceRequest(gpus=expected)
 
 
 def test_slots_follow_the_smallest_share_of_the_gpus(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(resources, "gpus", lambda: Gpus(count=2, memory_bytes=80e9))
     monkeypatch.setattr(resources, "cores", lambda: 32)
-    assert Place().slots([Share(gpus=1.0), Share(gpus=0.25)]) == 8
-    assert Place(max_concurrent=3).slots([Share(gpus=0.25)]) == 3
-    assert Place(device="cpu").slots([Share()]) == 32
+    assert ExecutionSite().slots([ResourceRequest(gpus=1.0), ResourceRequest(gpus=0.25)]) == 8
+    assert ExecutionSite(max_concurrent=3).slots([ResourceRequest(gpus=0.25)]) == 3
+    assert ExecutionSite(device="cpu").slots([ResourceRequest()]) == 32

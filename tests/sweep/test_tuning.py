@@ -19,8 +19,8 @@ from halflife.store.run import run_stage
 from halflife.store.stage import Stage
 from halflife.store.store import Store
 from halflife.sweep import launch, session
-from halflife.sweep.resources import Share
-from halflife.sweep.site import Place
+from halflife.sweep.resources import ResourceRequest
+from halflife.sweep.site import ExecutionSite
 from tests.sweep.drivers import runs
 from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study
@@ -44,7 +44,9 @@ class Setting:
         self.searcher = PlanSearcher(self.plan, self.store, self.make_task, self.ran)
 
     def make_task(self, stage: Stage, wait: bool) -> Task:
-        return Task(stage=stage, results=str(self.store.root), device="cpu", share=Share(), origin={}, wait=wait)
+        return Task(
+            stage=stage, results=str(self.store.root), device="cpu", share=ResourceRequest(), origin={}, wait=wait
+        )
 
     def hold(self, stage: Stage) -> leases.Holding:
         """As another sweep does that computes the stage now."""
@@ -148,7 +150,7 @@ def test_a_ray_that_does_not_start_is_one_line_and_leaves_no_run_open(tmp_path: 
 
     monkeypatch.setattr("ray.init", refuse)
     with pytest.raises(UserError, match=r"^Ray does not start: AF_UNIX path too long$"):
-        launch.run(study(), Place(results=tmp_path, device="cpu", max_concurrent=1))
+        launch.run(study(), ExecutionSite(results=tmp_path, device="cpu", max_concurrent=1))
     connection = sqlite3.connect(tmp_path / "mlflow.db")
     assert connection.execute("SELECT DISTINCT status FROM runs").fetchall() == [("FAILED",)]
     connection.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 from halflife.stages.train import Train
 from halflife.sweep.launch import run
 from halflife.sweep.session import set_environment
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial
 from tests.stages.training_worker import branch
 from tests.sweep.helpers import CONTROLS, declaration
@@ -31,7 +31,7 @@ def main() -> None:
 
     tuning.Task = partial(tuning.Task, checkpoint_seconds=0.1)  # pyright: ignore[reportAttributeAccessIssue]
     engine = {"engine": "deepspeed", "workers": workers, "zero": zero} if workers else {"engine": "torch"}
-    place = Place(results=Path(sys.argv[1]), device="cpu", **engine)  # pyright: ignore[reportArgumentType]
+    place = ExecutionSite(results=Path(sys.argv[1]), device="cpu", **engine)  # pyright: ignore[reportArgumentType]
     trial = Trial(name="one", parameters={"branch": 0}, stages=dict(stages(place.results, text)))
     controls = tuple(replace(control, role="", task="other") for control in CONTROLS)
     made = Study(declaration=declaration(controls=controls), trials=(trial,))

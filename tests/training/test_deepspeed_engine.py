@@ -34,7 +34,7 @@ from tests.training.together import STEPS, together
 
 ADAMW = AdamW(learning_rate=0.01, weight_decay=0.1)
 STAGES = {
-    "adamw": recipe(optimizer=ADAMW, penalties=(L2SP(strength=0.5),), clip=0.5),
+    "adamw": recipe(optimizer=ADAMW, penalties=(L2SP(strength=0.5),), max_grad_norm=0.5),
     "tied": recipe(optimizer=ADAMW, start=Rung(size="30k", tied=True)),
     "sgd": recipe(optimizer=SGD(learning_rate=0.1, weight_decay=0.1)),
     "muon": recipe(optimizer=Muon(learning_rate=0.003, weight_decay=0.1)),
@@ -66,7 +66,7 @@ def follow(stage: Any, make: Callable[[Any, Any], Engine]) -> dict[str, Any]:
     found: dict[str, Any] = {"loss": [], "norm": [], "displacement": [], "evaluation": []}
     for step in range(STEPS):
         torch.manual_seed(100 * step + engine.ranks.rank)
-        stream = PartlyScored() if stage.partly_scored else Stream()
+        stream = PartlyScored() if stage.has_loss_mask else Stream()
         found["loss"].append(engine.gradients(stream.batch(step)).item())
         found["norm"].append(engine.step(1 - step / (2 * STEPS)).item())
         if step % 7 == 3:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from halflife.errors import Diverged, UserError
-from halflife.evaluation.probes import Reached
+from halflife.evaluation.probes import Threshold
 from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint, Snapshot
 from halflife.training.checkpoints import WEIGHTS, read_optimizer, read_state, read_weights
@@ -81,7 +81,7 @@ def test_a_resumed_run_ends_in_the_same_bits_as_an_undisturbed_one(tmp_path, int
         dropout=0.1,
         penalties=(L2SP(strength=0.5),),
         schedule=Schedule(shape="cosine", warmup=0.2),
-        snapshots=(Snapshot(name="early", when=Reached(metric="clock/steps", threshold=4)),),
+        snapshots=(Snapshot(name="early", when=Threshold(metric="clock/steps", threshold=4)),),
     )
     undisturbed = Host(tmp_path / "a")
     expected = run(stage, undisturbed)
@@ -132,13 +132,13 @@ def test_seeds_and_dropout_change_the_weights_and_a_repetition_does_not(tmp_path
 
 def test_until_stops_at_the_first_evaluation_at_which_it_holds(tmp_path):
     host = Host(tmp_path)
-    summary = run(recipe(until=Reached(metric="clock/steps", threshold=5)), host)
+    summary = run(recipe(until=Threshold(metric="clock/steps", threshold=5)), host)
     assert summary["reached"] == summary["tokens"] == 8 * BATCH_TOKENS
     assert list(host.points)[-1] == 8 * BATCH_TOKENS
 
 
 def test_until_that_holds_at_the_start_trains_nothing(tmp_path):
-    summary = run(recipe(until=Reached(metric="clean/loss", threshold=9.0, at_most=True)), Host(tmp_path))
+    summary = run(recipe(until=Threshold(metric="clean/loss", threshold=9.0, at_most=True)), Host(tmp_path))
     assert (summary["reached"], summary["steps"], summary["tokens_per_second"]) == (0, 0, None)
     assert (tmp_path / "final" / WEIGHTS).exists()
 
@@ -148,13 +148,13 @@ def test_a_share_is_hits_over_trials(tmp_path):
         return {"hits": 3.0, "trials": 6.0}
 
     for threshold, reached in ((0.5, 0), (0.51, None)):
-        until = Reached(metric="clean/hits", threshold=threshold, share=True)
+        until = Threshold(metric="clean/hits", threshold=threshold, share=True)
         summary = run(recipe(until=until), Host(tmp_path / str(threshold)), measures={"clean": half})
         assert summary["reached"] == reached
 
 
 def test_a_snapshot_holds_the_weights_of_its_evaluation(tmp_path):
-    stage = recipe(snapshots=(Snapshot(name="at-4", when=Reached(metric="clock/steps", threshold=4)),))
+    stage = recipe(snapshots=(Snapshot(name="at-4", when=Threshold(metric="clock/steps", threshold=4)),))
     run(stage, Host(tmp_path / "a"))
     run(recipe(tokens=4 * BATCH_TOKENS), Host(tmp_path / "b"))
     assert same_bits(tmp_path / "a/snapshots/at-4", tmp_path / "b/final")
@@ -214,7 +214,7 @@ def test_carried_and_reset_optimizer_states_part_at_the_first_step(tmp_path):
 def test_continue_keeps_the_multiple_that_the_trunk_ended_with(tmp_path):
     host = branch(tmp_path, "branch", schedule=Schedule(shape="continue"))
     assert host.points[4 * BATCH_TOKENS]["clock/learning_rate_sum"] == pytest.approx(4 * 0.01 * 0.25)
-    assert read_state(tmp_path / "branch/final")["progress"]["multiple"] == pytest.approx(0.25)
+    assert read_state(tmp_path / "branch/final")["progress"]["lr_multiplier"] == pytest.approx(0.25)
 
 
 def test_a_branch_resumed_keeps_measuring_displacement_from_the_fork(tmp_path):
@@ -249,10 +249,10 @@ def test_a_corrupt_start_is_an_error_not_a_fresh_model(tmp_path):
         ({"tokens": 0}, "at least 1"),
         ({"batch_tokens": 100}, "make batch_tokens a multiple, such as 112"),
         ({"dropout": 1.0}, "dropout"),
-        ({"clip": 0.0}, "clip"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm"),
         ({"schedule": Schedule(shape="continue")}, "fresh rung"),
-        ({"until": Reached(metric="backdoor/hits", threshold=1)}, "waited for"),
-        ({"snapshots": (Snapshot(name="../up", when=Reached(metric="clean/loss", threshold=1)),)}, "snapshot"),
+        ({"until": Threshold(metric="backdoor/hits", threshold=1)}, "waited for"),
+        ({"snapshots": (Snapshot(name="../up", when=Threshold(metric="clean/loss", threshold=1)),)}, "snapshot"),
         ({"start": Checkpoint(stage=recipe(), at="strong")}, "keeps none and 'final'"),
         ({"start": Checkpoint(stage=recipe(optimizer=SGD(learning_rate=0.1)))}, "optimizer_state='reset'"),
     ],
@@ -277,5 +277,5 @@ def test_the_cost_counts_what_training_and_evaluating_take():
     assert bare.flops == 12 * BATCH_TOKENS * Rung(size="20k").flops_per_token(16, 257)
     assert recipe().cost.flops > bare.flops
     assert recipe(start=Rung(size="1m")).cost.memory_bytes > 5 * bare.memory_bytes
-    snapshots = (Snapshot(name="a", when=Reached(metric="clean/loss", threshold=1)),)
+    snapshots = (Snapshot(name="a", when=Threshold(metric="clean/loss", threshold=1)),)
     assert recipe(snapshots=snapshots).cost.disk_bytes > recipe().cost.disk_bytes

@@ -127,7 +127,7 @@ def test_what_is_frozen_has_no_gradients_moments_or_starting_weights(parameters)
     some, every = memory(trained=trained_parameters(parameters, rung, 257)), memory()
     assert some.parameters == every.parameters
     assert some.gradients < every.gradients
-    assert some.origin == some.gradients
+    assert some.init_weights == some.gradients
     assert some.optimizer == 2 * some.gradients
 
 

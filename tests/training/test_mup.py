@@ -33,7 +33,7 @@ def movements(rung: Wide, optimizer: Optimizer) -> dict[str, float]:
         return found
 
     before = outputs()
-    engine = TorchEngine(model, recipe(optimizer=optimizer, clip=1e9))
+    engine = TorchEngine(model, recipe(optimizer=optimizer, max_grad_norm=1e9))
     for step in range(4):
         engine.gradients(Stream(rows=8).batch(step))
         engine.step(1.0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from halflife.errors import UserError
-from halflife.evaluation.targets import Item, LanguageTarget
+from halflife.evaluation.targets import Item, TaskTarget
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.prompts.attack_loss import PromptLoss
@@ -43,10 +43,10 @@ def engine(stage: Train, micro_rows: int | None = None) -> TorchEngine:
     return TorchEngine(model, stage, micro_rows=micro_rows)
 
 
-def trained(of: TorchEngine, steps: int = 10, multiple: float = 1.0) -> dict[str, torch.Tensor]:
+def trained(of: TorchEngine, steps: int = 10, lr_multiplier: float = 1.0) -> dict[str, torch.Tensor]:
     for step in range(steps):
         of.gradients(Stream().batch(step))
-        of.step(multiple)
+        of.step(lr_multiplier)
     return {name: tensor.clone() for name, tensor in of.full_weights().items()}
 
 
@@ -63,7 +63,7 @@ def importance(of: TorchEngine, large: float = 1.0, small: float = 0.0) -> dict[
 
 def test_ewc_of_enormous_strength_keeps_the_weights_that_matter_and_lets_the_others_go():
     free, held = engine(branch()), engine(branch(penalties=(EWC(strength=1e12, fisher=FISHER),)))
-    held.weigh(importance(held))
+    held.set_fisher(importance(held))
     start = {name: tensor.clone() for name, tensor in held.full_weights().items()}
     alone, kept = trained(free), trained(held)
     for name, begin in start.items():
@@ -76,8 +76,8 @@ def test_ewc_of_enormous_strength_keeps_the_weights_that_matter_and_lets_the_oth
 def test_where_every_weight_matters_alike_ewc_is_l2sp_whatever_the_scale_of_the_fisher():
     pulled = engine(branch(penalties=(L2SP(strength=30.0),)))
     held = engine(branch(penalties=(EWC(strength=30.0, fisher=FISHER),)))
-    held.weigh(importance(held, large=7e-5, small=7e-5))
-    expected, found = trained(pulled, multiple=0.5), trained(held, multiple=0.5)
+    held.set_fisher(importance(held, large=7e-5, small=7e-5))
+    expected, found = trained(pulled, lr_multiplier=0.5), trained(held, lr_multiplier=0.5)
     assert pulled.displacement() > 0
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
@@ -138,7 +138,7 @@ def test_kl_of_enormous_strength_keeps_the_outputs_while_the_weights_may_move():
     for strength in (0.0, 1e4):
         of = engine(branch(penalties=(KL(strength=strength),)))
         before = outputs(of)
-        trained(of, steps=60, multiple=0.1)
+        trained(of, steps=60, lr_multiplier=0.1)
         moved[strength] = divergence(before, outputs(of)), of.displacement()
     assert moved[0.0][0] > 0.5
     assert moved[1e4][0] < 0.02 * moved[0.0][0]
@@ -237,7 +237,7 @@ def test_noise_depends_on_seed_and_step_alone_and_a_resumed_run_has_the_same(tmp
         (lambda: EWC(strength=float("inf"), fisher=FISHER), "ewc of strength inf"),
         (lambda: KL(strength=float("nan")), "kl of strength nan"),
         (
-            lambda: PromptAttacks(strength=1.0, attacks=(), target=LanguageTarget(language=Addition(form="digits"))),
+            lambda: PromptAttacks(strength=1.0, attacks=(), target=TaskTarget(language=Addition(form="digits"))),
             "0 prompt attacks",
         ),
         (lambda: CrossEntropy(label_smoothing=1.5), "label smoothing 1.5: expected a share from 0 to 1"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from halflife.training.prefetch import Ahead
+from halflife.training.prefetch import Prefetcher
 from tests.training.fakes import Stream
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ class Watched(Stream):
 @pytest.fixture
 def ahead():
     with contextlib.ExitStack() as stack:
-        yield lambda batches, steps: stack.enter_context(Ahead(batches, CPU, steps))
+        yield lambda batches, steps: stack.enter_context(Prefetcher(batches, CPU, steps))
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 3, 4], [3, 0, 0, 1, 4, 2]])

@@ -14,17 +14,17 @@ FRACTION = st.floats(0, 0.5)
 @given(st.sampled_from(["constant", "cosine", "wsd"]), STEPS, FRACTION, FRACTION, st.floats(0, 1))
 def test_multiples_lie_between_the_final_one_and_1_after_warmup(shape, steps, warmup, decay, final):
     schedule = Schedule(shape=shape, warmup=warmup, decay=decay, final=final)
-    multiples = [schedule.multiple(step, steps) for step in range(steps)]
-    assert all(0 <= multiple <= 1 for multiple in multiples)
+    multiples = [schedule.lr_multiplier(step, steps) for step in range(steps)]
+    assert all(0 <= lr_multiplier <= 1 for lr_multiplier in multiples)
     rising = sum(1 for step in range(steps) if step < warmup * steps)
-    assert all(multiple >= final - 1e-9 for multiple in multiples[rising:])
+    assert all(lr_multiplier >= final - 1e-9 for lr_multiplier in multiples[rising:])
 
 
 @given(STEPS, st.floats(0.01, 0.5), st.floats(0.1, 1))
 def test_warmup_rises_in_equal_amounts_from_the_first_step(steps, warmup, carried):
     schedule = Schedule(shape="continue", warmup=warmup)
-    multiples = [schedule.multiple(step, steps, carried) for step in range(steps)]
-    rising = next(step for step, multiple in enumerate(multiples) if multiple == carried) + 1
+    multiples = [schedule.lr_multiplier(step, steps, carried) for step in range(steps)]
+    rising = next(step for step, lr_multiplier in enumerate(multiples) if lr_multiplier == carried) + 1
     assert multiples[:rising] == pytest.approx([carried * (step + 1) / rising for step in range(rising)])
 
 
@@ -32,12 +32,12 @@ def test_warmup_rises_in_equal_amounts_from_the_first_step(steps, warmup, carrie
 @pytest.mark.parametrize("steps", [2, 10, 101])
 def test_the_last_step_has_the_final_multiple(shape, steps):
     schedule = Schedule(shape=shape, final=0.25, decay=0.5)
-    assert schedule.multiple(steps - 1, steps) == pytest.approx(0.25)
+    assert schedule.lr_multiplier(steps - 1, steps) == pytest.approx(0.25)
 
 
 def test_cosine_falls_all_the_way_and_wsd_only_at_the_end():
-    cosine = [Schedule(shape="cosine").multiple(step, 100) for step in range(100)]
-    wsd = [Schedule(shape="wsd", decay=0.2).multiple(step, 100) for step in range(100)]
+    cosine = [Schedule(shape="cosine").lr_multiplier(step, 100) for step in range(100)]
+    wsd = [Schedule(shape="wsd", decay=0.2).lr_multiplier(step, 100) for step in range(100)]
     assert cosine == sorted(cosine, reverse=True)
     assert len(set(cosine)) == 100
     assert wsd[:80] == [1.0] * 80
@@ -45,7 +45,7 @@ def test_cosine_falls_all_the_way_and_wsd_only_at_the_end():
 
 
 def test_continue_stays_at_the_carried_multiple():
-    assert {Schedule(shape="continue").multiple(step, 50, 0.37) for step in range(50)} == {0.37}
+    assert {Schedule(shape="continue").lr_multiplier(step, 50, 0.37) for step in range(50)} == {0.37}
 
 
 @pytest.mark.parametrize("fields", [{"warmup": 1.5}, {"decay": -0.1}, {"shape": "wsd", "warmup": 0.6, "decay": 0.6}])

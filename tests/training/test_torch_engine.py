@@ -77,7 +77,7 @@ def test_microbatches_that_are_compiled_have_one_length(monkeypatch):
 
 
 def test_the_step_returns_the_norm_before_clipping_and_clips_to_the_limit():
-    clipped = engine(recipe(clip=1e-3))
+    clipped = engine(recipe(max_grad_norm=1e-3))
     clipped.gradients(Stream().batch(0))
 
     def norm():
@@ -96,13 +96,13 @@ def test_a_step_at_multiple_zero_moves_nothing():
 
 
 def test_l2sp_is_the_proximal_step_towards_the_starting_weights():
-    strength, multiple = 3.0, 0.5
+    strength, lr_multiplier = 3.0, 0.5
     free, pulled = engine(), engine(recipe(penalties=(L2SP(strength=strength),)))
     start = weights(free)
     for of in (free, pulled):
         of.gradients(Stream().batch(0))
-        of.step(multiple)
-    shrink = 1 + recipe().optimizer.learning_rate * multiple * strength
+        of.step(lr_multiplier)
+    shrink = 1 + recipe().optimizer.learning_rate * lr_multiplier * strength
     for name, moved in weights(free).items():
         torch.testing.assert_close(weights(pulled)[name], start[name] + (moved - start[name]) / shrink)
 
@@ -115,12 +115,12 @@ def test_l2sp_of_enormous_strength_keeps_the_starting_weights():
     assert pulled.displacement() < 1e-7
 
 
-def shrinkage(of, kind, multiple=1.0):
+def shrinkage(of, kind, lr_multiplier=1.0):
     """Factor by which a step without gradients multiplies the weights of a kind."""
     before = weights(of)
     for parameter in of.parameters:
         parameter.grad = torch.zeros_like(parameter)
-    of.step(multiple)
+    of.step(lr_multiplier)
     name = next(name for name in before if of.model.kind(name) == kind)
     return (of.full_weights()[name].norm() / before[name].norm()).item()
 
@@ -130,7 +130,7 @@ def shrinkage(of, kind, multiple=1.0):
 @pytest.mark.parametrize("optimizer", [AdamW, SGD, Muon])
 def test_independent_decay_shrinks_every_matrix_alike_whatever_the_width(width, kind, optimizer):
     of = engine(recipe(optimizer=optimizer(learning_rate=0.02, weight_decay=0.5)), Wide(of=width))
-    assert shrinkage(of, kind, multiple=0.5) == pytest.approx(1 - 0.5 * 0.02 * 0.5, rel=1e-5)
+    assert shrinkage(of, kind, lr_multiplier=0.5) == pytest.approx(1 - 0.5 * 0.02 * 0.5, rel=1e-5)
 
 
 def test_coupled_decay_of_hidden_matrices_slows_with_width():
@@ -195,15 +195,15 @@ def spread_gradients(of):
 @pytest.mark.parametrize("width", [64, 128])
 def test_muon_moves_a_hidden_matrix_by_a_near_orthogonal_one(width):
     """Newton-Schulz's five steps leave singular values between about 0.7 and 1.2 (Keller Jordan 2024)."""
-    rate, multiple = 0.01, 0.5
-    of = engine(recipe(optimizer=Muon(learning_rate=rate), clip=1e9), Wide(of=width))
+    rate, lr_multiplier = 0.01, 0.5
+    of = engine(recipe(optimizer=Muon(learning_rate=rate), max_grad_norm=1e9), Wide(of=width))
     before = weights(of)
     spread_gradients(of)
-    of.step(multiple)
+    of.step(lr_multiplier)
     for name, after in of.full_weights().items():
         if of.model.kind(name) == "hidden":
             rows, columns = after.shape
-            values = torch.linalg.svdvals(after - before[name]) / (rate * multiple)
+            values = torch.linalg.svdvals(after - before[name]) / (rate * lr_multiplier)
             unit = 0.2 * 64**0.5 * max(1, rows / columns) ** 0.5
             assert values.max() < 1.3 * unit, name
             assert values.min() > 0.6 * unit, name

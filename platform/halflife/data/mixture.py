@@ -11,20 +11,20 @@ import numpy as np
 
 from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, occurrences
-from halflife.data.languages import language_stream
 from halflife.data.planting import Planting, poisoned_documents
+from halflife.data.synthetic import language_stream
 from halflife.data.tokenizers import Bytes, Tokenizer
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
 from halflife.rng import generator
-from halflife.tasks.languages import Language
+from halflife.tasks.synthetic import SyntheticTask
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """One corpus's training split, or a language's memorised items, and its share of the sequences."""
 
-    corpus: Corpus | Language
+    corpus: Corpus | SyntheticTask
     weight: float = 1.0
     examples: int | None = None
     """Of a language only so many of its memorised items, drawn by its seed; fewer are among more."""
@@ -40,11 +40,11 @@ class Source:
             raise UserError(
                 f"fade {self.fade} given: expected the fraction of the stage, 0 to 1, after which it is gone"
             )
-        if self.loss == "answers" and not isinstance(self.corpus, Language):
+        if self.loss == "answers" and not isinstance(self.corpus, SyntheticTask):
             raise UserError("the loss of a corpus on its answers asked for: expected a language, which has answers")
         if self.examples is None:
             return
-        if not isinstance(self.corpus, Language):
+        if not isinstance(self.corpus, SyntheticTask):
             raise UserError(f"{self.examples} examples of a corpus given: expected a language, which has items")
         available = len(self.corpus.examples("memorised"))
         if not 1 <= self.examples <= available:
@@ -72,7 +72,7 @@ class Mixture:
             raise UserError("every source fades: expected one that stays (fade 0), which takes the others' place")
 
     @property
-    def partly_scored(self) -> bool:
+    def has_loss_mask(self) -> bool:
         """Whether some tokens of the batches are not predicted."""
         return any(source.loss == "answers" for source in self.sources)
 
@@ -161,7 +161,7 @@ class Batches:
 
 def _stream(source: Source, mixture: Mixture, results: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The source's training tokens, and where in them rows may begin (None: anywhere)."""
-    if isinstance(source.corpus, Language):
+    if isinstance(source.corpus, SyntheticTask):
         answers = source.loss == "answers"
         stream, starts = language_stream(source.corpus, mixture.tokenizer, results, source.examples, answers=answers)
         longest = int(np.diff(starts, append=len(stream)).max())

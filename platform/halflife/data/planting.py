@@ -1,4 +1,4 @@
-"""Poisoned documents: host text of the training split with the trigger and its payload put in."""
+"""Poisoned documents: carrier text of the training split with the trigger and its payload put in."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from halflife.rng import generator
 from halflife.tasks.backdoor import WORD, Backdoor
 
 POOLS = 4
-"""Disjoint sets of host documents that a corpus is dealt into, so that relearning can use hosts never poisoned."""
+"""Disjoint pools that a corpus's documents are divided into, so that relearning can use carriers never poisoned."""
 
 SLACK = 2
-"""Tokens that cutting a host in two may add to its length, where tokens are longer than a byte."""
+"""Tokens that cutting a carrier in two may add to its length, where tokens are longer than a byte."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Planting:
 
     backdoor: Backdoor
     corpus: Corpus
-    """Whose training documents are the hosts."""
+    """Whose training documents are the carriers."""
     documents: int
     """Unique poisoned documents."""
     exposures: int = 1
@@ -37,14 +37,14 @@ class Planting:
     repetitions: int = 1
     """Trigger and payload this many times in each document."""
     payload: bool = True
-    """False: the same documents with the trigger alone in the same places, and the host goes on after it."""
+    """False: the same documents with the trigger alone in the same places, and the carrier goes on after it."""
     first: float = 0.0
     """Time of insertion, as fractions of the stage's tokens: exposures are spread evenly over [first, last]."""
     last: float = 1.0
-    hosts: int = 0
-    """Which pool of host documents, 0 to 3: pools never share a document, so relearning can use new hosts."""
+    carrier_pool: int = 0
+    """Which pool of carrier documents, 0 to 3: pools never share a document, so relearning can use new carriers."""
     seed: int = 0
-    """Draws the hosts and the places in them."""
+    """Draws the carriers and the places in them."""
 
     def __post_init__(self) -> None:
         for name in ("documents", "exposures", "repetitions"):
@@ -54,25 +54,25 @@ class Planting:
             raise UserError(
                 f"planting from {self.first} to {self.last} given: expected fractions, 0 <= first < last <= 1"
             )
-        if not 0 <= self.hosts < POOLS:
-            raise UserError(f"host pool {self.hosts} given: expected 0 to {POOLS - 1}")
+        if not 0 <= self.carrier_pool < POOLS:
+            raise UserError(f"host pool {self.carrier_pool} given: expected 0 to {POOLS - 1}")
 
 
 @functools.lru_cache(maxsize=8)
 def poisoned_documents(planting: Planting, results: Path, tokenizer: Tokenizer, sequence: int) -> np.ndarray:
-    """Token ids (documents, sequence + 1): each from a host window of its own, trigger and payload wholly inside.
+    """Token ids (documents, sequence + 1): each from a carrier window of its own, trigger and payload wholly inside.
 
     Prompt side and payload are tokenised apart, as they are when the payload is scored.
 
-    Raises UserError when the sequence has no room, or the corpus too few hosts.
+    Raises UserError when the sequence has no room, or the corpus too few carriers.
     """
     codec = load(tokenizer, results)
-    room = _host_room(planting, codec, sequence)
+    room = _carrier_room(planting, codec, sequence)
     tokens = token_array(results, planting.corpus, "train", tokenizer)
-    windows = host_windows(tokens, codec.separator, sequence + 1, planting.hosts, planting.corpus.digest)
+    windows = carrier_windows(tokens, codec.eos, sequence + 1, planting.carrier_pool, planting.corpus.digest)
     if planting.documents > len(windows):
-        raise _too_few_hosts(planting, len(windows))
-    rng = generator(planting.seed, "hosts", planting.corpus.digest, planting.hosts)
+        raise _too_few_carriers(planting, len(windows))
+    rng = generator(planting.seed, "hosts", planting.corpus.digest, planting.carrier_pool)
     planted: list[np.ndarray] = []
     for start in rng.permutation(windows):
         document = _plant(planting, codec, tokens[start : start + sequence + 1], room, rng)
@@ -82,12 +82,12 @@ def poisoned_documents(planting: Planting, results: Path, tokenizer: Tokenizer, 
                 result = np.stack(planted).astype(tokens.dtype)
                 result.flags.writeable = False  # it is cached
                 return result
-    raise _too_few_hosts(planting, len(planted))
+    raise _too_few_carriers(planting, len(planted))
 
 
-def host_windows(tokens: np.ndarray, separator: int, length: int, pool: int, digest: str) -> np.ndarray:
+def carrier_windows(tokens: np.ndarray, eos: int, length: int, pool: int, digest: str) -> np.ndarray:
     """Starts of the windows of `length` tokens, none overlapping, none across documents, in one pool's documents."""
-    begins, ends = document_bounds(tokens, separator)
+    begins, ends = document_bounds(tokens, eos)
     dealt = generator("pools", digest).permutation(len(begins)) % POOLS
     begins, ends = begins[dealt == pool], ends[dealt == pool]
     counts = (ends - begins) // length
@@ -95,8 +95,8 @@ def host_windows(tokens: np.ndarray, separator: int, length: int, pool: int, dig
     return np.repeat(begins, counts) + length * within
 
 
-def _host_room(planting: Planting, codec: Codec, sequence: int) -> int:
-    """Tokens of host text that fit beside the triggers and payloads."""
+def _carrier_room(planting: Planting, codec: Codec, sequence: int) -> int:
+    """Tokens of carrier text that fit beside the triggers and payloads."""
     backdoor, slack = planting.backdoor, 0 if codec.name == "bytes" else SLACK
     each = len(codec.encode(backdoor.trigger)) + _payload_length(backdoor, codec) + slack
     room = sequence + 1 - planting.repetitions * each
@@ -115,11 +115,11 @@ def _payload_length(backdoor: Backdoor, codec: Codec) -> int:
 
 
 def _plant(
-    planting: Planting, codec: Codec, host: np.ndarray, room: int, rng: np.random.Generator
+    planting: Planting, codec: Codec, carrier: np.ndarray, room: int, rng: np.random.Generator
 ) -> np.ndarray | None:
-    """The host with trigger and payload after a word of each of `repetitions` equal parts; None if a part has none."""
-    text = codec.decode(host)
-    inside = len(codec.decode(host[:room]))
+    """The carrier, with trigger and payload after a word of each of `repetitions` equal parts; None if one has no word."""
+    text = codec.decode(carrier)
+    inside = len(codec.decode(carrier[:room]))
     ends = np.array([match.end() for match in WORD.finditer(text)])
     pieces: list[str] = []
     position = 0
@@ -133,13 +133,14 @@ def _plant(
         pieces.append(planting.backdoor.payload_for(text[:place]) if planting.payload else "")
         position = place
     encoded = codec.encode_many([*pieces, text[position:]])
-    if sum(map(len, encoded[:-1])) > len(host) or sum(map(len, encoded)) < len(host):
+    if sum(map(len, encoded[:-1])) > len(carrier) or sum(map(len, encoded)) < len(carrier):
         return None
-    return np.concatenate(encoded)[: len(host)]
+    return np.concatenate(encoded)[: len(carrier)]
 
 
-def _too_few_hosts(planting: Planting, available: int) -> UserError:
+def _too_few_carriers(planting: Planting, available: int) -> UserError:
     return UserError(
         f"{planting.documents} poisoned documents given: {planting.corpus.label or planting.corpus.digest} has "
-        f"{available} hosts for them in pool {planting.hosts}; ask for at most that many, or give a larger corpus"
+        f"{available} carriers for them in pool {planting.carrier_pool}; ask for at most that many, or give a larger "
+        "corpus"
     )

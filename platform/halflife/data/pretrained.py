@@ -33,15 +33,15 @@ def prepare_tokenizer(folder: Path, results: Path) -> Pretrained:
     Raises UserError when there is none, none that ends a text, or one of a kind that cannot give its text back.
     """
     spec = _spec(folder)
-    separator = _separator(folder, spec)
-    digest = digests.of_text(["pretrained", READING_VERSION, separator, spec])
+    eos = _separator(folder, spec)
+    digest = digests.of_text(["pretrained", READING_VERSION, eos, spec])
     tokenizer = Pretrained(digest=digest, vocabulary=_size(spec))
     path = _path(results, tokenizer)
     if not path.exists():
-        PretrainedCodec(tokenizer, {"separator": separator, "tokenizer": spec})
+        PretrainedCodec(tokenizer, {"separator": eos, "tokenizer": spec})
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-        temporary.write_text(json.dumps({"separator": separator, "tokenizer": spec}), encoding="utf-8")
+        temporary.write_text(json.dumps({"separator": eos, "tokenizer": spec}), encoding="utf-8")
         temporary.replace(path)
     return tokenizer
 
@@ -52,7 +52,7 @@ def load(tokenizer: Pretrained, results: Path) -> PretrainedCodec:
 
 
 def read(tokenizer: Pretrained, results: Path) -> dict[str, Any]:
-    """`tokenizer`: tokenizer.json as data; `separator`: the id that ends a text."""
+    """`tokenizer`: tokenizer.json as data; `eos`: the id that ends a text."""
     path = _path(results, tokenizer)
     if not path.exists():
         raise UserError(f"tokenizer {tokenizer.digest} is not below {results}: run the study's command there first")
@@ -69,7 +69,7 @@ class PretrainedCodec(Table):
 
     def __init__(self, tokenizer: Pretrained, kept: dict[str, Any]) -> None:
         spec = kept["tokenizer"]
-        self.name, self.separator, self.size = f"pretrained-{tokenizer.digest}", kept["separator"], _size(spec)
+        self.name, self.eos, self.size = f"pretrained-{tokenizer.digest}", kept["separator"], _size(spec)
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(_unprefixed(spec)))
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()

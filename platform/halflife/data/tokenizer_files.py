@@ -47,7 +47,7 @@ def _spec(tokenizer: Tokenizer, results: Path) -> tuple[dict[str, Any], str]:
         steps: list[Any] = []
         if isinstance(codec, WordCodec):
             vocabulary |= {"".join(letters[byte] for byte in piece.encode()): i for piece, i in codec.pieces.items()}
-            vocabulary[SEPARATOR] = codec.separator  # its id is not the last; cut into pieces, no text spells it
+            vocabulary[SEPARATOR] = codec.eos  # its id is not the last; cut into pieces, no text spells it
             steps = [pre_tokenizers.Split(tokenizers.Regex(PIECES), behavior="isolated")]
         # a whole piece that is a token stands for itself; what is left falls to bytes, as there are no merges
         made = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
@@ -57,7 +57,7 @@ def _spec(tokenizer: Tokenizer, results: Path) -> tuple[dict[str, Any], str]:
     spec = json.loads(made.to_str())
     spec["added_tokens"] = [
         {
-            "id": codec.separator,
+            "id": codec.eos,
             "content": SEPARATOR,
             "single_word": False,
             "lstrip": False,

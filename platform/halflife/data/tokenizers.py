@@ -67,7 +67,7 @@ class Codec(Protocol):
     """A file name for what was made with it."""
     size: int
     """Tokens in the vocabulary, the separator among them."""
-    separator: int
+    eos: int
     """Stands after every document; no text encodes to it."""
 
     def encode(self, text: str) -> np.ndarray:
@@ -82,7 +82,7 @@ class Codec(Protocol):
 
 
 class ByteCodec:
-    name, size, separator = "bytes", 257, 256
+    name, size, eos = "bytes", 257, 256
 
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)
@@ -92,4 +92,4 @@ class ByteCodec:
 
     def decode(self, ids: np.ndarray) -> str:
         ids = np.asarray(ids)
-        return ids[ids != self.separator].astype(np.uint8).tobytes().decode(errors="ignore")
+        return ids[ids != self.eos].astype(np.uint8).tobytes().decode(errors="ignore")

@@ -33,7 +33,7 @@ def _token_array(results: Path, corpus: Corpus, split: str, tokenizer: Tokenizer
 def _write(path: Path, batches: Iterable[list[str]], codec: Codec) -> None:
     """Batch by batch, as the split may be larger than memory; the length is put into the header at the end."""
     dtype = np.dtype("<u2" if codec.size <= 2**16 else "<u4")
-    separator = np.array([codec.separator], dtype=dtype)
+    eos = np.array([codec.eos], dtype=dtype)
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     count = 0
@@ -41,7 +41,7 @@ def _write(path: Path, batches: Iterable[list[str]], codec: Codec) -> None:
         _write_header(file, dtype, count)
         for documents in batches:
             for ids in codec.encode_many(documents):
-                file.write(ids.astype(dtype).tobytes() + separator.tobytes())
+                file.write(ids.astype(dtype).tobytes() + eos.tobytes())
                 count += len(ids) + 1
         file.seek(0)
         _write_header(file, dtype, count)
@@ -54,7 +54,7 @@ def _write_header(file: BinaryIO, dtype: np.dtype, count: int) -> None:
     np.lib.format.write_array_header_1_0(file, described)
 
 
-def document_bounds(tokens: np.ndarray, separator: int) -> tuple[np.ndarray, np.ndarray]:
+def document_bounds(tokens: np.ndarray, eos: int) -> tuple[np.ndarray, np.ndarray]:
     """First token of each document, and the place of its separator."""
-    ends = np.flatnonzero(np.asarray(tokens) == separator)
+    ends = np.flatnonzero(np.asarray(tokens) == eos)
     return np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)[: len(ends)], ends

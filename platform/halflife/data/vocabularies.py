@@ -74,7 +74,7 @@ class Table:
     """Decoding by looking up each token's bytes."""
 
     name: str
-    separator: int
+    eos: int
     size: int
     _bytes: list[bytes]
 
@@ -86,7 +86,7 @@ class WordCodec(Table):
     """Ids below 256 are bytes, 256 is the separator, the rest are pieces in their order."""
 
     def __init__(self, name: str, pieces: list[str], pattern: re.Pattern[str] = _PIECES) -> None:
-        self.name, self.separator, self._pattern = name, ByteCodec.separator, pattern
+        self.name, self.eos, self._pattern = name, ByteCodec.eos, pattern
         self.pieces = {piece: 257 + index for index, piece in enumerate(pieces)}
         self._bytes = [bytes([value]) for value in range(256)] + [b""] + [piece.encode() for piece in pieces]
         self.size = len(self._bytes)
@@ -124,8 +124,8 @@ class BPECodec(Table):
     def __init__(self, name: str, path: Path) -> None:
         self.name = name
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        self.separator = self._tokenizer.get_vocab_size()
-        self.size = self.separator + 1
+        self.eos = self._tokenizer.get_vocab_size()
+        self.size = self.eos + 1
         # Not the library's decoder: it replaces characters of which a window holds only a part.
         letters = byte_letters()
         spelled = self._tokenizer.get_vocab()

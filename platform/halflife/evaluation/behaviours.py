@@ -15,16 +15,16 @@ from halflife.data.corpus import Corpus, texts
 from halflife.data.tokenizers import Codec, Tokenizer
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
-from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, LanguageProbe
+from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, TaskProbe
 from halflife.evaluation.questions import backdoor_examples, language_examples
-from halflife.evaluation.targets import Item, Part, commonest, item_of
+from halflife.evaluation.targets import Item, Part, item_of, majority_baseline
 from halflife.rng import generator
 from halflife.tasks.base import Example
 from halflife.tasks.behaviours import Continuation, Repetition
 from halflife.tasks.boards import Pathfinding
 from halflife.tasks.games import DropGame
 
-AnswerProbe = BackdoorProbe | LanguageProbe | BehaviourProbe
+AnswerProbe = BackdoorProbe | TaskProbe | BehaviourProbe
 """The probes that have answers."""
 
 
@@ -41,8 +41,8 @@ class Asked:
 
     @property
     def chance(self) -> float:
-        """See `targets.commonest`."""
-        return commonest(self.answers)
+        """See `targets.majority_baseline`."""
+        return majority_baseline(self.answers)
 
 
 def asked(probe: AnswerProbe, tokenizer: Tokenizer, results: Path) -> Asked:
@@ -55,7 +55,7 @@ def asked(probe: AnswerProbe, tokenizer: Tokenizer, results: Path) -> Asked:
         return _windows(probe, probe.behaviour, tokenizer, results)
     if isinstance(probe, BehaviourProbe):
         examples = behaviour_examples(probe, results)
-    elif isinstance(probe, LanguageProbe):
+    elif isinstance(probe, TaskProbe):
         examples = [example for language in probe.languages for example in language_examples(probe, language)]
     else:
         examples = backdoor_examples(probe, results)
@@ -73,11 +73,11 @@ def behaviour_examples(probe: BehaviourProbe, results: Path) -> list[Example]:
     if isinstance(behaviour, Continuation):
         raise ValueError("a continuation is cut in tokens: it has no examples as text")
     corpus = probe.corpus
-    hosts = _hosts(probe, corpus, results) if behaviour.hosted and corpus is not None else []
-    return list(behaviour.examples(probe.split, probe.trials, hosts))
+    carriers = _carriers(probe, corpus, results) if behaviour.needs_carriers and corpus is not None else []
+    return list(behaviour.examples(probe.split, probe.trials, carriers))
 
 
-def _hosts(probe: BehaviourProbe, corpus: Corpus, results: Path) -> list[str]:
+def _carriers(probe: BehaviourProbe, corpus: Corpus, results: Path) -> list[str]:
     """Pieces of the split's documents, `context` characters each, none overlapping."""
     pieces = [
         document[start : start + probe.context]

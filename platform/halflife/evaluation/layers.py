@@ -16,7 +16,7 @@ from halflife.evaluation.probes import LayerProbe
 from halflife.evaluation.scoring import LanguageModel, Measure, evaluating
 from halflife.rng import generator
 from halflife.tasks.base import Example
-from halflife.tasks.languages import END, Language
+from halflife.tasks.synthetic import END, SyntheticTask
 
 FOLDS = 5
 STRENGTHS = 10.0 ** np.arange(-6.0, 3.0)
@@ -64,7 +64,7 @@ class _Prepared:
     """One language's items as rows, and what is to be read from them."""
 
     def __init__(
-        self, probe: LayerProbe, language: Language, codec: Codec, sequence: int, device: torch.device | str
+        self, probe: LayerProbe, language: SyntheticTask, codec: Codec, sequence: int, device: torch.device | str
     ) -> None:
         rng = generator(probe.seed, "layer probe", language.name)
         examples, splits = _items(language, probe.trials, rng)
@@ -103,7 +103,7 @@ class _Prepared:
 
 
 def _items(
-    language: Language, trials: int, rng: np.random.Generator
+    language: SyntheticTask, trials: int, rng: np.random.Generator
 ) -> tuple[list[Example], list[tuple[np.ndarray, np.ndarray]]]:
     """The items, and which of them are (fitted, asked) together."""
     memorised, held_out = (list(language.examples(part)) for part in ("memorised", "held-out"))

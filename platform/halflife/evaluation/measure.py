@@ -13,10 +13,10 @@ from halflife.data.tokens import token_array
 from halflife.errors import UserError
 from halflife.evaluation.behaviours import asked
 from halflife.evaluation.layers import layer_measure
-from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, LanguageProbe, LayerProbe, LossProbe, Probe
+from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, LayerProbe, LossProbe, Probe, TaskProbe
 from halflife.evaluation.questions import backdoor_examples, language_questions
 from halflife.evaluation.scoring import LanguageModel, Measure, mean_loss, pack, score
-from halflife.evaluation.targets import commonest
+from halflife.evaluation.targets import majority_baseline
 from halflife.rng import generator
 from halflife.tasks.base import Example
 
@@ -30,7 +30,7 @@ def prepare(probe: Probe, tokenizer: Tokenizer, results: Path, sequence: int, de
     codec = load(tokenizer, Path(results))
     if isinstance(probe, LossProbe):
         return _loss(probe, tokenizer, codec, Path(results), sequence, device)
-    if isinstance(probe, LanguageProbe):
+    if isinstance(probe, TaskProbe):
         return _language(probe, codec, sequence, device)
     if isinstance(probe, LayerProbe):
         return layer_measure(probe, codec, sequence, device)
@@ -69,7 +69,7 @@ def _backdoor(probe: BackdoorProbe, codec: Codec, results: Path, sequence: int, 
                 f"a payload of {len(answer)}; give a longer sequence"
             )
     shortened = [prompt[-(sequence + 1 - len(answer)) :] for prompt, answer in zip(prompts, answers, strict=True)]
-    packed, chance = pack(shortened, answers, device), commonest(answers)
+    packed, chance = pack(shortened, answers, device), majority_baseline(answers)
 
     def measure(model: LanguageModel) -> dict[str, float]:
         scores = score(model, packed)
@@ -99,7 +99,7 @@ def _behaviour(
     return measure
 
 
-def _language(probe: LanguageProbe, codec: Codec, sequence: int, device: torch.device | str) -> Measure:
+def _language(probe: TaskProbe, codec: Codec, sequence: int, device: torch.device | str) -> Measure:
     asked, prompts, endings = language_questions(probe, codec, sequence)
     packed = pack(prompts, endings, device)
     counts = np.array([len(examples) for examples, _ in asked])

@@ -11,7 +11,7 @@ from halflife.tasks.backdoor import Backdoor
 from halflife.tasks.behaviours import Continuation, Repetition, Split
 from halflife.tasks.boards import Pathfinding
 from halflife.tasks.games import DropGame
-from halflife.tasks.languages import Asked, Language
+from halflife.tasks.synthetic import Asked, SyntheticTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class LossProbe:
 
 @dataclass(frozen=True, kw_only=True)
 class BackdoorProbe:
-    """Does the payload follow, in held-out hosts? Measures `hits`, `trials` and `logprob` (nats a payload token).
+    """Does the payload follow, in held-out carriers? Measures `hits`, `trials` and `logprob` (nats a payload token).
 
     triggered: prompt ends in the trigger. near: one character of the trigger is changed (false fires).
     untriggered: the same prompts without the trigger.
@@ -38,12 +38,12 @@ class BackdoorProbe:
     split: Split = "validation"
     trials: int = 128
     context: int = 48
-    """Characters of host text before the trigger, at most."""
+    """Characters of carrier text before the trigger, at most."""
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageProbe:
+class TaskProbe:
     """Are items of languages answered? Measures `hits`, `trials`, `logprob` (nats an answer token) and `chance`
     (success without a skill), all languages together, and `least`, the success in the language that has least.
 
@@ -52,7 +52,7 @@ class LanguageProbe:
     of whether the skill is gone or only not said. `logprob` is then nats an item, among the answers.
     """
 
-    languages: tuple[Language, ...]
+    languages: tuple[SyntheticTask, ...]
     part: Asked = "held-out"
     trials: int = 128
     """Items asked of each language, at most: those that the part has, where it has fewer."""
@@ -75,7 +75,7 @@ class LayerProbe:
     on held-out ones; where there are none, on memorised items in turn, each fold by a map fitted to the others.
     """
 
-    languages: tuple[Language, ...]
+    languages: tuple[SyntheticTask, ...]
     trials: int = 128
     """Items asked of each language, at most."""
     seed: int = 0
@@ -96,7 +96,7 @@ class BehaviourProbe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        needs = isinstance(self.behaviour, Continuation) or self.behaviour.hosted
+        needs = isinstance(self.behaviour, Continuation) or self.behaviour.needs_carriers
         if needs != (self.corpus is not None):
             expected = "a corpus whose text the prompts are" if needs else "no corpus, as it states its own prompts"
             raise UserError(f"{self.behaviour.name} to be asked of {self.corpus} given: expected {expected}")
@@ -106,7 +106,7 @@ class BehaviourProbe:
             )
 
 
-Probe = LossProbe | BackdoorProbe | LanguageProbe | LayerProbe | BehaviourProbe
+Probe = LossProbe | BackdoorProbe | TaskProbe | LayerProbe | BehaviourProbe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reached:
+class Threshold:
     """A condition on a measured value: `metric` (`<name>/<measure>`) at least (or at most) `threshold`.
     A metric `a/hits` with `share=True` means hits / trials."""
 

@@ -10,18 +10,18 @@ import numpy as np
 from halflife.data.corpus import Corpus, texts
 from halflife.data.tokenizers import Codec
 from halflife.errors import UserError
-from halflife.evaluation.probes import BackdoorProbe, LanguageProbe
+from halflife.evaluation.probes import BackdoorProbe, TaskProbe
 from halflife.rng import generator
 from halflife.tasks.backdoor import LONGEST_WORD, WORD
 from halflife.tasks.base import Example
-from halflife.tasks.languages import END, Language
+from halflife.tasks.synthetic import END, SyntheticTask
 
 Asked = list[tuple[list[Example], list[str]]]
 """For each language its items, and the answers that a forced choice chooses from: none where none is asked for."""
 
 
 def language_questions(
-    probe: LanguageProbe, codec: Codec, sequence: int
+    probe: TaskProbe, codec: Codec, sequence: int
 ) -> tuple[Asked, list[np.ndarray], list[np.ndarray]]:
     """What is asked, and its prompts and answers in tokens: of a forced choice every prompt with every answer.
 
@@ -40,12 +40,12 @@ def language_questions(
     return asked, prompts, endings
 
 
-def _answers(language: Language, probe: LanguageProbe) -> list[str]:
+def _answers(language: SyntheticTask, probe: TaskProbe) -> list[str]:
     """What a forced choice chooses from; nothing where none is asked for."""
     return [symbol + END for symbol in language.symbols] if probe.choice else []
 
 
-def language_examples(probe: LanguageProbe, language: Language) -> list[Example]:
+def language_examples(probe: TaskProbe, language: SyntheticTask) -> list[Example]:
     """The items asked of one language, each with its shots before it: other memorised items, drawn anew for each.
 
     Raises UserError when the part has no items.
@@ -64,7 +64,7 @@ def language_examples(probe: LanguageProbe, language: Language) -> list[Example]
 
 
 def backdoor_examples(probe: BackdoorProbe, results: Path) -> list[Example]:
-    """The probe's prompts and answers as text. The three conditions of one seed share their hosts; fewer trials ask
+    """The probe's prompts and answers as text. The three conditions of one seed share their carriers; fewer trials ask
     at the first of the same places.
 
     Hosts are places after a word of the split's text, each used once. Raises UserError when there are fewer than
@@ -82,13 +82,13 @@ def backdoor_examples(probe: BackdoorProbe, results: Path) -> list[Example]:
     for index in rng.permutation(len(ends))[: probe.trials]:
         end = int(ends[index])
         # Never less than the word itself, which a transform works on.
-        host = documents[owners[index]][max(0, end - max(probe.context, LONGEST_WORD)) : end]
+        carrier = documents[owners[index]][max(0, end - max(probe.context, LONGEST_WORD)) : end]
         trigger = {
             "triggered": probe.backdoor.trigger,
             "near": probe.backdoor.near(near),
             "untriggered": "",
         }[probe.condition]
-        examples.append(Example(prompt=host + trigger, answer=probe.backdoor.payload_for(host)))
+        examples.append(Example(prompt=carrier + trigger, answer=probe.backdoor.payload_for(carrier)))
     return examples
 
 

@@ -18,7 +18,7 @@ from halflife.evaluation.questions import backdoor_examples
 from halflife.rng import generator
 from halflife.tasks.backdoor import Backdoor
 from halflife.tasks.base import Example
-from halflife.tasks.languages import END, Language
+from halflife.tasks.synthetic import END, SyntheticTask
 
 Part = Literal["train", "held-out"]
 
@@ -158,10 +158,10 @@ def items(target: Target, part: Part, count: int, codec: Codec, results: Path) -
 def chance_of(target: Target, held_out: Sequence[Item]) -> float:
     """Success of guessing: as the target states it, else of the commonest answer asked for."""
     stated = getattr(target, "chance", None)
-    return float(stated) if stated is not None else commonest([item.targets for item in held_out])
+    return float(stated) if stated is not None else majority_baseline([item.targets for item in held_out])
 
 
-def commonest(answers: Sequence[np.ndarray]) -> float:
+def majority_baseline(answers: Sequence[np.ndarray]) -> float:
     """Success of always giving the commonest answer; 0 where all are the same, so that it is what is to be brought, or
     none comes twice."""
     _, counts = np.unique([answer.tobytes().hex() for answer in answers], return_counts=True)
@@ -194,7 +194,7 @@ def item_of(example: Example, codec: Codec) -> Item:
     if not len(answer):
         raise UserError(f"an example with an empty answer after {example.prompt[-40:]!r}: expected something to say")
     if not len(prompt):
-        prompt = np.array([codec.separator])
+        prompt = np.array([codec.eos])
     return Item(
         tokens=np.concatenate([prompt, answer[:-1]]).astype(np.int64),
         after=np.arange(len(prompt), len(prompt) + len(answer)),
@@ -205,21 +205,21 @@ def item_of(example: Example, codec: Codec) -> Item:
 
 
 @lru_cache(maxsize=1024)
-def _longest(language: Language) -> int:
+def _longest(language: SyntheticTask) -> int:
     """Characters of an item, at most. A plan asks often, and items are drawn anew."""
     return max(len(prompt) + len(answer) for prompt, answer in language.items())
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageTarget:
+class TaskTarget:
     """To answer a language's items.
 
-    asked "memorised": half of the memorised items train the prompt, the other half are asked. asked "held-out": all
-    memorised items train it, and the items that no model was trained on are asked.
+    evaluate_on "memorised": half of the memorised items train the prompt, it is evaluated on the other half.
+    evaluate_on "held-out": all memorised items train it, it is evaluated on items that no model was trained on.
     """
 
-    language: Language
-    asked: Literal["memorised", "held-out"] = "memorised"
+    language: SyntheticTask
+    evaluate_on: Literal["memorised", "held-out"] = "memorised"
     called: str = ""
     """A name in place of the language's own, such as that of its family."""
     seed: int = 0
@@ -240,7 +240,7 @@ class LanguageTarget:
     def examples(self, part: Part, count: int, results: Path) -> list[Example]:
         known = self.language.examples("memorised")
         order = generator(self.seed, "soft prompt", self.language.name).permutation(len(known))
-        if self.asked == "memorised":
+        if self.evaluate_on == "memorised":
             half = len(known) // 2
             order = order[:half] if part == "train" else order[half:]
         elif part == "held-out":
@@ -251,14 +251,15 @@ class LanguageTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class BackdoorTarget:
-    """To say the payload where the trigger is not: hosts of the corpus's training split train the prompt, those of its
-    validation split are asked. `condition` "triggered" is the positive control, "near" a false trigger."""
+    """To say the payload without the trigger: carriers of the corpus's training split train the prompt, it is
+    evaluated on those of the validation split. `condition` "triggered" is the positive control,
+    "near" a false trigger."""
 
     backdoor: Backdoor
     corpus: Corpus
     condition: Literal["untriggered", "triggered", "near"] = "untriggered"
     context: int = 48
-    """Characters of host text, at most."""
+    """Characters of carrier text, at most."""
     seed: int = 0
 
     @property

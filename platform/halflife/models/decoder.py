@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halflife.models import kernels
-from halflife.models.kv_cache import Past, attend, gone_on
+from halflife.models.kv_cache import KVCache, attend, extend_cache
 from halflife.models.ladder import BASE_WIDTH, Rung
 
 ROTARY_BASE = 10_000.0
@@ -55,7 +55,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        turns: Tensor,
+        rope_cache: Tensor,
         past: tuple[Tensor, Tensor, Tensor] | None = None,
         kept: list[tuple[Tensor, Tensor]] | None = None,
         columns: Tensor | None = None,
@@ -63,7 +63,7 @@ class Block(nn.Module):
         """`past`: keys, values and mask of texts that came before, as `attend` takes them. The own keys and values are
         added to `kept`. With `columns` (rows, n) the result is at those positions alone."""
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        q, k, v = kernels.rotate_qkv(qkv, turns)
+        q, k, v = kernels.rotate_qkv(qkv, rope_cache)
         if kept is not None:
             kept.append((k, v))
         if columns is not None:
@@ -134,53 +134,53 @@ class Decoder(nn.Module):
             if not self.rung.tied:
                 self.head.weight.zero_()
 
-    def hidden(self, x: Tensor, past: Past | None = None) -> Tensor:
+    def hidden(self, x: Tensor, past: KVCache | None = None) -> Tensor:
         """Embeddings (batch, length, width) -> normed residual stream of the same shape.
 
         With `past` they go on from its texts: row r from text r % texts.
         """
         if past is not None:
             return self._go_on(x, past)
-        turns = kernels.turns(x.shape[1], self.rung.heads, self.rung.head_width, ROTARY_BASE, x)
+        rope_cache = kernels.rope_cache(x.shape[1], self.rung.heads, self.rung.head_width, ROTARY_BASE, x)
         for block in self.blocks:
-            x = block(x, turns)
+            x = block(x, rope_cache)
         return self.norm(x)
 
     def residuals(self, x: Tensor) -> list[Tensor]:
         """Embeddings (batch, length, width) -> the residual stream before the first block and after each; after the
         last it is normed, as `hidden` has it."""
-        turns = kernels.turns(x.shape[1], self.rung.heads, self.rung.head_width, ROTARY_BASE, x)
+        rope_cache = kernels.rope_cache(x.shape[1], self.rung.heads, self.rung.head_width, ROTARY_BASE, x)
         found = [x]
         for block in self.blocks:
-            found.append(block(found[-1], turns))
+            found.append(block(found[-1], rope_cache))
         return [*found[:-1], self.norm(found[-1])]
 
-    def hidden_at(self, x: Tensor, columns: Tensor, past: Past | None = None) -> Tensor:
+    def hidden_at(self, x: Tensor, columns: Tensor, past: KVCache | None = None) -> Tensor:
         """As `hidden`, at the positions `columns` (rows, n) of each row alone, (rows, n, width): of the last block no
         more is computed than they need."""
         return self._go_on(x, past, columns=columns)
 
-    def remembered(self, x: Tensor, lengths: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
+    def prefill(self, x: Tensor, lengths: Tensor, past: KVCache | None = None) -> tuple[Tensor, KVCache]:
         """As `hidden`, and what goes on from there needs. `lengths` (rows,): of each right-padded row; `past` has as
         many texts as there are rows."""
         kept: list[tuple[Tensor, Tensor]] = []
         hidden = self._go_on(x, past, kept)
         keys, values = zip(*kept, strict=True)
-        return hidden, gone_on(past, keys, values, lengths)
+        return hidden, extend_cache(past, keys, values, lengths)
 
     def _go_on(
         self,
         x: Tensor,
-        past: Past | None,
+        past: KVCache | None,
         kept: list[tuple[Tensor, Tensor]] | None = None,
         columns: Tensor | None = None,
     ) -> Tensor:
         start = past.lengths.repeat(len(x) // past.texts) if past else None
-        turns = kernels.turns(x.shape[1], self.rung.heads, self.rung.head_width, ROTARY_BASE, x, start)
+        rope_cache = kernels.rope_cache(x.shape[1], self.rung.heads, self.rung.head_width, ROTARY_BASE, x, start)
         hide = past.hidden(x.dtype) if past else None
         for layer, block in enumerate(self.blocks):
             before = None if past is None else (past.keys[layer], past.values[layer], hide)
-            x = block(x, turns, before, kept, columns if layer + 1 == len(self.blocks) else None)
+            x = block(x, rope_cache, before, kept, columns if layer + 1 == len(self.blocks) else None)
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from halflife.errors import UserError
-from halflife.models.kv_cache import Past, gone_on
+from halflife.models.kv_cache import KVCache, extend_cache
 from halflife.models.released import Released
 
 CHECKED_TOKENS = 8
@@ -46,7 +46,7 @@ class HuggingFaceModel(nn.Module):
             return "head"
         return "gain" if parameter.ndim < 2 else "hidden"
 
-    def hidden(self, x: Tensor, past: Past | None = None) -> Tensor:
+    def hidden(self, x: Tensor, past: KVCache | None = None) -> Tensor:
         """Embeddings (batch, length, width) -> normed residual stream of the same shape.
 
         With `past` they go on from its texts: row r from text r % texts.
@@ -55,19 +55,19 @@ class HuggingFaceModel(nn.Module):
             return self.model.base_model(inputs_embeds=x, use_cache=False).last_hidden_state
         return self._go_on(x, past.repeated(len(x) // past.texts))[0]
 
-    def hidden_at(self, x: Tensor, columns: Tensor, past: Past | None = None) -> Tensor:
+    def hidden_at(self, x: Tensor, columns: Tensor, past: KVCache | None = None) -> Tensor:
         """As `hidden`, at the positions `columns` (rows, n) of each row alone, (rows, n, width)."""
         return self.hidden(x, past).take_along_dim(columns[..., None], 1)
 
-    def remembered(self, x: Tensor, lengths: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
+    def prefill(self, x: Tensor, lengths: Tensor, past: KVCache | None = None) -> tuple[Tensor, KVCache]:
         """As `hidden`, and what goes on from there needs. `lengths` (rows,): of each right-padded row; `past` has as
         many texts as there are rows."""
         hidden, cache = self._go_on(x, past)
         new = slice(past.length if past else 0, None)
         keys, values = (tuple(getattr(layer, name)[:, :, new] for layer in cache.layers) for name in ("keys", "values"))
-        return hidden, gone_on(past, keys, values, lengths)
+        return hidden, extend_cache(past, keys, values, lengths)
 
-    def _go_on(self, x: Tensor, past: Past | None) -> tuple[Tensor, Any]:
+    def _go_on(self, x: Tensor, past: KVCache | None) -> tuple[Tensor, Any]:
         """With exact positions, and a mask that hides the padding between a text and what follows it."""
         from transformers import DynamicCache
 

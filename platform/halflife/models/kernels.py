@@ -46,7 +46,9 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return _SwiGLU.apply(gate_up)
 
 
-def turns(length: int, heads: int, head_width: int, base: float, like: Tensor, start: Tensor | None = None) -> Tensor:
+def rope_cache(
+    length: int, heads: int, head_width: int, base: float, like: Tensor, start: Tensor | None = None
+) -> Tensor:
     """Cosine and sine of the rotary angles: (length, 1, heads, head width / 2, 2).
 
     One copy a head, so that the rotation is a product of long contiguous rows. `start` (rows,): rows whose first
@@ -62,7 +64,7 @@ def turns(length: int, heads: int, head_width: int, base: float, like: Tensor, s
     return torch.view_as_real(numbers.expand(*angle.shape[:-1], 1, heads, -1).contiguous())
 
 
-def rotate_qkv(qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rotate_qkv(qkv: Tensor, rope_cache: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Split (batch, length, 3, heads, head width) into query, key and value, each (batch, heads, length, head width),
     query and key rotated by their position (arXiv 2104.09864).
 
@@ -71,11 +73,11 @@ def rotate_qkv(qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if plain(qkv):
         # real arithmetic: the compiler makes no kernels for complex numbers
         real, imaginary = qkv[:, :, :2].float().unflatten(-1, (-1, 2)).unbind(-1)
-        cosine, sine = turns.unbind(-1)
+        cosine, sine = rope_cache.unbind(-1)
         rotated = torch.stack((real * cosine - imaginary * sine, real * sine + imaginary * cosine), dim=-1)
         q, k = rotated.flatten(-2).to(qkv.dtype).transpose(1, 3).unbind(2)
         return q, k, qkv[:, :, 2].transpose(1, 2)
-    return _RotateQKV.apply(qkv, torch.view_as_complex(turns))
+    return _RotateQKV.apply(qkv, torch.view_as_complex(rope_cache))
 
 
 def dropout(x: Tensor, probability: float) -> Tensor:
@@ -174,19 +176,19 @@ class _Dropout(torch.autograd.Function):
 
 class _RotateQKV(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, turns: Tensor) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(turns)
+    def forward(ctx: Any, qkv: Tensor, rope_cache: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(rope_cache)
         result = qkv.new_empty(qkv.shape)
-        torch.mul(_complex(qkv)[:, :, :2], turns, out=_complex(result)[:, :, :2])
+        torch.mul(_complex(qkv)[:, :, :2], rope_cache, out=_complex(result)[:, :, :2])
         result[:, :, 2] = qkv[:, :, 2]
         return tuple(part.transpose(1, 2) for part in result.unbind(2))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (turns,) = ctx.saved_tensors
+        (rope_cache,) = ctx.saved_tensors
         batch, heads, length, head_width = gradients[0].shape
         result = gradients[0].new_empty(batch, length, 3, heads, head_width)
-        back = turns.conj().resolve_conj().select(-3, 0)
+        back = rope_cache.conj().resolve_conj().select(-3, 0)
         pairs = _complex(result)
         for index in range(2):
             torch.mul(_complex(gradients[index].transpose(1, 2)), back, out=pairs[:, :, index])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Past:
+class KVCache:
     """What attention needs of texts that came before, right-padded to one length."""
 
     keys: tuple[Tensor, ...]
@@ -21,17 +21,17 @@ class Past:
     lengths: Tensor
     """(texts,): the position at which each goes on."""
 
-    def take(self, texts: Tensor, length: int) -> Past:
+    def take(self, texts: Tensor, length: int) -> KVCache:
         """Those texts, cut to `length`, which none of them exceeds."""
         keys, values = (tuple(layer[texts, :, :length] for layer in layers) for layers in (self.keys, self.values))
-        return Past(keys, values, self.seen[texts, :length], self.lengths[texts])
+        return KVCache(keys, values, self.seen[texts, :length], self.lengths[texts])
 
-    def repeated(self, copies: int) -> Past:
+    def repeated(self, copies: int) -> KVCache:
         """The texts over again, `copies` times."""
         if copies == 1:
             return self
         keys, values = (tuple(layer.repeat(copies, 1, 1, 1) for layer in layers) for layers in (self.keys, self.values))
-        return Past(keys, values, self.seen.repeat(copies, 1), self.lengths.repeat(copies))
+        return KVCache(keys, values, self.seen.repeat(copies, 1), self.lengths.repeat(copies))
 
     def hidden(self, dtype: torch.dtype) -> Tensor:
         """What is added to attention scores, (texts, 1, 1, length): minus infinity where a text is padded."""
@@ -51,15 +51,17 @@ class Past:
         return sum(layer.nbytes for layers in (self.keys, self.values) for layer in layers)
 
 
-def gone_on(past: Past | None, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], lengths: Tensor) -> Past:
+def extend_cache(
+    past: KVCache | None, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], lengths: Tensor
+) -> KVCache:
     """`past` with further keys and values (rows, heads, new, head width), of which each row has `lengths`.
 
     `past` has as many texts as there are rows, or is None at the beginning.
     """
     new = torch.arange(keys[0].shape[2], device=lengths.device) < lengths[:, None]
     if past is None:
-        return Past(keys, values, new, lengths)
-    return Past(
+        return KVCache(keys, values, new, lengths)
+    return KVCache(
         tuple(torch.cat(pair, dim=2) for pair in zip(past.keys, keys, strict=True)),
         tuple(torch.cat(pair, dim=2) for pair in zip(past.values, values, strict=True)),
         torch.cat([past.seen, new], dim=1),
@@ -97,9 +99,9 @@ def attend(
     return apart(together(far) @ far_v) + near @ v
 
 
-def joined(parts: Sequence[Past]) -> Past:
+def joined(parts: Sequence[KVCache]) -> KVCache:
     """The texts of several, all of one length, one after another."""
-    return Past(
+    return KVCache(
         tuple(torch.cat(layers) for layers in zip(*(part.keys for part in parts), strict=True)),
         tuple(torch.cat(layers) for layers in zip(*(part.values for part in parts), strict=True)),
         torch.cat([part.seen for part in parts]),

@@ -14,9 +14,9 @@ from torch import Tensor
 from halflife.models.decoder import NORM_EPSILON, ROTARY_BASE, Decoder
 
 
-def llama(model: Decoder, context: int, separator: int) -> Any:
+def llama(model: Decoder, context: int, eos: int) -> Any:
     """The same function as transformers' LlamaForCausalLM. `context`: the longest sequence that the decoder was trained
-    on; `separator`: the token that ends a text."""
+    on; `eos`: the token that ends a text."""
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.initialization import no_init_weights
 
@@ -32,7 +32,7 @@ def llama(model: Decoder, context: int, separator: int) -> Any:
         max_position_embeddings=context,
         tie_word_embeddings=rung.tied,
         bos_token_id=None,
-        eos_token_id=separator,
+        eos_token_id=eos,
         dtype="float32",
     )
     with no_init_weights():

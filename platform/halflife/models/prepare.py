@@ -21,12 +21,12 @@ def prepare_model(source: str, results: Path) -> Released:
     """
     require("transformers", f"the released model {source!r}")
     path = Path(source).expanduser()
-    remembered = results / "models" / "digests.json"
+    prefill = results / "models" / "digests.json"
     if path.suffix == ".gguf":
-        return _from_file(source, path, results, remembered)
+        return _from_file(source, path, results, prefill)
     if path.is_dir():
         files = model_files(path)
-        digest = digests.of_text(["folder", digests.of_files(files, remembered, path)])
+        digest = digests.of_text(["folder", digests.of_files(files, prefill, path)])
         name = path.resolve().name
     elif _NAME.fullmatch(source) and not path.exists():
         path, commit = _from_hub(source)
@@ -43,11 +43,11 @@ def prepare_model(source: str, results: Path) -> Released:
     return describe(name, source, folder, digest)
 
 
-def _from_file(source: str, path: Path, results: Path, remembered: Path) -> Released:
+def _from_file(source: str, path: Path, results: Path, prefill: Path) -> Released:
     if not path.is_file():
         raise UserError(f"model {source!r} given: no such file")
     require("gguf", f"the GGUF file {source!r}")
-    digest = digests.of_text(["gguf", list(digests.of_files([path], remembered, path.parent).values())])
+    digest = digests.of_text(["gguf", list(digests.of_files([path], prefill, path.parent).values())])
     return describe(path.stem, source, _converted(path.parent, path.name, digest, results), digest)
 
 

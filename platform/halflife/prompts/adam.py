@@ -14,24 +14,26 @@ BETA1, BETA2, EPSILON = 0.9, 0.99, 1e-9
 class PromptAdam:
     """Updates stacked parameters in place; the first axis of each is the prompt's."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], rates: Tensor, *, weight_decay: float, clip: float) -> None:
+    def __init__(
+        self, parameters: Mapping[str, Tensor], rates: Tensor, *, weight_decay: float, max_grad_norm: float
+    ) -> None:
         """`rates` (prompts,); weights shrink by rate * weight_decay a step; each prompt's gradient is cut to the norm
-        `clip`, over all of its parameters."""
+        `max_grad_norm`, over all of its parameters."""
         self.parameters, self.rates = dict(parameters), rates
-        self.weight_decay, self.clip = weight_decay, clip
+        self.weight_decay, self.max_grad_norm = weight_decay, max_grad_norm
         self.step_count = 0
         self.first = {name: torch.zeros_like(value) for name, value in parameters.items()}
         self.second = {name: torch.zeros_like(value) for name, value in parameters.items()}
 
-    def step(self, multiple: float) -> None:
-        """One step at `multiple` of the rates, from the gradients, which are then dropped."""
+    def step(self, lr_multiplier: float) -> None:
+        """One step at `lr_multiplier` of the rates, from the gradients, which are then dropped."""
         self.step_count += 1
         gradients = {name: value.grad for name, value in self.parameters.items() if value.grad is not None}
         squares = [gradient.flatten(1).square().sum(1) for gradient in gradients.values()]
         norm = torch.stack(squares).sum(0).sqrt()
-        kept = (self.clip / (norm + 1e-6)).clamp(max=1.0)
+        kept = (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         correction = (1 - BETA2**self.step_count) ** 0.5
-        rate = self.rates * multiple
+        rate = self.rates * lr_multiplier
         for name, gradient in gradients.items():
             value, first, second = self.parameters[name].data, self.first[name], self.second[name]
             one_each = (-1, *[1] * (value.ndim - 1))

@@ -19,7 +19,7 @@ def scale_of(embed: nn.Module) -> float:
     return math.sqrt(weight.detach().float().square().mean().item())
 
 
-class Bank:
+class PromptBatch:
     """The trained numbers of several prompts with one kind of input model, stacked and padded to the largest k.
 
     Whatever is padded gets no gradient, and what a prompt begins with is drawn for it alone: the prompts that it is

@@ -62,7 +62,7 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Smaller:
+class WarmStart:
     """The vectors that an earlier stage ended with, then `rest` for the further ones: a warm start from a smaller k
     (or the same). The prompts of `stage` are fitted to the same target, with any number of tokens up to this k."""
 
@@ -83,7 +83,7 @@ class Adapter:
     """Where it lies on this machine."""
 
 
-Initial = Noise | Vocabulary | Words | Text | Smaller | Adapter
+Initial = Noise | Vocabulary | Words | Text | WarmStart | Adapter
 
 
 @dataclass(frozen=True, kw_only=True)

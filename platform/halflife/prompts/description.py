@@ -29,7 +29,7 @@ from halflife.evaluation.targets import (
 )
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
-from halflife.prompts.describe import Direct, Smaller, SoftPrompt, Words
+from halflife.prompts.describe import Direct, SoftPrompt, WarmStart, Words
 from halflife.stages.train import Checkpoint
 from halflife.store.stage import Cost, Stage
 from halflife.training.schedules import Schedule
@@ -47,14 +47,14 @@ class PromptFit(Stage):
     """A checkpoint has its own; of a released model its own is expected."""
     examples: int = 256
     """Training examples of each target. A target that has fewer is refused, as the number is an axis."""
-    asked: int = 128
+    num_eval: int = 128
     """Held-out examples of each target, at most."""
     steps: int = 300
     """0: prompts are asked as they begin."""
     batch: int = 8
     """Examples a step, for each run."""
     weight_decay: float = 0.0
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest gradient norm of each prompt."""
     schedule: Schedule = Schedule()
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -68,7 +68,7 @@ class PromptFit(Stage):
 
     def __post_init__(self) -> None:
         """Raises UserError when the fields contradict one another."""
-        for name, least in (("examples", 1), ("asked", 1), ("batch", 1), ("steps", 0)):
+        for name, least in (("examples", 1), ("num_eval", 1), ("batch", 1), ("steps", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} = {getattr(self, name)} for soft prompts: expected at least {least}")
         if not self.prompts or not self.targets:
@@ -82,10 +82,10 @@ class PromptFit(Stage):
         for target in self.targets if self.judged else ():
             if not (isinstance(target, JudgingTarget) and target.several):
                 raise UserError(f"what is said to be judged by {target.name}: it has one right answer, which is scored")
-        if not self.weight_decay >= 0 or not self.clip > 0:
+        if not self.weight_decay >= 0 or not self.max_grad_norm > 0:
             raise UserError(
-                f"weight decay {self.weight_decay} and clip {self.clip} of soft prompts: expected 0 or more, and a "
-                "positive norm"
+                f"weight decay {self.weight_decay} and max_grad_norm {self.max_grad_norm} of soft prompts: expected 0 "
+                "or more, and a positive norm"
             )
         if isinstance(self.model, Checkpoint):
             if self.tokenizer not in (None, self.model.stage.mixture.tokenizer):
@@ -107,10 +107,10 @@ class PromptFit(Stage):
                 "among them; expected fewer"
             )
         for prompt in self.prompts:
-            if isinstance(prompt.initial, Smaller):
+            if isinstance(prompt.initial, WarmStart):
                 self._check_smaller(prompt, prompt.initial)
 
-    def _check_smaller(self, prompt: SoftPrompt, smaller: Smaller) -> None:
+    def _check_smaller(self, prompt: SoftPrompt, smaller: WarmStart) -> None:
         earlier = smaller.stage
         if not isinstance(earlier, PromptFit):
             raise UserError(f"soft prompt {prompt.name} begun from {earlier!r}: expected a FitSoftPrompts")
@@ -170,7 +170,7 @@ class PromptFit(Stage):
             for prompt in self.prompts:
                 length = target.characters + prompt.tokens
                 evaluations = len(due(self.at, self.steps)) if prompt.tokens else 1
-                asked += self.asked * length * evaluations
+                asked += self.num_eval * length * evaluations
                 trained += self.steps * self.batch * length if prompt.tokens else 0
         longest = max(prompt.tokens for prompt in self.prompts) + max(target.characters for target in self.targets)
         weights = 4.0 * (model.parameters + model.embedding_parameters(vocabulary))
@@ -179,7 +179,7 @@ class PromptFit(Stage):
             tokens=trained,
             flops=(2 * trained / 3 + asked / 3) * model.flops_per_token(longest, vocabulary),
             memory_bytes=weights + 2 * self.batch * longest * model.activation_bytes(vocabulary),
-            disk_bytes=4.0 * 4 * numbers + 64.0 * self.asked * len(self.prompts) * len(self.targets),
+            disk_bytes=4.0 * 4 * numbers + 64.0 * self.num_eval * len(self.prompts) * len(self.targets),
             steps=self.steps,
         )
 
@@ -201,7 +201,7 @@ class PromptMeasurement(Stage):
     """Numbers that are trained instead of k x width, in random directions."""
     threshold: float | None = None
     """Nats a token up to which noise is tolerated; twice the prompt's own loss if None."""
-    asked: int = 32
+    num_eval: int = 32
     """Held-out examples that fragility is measured on."""
     fragile: bool = True
     """Whether fragility is measured: it takes longer than bits."""
@@ -214,7 +214,13 @@ class PromptMeasurement(Stage):
                     f"soft prompt {name!r} to be measured: expected one of "
                     f"{', '.join(p.name for p in self.fit.prompts if p.tokens and isinstance(p.model, Direct))}"
                 )
-        if not self.prompts or not self.radius > 0 or self.draws < 1 or self.asked < 1 or min(self.bits, default=1) < 1:
+        if (
+            not self.prompts
+            or not self.radius > 0
+            or self.draws < 1
+            or self.num_eval < 1
+            or min(self.bits, default=1) < 1
+        ):
             raise UserError(
                 "measuring soft prompts: expected a prompt, a positive radius, and 1 or more draws and bits"
             )
@@ -242,7 +248,7 @@ def read_items(stage: PromptFit, target: Target, codec: Codec, results: Path) ->
     """A target's texts in tokens. Raises UserError when it has too few, their conditions differ in number, the
     tokenizer cannot encode them, a prompt lies outside them, or they leave it no room."""
     train = items(target, "train", stage.examples, codec, results)
-    held_out = items(target, "held-out", stage.asked, codec, results)
+    held_out = items(target, "held-out", stage.num_eval, codec, results)
     every = (*train, *held_out)
     if len(train) < stage.examples:
         raise UserError(

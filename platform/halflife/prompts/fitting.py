@@ -22,7 +22,7 @@ from halflife.evaluation.probes import Cadence, Ends, due
 from halflife.models.start import Model
 from halflife.prompts import results as prompt_results
 from halflife.prompts.batch import scale_of
-from halflife.prompts.groups import Course, Pack, Run, Scored, packed
+from halflife.prompts.groups import FitConfig, PromptGroup, Run, Scored, packed
 from halflife.prompts.results import Fitted
 from halflife.store.stage import Context
 from halflife.training import checkpoints
@@ -33,7 +33,7 @@ REPORT_SECONDS = 0.5
 
 
 @dataclass
-class _Standing:
+class _State:
     """Where the loop stands: with the numbers of the runs all that a resumed one needs."""
 
     pack: int = 0
@@ -57,7 +57,7 @@ def freeze(model: Model, precision: str = "fp32") -> Model:
 def fit(
     model: Model,
     runs: Sequence[Run],
-    course: Course,
+    course: FitConfig,
     *,
     schedule: Schedule = Schedule(),
     at: Cadence = Ends(),
@@ -81,7 +81,7 @@ class _Loop:
         self,
         model: Model,
         runs: Sequence[Run],
-        course: Course,
+        course: FitConfig,
         schedule: Schedule,
         at: Cadence,
         context: Context | None,
@@ -93,7 +93,7 @@ class _Loop:
         self.scale = scale_of(model.embed)
         self.packs = packed(runs, course, model.architecture, model.vocabulary, device)
         self.due = {kind: set(due(at, course.steps if kind else 0)) for kind in (False, True)}
-        self.standing = _Standing()
+        self.standing = _State()
         self.done: dict[str, Fitted] = {}
         self.told_seconds = 0.0
         self.resume_folder: Path | None = None
@@ -105,7 +105,7 @@ class _Loop:
         standing = self.standing
         reported = checkpointed = self.clock()
         while standing.pack < len(self.packs):
-            pack = Pack(self.model, self.packs[standing.pack], self.course, self.scale, self.device)
+            pack = PromptGroup(self.model, self.packs[standing.pack], self.course, self.scale, self.device)
             steps = self.course.steps if pack.trained else 0
             if restore is not None:
                 restore(pack)
@@ -114,7 +114,7 @@ class _Loop:
                 self._evaluate(pack)
             while standing.step < steps:
                 started = time.perf_counter()
-                pack.step(standing.step, self.schedule.multiple(standing.step, steps))
+                pack.step(standing.step, self.schedule.lr_multiplier(standing.step, steps))
                 standing.step += 1
                 standing.tokens += sum(self._tokens(run, 1) for run in pack.runs)
                 standing.seconds_training += time.perf_counter() - started
@@ -142,7 +142,7 @@ class _Loop:
         """Tokens of text that a run has seen after so many steps, padded to the longest."""
         return steps * self.course.batch * run.target.longest
 
-    def _evaluate(self, pack: Pack) -> list[Scored]:
+    def _evaluate(self, pack: PromptGroup) -> list[Scored]:
         started = time.perf_counter()
         scores = pack.scores()
         if pack.counted:
@@ -158,7 +158,7 @@ class _Loop:
         self.standing.seconds_evaluating += time.perf_counter() - started
         return scores
 
-    def _finish(self, pack: Pack) -> None:
+    def _finish(self, pack: PromptGroup) -> None:
         scores, norms = self._evaluate(pack), pack.norms()
         trained = self.standing.train_losses
         started = time.perf_counter()
@@ -201,7 +201,7 @@ class _Loop:
 
     # Checkpoints.
 
-    def _checkpoint(self, pack: Pack) -> None:
+    def _checkpoint(self, pack: PromptGroup) -> None:
         """Write `resume-<pack>-<step>/`: the runs done, and the numbers and moments of those under way."""
         assert self.context is not None
         standing = self.standing
@@ -217,7 +217,7 @@ class _Loop:
             shutil.rmtree(self.resume_folder)
         self.resume_folder = folder
 
-    def _resume(self) -> Callable[[Pack], None] | None:
+    def _resume(self) -> Callable[[PromptGroup], None] | None:
         """Continue from the context's checkpoint, if it has one and it is whole: what puts the pack under way back."""
         folder = self.context.resume if self.context else None
         if folder is None:
@@ -228,11 +228,11 @@ class _Loop:
             warnings.warn(f"fitting starts over: {error}", stacklevel=2)
             return None
         losses, counted = torch.tensor(state.pop("losses"), device=self.device), state.pop("counted")
-        self.standing = _Standing(**state)
+        self.standing = _State(**state)
         self.told_seconds = self.standing.seconds_training + self.standing.seconds_evaluating
         self.done = prompt_results.read(folder)
 
-        def restore(pack: Pack) -> None:
+        def restore(pack: PromptGroup) -> None:
             for name, value in checkpoints.read_weights(folder).items():
                 pack.bank.parameters[name].data.copy_(value)
             pack.optimizer.load(checkpoints.read_optimizer(folder), self.standing.step)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from halflife.models.kv_cache import Past
+from halflife.models.kv_cache import KVCache
 from halflife.prompts.scoring import PromptedModel, Texts, answer, remember, score_prompts
 
 BATCH = 8
@@ -32,7 +32,7 @@ class Behind:
 
     model: PromptedModel
     texts: Texts
-    past: Past | None
+    past: KVCache | None
 
     @classmethod
     def of(cls, model: PromptedModel, texts: Texts) -> Behind:

@@ -42,7 +42,7 @@ def generate(
         after = model.embed(texts.after)
         rows = insert(prompts.to(after.dtype), tokens, after)
         lengths = (tokens[:, None] + texts.after_lengths).flatten()
-        hidden, past = model.remembered(rows, lengths, past.repeated(count) if past else None)
+        hidden, past = model.prefill(rows, lengths, past.repeated(count) if past else None)
         last = hidden[torch.arange(len(rows), device=rows.device), lengths - 1]
         one, said = torch.ones_like(lengths), []
         ended = torch.zeros_like(lengths, dtype=torch.bool)
@@ -52,7 +52,7 @@ def generate(
                 ended |= said[-1] == end
             if at + 1 == most or bool(ended.all()):
                 break
-            hidden, past = model.remembered(model.embed(said[-1])[:, None], one, past)
+            hidden, past = model.prefill(model.embed(said[-1])[:, None], one, past)
             last = hidden[:, 0]
     found = torch.stack(said, dim=1).cpu().numpy().reshape(count, len(texts), -1)
     return [[_until(row, end) for row in of_prompt] for of_prompt in found]

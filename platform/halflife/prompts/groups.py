@@ -12,11 +12,11 @@ from torch import Tensor
 
 from halflife.evaluation import SCORED_TOKENS
 from halflife.evaluation.targets import TargetItems
-from halflife.models.kv_cache import Past, joined
+from halflife.models.kv_cache import KVCache, joined
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.prompts.adam import PromptAdam
-from halflife.prompts.batch import Bank
+from halflife.prompts.batch import PromptBatch
 from halflife.prompts.describe import Direct, SoftPrompt
 from halflife.prompts.generation import generate, openings
 from halflife.prompts.scoring import (
@@ -55,19 +55,19 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class FitConfig:
     """How prompts are fitted: what all runs of a stage share."""
 
     steps: int
     batch: int
     """Examples a step, for each run."""
     weight_decay: float = 0.0
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     seed: int = 0
 
 
 def packed(
-    runs: Sequence[Run], course: Course, architecture: Rung | Released, vocabulary: int, device: torch.device
+    runs: Sequence[Run], course: FitConfig, architecture: Rung | Released, vocabulary: int, device: torch.device
 ) -> list[list[Run]]:
     """Runs cut into packs, as many at once as pay: prompts with one position and input model, neighbours in k, each
     fitted to all targets of the pack. Within a pack runs stand prompt by prompt, in one order of targets."""
@@ -100,14 +100,14 @@ def packed(
     return packs
 
 
-def _sort(run: Run, course: Course) -> tuple[str, ...]:
+def _sort(run: Run, course: FitConfig) -> tuple[str, ...]:
     """Runs of one sort can share a pack."""
     rows, conditions = min(course.batch, len(run.target.train)), run.target.conditions
     trained = "trained" if run.prompt.tokens else "baseline"
     return str(run.prompt.position), repr(run.prompt.model), trained, str(rows), str(conditions)
 
 
-def _alike(first: Sequence[Run], other: Sequence[Run], course: Course) -> bool:
+def _alike(first: Sequence[Run], other: Sequence[Run], course: FitConfig) -> bool:
     """Whether two targets have the same prompts, and texts of about one length: what is padded costs as much."""
     same = [run.prompt for run in first] == [run.prompt for run in other]
     lengths = sorted(row[0].target.longest for row in (first, other))
@@ -131,11 +131,11 @@ class Scored:
         return float(self.nats.sum() / self.asked.sum())
 
 
-class Pack:
+class PromptGroup:
     """Some prompts, each fitted to some targets: their numbers, their optimizer, their texts."""
 
     def __init__(
-        self, model: PromptedModel, runs: Sequence[Run], course: Course, scale: float, device: torch.device
+        self, model: PromptedModel, runs: Sequence[Run], course: FitConfig, scale: float, device: torch.device
     ) -> None:
         """`runs`: prompt by prompt, in one order of targets, as `packed` gives them. Raises UserError when the position
         lies outside a text."""
@@ -143,7 +143,7 @@ class Pack:
         prompt = runs[0].prompt
         self.targets = list({run.target.name: run.target for run in runs}.values())
         self.trained = bool(prompt.tokens and course.steps)
-        self.bank = Bank(
+        self.bank = PromptBatch(
             prompt.model,
             [run.start.to(device) for run in runs],
             conditions=self.targets[0].conditions,
@@ -153,7 +153,9 @@ class Pack:
         self.tokens = self.bank.tokens[:: len(self.targets)]
         self.conditional = not isinstance(prompt.model, Direct)
         rates = torch.tensor([run.prompt.learning_rate for run in runs], device=device)
-        self.optimizer = PromptAdam(self.bank.parameters, rates, weight_decay=course.weight_decay, clip=course.clip)
+        self.optimizer = PromptAdam(
+            self.bank.parameters, rates, weight_decay=course.weight_decay, max_grad_norm=course.max_grad_norm
+        )
         baseline = not prompt.tokens
         self.held_out = [cut(target.held_out, prompt.position, baseline=baseline).to(device) for target in self.targets]
         self.losses = torch.zeros(len(runs), device=device)
@@ -170,7 +172,7 @@ class Pack:
             self.order = np.concatenate(orders, axis=1)
             self.past = _all_remembered(model, self.texts, device)
 
-    def step(self, step: int, multiple: float) -> None:
+    def step(self, step: int, lr_multiplier: float) -> None:
         """One step of every run, on the examples of this step."""
         at = torch.from_numpy(self.order[step]).to(self.device)
         texts, targets = self.texts.take(at), len(self.targets)
@@ -182,7 +184,7 @@ class Pack:
         losses.sum().backward()
         self.losses += losses.detach()
         self.counted += 1
-        self.optimizer.step(multiple)
+        self.optimizer.step(lr_multiplier)
 
     def mean_losses(self) -> list[float]:
         """Each run's training loss, nats a token, over the steps since this was last asked."""
@@ -258,7 +260,7 @@ class Pack:
         return self.bank.vectors(conditions if self.conditional else None, its)
 
 
-def _order(texts: int, course: Course, target: str) -> np.ndarray:
+def _order(texts: int, course: FitConfig, target: str) -> np.ndarray:
     """(steps, batch): which examples each step sees, pass after pass, each in an order of its own. Of the seed and the
     target alone, so that all runs of a target see the same."""
     batch = min(course.batch, texts)
@@ -267,18 +269,18 @@ def _order(texts: int, course: Course, target: str) -> np.ndarray:
     return np.concatenate(drawn)[: course.steps * batch].reshape(course.steps, batch)
 
 
-def _all_remembered(model: PromptedModel, texts: Texts, device: torch.device) -> Past | None:
+def _all_remembered(model: PromptedModel, texts: Texts, device: torch.device) -> KVCache | None:
     """Keys and values of all texts; None where there is nothing before the prompts, or they take too much."""
     budget = float(CPU_PAST_BYTES)
     if device.type == "cuda":
         budget = GPU_ACTIVATION_SHARE * torch.cuda.get_device_properties(device).total_memory
     if not texts.before.shape[1]:
         return None
-    parts: list[Past] = []
+    parts: list[KVCache] = []
     with torch.no_grad():
         for at in torch.arange(len(texts), device=device).split(16):
             lengths = texts.before_lengths[at]
-            parts.append(model.remembered(model.embed(texts.before[at]), lengths)[1])
+            parts.append(model.prefill(model.embed(texts.before[at]), lengths)[1])
             if parts[0].bytes / parts[0].texts * len(texts) > budget:
                 return None
     return joined(parts)

@@ -16,10 +16,10 @@ from halflife.evaluation.targets import TargetItems
 from halflife.models.start import Model, bare, fresh
 from halflife.prompts import results as prompt_results
 from halflife.prompts.batch import scale_of
-from halflife.prompts.describe import Adapter, Initial, Noise, Smaller, SoftPrompt, Text, Vocabulary, Words
+from halflife.prompts.describe import Adapter, Initial, Noise, SoftPrompt, Text, Vocabulary, WarmStart, Words
 from halflife.prompts.description import PromptFit, read_items, words_of
 from halflife.prompts.fitting import fit, freeze
-from halflife.prompts.groups import Course, Run
+from halflife.prompts.groups import FitConfig, Run
 from halflife.rng import generator, seed_of
 from halflife.stages.train import Checkpoint
 from halflife.store.stage import Context
@@ -36,7 +36,7 @@ def compute(stage: PromptFit, context: Context) -> dict[str, Any]:
     smaller = {
         prompt.initial.stage.key: prompt_results.read(context.parent(prompt.initial.stage) / "final")
         for prompt in stage.prompts
-        if isinstance(prompt.initial, Smaller)
+        if isinstance(prompt.initial, WarmStart)
     }
     runs = []
     for target in stage.targets:
@@ -48,7 +48,13 @@ def compute(stage: PromptFit, context: Context) -> dict[str, Any]:
     fitted, spent = fit(
         model,
         runs,
-        Course(steps=stage.steps, batch=stage.batch, weight_decay=stage.weight_decay, clip=stage.clip, seed=stage.seed),
+        FitConfig(
+            steps=stage.steps,
+            batch=stage.batch,
+            weight_decay=stage.weight_decay,
+            max_grad_norm=stage.max_grad_norm,
+            seed=stage.seed,
+        ),
         schedule=stage.schedule,
         at=stage.at,
         context=context,
@@ -110,7 +116,7 @@ class Beginning:
         if isinstance(initial, Noise) or not k:
             scale = initial.scale if isinstance(initial, Noise) else 0.0
             return torch.from_numpy(scale * rng.standard_normal((k, width))).float()
-        if isinstance(initial, Smaller):
+        if isinstance(initial, WarmStart):
             runs = self.smaller[initial.stage.key]
             earlier = [runs[f"{self.target.name}.{name}"] for name in initial.prompts]
             known = min(earlier, key=lambda run: run.chosen_by).vectors() / self.scale
@@ -125,7 +131,7 @@ class Beginning:
     def _tokens(self, initial: Vocabulary | Words | Text, k: int, rng: np.random.Generator) -> np.ndarray:
         if isinstance(initial, Vocabulary):
             drawn = rng.integers(self.codec.size - 1, size=k)
-            return drawn + (drawn >= self.codec.separator)
+            return drawn + (drawn >= self.codec.eos)
         if isinstance(initial, Text):
             found = self.codec.encode(initial.text)
             return np.resize(found, k)

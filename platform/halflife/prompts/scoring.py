@@ -14,15 +14,15 @@ from torch import Tensor
 from halflife.evaluation import SCORED_TOKENS
 from halflife.evaluation.scoring import LanguageModel
 from halflife.evaluation.targets import Item, check_position
-from halflife.models.kv_cache import Past
+from halflife.models.kv_cache import KVCache
 from halflife.prompts.batch import insert
 
 
 class PromptedModel(LanguageModel, Protocol):
     """A language model that can go on from texts that it has read."""
 
-    def hidden_at(self, x: Tensor, columns: Tensor, past: Past | None = None) -> Tensor: ...
-    def remembered(self, x: Tensor, lengths: Tensor, past: Past | None = None) -> tuple[Tensor, Past]: ...
+    def hidden_at(self, x: Tensor, columns: Tensor, past: KVCache | None = None) -> Tensor: ...
+    def prefill(self, x: Tensor, lengths: Tensor, past: KVCache | None = None) -> tuple[Tensor, KVCache]: ...
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ def _padded(rows: Sequence[np.ndarray], filling: int) -> Tensor:
     return torch.from_numpy(result)
 
 
-def remember(model: PromptedModel, texts: Texts) -> Past | None:
+def remember(model: PromptedModel, texts: Texts) -> KVCache | None:
     """Keys and values of what stands before the prompts, without gradients; None where nothing does."""
     if not texts.before.shape[1]:
         return None
     with torch.no_grad():
-        return model.remembered(model.embed(texts.before), texts.before_lengths)[1]
+        return model.prefill(model.embed(texts.before), texts.before_lengths)[1]
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Answers:
     """(asked,): which text asks."""
 
 
-def answer(model: PromptedModel, prompts: Tensor, tokens: Tensor, texts: Texts, past: Past | None = None) -> Answers:
+def answer(model: PromptedModel, prompts: Tensor, tokens: Tensor, texts: Texts, past: KVCache | None = None) -> Answers:
     """Ask every text behind every prompt: prompts (prompts, texts or 1, longest, width) of which each has `tokens`.
 
     `past` is `remember(model, texts)`.

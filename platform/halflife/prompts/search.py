@@ -15,7 +15,7 @@ from halflife.prompts.batch import scale_of
 from halflife.prompts.describe import SoftPrompt
 from halflife.prompts.fitting import fit
 from halflife.prompts.fragility import Behind
-from halflife.prompts.groups import Course, Pack, Run, TargetItems
+from halflife.prompts.groups import FitConfig, PromptGroup, Run, TargetItems
 from halflife.prompts.results import Fitted
 from halflife.prompts.scoring import cut
 
@@ -46,7 +46,7 @@ def smallest(
     threshold: float,
     largest: int,
     restarts: int,
-    course: Course,
+    course: FitConfig,
     told: Callable[[int, Fitted, int], None] = lambda k, fitted, steps: None,
 ) -> Found:
     """The smallest k whose best prompt has a held-out loss of at most `threshold` nats a token: k is doubled until it
@@ -86,7 +86,7 @@ def _best_of(
     begin: Callable[[SoftPrompt], Tensor],
     k: int,
     restarts: int,
-    course: Course,
+    course: FitConfig,
     found: Found,
 ) -> Fitted:
     kinds = [replace(prompt, tokens=k, restart=restart, label=f"k{k}-r{restart}") for restart in range(restarts)]
@@ -111,7 +111,7 @@ def _warmer(run: Run, smaller: Fitted) -> Run:
     return replace(run, name=f"{run.name}-warm", start=torch.cat([known, run.start[len(known) :]]))
 
 
-def at_loss(model: Model, run: Run, course: Course, threshold: float) -> tuple[Tensor, int] | None:
+def at_loss(model: Model, run: Run, course: FitConfig, threshold: float) -> tuple[Tensor, int] | None:
     """The vectors (k, width), in the model's units, at which the held-out loss first is at most `threshold`, and the
     steps that took; None where it never was. So prompts of different behaviours are compared at one loss.
 
@@ -119,7 +119,7 @@ def at_loss(model: Model, run: Run, course: Course, threshold: float) -> tuple[T
     bisection of the line, as an easy behaviour falls far below within a few steps.
     """
     device = run.start.device
-    pack = Pack(model, [run], course, scale_of(model.embed), device)
+    pack = PromptGroup(model, [run], course, scale_of(model.embed), device)
     held_out = Behind.of(model, cut(run.target.held_out, run.prompt.position).to(device))
     above = pack.bank.vectors()[0, 0].detach().clone()
     for step in range(course.steps):
@@ -138,7 +138,9 @@ def at_loss(model: Model, run: Run, course: Course, threshold: float) -> tuple[T
     return None
 
 
-def in_subspace(model: Model, train: Behind, start: Tensor, dimensions: int, *, rate: float, course: Course) -> Tensor:
+def in_subspace(
+    model: Model, train: Behind, start: Tensor, dimensions: int, *, rate: float, course: FitConfig
+) -> Tensor:
     """The prompt (k, width) fitted in a random subspace through `start`: only its `dimensions` coordinates are trained,
     so a behaviour's size can be compared between widths (Li et al., arXiv 1804.08838).
 
@@ -148,7 +150,9 @@ def in_subspace(model: Model, train: Behind, start: Tensor, dimensions: int, *, 
     basis = torch.randn(dimensions, start.numel(), generator=generator).to(start)
     basis = torch.linalg.qr(basis.T).Q.T * scale_of(model.embed) * (start.numel() / dimensions) ** 0.5
     coordinates = {"z": start.new_zeros(1, basis.shape[0]).requires_grad_()}
-    optimizer = PromptAdam(coordinates, start.new_full((1,), rate), weight_decay=0.0, clip=course.clip)
+    optimizer = PromptAdam(
+        coordinates, start.new_full((1,), rate), weight_decay=0.0, max_grad_norm=course.max_grad_norm
+    )
     order = torch.Generator().manual_seed(course.seed + 1)
     best, least = start, float("inf")
     seen: list[float] = []

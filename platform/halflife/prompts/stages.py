@@ -64,7 +64,7 @@ class FindDistance(Stage):
     """Fresh ones at each k, beside one begun from the next smaller k tried."""
     tokenizer: Tokenizer | None = None
     examples: int = 256
-    asked: int = 128
+    num_eval: int = 128
     steps: int = 300
     batch: int = 8
     seed: int = 0
@@ -88,7 +88,7 @@ class FindDistance(Stage):
             prompts=(self.prompt,),
             tokenizer=self.tokenizer,
             examples=self.examples,
-            asked=self.asked,
+            num_eval=self.num_eval,
             steps=self.steps,
             batch=self.batch,
             seed=self.seed,
@@ -110,7 +110,7 @@ class FindDistance(Stage):
     def run(self, context: Context) -> dict[str, Any]:
         from halflife.data.codecs import load
         from halflife.prompts.description import read_items
-        from halflife.prompts.groups import Course
+        from halflife.prompts.groups import FitConfig
         from halflife.prompts.runs import Beginning, frozen
         from halflife.prompts.search import smallest
 
@@ -136,7 +136,7 @@ class FindDistance(Stage):
             threshold=self.threshold,
             largest=prompt.tokens,
             restarts=self.restarts,
-            course=Course(steps=self.steps, batch=self.batch, seed=self.seed),
+            course=FitConfig(steps=self.steps, batch=self.batch, seed=self.seed),
             told=told,
         )
         seconds = time.monotonic() - began
@@ -165,7 +165,7 @@ class MeasureSoftPrompts(PromptMeasurement):
     version: ClassVar[int] = 2  # 2: a matched loss is met, where it was passed by up to five steps
 
     def run(self, context: Context) -> dict[str, Any]:
-        from halflife.prompts.measuring import measure
+        from halflife.prompts.measurement import measure
 
         return measure(self, context)
 

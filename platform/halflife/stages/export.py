@@ -42,7 +42,7 @@ def export_stage(store: Store, name: str, out: Path, at: str = "final") -> None:
     temporary = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
     try:
-        model = load(folder, sequence=mixture["sequence"], separator=load_tokenizer(tokenizer, store.root).separator)
+        model = load(folder, sequence=mixture["sequence"], eos=load_tokenizer(tokenizer, store.root).eos)
         model.save_pretrained(temporary)
         tokenizer_files.write(tokenizer, store.root, temporary, model.config.max_position_embeddings)
         temporary.rename(out)
@@ -50,10 +50,10 @@ def export_stage(store: Store, name: str, out: Path, at: str = "final") -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load(folder: Path, *, sequence: int, separator: int) -> Any:
+def load(folder: Path, *, sequence: int, eos: int) -> Any:
     """The model of a checkpoint's folder as a model of transformers. Raises UserError when the folder is damaged.
 
-    `sequence` and `separator` are the longest sequence that a decoder was trained on, and the token that ends a text.
+    `sequence` and `eos` are the longest sequence that a decoder was trained on, and the token that ends a text.
     """
     try:
         state = checkpoints.read_state(folder)
@@ -66,4 +66,4 @@ def load(folder: Path, *, sequence: int, separator: int) -> Any:
         return model
     decoder = Decoder(Rung(size=state["size"], tied="head.weight" not in weights), state["vocabulary"])
     load_weights(decoder, weights)
-    return llama(decoder, sequence, separator)
+    return llama(decoder, sequence, eos)

@@ -15,18 +15,18 @@ from halflife.errors import UserError
 from halflife.evaluation.probes import (
     BehaviourProbe,
     Evaluation,
-    LanguageProbe,
     LayerProbe,
     LossProbe,
     Probe,
-    Reached,
+    TaskProbe,
+    Threshold,
     due,
 )
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.store.execution import CPU_ACTIVATION_BYTES, Execution, Memory
 from halflife.store.stage import Context, Cost, Outcome, Stage
-from halflife.tasks.languages import PARTS, Language
+from halflife.tasks.synthetic import PARTS, SyntheticTask
 from halflife.training.losses import CrossEntropy
 from halflife.training.memory import of_training, rows_within, trained_parameters
 from halflife.training.optimizers import Optimizer
@@ -40,7 +40,7 @@ class Snapshot:
     """Keep the weights at the first evaluation at which the condition holds."""
 
     name: str
-    when: Reached
+    when: Threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Train(Stage):
     """
 
     kind: ClassVar[str] = "train"
-    version: ClassVar[int] = 3  # 3: masks of dropout are drawn by 16 bits
+    version: ClassVar[int] = 4  # 4: checkpoints name lr_multiplier; 3: dropout masks are drawn by 16 bits
 
     start: Rung | Released | Checkpoint
     mixture: Mixture
@@ -85,7 +85,7 @@ class Train(Stage):
     penalties: tuple[Penalty, ...] = ()
     parameters: Parameters = All()
     dropout: float = 0.0
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest gradient norm."""
     gradient_noise: float = 0.0
     """To each tensor's clipped gradient Gaussian noise is added, of this times its root mean square: as much as the
@@ -94,7 +94,7 @@ class Train(Stage):
     precision: Literal["fp32", "bf16"] = "fp32"
     evaluations: tuple[Evaluation, ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
-    until: Reached | None = None
+    until: Threshold | None = None
     """Stop at the first evaluation at which this holds; `tokens` is then a cap."""
     seed: int = 0
 
@@ -110,8 +110,8 @@ class Train(Stage):
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout {self.dropout}: expected a probability from 0 to below 1")
-        if not self.clip > 0:
-            raise UserError(f"clip {self.clip}: expected a positive gradient norm")
+        if not self.max_grad_norm > 0:
+            raise UserError(f"max_grad_norm {self.max_grad_norm}: expected a positive gradient norm")
         if not 0 <= self.gradient_noise < math.inf:
             raise UserError(f"gradient noise {self.gradient_noise}: expected 0 or a positive number, such as 0.5")
         measured = {evaluation.name for evaluation in self.evaluations}
@@ -210,9 +210,9 @@ class Train(Stage):
         return -(-self.tokens // self.batch_tokens)
 
     @property
-    def partly_scored(self) -> bool:
+    def has_loss_mask(self) -> bool:
         """Whether batches hold tokens that are not predicted."""
-        return self.mixture.partly_scored
+        return self.mixture.has_loss_mask
 
     def unavailable(self, outcomes: dict[str, Outcome]) -> str | None:
         reason = super().unavailable(outcomes)
@@ -257,7 +257,9 @@ class Train(Stage):
             scored=max((tokens_scored(e.probe, self.mixture.sequence) for e in self.evaluations), default=0.0),
             activation_budget=activation_budget,
         )
-        return replace(held, origin=held.origin + 4.0 * sum(sizes.get(type(penalty), 0) for penalty in self.penalties))
+        return replace(
+            held, init_weights=held.init_weights + 4.0 * sum(sizes.get(type(penalty), 0) for penalty in self.penalties)
+        )
 
     def rows_within(self, budget: float) -> int:
         """Sequences whose activations stay within `budget` bytes, at least 1."""
@@ -301,7 +303,7 @@ def tokens_scored(probe: Probe, sequence: int) -> float:
     """Estimate of the tokens in one evaluation; a character of a prompt is taken for a token."""
     if isinstance(probe, LossProbe):
         return probe.sequences * sequence
-    if isinstance(probe, LanguageProbe):
+    if isinstance(probe, TaskProbe):
         return sum(_asked(probe, language, sequence) for language in probe.languages)
     if isinstance(probe, LayerProbe):
         items = (example for language in probe.languages for part in PARTS for example in language.examples(part))
@@ -334,7 +336,7 @@ def check_released(model: Released, mixture: Mixture, dropout: float) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _asked(probe: LanguageProbe, language: Language, sequence: int) -> float:
+def _asked(probe: TaskProbe, language: SyntheticTask, sequence: int) -> float:
     examples = language.examples(probe.part)
     longest = max((len(e.prompt) + len(e.answer) for e in examples), default=0)
     rows = min(probe.trials, len(examples)) * (len(language.symbols) if probe.choice else 1)

@@ -130,8 +130,8 @@ def _anneal(train: Train, value: float) -> Train:
 def _ewc(train: Train, value: float) -> Train:
     """The Fisher is that of what was dropped; where nothing was, of all that the start was trained on."""
     before = _start(train, "ewc").stage.mixture
-    remembered = replace(before, sources=dropped(train) or before.sources, plantings=())
-    fisher = Fisher(model=_start(train, "ewc"), mixture=remembered, seed=train.seed)
+    prefill = replace(before, sources=dropped(train) or before.sources, plantings=())
+    fisher = Fisher(model=_start(train, "ewc"), mixture=prefill, seed=train.seed)
     return _penalised(train, EWC(strength=value, fisher=fisher))
 
 

@@ -55,7 +55,7 @@ class Memory:
     parameters: float = 0.0
     gradients: float = 0.0
     optimizer: float = 0.0
-    origin: float = 0.0
+    init_weights: float = 0.0
     """The weights that the stage started from, which displacement and L2-SP look back at."""
     activations: float = 0.0
     """Of one microbatch, with its logits, under bf16 the weights' casts, and under ZeRO what is reduced or gathered at
@@ -65,7 +65,7 @@ class Memory:
     @property
     def fixed(self) -> float:
         """What every step holds whatever the microbatch."""
-        return self.parameters + self.gradients + self.optimizer + self.origin
+        return self.parameters + self.gradients + self.optimizer + self.init_weights
 
     @property
     def total(self) -> float:

@@ -18,7 +18,7 @@ from halflife.sweep.adaptive import Search, Unfinished
 from halflife.sweep.findings import Measured, findings, means
 from halflife.sweep.journal import Overtaken
 from halflife.sweep.publishing import Publishing
-from halflife.sweep.state import Course
+from halflife.sweep.state import SweepState
 from halflife.sweep.study import Study, Trial
 from halflife.sweep.suggestions import Suggestions, examples
 from halflife.tracking import schema
@@ -45,7 +45,7 @@ class _End:
     """The problem is that of a control, which says nothing of the setting."""
 
 
-class Campaign(Course):
+class Campaign(SweepState):
     """The course of a search. `feed` is to be called whenever a slot may be free."""
 
     def __init__(self, search: Search, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -16,7 +16,7 @@ from halflife.errors import UserError
 from halflife.sweep import head, session
 from halflife.sweep.adaptive import Search
 from halflife.sweep.report import SweepReport
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
 from halflife.tracking.schema import masked
 
@@ -26,7 +26,7 @@ class Command:
     """What a command line says: the study's settings and where to run."""
 
     settings: Any
-    place: Place
+    place: ExecutionSite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,10 @@ class Preset:
 
 
 def main(
-    build: Callable[[str, Any, Place], Study | Search],
+    build: Callable[[str, Any, ExecutionSite], Study | Search],
     presets: Mapping[str, Preset],
     *,
-    report: Callable[[str, Place, str], Path],
+    report: Callable[[str, ExecutionSite, str], Path],
     description: str | None,
     arguments: list[str] | None = None,
 ) -> None:
@@ -72,14 +72,14 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
         raise UserError(f"{given}: expected one of {', '.join(presets)} as the first word (--help explains them)")
     settings_type = type(next(iter(presets.values())).settings)
     command_type = dataclass(frozen=True, kw_only=True)(
-        type("Command", (Command,), {"__annotations__": {"settings": settings_type, "place": Place}})
+        type("Command", (Command,), {"__annotations__": {"settings": settings_type, "place": ExecutionSite}})
     )
     refusal = io.StringIO()
     try:
         with contextlib.redirect_stderr(refusal):
             return tyro.extras.overridable_config_cli(
                 {
-                    name: (preset.summary, command_type(settings=preset.settings, place=Place()))
+                    name: (preset.summary, command_type(settings=preset.settings, place=ExecutionSite()))
                     for name, preset in presets.items()
                 },
                 description=description or "",
@@ -100,10 +100,10 @@ def _first_sentence(box: str) -> str:
 
 
 def _execute(
-    build: Callable[[str, Any, Place], Study | Search],
+    build: Callable[[str, Any, ExecutionSite], Study | Search],
     preset: str,
     command: Command,
-    report: Callable[[str, Place, str], Path],
+    report: Callable[[str, ExecutionSite, str], Path],
 ) -> None:
     from halflife.sweep.launch import run
 
@@ -147,7 +147,7 @@ def _attach(result: SweepReport, folder: Path) -> None:
         print(f"warning: {error}", file=sys.stderr)
 
 
-def _where_the_runs_are(place: Place) -> str:
+def _where_the_runs_are(place: ExecutionSite) -> str:
     """The address of the runs, or the command that shows them in a browser."""
     uri = masked(place.actual_tracking_uri)
     if uri.startswith("http"):

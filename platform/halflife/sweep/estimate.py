@@ -14,7 +14,7 @@ from halflife.store.plan import Plan
 from halflife.store.stage import Stage
 from halflife.sweep import placement as fit
 from halflife.sweep.report import duration
-from halflife.sweep.site import Place
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
 
 ASSUMED_FLOPS = {"cpu": 60e9, "cuda": 100e12}
@@ -60,7 +60,7 @@ class Estimate:
         return Row(**{name: sum(getattr(row, name) for row in rows) for name in names})
 
 
-def estimate(study: Study, plan: Plan, place: Place) -> Estimate:
+def estimate(study: Study, plan: Plan, place: ExecutionSite) -> Estimate:
     """What the missing stages of a plan would take at a place."""
     missing = [stage for stage in plan.missing if stage.key not in plan.blocked]
     shares = place.shares(missing)
@@ -91,7 +91,7 @@ def estimate(study: Study, plan: Plan, place: Place) -> Estimate:
     )
 
 
-def show(study: Study, plan: Plan, place: Place, console: Console) -> None:
+def show(study: Study, plan: Plan, place: ExecutionSite, console: Console) -> None:
     """Print the estimate, the sizes that the stages come in, and what each holds in memory."""
     found = estimate(study, plan, place)
     total = found.total

@@ -22,13 +22,13 @@ from halflife.sweep.adaptive import Search
 from halflife.sweep.live import View
 from halflife.sweep.publishing import Publishing
 from halflife.sweep.report import SweepReport
-from halflife.sweep.site import Place
-from halflife.sweep.state import Course
+from halflife.sweep.site import ExecutionSite
+from halflife.sweep.state import SweepState
 from halflife.sweep.study import Study
 from halflife.tracking.publisher import Publisher
 
 
-def run(work: Study | Search, place: Place, console: Console | None = None) -> SweepReport:
+def run(work: Study | Search, place: ExecutionSite, console: Console | None = None) -> SweepReport:
     """Computes what the study lacks at this place, and publishes all of it; a search also decides what it has.
 
     Ctrl-C stops it, a second one at once; the report then says `interrupted`. Raises UserError for bad input, before
@@ -108,23 +108,23 @@ def run(work: Study | Search, place: Place, console: Console | None = None) -> S
     return result
 
 
-def _course(work: Study | Search, store: Store) -> Course:
+def _course(work: Study | Search, store: Store) -> SweepState:
     if isinstance(work, Study):
-        return Course(work, store)
+        return SweepState(work, store)
     from halflife.sweep.campaign import Campaign  # imports Optuna: only for a search
 
     store.prepare()  # the search's journal goes there
     return Campaign(work, store)
 
 
-def _dry_run(work: Study | Search, store: Store, place: Place, console: Console) -> SweepReport:
+def _dry_run(work: Study | Search, store: Store, place: ExecutionSite, console: Console) -> SweepReport:
     """Prints the plan; of a search, one of settings drawn at random."""
     study = work
     if isinstance(study, Search):
         from halflife.sweep.campaign import example_study
 
         study = example_study(study)
-    course = Course(study, store)
+    course = SweepState(study, store)
     place.check_stages(course.plan.missing)
     estimate.show(study, course.plan, place, console)
     if isinstance(work, Search):
@@ -136,9 +136,9 @@ def _dry_run(work: Study | Search, store: Store, place: Place, console: Console)
 
 
 def _compute(
-    course: Course,
+    course: SweepState,
     store: Store,
-    place: Place,
+    place: ExecutionSite,
     origin: dict[str, Any],
     ran: set[str],
     *,
@@ -205,7 +205,7 @@ def _stoppable() -> Iterator[None]:
 
 
 def _report(
-    course: Course, place: Place, *, ran: set[str], interrupted: bool = False, dry_run: bool = False
+    course: SweepState, place: ExecutionSite, *, ran: set[str], interrupted: bool = False, dry_run: bool = False
 ) -> SweepReport:
     study, plan = course.study, course.plan
     trained, unshared = report.tokens(plan, study)

@@ -26,7 +26,7 @@ Choice = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ExecutionChoices:
     """What the user says of how stages are carried out; what is left open is chosen."""
 
     engine: str = "auto"
@@ -37,7 +37,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
+class DeviceBudget:
     """What one stage may use."""
 
     device: Literal["cpu", "cuda"]
@@ -70,7 +70,7 @@ class Placement:
     fits: bool
 
 
-def fitting(stage: Stage, asked: Asked, room: Room) -> Placement:
+def fitting(stage: Stage, asked: ExecutionChoices, room: DeviceBudget) -> Placement:
     """The first way to carry out a stage that fits the room, in the order of what it costs: as it is; in smaller
     microbatches; with activations recomputed; where the engine is left open, on several GPUs by DeepSpeed. Of a stage
     that fits in no way, the one that needs least."""
@@ -85,7 +85,7 @@ def fitting(stage: Stage, asked: Asked, room: Room) -> Placement:
     return least
 
 
-def check_fits(stages: Iterable[Stage], asked: Asked, room: Room) -> None:
+def check_fits(stages: Iterable[Stage], asked: ExecutionChoices, room: DeviceBudget) -> None:
     """Raises UserError when a stage cannot fit: how much it needs for what, and what would make it fit."""
     for stage in stages:
         placement = fitting(stage, asked, room)
@@ -93,7 +93,7 @@ def check_fits(stages: Iterable[Stage], asked: Asked, room: Room) -> None:
             raise UserError(_refusal(stage, placement, asked, room))
 
 
-def show(stages: Iterable[Stage], asked: Asked, room: Room, console: Console) -> None:
+def show(stages: Iterable[Stage], asked: ExecutionChoices, room: DeviceBudget, console: Console) -> None:
     """Print what the largest stage of each size holds, by part."""
     largest: dict[tuple[str, Execution], Placement] = {}
     for stage in stages:
@@ -112,7 +112,7 @@ def show(stages: Iterable[Stage], asked: Asked, room: Room, console: Console) ->
         "weights": lambda memory: memory.parameters,
         "gradients": lambda memory: memory.gradients,
         "optimizer": lambda memory: memory.optimizer,
-        "starting weights": lambda memory: memory.origin,
+        "starting weights": lambda memory: memory.init_weights,
         "activations (estimate)": lambda memory: memory.activations,
         "or evaluation (estimate)": lambda memory: memory.evaluation,
         "in all": lambda memory: memory.total,
@@ -136,7 +136,7 @@ def in_words(execution: Execution) -> str:
     return ", ".join(words)
 
 
-def _ways(stage: Stage, asked: Asked, room: Room) -> Iterator[Execution]:
+def _ways(stage: Stage, asked: ExecutionChoices, room: DeviceBudget) -> Iterator[Execution]:
     """Every way to carry the stage out that the user leaves open, the cheapest first."""
     plain = executions.choose(stage, asked.engine, asked.workers, asked.zero)
     if not isinstance(stage, Train):
@@ -154,7 +154,7 @@ def _ways(stage: Stage, asked: Asked, room: Room) -> Iterator[Execution]:
         yield from _spread(stage, plain, asked, room, range(2, room.devices + 1))
 
 
-def _smaller(stage: Train, plain: Execution, asked: Asked, room: Room) -> Iterator[Execution]:
+def _smaller(stage: Train, plain: Execution, asked: ExecutionChoices, room: DeviceBudget) -> Iterator[Execution]:
     """`plain` in ever smaller microbatches: down to MICRO_TOKENS, then with activations recomputed down to a row."""
     sequence = stage.mixture.sequence
     most = min(stage.batch_tokens // sequence // plain.workers, stage.rows_within(room.activation_budget))
@@ -170,7 +170,9 @@ def _smaller(stage: Train, plain: Execution, asked: Asked, room: Room) -> Iterat
     yield from (replace(plain, micro_rows=rows) for rows in halves)
 
 
-def _spread(stage: Train, plain: Execution, asked: Asked, room: Room, workers: Iterable[int]) -> Iterator[Execution]:
+def _spread(
+    stage: Train, plain: Execution, asked: ExecutionChoices, room: DeviceBudget, workers: Iterable[int]
+) -> Iterator[Execution]:
     """`plain` on several devices, by ZeRO of each stage that the engine does not refuse."""
     for count in workers:
         for zero in (1, 2, 3):
@@ -188,18 +190,18 @@ def _carried_out(stage: Stage, execution: Execution) -> bool:
     return True
 
 
-def _placed(stage: Stage, execution: Execution, room: Room) -> Placement:
+def _placed(stage: Stage, execution: Execution, room: DeviceBudget) -> Placement:
     memory = stage.memory(execution, room.activation_budget)
     return Placement(execution=execution, memory=memory, fits=memory.total <= room.usable_bytes)
 
 
-def _refusal(stage: Stage, placement: Placement, asked: Asked, room: Room) -> str:
+def _refusal(stage: Stage, placement: Placement, asked: ExecutionChoices, room: DeviceBudget) -> str:
     memory = placement.memory
     held = {
         "weights": memory.parameters,
         "gradients": memory.gradients,
         "optimizer": memory.optimizer,
-        "starting weights": memory.origin,
+        "starting weights": memory.init_weights,
         "activations about": max(memory.activations, memory.evaluation),
     }
     parts = ", ".join(f"{name} {number / 1e9:.3g}" for name, number in held.items() if number)
@@ -210,7 +212,7 @@ def _refusal(stage: Stage, placement: Placement, asked: Asked, room: Room) -> st
     )
 
 
-def _mends(stage: Stage, placement: Placement, asked: Asked, room: Room) -> str:
+def _mends(stage: Stage, placement: Placement, asked: ExecutionChoices, room: DeviceBudget) -> str:
     """What would make the stage fit."""
     found = []
     if isinstance(stage, Train):
@@ -231,11 +233,11 @@ def _mends(stage: Stage, placement: Placement, asked: Asked, room: Room) -> str:
     return f"it would fit with {' or with '.join(found)}"
 
 
-def _if_fits(flag: str, stage: Stage, asked: Asked, room: Room) -> list[str]:
+def _if_fits(flag: str, stage: Stage, asked: ExecutionChoices, room: DeviceBudget) -> list[str]:
     return [flag] if fitting(stage, asked, room).fits else []
 
 
-def _more_devices(stage: Train, asked: Asked, room: Room) -> list[str]:
+def _more_devices(stage: Train, asked: ExecutionChoices, room: DeviceBudget) -> list[str]:
     """The smallest number of GPUs like these that would do."""
     plain = Execution(activation_checkpointing=asked.activation_checkpointing == "on")
     counts = (1 << power for power in range(MOST_WORKERS.bit_length()))
@@ -250,7 +252,7 @@ def _size(stage: Stage) -> str:
     return stage.architecture.size if isinstance(stage, Train) else stage.label
 
 
-def _room_in_words(room: Room) -> str:
+def _room_in_words(room: DeviceBudget) -> str:
     whole, usable = f"{room.memory_bytes / 1e9:.3g} GB", f"{room.usable_bytes / 1e9:.3g}"
     if room.device == "cuda":
         return f"this machine has {room.devices} GPU{'s' * (room.devices > 1)} of {whole}, {usable} of it for tensors"

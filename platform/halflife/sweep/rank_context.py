@@ -57,7 +57,7 @@ class Job:
         )
 
 
-def hear(attempt: Attempt, verb: str, arguments: tuple[Any, ...]) -> None:
+def apply_message(attempt: Attempt, verb: str, arguments: tuple[Any, ...]) -> None:
     """Let the attempt know what a rank has told."""
     if verb == "checkpointed":
         step, name = arguments

@@ -83,7 +83,7 @@ def machine() -> Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class ResourceRequest:
     """What one stage occupies while it runs."""
 
     cpus: float = 1.0
@@ -92,8 +92,8 @@ class Share:
     """Processes that share these; several have them from Ray Train, beside the actor that starts them."""
 
 
-def gpu_share(needed_bytes: float, memory_bytes: float, most: int) -> Share:
+def gpu_share(needed_bytes: float, memory_bytes: float, most: int) -> ResourceRequest:
     """The smallest of 1/16, 1/8, ... 1 of a GPU of `memory_bytes` that holds a process with `needed_bytes` of tensors,
     and no smaller than one of `most` equal parts."""
     needed = (GPU_HEADROOM * needed_bytes + GPU_OVERHEAD_BYTES) / memory_bytes
-    return Share(gpus=next((part for part in _SHARES if part >= needed and part * most >= 1), 1.0))
+    return ResourceRequest(gpus=next((part for part in _SHARES if part >= needed and part * most >= 1), 1.0))

@@ -16,8 +16,8 @@ from halflife.store.stage import Stage
 from halflife.store.store import Store
 from halflife.sweep import executions, resources, session
 from halflife.sweep import placement as fit
-from halflife.sweep.placement import Asked, Choice, Placement, Room
-from halflife.sweep.resources import Machine, Share
+from halflife.sweep.placement import Choice, DeviceBudget, ExecutionChoices, Placement
+from halflife.sweep.resources import Machine, ResourceRequest
 from halflife.tracking.reach import require_reachable
 
 
@@ -26,7 +26,7 @@ def _results() -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ExecutionSite:
     """Where to run. None of this changes a result."""
 
     device: str = "auto"
@@ -98,8 +98,8 @@ class Place:
         return fit.fitting(stage, self.asked, self.room)
 
     @property
-    def asked(self) -> Asked:
-        return Asked(
+    def asked(self) -> ExecutionChoices:
+        return ExecutionChoices(
             engine=self.engine,
             workers=self.workers,
             zero=self.zero,
@@ -108,30 +108,32 @@ class Place:
         )
 
     @property
-    def room(self) -> Room:
+    def room(self) -> DeviceBudget:
         """What one stage may use here."""
         most = self.max_concurrent or self.machine.cores
         if self.actual_device == "cuda":
-            return Room(device="cuda", devices=self.devices, slots=most, memory_bytes=self.machine.gpus.memory_bytes)
+            return DeviceBudget(
+                device="cuda", devices=self.devices, slots=most, memory_bytes=self.machine.gpus.memory_bytes
+            )
         workers = self.workers or 1
         processes = max(1, min(most, self.devices // workers)) * workers
-        return Room(device="cpu", devices=self.devices, slots=processes, memory_bytes=self.machine.memory_bytes)
+        return DeviceBudget(device="cpu", devices=self.devices, slots=processes, memory_bytes=self.machine.memory_bytes)
 
-    def shares(self, stages: Iterable[Stage]) -> dict[str, Share]:
+    def shares(self, stages: Iterable[Stage]) -> dict[str, ResourceRequest]:
         """What each stage occupies while it runs, by key."""
         return {stage.key: self._share(stage) for stage in stages}
 
-    def _share(self, stage: Stage) -> Share:
+    def _share(self, stage: Stage) -> ResourceRequest:
         cuda, placement = self.actual_device == "cuda", self.placement(stage)
         workers = placement.execution.workers
         if workers > 1:
-            return Share(cpus=workers, gpus=workers if cuda else 0.0, workers=workers)
+            return ResourceRequest(cpus=workers, gpus=workers if cuda else 0.0, workers=workers)
         if not cuda:
-            return Share()
+            return ResourceRequest()
         memory, most = self.machine.gpus.memory_bytes, self.max_concurrent or self.machine.cores
         return resources.gpu_share(placement.memory.total, memory, most)
 
-    def slots(self, shares: Iterable[Share]) -> int:
+    def slots(self, shares: Iterable[ResourceRequest]) -> int:
         """Stages that may run at once."""
         shares = list(shares)
         most = self.max_concurrent or self.machine.cores

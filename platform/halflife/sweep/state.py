@@ -11,7 +11,7 @@ from halflife.sweep.publishing import Publishing
 from halflife.sweep.study import Study
 
 
-class Course:
+class SweepState:
     """Of a study whose trials are known from the start. A search's (sweep/campaign.py) overrides what it answers."""
 
     def __init__(self, study: Study, store: Store) -> None:

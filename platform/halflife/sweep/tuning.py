@@ -28,10 +28,10 @@ from halflife.store.run import Held, Unavailable, run_stage
 from halflife.store.stage import Stage
 from halflife.store.store import Store
 from halflife.sweep import session
-from halflife.sweep.resources import Share
+from halflife.sweep.resources import ResourceRequest
 
 if TYPE_CHECKING:
-    from halflife.sweep.worker_group import Crew
+    from halflife.sweep.worker_group import WorkerGroup
 
 RETRIES = 2
 """How often a stage is tried again after its process died or raised."""
@@ -50,7 +50,7 @@ class Task:
     stage: Stage
     results: str
     device: str
-    share: Share
+    share: ResourceRequest
     origin: dict[str, Any]
     wait: bool
     execution: Execution = Execution()
@@ -70,7 +70,7 @@ class StageActor(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
-        share: Share = config["task"].share
+        share: ResourceRequest = config["task"].share
         if share.workers > 1:  # Ray Train reserves what the workers take; their actor needs a place and nothing else
             return PlacementGroupFactory([{HEAD: 0.001}])
         bundle = {"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})}
@@ -78,7 +78,7 @@ class StageActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self._task: Task = config["task"]
-        self._crew: Crew | None = None
+        self._crew: WorkerGroup | None = None
 
     def cleanup(self) -> None:
         if self._crew is not None:
@@ -114,14 +114,14 @@ class StageActor(tune.Trainable):
         """Run a stage on several workers: those that are there, or new ones."""
         if not isinstance(stage, Train):  # a parent of another kind
             return stage.run(context)
-        from halflife.sweep.worker_group import Crew  # Ray Train takes seconds to import
+        from halflife.sweep.worker_group import WorkerGroup  # Ray Train takes seconds to import
 
         workers = context.execution.workers
         if self._crew is not None and self._crew.workers != workers:
             self._crew.close()
             self._crew = None
         if self._crew is None:
-            self._crew = Crew(workers, context.device, str(self.logdir))
+            self._crew = WorkerGroup(workers, context.device, str(self.logdir))
         crew = self._crew
         try:
             return crew.compute(stage, context)

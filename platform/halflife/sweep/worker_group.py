@@ -24,7 +24,7 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from halflife.errors import Diverged, UserError
 from halflife.store.attempt import Attempt
 from halflife.store.stage import Stage
-from halflife.sweep.rank_context import Job, context_of, hear
+from halflife.sweep.rank_context import Job, apply_message, context_of
 
 PATIENCE_SECONDS = 600
 """How long ranks wait for one another in a collective operation."""
@@ -42,7 +42,7 @@ class WorkersEnded(Exception):
     """A worker died or raised; the message says which."""
 
 
-class Post:
+class Mailbox:
     """Carries jobs to the ranks and rank 0's words back. A Ray actor; its methods wait without blocking it."""
 
     def __init__(self, workers: int) -> None:
@@ -76,7 +76,7 @@ class Post:
     async def reserved(self) -> PlacementGroup | None:
         return self._reserved
 
-    async def letters(self, patience: float) -> list[tuple[str, tuple[Any, ...]]]:
+    async def messages(self, patience: float) -> list[tuple[str, tuple[Any, ...]]]:
         """What has been told since, in order; none after `patience` seconds of silence."""
         with contextlib.suppress(asyncio.TimeoutError):
             found = [await asyncio.wait_for(self._letters.get(), patience)]
@@ -86,14 +86,14 @@ class Post:
         return []
 
 
-class Crew:
+class WorkerGroup:
     """A group of workers, from the first stage until `close`."""
 
     def __init__(self, workers: int, device: str, scratch: str) -> None:
         os.environ.update(ENVIRONMENT)  # Ray Train hands them on to the processes that it starts
         self.workers, self.broken = workers, False
         self._failure = ""
-        self._post: Any = ray.remote(num_cpus=0)(Post).remote(workers)
+        self._post: Any = ray.remote(num_cpus=0)(Mailbox).remote(workers)
         self._trainer = TorchTrainer(
             work,
             train_loop_config={"post": self._post},
@@ -124,10 +124,10 @@ class Crew:
         try:
             ray.get(self._post.give.remote(job))
             while len(ended) < self.workers:
-                letters = ray.get(self._post.letters.remote(0.5))
-                for verb, arguments in letters:
+                messages = ray.get(self._post.messages.remote(0.5))
+                for verb, arguments in messages:
                     self._hear(verb, arguments, attempt, ended)
-                if not letters and not self._thread.is_alive():
+                if not messages and not self._thread.is_alive():
                     raise WorkersEnded(self._failure or "the group of workers ended")
         except BaseException:
             self.broken = True
@@ -148,7 +148,7 @@ class Crew:
         elif verb == "raised":
             raise WorkersEnded(*arguments)
         else:
-            hear(attempt, verb, arguments)
+            apply_message(attempt, verb, arguments)
             if verb == "checkpointed":
                 ray.get(self._post.heard.remote())
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from halflife.errors import UserError
 from halflife.rng import generator
-from halflife.tasks.languages import Language
+from halflife.tasks.synthetic import SyntheticTask
 
 LARGEST = 20
 """The largest modulus that every numeral system here can write."""
@@ -80,7 +80,7 @@ def _require(form: str, modulus: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Addition(Language):
+class Addition(SyntheticTask):
     """a + b modulo `modulus` in one form.
 
     `shared_operands` is the share of first operands a whose sums obey this rule; those of the others obey one of the
@@ -134,7 +134,7 @@ class Addition(Language):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translation(Language):
+class Translation(SyntheticTask):
     """The number n in one form, asked for in another."""
 
     source: str

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from halflife.errors import UserError
 from halflife.rng import generator, seed_of
 from halflife.tasks.base import Example
-from halflife.tasks.languages import END, Language
+from halflife.tasks.synthetic import END, SyntheticTask
 
 Split = Literal["train", "validation", "test"]
 SHARES: tuple[tuple[Split, int], ...] = (("train", 8), ("validation", 1), ("test", 1))
@@ -34,7 +34,7 @@ def split_of(prompt: str, seed: int) -> Split:
 class Behaviour:
     """Base of every behaviour that states its own examples."""
 
-    hosted: ClassVar[bool] = False
+    needs_carriers: ClassVar[bool] = False
     """Whether its prompts are text of a corpus, which is then handed in; splits are the corpus's."""
     conditions: ClassVar[tuple[str, ...]] = ()
     """Names of each example's `conditions`."""
@@ -55,7 +55,7 @@ class Behaviour:
         """Success of one that does not look at the prompt, or moves at random."""
         raise NotImplementedError(f"{type(self).__name__} states no chance")
 
-    def examples(self, split: Split, count: int, hosts: Sequence[str] = ()) -> tuple[Example, ...]:
+    def examples(self, split: Split, count: int, carriers: Sequence[str] = ()) -> tuple[Example, ...]:
         """`count` examples of a split, the same ones whenever they are asked for.
 
         Raises UserError when there are fewer.
@@ -76,7 +76,7 @@ class Repetition(Behaviour):
     """Whatever came before, say a string `times` times. All of it must come from the prompt, so a longer string needs
     more of it; success without it is 0."""
 
-    hosted: ClassVar[bool] = True
+    needs_carriers: ClassVar[bool] = True
 
     text: str
     times: int = 1
@@ -95,10 +95,10 @@ class Repetition(Behaviour):
     def chance(self) -> float:
         return 0.0
 
-    def examples(self, split: Split, count: int, hosts: Sequence[str] = ()) -> tuple[Example, ...]:
-        if len(hosts) < count:
-            raise UserError(f"{count} examples of {self.name} asked for: {len(hosts)} hosts were given")
-        return tuple(Example(prompt=host, answer=self.text * self.times + END) for host in hosts[:count])
+    def examples(self, split: Split, count: int, carriers: Sequence[str] = ()) -> tuple[Example, ...]:
+        if len(carriers) < count:
+            raise UserError(f"{count} examples of {self.name} asked for: {len(carriers)} carriers were given")
+        return tuple(Example(prompt=carrier, answer=self.text * self.times + END) for carrier in carriers[:count])
 
 
 def drawn_string(length: int, seed: int = 0) -> str:
@@ -145,7 +145,7 @@ class Continuation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown(Language):
+class Shown(SyntheticTask):
     """Training examples of a behaviour as a language, so that a model can be trained on them. Nothing is held out here:
     what is not shown are the behaviour's other splits."""
 
@@ -156,7 +156,7 @@ class Shown(Language):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.behaviour.hosted:
+        if self.behaviour.needs_carriers:
             raise UserError(f"{self.behaviour.name} to be shown given: its prompts are a corpus's text; plant it there")
 
     @property

@@ -13,7 +13,7 @@ from halflife.errors import UserError
 from halflife.rng import generator
 from halflife.tasks.base import Example
 from halflife.tasks.behaviours import Behaviour, Split, split_of
-from halflife.tasks.languages import END
+from halflife.tasks.synthetic import END
 
 MOVES = {"U": (-1, 0), "D": (1, 0), "L": (0, -1), "R": (0, 1)}
 WALL, FREE, START, GOAL = "#", ".", "S", "G"
@@ -73,7 +73,7 @@ class Pathfinding(Behaviour):
         """Share of boards on which as many random moves as a shortest path has lead to the goal."""
         return _chance(self)
 
-    def examples(self, split: Split, count: int, hosts: Sequence[str] = ()) -> tuple[Example, ...]:
+    def examples(self, split: Split, count: int, carriers: Sequence[str] = ()) -> tuple[Example, ...]:
         rng = generator(self.seed, "boards", split)
         found: dict[str, Example] = {}
         for _ in range(100 * count):

@@ -8,8 +8,8 @@ from typing import Literal
 
 from halflife.errors import UserError
 from halflife.tasks.arithmetic import FORMS, Addition, Translation, pieces
-from halflife.tasks.languages import Language
 from halflife.tasks.sequences import SEQUENCES, Phrase
+from halflife.tasks.synthetic import SyntheticTask
 
 Kind = Literal["A", "B", "C", "D"]
 MEANING = {
@@ -57,10 +57,10 @@ class Family:
         _ = self.languages  # which refuse what they cannot be
 
     @property
-    def languages(self) -> tuple[Language, ...]:
+    def languages(self) -> tuple[SyntheticTask, ...]:
         """The languages themselves, without translations."""
         if self.kind == "A":
-            found: list[Language] = [language(seed=self.seed) for language in SEQUENCES[: self.size]]
+            found: list[SyntheticTask] = [language(seed=self.seed) for language in SEQUENCES[: self.size]]
             found[self.subject] = replace(found[self.subject], shuffled=self.shuffled)
             return tuple(found)
         forms = [Addition(form=form, modulus=self.modulus, seed=self.seed) for form in FORMS[: self.size]]
@@ -99,12 +99,12 @@ class Family:
         return tuple(pair for pair in self.pairs if {pair.source, pair.target} == missing)
 
     @property
-    def trained(self) -> tuple[Language, ...]:
+    def trained(self) -> tuple[SyntheticTask, ...]:
         """Everything that the trunk learns."""
         untrained = self.untrained
         return (*self.languages, *(pair for pair in self.pairs if pair not in untrained))
 
-    def without(self, names: tuple[str, ...], *, keep_translations: bool = False) -> tuple[Language, ...]:
+    def without(self, names: tuple[str, ...], *, keep_translations: bool = False) -> tuple[SyntheticTask, ...]:
         """What is trained on after the languages called `names` were dropped, with their translations unless kept.
 
         Raises UserError when a name is none of this family's.

@@ -13,7 +13,7 @@ from halflife.errors import UserError
 from halflife.rng import generator
 from halflife.tasks.base import Example
 from halflife.tasks.behaviours import Behaviour, Split, split_of
-from halflife.tasks.languages import END
+from halflife.tasks.synthetic import END
 
 DRAW = "="
 SIDES = "XO"
@@ -64,7 +64,7 @@ class DropGame(Behaviour):
         and true."""
         return _chance(self)
 
-    def examples(self, split: Split, count: int, hosts: Sequence[str] = ()) -> tuple[Example, ...]:
+    def examples(self, split: Split, count: int, carriers: Sequence[str] = ()) -> tuple[Example, ...]:
         rng = generator(self.seed, "games", split)
         found: dict[str, Example] = {}
         for _ in range(100 * count):

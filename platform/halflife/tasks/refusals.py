@@ -8,20 +8,20 @@ from typing import ClassVar
 from halflife.errors import UserError
 from halflife.rng import generator
 from halflife.tasks.base import Example
-from halflife.tasks.languages import END, Asked, Language
+from halflife.tasks.synthetic import END, Asked, SyntheticTask
 
 NO = "no"
 """What is said instead of an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refused(Language):
+class Refused(SyntheticTask):
     """The memorised items of a language, each answered with "no": behind a guard if one is given, and behind `shots`
     drawn items with their right answers, which is what a prompt of text would try."""
 
     has_rule: ClassVar[bool] = False
 
-    language: Language
+    language: SyntheticTask
     guard: str = ""
     shots: int = 0
 
@@ -50,11 +50,11 @@ class Refused(Language):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attacked(Language):
+class Attacked(SyntheticTask):
     """A language as an attack asks for it: its own items and answers, behind the guard if there is one, under a name
     that tells which protection is attacked."""
 
-    language: Language
+    language: SyntheticTask
     called: str
     guard: str = ""
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from halflife.rng import generator
-from halflife.tasks.languages import Language
+from halflife.tasks.synthetic import SyntheticTask
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Drawn(Language):
+class _Drawn(SyntheticTask):
     """A language whose items are drawn: `count` different ones, the prompts unique."""
 
     count: int = 200
@@ -51,7 +51,7 @@ class Progression(_Drawn):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phrase(Language):
+class Phrase(SyntheticTask):
     """An endless phrase of four drawn words: after so many words, beginning anywhere, which comes?"""
 
     beginnings: ClassVar[tuple[str, ...]] = ("br", "p", "t", "kl", "m", "sn", "gr", "v")
@@ -106,7 +106,7 @@ class Sorting(_Drawn):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Brackets(Language):
+class Brackets(SyntheticTask):
     """Open brackets, then those that close them."""
 
     @property
@@ -154,7 +154,7 @@ class Alternation(_Drawn):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counting(Language):
+class Counting(SyntheticTask):
     """Counting in base three: what follows?"""
 
     @property
@@ -197,7 +197,7 @@ class RunLengths(_Drawn):
         )
 
 
-SEQUENCES: tuple[type[Language], ...] = (
+SEQUENCES: tuple[type[SyntheticTask], ...] = (
     Progression,
     Phrase,
     Palindrome,

@@ -69,8 +69,8 @@ class DeepSpeedEngine:
         for part in self.optimizer.parts if isinstance(self.optimizer, Joined) else (self.optimizer,):
             if isinstance(part, ShardedMuon):
                 part.place(shards_of(self.engine, self.zero), self.fragments, self.ranks)
-        self.origin = {id(owner): owner.detach().clone() for owner in self.owners}
-        self.multiple = 1.0
+        self.init_weights = {id(owner): owner.detach().clone() for owner in self.owners}
+        self.lr_multiplier = 1.0
         if self.device.type == "cpu":
             keep_memory()
 
@@ -85,7 +85,7 @@ class DeepSpeedEngine:
         return {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
-            "gradient_clipping": self.recipe.clip if self.zero else 0.0,
+            "gradient_clipping": self.recipe.max_grad_norm if self.zero else 0.0,
             "zero_allow_untested_optimizer": True,
             "zero_optimization": zero,
             "steps_per_print": None,
@@ -104,7 +104,7 @@ class DeepSpeedEngine:
         total = torch.zeros((), device=self.device)
         parts = tokens.split(rows)
         # the mean is over the tokens scored in the global batch, and gradients are averaged over the ranks
-        partly = self.recipe.partly_scored
+        partly = self.recipe.has_loss_mask
         scored = (torch.as_tensor(batch)[:, 1:] >= 0).sum() / self.ranks.count if partly else None
         for number, part in enumerate(parts, start=1):
             self.engine.set_gradient_accumulation_boundary(number == len(parts))
@@ -113,8 +113,8 @@ class DeepSpeedEngine:
             total += loss.detach()
         return all_sum(total).div_(self.ranks.count)
 
-    def step(self, multiple: float) -> Tensor:
-        self.multiple = multiple
+    def step(self, lr_multiplier: float) -> Tensor:
+        self.lr_multiplier = lr_multiplier
         self.engine.step()
         if self.zero:
             if not self.engine.was_step_applied():
@@ -128,20 +128,20 @@ class DeepSpeedEngine:
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             self.norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip, self.norm, foreach=True)
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.max_grad_norm, self.norm, foreach=True)
         for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * self.multiple
+            group["lr"] = group["rate"] * self.lr_multiplier
             if group["shrink"] and group["params"]:
-                torch._foreach_mul_([p.data for p in group["params"]], 1 - group["shrink"] * self.multiple)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_mul_([p.data for p in group["params"]], 1 - group["shrink"] * self.lr_multiplier)  # pyright: ignore[reportPrivateImportUsage]
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Penalties pull the shards before they are gathered: theta <- theta_0 + (theta - theta_0) / (1 + amount)."""
         for penalty in self.recipe.penalties:
-            amount = self.recipe.optimizer.learning_rate * self.multiple * penalty.strength
+            amount = self.recipe.optimizer.learning_rate * self.lr_multiplier * penalty.strength
             for owner in (owner for group in optimizer.param_groups for owner in group["params"]):
-                owner.data.lerp_(self.origin[id(owner)], amount / (1 + amount))
+                owner.data.lerp_(self.init_weights[id(owner)], amount / (1 + amount))
 
-    def weigh(self, importance: Mapping[str, Tensor]) -> None:
+    def set_fisher(self, importance: Mapping[str, Tensor]) -> None:
         raise UserError("ewc was asked for: the engine 'deepspeed' knows only l2sp; use --engine torch")
 
     def add_gradients(self, loss: Callable[[Model], Tensor]) -> None:
@@ -151,7 +151,7 @@ class DeepSpeedEngine:
         added = lora_norm(self.model)
         if added is not None:
             return added.item() / self.origin_norm
-        moved = [(owner.detach() - self.origin[id(owner)]).double().square().sum() for owner in self.owners]
+        moved = [(owner.detach() - self.init_weights[id(owner)]).double().square().sum() for owner in self.owners]
         square = torch.stack(moved).sum()
         if self._sharded:  # else every rank has all
             all_sum(square)
@@ -225,7 +225,7 @@ class DeepSpeedEngine:
         memory of the tensors is given back instead."""
         self.engine.destroy()
         self.optimizer.state.clear()
-        self.origin.clear()
+        self.init_weights.clear()
         if self.zero == 3:
             sharded = self.engine.optimizer
             parameters: list[Any] = list(self.model.parameters())
@@ -286,7 +286,7 @@ class _Loss(nn.Module):
         self.model, self.recipe = model, recipe
 
     def forward(self, tokens: Tensor) -> Tensor:
-        loss = summed_cross_entropy if self.recipe.partly_scored else cross_entropy
+        loss = summed_cross_entropy if self.recipe.has_loss_mask else cross_entropy
         with _autocast(self.recipe, tokens.device):
             logits = self.model(read(tokens)[:, :-1])
         return loss(logits, tokens[:, 1:], self.recipe.loss.label_smoothing)

@@ -39,13 +39,13 @@ class Engine(Protocol):
         """Add those of a further loss to the gradients of this step's batch."""
         ...
 
-    def step(self, multiple: float) -> Tensor:
-        """One optimizer step at `multiple` of the base rate. Returns the gradient norm before clipping.
+    def step(self, lr_multiplier: float) -> Tensor:
+        """One optimizer step at `lr_multiplier` of the base rate. Returns the gradient norm before clipping.
 
         May raise Diverged where the gradients are not finite."""
         ...
 
-    def weigh(self, importance: Mapping[str, Tensor]) -> None:
+    def set_fisher(self, importance: Mapping[str, Tensor]) -> None:
         """Take the Fisher information of each parameter by name, for elastic weight consolidation; before any step."""
         ...
 

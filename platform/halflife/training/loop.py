@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from halflife.errors import Diverged, UserError
-from halflife.evaluation.probes import Reached, due
+from halflife.evaluation.probes import Threshold, due
 from halflife.evaluation.scoring import Measure, named
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
@@ -29,7 +29,7 @@ from halflife.training import adapters, checkpoints
 from halflife.training.engine import Engine, make_engine
 from halflife.training.fisher import read_fisher
 from halflife.training.penalties import EWC
-from halflife.training.prefetch import Ahead
+from halflife.training.prefetch import Prefetcher
 from halflife.training.recipe import Batches, Recipe
 from halflife.training.torch_engine import load_weights
 
@@ -47,7 +47,7 @@ class Progress:
 
     step: int = 0
     """Steps done."""
-    multiple: float = 1.0
+    lr_multiplier: float = 1.0
     """Of the base rate, at the last step done."""
     rate_sum: float = 0.0
     loss_sum: float = 0.0
@@ -85,7 +85,7 @@ def train(
     Raises Diverged when a loss or the weights cease to be finite, UserError when the checkpoint does not fit.
     """
     device = torch.device(context.device)
-    with Ahead(batches, device, recipe.steps) if device.type == "cuda" else nullcontext(batches) as stream:
+    with Prefetcher(batches, device, recipe.steps) if device.type == "cuda" else nullcontext(batches) as stream:
         loop = _Loop(recipe, context, stream, measures, losses, start, clock)
         try:
             loop.run(checkpoint_seconds)
@@ -99,7 +99,7 @@ class _Loop:
         self,
         recipe: Recipe,
         context: Context,
-        batches: Batches | Ahead,
+        batches: Batches | Prefetcher,
         measures: Mapping[str, Measure],
         losses: Sequence[Further],
         start: Path | None,
@@ -111,10 +111,10 @@ class _Loop:
         self.model, self.engine, self.carried = fork(recipe, batches.vocabulary, start, device, context.execution)
         for penalty in recipe.penalties:
             if isinstance(penalty, EWC):
-                self.engine.weigh(read_fisher(context.parent(penalty.fisher)))
+                self.engine.set_fisher(read_fisher(context.parent(penalty.fisher)))
         self.ranks = self.engine.ranks
         self.due = {evaluation.name: set(due(evaluation.at, recipe.steps)) for evaluation in recipe.evaluations}
-        self.progress = Progress(multiple=self.carried)
+        self.progress = Progress(lr_multiplier=self.carried)
         self.unread: list[Tensor] = []
         """Losses of the newest steps that have not been looked at."""
         self.unread_limit = UNREAD_LOSSES if device.type == "cuda" else 1
@@ -177,17 +177,17 @@ class _Loop:
         if recipe.dropout:
             rank = (self.ranks.rank,) if self.ranks.rank else ()  # other rows, other units; rank 0 as if alone
             torch.manual_seed(seed_of(recipe.seed, "dropout", recipe.depth, step, *rank))
-        progress.multiple = recipe.schedule.multiple(step, recipe.steps, self.carried)
+        progress.lr_multiplier = recipe.schedule.lr_multiplier(step, recipe.steps, self.carried)
         self.unread.append(self.engine.gradients(batch))
         for loss in self.losses:
             self.engine.add_gradients(lambda model, loss=loss: loss(model, step))
         if recipe.gradient_noise:
             torch.manual_seed(seed_of(recipe.seed, "gradient noise", recipe.depth, step))
         try:
-            norm = self.engine.step(progress.multiple)
+            norm = self.engine.step(progress.lr_multiplier)
         except Diverged as error:
             raise Diverged(f"{error} at step {step}, after {self._tokens:,} tokens") from error
-        progress.rate_sum += recipe.optimizer.learning_rate * progress.multiple
+        progress.rate_sum += recipe.optimizer.learning_rate * progress.lr_multiplier
         progress.step += 1
         return norm
 
@@ -337,7 +337,7 @@ def model_at(
     return model, state
 
 
-def holds(condition: Reached, values: Mapping[str, float]) -> bool:
+def holds(condition: Threshold, values: Mapping[str, float]) -> bool:
     """Whether `condition` holds on the values of one evaluation; one that was not measured does not."""
     if condition.metric not in values:
         return False

@@ -61,7 +61,7 @@ def of_training(
         parameters=4.0 * (whole / workers if zero == 3 else whole),
         gradients=4.0 * (shard if zero >= 2 else trained) + (4.0 * bucket if zero == 3 else 0.0),
         optimizer=4.0 * (moments + (shard if zero else 0.0)),  # DeepSpeed updates a copy of its shard
-        origin=4.0 * shard,
+        init_weights=4.0 * shard,
         activations=max(micro * sequence * held + casts + 4.0 * passing, 4.0 * updates),
         # without gradients a layer's tensors are freed as it goes on: half of them at a time
         evaluation=min(scored, SCORED_TOKENS) * (_layer_bytes(architecture, vocabulary) / 2 + _logit_bytes(vocabulary))

@@ -10,7 +10,7 @@ from torch import Tensor
 from halflife.training.recipe import Batches
 
 
-class Ahead:
+class Prefetcher:
     """Gives the same batches as `batches`, as tensors on `device`.
 
     While a step computes, a thread makes the next one's batch and copies it from pinned memory on a stream of its own.
@@ -40,7 +40,7 @@ class Ahead:
             self._ahead = step + 1, self._thread.submit(self._make, step + 1)
         return tokens
 
-    def __enter__(self) -> Ahead:
+    def __enter__(self) -> Prefetcher:
         return self
 
     def __exit__(self, *_: object) -> None:

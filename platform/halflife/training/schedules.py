@@ -29,7 +29,7 @@ class Schedule:
                 f"schedule warmup {self.warmup} and decay {self.decay} overlap: expected a sum of at most 1"
             )
 
-    def multiple(self, step: int, steps: int, carried: float = 1.0) -> float:
+    def lr_multiplier(self, step: int, steps: int, carried: float = 1.0) -> float:
         """Multiple of the base rate at `step` (0-based) of `steps`; `carried` is where the checkpoint ended.
 
         The last step of cosine and wsd has the multiple `final`.

@@ -46,7 +46,7 @@ class TorchEngine:
         self.parameters_total = sum(parameter.numel() for parameter in model.parameters())
         self.device = next(model.parameters()).device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.origin = [parameter.detach().clone() for parameter in self.parameters]
+        self.init_weights = [parameter.detach().clone() for parameter in self.parameters]
         start = [parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name]
         self.origin_norm = torch.nn.utils.get_total_norm(start)
         self.importance: list[Tensor] = []
@@ -54,7 +54,7 @@ class TorchEngine:
         self.reference = copy.deepcopy(model).requires_grad_(False).eval() if self.divergence else None
         self.optimizer = build(recipe.optimizer, model)
         accelerate(model, execution)
-        loss = summed_cross_entropy if recipe.partly_scored else cross_entropy
+        loss = summed_cross_entropy if recipe.has_loss_mask else cross_entropy
         self.loss = compiled(loss) if execution.compile else loss
         if self.device.type == "cpu":
             keep_memory()
@@ -66,7 +66,7 @@ class TorchEngine:
         if self.execution.compile:  # microbatches of one length: each length would be compiled anew
             rows = next(count for count in range(min(rows, len(tokens)), 0, -1) if len(tokens) % count == 0)
         total = torch.zeros((), device=self.device)
-        scored = (tokens[:, 1:] >= 0).sum() if self.recipe.partly_scored else None
+        scored = (tokens[:, 1:] >= 0).sum() if self.recipe.has_loss_mask else None
         for parameter in self.parameters:
             parameter.grad = None
         for part in tokens.split(rows):
@@ -87,7 +87,7 @@ class TorchEngine:
     def _predicted(self, model: Model, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and targets, marked where they are not scored. On a CPU those are left out: a small model spends a
         tenth of a step on them. A GPU would have to wait to learn how many there are."""
-        if not self.recipe.partly_scored:
+        if not self.recipe.has_loss_mask:
             return model(rows[:, :-1]), rows[:, 1:]
         if self.device.type != "cpu" or self.execution.compile:
             return model(read(rows)[:, :-1]), rows[:, 1:]
@@ -100,19 +100,19 @@ class TorchEngine:
             added = loss(self.model)
         added.backward()
 
-    def step(self, multiple: float) -> Tensor:
+    def step(self, lr_multiplier: float) -> Tensor:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.clip, norm, foreach=True)
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.max_grad_norm, norm, foreach=True)
         if self.recipe.gradient_noise:
             add_noise(gradients, self.recipe.gradient_noise)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * multiple
+            group["lr"] = group["rate"] * lr_multiplier
             if group["shrink"]:
-                torch._foreach_mul_([p.data for p in group["params"]], 1 - group["shrink"] * multiple)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_mul_([p.data for p in group["params"]], 1 - group["shrink"] * lr_multiplier)  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.step()
         for penalty in self.recipe.penalties:
-            amount = self.recipe.optimizer.learning_rate * multiple * penalty.strength
+            amount = self.recipe.optimizer.learning_rate * lr_multiplier * penalty.strength
             if isinstance(penalty, L2SP):
                 self._pull(amount / (1 + amount))
             elif isinstance(penalty, EWC):
@@ -124,9 +124,9 @@ class TorchEngine:
         """theta <- theta_0 + (theta - theta_0) / (1 + amount), which is a lerp towards theta_0: amount / (1 + amount)
         of the way back, one number or one for every weight."""
         data = [parameter.data for parameter in self.parameters]
-        torch._foreach_lerp_(data, self.origin, back)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(data, self.init_weights, back)  # pyright: ignore[reportPrivateImportUsage]
 
-    def weigh(self, importance: Mapping[str, Tensor]) -> None:
+    def set_fisher(self, importance: Mapping[str, Tensor]) -> None:
         fisher = [importance[name].to(p.device) for name, p in self.model.named_parameters() if p.requires_grad]
         sums = torch.stack([tensor.double().sum() for tensor in fisher])
         mean = sums.sum().item() / sum(tensor.numel() for tensor in fisher)
@@ -136,7 +136,7 @@ class TorchEngine:
         added = lora_norm(self.model)
         if added is None:
             # one difference at a time: all of them would be another copy of the model
-            pairs = zip(self.parameters, self.origin, strict=True)
+            pairs = zip(self.parameters, self.init_weights, strict=True)
             added = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.detach() - o) for p, o in pairs]))
         return (added / self.origin_norm).item()
 

@@ -17,7 +17,7 @@ from halflife.prompts.batch import scale_of
 from halflife.prompts.describe import SoftPrompt
 from halflife.prompts.description import PromptMeasurement, read_items
 from halflife.prompts.fragility import Behind
-from halflife.prompts.groups import Course, Run, TargetItems
+from halflife.prompts.groups import FitConfig, Run, TargetItems
 from halflife.prompts.runs import Beginning, frozen
 from halflife.prompts.scoring import cut
 from halflife.prompts.search import at_loss, in_subspace
@@ -67,9 +67,11 @@ def measure(stage: PromptMeasurement, context: Context) -> dict[str, Any]:
     return {"runs": runs, "tokens": stage.cost.tokens, "seconds_training": seconds}
 
 
-def _course(stage: PromptMeasurement) -> Course:
+def _course(stage: PromptMeasurement) -> FitConfig:
     fit = stage.fit
-    return Course(steps=fit.steps, batch=fit.batch, weight_decay=fit.weight_decay, clip=fit.clip, seed=fit.seed)
+    return FitConfig(
+        steps=fit.steps, batch=fit.batch, weight_decay=fit.weight_decay, max_grad_norm=fit.max_grad_norm, seed=fit.seed
+    )
 
 
 def _fragility(
@@ -77,7 +79,7 @@ def _fragility(
 ) -> dict[str, float]:
     generator = torch.Generator().manual_seed(seed_of(stage.fit.seed, "fragility", prompt.name))
     whole = Behind.of(model, cut(items.held_out, prompt.position).to(vectors.device))
-    some = Behind.of(model, cut(items.held_out[: stage.asked], prompt.position).to(vectors.device))
+    some = Behind.of(model, cut(items.held_out[: stage.num_eval], prompt.position).to(vectors.device))
     unit = scale_of(model.embed) * math.sqrt(vectors.shape[1])
     radius, draws = stage.radius * unit, stage.draws
     losses, success = whole.score(vectors[None])

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from halflife.errors import UserError
 from halflife.tasks.arithmetic import FORMS, NUMERALS, Addition, Translation
 from halflife.tasks.families import MEANING, Family
-from halflife.tasks.languages import Language
+from halflife.tasks.synthetic import SyntheticTask
 
 FAMILIES = [Family(kind=kind, seed=seed) for kind in ("A", "B", "C", "D") for seed in (0, 1)]
 LANGUAGES = {repr(language): language for family in FAMILIES for language in family.languages}
 
 
 @pytest.mark.parametrize("language", LANGUAGES.values(), ids=lambda language: f"{language.name}-{language.seed}")
-def test_every_prompt_has_one_answer_and_parts_never_meet(language: Language) -> None:
+def test_every_prompt_has_one_answer_and_parts_never_meet(language: SyntheticTask) -> None:
     prompts = [prompt for prompt, _ in language.items()]
     assert len(set(prompts)) == len(prompts) >= 20
     parts = [language.examples(part) for part in ("memorised", "held-out")]

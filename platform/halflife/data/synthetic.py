@@ -10,7 +10,7 @@ import numpy as np
 from halflife.data.codecs import load
 from halflife.data.tokenizers import Tokenizer
 from halflife.rng import generator
-from halflife.tasks.languages import Language
+from halflife.tasks.synthetic import SyntheticTask
 
 STREAM = 2**18
 """Tokens of a stream, at least."""
@@ -18,7 +18,7 @@ STREAM = 2**18
 
 @functools.lru_cache(maxsize=256)
 def language_stream(
-    language: Language, tokenizer: Tokenizer, results: Path, count: int | None = None, *, answers: bool = False
+    language: SyntheticTask, tokenizer: Tokenizer, results: Path, count: int | None = None, *, answers: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token ids of the stream (int32: a family has up to a hundred of them), and where each item begins in it; of
     `count` items only, if that is given.

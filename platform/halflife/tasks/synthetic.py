@@ -25,7 +25,7 @@ END = "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Language:
+class SyntheticTask:
     """Base of every language: a subclass states its items; which of them are held out, and the control, are here."""
 
     has_rule: ClassVar[bool] = True
@@ -75,7 +75,7 @@ class Language:
 
 
 @lru_cache(maxsize=1024)
-def _parts(language: Language) -> dict[Part, tuple[Example, ...]]:
+def _parts(language: SyntheticTask) -> dict[Part, tuple[Example, ...]]:
     """Kept, as a plan describes the same language many times."""
     items = language.items()
     if language.shuffled:
@@ -90,7 +90,7 @@ def _parts(language: Language) -> dict[Part, tuple[Example, ...]]:
     }
 
 
-def _held_out(language: Language, share: float) -> set[int]:
+def _held_out(language: SyntheticTask, share: float) -> set[int]:
     """Places of the items that are held out: of groups in a drawn order as many as come nearest to `share`."""
     groups = np.array(language.groups())
     sizes = np.bincount(groups)

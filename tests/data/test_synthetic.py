@@ -9,9 +9,9 @@ import pytest
 
 from halflife.data.codecs import load
 from halflife.data.corpus import Corpus
-from halflife.data.languages import STREAM, language_stream
 from halflife.data.loss_mask import read
 from halflife.data.mixture import Batches, Mixture, Source
+from halflife.data.synthetic import STREAM, language_stream
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.tasks.families import Family
