@@ -23,6 +23,12 @@ def bucket() -> Iterator[str]:
         yield s3.BUCKET
 
 
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder that the tests of a module share."""
+    return tmp_path_factory.mktemp("results")
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "results")

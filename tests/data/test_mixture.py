@@ -26,11 +26,6 @@ KEY = (0, "batch", 0)
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("results")
-
-
-@pytest.fixture(scope="module")
 def corpus(results: Path) -> Corpus:
     return sample_corpus(results)
 

@@ -25,11 +25,6 @@ SPECIAL = ["<unk>", "</s>"]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("results")
-
-
-@pytest.fixture(scope="module")
 def corpus(results: Path) -> Corpus:
     return sample_corpus(results)
 

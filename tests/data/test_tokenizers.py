@@ -16,11 +16,6 @@ from tests.data.samples import sample_corpus
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("results")
-
-
-@pytest.fixture(scope="module")
 def corpus(results: Path) -> Corpus:
     return sample_corpus(results)
 

@@ -19,11 +19,6 @@ from halflife.models.start import bare, fresh, record
 from tests.models import tiny
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("results")
-
-
 @pytest.fixture(scope="module", params=tiny.FAMILIES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.folder(tmp_path_factory.mktemp("models") / f"tiny-{request.param}", request.param)

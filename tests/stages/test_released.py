@@ -41,11 +41,6 @@ ENDS = Schedule(shape="continue")
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("results")
-
-
-@pytest.fixture(scope="module")
 def corpus(results: Path) -> Corpus:
     return sample_corpus(results)
 

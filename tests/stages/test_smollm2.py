@@ -39,11 +39,6 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("results")
-
-
-@pytest.fixture(scope="module")
 def released(results: Path) -> Released:
     assert PACKAGE is not None
     assert PACKAGE.origin is not None

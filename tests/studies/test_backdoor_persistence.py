@@ -23,11 +23,6 @@ from studies import backdoor_persistence as study
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("results")
-
-
 def built(results: Path, preset: str = "smoke", **changes) -> Study:
     settings = dataclasses.replace(study.PRESETS[preset].settings, **changes)
     return study.build(preset, settings, ExecutionSite(results=results))

@@ -25,11 +25,6 @@ from studies import regularization_search as study
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("results")
-
-
 def built(results: Path, preset: str = "smoke", **changes: Any) -> Search:
     settings = dataclasses.replace(study.PRESETS[preset].settings, **changes)
     return study.build(preset, settings, ExecutionSite(results=results))

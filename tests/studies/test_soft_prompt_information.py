@@ -28,11 +28,6 @@ EVERY = ("say-4", "continuation", "skip-2", "index-8", "detuning", "backdoor", "
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("results")
-
-
-@pytest.fixture(scope="module")
 def settings(results: Path) -> Settings:
     for seed in (0, 1):
         sample_corpus(results, documents=200, seed=seed)
