@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +16,6 @@ from halflife.__main__ import main
 from halflife.data.corpus import Corpus
 from halflife.errors import UserError
 from halflife.store import files, inputs, leases
-from halflife.store import remote as objects
 from halflife.store.leases import Pulse
 from halflife.store.plan import Plan
 from halflife.store.remote import Remote, copy_of, opened
@@ -90,20 +85,6 @@ def test_a_bucket_holds_what_a_folder_would(host: Host) -> None:
         f"{attempt}/metrics.parquet",
         f"{attempt}/stage.json",
     }
-
-
-def test_a_checkpoint_is_resumed_on_another_machine(host: Host, tmp_path: Path) -> None:
-    broken, alone = Walk(name="a", steps=6, breaks_at=4), Store(tmp_path / "alone")
-    whole = replace(broken, breaks_at=None)
-    with pytest.raises(RuntimeError):
-        run_stage(broken, host("here"))
-    there = host("there")
-    run_stage(whole, there)
-    assert computed(there.root) == ["a 4", "a 5"]
-    run_stage(whole, alone)
-    assert _state(there, whole) == _state(alone, whole)
-    assert there.points(whole).equals(alone.points(whole))
-    assert not [path for path in files.contents(there.home(whole)) if "resume" in str(path)]
 
 
 @pytest.mark.parametrize("harm", ["flipped", "truncated", "missing"])
@@ -350,19 +331,3 @@ def test_one_machine_at_a_time_is_alone(host: Host) -> None:
     for thread in threads:
         thread.join()
     assert (inside[0], most[0]) == (0, 1)
-
-
-def test_processes_on_several_machines_compute_each_stage_once(bucket: str, tmp_path: Path) -> None:
-    address, names = f"{bucket}/{uuid.uuid4().hex}", ["a", "b", "c"]
-    workers = []
-    for number, turn in enumerate((0, 0, 1, 2)):
-        paths = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
-        environment = {**os.environ, "PYTHONPATH": paths, "HALFLIFE_CACHE": str(tmp_path / str(number))}
-        command = [sys.executable, "-m", "tests.store.worker", address, "5", "0.02", *names[turn:], *names[:turn]]
-        workers.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
-    told = [worker.communicate(timeout=100)[0].split() for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0, 0, 0]
-    steps = [step for log in tmp_path.glob("*/*/computed.log") for step in log.read_text().splitlines()]
-    assert set(Counter(steps).values()) == {1}
-    assert len({attempt for attempts in told for attempt in attempts}) == len(names)
-    assert objects.address_of(next(tmp_path.glob("0/*"))) == address

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -90,37 +89,6 @@ def test_a_failure_is_passed_on_frees_the_lease_and_leaves_the_checkpoint(tmp_pa
     failed = next(path for name, path in attempts.items() if name != outcome.attempt)
     assert [path.name for path in failed.iterdir()] == ["stage.json"]  # its checkpoint is of no more use
     assert "RuntimeError: broke at step 3" in (failed / "stage.json").read_text()
-
-
-def test_a_killed_stage_resumes_at_once_and_ends_as_if_undisturbed(tmp_path: Path, store: Store) -> None:
-    stage = Walk(name="a", steps=12)
-    with _worker(store, "a", steps=12, pause=0.1) as worker:
-        _wait_for_step(store, "a 4")
-        worker.send_signal(signal.SIGKILL)
-    assert leases.current(store.folder(stage))
-    began = time.monotonic()
-    run_stage(stage, store)
-    assert time.monotonic() - began < 5  # seconds; patience would have been 30
-    assert max(Counter(computed(store.root)).values()) <= 2  # at most the step that was cut off is computed twice
-    assert sum(Counter(computed(store.root)).values()) <= 13
-    assert _same_as_undisturbed(tmp_path, store, stage)
-
-
-def test_a_terminated_stage_frees_its_lease(store: Store) -> None:
-    with _worker(store, "a", steps=50, pause=0.1) as worker:
-        _wait_for_step(store, "a 1")
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait() == 128 + signal.SIGTERM
-    assert leases.current(store.folder(Walk(name="a", steps=50))) is None
-
-
-def test_processes_that_race_for_the_same_stages_compute_each_once(store: Store) -> None:
-    names = ["a", "b", "c"]
-    workers = [_worker(store, *names[turn:], *names[:turn], steps=5, pause=0.02) for turn in (0, 0, 1, 2)]
-    told = [worker.communicate()[0].split() for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0, 0, 0]
-    assert set(Counter(computed(store.root)).values()) == {1}
-    assert len({attempt for attempts in told for attempt in attempts}) == len(names)
 
 
 def test_a_stage_that_diverges_is_a_result_with_its_points_and_is_not_tried_again(store: Store) -> None:

@@ -69,17 +69,6 @@ def test_more_trials_go_on_from_what_was_found(tmp_path: Path):
     assert parameters(longer) == parameters(more)
 
 
-@pytest.mark.parametrize("stages", [0, 3, 4, 7, 11])
-def test_a_killed_search_goes_on_as_if_it_had_not_been(tmp_path: Path, stages: int):
-    whole = Carried(search(budget={"trials": 8}), tmp_path / "whole").run()
-    killed = tmp_path / "killed"
-    Carried(search(budget={"trials": 8}), killed).run(stages)
-    resumed = Carried(search(budget={"trials": 8}), killed).run()
-    assert parameters(resumed) == parameters(whole)
-    assert states(resumed) == ["COMPLETE"] * 8
-    assert sorted(computed(killed)) == sorted(computed(tmp_path / "whole"))  # no stage twice
-
-
 def test_ctrl_c_leaves_no_suggestion_running(tmp_path: Path):
     stopped = Carried(search(), tmp_path).run(5)
     assert "RUNNING" in states(stopped)
@@ -396,19 +385,3 @@ def test_settings_fill_the_slots_and_no_more(tmp_path: Path):
     assert plan.ready() == []
     assert states(carried) == ["RUNNING", "RUNNING"]
     carried.end("KILLED")
-
-
-def test_two_drivers_of_one_search_make_its_settings_together(tmp_path: Path):
-    one, other = (Carried(search(), tmp_path) for _ in range(2))
-    live = [one, other]
-    while live:
-        for carried in list(live):
-            if not carried.campaign.feed() and carried.campaign.plan.finished:
-                live.remove(carried)
-                carried.end()
-            elif stage := carried.campaign.plan.take():
-                carried.campaign.plan.completed(stage.key, run_stage(stage, carried.store))
-    assert states(one) == ["COMPLETE"] * 6
-    assert [t.number for t in one.study.trials] == list(range(6))
-    assert len(computed(tmp_path)) == len(set(computed(tmp_path)))
-    assert one.campaign.findings() == other.campaign.findings()

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-from optuna.storages.journal import JournalFileBackend
 
 from halflife.errors import UserError
 from halflife.store import leases
 from halflife.store.remote import opened
-from halflife.store.run import run_stage
 from halflife.sweep.journal import InBucket, Overtaken
 from halflife.sweep.suggestions import Suggestions
 from tests.sweep.searches import Carried, search
@@ -39,61 +35,6 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> Callabl
         return Carried(made or search(), Path(address))
 
     return carried
-
-
-def computed(tmp_path: Path) -> list[str]:
-    """Keys of the points that any machine has begun to compute."""
-    return [line for log in tmp_path.glob("*/*/points.log") for line in log.read_text().splitlines()]
-
-
-def study(address: str, tmp_path: Path) -> Any:
-    """The Optuna study, as one who has downloaded the newest journal opens it."""
-    journals = [path for path in opened(f"{address}/optuna").contents() if path.name.endswith(".journal")]
-    (newest,) = journals
-    text = newest.read()
-    assert text
-    (tmp_path / "downloaded.journal").write_bytes(text)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "downloaded.journal")))
-    (name,) = optuna.get_all_study_names(storage)
-    return optuna.load_study(study_name=name, storage=storage)
-
-
-@pytest.mark.parametrize(("address", "stages"), [("memory", 0), ("s3", 4), ("memory", 7)], indirect=["address"])
-def test_a_search_killed_on_one_machine_goes_on_on_another_as_if_it_had_not_been(
-    on: Callable[..., Carried], address: str, tmp_path: Path, stages: int
-) -> None:
-    whole = Carried(search(), tmp_path / "whole").run()
-    on("here").run(stages)
-    on("there").run()
-    found = study(address, tmp_path)
-    assert [trial.params for trial in found.trials] == [trial.params for trial in whole.study.trials]
-    assert {trial.state.name for trial in found.trials} == {"COMPLETE"}
-    assert set(Counter(computed(tmp_path)).values()) <= {1}
-    again = on("elsewhere")
-    assert not again.campaign.feed()
-    assert again.campaign.plan.finished
-    again.end()
-    assert again.campaign.findings() == whole.campaign.findings()
-
-
-def test_two_drivers_on_two_machines_make_its_settings_together(
-    on: Callable[..., Carried], address: str, tmp_path: Path
-) -> None:
-    one, other = on("one"), on("other")
-    live, begun = [one, other], dict.fromkeys(("one", "other"), 0)
-    while live:
-        for carried in list(live):
-            if not carried.campaign.feed() and carried.campaign.plan.finished:
-                live.remove(carried)
-                carried.end()
-            elif stage := carried.campaign.plan.take():
-                begun["one" if carried is one else "other"] += 1
-                carried.campaign.plan.completed(stage.key, run_stage(stage, carried.store))
-    found = study(address, tmp_path)
-    assert [(trial.number, trial.state.name) for trial in found.trials] == [(n, "COMPLETE") for n in range(6)]
-    assert set(Counter(computed(tmp_path)).values()) == {1}
-    assert min(begun.values()) > 0
-    assert one.campaign.findings() == other.campaign.findings()
 
 
 @pytest.mark.parametrize("puts", [1, 2, 3])
