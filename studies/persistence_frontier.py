@@ -177,12 +177,12 @@ def retained(finished: Finished) -> float:
     in nats a token, c the never-learned control's at its own end, of the same seed, family and form; it is asked at
     shared rule 1, whatever the setting's: answers that it was never taught either way. Not a number where m(0) is
     within half a nat of c: there was nothing to lose."""
-    from analysis.decay.retention import LEAST_GAP
+    from analysis.decay.formulas import MIN_GAP
 
     levels = finished.curve("branch", "dropped/logprob")[1]
     control = finished.control("absent").curve("branch", "dropped/logprob")[1][-1]
     gap = levels[0] - control
-    return float((levels[-1] - control) / gap) if gap >= LEAST_GAP else float("nan")
+    return float((levels[-1] - control) / gap) if gap >= MIN_GAP else float("nan")
 
 
 def progress_tokens(finished: Finished) -> float:

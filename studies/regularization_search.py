@@ -113,13 +113,13 @@ def retention(finished: Finished) -> float:
     number where m(0) is within half a nat of c: there was nothing to lose. As analysis.decay.retention does."""
     import numpy as np
 
-    from analysis.decay.retention import LEAST_GAP, area
+    from analysis.decay.formulas import MIN_GAP, area
 
     tokens, levels = finished.curve("branch", "backdoor/logprob")
     at, control = finished.control("absent").curve("branch", "backdoor/logprob")
     control = np.interp(np.log1p(tokens), np.log1p(at), control)
     gap = levels[0] - control
-    if gap.min() < LEAST_GAP:
+    if gap.min() < MIN_GAP:
         return float("nan")
     mean = area(tokens.astype(float), (levels - control) / gap, float(tokens[tokens > 0][0]), float(tokens[-1]))
     return float("nan") if mean is None else mean

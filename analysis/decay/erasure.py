@@ -15,7 +15,8 @@ import polars as pl
 
 from analysis.decay.conditions import conditions
 from analysis.decay.design import controls
-from analysis.decay.retention import LEAST_SUCCESS, crossing, wide_points
+from analysis.decay.formulas import MIN_SUCCESS, crossing
+from analysis.decay.retention import wide_points
 from analysis.runs.study import StudyData
 from analysis.stats.censoring import Time
 from analysis.stats.intervals import Interval, t_interval
@@ -138,7 +139,7 @@ def _savings(data: StudyData) -> pl.DataFrame:
         for run in _runs(data, phase).iter_rows(named=True):
             own, control = curves.get(run["trial"]), curves.get(run["control"])
             at_drop, chance = drop.get(run["trial"], (float("nan"), 0.0))[0], own[2] if own else 0.0
-            if own is None or control is None or not at_drop - chance >= LEAST_SUCCESS * (1 - chance):
+            if own is None or control is None or not at_drop - chance >= MIN_SUCCESS * (1 - chance):
                 continue
             for quantile in QUANTILES:
                 target = chance + quantile * (at_drop - chance)

@@ -13,63 +13,20 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from analysis.decay.design import described
+from analysis.decay.formulas import MIN_SUCCESS, area, control_at, crossing, retention
 from analysis.runs.study import StudyData
 from analysis.stats import censoring
-from analysis.stats.censoring import Time
 from analysis.stats.intervals import binomial_interval
 from halflife.tracking import schema
 
-Array = NDArray[np.float64]
 CLOCKS = {
     "tokens": "tokens since the drop",
     "steps": "steps since the drop",
     "rate_sum": "summed learning rate",
     "displacement": "relative weight displacement",
 }
-LEAST_GAP = 0.5
-"""Nats a token: with less between the drop and the control there is no gap whose half-life could be told."""
-LEAST_SUCCESS = 0.5
-"""Share above chance at the drop below which a behaviour counts as never implanted, whatever its log-probability."""
-
-
-def crossing(clock: Array, values: Array, threshold: float = 0.5, sustained: bool = False) -> Time | None:
-    """The first time `values` is below `threshold` (sustained: from which on it stays there). None without two points.
-
-    Interpolates linearly in the value and in log time (in time from 0 to the first evaluation after it).
-    """
-    present = np.isfinite(clock) & np.isfinite(values)
-    clock, values = clock[present], values[present]
-    if clock.size < 2:
-        return None
-    above = np.flatnonzero(values >= threshold)
-    if above.size == 0 or (not sustained and above[0] > 0):
-        return Time(kind="at-start", low=float(clock[0]), high=float(clock[0]), estimate=None)
-    if sustained:
-        after = int(above[-1]) + 1
-    else:
-        below = np.flatnonzero(values < threshold)
-        after = int(below[0]) if below.size else clock.size
-    if after == clock.size:
-        return Time(kind="censored", low=float(clock[-1]), high=None, estimate=None)
-    low, high = float(clock[after - 1]), float(clock[after])
-    share = float((values[after - 1] - threshold) / (values[after - 1] - values[after]))
-    estimate = low * (high / low) ** share if low > 0 and high > 0 else low + share * (high - low)
-    return Time(kind="observed", low=low, high=high, estimate=estimate)
-
-
-def area(tokens: Array, retention: Array, start: float, horizon: float) -> float | None:
-    """Mean retention over log time from `start` to `horizon` tokens; None when the curve does not span them."""
-    present = np.isfinite(retention) & (tokens > 0)
-    tokens, retention = tokens[present], retention[present]
-    if tokens.size < 2 or not start < horizon or tokens[0] > start * 1.0001 or tokens[-1] < horizon * 0.9999:
-        return None
-    at, ends = np.log(tokens), np.log([start, horizon])
-    inner = at[(at > ends[0]) & (at < ends[1])]
-    grid = np.concatenate([ends[:1], inner, ends[1:]])
-    return float(np.trapezoid(np.interp(grid, at, retention), grid) / (ends[1] - ends[0]))
 
 
 def retention_curves(data: StudyData, outcome: schema.Outcome | None = None) -> pl.DataFrame:
@@ -144,26 +101,24 @@ def _column(frame: pl.DataFrame, name: str) -> pl.Expr:
 def _with_retention(frame: pl.DataFrame) -> pl.DataFrame:
     """Adds implanted, control, retention_success and retention_logprob, trial by trial."""
     curves = {key[0]: part for key, part in frame.group_by(["trial"], maintain_order=True)}
-    levels = {}
+    series = {}
     for trial, part in curves.items():
         logprob = part["logprob"].to_numpy()
         present = np.isfinite(logprob)
         if present.any():
-            levels[trial] = (np.log1p(part["tokens"].to_numpy()[present]), logprob[present])
+            series[trial] = (part["tokens"].to_numpy()[present], logprob[present])
     parts = []
     for part in curves.values():
         tokens, logprob, success = (part[name].to_numpy() for name in ("tokens", "logprob", "success"))
         control = np.full(tokens.size, np.nan)
-        if (own := part["absent"][0]) in levels:
-            control = np.interp(np.log1p(tokens), *levels[own])
+        if (absent := part["absent"][0]) in series:
+            control = control_at(tokens, *series[absent])
         at_drop, chance = bool(tokens.size) and tokens[0] == 0, float(part["chance"][0])
-        implanted = at_drop and bool(success[0] - chance >= LEAST_SUCCESS * (1 - chance) > 0)
+        min_success = MIN_SUCCESS * (1 - chance)
+        implanted = at_drop and bool(success[0] - chance >= min_success > 0)
         by_logprob = by_success = np.full(tokens.size, np.nan)
         if implanted:
-            by_success = (success - chance) / (success[0] - chance)
-            above = logprob[0] - control  # a control that comes near the drop's level leaves nothing to tell
-            if above[0] >= LEAST_GAP:
-                by_logprob = (logprob - control) / np.where(above >= LEAST_GAP, above, np.nan)
+            by_success, by_logprob = retention(success, chance, min_success), retention(logprob, control)
         parts.append(
             part.with_columns(
                 implanted=pl.lit(implanted),

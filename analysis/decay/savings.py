@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 
 from analysis.decay.design import controls, described
-from analysis.decay.retention import crossing, retention_curves, wide_points
+from analysis.decay.formulas import crossing
+from analysis.decay.retention import retention_curves, wide_points
 from analysis.runs.study import StudyData
 from analysis.stats import censoring
 from analysis.stats.censoring import log_ratio

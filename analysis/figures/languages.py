@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.decay.conditions import DROPPED, FAMILY, conditions
-from analysis.decay.retention import CLOCKS, LEAST_SUCCESS, wide_points
+from analysis.decay.formulas import MIN_SUCCESS
+from analysis.decay.retention import CLOCKS, wide_points
 from analysis.figures import style
 from analysis.runs.study import StudyData
 from analysis.stats.intervals import t_interval
@@ -47,7 +48,7 @@ def languages_table(data: StudyData) -> pl.DataFrame:
     wide = wide.with_columns(rate=pl.col(schema.HITS) / pl.col(schema.TRIALS), chance=chance).drop_nulls("rate")
     first = wide.filter(pl.col("step") == 0).select("trial", "language", start="rate")
     wide = wide.join(first, on=["trial", "language"])
-    wide = wide.filter(pl.col("start") - pl.col("chance") >= LEAST_SUCCESS * (1 - pl.col("chance")))
+    wide = wide.filter(pl.col("start") - pl.col("chance") >= MIN_SUCCESS * (1 - pl.col("chance")))
     wide = wide.with_columns(retention=(pl.col("rate") - pl.col("chance")) / (pl.col("start") - pl.col("chance")))
     clocks = wide_points(data, phase)
     names = {"rate_sum": schema.CLOCK_RATE_SUM, "displacement": schema.CLOCK_DISPLACEMENT}

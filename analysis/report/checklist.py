@@ -15,8 +15,8 @@ import polars as pl
 
 from analysis.decay import fits
 from analysis.decay.fits import LEAST_POINTS, STARTS, menu
+from analysis.decay.formulas import MIN_GAP, MIN_SUCCESS
 from analysis.decay.numbers import reference_times
-from analysis.decay.retention import LEAST_GAP, LEAST_SUCCESS
 from analysis.runs.study import StudyData
 from analysis.stats.format import listed, plural, short
 from halflife.tracking import schema
@@ -141,7 +141,7 @@ def _left_out(data: StudyData, curves: pl.DataFrame) -> str:
     censored = reference_times(curves).filter(pl.col("kind") == "censored").height
     return (
         f"Laws: the reference setting alone, {used} of {plural(treated['trial'].n_unique(), 'reference run')} fitted: "
-        f"left out are runs with less than {LEAST_SUCCESS:g} of the success above chance, or less than {LEAST_GAP:g} "
+        f"left out are runs with less than {MIN_SUCCESS:g} of the success above chance, or less than {MIN_GAP:g} "
         f"nat above the control, at the drop, or fewer than {LEAST_POINTS} evaluations. {censored} did not reach half: "
         "they count as censored, not as missing."
     )

@@ -8,8 +8,8 @@ import polars as pl
 
 from analysis.decay.conditions import FAMILY, is_family_study
 from analysis.decay.design import REPLICATES, control_label, controls, described, reference, vocabulary
+from analysis.decay.formulas import MIN_SUCCESS
 from analysis.decay.numbers import CLEAN_GAP, at_drop
-from analysis.decay.retention import LEAST_SUCCESS
 from analysis.report.check import Check
 from analysis.report.family_checks import criterion, family_checks
 from analysis.runs.study import StudyData
@@ -194,7 +194,7 @@ def _never_had(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
         found += f"; {missed.height} never reached the strength at which a branch was to fork{_cells(missed)}"
     return Check(
         name=f"Trunks that never had the {words['skill']}",
-        expected=f"none with success below {LEAST_SUCCESS:g} at the drop",
+        expected=f"none with success below {MIN_SUCCESS:g} at the drop",
         found=found, passed=failed.is_empty(),
     )  # fmt: skip
 

@@ -6,7 +6,8 @@ import polars as pl
 
 from analysis.decay.conditions import FAMILY, conditions
 from analysis.decay.erasure import layers
-from analysis.decay.retention import LEAST_SUCCESS, wide_points
+from analysis.decay.formulas import MIN_SUCCESS
+from analysis.decay.retention import wide_points
 from analysis.report.check import Check
 from analysis.runs.study import StudyData
 from halflife.tracking import schema
@@ -70,8 +71,8 @@ def _kept_languages(data: StudyData) -> list[Check]:
     if means.is_empty():
         return []
     rows = means.rows(named=True)
-    learned = [row for row in rows if row["start"] >= LEAST_SUCCESS]  # what was never there cannot stay
-    told = "" if len(learned) == len(rows) else f" (below {LEAST_SUCCESS:g} at the drop there was little to lose)"
+    learned = [row for row in rows if row["start"] >= MIN_SUCCESS]  # what was never there cannot stay
+    told = "" if len(learned) == len(rows) else f" (below {MIN_SUCCESS:g} at the drop there was little to lose)"
     left_alone = min(row["gap"] for row in rows) >= -KEPT_GAP
     return [
         Check(

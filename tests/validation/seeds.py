@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from scipy import special
 
-from analysis.decay.retention import crossing
+from analysis.decay.formulas import crossing
 from analysis.fitting.fit import fit_many
 from analysis.fitting.intervals import expanded, jackknife_reach
 from analysis.fitting.objectives import Binomial, Gaussian

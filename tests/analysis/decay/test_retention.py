@@ -5,81 +5,10 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from analysis.decay.retention import area, areas, common_span, crossing, half_lives, retention_curves
+from analysis.decay.retention import areas, common_span, half_lives, retention_curves
 from tests.analysis import planted
 from tests.analysis.conftest import SMALL
-
-TIME = np.array(planted.cadence(400), dtype=float)
-
-
-@given(st.floats(2.0, 300.0))
-def test_half_life_of_an_exponential_lies_between_its_evaluations(half_life):
-    found = crossing(TIME, 2.0 ** (-TIME / half_life))
-    assert found is not None
-    assert found.kind == "observed"
-    assert found.low <= half_life <= found.high
-    assert found.estimate == pytest.approx(half_life, rel=0.02)
-
-
-@given(st.floats(401.0, 1e6))
-def test_what_is_not_reached_is_censored_and_has_no_estimate(half_life):
-    found = crossing(TIME, 2.0 ** (-TIME / half_life))
-    assert found is not None
-    assert (found.kind, found.low, found.high, found.estimate) == ("censored", 400.0, None, None)
-
-
-def test_first_and_sustained_crossings_differ_when_a_curve_bounces():
-    clock = np.array([0, 16, 24, 32, 48, 64.0])
-    success = np.array([1.0, 0.98, 0.31, 0.92, 0.83, 0.00])  # one real run
-    first, sustained = crossing(clock, success), crossing(clock, success, sustained=True)
-    assert first is not None
-    assert sustained is not None
-    assert (first.low, first.high) == (16, 24)
-    assert (sustained.low, sustained.high) == (48, 64)
-
-
-def test_a_curve_that_ends_above_the_threshold_has_no_sustained_crossing():
-    found = crossing(np.arange(4.0), np.array([1.0, 0.2, 0.3, 0.9]), sustained=True)
-    assert found is not None
-    assert found.kind == "censored"
-
-
-def test_a_crossing_before_the_first_evaluation_is_interpolated_from_zero():
-    found = crossing(np.array([0.0, 4.0]), np.array([1.0, 0.0]))
-    assert found is not None
-    assert found.estimate == pytest.approx(2.0)
-
-
-def test_a_curve_below_from_the_start_has_no_time():
-    found = crossing(np.array([0.0, 1.0]), np.array([0.1, 0.0]))
-    assert found is not None
-    assert (found.kind, found.estimate) == ("at-start", None)
-
-
-def test_missing_values_are_skipped_and_too_few_points_give_nothing():
-    nan = np.nan
-    found = crossing(np.array([0, 1, 2, 4.0]), np.array([1.0, nan, 0.75, 0.25]))
-    assert found is not None
-    assert (found.low, found.high) == (2, 4)
-    assert crossing(np.array([0.0, 1.0]), np.array([1.0, nan])) is None
-
-
-@given(st.floats(0.05, 1.0))
-def test_area_of_a_constant_is_the_constant(level):
-    assert area(TIME, np.full(TIME.size, level), 2.0, 300.0) == pytest.approx(level)
-
-
-def test_area_is_over_log_time():
-    # Linear in log time from 1 to 0: its mean is one half wherever the evaluations lie.
-    found = area(TIME, 1 - np.log(np.maximum(TIME, 1)) / np.log(400), 1.0, 400.0)
-    assert found == pytest.approx(0.5, abs=1e-9)
-
-
-def test_area_of_a_curve_that_ends_before_the_horizon_is_missing():
-    assert area(TIME, np.ones(TIME.size), 1.0, 500.0) is None
 
 
 def test_planted_half_lives_come_back(tmp_path):
