@@ -65,6 +65,6 @@ def new_folders(out: Path, names: Iterable[str]) -> None:
 def pages() -> Environment:
     """The templates; every text from data is escaped."""
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
+        loader=FileSystemLoader(Path(__file__).parents[1] / "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
