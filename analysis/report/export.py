@@ -22,7 +22,7 @@ from analysis.decay.survival import EFFECTS, study_time_ratios, survival_table
 from analysis.errors import UserError
 from analysis.report.data_dictionary import meaning
 from analysis.runs.study import StudyData
-from halflife.tracking import schema
+from halflife.secrets import masked
 from halflife.tracking.schema import Outcome
 
 Format = Literal["csv", "parquet"]
@@ -85,7 +85,7 @@ def write_tables(data: StudyData, out: Path, format: Format = "csv") -> list[Pat
         sweep = {**asdict(data.sweep), "totals": data.totals}
         said = (("study.json", data.declaration.to_json()), ("sweep.json", json.dumps(sweep, indent=2, sort_keys=True)))
         for name, text in said:
-            (out / name).write_text(schema.masked(text) + "\n", encoding="utf-8")
+            (out / name).write_text(masked(text) + "\n", encoding="utf-8")
             files.append(out / name)
     except OSError as error:
         raise UserError(

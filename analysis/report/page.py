@@ -27,9 +27,10 @@ from analysis.report.panels import FigurePanel, draw_panel, pages
 from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, provenance, slug
 from analysis.report.tables import csv_text, page_table
 from analysis.runs.study import StudyData
-from analysis.stats.format import bracket, masked, short
+from analysis.stats.format import bracket, short
 from analysis.stats.power import power_text
 from analysis.stats.scaling import by_size
+from halflife.secrets import masked
 
 
 def page(data: StudyData, out: Path, tracking_uri: str) -> str:

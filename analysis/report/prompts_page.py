@@ -22,9 +22,10 @@ from analysis.report.prompt_checks import BASE, at_size, checks, gain_of, label_
 from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, provenance
 from analysis.report.tables import csv_text, page_table
 from analysis.runs.study import StudyData
-from analysis.stats.format import listed, masked, plural
+from analysis.stats.format import listed, plural
 from analysis.stats.intervals import t_interval
 from analysis.stats.scaling import SEEDS
+from halflife.secrets import masked
 from halflife.tracking import schema
 
 GRADED = {"say": ("A longer string", "letters"), "skip": ("Skipping further", "tokens")}

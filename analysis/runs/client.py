@@ -18,7 +18,7 @@ import polars as pl
 
 from analysis.errors import UserError
 from analysis.runs.records import POINTS, Mark, Reading, Run
-from halflife.tracking.schema import masked
+from halflife.secrets import masked
 
 THREADS = 8
 RUNS = 80

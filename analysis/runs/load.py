@@ -22,6 +22,7 @@ from analysis.runs.records import Run, Store
 from analysis.runs.sqlite import SqliteStore
 from analysis.runs.study import POINTS, StudyData, declared
 from analysis.runs.tables import is_tables, read_tables
+from halflife.secrets import masked
 from halflife.tracking import schema
 from halflife.tracking.schema import Declaration
 
@@ -55,7 +56,7 @@ def load_study(tracking_uri: str, study: str, sweep: str | None = None, cache: P
         known = sorted({run.tags.get(schema.TAG_STUDY, "") for run in find_sweeps(store)} - {""})
         has = f"it has {', '.join(known)}" if known else "it has no studies yet"
         raise UserError(
-            f"no study {study!r} in {schema.masked(tracking_uri)}: {has}; run the study first or name another store"
+            f"no study {study!r} in {masked(tracking_uri)}: {has}; run the study first or name another store"
         )
     if sweep is not None:
         chosen = [run for run in sweeps if run.tags.get(schema.TAG_SWEEP, "").startswith(sweep)]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from analysis.stats.intervals import Interval
 
-_CREDENTIALS = re.compile(r"://[^\s/\"'<>]*@")
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
@@ -38,11 +35,6 @@ def interval(found: Interval, digits: int = 2) -> str:
     if found.low is None or found.high is None:
         return f"{found.estimate:.{digits}f} (one seed, no interval)"
     return f"{found.estimate:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
-
-
-def masked(text: str) -> str:
-    """The text with user and password of every URI in it starred: reports are passed on."""
-    return _CREDENTIALS.sub("://***@", text)
 
 
 def plural(count: int, noun: str) -> str:

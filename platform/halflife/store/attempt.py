@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from halflife.secrets import masked
 from halflife.store import files
 from halflife.store.execution import Execution
 from halflife.store.files import Where
 from halflife.store.identity import fields_of
-from halflife.store.provenance import masked
 from halflife.store.remote import Remote
 from halflife.store.stage import Progress, Stage
 from halflife.store.store import METRICS, RECORD, RETRACTED, Corrupt, Store, read_points, write_points

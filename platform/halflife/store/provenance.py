@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shlex
 import socket
 import subprocess
@@ -15,6 +14,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from halflife.secrets import masked
 
 LIBRARIES = (
     "halflife",
@@ -48,12 +49,6 @@ def of_this_process() -> dict[str, Any]:
 def command(arguments: list[str]) -> str:
     """The command line without passwords of URLs: the record may be shown to others."""
     return masked(shlex.join(arguments))
-
-
-def masked(text: str) -> str:
-    """Without `user:password@` of URLs, and without what their queries keep secret."""
-    text = re.sub(r"(?<=://)[^/:@\s]*(:\S*)?@", "***@", text)
-    return re.sub(r"(?i)([?&](?:password|passwd|token|secret|api_?key|signature)=)[^&#\s'\"]+", r"\1***", text)
 
 
 @cache

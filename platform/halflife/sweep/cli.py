@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from halflife.errors import UserError
+from halflife.secrets import masked
 from halflife.sweep import head, session
 from halflife.sweep.adaptive import Search
 from halflife.sweep.report import SweepReport
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
-from halflife.tracking.schema import masked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from halflife.secrets import masked
 from halflife.store.plan import Plan
 from halflife.store.stage import Stage
 from halflife.sweep.study import Study
-from halflife.tracking.schema import masked
 
 _IMPORTED = time.time()
 

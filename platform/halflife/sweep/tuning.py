@@ -18,12 +18,12 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from halflife.errors import UserError
+from halflife.secrets import masked
 from halflife.stages.train import Train
 from halflife.store import files, leases, provenance
 from halflife.store.attempt import Attempt
 from halflife.store.execution import Execution
 from halflife.store.plan import Plan
-from halflife.store.provenance import masked
 from halflife.store.run import Held, Unavailable, run_stage
 from halflife.store.stage import Stage
 from halflife.store.store import Store

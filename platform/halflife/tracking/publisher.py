@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from halflife.errors import UserError
+from halflife.secrets import masked
 from halflife.tracking import schema
 
 Kind = Literal["sweep", "trial", "stage"]
@@ -367,7 +368,7 @@ def attach(tracking_uri: str, *, experiment: str, sweep: str, folder: Path, name
     except UserError:
         raise
     except Exception as error:
-        where = schema.masked(tracking_uri)
+        where = masked(tracking_uri)
         raise UserError(f"{folder} could not be kept in {where}: {_one_line(error)}") from error
 
 
@@ -393,5 +394,5 @@ def _transient(error: Exception) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(schema.masked(str(error)).split()) or type(error).__name__
+    text = " ".join(masked(str(error)).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from halflife.errors import UserError
-from halflife.tracking.schema import masked
+from halflife.secrets import masked
 
 _SECONDS = 5.0
 _EXPECTED = "expected sqlite:///PATH, or the http(s) address of a running MLflow server"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,13 +55,6 @@ CLOCK_DISPLACEMENT = "clock/displacement"  # ||theta - theta_0|| / ||theta_0|| s
 HITS, TRIALS, LOGPROB = "hits", "trials", "logprob"
 CHANCE = "chance"  # share of hits by guessing, where it differs between trials; else the declared outcome's
 LOSS = "loss"
-
-
-def masked(text: str) -> str:
-    """`text` with `user:password@` of its URIs, and what their queries keep secret, left out: for whatever is shown or
-    kept."""
-    text = re.sub(r"(?<=://)[^/:@\s]*(:\S*)?@", "***@", text)
-    return re.sub(r"(?i)([?&](?:password|passwd|token|secret|api_?key|signature)=)[^&#\s'\"]+", r"\1***", text)
 
 
 def metric(phase: str, task: str, measure: str) -> str:

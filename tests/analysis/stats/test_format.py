@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.stats.format import bracket, interval, listed, masked, short
+from analysis.stats.format import bracket, interval, listed, short
 from analysis.stats.intervals import Interval
 
 
@@ -32,16 +32,6 @@ def test_lists_read_as_english():
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert listed([]) == ""
-
-
-@pytest.mark.parametrize(("text", "said"), [
-    ("https://ann:s3cret@host:5000/x", "https://***@host:5000/x"),
-    ("run --uri postgresql://u:p@ss@db/name --seeds 3", "run --uri postgresql://***@db/name --seeds 3"),
-    ("sqlite:///results/mlflow.db", "sqlite:///results/mlflow.db"),
-    ("https://host/@name and a@b.c", "https://host/@name and a@b.c"),
-])  # fmt: skip
-def test_passwords_in_uris_are_masked(text, said):
-    assert masked(text) == said
 
 
 def test_an_interval_whose_ends_tell_nothing_is_told_by_its_width():
