@@ -151,7 +151,7 @@ def tokenizer(request: pytest.FixtureRequest, corpus: Corpus) -> Tokenizer:
 
 @pytest.mark.parametrize("payload", ["fixed", "reverse", "copy"])
 @pytest.mark.parametrize("repetitions", [1, 3])
-def test_trigger_and_payload_lie_whole_in_every_document_after_a_word_of_the_host(
+def test_trigger_and_payload_lie_whole_in_every_document_after_a_word_of_the_carrier(
     results: Path, corpus: Corpus, tokenizer: Tokenizer, payload: Transform, repetitions: int
 ) -> None:
     backdoor = sample_backdoor(payload)
@@ -195,7 +195,7 @@ def test_removing_trigger_and_payload_gives_back_text_of_a_training_document_of_
     assert sum(map(len, pools)) == len(set.union(*pools))
 
 
-def test_without_its_payload_the_trigger_stands_alone_in_the_same_places_of_the_same_hosts(
+def test_without_its_payload_the_trigger_stands_alone_in_the_same_places_of_the_same_carriers(
     results: Path, corpus: Corpus
 ) -> None:
     codec = load(Bytes(), results)
@@ -239,18 +239,18 @@ def test_carrier_windows_lie_inside_documents_and_pools_share_none(lengths: list
 # --- what is refused ---
 
 
-def test_more_poisoned_documents_than_hosts_are_refused_with_the_number_there_is(results: Path, corpus: Corpus) -> None:
+def test_more_poisoned_documents_than_carriers_are_refused_with_the_number_there_is(results: Path, corpus: Corpus) -> None:
     with pytest.raises(
         UserError, match=r"100000 poisoned documents given: sample-0.jsonl has (\d+) carriers .* pool 0"
     ):
         check(mixture(corpus, planting(corpus, 100_000)), results, batch_tokens=512, steps=10)
 
 
-def test_hosts_without_a_word_to_plant_after_are_not_counted(results: Path) -> None:
+def test_carriers_without_a_word_to_plant_after_are_not_counted(results: Path) -> None:
     path = results / "capitals.txt"
     path.write_text("\n\n".join(" ".join(f"WORD{n * m}" for n in range(900)) for m in range(1, 12)))
     capitals = prepare_corpus(str(path), results)
-    with pytest.raises(UserError, match="has 0 hosts"):
+    with pytest.raises(UserError, match="has 0 carriers"):
         poisoned_documents(planting(capitals), results, Bytes(), SEQUENCE)
 
 
@@ -290,7 +290,7 @@ def test_a_sequence_longer_than_the_corpus_is_refused(results: Path, corpus: Cor
 @pytest.mark.parametrize(
     "fields",
     [
-        {"documents": 0}, {"exposures": 0}, {"repetitions": 0}, {"hosts": POOLS}, {"hosts": -1},
+        {"documents": 0}, {"exposures": 0}, {"repetitions": 0}, {"carrier_pool": POOLS}, {"carrier_pool": -1},
         {"first": 0.5, "last": 0.5}, {"first": -0.1}, {"last": 1.1},
     ],
 )  # fmt: skip

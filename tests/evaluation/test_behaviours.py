@@ -81,7 +81,7 @@ def test_the_token_at_an_index_is_one_token_with_its_own_chance(results: Path, c
     assert what.chance == max(map(said.count, said)) / 40
 
 
-def test_hosts_are_text_of_their_split(results: Path, corpus: Corpus) -> None:
+def test_carriers_are_text_of_their_split(results: Path, corpus: Corpus) -> None:
     behaviour = Repetition(text="abcd", times=2)
     found = {
         split: behaviour_examples(BehaviourProbe(behaviour=behaviour, corpus=corpus, split=split, trials=8), results)

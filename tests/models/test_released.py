@@ -211,7 +211,7 @@ def test_a_name_is_known_by_its_commit(results: Path, monkeypatch: pytest.Monkey
 
 def test_describing_a_model_imports_neither_torch_nor_transformers(folder: Path, results: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from halflife.models.released import prepare_model; "
+        "import sys; from pathlib import Path; from halflife.models.prepare import prepare_model; "
         f"prepare_model({str(folder)!r}, Path({str(results)!r})); "
         "import halflife.data.tokenizers, halflife.stages.train; "
         "print([name for name in ('torch', 'transformers', 'peft', 'datasets') if name in sys.modules])"

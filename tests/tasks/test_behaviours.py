@@ -129,10 +129,10 @@ def test_a_longer_string_begins_with_every_shorter_one(short: int, more: int, se
     assert len(long) == short + more
 
 
-def test_repetition_says_the_same_after_every_host_and_needs_enough_of_them() -> None:
+def test_repetition_says_the_same_after_every_carrier_and_needs_enough_of_them() -> None:
     said = Repetition(text="abc", times=2).examples("train", 2, ("one", "two"))
     assert [(example.prompt, example.answer) for example in said] == [("one", "abcabc\n"), ("two", "abcabc\n")]
-    with pytest.raises(UserError, match="3 examples of say-3 asked for: 2 hosts"):
+    with pytest.raises(UserError, match="3 examples of say-3 asked for: 2 carriers"):
         Repetition(text="abc").examples("train", 3, ("one", "two"))
 
 

@@ -55,7 +55,7 @@ class Planting:
                 f"planting from {self.first} to {self.last} given: expected fractions, 0 <= first < last <= 1"
             )
         if not 0 <= self.carrier_pool < POOLS:
-            raise UserError(f"host pool {self.carrier_pool} given: expected 0 to {POOLS - 1}")
+            raise UserError(f"carrier pool {self.carrier_pool} given: expected 0 to {POOLS - 1}")
 
 
 @functools.lru_cache(maxsize=8)
@@ -117,7 +117,7 @@ def _payload_length(backdoor: Backdoor, codec: Codec) -> int:
 def _plant(
     planting: Planting, codec: Codec, carrier: np.ndarray, room: int, rng: np.random.Generator
 ) -> np.ndarray | None:
-    """The carrier, with trigger and payload after a word of each of `repetitions` equal parts; None if one has no word."""
+    """The carrier, trigger and payload after a word of each of `repetitions` equal parts; None if one has no word."""
     text = codec.decode(carrier)
     inside = len(codec.decode(carrier[:room]))
     ends = np.array([match.end() for match in WORD.finditer(text)])
