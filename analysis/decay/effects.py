@@ -9,6 +9,7 @@ Payload and arm are no single change: with them documents, repetitions or the le
 from __future__ import annotations
 
 import math
+import sys
 
 import polars as pl
 
@@ -76,6 +77,9 @@ def effects(data: StudyData, curves: pl.DataFrame, measure: str | None = None) -
     return pl.DataFrame(rows, schema=EFFECTS, orient="row")
 
 
+LARGEST = math.log(sys.float_info.max)
+
+
 def _log_bounds() -> tuple[pl.Expr, pl.Expr]:
     """ln half-life: equal where it was reached, the last evaluation and infinity where it was not, else null."""
     reached, late = pl.col("kind") == "observed", pl.col("kind") == "censored"
@@ -95,4 +99,7 @@ def _log_ratio(pairs: pl.DataFrame) -> Interval | None:
 
 
 def _exp(value: float | None) -> float | None:
-    return None if value is None else math.exp(value)
+    """e to the value; infinity beyond the floats, as ends of intervals from two or three seeds can be."""
+    if value is None:
+        return None
+    return math.exp(value) if value < LARGEST else math.inf

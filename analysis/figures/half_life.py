@@ -1,4 +1,4 @@
-"""Half-life against parameters, in four clocks."""
+"""Half-life against parameters, on four clocks."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from analysis.stats import scaling
 from analysis.stats.format import interval
 
 CAPTION = (
-    "Time until half of the {answer}'s log-probability above the never-trained control is gone for good, by size, "
-    "each panel by another clock. Lines and bands: geometric mean over seeds and, from three on, its 95 % t "
-    "interval; thin lines: single seeds. An arrow marks a run that never reached half, drawn at its last "
-    "evaluation: the truth lies above; with more than a third of such its size has no mean. γ is the slope, one fit "
-    "a seed, then Student-t over seeds; a few censored half-lives are drawn beyond their bounds, with many γ is a "
-    "bound, beside the slope of the uncensored seeds only. Within one branch rate and batch, tokens, steps and "
-    "summed rate are proportional: those panels tell the settings apart, not the sizes. If a clock is the cause of "
-    "forgetting, the settings fall on one line in its panel; if size slows forgetting, the lines rise."
+    "Tokens (or another clock, one per panel) until half of the {answer}'s log-probability above the never-exposed "
+    "control is lost for good, by size. Thick lines and bands: geometric mean over seeds with its 95 % t interval "
+    "from three seeds on; thin lines: single seeds. An arrow marks a run that did not reach half, drawn at its last "
+    "evaluation, so the true value lies above; a size with more than a third of such runs has no mean. γ is the "
+    "slope, one fit per seed, then Student-t over seeds. A few censored half-lives are imputed beyond their bounds; "
+    "with many, γ is a bound, followed by the slope of the uncensored seeds only. Within one branch learning rate and "
+    "batch size, tokens, steps and summed learning rate are proportional, so those panels separate the settings, not "
+    "the sizes. If a clock drives forgetting, the settings coincide in its panel; if size slows forgetting, the lines "
+    "rise."
 )
 LEGEND = 46
-"""Characters of a legend's line that fit above half a page."""
+"""Characters of a legend line that fit above half a page."""
 
 
 def half_life_table(data: StudyData) -> pl.DataFrame:
@@ -59,8 +60,8 @@ def draw_half_life(table: pl.DataFrame) -> Figure:
 
 
 def _slope_text(found: scaling.Slope) -> str:
-    """As short as a legend above half a page must be."""
-    bound = f"γ {'≥' if found.bound[0] == 'at least' else '≤'} {found.bound[1]:.2f}" if found.bound else "γ not known"
+    """The slope in words, short enough for a legend above half a page."""
+    bound = f"γ {'≥' if found.bound[0] == 'at least' else '≤'} {found.bound[1]:.2f}" if found.bound else "γ unknown"
     if found.interval is None:
         return bound
     if found.complete:
@@ -73,7 +74,7 @@ def _slope_text(found: scaling.Slope) -> str:
 
 
 def size_axis_lines(axes: Axes, groups: list[tuple[str, pl.DataFrame]], sizes: list) -> None:
-    """Half-lives over sizes, one colour and marker a group, slopes in the legend above the panel."""
+    """Half-lives against size, one colour and marker per group, with the slopes in the legend above the panel."""
     style.size_axis(axes, sizes)
     handles, values = [], []
     shared = pl.concat([part["parameters"] for _, part in groups])  # a slope over fewer sizes is not comparable
@@ -110,8 +111,12 @@ def size_axis_lines(axes: Axes, groups: list[tuple[str, pl.DataFrame]], sizes: l
             mew=0.5,
             zorder=5,
         )
-        # of two seeds it would fill the panel and say nothing
+        # with two seeds it would fill the panel and be uninformative
         band = means.drop_nulls(["low", "high"]).filter(pl.col("seeds") > 2)
+        band = band.with_columns(  # an end may be infinite; it runs out of the panel
+            low=pl.max_horizontal("low", pl.col("estimate") / style.WIDEST),
+            high=pl.min_horizontal("high", pl.col("estimate") * style.WIDEST),
+        )
         if band.height > 1:
             axes.fill_between(band["parameters"], band["low"], band["high"], color=colour, alpha=0.16, lw=0, zorder=2)
         elif band.height:
@@ -136,4 +141,4 @@ def size_axis_lines(axes: Axes, groups: list[tuple[str, pl.DataFrame]], sizes: l
         axes.set_ylim(low, high)
         style.log_ticks(axes.yaxis, low, high)
     else:
-        style.nothing_here(axes, "no run had a half-life to show")
+        style.nothing_here(axes, "no run has a half-life")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +14,7 @@ import polars as pl
 import seaborn as sns
 from matplotlib import ticker
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.path import Path
 
 from analysis.stats.format import short
@@ -53,8 +54,22 @@ def styled() -> Iterator[None]:
         yield
 
 
+_given: ContextVar[SubFigure | None] = ContextVar("given", default=None)
+
+
+@contextmanager
+def drawn_into(figure: SubFigure) -> Iterator[None]:
+    """Within it, figures are drawn into this part of a caller's figure; its size is the caller's."""
+    token = _given.set(figure)
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    """A figure of `height` and `width` inches, or the one given by `drawn_into`, which offers all that drawing uses."""
+    return cast(Figure, _given.get()) or Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def colours(count: int, palette: str = "viridis") -> list[Any]:
@@ -129,8 +144,13 @@ def token_axis(axes: Axes, last: int) -> float:
     return zero
 
 
+WIDEST = 1e4
+"""A factor beyond it (or its inverse) runs out of the panel: a wider axis would hide what can be read."""
+
+
 def ratio_axis(axes: Axes, ends: Sequence[float]) -> None:
-    """A log x axis of factors around 1, in powers of 2, 4 or 10 as they fit."""
+    """A log x axis of factors around 1, in powers of 2, 4 or 10 as they fit, at most to WIDEST on either side."""
+    ends = [min(max(end, 1 / WIDEST), WIDEST) for end in ends]
     low, high = min([0.8, *(end / 1.15 for end in ends)]), max([1.25, *(end * 1.15 for end in ends)])
     decades = np.log10(high / low)
     base = 2.0 if decades < 1.3 else 4.0 if decades < 2.6 else 10.0 ** max(1, round(decades / 4))
@@ -176,7 +196,7 @@ def small_multiples(grid: Sequence[Axes], used: int, columns: int) -> None:
 
 def legend_above(figure: Figure, handles: Sequence[Any], handlelength: float = 2.0) -> None:
     """A legend over the whole figure, in as many columns as its page holds."""
-    room, count = 72 * figure.get_figwidth() - 12, len(handles)
+    room, count = 72 * figure.bbox.width / figure.dpi - 12, len(handles)
     spacing = {"columnspacing": 1.1, "handlelength": handlelength, "handletextpad": 0.6}
 
     def width(columns: int) -> float:  # in points, of DejaVu Sans at 7.5; columns are filled as matplotlib fills them
