@@ -15,12 +15,7 @@ import tyro
 
 from analysis.errors import UserError
 from analysis.fitting.command import compare, fit
-from analysis.runs.places import results_folder, tracking_uri_of
-
-
-def _cache(uri: str, results: Path | None) -> Path | None:
-    """Where points read from a server are kept; those of a SQLite store are kept beside it."""
-    return results_folder(results) / "cache" if uri.startswith(("http://", "https://")) else None
+from analysis.runs.places import results_folder, store_of, tracking_uri_of
 
 
 def report(
@@ -44,8 +39,8 @@ def report(
     from analysis.report.write import default_folder, write_report
 
     folder = out or default_folder(results_folder(results), study)
-    uri = tracking_uri or tracking_uri_of(results)
-    print(write_report(study, tracking_uri=uri, out=folder, sweep=sweep, cache=_cache(uri, results)))
+    uri, cache = store_of(results, tracking_uri)
+    print(write_report(study, tracking_uri=uri, out=folder, sweep=sweep, cache=cache))
 
 
 def export(
@@ -71,8 +66,8 @@ def export(
     from analysis.report.export import write_tables
     from analysis.runs.load import load_study
 
-    uri = tracking_uri or tracking_uri_of(results)
-    data = load_study(uri, study, sweep, cache=_cache(uri, results))
+    uri, cache = store_of(results, tracking_uri)
+    data = load_study(uri, study, sweep, cache)
     for path in write_tables(data, out, format):
         print(path)
 

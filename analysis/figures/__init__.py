@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from analysis.errors import UserError
+
 if TYPE_CHECKING:
     import polars as pl
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from analysis.runs.study import StudyData
@@ -40,7 +43,7 @@ class Recipe:
 
     @property
     def _module(self):
-        return import_module(f"analysis.figures.{self.name}")
+        return import_module(f"{__name__}.{self.name}")
 
 
 FIGURES = {
@@ -78,3 +81,28 @@ FIGURES = {
         Recipe(name="clean_loss", title="The price on clean text", nothing="clean loss was not measured"),
     )
 }
+
+
+def drawn(name: str, data: StudyData, axes: Axes | None = None) -> Figure:
+    """The figure of that name on its own, or in place of `axes`, a cell of a grid, which a subfigure replaces.
+
+    Raises UserError on an unknown name, when there is nothing to draw, and for axes that lie in no grid.
+    """
+    from analysis.decay.design import vocabulary
+    from analysis.figures import style
+
+    if name not in FIGURES:
+        raise UserError(f"there is no figure {name!r}; figures: {', '.join(FIGURES)}")
+    table = FIGURES[name].table(data)
+    if table.is_empty():
+        why = FIGURES[name].nothing.format(**vocabulary(data))
+        raise UserError(f"{data.declaration.study} has nothing to draw as {name}: {why}")
+    if axes is None:
+        return FIGURES[name].draw(table)
+    cell, parent, root = axes.get_subplotspec(), axes.get_figure(root=False), axes.get_figure(root=True)
+    if cell is None or parent is None or root is None:
+        raise UserError("these axes lie in no grid: expected a cell of subplots, subplot_mosaic or a GridSpec")
+    axes.remove()
+    with style.drawn_into(parent.add_subfigure(cell)):
+        FIGURES[name].draw(table)
+    return root

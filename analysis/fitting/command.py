@@ -13,11 +13,14 @@ import tyro
 from analysis.errors import UserError
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from analysis.fitting.extrapolation import HeldOut
     from analysis.fitting.intervals import HalfLife, Intervals
     from analysis.fitting.objectives import Objective
     from analysis.fitting.result import Fit
     from analysis.fitting.selection import Comparison
+    from analysis.laws.base import Law
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,7 @@ def _write(path: Path, what: object) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
-def fitted(data: Path, law: str, columns: Columns) -> tuple[Fit, int]:
+def fitted(data: Path | pl.DataFrame, law: str | Law, columns: Columns) -> tuple[Fit, int]:
     """The fit, and how many rows have no response and were left out.
 
     Raises UserError on bad input, before anything is computed.
@@ -136,12 +139,13 @@ def fitted(data: Path, law: str, columns: Columns) -> tuple[Fit, int]:
     from analysis.fitting.table import observations, read_table
     from analysis.laws import find_law
 
-    found = find_law(law)
+    found = find_law(law) if isinstance(law, str) else law
     if columns.starts < 1:
         raise UserError(f"--starts is {columns.starts}; expected 1 or more")
+    table = read_table(data) if isinstance(data, Path) else data
     names = [name.strip() for name in columns.x.split(",")]
     points, left_out = observations(
-        read_table(data), found, names, y=columns.y, hits=columns.hits, trials=columns.trials, group=columns.group
+        table, found, names, y=columns.y, hits=columns.hits, trials=columns.trials, group=columns.group
     )
     return fit(found, points, objective=_objective(columns), starts=columns.starts), left_out
 

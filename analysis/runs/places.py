@@ -11,19 +11,20 @@ from analysis.errors import UserError
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")
 """Also one whose slashes Path has made one."""
+Place = str | os.PathLike[str]
 
 
-def results_folder(results: Path | None) -> Path:
+def results_folder(results: Place | None) -> Path:
     """The folder that stands for `--results` (or HALFLIFE_RESULTS) here: of a bucket, its copy, or results."""
-    given = results or Path(os.environ.get("HALFLIFE_RESULTS") or "results")
+    given = Path(results or os.environ.get("HALFLIFE_RESULTS") or "results")
     if address := _address(given):
         return _copy_of(address) or Path("results")
     return given
 
 
-def tracking_uri_of(results: Path | None) -> str:
+def tracking_uri_of(results: Place | None) -> str:
     """The MLflow store of `--results`. Raises UserError when that is a bucket whose runs nothing here has published."""
-    given = results or Path(os.environ.get("HALFLIFE_RESULTS") or "results")
+    given = Path(results or os.environ.get("HALFLIFE_RESULTS") or "results")
     database = (results_folder(results) / "mlflow.db").absolute()
     address = _address(given)
     if address and not (_copy_of(address) and database.exists()):
@@ -33,6 +34,12 @@ def tracking_uri_of(results: Path | None) -> str:
             "here with these --results, which computes nothing again and publishes them"
         )
     return f"sqlite:///{database}"
+
+
+def store_of(results: Place | None, tracking_uri: str | None) -> tuple[str, Path | None]:
+    """The MLflow store to read, and where points read from a server are cached (None: `load_study` decides)."""
+    uri = tracking_uri or tracking_uri_of(results)
+    return uri, results_folder(results) / "cache" if uri.startswith(("http://", "https://")) else None
 
 
 def _address(place: Path) -> str | None:

@@ -1,0 +1,152 @@
+"""Runs, fits and figures from Python: load what a study measured, fit laws to it or to any table, draw its figures.
+
+    from halflife import results
+
+    data = results.load("backdoor_persistence")
+    curves = results.curves(data)
+    times = results.half_lives(data).filter(criterion="logprob", clock="tokens", is_reference=True)
+    print(data.trials, data.points, times.select("size", "seed", "kind", "low", "high", "estimate"))
+    largest = curves.filter(role="treatment", is_reference=True, parameters=curves["parameters"].max())
+    fit = results.fit(largest, "exponential_floor", x="tokens", hits="hits", trials="trials", group="seed")
+    print(results.intervals(fit).half_life)
+    results.figure("half_life", data).savefig("half_life.pdf")
+    print(results.report("backdoor_persistence"))
+
+`results.LAWS` holds the laws by name. Declare your own with `@results.law(...)` and `results.Parameter`, and pass it to
+`fit`. `results.FIGURES` holds the figures by name, each with `table(data)` and `draw(table)`. Bad input raises
+`results.UserError`: what was given, what was expected, how to mend it. Polars, numpy and matplotlib are imported only
+when they are needed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import polars as pl
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from analysis.figures import FIGURES
+    from analysis.fitting.intervals import intervals
+    from analysis.fitting.result import Fit
+    from analysis.laws.base import LAWS, Law, Parameter, UserError, law
+    from analysis.runs.study import StudyData
+
+Folder = str | os.PathLike[str]
+Error = Literal["huber", "gaussian", "lognormal", "binomial", "beta-binomial"]
+
+__all__ = [
+    "FIGURES", "LAWS", "Law", "Parameter", "UserError", "curves", "figure", "fit", "half_lives", "intervals", "law",
+    "load", "report",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    """What stands in analysis as it is, and `main`, which the console script halflife-analysis calls."""
+    if name in ("LAWS", "Law", "Parameter", "UserError", "law"):
+        from analysis.laws import base as home
+    elif name == "intervals":
+        from analysis.fitting import intervals as home
+    elif name == "FIGURES":
+        from analysis import figures as home
+    elif name == "main":
+        from analysis import __main__ as home
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(home, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def load(
+    study: str, *, results: Folder | None = None, tracking_uri: str | None = None, sweep: str | None = None
+) -> StudyData:
+    """The newest sweep of a study, or the one whose digest begins with `sweep`.
+
+    `trials` has one row per trial (its parameters, role and outcomes), `points` one row per measured value (trial,
+    phase, step in tokens, name, value), `declaration` what the study declared. They are read from `mlflow.db` in
+    `results` (default: HALFLIFE_RESULTS, or results), or from the MLflow store or exported folder `tracking_uri`.
+    Raises UserError when there is no such store, study or sweep.
+    """
+    from analysis.runs.load import load_study
+    from analysis.runs.places import store_of
+
+    uri, cache = store_of(results, tracking_uri)
+    return load_study(uri, study, sweep, cache)
+
+
+def curves(data: StudyData) -> pl.DataFrame:
+    """Retention over time, one row per outcome, trial (controls too) and evaluation: the four clocks, counts, success
+    and log-probability with their controls, retention_success and retention_logprob (1 at the drop, 0 at the control).
+
+    What was not measured is null. Empty for a study without a drop, such as one of soft prompts.
+    """
+    from analysis.decay.retention import outcomes_curves
+
+    return outcomes_curves(data)
+
+
+def half_lives(data: StudyData) -> pl.DataFrame:
+    """Time until half of the retention is lost, one row per outcome, treatment, criterion and clock.
+
+    `kind` is observed (between `low` and `high`, interpolated to `estimate`), censored (not reached by `low`) or
+    at-start. Treatments without the skill at the drop have no rows.
+    """
+    from analysis.decay.retention import half_lives
+
+    return half_lives(curves(data))
+
+
+def fit(
+    table: pl.DataFrame | Folder, law: str | Law, *, x: str | Sequence[str], y: str | None = None,
+    hits: str | None = None, trials: str | None = None, group: str | None = None, error: Error | None = None,
+    delta: float = 1e-3, chance: float = 0.0, starts: int = 128,
+) -> Fit:  # fmt: skip
+    """A law (a name in LAWS, FILE.py:NAME, or a Law) fitted to the columns of a frame or a file.
+
+    `x` names a column for each of the law's inputs; the response is `y`, or counts: `hits` of `trials`. Rows without
+    a response are left out. `group` names the column of seeds: rows of one seed are not independent. `error` is
+    binomial for counts and gaussian for `y` by default; `delta` is Huber's, `chance` the success rate of guessing.
+    Raises UserError on a missing column, on missing or impossible values, and when no start has a finite objective.
+    """
+    from analysis.fitting.command import Columns, fitted
+
+    names = x if isinstance(x, str) else ",".join(x)
+    columns = Columns(
+        x=names, y=y, hits=hits, trials=trials, group=group, error=error, delta=delta, chance=chance, starts=starts
+    )
+    return fitted(Path(table) if isinstance(table, str | os.PathLike) else table, law, columns)[0]
+
+
+def figure(name: str, data: StudyData, axes: Axes | None = None) -> Figure:
+    """One of the report's figures, as a figure of its own or in place of `axes`, a cell of the caller's `subplots`.
+
+    Most have several panels: a subfigure that holds them replaces `axes`. Use layout="constrained" in the caller's
+    figure, which is returned. Raises UserError on a name that is not in FIGURES, when there is nothing to draw, and for
+    axes that lie in no grid.
+    """
+    from analysis.figures import drawn
+
+    return drawn(name, data, axes)
+
+
+def report(
+    study: str, *, results: Folder | None = None, tracking_uri: str | None = None, sweep: str | None = None,
+    out: Folder | None = None,
+) -> Path:  # fmt: skip
+    """Draws a study's report into `out` (default: reports/STUDY in the results folder) and returns the HTML file.
+
+    The other arguments and errors are those of `load`; also raises UserError when nothing was measured yet.
+    """
+    from analysis.report.write import default_folder, write_report
+    from analysis.runs.places import results_folder, store_of
+
+    uri, cache = store_of(results, tracking_uri)
+    place = default_folder(results_folder(results), study) if out is None else Path(out)
+    return write_report(study, tracking_uri=uri, out=place, sweep=sweep, cache=cache)

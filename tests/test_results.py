@@ -1,0 +1,137 @@
+"""The public door to runs, fits and figures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from matplotlib.figure import Figure
+
+from analysis.figures import FIGURES
+from analysis.fitting.result import Fit
+from analysis.runs.study import StudyData
+from halflife import results
+from tests.analysis import planted
+from tests.analysis.conftest import SMALL
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder whose runs are planted."""
+    folder = tmp_path_factory.mktemp("door") / "results"
+    planted.write(folder, SMALL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> StudyData:
+    return results.load(SMALL.study, results=folder)
+
+
+def test_the_example_of_the_docstring_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (results.__doc__ or "").splitlines()
+    example = textwrap.dedent("\n".join(line for line in lines if line.startswith("    ")))
+    assert len(example.splitlines()) == 10
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.delenv("HALFLIFE_RESULTS", raising=False)
+    found: dict = {}
+    exec(example, found)
+    assert found["times"].height == len(SMALL.sizes) * SMALL.seeds * len(SMALL.arms)
+    assert isinstance(found["fit"], Fit)
+    assert found["fit"].observations.n == found["largest"].height
+    assert Path("half_life.pdf").read_bytes().startswith(b"%PDF")
+    assert Path(capsys.readouterr().out.splitlines()[-1]) == Path("results/reports/backdoor_persistence/report.html")
+
+
+def test_importing_it_imports_nothing_heavy() -> None:
+    code = "import sys; from halflife import results; print({'polars', 'numpy', 'analysis', 'tyro'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    assert dir(results) == sorted(results.__all__)
+    assert all(getattr(results, name) is not None for name in results.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'ask'"):
+        results.ask  # noqa: B018
+
+
+def test_half_lives_are_those_planted(data: StudyData) -> None:
+    times = results.half_lives(data).filter(
+        criterion="logprob", clock="tokens", is_reference=True, kind="observed", size="100k"
+    )
+    settings = {"parameters": 100_000, "learning_rate": 1.0, "trunk_regularizer": "none", "branch_regularizer": "none",
+                "arm": "equal-exposure", "payload": "fixed"}  # fmt: skip
+    planted_tokens = planted.half_life_steps(SMALL, settings) * planted.STEP
+    assert times.height == SMALL.seeds
+    assert times["estimate"].to_numpy() == pytest.approx(planted_tokens, rel=0.25)
+
+
+def test_a_law_of_ones_own_is_fitted_to_a_frame_or_a_file(tmp_path: Path) -> None:
+    @results.law(
+        register=False, name="gompertz", formula="y = a exp(-(exp(x/T) - 1))", source="none", decays=True,
+        parameters=(results.Parameter(name="a", low=0, high=10, unit="y"),
+                    results.Parameter(name="T", low=1e-6, high=1e6, log=True, unit="x")),
+    )  # fmt: skip
+    def gompertz(x, a, T):
+        return a * np.exp(1 - np.exp(x / T))
+
+    frame = pl.DataFrame({"x": np.linspace(0, 5, 21)}).with_columns(y=2 * (1 - (pl.col("x") / 3).exp()).exp())
+    frame.write_csv(tmp_path / "table.csv")
+    for table in (frame, tmp_path / "table.csv", str(tmp_path / "table.csv")):
+        fit = results.fit(table, gompertz, x="x", y="y")
+        assert fit.parameters == pytest.approx({"a": 2.0, "T": 3.0}, rel=1e-6)
+
+
+def test_the_inputs_of_a_law_are_a_sequence_of_columns() -> None:
+    n, d = np.meshgrid([1e6, 1e7, 1e8, 1e9], [1e8, 1e9, 1e10, 1e11])
+    frame = pl.DataFrame({"N": n.ravel(), "D": d.ravel()})
+    frame = frame.with_columns(loss=1.8 + 400 / pl.col("N") ** 0.34 + 410 / pl.col("D") ** 0.28)
+    fit = results.fit(frame, "chinchilla", x=["N", "D"], y="loss", error="huber")
+    assert fit.predict(np.array([[1e7, 1e10]])) == pytest.approx(
+        frame.filter(N=1e7, D=1e10)["loss"].to_numpy(), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("name", ["retention", "half_life", "relearning", "effects", "clean_loss"])
+def test_a_figure_is_drawn_in_place_of_the_callers_axes(data: StudyData, name: str) -> None:
+    own = Figure(figsize=(12, 5), layout="constrained")
+    left, right = own.subplots(1, 2)
+    left.plot([0, 1], [0, 1])
+    where = right.get_subplotspec()
+    assert results.figure(name, data, axes=right) is own
+    own.draw_without_rendering()
+    alone = results.figure(name, data)
+    (part,) = own.subfigs
+    assert own.axes[0] is left
+    assert [len(axes.lines) for axes in part.axes] == [len(axes.lines) for axes in alone.axes]
+    assert sum(len(axes.lines) for axes in part.axes) > 0
+    assert where is not None
+    assert part.get_subplotspec() is where
+    assert results.figure(name, data) is not own  # and only there
+
+
+def test_bad_input_is_one_line(folder: Path, data: StudyData) -> None:
+    with pytest.raises(results.UserError, match=r"no study .none.*it has backdoor_persistence"):
+        results.load("none", results=folder)
+    with pytest.raises(results.UserError, match="there is no figure 'nothing'; figures: retention, "):
+        results.figure("nothing", data)
+    with pytest.raises(results.UserError, match="backdoor_persistence has nothing to draw as pareto: nothing was"):
+        results.figure("pareto", data)
+    with pytest.raises(results.UserError, match="these axes lie in no grid"):
+        results.figure("half_life", data, axes=Figure().add_axes((0, 0, 1, 1)))
+    with pytest.raises(results.UserError, match="there is no column 'tau'"):
+        results.fit(data.trials, "exponential", x="tau", y="seed")
+    with pytest.raises(results.UserError, match="there is no law 'none'; laws: "):
+        results.fit(data.trials, "none", x="seed", y="seed")
+
+
+def test_figures_give_their_tables(data: StudyData) -> None:
+    assert results.FIGURES is FIGURES
+    assert results.FIGURES["half_life"].table(data)["size"].unique().sort().to_list() == sorted(SMALL.sizes)
