@@ -1,6 +1,6 @@
-"""Figures by name. Each is two functions: one returns its table, one draws it and nothing else.
+"""Figures by name. Each is two functions: one returns the table, the other only draws it.
 
-Drawing modules are imported when a figure is asked for, so that listing names costs nothing.
+Drawing modules are imported on first use, so listing names is cheap.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A figure: how its table is made and drawn, and what to see in it."""
+    """A figure: how its table is made, how it is drawn, and what it shows."""
 
     name: str
     title: str
     nothing: str
-    """Why there may be nothing to draw."""
+    """Why the table is empty, if it is."""
 
     @property
     def table(self) -> Callable[[StudyData], pl.DataFrame]:
@@ -49,36 +49,44 @@ class Recipe:
 FIGURES = {
     recipe.name: recipe
     for recipe in (
-        Recipe(name="retention", title="The {skill} fades", nothing="no branch was measured"),
-        Recipe(name="settings", title="Setting by setting", nothing="no other setting was run"),
-        Recipe(name="seeds", title="Seed by seed", nothing="no branch was measured"),
-        Recipe(name="half_life", title="Half-life against size", nothing="no half-life could be measured"),
-        Recipe(name="strength", title="Equal exposure and equal strength", nothing="only one arm was run"),
-        Recipe(name="survival", title="Share of runs that still have it", nothing="no run had it at the drop"),
-        Recipe(name="floor", title="What stays for good", nothing="no run had the {skill} at the drop"),
-        Recipe(name="laws", title="Which law of decay", nothing="no run had enough evaluations above the control"),
+        Recipe(name="retention", title="Retention of the {skill}", nothing="no branch was measured"),
+        Recipe(name="settings", title="Retention by setting", nothing="no other setting was run"),
+        Recipe(name="seeds", title="Retention by seed", nothing="no branch was measured"),
+        Recipe(name="half_life", title="Half-life by size", nothing="no half-life could be measured"),
+        Recipe(name="strength", title="Equal exposure versus equal strength", nothing="only one arm was run"),
+        Recipe(name="survival", title="Runs that still have the {skill}", nothing="no run had the {skill} at the drop"),
+        Recipe(name="floor", title="Floor of retention", nothing="no run had the {skill} at the drop"),
+        Recipe(name="laws", title="Laws of decay", nothing="no run has enough evaluations above the control"),
         Recipe(
-            name="extrapolation", title="What a law foretells", nothing="no law could be fitted to a part of the runs"
+            name="extrapolation",
+            title="Extrapolation of the laws",
+            nothing="no law could be fitted to part of the runs",
         ),
-        Recipe(name="effects", title="What makes it stay", nothing="only size, seed and what was learned were varied"),
-        Recipe(name="relearning", title="Bringing it back", nothing="no relearning was run"),
-        Recipe(name="overlap", title="Overlap with what stays", nothing="no dial of overlap was varied"),
-        Recipe(name="family", title="By family", nothing="no family of languages was run"),
         Recipe(
-            name="languages", title="Every language since the drop", nothing="no language was learned and asked apart"
+            name="effects",
+            title="Effects on retention and half-life",
+            nothing="only size, seed and what was learned were varied",
         ),
-        Recipe(name="erasure", title="Gone or gated", nothing="no reading was taken beside a model that never saw it"),
-        Recipe(name="examples", title="Examples that bring it back", nothing="no relearning was run"),
-        Recipe(name="generalisation", title="The pair never trained on", nothing="no pair was left out of training"),
-        Recipe(name="pareto", title="What the search found", nothing="nothing was searched for"),
-        Recipe(name="soft_prompts", title="Tokens that bring it back", nothing="no soft prompt was trained"),
-        Recipe(name="distances", title="How many tokens it takes", nothing="no behaviour was reached by any prompt"),
-        Recipe(name="restarts", title="How often a restart gets there", nothing="no prompt was fitted more than once"),
+        Recipe(name="relearning", title="Relearning", nothing="no relearning was run"),
+        Recipe(name="overlap", title="Effect of overlap", nothing="no overlap was varied"),
+        Recipe(name="family", title="Half-life by family", nothing="no family of languages was run"),
+        Recipe(name="languages", title="Retention of every language", nothing="no language was evaluated on its own"),
         Recipe(
-            name="amounts", title="In tokens, numbers and bits", nothing="neither bits nor directions were measured"
+            name="erasure",
+            title="Gone or gated",
+            nothing="no reading was taken of both a model and its never-exposed control",
         ),
-        Recipe(name="fragility", title="Fragility against C", nothing="no fragility of enough behaviours was measured"),
-        Recipe(name="clean_loss", title="The price on clean text", nothing="clean loss was not measured"),
+        Recipe(name="examples", title="Relearning by number of examples", nothing="no relearning was run"),
+        Recipe(name="generalisation", title="The untrained pair", nothing="no pair was left out of training"),
+        Recipe(name="pareto", title="What the search found", nothing="no search was run"),
+        Recipe(name="soft_prompts", title="Loss by soft-prompt tokens", nothing="no soft prompt was trained"),
+        Recipe(name="distances", title="Tokens needed for each behaviour", nothing="no prompt reached any behaviour"),
+        Recipe(name="restarts", title="Success rate of restarts", nothing="no prompt was fitted more than once"),
+        Recipe(
+            name="amounts", title="Tokens, numbers and bits needed", nothing="neither bits nor directions were measured"
+        ),
+        Recipe(name="fragility", title="Fragility against C", nothing="fragility was measured for too few behaviours"),
+        Recipe(name="clean_loss", title="Cost in clean loss", nothing="clean loss was not measured"),
     )
 }
 

@@ -1,4 +1,4 @@
-"""What each behaviour takes in tokens, numbers and bits, size beside size."""
+"""How much each behaviour takes in tokens, numbers and bits, compared across sizes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from analysis.prompts.elicitation import series_key
 from analysis.runs.study import StudyData
 
 CAPTION = (
-    "One row a behaviour, one colour a size, one panel a unit. Tokens: C, the smallest k tried that gets there, "
-    "which is to the one loss that the study asks of all, or else through half of the gap of that seed. "
-    "Numbers: C times the model's width. Bits: the fewest, over k and bits a number, to which a fitted prompt can be "
-    "rounded and still get there. Numbers in random directions: the fewest that get there when only they are fitted, "
-    "the prompt moving in so many random directions from where it begins (it has the largest k). Points are medians "
-    "over seeds, bars intervals by order statistics (the range, below six seeds); an arrow: not reached by the most "
-    "that was tried. A unit in which the sizes lie on one another is one in which the models need the same. All are "
-    "upper bounds, on a grid: the steps between what was tried are wide."
+    "One row per behaviour, one colour per size, one panel per unit. Tokens: C, the smallest k tried that reaches the "
+    "target loss, which is the study's matched loss if it declares one and otherwise closes half of each seed's gap. "
+    "Numbers: C times the model's width. Bits: the fewest, over k and bits per number, to which a fitted prompt can "
+    "be rounded and still reach the target. Numbers in random directions: the fewest trained numbers that reach the "
+    "target when a prompt of the largest k moves from its initial value only within that many random directions. "
+    "Points are medians over seeds, bars are order-statistic intervals (the range, below six seeds), arrows mark "
+    "targets not reached by the largest amount tried. If the sizes coincide in a unit, the models need the same "
+    "amount in that unit. All values are upper bounds on a coarse grid."
 )
 
 
 def amounts_table(data: StudyData) -> pl.DataFrame:
-    """`amounts.compared` of the study's prompts."""
+    """`amounts.compared` for the study's prompts."""
     return amounts.compared(data)
 
 
 def draw_amounts(table: pl.DataFrame) -> Figure:
-    """`table` as `amounts.compared` gives it."""
+    """`table`: as returned by `amounts.compared`."""
     names = table["behaviour"].unique(maintain_order=True).to_list()
     sizes = sorted(table["series"].unique(), key=series_key)
     colours = dict(zip(sizes, style.colours(len(sizes)), strict=True))

@@ -1,4 +1,4 @@
-"""Clean loss of models that had the skill and of those that never did, in the trunk and after the drop."""
+"""Clean loss of models with the skill and of models that never had it, in the trunk and after the drop."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from analysis.runs.study import StudyData
 from halflife.tracking import schema
 
 CAPTION = (
-    "Loss on held-out clean text. Left: what the {skill} cost the trunk, by size; points are seeds, bars their "
-    "means. Within the shaded band the preset is valid: outside it, what follows compares unequal models. Right: "
-    "the branch after the drop; solid: with it, dashed: never trained on it, thick: means over seeds. A jump at its "
-    "start is the fork's doing, not forgetting's."
+    "Loss on held-out clean text. Left: clean loss at the drop, with the {skill} minus never exposed to it, by size; "
+    "points are seeds, dashes their means. Within the shaded band the preset is valid; outside it, all later "
+    "comparisons are between unequal models. Right: clean loss in the branch after the drop; solid lines had the "
+    "{skill}, dashed lines never did, thick lines are means over seeds. A jump at the start of the branch is caused "
+    "by the fork, not by forgetting."
 )
 DASHED = (0, (3, 2))
 PHASES = ("trunk", "branch")
 
 
 def clean_loss_table(data: StudyData) -> pl.DataFrame:
-    """phase, role, size, parameters, seed, tokens, loss at the reference setting; a shared trunk appears once."""
+    """phase, role, size, parameters, seed, tokens, loss (nats per token) at the reference setting; a shared trunk
+    appears once."""
     shown = with_controls(data, facets(data, most=1), ("absent",))
     about = described(data).join(shown, on="trial").select("trial", "role", "size", "parameters", "seed")
     points = data.points.filter((pl.col("name") == f"clean/{schema.LOSS}") & pl.col("phase").is_in(PHASES))
@@ -58,7 +60,7 @@ def draw_clean_loss(table: pl.DataFrame) -> Figure:
 
 
 def trunk_gaps(trunk: pl.DataFrame) -> pl.DataFrame:
-    """size, parameters, seed, gap: last clean loss of the trunk less that of its never-trained twin."""
+    """size, parameters, seed, gap: final clean loss of the trunk minus that of its never-exposed control."""
     last = (
         trunk.sort("tokens")
         .group_by("role", "size", "parameters", "seed", maintain_order=True)
@@ -82,7 +84,7 @@ def _gaps(axes: Axes, trunk: pl.DataFrame, sizes: list) -> None:
     reach = max([1.35 * CLEAN_GAP, *(1.15 * abs(gap) for gap in gaps["gap"])])
     axes.set_ylim(-reach, reach)
     axes.set_xlabel("non-embedding parameters")
-    axes.set_ylabel("clean loss at the drop:\nhad it less never had it (nats)")
+    axes.set_ylabel("clean loss at the drop:\nhad it − never had it (nats)")
 
 
 def _branches(axes: Axes, part: pl.DataFrame, sizes: list) -> None:
@@ -103,4 +105,4 @@ def _branches(axes: Axes, part: pl.DataFrame, sizes: list) -> None:
             fill = colour if role == "treatment" else "white"
             axes.plot([zero] * at_start.height, at_start["loss"], "o", ms=3.2, color=colour, mfc=fill)
     axes.set_xlabel("tokens since the drop")
-    axes.set_ylabel("clean loss in the branch (nats a token)")
+    axes.set_ylabel("clean loss in the branch (nats per token)")

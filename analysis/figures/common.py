@@ -1,4 +1,4 @@
-"""What several figures need: which trials stand side by side, and which is whose control."""
+"""Shared by several figures: which trials are shown side by side, and which trial is the control of which."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from analysis.runs.study import StudyData
 from halflife.tracking.schema import Axis
 
 FACETS = 3
-"""Most columns that fit a page."""
+"""Maximum number of columns on a page."""
 KINDS = {"absent": ":", "positive": "--", "extinction": "-.", "null": (0, (1, 1, 4, 1))}
-"""Kinds of controls that figures draw, and their lines."""
+"""Kinds of controls that figures draw, with their line styles."""
 
 
 def facet_axis(data: StudyData) -> Axis | None:
-    """The axis that figures lay out side by side: the branch's rate if it varies, else the first other axis."""
+    """The axis shown as columns: the branch's learning rate if it varies, else the first other axis."""
     axes = [axis for axis in setting_axes(data) if axis.name not in ("arm", "payload")]
     return next((axis for axis in axes if axis.name == "learning_rate"), axes[0] if axes else None)
 
 
 def facets(data: StudyData, most: int = FACETS) -> pl.DataFrame:
-    """trial, facet (in words), place: treatments at the reference but for the facet axis."""
+    """trial, facet (its label), place (its order): treatments at the reference in everything but the facet axis."""
     chosen, axis = reference(data), facet_axis(data)
     trials = described(data).filter(pl.col("role") == "treatment")
     for name, value in chosen.items():
@@ -38,16 +38,16 @@ def facets(data: StudyData, most: int = FACETS) -> pl.DataFrame:
 
 
 def control_labels(data: StudyData) -> dict[str, str]:
-    """Role -> what the study calls that control, in the order of KINDS; those that are trials of their own."""
+    """Role -> the study's label of that control, in the order of KINDS; only controls that are trials of their own."""
     declared = {control.role: control for control in data.declaration.controls if control.role}
     order = sorted(declared, key=lambda role: [*KINDS, declared[role].kind].index(declared[role].kind))
     return {role: declared[role].label for role in order}
 
 
 def with_controls(data: StudyData, shown: pl.DataFrame, roles: tuple[str, ...]) -> pl.DataFrame:
-    """`shown` and the controls of its trials, each once in every facet where it is one's control.
+    """`shown` and the controls of its trials, each once in every facet that has one of its trials.
 
-    A never-trained control serves all settings; one that keeps the cause, or its cue, stands only beside the branch
+    A never-exposed control serves all settings; one that keeps the cause, or its trigger, is shown only with the branch
     that it shares.
     """
     axis = facet_axis(data)

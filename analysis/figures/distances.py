@@ -1,4 +1,4 @@
-"""How many tokens each behaviour takes: with it, without it, and the difference."""
+"""How many tokens each behaviour takes, on the model that has it and on one that never had it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from analysis.figures import style
 from analysis.prompts import elicitation, information
 from analysis.runs.study import StudyData
 
-NO_C = " A seed that gains nothing has no C by loss and is left out."
+NO_C = " A seed without a gain has no C by loss and is left out."
 CAPTION = (
-    "One row a behaviour (and size): the conditional distance C, the smallest number of prompt tokens that "
-    f"{elicitation.HALF_CLOSED} (left; seed by seed) or brings half of the answers wholly right, beyond chance "
-    "(right), as the median over seeds; bars are its interval by order statistics, the range where there are fewer "
-    "than six seeds. Filled: the model that has the behaviour, open: one that never had it, given the same examples "
-    "and steps, so what lies left of its mark was elicited, not taught. An arrow: not reached by the largest k tried. "
-    "Squares: the saturation S of the loss. A prompt that was found bounds C from above: the optimizer may have "
-    f"failed.{NO_C}"
+    "One row per behaviour (and size). Left, by loss: the conditional distance C, the smallest number of prompt "
+    f"tokens that {elicitation.HALF_CLOSED} (each seed has its own threshold). Right, by success: the smallest number "
+    "at which half of the answers are exactly right, above chance. Points are medians over seeds, bars are "
+    "order-statistic intervals (the range, below six seeds). Filled: the model that has the behaviour; open: a model "
+    "that never had it, given the same examples and steps. If the filled mark lies left of the open one, the prompt "
+    "elicits the behaviour rather than teaching it. Arrows: not reached at the largest k tried. Squares: the "
+    f"saturation S of the loss. C is an upper bound, because the optimizer may have missed a shorter prompt.{NO_C}"
 )
 PANELS = {"loss": "half of the gap in loss", "success": "half of the answers right"}
 WITH, WITHOUT, STOPS = "has the behaviour", "never had it", "saturation S"
 
 
 def distances_table(data: StudyData) -> pl.DataFrame:
-    """`information.distance_table` of the study's prompts, by held-out loss and by success."""
+    """`information.distance_table` for the study's prompts, by held-out loss and by success."""
     return by_both(elicitation.runs(data))
 
 
 def by_both(prompts: pl.DataFrame, threshold: float | None = None) -> pl.DataFrame:
-    """C by loss, and by success of behaviours that any prompt reached: whole texts are never said word by word.
-    `threshold`: T of the loss, which the column `goal` then tells."""
+    """C by loss, and C by success for behaviours that any prompt reached: long texts are never reproduced exactly.
+    `threshold`: a fixed T of the loss, which the column `goal` then names."""
     if prompts.is_empty():
         return pl.DataFrame()
     by_loss = information.distance_table(prompts, threshold=threshold)
@@ -44,12 +44,12 @@ def by_both(prompts: pl.DataFrame, threshold: float | None = None) -> pl.DataFra
     by_success = information.distance_table(prompts.drop_nulls(["hits", "trials"]), "success")
     if by_success.is_empty():
         return by_loss
-    said = prompts.group_by("behaviour").agg(pl.col("hits").sum()).filter(pl.col("hits") > 0)["behaviour"]
-    return pl.concat([by_loss, by_success.filter(pl.col("behaviour").is_in(said.to_list()))], how="diagonal_relaxed")
+    reached = prompts.group_by("behaviour").agg(pl.col("hits").sum()).filter(pl.col("hits") > 0)["behaviour"]
+    return pl.concat([by_loss, by_success.filter(pl.col("behaviour").is_in(reached.to_list()))], how="diagonal_relaxed")
 
 
 def draw_distances(table: pl.DataFrame) -> Figure:
-    """`table` as `information.distance_table` gives it, of one criterion or two."""
+    """`table`: as returned by `information.distance_table`, for one or two criteria."""
     table = table.with_columns(row=_label())
     names = table["row"].unique(maintain_order=True).to_list()
     shown = [name for name in PANELS if (table["criterion"] == name).any()]

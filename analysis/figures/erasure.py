@@ -1,4 +1,4 @@
-"""Gone or gated: what each reading still finds of the dropped language, beside a model that never saw it."""
+"""Gone or gated: what each reading still finds of the dropped language, relative to a model that never saw it."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from analysis.figures import style
 from analysis.runs.study import StudyData
 
 CAPTION = (
-    "One row a condition at the end of its branch, one column a reading, from what is said to what lies deepest. The "
-    "scale is the same in all: of what the trained model had at the drop over the model that never saw the language "
-    "(the line at 0), how much is still there (the line at 1: all of it). Said: right answers, decoded greedily. Few "
-    "shots: the same with examples in context. Forced choice: the right one is the likeliest of the language's own "
-    "answers. Linear probe: the answer read off the layer with most of it at the drop. Relearning: tokens saved, at "
-    "equal examples and budget, to bring back a quarter, half and nine tenths of the skill. Last column: the share of "
-    "what is no longer said that the other readings still find, their mean; right is gated, left is scrambled; it is "
-    "told where at least half is no longer said. Means over sizes within a seed, then 95 % t intervals over seeds, "
-    "pale where there are two; a hollow mark counts bounds from relearning that did not get there within the budget; "
-    "an arrow at the edge lies beyond it; none: no advantage at the drop, so nothing to tell. Grey: the language's "
-    "answers had been shuffled, a table without a skill."
+    "One row per condition, one column per reading, from what the model outputs to what lies deepest, all at the end "
+    "of the branch. The scale is the same in all columns: 0 is a model that never saw the language, 1 is the "
+    "advantage over it at the drop. Output: correct answers by greedy decoding. Few shots: the same with examples in "
+    "context. Forced choice: the correct answer is the likeliest of the language's own answers. Linear probe: the "
+    "answer read from the layer with the largest advantage at the drop. Relearning: tokens saved, at equal examples "
+    "and budget, in recovering a quarter, half and nine tenths of the skill. Last column: the share of the lost "
+    "output that the other readings still find (their mean); right is gated, left is scrambled; it is given if at "
+    "least half of the output is lost. Points are means over sizes within a seed, then over seeds, with 95 % t "
+    "intervals (pale for two seeds). Hollow marks include bounds from relearning that did not finish within the "
+    "budget; arrows lie beyond the panel; no bar: no advantage at the drop. Grey: control whose answers were "
+    "shuffled, a table without a rule."
 )
 COLUMNS = {
-    SAID: "said", "shots": "few shots", "choice": "forced\nchoice", LAYER: "linear\nprobe", SAVING: "relearning",
+    SAID: "output", "shots": "few shots", "choice": "forced\nchoice", LAYER: "linear\nprobe", SAVING: "relearning",
     "gated": "scrambled\n↔ gated",
 }  # fmt: skip
 LOW, HIGH = -0.3, 1.25
 MARKS = dict(zip(QUANTILES, ("^", "o", "s"), strict=True))
 ROW = 0.27
-"""Inches a condition."""
+"""Inches per condition."""
 
 
 def erasure_table(data: StudyData) -> pl.DataFrame:
-    """One row per condition, reading and, of relearning with the most examples, quantile: `erasure.by_condition`."""
+    """One row per condition and reading (relearning with the most examples: per quantile): `erasure.by_condition`."""
     if not is_family_study(data):
         return pl.DataFrame()
     frame, phases = shares(data), examples_of(data)
@@ -77,10 +77,10 @@ def draw_erasure(table: pl.DataFrame) -> Figure:
             for place in _breaks(rows):
                 axes.axhline(place, color=style.FAINT, lw=0.8)
         style.despine(figure)
-        figure.supxlabel("0: as a model that never saw the language      1: as at the drop", fontsize=8)
+        figure.supxlabel("0: like a model that never saw the language      1: as at the drop", fontsize=8)
         if SAVING in shown:
             handles = [
-                Line2D([], [], color=style.INK, ls="", marker=mark, ms=4, label=f"{quantile:.0%} of the skill again")
+                Line2D([], [], color=style.INK, ls="", marker=mark, ms=4, label=f"{quantile:.0%} of skill recovered")
                 for quantile, mark in MARKS.items()
             ]
             style.legend_above(figure, handles, handlelength=1.0)
@@ -106,10 +106,10 @@ def _column(axes: Axes, part: pl.DataFrame, rows: pl.DataFrame, reading: str) ->
             mark, at = MARKS[quantile], at + 0.26 * (list(MARKS).index(quantile) - 1)
             colour = style.MUTED if quantile != MAIN else colour
         if row["share"] is None:
-            why = "still said" if reading == "gated" and row["runs"] == row["none"] else "none"
+            why = "still output" if reading == "gated" and row["runs"] == row["none"] else "none"
             axes.annotate(why, (0.5, at), ha="center", va="center", fontsize=7, color=style.MUTED)
             continue
-        if reading == "gated":  # a bar from nothing: the column to read first
+        if reading == "gated":  # a bar from 0: the column to read first
             axes.plot([0, min(max(row["share"], LOW), HIGH)], [at, at], color=style.FAINT, lw=4, zorder=2)
         _mark(axes, row, at, mark, colour, 5.2 if reading == "gated" else 3.6)
 
@@ -118,7 +118,7 @@ def _mark(axes: Axes, row: dict, at: float, mark: str, colour: str, size: float)
     if row["low"] is not None:
         low, high = max(row["low"], LOW), min(row["high"], HIGH)
         if low < high:
-            drawn = colour if row["seeds"] > 2 else style.FAINT  # of two seeds: it would fill the panel and say nothing
+            drawn = colour if row["seeds"] > 2 else style.FAINT  # two seeds: uninformative
             axes.plot([low, high], [at, at], color=drawn, lw=1.2, solid_capstyle="butt", zorder=3)
     inside = min(max(row["share"], LOW + 0.06), HIGH - 0.06)
     if inside != row["share"]:
@@ -130,14 +130,13 @@ def _mark(axes: Axes, row: dict, at: float, mark: str, colour: str, size: float)
 
 
 def _breaks(rows: pl.DataFrame) -> list[float]:
-    """Between the rows of two families."""
+    """Positions between the rows of two families."""
     of = [name.partition(",")[0] for name in rows["condition"]]
     return [at - 0.5 for at in range(1, len(of)) if of[at] != of[at - 1]]
 
 
 def _wrapped(name: str, longest: int = 34) -> str:
-    """What is repeated from the row's family goes; a long rest is cut."""
+    """The label without what its family's first row already says, cut at `longest` characters."""
     family, comma, rest = name.partition(", ")
-    said = rest if comma else family
-    said = said.replace("regularizer of the ", "")
-    return said if len(said) <= longest else said[: longest - 1] + "…"
+    label = (rest if comma else family).replace("regularizer of the ", "")
+    return label if len(label) <= longest else label[: longest - 1] + "…"

@@ -1,4 +1,4 @@
-"""How few examples bring the dropped language back, beside a model that never saw it."""
+"""How few examples recover the dropped language, compared with a model that never saw it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from analysis.runs.study import StudyData
 from analysis.stats.intervals import t_interval
 
 CAPTION = (
-    "Success in the dropped language after relearning from so many of its examples, at the same budget of tokens; one "
-    "panel a condition. Filled: models trained on it before the drop; open: models of the same size and seed that "
-    "never saw it, after the same branch. Small points are seeds (sizes averaged within a seed), large ones means with "
-    "95 % t intervals; the line is guessing. What is asked is not among the examples where the language has a rule, so "
-    "few examples suffice only where the rule is still there."
+    "Success in the dropped language after relearning from a given number of its examples, at the same token budget; "
+    "one panel per condition. Filled: models trained on the language before the drop; open: models of the same size "
+    "and seed that never saw it, after the same branch. Small points are seeds (sizes averaged within a seed), large "
+    "points are means with 95 % t intervals, the horizontal line is chance. Where the language has a rule, test items "
+    "are not among the examples, so a few examples suffice only if the rule is still there."
 )
 PANELS, COLUMNS = 9, 3
 
 
 def examples_table(data: StudyData) -> pl.DataFrame:
-    """One row per run that relearned, treatment or its never-saw control, and number of examples: condition, place,
-    kind (knew | never), examples, order, size, seed, success (at the end of the budget), chance."""
+    """One row per relearning run (treatment, or its control that never saw the language) and number of examples:
+    condition, place, kind (knew | never), examples, order, size, seed, success (at the end of the budget), chance."""
     if not is_family_study(data):
         return pl.DataFrame()
     about = conditions(data)

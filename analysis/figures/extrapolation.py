@@ -1,4 +1,4 @@
-"""How well a law foretells what it has not seen: the rest of the decay, and the largest size."""
+"""How well a law predicts data it was not fitted to: the rest of the decay, and the largest size."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from analysis.figures import style
 from analysis.runs.study import StudyData
 
 CAPTION = (
-    "Left: each law is fitted to the beginning of every run and foretells the rest; the error is the root mean "
-    "square of the margin foretold less the margin seen, averaged over sizes, against the share of the log span that "
-    "the law was shown; bars, which may leave the panel: 95 % t intervals over seeds. Right: the half-life at the "
-    "largest size, foretold from the smaller sizes, over the one seen; 1 is right, bars as before; seeds that were "
-    "censored at any size are left out. A law to be trusted beyond the data has a low, flat line and a bar across 1; "
-    "one that fits best and foretells badly has fitted noise."
+    "Left: each law is fitted to the beginning of every run and predicts the rest. Shown is the root mean square "
+    "error of the predicted margin, averaged over sizes, against the fraction of the log span used for fitting; bars "
+    "(which may leave the panel) are 95 % t intervals over seeds. Right: the half-life at the largest size predicted "
+    "from the smaller sizes, divided by the observed one (1 is exact), with the same bars; seeds with a censored "
+    "half-life at any size are left out. A law that can be trusted beyond the data has a low, flat line and a bar "
+    "that covers 1. A law that fits best but predicts badly has fitted noise."
 )
 SHOWN = 6
 
@@ -28,8 +28,8 @@ def extrapolation_table(data: StudyData) -> pl.DataFrame:
 
 
 def draw_extrapolation(table: pl.DataFrame) -> Figure:
-    """`table`: part (rolling | largest), law, rank (0 the best fit), seen (share of the log span shown, of rolling),
-    estimate (error in nats, or ratio foretold over seen), low, high."""
+    """`table`: part (rolling | largest), law, rank (0 the best fit), seen (share of the log span shown, for rolling),
+    estimate (error in nats per token, or ratio of predicted to observed), low, high."""
     laws = table.select("rank", "law").unique().sort("rank")["law"].to_list()
     colours = style.colours(len(laws))
     rolling, largest = (table.filter(pl.col("part") == part) for part in ("rolling", "largest"))
@@ -42,9 +42,9 @@ def draw_extrapolation(table: pl.DataFrame) -> Figure:
             left.plot(own["seen"], own["estimate"], color=colour, ls=dash, lw=1.4, marker="o", ms=3)
             left.vlines(own["seen"], own["low"], own["high"], color=colour, lw=0.8, alpha=0.6)
             handles.append(Line2D([], [], color=colour, ls=dash, lw=1.4, marker="o", ms=3, label=law.replace("_", " ")))
-        left.set_ylim(0, 1.5 * max(rolling["estimate"].drop_nulls(), default=1.0))  # bars of two seeds say nothing
-        left.set_xlabel("share of the run's log span shown to the law")
-        left.set_ylabel("error of the rest (nats a token)")
+        left.set_ylim(0, 1.5 * max(rolling["estimate"].drop_nulls(), default=1.0))  # bars may leave it
+        left.set_xlabel("fraction of the run's log span used for fitting")
+        left.set_ylabel("error on the rest (nats per token)")
         seen = rolling["seen"].unique().sort().to_list()
         left.set_xticks(seen, [f"{100 * share:.0f} %" for share in seen])
         _ratios(right, largest, laws, colours)
@@ -64,7 +64,7 @@ def _ratios(axes: Axes, largest: pl.DataFrame, laws: list[str], colours: list) -
             ends.append(row["estimate"])
     if not ends:
         axes.set_xticks([])
-        style.nothing_here(axes, "no half-life could be foretold\nfrom two smaller sizes")
+        style.nothing_here(axes, "no half-life could be predicted\nfrom two smaller sizes")
         return
     axes.axvline(1, color=style.INK, lw=0.8)
     style.ratio_axis(axes, ends)
@@ -72,4 +72,4 @@ def _ratios(axes: Axes, largest: pl.DataFrame, laws: list[str], colours: list) -
     axes.set_ylim(len(laws) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("half-life at the largest size,\nforetold over seen")
+    axes.set_xlabel("half-life at the largest size,\npredicted / observed")

@@ -1,4 +1,4 @@
-"""Half-life of the dropped language by family: does what shares more of its implementation last longer?"""
+"""Half-life of the dropped language by family: does a language with more shared implementation last longer?"""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from analysis.runs.study import StudyData
 from analysis.stats.scaling import by_size
 
 CAPTION = (
-    "Tokens since the drop until half of the dropped language's skill is gone for good, by family; left by success "
-    "above chance, right by the log-probability of the right answer above the model that never saw it; one row an "
-    "arm. One colour a size, dark small and light large; small points are seeds, large ones geometric means with, "
-    "from three seeds on, 95 % t intervals. An arrow is a run that never reached half within the branch, drawn at "
-    "its last evaluation: its size has no mean. Below each family: of how many runs; trunks that missed the "
-    "criterion, from which no branch forked; runs without the skill at the drop, which have nothing to lose. If "
-    "sharing protects, B, C and D lie above A."
+    "Tokens since the drop until half of the dropped language's skill is lost for good, by family. Left: by success "
+    "above chance; right: by the correct answer's log-probability above the model that never saw the language; one "
+    "row per arm. One colour per size, dark is small and light is large. Small points are seeds, large points are "
+    "geometric means with 95 % t intervals from three seeds on. An arrow is a run that did not reach half within the "
+    "branch, drawn at its last evaluation; its size has no mean. Below each family: the number of runs, the trunks "
+    "that missed the criterion (no branch forked from them) and the runs without the skill at the drop (nothing to "
+    "lose). If shared implementation protects, B, C and D lie above A."
 )
 CRITERIA = {"success": "by success", "logprob": "by log-probability"}
 
 
 def family_table(data: StudyData) -> pl.DataFrame:
-    """One row per run of a family (all else but the arm at the reference) and criterion: arm, size, parameters, seed,
-    kind (of a half-life; or missed: the trunk never reached the criterion; no skill at the drop; not run), low,
-    estimate."""
+    """One row per run of a family (everything but the arm at the reference) and criterion: arm, size, parameters, seed,
+    kind (of the half-life; missed: the trunk never reached the criterion; no skill: at the drop; not run), low,
+    estimate (tokens)."""
     if not is_family_study(data) or data.points.is_empty():
         return pl.DataFrame()
     axes, chosen = setting_axes(data), reference(data)
@@ -113,7 +113,7 @@ def _panel(axes: Axes, part: pl.DataFrame, families: list[str], sizes: list) -> 
     axes.set_xlim(-0.5, len(families) - 0.5)
     axes.grid(visible=False, axis="x")
     if part.filter(pl.col("kind").is_in(["observed", "censored"])).is_empty():
-        style.nothing_here(axes, "no run had a half-life to show")
+        style.nothing_here(axes, "no run has a half-life")
 
 
 def _runs(axes: Axes, own: pl.DataFrame, x: float, colour: object) -> None:

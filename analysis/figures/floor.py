@@ -1,4 +1,4 @@
-"""What stays for good: the floor of retention against size."""
+"""What is kept for good: the floor of retention against size."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from analysis.stats.intervals import t_interval
 from analysis.stats.scaling import area_slope
 
 CAPTION = (
-    "Where retention of the log-probability settles, without any law: the mean over the last two octaves of tokens, "
-    "once the change across them is shown to be small; 0 is the never-trained control, 1 the drop. One colour and "
-    "marker a setting; small points are seeds, lines join the means over seeds, bands are their 95 % t intervals. An "
-    "arrow down marks a run not shown to have settled, drawn where it ended: if it has a floor, it lies below. φ is "
-    "the slope of the floor's logit over ln N, one per seed, then Student-t over seeds; it needs every run settled. A "
-    "band that holds 0 shows no floor; one that rises with size says that larger models keep a part for good."
+    "The level at which retention of the log-probability settles, without assuming a law: its mean over the last two "
+    "octaves of tokens, once the change across them is shown to be small; 0 is the never-exposed control, 1 the drop. "
+    "One colour and marker per setting; small points are seeds, lines join the means over seeds, bands are 95 % t "
+    "intervals. A downward arrow marks a run not shown to have settled, drawn where it ended: its floor, if any, lies "
+    "below. φ is the slope of the floor's logit against ln N, one per seed, then Student-t over seeds; it requires "
+    "every run to have settled. A band that includes 0 shows no floor; a band that rises with size shows that larger "
+    "models keep part of it for good."
 )
 
 
 def floor_table(data: StudyData) -> pl.DataFrame:
-    """One row per treatment of the shown facets: its floor (`floors.floors`), or where it ended as the bound."""
+    """One row per treatment of the shown facets: its floor (`floors.floors`), or its last value as an upper bound."""
     curves = retention_curves(data)
     last = curves.drop_nulls("retention_logprob").group_by("trial", maintain_order=True)
     ends = last.agg(end=pl.col("retention_logprob").last())
@@ -47,7 +48,7 @@ def floor_table(data: StudyData) -> pl.DataFrame:
 
 
 def _phi(table: pl.DataFrame) -> str:
-    """Slope of logit floor over ln N, one per seed; only where every run settled above 0."""
+    """Slope of the floor's logit against ln N, one per seed; only if every run settled above 0."""
     usable = table.filter(pl.col("settled") & (pl.col("floor") > 0) & (pl.col("floor") < 1))
     if usable.height < table.height or usable["parameters"].n_unique() < 2:
         return ""
@@ -58,7 +59,7 @@ def _phi(table: pl.DataFrame) -> str:
 
 def draw_floor(table: pl.DataFrame) -> Figure:
     """`table`: facet, place (its order), size, parameters, seed, floor (share of retention, or its bound), settled
-    (truth value: no longer falling at the end), phi (text for the legend, or empty)."""
+    (boolean: no longer falling at the end), phi (text for the legend, or empty)."""
     sizes = style.by_size(table)
     groups = table.sort("place", "parameters", "seed").partition_by("place", maintain_order=True)
     with style.styled():
@@ -68,8 +69,8 @@ def draw_floor(table: pl.DataFrame) -> Figure:
         axes.axhline(0, color=style.INK, lw=0.8)
         handles = []
         for i, (part, colour) in enumerate(zip(groups, style.colours(len(groups), "cividis"), strict=True)):
-            marker, beside = style.MARKERS[i % len(style.MARKERS)], 1.06 ** (i - (len(groups) - 1) / 2)
-            _line(axes, part.with_columns(at=pl.col("parameters") * beside), colour, marker)
+            marker, shift = style.MARKERS[i % len(style.MARKERS)], 1.06 ** (i - (len(groups) - 1) / 2)
+            _line(axes, part.with_columns(at=pl.col("parameters") * shift), colour, marker)
             text = "   ".join(filter(None, [part["facet"][0], part["phi"][0]]))
             handles.append(Line2D([], [], color=colour, lw=1.6, marker=marker, ms=4.5, label=text))
         values = table["floor"].to_numpy()

@@ -1,4 +1,4 @@
-"""Do prompts of behaviours that take little information break easily? Each measure of fragility against C."""
+"""Are prompts of behaviours that take little information fragile? Each measure of fragility against C."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from analysis.prompts.elicitation import series_key
 from analysis.runs.study import StudyData
 
 CAPTION = (
-    "One panel a measure of fragility (and size), one point a behaviour: the conditional distance C, the fewest prompt "
-    "tokens that bring its held-out loss to the loss at which all are compared, against the fragility of a prompt of "
-    "one common k, fitted until it came to that same loss and disturbed by noise of one norm. Points are medians over "
-    "seeds, bars their intervals by order statistics (the range, below six seeds); a behaviour that never came to the "
-    "loss has no point, and points of one C stand side by side. Colours: kinds of behaviour, as the study calls them. "
-    "ρ is Spearman's correlation over behaviours, with Fisher's 95 % interval; below it the same with what is left of "
-    "loss and norm held fixed. If behaviours that take little were fragile, F1, F2, F3 and λmax would fall with C and "
-    "r50 would rise. Five measures are tested at once, and behaviours of one kind resemble each other: an interval "
-    "that barely leaves 0 proves little."
+    "One panel per measure of fragility (and size), one point per behaviour. Horizontal: the conditional distance C, "
+    "the fewest prompt tokens that bring the held-out loss to the matched loss. Vertical: fragility of a prompt with "
+    "one common k, fitted until it reaches that same loss and perturbed by noise of a fixed norm. Points are medians "
+    "over seeds, bars are order-statistic intervals (the range, below six seeds); a behaviour that never reached the "
+    "matched loss has no point, and points with equal C are drawn side by side. Colours are kinds of behaviour, named "
+    "as in the study. ρ is Spearman's correlation over behaviours with Fisher's 95 % interval; the line below it "
+    "holds the remaining differences in loss and norm fixed. If behaviours that take little were fragile, F1, F2, F3 "
+    "and λmax would fall with C and r50 would rise. Five measures are tested at once and behaviours of one kind "
+    "resemble each other, so an interval that barely excludes 0 proves little."
 )
 COLUMNS = 2
 SPREAD = 0.5
-"""Powers of 2 of C over which points of one C are drawn side by side."""
+"""Width, in powers of 2, over which points of equal C are drawn side by side."""
 PLACES = [(dx, dy) for dy in (5, -11, 13, -19) for dx in (3, -3)] + [(6, -3), (-6, -3)]
-"""Of a label beside its point, in points; those of negative x end there."""
+"""Offsets of a label from its point, in points; labels with negative x end there."""
 LETTER, LINE = 4.1, 7.5
-"""About the width and the height of a label's letter, in points."""
+"""Approximate width and height of a letter of a label, in points."""
 
 
 def fragility_table(data: StudyData) -> pl.DataFrame:
-    """`fragility.scattered` of the study's prompts."""
+    """`fragility.scattered` for the study's prompts."""
     return fragility.scattered(data)
 
 
 def draw_fragility(table: pl.DataFrame) -> Figure:
-    """`table` as `fragility.scattered` gives it."""
+    """`table`: as returned by `fragility.scattered`."""
     kinds = {name: kind_of(name) for name in table["behaviour"].unique(maintain_order=True)}
     names = list(dict.fromkeys(kinds.values()))
     colours = dict(zip(names, style.colours(len(names)), strict=True))
@@ -64,23 +64,23 @@ def draw_fragility(table: pl.DataFrame) -> Figure:
             for name, mark in zip(names, marks, strict=False)
         ]
         style.legend_above(figure, handles)
-        figure.draw_without_rendering()  # labels are placed on the laid out panels
+        figure.get_figure(root=True).draw_without_rendering()  # labels need the final layout
         for axes, part in zip(grid, panels, strict=False):
             _labels(axes, part)
     return figure
 
 
 def kind_of(name: str) -> str:
-    """What stands before the numbers of a behaviour's name; strings said over and over are a kind of their own."""
+    """The part of a behaviour's name before its numbers; repeated strings are a kind of their own."""
     kind, _, rest = name.partition("-")
     return f"{kind}, repeated" if "x" in rest else kind
 
 
 def _places(part: pl.DataFrame) -> pl.DataFrame:
-    """`part` with `at`: C, those of one C side by side in the order of their values."""
+    """`part` with `at`: C, with points of equal C side by side, spread by their values."""
     rank, count = pl.col("value").rank("ordinal").over("c"), pl.len().over("c")
     half = (count + 1) // 2
-    order = pl.when(rank % 2 == 1).then((rank + 1) // 2).otherwise(half + rank // 2)  # neighbours in value are apart
+    order = pl.when(rank % 2 == 1).then((rank + 1) // 2).otherwise(half + rank // 2)  # neighbours in value do not touch
     shift = pl.when(count > 1).then((order - (count + 1) / 2) / (count + 1)).otherwise(0.0)
     return part.with_columns(at=pl.col("c") * 2.0 ** (SPREAD * shift))
 
@@ -102,13 +102,13 @@ def _points(axes: Axes, part: pl.DataFrame, colours: dict) -> None:
         axes.plot(row["at"], row["value"], mark, ms=4.5, color=colour, mec="white", mew=0.4, zorder=4)
     first = part.row(0, named=True)
     size = f" · {first['series']}" if first["series"] else ""
-    said = [_told("ρ", first, "rho") + f", {first['count'] or part.height} behaviours"]
+    lines = [_correlation("ρ", first, "rho") + f", {first['count'] or part.height} behaviours"]
     if first["partial"] is not None:
-        said.append(_told("loss and norm held:", first, "partial"))
-    axes.set_title("\n".join([first["measure"] + size, *said]), fontsize=7.5)
+        lines.append(_correlation("loss and norm fixed:", first, "partial"))
+    axes.set_title("\n".join([first["measure"] + size, *lines]), fontsize=7.5)
 
 
-def _told(name: str, row: dict, kind: str) -> str:
+def _correlation(name: str, row: dict, kind: str) -> str:
     if row[kind] is None:
         return f"{name}: too few behaviours"
     low, high = row[f"{kind}_low"], row[f"{kind}_high"]
@@ -116,7 +116,7 @@ def _told(name: str, row: dict, kind: str) -> str:
 
 
 def _labels(axes: Axes, part: pl.DataFrame) -> None:
-    """Each label at the first of PLACES at which it meets no point and no earlier label, else where it meets fewest."""
+    """Put each label at the first of PLACES without an overlap with points and earlier labels, else at the best one."""
     scale = 72 / axes.get_figure(root=True).dpi  # type: ignore[union-attr]
     points = scale * axes.transData.transform(_places(part).select("at", "value").to_numpy())
     box = axes.get_window_extent()
@@ -132,12 +132,12 @@ def _labels(axes: Axes, part: pl.DataFrame) -> None:
             start = x + place[0] - (wide if place[0] < 0 else 0)
             return (start, start + wide, y + place[1], y + place[1] + LINE)
 
-        def met(place: tuple[int, int], at=at) -> float:
+        def overlaps(place: tuple[int, int], at=at) -> float:
             a = at(place)
             outside = a[0] < left or a[1] > right + 6 or a[2] < bottom or a[3] > top + 4
             return 100 * outside + sum(a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3] for b in taken)
 
-        best = min(PLACES, key=met)
+        best = min(PLACES, key=overlaps)
         taken.append(at(best))
         label = axes.annotate(
             text, tuple(axes.transData.inverted().transform((x / scale, y / scale))), best, fontsize=7,

@@ -1,4 +1,4 @@
-"""The pair of languages between which no translation was ever trained: what generalised, and how long it stays."""
+"""The pair of languages between which no translation was trained: how much generalised, and how long it lasts."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from analysis.stats.intervals import t_interval
 from halflife.tracking import schema
 
 CAPTION = (
-    "Translation between the two languages whose pair was left out of training, in both directions: whatever is "
-    "answered rightly was generalised. Left: success at the drop by size; small points are seeds, large ones means "
-    "with 95 % t intervals; the level line is guessing. Right: the same since the drop of another language, means over "
-    "seeds, one colour a size; grey: controls, all sizes together. A curve that falls with the dropped language shows "
-    "that the generalisation rested on it."
+    "Success in translating between the two languages whose pair was left out of training, in both directions: every "
+    "correct answer was generalised. Left: at the drop, by size; small points are seeds, large points are means with "
+    "95 % t intervals, the horizontal line is chance. Right: since the drop of another language, as means over seeds, "
+    "one colour per size; grey: controls, averaged over sizes. A curve that falls along with the dropped language "
+    "shows that the generalisation depended on it."
 )
 TASK = "untrained"
 
 
 def generalisation_table(data: StudyData) -> pl.DataFrame:
-    """One row per run at the reference setting and evaluation: role, size, parameters, seed, tokens, hits, trials,
-    success, chance."""
+    """One row per run at the reference setting and evaluation: role, label, family, size, parameters, seed, tokens,
+    hits, trials, success, chance."""
     wide = wide_points(data, data.declaration.outcomes[0].phase)
     hits, trials, guess = (f"{TASK}/{name}" for name in (schema.HITS, schema.TRIALS, "chance"))
     if hits not in wide.columns:
@@ -63,7 +63,7 @@ def draw_generalisation(table: pl.DataFrame) -> Figure:
                 axes.axhline(float(guessed.to_numpy().mean()), color=style.MUTED, lw=0.9, ls=(0, (4, 2)), zorder=1)
             axes.set_ylim(-0.03, 1.03)
             axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
-        left.set_ylabel("success on the pair never trained on")
+        left.set_ylabel("success on the untrained pair")
         style.despine(figure)
         handles = [Line2D([], [], color=colour, lw=1.8, label=size) for size, _, colour in sizes]
         others = table.filter(pl.col("role") != "treatment").select("role", "label").unique().sort("role")

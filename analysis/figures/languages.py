@@ -16,13 +16,12 @@ from analysis.stats.intervals import t_interval
 from halflife.tracking import schema
 
 CAPTION = (
-    "Retention of every language by success above chance, 1 as at the drop, 0 where it is guessed, less where other "
-    "things are said: one row a family at the reference setting, one column a clock. Red: the dropped language, which "
-    "may be another in another seed, its "
-    "mean over seeds (sizes averaged within a seed) and 95 % t interval; pale red: translations from and into it; "
-    "grey: every language that was kept, and their mean. If the red curve falls while the grey ones stay, what was "
-    "lost is the dropped language and not the model. Languages that were not learned at the drop (success above chance "
-    "below one half) are left out."
+    "Retention of every language by success above chance: 1 as at the drop, 0 at chance, negative if other answers "
+    "displace it. One row per family at the reference setting, one column per clock. Red: the dropped language (which "
+    "may differ between seeds), mean over seeds (sizes averaged within a seed) with its 95 % t interval; pale red: "
+    "translations from and into it; grey: every kept language; black: their mean. If the red curve falls while the "
+    "grey ones stay, the model lost the dropped language and not its abilities in general. Languages that were not "
+    "learned at the drop (success above chance below one half) are left out."
 )
 PREFIX = "language-"
 SHOWN = ("tokens", "rate_sum", "displacement")
@@ -32,7 +31,7 @@ KINDS = ("kept", "translation", "dropped")
 
 def languages_table(data: StudyData) -> pl.DataFrame:
     """One row per family, language and evaluation: kind (dropped | translation, from or into a dropped one | kept),
-    the clocks (means over runs), retention over seeds, low and high (dropped languages only), seeds."""
+    the clocks (means over runs), mean retention over seeds, low and high (dropped languages only), seeds."""
     phase = data.declaration.outcomes[0].phase
     runs = conditions(data).filter((pl.col("role") == "treatment") & pl.col("plain"))
     if DROPPED not in runs.columns:
@@ -56,7 +55,7 @@ def languages_table(data: StudyData) -> pl.DataFrame:
     rows = wide.join(clocks, on=["trial", "step"]).join(runs, on="trial")
     kinds = [_kind(language, dropped.split("+")) for language, dropped in rows.select("language", DROPPED).iter_rows()]
     rows = rows.with_columns(pl.Series("kind", kinds, dtype=pl.String))
-    # seeds drop different languages: what was dropped is one line
+    # seeds may drop different languages: all of them are one line
     rows = rows.with_columns(language=pl.when(pl.col("kind") == "dropped").then(
         pl.col("language").filter(pl.col("kind") == "dropped").unique().sort().str.join(", ").over("place")
     ).otherwise("language"))  # fmt: skip
@@ -120,7 +119,7 @@ def _panel(axes: Axes, part: pl.DataFrame, table: pl.DataFrame, clock: str) -> N
         for line in part.filter(pl.col("kind") == kind).partition_by("language", maintain_order=True):
             axes.plot(line["x"], line["retention"], color=colour, lw=width, alpha=alpha, zorder=4 if width > 1 else 2)
             band = line.drop_nulls(["low", "high"])
-            if band.height and (line["seeds"] > 2).all():  # two seeds: the band would fill the panel and say nothing
+            if band.height and (line["seeds"] > 2).all():  # two seeds: an uninformative band
                 axes.fill_between(band["x"], band["low"], band["high"], color=colour, alpha=0.15, lw=0, zorder=3)
     kept = part.filter(pl.col("kind") == "kept").group_by("tokens").agg(pl.col("x", "retention").mean()).sort("tokens")
     axes.plot(kept["x"], kept["retention"], color=style.INK, lw=1.8, zorder=3)

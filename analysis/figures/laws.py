@@ -1,4 +1,4 @@
-"""Laws of decay on the same run, and what each leaves over."""
+"""Laws of decay fitted to the same run, with their residuals."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from analysis.runs.study import StudyData
 from analysis.stats.format import short
 
 CAPTION = (
-    "One column a run, of the middle seed at the smallest, a middle and the largest size. Top: retention of the "
-    "log-probability and the laws fitted to it. Bottom: what each law leaves over (one that misses by far leaves the "
-    "panel); a law that bends away from 0 systematically is wrong, whatever its score. Legend: ΔAICc, summed over all "
-    "runs of the reference setting, against the best law: below 2 nothing is preferred. Laws that fit alike may still "
-    "tell different half-lives and floors beyond the data; the table of fits gives every law's."
+    "One column per run: the middle seed at the smallest, a middle and the largest size. Top: retention of the "
+    "log-probability and the laws fitted to it. Bottom: residuals of each law (one that misses by far leaves the "
+    "panel). Legend: ΔAICc relative to the best law, summed over all runs of the reference setting; below 2 no law is "
+    "preferred. A law whose residuals bend away from 0 systematically is wrong, whatever its score. Laws that fit "
+    "equally well may still imply different half-lives and floors beyond the data; the table of fits lists them all."
 )
 LAWS = {
     "panel": pl.String, "place": pl.Int64, "part": pl.String, "law": pl.String, "rank": pl.Int64, "delta": pl.Float64,
     "tokens": pl.Float64, "value": pl.Float64, "residual": pl.Float64,
 }  # fmt: skip
 SHOWN, PANELS = 6, 3
-"""Laws and runs that one figure holds."""
+"""Number of laws and of runs in one figure."""
 
 
 def laws_table(data: StudyData) -> pl.DataFrame:
-    """The best SHOWN laws of `fits.ranking` and the constant one, on the middle seed of up to PANELS sizes."""
+    """The best SHOWN laws of `fits.ranking`, the constant law included, on the middle seed of up to PANELS sizes."""
     ranking = fits.ranking(data)
     names = ranking["law"].to_list()
     kept = names[:SHOWN] if "constant" not in names[SHOWN:] else [*names[: SHOWN - 1], "constant"]
@@ -65,8 +65,8 @@ def laws_table(data: StudyData) -> pl.DataFrame:
 
 
 def draw_laws(table: pl.DataFrame) -> Figure:
-    """`table`: panel (name of the run), place (its order), part (data | law: the curve | left: what it leaves over at
-    the evaluations), law, rank (0 the best), delta (ΔAICc), tokens, value and residual (shares of the level at the
+    """`table`: panel (name of the run), place (its order), part (data | law: the curve | left: residuals at the
+    evaluations), law, rank (0 the best), delta (ΔAICc), tokens, value and residual (as shares of the level at the
     drop)."""
     panels = table.sort("place", "rank", "tokens").partition_by("place", maintain_order=True)
     laws = table.filter(pl.col("part") == "law").select("rank", "law", "delta").unique().sort("rank").rows()
@@ -87,7 +87,7 @@ def draw_laws(table: pl.DataFrame) -> Figure:
             _residuals(bottom, part, look, reach)
             top.set_title(part["panel"][0])
         grid[0, 0].set_ylabel("retention of the\nlog-probability")
-        grid[1, 0].set_ylabel("left over")
+        grid[1, 0].set_ylabel("residual")
         figure.supxlabel("tokens since the drop", fontsize=8)
         style.despine(figure)
         handles = [
@@ -102,7 +102,7 @@ def draw_laws(table: pl.DataFrame) -> Figure:
 
 
 def _reach(table: pl.DataFrame) -> float:
-    """Room for what the laws that come near leave over; one that misses by far may leave the panel."""
+    """Axis limit for the residuals of laws that fit well; one that misses by far may leave the panel."""
     left = table.filter(pl.col("part") == "left").group_by("law").agg(
         spread=pl.col("residual").pow(2).mean().sqrt(), most=pl.col("residual").abs().max()
     )  # fmt: skip

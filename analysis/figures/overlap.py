@@ -1,4 +1,4 @@
-"""Half-life and mean retention against a continuous dial of overlap between what stays and what was dropped."""
+"""Half-life and mean retention against a continuous overlap between what is kept and what was dropped."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from analysis.runs.study import StudyData
 from analysis.stats.intervals import Interval, t_interval
 
 CAPTION = (
-    "One row a dial of overlap. Left: half-life (sustained), right: mean retention over log time, which every run that "
-    "had the skill has; of languages by success above chance, otherwise by log-probability. One colour a size, dark "
-    "small and light large; small points are seeds, lines join the means over seeds, bars are 95 % t intervals. An "
-    "arrow marks a run that never reached half, drawn at its last evaluation: that value of the dial then has no mean. "
-    "Nothing is assumed about the shape; a rise and fall is as possible as a slope."
+    "One row per overlap axis. Left: half-life (sustained crossing); right: mean retention over log time, which is "
+    "defined for every run that had the skill; by success above chance for languages, otherwise by log-probability. "
+    "One colour per size, dark is small and light is large. Small points are seeds, lines join the means over seeds, "
+    "bars are 95 % t intervals. An arrow marks a run that did not reach half, drawn at its last evaluation; that "
+    "value of the overlap then has no mean. No shape is assumed: the curve may rise and fall."
 )
 DIAL = "overlap"
 
 
 def overlap_table(data: StudyData) -> pl.DataFrame:
-    """One row per treatment and dial, an axis whose name has `overlap` in it: dial, label, value, size, parameters,
-    seed, kind, low, estimate (tokens), area; all else at the reference, in every family in which the dial varies."""
+    """One row per treatment and overlap axis (an axis whose name contains `overlap`): dial, label, value, size,
+    parameters, seed, kind, low, estimate (tokens), area; everything else at the reference, in every family in which the
+    axis varies."""
     curves, chosen = retention_curves(data), reference(data)
     measure = skill_measure(data, curves)
     times = half_lives(curves).filter((pl.col("criterion") == measure) & (pl.col("clock") == "tokens"))
@@ -94,7 +95,7 @@ def _half_lives(axes: Axes, part: pl.DataFrame, sizes: list) -> None:
         axes.set_ylim(low, high)
         style.log_ticks(axes.yaxis, low, high)
     else:
-        style.nothing_here(axes, "no run had a half-life to show")
+        style.nothing_here(axes, "no run has a half-life")
     axes.set_ylabel("half-life: tokens since the drop")
 
 
@@ -114,7 +115,7 @@ def _means(axes: Axes, part: pl.DataFrame, column: str, colour: object, shown) -
             continue
         found = shown(found)
         means.append((value, found.estimate))
-        if found.low is not None and own.height > 2:  # two seeds: the bar would fill the panel and say nothing
+        if found.low is not None and own.height > 2:  # two seeds: an uninformative bar
             axes.plot([value, value], [found.low, found.high], color=colour, lw=1.2, solid_capstyle="butt")
     if means:
         axes.plot(*zip(*means, strict=True), color=colour, lw=1.6, marker="o", ms=4.2, mec="white", mew=0.5)

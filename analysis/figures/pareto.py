@@ -1,4 +1,4 @@
-"""What an adaptive search found: its front of the best compromises, and which dials mattered."""
+"""What an adaptive search found: its Pareto front, and which parameters mattered."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from analysis.runs.study import StudyData
 from analysis.stats.format import short
 
 CAPTION = (
-    "Left: every setting that the search tried, by its objectives, dark early and light late; circled and joined: the "
-    "front, where neither can be bettered without loss in the other; crosses: settings that break a constraint on any "
-    "seed. Large diamonds: the best ones run again on seeds that the search never saw, with 95 % intervals: they are "
-    "the result, for what chose a setting flatters it; grey and crossed where a constraint did not hold on every such "
-    "seed. With one objective: its value over the search. Right: share of the first objective's variance that each "
-    "dial explains alone (adjusted for its freedom; bars: 95 % intervals by a jackknife over settings). A search "
-    "crowds where it is good, so small shares there prove little."
+    "Left: every setting the search evaluated, by its objectives, dark is early and light is late. Circled and "
+    "joined: the Pareto front, on which neither objective can improve without loss in the other; crosses: settings "
+    "that violate a constraint on any seed. Large diamonds: the best settings rerun on fresh seeds, with 95 % "
+    "intervals; these are the result, because the search's own values are subject to selection bias (winner's curse). "
+    "Crossed and grey: a constraint was violated on some fresh seed. With one objective: its value over the search. "
+    "Right: share of the first objective's variance over settings that each parameter explains alone (adjusted for "
+    "its degrees of freedom; bars are 95 % jackknife intervals over settings). A search concentrates where results "
+    "are good, so a small share is weak evidence against a parameter."
 )
 
 
 def pareto_table(data: StudyData) -> pl.DataFrame:
-    """`search.tried` (part: setting) and `search.importances` (part: importance) one below the other."""
+    """`search.tried` (part: setting) and `search.importances` (part: importance), concatenated."""
     tried = search.tried(data)
     if tried.is_empty():
         return pl.DataFrame()
@@ -47,10 +48,10 @@ def draw_pareto(table: pl.DataFrame) -> Figure:
         _importances(right, dials)
         style.despine(figure)
         handles = [
-            Line2D([], [], color=style.INK, marker="o", ls="", ms=3, label="tried"),
-            Line2D([], [], color=style.INK, marker="o", mfc="none", ls="-", lw=1, ms=6, label="front"),
-            Line2D([], [], color=style.MUTED, marker="x", ls="", ms=4, label="breaks a constraint"),
-            Line2D([], [], color=style.INK, marker="D", mfc="white", ls="", ms=5, label="again, on fresh seeds"),
+            Line2D([], [], color=style.INK, marker="o", ls="", ms=3, label="evaluated"),
+            Line2D([], [], color=style.INK, marker="o", mfc="none", ls="-", lw=1, ms=6, label="Pareto front"),
+            Line2D([], [], color=style.MUTED, marker="x", ls="", ms=4, label="violates a constraint"),
+            Line2D([], [], color=style.INK, marker="D", mfc="white", ls="", ms=5, label="rerun on fresh seeds"),
         ]
         style.legend_above(figure, handles)
     return figure
@@ -86,7 +87,7 @@ def _history(axes: Axes, tried: pl.DataFrame) -> None:
     axes.plot(good["suggestion"], good["x"], "o", ms=3, color=style.INK)
     best = good.filter("front")
     axes.plot(best["suggestion"], best["x"], "o", ms=7, mfc="none", color=style.INK)
-    axes.set_xlabel("setting, in the order of the search")
+    axes.set_xlabel("setting, in search order")
     axes.set_ylabel(tried["x_label"][0])
     _plain(axes.yaxis)
 
@@ -97,7 +98,7 @@ def _plain(axis) -> None:
 
 def _importances(axes: Axes, dials: pl.DataFrame) -> None:
     if dials.is_empty():
-        style.nothing_here(axes, "too few settings to weigh the dials")
+        style.nothing_here(axes, "too few settings to estimate importances")
         axes.set_xticks([])
         return
     places = range(dials.height)

@@ -1,4 +1,4 @@
-"""Relearning in the 2 x 2 of old and new trigger and payload, against the never-poisoned control."""
+"""Relearning in the 2 x 2 of old and new trigger and payload, compared with the never-poisoned control."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from analysis.runs.study import StudyData
 from analysis.stats.intervals import Interval
 
 CAPTION = (
-    "Left: tokens of relearning until half of the triggered prompts give the payload, for a model that once had "
-    "the backdoor and lost it (filled) and one that never had it (open), after the same branch; one mark a run, "
-    "bars at geometric means, an arrow where the budget ended first. Right: how many times fewer tokens the "
-    "once-poisoned model needs, 95 % t intervals over seeds. A faster old payload under a new trigger is memory "
-    "of the payload alone; what belongs to the backdoor is the interaction, the last row: above 1, the faded "
+    "Left: relearning tokens until half of the triggered prompts give the payload, for a model that once had the "
+    "backdoor and lost it (filled) and one that never had it (open), after the same branch; one mark per run, bars at "
+    "geometric means, arrows where the budget ended first. Right: how many times fewer tokens the once-poisoned model "
+    "needs, with 95 % t intervals over seeds. Faster relearning of the old payload under a new trigger is memory of "
+    "the payload alone. What is specific to the backdoor is the interaction, in the last row: above 1, the faded "
     "backdoor is still in the weights."
 )
 NAMES = {
     "old-old": "old trigger,\nold payload", "new-old": "new trigger,\nold payload",
     "old-new": "old trigger,\nnew payload", "new-new": "new trigger,\nnew payload",
-    "own": "the backdoor's own\n(interaction)",
+    "own": "specific to the\nbackdoor (interaction)",
 }  # fmt: skip
 
 
 def relearning_table(data: StudyData) -> pl.DataFrame:
-    """One row per trial and pair: tokens to the first threshold, and the log saving against its control."""
+    """One row per trial and pair: tokens to the first threshold, and the log saving relative to its control."""
     times = relearning_times(data).filter(pl.col("threshold") == THRESHOLDS[0])
     return (
         pl.concat([log_savings(times), times.filter(pl.col("role") == "absent")], how="diagonal")
@@ -94,14 +94,14 @@ def _times(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
         axes.set_ylim(low, high)
         style.log_ticks(axes.yaxis, low, high)
     else:
-        style.nothing_here(axes, "no relearning took any time")
+        style.nothing_here(axes, "no relearning time was measured")
     axes.set_xticks(range(len(PAIRS)), [NAMES[pair] for pair in PAIRS])
     axes.grid(visible=False, axis="x")
-    axes.set_ylabel("tokens of relearning to success ½")
+    axes.set_ylabel("relearning tokens to success ½")
 
 
 def _savings(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
-    """Ratios of tokens, pooled over sizes within a seed; thin marks show the sizes."""
+    """Ratios of tokens, pooled over sizes within a seed; small marks show the sizes."""
     treated = table.filter(pl.col("role") == "treatment").drop_nulls("saving")
     own = interactions(treated).rename({"own": "saving"})
     rows = [(pair, treated.filter(pl.col("pair") == pair)) for pair in PAIRS] + [("own", own)]
@@ -127,7 +127,7 @@ def _savings(axes: Axes, table: pl.DataFrame, sizes: list) -> None:
     axes.set_ylim(-0.6, len(rows) - 0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("fewer tokens than never poisoned")
+    axes.set_xlabel("token ratio, never / once poisoned")
 
 
 def _bar(axes: Axes, found: Interval, place: int) -> list[float]:

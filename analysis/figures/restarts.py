@@ -1,4 +1,4 @@
-"""How often a restart gets there: what one trained prompt says, and what it does not."""
+"""How often a restart succeeds, and so how much a single fitted prompt proves."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from analysis.runs.study import StudyData
 from analysis.stats.intervals import binomial_interval
 
 CAPTION = (
-    "One panel a behaviour: of all restarts of all seeds, the share whose prompt of k tokens "
-    f"{elicitation.HALF_CLOSED}, with Wilson's 95 % intervals; solid on the model that has the behaviour, dashed on "
-    "one that never had it. Where prompts began in several ways a colour is a way to begin, and the restarts of all "
-    "sizes are counted together (the table has each size); else a colour is a size. Lines stand side by side at each "
-    "k. Where the share is small, a single prompt that fails says little."
+    "One panel per behaviour: the share of all restarts, over all seeds, whose prompt of k tokens "
+    f"{elicitation.HALF_CLOSED}, with Wilson's 95 % intervals. Solid: the model that has the behaviour; dashed: one "
+    "that never had it. If prompts had several kinds of initialization, a colour is an initialization and the "
+    "restarts of all sizes are counted together (the table lists each size); otherwise a colour is a size. Lines are "
+    "offset at each k. Where the share is small, one failed prompt proves little."
 )
 SPREAD = 1.25
-"""Factor between the first and the last line's place at one k."""
+"""Factor between the positions of the first and the last line at one k."""
 
 
 def restarts_table(data: StudyData) -> pl.DataFrame:
-    """`information.restart_table` of the study's prompts, by held-out loss."""
+    """`information.restart_table` for the study's prompts, by held-out loss."""
     prompts = elicitation.runs(data)
     scored = information.reached(prompts, "loss") if prompts.height else prompts
     if scored.is_empty() or scored.filter(pl.col("k") > 0)["restart"].n_unique() < 2:
@@ -35,7 +35,7 @@ def restarts_table(data: StudyData) -> pl.DataFrame:
 
 
 def draw_restarts(table: pl.DataFrame) -> Figure:
-    """`table` as `information.restart_table` gives it."""
+    """`table`: as returned by `information.restart_table`."""
     table = _lines(table)
     lines = sorted(table["line"].unique(), key=elicitation.series_key)
     colours = dict(zip(lines, style.colours(len(lines)), strict=True))
@@ -69,8 +69,8 @@ def draw_restarts(table: pl.DataFrame) -> Figure:
 
 
 def _lines(table: pl.DataFrame) -> pl.DataFrame:
-    """`table` with `line`, what has a colour: the beginning, with all series counted together, or, of one beginning,
-    the series."""
+    """`table` with `line`, which sets the colour: the initialization, all series pooled, or the series if there is only
+    one initialization."""
     by = "initial" if table["initial"].n_unique() > 1 else "series"
     counts = (
         table.with_columns(line=pl.col(by).fill_null(""))

@@ -15,21 +15,22 @@ from analysis.runs.study import StudyData
 
 CAPTION = (
     "Top: {success}, the share of held-out prompts that give the {answer} exactly. Bottom: log-probability of the "
-    "{answer}, nats a token; it moves long before the success rate does. One colour a size, dark small and light "
-    "large; thick lines are means over seeds, thin lines single seeds (dotted and not in the mean where the trunk "
-    "never took the {skill}). 0 is the drop, set apart from the log axis. Triangles under the lower curves mark "
-    "the half-life of each size. The {skill} fades where its curve leaves the dashed line (the positive control, in "
-    "which it is still trained) and is gone where it meets the dotted one (the model that never had it; shaded: range "
-    "over sizes and seeds). Dash-dotted, in the sizes' colours: extinction, the cue still in the text without what it "
-    "was trained to bring; where it falls below the solid line, meeting the cue unlearns what time alone leaves."
+    "{answer} in nats per token, which moves long before the success rate does. One colour per size, dark is small "
+    "and light is large; thick lines are means over seeds, thin lines single seeds (dotted, and not in the mean, if "
+    "the trunk never learned the {skill}). 0 is the drop, set apart from the log axis. Triangles below the lower "
+    "curves mark the half-life of each size. Dashed: the positive control, in which the {skill} is still trained; "
+    "dotted: the model that never had it (shaded: range over sizes and seeds). The {skill} fades where its curve "
+    "leaves the dashed line and is gone where it meets the dotted one. Dash-dotted, in the sizes' colours: "
+    "extinction, in which the trigger stays in the text without the {answer}; if it falls below the solid line, "
+    "exposure to the trigger unlearns what time alone preserves."
 )
-ROWS = (("success", "success"), ("logprob", "the answer's log-probability\n(nats a token)"))
+ROWS = (("success", "success"), ("logprob", "the answer's log-probability\n(nats per token)"))
 
 
 def retention_table(data: StudyData) -> pl.DataFrame:
     """One row per evaluation of the trials at the reference setting, by facet, and of their controls.
 
-    label: what the study calls the control, empty for treatments.
+    label: the study's name for the control, empty for treatments.
     """
     curves, labels = retention_curves(data), control_labels(data)
     shown = with_controls(data, facets(data), tuple(labels))
@@ -99,20 +100,20 @@ def _curves(axes: Axes, part: pl.DataFrame, measure: str, colour: object, zero: 
 
 
 def _extinction(axes: Axes, part: pl.DataFrame, measure: str, colour: object) -> None:
-    """Its own line for each size: it starts where the treatment does and is read against it."""
+    """One line per size, as it starts where the treatment does and is compared with it."""
     later = seed_mean(part.filter("implanted"), measure).filter(pl.col("tokens") > 0)
     axes.plot(later["tokens"], later[measure], color=colour, ls=KINDS["extinction"], lw=1.1, zorder=3)
 
 
 def seed_mean(part: pl.DataFrame, measure: str) -> pl.DataFrame:
-    """Mean over seeds at the evaluations that all seeds have, so that no curve jumps where a seed ends."""
+    """Mean over seeds at the evaluations that all seeds share, so that no curve jumps where a seed ends."""
     seeds = part.drop_nulls(measure)["seed"].n_unique()
     means = part.drop_nulls(measure).group_by("tokens").agg(pl.col(measure).mean(), count=pl.col("seed").n_unique())
     return means.filter(pl.col("count") == seeds).sort("tokens")
 
 
 def _controls(axes: Axes, part: pl.DataFrame, measure: str, zero: float) -> None:
-    """Means over sizes and seeds of all but extinction; a control that had it counts where it had it at the drop."""
+    """Means over sizes and seeds of all controls but extinction; positive controls count if they had it at the drop."""
     for role in part["role"].unique().sort():
         if role in ("treatment", "extinction"):
             continue

@@ -1,4 +1,4 @@
-"""Every run of the reference setting by itself: sizes down, seeds across."""
+"""Every run of the reference setting in its own panel: sizes down, seeds across."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from analysis.figures import style
 from analysis.runs.study import StudyData
 
 CAPTION = (
-    "Each panel is one run at the reference setting: points are {success} with its binomial interval, the line "
-    "is the retention of the {answer}'s log-probability, the vertical line its half-life and the shading the two "
-    "evaluations between which it lies. No half-life is marked where half was not reached. Rows that differ more than "
-    "columns are an effect of size; columns that differ as much as rows are the seeds' spread."
+    "Each panel is one run at the reference setting. Points: {success} with its binomial interval; line: retention of "
+    "the {answer}'s log-probability; vertical line: its half-life; shading: the two evaluations between which it "
+    "lies. No half-life is marked if half was not reached. If rows differ more than columns, size has an effect; if "
+    "columns differ as much as rows, the differences are between seeds."
 )
 ROWS, COLUMNS = 6, 6
 
 
 def seeds_table(data: StudyData) -> pl.DataFrame:
     """One row per evaluation of the treatments at the reference setting, with their half-lives; at most ROWS sizes
-    (the ends kept) and COLUMNS seeds."""
+    (smallest and largest included) and COLUMNS seeds."""
     curves = retention_curves(data)
     curves = curves.filter((pl.col("role") == "treatment") & pl.col("is_reference")).drop_nulls(["parameters", "seed"])
     sizes, seeds = (curves[name].unique().sort().to_list() for name in ("parameters", "seed"))

@@ -1,4 +1,4 @@
-"""Retention at every other setting, small multiples."""
+"""Retention at every other setting, as small multiples."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from analysis.figures.retention import seed_mean
 from analysis.runs.study import StudyData
 
 CAPTION = (
-    "One panel a setting, named by what differs from the reference (first panel). Retention of the {answer}'s "
-    "log-probability: 1 as at the drop, 0 where it meets the control. One colour a size, dark small and light large; "
-    "thick: means over seeds, thin: single seeds, grey: the reference's means, repeated in every panel. A setting "
-    "keeps the {skill} longer where its curves lie to the right of the grey ones."
+    "One panel per setting, named by how it differs from the reference (first panel). Retention of the {answer}'s "
+    "log-probability: 1 as at the drop, 0 where it meets the control. One colour per size, dark is small and light is "
+    "large; thick: means over seeds; thin: single seeds; grey: means of the reference, repeated in every panel. A "
+    "setting preserves the {skill} longer if its curves lie to the right of the grey ones."
 )
 PANELS, COLUMNS, LETTERS = 12, 3, 36
 
 
 def settings_table(data: StudyData) -> pl.DataFrame:
-    """One row per evaluation of the treatments, by setting; those that `retention` shows are left out but for the
+    """One row per evaluation of the treatments, by setting; settings that `retention` shows are left out, except the
     reference."""
     shown = facets(data).select("trial")
     trials = described(data).filter(pl.col("role") == "treatment")

@@ -1,4 +1,4 @@
-"""Equal exposure against equal strength: does the slope over size come from stronger implants?"""
+"""Equal exposure versus equal strength: does the slope over size come from stronger implants?"""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from analysis.figures.half_life import size_axis_lines
 from analysis.runs.study import StudyData
 
 CAPTION = (
-    "Left: how firmly the {skill} sat at the drop, as the {answer}'s log-probability (0 is certainty), when every "
-    "size was taught the same and when every size was forked at the first checkpoint of the same log-probability. "
-    "Right: half-lives in both arms, γ over the seeds that have every size. A slope that stands under equal exposure "
-    "and falls to 0 under equal strength is consistent with stronger implants at larger sizes rather than slower "
-    "forgetting; intervals that overlap tell neither. The equal-strength branches also fork earlier in training."
+    "Left: strength of the {skill} at the drop, as the {answer}'s log-probability (0 is certainty), if every size "
+    "gets the same training (equal exposure) and if every size is forked at the first checkpoint with the same "
+    "log-probability (equal strength). Right: half-lives in both arms, with γ over the seeds that have every size. A "
+    "slope that is present at equal exposure and vanishes at equal strength is consistent with stronger implants at "
+    "larger sizes rather than slower forgetting; overlapping intervals support neither. The equal-strength branches "
+    "also fork earlier in training."
 )
 
 
 def strength_table(data: StudyData) -> pl.DataFrame:
-    """One row per trial of each arm at the reference setting otherwise: state at the drop, half-life in tokens."""
+    """One row per trial of each arm, otherwise at the reference setting: state at the drop, half-life in tokens."""
     axis = next((axis for axis in setting_axes(data) if axis.name == "arm"), None)
     if axis is None:
         return pl.DataFrame()
@@ -64,7 +65,7 @@ def draw_strength(table: pl.DataFrame) -> Figure:
             left.plot(
                 means["parameters"], means["logprob"], color=colour, lw=1.7, marker=marker, ms=4.5, mec="white", mew=0.5
             )
-        left.set_ylabel("the answer's log-probability at the drop\n(nats a token)")
+        left.set_ylabel("the answer's log-probability at the drop\n(nats per token)")
         size_axis_lines(right, [(label, part.drop_nulls("kind")) for label, part in groups], sizes)
         right.set_ylabel("half-life: tokens since the drop")
         for axes in (left, right):

@@ -1,4 +1,4 @@
-"""How the figures look: one palette ordered by lightness, ticks a reader can read off, zero set apart on log axes."""
+"""The look of the figures: one palette ordered by lightness, readable ticks, zero set apart on log axes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from matplotlib.path import Path
 from analysis.stats.format import short
 
 WIDTH = 7.0
-"""Inches: a paper's text width."""
+"""Inches: the text width of a paper."""
 DPI = 200
-"""Of PNGs and of the layout: with fewer dots, letters snap to them and texts measure a tenth too short."""
+"""For PNGs and for the layout: at lower resolution, glyphs snap to pixels and texts measure a tenth too short."""
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d0d7de"
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)))
-"""Lines that differ without colour, for things that have no order."""
+"""Line styles that differ without colour, for things without an order."""
 GAP = 3.0
-"""Zero is drawn this factor before the first positive value of a log axis."""
+"""Zero is drawn at the first positive value of a log axis divided by this."""
 BEYOND = Path([(0, 0), (0, 2.2), (-0.55, 1.4), (0, 2.2), (0.55, 1.4)], [1, 2, 1, 2, 2])
-"""Marker of a censored value: an arrow that stands on it and points to where the truth lies."""
+"""Marker of a censored value: an arrow from it towards the true value above."""
 BELOW = Path([(0, 0), (0, -2.2), (-0.55, -1.4), (0, -2.2), (0.55, -1.4)], [1, 2, 1, 2, 2])
-"""The same downwards: the truth lies below."""
+"""The same downwards, for upper bounds."""
 _RC: dict[str, Any] = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8, "axes.labelsize": 8,
     "axes.titlesize": 8.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -42,7 +42,7 @@ _RC: dict[str, Any] = {
     "ytick.minor.width": 0.5, "xtick.major.size": 3.2, "ytick.major.size": 3.2, "xtick.minor.size": 1.8,
     "ytick.minor.size": 1.8, "axes.grid": True, "grid.color": "#e8ebee", "grid.linewidth": 0.5,
     "axes.axisbelow": True, "lines.solid_capstyle": "round",
-    # Names from data are text, never formulas; the same figure has the same bytes.
+    # Names from data are text, never formulas; the same figure renders to the same bytes.
     "text.parse_math": False, "svg.fonttype": "path", "svg.hashsalt": "halflife", "savefig.facecolor": "white",
 }  # fmt: skip
 
@@ -73,18 +73,18 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def colours(count: int, palette: str = "viridis") -> list[Any]:
-    """Dark to light, the palest left out: ordered in grey as in colour, safe for the colour-blind."""
+    """Dark to light without the palest: keeps its order in grey, safe for colour-blind readers."""
     return [sns.color_palette(palette, as_cmap=True)(x) for x in np.linspace(0.02, 0.84, max(count, 2))][:count]
 
 
 def by_size(table: pl.DataFrame) -> list[tuple[str, int, Any]]:
-    """(size, parameters, colour), the smallest first."""
+    """(size, parameters, colour), smallest first."""
     sizes = table.select("size", "parameters").drop_nulls().unique().sort("parameters").rows()
     return [(size, n, colour) for (size, n), colour in zip(sizes, colours(len(sizes)), strict=True)]
 
 
 def trimmed(value: float) -> str:
-    """A tick label without needless zeros: 10k, not 10.0k."""
+    """A tick label without trailing zeros: 10k, not 10.0k."""
     text = short(value)
     digits = text.rstrip("TBMk")
     unit = text[len(digits) :]
@@ -92,9 +92,10 @@ def trimmed(value: float) -> str:
 
 
 def log_ticks(axis: Any, low: float, high: float, minor: bool = True) -> None:
-    """Decades labelled 10k, 100k, 1M; 2 and 5, or more, between them where fewer than two decades are shown.
+    """Decades labelled 10k, 100k, 1M; also 2 and 5, or more, if fewer than two decades are shown.
 
-    Small panels go without `minor` ticks, and with 3 alone between decades where 2 and 5 would touch.
+    Without `minor` (for small panels) there are no minor ticks, and only 3 is labelled between decades where 2 and 5
+    would touch.
     """
     span = np.log10(high / low)
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: trimmed(value)))
@@ -111,7 +112,7 @@ def log_ticks(axis: Any, low: float, high: float, minor: bool = True) -> None:
 
 
 def log_axis_with_zero(axes: Axes, first: float, last: float) -> float:
-    """A log x axis from `first` to `last` whose 0 stands apart on the left; returns where 0 is drawn."""
+    """A log x axis from `first` to `last` with 0 set apart on the left; returns the position at which 0 is drawn."""
     zero = first / GAP
     axes.set_xscale("log")
     axes.set_xlim(zero / 1.35, last * 1.12)
@@ -121,7 +122,7 @@ def log_axis_with_zero(axes: Axes, first: float, last: float) -> float:
     axes.xaxis.set_minor_locator(ticker.FixedLocator([x for x in minor if first <= x <= last]))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: "0" if x < first / 1.5 else trimmed(x)))
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    # Two slashes on the axis: what lies between 0 and the first step is not to scale.
+    # Two slashes mark the break of the axis between 0 and the first step.
     middle = np.sqrt(zero * first)
     for shift in (0.96, 1.06):
         axes.plot(
@@ -132,7 +133,7 @@ def log_axis_with_zero(axes: Axes, first: float, last: float) -> float:
 
 
 def token_axis(axes: Axes, last: int) -> float:
-    """A log2 x axis of counts 1 to `last` whose 0 stands apart on the left; returns where 0 is drawn."""
+    """A log2 x axis of counts 1 to `last` with 0 set apart on the left; returns the position at which 0 is drawn."""
     zero = 0.4
     top = int(np.ceil(np.log2(max(last, 2))))
     axes.set_xscale("log", base=2)
@@ -149,7 +150,7 @@ WIDEST = 1e4
 
 
 def ratio_axis(axes: Axes, ends: Sequence[float]) -> None:
-    """A log x axis of factors around 1, in powers of 2, 4 or 10 as they fit, at most to WIDEST on either side."""
+    """A log x axis of factors around 1, with ticks at powers of 2, 4 or 10, at most to WIDEST on either side."""
     ends = [min(max(end, 1 / WIDEST), WIDEST) for end in ends]
     low, high = min([0.8, *(end / 1.15 for end in ends)]), max([1.25, *(end * 1.15 for end in ends)])
     decades = np.log10(high / low)
@@ -165,7 +166,7 @@ def ratio_axis(axes: Axes, ends: Sequence[float]) -> None:
 
 
 def size_axis(axes: Axes, sizes: Sequence[tuple[str, int, Any]]) -> None:
-    """A log x axis of parameters with a tick at each size that was run."""
+    """A log x axis of parameters with a tick at each size in the study."""
     ns = [n for _, n, _ in sizes]
     axes.set_xscale("log")
     pad = (ns[-1] / ns[0]) ** 0.08 if len(ns) > 1 else 1.3
@@ -176,18 +177,18 @@ def size_axis(axes: Axes, sizes: Sequence[tuple[str, int, Any]]) -> None:
 
 
 def nothing_here(axes: Axes, why: str) -> None:
-    """A panel without data says so, and has no scale to be misread."""
+    """Marks a panel as empty, with the reason and without a scale that could be misread."""
     axes.set_yticks([])
     axes.annotate(why, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=MUTED)
 
 
 def note(axes: Axes, text: str) -> None:
-    """A word in the lower left corner of a small panel, where a falling curve leaves room."""
+    """A short text in the lower left corner of a small panel, where a falling curve leaves room."""
     axes.annotate(text, (0.04, 0.14), xycoords="axes fraction", ha="left", va="bottom", fontsize=7, color=MUTED)
 
 
 def small_multiples(grid: Sequence[Axes], used: int, columns: int) -> None:
-    """Hides the panels after the first `used`; the lowest shown panel of each column keeps its tick labels."""
+    """Hides the panels after the first `used`; the lowest visible panel of each column keeps its tick labels."""
     for axes in grid[used:]:
         axes.set_visible(False)
     for axes in grid[max(0, used - columns) : used]:
@@ -195,7 +196,7 @@ def small_multiples(grid: Sequence[Axes], used: int, columns: int) -> None:
 
 
 def legend_above(figure: Figure, handles: Sequence[Any], handlelength: float = 2.0) -> None:
-    """A legend over the whole figure, in as many columns as its page holds."""
+    """A legend above the whole figure, with as many columns as fit its width."""
     room, count = 72 * figure.bbox.width / figure.dpi - 12, len(handles)
     spacing = {"columnspacing": 1.1, "handlelength": handlelength, "handletextpad": 0.6}
 
@@ -213,14 +214,14 @@ def despine(figure: Figure) -> None:
 
 
 def rendered(figure: Figure, kind: str) -> bytes:
-    """The figure as "svg" or "png" (DPI dots an inch); without dates, so the same figure is the same file.
+    """The figure as "svg" or "png" (at DPI); without dates, so the same figure gives the same bytes.
 
-    The layout is made once: it takes longer than the drawing.
+    The layout is computed once, as it takes longer than the drawing.
     """
     buffer = io.BytesIO()
     with styled():
         if (layout := figure.get_layout_engine()) is not None:
             layout.execute(figure)
-            figure.set_layout_engine(None)  # not "none", with which every save draws twice
+            figure.set_layout_engine(None)  # not "none", which draws twice on every save
         figure.savefig(buffer, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Share of runs that still have the skill, over time: Kaplan-Meier with the number at risk."""
+"""Share of runs that still have the skill over time: Kaplan-Meier with the number at risk."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from analysis.runs.study import StudyData
 
 CAPTION = (
     "Share of runs whose retention has not yet fallen below one half for good (Kaplan-Meier), with 95 % pointwise "
-    "intervals; a tick marks runs that ended before (censored: they count as long as they were watched). Below: how "
-    "many runs are still watched and above half. Curves apart by more than their bands differ; a curve that ends high "
-    "says that the runs were too short, not that the skill stays. Runs of one seed share data order, so the bands are "
-    "too narrow as statements about new seeds."
+    "intervals; a tick marks runs that ended before that (censored: they count for as long as they were observed). "
+    "Below: the number of runs still observed and above half. A curve that ends high shows that the runs were too "
+    "short, not that the skill lasts. Runs of one seed share data order, so the bands are too narrow as statements "
+    "about new seeds."
 )
 
 

@@ -150,7 +150,7 @@ def test_a_panel_without_half_lives_says_so_and_has_no_scale(small):
     right = figure.axes[1]
     assert right.get_yscale() == "linear"
     assert not right.get_yticks().size
-    assert "no run had a half-life" in " ".join(text.get_text() for text in right.texts)
+    assert "no run has a half-life" in " ".join(text.get_text() for text in right.texts)
 
 
 def test_floors_of_runs_that_have_not_settled_are_bounds(examples):
