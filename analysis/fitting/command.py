@@ -1,4 +1,4 @@
-"""`python -m analysis fit` and `compare`: laws fitted to anyone's table."""
+"""`python -m analysis fit` and `compare`: fit laws to any table."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from analysis.fitting.objectives import Objective
     from analysis.fitting.result import Fit
     from analysis.fitting.selection import Comparison
+    from analysis.stats.intervals import Interval
     from analysis.laws.base import Law
 
 
@@ -28,23 +29,23 @@ class Columns:
     """What to fit."""
 
     x: str
-    """Column of the law's input; several with commas, as N,D."""
+    """Input column of the law; several separated by commas, as N,D."""
     y: str | None = None
-    """Column of the response."""
+    """Response column."""
     hits: str | None = None
     """Column of successes, whole numbers."""
     trials: str | None = None
     """Column of trials."""
     group: str | None = None
-    """Column that names the seed or run of each row: rows of one group are not independent."""
+    """Column with the seed or run of each row; rows of one group are not independent."""
     error: Literal["huber", "gaussian", "lognormal", "binomial", "beta-binomial"] | None = None
-    """Default: binomial for counts, gaussian for y."""
+    """Error model. Default: binomial for counts, gaussian for y."""
     delta: float = 1e-3
-    """Of Huber's loss on log residuals."""
+    """Threshold of the Huber loss on log residuals."""
     chance: float = 0.0
-    """Success rate of guessing, held: the law is of the skill above it."""
+    """Success rate of guessing, held fixed: the law describes the skill above it."""
     starts: int = 128
-    """Starting points."""
+    """Number of starting points."""
 
 
 def fit(
@@ -53,25 +54,29 @@ def fit(
     *,
     law: str,
     columns: Annotated[Columns, tyro.conf.arg(name="")],
+    bootstrap: int = 0,
     json: Path | None = None,
 ) -> None:
-    """Fit a law to a table and print its parameters with 95 % intervals, its half-life, and what to beware of.
+    """Fit a law to a table and print its parameters with 95 % intervals, its half-life, and warnings.
 
     Args:
         data: A .csv, .parquet or .jsonl file.
-        law: Name of the law, such as exponential_floor or chinchilla, or one's own as mylaw.py:its_name.
+        law: Name of the law, such as exponential_floor or chinchilla, or your own as mylaw.py:its_name.
+        bootstrap: Also show bootstrap intervals from this many resamples of the groups, or of the rows if there is no
+            --group. 0: none.
         json: File to write the result to.
     """
     from analysis.fitting.extrapolation import held_out
-    from analysis.fitting.intervals import intervals
+    from analysis.fitting.intervals import cluster_bootstrap, intervals
 
     made, left_out = fitted(data, law, columns)
-    found, foretold = intervals(made), held_out(made)
+    found, predicted = intervals(made), held_out(made)
+    resampled = cluster_bootstrap(made, bootstrap) if bootstrap else None
     if json is not None:
-        parts = {part: _finite(each.error) for part, each in foretold.items()}
-        asked = _asked(data, columns, left_out)
-        _write(json, as_json(made, found) | asked | {"held_out_error": parts})
-    _print_fit(made, found, foretold, left_out)
+        result = as_json(made, found) | _source(data, columns, left_out)
+        result |= {"held_out_error": {part: _finite(each.error) for part, each in predicted.items()}}
+        _write(json, result | ({"bootstrap": _ends(resampled)} if resampled else {}))
+    _print_fit(made, found, resampled, predicted, left_out)
 
 
 def compare(
@@ -82,28 +87,28 @@ def compare(
     columns: Annotated[Columns, tyro.conf.arg(name="")],
     json: Path | None = None,
 ) -> None:
-    """Fit several laws to one table; rank them by AICc and show every law's half-life.
+    """Fit several laws to one table; rank them by AICc and show the half-life under each.
 
     Args:
         data: A .csv, .parquet or .jsonl file.
-        laws: Names with commas, such as exponential,exponential_floor,mylaw.py:its_name.
+        laws: Names separated by commas, such as exponential,exponential_floor,mylaw.py:its_name.
         json: File to write the table to.
     """
     from analysis.fitting import selection
 
     names = [name.strip() for name in laws.split(",") if name.strip()]
     if len(set(names)) < 2:
-        raise UserError(f"--laws is {laws!r}; expected two or more different names with commas")
+        raise UserError(f"--laws is {laws!r}; expected two or more different names separated by commas")
     made = [fitted(data, name, columns) for name in names]
-    left_out = made[0][1]  # for all laws the same rows
+    left_out = made[0][1]  # the same rows for all laws
     found = selection.compare([each for each, _ in made])
     if found.ranked[0].aicc == math.inf:
         points = found.ranked[0].fit.observations.n
-        raise UserError(f"{points} points are too few for AICc of any of these laws")
+        raise UserError(f"{points} points are too few for the AICc of any of these laws")
     if json is not None:
         table = [
             as_json(each.fit, each.intervals)
-            | _asked(data, columns, left_out)
+            | _source(data, columns, left_out)
             | {"aicc": _finite(each.aicc), "delta_aicc": _finite(each.delta), "held_out_error": _finite(each.held_out),
                "held_out_log_likelihood": _finite(each.held_out_log_likelihood)}
             for each in found.ranked
@@ -112,28 +117,28 @@ def compare(
     _print_comparison(found, left_out)
 
 
-def _asked(data: Path, columns: Columns, left_out: int) -> dict[str, Any]:
-    """What was fitted, as data: its file, its columns by what they are taken for, and the rows without a response."""
-    taken = {name: getattr(columns, name) for name in ("y", "hits", "trials", "group")}
+def _source(data: Path, columns: Columns, left_out: int) -> dict[str, Any]:
+    """What was fitted, as JSON data: the file, its columns by role, and the number of rows without a response."""
+    roles = {name: getattr(columns, name) for name in ("y", "hits", "trials", "group")}
     x = [name.strip() for name in columns.x.split(",")]
     return {
         "data": str(data),
-        "columns": {"x": x} | {name: value for name, value in taken.items() if value is not None},
+        "columns": {"x": x} | {name: value for name, value in roles.items() if value is not None},
         "left_out": left_out,
     }
 
 
-def _write(path: Path, what: object) -> None:
+def _write(path: Path, result: object) -> None:
     try:
-        path.write_text(encoder.dumps(what, indent=2) + "\n")
+        path.write_text(encoder.dumps(result, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 def fitted(data: Path | pl.DataFrame, law: str | Law, columns: Columns) -> tuple[Fit, int]:
-    """The fit, and how many rows have no response and were left out.
+    """The fit, and the number of rows left out because they have no response.
 
-    Raises UserError on bad input, before anything is computed.
+    Raises UserError on bad input, before any fitting.
     """
     from analysis.fitting.fit import fit
     from analysis.fitting.table import observations, read_table
@@ -162,7 +167,7 @@ def _objective(columns: Columns) -> Objective:
 
 
 def as_json(fit: Fit, found: Intervals) -> dict[str, Any]:
-    """The result as data; what is not known is null."""
+    """The result as JSON data; unknown values are null."""
     value = fit.objective if fit.log_likelihood is None else fit.log_likelihood
     return {
         "law": fit.law.name,
@@ -170,22 +175,30 @@ def as_json(fit: Fit, found: Intervals) -> dict[str, Any]:
         "points": fit.observations.n,
         "groups": None if fit.observations.group is None else len(set(fit.observations.group.tolist())),
         "error": fit.error.name,
+        **_ends(found),
+        "objective": _finite(value),
+        "starts_at_optimum": fit.starts_at_optimum,
+        "warnings": list(fit.warnings),
+    }
+
+
+def _ends(found: Intervals) -> dict[str, Any]:
+    """Intervals as JSON data."""
+    half = found.half_life
+    return {
         "intervals": found.method,
         "parameters": {
             name: {"estimate": _finite(each.estimate), "low": _finite(each.low), "high": _finite(each.high)}
             for name, each in found.parameters.items()
         },
-        "objective": _finite(value),
-        "starts_at_optimum": fit.starts_at_optimum,
         "half_life": None
-        if found.half_life is None
+        if half is None
         else {
-            "estimate": _finite(found.half_life.estimate),
-            "low": _finite(found.half_life.low),
-            "high": _finite(found.half_life.high),
-            "censored": bool(found.half_life.censored),
+            "estimate": _finite(half.estimate),
+            "low": _finite(half.low),
+            "high": _finite(half.high),
+            "censored": bool(half.censored),
         },
-        "warnings": list(fit.warnings),
     }
 
 
@@ -193,37 +206,42 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _print_fit(fit: Fit, found: Intervals, foretold: dict[str, HeldOut], left_out: int) -> None:
+def _print_fit(
+    fit: Fit, found: Intervals, resampled: Intervals | None, predicted: dict[str, HeldOut], left_out: int
+) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"[bold]{fit.law.name}[/bold]: {fit.law.formula}", f"({_data(fit, left_out)})")
-    table = Table("", "estimate", "low", "high", "", box=None, pad_edge=False)
+    table = Table("", "estimate", "low", "high", *(["bootstrap"] if resampled else []), "", box=None, pad_edge=False)
     for parameter in fit.law.parameters:
         each = found.parameters[parameter.name]
-        table.add_row(parameter.name, *(_number(v) for v in (each.estimate, each.low, each.high)), parameter.meaning)
+        other = [_bracket(resampled.parameters[parameter.name])] if resampled else []
+        ends = map(_number, (each.estimate, each.low, each.high))
+        table.add_row(parameter.name, *ends, *other, parameter.meaning)
     if found.half_life is not None:
-        half = found.half_life
+        half, other = found.half_life, [_bracket(resampled.half_life)] if resampled and resampled.half_life else []
         note = "beyond the data" if half.censored else f"in units of {fit.law.inputs[0]}"
-        table.add_row("half-life", *(_number(v) for v in (half.estimate, half.low, half.high)), note)
+        table.add_row("half-life", *map(_number, (half.estimate, half.low, half.high)), *other, note)
     console.print(table)
     value = ("summed huber", fit.objective) if fit.log_likelihood is None else ("log-likelihood", fit.log_likelihood)
     console.print(f"{value[0]} {value[1]:.8g}; {fit.starts_at_optimum:.0%} of {fit.starts} starts reached it")
-    console.print(f"95 % intervals: {found.method}")
+    console.print(f"95 % intervals: {found.method}{f'; {resampled.method}' if resampled else ''}")
     if fit.error.own is not None and fit.own is not None:
         console.print(f"{fit.error.own.name} {fit.own:.4g}: {fit.error.own.meaning}")
-    for part, each in foretold.items():
-        console.print(f"fitted to the rest it foretells {part} ({each.points} points) with error {_number(each.error)}")
-    if fit.warnings and not _of_all_points(fit, found):
+    for part, each in predicted.items():
+        console.print(f"held out: {part} ({each.points} points), predicted with error {_number(each.error)}")
+    if (fit.warnings or resampled) and not _of_all_points(fit, found):
         shown = ", ".join(f"{name} = {_number(value)}" for name, value in fit.parameters.items())
-        console.print(f"what follows is of the fit to all points at once ({shown}), not of the mean over groups above:")
+        about = " and ".join([*(["the bootstrap"] if resampled else []), *(["the warnings"] if fit.warnings else [])])
+        console.print(f"{about}: about the fit to all points at once ({shown}), not the mean over groups")
     for warning in fit.warnings:
-        console.print(f"[yellow]beware:[/yellow] {warning}")
+        console.print(f"[yellow]warning:[/yellow] {warning}")
 
 
 def _of_all_points(fit: Fit, found: Intervals) -> bool:
-    """Whether the estimates shown are those of the one fit that the warnings are about."""
+    """Whether the estimates shown are those of the fit to all points."""
     return all(found.parameters[name].estimate == value for name, value in fit.parameters.items())
 
 
@@ -232,7 +250,7 @@ def _print_comparison(found: Comparison, left_out: int) -> None:
     from rich.table import Table
 
     console = Console(soft_wrap=True, highlight=False, width=max(110, Console().width))
-    table = Table("law", "parameters", "log-likelihood", "ΔAICc", "held-out error", "half-life", "beware", box=None,
+    table = Table("law", "parameters", "log-likelihood", "ΔAICc", "held-out error", "half-life", "warnings", box=None,
                   pad_edge=False)  # fmt: skip
     for each in found.ranked:
         made = each.fit
@@ -246,14 +264,14 @@ def _print_comparison(found: Comparison, left_out: int) -> None:
     console.print(f"{found.text}.")
     for each in found.ranked:
         for warning in each.fit.warnings:
-            console.print(f"[yellow]beware:[/yellow] {each.fit.law.name}: {warning}")
+            console.print(f"[yellow]warning:[/yellow] {each.fit.law.name}: {warning}")
 
 
 def _data(fit: Fit, left_out: int) -> str:
     group = fit.observations.group
-    over = "" if group is None else f" in {len(set(group.tolist()))} groups"
-    without = f"; {left_out} rows without a response left out" if left_out else ""
-    return f"{fit.observations.n} points{over}, {fit.error.name} errors{without}"
+    groups = "" if group is None else f" in {len(set(group.tolist()))} groups"
+    dropped = f"; {left_out} rows without a response left out" if left_out else ""
+    return f"{fit.observations.n} points{groups}, {fit.error.name} errors{dropped}"
 
 
 def _half_life(half: HalfLife | None) -> str:
@@ -261,8 +279,11 @@ def _half_life(half: HalfLife | None) -> str:
         return "none in this law"
     if half.estimate is None:
         return f"beyond the data{'' if half.low is None else f', at least {_number(half.low)}'}"
-    ends = f"[{_number(half.low)}, {_number(half.high)}]".replace("[", r"\[")
-    return f"{_number(half.estimate)} {ends}{' (beyond the data)' if half.censored else ''}"
+    return f"{_number(half.estimate)} {_bracket(half)}{' (beyond the data)' if half.censored else ''}"
+
+
+def _bracket(found: Interval | HalfLife) -> str:
+    return rf"\[{_number(found.low)}, {_number(found.high)}]"
 
 
 def _number(value: float | None) -> str:

@@ -75,7 +75,7 @@ def fit_many(
     law: Law, data: Observations, *, objective: Objective | None = None, weights: Array | None = None,
     y: Array | None = None, hits: Array | None = None, trials: Array | None = None,
     fixed: Mapping[str, Array | float] | None = None, starts: int | Array = 16, around: Fit | None = None,
-    seed: int = 0, polish: bool = False,
+    seed: int = 0,
 ) -> FitBatch:  # fmt: skip
     """R fits that share x, together: replicates by `weights`, `y`, `hits`, `trials` (R, n) or `fixed` values (R,).
 
@@ -99,13 +99,6 @@ def fit_many(
     best = values.argmin(axis=1)
     at = np.arange(count) * each + best
     z, value, norm = found.z[at], found.objective[at], found.gradient_norm[at]
-    if polish:
-        fine = minimise(
-            lambda z, rows: problem.newton(z, rows), z, problem.low, problem.high, tolerance=1e-15, iterations=20
-        )
-        better = fine.objective <= value
-        z, value, norm = (np.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old) for new, old in
-                          ((fine.z, z), (fine.objective, value), (fine.gradient_norm, norm)))  # fmt: skip
     theta = problem.natural(z)
     size = len(law.parameters)
     with np.errstate(invalid="ignore"):

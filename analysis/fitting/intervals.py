@@ -25,6 +25,8 @@ from analysis.stats.intervals import LEVEL, Interval, t_interval
 
 CLUSTERS = 10
 """Fewer cannot be resampled: plain percentiles over 5 seeds were seen to cover 84 % instead of 95 %."""
+DRAWS = 100
+"""Bootstrap replicates below which the outer percentiles are not estimated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,25 +231,44 @@ def expanded(clusters: int, level: float = LEVEL) -> tuple[float, float]:
     return float(out), float(1 - out)
 
 
-def cluster_bootstrap(fit: Fit, replicates: int = 1000, level: float = LEVEL, seed: int = 0) -> dict[str, Interval]:
-    """Intervals of the parameters from groups drawn with replacement (points, without groups), solved together.
+def cluster_bootstrap(fit: Fit, replicates: int, level: float = LEVEL, seed: int = 0) -> Intervals:
+    """Intervals around the fit to all points, from groups drawn with replacement (rows, without groups).
 
     Percentiles are taken further out, so that those of a mean would have the width of its t interval (the expanded
-    percentiles of Hesterberg 2015, The American Statistician 69, 371). Raises UserError below 10 groups.
+    percentiles of Hesterberg 2015, The American Statistician 69, 371). An end of the half-life is None where draws
+    never reach half. Raises UserError below 10 groups or rows, or 100 replicates.
     """
     group = fit.observations.group
     names, place = np.unique(np.arange(fit.observations.n) if group is None else group, return_inverse=True)
+    unit = "rows" if group is None else "groups"
     if names.size < CLUSTERS:
+        instead = "" if group is None else "; the Student-t intervals over groups are valid for few"
         raise UserError(
-            f"a bootstrap over {names.size} groups: expected at least {CLUSTERS}, as percentiles over fewer cover less "
-            "than they say; take t over groups (intervals)"
+            f"cannot bootstrap {names.size} {unit}: expected at least {CLUSTERS}, since percentiles over fewer cover "
+            f"less often than they claim{instead}"
         )
+    if replicates < DRAWS:
+        raise UserError(f"{replicates} bootstrap replicates: expected at least {DRAWS} for 95 % percentiles")
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(names.size, np.full(names.size, 1 / names.size), size=replicates).astype(float)
     weights = counts[:, place] * (1.0 if fit.observations.weights is None else fit.observations.weights)
-    drawn = fit_many(fit.law, fit.observations, weights=weights, around=fit).theta
-    low, high = np.quantile(drawn, expanded(names.size, level), axis=0)
-    return {
-        name: Interval(estimate=float(fit.theta[i]), low=float(low[i]), high=float(high[i]), count=names.size)
-        for i, name in enumerate(fit.law.names)
-    }
+    drawn = fit_many(fit.law, fit.observations, weights=weights, around=fit)
+    shares = expanded(names.size, level)
+    low, high = np.quantile(drawn.theta, shares, axis=0)
+    half, halves, shown = fit.half_life, drawn.half_life, None
+    if half is not None and halves is not None:
+        # An order statistic, never interpolated: some half-lives are infinite.
+        ends = (_finite(end) for end in np.quantile(halves, shares, method="nearest"))
+        censored = half > fit.observations.x[:, 0].max()
+        shown = HalfLife(estimate=_finite(half), low=next(ends), high=next(ends), censored=bool(censored))
+    return Intervals(
+        parameters={
+            name: Interval(estimate=float(fit.theta[i]), low=float(low[i]), high=float(high[i]), count=names.size)
+            for i, name in enumerate(fit.law.names)
+        },
+        half_life=shown, method=f"bootstrap over {names.size} {unit}, {replicates} replicates",
+    )  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

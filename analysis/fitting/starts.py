@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 from scipy.stats import qmc
 
-from analysis.errors import UserError
 from analysis.fitting.observations import Observations
 from analysis.laws.base import Law, Parameter
 from analysis.stats.arrays import Array
@@ -48,21 +44,6 @@ def project(law: Law, theta: Array, data: Observations) -> Array:
         inside = np.where(solved[:, place] > low[i], solved[:, place], np.abs(theta[fine, i]) * 1e-3)
         found[fine, i] = np.clip(inside, low[i], high[i])
     return found
-
-
-def grid(law: Law, values: Mapping[str, Sequence[float] | Array]) -> Array:
-    """Every combination of `values`, one list per parameter of the law, (S, P) on the natural scale."""
-    if set(values) != set(law.names):
-        raise UserError(f"a grid for {law.name} needs values for {', '.join(law.names)}; got {', '.join(values)}")
-    return np.array(list(itertools.product(*(values[name] for name in law.names))), dtype=float)
-
-
-def chinchilla_grid(law: Law) -> Array:
-    """The 4,500 starts of Hoffmann et al. 2022, appendix D.3: alpha, beta in {0, .5, .. 2}, ln E in {-1, -.5, .. 1},
-    ln A, ln B in {0, 5, .. 25}."""
-    exponents, logs = np.arange(0, 2.5, 0.5), np.exp(np.arange(0, 30.0, 5))
-    terms = {"A": logs, "B": logs, "alpha": exponents, "beta": exponents}
-    return grid(law, {"E": np.exp(np.arange(-1, 1.5, 0.5)), **terms})
 
 
 def _range(parameter: Parameter, data: Observations, law: Law) -> tuple[float, float]:

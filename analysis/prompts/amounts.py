@@ -29,7 +29,8 @@ INDEX = ("behaviour", "model", "series", "seed", "k", "restart", "numbers")
 
 def aim(data: StudyData) -> float | None:
     """The loss that the study asks of every behaviour alike, in nats a token; None where each has half of its gap."""
-    return data.declaration.settings.get("matched")
+    settings = data.declaration.settings
+    return settings.get("matched_loss", settings.get("matched"))  # the name in runs published by 0.1
 
 
 def quantised(data: StudyData) -> pl.DataFrame:

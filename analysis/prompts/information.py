@@ -158,13 +158,6 @@ def bits_table(quantised: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def noise_bits(numbers: float, signal: float, noise: float) -> float:
-    """Bits that `numbers` carry at most when Gaussian noise of standard deviation `noise` leaves what they do alone and
-    their root mean square is `signal`: the capacity of that channel, numbers / 2 x log2(1 + signal^2 / noise^2)
-    (Shannon 1948)."""
-    return float(numbers / 2 * np.log2(1 + (signal / noise) ** 2))
-
-
 def closed_share(bare: float, prompted: float, base: float) -> float | None:
     """Detuning: the share of the gap between a fine-tuned model's loss and its base's that a prompt closes; None where
     fine-tuning cost nothing."""

@@ -13,7 +13,7 @@ import polars as pl
 
 Kind = Literal["observed", "censored", "at-start"]
 COLUMNS = {"kind": pl.String, "low": pl.Float64, "high": pl.Float64, "estimate": pl.Float64}
-OBSERVED, CENSORED, AT_START = (pl.col("kind") == kind for kind in ("observed", "censored", "at-start"))
+CENSORED, AT_START = (pl.col("kind") == kind for kind in ("censored", "at-start"))
 
 
 @dataclass(frozen=True, kw_only=True)

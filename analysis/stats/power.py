@@ -6,7 +6,6 @@ do not reduce; of a single run, which they do. All are taken as they were seen, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +15,11 @@ from analysis.stats.arrays import Array
 from analysis.stats.format import plural, short
 from analysis.stats.imputation import slopes_over_seeds
 
-SEEDS, SIZES = (3, 4, 5, 6, 8, 10, 15, 20, 30), (3, 4, 5, 6, 8)
+SEEDS = (3, 4, 5, 6, 8, 10, 15, 20, 30)
 GAMMAS = (0.1, 0.2, 0.4)
 WANTED = 0.8
 """Probability of a verdict that counts as settled."""
 REPLICATES = 2000
-TABLE = {"gamma": pl.Float64, "seeds": pl.Int64, "sizes": pl.Int64, "power": pl.Float64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,38 +78,21 @@ def planted(
     return x, levels + tilts * x + noise.run * rng.standard_normal((replicates, seeds, sizes))
 
 
-def power(
-    noise: Noise, gamma: float, seeds: int, sizes: int, *, span: float | None = None, replicates: int = REPLICATES,
-    seed: int = 0,
-) -> float:  # fmt: skip
-    """Probability that the 95 % interval of gamma lies on the true side of 0. `span`: last evaluation, in the unit of
-    the half-life; beyond it half-lives are censored. Data too censored for an interval settle nothing."""
-    x, y = planted(noise, gamma, seeds, sizes, replicates, np.random.default_rng([seed, seeds, sizes]))
-    last = np.inf if span is None else np.log(span)
-    low, high = slopes_over_seeds(x, np.minimum(y, last), np.where(y > last, np.inf, y), seed=seed)[1:]
-    settled = low > 0 if gamma > 0 else high < 0
-    return float(settled.mean())
+def power(noise: Noise, gamma: float, seeds: int, sizes: int) -> float:
+    """Probability that the 95 % interval of gamma lies on the true side of 0, if every half-life is reached."""
+    x, y = planted(noise, gamma, seeds, sizes, REPLICATES, np.random.default_rng([0, seeds, sizes]))
+    low, high = slopes_over_seeds(x, y, y)[1:]
+    return float((low > 0 if gamma > 0 else high < 0).mean())
 
 
-def power_table(
-    half_lives: pl.DataFrame, gammas: Sequence[float] = GAMMAS, seeds: Sequence[int] = SEEDS,
-    sizes: Sequence[int] = SIZES,
-) -> pl.DataFrame:  # fmt: skip
-    """gamma, seeds, sizes (spread over the range seen), power, if every half-life were reached. Empty without a
-    variance to go by. `half_lives` as `noise_seen` takes them: one setting, criterion and clock."""
-    noise = noise_seen(half_lives)
-    rows = [] if noise is None else [(g, s, k, power(noise, g, s, k)) for g in gammas for s in seeds for k in sizes]
-    return pl.DataFrame(rows, schema=TABLE, orient="row")
-
-
-def power_text(half_lives: pl.DataFrame, gammas: Sequence[float] = GAMMAS) -> str:
+def power_text(half_lives: pl.DataFrame) -> str:
     """How many seeds would settle each gamma at the number of sizes seen, in a sentence; "" without a variance."""
     noise = noise_seen(half_lives)
     if noise is None:
         return ""
     sizes = half_lives["parameters"].drop_nulls().n_unique()
     found = []
-    for gamma in gammas:
+    for gamma in GAMMAS:
         enough = next((s for s in SEEDS if power(noise, gamma, s, sizes) >= WANTED), None)
         found.append(f"γ = ±{gamma:g}: {plural(enough, 'seed') if enough else f'more than {SEEDS[-1]} seeds'}")
     return (

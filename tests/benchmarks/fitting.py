@@ -18,9 +18,9 @@ from analysis.fitting.fit import fit, fit_many, starts_around
 from analysis.fitting.objectives import Huber
 from analysis.fitting.observations import Observations
 from analysis.fitting.result import Fit
-from analysis.fitting.starts import chinchilla_grid
 from analysis.laws import LAWS
 from analysis.stats.arrays import Array
+from tests.analysis.chinchilla import chinchilla_grid
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.interleaved import ratio, rounds
 
@@ -75,7 +75,7 @@ def solved(theta: Array) -> Array:
 
 
 def ours(data: Observations, weights: Array) -> tuple[Fit, Array]:
-    made = fit(LAW, data, objective=Huber(delta=DELTA), starts=chinchilla_grid(LAW))
+    made = fit(LAW, data, objective=Huber(delta=DELTA), starts=chinchilla_grid())
     return made, fit_many(LAW, data, weights=weights, around=made).objective
 
 
@@ -84,7 +84,7 @@ def figures(count: int) -> list[Figure]:
     data, one = planted(), np.ones(POINTS)
     weights, other = bootstraps(data), Scipy(data)
     made, objectives = ours(data, weights)
-    grid, near = solved(chinchilla_grid(LAW)), solved(starts_around(made))
+    grid, near = solved(chinchilla_grid()), solved(starts_around(made))
     rng = np.random.default_rng(2)
     spent: dict[str, list[float]] = {"ours": [], "scipy": []}
     worst = -np.inf

@@ -103,7 +103,7 @@ def test_warnings_of_the_fit_to_all_points_say_so_beside_the_mean_over_groups(
     found = run(tmp_path / "seeds.csv", "fit", *arguments)
     assert found["parameters"]["f"]["low"] >= LAWS["exponential_floor"].bounds[0][2]
     shown = capsys.readouterr().out
-    assert shown.index("what follows is of the fit to all points at once (a = ") < shown.index("3 groups: below 5")
+    assert shown.index("the warnings: about the fit to all points at once (a = ") < shown.index("3 groups: below 5")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,45 @@ def test_the_json_says_what_was_fitted_and_how(counts: Path) -> None:
     assert (found["points"], found["left_out"], found["groups"]) == (126, 0, 6)
     assert (found["error"], found["formula"]) == ("binomial", LAWS["exponential_floor"].formula)
     assert found["intervals"] == "one fit a group, Student-t over 6 groups"
+
+
+def test_bootstrap_intervals_stand_beside_the_others(
+    counts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["fit", "--law", "exponential", "--error", "gaussian", "--x", "tau", "--y", "y", "--bootstrap", "300"]
+    tau, noise = np.geomspace(1, 300, 30), np.random.default_rng(0).normal(0, 0.02, 30)
+    pl.DataFrame({"tau": tau, "y": 0.9 * np.exp(-tau / 50) + noise}).write_csv(tmp_path / "run.csv")
+    found = run(tmp_path / "run.csv", *arguments)
+    assert found["intervals"] == "profile likelihood"
+    resampled = found["bootstrap"]
+    assert resampled["intervals"] == "bootstrap over 30 rows, 300 replicates"
+    for name, truth in (("a", 0.9), ("T", 50.0)):
+        profiled, drawn = found["parameters"][name], resampled["parameters"][name]
+        assert drawn["estimate"] == profiled["estimate"]
+        assert drawn["low"] < truth < drawn["high"]
+        assert 0.4 < (drawn["high"] - drawn["low"]) / (profiled["high"] - profiled["low"]) < 2.5
+    assert resampled["half_life"]["low"] < 50 * np.log(2) < resampled["half_life"]["high"]
+    shown = capsys.readouterr().out
+    ends = resampled["parameters"]["a"]
+    assert f"[{ends['low']:.4g}, {ends['high']:.4g}]" in shown
+    assert "95 % intervals: profile likelihood; bootstrap over 30 rows, 300 replicates" in shown
+    assert "bootstrap" not in run(tmp_path / "run.csv", *arguments[:-2])
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["--bootstrap", "300", "--group", "seed"], "cannot bootstrap 6 groups: expected at least 10"),
+        (["--bootstrap", "-1"], "-1 bootstrap replicates: expected at least 100"),
+    ],
+)
+def test_a_bootstrap_that_would_mislead_is_refused(
+    counts: Path, more: list[str], complaint: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", str(counts), "--law", "exponential", *COUNTS, *more])
+    assert end.value.code == 2
+    assert complaint in capsys.readouterr().err
 
 
 def test_chance_is_held_and_the_law_is_of_the_skill_above_it(tmp_path: Path) -> None:
@@ -247,7 +286,7 @@ def test_files_that_cannot_be_fitted_are_one_line(
 @pytest.mark.parametrize(
     ("laws", "more", "complaint"),
     [
-        ("exponential", COUNTS, "expected two or more different names with commas"),
+        ("exponential", COUNTS, "expected two or more different names separated by commas"),
         (
             "exponential,stretched",
             ["--x", "tau", "--y", "trials", "--error", "huber"],

@@ -21,7 +21,7 @@ from analysis.fitting.objectives import BetaBinomial, Binomial, Gaussian, Huber,
 from analysis.fitting.observations import Observations
 from analysis.fitting.problem import Problem
 from analysis.fitting.solver import solve_positive
-from analysis.fitting.starts import grid, sobol
+from analysis.fitting.starts import sobol
 from analysis.laws import LAWS, Law, Parameter, law
 
 CLOCK = np.concatenate([[0.0], np.geomspace(1, 3000, 24)])
@@ -232,9 +232,6 @@ def test_starts_lie_within_bounds_and_repeat_with_their_seed() -> None:
         assert starts.shape == (40, len(low))
         assert ((starts >= low) & (starts <= high)).all()
         np.testing.assert_array_equal(starts, sobol(LAWS[name], data, 40, seed=1))
-    assert grid(LAWS["exponential"], {"a": [0.1, 1], "T": [1, 10, 100]}).shape == (6, 2)
-    with pytest.raises(UserError, match="needs values for a, T"):
-        grid(LAWS["exponential"], {"a": [1]})
 
 
 @pytest.mark.parametrize(

@@ -155,15 +155,41 @@ def test_groups_at_one_size_each_are_jackknifed_and_of_a_mean_that_is_the_t_inte
     assert known(found.parameters["a"]) == pytest.approx(known(t_interval(y[::2])))
 
 
-def test_a_bootstrap_is_refused_below_ten_groups_and_says_why():
-    with pytest.raises(UserError, match=r"bootstrap over 4 groups: expected at least 10"):
-        cluster_bootstrap(counted(seeds=4))
+def test_a_bootstrap_of_few_groups_or_replicates_is_refused_and_says_why():
+    with pytest.raises(UserError, match=r"cannot bootstrap 4 groups: expected at least 10"):
+        cluster_bootstrap(counted(seeds=4), 1000)
+    with pytest.raises(UserError, match=r"99 bootstrap replicates: expected at least 100"):
+        cluster_bootstrap(counted(), 99)
+
+
+def test_the_bootstrap_resamples_groups_and_not_rows():
+    """Groups that hold the same row several times are no more data than one row of each."""
+    y = np.random.default_rng(2).normal(5, 1, 12)
+    once = fit(LAWS["constant"], Observations(x=np.arange(12.0), y=y))
+    repeated = Observations(x=np.arange(48.0), y=y.repeat(4), group=np.arange(12).repeat(4))
+    rows, groups = (cluster_bootstrap(made, 500) for made in (once, fit(LAWS["constant"], repeated)))
+    assert known(groups.parameters["a"]) == pytest.approx(known(rows.parameters["a"]))
+    assert (rows.method, groups.method) == (
+        "bootstrap over 12 rows, 500 replicates", "bootstrap over 12 groups, 500 replicates",
+    )  # fmt: skip
+
+
+def test_the_bootstrap_of_a_half_life_holds_the_planted_one_and_is_open_where_draws_never_reach_half():
+    made = counted()
+    estimate, low, high = known(cluster_bootstrap(made, 400).half_life)
+    assert low < float(np.asarray(LAW.half_life(TRUTH))) < high
+    assert estimate == made.half_life
+    y = 0.49 + 0.5 * np.exp(-STEPS / 20) + 0.05 * np.random.default_rng(1).standard_normal(STEPS.size)
+    half = cluster_bootstrap(fit(LAW, Observations(x=STEPS, y=y), starts=32), 400).half_life
+    assert half is not None
+    assert half.low is not None
+    assert half.high is None
 
 
 def test_the_bootstrap_of_a_mean_is_as_wide_as_its_t_interval():
     y = np.random.default_rng(1).normal(5, 1, 12)
     made = fit(LAWS["constant"], Observations(x=np.arange(12.0), y=y))
-    assert width(cluster_bootstrap(made, 4000)["a"]) == pytest.approx(width(t_interval(y)), rel=0.06)
+    assert width(cluster_bootstrap(made, 4000).parameters["a"]) == pytest.approx(width(t_interval(y)), rel=0.06)
 
 
 def test_profiles_under_hubers_loss_are_as_wide_as_those_of_least_squares_under_normal_noise_but_for_its_efficiency():

@@ -13,9 +13,9 @@ import pytest
 from analysis.fitting.fit import fit, fit_many
 from analysis.fitting.objectives import Gaussian, Huber
 from analysis.fitting.observations import Observations
-from analysis.fitting.starts import chinchilla_grid
 from analysis.laws import LAWS
 from analysis.laws.soft_prompts import conditional_distance
+from tests.analysis.chinchilla import chinchilla_grid
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no published data at {DATA}")
@@ -108,7 +108,7 @@ def test_gemstones_from_the_4500_starts_of_the_paper() -> None:
     frame = gemstones("hot")
     data = Observations(x=frame.select("params_active_precise", "tokens").to_numpy(), y=frame["final_loss"].to_numpy())
     law = LAWS["chinchilla"]
-    grid = chinchilla_grid(law)
+    grid = chinchilla_grid()
     assert grid.shape == (4500, 5)
     paper, sobol = (fit(law, data, objective=Huber(), starts=s, diagnosed=False) for s in (grid[::9], 64))
     assert paper.objective == pytest.approx(sobol.objective, abs=1e-12)

@@ -15,7 +15,7 @@ from analysis.errors import UserError
 from analysis.figures.restarts import _lines
 from analysis.gallery import generated
 from analysis.prompts import elicitation, information
-from analysis.prompts.information import bits_table, closed_share, difference_table, distance_table, noise_bits, reached
+from analysis.prompts.information import bits_table, closed_share, difference_table, distance_table, reached
 from analysis.prompts.published import read_prompts
 from analysis.report.prompts_page import _beyond, write_prompts
 from analysis.stats.intervals import middle
@@ -172,11 +172,6 @@ def test_least_bits_are_over_k_restarts_and_bits_a_number() -> None:
     names = ("behaviour", "model", "series", "seed", "k", "restart", "bits", "numbers", "score", "threshold")
     row = bits_table(pl.DataFrame(rows, schema=list(names), orient="row")).row(0, named=True)
     assert (row["bits"], row["reached"], row["seeds"]) == (240.0, 2, 2)
-
-
-def test_noise_as_large_as_the_prompt_leaves_half_a_bit_a_number() -> None:
-    assert noise_bits(100, 1.0, 1.0) == pytest.approx(50.0)
-    assert noise_bits(100, 1.0, 0.01) == pytest.approx(100 * 6.644, rel=1e-3)
 
 
 def test_the_share_of_a_gap_that_is_closed() -> None:
