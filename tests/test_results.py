@@ -43,7 +43,7 @@ def test_the_example_of_the_docstring_runs(
     monkeypatch.delenv("HALFLIFE_RESULTS", raising=False)
     found: dict = {}
     exec(example, found)
-    assert found["times"].height == len(SMALL.sizes) * SMALL.seeds * len(SMALL.arms)
+    assert found["times"].height == len(SMALL.sizes) * SMALL.seeds
     assert isinstance(found["fit"], Fit)
     assert found["fit"].observations.n == found["largest"].height
     assert Path("half_life.pdf").read_bytes().startswith(b"%PDF")
@@ -104,7 +104,6 @@ def test_a_figure_is_drawn_in_place_of_the_callers_axes(data: StudyData, name: s
     own = Figure(figsize=(12, 5), layout="constrained")
     left, right = own.subplots(1, 2)
     left.plot([0, 1], [0, 1])
-    where = right.get_subplotspec()
     assert results.figure(name, data, axes=right) is own
     own.draw_without_rendering()
     alone = results.figure(name, data)
@@ -112,8 +111,7 @@ def test_a_figure_is_drawn_in_place_of_the_callers_axes(data: StudyData, name: s
     assert own.axes[0] is left
     assert [len(axes.lines) for axes in part.axes] == [len(axes.lines) for axes in alone.axes]
     assert sum(len(axes.lines) for axes in part.axes) > 0
-    assert where is not None
-    assert part.get_subplotspec() is where
+    assert all(axes.get_window_extent().x0 > left.get_window_extent().x1 for axes in part.axes)
     assert results.figure(name, data) is not own  # and only there
 
 
@@ -122,7 +120,7 @@ def test_bad_input_is_one_line(folder: Path, data: StudyData) -> None:
         results.load("none", results=folder)
     with pytest.raises(results.UserError, match="there is no figure 'nothing'; figures: retention, "):
         results.figure("nothing", data)
-    with pytest.raises(results.UserError, match="backdoor_persistence has nothing to draw as pareto: nothing was"):
+    with pytest.raises(results.UserError, match="backdoor_persistence has nothing to draw as pareto: no search was"):
         results.figure("pareto", data)
     with pytest.raises(results.UserError, match="these axes lie in no grid"):
         results.figure("half_life", data, axes=Figure().add_axes((0, 0, 1, 1)))
