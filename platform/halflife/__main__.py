@@ -1,5 +1,4 @@
-"""Look into the store: `python -m halflife.stages diff A B | ls | gc`, `export STAGE --out FOLDER`, and
-`export-prompt STAGE RUN --out FOLDER`."""
+"""Inspect and export what has been computed: `python -m halflife ls | diff A B | gc | export | export-prompt | ladder`."""
 
 from __future__ import annotations
 
@@ -16,19 +15,21 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from halflife.errors import UserError
+from halflife.models.ladder import Rung
 from halflife.store import difference, housekeeping
 from halflife.store.remote import address_of
 from halflife.store.store import Store
 
+LADDER = ("30k", "100k", "300k", "1m", "3m", "10m", "30m", "100m", "300m", "1b", "3b")
 RESULTS = Path(os.environ.get("HALFLIFE_RESULTS", "results"))
 
 
 def diff(first: Positional[str], second: Positional[str], /, results: Path = RESULTS) -> None:
-    """Explain why two stages are not the same: the fields that differ, and those of their parents.
+    """Show the fields in which two stages differ, and those in which their parents differ.
 
     Args:
-        first: A stage: its folder name, its key, or the beginning of either.
-        second: Another one.
+        first: A stage: its folder name, its key, or a prefix of either.
+        second: The stage to compare it with.
         results: The results folder.
     """
     store, console = _store(results), _console()
@@ -41,10 +42,10 @@ def diff(first: Positional[str], second: Positional[str], /, results: Path = RES
     found = difference.explain(store, *records)
     console.print(f"{names} differ in:" if found else f"{names} are the same stage.", highlight=False)
     _print_differences(console, found, depth=1)
-    beside = difference.recorded(*records)
-    if beside:
-        console.print("Recorded, no part of their identity:", highlight=False)
-        _print_differences(console, beside, depth=1)
+    recorded = difference.recorded(*records)
+    if recorded:
+        console.print("Recorded, but not part of their identity:", highlight=False)
+        _print_differences(console, recorded, depth=1)
 
 
 def ls(results: Path = RESULTS) -> None:
@@ -70,13 +71,13 @@ def ls(results: Path = RESULTS) -> None:
 
 
 def gc(results: Path = RESULTS, dry_run: bool = False) -> None:
-    """Free what no result and no running stage needs: attempts that lost or cannot be resumed, dead leases.
+    """Delete what no result and no running stage needs: superseded attempts that cannot be resumed, stale leases.
 
-    Completed stages are never removed, nor anything of a stage that is being computed.
+    Completed and running stages are never touched.
 
     Args:
         results: The results folder.
-        dry_run: Only say what would be removed.
+        dry_run: Only list what would be deleted.
     """
     console, total, count = _console(), 0, 0
     find = housekeeping.rubbish if dry_run else housekeeping.collect
@@ -88,22 +89,22 @@ def gc(results: Path = RESULTS, dry_run: bool = False) -> None:
         )
         total, count = total + item.bytes, count + 1
     done = "would be freed" if dry_run else "freed"
-    console.print(f"{count} things, {decimal(total)} {done} in {results}", highlight=False)
+    console.print(f"{count} item{'s' * (count != 1)}, {decimal(total)} {done} in {results}", highlight=False)
 
 
 def export(stage: Positional[str], /, out: Path, at: str = "final", results: Path = RESULTS) -> None:
     """Write a trained stage as a Hugging Face model folder, tokenizer included, with equal logits.
 
     Args:
-        stage: The stage: its folder name, its key, or the beginning of either.
-        out: The folder to make.
-        at: final, or the name of one of its snapshots.
+        stage: Its folder name, its key, or a prefix of either.
+        out: The folder to create.
+        at: "final", or the name of one of its snapshots.
         results: The results folder.
     """
-    from halflife.stages.export import export_stage  # takes torch's seconds
+    from halflife.stages.export import export_stage  # imports torch, which takes seconds
 
     export_stage(_store(results), stage, out, at)
-    _console().print(f"{out} is a Hugging Face model folder: --start {out} begins a study with it", highlight=False)
+    _console().print(f"{out} is a Hugging Face model folder: --start {out} starts a study from it", highlight=False)
 
 
 def export_prompt(
@@ -112,26 +113,49 @@ def export_prompt(
     """Write a fitted soft prompt as a peft PromptTuning adapter, with equal logits.
 
     Args:
-        stage: A stage of soft prompts: its folder name, its key, or the beginning of either.
+        stage: A stage that fitted soft prompts: its folder name, its key, or a prefix of either.
         run: One of its runs, such as backdoor.k4-start-vocabulary-direct-0.03-r0.
-        out: The folder to make.
-        base: The folder of the model, as `export` writes it; a released model is known.
+        out: The folder to create.
+        base: The model's folder, as written by `export`; not needed for a released model.
         results: The results folder.
     """
-    from halflife.prompts import export as exporting  # takes torch's seconds
+    from halflife.prompts import export as exporting  # imports torch, which takes seconds
 
     exporting.export_prompt(_store(results), stage, run, out, base)
     _console().print(f"{out} is a peft adapter: PeftModel.from_pretrained(model, '{out}')", highlight=False)
 
 
+def ladder(sizes: Positional[tuple[str, ...]] = LADDER, sequence: int = 128) -> None:
+    """Print the architecture that each size of the ladder derives.
+
+    Args:
+        sizes: Non-embedding parameters, such as 100k or 1.4b.
+        sequence: Predicted tokens per sequence; attention's FLOPs grow with it.
+    """
+    table = Table("size", "layers", "width", "heads", "mlp", "parameters", "muP", "MFLOP/token")
+    for size in sizes:
+        rung = Rung(size=size)
+        table.add_row(
+            size,
+            str(rung.depth),
+            str(rung.width),
+            f"{rung.heads} of {rung.head_width}",
+            str(rung.feedforward),
+            f"{rung.parameters:,}",
+            f"{rung.multiplier:g}",
+            f"{rung.flops_per_token(sequence) / 1e6:,.3g}",
+        )
+    Console().print(table)
+
+
 def _store(results: Path) -> Store:
     if not address_of(results) and not results.exists():
-        raise UserError(f"no results folder {results}: expected one that a study has written; give it with --results")
+        raise UserError(f"no results folder {results}: expected one that a study has written; set it with --results")
     return Store(results)
 
 
 def _console() -> Console:
-    """As wide as the terminal; wide enough for whole keys where there is none."""
+    """As wide as the terminal; without one, wide enough for whole keys."""
     return Console(soft_wrap=True, markup=False) if sys.stdout.isatty() else Console(width=160, markup=False)
 
 
@@ -149,12 +173,12 @@ def _ago(seconds: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0, or 2 after one line on what was wrong."""
+    """Returns the exit code: 0, or 2 after printing one line on what was wrong."""
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)  # type: ignore[assignment]
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"diff": diff, "ls": ls, "gc": gc, "export": export, "export-prompt": export_prompt},
-            prog="python -m halflife.stages",
+            {"ls": ls, "diff": diff, "gc": gc, "export": export, "export-prompt": export_prompt, "ladder": ladder},
+            prog="python -m halflife",
             description=__doc__,
             args=arguments,
         )

@@ -65,7 +65,7 @@ def test_diff_tells_what_is_recorded_apart_from_what_is_hashed(
     run_stage(one, store, origin={"command": "study.py", "commit": "c0ffee", "changes": None, "versions": {"x": "1"}})
     run_stage(other, store, origin={"command": "study.py", "commit": "badcab", "changes": None, "versions": {"x": "2"}})
     out = _run(capsys, "diff", one.key, other.key, "--results", str(store.root))
-    hashed, recorded = out.split("Recorded, no part of their identity:")
+    hashed, recorded = out.split("Recorded, but not part of their identity:")
     assert "name" in hashed
     assert "commit" not in hashed
     for line in ("commit: c0ffee -> badcab", "versions.x: 1 -> 2", "flops: 1 -> 7"):
@@ -116,13 +116,13 @@ def test_gc_keeps_results_and_what_can_be_resumed_and_frees_the_rest(
         run_stage(replace(resumable, breaks_at=1), store)
     far.with_name("hidden").rename(far)
     would = _run(capsys, "gc", "--dry-run", "--results", str(store.root))
-    assert "2 things" in would
+    assert "2 items" in would
     assert "would be freed" in would
     assert _run(capsys, "gc", "--results", str(store.root)).count("attempts/") == 2
     assert store.outcome(done) == outcome
     assert [path.name for path in (store.folder(done) / "attempts").iterdir()] == [outcome.attempt]
     assert [path.name for path in (store.folder(resumable) / "attempts").iterdir()] == [far.parent.name]
-    assert "0 things" in _run(capsys, "gc", "--results", str(store.root))
+    assert "0 items" in _run(capsys, "gc", "--results", str(store.root))
 
 
 def test_gc_leaves_a_stage_that_someone_computes_alone(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,8 +133,8 @@ def test_gc_leaves_a_stage_that_someone_computes_alone(store: Store, capsys: pyt
     holding = leases.acquire(store.folder(stage), Watch(pulse), pulse)
     assert holding
     with holding:
-        assert "0 things" in _run(capsys, "gc", "--results", str(store.root))
-    assert "1 things" in _run(capsys, "gc", "--results", str(store.root))
+        assert "0 items" in _run(capsys, "gc", "--results", str(store.root))
+    assert "1 item," in _run(capsys, "gc", "--results", str(store.root))
 
 
 def test_gc_leaves_a_stage_alone_that_someone_begins_to_compute_while_it_looks(
@@ -151,7 +151,7 @@ def test_gc_leaves_a_stage_alone_that_someone_begins_to_compute_while_it_looks(
         yield from found
 
     monkeypatch.setattr(housekeeping, "_rubbish_of", slowly)
-    assert "0 things" in _run(capsys, "gc", "--results", str(store.root))
+    assert "0 items" in _run(capsys, "gc", "--results", str(store.root))
     assert began[0]
     assert began[0].path.exists()
 
@@ -168,9 +168,9 @@ def test_gc_frees_the_lease_of_a_dead_process_and_old_half_written_files(
         path.write_text("")
     long_ago = time.time() - 10_000
     os.utime(old, (long_ago, long_ago))
-    assert "0 things" in _run(capsys, "gc", "--results", str(store.root))  # somebody may hold that lease
+    assert "0 items" in _run(capsys, "gc", "--results", str(store.root))  # somebody may hold that lease
     os.utime(folder / "lease-4.json", (long_ago, long_ago))
-    assert "2 things" in _run(capsys, "gc", "--results", str(store.root))
+    assert "2 items" in _run(capsys, "gc", "--results", str(store.root))
     assert sorted(path.name for path in folder.iterdir()) == [".DONE.1.tmp", "DONE", "attempts"]
 
 
@@ -190,6 +190,13 @@ def test_the_module_runs_and_the_results_folder_may_come_from_the_environment(st
     run_stage(Walk(name="a"), store)
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root / "platform"), "HALFLIFE_RESULTS": str(store.root)}
-    command = [sys.executable, "-m", "halflife.stages", "ls"]
+    command = [sys.executable, "-m", "halflife", "ls"]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert Walk(name="a").key in found.stdout
+
+
+def test_the_ladder_prints_each_size_and_refuses_an_unknown_one(capsys: pytest.CaptureFixture[str]) -> None:
+    out = _run(capsys, "ladder", "30k", "1m")
+    assert "29,696" in out
+    assert len([line for line in out.splitlines() if line.startswith("│")]) == 2
+    assert "unknown size 'x'" in _refused(capsys, "ladder", "x")

@@ -155,7 +155,7 @@ def test_planning_imports_neither_torch_nor_ray_nor_mlflow_nor_polars() -> None:
     root = Path(__file__).parents[2]
     heavy = "{'torch', 'ray', 'mlflow', 'polars', 'transformers'}"
     code = (
-        "import sys; from halflife.stages import plan, run, store, train, treatments; "
+        "import sys; from halflife.stages import train, treatments; from halflife.store import plan, run, store; "
         f"print(sorted({heavy} & set(sys.modules)))"
     )
     found = subprocess.run(
