@@ -18,7 +18,7 @@ from analysis.figures.soft_prompts import SEED_BY_SEED
 from analysis.prompts import amounts, elicitation, fragility, information
 from analysis.prompts.published import read_prompts
 from analysis.report.panels import draw_panel, new_folders, pages
-from analysis.report.prompt_checks import BASE, at_size, checks, gain_of, label_of, nothing
+from analysis.report.checks.prompts import BASE, at_size, checks, gain_of, label_of, nothing
 from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, provenance
 from analysis.report.tables import csv_text, page_table
 from analysis.runs.study import StudyData

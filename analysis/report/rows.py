@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from analysis.decay.design import setting_axes, value_text, values_of
-from analysis.report.checks import Check
+from analysis.report.checks.decay import Check
 from analysis.runs.study import StudyData
 from analysis.stats.format import listed, plural, short
 from halflife.tracking import schema

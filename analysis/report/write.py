@@ -6,7 +6,7 @@ from pathlib import Path
 
 from analysis.errors import UserError
 from analysis.figures import FIGURES
-from analysis.report.page import page
+from analysis.report.decay_page import page
 from analysis.report.panels import new_folders
 from analysis.report.prompts_page import information_page, is_information
 from analysis.report.rows import slug

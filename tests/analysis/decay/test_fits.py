@@ -10,7 +10,7 @@ from analysis.decay import fits
 from analysis.decay.design import described
 from analysis.decay.retention import retention_curves
 from analysis.gallery import generated
-from analysis.report.checklist import checklist
+from analysis.report.fitting_checklist import checklist
 from analysis.runs.study import StudyData
 from tests.analysis import planted
 from tests.analysis.conftest import SMALL

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from analysis.decay.savings import PAIRS, interactions, log_savings, relearning_times, savings_summary
-from analysis.report.answer import own_savings
+from analysis.report.sentences.decay import own_savings
 from tests.analysis import planted
 
 

@@ -102,7 +102,7 @@ def test_the_dial_that_was_planted_strongest_weighs_most_and_the_idle_one_nothin
 
 
 def test_few_settings_weigh_no_dials(data):
-    few = tried(data).filter(pl.col("suggestion") < search.LEAST_SETTINGS - 1)
+    few = tried(data).filter(pl.col("suggestion") < search.MIN_SETTINGS - 1)
     assert importances(data, few).is_empty()
 
 

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from analysis.figures import FIGURES
 from analysis.figures.clean_loss import clean_loss_table, trunk_gaps
 from analysis.figures.retention import retention_table, seed_mean
-from analysis.figures.style import colours, new_figure, rendered, styled, trimmed
+from analysis.figures.style import colours, drawn_into, new_figure, rendered, styled, trimmed
 from analysis.gallery.page import example, generated
 
 NAMES = sorted(FIGURES)
@@ -56,6 +56,20 @@ def test_every_figure_draws_its_table_to_svg_and_png(examples, drawn, name):
     assert rendered(figure, "svg").startswith(b"<?xml")
     assert rendered(figure, "png").startswith(b"\x89PNG")
     assert len(FIGURES[name].caption) > 100
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_draws_into_a_part_of_another_as_on_its_own(examples, drawn, name):
+    whole = Figure(figsize=(14, 8), layout="constrained")
+    part = whole.subfigures(1, 2)[1]
+    with drawn_into(part):
+        FIGURES[name].draw(examples[name])
+    assert whole.axes == part.axes
+    counts = [
+        [len(axes.lines) + len(axes.collections) for axes in figure.axes] for figure in (part, drawn(name, "examples"))
+    ]
+    assert counts[0] == counts[1]
+    assert sum(counts[0]) > 0
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)

@@ -9,8 +9,8 @@ import pytest
 from analysis.decay.numbers import every_number, size_summary
 from analysis.decay.retention import retention_curves
 from analysis.gallery import generated
-from analysis.report.answer import answer
-from analysis.report.checks import checks
+from analysis.report.sentences.decay import answer
+from analysis.report.checks.decay import checks
 from analysis.runs.load import load_study
 from analysis.runs.study import StudyData
 from tests.analysis import planted

@@ -21,9 +21,9 @@ from analysis.figures.languages import languages_table
 from analysis.figures.overlap import overlap_table
 from analysis.gallery import generated_languages as planted
 from analysis.gallery.generated import STEP
-from analysis.report.checks import checks
+from analysis.report.checks.decay import checks
 from analysis.report.export import write_tables
-from analysis.report.family_answer import _depth, family_answer, gated, overlap, sharing
+from analysis.report.sentences.families import _depth, family_answer, gated, overlap, sharing
 from analysis.runs.study import StudyData
 from analysis.stats.censoring import Time
 from analysis.stats.intervals import Interval
@@ -363,8 +363,8 @@ def test_a_dial_turned_at_one_size_is_not_compared_with_other_sizes(families, mo
         for seed, noise in enumerate(rng.normal(0, 0.001, 5))
         for size, value in (("60k", 1.0), ("120k", 1.0), ("240k", 1.0), ("240k", 0.0))
     ]
-    monkeypatch.setattr("analysis.report.family_answer.overlap_table", lambda data: pl.DataFrame(rows))
+    monkeypatch.setattr("analysis.report.sentences.families.overlap_table", lambda data: pl.DataFrame(rows))
     assert "shared rule, from none to all: the data cannot tell, mean retention +0.00 [" in overlap(families)
     turned = [{**row, "area": row["area"] + 0.1 * row["value"]} for row in rows]
-    monkeypatch.setattr("analysis.report.family_answer.overlap_table", lambda data: pl.DataFrame(turned))
+    monkeypatch.setattr("analysis.report.sentences.families.overlap_table", lambda data: pl.DataFrame(turned))
     assert "from none to all: lasts longer, mean retention +0.10 [" in overlap(families)

@@ -11,7 +11,7 @@ import pytest
 from analysis.gallery import generated
 from analysis.prompts import elicitation, information
 from analysis.report import panels as plates
-from analysis.report.prompt_checks import checks, gain_of
+from analysis.report.checks.prompts import checks, gain_of
 from analysis.report.prompts_page import PHASE, _detuned, information_page, is_information, sentences
 from analysis.runs.study import POINTS, StudyData
 from halflife.tracking import schema

@@ -19,7 +19,7 @@ from analysis.errors import UserError
 from analysis.figures import FIGURES
 from analysis.report import panels as plates
 from analysis.report import write as writing
-from analysis.report.page import BESIDE, FITTED, page
+from analysis.report.decay_page import BESIDE, FITTED, page
 from analysis.report.tables import cell
 from analysis.report.write import default_folder, write_report
 from halflife.tracking import schema

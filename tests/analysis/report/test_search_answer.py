@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from analysis.gallery import generated
-from analysis.report.search_answer import search_answer
+from analysis.report.sentences.search import search_answer
 from analysis.runs.study import POINTS, StudyData
 from halflife.tracking import schema
 

@@ -1,4 +1,4 @@
-"""The answers of a sweep of families, each with its interval, or "cannot tell, because"."""
+"""The answer of a study of language families in sentences, each with its interval, or why the data cannot tell."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 
 from analysis.decay.conditions import FAMILY, MEASURE, conditions, families, missed
 from analysis.decay.design import setting_axes
-from analysis.decay.effects import DOSE_TOO, effects
+from analysis.decay.effects import CHANGES_DOSE, effects
 from analysis.decay.erasure import HIDDEN, depth_rows, main_rows
 from analysis.decay.retention import common_span, half_lives
 from analysis.figures.generalisation import generalisation_table
@@ -32,7 +32,7 @@ def family_answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
     effect_rows: dict[str, list[dict[str, Any]]] = {}
     for row in effects(data, curves, MEASURE).iter_rows(named=True):
         effect_rows.setdefault(labels[row["axis"]], []).append(row)
-    said = [
+    texts = [
         lasting(plain.filter(pl.col("criterion") == MEASURE), names, curves),
         sharing(effect_rows, names),
         overlap(data),
@@ -42,7 +42,7 @@ def family_answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
         generalisation(data),
         " ".join(filter(None, [never(data), cost(data)])),
     ]
-    return [text for text in said if text]
+    return [text for text in texts if text]
 
 
 def lasting(times: pl.DataFrame, names: list[str], curves: pl.DataFrame) -> str:
@@ -57,44 +57,44 @@ def lasting(times: pl.DataFrame, names: list[str], curves: pl.DataFrame) -> str:
             continue
         late = own.filter(pl.col("kind") == "censored").height
         if late:
-            bound = f"{name}: at least {short(mean.exp().estimate)} tokens ({late} of {plural(own.height, 'run')} had "
-            parts.append(f"{bound}not reached half: counted at the last evaluation)")
+            bound = f"{name}: at least {short(mean.exp().estimate)} ({late} of {plural(own.height, 'run')} did not reach "
+            parts.append(f"{bound}half and count at their last evaluation)")
         else:
-            parts.append(f"{name}: {_spread(mean.exp())} tokens ({plural(own.height, 'run')})")
+            parts.append(f"{name}: {_spread(mean.exp())} ({plural(own.height, 'run')})")
     if unknown:
-        parts.append(f"{listed(unknown)}: not known, no branch that began with the skill was measured")
+        parts.append(f"{listed(unknown)}: unknown, no branch that started with the skill was measured")
     span = common_span(curves)
-    watched = f" Watched for {short(span[1])} tokens." if span else ""
+    observed = f" Runs were observed for {short(span[1])} tokens." if span else ""
     return (
-        "How long does the dropped language last? Half of its success above chance is gone for good, by family, after "
-        f"{'; '.join(parts)}.{watched}"
+        "How long does the dropped language last? Tokens until half of its success above chance is lost for good, by "
+        f"family: {'; '.join(parts)}.{observed}"
     )
 
 
 SHARING = "ABDC"
-"""Families from what shares nothing to what shares most."""
+"""Families, from sharing nothing to sharing most."""
 
 
 def sharing(effect_rows: dict[str, list[dict[str, Any]]], names: list[str]) -> str:
-    """Do models with more shared implementation decay more slowly? The families against the first, paired.
-    `effect_rows`: those of `effects`, by axis."""
-    question = "Do models with more shared implementation decay more slowly? "
+    """Does a language with more shared implementation last longer? The families relative to the first, paired.
+    `effect_rows`: rows of `effects`, by axis."""
+    question = "Does a language with more shared implementation last longer? "
     if len(names) < 2:
         return question + "It cannot be told: only one family was run."
     rows = effect_rows.get(FAMILY, [])
     parts, sides, without = [], [], []
     for row in rows:
-        found, text = _told(row)
+        found, text = _effect(row)
         name, against = row["value"].rpartition(": ")[2], row["against"]
-        # 1: what shares more lasts longer, whichever of the two is the reference
+        # 1: the family that shares more lasts longer, whichever of the two is the reference
         sides.append(found if SHARING.find(name) > SHARING.find(against) else -found)
         without += [name] if row["ratio"] is None and row["area"] is None else []
-        parts.append(f"{name} against {against}: {text}")
+        parts.append(f"{name} vs. {against}: {text}")
     if not parts:
-        return question + "It cannot be told: no two families have runs of one size and seed with the skill."
-    every = f"every family that shares {{}} {names[0]}, which shares nothing"
+        return question + "It cannot be told: no two families have runs with the skill at the same size and seed."
+    every = f"every family with shared implementation {{}} {names[0]}, which shares nothing"
     if names[0] != SHARING[0]:
-        every = "of every two families compared what shares more {}"
+        every = "in every comparison the family that shares more {}"
     if all(side == 1 for side in sides):
         verdict = f"Yes, {every.format('outlasts' if names[0] == SHARING[0] else 'lasts longer')}"
     elif all(side == -1 for side in sides):
@@ -102,21 +102,21 @@ def sharing(effect_rows: dict[str, list[dict[str, Any]]], names: list[str]) -> s
     elif 1 in sides and -1 in sides:
         verdict = "It depends on the family"
     elif any(sides):
-        which = "longer" if 1 in sides else "for a shorter time"
+        which = "lasts longer" if 1 in sides else "fades sooner"
         sure = sum(map(abs, sides))
-        verdict = f"In part: of {plural(len(sides), 'comparison')} what shares more lasts {which} in {sure}"
+        verdict = f"In part: the family that shares more {which} in {sure} of {plural(len(sides), 'comparison')}"
         unsure = len(sides) - sure - len(without)
         verdict += f"; in {unsure} the interval includes no difference" if unsure else ""
-        verdict += f"; of {listed(without)} no pair had the skill" if without else ""
+        verdict += f"; no pair of {listed(without)} had the skill" if without else ""
     else:
         verdict = _why_not(rows)
     few = _few(max((row["seeds"] for row in rows), default=0))
-    return f"{question}{verdict}. {'; '.join(parts)} (pairs of one size and seed; 95 % intervals over seeds).{few}"
+    return f"{question}{verdict}. {'; '.join(parts)} (paired by size and seed; 95 % intervals over seeds).{few}"
 
 
-def _told(row: dict[str, Any]) -> tuple[int, str]:
-    """(1 longer, -1 shorter, 0 cannot be told; the numbers in words): by the half-life's factor, or where that cannot
-    tell by mean retention, which every run has."""
+def _effect(row: dict[str, Any]) -> tuple[int, str]:
+    """(1 longer, -1 shorter, 0 cannot tell; the numbers in words): by the factor on the half-life, or if that is
+    undecided by mean retention, which every run has."""
     area = _interval(row, "area")
     parts, side = [], 0
     if row["ratio"] is not None:
@@ -124,7 +124,7 @@ def _told(row: dict[str, Any]) -> tuple[int, str]:
         parts.append(f"half-life × {_spread(ratio)}")
         side = _side(ratio, 1.0)
     elif area is None:
-        return 0, f"no pair of {row['pairs']} had the skill at the drop in both"
+        return 0, f"none of {plural(row['pairs'], 'pair')} had the skill at the drop in both runs"
     elif row["observed"] < row["pairs"]:
         parts.append(f"half-life not reached in {row['pairs'] - row['observed']} of {plural(row['pairs'], 'pair')}")
     if area is not None:
@@ -133,8 +133,8 @@ def _told(row: dict[str, Any]) -> tuple[int, str]:
     return side, ", ".join(parts) or "not measured"
 
 
-def _side(found: Interval, nothing: float) -> int:
-    return 0 if found.contains(nothing) else 1 if found.estimate > nothing else -1
+def _side(found: Interval, null: float) -> int:
+    return 0 if found.contains(null) else 1 if found.estimate > null else -1
 
 
 def _interval(row: dict[str, Any], name: str) -> Any:
@@ -147,7 +147,7 @@ def _why_not(rows: list[dict[str, Any]]) -> str:
     seeds = max(row["seeds"] for row in rows)
     why = "every interval includes no difference"
     if seeds < 2:
-        why = "one seed gives no interval" if seeds else "the skill was not there to lose"
+        why = "one seed gives no interval" if seeds else "no run had the skill to lose"
     return f"It cannot be told, because {why}"
 
 
@@ -156,8 +156,8 @@ def _few(seeds: int) -> str:
 
 
 def overlap(data: StudyData) -> str:
-    """The slope of mean retention over each dial of overlap within a size, one fit a seed, then over seeds: a dial that
-    is turned at one size only must not be compared with other sizes."""
+    """The slope of mean retention over each overlap axis within a size, one fit per seed, then over seeds: an overlap
+    varied at one size only must not be compared with other sizes."""
     table = overlap_table(data)
     parts = []
     for part in table.partition_by("dial", maintain_order=True) if not table.is_empty() else ():
@@ -175,14 +175,14 @@ def overlap(data: StudyData) -> str:
             parts.append(f"{name}: cannot be told, no seed has mean retention at two values")
             continue
         side = _side(found, 0.0) if found.low is not None else 0
-        verdict = {1: "lasts longer", -1: "lasts shorter", 0: "the data cannot tell"}[side]
-        parts.append(f"{name[:1].lower()}{name[1:]}, from none to all: {verdict}, mean retention {_signed(found)}"
+        verdict = {1: "lasts longer", -1: "fades sooner", 0: "the data cannot tell"}[side]
+        parts.append(f"{name[:1].lower()}{name[1:]}: {verdict}, mean retention {_signed(found)}"
                      f" ({plural(found.count, 'seed')})")  # fmt: skip
-    return f"Within a family, with more in common: {'; '.join(parts)}." if parts else ""
+    return f"With more overlap within a family, from none to all: {'; '.join(parts)}." if parts else ""
 
 
 def scale(times: pl.DataFrame, names: list[str]) -> str:
-    """How does decay vary with scale? The exponent of the half-life in parameters, by family."""
+    """How does decay vary with scale? The exponent of the half-life in N, by family."""
     question = "Does size slow the decay? "
     if times.filter(pl.col("kind") != "at-start")["parameters"].n_unique() < 2:
         return question + "It cannot be told, because there are no half-lives at two sizes."
@@ -199,26 +199,25 @@ def scale(times: pl.DataFrame, names: list[str]) -> str:
     if not why:
         verdict = f"It changes it in {claims} of {len(parts)} families"
         verdict = verdict if claims else "It cannot be told, because every interval includes 0"
-    form = "half-life by success ∝ N^γ, N the parameters"
-    return f"{question}{verdict}: {form}; by family {'; '.join(parts)}."
+    return f"{question}{verdict}: half-life by success ∝ N^γ (N: parameters), by family: {'; '.join(parts)}."
 
 
 def treatments(data: StudyData, effect_rows: dict[str, list[dict[str, Any]]]) -> str:
-    """What regularization before and after the drop and what happens afterwards do."""
-    axes = [a for a in setting_axes(data) if a.name not in (FAMILY, *DOSE_TOO) and DIAL not in a.name]
+    """The effects of regularization before and after the drop, and of the other treatments."""
+    axes = [a for a in setting_axes(data) if a.name not in (FAMILY, *CHANGES_DOSE) and DIAL not in a.name]
     parts = []
     for axis in axes:
         for row in effect_rows.get(axis.name, []):
-            side, text = _told(row)
+            side, text = _effect(row)
             verdict = {1: "longer", -1: "shorter", 0: "cannot tell"}[side]
-            parts.append(f"{row['value']} against {row['against']}: {verdict} ({text}; {plural(row['pairs'], 'pair')})")
+            parts.append(f"{row['value']} vs. {row['against']}: {verdict} ({text}; {plural(row['pairs'], 'pair')})")
     if not parts:
         return ""
-    return f"What makes it last, before and after the drop? {'; '.join(parts)}."
+    return f"Which treatments make it last, before and after the drop? {'; '.join(parts)}."
 
 
 def gated(data: StudyData) -> str:
-    """Is the capability gone, or only gated? By family, all else at the reference."""
+    """Is the capability gone, or only gated? By family, with everything else at the reference."""
     question = "Is it gone, or only gated? "
     rows = depth_rows(data).filter(pl.col("role") == "treatment")
     runs = conditions(data).filter((pl.col("role") == "treatment") & pl.col("plain")).sort("place")
@@ -228,30 +227,30 @@ def gated(data: StudyData) -> str:
         known = main_rows(data).filter(pl.col("role") == "treatment")
         why = "no run had an advantage at the drop over a model that never saw the language"
         if known.is_empty():
-            why = "no reading was taken beside a model that never saw the language"
+            why = "no reading was taken of a model that never saw the language"
         return f"{question}It cannot be told, because {why}."
     used = [READINGS[name] for name in main_rows(data)["reading"].unique(maintain_order=True) if name in HIDDEN]
     parts = []
     for row in rows.iter_rows(named=True):
         if row["share"] is None:
-            parts.append(f"{row['condition']}: still said, at least half of it in every run")
+            parts.append(f"{row['condition']}: at least half is still output in every run")
             continue
         found = Interval(estimate=row["share"], low=row["low"], high=row["high"], count=row["seeds"])
         verdict = _depth(found, row["side"])
-        late = f", {row['none']} of {row['runs']} runs still say it" if row["none"] else ""
+        late = f", {row['none']} of {row['runs']} runs still output it" if row["none"] else ""
         side = "either way" if row["side"] == "either side" else row["side"]
-        late += f", {row['bounded']} of {row['runs']} runs known as bounds alone ({side})" if row["bounded"] else ""
+        late += f", {row['bounded']} of {row['runs']} runs have bounds only ({side})" if row["bounded"] else ""
         parts.append(f"{row['condition']}: {interval(found)}, {verdict}{late}")
-    told = set(rows["condition"])
-    parts += [f"{name}: not known, no run had an advantage at the drop" for name in plain if name not in told]
+    known = set(rows["condition"])
+    parts += [f"{name}: unknown, no run had an advantage at the drop" for name in plain if name not in known]
     return (
-        f"{question}Of what is no longer said, {listed(used)} still find this share of the advantage over a model that "
-        f"never saw the language (0: scrambled, 1: only gated): {'; '.join(parts)}."
+        f"{question}Of the lost output, {listed(used)} still find this share of the advantage over a model that never "
+        f"saw the language (0: scrambled, 1: only gated): {'; '.join(parts)}."
     )
 
 
 def _depth(found: Interval, side: str) -> str:
-    """Gated or scrambled. `side`: the side on which some runs are known as bounds alone; there nothing is claimed."""
+    """Gated or scrambled. `side`: the side on which some runs have only bounds; nothing is claimed there."""
     if found.low is None or found.high is None:
         return "one seed, cannot tell"
     high = math.inf if side in ("at least", "either side") else found.high
@@ -261,12 +260,12 @@ def _depth(found: Interval, side: str) -> str:
     if high < 0.5:
         return "mostly scrambled" + (", but not gone" if low > 0 else "")
     if low > 0:
-        return "not gone, how much is left is known from below alone" if math.isinf(high) else "between the two"
+        return "not gone, but with a lower bound only" if math.isinf(high) else "between the two"
     return "cannot tell, the interval is too wide"
 
 
 def generalisation(data: StudyData) -> str:
-    """The pair that was never trained on."""
+    """The pair that was left out of training."""
     table = generalisation_table(data)
     if table.is_empty():
         return ""
@@ -277,24 +276,24 @@ def generalisation(data: StudyData) -> str:
         return ""
     level = float(chance.to_numpy().mean()) if chance.len() else 0.0
     side = _side(found, level) if found.low is not None else 0
-    verdict = {1: "was generalised", -1: "was not generalised", 0: "cannot be told from guessing"}[side]
+    verdict = {1: "generalises", -1: "does not generalise", 0: "cannot be told from chance"}[side]
     return (
-        f"The pair that was never trained on {verdict}: {interval(found)} of its translations are right at the drop, "
-        f"guessing gives {level:.2f}."
+        f"Translation of the untrained pair {verdict}: at the drop, a share of {interval(found)} is correct; chance is "
+        f"{level:.2f}."
     )
 
 
 def never(data: StudyData) -> str:
-    """Trunks that missed the criterion are counted, never silently dropped."""
+    """The count of trunks that missed the criterion, so that none is dropped silently."""
     trunks = missed(data)
     late = trunks.filter("missed")
     if late.is_empty():
-        return f"All {plural(trunks.height, 'trunk')} that were to be forked at the criterion reached it."
+        return f"All {plural(trunks.height, 'trunk')} to be forked at the criterion reached it."
     cells = late.group_by(FAMILY, "size", "parameters").len().sort(FAMILY, "parameters")
     where = listed([f"{row['len']} of {row[FAMILY]} at {row['size']}" for row in cells.iter_rows(named=True)])
     return (
-        f"{late.height} of {plural(trunks.height, 'trunk')} that were to be forked at the criterion missed it: "
-        f"{where}; no branch of equal strength forked from them."
+        f"{late.height} of {plural(trunks.height, 'trunk')} to be forked at the criterion missed it: {where}; no "
+        "equal-strength branch was forked from them."
     )
 
 
@@ -303,7 +302,7 @@ def cost(data: StudyData) -> str:
     if not trained or not unshared or not math.isfinite(unshared / trained):
         return ""
     return (
-        f"Trained {short(trained)} tokens; a sweep that shared no trunks would have trained {short(unshared)}, "
+        f"Trained {short(trained)} tokens; without trunk sharing it would have been {short(unshared)}, "
         f"{unshared / trained:.1f} times as many."
     )
 

@@ -7,7 +7,7 @@ import itertools
 import polars as pl
 
 from analysis.prompts import elicitation
-from analysis.report.checks import Check
+from analysis.report.checks.decay import Check
 from analysis.runs.study import StudyData
 from analysis.stats.format import listed, plural
 from analysis.stats.intervals import Interval, binomial_interval, t_interval

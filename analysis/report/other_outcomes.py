@@ -17,7 +17,7 @@ from analysis.decay.numbers import size_summary
 from analysis.decay.retention import main_measure, retention_curves
 from analysis.decay.survival import TimeRatios, study_time_ratios
 from analysis.errors import UserError
-from analysis.report.answer import outcome_answer
+from analysis.report.sentences.decay import outcome_answer
 from analysis.runs.study import StudyData
 from halflife.tracking.schema import Outcome
 

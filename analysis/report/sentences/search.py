@@ -1,4 +1,4 @@
-"""What an adaptive search found, in sentences: the result is what fresh seeds measured."""
+"""What an adaptive search found, in sentences; the result is what fresh seeds measured."""
 
 from __future__ import annotations
 
@@ -14,89 +14,91 @@ from halflife.tracking import schema
 
 
 def search_answer(data: StudyData) -> list[str]:
-    """What was tried, what the settings at the ends of the front measure on seeds that the search never saw, and how
-    that differs from the reference, seed by seed. Empty for a sweep that is no search."""
+    """What was evaluated, what the settings at the ends of the Pareto front measure on seeds that the search never saw,
+    and how that differs from the reference, paired by seed. Empty for a sweep that is no search."""
     objectives = data.declaration.objectives
     if not objectives:
         return []
     table = search.tried(data)
     if table.is_empty():
         return ["The search could measure no setting."]
-    asked = table.filter(pl.col("role") == "treatment")
+    searched = table.filter(pl.col("role") == "treatment")
     again = table.filter(pl.col("role") == schema.ROLE_HELD_OUT)
-    first = [_asked(data, asked)]
+    first = [_searched(data, searched)]
     if again.is_empty():
-        return [*first, "Nothing was evaluated on fresh seeds: what the search measured flatters what it chose by it."]
-    # Chosen by what the search was told, never by the fresh seeds themselves: those would be flattered anew.
-    eligible = asked.filter(pl.col("suggestion").is_in(again["suggestion"].implode()) & pl.col("feasible"))
+        bias = "so the search's own values are subject to selection bias (winner's curse)"
+        return [*first, f"Nothing was evaluated on fresh seeds, {bias}."]
+    # Selected by the search's own values; selecting by the fresh seeds would bring the selection bias back.
+    eligible = searched.filter(pl.col("suggestion").is_in(again["suggestion"].implode()) & pl.col("feasible"))
     if eligible.is_empty():
-        return [*first, "No setting that was evaluated on fresh seeds meets the constraints."]
+        return [*first, "No setting evaluated on fresh seeds meets the constraints."]
     merits: dict[int, list[str]] = {}
     for column, objective in zip("xy", objectives, strict=False):
         up = objective.direction == "maximize"
         best = eligible.sort(column, descending=up)["suggestion"][0]
-        merits.setdefault(best, []).append(f"{'raises' if up else 'lowers'} {objective.label.lower()} most")
-    return [*first, *(_chosen(data, best, f"The setting that {listed(said)}") for best, said in merits.items())]
+        merits.setdefault(best, []).append(f"the {'highest' if up else 'lowest'} {objective.label.lower()}")
+    return [*first, *(_selected(data, best, f"The setting with {listed(own)}") for best, own in merits.items())]
 
 
-def _asked(data: StudyData, asked: pl.DataFrame) -> str:
+def _searched(data: StudyData, searched: pl.DataFrame) -> str:
     tried = data.trials.filter(pl.col("role") == "treatment")[schema.SUGGESTION].n_unique()
-    words = [f"{plural(tried, 'setting')} tried on {plural(int(asked['seeds'].max() or 0), 'seed')}"]  # type: ignore[arg-type]
-    unmeasured = tried - asked.height
-    words += [f"{unmeasured} could not be measured"] if unmeasured else []
-    broken = asked.filter(~pl.col("feasible")).height
-    words += [f"{broken} broke a constraint"] if broken else []
-    front = asked.filter("front").height
+    parts = [f"{plural(tried, 'setting')} on {plural(int(searched['seeds'].max() or 0), 'seed')}"]  # type: ignore[arg-type]
+    unmeasured = tried - searched.height
+    parts += [f"{unmeasured} could not be measured"] if unmeasured else []
+    violating = searched.filter(~pl.col("feasible")).height
+    parts += [f"{violating} violated a constraint"] if violating else []
+    front = searched.filter("front").height
     if len(data.declaration.objectives) > 1:
-        words.append(f"{front} {'is' if front == 1 else 'are'} on the front")
-    return f"The search: {listed(words)}."
+        parts.append(f"{front} {'is' if front == 1 else 'are'} on the Pareto front")
+    return f"The search evaluated {'; '.join(parts)}."
 
 
-def _chosen(data: StudyData, suggestion: int, name: str) -> str:
-    """One setting on the fresh seeds, beside the reference on the same."""
+def _selected(data: StudyData, suggestion: int, name: str) -> str:
+    """One setting on the fresh seeds, compared with the reference on the same seeds."""
     values = _held_out(data)
     mine = values.filter(pl.col("suggestion") == suggestion)
     reference = _reference(data, values)
-    found = {each: told for each in data.declaration.objectives[:2] if (told := t_interval(mine[each.name]))}
+    found = {each: mean for each in data.declaration.objectives[:2] if (mean := t_interval(mine[each.name]))}
     if not found:
-        return f"{name} ({_words(data, suggestion)}) could not be measured on fresh seeds."
-    most = max(told.count for told in found.values())
-    said = []
-    for objective, told in found.items():
-        text = f"{objective.label.lower()} {_told(told)}{_fewer(told, most)}"
+        return f"{name} ({_setting(data, suggestion)}) could not be measured on fresh seeds."
+    most = max(mean.count for mean in found.values())
+    parts = []
+    for objective, mean in found.items():
+        text = f"{objective.label.lower()} {_interval(mean)}{_fewer(mean, most)}"
         if reference is not None and reference != suggestion:
             other = values.filter(pl.col("suggestion") == reference)
             pairs = mine.join(other, on="seed", suffix="_reference")
             change = t_interval(pairs[objective.name] - pairs[f"{objective.name}_reference"])
             if change:
-                text += f", {_told(change, sign=True)} against the reference seed by seed{_fewer(change, told.count)}"
-        said.append(text)
-    said += _broken(data, mine, "these")
+                paired = f"relative to the reference, paired by seed{_fewer(change, mean.count)}"
+                text += f" ({_interval(change, sign=True)} {paired})"
+        parts.append(text)
+    parts += _violated(data, mine, "these")
     if reference is not None and reference != suggestion:
-        said += _broken(data, values.filter(pl.col("suggestion") == reference), "the reference's")
+        parts += _violated(data, values.filter(pl.col("suggestion") == reference), "the reference's")
     seeds = plural(most, "seed") if most == mine.height else f"{most} of {plural(mine.height, 'seed')}"
-    least = min(told.count for told in found.values())
+    least = min(mean.count for mean in found.values())
     few = f" A demonstration: {least} of {SEEDS} seeds." if least < SEEDS else ""
-    what = "the reference itself" if suggestion == reference else _words(data, suggestion)
-    return f"{name} is {what}; on {seeds} that the search never saw it has {'; '.join(said)}.{few}"
+    what = "the reference itself" if suggestion == reference else _setting(data, suggestion)
+    return f"{name} is {what}; on {seeds} that the search never saw it has {'; '.join(parts)}.{few}"
 
 
 def _fewer(found: Interval, than: int) -> str:
-    return "" if found.count == than else f" (on {found.count} of them)"
+    return "" if found.count == than else f" on {found.count} of them"
 
 
-def _broken(data: StudyData, runs: pl.DataFrame, whose: str) -> list[str]:
-    """Of each constraint that did not hold on every fresh seed: on how many it did."""
-    said = []
+def _violated(data: StudyData, runs: pl.DataFrame, whose: str) -> list[str]:
+    """For each constraint that was violated on some fresh seed: the number of seeds on which it held."""
+    parts = []
     for limit in data.declaration.constraints:
         held = sum(search.within(limit, value) for value in runs[limit.name])
         if held < runs.height:
-            said.append(f"the constraint '{limit.words}' held on {held} of {whose} {plural(runs.height, 'seed')}")
-    return said
+            parts.append(f"the constraint '{limit.words}' held on {held} of {whose} {plural(runs.height, 'seed')}")
+    return parts
 
 
 def _held_out(data: StudyData) -> pl.DataFrame:
-    """suggestion, seed, each objective and constraint of every held-out run; null where it was not measured."""
+    """suggestion, seed and every objective and constraint of the held-out runs; null if it was not measured."""
     runs = data.trials.filter(pl.col("role") == schema.ROLE_HELD_OUT).select(
         "trial", pl.col(schema.SUGGESTION).alias("suggestion"), "seed"
     )
@@ -116,15 +118,15 @@ def _reference(data: StudyData, values: pl.DataFrame) -> int | None:
     return None if runs.is_empty() or values.is_empty() else runs[schema.SUGGESTION][0]
 
 
-def _words(data: StudyData, suggestion: int) -> str:
-    """The setting's values where they differ from the first declared."""
+def _setting(data: StudyData, suggestion: int) -> str:
+    """The setting in words: its values that differ from the first declared ones."""
     row = data.trials.filter(pl.col(schema.SUGGESTION) == suggestion).row(0, named=True)
     axes = [axis for axis in setting_axes(data) if not axis.values or row[axis.name] != axis.values[0]]
     return listed([value_label(axis, row[axis.name]) for axis in axes if row[axis.name] is not None])
 
 
-def _told(found: Interval, sign: bool = False) -> str:
-    """The estimate and its interval, if there is one; with a sign where it is a difference."""
+def _interval(found: Interval, sign: bool = False) -> str:
+    """The estimate and its interval, if there is one; `sign` for differences."""
 
     def number(value: float) -> str:
         return ("+" if sign and value > 0 else "") + short(value).replace("-", "−")

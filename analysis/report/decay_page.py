@@ -18,11 +18,11 @@ from analysis.decay.retention import CLOCKS, common_span, half_lives, retention_
 from analysis.decay.survival import TimeRatios, study_time_ratios
 from analysis.errors import UserError
 from analysis.figures import FIGURES
-from analysis.report.answer import answer
-from analysis.report.checklist import checklist
-from analysis.report.checks import checks
-from analysis.report.outcomes import Brief, further
-from analysis.report.outcomes import tables as outcome_tables
+from analysis.report.sentences.decay import answer
+from analysis.report.fitting_checklist import checklist
+from analysis.report.checks.decay import checks
+from analysis.report.other_outcomes import Brief, further
+from analysis.report.other_outcomes import tables as outcome_tables
 from analysis.report.panels import FigurePanel, draw_panel, pages
 from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, provenance, slug
 from analysis.report.tables import csv_text, page_table

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from analysis.decay import fits
-from analysis.decay.fits import LEAST_POINTS, STARTS, menu
+from analysis.decay.fits import MIN_POINTS, STARTS, menu
 from analysis.decay.formulas import MIN_GAP, MIN_SUCCESS
 from analysis.decay.numbers import reference_times
 from analysis.runs.study import StudyData
@@ -142,7 +142,7 @@ def _left_out(data: StudyData, curves: pl.DataFrame) -> str:
     return (
         f"Laws: the reference setting alone, {used} of {plural(treated['trial'].n_unique(), 'reference run')} fitted: "
         f"left out are runs with less than {MIN_SUCCESS:g} of the success above chance, or less than {MIN_GAP:g} "
-        f"nat above the control, at the drop, or fewer than {LEAST_POINTS} evaluations. {censored} did not reach half: "
+        f"nat above the control, at the drop, or fewer than {MIN_POINTS} evaluations. {censored} did not reach half: "
         "they count as censored, not as missing."
     )
 

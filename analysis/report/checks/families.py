@@ -8,7 +8,7 @@ from analysis.decay.conditions import FAMILY, conditions
 from analysis.decay.erasure import layers
 from analysis.decay.formulas import MIN_SUCCESS
 from analysis.decay.retention import wide_points
-from analysis.report.check import Check
+from analysis.report.checks.check import Check
 from analysis.runs.study import StudyData
 from halflife.tracking import schema
 

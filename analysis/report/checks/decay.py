@@ -10,8 +10,8 @@ from analysis.decay.conditions import FAMILY, is_family_study
 from analysis.decay.design import REPLICATES, control_label, controls, described, reference, vocabulary
 from analysis.decay.formulas import MIN_SUCCESS
 from analysis.decay.numbers import CLEAN_GAP, at_drop
-from analysis.report.check import Check
-from analysis.report.family_checks import criterion, family_checks
+from analysis.report.checks.check import Check
+from analysis.report.checks.families import criterion, family_checks
 from analysis.runs.study import StudyData
 from analysis.stats.format import listed, plural
 from analysis.stats.intervals import binomial_interval
