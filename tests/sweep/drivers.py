@@ -39,6 +39,17 @@ class Driver:
         assert lines, self.output
         return json.loads(lines[-1].removeprefix("REPORT "))
 
+    def assert_stops_cleanly(self, stop: Callable[[int], None]) -> None:
+        """`stop` is called with its process id. It ends soon, says how to go on, and leaves no process behind."""
+        began = time.monotonic()
+        stop(self.process.pid)
+        assert self.report(timeout=30)["interrupted"]
+        assert self.process.returncode == 130
+        assert time.monotonic() - began < 20
+        assert "Traceback" not in self.output
+        assert "the same command goes on from here" in self.output
+        wait_for(lambda: not processes_of(self.process.pid), timeout=10)
+
 
 def runs(results: Path) -> dict[str, list[int]]:
     """By stage folder: the processes that have begun to run it."""

@@ -24,6 +24,7 @@ class Settings:
     seeds: int = 1
     fresh_seeds: int = 1
     deed: str = ""
+    tracking_uri: str | None = None
 
 
 def main() -> None:
@@ -39,7 +40,8 @@ def main() -> None:
         fresh_seeds=tuple(range(settings.seeds, settings.seeds + settings.fresh_seeds)),
         budget={"trials": settings.trials, "at_once": settings.at_once, "timeout": settings.timeout, "finalists": 2},
     )
-    result = run(made, ExecutionSite(results=settings.results, device="cpu", max_concurrent=2))
+    place = ExecutionSite(results=settings.results, device="cpu", max_concurrent=2, tracking_uri=settings.tracking_uri)
+    result = run(made, place)
     imported = [name for name in ("ray", "torch") if name in sys.modules]
     print("REPORT " + json.dumps({**asdict(result), "imported": imported}, default=str))
     sys.exit(result.exit_code)

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,15 @@ def states(results: Path) -> Counter[str]:
 def ended(results: Path) -> set[str]:
     """Keys of the stages that are complete."""
     return {path.parent.name.partition("-")[2] for path in (results / "stages").glob("*/DONE")}
+
+
+def statuses(results: Path) -> dict[str, str]:
+    """Of MLflow's runs, by name; each name stands once."""
+    connection = sqlite3.connect(results / "mlflow.db")
+    found = connection.execute("SELECT name, status FROM runs").fetchall()
+    connection.close()
+    assert len(found) == len(dict(found))
+    return dict(found)
 
 
 def open_and_told(results: Path) -> bool:
@@ -94,20 +104,24 @@ def test_a_grid_imports_no_optuna():
 
 @pytest.mark.slow
 def test_a_search_killed_midway_goes_on_to_as_many_settings_and_computes_nothing_twice(tmp_path: Path):
-    flags = ("--trials", "12", "--deed", "sleep")
+    """A driver killed with its whole group leaves work that the same command finishes."""
+    flags = ("--trials", "8", "--deed", "sleep")
     killed = driver(tmp_path, *flags)
     wait_for(lambda: open_and_told(tmp_path), timeout=120)
     os.killpg(killed.process.pid, signal.SIGKILL)
     killed.process.communicate()
     complete = ended(tmp_path)
     assert states(tmp_path)["RUNNING"]
+    began = time.monotonic()
     report = driver(tmp_path, *flags).report()
-    assert report["failed"] == {}
-    assert states(tmp_path) == {"COMPLETE": 12}
+    assert (report["failed"], report["unpublished"]) == ({}, [])
+    assert time.monotonic() - began < 40  # the dead holder's lease is seen to be dead, not waited for
+    assert states(tmp_path) == {"COMPLETE": 8}
     assert complete
     begun = Counter(computed(tmp_path))
     assert {begun[key] for key in complete} == {1}
-    assert driver(tmp_path, *flags).report()["run"] == 0
+    assert max(begun.values()) <= 2
+    assert set(statuses(tmp_path).values()) == {"FINISHED"}
 
 
 @pytest.mark.slow
@@ -115,34 +129,22 @@ def test_ctrl_c_puts_back_what_was_under_way(tmp_path: Path):
     flags = ("--trials", "8", "--deed", "sleep")
     stopped = driver(tmp_path, *flags)
     wait_for(lambda: open_and_told(tmp_path), timeout=120)
-    os.killpg(stopped.process.pid, signal.SIGINT)
-    assert stopped.report()["interrupted"]
-    assert "Traceback" not in stopped.output
+    stopped.assert_stops_cleanly(lambda pid: os.killpg(pid, signal.SIGINT))  # as a terminal does: the whole group
+    assert "KILLED" in statuses(tmp_path).values()
     assert "RUNNING" not in states(tmp_path)
     driver(tmp_path, *flags).report()
     assert states(tmp_path) == {"COMPLETE": 8}
-
-
-@pytest.mark.slow
-def test_a_timeout_ends_a_search_cleanly(tmp_path: Path):
-    report = driver(tmp_path, "--trials", "1000", "--timeout", "30s", "--deed", "sleep").report()
-    assert report["failed"] == {}
-    assert set(states(tmp_path)) == {"COMPLETE"}
-    assert 1 <= states(tmp_path)["COMPLETE"] < 200  # 0.8 s a setting, two at once
-    assert "fresh seed" in report["findings"][0]
+    assert set(statuses(tmp_path).values()) == {"FINISHED"}
 
 
 @pytest.mark.slow
 def test_two_searches_at_once_make_one(tmp_path: Path):
-    flags = ("--trials", "10", "--deed", "sleep")
+    flags = ("--trials", "8", "--deed", "sleep")
     drivers = [driver(tmp_path, *flags), driver(tmp_path, *flags)]
     reports = [each.report(timeout=240) for each in drivers]
     assert all(report["failed"] == {} for report in reports)
-    assert states(tmp_path) == {"COMPLETE": 10}
+    assert states(tmp_path) == {"COMPLETE": 8}
     assert max(Counter(computed(tmp_path)).values()) == 1
     assert reports[0]["findings"] == reports[1]["findings"]
     assert all(report["unpublished"] == [] for report in reports)
-    connection = sqlite3.connect(tmp_path / "mlflow.db")
-    names = [name for (name,) in connection.execute("SELECT name FROM runs")]
-    connection.close()
-    assert len(names) == len(set(names))
+    assert set(statuses(tmp_path).values()) == {"FINISHED"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterable
@@ -124,6 +125,33 @@ def test_a_server_that_stays_down_is_given_up_and_the_loss_is_named():
     store.down = False
     assert publish(store, points(3)) == []
     assert len(run_named(store, "a trial").data.points) == 3
+
+
+@pytest.mark.slow
+def test_a_database_that_another_program_locks_delays_publishing_and_loses_nothing(tmp_path: Path):
+    """A real MLflow, whose client of SQLite waits a tenth of a second for a lock instead of five."""
+    path = tmp_path / "mlflow.db"
+    out = Publisher(f"sqlite:///{path}?timeout=0.1", experiment="study", description="", sweep="s1", pause=0.01)
+    out.ensure(Run(ref=SWEEP, name="study smoke"))
+    out.drain(patience=60.0)
+    connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    out.ensure(Run(ref=TRIAL, name="a trial"))
+    out.log(TRIAL, "branch of a trial", points=lambda: points(BATCH + 5))
+    end = time.monotonic() + 60
+    while out.troubled is None:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert "database is locked" in out.troubled
+    connection.execute("ROLLBACK")
+    out.finish(TRIAL, "FINISHED")
+    out.finish(SWEEP, "FINISHED")
+    assert out.close() == []
+    assert connection.execute("SELECT count(*) FROM metrics").fetchone() == (BATCH + 5,)
+    assert set(connection.execute("SELECT name, status FROM runs")) == {
+        ("study smoke", "FINISHED"), ("a trial", "FINISHED"),
+    }  # fmt: skip
+    connection.close()
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3, 5])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,64 +90,113 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any], tolerance: floa
         assert found[name] == pytest.approx(value, rel=tolerance), name
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_torch_and_deepspeed_on_one_and_two_workers_give_the_same_losses_at_every_zero_stage(tmp_path, workers):
-    calls = [{**call, "stage": "adamw"} for call in EVERY_STAGE]
-    calls += [{"zero": zero, "stage": stage} for stage in ("sgd", "tied", "answers") for zero in (1, 3)]
-    calls += [{"zero": 2, "stage": "answers", "micro_rows": 1}]
+CALLS = [{**call, "stage": "adamw"} for call in EVERY_STAGE]
+CALLS += [{"zero": zero, "stage": stage} for stage in ("sgd", "tied", "answers") for zero in (1, 3)]
+CALLS += [{"zero": 2, "stage": "answers", "micro_rows": 1}]
+MUON = [{"zero": zero, "stage": "muon", "rounding": rounding} for rounding in (True, False) for zero in range(4)]
+ROUNDED_AND_DROPPED = [{"zero": zero, "stage": stage} for zero, stage in ((2, "bf16"), (1, "dropout"))]
+BRANCH = {"task": "loop", "folder": "branch", "zero": 2, "stage": "branch"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("deepspeed")
+
+
+@pytest.fixture(scope="module")
+def torch_trunk(folder: Path) -> dict[str, Any]:
+    return torch_loop(folder / "torch-trunk", "loop")
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> dict[str, Any]:
+    """What two workers answer, all in one process group."""
+    half = folder / "half"
+    with pytest.raises(Interrupted):
+        run(STAGES["muon"], Host(half, interrupt_at=6), checkpoint_seconds=0.5, clock=Ticking())
+    tasks = {
+        "losses": {"task": "several", "calls": CALLS},
+        "muon": {"task": "several", "calls": MUON},
+        "muon resumed": {
+            "task": "loop", "folder": "rest", "zero": 1, "stage": "muon", "resume": str(half / "resume-6"),
+        },
+        "dropout": {"task": "several", "calls": [{"zero": 1, "stage": "dropout"}] * 2},
+        "first part": {"task": "loop", "folder": "first", "zero": 2, "end_at": 4},
+        "second part": {
+            "task": "loop", "folder": "second", "zero": 3, "end_at": 9,
+            "resume": str(folder / "pair" / "first" / "resume-4"),
+        },
+        "third part": {
+            "task": "loop", "folder": "third", "zero": 0, "resume": str(folder / "pair" / "second" / "resume-9"),
+        },
+    }  # fmt: skip
+    return together(folder / "pair", 2, tasks)
+
+
+@pytest.fixture(scope="module")
+def single(folder: Path, torch_trunk: dict[str, Any], pair: dict[str, Any]) -> dict[str, Any]:
+    """What one worker answers, all in one process."""
+    tasks = {
+        "held 3": {"task": "held", "zero": 3, "engines": 3},
+        "losses": {"task": "several", "calls": CALLS},
+        "diverging": {"task": "loop", "folder": "diverging", "zero": 1, "stage": "diverging"},
+        "held 1": {"task": "held", "zero": 1, "engines": 3},
+        "muon": {"task": "several", "calls": MUON},
+        "bf16 and dropout": {"task": "several", "calls": ROUNDED_AND_DROPPED},
+        "trunk": {"task": "loop", "folder": "trunk", "zero": 1},
+        "branch": {**BRANCH, "start": str(folder / "torch-trunk/final")},
+        "from shards": {"task": "loop", "folder": "shards", "zero": 1, "resume": str(folder / "pair/second/resume-9")},
+        "broken off": {"task": "loop", "folder": "broken", "zero": 1, "end_at": 4},
+    }
+    return together(folder / "single", 1, tasks)
+
+
+@pytest.mark.parametrize("workers", ["single", "pair"])
+def test_torch_and_deepspeed_on_one_and_two_workers_give_the_same_losses_at_every_zero_stage(folder, workers, request):
+    found = request.getfixturevalue(workers)["losses"]
     expected = {stage: alone(stage) for stage in ("adamw", "sgd", "tied", "answers")}
-    for call, found in zip(calls, together("several", tmp_path, workers, calls=calls), strict=True):
-        assert_same(found, expected[call["stage"]])
-    assert not list((tmp_path / "extensions").glob("**/*.so"))  # nothing is compiled, neither here nor in a sweep
+    for call, numbers in zip(CALLS, found, strict=True):
+        assert_same(numbers, expected[call["stage"]])
+    assert not list((folder / workers / "extensions").glob("**/*.so"))  # nothing is compiled, nor is it in a sweep
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_muon_takes_the_torch_engines_steps_wherever_zero_has_cut_its_matrices(tmp_path, workers, monkeypatch):
+@pytest.mark.parametrize("workers", ["single", "pair"])
+def test_muon_takes_the_torch_engines_steps_wherever_zero_has_cut_its_matrices(workers, request, monkeypatch):
     """Muon orthogonalises in bf16, whose rounding makes much of the order of summation; without it all is the same."""
+    answers = request.getfixturevalue(workers)["muon"]
     rounded = alone("muon")["loss"]
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
     expected = alone("muon")
     moved = {name.removeprefix("momentum_buffer.") for name in expected["state"] if name.startswith("momentum_buffer")}
     assert {Decoder.kind(name) for name in moved} == {"hidden"}
-    calls = [{"zero": zero, "stage": "muon", "rounding": rounding} for rounding in (True, False) for zero in range(4)]
-    for call, found in zip(calls, together("several", tmp_path, workers, calls=calls), strict=True):
+    for call, found in zip(MUON, answers, strict=True):
         if call["rounding"]:
             assert found["loss"] == pytest.approx(rounded, rel=1e-4)
         else:
             assert_same(found, expected)
 
 
-@pytest.mark.slow
-def test_muon_goes_on_under_zero_from_the_torch_engines_momentum(tmp_path):
-    expected = torch_loop(tmp_path / "torch", "muon")
-    with pytest.raises(Interrupted):
-        run(STAGES["muon"], Host(tmp_path / "half", interrupt_at=6), checkpoint_seconds=0.5, clock=Ticking())
-    half = str(tmp_path / "half/resume-6")
-    found = together("loop", tmp_path, 2, folder="rest", zero=1, stage="muon", resume=half)["points"]
+def test_muon_goes_on_under_zero_from_the_torch_engines_momentum(pair, tmp_path):
+    expected = torch_loop(tmp_path, "muon")
+    found = pair["muon resumed"]["points"]
     assert_same_points(found, {step: values for step, values in expected.items() if int(step) > 6 * BATCH_TOKENS})
 
 
-@pytest.mark.slow
-def test_bf16_and_dropout_under_deepspeed_are_those_of_the_torch_engine(tmp_path):
-    calls = [{"zero": zero, "stage": stage} for zero, stage in ((2, "bf16"), (1, "dropout"))]
-    found = together("several", tmp_path, calls=calls)
-    for call, numbers in zip(calls, found, strict=True):
+def test_bf16_and_dropout_under_deepspeed_are_those_of_the_torch_engine(single):
+    for call, numbers in zip(ROUNDED_AND_DROPPED, single["bf16 and dropout"], strict=True):
         tolerance = 2e-2 if call["stage"] == "bf16" else 1e-4
         assert numbers["loss"] == pytest.approx(alone(call["stage"])["loss"], rel=tolerance)
 
 
-@pytest.mark.slow
-def test_dropout_is_reproducible_on_two_workers_and_differs_between_them(tmp_path):
-    call = {"zero": 1, "stage": "dropout"}
-    first, second = together("several", tmp_path, 2, calls=[call, call])
+def test_dropout_is_reproducible_on_two_workers_and_differs_between_them(pair):
+    first, second = pair["dropout"]
     assert first == second
     assert first["loss"] != pytest.approx(alone("dropout")["loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("zero", [pytest.param(1, marks=pytest.mark.slow), 3])
-def test_a_process_that_trains_stage_after_stage_keeps_the_memory_of_none(tmp_path, zero):
-    held = together("held", tmp_path, zero=zero, engines=3)
+@pytest.mark.parametrize("zero", [1, 3])
+def test_a_process_that_trains_stage_after_stage_keeps_the_memory_of_none(single, zero):
+    held = single[f"held {zero}"]
     assert held[-1] - held[0] < 4 * 300_000 / 4  # a quarter of one copy of the weights
 
 
@@ -176,46 +226,36 @@ def assert_same_checkpoint(found: Path, expected: Path) -> None:
             torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_a_branch_forks_across_engines_with_its_optimizer_state(tmp_path):
-    torch_loop(tmp_path / "torch-trunk", "loop")
-    trunk = together("loop", tmp_path, folder="trunk", zero=1)
-    assert_same_checkpoint(tmp_path / "trunk/final", tmp_path / "torch-trunk/final")
-    expected = torch_loop(tmp_path / "torch-branch", "branch", start=tmp_path / "torch-trunk/final")
-    assert_same_points(torch_loop(tmp_path / "a", "branch", start=tmp_path / "trunk/final"), expected)
-    start = str(tmp_path / "torch-trunk/final")
-    assert_same_points(together("loop", tmp_path, folder="b", zero=2, stage="branch", start=start)["points"], expected)
-    assert json.loads(json.dumps(trunk["summary"])) == trunk["summary"]
+def test_a_branch_forks_across_engines_with_its_optimizer_state(folder, single, tmp_path):
+    trunk = folder / "single" / "trunk" / "final"
+    assert_same_checkpoint(trunk, folder / "torch-trunk/final")
+    expected = torch_loop(tmp_path / "torch-branch", "branch", start=folder / "torch-trunk/final")
+    assert_same_points(torch_loop(tmp_path / "a", "branch", start=trunk), expected)
+    assert_same_points(single["branch"]["points"], expected)
+    assert json.loads(json.dumps(single["trunk"]["summary"])) == single["trunk"]["summary"]
 
 
-def test_numbers_that_cease_to_be_finite_end_the_stage_as_diverged(tmp_path):
-    with pytest.raises(
-        AssertionError, match=r"Diverged: the gradients ceased to be finite at step \d+, after [\d,]+ tokens"
-    ):
-        together("loop", tmp_path, folder="diverging", zero=1, stage="diverging")
+def test_numbers_that_cease_to_be_finite_end_the_stage_as_diverged(single):
+    said = r"Diverged: the gradients ceased to be finite at step \d+, after [\d,]+ tokens"
+    assert re.match(said, single["diverging"])
 
 
-@pytest.mark.slow
-def test_a_run_whose_ranks_die_goes_on_with_any_number_of_workers_on_the_same_curve(tmp_path):
-    expected = torch_loop(tmp_path / "torch", "loop")
-    parts = [(2, 2, 4), (1, 1, 7), (2, 3, 9), (2, 0, None)]  # workers, ZeRO stage, the step after which rank 0 is gone
-    resume, joined = None, {}
-    for number, (workers, zero, end_at) in enumerate(parts):
-        folder = tmp_path / str(number)
-        answer = together(
-            "loop", tmp_path, workers, folder=folder.name, zero=zero, resume=resume, end_at=end_at, timeout=120
-        )
-        if end_at is not None:
-            assert answer is None
-            resume = str(folder / f"resume-{end_at}")
-            shards = list(Path(resume).glob("shard-*.safetensors"))
-            assert len(shards) == (2 if workers == 2 else 0)
-        else:
-            joined = answer["points"]
-    last = {step: values for step, values in expected.items() if int(step) > 9 * BATCH_TOKENS}
-    assert_same_points(joined, last)
-    assert_same_checkpoint(tmp_path / "3/final", tmp_path / "torch/final")
-    # The torch engine goes on from shards as well.
-    host = Host(tmp_path / "back", resume=tmp_path / "2/resume-9")
-    run(STAGES["loop"], host)
-    assert_same_points({str(step): values for step, values in host.points.items()}, last)
+def test_a_run_that_breaks_off_goes_on_with_any_number_of_workers_on_the_same_curve(
+    folder, torch_trunk, pair, single, tmp_path
+):
+    """That real deaths of workers end so is in tests/sweep/test_workers.py."""
+    assert pair["first part"] == pair["second part"] == "Interrupted: "
+    for shards in (folder / "pair" / "first" / "resume-4", folder / "pair" / "second" / "resume-9"):
+        assert len(list(shards.glob("shard-*.safetensors"))) == 2
+    last = {step: values for step, values in torch_trunk.items() if int(step) > 9 * BATCH_TOKENS}
+    assert_same_points(pair["third part"]["points"], last)
+    assert_same_checkpoint(folder / "pair" / "third" / "final", folder / "torch-trunk/final")
+    # One worker goes on from shards of two as well, and breaks off without any; so does the torch engine.
+    assert_same_points(single["from shards"]["points"], last)
+    assert single["broken off"] == "Interrupted: "
+    assert not list((folder / "single" / "broken" / "resume-4").glob("shard-*.safetensors"))
+    for name, resume in (("pair", "pair/second/resume-9"), ("single", "single/broken/resume-4")):
+        host = Host(tmp_path / name, resume=folder / resume)
+        run(STAGES["loop"], host)
+        points = {str(step): values for step, values in host.points.items()}
+        assert_same_points({step: points[step] for step in last}, last)

@@ -1,10 +1,11 @@
-"""Training in processes of its own, one or several ranks: python -m tests.training.together TASK OUT [options].
+"""Training in processes of its own, one or several ranks: python -m tests.training.together OUT TASKS.
 
 Run by `together`, which starts the ranks and reads what rank 0 has written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -13,15 +14,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
 
 
-def together(task: str, out: Path, workers: int = 1, *, timeout: float = 300.0, **options: Any) -> Any:
-    """Runs the task on so many ranks; returns rank 0's answer, or None where rank 0 has ended without one."""
+def together(out: Path, workers: int, tasks: dict[str, dict[str, Any]], *, timeout: float = 600.0) -> dict[str, Any]:
+    """Runs the tasks one after another in one process group of so many ranks, since starting it takes seconds.
+
+    A task is `{"task": NAME, **options}`. Returns rank 0's answer to each, by its name; where one raised, its type
+    and message.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    (out / "answer.json").unlink(missing_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -34,7 +39,7 @@ def together(task: str, out: Path, workers: int = 1, *, timeout: float = 300.0, 
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(workers),
     }
-    command = [sys.executable, "-W", "ignore", "-m", "tests.training.together", task, str(out), json.dumps(options)]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.training.together", str(out), json.dumps(tasks)]
     ranks = [
         subprocess.Popen(
             command,
@@ -51,15 +56,8 @@ def together(task: str, out: Path, workers: int = 1, *, timeout: float = 300.0, 
     finally:
         for rank in ranks:
             rank.kill()
-    answer = out / "answer.json"
-    if not answer.exists():
-        assert ranks[0].returncode == ENDED, "\n".join(outputs)
-        return None
-    return json.loads(answer.read_text())
-
-
-ENDED = 3
-"""Exit code of a rank that ends where it was told to."""
+    assert [rank.returncode for rank in ranks] == [0] * workers, "\n".join(outputs)
+    return json.loads((out / "answers.json").read_text())
 
 
 def losses(
@@ -72,21 +70,20 @@ def losses(
 ) -> Any:
     """Per step (loss, gradient norm), the displacement and an evaluation in between, and the weights at the end.
 
-    From a call without `rounding` on, what is asked to be rounded to bf16 stays as it is."""
+    Without `rounding`, what is asked to be rounded to bf16 stays as it is."""
     import torch
 
     from halflife.store.execution import Execution
     from halflife.training.deepspeed_engine import DeepSpeedEngine
     from tests.training.test_deepspeed_engine import STAGES, follow
 
-    if not rounding:
-        torch.Tensor.bfloat16 = torch.Tensor.clone
     execution = Execution(engine="deepspeed", workers=workers, zero=zero)
-    return follow(STAGES[stage], lambda model, of: DeepSpeedEngine(model, of, execution, micro_rows=micro_rows))
+    with contextlib.nullcontext() if rounding else mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone):
+        return follow(STAGES[stage], lambda model, of: DeepSpeedEngine(model, of, execution, micro_rows=micro_rows))
 
 
 def several(out: Path, calls: list[dict[str, Any]], workers: int) -> list[Any]:
-    """`losses` of each call, in one process group: starting it takes seconds."""
+    """`losses` of each call."""
     return [losses(out, workers=workers, **call) for call in calls]
 
 
@@ -101,21 +98,20 @@ def loop(
     end_at: int | None = None,
     start: str | None = None,
 ) -> Any:
-    """The training loop; `end_at`: rank 0 is gone the moment its checkpoint at that step is complete."""
+    """The training loop; `end_at`: every rank breaks off after the checkpoint at that step, which is its newest."""
     from halflife.store.execution import Execution
-    from tests.training.fakes import BATCH_TOKENS, Host, Ticking, run
+    from tests.training.fakes import Host, Interrupted, Stream, Ticking, run
     from tests.training.test_deepspeed_engine import STAGES
 
-    class Gone(Host):
-        execution = Execution(engine=engine, workers=workers, zero=zero)  # pyright: ignore[reportArgumentType]
+    class Ending(Stream):
+        def batch(self, step: int) -> Any:
+            if step == end_at:
+                raise Interrupted
+            return super().batch(step)
 
-        def checkpointed(self, step: int, folder: Path) -> None:
-            super().checkpointed(step, folder)
-            if end_at is not None and step == end_at * BATCH_TOKENS:
-                os._exit(ENDED)
-
-    host = Gone(out / folder, resume=Path(resume) if resume else None)
-    often = {"checkpoint_seconds": 0.5, "clock": Ticking()} if end_at is not None else {}
+    host = Host(out / folder, resume=Path(resume) if resume else None)
+    host.execution = Execution(engine=engine, workers=workers, zero=zero)  # pyright: ignore[reportArgumentType]
+    often = {"checkpoint_seconds": 0.5, "clock": Ticking(), "batches": Ending()} if end_at is not None else {}
     summary = run(STAGES[stage], host, start=Path(start) if start else None, **often)
     return {"summary": summary, "points": {str(step): values for step, values in host.points.items()}}
 
@@ -169,17 +165,22 @@ def released(out: Path, sources: list[str], results: str, zeros: list[int], work
 TASKS: dict[str, Callable[..., Any]] = {"several": several, "loop": loop, "held": held, "released": released}
 
 
-def main(task: str, out: Path, options: dict[str, Any]) -> None:
+def main(out: Path, tasks: dict[str, dict[str, Any]]) -> None:
     import torch
 
     torch.set_num_threads(1)
     workers, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     if workers > 1:
         torch.distributed.init_process_group("gloo")
-    answer = TASKS[task](out, workers=workers, **options)
+    answers = {}
+    for name, options in tasks.items():
+        try:
+            answers[name] = TASKS[options.pop("task")](out, workers=workers, **options)
+        except Exception as error:  # the test that asks for this answer shows it
+            answers[name] = f"{type(error).__name__}: {error}"
     if rank == 0:
-        (out / "answer.json").write_text(json.dumps(answer))
+        (out / "answers.json").write_text(json.dumps(answers))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
