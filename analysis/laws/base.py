@@ -3,7 +3,7 @@
 A law of one's own takes a dozen lines and gets the fitter, intervals, comparison and figures. In a file mylaw.py:
 
     import numpy as np
-    from analysis.laws import Parameter, law
+    from halflife.results import Parameter, law
 
     @law(
         name="weibull", formula="y = a exp(-(x/T)^s)", source="my notes", decays=True,
