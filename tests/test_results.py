@@ -20,6 +20,9 @@ from tests.analysis import planted
 from tests.analysis.conftest import SMALL
 
 
+ROOT = Path(__file__).parents[1]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder whose runs are planted."""
@@ -39,6 +42,7 @@ def test_the_example_of_the_docstring_runs(
     lines = (results.__doc__ or "").splitlines()
     example = textwrap.dedent("\n".join(line for line in lines if line.startswith("    ")))
     assert len(example.splitlines()) == 10
+    assert example in (ROOT / "README.md").read_text().replace("\n\n", "\n")
     monkeypatch.chdir(folder.parent)
     monkeypatch.delenv("HALFLIFE_RESULTS", raising=False)
     found: dict = {}
