@@ -19,7 +19,6 @@ from halflife import results
 from tests.analysis import planted
 from tests.analysis.conftest import SMALL
 
-
 ROOT = Path(__file__).parents[1]
 
 
