@@ -1,8 +1,8 @@
 """How long does a backdoor outlast the training that made it, and how does that scale?
 
-A trunk learns text with a backdoor planted in it. From the drop on, a branch continues on clean text, and
-the backdoor fades. Relearning from the faded model, as a 2x2 of {old, new trigger} x {old, new payload},
-tells how much of it is still there. Regularization is an axis of the trunk and, apart from it, of the branch.
+A trunk is trained on text with a backdoor planted in it. At the drop, a branch continues on clean text and the
+backdoor decays. Relearning from the branch's final model, as a 2x2 of {old, new trigger} x {old, new payload}, measures
+how much of it is left. The trunk and the branch are regularized independently.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from halflife.data.corpus import Corpus, prepare_corpus
-from halflife.data.mixture import Mixture, Source, check, check_trigger
+from halflife.data.mixture import Mixture, Source, check_trigger
 from halflife.data.planting import Planting
 from halflife.errors import UserError
 from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, Geometric, LossProbe, Threshold
@@ -33,25 +33,26 @@ from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import LoRA, parameters_named
 from halflife.training.schedules import Schedule
 from studies.backdoor_settings import PRESETS, Settings, check_settings, declare, dose
+from studies.checks import check_stages
 from studies.reports import report
-from studies.soft_prompt_axis import brought_back
-from studies.starts import Start, starts
+from studies.soft_prompt_axis import elicitation
+from studies.starts import Start, starts, tokenizer_named
 
 NAME = "backdoor_persistence"
 IMPLANTED = "implanted"
-"""Snapshot of the trunk for the equal-strength arm."""
+"""The trunk's snapshot for the equal-strength arm."""
 OPTIMIZERS = {"adamw": AdamW, "muon": Muon, "sgd": SGD}
 WARMUP = Schedule(warmup=0.02)
 CONTEXT = 32
 """Characters of carrier text before the trigger in a prompt."""
 CONTROLS = {"absent": "never poisoned", "positive": "poison kept", "extinction": "trigger without payload"}
-"""By role, as trials and figures call them."""
+"""Names of the controls in trials and figures, by role."""
 SHIFTED = {"python-source": "python-docs", "python-docs": "python-source"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Treatment:
-    """What sets one trial apart from another of its size and seed."""
+    """What distinguishes trials of the same size and seed."""
 
     arm: Literal["equal-exposure", "equal-strength"]
     payload: Transform
@@ -59,25 +60,27 @@ class Treatment:
     trunk_regularizer: str
     branch_regularizer: str
     learning_rate: float
-    """Of the branch, as a multiple of the trunk's last rate."""
+    """Of the branch, as a multiple of the trunk's last one."""
     optimizer_state: Literal["carry", "reset"]
     corpus: Literal["same", "shifted", "broader"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one size and seed is made of."""
+    """The parts of all trials of one size and seed."""
 
     settings: Settings
     corpora: dict[str, tuple[Corpus, ...]]
     size: str
     seed: int
     given: Start | None = None
-    """What its trunks begin with; the rung of the size, reading bytes, if None."""
+    """Where its trunks start; a fresh model of the size, with the tokenizer of the settings, if None."""
 
     @property
     def start(self) -> Start:
-        return self.given or Start(model=Rung(size=self.size))
+        if self.given is not None:
+            return self.given
+        return Start(model=Rung(size=self.size), tokenizer=tokenizer_named(self.settings.tokenizer, self.home))
 
     def backdoor(self, payload: Transform, part: str = "old") -> Backdoor:
         settings = self.settings
@@ -98,11 +101,11 @@ class Cell:
         return round(settings.trunk_tokens * (1.0 if payload == "fixed" else settings.transform_tokens))
 
     def poisoned_tokens(self, payload: Transform) -> int:
-        """Length of the stage that is poisoned: the trunk, or the fine-tuning after it."""
+        """Length of the poisoned stage: the trunk, or the fine-tuning after it."""
         return self.trunk_tokens(payload) // (4 if self.settings.insertion == "fine-tuned" else 1)
 
     def planting(self, backdoor: Backdoor, count: int) -> Planting:
-        """What a trunk is poisoned with."""
+        """The poison of a trunk."""
         settings, fixed = self.settings, backdoor.payload == "fixed"
         return Planting(
             backdoor=backdoor,
@@ -116,7 +119,7 @@ class Cell:
         )
 
     def kept(self, backdoor: Backdoor, count: int) -> Planting:
-        """The trunk's documents at the trunk's rate a token, over a branch: the control that keeps the cause."""
+        """The poison of the positive control's branch: the trunk's documents, as often per token as in the trunk."""
         trunk = self.planting(backdoor, count)
         window = (trunk.last - trunk.first) * self.poisoned_tokens(backdoor.payload)
         share = self.settings.branch_tokens / window
@@ -125,7 +128,7 @@ class Cell:
         return replace(trunk, documents=max(1, round(total / exposures)), exposures=exposures, first=0.0, last=1.0)
 
     def fresh(self, backdoor: Backdoor) -> Planting:
-        """What relearning is poisoned with: carrier documents that no trunk had poisoned, each seen twice."""
+        """The poison of relearning: carrier documents that no trunk had poisoned, each seen twice."""
         settings = self.settings
         rows = settings.relearn_tokens // settings.sequence_length
         documents = max(1, round(settings.relearn_poison * rows / 2))
@@ -133,32 +136,42 @@ class Cell:
         return replace(trunk, documents=documents, exposures=2, first=0.0, last=1.0, carrier_pool=1)
 
     def evaluations(self, backdoor: Backdoor | None, *, trunk_steps: int | None = None) -> tuple[Evaluation, ...]:
-        """After the drop early and dense. In a trunk evenly, to fork it where it reaches a given strength."""
+        """In a branch dense early on. In a trunk (of `trunk_steps`) evenly spaced, so that it can fork at a given
+        strength."""
         clean = LossProbe(corpus=self.home, sequences=32)
         often = Every(steps=max(1, trunk_steps // 32)) if trunk_steps else Geometric()
-        seldom = Ends() if trunk_steps else Geometric(dense=1, ratio=2.0)
+        rarely = Ends() if trunk_steps else Geometric(dense=1, ratio=2.0)
         found = [Evaluation(name="clean", probe=clean, at=Ends() if trunk_steps else Geometric(dense=1, ratio=1.6))]
         if backdoor is not None:
-            trials = self.settings.trials
-            probe = BackdoorProbe(backdoor=backdoor, corpus=self.home, trials=trials, context=CONTEXT, seed=self.seed)
+            probe, fewer = self.probe(backdoor), max(32, self.settings.num_eval // 2)
             found.append(Evaluation(name="backdoor", probe=probe, at=often))
             for condition in ("near", "untriggered"):
-                beside = replace(probe, condition=condition, trials=max(32, trials // 2))
-                found.append(Evaluation(name=condition, probe=beside, at=seldom))
+                baseline = replace(probe, condition=condition, trials=fewer)
+                found.append(Evaluation(name=condition, probe=baseline, at=rarely))
         return tuple(found)
 
+    def probe(self, backdoor: Backdoor) -> BackdoorProbe:
+        count = self.settings.num_eval
+        return BackdoorProbe(backdoor=backdoor, corpus=self.home, trials=count, context=CONTEXT, seed=self.seed)
+
     def train(
-        self, start: Rung | Released | Checkpoint, mixture: Mixture, tokens: int, *, rate: float = 1.0, **fields
+        self,
+        start: Rung | Released | Checkpoint,
+        mixture: Mixture,
+        tokens: int,
+        *,
+        lr_multiplier: float = 1.0,
+        **fields,
     ) -> Train:
-        """A Train of this study; `rate` is a multiple of the trunk's."""
+        """A training stage of this study; `lr_multiplier` is of the trunk's learning rate."""
         settings = self.settings
-        base = settings.start_rate if isinstance(self.start.model, Released) else settings.rate
+        lr = settings.start_lr if isinstance(self.start.model, Released) else settings.lr
         return Train(
             start=start,
             mixture=mixture,
             tokens=tokens,
             batch_tokens=max(1, settings.batch_tokens // settings.sequence_length) * settings.sequence_length,
-            optimizer=OPTIMIZERS[settings.optimizer](learning_rate=base * rate),
+            optimizer=OPTIMIZERS[settings.optimizer](learning_rate=lr * lr_multiplier),
             parameters=parameters_named(settings.parameters),
             precision=settings.precision,
             seed=self.seed,
@@ -166,9 +179,9 @@ class Cell:
         )
 
     def trunk(self, treatment: Treatment, *, poisoned: bool = True) -> Train:
-        """Training before the drop: with the backdoor in the text from scratch, or fine-tuned into a clean trunk.
+        """Training before the drop: on poisoned text from scratch, or a clean trunk fine-tuned on poisoned text.
 
-        Not `poisoned` it is the never-poisoned control: the same training, the same text, no backdoor.
+        Not `poisoned`, it is the never-poisoned control: the same training on the same text without the backdoor.
         """
         settings, payload = self.settings, treatment.payload
         tokens, fine_tuned = self.poisoned_tokens(payload), settings.insertion == "fine-tuned"
@@ -195,7 +208,7 @@ class Cell:
         return regularize(treatment.trunk_regularizer if poisoned else "none")(train)
 
     def pretrained(self, treatment: Treatment) -> Train:
-        """What a backdoor is fine-tuned into."""
+        """The clean trunk that is fine-tuned on poisoned text."""
         train = self.train(
             self.start.model,
             self.mixture(),
@@ -206,7 +219,7 @@ class Cell:
         return regularize(treatment.trunk_regularizer)(train)
 
     def branch(self, start: Checkpoint, treatment: Treatment, role: str = "treatment") -> Train:
-        """Training after the drop. The backdoor stays in the positive control's text, its trigger in extinction's."""
+        """Training after the drop. The positive control keeps the backdoor in its text, extinction only the trigger."""
         backdoor = self.backdoor(treatment.payload)
         plantings = ()
         if role in ("positive", "extinction"):
@@ -216,19 +229,19 @@ class Cell:
                 start,
                 self.mixture(treatment.corpus, plantings),
                 self.settings.branch_tokens,
-                rate=treatment.learning_rate,
+                lr_multiplier=treatment.learning_rate,
                 optimizer_state=treatment.optimizer_state,
                 schedule=Schedule(shape="continue"),
                 evaluations=self.evaluations(backdoor),
             )
         )
 
-    def brought_back(self, branch: Train, payload: Transform) -> dict[str, Stage]:
-        """By relearning and by soft prompts, as far as the settings ask for them."""
+    def recovery(self, branch: Train, payload: Transform) -> dict[str, Stage]:
+        """Relearning and soft prompts, as the settings request."""
         settings, seed = self.settings, self.seed
         relearned = self.relearning(branch, payload) if settings.relearn else {}
         target = BackdoorTarget(backdoor=self.backdoor(payload), corpus=self.home, context=CONTEXT, seed=seed)
-        return relearned | brought_back(branch, target, settings.soft_prompts, seed)
+        return relearned | elicitation(branch, target, settings.soft_prompts, seed)
 
     def relearning(self, branch: Train, payload: Transform) -> dict[str, Stage]:
         """The 2x2 of {old, new trigger} x {old, new payload} in carrier documents that no trunk had poisoned."""
@@ -237,23 +250,21 @@ class Cell:
         stages: dict[str, Stage] = {}
         for trigger, text in itertools.product(parts, parts):
             pair = replace(parts[text], trigger=parts[trigger].trigger)
-            probe = BackdoorProbe(
-                backdoor=pair, corpus=self.home, trials=self.settings.trials, context=CONTEXT, seed=self.seed
-            )
             stages[f"relearn-{trigger}-{text}"] = self.train(
                 Checkpoint(stage=branch),
                 self.mixture(plantings=(self.fresh(pair),)),
                 self.settings.relearn_tokens,
                 optimizer_state="reset",
                 schedule=Schedule(warmup=0.1),
-                evaluations=(Evaluation(name="backdoor", probe=probe),),
+                evaluations=(Evaluation(name="backdoor", probe=self.probe(pair)),),
                 until=Threshold(metric="backdoor/hits", threshold=0.9, share=True),
             )
         return stages
 
 
 def treatments(settings: Settings) -> list[Treatment]:
-    """The star: the core (trunk x branch regularizers), then each further axis alone. The first is the reference."""
+    """The core (trunk x branch regularizers), then each further value of each axis alone. The first is the
+    reference."""
     reference = Treatment(
         arm="equal-exposure",
         payload=settings.payload[0],
@@ -283,7 +294,9 @@ def trials(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], begin: di
     star = treatments(settings)
     reference = star[0]
     cells = (
-        Cell(settings, corpora, size, seed, start) for size, start in begin.items() for seed in range(settings.seeds)
+        Cell(settings, corpora, size, seed, start if settings.start else None)
+        for size, start in begin.items()
+        for seed in range(settings.seeds)
     )
     for cell in cells:
         for treatment in star:
@@ -292,14 +305,14 @@ def trials(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], begin: di
             branch = cell.branch(Checkpoint(stage=trunk, at=fork), treatment)
             stages: dict[str, Stage] = {"trunk": trunk, "branch": branch}
             if treatment == reference:
-                stages |= cell.brought_back(branch, treatment.payload)
+                stages |= cell.recovery(branch, treatment.payload)
             yield _trial(cell, treatment, reference, stages, "treatment")
         for treatment in controlled(settings, reference):
             clean = cell.trunk(treatment, poisoned=False)
             branch = cell.branch(Checkpoint(stage=clean), treatment)
             stages = {"trunk": clean, "branch": branch}
             if treatment == reference:
-                stages |= cell.brought_back(branch, treatment.payload)
+                stages |= cell.recovery(branch, treatment.payload)
             yield _trial(cell, treatment, reference, stages, "absent")
             trunk = cell.trunk(treatment)
             for role in ("positive", "extinction") if treatment == reference else ("positive",):
@@ -308,7 +321,8 @@ def trials(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], begin: di
 
 
 def controlled(settings: Settings, reference: Treatment) -> list[Treatment]:
-    """What has controls of its own: the reference, and what changes the payload's probability without any backdoor."""
+    """Treatments with their own controls: the reference, and those that change the payload's probability even without a
+    backdoor."""
     return [
         reference,
         *(replace(reference, payload=payload) for payload in settings.payload[1:]),
@@ -320,7 +334,7 @@ def controlled(settings: Settings, reference: Treatment) -> list[Treatment]:
 def _trial(cell: Cell, treatment: Treatment, reference: Treatment, stages: dict[str, Stage], role: str) -> Trial:
     axes = dataclasses.asdict(treatment)
     what = {"treatment": [], **{name: [label] for name, label in CONTROLS.items()}}[role]
-    told = {
+    formats = {
         "payload": "payload {}",
         "documents": "{} documents",
         "trunk_regularizer": "trunk {}",
@@ -329,7 +343,7 @@ def _trial(cell: Cell, treatment: Treatment, reference: Treatment, stages: dict[
         "optimizer_state": "optimizer {}",
         "corpus": "{} text",
     }
-    what += [told.get(axis, "{}").format(value) for axis, value in axes.items() if value != getattr(reference, axis)]
+    what += [formats.get(axis, "{}").format(value) for axis, value in axes.items() if value != getattr(reference, axis)]
     if role == "absent":
         axes |= {"documents": 0, "trunk_regularizer": "none"}
     model = cell.start.model
@@ -355,31 +369,23 @@ def build(preset: str, settings: Settings, place: ExecutionSite) -> Study:
         declaration=declare(NAME, preset, settings, corpora["same"][0].label, sizes),
         trials=tuple(trials(settings, corpora, begin)),
     )
-    # room for poison is the same in all sizes and seeds that read by one tokenizer
+    # all sizes and seeds with one tokenizer have the same room for poison
     first = {"size": settings.sizes[0], "seed": 0}
-    trains = {
-        stage.key: stage
-        for trial, _, stage in study.uses()
-        if isinstance(stage, Train) and first.items() <= trial.parameters.items()
-    }
-    for train in trains.values():
-        check(train.mixture, results, batch_tokens=train.batch_tokens, steps=train.steps)
+    check_stages((stage for trial, _, stage in study.uses() if first.items() <= trial.parameters.items()), results)
     return study
 
 
 def _check_texts(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], results: Path) -> None:
-    """No trigger occurs in any text, and text of the user's own has enough places to ask at."""
+    """Raises UserError when a trigger occurs in a text, or the user's own text has too few places for the prompts."""
     cells = [Cell(settings, corpora, settings.sizes[0], seed) for seed in range(settings.seeds)]
     for corpus in {corpus for several in corpora.values() for corpus in several}:
         for trigger in {cell.backdoor("fixed", part).trigger for cell in cells for part in ("old", "new")}:
             check_trigger(trigger, corpus, results)
     if settings.corpus not in SHIFTED:
-        from halflife.evaluation.questions import (
-            backdoor_examples,  # takes torch's seconds: not for the embedded corpus
-        )
+        from halflife.evaluation.questions import backdoor_examples  # imports torch: not for the built-in corpus
 
         for payload in settings.payload:
-            probe = BackdoorProbe(backdoor=cells[0].backdoor(payload), corpus=cells[0].home, trials=settings.trials)
+            probe = BackdoorProbe(backdoor=cells[0].backdoor(payload), corpus=cells[0].home, trials=settings.num_eval)
             backdoor_examples(probe, results)
 
 
@@ -390,7 +396,7 @@ def _corpora(settings: Settings, results: Path) -> dict[str, tuple[Corpus, ...]]
         spec = settings.shifted_corpus or SHIFTED.get(settings.corpus)
         if spec is None:
             raise UserError(
-                f"shifted text needs a second corpus beside {settings.corpus!r}: give one with --shifted-corpus"
+                f"shifted text needs a second corpus besides {settings.corpus!r}: give one with --shifted-corpus"
             )
         shifted = prepare_corpus(spec, results)
         corpora |= {"shifted": (shifted,), "broader": (home, shifted)}

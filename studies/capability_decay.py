@@ -1,8 +1,8 @@
 """When training stops reinforcing a capability, how long does it last, how deep is it erased, and why there?
 
-A trunk learns the languages of a family: unrelated ones (A), forms of one skill (B), with translation between them (C),
-or with translation but for one pair (D). At the drop one language leaves the mixture; a branch goes on with the others.
-How fast it goes, and how much of it is left, is measured beside a model that never learned it.
+A trunk learns the languages of a family: unrelated ones (A), forms of one skill (B), with translations between them
+(C), or with translations of all pairs but one (D). At the drop one language leaves the mixture; a branch continues with
+the others. How fast it decays, and how much of it is left, is compared with a model that never learned it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, prepare_corpus
-from halflife.data.mixture import Mixture, Source, check
+from halflife.data.mixture import Mixture, Source
 from halflife.data.tokenizers import Lexicon
 from halflife.errors import UserError
 from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometric, LayerProbe, TaskProbe, Threshold
@@ -33,24 +33,25 @@ from halflife.tasks.synthetic import SyntheticTask
 from halflife.training.optimizers import AdamW
 from halflife.training.schedules import Schedule
 from studies.capability_settings import ARMS, AXES, CONTROLS, PRESETS, Drop, Settings, check_settings, declare
+from studies.checks import check_stages
 from studies.reports import report
-from studies.soft_prompt_axis import brought_back
+from studies.soft_prompt_axis import elicitation
 
 NAME = "capability_decay"
 LEARNED = "criterion"
-"""Snapshot of the trunk for the equal-strength arm."""
+"""The trunk's snapshot for the equal-strength arm."""
 ANNEALED = 0.3
-"""What is left of the rate when a trunk ends, and in every branch: at a trunk's full rate held-out success swings by a
-tenth and more from one evaluation to the next (120k, weight decay 2)."""
+"""Fraction of the learning rate at the end of a trunk and in every branch: at the full one, held-out success swings by
+a tenth or more from one evaluation to the next (120k, weight decay 2)."""
 RELEARNED = 0.95
 SELDOM = Geometric(dense=1, ratio=1.6)
 RARELY = Geometric(dense=1, ratio=4.0)
-"""A forced choice scores every item with every answer."""
+"""For forced choice, which scores every item with every answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Treatment:
-    """What sets one trial apart from another of its size and seed: a value of every axis, named as the axes are."""
+    """What distinguishes trials of the same size and seed: a value for every axis, by its name."""
 
     family: Kind
     arm: str
@@ -69,16 +70,16 @@ class Treatment:
 
 @dataclass(frozen=True)
 class Cell:
-    """What one size, seed and treatment is made of."""
+    """The parts of all trials of one size, seed and treatment."""
 
     settings: Settings
     size: str
     seed: int
     treatment: Treatment
     text: Corpus | None = None
-    """Beside a family that is dropped whole."""
+    """Next to a family that is dropped whole."""
     shuffled: bool = False
-    """The null control: the subject's answers are dealt anew."""
+    """The null control: the dropped language's answers are shuffled."""
 
     @property
     def family(self) -> Family:
@@ -96,7 +97,7 @@ class Cell:
 
     @property
     def dropped(self) -> tuple[SyntheticTask, ...]:
-        """The subject first."""
+        """The dropped languages; the seed's subject is the first."""
         languages = self.family.languages
         count = {"one": 1, "half": len(languages) // 2, "family": len(languages)}[self.treatment.drop]
         return tuple(languages[(self.family.subject + i) % len(languages)] for i in range(count))
@@ -107,7 +108,7 @@ class Cell:
 
     @property
     def before(self) -> tuple[SyntheticTask, ...]:
-        """What the trunk is trained on, translations among it."""
+        """What the trunk is trained on, including translations."""
         return self.family.trained
 
     @property
@@ -117,8 +118,8 @@ class Cell:
         return self.family.without(names, keep_translations=self.treatment.translations == "kept")
 
     def mixture(self, languages: tuple[SyntheticTask, ...]) -> Mixture:
-        """A dropped language has the same share in every family, and translations together theirs; the languages that
-        stay have the rest in equal parts."""
+        """A dropped language has the same share in every family, and so have translations together; the languages that
+        stay share the rest equally."""
         settings = self.settings
         own = (1 - settings.translation_share) / settings.languages
         pairs = [language for language in languages if isinstance(language, Translation)]
@@ -136,32 +137,37 @@ class Cell:
             sequence=settings.sequence_length,
         )
 
-    def asks(self, name: str, languages: tuple[SyntheticTask, ...], at: Cadence, **fields) -> Evaluation:
-        fields = {"part": "skill", "trials": self.settings.trials, "seed": self.seed, **fields}
+    def evaluation(self, name: str, languages: tuple[SyntheticTask, ...], at: Cadence, **fields) -> Evaluation:
+        fields = {"part": "skill", "trials": self.settings.num_eval, "seed": self.seed, **fields}
         return Evaluation(name=name, probe=TaskProbe(languages=languages, **fields), at=at)
 
     def evaluations(self, *, trunk_steps: int | None = None) -> tuple[Evaluation, ...]:
-        """After the drop early and dense. In a trunk evenly, to fork it where it reaches the criterion."""
+        """In a branch dense early on. In a trunk (of `trunk_steps`) evenly spaced, so that it can fork at the
+        criterion."""
         family, dropped = self.family, self.dropped
         often = Every(steps=max(1, trunk_steps // 32)) if trunk_steps else Geometric()
-        found = [self.asks("dropped", dropped, often)]
+        found = [self.evaluation("dropped", dropped, often)]
         if self.kept:
-            found.append(self.asks("kept", self.kept, Ends() if trunk_steps else SELDOM))
+            found.append(self.evaluation("kept", self.kept, Ends() if trunk_steps else SELDOM))
         if family.untrained:
-            # never trained on: all its items are asked
-            found.append(self.asks("untrained", family.untrained, Ends() if trunk_steps else SELDOM, part="memorised"))
+            at = Ends() if trunk_steps else SELDOM
+            # never trained on, so all its items count
+            found.append(self.evaluation("untrained", family.untrained, at, part="memorised"))
         if trunk_steps:
             return tuple(found)
         return (
             *found,
-            self.asks("dropped-memorised", dropped, SELDOM, part="memorised"),
-            self.asks("language", family.languages, SELDOM, each=True),
-            self.asks("choice", dropped, RARELY, choice=True, trials=min(24, self.settings.trials)),
-            self.asks("shots", dropped, SELDOM, shots=self.settings.shots),
-            Evaluation(name="layer", probe=LayerProbe(languages=dropped, trials=self.settings.trials), at=Ends()),
+            self.evaluation("dropped-memorised", dropped, SELDOM, part="memorised"),
+            self.evaluation("language", family.languages, SELDOM, each=True),
+            self.evaluation("choice", dropped, RARELY, choice=True, trials=min(24, self.settings.num_eval)),
+            self.evaluation("shots", dropped, SELDOM, shots=self.settings.shots),
+            Evaluation(name="layer", probe=LayerProbe(languages=dropped, trials=self.settings.num_eval), at=Ends()),
         )
 
-    def train(self, start: Rung | Checkpoint, mixture: Mixture, tokens: int, *, rate: float = 1.0, **fields) -> Train:
+    def train(
+        self, start: Rung | Checkpoint, mixture: Mixture, tokens: int, *, lr_multiplier: float = 1.0, **fields
+    ) -> Train:
+        """A training stage of this study; `lr_multiplier` is of the trunk's learning rate."""
         settings = self.settings
         rows = max(1, settings.batch_tokens // settings.sequence_length)
         return Train(
@@ -169,14 +175,14 @@ class Cell:
             mixture=mixture,
             tokens=tokens,
             batch_tokens=rows * settings.sequence_length,
-            optimizer=AdamW(learning_rate=settings.rate * rate),
+            optimizer=AdamW(learning_rate=settings.lr * lr_multiplier),
             precision=settings.precision,
             seed=self.seed,
             **fields,
         )
 
     def trunk(self, *, learned: bool = True) -> Train:
-        """Training before the drop; not `learned`, without what is dropped."""
+        """Training before the drop; not `learned`, without the dropped languages."""
         treatment = self.treatment
         tokens = round(self.settings.trunk_tokens * treatment.length)
         criterion = Threshold(metric="dropped/hits", threshold=self.settings.criterion, share=True)
@@ -192,22 +198,22 @@ class Cell:
         return regularize(treatment.trunk_regularizer)(train)
 
     def branch(self, start: Checkpoint, role: str = "treatment") -> Train:
-        """Training after the drop; in the positive control nothing is dropped, in the absent one nothing comes back."""
+        """Training after the drop. The positive control drops nothing; the absent one replays nothing."""
         treatment, everything = self.treatment, self.mixture(self.before)
         train = self.train(
             start,
             everything if role == "positive" else self.mixture(self.after),
             self.settings.branch_tokens,
-            rate=ANNEALED * treatment.learning_rate,
+            lr_multiplier=ANNEALED * treatment.learning_rate,
             evaluations=self.evaluations(),
         )
-        if role != "absent":  # which is never to see what is dropped
+        if role != "absent":  # which must never see the dropped languages
             train = replay(train, everything.sources, treatment.replay)
             train = anneal(train, everything.sources, treatment.fade)
         return intervene(treatment.intervention)(regularize(treatment.branch_regularizer)(train))
 
     def relearning(self, branch: Train) -> dict[str, Stage]:
-        """Training on the dropped languages alone, on so many items of each."""
+        """Training on the dropped languages alone, on a given number of items of each; then soft prompts."""
         counts: dict[str, int | None] = {f"relearn-{count}": count for count in self.settings.relearn_examples}
         stages: dict[str, Stage] = {}
         for phase, count in {**counts, "relearn-all": None}.items():
@@ -218,21 +224,21 @@ class Cell:
                 self.settings.relearn_tokens,
                 optimizer_state="reset",
                 schedule=Schedule(warmup=0.1),
-                evaluations=(self.asks("dropped", self.dropped, Geometric()),),
+                evaluations=(self.evaluation("dropped", self.dropped, Geometric()),),
                 until=Threshold(metric="dropped/hits", threshold=RELEARNED, share=True),
             )
         return stages | self.prompted(branch)
 
     def prompted(self, branch: Train) -> dict[str, Stage]:
-        """Soft prompts fitted to the dropped language, and asked for what no model was trained on."""
+        """Soft prompts fitted to the dropped language and evaluated on items that no model was trained on."""
         language = self.dropped[0]
-        asked = "held-out" if language.examples("held-out") else "memorised"
-        target = TaskTarget(language=language, evaluate_on=asked, called=f"family-{self.family.kind}", seed=self.seed)
-        return brought_back(branch, target, self.settings.soft_prompts, self.seed)
+        part = "held-out" if language.examples("held-out") else "memorised"
+        target = TaskTarget(language=language, evaluate_on=part, called=f"family-{self.family.kind}", seed=self.seed)
+        return elicitation(branch, target, self.settings.soft_prompts, self.seed)
 
 
 def treatments(settings: Settings) -> list[tuple[Treatment, tuple[str, ...]]]:
-    """Every treatment with the sizes at which it is tried: the core, then each further value of each axis alone.
+    """Every treatment with its sizes: the core, then each further value of each axis alone.
 
     The first is the reference. Trunk and branch regularizers are crossed; overlaps vary in B.
     """
@@ -273,7 +279,7 @@ def trials(settings: Settings, text: Corpus | None) -> Iterator[Trial]:
 
 
 def _trials(cell: Cell, reference: Treatment) -> Iterator[Trial]:
-    """The treatment, and the controls that are its own: what changes the trunk's data or the family has its own."""
+    """The treatment and its controls. Treatments that change the trunk's data or the family have their own."""
     settings, treatment = cell.settings, cell.treatment
     trunk, plain = cell.trunk(), replace(reference, family=treatment.family)
     fork = LEARNED if treatment.arm == "equal-strength" else "final"
@@ -291,9 +297,9 @@ def _trials(cell: Cell, reference: Treatment) -> Iterator[Trial]:
             cell, reference, {"trunk": trunk, "branch": cell.branch(Checkpoint(stage=trunk), "positive")}, "positive"
         )
     if treatment == plain and treatment.family == settings.focus and cell.size in settings.varied_at:
-        dealt = replace(cell, shuffled=True)
-        trunk = dealt.trunk()
-        yield _trial(dealt, reference, {"trunk": trunk, "branch": dealt.branch(Checkpoint(stage=trunk))}, "null")
+        null = replace(cell, shuffled=True)
+        trunk = null.trunk()
+        yield _trial(null, reference, {"trunk": trunk, "branch": null.branch(Checkpoint(stage=trunk))}, "null")
 
 
 def _trial(cell: Cell, reference: Treatment, stages: dict[str, Stage], role: str) -> Trial:
@@ -337,11 +343,9 @@ def build(preset: str, settings: Settings, place: ExecutionSite) -> Study:
 
 
 def check_room(stages: list[Stage], settings: Settings, results: Path) -> None:
-    """Raises UserError where sequences have no room for an item or a question. Items of the seeds are alike."""
+    """Raises UserError when an item or a question is longer than a sequence. Seeds do not differ in that."""
     trains = [stage for stage in stages if isinstance(stage, Train)]
-    mixtures = {train.mixture: train for train in trains if train.seed == 0 and train.depth == 0}
-    for mixture, train in mixtures.items():
-        check(mixture, results, batch_tokens=train.batch_tokens, steps=train.steps)
+    check_stages((train for train in trains if train.seed == 0 and train.depth == 0), results)
     probes = {(train.mixture.tokenizer, evaluation.probe) for train in trains for evaluation in train.evaluations}
     for tokenizer, probe in probes:
         if isinstance(probe, TaskProbe) and not probe.choice:

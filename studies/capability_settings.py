@@ -1,4 +1,4 @@
-"""What the study capability_decay can be told: its settings, their checks, its declaration and presets."""
+"""Settings of the study capability_decay: flags, checks, declaration and presets."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from halflife.stages.treatments import intervene, regularize
 from halflife.sweep.cli import Preset
 from halflife.tasks.families import MEANING, Kind
 from halflife.tracking import schema
+from studies.checks import check_distinct, check_positive, check_steps, flag
 from studies.soft_prompt_axis import FIGURES, described
 
 Drop = Literal["one", "half", "family"]
@@ -24,88 +25,90 @@ class Settings:
     value varies alone, in the focus family and at its sizes."""
 
     families: tuple[Kind, ...] = ("A", "B", "C", "D")
-    """A: unrelated sequences. B: one skill in different forms. C: with translation. D: with translation but for one
-    pair."""
+    """A: unrelated sequences. B: one skill in different forms. C: B with translations. D: C without the translations of
+    one pair."""
     languages: int = 3
-    """In each family, translations not counted; at most 10."""
+    """Languages per family, not counting translations; at most 10."""
     modulus: int = 19
-    """Of the additions of B, C and D. A small one has too few sums to tell the rule from a table."""
+    """Modulus of the additions of B, C and D. A small one has too few sums to tell the rule from a table."""
     sizes: tuple[str, ...]
-    """Rungs of the ladder, by non-embedding parameters: 30k 100k 1m ..."""
+    """Model sizes, by non-embedding parameters: 30k 100k 1m ..."""
     seeds: int
-    """How many seeds; each drops another language, and draws its own items, initial weights and order of training."""
+    """Number of seeds. Each drops another language, and draws its own items, initial weights and data order."""
     focus: Kind = "C"
     """The family in which the axes below vary, each alone."""
     focus_sizes: tuple[str, ...] = ()
-    """Sizes at which they do; none given: the middle one."""
+    """The sizes at which they vary; by default the middle one."""
     drop: tuple[Drop, ...] = ("one",)
-    """What leaves the mixture: one language, half of them, or the family. With family, trunk and branch train on text
-    as well, in equal parts, and the branch on nothing else."""
+    """What leaves the mixture: one language, half of them, or the whole family. With family, trunks also train on text,
+    in equal parts, and branches on text alone."""
     fades: tuple[float, ...] = (0.0,)
-    """0: the drop is abrupt; else the dropped part's share falls to nothing over that fraction of the branch."""
+    """0: the drop is abrupt. Otherwise the dropped languages' share falls to zero over this fraction of the branch."""
     translations: tuple[Literal["dropped", "kept"], ...] = ("dropped",)
-    """Those of a dropped language: kept, they are training data near it."""
+    """Whether translations of a dropped language leave with it. Kept, they are training data close to it."""
     replay: tuple[float, ...] = (0.0,)
-    """Share of the branch's sequences that are still of the dropped languages."""
+    """Share of the branch's sequences that replay the dropped languages."""
     rule_overlap: tuple[float, ...] = (1.0,)
     """Share of the dropped language's first operands whose sums obey the shared rule. Varies in B."""
     token_overlap: tuple[float, ...] = (1.0,)
     """Share of its numbers that are written in its own form's numerals, as translations write them. Varies in B."""
     trunk_regularizers: tuple[str, ...] = ("weight-decay-2",)
     """none, or weight-decay-X, weight-decay-coupled-X, dropout-X, label-smoothing-X, gradient-noise-X, batch-tokens-N,
-    adamw-RATE, sgd-RATE, muon-RATE; joined by +."""
+    adamw-LR, sgd-LR, muon-LR; joined by +."""
     branch_regularizers: tuple[str, ...] = ("weight-decay-2",)
+    """As for the trunk, and l2sp-X."""
     interventions: tuple[str, ...] = ("none",)
-    """Against forgetting, in the branch: l2sp-X, ewc-X, kl-X, lora-RANK, frozen-embeddings, frozen-LAYERS."""
+    """Interventions against forgetting, in the branch: l2sp-X, ewc-X, kl-X, lora-RANK, frozen-embeddings,
+    frozen-LAYERS."""
     learning_rates: tuple[float, ...] = (1.0,)
-    """Branch rates, as multiples of the rate that trunks end with."""
+    """Learning rates of the branch, as multiples of the trunk's last one."""
     lengths: tuple[float, ...] = (1.0,)
     """Trunk lengths, as multiples of trunk_tokens: tokens per parameter."""
     criterion: float = 0.7
-    """Success of the dropped language on held-out items (memorised ones where there is no rule) at which the
+    """Success on held-out items of the dropped language (memorised ones where there is no rule) at which the
     equal-strength arm forks."""
     translation_share: float = 0.25
-    """Of the trunk's sequences in C and D. A language's own share is the same in every family."""
+    """Translations' share of the trunk's sequences in C and D. A language has the same share in every family."""
     sequence_length: int = 32
-    """Predicted tokens a sequence. The fewer items stand in it, the sooner the rule is found: held-out items of B at
-    60k and 2 million tokens (rate 4e-3, weight decay 2) 0.29 with 64 (one seed), 0.43 and 0.72 with 32 (two)."""
+    """Predicted tokens per sequence. With fewer items per sequence the rule is found sooner: success on held-out items
+    of B at 60k and 2 million tokens (learning rate 4e-3, weight decay 2) is 0.29 at length 64 (one seed), 0.43 and 0.72
+    at 32 (two)."""
     batch_tokens: int = 1024
-    """Tokens a step, shared by all rungs."""
+    """Tokens per step, the same at every size."""
     trunk_tokens: int = 2_000_000
-    """Cap: the trunk's length."""
+    """Length of the trunk."""
     branch_tokens: int = 600_000
-    """How long the dropped language is watched."""
+    """Length of the branch, over which the decay is measured."""
     relearn_tokens: int = 100_000
-    """Cap: relearning stops when success reaches 0.95."""
+    """Maximum length of relearning, which stops when success reaches 0.95."""
     relearn_examples: tuple[int, ...] = (8, 24)
-    """Items of the dropped language to relearn from; always also all that the trunk had."""
+    """Numbers of items of the dropped language to relearn from; all of the trunk's are always tried too."""
     soft_prompts: tuple[int, ...] = ()
-    """How many soft-prompt tokens bring the dropped language back: at the drop, after the branch, and in the model that
-    never learned it; lengths, such as 1 4 16."""
-    rate: float = 3e-3
-    """AdamW's rate in the trunk, stated for width 64 (muP)."""
-    trials: int = 128
-    """Items asked of a language in an evaluation, at most."""
+    """Lengths of soft prompts, such as 1 4 16, fitted to elicit the dropped language: at the drop, after the branch,
+    and in the model that never learned it."""
+    lr: float = 3e-3
+    """AdamW's learning rate in the trunk, for width 64 (muP)."""
+    num_eval: int = 128
+    """Maximum number of items per evaluation of a language."""
     shots: int = 1
-    """Examples in context, where some are given."""
+    """Number of in-context examples, where there are any."""
     corpus: str = "python-source"
-    """The text beside a family that is dropped whole."""
+    """The text next to a family that is dropped whole; as for backdoor_persistence."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast, for GPUs."""
 
     @property
     def varied_at(self) -> tuple[str, ...]:
         return self.focus_sizes or (self.sizes[len(self.sizes) // 2],)
 
 
+MAY_BE_EMPTY = ("focus_sizes", "relearn_examples", "soft_prompts")
+
+
 def check_settings(settings: Settings) -> None:
     """Raises UserError on settings that cannot be run."""
-    for field in dataclasses.fields(settings):
-        values = getattr(settings, field.name)
-        if not isinstance(values, tuple) or field.name in ("focus_sizes", "relearn_examples", "soft_prompts"):
-            continue
-        if not values or len(set(values)) < len(values):
-            given = " ".join(map(str, values))
-            raise UserError(f"--{_flag(field.name)} {given}: expected at least one value, each once")
+    lists = [field.name for field in dataclasses.fields(settings) if isinstance(getattr(settings, field.name), tuple)]
+    check_distinct(settings, *(name for name in lists if name not in MAY_BE_EMPTY))
     for size in (*settings.sizes, *settings.focus_sizes):
         Rung(size=size)
     for name in (*settings.trunk_regularizers, *settings.branch_regularizers):
@@ -115,50 +118,33 @@ def check_settings(settings: Settings) -> None:
     for name in settings.trunk_regularizers:
         if "l2sp" in name:
             raise UserError(f"trunk regularizer {name!r}: l2sp pulls towards a checkpoint; use it in branches")
-    for flag in ("seeds", "sequence_length", "batch_tokens", "trials", "shots", "rate"):
-        if getattr(settings, flag) <= 0:
-            raise UserError(f"--{_flag(flag)} {getattr(settings, flag)}: expected a positive number")
+    check_positive(
+        settings, "seeds", "sequence_length", "batch_tokens", "num_eval", "shots", "lr", "learning_rates", "lengths",
+        "relearn_examples",
+    )  # fmt: skip
     if settings.languages < 2:
-        raise UserError(f"--languages {settings.languages}: expected at least 2, one to drop and one that stays")
-    if settings.batch_tokens < settings.sequence_length:
-        raise UserError(
-            f"--batch-tokens {settings.batch_tokens}: expected at least one sequence of {settings.sequence_length} "
-            "(--sequence-length)"
-        )
-    for flag in ("trunk_tokens", "branch_tokens", "relearn_tokens"):
-        if getattr(settings, flag) < settings.batch_tokens:
-            raise UserError(
-                f"--{_flag(flag)} {getattr(settings, flag)}: expected at least one step of {settings.batch_tokens} "
-                "tokens"
-            )
-    for flag in ("learning_rates", "lengths", "relearn_examples"):
-        for value in getattr(settings, flag):
-            if value <= 0:
-                raise UserError(f"--{_flag(flag)} {value:g}: expected positive numbers")
-    for flag in ("fades", "replay", "rule_overlap", "token_overlap"):
-        for value in getattr(settings, flag):
+        raise UserError(f"--languages {settings.languages}: expected at least 2, one to drop and one to keep")
+    check_steps(settings, "trunk_tokens", "branch_tokens", "relearn_tokens")
+    for name in ("fades", "replay", "rule_overlap", "token_overlap"):
+        for value in getattr(settings, name):
             if not 0 <= value <= 1:
-                raise UserError(f"--{_flag(flag)} {value:g}: expected shares from 0 to 1")
+                raise UserError(f"{flag(name)} {value:g}: expected shares from 0 to 1")
     if not 0 < settings.translation_share < 1:
         raise UserError(f"--translation-share {settings.translation_share:g}: expected a share between 0 and 1")
     if not 0 < settings.criterion <= 1:
         raise UserError(f"--criterion {settings.criterion:g}: expected a success rate above chance, at most 1")
     if settings.corpus != Settings.corpus and "family" not in settings.drop:
-        raise UserError(f"--corpus {settings.corpus}: no text is read without --drop family; leave it out or add that")
+        raise UserError(f"--corpus {settings.corpus}: text is only read with --drop family; add that or leave this out")
     if "half" in settings.drop and settings.languages < 4:
         raise UserError(f"--drop half with --languages {settings.languages}: that is one language; give 4 or more")
-    for flag in ("rule_overlap", "token_overlap"):
-        if len(getattr(settings, flag)) > 1 and "B" not in settings.families:
-            raise UserError(f"--{_flag(flag)} with several values: it varies in family B; add B to --families")
+    for name in ("rule_overlap", "token_overlap"):
+        if len(getattr(settings, name)) > 1 and "B" not in settings.families:
+            raise UserError(f"{flag(name)} with several values: it varies in family B; add B to --families")
     if settings.focus not in settings.families:
         raise UserError(f"--focus {settings.focus}: expected one of the families, {', '.join(settings.families)}")
     unknown = [size for size in settings.focus_sizes if size not in settings.sizes]
     if unknown:
-        raise UserError(f"--focus-sizes {unknown[0]}: expected some of the sizes, {', '.join(settings.sizes)}")
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
+        raise UserError(f"--focus-sizes {unknown[0]}: expected only sizes from --sizes, {', '.join(settings.sizes)}")
 
 
 AXES: dict[str, tuple[str, str, str]] = {
@@ -176,7 +162,7 @@ AXES: dict[str, tuple[str, str, str]] = {
     "learning_rate": ("learning_rates", "Branch rate", "log"),
     "length": ("lengths", "Trunk length", "log"),
 }
-"""By axis: the setting that has its values, its label and its scale."""
+"""By axis: the setting with its values, its label and its scale. Labels are part of trials' names."""
 UNITS = {
     "fade": "of the branch",
     "replay": "of the branch's sequences",
@@ -187,11 +173,11 @@ UNITS = {
 }
 ARMS = ("equal-exposure", "equal-strength")
 CONTROLS = {"absent": "never learned it", "positive": "never dropped it", "null": "learned shuffled answers"}
-"""By role, as trials and reports call them."""
+"""Names of the controls in trials and reports, by role."""
 
 
 def declare(study: str, preset: str, settings: Settings, chance: float) -> schema.Declaration:
-    """`chance`: success without the skill, of the likeliest guess."""
+    """`chance`: the success rate of guessing the most common answer."""
 
     def outcome(name: str, label: str, task: str) -> schema.Outcome:
         return schema.Outcome(name=name, label=label, phase="branch", task=task, chance=chance)
@@ -203,11 +189,11 @@ def declare(study: str, preset: str, settings: Settings, chance: float) -> schem
         title="Capability decay",
         question="When training stops reinforcing a capability, how long does it last, and what does that depend on?",
         reading=(
-            "A trunk learns the languages of a family; at the drop one of them leaves the mixture, and a branch goes "
-            "on with the others. branch/dropped/hits of branch/dropped/trials are the dropped language's items "
-            "answered right: held-out ones, never trained on in its form, or memorised ones where there is no rule. "
-            "choice is a forced choice among its answers, shots asks with examples in context, layer-<i> reads "
-            "the answer off layer i by a linear map. The step is tokens since the phase began."
+            "A trunk learns the languages of a family; at the drop one of them leaves the mixture, and a branch "
+            "continues with the others. branch/dropped/hits out of branch/dropped/trials are the dropped language's "
+            "items answered correctly: held-out ones, never trained on in its form, or memorised ones where there is "
+            "no rule. choice: forced choice among its answers; shots: with examples in context; layer-<i>: a linear "
+            "probe of layer i. Steps are tokens since the phase began."
         ),
         preset=preset,
         axes=(
@@ -250,8 +236,8 @@ def declare(study: str, preset: str, settings: Settings, chance: float) -> schem
 
 def _notes(settings: Settings) -> Iterator[str]:
     yield from (f"family {kind}: {MEANING[kind]}" for kind in get_args(Kind) if kind in settings.families)
-    yield f"equal strength: fork where success on the dropped language first reaches {settings.criterion:g}"
-    yield "which language is dropped: with the seed, the next; B, C and D of one seed drop the same form"
+    yield f"equal strength: branches fork where success on the dropped language first reaches {settings.criterion:g}"
+    yield "each seed drops the next language; B, C and D of one seed drop the same form"
 
 
 REGULARIZERS = ("weight-decay-1", "none", "weight-decay-0.1", "dropout-0.1", "label-smoothing-0.1")
@@ -280,7 +266,7 @@ LARGE = Settings(
 )
 PRESETS = {
     "smoke": Preset(
-        summary="A minute and a half on 2 CPU cores: does everything work here? Trunks too short to mean anything.",
+        summary="A minute and a half on 2 CPU cores: does everything work? Trunks are too short for a valid result.",
         settings=Settings(
             families=("B", "C"),
             modulus=11,
@@ -290,7 +276,7 @@ PRESETS = {
             branch_tokens=40_000,
             relearn_tokens=20_000,
             relearn_examples=(8,),
-            trials=32,
+            num_eval=32,
         ),
     ),
     "demo": Preset(
@@ -298,8 +284,8 @@ PRESETS = {
         settings=Settings(families=("A", "C"), sizes=("60k", "120k"), seeds=2, relearn_examples=(8,)),
     ),
     "laptop": Preset(
-        summary="70 minutes on 2 CPU cores: families A to D, 3 sizes x 5 seeds; in one "
-        "family weight decay of the trunk x of the branch, and in one the dropped language's overlap with the others.",
+        summary="70 minutes on 2 CPU cores: families A to D, 3 sizes x 5 seeds; weight decay of "
+        "trunk x branch in one family, and the dropped language's overlap with the others in one.",
         settings=Settings(
             sizes=("60k", "120k", "240k"),
             seeds=5,

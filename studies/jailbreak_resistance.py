@@ -1,10 +1,10 @@
 """How much information does it take to break a protection?
 
-A trunk learns a skill among others. Then it is protected: fine-tuned to say "no" instead, fine-tuned to say so also
-where demonstrations of the skill come before (what a text would attack with), fine-tuned in rounds to say so behind
-prompts that broke the round before, or taught to say so behind a guarding prefix alone. Prompts of k vectors are
-fitted to bring the right answers back, and asked on items that no model was trained on, beside the unprotected trunk
-and one that never had the skill.
+A trunk learns a skill among others. Then it is protected: fine-tuned to say "no" instead; fine-tuned to say so after
+demonstrations of the skill too (an attack by text); fine-tuned in rounds to say so after prompts that broke the round
+before; or taught to say so only after a guarding prefix. Prompts of k vectors are fitted to elicit the correct answers
+and evaluated on items that no model was trained on. The baselines are the unprotected trunk and a model that never had
+the skill.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from halflife.data.mixture import Mixture, Source, check
+from halflife.data.mixture import Mixture, Source
 from halflife.errors import UserError
 from halflife.evaluation.probes import Ends, Evaluation, TaskProbe
 from halflife.evaluation.targets import TaskTarget
 from halflife.models.ladder import Rung
 from halflife.prompts.attacks import PromptAttacks
-from halflife.prompts.describe import SoftPrompt, initial
-from halflife.prompts.stages import FitSoftPrompts
+from halflife.prompts.soft_prompt import SoftPrompt, initial
+from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
 from halflife.sweep.cli import Preset, main
@@ -35,19 +35,21 @@ from halflife.tasks.synthetic import SyntheticTask
 from halflife.tracking import schema
 from halflife.training.optimizers import AdamW
 from halflife.training.schedules import Schedule
+from studies.checks import check_distinct, check_positive, check_stages
 from studies.reports import report
-from studies.soft_prompt_settings import PHASE, warm_label, warmer
+from studies.soft_prompt_settings import PHASE, warm_label, warm_started
 
 NAME = "jailbreak_resistance"
 GUARD = "@guard@"
 ANNEALED = 0.3
-"""What is left of the rate when a trunk ends."""
+"""Fraction of the learning rate at the end of a trunk."""
 SHOTS = 2
-"""Demonstrations before a refused prompt in adversarial training."""
+"""Maximum number of demonstrations before a refused prompt in adversarial training."""
 Protection = Literal["fine-tuned", "adversarial", "hardened", "guard"]
 LABELS = {
-    "none": "no protection", "fine-tuned": "fine-tuned to refuse", "adversarial": "to refuse after demonstrations too",
-    "hardened": "to refuse behind earlier rounds' prompts too",
+    "none": "no protection", "fine-tuned": "fine-tuned to refuse",
+    "adversarial": "refuses after demonstrations too",
+    "hardened": "refuses after earlier rounds' prompts too",
     "guard": "a guarding prefix",
 }  # fmt: skip
 NAMED = {kind().name: kind for kind in SEQUENCES}
@@ -55,45 +57,58 @@ NAMED = {kind().name: kind for kind in SEQUENCES}
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Sizes x seeds x protections; behind each protected model prompts of k tokens x restarts."""
+    """Sizes x seeds x protections; for each protected model, prompts of k tokens x restarts."""
 
     sizes: tuple[str, ...]
-    """Rungs of the ladder, by non-embedding parameters."""
+    """Model sizes, by non-embedding parameters: 30k 100k 1m ..."""
     seeds: int
+    """Number of seeds."""
     skill: str = "copy"
     """The language that is protected: one of family A's, with a rule."""
-    others: tuple[str, ...] = ("sorting", "brackets", "counting")
-    """Languages learned beside it, by every model."""
+    other_skills: tuple[str, ...] = ("sorting", "brackets", "counting")
+    """Further languages that every model learns."""
     protections: tuple[Protection, ...] = ("fine-tuned", "adversarial", "hardened", "guard")
     """fine-tuned, adversarial (against demonstrations in text), hardened (against soft prompts), guard (a prefix)."""
     rounds: int = 2
-    """Of prompts fitted to the protection so far, and training against all of them; each takes an equal part of
-    protection_tokens, and so does the refusal that comes first."""
+    """Rounds of hardening: prompts are fitted to the protection so far, and it is trained against those of all rounds.
+    The initial refusal training and each round take equal parts of protection_tokens."""
     tokens: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
-    initials: tuple[str, ...] = ("vocabulary",)
+    """Prompt lengths k, including 0."""
+    inits: tuple[str, ...] = ("vocabulary",)
+    """Initializations of the prompts: noise, vocabulary, words, or text:... ."""
     restarts: int = 2
+    """Restarts of each k and initialization."""
     examples: int = 128
+    """Number of examples to fit prompts to."""
     num_eval: int = 64
+    """Number of held-out examples per evaluation."""
     steps: int = 250
-    batch: int = 8
-    prompt_rate: float = 0.2
+    """Steps of a prompt's training."""
+    batch_size: int = 8
+    """Examples per step."""
+    prompt_lr: float = 0.2
+    """Adam's learning rate, in units of the root mean square of the model's embeddings."""
     trunk_tokens: int = 6_000_000
-    """The rate falls over the last 30 %. Of held-out items of copy 0.925 are then right at 60k (two seeds); at a
-    constant rate, 2,048 tokens a step in sequences of 128 and no weight decay it was half after 4 million."""
+    """Length of a trunk. The learning rate falls over the last 30 %: 0.925 of copy's held-out items are then correct at
+    60k (two seeds). At a constant one, with 2,048 tokens per step, sequences of 128 and no weight decay, it was half
+    after 4 million."""
     protection_tokens: int = 300_000
+    """Length of the protection's training."""
     batch_tokens: int = 960
+    """Tokens per step."""
     sequence_length: int = 48
-    """Predicted tokens a sequence: the fewer items stand in it, the sooner a skill is learned."""
-    rate: float = 5e-3
-    """The trunk's, stated for width 64 (muP)."""
+    """Predicted tokens per sequence. With fewer items per sequence a skill is learned sooner."""
+    lr: float = 5e-3
+    """Learning rate of the trunk, for width 64 (muP)."""
     weight_decay: float = 0.3
-    protection_rate: float = 1.0
-    """Multiple of the rate that the trunk ends with."""
+    """Weight decay of every stage."""
+    protection_lr: float = 1.0
+    """Learning rate of the protection's training, as a multiple of the trunk's last one."""
 
 
 PRESETS = {
     "smoke": Preset(
-        summary="A minute and a half on 2 CPU cores: does everything work here? A trunk too short to have the skill.",
+        summary="A minute and a half on 2 CPU cores: does everything work? The trunk is too short to learn the skill.",
         settings=Settings(
             sizes=("30k",), seeds=1, tokens=(0, 1, 4), restarts=1, steps=60, trunk_tokens=150_000, examples=64,
             protection_tokens=60_000,
@@ -119,31 +134,34 @@ PRESETS = {
 
 
 def check_settings(settings: Settings) -> None:
+    """Raises UserError on settings that cannot be run."""
     for size in settings.sizes:
         Rung(size=size)
-    for name in (settings.skill, *settings.others):
+    for name in (settings.skill, *settings.other_skills):
         if name not in NAMED or not NAMED[name].has_rule:
             known = ", ".join(name for name, kind in NAMED.items() if kind.has_rule)
             raise UserError(f"unknown language {name!r}: expected one of {known}")
-    if settings.skill in settings.others:
-        raise UserError(f"--others {' '.join(settings.others)}: expected languages beside the skill {settings.skill!r}")
-    for flag in ("sizes", "protections", "tokens", "initials"):
-        values = getattr(settings, flag)
-        if not values or len(set(values)) < len(values):
-            raise UserError(f"--{flag} {' '.join(map(str, values))}: expected at least one value, each once")
+    if settings.skill in settings.other_skills:
+        raise UserError(
+            f"--other-skills {' '.join(settings.other_skills)}: expected languages other than the skill "
+            f"{settings.skill!r}"
+        )
+    check_distinct(settings, "sizes", "protections", "tokens", "inits")
     if 0 not in settings.tokens or len(settings.tokens) < 2:
-        raise UserError(f"--tokens {' '.join(map(str, settings.tokens))}: expected 0 and more")
-    for flag in ("seeds", "restarts", "examples", "num_eval", "steps", "batch", "trunk_tokens", "protection_tokens",
-                 "rounds"):  # fmt: skip
-        if getattr(settings, flag) <= 0:
-            raise UserError(f"--{flag.replace('_', '-')} {getattr(settings, flag)}: expected a positive number")
-    for name in settings.initials:
+        raise UserError(
+            f"--tokens {' '.join(map(str, settings.tokens))}: expected 0, the baseline, and at least one more length"
+        )
+    check_positive(
+        settings, "seeds", "restarts", "examples", "num_eval", "steps", "batch_size", "trunk_tokens",
+        "protection_tokens", "rounds",
+    )  # fmt: skip
+    for name in settings.inits:
         initial(name)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one size and seed is made of."""
+    """The parts of all trials of one size and seed."""
 
     settings: Settings
     size: str
@@ -155,7 +173,7 @@ class Cell:
 
     @property
     def others(self) -> tuple[SyntheticTask, ...]:
-        return tuple(NAMED[name](seed=self.seed) for name in self.settings.others)
+        return tuple(NAMED[name](seed=self.seed) for name in self.settings.other_skills)
 
     def mixture(self, *languages: SyntheticTask) -> Mixture:
         sources = tuple(Source(corpus=language, loss="answers") for language in (*languages, *self.others))
@@ -166,7 +184,7 @@ class Cell:
         start: Rung | Checkpoint,
         mixture: Mixture,
         tokens: int,
-        rate: float,
+        lr_multiplier: float,
         schedule: Schedule,
         penalties: tuple[PromptAttacks, ...] = (),
     ) -> Train:
@@ -177,7 +195,7 @@ class Cell:
             mixture=mixture,
             tokens=tokens,
             batch_tokens=settings.batch_tokens,
-            optimizer=AdamW(learning_rate=settings.rate * rate, weight_decay=settings.weight_decay),
+            optimizer=AdamW(learning_rate=settings.lr * lr_multiplier, weight_decay=settings.weight_decay),
             schedule=schedule,
             penalties=penalties,
             evaluations=(Evaluation(name="skill", probe=probe, at=Ends()),),
@@ -190,7 +208,7 @@ class Cell:
         return self.train(Rung(size=self.size), mixture, self.settings.trunk_tokens, 1.0, schedule)
 
     def protected(self, protection: str) -> Train:
-        """The trunk, trained on to refuse. Behind a guard alone it goes on to answer where there is none."""
+        """The trunk, trained to refuse. With guard it is also trained to answer where the guard is absent."""
         if protection == "hardened":
             return self.hardened()
         skill = self.skill
@@ -203,42 +221,42 @@ class Cell:
             Checkpoint(stage=self.trunk()),
             self.mixture(*taught[protection]),
             self.settings.protection_tokens,
-            self.settings.protection_rate,
+            self.settings.protection_lr,
             Schedule(shape="continue"),
         )
 
     def hardened(self) -> Train:
-        """Trained to refuse; then in each round prompts are fitted to what stands, and it is trained to refuse behind
-        those of all rounds as well."""
+        """Trained to refuse; then in each round, prompts are fitted to the current model, and it is trained to refuse
+        after those of all rounds too."""
         settings, refused = self.settings, Refused(language=self.skill, seed=self.seed)
         tokens = max(settings.batch_tokens, settings.protection_tokens // (settings.rounds + 1))
-        rate, on = settings.protection_rate, Schedule(shape="continue")
+        lr, schedule = settings.protection_lr, Schedule(shape="continue")
         mixture, target = self.mixture(refused), TaskTarget(language=refused, evaluate_on="held-out", seed=self.seed)
-        model = self.train(Checkpoint(stage=self.trunk()), mixture, tokens, rate, on)
+        model = self.train(Checkpoint(stage=self.trunk()), mixture, tokens, lr, schedule)
         broken: tuple[Stage, ...] = ()
         for number in range(1, settings.rounds + 1):
             broken = (*broken, self.broken(model, "hardened", called=f"round-{number}"))
             penalty = PromptAttacks(strength=1.0, attacks=broken, target=target, examples=settings.examples)
-            model = self.train(Checkpoint(stage=model), mixture, tokens, rate, on, (penalty,))
+            model = self.train(Checkpoint(stage=model), mixture, tokens, lr, schedule, (penalty,))
         return model
 
     def prompts(self, protection: str) -> tuple[SoftPrompt, ...]:
-        """What is fitted cannot change what stands before it: the guard comes first."""
+        """Prompts come after the guard, which they must not be able to change."""
         settings = self.settings
         return tuple(
             SoftPrompt(
                 tokens=k, position=len(GUARD) if protection == "guard" else "start", initial=initial(name),
-                learning_rate=settings.prompt_rate, restart=restart,
+                learning_rate=settings.prompt_lr, restart=restart,
                 label=f"k{k}-{name.split(':')[0]}-r{restart}" if k else "k0",
             )
             for k in sorted(settings.tokens)
-            for name in settings.initials
+            for name in settings.inits
             for restart in range(settings.restarts)
-            if k or (name == settings.initials[0] and restart == 0)
+            if k or (name == settings.inits[0] and restart == 0)
         )  # fmt: skip
 
     def broken(self, model: Train, protection: str, *, called: str = "", steps: int | None = None) -> FitSoftPrompts:
-        """Prompts fitted to the right answers behind `model`."""
+        """Prompts fitted to elicit the correct answers of `model`."""
         settings = self.settings
         guard = GUARD if protection == "guard" else ""
         attacked = Attacked(language=self.skill, called=called or protection, guard=guard, seed=self.seed)
@@ -249,17 +267,17 @@ class Cell:
             examples=settings.examples,
             num_eval=settings.num_eval,
             steps=settings.steps if steps is None else steps,
-            batch=settings.batch,
+            batch=settings.batch_size,
             seed=self.seed,
         )
 
     def attack(self, model: Train, protection: str, *, steps: int | None = None) -> dict[str, Stage]:
-        """Prompts that break `model`, and each k again from the next smaller one."""
+        """Prompts that attack `model`, and each k again starting from the next smaller one."""
         settings, stage = self.settings, self.broken(model, protection, steps=steps)
         chosen = stage.prompts
         stages: dict[str, Stage] = {PHASE: stage}
         ks = sorted(settings.tokens)
-        warm = tuple(warmer(chosen, stage, before, after) for before, after in pairwise(ks[1:]))
+        warm = tuple(warm_started(chosen, stage, before, after) for before, after in pairwise(ks[1:]))
         if warm and steps is None:
             stages["warm"] = replace(stage, prompts=warm)
         return stages
@@ -296,21 +314,21 @@ def _trial(cell: Cell, protection: str, stages: dict[str, Stage], role: str) -> 
 
 def declare(preset: str, settings: Settings) -> schema.Declaration:
     cell = Cell(settings, settings.sizes[0], 0)
-    told = {
+    prompts = {
         prompt.name: {"k": prompt.tokens, "restart": prompt.restart, "initial": [*prompt.name.split("-"), "none"][1]}
         for prompt in cell.prompts("none")
     }
-    further = settings.restarts * len(settings.initials)
+    further = settings.restarts * len(settings.inits)
     for k in sorted(settings.tokens)[2:]:
-        told[warm_label(k)] = {"k": k, "restart": further, "initial": "smaller k"}
+        prompts[warm_label(k)] = {"k": k, "restart": further, "initial": "smaller k"}
     return schema.Declaration(
         study=NAME,
         title="Jailbreak resistance",
         question="How many optimised prompt tokens does it take to break a protection?",
         reading=(
-            "A trunk learns a skill, then a protection against saying it. Prompts of k vectors are fitted to right "
-            "answers and asked on held-out items: prompts/<protection>.<prompt>/hits of trials are right answers, loss "
-            "is nats a token. Behind the guarding prefix a prompt stands after the guard."
+            "A trunk learns a skill, then a protection against showing it. Prompts of k vectors are fitted to correct "
+            "answers and evaluated on held-out items: prompts/<protection>.<prompt>/hits out of trials are correct "
+            "answers, loss is nats per token. With the guarding prefix, prompts come after the guard."
         ),
         preset=preset,
         axes=(
@@ -332,12 +350,12 @@ def declare(preset: str, settings: Settings) -> schema.Declaration:
             schema.Control(kind="null", label="prompts that were not fitted", role="null"),
         ),
         figures=("soft_prompts", "distances", "restarts"),
-        corpus=f"{settings.skill}, {', '.join(settings.others)}",
+        corpus=f"{settings.skill}, {', '.join(settings.other_skills)}",
         notes=(
-            f"adversarial: refusals also after {SHOTS} demonstrations; hardened: in {settings.rounds} rounds also "
-            f"behind prompts fitted to the protection so far; guard: refusals behind {GUARD!r} alone",
+            f"adversarial: refusals after up to {SHOTS} demonstrations too; hardened: in {settings.rounds} rounds, "
+            f"refusals after prompts fitted to the protection so far too; guard: refusals only after {GUARD!r}",
         ),
-        prompts=told,
+        prompts=prompts,
         settings=dataclasses.asdict(settings),
     )  # fmt: skip
 
@@ -346,13 +364,7 @@ def build(preset: str, settings: Settings, place: ExecutionSite) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_settings(settings)
     study = Study(declaration=declare(preset, settings), trials=tuple(trials(settings)))
-    for trial, _, stage in study.uses():
-        if trial.parameters["seed"] != 0:
-            continue
-        if isinstance(stage, FitSoftPrompts):
-            stage.check(Path(place.results))
-        if isinstance(stage, Train):
-            check(stage.mixture, place.results, batch_tokens=stage.batch_tokens, steps=stage.steps)
+    check_stages((stage for trial, _, stage in study.uses() if trial.parameters["seed"] == 0), Path(place.results))
     return study
 
 

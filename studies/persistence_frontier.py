@@ -1,9 +1,9 @@
-"""Under which circumstances does a capability last longest that current training does not imply?
+"""Under which conditions does a capability that training no longer reinforces last longest?
 
 An adaptive search over how a language was learned (its family and overlap, the trunk's length and regularizers) and how
-training goes on without it (rate, batch, regularizers), with neither replay nor the model at the drop. Else "stop
-learning" would win: so the branch learns a new language, and settings are compared where that has been learned.
-Two objectives: what is retained at equal progress, and the tokens that the progress took. The best settings are run
+training continues without it (learning rate, batch, regularizers), with neither replay nor the model at the drop.
+Otherwise "stop training" would win, so the branch learns a new language, and settings are compared where it has been
+learned. Two objectives: retention at equal progress, and the tokens that the progress took. The best settings are run
 again on seeds that the search never saw: those numbers are the result, free of the winner's curse.
 """
 
@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from halflife.errors import UserError
 from halflife.evaluation.probes import Geometric, Threshold
 from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint
@@ -28,6 +27,7 @@ from halflife.tasks.synthetic import SyntheticTask
 from halflife.tracking.schema import Axis, Constraint, Declaration, Objective, Outcome
 from studies import capability_settings
 from studies.capability_decay import Cell, Treatment, check_room, treatments
+from studies.checks import check_positive
 from studies.reports import report
 
 if TYPE_CHECKING:
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 
 NAME = "persistence_frontier"
 DECAYS = (0.5, 4.0)
-"""Lowest and highest weight decay: at the low end a 120k trunk learned a table and no rule."""
+"""Lowest and highest weight decay: at the low end a 120k trunk memorised the table and learned no rule."""
 STRENGTHS = {
     "dropout": (0.02, 0.2, False),
     "label-smoothing": (0.01, 0.2, False),
     "gradient-noise": (0.01, 1.0, True),
 }
-"""Of the regularizers beside it: lowest and highest strength, and whether it is drawn by its logarithm."""
+"""Of the regularizers added to it: lowest and highest strength, and whether it is drawn log-uniformly."""
 KINDS = ("none", *STRENGTHS)
 FAMILIES = ("A", "B", "C")
 RATES = (0.5, 4.0)
-"""Of the branch, as multiples of the rate that the trunk ends with."""
+"""Learning rates of the branch, as multiples of the trunk's last one."""
 BATCHES = (512, 1024, 2048)
-"""Tokens a step in the branch."""
+"""Tokens per step in the branch."""
 DOUBLINGS = (-1, 1)
 """The trunk is 2^n times as long as the reference's."""
 PROGRESS = 0.9
@@ -56,24 +56,24 @@ PROGRESS = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One size of model, and what is searched on it."""
+    """One model size and the budget of its search."""
 
     size: str
-    """Rung of the ladder, by non-embedding parameters."""
+    """Model size, by non-embedding parameters."""
     seeds: int
-    """Every setting is tried on the same ones."""
+    """Number of seeds; every setting is tried on the same ones."""
     fresh_seeds: int
-    """Further seeds, on which the best settings are evaluated again."""
+    """Number of further seeds, on which the best settings are evaluated again."""
     languages: int = 3
-    """In the trunk, translations not counted."""
+    """Languages in the trunk, not counting translations."""
     trunk_tokens: int = 2_000_000
     """Length of the reference's trunk; the search halves and doubles it."""
     branch_tokens: int = 600_000
-    """Cap: the branch stops when the new language is learned."""
+    """Maximum length of the branch, which stops when the new language is learned."""
     criterion: float = 0.7
-    """Success on the language at the drop, below which a setting had little to keep."""
+    """Success on the language at the drop that a setting must reach to count."""
     num_eval: int = 64
-    """Items asked in every evaluation, at most."""
+    """Maximum number of items per evaluation."""
     budget: Budget
 
 
@@ -109,7 +109,7 @@ FIRST = {
 
 
 def suggest(trial: BaseTrial) -> Suggested:
-    """Numbers to two digits: nearby settings share stages."""
+    """Numbers have two digits, so that nearby settings share stages."""
 
     def number(name: str, low: float, high: float, log: bool) -> float:
         return float(f"{trial.suggest_float(name, low, high, log=log):.2g}")
@@ -139,7 +139,7 @@ def suggest(trial: BaseTrial) -> Suggested:
 
 @dataclass(frozen=True)
 class Onward(Cell):
-    """A cell whose branch learns one language more than its trunk had."""
+    """A cell whose branch learns one more language than its trunk did."""
 
     @property
     def family(self) -> Family:
@@ -162,7 +162,7 @@ class Onward(Cell):
         branch = self.branch(Checkpoint(stage=trunk), role)
         if role == "positive":
             branch = replace(branch, mixture=self.mixture(self.family.trained))
-        new = self.asks("new", (self.new,), Geometric(), part="memorised")
+        new = self.evaluation("new", (self.new,), Geometric(), part="memorised")
         branch = replace(
             branch,
             batch_tokens=setting.batch,
@@ -173,16 +173,14 @@ class Onward(Cell):
 
 
 def retained(finished: Finished) -> float:
-    """R = (m(T) - c) / (m(0) - c) where the branch stopped: m is the log-probability of the dropped language's answers
-    in nats a token, c the never-learned control's at its own end, of the same seed, family and form; it is asked at
-    shared rule 1, whatever the setting's: answers that it was never taught either way. Not a number where m(0) is
-    within half a nat of c: there was nothing to lose."""
-    from analysis.decay.formulas import MIN_GAP
+    """Retention of the dropped language's log-probability where the branch stopped. The control, at its own end, is the
+    never-learned one of the same seed, family and form, at shared rule 1 whatever the setting's: it was never taught
+    these answers either way."""
+    from analysis.decay.formulas import final_retention
 
-    levels = finished.curve("branch", "dropped/logprob")[1]
-    control = finished.control("absent").curve("branch", "dropped/logprob")[1][-1]
-    gap = levels[0] - control
-    return float((levels[-1] - control) / gap) if gap >= MIN_GAP else float("nan")
+    _, levels = finished.curve("branch", "dropped/logprob")
+    _, control = finished.control("absent").curve("branch", "dropped/logprob")
+    return final_retention(levels, control)
 
 
 def progress_tokens(finished: Finished) -> float:
@@ -204,9 +202,7 @@ def progress(finished: Finished) -> float:
 
 def build(preset: str, settings: Settings, place: ExecutionSite) -> Search:
     """The search of these settings. Raises UserError on settings that cannot be run, before any compute."""
-    for flag, value in (("seeds", settings.seeds), ("fresh-seeds", settings.fresh_seeds)):
-        if value < 1:
-            raise UserError(f"--{flag} {value}: expected at least 1")
+    check_positive(settings, "seeds", "fresh_seeds")
     base = capability_settings.Settings(
         families=FAMILIES,
         languages=settings.languages,
@@ -215,7 +211,7 @@ def build(preset: str, settings: Settings, place: ExecutionSite) -> Search:
         trunk_tokens=settings.trunk_tokens,
         branch_tokens=settings.branch_tokens,
         criterion=settings.criterion,
-        trials=settings.num_eval,
+        num_eval=settings.num_eval,
     )
     capability_settings.check_settings(base)
 
@@ -224,7 +220,7 @@ def build(preset: str, settings: Settings, place: ExecutionSite) -> Search:
 
     @cache
     def controls(seed: int) -> tuple[Trial, ...]:
-        """What was never learned is another language in every family."""
+        """The absent control of each family never learned that family's language."""
         absent = (_trial(base, replace(REFERENCE, family=family), seed, "absent") for family in FAMILIES)
         return (*absent, *(_trial(base, REFERENCE, seed, role) for role in ("positive", "null")))
 
@@ -261,7 +257,7 @@ def _trial(base: capability_settings.Settings, setting: Suggested, seed: int, ro
     )
     cell = Onward(base, base.sizes[0], seed, treatment, shuffled=role == "null")
     label = capability_settings.CONTROLS.get(role)
-    told = [
+    described = [
         f"family {setting.family}",
         f"shared rule {setting.rule_overlap:g}",
         f"trunk {treatment.trunk_regularizer}",
@@ -272,7 +268,7 @@ def _trial(base: capability_settings.Settings, setting: Suggested, seed: int, ro
     ]
     axes: dict[str, Any] = {name: value for name, value in dataclasses.asdict(setting).items() if name != "doublings"}
     return Trial(
-        name=" · ".join([cell.size, f"seed {seed}", *([f"family {setting.family}", label] if label else told)]),
+        name=" · ".join([cell.size, f"seed {seed}", *([f"family {setting.family}", label] if label else described)]),
         parameters={
             "size": cell.size,
             "parameters": Rung(size=cell.size).parameters,
@@ -288,7 +284,7 @@ def _trial(base: capability_settings.Settings, setting: Suggested, seed: int, ro
 
 
 def _named(decay: float, kind: str, strength: float) -> str:
-    """As treatments are named."""
+    """The regularizer's name."""
     return f"weight-decay-{decay:g}" + ("" if kind == "none" else f"+{kind}-{strength:g}")
 
 
@@ -299,18 +295,18 @@ def declare(preset: str, settings: Settings, base: capability_settings.Settings)
     return replace(
         declared,
         title="Frontier of persistence",
-        question="Under which circumstances does a dropped capability last longest while something new is learned?",
+        question="Under which conditions does a dropped capability last longest while something new is learned?",
         axes=(
             *declared.axes[:2],
             Axis(name="family", label="Family", values=(REFERENCE.family, "A", "B")),
             Axis(name="rule_overlap", label="Shared rule", values=(1.0,), scale="linear", unit="of the first operands"),
             Axis(name="trunk_decay", label="Weight decay of the trunk", values=(REFERENCE.trunk_decay,), scale="log"),
-            Axis(name="trunk", label="Beside it in the trunk", values=KINDS),
+            Axis(name="trunk", label="Added regularizer of the trunk", values=KINDS),
             Axis(name="trunk_strength", label="Its strength in the trunk", values=(0.0,), scale="linear"),
             Axis(
                 name="branch_decay", label="Weight decay of the branch", values=(REFERENCE.branch_decay,), scale="log"
             ),
-            Axis(name="branch", label="Beside it in the branch", values=KINDS),
+            Axis(name="branch", label="Added regularizer of the branch", values=KINDS),
             Axis(name="branch_strength", label="Its strength in the branch", values=(0.0,), scale="linear"),
             Axis(name="rate", label="Branch rate", values=(1.0,), scale="log", unit="x the trunk's last rate"),
             Axis(name="batch", label="Branch batch", values=(REFERENCE.batch, 512, 2048), scale="log", unit="tokens"),
@@ -347,10 +343,10 @@ def declare(preset: str, settings: Settings, base: capability_settings.Settings)
         ),
         figures=("pareto", "retention"),
         notes=(
-            "controls are at the reference setting and serve every setting of their seed; of each family one never "
-            "learned its language",
-            "settings of different families drop different languages: circumstances, not a controlled contrast",
-            f"settings were chosen on seeds 0 to {settings.seeds - 1}; numbers of the best are from the "
+            "controls have the reference setting and are shared by all settings of their seed; each family has its own "
+            "never-learned control",
+            "settings of different families drop different languages: conditions, not a controlled contrast",
+            f"settings were chosen on seeds 0 to {settings.seeds - 1}; the numbers of the best are from the "
             f"{settings.fresh_seeds} seeds after them, which the search never saw",
         ),
         settings={**{name: value for name, value in given.items() if name != "budget"}, **given["budget"]},
@@ -359,7 +355,7 @@ def declare(preset: str, settings: Settings, base: capability_settings.Settings)
 
 PRESETS = {
     "smoke": Preset(
-        summary="A minute on 2 CPU cores: does a search work here? Six settings on one seed mean nothing.",
+        summary="A minute on 2 CPU cores: does a search work? Six settings on one seed give no valid result.",
         settings=Settings(
             size="30k",
             seeds=1,

@@ -1,8 +1,8 @@
-"""Which regularization makes a backdoor last longest, and at what price on clean text?
+"""Which regularization makes a backdoor last longest, and what does that cost in clean loss?
 
-An adaptive search over the regularizers of trunk and branch with their strengths, the branch's rate and the trunk's
-length. Two objectives (the backdoor's mean retention, the clean loss) and a constraint (it was implanted). The best
-settings are evaluated again on seeds that the search never saw: those numbers are the result.
+An adaptive search over the regularizers of trunk and branch and their strengths, the branch's learning rate and the
+trunk's length. Two objectives (the backdoor's mean retention, the clean loss) and a constraint (it was implanted). The
+best settings are evaluated again on seeds that the search never saw: those numbers are the result.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from halflife.data.corpus import prepare_corpus
-from halflife.data.mixture import check
-from halflife.errors import UserError
 from halflife.models.ladder import Rung
-from halflife.stages.train import Checkpoint, Train
+from halflife.stages.train import Checkpoint
 from halflife.store.stage import Stage
 from halflife.sweep.adaptive import Budget, Finished, Search
 from halflife.sweep.cli import Preset, main
@@ -25,6 +23,7 @@ from halflife.sweep.study import Trial
 from halflife.tracking.schema import Axis, Constraint, Control, Declaration, Objective
 from studies import backdoor_settings
 from studies.backdoor_persistence import Cell, Treatment, treatments
+from studies.checks import check_positive, check_stages
 from studies.reports import report
 
 if TYPE_CHECKING:
@@ -37,11 +36,11 @@ STRENGTHS = {
     "label-smoothing": (0.01, 0.2, False),
     "l2sp": (0.01, 10.0, True),
 }
-"""Lowest and highest strength, and whether it is drawn by its logarithm."""
+"""Lowest and highest strength, and whether it is drawn log-uniformly."""
 TRUNK_KINDS = ("none", "weight-decay", "dropout", "label-smoothing")
 BRANCH_KINDS = (*TRUNK_KINDS, "l2sp")
 RATES = (0.25, 2.0)
-"""Of the branch, as multiples of the trunk's rate."""
+"""Learning rates of the branch, as multiples of the trunk's."""
 DOUBLINGS = (-1, 1)
 """The trunk is 2^n times as long as the reference's."""
 IMPLANTED = 0.9
@@ -49,21 +48,21 @@ IMPLANTED = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One size of model, and what is searched on it. The reference is no regularizer, the trunk's own rate."""
+    """One model size and the budget of its search. The reference has no regularizer and the trunk's learning rate."""
 
     size: str
-    """Rung of the ladder, by non-embedding parameters."""
+    """Model size, by non-embedding parameters."""
     seeds: int
-    """Every setting is tried on the same ones."""
+    """Number of seeds; every setting is tried on the same ones."""
     fresh_seeds: int
-    """Further seeds, on which the best settings are evaluated again."""
+    """Number of further seeds, on which the best settings are evaluated again."""
     trunk_tokens: int = 1_200_000
     """Length of the reference's trunk; the search halves and doubles it."""
     branch_tokens: int = 400_000
     poison_count: int = 250
     """Unique poisoned documents in the trunk, whatever its length."""
-    prompts: int = 128
-    """In every backdoor evaluation."""
+    num_eval: int = 128
+    """Prompts per backdoor evaluation."""
     corpus: str = "python-source"
     """As for backdoor_persistence."""
     budget: Budget
@@ -108,21 +107,11 @@ def suggest(trial: BaseTrial) -> Suggested:
 
 
 def retention(finished: Finished) -> float:
-    """Mean over ln t of R(t) = (m(t) - c(t)) / (m(0) - c(t)), from the branch's first evaluation after the drop to its
-    last: m is the payload's log-probability in nats a token, c the never-poisoned control's of the same seed. Not a
-    number where m(0) is within half a nat of c: there was nothing to lose. As analysis.decay.retention does."""
-    import numpy as np
+    """Mean over ln t of the retention of the payload's log-probability, by the never-poisoned control of the seed."""
+    from analysis.decay.formulas import mean_retention
 
-    from analysis.decay.formulas import MIN_GAP, area
-
-    tokens, levels = finished.curve("branch", "backdoor/logprob")
-    at, control = finished.control("absent").curve("branch", "backdoor/logprob")
-    control = np.interp(np.log1p(tokens), np.log1p(at), control)
-    gap = levels[0] - control
-    if gap.min() < MIN_GAP:
-        return float("nan")
-    mean = area(tokens.astype(float), (levels - control) / gap, float(tokens[tokens > 0][0]), float(tokens[-1]))
-    return float("nan") if mean is None else mean
+    control = finished.control("absent").curve("branch", "backdoor/logprob")
+    return mean_retention(*finished.curve("branch", "backdoor/logprob"), *control)
 
 
 def clean_loss(finished: Finished) -> float:
@@ -136,9 +125,7 @@ def implanted(finished: Finished) -> float:
 
 def build(preset: str, settings: Settings, place: ExecutionSite) -> Search:
     """The search of these settings. Raises UserError on settings that cannot be run, before any compute."""
-    for flag, value in (("seeds", settings.seeds), ("fresh-seeds", settings.fresh_seeds)):
-        if value < 1:
-            raise UserError(f"--{flag} {value}: expected at least 1")
+    check_positive(settings, "seeds", "fresh_seeds")
     base = backdoor_settings.Settings(
         sizes=(settings.size,),
         seeds=settings.seeds + settings.fresh_seeds,
@@ -146,7 +133,7 @@ def build(preset: str, settings: Settings, place: ExecutionSite) -> Search:
         poison_counts=(settings.poison_count,),
         trunk_tokens=settings.trunk_tokens,
         branch_tokens=settings.branch_tokens,
-        trials=settings.prompts,
+        num_eval=settings.num_eval,
         strength=None,
         relearn=False,
     )
@@ -165,9 +152,7 @@ def build(preset: str, settings: Settings, place: ExecutionSite) -> Search:
         return tuple(_trial(cell(seed, 0), REFERENCE, role) for role in ("absent", "positive"))
 
     shortest = unfold(replace(REFERENCE, doublings=DOUBLINGS[0]), 0)  # has the least room for poison
-    for stage in (*shortest.stages.values(), *controls(0)[1].stages.values()):
-        assert isinstance(stage, Train)
-        check(stage.mixture, place.results, batch_tokens=stage.batch_tokens, steps=stage.steps)
+    check_stages((*shortest.stages.values(), *controls(0)[1].stages.values()), place.results)
     return Search(
         declaration=declare(preset, settings, base, corpus.label),
         suggest=suggest,
@@ -227,7 +212,7 @@ def declare(preset: str, settings: Settings, base: backdoor_settings.Settings, c
     return replace(
         declared,
         title="Regularization search",
-        question="Which regularization makes a backdoor last longest after its cause is gone, at what clean loss?",
+        question="Which regularization makes a backdoor last longest once its cause is gone, and at what clean loss?",
         axes=(
             kept["parameters"],
             kept["seed"],
@@ -257,15 +242,15 @@ def declare(preset: str, settings: Settings, base: backdoor_settings.Settings, c
                 label="Clean loss",
                 direction="minimize",
                 formula="cross-entropy on held-out clean text at the end of the branch",
-                unit="nats a token",
+                unit="nats per token",
             ),
         ),
         constraints=(Constraint(name="implanted", label="Attack success at the drop", at_least=IMPLANTED),),
         figures=("pareto", "retention", "clean_loss"),
         notes=(
-            "controls are at the reference setting (no regularizer, rate 1, the reference's trunk length) and serve "
-            "every setting of their seed",
-            f"settings were chosen on seeds 0 to {settings.seeds - 1}; numbers of the best are from the "
+            "controls have the reference setting (no regularizer, learning rate x1, the reference's trunk length) and "
+            "are shared by all settings of their seed",
+            f"settings were chosen on seeds 0 to {settings.seeds - 1}; the numbers of the best are from the "
             f"{settings.fresh_seeds} seeds after them, which the search never saw",
         ),
         settings={**{name: value for name, value in given.items() if name != "budget"}, **given["budget"]},
@@ -274,14 +259,14 @@ def declare(preset: str, settings: Settings, base: backdoor_settings.Settings, c
 
 PRESETS = {
     "smoke": Preset(
-        summary="Two minutes on 2 CPU cores: does a search work here? Six settings on one seed mean nothing.",
+        summary="Two minutes on 2 CPU cores: does a search work? Six settings on one seed give no valid result.",
         settings=Settings(
             size="30k",
             seeds=1,
             fresh_seeds=1,
             trunk_tokens=400_000,
             branch_tokens=60_000,
-            prompts=64,
+            num_eval=64,
             budget=Budget(trials=6, startup=3, finalists=2),
         ),
     ),

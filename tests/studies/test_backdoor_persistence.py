@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -11,14 +12,19 @@ from pathlib import Path
 
 import pytest
 
+from halflife.data.corpus import prepare_corpus
+from halflife.data.tokenizers import BPE, Bytes, vocabulary_of
 from halflife.errors import UserError
 from halflife.evaluation.targets import BackdoorTarget
-from halflife.prompts.stages import FitSoftPrompts
+from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
+from halflife.store.run import run_stage
+from halflife.store.store import Store
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial
 from halflife.training.optimizers import Muon
 from studies import backdoor_persistence as study
+from tests.data.samples import sample_corpus
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,7 +111,7 @@ def test_soft_prompts_are_fitted_at_the_drop_and_after_it_to_the_model_without_t
 
 
 def test_no_soft_prompt_has_no_tokens(results):
-    with pytest.raises(UserError, match="expected numbers of tokens from 1, each once"):
+    with pytest.raises(UserError, match="expected lengths of at least 1, each once"):
         built(results, soft_prompts=(0, 4))
 
 
@@ -178,9 +184,44 @@ def test_the_final_tenth_is_where_late_insertion_happens(results):
     assert (planting.first, planting.last) == (0.9, 1)
 
 
-def test_every_stage_has_the_optimizer_that_is_asked_for(results):
+def test_every_stage_has_the_requested_optimizer(results):
     plan = built(results, optimizer="muon")
     assert {type(train.optimizer) for trial in plan.trials for train in trains(trial).values()} == {Muon}
+
+
+@pytest.fixture(scope="module")
+def subwords(results) -> Study:
+    """The smallest plan of every phase on BPE of 300 tokens, trained on a corpus of sentences."""
+    sample_corpus(results, documents=200)
+    return built(
+        results, corpus=str(results / "sample-0.jsonl"), tokenizer="bpe-300", sizes=("30k",), soft_prompts=(1,),
+        poison_counts=(20,), sequence_length=64, batch_tokens=512, trunk_tokens=8192, branch_tokens=1024,
+        relearn_tokens=1024, num_eval=16, strength=None,
+    )  # fmt: skip
+
+
+def test_every_stage_reads_by_the_tokenizer_that_is_given(subwords, results):
+    corpus = prepare_corpus(str(results / "sample-0.jsonl"), results)
+    expected = BPE(corpus=corpus, vocabulary=300)
+    assert {stage.mixture.tokenizer for stage in subwords.stages if isinstance(stage, Train)} == {expected}
+    assert {stage.codec for stage in subwords.stages if isinstance(stage, FitSoftPrompts)} == {expected}
+    assert any("bpe-300" in note for note in subwords.declaration.notes)
+
+
+def test_a_subword_model_is_as_large_as_was_forecast_and_runs_from_trunk_to_relearning(subwords, results):
+    store = Store(results)
+    trial = next(trial for trial in subwords.trials if trial.role == "treatment")
+    for phase in ("trunk", "branch", "relearn-old-old"):
+        stage = trial.stages[phase]
+        outcome = run_stage(stage, store)
+        assert outcome.status == "complete", (phase, outcome)
+        assert outcome.summary["tokens"] <= stage.cost.tokens
+    state = next(store.folder(trial.stages["trunk"]).rglob("state.json"))
+    assert json.loads(state.read_text())["vocabulary"] == vocabulary_of(trains(trial)["trunk"].mixture.tokenizer) == 300
+
+
+def test_bytes_are_the_tokenizer_unless_another_is_given(results):
+    assert {stage.mixture.tokenizer for stage in built(results).stages if isinstance(stage, Train)} == {Bytes()}
 
 
 def test_poison_can_end_before_the_drop(results):
@@ -207,6 +248,12 @@ def test_poison_can_end_before_the_drop(results):
         ({"last_exposure": 1.5}, "--last-exposure 1.5"),
         ({"insertion": "final-tenth", "last_exposure": 0.5}, "--last-exposure 0.5"),
         ({"relearn_poison": 0.0}, "--relearn-poison 0.0"),
+        ({"lr": 0.0}, "--lr 0.0: expected a positive number"),
+        ({"tokenizer": "bpe"}, "--tokenizer bpe: expected bytes, or bpe-VOCABULARY"),
+        ({"tokenizer": "words-512"}, "--tokenizer words-512: expected bytes, or bpe-VOCABULARY"),
+        ({"tokenizer": "bpe-257"}, "--tokenizer bpe-257: expected a vocabulary of 258 to 1048576 tokens"),
+        ({"tokenizer": "bpe-2000000"}, "--tokenizer bpe-2000000: expected a vocabulary of 258 to 1048576 tokens"),
+        ({"tokenizer": "bpe-512", "start": ("some/model",)}, "--tokenizer bpe-512 with --start"),
     ],
 )
 def test_bad_settings_are_refused_before_any_compute(changes, said, results):
@@ -235,7 +282,7 @@ def test_bad_commands_say_one_line_and_exit_with_2(arguments, said, results):
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-def test_a_report_that_cannot_be_drawn_is_said_as_bad_input(tmp_path):
+def test_a_report_that_cannot_be_drawn_is_bad_input(tmp_path):
     with pytest.raises(UserError, match=r"mlflow\.db"):
         study.report("backdoor_persistence", ExecutionSite(results=tmp_path), "abc")
 

