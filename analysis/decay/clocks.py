@@ -1,8 +1,8 @@
 """Half-lives under each law on every clock: tokens, steps, summed learning rate, weight displacement.
 
-A law of tokens is another law of weight displacement, which grows as a power of them: there it is fitted anew. Where a
-clock only counts tokens in another unit, as steps and the summed rate do at one batch and a constant rate, the fit is
-the same one, and its half-life is carried over.
+Weight displacement grows as a power of tokens, so a law of one is a different law of the other, and is fitted again.
+Where a clock is proportional to tokens, as steps and the summed rate are at one batch size and a constant rate, the fit
+is the same and its half-life is converted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from analysis.decay.fits import LEAST_POINTS, STARTS, comparisons, observations, reference_curves
+from analysis.decay.fits import MIN_POINTS, STARTS, comparisons, observations, reference_curves
 from analysis.decay.retention import CLOCKS
 from analysis.errors import UserError
 from analysis.fitting.fit import fit
@@ -23,13 +23,13 @@ BY_CLOCK = {
     "high": pl.Float64, "censored": pl.Boolean, "starts_at_optimum": pl.Float64, "warnings": pl.String,
 }  # fmt: skip
 SAME = 1e-6
-"""Relative deviation from proportionality below which a clock counts tokens in another unit."""
+"""Relative deviation from proportionality below which a clock counts tokens in other units."""
 
 
 def half_lives_by_clock(data: StudyData) -> pl.DataFrame:
-    """One row per size, law and clock, smallest size and best law (in tokens) first: the law's half-life with its 95 %
-    interval over seeds, null where it lies beyond the data; how sure the optimum is; warnings. Clocks that the runs did
-    not record have no rows. Computed once per `data`."""
+    """One row per size, law and clock, smallest size and best law (in tokens) first: half-life with 95 % interval over
+    seeds, null if beyond the data; share of starts at the optimum; warnings. Clocks that the runs did not log have no
+    rows. Computed once per `data`."""
     if "fits/clocks" not in data.derived:
         data.derived["fits/clocks"] = _half_lives_by_clock(data)
     return data.derived["fits/clocks"]
@@ -40,7 +40,7 @@ def _half_lives_by_clock(data: StudyData) -> pl.DataFrame:
     for size, found in comparisons(data).items():
         own = curves.filter(pl.col("size") == size)
         for clock in CLOCKS:
-            part = own.drop_nulls(clock).filter(pl.len().over("seed") >= LEAST_POINTS)
+            part = own.drop_nulls(clock).filter(pl.len().over("seed") >= MIN_POINTS)
             if part.is_empty():
                 continue
             unit = _unit(part, clock) if part.height == own.height else None
@@ -61,7 +61,7 @@ def _half_lives_by_clock(data: StudyData) -> pl.DataFrame:
 
 
 def _unit(part: pl.DataFrame, clock: str) -> float | None:
-    """What a token is on this clock; None where that is not one number over all runs."""
+    """One token in units of this clock; None if that is not one number over all runs."""
     tokens, at = part["tokens"].to_numpy(), part[clock].to_numpy()
     later = tokens > 0
     ratio = at[later] / tokens[later]
@@ -71,7 +71,7 @@ def _unit(part: pl.DataFrame, clock: str) -> float | None:
 
 
 def _carries(made: Fit, unit: float) -> bool:
-    """Whether the law on the other unit is the same curve with its time scales in that unit."""
+    """Whether the law in the other unit is the same curve with its time scales converted."""
     scales = np.array([parameter.unit == "x" for parameter in made.law.parameters])
     moved, x = np.where(scales, made.theta * unit, made.theta), made.observations.x
     return np.allclose(made.law.value(moved, x * unit), made.law.value(made.theta, x), rtol=1e-9, atol=1e-12)

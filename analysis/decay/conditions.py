@@ -1,4 +1,4 @@
-"""Conditions: the settings of a sweep of families, in words and in an order that a figure can have."""
+"""Conditions: the settings of a sweep over families, with labels and in the order that figures use."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from analysis.runs.study import StudyData
 
 FAMILY = "family"
 DROPPED = "subject"
-ARM, STRENGTH = "arm", "equal-strength"
 """Parameter: the names of the dropped languages, joined by "+"."""
+ARM, STRENGTH = "arm", "equal-strength"
 NULL = "answers shuffled"
 MEASURE = "success"
-"""By which a language's skill is told first: what is asked of it is right or wrong. To a model that never saw it a
-language is so unlikely that half of the log-probability's gap may be left where no answer is right any more."""
+"""The primary measure of a language's skill: its answers are right or wrong. A language is so unlikely to a model that
+never saw it that half of the log-probability's gap may be left when no answer is right any more."""
 
 
 def is_family_study(data: StudyData) -> bool:
@@ -25,21 +25,21 @@ def is_family_study(data: StudyData) -> bool:
 
 
 def skill_measure(data: StudyData, curves: pl.DataFrame) -> str:
-    """MEASURE in a study of families, else `retention.main_measure`."""
+    """MEASURE in a study of families, otherwise `retention.main_measure`."""
     return MEASURE if is_family_study(data) else main_measure(curves)
 
 
 def families(data: StudyData) -> list[Any]:
-    """The families that treatments have, in the declared order; one nameless where there is no such axis."""
+    """The families among treatments, in the declared order; one with an empty name if there is no such axis."""
     axis = next((axis for axis in data.declaration.axes if axis.name == FAMILY), None)
     return values_of(data, axis) if axis and FAMILY in data.trials.columns else [""]
 
 
 def conditions(data: StudyData) -> pl.DataFrame:
-    """`described` trials with family, condition (in words: the family, and in what else a trial differs from the
-    reference), plain (in nothing else) and place (the order of conditions: by family, plain ones first).
+    """`described` trials with family, condition (its label: the family and how the trial differs from the reference),
+    plain (it does not differ) and place (rank of the condition: by family, plain ones first).
 
-    Of the null control, a condition of its own. Trials without a place are other controls. Computed once per `data`.
+    The null control is a condition of its own. Other controls have no place. Computed once per `data`.
     """
     if "conditions" not in data.derived:
         data.derived["conditions"] = _conditions(data)
@@ -56,10 +56,10 @@ def _conditions(data: StudyData) -> pl.DataFrame:
     for row in frame.iter_rows(named=True):
         different = setting_label(row, others, chosen)
         plain = different == "reference"
-        said = [f"family {row[FAMILY]}"] if row[FAMILY] != "" else []
-        said += [] if plain else [different]
-        said += [NULL] if row["role"] == "null" else []
-        rows.append((", ".join(said) or "reference", plain))
+        label = [f"family {row[FAMILY]}"] if row[FAMILY] != "" else []
+        label += [] if plain else [different]
+        label += [NULL] if row["role"] == "null" else []
+        rows.append((", ".join(label) or "reference", plain))
     names = pl.DataFrame(rows, schema={"condition": pl.String, "plain": pl.Boolean}, orient="row")
     frame = pl.concat([frame, names], how="horizontal")
     ranks: dict[str, tuple] = {}
@@ -76,8 +76,9 @@ def _conditions(data: StudyData) -> pl.DataFrame:
 
 
 def missed(data: StudyData) -> pl.DataFrame:
-    """Trunks of treatments of which a strength was asked at which a branch was to fork, and whether they never reached
-    it. Columns: family, size, parameters, seed, trunk, missed."""
+    """Treatment trunks whose branch forks at a requested strength, and whether they never reached it.
+
+    Columns: family, size, parameters, seed, trunk, missed."""
     frame = conditions(data).filter(pl.col("role") == "treatment")
     if ARM in frame.columns and (frame[ARM] == STRENGTH).any():
         frame = frame.filter(pl.col(ARM) == STRENGTH)

@@ -1,4 +1,4 @@
-"""What a sweep varied and what belongs together: settings, their reference, a trial's control."""
+"""What a sweep varied and which trials belong together: settings, the reference setting, each trial's control."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from analysis.runs.study import StudyData
 from halflife.tracking.schema import Axis, Outcome
 
 REPLICATES = ("size", "parameters", "seed")
-"""What a setting is repeated over; everything else that varies makes a setting."""
+"""Axes over which a setting is repeated; every other axis that varies defines settings."""
 MEASURED = ("payload", "family", "subject")
-"""Parameters that say what is measured: a control of another is none."""
+"""Parameters that define what is measured: a trial and its control must agree in them."""
 MATCH_FIRST = (
     "payload",
     "learning_rate",
@@ -24,12 +24,12 @@ MATCH_FIRST = (
     "trunk_regularizer",
     "arm",
 )
-"""Which agreement matters most when no control agrees in everything: first what is measured, then the branch.
-A study's other axes come after these, in the declared order."""
+"""Which parameters matter most when no control agrees in all: first what is measured, then the branch. A study's other
+axes follow in the declared order."""
 
 
 def setting_axes(data: StudyData) -> tuple[Axis, ...]:
-    """The declared axes that differ between treatments, replicates left out."""
+    """The declared axes that differ between treatments, without the replicate axes."""
     treated = treatments(data)
     return tuple(
         axis
@@ -50,7 +50,7 @@ def values_of(data: StudyData, axis: Axis) -> list[Any]:
 
 
 def reference(data: StudyData) -> dict[str, Any]:
-    """The setting that answers are given for: the first declared value of every axis, or the nearest that was run."""
+    """The setting that answers refer to: the first declared value of every axis, or the nearest one that was run."""
     axes = setting_axes(data)
     if not axes:
         return {}
@@ -62,7 +62,7 @@ def reference(data: StudyData) -> dict[str, Any]:
 
 
 def described(data: StudyData) -> pl.DataFrame:
-    """`trials` with setting (in words), is_reference and absent (the trial that is its never-had-it control)."""
+    """`trials` with setting (its label), is_reference and absent (the trial that is its never-trained control)."""
     axes, chosen = setting_axes(data), reference(data)
     trials = data.trials
     for name in REPLICATES:
@@ -78,7 +78,7 @@ def described(data: StudyData) -> pl.DataFrame:
 
 
 def setting_label(row: dict[str, Any], axes: tuple[Axis, ...], chosen: dict[str, Any]) -> str:
-    """In what a trial differs from the reference, in words; "reference" when in nothing."""
+    """How a trial differs from the reference, as text; "reference" if it does not."""
     different = [a for a in axes if row.get(a.name) is not None and row[a.name] != chosen[a.name]]
     return ", ".join(value_label(axis, row[axis.name]) for axis in different) or "reference"
 
@@ -90,7 +90,7 @@ def reference_label(data: StudyData) -> str:
 
 
 def value_label(axis: Axis, value: Any) -> str:
-    """An axis value that can stand alone: "branch rate: 0.5", "equal exposure"."""
+    """An axis value as a label of its own: "branch rate: 0.5", "equal exposure"."""
     if axis.name == "arm":
         return str(value).replace("-", " ")
     return f"{axis.label[:1].lower()}{axis.label[1:]}: {value_text(value)}"
@@ -101,10 +101,10 @@ def value_text(value: Any) -> str:
 
 
 def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[str, str]:
-    """Trial -> the control of this role, of its size and seed, that agrees with it most, of those in `among`.
+    """Trial -> the control of this role, of the same size and seed, that agrees with it most, among `among`.
 
-    What is measured (the payload, the dropped language) must agree where both say it. It need not agree in all else:
-    settings share controls. Of those that agree equally, the one at the reference setting is taken.
+    What is measured (the payload, the dropped language) must agree where both have it. The rest need not: settings
+    share controls. Ties go to the control at the reference setting.
     """
     chosen = reference(data)
     declared = [axis.name for axis in data.declaration.axes]
@@ -131,23 +131,23 @@ def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[
 
 
 def vocabulary(data: StudyData) -> dict[str, str]:
-    """What the leading outcome calls its skill, its answer and its success: for texts that hold for any study."""
+    """The leading outcome's words for its skill, answer and success, for texts that fit any study."""
     outcome = data.declaration.outcomes[0]
     success = outcome.label[:1].lower() + outcome.label[1:]
     return {"skill": outcome.skill, "answer": outcome.answer, "success": success}
 
 
 def leading(data: StudyData, outcome: Outcome) -> StudyData:
-    """The same sweep with this outcome declared first: whatever is said of a study is then said of it."""
+    """The same sweep with this outcome declared first, so that all results refer to it."""
     others = tuple(other for other in data.declaration.outcomes if other != outcome)
     return replace(data, declaration=replace(data.declaration, outcomes=(outcome, *others)))
 
 
 def control_label(data: StudyData, role: str) -> str | None:
-    """What the study calls its control of this role; None when it declares none."""
+    """The study's label for its control of this role; None when it declares none."""
     return next((control.label for control in data.declaration.controls if control.role == role), None)
 
 
 def _same(value: Any) -> Any:
-    """Numbers compare as numbers, whatever they were written as."""
+    """Numbers compare as numbers, whatever type they were logged as."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)

@@ -1,9 +1,9 @@
-"""What does each thing that was varied do to persistence? Paired contrasts against its reference value.
+"""How does each varied axis change persistence? Paired contrasts against its reference value.
 
 Pairs agree in size, seed and every other axis. Their differences are averaged within a seed, then Student-t over
-seeds. The area under retention is always defined; half-lives that were not reached are counted by their bounds while
-they are few (analysis.stats.imputation), otherwise no factor is given: analysis.decay.survival has one.
-Payload and arm are no single change: with them documents, repetitions or the length of the trunk change too.
+seeds. The area under retention is always defined. Censored half-lives count by their bounds while few are censored
+(analysis.stats.imputation); otherwise no ratio is given, but analysis.decay.survival has one. Payload and arm are not
+single changes: documents, repetitions or the length of the trunk change with them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ EFFECTS = {
 }  # fmt: skip
 
 
-DOSE_TOO = ("payload", "arm")
-"""Axes that change the dose as well; the report shows them beside the sizes, not as effects."""
+CHANGES_DOSE = ("payload", "arm")
+"""Axes that also change the dose; the report shows them next to the sizes, not as effects."""
 
 
 def effects(data: StudyData, curves: pl.DataFrame, measure: str | None = None) -> pl.DataFrame:
-    """One row per axis value other than the reference's; DOSE_TOO left out, and held at the reference.
+    """One row per axis value other than the reference's, without CHANGES_DOSE, which is held at the reference.
 
-    area: difference of mean retention over log time. ratio: of half-lives in tokens (sustained). Both are of `measure`,
-    by default that of `conditions.skill_measure`. `observed`: the pairs of which neither is censored. The factor rests
-    on all pairs while few seeds have a censored one, otherwise there is none.
+    area: difference of mean retention over log time. ratio: of half-lives in tokens (sustained). Both by `measure`, by
+    default that of `conditions.skill_measure`. `observed`: pairs without a censored half-life. The ratio uses all pairs
+    while few seeds have a censored one; otherwise it is null.
     """
     axes, chosen, measure = setting_axes(data), reference(data), measure or skill_measure(data, curves)
     times = half_lives(curves).filter((pl.col("criterion") == measure) & (pl.col("clock") == "tokens"))
@@ -47,9 +47,9 @@ def effects(data: StudyData, curves: pl.DataFrame, measure: str | None = None) -
         .join(times.select("trial", *_log_bounds()), on="trial", how="left")
     )
     rows = []
-    for name in (axis.name for axis in axes if axis.name in DOSE_TOO):  # as in what is said of the reference
+    for name in (axis.name for axis in axes if axis.name in CHANGES_DOSE):  # as in the text about the reference
         trials = trials.filter(pl.col(name).eq_missing(pl.lit(chosen[name])))
-    for axis in (axis for axis in axes if axis.name not in DOSE_TOO):
+    for axis in (axis for axis in axes if axis.name not in CHANGES_DOSE):
         on = ["size", "seed", *(other.name for other in axes if other.name != axis.name)]
         base = trials.filter(pl.col(axis.name) == chosen[axis.name]).select(*on, "area", "low", "high")
         for value in values_of(data, axis):
@@ -81,15 +81,15 @@ LARGEST = math.log(sys.float_info.max)
 
 
 def _log_bounds() -> tuple[pl.Expr, pl.Expr]:
-    """ln half-life: equal where it was reached, the last evaluation and infinity where it was not, else null."""
+    """ln half-life: low = high if reached; the last evaluation and infinity if censored; else null."""
     reached, late = pl.col("kind") == "observed", pl.col("kind") == "censored"
     low = pl.when(reached).then(pl.col("estimate").log()).when(late).then(pl.col("low").log())
     return low.alias("low"), pl.when(late).then(float("inf")).when(reached).then(pl.col("estimate").log()).alias("high")
 
 
 def _log_ratio(pairs: pl.DataFrame) -> Interval | None:
-    """Mean of ln of the ratio over sizes within each seed, where bounds add up, then over seeds. None where more than
-    few pairs are censored: the others are the fast ones, chosen by their result."""
+    """Mean ln ratio over sizes within each seed, where bounds add up, then over seeds. None if more than a few
+    pairs are censored: the remaining pairs are the fast ones, selected by their result."""
     known = pairs.drop_nulls(["low", "high", "seed"])
     seeds = known.group_by("seed").agg(pl.col("low", "high").mean()).sort("seed")
     low, high = seeds["low"].to_numpy(), seeds["high"].to_numpy()

@@ -1,9 +1,9 @@
-"""Is what is no longer said gone, or only gated? Every reading beside a model that never saw the language.
+"""Is what the model no longer says erased, or only gated? Every reading is compared with a never-trained control.
 
-A reading's share is (m(end) - c(end)) / (m(drop) - c(drop)): of what the trained model had at the drop over the control
-that never saw the language, how much there still is; 1 all, 0 nothing. Relearning has the same scale: at the drop there
-was nothing to relearn, so what is still there is the saving 1 - T / T(control) (Ebbinghaus), at equal examples and
-budget. Gated: nothing is said and the other readings are near 1. Scrambled: all near 0.
+A reading's share is (m(end) - c(end)) / (m(drop) - c(drop)): how much is left of the advantage at the drop over the
+control that never saw the language; 1 all, 0 nothing. Relearning has the same scale: at the drop there was nothing to
+relearn, so what is left is the saving 1 - T / T(control) (Ebbinghaus), at equal examples and budget. Gated: the model
+no longer says it and the other readings are near 1. Scrambled: all are near 0.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import polars as pl
 
 from analysis.decay.conditions import conditions
 from analysis.decay.design import controls
-from analysis.decay.formulas import MIN_SUCCESS, crossing
+from analysis.decay.formulas import MIN_SUCCESS, rising
 from analysis.decay.retention import wide_points
+from analysis.decay.savings import over_seeds
 from analysis.runs.study import StudyData
 from analysis.stats.censoring import Time
-from analysis.stats.intervals import Interval, t_interval
 from halflife.tracking import schema
 
 SAID, LAYER = "said", "layer"
 READINGS = {SAID: "", "shots": "shots", "choice": "choice", LAYER: ""}
-"""Reading -> task; what is said is the leading outcome's own task, and a layer is chosen at the drop."""
+"""Reading -> task. What the model says is the leading outcome's own task; the layer is chosen at the drop."""
 SAVING = "relearning"
 HIDDEN = ("shots", "choice", LAYER, SAVING)
-"""What need not be said to be there."""
+"""Readings that do not need the model to say it."""
 QUANTILES = (0.25, 0.5, 0.9)
-"""Shares of the skill at the drop that relearning is to bring back; the middle one counts in the summary."""
+"""Shares of the skill at the drop that relearning has to reach; the summary uses the middle one."""
 MAIN = 0.5
-LEAST_ADVANTAGE = 0.1
-"""Of a rate, at the drop over the control: with less there is no advantage whose share could be told."""
-LEAST_LOST = 0.5
-"""Share no longer said below which the question of gating does not arise."""
+MIN_ADVANTAGE = 0.1
+"""Advantage of success over the control at the drop below which there is no share of it."""
+MIN_LOST = 0.5
+"""Lost share of what the model says below which gating is not considered."""
 RELEARN = "relearn-"
 _LAYER = re.compile(r"layer-(\d+)")
 ABOUT = {
@@ -51,8 +51,8 @@ KINDS = ("observed", "at least", "at most", "no advantage")
 def shares(data: StudyData) -> pl.DataFrame:
     """One row per run and reading (relearning: per number of examples and quantile).
 
-    detail: the layer, or "<examples> <quantile>". kind: observed; at least and at most where a relearning time is
-    censored and `share` is a bound; no advantage, where the trained model had none at the drop and there is no share.
+    detail: the layer, or "<examples> <quantile>". kind: observed; at least or at most, when a relearning time is
+    censored and `share` is a bound; no advantage, when the trained model had none at the drop and share is null.
     """
     if "shares" not in data.derived:
         data.derived["shares"] = pl.concat([_levels(data), _savings(data)])
@@ -60,7 +60,7 @@ def shares(data: StudyData) -> pl.DataFrame:
 
 
 def _runs(data: StudyData, phase: str) -> pl.DataFrame:
-    """The runs that have conditions, with the control of each that was measured in this phase."""
+    """The runs that have conditions, each with its control that was measured in this phase."""
     measured = set(data.points.filter(pl.col("phase") == phase)["trial"].unique())
     absent = controls(data, "absent", among=measured)
     frame = conditions(data).drop_nulls("place").filter(pl.col("trial").is_in(measured))
@@ -73,26 +73,25 @@ def _levels(data: StudyData) -> pl.DataFrame:
     outcome = data.declaration.outcomes[0]
     wide = wide_points(data, outcome.phase)
     tasks = {**READINGS, SAID: outcome.task}
-    depths_ = layers(wide)
-    ends = {task: _ends(wide, task) for task in {*tasks.values(), *depths_} - {""}}
+    probes = layers(wide)
+    ends = {task: _ends(wide, task) for task in {*tasks.values(), *probes} - {""}}
     rows = []
     for run in _runs(data, outcome.phase).iter_rows(named=True):
         about = [run[name] for name in ABOUT]
         for reading in READINGS:
-            # the layer with most over the control at the drop: the end has no part in the choice
-            of_run = [task for task in depths_ if {run["trial"], run["control"]} <= ends[task].keys()]
+            # the layer with the largest advantage over the control at the drop, independent of the end
+            of_run = [task for task in probes if {run["trial"], run["control"]} <= ends[task].keys()]
             best = max(of_run, key=lambda at: ends[at][run["trial"]][0] - ends[at][run["control"]][0], default="")
             task = best if reading == LAYER else tasks[reading]
             own, control = (ends.get(task, {}).get(trial) for trial in (run["trial"], run["control"]))
             if own is None or control is None:
                 continue
             advantage, left = own[0] - control[0], own[1] - control[1]
-            told = advantage >= LEAST_ADVANTAGE
+            defined = advantage >= MIN_ADVANTAGE
             detail = task.rpartition("-")[2] if reading == LAYER else ""
-            kind = "observed" if told else "no advantage"
-            rows.append([*about, reading, detail, *own, *control, kind, left / advantage if told else None])
-    frame = pl.DataFrame(rows, schema={**SHARES, "control_drop": pl.Float64}, orient="row") if rows else _empty()
-    return frame
+            kind = "observed" if defined else "no advantage"
+            rows.append([*about, reading, detail, *own, *control, kind, left / advantage if defined else None])
+    return pl.DataFrame(rows, schema=SHARES, orient="row")
 
 
 def layers(wide: pl.DataFrame) -> list[str]:
@@ -102,7 +101,7 @@ def layers(wide: pl.DataFrame) -> list[str]:
 
 
 def _ends(wide: pl.DataFrame, task: str) -> dict[str, tuple[float, float]]:
-    """Trial -> success of a task at the drop and at its last evaluation, where it was measured at both."""
+    """Trial -> success of a task at the drop and at its last evaluation, if it was measured at both."""
     hits, trials = f"{task}/{schema.HITS}", f"{task}/{schema.TRIALS}"
     if hits not in wide.columns or trials not in wide.columns:
         return {}
@@ -114,23 +113,19 @@ def _ends(wide: pl.DataFrame, task: str) -> dict[str, tuple[float, float]]:
     return {trial: (drop, end) for trial, drop, end in found.select("trial", "drop", "end").iter_rows()}
 
 
-def _empty() -> pl.DataFrame:
-    return pl.DataFrame(schema=SHARES)
-
-
 def examples_of(data: StudyData) -> list[str]:
-    """Phases of relearning, the fewest examples first; "all" is last."""
+    """Relearning phases, by number of examples; "all" comes last."""
     phases = [phase for phase in data.points["phase"].unique() if phase.startswith(RELEARN)]
 
     def count(phase: str) -> float:
-        said = phase.removeprefix(RELEARN)
-        return float(said) if said.isdigit() else float("inf")
+        examples = phase.removeprefix(RELEARN)
+        return float(examples) if examples.isdigit() else float("inf")
 
     return sorted(phases, key=lambda phase: (count(phase), phase))
 
 
 def _savings(data: StudyData) -> pl.DataFrame:
-    """What relearning saves against the control, by number of examples and share of the skill to bring back."""
+    """What relearning saves against the control, by number of examples and share of the skill to reach."""
     outcome = data.declaration.outcomes[0]
     drop = _ends(wide_points(data, outcome.phase), outcome.task)
     rows = []
@@ -143,7 +138,7 @@ def _savings(data: StudyData) -> pl.DataFrame:
                 continue
             for quantile in QUANTILES:
                 target = chance + quantile * (at_drop - chance)
-                treated, never = (_reached(steps, rates, target) for steps, rates, _ in (own, control))
+                treated, never = (rising(steps, rates, target) for steps, rates, _ in (own, control))
                 if treated is None or never is None:
                     continue
                 kind, share = saving(treated, never)
@@ -151,11 +146,11 @@ def _savings(data: StudyData) -> pl.DataFrame:
                 times = [treated.estimate or treated.low, never.estimate or never.low]
                 about = [run[name] for name in ABOUT]
                 rows.append([*about, SAVING, detail, None, times[0], None, times[1], kind, share])
-    return pl.DataFrame(rows, schema=SHARES, orient="row") if rows else _empty()
+    return pl.DataFrame(rows, schema=SHARES, orient="row")
 
 
 def success_curves(data: StudyData, phase: str) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
-    """Trial -> tokens, success of the leading outcome's task in that phase, and its chance."""
+    """Trial -> tokens (n,), success (n,) of the leading outcome's task in that phase, and its chance."""
     outcome = data.declaration.outcomes[0]
     wide = wide_points(data, phase)
     hits, trials, guess = (f"{outcome.task}/{name}" for name in (schema.HITS, schema.TRIALS, "chance"))
@@ -170,14 +165,9 @@ def success_curves(data: StudyData, phase: str) -> dict[str, tuple[np.ndarray, n
     }
 
 
-def _reached(steps: np.ndarray, rates: np.ndarray, target: float) -> Time | None:
-    """Rising to a threshold is falling below it upside down; the smallest step makes "reached" count."""
-    return crossing(steps, -rates, float(np.nextafter(-target, 0)))
-
-
 def saving(treated: Time, never: Time) -> tuple[str, float | None]:
-    """(kind, 1 - T / T(control)). Nothing to relearn counts as no time; a control that has it at once has nothing to
-    save, nor is anything known where neither got there."""
+    """(kind, 1 - T / T(control)). Nothing to relearn counts as T = 0. No share if the control has the skill at once, or
+    if neither reaches it."""
     if never.kind == "at-start":
         return "no advantage", None
     if treated.kind == "at-start":
@@ -191,17 +181,17 @@ def saving(treated: Time, never: Time) -> tuple[str, float | None]:
 
 
 def main_rows(data: StudyData) -> pl.DataFrame:
-    """`shares` with one row a run and reading: of relearning the middle quantile with the most examples."""
+    """`shares` with one row per run and reading; for relearning the middle quantile with the most examples."""
     frame, phases = shares(data), examples_of(data)
     wanted = f"{phases[-1].removeprefix(RELEARN)} {MAIN:g}" if phases else ""
     return frame.filter((pl.col("reading") != SAVING) | (pl.col("detail") == wanted))
 
 
 def by_condition(frame: pl.DataFrame) -> pl.DataFrame:
-    """Per condition, reading and detail (of layers: all together): mean share over sizes within each seed, then over
-    seeds. Columns: condition, place, role, reading, detail, share, low, high, seeds, runs, bounded, none.
+    """Per condition, reading and detail (layers pooled): mean share over sizes within each seed, then over seeds.
 
-    Bounds count at their value while `bounded` says how many of `runs` they are; `none` had no advantage.
+    Columns: condition, place, role, reading, detail, share, low, high, seeds, runs, bounded, side, none. Bounds enter
+    at their value; `bounded` counts them among `runs`. `none`: runs without an advantage at the drop.
     """
     frame = frame.with_columns(detail=pl.when(pl.col("reading") == LAYER).then(pl.lit("")).otherwise("detail"))
     rows = []
@@ -222,9 +212,9 @@ def by_condition(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def depths(data: StudyData) -> pl.DataFrame:
-    """Per run: said, hidden (mean of the readings that need no saying) and gated = (hidden - said) / (1 - said), the
-    share of what is no longer said that is still there; null where less than half of it is unsaid. `kind` is that of a
-    reading that is a bound (at least, at most), where one of them is: then gated is one too."""
+    """Per run: said, hidden (mean over HIDDEN) and gated = (hidden - said) / (1 - said), the share of what is no longer
+    said that is still there; null if less than half is lost. `kind`: observed, or at least | at most if a reading is a
+    bound: then gated is one too."""
     rows = main_rows(data).drop_nulls("share")
     said = rows.filter(pl.col("reading") == SAID).select("trial", said="share")
     bounds = pl.col("kind").filter(pl.col("kind") != "observed")
@@ -234,16 +224,10 @@ def depths(data: StudyData) -> pl.DataFrame:
     about = rows.select(*ABOUT).unique("trial", maintain_order=True)
     found = about.join(said, on="trial").join(hidden, on="trial")
     gated = (pl.col("hidden") - pl.col("said")) / (1 - pl.col("said"))
-    return found.with_columns(gated=pl.when(pl.col("said") <= 1 - LEAST_LOST).then(gated)).sort("place", "seed")
-
-
-def over_seeds(frame: pl.DataFrame, value: str) -> Interval | None:
-    """Mean over sizes within each seed, then Student-t over seeds."""
-    seeds = frame.drop_nulls([value, "seed"]).group_by("seed").agg(pl.col(value).mean()).sort("seed")
-    return t_interval(seeds[value].to_list())
+    return found.with_columns(gated=pl.when(pl.col("said") <= 1 - MIN_LOST).then(gated)).sort("place", "seed")
 
 
 def depth_rows(data: StudyData) -> pl.DataFrame:
-    """`depths` over seeds, in the form of `by_condition`; `none`: runs that still say at least half of it."""
+    """`depths` over seeds, in the format of `by_condition`; `none`: runs that still say more than half of it."""
     found = depths(data).with_columns(share="gated", reading=pl.lit("gated"), detail=pl.lit(""))
     return by_condition(found)

@@ -1,7 +1,7 @@
-"""The laws of decay fitted to a sweep's reference curves, size by size, with what is to be known before believing them.
+"""Decay laws fitted to a sweep's reference curves, size by size, with their diagnostics.
 
-Fitted is the margin of the answer's log-probability over the never-trained control, in nats, with the level at the drop
-as a parameter: a ratio to the first evaluation would carry that evaluation's noise into every point.
+The response is the margin of the answer's log-probability over the never-trained control, in nats, with the level at
+the drop as a parameter: a ratio to the first evaluation would carry that evaluation's noise into every point.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from analysis.decay.retention import CLOCKS, retention_curves
-from analysis.fitting.extrapolation import SHARES, foretold_largest, over_groups, rolling
+from analysis.fitting.extrapolation import SHARES, over_groups, predict_largest, rolling
 from analysis.fitting.fit import fit
 from analysis.fitting.intervals import by_group, last_seen
 from analysis.fitting.observations import Observations
@@ -19,26 +19,26 @@ from analysis.laws import LAWS, Law
 from analysis.runs.study import StudyData
 
 STARTS = 64
-LEAST_POINTS = 10
+MIN_POINTS = 10
 """Evaluations of a run below which no law is fitted to it."""
 
 
 def menu() -> list[Law]:
-    """Every registered law that decays from its value at 0, the user's own too."""
+    """Every registered law that decays from its value at 0, user laws included."""
     return [law for law in LAWS.values() if law.decays and law.inputs == ("x",)]
 
 
 def reference_curves(data: StudyData) -> pl.DataFrame:
-    """size, parameters, seed, clocks, margin (nats a token above the control): implanted runs at the reference."""
+    """size, parameters, seed, clocks, margin (nats per token above the control): implanted runs at the reference."""
     curves = retention_curves(data).filter((pl.col("role") == "treatment") & pl.col("is_reference"))
     curves = curves.filter(pl.col("retention_logprob").is_not_null().any().over("trial"))
     table = curves.select("size", "parameters", "seed", *CLOCKS, margin=pl.col("logprob") - pl.col("control"))
     table = table.drop_nulls(["size", "parameters", "seed", "tokens", "margin"])
-    return table.filter(pl.len().over("size", "seed") >= LEAST_POINTS).sort("parameters", "seed", "tokens")
+    return table.filter(pl.len().over("size", "seed") >= MIN_POINTS).sort("parameters", "seed", "tokens")
 
 
 def comparisons(data: StudyData) -> dict[str, Comparison]:
-    """By size, the smallest first: all laws fitted to its seeds, ranked. Computed once per `data`."""
+    """By size, smallest first: all laws fitted to its seeds, ranked. Computed once per `data`."""
     if "fits" not in data.derived:
         data.derived["fits"] = {
             str(size): compare([fit(law, observations(part), starts=STARTS) for law in menu()])
@@ -54,8 +54,8 @@ def observations(part: pl.DataFrame, clock: str = "tokens") -> Observations:
 
 
 def fits_table(data: StudyData) -> pl.DataFrame:
-    """One row per size and law: how well it fits and foretells, its half-life and floor (a share of the level at the
-    drop) with 95 % intervals, how sure the optimum is, what it warns of."""
+    """One row per size and law: quality of fit and prediction, half-life with 95 % interval, share of starts that
+    reached the optimum, warnings."""
     rows = []
     for size, found in comparisons(data).items():
         for each in found.ranked:
@@ -85,7 +85,7 @@ def parameters_table(data: StudyData) -> pl.DataFrame:
 
 
 def ranking(data: StudyData) -> pl.DataFrame:
-    """law, delta: AICc summed over the sizes against the best law's; the best first. Laws without one are left out."""
+    """law, delta: AICc summed over the sizes, minus the best law's; best first. Laws without an AICc are left out."""
     totals: dict[str, float] = {}
     for found in comparisons(data).values():
         for each in found.ranked:
@@ -96,7 +96,7 @@ def ranking(data: StudyData) -> pl.DataFrame:
 
 
 def half_lives_by_law(data: StudyData) -> pl.DataFrame:
-    """law, size, parameters, seed, estimate: each law's half-life in each run; null where it lies beyond the data."""
+    """law, size, parameters, seed, estimate: each law's half-life in each run; null if it lies beyond the data."""
     rows = []
     sizes = dict(reference_curves(data).select("size", "parameters").unique().iter_rows())
     for size, found in comparisons(data).items():
@@ -108,8 +108,8 @@ def half_lives_by_law(data: StudyData) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=kinds, orient="row")
 
 
-def middle_seed(found: Comparison) -> int:
-    """Place among its seeds of the one whose half-life, by the best law, is the median; the first where none has."""
+def median_seed(found: Comparison) -> int:
+    """Index of the seed whose half-life, by the best law, is the median; the first if no seed has one."""
     halves = _half_lives(found.ranked[0])
     return int(np.argsort(halves, kind="stable")[(halves.size - 1) // 2])
 
@@ -124,8 +124,8 @@ def _half_lives(each: Ranked) -> np.ndarray:
     return found
 
 
-def foretold(data: StudyData, laws: list[str]) -> pl.DataFrame:
-    """The table of the figure `extrapolation`: rolling errors over all runs, and the largest size's half-life."""
+def predictions(data: StudyData, laws: list[str]) -> pl.DataFrame:
+    """Table of the figure `extrapolation`: rolling errors over all runs, and the largest size's predicted half-life."""
     halves = half_lives_by_law(data)
     rows = []
     for rank, name in enumerate(laws):
@@ -133,11 +133,11 @@ def foretold(data: StudyData, laws: list[str]) -> pl.DataFrame:
         for found in comparisons(data).values():
             each = next(each for each in found.ranked if each.fit.law.name == name)
             parts += [rolling(each.fit.law, each.fit.observations, each.fit.error, SHARES[:-1]), each.rolling]
-        clusters = pl.concat(parts).group_by("group", "seen")  # a seed is one over all its sizes
+        clusters = pl.concat(parts).group_by("group", "seen")  # a seed is one cluster over all its sizes
         means = clusters.agg(pl.col("error").mean(), pl.col("log_likelihood").mean())
         for row in over_groups(means).iter_rows(named=True):
             rows.append(("rolling", name, rank, row["seen"], row["estimate"], row["low"], row["high"]))
-        ratio = foretold_largest(halves.filter(pl.col("law") == name))
+        ratio = predict_largest(halves.filter(pl.col("law") == name))
         if ratio is not None:
             rows.append(("largest", name, rank, None, ratio.estimate, ratio.low, ratio.high))
     kinds = {"part": pl.String, "law": pl.String, "rank": pl.Int64, "seen": pl.Float64, "estimate": pl.Float64,

@@ -1,8 +1,8 @@
-"""Where retention settles, if it does: the floor of a decay, without a model of it.
+"""Where retention settles, if it does: the floor of a decay, without a law.
 
-The last part of a curve is its last two octaves of tokens. It has settled when the change across that part, by a
-straight line over ln tokens, is shown to be small: its whole 90 % interval within +-0.1 of retention (two one-sided
-tests at 5 %, Schuirmann 1987). A curve too noisy or too short for that is not called settled, and has no floor.
+The tail of a curve is its last two octaves of tokens. It has settled when the change across the tail, from a straight
+line over ln tokens, is shown to be small: its whole 90 % interval within +-0.1 of retention (two one-sided tests at
+5 %, Schuirmann 1987). A curve too noisy or too short for that has not settled and has no floor.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from analysis.stats.intervals import binomial_interval, t_interval
 
 OCTAVES = 2.0
 SMALL = 0.1
-LEAST = 4
-"""Evaluations in the last part below which nothing is said."""
+MIN_EVALUATIONS = 4
+"""Evaluations in the tail below which nothing is concluded."""
 MEASURES = {"logprob": "retention_logprob", "success": "retention_success"}
 FLOORS = {
     **RUN, "measure": pl.String, "kind": pl.String, "floor": pl.Float64, "low": pl.Float64, "high": pl.Float64,
@@ -33,10 +33,10 @@ FLOORS = {
 def floors(curves: pl.DataFrame) -> pl.DataFrame:
     """One row per treatment and measure (logprob, success) whose trunk had the skill.
 
-    kind: settled | not settled. floor: mean retention over the last part, since `since` tokens, with a 95 % t interval
-    over its `evaluations`, of success never narrower than Wilson's of the pooled counts; these are of one run, so it
-    tells the noise of evaluation and not that of seeds (see `floor_summary`). Null unless settled. change: across the
-    last part, with its 90 % interval.
+    kind: settled | not settled. floor: mean retention over the tail, from `since` tokens on, with a 95 % t interval
+    over its `evaluations`; for success never narrower than Wilson's of the pooled counts. The evaluations are of one
+    run, so the interval covers evaluation noise and not seeds (see `floor_summary`). Null unless settled. change:
+    across the tail, with its 90 % interval.
     """
     rows = []
     for about, part in treatments(curves):
@@ -55,13 +55,13 @@ def floors(curves: pl.DataFrame) -> pl.DataFrame:
 
 
 def _floor(part: pl.DataFrame, last: pl.DataFrame, measure: str) -> tuple[float | None, float | None, float | None]:
-    """Mean over the last part of a curve, and its interval."""
+    """Mean over the tail of a curve, and its interval."""
     mean = t_interval(last[MEASURES[measure]])
     if mean is None:
         return None, None, None
     if measure == "logprob" or mean.low is None or mean.high is None:
         return mean.estimate, mean.low, mean.high
-    # Seven times 0 of 128 hits do not vary, and still do not show that the rate is 0.
+    # Seven evaluations at 0 of 128 hits have no variance, yet do not show that the rate is 0.
     ends = binomial_interval(last["hits"].to_numpy().sum(), last["trials"].to_numpy().sum())
     chance, at_drop = part["chance"][0], part["success"][0]
     low, high = (float(end - chance) / (at_drop - chance) for end in ends)
@@ -69,8 +69,8 @@ def _floor(part: pl.DataFrame, last: pl.DataFrame, measure: str) -> tuple[float 
 
 
 def _change(at: NDArray[np.float64], values: NDArray[np.float64], spans: bool) -> tuple[float, float, float] | None:
-    """Change over the last part by least squares, and its 90 % interval; None with too few evaluations."""
-    if at.size < LEAST or not spans:
+    """Change over the tail by least squares, and its 90 % interval; None with too few evaluations."""
+    if at.size < MIN_EVALUATIONS or not spans:
         return None
     x = at - at.mean()
     slope = float(x @ values / (x @ x))
@@ -84,9 +84,9 @@ def _change(at: NDArray[np.float64], values: NDArray[np.float64], spans: bool) -
 def floor_summary(found: pl.DataFrame, by: Sequence[str] = ("setting", "size", "parameters")) -> pl.DataFrame:
     """Mean floor over seeds by measure and `by`, with its t interval: floor, low, high, seeds, settled, unsettled.
 
-    Floor and interval are null where some runs did not settle: the rest were chosen by their result. above_control:
+    Floor and interval are null if some runs did not settle: the others are selected by their result. above_control:
     whether the interval lies above 0, where retention meets the control; null without an interval. Seeds that agree
-    exactly (all at 0 hits) have the mean of their own intervals, not one of no width.
+    exactly (all at 0 hits) get the mean of their own intervals instead of one of zero width.
     """
     rows = []
     for key, part in found.group_by("outcome", "measure", *by, maintain_order=True):

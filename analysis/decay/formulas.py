@@ -65,6 +65,11 @@ def crossing(clock: Array, values: Array, threshold: float = 0.5, sustained: boo
     return Time(kind="observed", low=low, high=high, estimate=estimate)
 
 
+def rising(clock: Array, values: Array, threshold: float) -> Time | None:
+    """The first time `values` is at least `threshold`: `crossing`, upside down."""
+    return crossing(clock, -values, float(np.nextafter(-threshold, 0)))  # the smallest step makes equality count
+
+
 def area(tokens: NDArray[Any], retention: Array, start: float, horizon: float) -> float | None:
     """Mean retention over log time from `start` to `horizon` tokens; None when the curve does not span them."""
     present = np.isfinite(retention) & (tokens > 0)

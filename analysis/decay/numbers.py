@@ -11,7 +11,7 @@ from analysis.stats.intervals import binomial_interval, t_interval
 from analysis.stats.scaling import by_size
 
 CLEAN_GAP = 0.1
-"""Nats a token by which learning the behaviour may raise the trunk's clean loss."""
+"""Nats per token by which learning the behaviour may raise the trunk's clean loss."""
 
 
 def at_drop(curves: pl.DataFrame) -> pl.DataFrame:
@@ -36,7 +36,7 @@ def control_half_lives(curves: pl.DataFrame, role: str) -> pl.DataFrame:
 
 
 def every_number(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
-    """One row per trial, treatments first; what was not measured or not reached is empty, never 0."""
+    """One row per trial, treatments first. Values not measured or not reached are null, never 0."""
     axes = [axis.name for axis in setting_axes(data)]
     phase = data.declaration.outcomes[0].phase
     trials = described(data)
@@ -72,10 +72,10 @@ def every_number(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
 
 
 def size_summary(curves: pl.DataFrame) -> pl.DataFrame:
-    """The reference setting by size: one row a size, over its seeds; half-lives are geometric means in tokens.
+    """The reference setting by size: one row per size, over its seeds; half-lives are geometric means in tokens.
 
-    `half_life_bound` stands instead of `half_life` where a seed never reached half: the mean is at least this.
-    `half_life_extinction` is that of the control in which the cue stays without what it brought, where there is one.
+    `half_life_bound` replaces `half_life` where a seed never reached half: the mean is at least this.
+    `half_life_extinction` is that of the control that keeps the trigger without its payload, if there is one.
     """
     main = curves.filter((pl.col("role") == "treatment") & pl.col("is_reference"))
     drop, times = at_drop(main), half_lives(main)

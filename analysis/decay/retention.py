@@ -1,9 +1,9 @@
-"""How much of a skill is left: retention, its half-life without any model of decay, its area over log time.
+"""How much of a skill is left in each trial of a sweep: retention, its half-life and its area over log time.
 
-Retention is (m(t) - c(t)) / (m(0) - c(t)): 1 where the skill is where it was at the drop, 0 where it meets the
-control, also when the control drifts. For success rates c is chance; for the log-probability of the answer it is
-the never-trained control at the same time. The log-probability is primary: it is smooth, while success rates
-saturate and bounce (decay-and-backdoors: .98, .31, .92, .83, .00 in one run).
+None of these assumes a law of decay (the formulas are in `analysis.decay.formulas`). For success rates the control is
+chance; for the log-probability of the answer it is the never-trained control at the same time. The log-probability is
+primary: it is smooth, while success rates saturate and bounce (decay-and-backdoors: .98, .31, .92, .83, .00 in one
+run).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ CLOCKS = {
 
 
 def retention_curves(data: StudyData, outcome: schema.Outcome | None = None) -> pl.DataFrame:
-    """One row per trial and evaluation of the outcome's phase (the first declared one by default), controls included.
+    """One row per trial and evaluation of the outcome's phase (by default the first declared outcome), with controls.
 
-    Columns: outcome, chance (the trial's own where it logged one), trial, role, size, parameters, seed, setting,
+    Columns: outcome, chance (the trial's own if it logged one), trial, role, size, parameters, seed, setting,
     is_reference; clocks; hits, trials, success with its binomial interval; logprob and its control's; implanted;
-    retention_success, retention_logprob; near, untriggered (false fires as rates) and untriggered_logprob; loss
-    (clean, nats a token); completed (the trial's phase ended as planned). What was not measured is null. Computed once
-    per `data` and outcome.
+    retention_success, retention_logprob; near, untriggered (false positives, as rates) and untriggered_logprob; loss
+    (clean, nats per token); completed (the trial's phase ended as planned). Missing values are null. Computed once per
+    `data` and outcome.
     """
     outcome = outcome or data.declaration.outcomes[0]
     key = f"curves/{outcome.name}"
@@ -145,13 +145,13 @@ CRITERIA = {
     "success": ("retention_success", True),
     "success-first": ("retention_success", False),
 }
-"""Sustained crossings of one half are the numbers; the first ones stand beside them."""
+"""Reported numbers use sustained crossings of one half; first crossings are given for comparison."""
 
 
 def half_lives(curves: pl.DataFrame) -> pl.DataFrame:
-    """One row per treatment, criterion and clock: the time to half of the retention, censored where not reached.
+    """One row per treatment, criterion and clock: time until half of the retention is lost, censored if not reached.
 
-    Treatments that had no skill to lose at the drop have no rows.
+    Treatments without the skill at the drop have no rows.
     """
     rows = []
     for about, part in treatments(curves):
@@ -171,12 +171,12 @@ def treatments(curves: pl.DataFrame) -> Iterator[tuple[list[Any], pl.DataFrame]]
 
 
 def outcomes_curves(data: StudyData) -> pl.DataFrame:
-    """`retention_curves` of every declared outcome, one below the other."""
+    """`retention_curves` of all declared outcomes, concatenated."""
     return pl.concat([retention_curves(data, outcome) for outcome in data.declaration.outcomes])
 
 
 def main_measure(curves: pl.DataFrame) -> str:
-    """logprob, which is smooth; success where the outcome has no log-probability to compare with a control's."""
+    """logprob, which is smooth; success if the outcome has no log-probability to compare with a control's."""
     known = (pl.col("role") == "treatment") & pl.col("retention_logprob").is_not_null()
     return "success" if curves.filter(known).is_empty() and not curves.is_empty() else "logprob"
 
@@ -184,7 +184,7 @@ def main_measure(curves: pl.DataFrame) -> str:
 def common_span(curves: pl.DataFrame) -> tuple[float, float] | None:
     """Tokens of the latest first evaluation after the drop and of the earliest last one, over completed treatments.
 
-    A run that diverged or was stopped has no area and does not shorten the others'.
+    A run that diverged or was stopped has no area and does not shorten the span of the others.
     """
     completed = (pl.col("role") == "treatment") & pl.col("completed")
     measured = pl.any_horizontal(pl.col("logprob", "success").is_not_null())
@@ -205,9 +205,9 @@ AREAS = {"outcome": pl.String, "trial": pl.String, "area": pl.Float64, "area_suc
 
 
 def areas(curves: pl.DataFrame, span: tuple[float, float] | None = None) -> pl.DataFrame:
-    """Mean retention over log tokens to the common horizon, one row a treatment: the number that needs no model.
+    """Mean retention over log tokens up to the common horizon, one row per treatment: a number that needs no law.
 
-    `span` is that of all curves when `curves` are a part of them.
+    Pass the `span` of all curves if `curves` is a subset.
     """
     span = span or common_span(curves)
     rows = []

@@ -1,8 +1,8 @@
 """How much faster does a model relearn what it lost, and is that memory of the backdoor or of its parts?
 
-A poisoned and a never-poisoned model, after the same branch, relearn each pair of {old, new} trigger and {old, new}
-payload. Old payload with a new trigger is also learned faster: that is memory of the payload. What belongs to the
-backdoor itself is the interaction,  s(old,old) + s(new,new) - s(new,old) - s(old,new),  where
+After the same branch, a poisoned and a never-poisoned model relearn each pair of {old, new} trigger and {old, new}
+payload. The old payload with a new trigger is also relearned faster: that is memory of the payload. What is specific to
+the backdoor is the interaction  s(old,old) + s(new,new) - s(new,old) - s(old,new),  where
 s = ln T(never poisoned) - ln T(poisoned) is the saving on one pair. Savings after Ebbinghaus; the 2 x 2 after
 "Savings can be memory of the payload" in decay-and-backdoors.
 """
@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import polars as pl
 
 from analysis.decay.design import controls, described
-from analysis.decay.formulas import crossing
+from analysis.decay.formulas import rising
 from analysis.decay.retention import retention_curves, wide_points
 from analysis.runs.study import StudyData
 from analysis.stats import censoring
@@ -28,7 +27,7 @@ PAIRS = ("old-old", "new-old", "old-new", "new-new")
 """trigger-payload"""
 SIGNS = {"old-old": 1, "new-old": -1, "old-new": -1, "new-new": 1}
 THRESHOLDS = (0.5, 0.9)
-"""Shares of success that relearning is to reach; the first is the one that is reported."""
+"""Success rates that relearning has to reach; the first is reported."""
 TIMES = {
     "outcome": pl.String, "trial": pl.String, "absent": pl.String, "role": pl.String, "size": pl.String,
     "parameters": pl.Int64, "seed": pl.Int64, "setting": pl.String, "pair": pl.String, "threshold": pl.Float64,
@@ -41,12 +40,12 @@ def relearning_times(
 ) -> pl.DataFrame:
     """Tokens until success first reaches each threshold: one row per trial, pair and threshold.
 
-    Treatments whose trunk never took the behaviour have no rows. kind: observed; censored (not reached by `low`);
-    at-start (the skill was there already: nothing to relearn).
+    Treatments whose trunk never learned the behaviour have no rows. kind: observed; censored (not reached by `low`);
+    at-start (the skill was already there: nothing to relearn).
     """
     outcome = outcome or data.declaration.outcomes[0]
     hits, trials = f"{outcome.task}/{schema.HITS}", f"{outcome.task}/{schema.TRIALS}"
-    # A trunk that never took the behaviour has nothing to remember.
+    # A trunk that never learned the behaviour has nothing to remember.
     curves = retention_curves(data, outcome)
     never = curves.filter((pl.col("role") == "treatment") & ~pl.col("implanted"))["trial"].unique()
     about = described(data).filter(~pl.col("trial").is_in(never.implode()))
@@ -62,16 +61,15 @@ def relearning_times(
             success = (part[hits] / part[trials]).to_numpy()
             absent = matches.get(head["trial"]) if head["role"] == "treatment" else None
             for threshold in thresholds:
-                # Rising to a threshold is falling below it upside down; the smallest step makes "reached" count.
-                found = crossing(part["step"].cast(pl.Float64).to_numpy(), -success, np.nextafter(-threshold, 0))
+                found = rising(part["step"].cast(pl.Float64).to_numpy(), success, threshold)
                 if found is not None:
-                    described_by = [head[name] for name in ("role", "size", "parameters", "seed", "setting")]
-                    rows.append([outcome.name, head["trial"], absent, *described_by, pair, threshold, *found.row])
+                    setting = [head[name] for name in ("role", "size", "parameters", "seed", "setting")]
+                    rows.append([outcome.name, head["trial"], absent, *setting, pair, threshold, *found.row])
     return pl.DataFrame(rows, schema=TIMES, orient="row")
 
 
 def _pairs(data: StudyData) -> list[str]:
-    """The pairs of the 2 x 2, then whatever else was relearned."""
+    """The pairs of the 2 x 2, then any others that were relearned."""
     phases = data.points["phase"].unique().to_list()
     found = {phase.removeprefix(PREFIX) for phase in phases if phase.startswith(PREFIX)}
     return [pair for pair in PAIRS if pair in found] + sorted(found - set(PAIRS))
@@ -80,8 +78,8 @@ def _pairs(data: StudyData) -> list[str]:
 def log_savings(times: pl.DataFrame, threshold: float = THRESHOLDS[0]) -> pl.DataFrame:
     """ln T(never poisoned) - ln T(poisoned) of each treatment and pair, as `saving`; null unless both were observed.
 
-    saving_kind: observed, at least (the control never got there) or at most (the treatment did not); saving_bound
-    has the value, or the bound where it is one. kind_absent and control are those of the control's time.
+    saving_kind: observed, at least (the control did not reach it) or at most (the treatment did not); saving_bound is
+    the value or the bound. kind_absent and control describe the control's time.
     """
     seen = times.filter(pl.col("threshold") == threshold)
     treated = seen.filter(pl.col("role") == "treatment")
@@ -99,7 +97,7 @@ def log_savings(times: pl.DataFrame, threshold: float = THRESHOLDS[0]) -> pl.Dat
 
 
 def interactions(savings: pl.DataFrame) -> pl.DataFrame:
-    """The backdoor's own saving (log ratio) of each treatment whose four pairs were all observed, on both sides."""
+    """The saving specific to the backdoor (log ratio) of each treatment with four pairs observed on both sides."""
     sign = pl.col("pair").replace_strict(SIGNS, return_dtype=pl.Float64)
     return (
         savings.drop_nulls("saving")
@@ -113,12 +111,12 @@ def interactions(savings: pl.DataFrame) -> pl.DataFrame:
 
 def over_seeds(frame: pl.DataFrame, value: str) -> Interval | None:
     """Mean over sizes and settings within each seed, then Student-t over seeds."""
-    seeds = frame.drop_nulls([value, "seed"]).group_by("seed").agg(pl.col(value).mean())
+    seeds = frame.drop_nulls([value, "seed"]).group_by("seed").agg(pl.col(value).mean()).sort("seed")
     return t_interval(seeds[value].to_list())
 
 
 def savings_summary(times: pl.DataFrame) -> pl.DataFrame:
-    """Per threshold and pair, and for the interaction ("own"): how many times fewer tokens, over seeds.
+    """Per threshold and pair, and for the interaction ("own"): the factor by which tokens are saved, over seeds.
 
     Columns: threshold, pair, ratio, low, high, seeds, used, censored (treatments without an observed pair of times).
     """

@@ -1,4 +1,4 @@
-"""What an adaptive search tried: objectives by setting, the front of the best compromises, which dials mattered."""
+"""What an adaptive search evaluated: objectives by setting, the Pareto front, and which hyperparameters mattered."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from analysis.stats.intervals import Interval, t_interval
 from halflife.tracking import schema
 
 Array = NDArray[np.float64]
-LEAST_SETTINGS = 12
-"""Fewer settings than this weigh no dials."""
-TRIED = {
+MIN_SETTINGS = 12
+"""Settings below which no importances are computed."""
+SETTINGS = {
     "suggestion": pl.Int64, "role": pl.String, "seeds": pl.Int64, "x": pl.Float64, "x_low": pl.Float64,
     "x_high": pl.Float64, "y": pl.Float64, "y_low": pl.Float64, "y_high": pl.Float64, "x_label": pl.String,
     "y_label": pl.String, "feasible": pl.Boolean, "front": pl.Boolean,
@@ -24,14 +24,14 @@ TRIED = {
 IMPORTANCES = {"dial": pl.String, "share": pl.Float64, "low": pl.Float64, "high": pl.Float64}
 
 
-def tried(data: StudyData) -> pl.DataFrame:
+def evaluated_settings(data: StudyData) -> pl.DataFrame:
     """One row per setting and role (treatment | held-out): means over its seeds of the first two objectives (x, y)
-    with t intervals, whether every constraint held on every seed, whether the setting is on the front; then one column
-    a dial. Empty for a sweep that declares no objectives. Settings without a measured objective are left
-    out: a run that failed is no small value."""
+    with t intervals, whether every constraint held on every seed, whether the setting is on the Pareto front; then one
+    column per hyperparameter. Empty if the sweep declares no objectives. Settings without a measured objective are left
+    out: a failed run is not a small value."""
     objectives = list(data.declaration.objectives[:2])
     if not objectives or schema.SUGGESTION not in data.trials.columns:
-        return pl.DataFrame(schema=TRIED)
+        return pl.DataFrame(schema=SETTINGS)
     dials = dial_names(data)
     trials = data.trials.filter(pl.col("role").is_in(["treatment", schema.ROLE_HELD_OUT])).drop_nulls(schema.SUGGESTION)
     values = {
@@ -60,8 +60,8 @@ def tried(data: StudyData) -> pl.DataFrame:
             **{dial: part[dial][0] for dial in dials},
         })  # fmt: skip
     if not rows:
-        return pl.DataFrame(schema=TRIED)
-    table = pl.DataFrame(rows, schema_overrides=TRIED, infer_schema_length=None).select(*TRIED, *dials)
+        return pl.DataFrame(schema=SETTINGS)
+    table = pl.DataFrame(rows, schema_overrides=SETTINGS, infer_schema_length=None).select(*SETTINGS, *dials)
     wanted = [1.0 if objective.direction == "maximize" else -1.0 for objective in objectives]
     points = table.select(["x", "y"][: len(objectives)]).to_numpy() * np.array(wanted)
     among = (table["feasible"] & (table["role"] == "treatment")).to_numpy()
@@ -72,9 +72,9 @@ def tried(data: StudyData) -> pl.DataFrame:
 
 def dial_names(data: StudyData) -> list[str]:
     """The declared axes that differ between suggested settings."""
-    asked = data.trials.filter(pl.col("role") == "treatment")
-    names = [axis.name for axis in data.declaration.axes if axis.name in asked.columns]
-    return [name for name in names if name not in REPLICATES and asked[name].n_unique() > 1]
+    suggested = data.trials.filter(pl.col("role") == "treatment")
+    names = [axis.name for axis in data.declaration.axes if axis.name in suggested.columns]
+    return [name for name in names if name not in REPLICATES and suggested[name].n_unique() > 1]
 
 
 def _mean(values: list[float | None]) -> Interval | None:
@@ -82,7 +82,7 @@ def _mean(values: list[float | None]) -> Interval | None:
 
 
 def within(limit: schema.Constraint, value: float | None) -> bool:
-    """Whether what one seed measured is within the bounds; not measured is not."""
+    """Whether one seed's value is within the bounds; a missing value is not."""
     if value is None or not math.isfinite(value):
         return False
     return (limit.at_least is None or value >= limit.at_least) and (limit.at_most is None or value <= limit.at_most)
@@ -98,19 +98,19 @@ def _label(objective: schema.Objective) -> str:
 
 
 def on_front(points: Array, among: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of `points` (n, objectives), all to be large, none of `among` betters in one without loss in another."""
+    """Which of `points` (n, objectives), all maximised, are in `among` and dominated by none of `among`."""
     better = (points[None] >= points[:, None]).all(-1) & (points[None] > points[:, None]).any(-1)
     return among & ~(better & among[None]).any(1)
 
 
 def importances(data: StudyData, table: pl.DataFrame) -> pl.DataFrame:
-    """Per dial the share of the first objective's variance over settings that it explains alone: adjusted R² of a
-    parabola in its rank, or of group means for a category; ends: jackknife over settings, within [0, 1].
+    """Per hyperparameter the share of the first objective's variance over settings that it alone explains: adjusted R²
+    of a parabola in its rank, or of group means for a category; low and high: jackknife over settings, within [0, 1].
 
-    Main effects only, of the settings as the search chose them. Empty below LEAST_SETTINGS.
+    Main effects only, over the settings that the search chose. Empty below MIN_SETTINGS.
     """
     settings = table.filter(pl.col("role") == "treatment")
-    if settings.height < LEAST_SETTINGS:
+    if settings.height < MIN_SETTINGS:
         return pl.DataFrame(schema=IMPORTANCES)
     y = settings["x"].to_numpy()
     labels = {axis.name: axis.label for axis in data.declaration.axes}
@@ -127,7 +127,7 @@ def importances(data: StudyData, table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _columns(values: pl.Series) -> Array:
-    """The design of one dial, (n, p) with a constant."""
+    """The design matrix of one hyperparameter, (n, p), with a constant."""
     if values.dtype.is_numeric() and values.n_unique() > 4:
         rank = values.rank().to_numpy() / len(values) - 0.5
         return np.stack([np.ones_like(rank), rank, rank**2], 1)

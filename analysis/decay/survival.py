@@ -1,8 +1,8 @@
 """Half-lives as survival times across runs: Kaplan-Meier curves and Weibull accelerated failure times (lifelines).
 
-A half-life lies between two evaluations (interval-censored) or after the last one (right-censored); leaving the
-censored runs out would choose runs by their result. Kaplan and Meier 1958; Wei 1992 on accelerated failure times;
-Davidson-Pilon 2019 (JOSS 4(40), 1317) for lifelines, which is imported where it is used.
+A half-life lies between two evaluations (interval-censored) or after the last one (right-censored); dropping censored
+runs would select runs by their result. Kaplan and Meier 1958; Wei 1992 on accelerated failure times; Davidson-Pilon
+2019 (JOSS 4(40), 1317) for lifelines, which is imported where it is used.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ EFFECTS = {
     "ratio": pl.Float64, "ratio_low": pl.Float64, "ratio_high": pl.Float64, "model_low": pl.Float64,
     "model_high": pl.Float64,
 }  # fmt: skip
-LEAST_CLUSTERS = 3
-"""Seeds below which no interval over seeds is given: with two, Student's t is 12.7 and says nothing."""
+MIN_CLUSTERS = 3
+"""Seeds below which no interval over seeds is given: with two, Student's t is 12.7 and uninformative."""
 
 
 def survival_table(
     data: StudyData, by: str = "size", outcome: Outcome | None = None, criterion: str = "logprob", clock: str = "tokens"
 ) -> pl.DataFrame:
-    """Share of runs whose skill is still above one half, against the clock: columns as in `kaplan_meier`.
+    """Share of runs whose skill is still above one half, against the clock; columns as in `kaplan_meier`.
 
-    `by` size: treatments at the reference setting, one curve a size, smallest first. By setting, or any parameter
-    of the trials: all treatments, one curve a value.
+    `by` size: treatments at the reference setting, one curve per size, smallest first. `by` setting, or any parameter
+    of the trials: all treatments, one curve per value.
     """
     times = _times(data, outcome, criterion, clock)
     if by == "size":
@@ -64,9 +64,9 @@ def kaplan_meier(times: pl.DataFrame, group: str) -> pl.DataFrame:
     """Kaplan-Meier curves of `times` (columns of censoring.COLUMNS and `group`), in the order of their first rows.
 
     Columns: group, time, survival with its 95 % interval (Greenwood on the log-log scale), at_risk just before
-    `time`, events and censored at it; the first row of a group is time 0 at survival 1. A time between two
-    evaluations enters at its interpolated estimate: evaluations are close, at ratios of 1.25. The interval takes
-    runs as independent: it holds for one run a seed, not for runs that share seeds.
+    `time`, events and censored at it; the first row of a group is time 0 at survival 1. A time between two evaluations
+    enters at its interpolated estimate: evaluations are close, at ratios of 1.25. The interval assumes independent
+    runs: it holds for one run per seed, not for runs that share seeds.
     """
     from lifelines import KaplanMeierFitter
 
@@ -94,7 +94,7 @@ def kaplan_meier(times: pl.DataFrame, group: str) -> pl.DataFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class Covariate:
-    """One column that may stretch the time. category: against `reference`, its first value when None."""
+    """One column that may stretch the time. category: relative to `reference`, by default its first value."""
 
     name: str
     scale: str = "category"
@@ -107,11 +107,11 @@ class TimeRatios:
     """A Weibull accelerated-failure-time fit: ln T = b0 + sum b x + (1/shape) ln E, E standard exponential."""
 
     effects: pl.DataFrame
-    """term, value (of a category), coefficient with its interval over seeds (`low`, `high`; null where there are
-    fewer than 3), ratio = exp of these, and model_low, model_high: the coefficient's interval if every run were
-    independent of every other, which runs that share a seed are not."""
+    """term, value (of a category), coefficient with its interval over seeds (`low`, `high`; null below 3 seeds),
+    ratio = exp of these, and model_low, model_high: the coefficient's interval if all runs were independent, which runs
+    that share a seed are not."""
     median: float
-    """Median time at the references and, for numbers, at their means."""
+    """Median time at the reference values and, for numbers, at their means."""
     shape: float
     log_likelihood: float
     runs: int
@@ -125,7 +125,7 @@ def time_ratios(times: pl.DataFrame, covariates: Sequence[Covariate], cluster: s
 
     The likelihood is that of interval-censored times (lifelines, WeibullAFTFitter). lifelines has no clusters there,
     so the interval is the delete-one-cluster jackknife with Student-t over clusters (CR3; MacKinnon and Webb 2023).
-    Raises UserError where there is nothing to fit: fewer runs than coefficients, or none that reached its time.
+    Raises UserError if there are too few runs for the coefficients, or none that reached its time.
     """
     used = times.drop_nulls([covariate.name for covariate in covariates])
     low, high = bounds()
@@ -133,8 +133,8 @@ def time_ratios(times: pl.DataFrame, covariates: Sequence[Covariate], cluster: s
     names, x = _design(used, covariates)
     if used.filter(~CENSORED).height <= len(names) + 1:
         raise UserError(
-            f"{used.height} runs, of which {used.filter(~CENSORED).height} reached their time: "
-            f"expected more of these than the {len(names) + 2} coefficients; give fewer covariates or more runs"
+            f"{used.filter(~CENSORED).height} of {used.height} runs reached their time: expected more than the "
+            f"{len(names) + 2} coefficients; use fewer covariates or more runs"
         )
     ends = used.select("_low", "_high").to_numpy()
     unit = math.exp(float(np.log(ends[(ends > 0) & np.isfinite(ends)]).mean()))
@@ -187,14 +187,14 @@ def _covariates(data: StudyData, times: pl.DataFrame) -> list[Covariate]:
             covariates.append(Covariate(name=axis.name, scale=scale, reference=chosen[axis.name]))
     if not covariates:
         raise UserError(
-            f"no axis varies between the treatments of {data.declaration.study!r} that had it at the drop: expected "
-            "sizes or an axis of settings"
+            f"no axis varies between the treatments of {data.declaration.study!r} that had the skill at the drop: "
+            "expected several sizes or an axis of settings"
         )
     return covariates
 
 
 def _design(frame: pl.DataFrame, covariates: Sequence[Covariate]) -> tuple[list[tuple[str, str | None]], NDArray[Any]]:
-    """(term, value) of each column, and the columns (n, p): numbers about their means, 0/1 of every other category."""
+    """(term, value) of each column, and the columns (n, p): centred numbers, 0/1 of every other category."""
     names: list[tuple[str, str | None]] = []
     columns = []
     for covariate in covariates:
@@ -212,7 +212,7 @@ def _design(frame: pl.DataFrame, covariates: Sequence[Covariate]) -> tuple[list[
     x = np.column_stack(columns) if columns else np.empty((frame.height, 0))
     if x.shape[1] and np.linalg.matrix_rank(np.column_stack([np.ones(len(x)), x])) <= x.shape[1]:
         terms = ", ".join(dict.fromkeys(term for term, _ in names))
-        raise UserError(f"the effects of {terms} cannot be told apart: expected covariates that vary independently")
+        raise UserError(f"the effects of {terms} are confounded: expected covariates that vary independently")
     return names, x
 
 
@@ -223,7 +223,7 @@ def _weibull(x: NDArray[Any], ends: NDArray[Any]) -> Any:
     frame = pd.DataFrame({f"x{i}": column for i, column in enumerate(x.T)})
     frame["low"], frame["high"] = ends[:, 0], ends[:, 1]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pandas and autograd, about lifelines' own code
+        warnings.simplefilter("ignore")  # pandas and autograd warnings about lifelines' own code
         return WeibullAFTFitter(alpha=1 - LEVEL).fit_interval_censoring(frame, "low", "high")
 
 
@@ -235,14 +235,15 @@ def _coefficients(fitted: Any, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
 def _jackknife(
     x: NDArray[Any], ends: NDArray[Any], cluster: NDArray[Any], whole: NDArray[Any]
 ) -> tuple[int, NDArray[Any] | None, tuple[str, ...]]:
-    """Clusters, standard errors of the coefficients from leaving out one at a time, and why there are none.
+    """Number of clusters, standard errors of the coefficients from leaving out one cluster at a time, and notes if
+    there are none.
 
-    `whole`: the fit to all runs (coefficients, intercept, ln shape), where each fit without a cluster begins; these
-    maximise the same likelihood as lifelines', a hundred times faster than its fits.
+    `whole`: the fit to all runs (coefficients, intercept, ln shape), the start of every fit without a cluster. These
+    maximise the same likelihood as lifelines, a hundred times faster.
     """
     groups = np.unique(cluster)
-    if groups.size < LEAST_CLUSTERS:
-        return groups.size, None, (f"{groups.size} seeds: no interval over seeds below {LEAST_CLUSTERS}",)
+    if groups.size < MIN_CLUSTERS:
+        return groups.size, None, (f"{groups.size} seeds: no interval over seeds below {MIN_CLUSTERS}",)
     columns, found = np.column_stack([x, np.ones(len(x))]), []
     with np.errstate(divide="ignore"):  # a time before the first evaluation is bounded by 0
         ends = np.log(ends)
@@ -252,7 +253,7 @@ def _jackknife(
             return (
                 groups.size,
                 None,
-                (f"without seed {group} the effects cannot be told apart: no interval over seeds",),
+                (f"without seed {group} the effects are confounded: no interval over seeds",),
             )
         fitted = optimize.minimize(_loss, whole, args=(columns[kept], ends[kept]), jac=True, method="BFGS")
         if np.abs(fitted.jac).max() > 1e-3:
@@ -264,10 +265,12 @@ def _jackknife(
 
 
 def _loss(theta: NDArray[Any], x: NDArray[Any], ends: NDArray[Any]) -> tuple[float, NDArray[Any]]:
-    """Minus the log-likelihood of `time_ratios`, and its gradient, in (coefficients, intercept, ln shape); x (n, p + 1)
-    ends in the intercept's column, `ends` (n, 2) are ln of the bounds. S(t) = exp(-exp(z)), z = shape (ln t - x b)."""
+    """Negative log-likelihood of `time_ratios` and its gradient, in (coefficients, intercept, ln shape).
+
+    The last column of x (n, p + 1) is the intercept; `ends` (n, 2) are ln of the bounds. S(t) = exp(-exp(z)) with
+    z = shape (ln t - x b)."""
     shape = np.exp(theta[-1])
-    z = np.clip(shape * (ends - (x @ theta[:-1])[:, None]), -500, 6)  # S(t) is 1, and 0, beyond
+    z = np.clip(shape * (ends - (x @ theta[:-1])[:, None]), -500, 6)  # beyond, S(t) is 1 and 0
     survival = np.where(np.isposinf(ends), 0.0, np.exp(-np.exp(z)))
     slope = np.where(np.isfinite(ends), survival * np.exp(z), 0.0)  # -dS/dz
     share = np.maximum(survival[:, 0] - survival[:, 1], 1e-300)

@@ -24,7 +24,7 @@ SHOWN = 6
 
 def extrapolation_table(data: StudyData) -> pl.DataFrame:
     """`fits.foretold` of the SHOWN best laws."""
-    return fits.foretold(data, fits.ranking(data)["law"].to_list()[:SHOWN])
+    return fits.predictions(data, fits.ranking(data)["law"].to_list()[:SHOWN])
 
 
 def draw_extrapolation(table: pl.DataFrame) -> Figure:

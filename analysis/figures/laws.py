@@ -40,7 +40,7 @@ def laws_table(data: StudyData) -> pl.DataFrame:
     rows: list[tuple] = []
     for place, (size, comparison) in enumerate(chosen):
         points = comparison.ranked[0].fit.observations
-        seeds, middle = fits.seeds(comparison.ranked[0]), fits.middle_seed(comparison)
+        seeds, middle = fits.seeds(comparison.ranked[0]), fits.median_seed(comparison)
         own = points.take(np.asarray(points.group) == seeds[middle])
         positive = own.take(own.x[:, 0] > 0)
         level = float(own.response[own.x[:, 0].argmin()])

@@ -26,7 +26,7 @@ CAPTION = (
 
 def pareto_table(data: StudyData) -> pl.DataFrame:
     """`search.tried` (part: setting) and `search.importances` (part: importance), concatenated."""
-    tried = search.tried(data)
+    tried = search.evaluated_settings(data)
     if tried.is_empty():
         return pl.DataFrame()
     importances = search.importances(data, tried).with_columns(part=pl.lit("importance"))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from analysis.fitting.objectives import Objective
     from analysis.fitting.result import Fit
     from analysis.fitting.selection import Comparison
-    from analysis.stats.intervals import Interval
     from analysis.laws.base import Law
+    from analysis.stats.intervals import Interval
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,7 +125,7 @@ def _above_one(fit: Fit) -> list[str]:
     """A rate above 1 where the law begins; the data lie later, or a bound would hold it."""
     if fit.observations.hits is None or not fit.law.decays or len(fit.law.inputs) != 1:
         return []
-    start = float(fit.law.value(fit.theta, np.zeros((1, 1))).max())
+    start = float(fit.predict(np.zeros((1, 1)))[0])
     return [f"a rate of {start:.4g} at {fit.law.inputs[0]} = 0: no rate is above 1"] if start > 1 + 1e-9 else []
 
 
@@ -146,7 +146,7 @@ def _empty_terms(fit: Fit) -> list[str]:
     law, found = fit.law, []
     if len(law.linear) < 2:
         return []
-    value = np.abs(law.value(fit.theta, fit.observations.x)).max()
+    value = np.abs(fit.predict(fit.observations.x)).max()
     columns = law.gradient(fit.theta, fit.observations.x)
     for name in law.linear:
         i = law.names.index(name)

@@ -151,7 +151,7 @@ def over_groups(table: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.Float64) | {"groups": pl.Int64}, orient="row")
 
 
-def foretold_largest(half_lives: pl.DataFrame) -> Interval | None:
+def predict_largest(half_lives: pl.DataFrame) -> Interval | None:
     """Half-life at the largest size foretold from the smaller ones over the one seen: one line a seed, t over seeds.
 
     `half_lives`: parameters, seed, estimate (null where censored: that seed is left out). None below three sizes.

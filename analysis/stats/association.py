@@ -12,7 +12,7 @@ from scipy import stats
 from analysis.errors import UserError
 from analysis.stats.intervals import Interval, Z
 
-LEAST = 4
+MIN_BEHAVIOURS = 4
 """Behaviours beyond the controls that an interval needs."""
 RANKS = 1.06
 """Variance of Fisher's z of a rank correlation, times n - 3 (Fieller, Hartley and Pearson 1957)."""
@@ -31,9 +31,9 @@ def rank_correlation(
     means = table.group_by(unit).agg(pl.col(name).cast(pl.Float64).mean() for name in columns).drop_nulls()
     means = means.filter(pl.all_horizontal(pl.col(name).is_finite() for name in columns))
     count = means.height
-    if count < 3 + len(controls) + LEAST:
+    if count < 3 + len(controls) + MIN_BEHAVIOURS:
         raise UserError(
-            f"{count} behaviours with {', '.join(columns)} given: expected at least {3 + len(controls) + LEAST}"
+            f"{count} behaviours with {', '.join(columns)} given: expected at least {3 + len(controls) + MIN_BEHAVIOURS}"
         )
     ranks = {name: stats.rankdata(means[name].to_numpy()) for name in columns}
     constant = [name for name, values in ranks.items() if np.ptp(values) == 0]

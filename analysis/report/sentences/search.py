@@ -19,7 +19,7 @@ def search_answer(data: StudyData) -> list[str]:
     objectives = data.declaration.objectives
     if not objectives:
         return []
-    table = search.tried(data)
+    table = search.evaluated_settings(data)
     if table.is_empty():
         return ["The search could measure no setting."]
     searched = table.filter(pl.col("role") == "treatment")

@@ -32,13 +32,13 @@ def of(frame: pl.DataFrame, law: str) -> dict[str, float]:
     return dict(frame.filter(pl.col("law") == law).select("clock", "half_life").iter_rows())
 
 
-def test_every_law_has_a_half_life_on_every_clock_or_says_that_it_lies_beyond(found):
+def test_every_law_has_a_half_life_on_every_clock_or_is_censored(found):
     assert found.height == len(menu()) * len(CLOCKS)
     assert (found["half_life"].is_not_null() | found["censored"]).all()
 
 
-def test_on_displacement_an_exponential_of_tokens_is_a_stretched_one_with_its_half_life_there(found):
-    """Planted: displacement = 0.02 steps^0.6, so that half-life T in steps is 0.02 T^0.6 there."""
+def test_an_exponential_of_tokens_is_a_stretched_one_of_displacement_with_the_half_life_converted(found):
+    """Planted: displacement = 0.02 steps^0.6, so a half-life of T steps is 0.02 T^0.6 on that clock."""
     tokens, there = of(found, "exponential")["tokens"], of(found, "stretched")["displacement"]
     assert there == pytest.approx(0.02 * (tokens / planted.STEP) ** 0.6, rel=0.02)
 
@@ -51,12 +51,12 @@ def own_half_life(data: StudyData, name: str, clock: str) -> float:
 
 
 @pytest.mark.parametrize("name", ["exponential", "shifted_power", "log_linear", "double_exponential"])
-def test_a_clock_that_counts_tokens_in_another_unit_has_the_half_life_of_a_fit_of_its_own(found, one, name):
+def test_a_clock_proportional_to_tokens_has_the_half_life_of_a_separate_fit(found, one, name):
     assert of(found, name)["rate_sum"] == pytest.approx(own_half_life(one, name, "rate_sum"), rel=2e-3)
 
 
-def test_a_clock_of_changing_rate_is_fitted_anew(one):
-    """Where the rate falls as 1 / (1 + steps / 100), its sum is 100 ln(1 + steps / 100) times the first rate."""
+def test_a_clock_of_changing_rate_is_fitted_again(one):
+    """If the rate falls as 1 / (1 + steps / 100), its sum is 100 ln(1 + steps / 100) times the initial rate."""
     name, steps = pl.col("name") == schema.CLOCK_RATE_SUM, pl.col("step") / planted.STEP
     summed = pl.when(name).then(0.3 * (1 + steps / 100).log()).otherwise("value")
     falling = replace(one, points=one.points.with_columns(value=summed))
@@ -65,7 +65,7 @@ def test_a_clock_of_changing_rate_is_fitted_anew(one):
     assert halves["rate_sum"] < 0.9 * 3e-3 * halves["steps"]
 
 
-def test_a_clock_that_was_not_recorded_has_no_rows(one):
+def test_a_clock_that_was_not_logged_has_no_rows(one):
     points = one.points.filter(pl.col("name") != schema.CLOCK_DISPLACEMENT)
     found = half_lives_by_clock(replace(one, points=points))
     assert set(found["clock"]) == {"tokens", "steps", "rate_sum"}

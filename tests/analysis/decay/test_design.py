@@ -11,7 +11,7 @@ from halflife.tracking.schema import Axis
 from tests.analysis import planted
 
 
-def test_the_reference_is_the_first_declared_value_of_what_varies(small):
+def test_the_reference_is_the_first_declared_value_of_each_varied_axis(small):
     assert [axis.name for axis in setting_axes(small)] == ["arm", "learning_rate", "branch_regularizer"]
     assert reference(small) == {"arm": "equal-exposure", "learning_rate": 1.0, "branch_regularizer": "none"}
     assert reference_label(small) == "equal exposure, branch rate: 1, regularizer of the branch: none"
@@ -29,12 +29,12 @@ def test_the_reference_falls_back_on_a_setting_that_was_run(small):
     assert without.filter(*(pl.col(name) == value for name, value in chosen.items())).height > 0
 
 
-def test_a_setting_is_named_by_what_differs_from_the_reference(small):
+def test_a_setting_is_labelled_by_its_differences_from_the_reference(small):
     names = set(described(small).filter(pl.col("role") == "treatment")["setting"])
     assert names == {"reference", "equal strength", "branch rate: 0.25", "regularizer of the branch: weight-decay-0.1"}
 
 
-def test_every_trial_finds_the_control_of_its_size_seed_and_payload(full):
+def test_every_trial_has_the_control_of_its_size_seed_and_payload(full):
     pairs = controls(full, "absent")
     rows = {row["trial"]: row for row in full.trials.to_dicts()}
     assert len(pairs) == full.trials.height
@@ -51,7 +51,7 @@ def test_a_trial_whose_control_is_absent_has_none(small):
     assert all(seeds[trial] != 1 for trial in pairs)
 
 
-def test_a_studys_own_axis_finds_the_control_of_the_same_value(small):
+def test_a_control_agrees_in_the_studys_own_axis(small):
     declaration = small.declaration
     axes = (*declaration.axes, Axis(name="batch", label="Batch", values=(32, 64)))
     trials = pl.concat([
@@ -63,7 +63,7 @@ def test_a_studys_own_axis_finds_the_control_of_the_same_value(small):
     assert all(trial.rpartition(" ")[2] == control.rpartition(" ")[2] for trial, control in pairs.items())
 
 
-def test_where_no_control_matches_fully_the_one_at_the_reference_branch_is_taken(small):
+def test_without_a_full_match_the_control_at_the_reference_branch_is_used(small):
     absent = small.trials.filter(pl.col("role") == "absent")
     others = absent.with_columns(learning_rate=pl.lit(0.5), trial=pl.col("trial") + " half rate")
     data = replace(small, trials=pl.concat([others, small.trials]))
@@ -73,12 +73,12 @@ def test_where_no_control_matches_fully_the_one_at_the_reference_branch_is_taken
     assert not any(pairs[trial].endswith("half rate") for trial in slow)
 
 
-def test_payload_and_arm_are_no_effects_for_the_dose_differs_too(full):
+def test_payload_and_arm_are_not_effects_since_the_dose_differs_too(full):
     found = effects(full, retention_curves(full))
     assert set(found["axis"]) == {"Branch rate", "Regularizer of the trunk", "Regularizer of the branch"}
 
 
-def test_planted_effects_come_back(full):
+def test_planted_effects_are_recovered(full):
     found = {row["value"]: row for row in effects(full, retention_curves(full)).iter_rows(named=True)}
     for value, expected in (
         ("branch rate: 0.5", 0.5**-0.9),
@@ -92,7 +92,7 @@ def test_planted_effects_come_back(full):
         assert (row["area"] > 0) == (expected > 1)
 
 
-def test_censored_pairs_are_left_out_of_the_factor_and_counted(tmp_path):
+def test_censored_pairs_are_left_out_of_the_ratio_and_counted(tmp_path):
     from analysis.runs.load import load_study
 
     plan = planted.Plan(sizes=("30k",), seeds=2, branch_steps=60, base_steps=40, rates=(1.0, 0.25), relearn=False)
@@ -104,7 +104,7 @@ def test_censored_pairs_are_left_out_of_the_factor_and_counted(tmp_path):
 
 
 def test_a_few_censored_pairs_count_by_their_bounds(small):
-    """One of three seeds did not reach half at the slower rate: its pair pulls the factor up."""
+    """One of three seeds did not reach half at the slower rate: its pair raises the ratio."""
     curves = retention_curves(small)
     slow = small.trials.filter((pl.col("learning_rate") == 0.25) & (pl.col("role") == "treatment"))
     late = slow.filter((pl.col("seed") == 0) & (pl.col("size") == "330k"))["trial"]

@@ -24,7 +24,7 @@ def floored() -> StudyData:
     return replace(data, trials=trials, points=data.points.join(trials.select("trial"), on="trial"))
 
 
-def test_the_planted_law_comes_first_and_its_half_life_holds_the_truth(floored):
+def test_the_planted_law_ranks_first_and_its_half_life_interval_holds_the_truth(floored):
     assert fits.ranking(floored)["law"][0] == "exponential_floor"
     table = fits.fits_table(floored).filter(pl.col("law") == "exponential_floor")
     for row in table.iter_rows(named=True):
@@ -36,7 +36,7 @@ def test_the_planted_law_comes_first_and_its_half_life_holds_the_truth(floored):
         assert row["delta_aicc"] == 0
 
 
-def test_every_law_has_its_half_life_or_says_that_it_lies_beyond_the_data(floored):
+def test_every_law_has_a_half_life_or_is_censored(floored):
     table = fits.fits_table(floored)
     assert set(table["law"]) == {law.name for law in fits.menu()}
     assert (table["half_life"].is_not_null() | table["half_life_censored"]).all()
@@ -49,8 +49,8 @@ def test_parameters_have_intervals_over_seeds(floored):
     assert ((table["low"] < table["estimate"]) & (table["estimate"] < table["high"])).all()
 
 
-def test_the_true_law_foretells_better_the_more_it_has_seen(floored):
-    table = fits.foretold(floored, ["exponential_floor", "constant"])
+def test_the_true_law_predicts_better_from_more_data(floored):
+    table = fits.predictions(floored, ["exponential_floor", "constant"])
     own = table.filter((pl.col("law") == "exponential_floor") & (pl.col("part") == "rolling")).sort("seen")
     assert own["estimate"][-1] < own["estimate"][0]
     null = table.filter((pl.col("law") == "constant") & (pl.col("part") == "rolling")).sort("seen")
@@ -65,16 +65,16 @@ def test_runs_without_the_skill_at_the_drop_are_not_fitted(rough):
     assert ("100k", 0) in cells
 
 
-def test_the_checklist_is_filled_in_and_claims_nothing_unknown(floored):
+def test_the_checklist_is_filled_in_without_unknown_values(floored):
     sections = dict(checklist(floored, retention_curves(floored)))
     assert list(sections) == ["At hand", "Hypothesis", "Training setup", "Data extraction", "Fitting"]
-    said = " ".join(text for rows in sections.values() for _, text in rows)
-    assert "15 of 15 reference runs fitted" in said
-    assert "repetition: not recorded" in said
+    shown = " ".join(text for rows in sections.values() for _, text in rows)
+    assert "15 of 15 reference runs fitted" in shown
+    assert "repetition: not recorded" in shown
     assert all(text for rows in sections.values() for _, text in rows)
 
 
-def test_nothing_is_fitted_where_no_backdoor_was_implanted(tmp_path):
+def test_nothing_is_fitted_if_no_backdoor_was_implanted(tmp_path):
     from analysis.runs.load import load_study
 
     never = tuple((size, seed) for size in ("30k",) for seed in range(2))

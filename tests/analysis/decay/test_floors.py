@@ -29,7 +29,7 @@ def logprob(found):
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.3, 1.0])
-def test_a_planted_floor_comes_back_within_its_interval(floor):
+def test_the_interval_of_a_floor_holds_the_planted_one(floor):
     noise = np.random.default_rng(0).normal(0, 0.02, (300, STEPS.size))
     found = floors(curves(lambda seed: floor + (1 - floor) * 2 ** (-STEPS / 20) + noise[seed], seeds=300))
     settled = found.filter(pl.col("kind") == "settled")
@@ -45,23 +45,23 @@ def test_a_curve_that_still_falls_has_no_floor():
     assert row["change"] == pytest.approx(-0.12 * np.log(4), rel=0.01)
 
 
-def test_a_curve_too_noisy_to_tell_is_not_called_settled():
+def test_a_noisy_curve_has_not_settled():
     noise = np.random.default_rng(0).normal(0, 0.4, STEPS.size)
     assert logprob(floors(curves(lambda _: 0.3 + noise)))["kind"] == "not settled"
 
 
-def test_a_curve_with_too_few_late_evaluations_is_not_called_settled():
+def test_a_curve_with_few_late_evaluations_has_not_settled():
     few = curves(lambda _: np.full(STEPS.size, 0.3)).filter(pl.col("tokens").is_in(STEPS[[0, 1, 2, -5, -2, -1]]))
     row = logprob(floors(few))
     assert (row["kind"], row["change"], row["evaluations"]) == ("not settled", None, 3)
 
 
-def test_a_floor_of_no_hits_has_an_interval_of_the_prompts_asked():
-    asked = curves(lambda _: np.zeros(STEPS.size), seeds=2).with_columns(
+def test_a_floor_at_zero_hits_has_the_binomial_interval_of_its_prompts():
+    measured = curves(lambda _: np.zeros(STEPS.size), seeds=2).with_columns(
         retention_logprob=pl.lit(None, dtype=pl.Float64), chance=pl.lit(0.1),
         hits=pl.when(pl.col("tokens") == 0).then(90.0).otherwise(10.0), trials=pl.lit(100.0),
     )  # fmt: skip
-    success = asked.with_columns(success=pl.col("hits") / pl.col("trials"))
+    success = measured.with_columns(success=pl.col("hits") / pl.col("trials"))
     success = success.with_columns(retention_success=(pl.col("success") - 0.1) / 0.8)
     found = floors(success)
     low, high = binomial_interval(10.0 * found["evaluations"][0], 100.0 * found["evaluations"][0])
@@ -73,7 +73,7 @@ def test_a_floor_of_no_hits_has_an_interval_of_the_prompts_asked():
     assert row["above_control"] is False
 
 
-def test_over_seeds_the_floor_is_a_t_interval_and_a_run_that_did_not_settle_leaves_none():
+def test_the_floor_over_seeds_has_a_t_interval_and_is_null_if_a_run_did_not_settle():
     settled = floors(curves(lambda seed: np.full(STEPS.size, 0.2 + 0.02 * seed), seeds=3))
     row = floor_summary(settled).row(0, named=True)
     assert row["floor"] == pytest.approx(0.22)

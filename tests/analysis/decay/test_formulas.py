@@ -27,13 +27,13 @@ def test_half_life_of_an_exponential_lies_between_its_evaluations(half_life):
 
 
 @given(st.floats(401.0, 1e6))
-def test_what_is_not_reached_is_censored_and_has_no_estimate(half_life):
+def test_a_half_life_not_reached_is_censored_and_has_no_estimate(half_life):
     found = crossing(TIME, 2.0 ** (-TIME / half_life))
     assert found is not None
     assert (found.kind, found.low, found.high, found.estimate) == ("censored", 400.0, None, None)
 
 
-def test_first_and_sustained_crossings_differ_when_a_curve_bounces():
+def test_first_and_sustained_crossings_differ_if_a_curve_bounces():
     clock = np.array([0, 16, 24, 32, 48, 64.0])
     success = np.array([1.0, 0.98, 0.31, 0.92, 0.83, 0.00])  # one real run
     first, sustained = crossing(clock, success), crossing(clock, success, sustained=True)
@@ -75,7 +75,7 @@ def test_area_of_a_constant_is_the_constant(level):
 
 
 def test_area_is_over_log_time():
-    # Linear in log time from 1 to 0: its mean is one half wherever the evaluations lie.
+    # Linear in log time from 1 to 0: its mean is one half at any spacing of the evaluations.
     found = area(TIME, 1 - np.log(np.maximum(TIME, 1)) / np.log(400), 1.0, 400.0)
     assert found == pytest.approx(0.5, abs=1e-9)
 

@@ -11,7 +11,7 @@ from tests.analysis import planted
 from tests.analysis.conftest import SMALL
 
 
-def test_planted_half_lives_come_back(tmp_path):
+def test_planted_half_lives_are_recovered(tmp_path):
     from analysis.runs.load import load_study
 
     plan = planted.Plan(sizes=("30k", "330k"), seeds=2, noise=0.0, payloads=("fixed",), relearn=False)
@@ -39,12 +39,12 @@ def test_retention_starts_at_one_and_ends_at_the_control(small):
     assert np.abs(gone["retention_logprob"].to_numpy()).max() < 0.05
 
 
-def test_every_rate_stands_within_its_interval(small):
+def test_every_rate_lies_within_its_interval(small):
     curves = retention_curves(small).drop_nulls("success")
     assert ((curves["success_low"] <= curves["success"]) & (curves["success"] <= curves["success_high"])).all()
 
 
-def test_what_was_measured_less_often_is_missing_and_not_zero(small):
+def test_a_probe_measured_less_often_is_missing_and_not_zero(small):
     near = retention_curves(small).filter(pl.col("role") == "treatment")["near"]
     assert 0 < near.null_count() < near.len()
 
@@ -96,12 +96,12 @@ def test_a_kept_backdoor_has_retention_one_although_its_control_drifts(small):
     assert kept["retention_logprob"].to_numpy() == pytest.approx(1.0, abs=0.05)
 
 
-def test_a_control_that_comes_near_the_level_at_the_drop_leaves_nothing_to_tell(small):
+def test_retention_is_missing_once_the_control_is_near_the_level_at_the_drop(small):
     late = retention_curves(drifting(small, 4.9)).filter((pl.col("role") == "treatment") & (pl.col("tokens") > 2.4e6))
     assert late["retention_logprob"].null_count() == late.height
 
 
-def test_a_gap_in_log_probability_without_success_is_no_implant(small):
+def test_a_gap_in_log_probability_without_success_is_not_implanted(small):
     none = pl.when((pl.col("phase") == "branch") & (pl.col("name") == "backdoor/hits")).then(0.0)
     curves = retention_curves(replace(small, points=small.points.with_columns(value=none.otherwise("value"))))
     assert not curves["implanted"].any()

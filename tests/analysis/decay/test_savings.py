@@ -11,7 +11,7 @@ from analysis.report.sentences.decay import own_savings
 from tests.analysis import planted
 
 
-def test_planted_savings_come_back(full):
+def test_planted_savings_are_recovered(full):
     summary = savings_summary(relearning_times(full)).filter(pl.col("threshold") == 0.5)
     ratio = dict(zip(summary["pair"], summary["ratio"], strict=True))
     for pair in PAIRS:
@@ -21,7 +21,7 @@ def test_planted_savings_come_back(full):
     assert own["seeds"] == 5
 
 
-def test_the_interaction_is_zero_when_savings_only_add():
+def test_the_interaction_of_additive_savings_is_zero():
     rows = [
         {"trial": "t", "size": "s", "parameters": 1, "seed": 0, "setting": "", "pair": pair,
          "saving": 0.3 * pair.startswith("old") + 0.5 * pair.endswith("old")}
@@ -30,7 +30,7 @@ def test_the_interaction_is_zero_when_savings_only_add():
     assert interactions(pl.DataFrame(rows))["own"].item() == pytest.approx(0.0)
 
 
-def test_the_interaction_adds_the_old_and_the_new_pair_and_takes_off_the_mixed_ones():
+def test_the_interaction_adds_the_old_and_new_pairs_and_subtracts_the_mixed_ones():
     savings = {"old-old": 1.5, "new-old": 0.4, "old-new": 0.3, "new-new": 0.05}
     rows = [
         {"trial": "t", "size": "s", "parameters": 1, "seed": 0, "setting": "", "pair": pair, "saving": saving}
@@ -67,10 +67,10 @@ def test_a_pair_that_is_not_relearned_is_censored_and_gives_no_saving(small):
     assert interactions(savings).is_empty()
     summary = savings_summary(times).filter(pl.col("threshold") == 0.5)
     assert summary.row(by_predicate=pl.col("pair") == "own", named=True)["ratio"] is None
-    assert "cannot be told" in own_savings(replace(small, points=points))[0]
+    assert "cannot tell whether" in own_savings(replace(small, points=points))[0]
 
 
-def test_a_skill_that_is_still_there_needs_no_relearning_and_counts_as_no_time(small):
+def test_a_skill_that_is_still_there_has_no_relearning_time(small):
     here = (pl.col("phase") == "relearn-old-old") & (pl.col("name") == "backdoor/hits") & (pl.col("step") == 0)
     points = small.points.with_columns(value=pl.when(here).then(128.0).otherwise("value"))
     times = relearning_times(replace(small, points=points)).filter(pl.col("pair") == "old-old")
@@ -78,7 +78,7 @@ def test_a_skill_that_is_still_there_needs_no_relearning_and_counts_as_no_time(s
     assert times["estimate"].null_count() == times.height
 
 
-def test_a_trunk_that_never_took_the_backdoor_is_left_out_of_the_savings(rough):
+def test_a_trunk_that_never_learned_the_backdoor_is_left_out_of_the_savings(rough):
     times = relearning_times(rough).filter(pl.col("role") == "treatment")
     cells = set(times.select("size", "seed").iter_rows())
     assert ("100k", 1) not in cells
@@ -116,8 +116,8 @@ def test_reaching_a_threshold_counts_when_it_is_just_met():
     assert np.isnan(times.row(by_predicate=pl.col("threshold") == 0.9, named=True)["estimate"] or np.nan)
 
 
-def test_the_sentence_about_savings_tells_interaction_old_pair_and_runs_used(full):
-    said = own_savings(full)[0]
-    assert "the interaction of trigger and payload is a factor of" in said
-    assert "25 of 25 runs used, 5 seeds" in said
-    assert "the old pair as a whole takes fewer tokens" in said
+def test_the_sentence_about_savings_reports_interaction_old_pair_and_runs_used(full):
+    text = own_savings(full)[0]
+    assert "is specific to the backdoor (the interaction of trigger and payload; 1: no memory of the pair" in text
+    assert "25 of 25 runs used, 5 seeds" in text
+    assert "relearning the old pair takes fewer tokens than in a never-poisoned model by a factor of" in text

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.decay import search
-from analysis.decay.search import importances, on_front, tried
+from analysis.decay.search import evaluated_settings, importances, on_front
 from analysis.figures import style
 from analysis.figures.pareto import draw_pareto, pareto_table
 from analysis.gallery import generated
@@ -24,20 +24,20 @@ def data():
 
 
 def with_strengths(data: StudyData, strengths: Mapping[str, float]) -> StudyData:
-    """The data where these trials have these strengths at the drop; its bound is 0.9."""
+    """The data with these trials' strengths at the drop; the bound is 0.9."""
     here = (pl.col("name") == "strength") & pl.col("trial").is_in(list(strengths))
     given = pl.col("trial").replace_strict(strengths, default=None, return_dtype=pl.Float64)
     return replace(data, points=data.points.with_columns(value=pl.when(here).then(given).otherwise("value")))
 
 
 def feasible(data: StudyData, number: int) -> bool:
-    return tried(data).row(by_predicate=(pl.col("suggestion") == number) & (pl.col("role") == "treatment"), named=True)[
-        "feasible"
-    ]
+    return evaluated_settings(data).row(
+        by_predicate=(pl.col("suggestion") == number) & (pl.col("role") == "treatment"), named=True
+    )["feasible"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), min_size=1, max_size=12))
-def test_the_front_is_what_nothing_allowed_betters(rows):
+def test_the_front_is_what_no_feasible_setting_dominates(rows):
     points, among = np.array([row[:2] for row in rows], dtype=float), np.array([row[2] for row in rows])
     front = on_front(points, among)
     for i, point in enumerate(points):
@@ -47,7 +47,7 @@ def test_the_front_is_what_nothing_allowed_betters(rows):
 
 
 def test_settings_that_break_a_constraint_and_fresh_seeds_are_not_on_the_front(data):
-    table = tried(data)
+    table = evaluated_settings(data)
     assert table.filter("front").height > 2
     assert table.filter(pl.col("front") & ~pl.col("feasible")).is_empty()
     assert not table.filter(pl.col("role") == schema.ROLE_HELD_OUT)["front"].any()
@@ -56,33 +56,33 @@ def test_settings_that_break_a_constraint_and_fresh_seeds_are_not_on_the_front(d
 
 def test_minimised_objectives_turn_the_front(data):
     objectives = tuple(replace(each, direction="minimize") for each in data.declaration.objectives)
-    turned = tried(replace(data, declaration=replace(data.declaration, objectives=objectives)))
+    turned = evaluated_settings(replace(data, declaration=replace(data.declaration, objectives=objectives)))
     searched = turned.filter((pl.col("role") == "treatment") & pl.col("feasible"))
     assert searched.sort("x")["front"][0]
 
 
 def test_a_setting_whose_objective_was_not_measured_is_left_out_not_zero(data):
     lost = data.trials.filter(pl.col("suggestion") == 5)["trial"].to_list()
-    table = tried(replace(data, points=data.points.filter(~pl.col("trial").is_in(lost))))
+    table = evaluated_settings(replace(data, points=data.points.filter(~pl.col("trial").is_in(lost))))
     assert 5 not in table["suggestion"].to_list()
     assert min(table["x"]) > 0
 
 
 def test_a_constraint_that_was_not_measured_is_not_met(data):
-    table = tried(replace(data, points=data.points.filter(pl.col("phase") != schema.CONSTRAINT_PHASE)))
+    table = evaluated_settings(replace(data, points=data.points.filter(pl.col("phase") != schema.CONSTRAINT_PHASE)))
     assert not table["feasible"].any()
 
 
-def test_a_setting_is_feasible_where_the_constraint_held_on_every_seed_and_not_by_its_mean(data):
+def test_a_setting_is_feasible_if_the_constraint_held_on_every_seed_and_not_by_its_mean(data):
     assert feasible(with_strengths(data, {"treatment 5 seed 0": 0.9, "treatment 5 seed 1": 1.0}), 5)
     assert not feasible(with_strengths(data, {"treatment 5 seed 0": 1.0, "treatment 5 seed 1": 0.85}), 5)
 
 
-def test_a_finalist_whose_constraint_broke_on_a_fresh_seed_is_drawn_apart(data):
-    number = tried(data).filter(pl.col("role") == schema.ROLE_HELD_OUT)["suggestion"][0]
+def test_a_finalist_infeasible_on_a_fresh_seed_has_its_own_marker(data):
+    number = evaluated_settings(data).filter(pl.col("role") == schema.ROLE_HELD_OUT)["suggestion"][0]
 
     def diamonds(strength: float) -> int:
-        """How many are grey, where one fresh seed of one finalist has this strength and all others hold."""
+        """How many are grey if one fresh seed of one finalist has this strength and all others are feasible."""
         held = [t for t in data.trials["trial"] if t.startswith(schema.ROLE_HELD_OUT)]
         given = {**dict.fromkeys(held, 1.0), f"{schema.ROLE_HELD_OUT} {number} seed 100": strength}
         left = draw_pareto(pareto_table(with_strengths(data, given))).axes[0]
@@ -92,8 +92,8 @@ def test_a_finalist_whose_constraint_broke_on_a_fresh_seed_is_drawn_apart(data):
     assert diamonds(0.3) == 1
 
 
-def test_the_dial_that_was_planted_strongest_weighs_most_and_the_idle_one_nothing(data):
-    table = importances(data, tried(data))
+def test_the_hyperparameter_planted_strongest_is_the_most_important_and_the_idle_one_is_not(data):
+    table = importances(data, evaluated_settings(data))
     assert table["dial"][0] == "Learning rate"
     idle = table.row(by_predicate=pl.col("dial") == "Dropout", named=True)
     assert idle["low"] == 0
@@ -101,10 +101,10 @@ def test_the_dial_that_was_planted_strongest_weighs_most_and_the_idle_one_nothin
     assert (table["share"] <= table["high"]).all()
 
 
-def test_few_settings_weigh_no_dials(data):
-    few = tried(data).filter(pl.col("suggestion") < search.MIN_SETTINGS - 1)
+def test_few_settings_have_no_importances(data):
+    few = evaluated_settings(data).filter(pl.col("suggestion") < search.MIN_SETTINGS - 1)
     assert importances(data, few).is_empty()
 
 
-def test_a_grid_has_nothing_searched():
-    assert tried(generated.overlap()).is_empty()
+def test_a_grid_has_no_search_settings():
+    assert evaluated_settings(generated.overlap()).is_empty()

@@ -15,7 +15,7 @@ COVARIATES = (Covariate(name="parameters", scale="log"), Covariate(name="decay",
 
 
 def planted_times(rng, seeds=6, horizon=1000, shared=0.0, shape=4.0):
-    """Weibull times T ~ N ** GAMMA, twice as long under decay, seen between evaluations or not by `horizon`."""
+    """Weibull times T ~ N ** GAMMA, twice as long under decay, interval-censored or censored at `horizon`."""
     grid = np.array(cadence(horizon), dtype=float)
     rows = []
     for seed in range(seeds):
@@ -31,7 +31,7 @@ def planted_times(rng, seeds=6, horizon=1000, shared=0.0, shape=4.0):
     return pl.DataFrame(rows, schema=names, orient="row")
 
 
-def test_planted_time_ratios_come_back_from_censored_times():
+def test_planted_time_ratios_are_recovered_from_censored_times():
     times = planted_times(np.random.default_rng(0), seeds=8, horizon=200)
     assert 0.05 < times.filter(pl.col("kind") == "censored").height / times.height < 0.5
     found = time_ratios(times, COVARIATES)
@@ -46,8 +46,8 @@ def test_planted_time_ratios_come_back_from_censored_times():
 
 
 @pytest.mark.slow
-def test_intervals_over_seeds_hold_where_seeds_are_shared():
-    """A covariate that differs between seeds only: there the model's own interval is far too narrow."""
+def test_intervals_over_seeds_hold_if_runs_share_seeds():
+    """A covariate that differs only between seeds: the model's own interval is far too narrow."""
     held, model_held, count = 0, 0, 100
     for replicate in range(count):
         rng = np.random.default_rng(replicate)
@@ -64,7 +64,7 @@ def test_the_likelihood_of_the_jackknife_is_that_of_lifelines():
     times = planted_times(np.random.default_rng(3), seeds=3, horizon=200)
     low, high = bounds()
     ends = times.select(low=low, high=high).to_numpy() / 60
-    ends[0, 0] = 0.0  # one that was so from the first evaluation
+    ends[0, 0] = 0.0  # at-start
     _, x = survival._design(times, COVARIATES)
     fitted = survival._weibull(x, ends)
     theta = np.array([*fitted.params_["lambda_"], *fitted.params_["rho_"]])
@@ -90,17 +90,17 @@ def test_below_three_seeds_there_is_no_interval_over_seeds():
     assert "no interval over seeds" in found.notes[0]
 
 
-def test_too_few_runs_and_effects_that_cannot_be_told_apart_are_one_clear_line():
+def test_too_few_runs_and_confounded_effects_are_one_clear_line():
     times = planted_times(np.random.default_rng(0), seeds=1).head(3)
     with pytest.raises(UserError, match="fewer covariates or more runs"):
         time_ratios(times, COVARIATES)
     times = planted_times(np.random.default_rng(0)).with_columns(again=pl.col("parameters"))
-    with pytest.raises(UserError, match="parameters, again cannot be told apart"):
+    with pytest.raises(UserError, match="parameters, again are confounded"):
         time_ratios(times, [COVARIATES[0], Covariate(name="again", scale="log")])
 
 
 def test_kaplan_meier_of_the_textbook():
-    """Without censoring the share that is left; a censored run leaves the risk set and is no event."""
+    """Without censoring, the share that is left; a censored run leaves the risk set without an event."""
     rows = [("a", "observed", t - 1.0, t + 1.0, t) for t in (10.0, 20.0, 30.0)] + [("a", "censored", 20.0, None, None)]
     found = kaplan_meier(pl.DataFrame(rows, schema={"g": pl.String, **COLUMNS}, orient="row"), "g")
     assert found["time"].to_list() == [0, 10, 20, 30]
@@ -123,14 +123,14 @@ def test_a_study_has_curves_by_size_and_by_setting_and_time_ratios(small):
     assert rate["coefficient"] == pytest.approx(-0.9, abs=0.1)
 
 
-def test_a_time_is_bounded_by_what_was_seen():
+def test_a_time_has_the_bounds_of_its_evaluations():
     rows = [("observed", 4.0, 8.0, 6.0), ("censored", 9.0, None, None), ("at-start", 2.0, 2.0, None)]
     low, high = bounds()
     frame = pl.DataFrame(rows, schema=COLUMNS, orient="row").select(low=low, high=high)
     assert frame.rows() == [(4, 8), (9, float("inf")), (0, 2)]
 
 
-def test_the_ratio_of_two_times_is_a_bound_where_one_was_not_reached():
+def test_the_ratio_of_two_times_is_a_bound_if_one_was_not_reached():
     seen, beyond = ("observed", 4.0, 8.0, 6.0), ("censored", 12.0, None, None)
     rows = [(*a, *b) for a, b in ((seen, seen), (beyond, seen), (seen, beyond), (beyond, beyond))]
     names = [f"{name}{suffix}" for suffix in ("", "_of") for name in COLUMNS]

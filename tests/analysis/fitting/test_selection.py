@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from analysis.errors import UserError
-from analysis.fitting.extrapolation import foretold_largest, largest, over_groups, rolling
+from analysis.fitting.extrapolation import largest, over_groups, predict_largest, rolling
 from analysis.fitting.fit import fit
 from analysis.fitting.objectives import Gaussian, Huber
 from analysis.fitting.observations import Observations
@@ -118,7 +118,7 @@ def half_lives(gamma: float, seeds: int = 6, sizes: int = 4, level=0.3, tilt=0.1
 
 def test_the_largest_size_foretold_over_seen_is_one_where_the_line_goes_on_and_above_where_it_bends():
     straight = half_lives(0.4, tilt=0.0, run=0.01)
-    found = foretold_largest(straight)
+    found = predict_largest(straight)
     assert found is not None
     assert found.estimate == pytest.approx(1, abs=0.03)
     largest_size = straight["parameters"].max()
@@ -128,7 +128,7 @@ def test_the_largest_size_foretold_over_seen_is_one_where_the_line_goes_on_and_a
         .otherwise("estimate")
         .alias("estimate")
     )
-    found = foretold_largest(bent)
+    found = predict_largest(bent)
     assert found is not None
     assert found.low is not None
     assert found.low > 1.8
