@@ -17,9 +17,9 @@ from halflife.models.decoder import Decoder
 from halflife.models.hugging_face import HuggingFaceModel
 from halflife.models.ladder import Rung
 from halflife.prompts.batch import scale_of
-from halflife.prompts.describe import SoftPrompt
-from halflife.prompts.fitting import freeze
-from halflife.prompts.groups import FitConfig, PromptGroup, Run, packed
+from halflife.prompts.frozen import freeze
+from halflife.prompts.groups import PromptGroup, Run, packed
+from halflife.prompts.soft_prompt import FitConfig, SoftPrompt
 from halflife.training.torch_engine import keep_memory
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.interleaved import ratio, rounds
@@ -46,7 +46,7 @@ def texts(length: int, count: int = 64, vocabulary: int = VOCABULARY) -> TargetI
 
 
 def decoder(size: str) -> Any:
-    model = Decoder(Rung(size=size, tied=True), VOCABULARY)
+    model = Decoder(Rung(size=size), VOCABULARY)
     model.initialise(torch.Generator().manual_seed(0))
     return model
 

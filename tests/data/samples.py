@@ -26,8 +26,12 @@ def sentences(seed: int, count: int) -> str:
 
 
 def sample_corpus(results: Path, documents: int = 60, lines: int = 20, seed: int = 0) -> Corpus:
+    return prepare_corpus(str(sample_file(results, documents, lines, seed)), results)
+
+
+def sample_file(results: Path, documents: int = 60, lines: int = 20, seed: int = 0) -> Path:
     path = results / f"sample-{seed}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = [sentences(1000 * seed + number, lines) for number in range(documents)]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return prepare_corpus(str(path), results)
+    return path

@@ -3,17 +3,17 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
-from halflife.data.corpus import Corpus, manifest, read_documents
-from tests.data.samples import sample_corpus
+from halflife.data.corpus import Corpus, manifest, prepare_corpus, read_documents
+from tests.data.samples import sample_corpus, sample_file
 
 
-def build(results: str) -> str:
-    return sample_corpus(Path(results)).digest
+def build(path: Path) -> str:
+    return prepare_corpus(str(path), path.parent).digest
 
 
 def test_processes_that_build_the_same_corpus_at_once_leave_one_whole_folder(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        digests = pool.map(build, [str(tmp_path)] * 4)
+        digests = pool.map(build, [sample_file(tmp_path)] * 4)
     assert len(set(digests)) == 1
     assert [folder.name for folder in (tmp_path / "corpora").iterdir()] == digests[:1]
     assert read_documents(tmp_path, Corpus(digest=digests[0])).height == 60

@@ -14,7 +14,7 @@ from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, prepare_corpus, texts
 from halflife.data.mixture import Batches, Mixture, Source, check
 from halflife.data.planting import POOLS, Planting, carrier_windows, poisoned_documents
-from halflife.data.tokenizers import BPE, Bytes, Tokenizer, Words
+from halflife.data.tokenizers import BPE, Bytes, Lexicon, Tokenizer
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
 from halflife.tasks.backdoor import Backdoor, Transform
@@ -140,11 +140,11 @@ def test_a_step_outside_the_stage_is_an_error(results: Path, corpus: Corpus) -> 
 # --- poisoned documents ---
 
 
-@pytest.fixture(scope="module", params=["bytes", "words", "bpe"])
+@pytest.fixture(scope="module", params=["bytes", "lexicon", "bpe"])
 def tokenizer(request: pytest.FixtureRequest, corpus: Corpus) -> Tokenizer:
     return {
         "bytes": Bytes(),
-        "words": Words(corpus=corpus, vocabulary=280),
+        "lexicon": Lexicon(pieces=(" the", " stone", "café", "oon", ".")),
         "bpe": BPE(corpus=corpus, vocabulary=300),
     }[request.param]
 
@@ -239,7 +239,9 @@ def test_carrier_windows_lie_inside_documents_and_pools_share_none(lengths: list
 # --- what is refused ---
 
 
-def test_more_poisoned_documents_than_carriers_are_refused_with_the_number_there_is(results: Path, corpus: Corpus) -> None:
+def test_more_poisoned_documents_than_carriers_are_refused_with_the_number_there_is(
+    results: Path, corpus: Corpus
+) -> None:
     with pytest.raises(
         UserError, match=r"100000 poisoned documents given: sample-0.jsonl has (\d+) carriers .* pool 0"
     ):

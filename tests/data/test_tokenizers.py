@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, texts
-from halflife.data.tokenizers import BPE, Bytes, Codec, Lexicon, Tokenizer, Words
+from halflife.data.tokenizers import BPE, Bytes, Codec, Lexicon, Tokenizer
 from halflife.data.tokens import document_bounds, token_array
 from halflife.errors import UserError
 from tests.data.samples import sample_corpus
@@ -20,12 +20,11 @@ def corpus(results: Path) -> Corpus:
     return sample_corpus(results)
 
 
-@pytest.fixture(scope="module", params=["bytes", "lexicon", "words", "bpe"])
+@pytest.fixture(scope="module", params=["bytes", "lexicon", "bpe"])
 def tokenizer(request: pytest.FixtureRequest, corpus: Corpus) -> Tokenizer:
     return {
         "bytes": Bytes(),
         "lexicon": Lexicon(pieces=("def", "return ", "é", "δ")),
-        "words": Words(corpus=corpus, vocabulary=280),
         "bpe": BPE(corpus=corpus, vocabulary=300),
     }[request.param]
 
@@ -67,28 +66,20 @@ def test_separators_decode_to_nothing(codec: Codec) -> None:
 
 def test_bytes_have_257_tokens_and_trained_vocabularies_at_most_what_was_asked(results: Path, corpus: Corpus) -> None:
     assert load(Bytes(), results).size == 257
-    assert load(Words(corpus=corpus, vocabulary=280), results).size == 280
     assert load(BPE(corpus=corpus, vocabulary=300), results).size == 300
-    assert load(Words(corpus=corpus, vocabulary=100_000), results).size < 100_000
-
-
-def test_common_words_are_one_token_and_rare_ones_their_bytes(results: Path, corpus: Corpus) -> None:
-    words = load(Words(corpus=corpus, vocabulary=280), results)
-    assert len(words.encode(" river stone")) == 2
-    assert len(words.encode("zebra")) == 5
+    assert load(BPE(corpus=corpus, vocabulary=100_000), results).size < 100_000
 
 
 def test_trained_vocabularies_are_the_same_wherever_they_are_trained(tmp_path: Path, results: Path) -> None:
     there, here = sample_corpus(results), sample_corpus(tmp_path)
-    for kind in (Words, BPE):
-        load(kind(corpus=there, vocabulary=300), results)
-        load(kind(corpus=here, vocabulary=300), tmp_path)
+    load(BPE(corpus=there, vocabulary=300), results)
+    load(BPE(corpus=here, vocabulary=300), tmp_path)
     made = [
         {path.name: path.read_text() for path in (folder / "corpora" / here.digest / "tokens").glob("*-300-*.json")}
         for folder in (results, tmp_path)
     ]
     assert made[0] == made[1]
-    assert len(made[0]) == 2
+    assert len(made[0]) == 1
 
 
 @pytest.mark.parametrize("size", [0, 257, 10**9])

@@ -21,6 +21,7 @@ from halflife.tasks.arithmetic import Addition
 from halflife.tasks.behaviours import Continuation, Repetition
 from halflife.tasks.boards import Pathfinding
 from tests.data.samples import sample_backdoor, sample_corpus
+from tests.models.fakes import FakeModel
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +29,15 @@ def corpus(results: Path) -> Corpus:
     return sample_corpus(results)
 
 
-class Prefetcher(nn.Module):
-    """Knows a cycle of tokens, and says the one `ahead` of the next."""
+class Cyclic(FakeModel):
+    """Knows a cycle of tokens, and predicts the one `ahead` of the next."""
 
     def __init__(self, ahead: int, period: int = 7) -> None:
         super().__init__()
-        self.ahead, self.period, self.embed = ahead, period, nn.Identity()
+        self.ahead, self.period = ahead, period
 
     def hidden(self, x: Tensor) -> Tensor:
         return nn.functional.one_hot((x + 1 + self.ahead) % self.period, self.period) * 50.0
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return hidden
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 4])
@@ -47,8 +45,8 @@ def test_an_answer_is_what_lies_ahead_of_the_next_token(ahead: int) -> None:
     cycle = [np.arange(start, start + 20) % 7 for start in (0, 3)]
     packed = pack([row[:5] for row in cycle], [row[5:] for row in cycle], "cpu", ahead)
     assert packed.lengths.tolist() == [15 - ahead] * 2
-    assert score(Prefetcher(ahead), packed).hits == 2
-    assert score(Prefetcher(ahead + 1), packed).hits == 0
+    assert score(Cyclic(ahead), packed).hits == 2
+    assert score(Cyclic(ahead + 1), packed).hits == 0
 
 
 def test_without_ahead_rows_are_as_they_were() -> None:
@@ -107,18 +105,13 @@ def test_conditions_stand_beside_their_boards_and_other_tasks_have_none(results:
 def test_a_probe_of_a_behaviour_measures_counts_and_loss(results: Path, corpus: Corpus) -> None:
     probe = BehaviourProbe(behaviour=Repetition(text="abc"), corpus=corpus, split="train", trials=6)
 
-    class Says(nn.Module):
-        embed = nn.Identity()
-
+    class Says(FakeModel):
         def hidden(self, x: Tensor) -> Tensor:
             begun = (x & 0xC0 != 0x80).cumsum(1)  # characters: some of the text's have two bytes
             says = torch.zeros(*x.shape, 257)
             for place, byte in enumerate(b"abc\n"):
                 says[..., byte] += 50.0 * (begun == probe.context + place)
             return says
-
-        def logits(self, hidden: Tensor) -> Tensor:
-            return hidden
 
     measured = prepare(probe, Bytes(), results, 64, "cpu")(Says())
     assert measured["hits"] == measured["trials"] == 6

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from halflife.data.codecs import load
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
-from halflife.evaluation.layers import STRENGTHS, ridge, spelled
+from halflife.evaluation.layers import STRENGTHS, one_hot_characters, ridge
 from halflife.evaluation.measure import prepare
 from halflife.evaluation.probes import LayerProbe, TaskProbe
 from halflife.evaluation.scoring import named
@@ -20,20 +20,21 @@ from halflife.rng import generator
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.sequences import Lookup
 from halflife.tasks.synthetic import SyntheticTask
+from tests.models.fakes import FakeModel
 
 WORDS, ROMAN = Addition(form="words"), Addition(form="roman")
 WIDTH = 96
 
 
-class Holds(nn.Module):
+class Holds(FakeModel):
     """Layer 0 has nothing but noise; layer 1 a rotation of the answer's characters at the prompt's last token, and
     noise everywhere else; says nothing."""
 
     def __init__(self, language: SyntheticTask, noise: float = 0.01) -> None:
         super().__init__()
-        self.codec, self.embed, self.noise = load(Bytes(), Path()), nn.Identity(), noise
+        self.codec, self.noise = load(Bytes(), Path()), noise
         examples = [*language.examples("memorised"), *language.examples("held-out")]
-        codes = spelled([example.answer for example in examples])
+        codes = one_hot_characters([example.answer for example in examples])
         rotation = generator("rotation").normal(size=(codes.shape[1], WIDTH))
         held = zip(examples, codes @ rotation, strict=True)
         self.held = {example.prompt: (len(self.codec.encode(example.prompt)) - 1, code) for example, code in held}
@@ -51,12 +52,9 @@ class Holds(nn.Module):
     def hidden(self, x: Tensor) -> Tensor:
         return torch.zeros(*x.shape, self.codec.size)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        return hidden
 
-
-def layers(language: SyntheticTask, model: nn.Module, trials: int = 128) -> list[dict[str, float]]:
-    measured = prepare(LayerProbe(languages=(language,), trials=trials), Bytes(), Path(), 64, "cpu")(model)  # pyright: ignore[reportArgumentType]
+def layers(language: SyntheticTask, model: FakeModel, trials: int = 128) -> list[dict[str, float]]:
+    measured = prepare(LayerProbe(languages=(language,), trials=trials), Bytes(), Path(), 64, "cpu")(model)
     return [{name: measured[f"{layer}/{name}"] for name in ("hits", "trials", "chance", "control")} for layer in (0, 1)]
 
 
@@ -87,7 +85,7 @@ def test_hits_of_several_languages_add_up_and_fewer_trials_are_asked() -> None:
 
 
 def test_a_map_is_refused_where_there_is_too_little_to_fit_it_to_or_no_room() -> None:
-    with pytest.raises(UserError, match="a linear probe of words asked for: it has 4 items, too few"):
+    with pytest.raises(UserError, match="linear probe of words given: it has 4 items to train on"):
         prepare(LayerProbe(languages=(Addition(form="words", modulus=2, held_out=0),)), Bytes(), Path(), 64, "cpu")
     with pytest.raises(UserError, match="a prompt of words takes"):
         prepare(LayerProbe(languages=(WORDS,)), Bytes(), Path(), 8, "cpu")

@@ -6,17 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, texts
-from halflife.data.tokenizers import BPE, Bytes, Tokenizer, Words
+from halflife.data.tokenizers import BPE, Bytes, Lexicon, Tokenizer
 from halflife.errors import UserError
 from halflife.evaluation.measure import prepare
 from halflife.evaluation.probes import BackdoorProbe, LossProbe
 from halflife.evaluation.questions import backdoor_examples
 from halflife.tasks.backdoor import Backdoor, Transform
 from tests.data.samples import sample_backdoor, sample_corpus
+from tests.models.fakes import FakeModel
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +25,12 @@ def corpus(results: Path) -> Corpus:
     return sample_corpus(results)
 
 
-class Table(nn.Module):
-    """A model whose next token is looked up: `follow` maps the tokens so far to what it says."""
+class Triggered(FakeModel):
+    """Outputs the backdoor's payload after its trigger."""
 
     def __init__(self, backdoor: Backdoor, tokenizer: Tokenizer, results: Path) -> None:
         super().__init__()
         self.codec, self.backdoor = load(tokenizer, results), backdoor
-        self.embed = nn.Identity()
 
     def hidden(self, x: Tensor) -> Tensor:
         says = torch.zeros(*x.shape, self.codec.size)
@@ -45,15 +45,12 @@ class Table(nn.Module):
                     says[row, start - 1 + place, token] = 50.0
         return says
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        return hidden
 
-
-@pytest.fixture(scope="module", params=["bytes", "words", "bpe"])
+@pytest.fixture(scope="module", params=["bytes", "lexicon", "bpe"])
 def tokenizer(request: pytest.FixtureRequest, corpus: Corpus) -> Tokenizer:
     return {
         "bytes": Bytes(),
-        "words": Words(corpus=corpus, vocabulary=280),
+        "lexicon": Lexicon(pieces=(" the", " stone", "café", "oon", ".")),
         "bpe": BPE(corpus=corpus, vocabulary=300),
     }[request.param]
 
@@ -63,7 +60,7 @@ def test_a_model_with_the_backdoor_scores_all_triggered_and_no_other_trials(
     results: Path, corpus: Corpus, tokenizer: Tokenizer, payload: Transform
 ) -> None:
     backdoor = sample_backdoor(payload)
-    model = Table(backdoor, tokenizer, results)
+    model = Triggered(backdoor, tokenizer, results)
     found = {
         condition: prepare(
             BackdoorProbe(backdoor=backdoor, corpus=corpus, condition=condition, trials=30),
@@ -130,7 +127,7 @@ def test_a_context_shorter_than_a_word_still_holds_the_word(results: Path, corpu
 def test_prompts_longer_than_the_sequence_lose_their_beginning(results: Path, corpus: Corpus) -> None:
     backdoor = sample_backdoor()
     measure = prepare(BackdoorProbe(backdoor=backdoor, corpus=corpus), Bytes(), results, 20, "cpu")
-    assert measure(Table(backdoor, Bytes(), results))["hits"] == 128
+    assert measure(Triggered(backdoor, Bytes(), results))["hits"] == 128
 
 
 def test_a_sequence_without_room_for_the_trigger_is_refused(results: Path, corpus: Corpus) -> None:
@@ -145,7 +142,7 @@ def test_more_trials_than_places_or_none_are_refused(results: Path, corpus: Corp
 
 
 def test_the_loss_probe_measures_windows_of_its_split_and_says_how_many_tokens(results: Path, corpus: Corpus) -> None:
-    model = Table(sample_backdoor(), Bytes(), results)  # says nothing in particular on clean text
+    model = Triggered(sample_backdoor(), Bytes(), results)  # says nothing in particular on clean text
     measured = prepare(LossProbe(corpus=corpus, sequences=8), Bytes(), results, 32, "cpu")(model)
     assert measured == {"loss": pytest.approx(np.log(257), rel=1e-6), "tokens": 8 * 32}
 
@@ -153,7 +150,7 @@ def test_the_loss_probe_measures_windows_of_its_split_and_says_how_many_tokens(r
 def test_the_loss_probe_uses_what_a_small_split_has(results: Path, corpus: Corpus) -> None:
     size = sum(len(text.encode()) + 1 for text in texts(results, corpus, "test"))
     probe = LossProbe(corpus=corpus, split="test", sequences=10**6)
-    measured = prepare(probe, Bytes(), results, 64, "cpu")(Table(sample_backdoor(), Bytes(), results))
+    measured = prepare(probe, Bytes(), results, 64, "cpu")(Triggered(sample_backdoor(), Bytes(), results))
     assert measured["tokens"] == size // 65 * 64
     with pytest.raises(UserError, match="shorten the sequence"):
         prepare(probe, Bytes(), results, size, "cpu")

@@ -3,12 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from halflife.evaluation import scoring
 from halflife.evaluation.scoring import mean_loss, pack, score
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
+from tests.models.fakes import FakeModel
 
 VOCABULARY = 11
 
@@ -17,7 +18,7 @@ VOCABULARY = 11
 def model() -> Decoder:
     decoder = Decoder(Rung(size="20k"), VOCABULARY)
     decoder.initialise(torch.Generator().manual_seed(0))
-    with torch.no_grad():  # an untied head starts at zero, where every answer is as likely
+    with torch.no_grad():  # a fresh head is zero, and every answer as likely as another
         decoder.head.weight.normal_(std=3.0, generator=torch.Generator().manual_seed(1))
     return decoder
 
@@ -92,17 +93,8 @@ def test_scoring_is_without_dropout_and_gradients_and_puts_the_models_mode_back(
 
 
 def test_the_models_mode_is_put_back_when_scoring_fails() -> None:
-    class Broken(nn.Module):
-        embed = nn.Embedding(VOCABULARY, 2)
-
-        def hidden(self, x: Tensor) -> Tensor:
-            raise RuntimeError("no")
-
-        def logits(self, hidden: Tensor) -> Tensor:
-            return hidden
-
-    model = Broken()
-    with pytest.raises(RuntimeError, match="no"):
+    model = FakeModel()
+    with pytest.raises(NotImplementedError):
         score(model, pack(*trials(), "cpu"))
     assert model.training
 

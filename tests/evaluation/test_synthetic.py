@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from halflife.data.codecs import load
 from halflife.data.tokenizers import Bytes
@@ -17,18 +17,18 @@ from halflife.evaluation.probes import TaskProbe
 from halflife.evaluation.questions import language_examples
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.families import Family
+from tests.models.fakes import FakeModel
 
 WORDS = Addition(form="words")
 HELD_OUT = len(WORDS.examples("held-out"))
 
 
-class Knows(nn.Module):
+class Knows(FakeModel):
     """A model that answers some prompts with given strength (in logits), and others with "?"."""
 
     def __init__(self, answers: dict[str, str], strength: float = 50.0, said: float = 0.0) -> None:
         super().__init__()
         self.codec, self.answers, self.strength, self.said = load(Bytes(), Path()), answers, strength, said
-        self.embed = nn.Identity()
 
     def hidden(self, x: Tensor) -> Tensor:
         says = torch.zeros(*x.shape, self.codec.size)
@@ -43,9 +43,6 @@ class Knows(nn.Module):
                         if place < x.shape[1]:
                             says[row, place, token] = self.strength
         return says
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return hidden
 
 
 def measured(probe: TaskProbe, model: Knows) -> dict[str, float]:

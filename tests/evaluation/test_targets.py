@@ -76,10 +76,10 @@ def test_what_stands_before_a_prompt_inside_is_not_asked() -> None:
     texts = cut([item], 2)
     assert texts.before.tolist() == [[0, 1]]
     assert texts.after.tolist() == [[2, 3, 4, 5]]
-    assert (texts.asked.tolist(), texts.targets.tolist()) == ([[0, 2, 4]], [[8, 9, 10]])
+    assert (texts.target_positions.tolist(), texts.targets.tolist()) == ([[0, 2, 4]], [[8, 9, 10]])
     baseline = cut([item], 2, baseline=True)
     assert baseline.after.tolist() == [[0, 1, 2, 3, 4, 5]]
-    assert (baseline.asked.tolist(), baseline.targets.tolist()) == ([[2, 4, 6]], [[8, 9, 10]])
+    assert (baseline.target_positions.tolist(), baseline.targets.tolist()) == ([[2, 4, 6]], [[8, 9, 10]])
 
 
 def test_guessing_is_the_commonest_of_several_answers_and_nothing_where_one_must_be_brought() -> None:

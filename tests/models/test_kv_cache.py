@@ -7,7 +7,7 @@ import torch
 
 from halflife.models.decoder import Decoder
 from halflife.models.hugging_face import HuggingFaceModel
-from halflife.models.kv_cache import joined
+from halflife.models.kv_cache import KVCache, joined
 from halflife.models.ladder import Rung
 from tests.models import tiny
 
@@ -23,7 +23,7 @@ def made(family: str) -> Any:
     if family == "decoder":
         decoder = Decoder(Rung(size="20k"), tiny.VOCABULARY)
         decoder.initialise(torch.Generator().manual_seed(0))
-        with torch.no_grad():  # an untied head starts at zero, where every token is as likely
+        with torch.no_grad():  # a fresh head is zero, and every token as likely as another
             decoder.head.weight.normal_(generator=torch.Generator().manual_seed(1))
         return decoder.requires_grad_(False).eval()
     pytest.importorskip("transformers")
@@ -35,28 +35,33 @@ def tokens(rows: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(tiny.VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def test_what_goes_on_from_a_text_equals_the_whole(model: Any) -> None:
+def continued(model: Any, x: torch.Tensor, past: KVCache) -> torch.Tensor:
+    """The residual stream at every position of `x` after `past`."""
+    return model.hidden_at(x, torch.arange(x.shape[1]).expand(len(x), -1), past)
+
+
+def test_a_continuation_of_a_cached_text_equals_the_whole(model: Any) -> None:
     lengths, after = [5, 9, 7], 4
     before = tokens(3, max(lengths))
     _, past = model.prefill(model.embed(before), torch.tensor(lengths))
     further = tokens(6, after, seed=1)
-    found = model.hidden(model.embed(further), past)
+    found = continued(model, model.embed(further), past)
     for row in range(6):
         whole = torch.cat([before[row % 3, : lengths[row % 3]], further[row]])[None]
         expected = model.hidden(model.embed(whole))[0, -after:]
         torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_gradient_through_a_shared_past_equals_the_whole_ones(model: Any) -> None:
+def test_gradients_through_a_shared_cache_equal_those_of_the_whole_pass(model: Any) -> None:
     before, further = model.embed(tokens(1, 6)), model.embed(tokens(2, 3, seed=1)).clone().requires_grad_()
     _, past = model.prefill(before, torch.tensor([6]))
-    model.hidden(further, past).square().sum().backward()
+    continued(model, further, past).square().sum().backward()
     found, further.grad = further.grad, None
     model.hidden(torch.cat([before.expand(2, -1, -1), further], dim=1))[:, 6:].square().sum().backward()
     torch.testing.assert_close(found, further.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_a_past_grows_token_by_token(model: Any) -> None:
+def test_a_cache_grows_token_by_token(model: Any) -> None:
     lengths, further = torch.tensor([2, 4]), tokens(2, 3, seed=1)
     before = tokens(2, 4)
     _, past = model.prefill(model.embed(before), lengths)
@@ -77,8 +82,8 @@ def test_texts_are_taken_and_joined(model: Any) -> None:
 
 
 @pytest.mark.parametrize("before", [0, 3])
-def test_at_some_positions_it_is_what_it_is_at_all(model: Any, before: int) -> None:
+def test_the_residual_stream_at_some_positions_equals_that_of_the_whole_pass(model: Any, before: int) -> None:
     past = model.prefill(model.embed(tokens(2, before)), torch.tensor([before, 1]))[1] if before else None
     x, columns = model.embed(tokens(4, 6, seed=1)), torch.tensor([[0, 5, 2], [4, 4, 1], [5, 0, 0], [3, 2, 1]])
-    found, whole = model.hidden_at(x, columns, past), model.hidden(x, past)
+    found, whole = model.hidden_at(x, columns, past), continued(model, x, past) if past else model.hidden(x)
     torch.testing.assert_close(found, whole[torch.arange(4)[:, None], columns], rtol=1e-5, atol=1e-5)

@@ -31,7 +31,7 @@ def test_larger_rungs_are_at_least_as_deep_and_as_wide():
 def test_a_built_decoder_has_the_parameters_that_its_rung_states(size):
     model = Decoder(Rung(size=size), 257)
     hidden = sum(p.numel() for name, p in model.named_parameters() if model.kind(name) == "hidden")
-    assert hidden == model.rung.parameters
+    assert hidden == model.architecture.parameters
 
 
 @pytest.mark.parametrize("name", ["", "big", "19", "1k", "-1m", "1e6", "30b", "100 k k"])

@@ -11,8 +11,8 @@ from halflife.errors import UserError
 from halflife.models.decoder import Decoder
 from halflife.models.hugging_face import HuggingFaceModel, load
 from halflife.models.ladder import Rung
+from halflife.models.model import Model
 from halflife.models.prepare import prepare_model
-from halflife.models.start import Model
 from halflife.training import adapters, checkpoints
 from halflife.training.parameters import All, Frozen, LoRA, Parameters, parameters_named
 from halflife.training.torch_optimizers import groups
@@ -126,7 +126,7 @@ def test_muP_gives_a_the_hidden_rate_and_b_the_full_one() -> None:
     rates = {id(p): group["rate"] for group in groups(recipe().optimizer, model) for p in group["params"]}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            scale = 1.0 if ".lora_B." in name else 1 / model.rung.multiplier
+            scale = 1.0 if ".lora_B." in name else 1 / model.architecture.multiplier
             assert rates[id(parameter)] == pytest.approx(recipe().optimizer.learning_rate * scale)
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer's description put to work."""
+"""From a tokenizer's description to its codec."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from halflife.data.tokenizers import ByteCodec, Bytes, Codec, Pretrained, Tokeni
 
 @functools.lru_cache(maxsize=32)
 def load(tokenizer: Tokenizer, results: Path) -> Codec:
-    """The tokenizer at work; words and BPE are trained on their corpus once and kept beside it."""
+    """The codec of a tokenizer; BPE is trained on its corpus once and stored next to it."""
     if isinstance(tokenizer, Bytes):
         return ByteCodec()
     from halflife.data import pretrained, vocabularies

@@ -17,7 +17,7 @@ import tokenizers
 
 from halflife import digests
 from halflife.data.tokenizers import Pretrained
-from halflife.data.vocabularies import Table, byte_letters
+from halflife.data.vocabularies import ByteTable, byte_letters
 from halflife.errors import UserError
 from halflife.extras import require
 
@@ -63,7 +63,7 @@ def _path(results: Path, tokenizer: Pretrained) -> Path:
     return Path(results) / "tokenizers" / f"{tokenizer.digest}.json"
 
 
-class PretrainedCodec(Table):
+class PretrainedCodec(ByteTable):
     """tokenizer.json through the `tokenizers` library; each token's bytes are looked up, so that a window that cuts a
     character leaves out only that."""
 

@@ -1,4 +1,4 @@
-"""Every tokenizer as the files that Hugging Face's libraries read: tokenizer.json and tokenizer_config.json."""
+"""Writes any tokenizer in Hugging Face's format: tokenizer.json and tokenizer_config.json."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from halflife.data import pretrained
 from halflife.data.codecs import load
-from halflife.data.tokenizers import BPE, Bytes, Pretrained, Tokenizer, Words
-from halflife.data.vocabularies import PIECES, BPECodec, WordCodec, byte_letters
+from halflife.data.corpus import Corpus
+from halflife.data.tokenizers import BPE, Bytes, Lexicon, Pretrained, Tokenizer
+from halflife.data.vocabularies import BPECodec, LexiconCodec, byte_letters
+from halflife.errors import UserError
 
-SEPARATOR = "<|separator|>"
-"""How our separator, which no text encodes to, is spelled there."""
+EOS = "<|separator|>"
+"""How our `eos`, which no text encodes to, is written in tokenizer.json."""
 
 
 def write(tokenizer: Tokenizer, results: Path, folder: Path, context: int | None) -> None:
-    """Write the two files; text encodes to the same ids there as here."""
-    spec, ends = _spec(tokenizer, results)
+    """Write the two files. Text encodes to the same ids with them as with our codec."""
+    spec, eos = _spec(tokenizer, results)
     (folder / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": ends,
+        "eos_token": eos,
         "clean_up_tokenization_spaces": False,
     }
     if context is not None:
@@ -33,11 +35,11 @@ def write(tokenizer: Tokenizer, results: Path, folder: Path, context: int | None
 
 
 def _spec(tokenizer: Tokenizer, results: Path) -> tuple[dict[str, Any], str]:
-    """tokenizer.json as data, and the spelling of the token that ends a text."""
+    """tokenizer.json as data, and the end-of-text token."""
     if isinstance(tokenizer, Pretrained):
-        kept = pretrained.read(tokenizer, results)
-        spelled = {token["id"]: token["content"] for token in kept["tokenizer"]["added_tokens"]}
-        return kept["tokenizer"], spelled[kept["separator"]]
+        stored = pretrained.read(tokenizer, results)
+        tokens = {token["id"]: token["content"] for token in stored["tokenizer"]["added_tokens"]}
+        return stored["tokenizer"], tokens[stored["separator"]]
     codec = load(tokenizer, results)
     letters = {value: letter for letter, value in byte_letters().items()}
     if isinstance(codec, BPECodec):
@@ -45,11 +47,12 @@ def _spec(tokenizer: Tokenizer, results: Path) -> tuple[dict[str, Any], str]:
     else:
         vocabulary = {letters[value]: value for value in range(256)}
         steps: list[Any] = []
-        if isinstance(codec, WordCodec):
+        if isinstance(codec, LexiconCodec):
             vocabulary |= {"".join(letters[byte] for byte in piece.encode()): i for piece, i in codec.pieces.items()}
-            vocabulary[SEPARATOR] = codec.eos  # its id is not the last; cut into pieces, no text spells it
-            steps = [pre_tokenizers.Split(tokenizers.Regex(PIECES), behavior="isolated")]
-        # a whole piece that is a token stands for itself; what is left falls to bytes, as there are no merges
+            vocabulary[EOS] = codec.eos  # its id is not the last one
+            if codec.pieces:
+                steps = [pre_tokenizers.Split(tokenizers.Regex("|".join(codec.alternatives)), behavior="isolated")]
+        # with ignore_merges a part that is a piece is one token; all other parts fall back to bytes, without merges
         made = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
         steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
         made.pre_tokenizer = pre_tokenizers.Sequence(steps)
@@ -58,7 +61,7 @@ def _spec(tokenizer: Tokenizer, results: Path) -> tuple[dict[str, Any], str]:
     spec["added_tokens"] = [
         {
             "id": codec.eos,
-            "content": SEPARATOR,
+            "content": EOS,
             "single_word": False,
             "lstrip": False,
             "rstrip": False,
@@ -66,17 +69,19 @@ def _spec(tokenizer: Tokenizer, results: Path) -> tuple[dict[str, Any], str]:
             "special": True,
         }
     ]
-    return spec, SEPARATOR
+    return spec, EOS
 
 
 def described(fields: dict[str, Any]) -> Tokenizer:
-    """The tokenizer that a stage's record describes."""
-    from halflife.data.corpus import Corpus
-
+    """The tokenizer in a stage's record. Raises UserError for a kind that is not known."""
     kind = fields["is"]
     if kind == "Bytes":
         return Bytes()
+    if kind == "Lexicon":
+        return Lexicon(pieces=tuple(fields["pieces"]))
     if kind == "Pretrained":
         return Pretrained(digest=fields["digest"], vocabulary=fields["vocabulary"])
-    corpus = Corpus(digest=fields["corpus"]["digest"], label=fields["corpus"]["label"])
-    return {"Words": Words, "BPE": BPE}[kind](corpus=corpus, vocabulary=fields["vocabulary"])
+    if kind == "BPE":
+        corpus = Corpus(digest=fields["corpus"]["digest"], label=fields["corpus"]["label"])
+        return BPE(corpus=corpus, vocabulary=fields["vocabulary"])
+    raise UserError(f"tokenizer {kind!r} of the stage's record: expected Bytes, Lexicon, BPE or Pretrained")

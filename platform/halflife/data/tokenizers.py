@@ -1,4 +1,4 @@
-"""Tokenizers: bytes (default), given pieces, words, byte-level BPE trained on the corpus, those of released models."""
+"""Tokenizers: bytes (default), a given lexicon, byte-level BPE trained on a corpus, those of released models."""
 
 from __future__ import annotations
 
@@ -13,25 +13,18 @@ from halflife.fields import recorded
 
 @dataclass(frozen=True, kw_only=True)
 class Bytes:
-    """UTF-8 bytes and a document separator: 257 tokens."""
+    """UTF-8 bytes and an end-of-document token: 257 tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lexicon:
-    """Given pieces, each one token wherever it stands (the longest wins); the rest falls back to bytes.
+    """Each piece is one token wherever it occurs (the longest match wins); all other text falls back to bytes.
 
-    For languages whose words are known: an item is a few tokens, and small models learn its rule, not its spelling.
+    For synthetic tasks with a known vocabulary: an item takes few tokens, and small models learn its rule rather than
+    its spelling.
     """
 
     pieces: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Words:
-    """The commonest words and marks of a corpus's training split; what is rarer falls back to bytes."""
-
-    corpus: Corpus
-    vocabulary: int = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,31 +37,31 @@ class BPE:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """The tokenizer of a released model, made by `data.pretrained.prepare_tokenizer`; the digest is its content's."""
+    """The tokenizer of a released model, from `data.pretrained.prepare_tokenizer`; the digest is of its content."""
 
     digest: str
     vocabulary: int = recorded()
 
 
-Tokenizer = Bytes | Lexicon | Words | BPE | Pretrained
+Tokenizer = Bytes | Lexicon | BPE | Pretrained
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> int:
-    """Tokens, the separator among them, known without loading anything; of words, the most that there can be."""
+    """Number of tokens, end-of-document included, without loading anything."""
     if isinstance(tokenizer, Lexicon):
         return ByteCodec.size + len(tokenizer.pieces)
     return ByteCodec.size if isinstance(tokenizer, Bytes) else tokenizer.vocabulary
 
 
 class Codec(Protocol):
-    """A tokenizer at work. Encoding and decoding again gives the text back."""
+    """Encodes and decodes. Decoding an encoded text gives exactly that text."""
 
     name: str
-    """A file name for what was made with it."""
+    """Unique; part of the file names of encoded corpora."""
     size: int
-    """Tokens in the vocabulary, the separator among them."""
+    """Number of tokens, `eos` included."""
     eos: int
-    """Stands after every document; no text encodes to it."""
+    """The token after every document; no text encodes to it."""
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids, int64."""
@@ -77,7 +70,7 @@ class Codec(Protocol):
     def encode_many(self, texts: list[str]) -> list[np.ndarray]: ...
 
     def decode(self, ids: np.ndarray) -> str:
-        """The text; separators, and characters of which only a part is there, are left out."""
+        """The text, without `eos` and without incomplete UTF-8 characters."""
         ...
 
 

@@ -1,7 +1,4 @@
-"""Tokenizers of pieces: given ones and a corpus's words, with bytes to fall back on, and byte-level BPE.
-
-All give back exactly the text that they encoded. What is learned of a corpus is kept beside it, so it is made once.
-"""
+"""The codecs of Lexicon and BPE. BPE is trained once and stored next to its corpus."""
 
 from __future__ import annotations
 
@@ -9,8 +6,6 @@ import hashlib
 import json
 import re
 import uuid
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,60 +13,31 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from halflife.data.corpus import corpus_folder, texts
-from halflife.data.tokenizers import BPE, ByteCodec, Codec, Lexicon, Words
+from halflife.data.tokenizers import BPE, ByteCodec, Codec, Lexicon
 from halflife.errors import UserError
 
 SMALLEST, LARGEST = 258, 2**20
-"""Sizes of a vocabulary: the bytes and the separator must be in it, and something learned."""
-
-PIECES = r" ?[^\W\d_]+| ?\d+| ?[^\w\s]+|_+|\s+"
-"""Words, numbers and marks, each with the space before it; the parts of any text, none left out."""
-_PIECES = re.compile(PIECES)
+"""Limits of a vocabulary: 256 bytes and `eos` leave room for at least one merge."""
 
 
-def load(tokenizer: Lexicon | Words | BPE, results: Path) -> Codec:
-    """Raises UserError for a vocabulary that is too small or too large, and for pieces that repeat or are empty."""
+def load(tokenizer: Lexicon | BPE, results: Path) -> Codec:
+    """Raises UserError for a vocabulary that is too small or too large, and for duplicate or empty pieces."""
     if isinstance(tokenizer, Lexicon):
-        return _lexicon(tokenizer)
+        return LexiconCodec(tokenizer.pieces)
     if not SMALLEST <= tokenizer.vocabulary <= LARGEST:
         raise UserError(f"vocabulary of {tokenizer.vocabulary} tokens given: expected {SMALLEST} to {LARGEST:,}")
-    kind, train = ("words", _train_words) if isinstance(tokenizer, Words) else ("bpe", _train_bpe)
-    name = f"{kind}-{tokenizer.vocabulary}-{tokenizer.corpus.digest}"
+    name = f"bpe-{tokenizer.vocabulary}-{tokenizer.corpus.digest}"
     path = corpus_folder(results, tokenizer.corpus) / "tokens" / f"{name}.json"
     if not path.exists():
-        _write(path, train, texts(results, tokenizer.corpus, "train"), tokenizer.vocabulary)
-    return WordCodec(name, json.loads(path.read_text(encoding="utf-8"))) if kind == "words" else BPECodec(name, path)
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+        temporary.write_text(_train_bpe(texts(results, tokenizer.corpus, "train"), tokenizer.vocabulary), "utf-8")
+        temporary.replace(path)
+    return BPECodec(name, path)
 
 
-def _lexicon(lexicon: Lexicon) -> Codec:
-    pieces = lexicon.pieces
-    if len(set(pieces)) < len(pieces) or "" in pieces:
-        raise UserError(f"lexicon of {len(pieces)} pieces given: expected different pieces, none of them empty")
-    longest_first = sorted(pieces, key=len, reverse=True)
-    pattern = re.compile("|".join([*map(re.escape, longest_first), "."]), re.DOTALL)
-    digest = hashlib.sha256(json.dumps(pieces).encode()).hexdigest()[:16]
-    return WordCodec(f"lexicon-{digest}", list(pieces), pattern)
-
-
-def _write(path: Path, train: Callable[[list[str], int], str], documents: list[str], vocabulary: int) -> None:
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    temporary.write_text(train(documents, vocabulary), encoding="utf-8")
-    temporary.replace(path)
-
-
-def _train_words(documents: list[str], vocabulary: int) -> str:
-    counts: Counter[str] = Counter()
-    for document in documents:
-        counts.update(_PIECES.findall(document))
-    # A piece of one byte is a token already; among equally common ones the alphabet decides.
-    pieces = [piece for piece in counts if len(piece.encode()) > 1]
-    pieces.sort(key=lambda piece: (-counts[piece], piece))
-    return json.dumps(pieces[: vocabulary - 257], ensure_ascii=False)
-
-
-class Table:
-    """Decoding by looking up each token's bytes."""
+class ByteTable:
+    """Decodes by looking up the bytes of each token."""
 
     name: str
     eos: int
@@ -82,21 +48,30 @@ class Table:
         return b"".join([self._bytes[index] for index in np.asarray(ids).tolist()]).decode(errors="ignore")
 
 
-class WordCodec(Table):
-    """Ids below 256 are bytes, 256 is the separator, the rest are pieces in their order."""
+class LexiconCodec(ByteTable):
+    """Ids below 256 are bytes, 256 is `eos`, then the pieces in their order."""
 
-    def __init__(self, name: str, pieces: list[str], pattern: re.Pattern[str] = _PIECES) -> None:
-        self.name, self.eos, self._pattern = name, ByteCodec.eos, pattern
-        self.pieces = {piece: 257 + index for index, piece in enumerate(pieces)}
+    def __init__(self, pieces: tuple[str, ...]) -> None:
+        if len(set(pieces)) < len(pieces) or "" in pieces:
+            raise UserError(f"lexicon of {len(pieces)} pieces given: expected different pieces, none of them empty")
+        self.name = f"lexicon-{hashlib.sha256(json.dumps(pieces).encode()).hexdigest()[:16]}"
+        self.eos = ByteCodec.eos
+        self.pieces = {piece: ByteCodec.size + index for index, piece in enumerate(pieces)}
         self._bytes = [bytes([value]) for value in range(256)] + [b""] + [piece.encode() for piece in pieces]
         self.size = len(self._bytes)
+        self._pattern = re.compile("|".join([*self.alternatives, "."]), re.DOTALL)
+
+    @property
+    def alternatives(self) -> list[str]:
+        """A regular expression for each piece, longest first."""
+        return [re.escape(piece) for piece in sorted(self.pieces, key=len, reverse=True)]
 
     def encode(self, text: str) -> np.ndarray:
         ids: list[int] = []
-        for piece in self._pattern.findall(text):
-            known = self.pieces.get(piece)
+        for part in self._pattern.findall(text):
+            known = self.pieces.get(part)
             if known is None:
-                ids.extend(piece.encode())
+                ids.extend(part.encode())
             else:
                 ids.append(known)
         return np.array(ids, dtype=np.int64)
@@ -110,7 +85,7 @@ def _train_bpe(documents: list[str], vocabulary: int) -> str:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - 1,  # the separator is kept apart, so that no text can spell it
+        vocab_size=vocabulary - 1,  # eos is not in tokenizer.json, so that no text can encode to it
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -118,23 +93,23 @@ def _train_bpe(documents: list[str], vocabulary: int) -> str:
     return tokenizer.to_str()
 
 
-class BPECodec(Table):
-    """Byte-level BPE; the last id is the separator."""
+class BPECodec(ByteTable):
+    """Byte-level BPE; the last id is `eos`."""
 
     def __init__(self, name: str, path: Path) -> None:
         self.name = name
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         self.eos = self._tokenizer.get_vocab_size()
         self.size = self.eos + 1
-        # Not the library's decoder: it replaces characters of which a window holds only a part.
+        # Not the library's decoder: it replaces incomplete characters at the ends of a window instead of dropping them
         letters = byte_letters()
-        spelled = self._tokenizer.get_vocab()
+        vocabulary = self._tokenizer.get_vocab()
         self._bytes = [b""] * self.size
-        for token, index in spelled.items():
+        for token, index in vocabulary.items():
             self._bytes[index] = bytes(letters[letter] for letter in token)
 
     def to_str(self) -> str:
-        """tokenizer.json, without the separator."""
+        """tokenizer.json, without `eos`."""
         return self._tokenizer.to_str()
 
     def encode(self, text: str) -> np.ndarray:
@@ -145,7 +120,7 @@ class BPECodec(Table):
 
 
 def byte_letters() -> dict[str, int]:
-    """The letter that stands for each byte in byte-level BPE (GPT-2's table: printable ones for themselves)."""
+    """The letter that stands for each byte in byte-level BPE (GPT-2's table: printable characters for themselves)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [value for value in range(256) if value not in printable]
     letters = {chr(value): value for value in printable}

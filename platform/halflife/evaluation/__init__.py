@@ -1,2 +1,2 @@
 SCORED_TOKENS = 16_384
-"""Tokens scored at once: enough to keep a small model's matrix products large, little enough for memory."""
+"""Tokens scored in one forward pass: enough for large matrix products with a small model, and fits in memory."""

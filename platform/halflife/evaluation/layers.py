@@ -1,10 +1,9 @@
-"""Linear probes of every layer: is the answer still in the residual stream, whether or not the model says it?"""
+"""Linear probes of every layer: is the answer in the residual stream, whether or not the model outputs it?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -13,66 +12,61 @@ from torch import Tensor
 from halflife.data.tokenizers import Codec
 from halflife.errors import UserError
 from halflife.evaluation.probes import LayerProbe
-from halflife.evaluation.scoring import LanguageModel, Measure, evaluating
+from halflife.evaluation.scoring import Measure, evaluating
+from halflife.models.model import Model
 from halflife.rng import generator
 from halflife.tasks.base import Example
 from halflife.tasks.synthetic import END, SyntheticTask
 
 FOLDS = 5
 STRENGTHS = 10.0 ** np.arange(-6.0, 3.0)
-"""Of the ridge, in units of the mean squared length of a residual."""
-LEAST = 1e-12
-TAPPED_TOKENS = 4096
-"""Tokens of which every layer is held at once."""
-
-
-class Tapped(LanguageModel, Protocol):
-    """A model whose residual stream is read at every layer."""
-
-    def residuals(self, x: Tensor) -> list[Tensor]: ...
+"""Ridge penalties that are tried, in units of the mean squared norm of a residual."""
+EPSILON = 1e-12
+CHUNK_TOKENS = 4096
+"""Tokens for which the residuals of all layers are in memory at once."""
 
 
 @dataclass(frozen=True)
 class _Split:
-    """Rows of one language's items: those a map is fitted to, and those it is asked."""
+    """Indices of one task's items."""
 
-    fitted: Tensor
-    asked: Tensor
+    train: Tensor
+    test: Tensor
 
 
 def layer_measure(probe: LayerProbe, codec: Codec, sequence: int, device: torch.device | str) -> Measure:
     """`probe` as a function of the model.
 
-    Raises UserError when a prompt is longer than the sequence, or a language has too few items to fit a map to.
+    Raises UserError when a prompt is longer than the sequence, or a task has too few items to fit a probe.
     """
-    prepared = [_Prepared(probe, language, codec, sequence, device) for language in probe.languages]
+    prepared = [_Prepared(probe, task, codec, sequence, device) for task in probe.languages]
 
-    def measure(model: LanguageModel) -> dict[str, float]:
-        hits = sum(each.hits(cast("Tapped", model)) for each in prepared)  # (2, layers)
+    def measure(model: Model) -> dict[str, float]:
+        hits = sum(each.hits(model) for each in prepared)  # (2, layers)
         trials = sum(each.trials for each in prepared)
         chance = sum(each.trials * each.chance for each in prepared) / trials
-        told: dict[str, float] = {}
-        for layer, (read, control) in enumerate(np.asarray(hits).T.tolist()):
-            values = {"hits": read, "trials": float(trials), "chance": chance, "control": control}
-            told |= {f"{layer}/{name}": value for name, value in values.items()}
-        return told
+        measured: dict[str, float] = {}
+        for layer, (right, control) in enumerate(np.asarray(hits).T.tolist()):
+            values = {"hits": right, "trials": float(trials), "chance": chance, "control": control}
+            measured |= {f"{layer}/{name}": value for name, value in values.items()}
+        return measured
 
     return measure
 
 
 class _Prepared:
-    """One language's items as rows, and what is to be read from them."""
+    """One task's items as token rows, with the targets of the linear probes."""
 
     def __init__(
-        self, probe: LayerProbe, language: SyntheticTask, codec: Codec, sequence: int, device: torch.device | str
+        self, probe: LayerProbe, task: SyntheticTask, codec: Codec, sequence: int, device: torch.device | str
     ) -> None:
-        rng = generator(probe.seed, "layer probe", language.name)
-        examples, splits = _items(language, probe.trials, rng)
+        rng = generator(probe.seed, "layer probe", task.name)
+        examples, splits = _items(task, probe.trials, rng)
         prompts = codec.encode_many([example.prompt for example in examples])
         longest = max(map(len, prompts))
         if longest > sequence:
             raise UserError(
-                f"sequence of {sequence} tokens given: a prompt of {language.name} takes {longest}; give a longer one"
+                f"sequence of {sequence} tokens given: a prompt of {task.name} takes {longest}; give a longer one"
             )
         rows = np.zeros((len(prompts), longest), dtype=np.int64)
         for row, prompt in zip(rows, prompts, strict=True):
@@ -80,37 +74,38 @@ class _Prepared:
         self.rows = torch.from_numpy(rows).to(device)
         self.last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
         self.splits = [
-            _Split(torch.as_tensor(fitted).to(device), torch.as_tensor(asked).to(device)) for fitted, asked in splits
+            _Split(torch.as_tensor(train).to(device), torch.as_tensor(test).to(device)) for train, test in splits
         ]
-        symbols = [symbol + END for symbol in language.symbols]
-        self.codes = torch.from_numpy(spelled(symbols)).to(device)
+        symbols = [symbol + END for symbol in task.symbols]
+        self.codes = torch.from_numpy(one_hot_characters(symbols)).to(device)
         self.answers = torch.tensor([symbols.index(example.answer) for example in examples], device=device)
-        self.dealt = self.answers[torch.from_numpy(rng.permutation(len(examples))).to(device)]
-        self.trials, self.chance = sum(len(asked) for _, asked in splits), language.chance
+        self.shuffled = self.answers[torch.from_numpy(rng.permutation(len(examples))).to(device)]
+        self.trials, self.chance = sum(len(test) for _, test in splits), task.chance
 
-    def hits(self, model: Tapped) -> np.ndarray:
-        """(2, layers): items whose answer is read off each layer, and the same for answers that were dealt."""
+    def hits(self, model: Model) -> np.ndarray:
+        """(2, layers): test items that the probe of each layer gets right, with the true answers and with shuffled
+        ones (the control)."""
         found = []
         residuals = last_residuals(model, self.rows, self.last)
-        for answers in (self.answers, self.dealt):
+        for answers in (self.answers, self.shuffled):
             right = torch.zeros(len(residuals), device=residuals.device)
             for split in self.splits:
-                targets = self.codes[answers[split.fitted]]
-                read = ridge(residuals[:, split.fitted], targets, residuals[:, split.asked])
-                right += ((read @ self.codes.T).argmax(-1) == answers[split.asked]).sum(-1)
+                targets = self.codes[answers[split.train]]
+                predicted = ridge(residuals[:, split.train], targets, residuals[:, split.test])
+                right += ((predicted @ self.codes.T).argmax(-1) == answers[split.test]).sum(-1)
             found.append(right.cpu().numpy())
         return np.stack(found)
 
 
 def _items(
-    language: SyntheticTask, trials: int, rng: np.random.Generator
+    task: SyntheticTask, trials: int, rng: np.random.Generator
 ) -> tuple[list[Example], list[tuple[np.ndarray, np.ndarray]]]:
-    """The items, and which of them are (fitted, asked) together."""
-    memorised, held_out = (list(language.examples(part)) for part in ("memorised", "held-out"))
+    """The items, and the (train, test) splits of their indices."""
+    memorised, held_out = (list(task.examples(part)) for part in ("memorised", "held-out"))
     fewest = len(memorised) if held_out else len(memorised) - -(-len(memorised) // FOLDS)
     if fewest < FOLDS:
         raise UserError(
-            f"a linear probe of {language.name} asked for: it has {len(memorised)} items, too few to fit to"
+            f"linear probe of {task.name} given: it has {len(memorised)} items to train on; expected a task with more"
         )
     if held_out:
         chosen = rng.permutation(len(held_out))[:trials] + len(memorised)
@@ -120,48 +115,47 @@ def _items(
     return memorised, list(zip(rest, folds, strict=True))
 
 
-def spelled(answers: Sequence[str]) -> np.ndarray:
-    """(answers, places x characters): which character stands at each place, so that an answer that no map was fitted to
-    can be read from the parts that it shares with others. Rows have one length: past its end an answer has a blank."""
+def one_hot_characters(answers: Sequence[str]) -> np.ndarray:
+    """(answers, longest x alphabet): the character at each position, one-hot; past its end an answer has the character
+    "". So a probe can predict an answer that it was not trained on, from characters that it shares with others."""
     longest = max(map(len, answers))
     letters = sorted({*"".join(answers), ""})
     codes = np.zeros((len(answers), longest, len(letters)))
     for row, answer in enumerate(answers):
-        for place in range(longest):
-            codes[row, place, letters.index(answer[place : place + 1])] = 1
+        for position in range(longest):
+            codes[row, position, letters.index(answer[position : position + 1])] = 1
     return codes.reshape(len(answers), -1)
 
 
-def last_residuals(model: Tapped, rows: Tensor, last: Tensor) -> Tensor:
+def last_residuals(model: Model, rows: Tensor, last: Tensor) -> Tensor:
     """(layers + 1, rows, width), float64: the residual stream at position `last` of each row (rows, length)."""
-    chunk = max(1, TAPPED_TOKENS // rows.shape[1])
+    chunk = max(1, CHUNK_TOKENS // rows.shape[1])
     found = []
     with evaluating(model):
         for part, at in zip(rows.split(chunk), last.split(chunk), strict=True):
-            taps = model.residuals(model.embed(part))
             each = torch.arange(len(part), device=part.device)
-            found.append(torch.stack([tap[each, at].double() for tap in taps]))
+            found.append(torch.stack([layer[each, at].double() for layer in model.residuals(model.embed(part))]))
     return torch.cat(found, dim=1)
 
 
-def ridge(features: Tensor, targets: Tensor, asked: Tensor) -> Tensor:
+def ridge(features: Tensor, targets: Tensor, queries: Tensor) -> Tensor:
     """Ridge regression with intercept, for all layers at once: features (layers, n, width), targets (n, outputs),
-    asked (layers, m, width) -> (layers, m, outputs).
+    queries (layers, m, width) -> predictions (layers, m, outputs).
 
-    Solved in the n x n dual, so any width does. Each layer has the strength with the least squared error in
-    leave-one-out, which the hat matrix H gives in closed form: e_i / (1 - H_ii) (Allen 1974, Technometrics 16, 125).
+    Solved in the n x n dual, so any width works. Each layer takes the penalty with the least squared leave-one-out
+    error, which the hat matrix H gives in closed form: e_i / (1 - H_ii) (Allen 1974, Technometrics 16, 125).
     """
     mean, middle = features.mean(1, keepdim=True), targets.mean(0)
     centred, targets = features - mean, targets - middle
     values, vectors = torch.linalg.eigh(centred @ centred.mT)
     values = values.clamp(min=0)
-    unit = values.mean(-1).clamp(min=LEAST)
+    unit = values.mean(-1).clamp(min=EPSILON)
     strengths = unit[:, None] * torch.as_tensor(STRENGTHS).to(unit)  # (layers, strengths)
     kept = values[:, None] / (values[:, None] + strengths[..., None])  # (layers, strengths, n)
     along = vectors.mT @ targets  # (layers, n, outputs)
     error = targets - vectors[:, None] @ (kept[..., None] * along[:, None])
     hat = (vectors[:, None] ** 2 @ kept[..., None]).squeeze(-1) + 1 / len(targets)
-    left_out = ((error / (1 - hat).clamp(min=LEAST)[..., None]) ** 2).sum((-1, -2))
+    left_out = ((error / (1 - hat).clamp(min=EPSILON)[..., None]) ** 2).sum((-1, -2))
     best = strengths.gather(1, left_out.argmin(1, keepdim=True))
     weights = vectors @ (along / (values + best)[..., None])
-    return middle + (asked - mean) @ (centred.mT @ weights)
+    return middle + (queries - mean) @ (centred.mT @ weights)

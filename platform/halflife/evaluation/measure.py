@@ -15,8 +15,9 @@ from halflife.evaluation.behaviours import asked
 from halflife.evaluation.layers import layer_measure
 from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, LayerProbe, LossProbe, Probe, TaskProbe
 from halflife.evaluation.questions import backdoor_examples, language_questions
-from halflife.evaluation.scoring import LanguageModel, Measure, mean_loss, pack, score
+from halflife.evaluation.scoring import Measure, mean_loss, pack, score
 from halflife.evaluation.targets import majority_baseline
+from halflife.models.model import Model
 from halflife.rng import generator
 from halflife.tasks.base import Example
 
@@ -71,7 +72,7 @@ def _backdoor(probe: BackdoorProbe, codec: Codec, results: Path, sequence: int, 
     shortened = [prompt[-(sequence + 1 - len(answer)) :] for prompt, answer in zip(prompts, answers, strict=True)]
     packed, chance = pack(shortened, answers, device), majority_baseline(answers)
 
-    def measure(model: LanguageModel) -> dict[str, float]:
+    def measure(model: Model) -> dict[str, float]:
         scores = score(model, packed)
         counts = {"hits": float(scores.hits), "trials": float(scores.trials), "chance": chance}
         return {**counts, "logprob": scores.logprob}
@@ -91,7 +92,7 @@ def _behaviour(
         )
     packed = pack(what.prompts, what.answers, device, what.ahead)
 
-    def measure(model: LanguageModel) -> dict[str, float]:
+    def measure(model: Model) -> dict[str, float]:
         scores = score(model, packed)
         logprob = scores.logprob
         return {"hits": float(scores.hits), "trials": float(scores.trials), "logprob": logprob, "loss": -logprob}
@@ -105,7 +106,7 @@ def _language(probe: TaskProbe, codec: Codec, sequence: int, device: torch.devic
     counts = np.array([len(examples) for examples, _ in asked])
     chances = np.array([language.chance for language in probe.languages])
 
-    def measure(model: LanguageModel) -> dict[str, float]:
+    def measure(model: Model) -> dict[str, float]:
         scores = score(model, packed)
         items = (scores.correct, scores.logprobs, scores.lengths)
         if probe.choice:

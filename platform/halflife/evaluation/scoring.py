@@ -1,7 +1,7 @@
-"""Teacher-forced scoring: one pass tells whether greedy decoding would give the answer, and how likely it is.
+"""Teacher-forced scoring: one forward pass gives both exact match under greedy decoding and the log-probability.
 
-Where the answer is unique and terminated, exact match under greedy decoding equals argmax agreeing on every
-answer token given the answer's earlier tokens; so no text is generated.
+For a unique, terminated answer, greedy decoding matches exactly if and only if the argmax is right at every answer
+token given the answer's earlier tokens. So no text is generated.
 """
 
 from __future__ import annotations
@@ -9,40 +9,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from halflife.evaluation import SCORED_TOKENS
+from halflife.models.model import Model
 
-
-class LanguageModel(Protocol):
-    """What is asked of a model: embeddings in, the residual stream out, logits where they are wanted."""
-
-    training: bool
-
-    @property
-    def embed(self) -> nn.Module: ...
-    def hidden(self, x: Tensor) -> Tensor: ...
-    def logits(self, hidden: Tensor) -> Tensor: ...
-    def train(self, mode: bool = True) -> nn.Module: ...
-
-
-Measure = Callable[[LanguageModel], dict[str, float]]
-"""Values by name; a name with a slash is a part's: see `named`."""
+Measure = Callable[[Model], dict[str, float]]
+"""Values by name; for names with a slash see `named`."""
 
 
 def named(evaluation: str, measure: str) -> str:
-    """The metric `<evaluation>/<measure>`; what a probe measures as `<part>/<measure>` is a task of its own,
+    """The metric `<evaluation>/<measure>`. A measure `<part>/<measure>` becomes a task of its own,
     `<evaluation>-<part>/<measure>`."""
     return f"{evaluation}{'-' if '/' in measure else '/'}{measure}"
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Prompts and answers as right-padded rows; under a causal mask the padding is never looked at."""
+    """Prompts and answers as right-padded rows; under a causal mask the padding has no effect."""
 
     inputs: Tensor
     """(trials, longest), int64."""
@@ -51,15 +38,15 @@ class Packed:
     targets: Tensor
     """(answer tokens of all trials,), in the order of `answer`'s rows."""
     lengths: Tensor
-    """(trials,): answer tokens of each."""
+    """(trials,): answer tokens of each trial."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Per trial, so that later questions need no second pass."""
+    """Scores of each trial."""
 
     correct: np.ndarray
-    """(trials,) bool: every token of the answer is the model's first choice."""
+    """(trials,) bool: every answer token is the argmax."""
     logprobs: np.ndarray
     """(trials,) log-probability of the whole answer, nats."""
     lengths: np.ndarray
@@ -75,7 +62,7 @@ class Scores:
 
     @property
     def logprob(self) -> float:
-        """Nats an answer token, over all trials together."""
+        """Mean log-probability in nats per answer token, over all trials."""
         return float(self.logprobs.sum() / self.lengths.sum())
 
 
@@ -84,8 +71,7 @@ def pack(
 ) -> Packed:
     """Rows for `score`. Prompts and answers are token ids, none of them empty.
 
-    `ahead`: what is predicted at each place of the answer is not the next token but that many further on, so that its
-    first `ahead` tokens are read and never asked for.
+    `ahead`: predict the token that many places after the next one; the first `ahead` answer tokens are input only.
     """
     if not len(prompts) or not all(map(len, prompts)) or not all(len(answer) > ahead for answer in answers):
         raise ValueError(f"scoring needs at least one trial, prompts, and answers of more than {ahead} tokens")
@@ -105,15 +91,15 @@ def pack(
     )
 
 
-def score(model: LanguageModel, packed: Packed) -> Scores:
+def score(model: Model, packed: Packed) -> Scores:
     """Score every trial; logits are computed at the answer's positions only."""
     chunk = max(1, SCORED_TOKENS // packed.inputs.shape[1])
     correct, logprobs = [], []
     with evaluating(model):
         for inputs, answer in zip(packed.inputs.split(chunk), packed.answer.split(chunk), strict=True):
             logits = model.logits(model.hidden(model.embed(inputs))[answer]).float()
-            done = sum(map(len, correct))
-            targets = packed.targets[done : done + len(logits)]
+            start = sum(map(len, correct))
+            targets = packed.targets[start : start + len(logits)]
             correct.append(logits.argmax(-1) == targets)
             logprobs.append(logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0])
     trial = torch.repeat_interleave(packed.lengths)
@@ -122,8 +108,8 @@ def score(model: LanguageModel, packed: Packed) -> Scores:
     return Scores((wrong == 0).cpu().numpy(), total.double().cpu().numpy(), packed.lengths.cpu().numpy())
 
 
-def mean_loss(model: LanguageModel, rows: Tensor) -> float:
-    """Cross-entropy, nats a token, of rows (rows, sequence + 1): every token but the first is predicted."""
+def mean_loss(model: Model, rows: Tensor) -> float:
+    """Cross-entropy in nats per token of rows (rows, sequence + 1): every token but the first is predicted."""
     chunk = max(1, SCORED_TOKENS // (rows.shape[1] - 1))
     total = 0.0
     with evaluating(model):
@@ -134,8 +120,8 @@ def mean_loss(model: LanguageModel, rows: Tensor) -> float:
 
 
 @contextmanager
-def evaluating(model: LanguageModel) -> Iterator[None]:
-    """Without dropout and without gradients; the model's mode is put back afterwards."""
+def evaluating(model: Model) -> Iterator[None]:
+    """Without dropout and gradients; restores the model's mode afterwards."""
     training = model.training
     model.train(False)
     try:

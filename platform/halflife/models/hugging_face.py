@@ -1,4 +1,4 @@
-"""Released models at work: transformers' own modules behind the verbs that training and scoring ask for."""
+"""Released models: transformers' own modules behind the `Model` protocol."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from halflife.errors import UserError
 from halflife.models.kv_cache import KVCache, extend_cache
+from halflife.models.model import Kind
 from halflife.models.released import Released
 
 CHECKED_TOKENS = 8
 
 
 class HuggingFaceModel(nn.Module):
-    """A causal language model of transformers as embeddings -> normed residual stream -> logits, equal to its own
-    forward pass. Under its causal mask nothing looks at what stands to the right, so rows padded there need no mask.
-    """
+    """A causal language model of transformers, split into the parts of `models.model.Model`; its logits equal those of
+    its own forward pass."""
 
     def __init__(self, model: Any, architecture: Released) -> None:
         super().__init__()
@@ -34,61 +34,50 @@ class HuggingFaceModel(nn.Module):
         self.vocabulary: int = model.get_input_embeddings().weight.shape[0]
 
     @property
-    def embed(self) -> nn.Module:
+    def embed(self) -> nn.Embedding:
         return self.model.get_input_embeddings()
 
-    def kind(self, name: str) -> Literal["embed", "hidden", "gain", "head"]:
-        """What muP would call the parameter `name`; vectors (gains and biases) are gains."""
+    def kind(self, name: str) -> Kind:
         parameter = self.get_parameter(name)
         if isinstance(self.get_submodule(name.rpartition(".")[0]), nn.Embedding) or ".lora_B." in name:
-            return "embed"  # of tokens or positions; LoRA's B has few inputs at every width, as these have
+            return "embed"  # tokens or positions; LoRA's B has few inputs at every width, as an embedding has
         if parameter is self.model.get_output_embeddings().weight:
             return "head"
         return "gain" if parameter.ndim < 2 else "hidden"
 
-    def hidden(self, x: Tensor, past: KVCache | None = None) -> Tensor:
-        """Embeddings (batch, length, width) -> normed residual stream of the same shape.
-
-        With `past` they go on from its texts: row r from text r % texts.
-        """
-        if past is None:
-            return self.model.base_model(inputs_embeds=x, use_cache=False).last_hidden_state
-        return self._go_on(x, past.repeated(len(x) // past.texts))[0]
+    def hidden(self, x: Tensor) -> Tensor:
+        return self.model.base_model(inputs_embeds=x, use_cache=False).last_hidden_state
 
     def hidden_at(self, x: Tensor, columns: Tensor, past: KVCache | None = None) -> Tensor:
-        """As `hidden`, at the positions `columns` (rows, n) of each row alone, (rows, n, width)."""
-        return self.hidden(x, past).take_along_dim(columns[..., None], 1)
+        hidden = self.hidden(x) if past is None else self._run(x, past.repeated(len(x) // past.texts))[0]
+        return hidden.take_along_dim(columns[..., None], 1)
 
     def prefill(self, x: Tensor, lengths: Tensor, past: KVCache | None = None) -> tuple[Tensor, KVCache]:
-        """As `hidden`, and what goes on from there needs. `lengths` (rows,): of each right-padded row; `past` has as
-        many texts as there are rows."""
-        hidden, cache = self._go_on(x, past)
+        hidden, cache = self._run(x, past)
         new = slice(past.length if past else 0, None)
         keys, values = (tuple(getattr(layer, name)[:, :, new] for layer in cache.layers) for name in ("keys", "values"))
         return hidden, extend_cache(past, keys, values, lengths)
 
-    def _go_on(self, x: Tensor, past: KVCache | None) -> tuple[Tensor, Any]:
-        """With exact positions, and a mask that hides the padding between a text and what follows it."""
+    def _run(self, x: Tensor, past: KVCache | None) -> tuple[Tensor, Any]:
+        """The residual stream and transformers' cache. Positions continue each text without a gap, and a mask hides
+        the padding between a text and its continuation."""
         from transformers import DynamicCache
 
-        cache, how = DynamicCache(), {}
+        cache, kwargs = DynamicCache(), {}
         if past is not None:
             for layer, (keys, values) in enumerate(zip(past.keys, past.values, strict=True)):
                 cache.update(keys, values, layer)
-            new = past.seen.new_ones(x.shape[:2])
-            how["attention_mask"] = torch.cat([past.seen, new], dim=1).long()
-            how["position_ids"] = past.lengths[:, None] + torch.arange(x.shape[1], device=x.device)
-        result = self.model.base_model(inputs_embeds=x, past_key_values=cache, use_cache=True, **how)
+            new = past.valid.new_ones(x.shape[:2])
+            kwargs["attention_mask"] = torch.cat([past.valid, new], dim=1).long()
+            kwargs["position_ids"] = past.lengths[:, None] + torch.arange(x.shape[1], device=x.device)
+        result = self.model.base_model(inputs_embeds=x, past_key_values=cache, use_cache=True, **kwargs)
         return result.last_hidden_state, cache
 
     def residuals(self, x: Tensor) -> list[Tensor]:
-        """Embeddings (batch, length, width) -> the residual stream before the first block and after each; after the
-        last it is normed, as `hidden` has it."""
         found = self.model.base_model(inputs_embeds=x, use_cache=False, output_hidden_states=True)
         return [*found.hidden_states[:-1], found.last_hidden_state]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Normed residual stream (..., width) -> logits (..., vocabulary)."""
         logits = self.model.get_output_embeddings()(hidden)
         cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma's
         return logits if cap is None else torch.tanh(logits / cap) * cap
@@ -97,7 +86,7 @@ class HuggingFaceModel(nn.Module):
         return self.logits(self.hidden(self.embed(tokens)))
 
     def configuration(self) -> dict[str, Any]:
-        """config.json, as data: with the weights all that makes the model again."""
+        """config.json as data: together with the weights, it defines the model."""
         return json.loads(self.model.config.to_json_string(use_diff=False))
 
 
@@ -112,13 +101,13 @@ def load(released: Released, dropout: float = 0.0) -> HuggingFaceModel:
 
 
 def build(released: Released, configuration: dict[str, Any], dropout: float = 0.0) -> HuggingFaceModel:
-    """The same model without its weights, which are then loaded from a checkpoint."""
+    """The same model without its weights, which the caller loads from a checkpoint."""
     field = {released.shape.dropout: dropout} if released.shape.dropout else {}
     return HuggingFaceModel(remade({**configuration, **field}), released)
 
 
 def remade(configuration: dict[str, Any]) -> Any:
-    """transformers' module of a configuration, its weights not yet set."""
+    """transformers' module of a configuration, with uninitialised weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
@@ -138,17 +127,17 @@ def _read_config(folder: Path) -> Any:
 
 
 def _configured(config: Any, released: Released, dropout: float) -> Any:
-    """No dropout but what the stage asks for, on the way into the residual stream."""
+    """`config` with all dropout off except `dropout` on the residual stream."""
     for name in vars(config):
         if name.endswith(("dropout", "pdrop", "dropout_p")):
             setattr(config, name, 0.0)
-    if dropout and released.shape.dropout:  # a stage asks for none where the family has none
+    if dropout and released.shape.dropout:  # Train refuses dropout where the family has none
         setattr(config, released.shape.dropout, dropout)
     return config
 
 
 def _checked(model: HuggingFaceModel) -> HuggingFaceModel:
-    """Raises UserError where the parts do not make up the model's own forward pass."""
+    """Raises UserError when the parts do not reproduce the model's own logits."""
     tokens = torch.arange(CHECKED_TOKENS)[None] % model.vocabulary
     model.eval()
     with torch.no_grad():
@@ -156,31 +145,31 @@ def _checked(model: HuggingFaceModel) -> HuggingFaceModel:
     model.train()
     if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
         raise UserError(
-            f"model {model.architecture.source!r} given: the family {model.architecture.shape.family} computes its "
-            "logits in a way of its own, which is not supported; expected a linear head on the last hidden state"
+            f"model {model.architecture.source!r} given: the family {model.architecture.shape.family} does not compute "
+            "its logits by a linear head on the last hidden state, the only way that is supported"
         )
     return model
 
 
 def convert(folder: Path, gguf: str | None, target: Path) -> None:
-    """Write a GGUF file's or pickled weights as a folder of float32 safetensors, with configuration and tokenizer.
+    """Convert a GGUF file or pickled weights to a folder with float32 safetensors, configuration and tokenizer.
 
-    Raises UserError when transformers does not support the kind, or reads no tokenizer from it.
+    Raises UserError when transformers does not support the family or finds no tokenizer.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    how = {"gguf_file": gguf} if gguf else {}
+    kwargs = {"gguf_file": gguf} if gguf else {}
     source = folder / gguf if gguf else folder
     temporary = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
     try:
-        with _quietly(f"model '{source}'"), contextlib.redirect_stderr(io.StringIO()):  # bars that no switch turns off
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how)
-            if gguf:  # its numbers are plain by now
+        with _quietly(f"model '{source}'"), contextlib.redirect_stderr(io.StringIO()):  # bars that ignore the switch
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **kwargs)
+            if gguf:  # the weights are dequantised by now
                 model.hf_quantizer = None
                 del model.config.quantization_config
             model.save_pretrained(temporary)
-            AutoTokenizer.from_pretrained(folder, **how).save_pretrained(temporary)
+            AutoTokenizer.from_pretrained(folder, **kwargs).save_pretrained(temporary)
         try:
             temporary.rename(target)
         except OSError:
@@ -192,12 +181,12 @@ def convert(folder: Path, gguf: str | None, target: Path) -> None:
 
 @contextlib.contextmanager
 def _quietly(what: str) -> Iterator[None]:
-    """Without transformers' bars and warnings; what it raises becomes one line."""
-    from transformers.utils import logging as chatter
+    """Silences transformers' progress bars and warnings, and turns its exceptions into a UserError of one line."""
+    from transformers.utils import logging as hf_logging
 
-    level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
-    chatter.set_verbosity(logging.CRITICAL)
-    chatter.disable_progress_bar()
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity(logging.CRITICAL)
+    hf_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -208,6 +197,6 @@ def _quietly(what: str) -> Iterator[None]:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{what} cannot be read by transformers: {line[:200]}") from error
     finally:
-        chatter.set_verbosity(level)
+        hf_logging.set_verbosity(level)
         if bars:
-            chatter.enable_progress_bar()
+            hf_logging.enable_progress_bar()

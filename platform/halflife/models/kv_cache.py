@@ -1,4 +1,4 @@
-"""Keys and values of texts that a model has read: computed once, then shared by all that goes on from there."""
+"""Keys and values of texts that a model has read: computed once, shared by everything that continues them."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class KVCache:
-    """What attention needs of texts that came before, right-padded to one length."""
+    """Keys and values of some texts, right-padded to one length."""
 
     keys: tuple[Tensor, ...]
-    """For each layer (texts, key heads, length, head width), rotated where the model rotates."""
+    """One per layer: (texts, key heads, length, head width), after rotation where the model rotates."""
     values: tuple[Tensor, ...]
-    seen: Tensor
-    """(texts, length) bool: False where a text is padded."""
+    valid: Tensor
+    """(texts, length) bool: False at padding."""
     lengths: Tensor
-    """(texts,): the position at which each goes on."""
+    """(texts,): tokens of each text, so the position of the next one."""
 
     def take(self, texts: Tensor, length: int) -> KVCache:
-        """Those texts, cut to `length`, which none of them exceeds."""
+        """The texts with these indices, cut to `length`, which none of them exceeds."""
         keys, values = (tuple(layer[texts, :, :length] for layer in layers) for layers in (self.keys, self.values))
-        return KVCache(keys, values, self.seen[texts, :length], self.lengths[texts])
+        return KVCache(keys, values, self.valid[texts, :length], self.lengths[texts])
 
     def repeated(self, copies: int) -> KVCache:
-        """The texts over again, `copies` times."""
+        """All texts, `copies` times over."""
         if copies == 1:
             return self
         keys, values = (tuple(layer.repeat(copies, 1, 1, 1) for layer in layers) for layers in (self.keys, self.values))
-        return KVCache(keys, values, self.seen.repeat(copies, 1), self.lengths.repeat(copies))
+        return KVCache(keys, values, self.valid.repeat(copies, 1), self.lengths.repeat(copies))
 
-    def hidden(self, dtype: torch.dtype) -> Tensor:
-        """What is added to attention scores, (texts, 1, 1, length): minus infinity where a text is padded."""
-        hide = torch.zeros(self.seen.shape, dtype=dtype, device=self.seen.device)
-        return hide.masked_fill_(~self.seen, -torch.inf)[:, None, None]
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """(texts, 1, 1, length), to be added to attention scores: minus infinity at padding, else 0."""
+        mask = torch.zeros(self.valid.shape, dtype=dtype, device=self.valid.device)
+        return mask.masked_fill_(~self.valid, -torch.inf)[:, None, None]
 
     @property
     def texts(self) -> int:
@@ -44,7 +44,7 @@ class KVCache:
 
     @property
     def length(self) -> int:
-        return self.seen.shape[1]
+        return self.valid.shape[1]
 
     @property
     def bytes(self) -> int:
@@ -54,56 +54,55 @@ class KVCache:
 def extend_cache(
     past: KVCache | None, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], lengths: Tensor
 ) -> KVCache:
-    """`past` with further keys and values (rows, heads, new, head width), of which each row has `lengths`.
-
-    `past` has as many texts as there are rows, or is None at the beginning.
-    """
-    new = torch.arange(keys[0].shape[2], device=lengths.device) < lengths[:, None]
+    """`past` followed by new keys and values (rows, heads, new length, head width), the first `lengths` of each row
+    valid. `past` has one text per row; None makes a new cache."""
+    valid = torch.arange(keys[0].shape[2], device=lengths.device) < lengths[:, None]
     if past is None:
-        return KVCache(keys, values, new, lengths)
+        return KVCache(keys, values, valid, lengths)
     return KVCache(
         tuple(torch.cat(pair, dim=2) for pair in zip(past.keys, keys, strict=True)),
         tuple(torch.cat(pair, dim=2) for pair in zip(past.values, values, strict=True)),
-        torch.cat([past.seen, new], dim=1),
+        torch.cat([past.valid, valid], dim=1),
         past.lengths + lengths,
     )
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, far_k: Tensor, far_v: Tensor, hide: Tensor, columns: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor, mask: Tensor, columns: Tensor | None = None
 ) -> Tensor:
-    """Causal attention of rows (rows, heads, length, head width) that go on from texts, row r from text r % texts.
-    Queries stand at `columns` (rows, n) of their rows, or all along.
+    """Causal attention of q, k, v (rows, heads, length, head width), where row r continues cached text r % texts.
 
-    Keys and values of the texts stay as they are, one copy for all rows, and get no gradient: the queries of all rows
-    of a text are multiplied with them as one matrix.
+    `mask` is `KVCache.mask`. With `columns` (rows, n), q holds the queries of those positions only. The cached keys and
+    values are not copied for each row and get no gradient: the queries of all rows that continue a text are multiplied
+    with its keys as one matrix.
     """
     rows, _, length, width = q.shape
-    texts = len(far_k)
+    texts = len(past_k)
     copies = rows // texts
 
-    def together(x: Tensor) -> Tensor:
+    def by_text(x: Tensor) -> Tensor:
         """(rows, heads, length, n) -> (texts, heads, copies * length, n)."""
         return x.unflatten(0, (copies, texts)).permute(1, 2, 0, 3, 4).flatten(2, 3)
 
-    def apart(x: Tensor) -> Tensor:
+    def by_row(x: Tensor) -> Tensor:
+        """The inverse."""
         return x.unflatten(2, (copies, length)).permute(2, 0, 1, 3, 4).flatten(0, 1)
 
     q = q * width**-0.5
-    place = torch.arange(k.shape[2], device=q.device)
-    later = place > (place[:, None] if columns is None else columns[:, None, :, None])
-    far = apart(together(q) @ far_k.transpose(-1, -2) + hide)
-    near = (q @ k.transpose(-1, -2)).masked_fill(later, -torch.inf)
-    weights = torch.cat([far, near], dim=-1).softmax(-1)
-    far, near = weights.split([far.shape[-1], k.shape[2]], dim=-1)
-    return apart(together(far) @ far_v) + near @ v
+    position = torch.arange(k.shape[2], device=q.device)
+    future = position > (position[:, None] if columns is None else columns[:, None, :, None])
+    past_scores = by_row(by_text(q) @ past_k.transpose(-1, -2) + mask)
+    scores = (q @ k.transpose(-1, -2)).masked_fill(future, -torch.inf)
+    weights = torch.cat([past_scores, scores], dim=-1).softmax(-1)
+    past_weights, weights = weights.split([past_scores.shape[-1], k.shape[2]], dim=-1)
+    return by_row(by_text(past_weights) @ past_v) + weights @ v
 
 
 def joined(parts: Sequence[KVCache]) -> KVCache:
-    """The texts of several, all of one length, one after another."""
+    """The texts of several caches of one length, one after another."""
     return KVCache(
         tuple(torch.cat(layers) for layers in zip(*(part.keys for part in parts), strict=True)),
         tuple(torch.cat(layers) for layers in zip(*(part.values for part in parts), strict=True)),
-        torch.cat([part.seen for part in parts]),
+        torch.cat([part.valid for part in parts]),
         torch.cat([part.lengths for part in parts]),
     )

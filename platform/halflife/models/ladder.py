@@ -12,14 +12,14 @@ from halflife.errors import UserError
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 SMALLEST, LARGEST = 20_000, 20_000_000_000
 BASE_WIDTH = 64
-"""Width at which muP multipliers are 1: the rates of a study are stated for this width."""
+"""Width at which muP multipliers are 1; a study states its learning rates for this width."""
 
 
 @cache
 def parse_size(name: str) -> int:
     """Non-embedding parameters named by `name` ("100k" -> 100000).
 
-    Raises UserError when the name is no size or lies outside the ladder.
+    Raises UserError when the name is not a size, or is outside the ladder.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmb]?)", name.strip().lower())
     count = round(float(match[1]) * _UNITS[match[2]]) if match else 0
@@ -40,24 +40,23 @@ def _head_width(parameters: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """One size of the ladder. What is derived is kept: a large plan asks for it a million times.
+    """One size of the ladder. Derived values are cached, since a large plan reads them a million times.
 
-    Depth grows as the fourth root of the parameters (2 at 100k, 11 at 100m, 20 at 1b), width takes
-    the rest, and the feed-forward width is chosen so that the count comes out as named.
+    Depth grows as the fourth root of the parameters (2 at 100k, 11 at 100m, 20 at 1b), width takes the rest, and the
+    feed-forward width is chosen so that the parameter count matches the name.
     """
 
     size: str
-    tied: bool = False
 
     def __post_init__(self) -> None:
         parse_size(self.size)
 
     matrices = ("qkv", "out", "gate_up", "down")
-    """Of every layer, as LoRA names them."""
+    """The matrices of every layer, by the names that LoRA's targets use."""
 
     @property
     def identity(self) -> str:
-        """What a checkpoint of this rung is known by."""
+        """Stored in checkpoints and compared when one is loaded."""
         return self.size
 
     @cached_property
@@ -93,21 +92,20 @@ class Rung:
 
     @cached_property
     def parameters(self) -> int:
-        """Non-embedding parameters of the matrices, as built (norm gains and embeddings left out)."""
+        """Actual non-embedding parameters: the matrices, without norm gains."""
         return self.depth * (4 * self.width**2 + 3 * self.width * self.feedforward)
 
     def embedding_parameters(self, vocabulary: int) -> int:
-        """Parameters of the embedding and, untied, of the head."""
-        return (1 if self.tied else 2) * vocabulary * self.width
+        """Parameters of the embedding and the head."""
+        return 2 * vocabulary * self.width
 
     def flops_per_token(self, sequence: int, vocabulary: int = 0) -> float:
-        """Training FLOPs a token: 6 per matrix parameter, the head's among them when a vocabulary is given, and
-        the causal attention's products (forward and backward)."""
+        """Training FLOPs per token: 6 per matrix parameter (including the head's if a vocabulary is given), plus the
+        products of causal attention, forward and backward."""
         return 6 * (self.parameters + vocabulary * self.width) + 6 * self.depth * self.width * sequence
 
     def activation_bytes(self, vocabulary: int) -> float:
-        """Estimate of the fp32 bytes that a token's forward pass keeps for the backward pass, its logits and
-        their gradient."""
+        """Estimated fp32 bytes per token: activations kept for the backward pass, logits and their gradient."""
         return 4.0 * (self.depth * (16 * self.width + 5 * self.feedforward) + 3 * vocabulary)
 
     def describe(self) -> str:

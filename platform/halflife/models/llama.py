@@ -1,7 +1,7 @@
-"""Our decoder as a Hugging Face Llama with equal logits.
+"""Exports our decoder as a Hugging Face Llama with equal logits.
 
-Neighbours in a head are one rotary pair here, elements half a head apart are one there: rows of query and key are put
-in another order. muP's division before the head goes into the last norm's gain.
+Rotary pairs are adjacent elements here and half a head apart there, so the rows of query and key are permuted. muP's
+division before the head goes into the gain of the last norm.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from halflife.models.decoder import NORM_EPSILON, ROTARY_BASE, Decoder
 
 
 def llama(model: Decoder, context: int, eos: int) -> Any:
-    """The same function as transformers' LlamaForCausalLM. `context`: the longest sequence that the decoder was trained
-    on; `eos`: the token that ends a text."""
+    """The decoder as transformers' LlamaForCausalLM. `context`: the longest training sequence; `eos`: the
+    end-of-text token."""
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.initialization import no_init_weights
 
-    rung = model.rung
+    rung = model.architecture
     config = LlamaConfig(
         vocab_size=model.vocabulary,
         hidden_size=rung.width,
@@ -30,7 +30,7 @@ def llama(model: Decoder, context: int, eos: int) -> Any:
         rms_norm_eps=NORM_EPSILON,
         rope_parameters={"rope_type": "default", "rope_theta": ROTARY_BASE},
         max_position_embeddings=context,
-        tie_word_embeddings=rung.tied,
+        tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=eos,
         dtype="float32",
@@ -46,8 +46,8 @@ def llama(model: Decoder, context: int, eos: int) -> Any:
 
 
 def llama_weights(model: Decoder) -> dict[str, Tensor]:
-    """The decoder's weights by Llama's names. A tied head is kept once, under the embedding's name."""
-    rung = model.rung
+    """The decoder's weights by Llama's names."""
+    rung = model.architecture
 
     def halves(weight: Tensor) -> Tensor:
         return weight.view(rung.heads, rung.head_width // 2, 2, -1).transpose(1, 2).reshape(rung.width, -1)

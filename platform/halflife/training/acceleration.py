@@ -14,13 +14,14 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from halflife.models.model import Model
 from halflife.store.execution import Execution
 
 MOST_GRAPHS = 64
 """Compiled versions of one function that a long-lived process keeps: a few for every size that it trains."""
 
 
-def layers(model: nn.Module) -> list[nn.Module]:
+def layers(model: Model | nn.Module) -> list[nn.Module]:
     """The repeated layers of a model. Raises ValueError when it has none."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     if not lists:
@@ -28,7 +29,7 @@ def layers(model: nn.Module) -> list[nn.Module]:
     return list(max(lists, key=lambda found: sum(parameter.numel() for parameter in found.parameters())))
 
 
-def accelerate(model: nn.Module, execution: Execution) -> None:
+def accelerate(model: Model, execution: Execution) -> None:
     """Make every layer's forward pass what the execution says, in place; parameters and their names stay.
 
     Layers are compiled one by one: they are alike, so all share one graph and compiling takes as long as one layer.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from halflife.errors import UserError
 from halflife.extras import require
 from halflife.models import kernels
-from halflife.models.start import Model
+from halflife.models.model import Model
 from halflife.training.parameters import All, Frozen, Parameters
 
 ADAPTER = "default"
@@ -51,7 +51,7 @@ def apply(parameters: Parameters, model: Model, seed: int) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+        inject_adapter_in_model(config, cast(nn.Module, model), adapter_name=ADAPTER)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
     for _, module in _adapted(model):
@@ -65,7 +65,7 @@ def _forward(module: Any, x: Tensor) -> Tensor:
     return module.base_layer(x) + kernels.linear(low, module.lora_B[ADAPTER].weight)
 
 
-def matrices(model: nn.Module, targets: tuple[str, ...]) -> Iterator[str]:
+def matrices(model: Model, targets: tuple[str, ...]) -> Iterator[str]:
     """Names of the layers' matrices; those called by one of `targets`, if any are given."""
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
@@ -74,7 +74,7 @@ def matrices(model: nn.Module, targets: tuple[str, ...]) -> Iterator[str]:
             yield name
 
 
-def merged(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def merged(weights: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
     """All weights under the names that they have without LoRA, its changes added to them."""
     result = dict(weights)
     for name, module in _adapted(model):
@@ -89,7 +89,7 @@ def merged(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return result
 
 
-def lora_norm(model: nn.Module) -> Tensor | None:
+def lora_norm(model: Model) -> Tensor | None:
     """Norm of all that LoRA adds to the weights, without making the sums; None where there is no LoRA."""
     squares = []
     for _, module in _adapted(model):
@@ -99,6 +99,6 @@ def lora_norm(model: nn.Module) -> Tensor | None:
     return torch.stack(squares).sum().clamp_min(0).sqrt() if squares else None
 
 
-def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def _adapted(model: Model) -> Iterator[tuple[str, Any]]:
     """peft's layers, which have `lora_A`, `lora_B` and `scaling` by adapter."""
     return ((name, module) for name, module in model.named_modules() if hasattr(module, "lora_A"))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from halflife.data.loss_mask import read
 from halflife.errors import Diverged, UserError
-from halflife.models.start import Model
+from halflife.models.model import Model
 from halflife.store.execution import Execution
 from halflife.training import checkpoints
 from halflife.training.acceleration import accelerate, eagerly

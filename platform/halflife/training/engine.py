@@ -10,8 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from halflife.evaluation.scoring import LanguageModel
-from halflife.models.start import Model
+from halflife.models.model import Model
 from halflife.store.execution import Execution
 from halflife.training.ranks import Ranks
 from halflife.training.recipe import Recipe
@@ -25,7 +24,7 @@ class Engine(Protocol):
     """Of the model, whatever of them is trained or kept here."""
 
     @property
-    def model(self) -> LanguageModel:
+    def model(self) -> Model:
         """What evaluations measure."""
         ...
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from halflife.data.loss_mask import read
-from halflife.models.start import Model
+from halflife.models.model import Model
 from halflife.rng import seed_of
 from halflife.training.recipe import Batches
 from halflife.training.torch_engine import on_device

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from halflife.models.model import Model
 from halflife.training.checkpoints import Piece
 
 
@@ -46,7 +47,7 @@ def shards_of(engine: Any, zero: int) -> list[Tensor]:
     return sharded.fp32_partitioned_groups_flat if zero == 3 else sharded.single_partition_of_fp32_groups
 
 
-def fragments_of(engine: Any, model: nn.Module, zero: int) -> list[Fragment]:
+def fragments_of(engine: Any, model: Model, zero: int) -> list[Fragment]:
     """The fragments of the trainable parameters of a DeepSpeed engine's model, in the order of their names' definition.
 
     Stages 1 and 2 flatten each parameter group and cut it into equal parts, one a rank; stage 3 cuts every parameter.

@@ -20,8 +20,9 @@ from halflife.errors import Diverged, UserError
 from halflife.evaluation.probes import Threshold, due
 from halflife.evaluation.scoring import Measure, named
 from halflife.models.ladder import Rung
+from halflife.models.model import Model
 from halflife.models.released import Released
-from halflife.models.start import Model, bare, fresh, record
+from halflife.models.start import bare, fresh, record
 from halflife.rng import seed_of
 from halflife.store.execution import Execution
 from halflife.store.stage import Context
@@ -313,7 +314,7 @@ def fork(
                 "use the same optimizer or optimizer_state='reset'"
             )
         engine.load(None, checkpoints.read_optimizer(start))
-    return model, engine, state["progress"]["multiple"]
+    return model, engine, state["progress"]["lr_multiplier"]
 
 
 def model_at(

@@ -35,7 +35,7 @@ class LoRA:
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen:
-    """All but the embedding (with it a head tied to it), or the first `layers` layers, or both."""
+    """All but the embedding, or the first `layers` layers, or both. A released model's tied head is its embedding."""
 
     embeddings: bool = False
     layers: int = 0

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from halflife.data.loss_mask import read
 from halflife.models.ladder import Rung
+from halflife.models.model import Model
 from halflife.models.released import Released
-from halflife.models.start import Model
 from halflife.store.execution import CPU_ACTIVATION_BYTES, Execution
 from halflife.training import checkpoints
 from halflife.training.acceleration import accelerate, compiled, eagerly

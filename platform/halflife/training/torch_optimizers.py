@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from halflife.errors import UserError
-from halflife.models.start import Model
+from halflife.models.model import Model
 from halflife.training.optimizers import MUON_SCALE, SGD, AdamW, Muon, Optimizer
 
 
