@@ -16,7 +16,7 @@ import polars as pl
 
 from analysis.prompts import elicitation, information
 from analysis.runs.study import StudyData
-from analysis.stats.intervals import Middle, middle
+from analysis.stats.intervals import Median, median_interval
 
 BITS, SUBSPACES, SEARCH = "bits", "subspaces", "search"
 """Phases."""
@@ -70,11 +70,11 @@ def directions_table(fitted: pl.DataFrame) -> pl.DataFrame:
         reached = pl.when(pl.col("score") <= pl.col("threshold")).then("directions").otherwise(pl.lit(np.inf))
         least = part.group_by("seed").agg(reached.min().alias("least"))["least"]
         row = {"behaviour": behaviour, "model": model, "series": series, "directions": None}
-        rows.append(row | _told(middle(least), "directions") | {"last": float(part["directions"].to_numpy().max())})
+        rows.append(row | _told(median_interval(least), "directions") | {"last": float(part["directions"].to_numpy().max())})
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def _told(found: Middle, name: str) -> dict[str, Any]:
+def _told(found: Median, name: str) -> dict[str, Any]:
     return {
         name: found.estimate, "low": found.low, "high": found.high, "coverage": found.coverage,
         "reached": found.reached, "seeds": found.count,
@@ -109,7 +109,7 @@ def search_table(found: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFra
         return found
     full, rows = max(settings["tokens"]) * settings["restarts"] * settings["steps"], []
     for (behaviour, model, series), part in found.group_by(["behaviour", "model", "series"], maintain_order=True):
-        row = {"behaviour": behaviour, "model": model, "series": series} | _told(middle(part["c"]), "c")
+        row = {"behaviour": behaviour, "model": model, "series": series} | _told(median_interval(part["c"]), "c")
         share = float(np.median(part["prompt_steps"].to_numpy())) / full
         rows.append(row | {"tried": float(np.median(part["tried"].to_numpy())), "of_full_grid": share})
     return pl.DataFrame(rows, infer_schema_length=None)

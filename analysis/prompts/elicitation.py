@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from analysis.runs.study import StudyData
-from analysis.stats.intervals import Z, middle, t_interval
+from analysis.stats.intervals import Z, median_interval, t_interval
 from halflife.tracking import schema
 
 RUNS = {
@@ -342,7 +342,7 @@ def saturations(best: pl.DataFrame) -> list[float]:
 
 def _told(name: str, values: list[float], last: int) -> str:
     """Median over seeds and its interval by order statistics, in which values not reached have their place."""
-    found = middle(values)
+    found = median_interval(values)
     if not np.isfinite(found.estimate):
         some = f" ({found.reached} of {found.count} seeds did)" if found.reached else ""
         return f"{name} not reached by k = {last}{some}"

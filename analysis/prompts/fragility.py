@@ -17,7 +17,7 @@ from analysis.errors import UserError
 from analysis.prompts import amounts, elicitation
 from analysis.runs.study import StudyData
 from analysis.stats.association import rank_correlation
-from analysis.stats.intervals import Interval, middle
+from analysis.stats.intervals import Interval, median_interval
 
 PHASE = "fragility"
 MEASURES = {
@@ -118,12 +118,12 @@ def scattered(data: StudyData) -> pl.DataFrame:
     at = common(table)
     rows = []
     for (series, task), part in table.filter(pl.col("k") == at).group_by(["series", "task"], maintain_order=True):
-        c = middle(part["c"].drop_nulls())
+        c = median_interval(part["c"].drop_nulls())
         for name, label in MEASURES.items():
             values = part[name].drop_nulls() if name in part.columns else pl.Series([])
             if values.is_empty():
                 continue
-            value = middle(values)
+            value = median_interval(values)
             rows.append({
                 "measure": label, "series": series, "behaviour": task, "k": at, "loss": amounts.aim(data),
                 "seeds": value.count, "c": c.estimate, "c_low": c.low, "c_high": c.high, "value": value.estimate,

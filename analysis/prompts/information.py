@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from analysis.prompts.elicitation import MORE, best_restarts, distances, gains, saturations, with_threshold
-from analysis.stats.intervals import binomial_interval, middle
+from analysis.stats.intervals import binomial_interval, median_interval
 
 Criterion = Literal["loss", "success"]
 SUCCESS = 0.5
@@ -72,7 +72,7 @@ def _distance(part: pl.DataFrame) -> dict[str, Any]:
     found: dict[str, Any] = {"gain": gains(best), "last_k": int(tried[-1])} | dict.fromkeys(DISTANCE)
     if not by_seed:
         return found
-    c, aims = middle(by_seed.values()), best.drop_nulls("threshold").unique("seed", maintain_order=True)["threshold"]
+    c, aims = median_interval(by_seed.values()), best.drop_nulls("threshold").unique("seed", maintain_order=True)["threshold"]
     single = restart_table(part).filter(pl.col("rate") >= 0.5)["k"].to_list()
     at_c = best.filter(pl.col("k") == c.estimate)["numbers"].drop_nulls().to_list()
     found |= {
@@ -83,7 +83,7 @@ def _distance(part: pl.DataFrame) -> dict[str, Any]:
         "c_single": float(min(single)) if single else np.inf,
     }  # fmt: skip
     if found["gain"]:
-        s = middle(saturations(best))
+        s = median_interval(saturations(best))
         found |= {"s": s.estimate, "s_low": s.low, "s_high": s.high}
     return found
 
@@ -109,7 +109,7 @@ def difference_table(
         row = {"behaviour": behaviour, "series": series, "criterion": criterion, "pairs": len(pairs)}
         row |= {"untold": len(values) - len(told), "no_gain": len(pairs) - len(seeds)}
         if len(told):
-            m = middle(told)
+            m = median_interval(told)
             row |= {"difference": m.estimate, "low": m.low, "high": m.high, "coverage": m.coverage}
         if seeds:
             rows.append(row)
@@ -148,7 +148,7 @@ def bits_table(quantised: pl.DataFrame) -> pl.DataFrame:
         )
         least = cost.group_by("seed").agg(pl.col("cost").min())["cost"]
         if len(least):
-            m = middle(least)
+            m = median_interval(least)
             rows.append(
                 {
                     "behaviour": behaviour, "model": model, "series": series, "bits": m.estimate, "low": m.low,

@@ -1,4 +1,4 @@
-"""The array type of all numerical code here."""
+"""The array type of the numerical code."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A time that may not have been seen: it lies between two evaluations, after the last one, or before the first.
+"""A time that may be censored: it lies between two evaluations, after the last one, or before the first.
 
-Everywhere in analysis such a time is these four values, as a `Time` or as four columns of a frame; null in
-`estimate` means that there is none, never that the time is 0.
+Everywhere in analysis such a time is these four values, as a `Time` or as four columns of a frame. A null `estimate`
+means that there is none, never that the time is 0.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ CENSORED, AT_START = (pl.col("kind") == kind for kind in ("censored", "at-start"
 
 @dataclass(frozen=True, kw_only=True)
 class Time:
-    """observed: between the evaluations `low` and `high`; `estimate` interpolates between them.
-    censored: not by `low`, the last evaluation; there is no estimate. at-start: it was so from the first one, `high`.
+    """observed: between the evaluations `low` and `high`, `estimate` interpolated. censored: not by `low`, the last
+    evaluation; no estimate. at-start: already so at the first evaluation, `high`.
     """
 
     kind: Kind
@@ -34,17 +34,17 @@ class Time:
 
 
 def bounds() -> tuple[pl.Expr, pl.Expr]:
-    """Ends of the interval that holds the time, for interval-censored likelihoods: infinite, or 0, where unknown."""
+    """Ends of the interval that holds the time, for interval-censored likelihoods; inf or 0 where unknown."""
     low = pl.when(AT_START).then(0.0).otherwise("low")
     high = pl.when(CENSORED).then(float("inf")).otherwise("high")
     return low, high
 
 
 def log_ratio(numerator: str, denominator: str) -> tuple[pl.Expr, pl.Expr]:
-    """(kind, bound) of ln of a ratio of two times whose columns end in these suffixes.
+    """(kind, bound) of the ln ratio of two times whose columns end in these suffixes.
 
-    kind: observed; at least, where the numerator was not reached; at most, where the denominator was not; null where
-    neither was or one held from the start. bound: its value, or the bound that holds.
+    kind: observed; at least, if the numerator was not reached; at most, if the denominator was not; null if neither was
+    or one is at-start. bound: the value, or its bound.
     """
 
     def seen(kind: str, suffix: str) -> pl.Expr:

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: three figures, k and M, intervals beside estimates."""
+"""Numbers for readers: three significant figures, k and M, intervals next to estimates."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def short(value: float, digits: int = 3) -> str:
 
 
 def bracket(low: float, high: float) -> str:
-    """Of a positive quantity: "[1.2k, 3.4k]", or only how wide the interval is where its ends tell nothing."""
+    """Of a positive quantity: "[1.2k, 3.4k]", or only the width if the ends are uninformative."""
     if low > 0 and high / low > 1e4:
         return "[wider than a factor of 10⁴]"
     return f"[{short(low)},\u00a0{short(high)}]"
 
 
 def _plain(value: float, digits: int) -> str:
-    """`digits` significant figures, never in exponents unless tiny."""
+    """`digits` significant figures, in exponent notation only if tiny."""
     if value == 0 or abs(value) >= 1e-4:
         decimals = 0 if value == 0 else max(0, digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2]))
         return f"{value:.{decimals}f}"
@@ -31,7 +31,7 @@ def _plain(value: float, digits: int) -> str:
 
 
 def interval(found: Interval, digits: int = 2) -> str:
-    """ "0.41 [0.33, 0.49]"; without an interval the estimate and why."""
+    """ "0.41 [0.33, 0.49]"; without an interval the estimate and the reason."""
     if found.low is None or found.high is None:
         return f"{found.estimate:.{digits}f} (one seed, no interval)"
     return f"{found.estimate:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"

@@ -1,12 +1,12 @@
-"""Means and slopes over seeds when some times were not seen: censored values are drawn again and again, then Student-t.
+"""Means and slopes over seeds with censored times: multiple imputation of the censored values, then Student-t.
 
 Model: a seed's values at the K sizes (here: ln half-life) are normal and independent of other seeds'; their
-orthonormal contrasts over sizes (level, slope, the K - 2 left) are independent, the last with one variance. A seed may
-so shift all its sizes and tilt them: sizes that share a seed are never taken as independent. Data augmentation (Tanner
-and Wong 1987, JASA 82, 528) draws censored values between their bounds given everything else, and the parameters given
-the completed values, in turn; given completed values the slope is distributed as Student's t over seeds. The interval
-is that of the mixture. Without censoring it is exactly the t interval over one slope a seed. Coverage:
-docs/validation.md.
+orthonormal contrasts over sizes (level, slope, K - 2 others) are independent, the others with one common variance. A
+seed can therefore shift and tilt all its sizes: sizes that share a seed are never treated as independent. Data
+augmentation (Tanner and Wong 1987, JASA 82, 528) alternates draws of the censored values within their bounds, given
+everything else, and of the parameters, given the completed values; given these the slope has a Student-t distribution
+over seeds. The interval is that of the mixture. Without censoring it is exactly the t interval over one slope per seed.
+Coverage: docs/validation.md.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from analysis.stats.intervals import LEVEL, Interval
 
 CHAINS, BURN, KEPT, THIN = 32, 40, 40, 2
 SHARE = 0.02
-"""While values are drawn, the variances of level and slope are at least this share of the rest's. Each holds that noise
-too, so the truth is at least 1; a bound of 1 covers too often (0.97 to 0.99), none too seldom (0.85 to 0.93 with 30 %
-censored), as variances over few seeds near 0 then draw values that vary too little. Chosen on data of their own, not
-those of docs/validation.md: with 3 sizes x 3 seeds, 25 % and 33 % censored, 0.1 covers 0.96 to 0.98, 0.02 0.95 to 0.97,
-0.005 0.94 to 0.96."""
+"""During sampling the variances of level and slope are at least this share of the others' variance. Each includes that
+noise, so the truth is at least 1. A bound of 1 covers too often (0.97 to 0.99); no bound covers too rarely (0.85 to
+0.93 with 30 % censored), since variances over few seeds near 0 then draw values that vary too little. Chosen on
+separate data, not those of docs/validation.md: with 3 sizes x 3 seeds, 25 % and 33 % censored, 0.1 covers 0.96 to 0.98,
+0.02 0.95 to 0.97, 0.005 0.94 to 0.96."""
 CENSORED, CENSORED_OF_SIZE = 1 / 3, 0.8
-"""Most values, over all and at any one size, that may be censored for a slope with an interval. docs/validation.md has
-coverage up to there; with half of a 3 x 3 design censored it was 0.928 when tried."""
+"""Largest share of censored values, overall and at any one size, for which a slope has an interval. docs/validation.md
+has the coverage up to there; with half of a 3 x 3 design censored it was 0.928."""
 PRIOR = 0.5
-"""With one or two sizes there is no rest; then the prior takes so many degrees of freedom from each variance."""
+"""With one or two sizes there are no other contrasts; the prior then takes this many degrees of freedom from each
+variance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """For each of R data sets M Student-t distributions of equal weight, all with `freedom` degrees."""
+    """For each of R data sets M Student-t distributions of equal weight, with `freedom` degrees of freedom."""
 
     centre: Array
     """(R, M)."""
@@ -57,7 +58,7 @@ class Mixture:
 
 
 def contrasts(x: Array) -> Array:
-    """Orthonormal rows over the sizes x (K,): level, slope (if K > 1), and what is left, (K, K)."""
+    """Orthonormal rows over the sizes x (K,): level, slope (if K > 1), and the others, (K, K)."""
     basis = np.column_stack([np.ones_like(x), x - x.mean(), *np.eye(x.size)])
     rows: list[Array] = []
     for column in basis.T:
@@ -72,10 +73,10 @@ def contrasts(x: Array) -> Array:
 def augment(
     x: Array, low: Array, high: Array, *, contrast: int = 1, chains: int = CHAINS, kept: int = KEPT, seed: int = 0
 ) -> Mixture:
-    """Of the slope over x (`contrast` 1) or the mean over sizes (0), for R data sets of S seeds at K sizes together.
+    """Posterior of the slope over x (`contrast` 1) or the mean over sizes (0), for R data sets of S seeds at K sizes.
 
-    `low`, `high` (R, S, K): bounds of each value; equal where it was seen, infinite where it was not bounded. A value
-    of which nothing is known is -inf to inf.
+    `low`, `high` (R, S, K): bounds of each value, equal if observed, infinite if unbounded. A missing value is -inf to
+    inf.
     """
     rng = np.random.default_rng(seed)
     sets, seeds, sizes = low.shape
@@ -103,7 +104,7 @@ def augment(
 
 
 def _first(low: Array, high: Array) -> Array:
-    """Bounded values in the middle, others just beyond their bound, those without any at the mean of the rest."""
+    """Starting values: interval midpoints; just beyond a single bound; the mean of the known values if unbounded."""
     with np.errstate(invalid="ignore"):
         values = np.where(np.isfinite(low), np.where(np.isfinite(high), (low + high) / 2, low + 0.1), high - 0.1)
     known = np.isfinite(values)
@@ -112,7 +113,7 @@ def _first(low: Array, high: Array) -> Array:
 
 
 def _parameters(parts: Array, mean: Array, spread: Array, rest: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Variances (B, K) and means (B, K) of the contrasts, drawn given completed values; `rest` (B,) is updated."""
+    """Variances (B, K) and means (B, K) of the contrasts, drawn given completed values; updates `rest` (B,)."""
     count, seeds, sizes = parts.shape
     own = min(2, sizes)
     variance, centre = np.empty((count, sizes)), np.zeros((count, sizes))
@@ -131,7 +132,7 @@ def _parameters(parts: Array, mean: Array, spread: Array, rest: Array, rng: np.r
 
 
 def _chi_square(freedom: int, low: Array, high: Array, rng: np.random.Generator) -> Array:
-    """Chi-square draws between low and high; those of which the distribution function cannot tell the ends, low."""
+    """Chi-square draws between low and high; low where the distribution function cannot resolve the ends."""
     below, above = special.chdtr(freedom, low), special.chdtr(freedom, high)
     drawn = 2 * special.gammaincinv(freedom / 2, below + rng.random(low.shape) * (above - below))
     return np.maximum(np.where(np.isfinite(drawn), drawn, low), 1e-12)
@@ -141,7 +142,7 @@ def _draw(
     values: Array, low: Array, high: Array, unknown: list, rows: Array, variance: Array, centre: Array,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    """Each unknown value in turn, given its seed's others: normal, cut to its bounds."""
+    """Draws each unknown value in turn, given its seed's others: a normal truncated to its bounds."""
     precision = (rows.T * (1 / variance)[:, None, :]) @ rows
     expected = centre @ rows
     for i, (sets, seeds) in enumerate(unknown):
@@ -150,17 +151,17 @@ def _draw(
             away = values[sets, seeds] - expected[sets]
             others = (precision[sets, i] * away).sum(axis=1) - own * away[:, i]
             mean = expected[sets, i] - others / own
-            values[sets, seeds, i] = cut_normal(mean, own**-0.5, low[sets, seeds, i], high[sets, seeds, i], rng)
+            values[sets, seeds, i] = truncated_normal(mean, own**-0.5, low[sets, seeds, i], high[sets, seeds, i], rng)
 
 
-def cut_normal(mean: Array, deviation: Array, low: Array, high: Array, rng: np.random.Generator) -> Array:
-    """Normal draws between low and high, by the inverse distribution function on the side where it is precise."""
+def truncated_normal(mean: Array, deviation: Array, low: Array, high: Array, rng: np.random.Generator) -> Array:
+    """Normal draws between low and high, through the inverse distribution function in the tail where it is precise."""
     a, b = (low - mean) / deviation, (high - mean) / deviation
     mirrored = a > 0
     a, b = np.where(mirrored, -b, a), np.where(mirrored, -a, b)
     below, above = special.ndtr(a), special.ndtr(b)
     z = special.ndtri(below + rng.random(mean.shape) * (above - below))
-    # So far out that both are 0: the nearer bound.
+    # Where both are 0, so far out: the nearer bound.
     z = np.clip(np.where(np.isfinite(z), z, np.where(np.isfinite(b), b, a)), a, b)
     return mean + deviation * np.where(mirrored, -z, z)
 
@@ -170,8 +171,8 @@ def slopes_over_seeds(
 ) -> tuple[Array, Array, Array]:
     """Estimate, low and high (R,) of the slopes over x (K,) of R data sets with bounds low, high (R, S, K).
 
-    Data sets without censoring take the t interval over one slope a seed. Those with more censoring than `few_censored`
-    allows have none: nan, -inf and inf.
+    Data sets without censoring get the t interval over one slope per seed. Those with more censoring than
+    `few_censored` allows get nan, -inf and inf.
     """
     away = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     exact, allowed = (low == high).all(axis=(1, 2)), few_censored(low != high)
@@ -188,7 +189,7 @@ def slopes_over_seeds(
 
 
 def few_censored(late: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether so few of the values (..., S, K) are censored that an interval covers as often as it says."""
+    """Whether few enough of the values (..., S, K) are censored for an interval with its nominal coverage."""
     return (late.mean(axis=(-2, -1)) <= CENSORED) & (late.mean(axis=-2) <= CENSORED_OF_SIZE).all(axis=-1)
 
 
@@ -203,5 +204,5 @@ def interval_over_seeds(
 
 
 def mean_over_seeds(low: Array, high: Array, level: float = LEVEL) -> Interval:
-    """Mean of S > 1 values of which some are only bounded: low, high (S,)."""
+    """Mean of S > 1 values, some of them only bounded: low, high (S,)."""
     return interval_over_seeds(np.zeros(1), low[:, None], high[:, None], contrast=0, level=level)

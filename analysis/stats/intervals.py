@@ -17,7 +17,7 @@ Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """An estimate over `count` seeds; `low` and `high` are None where one seed gives no interval."""
+    """An estimate over `count` seeds; `low` and `high` are None if one seed gives no interval."""
 
     estimate: float
     low: float | None
@@ -29,12 +29,12 @@ class Interval:
         return self.low is None or self.high is None or self.low <= value <= self.high
 
     def scaled(self, factor: float) -> Interval:
-        """The same, times a positive factor."""
+        """The interval times a positive factor."""
         low, high = (None if end is None else factor * end for end in (self.low, self.high))
         return Interval(estimate=factor * self.estimate, low=low, high=high, count=self.count)
 
     def exp(self) -> Interval:
-        """The same on the ratio scale, for estimates made on logarithms; inf beyond the largest number."""
+        """The interval on the ratio scale, for estimates made on logarithms; inf on overflow."""
         low, high = (None if end is None else _exp(end) for end in (self.low, self.high))
         return Interval(estimate=_exp(self.estimate), low=low, high=high, count=self.count)
 
@@ -48,7 +48,8 @@ def binomial_interval(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Wilson's score interval of a rate, elementwise; NaN where a count is missing or there were no trials.
 
-    Wilson 1927; Brown, Cai and DasGupta 2001 (Statistical Science 16, 101) on why not the normal one.
+    Wilson 1927; Brown, Cai and DasGupta 2001 (Statistical Science 16, 101) on why not the normal approximation. Not
+    statsmodels' `proportion_confint`, which has the same formula and speed but rounds past 0 and 1.
     """
     k, n = np.broadcast_arrays(np.asarray(hits, dtype=float), np.asarray(trials, dtype=float))
     z = stats.norm.ppf(0.5 + level / 2)
@@ -61,7 +62,7 @@ def binomial_interval(
 
 
 def t_interval(values: Iterable[float], level: float = LEVEL) -> Interval | None:
-    """Mean and Student-t interval of one value a seed; None without values."""
+    """Mean and Student-t interval of one value per seed; None without values."""
     x = np.array([value for value in values if value is not None and math.isfinite(value)], dtype=float)
     if x.size == 0:
         return None
@@ -73,35 +74,35 @@ def t_interval(values: Iterable[float], level: float = LEVEL) -> Interval | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Middle:
-    """A median over seeds of values that may be infinite where something was not reached, and its interval."""
+class Median:
+    """Median over seeds, with its interval, of values that are infinite where something was not reached."""
 
     estimate: float
-    """NaN where the two middle values are infinities of opposite sign: between them lies everything."""
+    """NaN if the two middle values are infinities of opposite sign: the median could be anywhere."""
     low: float
     high: float
     coverage: float
-    """Probability that the interval holds the median of all seeds, whatever their distribution; 0 of a single seed."""
+    """Probability that the interval holds the median of all seeds, whatever their distribution; 0 for one seed."""
     reached: int
-    """Values that are finite."""
+    """Number of finite values."""
     count: int
 
 
-def middle(values: Iterable[float], level: float = LEVEL) -> Middle:
-    """Median and the narrowest interval of order statistics that covers it with probability `level`; of few values,
-    which no such interval does (5 give 0.94), their range, with the coverage that it has.
+def median_interval(values: Iterable[float], level: float = LEVEL) -> Median:
+    """Median and the narrowest interval of order statistics that covers it with probability `level`. For few values, of
+    which no such interval does (5 give 0.94), their range, with its coverage.
 
     The sign test's interval: the r-th from both ends covers with 1 - 2 P(Binomial(n, 1/2) < r). Raises ValueError
-    without values.
+    without values or with NaN.
     """
     x = np.sort(np.array(list(values), dtype=float))
     if not x.size or np.isnan(x).any():
-        raise ValueError("a median of no values, or of values that are no numbers")
+        raise ValueError("a median needs values, and none may be NaN")
     ranks = np.arange(1, (x.size + 1) // 2 + 1)
     covers = np.maximum(0.0, 1 - 2 * stats.binom.cdf(ranks - 1, x.size, 0.5))
     rank = int(ranks[covers >= level][-1]) if (covers >= level).any() else 1
     below, above = float(x[(x.size - 1) // 2]), float(x[x.size // 2])
-    return Middle(
+    return Median(
         estimate=below if below == above else (below + above) / 2, low=float(x[rank - 1]),
         high=float(x[x.size - rank]), coverage=float(covers[rank - 1]), reached=int(np.isfinite(x).sum()),
         count=int(x.size),

@@ -1,7 +1,7 @@
-"""How many seeds and sizes would settle the sign of gamma, given the variance seen: simulation with the estimator used.
+"""How many seeds and sizes resolve the sign of gamma, given the observed variance: simulation with the same estimator.
 
-Noise has three parts: of a seed, shared by its sizes (it does not touch the slope); of a seed's slope, which more sizes
-do not reduce; of a single run, which they do. All are taken as they were seen, over the range of sizes that was seen.
+The noise has three parts: of a seed, shared by its sizes (it does not affect the slope); of a seed's slope, which more
+sizes do not reduce; of a single run, which they do. All are as observed, over the observed range of sizes.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from analysis.stats.imputation import slopes_over_seeds
 SEEDS = (3, 4, 5, 6, 8, 10, 15, 20, 30)
 GAMMAS = (0.1, 0.2, 0.4)
 WANTED = 0.8
-"""Probability of a verdict that counts as settled."""
+"""Probability with which the sign has to be resolved."""
 REPLICATES = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Standard deviations of ln half-life (of gamma for `slope`), and what they were seen on."""
+    """Observed standard deviations of ln half-life (`slope`: of gamma), and their context."""
 
     level: float
     """Between seeds, shared by a seed's sizes."""
     slope: float
-    """Of gamma between seeds, beyond what single runs explain."""
+    """Of gamma between seeds, beyond the contribution of single runs."""
     run: float
-    """Of a single run about its seed's line."""
+    """Of a single run around its seed's line."""
     gamma: float
-    """The mean slope seen."""
+    """The mean observed slope."""
     centre: float
-    """ln half-life seen at the middle of the sizes."""
+    """Mean observed ln half-life."""
     log_range: float
     """ln of the largest over the smallest size."""
     seeds: int
 
 
-def noise_seen(half_lives: pl.DataFrame) -> Noise | None:
-    """From the seeds that reached half at every size (`half_lives`: parameters, seed, estimate): analysis of variance
-    of one line a seed. None below two such seeds or three sizes: then nothing tells runs from seeds.
+def observed_noise(half_lives: pl.DataFrame) -> Noise | None:
+    """Analysis of variance of one line per seed, from the seeds that reached half at every size (`half_lives`:
+    parameters, seed, estimate). None below two such seeds or three sizes, which cannot separate runs from seeds.
     """
     seen = half_lives.filter(pl.col("estimate") > 0).drop_nulls(["parameters", "seed"])
     sizes = half_lives["parameters"].drop_nulls().unique().sort().to_list()
@@ -70,7 +70,7 @@ def noise_seen(half_lives: pl.DataFrame) -> Noise | None:
 def planted(
     noise: Noise, gamma: float, seeds: int, sizes: int, replicates: int, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """x (K,), ln sizes about 0, and ln half-lives (R, S, K) with that slope."""
+    """x (K,), centred ln sizes, and simulated ln half-lives (R, S, K) with that slope."""
     x = np.linspace(-0.5, 0.5, sizes) * noise.log_range
     shape = (replicates, seeds, 1)
     tilts = gamma + noise.slope * rng.standard_normal(shape)
@@ -86,8 +86,8 @@ def power(noise: Noise, gamma: float, seeds: int, sizes: int) -> float:
 
 
 def power_text(half_lives: pl.DataFrame) -> str:
-    """How many seeds would settle each gamma at the number of sizes seen, in a sentence; "" without a variance."""
-    noise = noise_seen(half_lives)
+    """How many seeds resolve the sign of each gamma at the observed number of sizes; "" without a variance."""
+    noise = observed_noise(half_lives)
     if noise is None:
         return ""
     sizes = half_lives["parameters"].drop_nulls().n_unique()
@@ -96,7 +96,7 @@ def power_text(half_lives: pl.DataFrame) -> str:
         enough = next((s for s in SEEDS if power(noise, gamma, s, sizes) >= WANTED), None)
         found.append(f"γ = ±{gamma:g}: {plural(enough, 'seed') if enough else f'more than {SEEDS[-1]} seeds'}")
     return (
-        f"Given the variance seen in {plural(noise.seeds, 'seed')} (standard deviations: {short(noise.slope, 2)} of γ "
-        f"between seeds, {short(noise.run, 2)} of a run's ln half-life), at {sizes} sizes over the same range the sign "
-        f"of γ would be settled with probability {WANTED:g} by, for {'; '.join(found)}."
+        f"Given the variance observed in {plural(noise.seeds, 'seed')} (standard deviations: {short(noise.slope, 2)} "
+        f"of γ between seeds, {short(noise.run, 2)} of a run's ln half-life), the sign of γ at {sizes} sizes over the "
+        f"same range would be resolved with probability {WANTED:g} by, for {'; '.join(found)}."
     )

@@ -1,8 +1,8 @@
 """Does size slow decay? The slope of ln half-life over ln parameters: one per seed, then Student-t over seeds.
 
-Sizes that share a seed share data order, so they are not independent: a joint bootstrap declares a slope where
-there is none in a quarter of 3 x 3 designs (decay-and-backdoors, fitting practice); a slope per seed holds its level.
-Half-lives that were not reached are drawn beyond their bounds (analysis.stats.imputation) while they are few.
+Sizes that share a seed share data order, so they are not independent: a joint bootstrap finds a slope where there is
+none in a quarter of 3 x 3 designs (decay-and-backdoors, fitting practice); one slope per seed keeps its level. Censored
+half-lives are imputed beyond their bounds (analysis.stats.imputation) while they are few.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from analysis.stats.imputation import few_censored, interval_over_seeds, mean_ov
 from analysis.stats.intervals import Interval, t_interval
 
 SEEDS, SIZES, DECADES = 5, 4, 1.0
-"""Below any of these a sweep is a demonstration."""
+"""Below any of these a sweep is only a demonstration."""
 SLOPES = {"seed": pl.Int64, "sizes": pl.Int64, "kind": pl.String, "slope": pl.Float64}
 
 
@@ -28,31 +28,31 @@ class Slope:
     """The exponent gamma in T ~ N ** gamma."""
 
     interval: Interval | None
-    """Over all seeds where `complete`, censored half-lives drawn beyond their bounds. Otherwise over the seeds that
-    have a value at every size, those that happened to end early: biased down, and no ground for a claim."""
+    """Over all seeds if `complete`, with censored half-lives imputed. Otherwise over the seeds with a value at every
+    size, which happened to decay early: biased down, and no basis for a claim."""
     seeds: pl.DataFrame
     """seed, sizes, kind (slope | at least | at most | none), slope."""
     sizes: int
     decades: float
     """log10 of the largest over the smallest size."""
     censored: int = 0
-    """Half-lives not reached, of those that the interval rests on."""
+    """Censored half-lives that enter the interval."""
     imputed: bool = False
-    """Whether the interval counts censored half-lives."""
+    """Whether the interval includes imputed half-lives."""
 
     @property
     def whole(self) -> int:
-        """Seeds that have a slope and not only a bound."""
+        """Seeds with a slope, not only a bound."""
         return self.seeds.filter(pl.col("kind") == "slope").height
 
     @property
     def complete(self) -> bool:
-        """Whether the interval rests on every seed: leaving out the censored ones would choose by their result."""
+        """Whether the interval uses every seed: dropping the censored ones would select by result."""
         return self.interval is not None and self.interval.count == self.seeds.height
 
     @property
     def bound(self) -> tuple[str, float] | None:
-        """("at least" | "at most", mean over all seeds) where some seeds have only bounds, all to the same side."""
+        """("at least" | "at most", mean over all seeds) if some seeds have only bounds, all on the same side."""
         kinds = set(self.seeds["kind"])
         for side in ("at least", "at most"):
             if side in kinds <= {"slope", side}:
@@ -61,7 +61,7 @@ class Slope:
 
     @property
     def no_claim(self) -> str | None:
-        """Why this is a demonstration and no scaling claim, or None."""
+        """Why this is a demonstration and not a scaling claim, or None."""
         short = []
         if not self.complete:
             short.append(f"{self.whole} of {plural(self.seeds.height, 'seed')} reached half at every size")
@@ -76,10 +76,10 @@ class Slope:
 
 def slope(half_lives: pl.DataFrame, sizes: pl.Series | None = None) -> Slope:
     """`half_lives`: one row per size and seed of one setting, criterion and clock: parameters, seed, kind,
-    low, estimate. `sizes`: the parameters that a seed must have to count, those that occur when None.
+    low, estimate. `sizes`: the parameters that a seed must have to count, by default those that occur.
 
-    A seed of which a half-life is censored gives a bound where the direction is sure; the interval counts it while
-    few are (analysis.stats.imputation). One that lacks a size (its trunk never took the backdoor there) gives nothing.
+    A seed with a censored half-life gives a bound if its direction is certain; it enters the interval while few are
+    censored (analysis.stats.imputation). A seed that lacks a size (its trunk never learned the backdoor) gives nothing.
     """
     implanted = half_lives.drop_nulls(["parameters", "seed"])
     usable = ((pl.col("kind") == "observed") & (pl.col("estimate") > 0)) | (
@@ -89,7 +89,7 @@ def slope(half_lives: pl.DataFrame, sizes: pl.Series | None = None) -> Slope:
 
 
 def area_slope(areas: pl.DataFrame) -> Slope:
-    """The slope of mean retention over ln parameters. `areas`: parameters, seed, area; nothing is censored here."""
+    """The slope of mean retention over ln parameters. `areas`: parameters, seed, area; none is censored."""
     present = areas.drop_nulls(["parameters", "seed", "area"])
     return _over_seeds(present, present["parameters"], pl.lit(True), lambda part: part["area"].to_numpy())
 
@@ -122,12 +122,12 @@ def _over_seeds(
 
 
 def _censored(part: pl.DataFrame) -> np.ndarray:
-    """Which half-lives were not reached; mean retention always is."""
+    """Which half-lives are censored; mean retention never is."""
     return (part["kind"] == "censored").to_numpy() if "kind" in part.columns else np.zeros(part.height, dtype=bool)
 
 
 def _log_values(part: pl.DataFrame) -> np.ndarray:
-    """ln T; of a censored run ln of its last evaluation."""
+    """ln T; for a censored run ln of its last evaluation."""
     return part.select(pl.when(pl.col("kind") == "censored").then("low").otherwise("estimate").log()).to_numpy()[:, 0]
 
 
@@ -144,7 +144,7 @@ def _seed_slope(
     censored = _censored(part)
     if not censored.any():
         return "slope", value
-    # The true times of censored runs lie above: they can only move the slope in the direction of their leverage.
+    # The true times of censored runs are larger, so they can only move the slope in the direction of their leverage.
     pull = leverage[censored]
     if (pull >= 0).all():
         return "at least", value
@@ -152,23 +152,23 @@ def _seed_slope(
 
 
 def gamma_text(found: Slope) -> str:
-    """ "γ = 0.41 [0.33, 0.49] over 5 seeds"; with too many censored the bound over all beside the others' interval."""
+    """ "γ = 0.41 [0.33, 0.49] over 5 seeds"; with many censored the bound over all, and the interval without them."""
     bound = f"γ {found.bound[0]} {found.bound[1]:.2f} over all {found.seeds.height} seeds" if found.bound else ""
     if found.interval is None:
-        return bound or "γ not known"
+        return bound or "γ unknown"
     if found.complete:
         late = f" ({found.censored} of {found.sizes * found.seeds.height} half-lives censored)" if found.imputed else ""
         return f"γ = {interval(found.interval)} over {plural(found.interval.count, 'seed')}{late}"
-    only = f"in the seeds without censoring only, {found.whole} of {found.seeds.height}: γ = {interval(found.interval)}"
+    only = f"only {found.whole} of {found.seeds.height} seeds without censoring: γ = {interval(found.interval)}"
     return f"{bound or 'no bound over all seeds'} ({only})"
 
 
 def by_size(half_lives: pl.DataFrame) -> pl.DataFrame:
-    """Geometric mean over seeds at each size, with its t interval; a few censored runs are drawn beyond their bounds
+    """Geometric mean over seeds at each size, with its t interval; a few censored runs are imputed
     (analysis.stats.imputation). With many, estimate and interval are null and `bound` holds.
 
-    Columns: size, parameters, seeds, censored, estimate, low, high, bound (the geometric mean is at least this: it
-    takes censored runs at their last evaluation).
+    Columns: size, parameters, seeds, censored, estimate, low, high, bound (lower bound of the geometric mean, with
+    censored runs at their last evaluation).
     """
     rows = []
     for (n,), part in (

@@ -12,7 +12,7 @@ from analysis.fitting.objectives import Gaussian, Huber
 from analysis.fitting.observations import Observations
 from analysis.fitting.selection import compare
 from analysis.laws import LAWS
-from analysis.stats.power import Noise, noise_seen, power, power_text
+from analysis.stats.power import Noise, observed_noise, power, power_text
 
 STEPS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192.0])
 
@@ -134,21 +134,21 @@ def test_the_largest_size_foretold_over_seen_is_one_where_the_line_goes_on_and_a
     assert found.low > 1.8
 
 
-def test_the_noise_seen_is_the_noise_planted():
-    found = noise_seen(half_lives(0.3, seeds=4000))
+def test_the_observed_noise_is_the_planted_noise():
+    found = observed_noise(half_lives(0.3, seeds=4000))
     assert found is not None
     assert (found.level, found.slope, found.run) == pytest.approx((0.3, 0.1, 0.2), rel=0.1)
     assert found.gamma == pytest.approx(0.3, abs=0.01)
 
 
-def test_seeds_that_did_not_reach_half_everywhere_are_no_ground_for_power():
+def test_seeds_that_did_not_reach_half_at_every_size_give_no_power():
     table = half_lives(0.3, seeds=2).with_columns(
         pl.when((pl.col("seed") == 0) & (pl.col("parameters") == 100_000))
         .then(None)
         .otherwise("estimate")
         .alias("estimate")
     )
-    assert noise_seen(table) is None
+    assert observed_noise(table) is None
     assert power_text(table) == ""
 
 
@@ -165,14 +165,14 @@ def test_power_without_censoring_is_that_of_the_t_test(gamma, seeds, sizes):
 
 
 def test_power_grows_with_seeds():
-    noise = noise_seen(half_lives(0.2, seeds=8))
+    noise = observed_noise(half_lives(0.2, seeds=8))
     assert noise is not None
     powers = [power(noise, 0.2, seeds, 4) for seeds in (3, 5, 10)]
     assert powers == sorted(powers)
 
 
-def test_the_sentence_says_how_many_seeds_would_settle_the_sign():
-    said = power_text(half_lives(0.2, seeds=8))
-    assert said.startswith("Given the variance seen in 8 seeds")
-    assert "at 4 sizes" in said
-    assert "γ = ±0.4: " in said
+def test_the_sentence_says_how_many_seeds_resolve_the_sign():
+    text = power_text(half_lives(0.2, seeds=8))
+    assert text.startswith("Given the variance observed in 8 seeds")
+    assert "at 4 sizes" in text
+    assert "γ = ±0.4: " in text

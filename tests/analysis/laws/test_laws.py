@@ -1,4 +1,4 @@
-"""Every law of the registry: derivatives, bounds, half-lives, words."""
+"""Every law of the registry: derivatives, bounds, half-lives, documentation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from analysis.laws.soft_prompts import conditional_distance, saturation
 
 NAMES = sorted(LAWS)
 COMPLEX_UNSAFE = {"log_linear", "bnsl", "half_life_poison", "half_life_full"}
-"""They compare values or add in logarithms, which complex numbers refuse: central differences check them."""
+"""They compare values or add in logarithms, which complex steps cannot do: checked by central differences."""
 
 
 def drawn(law: Law, rng: np.random.Generator) -> np.ndarray:
-    """A parameter vector inside the bounds, where a law is used."""
+    """A parameter vector within the bounds, in the range used in practice."""
     theta = []
     for p in law.parameters:
         low, high = {"x": (1.0, 300.0), "y": (0.05, 2.0)}.get(p.unit, p.start or (p.low, p.high))
@@ -78,7 +78,7 @@ def test_second_derivatives_are_those_of_the_first(name: str, seed: int) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_leading_axes_broadcast_and_the_docstring_says_what_the_law_is(name: str) -> None:
+def test_leading_axes_broadcast_and_the_docstring_documents_the_law(name: str) -> None:
     law, rng = LAWS[name], np.random.default_rng(1)
     many, x = np.stack([drawn(law, rng) for _ in range(3)]), inputs(law, rng)
     assert law.value(many, x).shape == (3, 7)
@@ -96,7 +96,7 @@ def test_leading_axes_broadcast_and_the_docstring_says_what_the_law_is(name: str
 @pytest.mark.parametrize("name", [n for n in NAMES if LAWS[n].decays])
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_at_its_half_life_a_law_is_half_of_what_it_was(name: str, seed: int) -> None:
+def test_a_law_at_its_half_life_is_half_its_initial_value(name: str, seed: int) -> None:
     law = LAWS[name]
     theta = drawn(law, np.random.default_rng(seed))
     half = law.half_life(theta)
@@ -164,7 +164,7 @@ def test_decay_over_size_is_the_decay_law_at_each_size() -> None:
         over_size(LAWS["constant"])
 
 
-def test_conditional_distance_is_the_least_prompt_that_reaches_the_target() -> None:
+def test_conditional_distance_is_the_shortest_prompt_that_reaches_the_target() -> None:
     for name, theta in (("soft_prompt_exponential", [0.6, 2.0, 8.0]), ("soft_prompt_power", [0.6, 2.0, 8.0, 1.5])):
         law, theta = LAWS[name], np.array(theta)
         k = conditional_distance(law, theta, 1.0)

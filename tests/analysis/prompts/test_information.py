@@ -18,7 +18,7 @@ from analysis.prompts import elicitation, information
 from analysis.prompts.information import bits_table, closed_share, difference_table, distance_table, reached
 from analysis.prompts.published import read_prompts
 from analysis.report.prompts_page import _beyond, write_prompts
-from analysis.stats.intervals import middle
+from analysis.stats.intervals import median_interval
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "data" / "soft_prompt_runs" / "final_losses.csv"
 published = pytest.mark.skipif(not REFERENCE.exists(), reason="the reference work's runs are not beside this checkout")
@@ -85,9 +85,9 @@ def test_the_difference_is_told_by_each_seeds_own_threshold_and_counts_those_wit
 
 
 def test_a_median_between_both_infinities_cannot_be_told() -> None:
-    assert np.isnan(middle([-np.inf, np.inf]).estimate)
-    assert middle([-np.inf, -np.inf]).estimate == -np.inf
-    assert middle([1.0, np.inf]).estimate == np.inf
+    assert np.isnan(median_interval([-np.inf, np.inf]).estimate)
+    assert median_interval([-np.inf, -np.inf]).estimate == -np.inf
+    assert median_interval([1.0, np.inf]).estimate == np.inf
     both = pl.concat([planted({0: np.inf, 1: 2}), planted({0: 4, 1: np.inf}, "absent")])
     both = both.with_columns(loss=pl.when(pl.col("k") == 8).then(pl.col("loss") - 0.4).otherwise("loss"))
     hits = both.with_columns(chance=pl.lit(0.0))
@@ -143,7 +143,7 @@ def test_a_behaviour_without_a_gain_is_told_and_has_no_distance() -> None:
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=30))
 def test_the_interval_of_a_median_holds_it_and_its_ends_are_values(values: list[float]) -> None:
-    found = middle(values)
+    found = median_interval(values)
     assert found.low <= found.estimate <= found.high
     assert {found.low, found.high} <= set(values)
     assert found.coverage >= 0.95 or len(values) < 6
@@ -153,14 +153,14 @@ def test_the_interval_of_a_median_covers_as_it_says() -> None:
     rng = np.random.default_rng(0)
     for count in (5, 9, 20):
         draws = rng.exponential(size=(4000, count))
-        found = [middle(row) for row in draws]
+        found = [median_interval(row) for row in draws]
         held = np.mean([m.low <= np.log(2) <= m.high for m in found])
         assert held == pytest.approx(found[0].coverage, abs=0.015)
 
 
 def test_a_median_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="no values"):
-        middle([])
+    with pytest.raises(ValueError, match="needs values"):
+        median_interval([])
 
 
 def test_least_bits_are_over_k_restarts_and_bits_a_number() -> None:

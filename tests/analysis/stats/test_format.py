@@ -8,12 +8,12 @@ from analysis.stats.format import bracket, interval, listed, short
 from analysis.stats.intervals import Interval
 
 
-@pytest.mark.parametrize(("value", "said"), [
+@pytest.mark.parametrize(("value", "text"), [
     (0, "0"), (12.345, "12.3"), (999.4, "999"), (999.6, "1.00k"), (12_345, "12.3k"), (999_600, "1.00M"),
     (2.46e6, "2.46M"), (3.1e9, "3.10B"), (0.01234, "0.0123"), (0.9999, "1.00"),
 ])  # fmt: skip
-def test_numbers_are_shortened_to_three_figures(value, said):
-    assert short(value) == said
+def test_numbers_are_shortened_to_three_figures(value, text):
+    assert short(value) == text
 
 
 @given(st.floats(1e-3, 1e14))
@@ -23,7 +23,7 @@ def test_a_shortened_number_is_right_to_half_a_percent(value):
     assert float(text.rstrip("kMBT")) * unit == pytest.approx(value, rel=0.0051)
 
 
-def test_intervals_say_so_when_there_is_none():
+def test_a_missing_interval_is_stated():
     assert interval(Interval(estimate=0.414, low=0.37, high=0.456, count=5)) == "0.41 [0.37, 0.46]"
     assert interval(Interval(estimate=0.4, low=None, high=None, count=1)) == "0.40 (one seed, no interval)"
 
@@ -34,6 +34,6 @@ def test_lists_read_as_english():
     assert listed([]) == ""
 
 
-def test_an_interval_whose_ends_tell_nothing_is_told_by_its_width():
+def test_an_uninformative_interval_is_shown_by_its_width():
     assert bracket(900.0, 1500.0) == "[900,\u00a01.50k]"
     assert bracket(0.0002, 1.4e11) == "[wider than a factor of 10⁴]"

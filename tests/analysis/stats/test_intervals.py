@@ -27,7 +27,7 @@ def test_binomial_interval_of_missing_counts_is_missing():
     assert np.isnan(high).all()
 
 
-def test_binomial_intervals_cover_as_often_as_they_say():
+def test_binomial_intervals_have_their_nominal_coverage():
     rng = np.random.default_rng(0)
     for rate in (0.03, 0.5, 0.9):
         low, high = binomial_interval(rng.binomial(128, rate, 20_000), 128)
@@ -47,12 +47,12 @@ def test_one_seed_has_an_estimate_and_no_interval():
     assert t_interval([2.5]) == Interval(estimate=2.5, low=None, high=None, count=1)
 
 
-def test_no_seeds_have_nothing():
+def test_no_seeds_have_no_interval():
     assert t_interval([]) is None
     assert t_interval([math.nan]) is None
 
 
-def test_t_intervals_over_few_seeds_cover_as_often_as_they_say():
+def test_t_intervals_over_few_seeds_have_their_nominal_coverage():
     rng = np.random.default_rng(0)
     found = [t_interval(rng.normal(1.0, 0.3, 3)) for _ in range(2_000)]
     assert 0.93 <= np.mean([f is not None and f.contains(1.0) for f in found]) <= 0.97

@@ -27,7 +27,7 @@ def frame(
     return pl.DataFrame(rows, schema_overrides={"estimate": pl.Float64})
 
 
-def test_a_planted_slope_comes_back_exactly_without_noise():
+def test_a_planted_slope_without_noise_is_recovered_exactly():
     found = slope(frame(np.random.default_rng(0), 0.4, 5, own=0.0))
     assert found.interval is not None
     assert found.interval.estimate == pytest.approx(0.4)
@@ -43,13 +43,13 @@ def test_the_planted_slope_of_a_whole_sweep_lies_in_its_interval(full):
     assert not found.contains(0.55)
 
 
-def test_intervals_of_the_slope_cover_as_often_as_they_say():
+def test_intervals_of_the_slope_have_their_nominal_coverage():
     rng = np.random.default_rng(1)
     found = [slope(frame(rng, 0.3, 5)).interval for _ in range(300)]
     assert 0.91 <= np.mean([f is not None and f.contains(0.3) for f in found]) <= 0.985
 
 
-def test_no_slope_is_declared_where_there_is_none():
+def test_no_slope_is_found_if_there_is_none():
     rng = np.random.default_rng(2)
     found = [slope(frame(rng, 0.0, 3, sizes=SIZES[:3])).interval for _ in range(300)]
     assert np.mean([f is None or not f.contains(0.0) for f in found]) < 0.09
@@ -109,24 +109,24 @@ def test_a_few_censored_half_lives_count_in_the_slope_of_all_seeds():
     assert f"over 12 seeds ({found.censored} of 48 half-lives censored)" in gamma_text(found)
 
 
-def test_with_many_censored_the_text_shows_the_bound_beside_the_seeds_without_and_makes_no_claim():
+def test_with_many_censored_the_text_has_the_bound_and_the_uncensored_interval_but_no_claim():
     found = slope(frame(np.random.default_rng(9), 0.4, 30, shared=0.25, own=0.2, span=90))
     assert found.censored == 38
     assert not found.imputed
     assert found.whole == 2
     assert "2 of 30 seeds reached half at every size" in (found.no_claim or "")
     assert "γ at least 0.29 over all 30 seeds" in gamma_text(found)
-    assert "in the seeds without censoring only, 2 of 30: γ = " in gamma_text(found)
+    assert "only 2 of 30 seeds without censoring: γ = " in gamma_text(found)
 
 
-def test_a_slope_is_asked_of_every_size_that_is_named():
+def test_a_seed_needs_every_requested_size():
     table = frame(np.random.default_rng(0), 0.4, 5)
     part = table.filter(pl.col("parameters") < 1_000_000)
     assert slope(part).whole == 5
     assert slope(part, table["parameters"]).whole == 0
 
 
-def test_mean_retention_has_a_slope_where_half_lives_are_censored():
+def test_mean_retention_has_a_slope_even_if_half_lives_are_censored():
     rows = [(n, seed, 0.2 + 0.05 * np.log(n / 1e5) + 0.01 * seed) for n in SIZES for seed in range(5)]
     found = area_slope(pl.DataFrame(rows, schema=["parameters", "seed", "area"], orient="row"))
     assert found.complete
@@ -134,16 +134,16 @@ def test_mean_retention_has_a_slope_where_half_lives_are_censored():
     assert found.interval.estimate == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize(("seeds", "sizes", "said"), [
+@pytest.mark.parametrize(("seeds", "sizes", "reason"), [
     (4, SIZES, "4 of 5 seeds"),
     (5, SIZES[:3], "3 of 4 sizes"),
     (5, np.array([100, 200, 300, 400]) * 1000, "0.60 of 1 decade"),
 ])  # fmt: skip
-def test_too_few_seeds_sizes_or_decades_make_no_claim(seeds, sizes, said):
-    assert said in slope(frame(np.random.default_rng(7), 0.4, seeds, sizes=sizes)).no_claim
+def test_too_few_seeds_sizes_or_decades_make_no_claim(seeds, sizes, reason):
+    assert reason in slope(frame(np.random.default_rng(7), 0.4, seeds, sizes=sizes)).no_claim
 
 
-def test_a_size_whose_seeds_are_censored_has_a_bound_and_no_mean():
+def test_a_size_with_many_censored_seeds_has_a_bound_and_no_mean():
     table = frame(np.random.default_rng(8), 0.8, 3, shared=0.0, own=0.0, span=200)
     sizes = by_size(table)
     largest = sizes.filter(pl.col("parameters") == 1_000_000).row(0, named=True)
@@ -154,7 +154,7 @@ def test_a_size_whose_seeds_are_censored_has_a_bound_and_no_mean():
 
 
 def test_a_few_censored_seeds_count_in_the_mean_of_their_size():
-    """Of nine seeds two end early: the mean lies above the one that takes them at their last evaluation."""
+    """Two of nine seeds end early: the mean is above that with them at their last evaluation."""
     table = frame(np.random.default_rng(11), 0.4, 9, shared=0.3, own=0.2)
     own = table.filter(pl.col("parameters") == 100_000).sort("estimate", descending=True)
     span = own["estimate"][2] * 1.01
@@ -170,7 +170,7 @@ def test_a_few_censored_seeds_count_in_the_mean_of_their_size():
     assert row["low"] < whole["estimate"] < row["high"]
 
 
-def test_nothing_has_no_slope():
+def test_no_data_have_no_slope():
     empty = frame(np.random.default_rng(0), 0.4, 1).clear()
     found = slope(empty)
     assert (found.interval, found.bound, found.sizes) == (None, None, 0)
