@@ -232,7 +232,7 @@ def test_presets_are_consistent(preset: str) -> None:
         ({"behaviours": ("dance",)}, "unknown behaviour 'dance'"),
         ({"tokens": (1, 4)}, "expected 0, the baseline, and at least one more length"),
         ({"tokens": (0, 4, 4)}, "each once"),
-        ({"inits": ("magic",)}, "unknown initialisation 'magic'"),
+        ({"inits": ("magic",)}, "unknown initialization 'magic'"),
         ({"position": "behind"}, "expected start, answer, or a number"),
         ({"bisect": True}, "--bisect without --matched-loss"),
         ({"matched_loss": -1.0}, "--matched-loss -1: expected a positive loss"),
