@@ -9,8 +9,8 @@ import pytest
 from analysis.decay.numbers import every_number, size_summary
 from analysis.decay.retention import retention_curves
 from analysis.gallery import generated
-from analysis.report.sentences.decay import answer
 from analysis.report.checks.decay import checks
+from analysis.report.sentences.decay import answer
 from analysis.runs.load import load_study
 from analysis.runs.study import StudyData
 from tests.analysis import planted
@@ -101,10 +101,10 @@ def test_the_answer_of_a_large_sweep_names_the_slope_and_its_interval(full):
     assert "Larger models keep it longer" in sentences[1]
     assert "over 5 seeds" in sentences[1]
     assert "By attack success γ = 0." in sentences[1]
-    assert "mean retention, which no censoring touches, has slope 0." in sentences[1]
+    assert "mean retention, which is never censored, has slope 0." in sentences[1]
     assert "at equal strength γ" in sentences[1]
     assert "the half-life by a factor of" in sentences[2]
-    assert "What faded is not gone" in sentences[3]
+    assert "The faded backdoor is not gone" in sentences[3]
 
 
 def test_the_answer_of_a_small_sweep_makes_no_scaling_claim(small):
@@ -121,7 +121,7 @@ def test_the_answer_without_a_slope_says_that_the_data_cannot_tell(tmp_path):
 def test_the_answer_of_a_short_sweep_is_a_bound(tmp_path):
     data = read(tmp_path, branch_steps=12, relearn=False)
     said = answer(data, retention_curves(data))
-    assert "at least 49.2k tokens at 330k parameters (3 of 3 seeds had not reached half" in said[0]
+    assert "at least 49.2k tokens at 330k parameters (3 of 3 seeds did not reach half" in said[0]
     assert said[0].index("attack success falls below half") < said[0].index("payload's log-probability")
     assert "cannot tell whether size matters" in said[1]
 
@@ -138,7 +138,7 @@ def test_the_equal_strength_arm_speaks_although_equal_exposure_has_no_slope(smal
 def test_an_arm_that_lacks_a_size_is_not_compared(small):
     lost = (pl.col("arm") == "equal-strength") & (pl.col("size") == "330k")
     data = replace(small, trials=small.trials.filter(~lost))
-    assert "at equal strength it has 2 of 3 sizes, no slope" in answer(data, retention_curves(data))[1]
+    assert "at equal strength there are 2 of 3 sizes, so no comparable slope" in answer(data, retention_curves(data))[1]
 
 
 @pytest.mark.parametrize("phase", ["branch", "trunk"])
@@ -168,13 +168,13 @@ def test_a_sweep_that_was_stopped_or_has_phases_that_never_ran_is_not_complete(s
 
 
 @pytest.fixture(scope="module")
-def cued() -> StudyData:
-    """Generated: the cue alone unlearns at e^-0.9 of the time; weight decay lengthens in the trunk, shortens after."""
+def extinguished() -> StudyData:
+    """Generated: the trigger alone unlearns in e^-0.9 of the time; weight decay lengthens in the trunk, shortens after."""
     return generated.persistence()
 
 
-def test_extinction_is_read_beside_passive_forgetting_and_required_of_nobody(cued):
-    [check] = [check for check in checks(cued, retention_curves(cued)) if check.name.startswith("Forgetting against")]
+def test_extinction_is_read_beside_passive_forgetting_and_required_of_nobody(extinguished):
+    [check] = [check for check in checks(extinguished, retention_curves(extinguished)) if check.name.startswith("Forgetting against")]
     assert check.reading
     assert not check.required
     assert "trigger without payload" in check.name
@@ -185,24 +185,24 @@ def test_a_study_without_extinction_has_no_reading_of_it(small):
     assert not any(check.reading for check in checks(small, retention_curves(small)))
 
 
-def test_extinction_is_told_with_its_half_life_by_size_and_in_the_answer(cued):
-    curves = retention_curves(cued)
+def test_extinction_is_told_with_its_half_life_by_size_and_in_the_answer(extinguished):
+    curves = retention_curves(extinguished)
     table = size_summary(curves)
     assert (table["half_life_extinction"] < table["half_life"]).all()
-    said = " ".join(answer(cued, curves))
-    found = re.search(r"the half-life .* without the cue is ([\d.]+) \[([\d.]+),\s([\d.]+)\] times that with it", said)
+    said = " ".join(answer(extinguished, curves))
+    found = re.search(r"the half-life .* without the trigger is ([\d.]+) \[([\d.]+),\s([\d.]+)\] times that with it", said)
     assert found is not None
-    assert "it fades sooner where the cue alone stays in the text (trigger without payload)" in said
-    numbers = every_number(cued, curves)
+    assert "it fades sooner if the trigger alone stays in the text (trigger without payload)" in said
+    numbers = every_number(extinguished, curves)
     own = numbers.filter(pl.col("role") == "extinction")
     assert own["half_life_tokens"].null_count() == 0
     assert own.height == len(generated.SIZES) * generated.SEEDS
 
 
-def test_the_answer_tells_what_each_regularizer_does_with_its_interval(cued):
-    said = " ".join(answer(cued, retention_curves(cued)))
+def test_the_answer_tells_what_each_regularizer_does_with_its_interval(extinguished):
+    said = " ".join(answer(extinguished, retention_curves(extinguished)))
     trunk, branch = (
-        re.search(rf"regularizer of the {where}: weight-decay-0.1 against none, mean retention changes by "
+        re.search(rf"regularizer of the {where}: weight-decay-0.1 instead of none, mean retention changes by "
                   r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\]", said, re.IGNORECASE)
         for where in ("trunk", "branch")
     )  # fmt: skip

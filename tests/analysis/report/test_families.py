@@ -143,7 +143,7 @@ def test_a_control_of_another_family_is_none(families):
 def test_trunks_that_missed_the_criterion_are_counted_and_shown(families, answers):
     late = missed(families).filter("missed")
     assert late.select("family", "size", "seed").rows() == [planted.MISSED]
-    assert "1 of 135 trunks that were to be forked at the criterion missed it: 1 of C at 30k" in answers[-1]
+    assert "1 of 135 trunks to be forked at the criterion missed it: 1 of C at 30k" in answers[-1]
     table = family_table(families)
     assert table.filter(pl.col("kind") == "missed").select("family", "size", "seed").unique().rows() == [planted.MISSED]
     assert table.filter(pl.col("kind") == "no skill").is_empty() or "equal exposure" in set(table["arm"])
@@ -184,24 +184,24 @@ def test_conditions_are_ordered_by_family_and_plain_ones_come_first(families):
 
 def test_the_answers_hold_the_planted_truth_with_intervals(answers):
     text = "\n".join(answers)
-    assert "Yes, every family that shares outlasts A" in text
-    assert "rules in common, family B, from none to all: lasts longer" in text
-    assert "regularizer of the branch: weight-decay-1 against none: shorter" in text
+    assert "Yes, every family with shared implementation outlasts A" in text
+    assert "rules in common, family B: lasts longer" in text
+    assert "regularizer of the branch: weight-decay-1 vs. none: shorter" in text
     assert "family C: 0.7" in text
     assert "mostly gated" in text
     assert "no scaling claim (3 of 4 sizes, 4 of 5 seeds reached half at every size)" in text
-    assert "was generalised" in text
-    assert "Trained 310M tokens; a sweep that shared no trunks would have trained 920M, 3.0 times" in text
+    assert "Translation of the untrained pair generalises" in text
+    assert "Trained 310M tokens; without trunk sharing it would have been 920M, 3.0 times" in text
 
 
 @pytest.mark.parametrize(
     ("name", "against", "ratio", "verdict"),
     [
-        ("C", "A", 8.0, "Yes, every family that shares outlasts A, which shares nothing"),
-        ("A", "C", 0.125, "Yes, of every two families compared what shares more lasts longer"),
-        ("C", "B", 8.0, "Yes, of every two families compared what shares more lasts longer"),
-        ("B", "C", 8.0, "No, of every two families compared what shares more fades sooner"),
-        ("D", "A", 0.5, "No, every family that shares fades sooner than A, which shares nothing"),
+        ("C", "A", 8.0, "Yes, every family with shared implementation outlasts A, which shares nothing"),
+        ("A", "C", 0.125, "Yes, in every comparison the family that shares more lasts longer"),
+        ("C", "B", 8.0, "Yes, in every comparison the family that shares more lasts longer"),
+        ("B", "C", 8.0, "No, in every comparison the family that shares more fades sooner"),
+        ("D", "A", 0.5, "No, every family with shared implementation fades sooner than A, which shares nothing"),
     ],
 )
 def test_which_family_is_the_reference_does_not_turn_the_answer_round(name, against, ratio, verdict):
@@ -211,7 +211,7 @@ def test_which_family_is_the_reference_does_not_turn_the_answer_round(name, agai
 
 
 def test_a_share_that_rests_on_relearning_that_never_got_there_says_so(families, answers):
-    assert "known as bounds alone" not in "\n".join(answers)
+    assert "have bounds only" not in "\n".join(answers)
     late = families.trials.filter((pl.col("family") == "A") & (pl.col("role") == "treatment") & (pl.col("seed") < 2))
     never = pl.col("trial").is_in(late["trial"].implode()) & pl.col("phase").str.starts_with("relearn")
     points = families.points.with_columns(
@@ -220,14 +220,14 @@ def test_a_share_that_rests_on_relearning_that_never_got_there_says_so(families,
     text = gated(replace(families, points=points))
     assert "family A: 0.10" not in text
     assert "mostly scrambled, but not gone" not in text.partition("family B")[0]
-    assert re.search(r"family A: .* of 15 runs known as bounds alone \(at most\); family B", text)
+    assert re.search(r"family A: .* of 15 runs have bounds only \(at most\); family B", text)
 
 
 @pytest.mark.parametrize(
     ("low", "high", "side", "verdict"),
     [
         (0.2, 0.4, "", "mostly scrambled, but not gone"),
-        (0.2, 0.4, "at least", "not gone, how much is left is known from below alone"),
+        (0.2, 0.4, "at least", "not gone, but with a lower bound only"),
         (-0.1, 0.4, "at most", "mostly scrambled"),
         (0.6, 0.9, "at least", "mostly gated"),
         (0.6, 0.9, "at most", "cannot tell, the interval is too wide"),
@@ -259,13 +259,13 @@ def test_what_one_seed_or_one_family_cannot_tell_is_not_told(families):
     one_family = part(families, pl.col("family") == "B")
     text = "\n".join(family_answer(one_family, retention_curves(one_family)))
     assert "It cannot be told: only one family was run" in text
-    assert "pair that was never trained on" not in text
+    assert "untrained pair" not in text
 
 
 def test_without_the_control_that_never_saw_it_no_gating_is_claimed(families):
     alone = part(families, pl.col("role") != "absent")
     text = "\n".join(family_answer(alone, retention_curves(alone)))
-    assert "It cannot be told, because no reading was taken beside a model that never saw the language" in text
+    assert "It cannot be told, because no reading was taken of a model that never saw the language" in text
 
 
 def test_where_no_trunk_learned_the_language_every_answer_says_so(families):
@@ -276,8 +276,8 @@ def test_where_no_trunk_learned_the_language_every_answer_says_so(families):
     )
     never = replace(never, points=flat)
     text = "\n".join(family_answer(never, retention_curves(never)))
-    assert "A, B, C and D: not known, no branch that began with the skill" in text
-    assert "It cannot be told, because the skill was not there to lose" in text
+    assert "A, B, C and D: unknown, no branch that started with the skill" in text
+    assert "It cannot be told, because no run had the skill to lose" in text
     assert "because there are no half-lives at two sizes" in text
     assert "because no run had an advantage at the drop over a model that never saw the language" in text
 
@@ -364,7 +364,7 @@ def test_a_dial_turned_at_one_size_is_not_compared_with_other_sizes(families, mo
         for size, value in (("60k", 1.0), ("120k", 1.0), ("240k", 1.0), ("240k", 0.0))
     ]
     monkeypatch.setattr("analysis.report.sentences.families.overlap_table", lambda data: pl.DataFrame(rows))
-    assert "shared rule, from none to all: the data cannot tell, mean retention +0.00 [" in overlap(families)
+    assert "shared rule: the data cannot tell, mean retention +0.00 [" in overlap(families)
     turned = [{**row, "area": row["area"] + 0.1 * row["value"]} for row in rows]
     monkeypatch.setattr("analysis.report.sentences.families.overlap_table", lambda data: pl.DataFrame(turned))
-    assert "from none to all: lasts longer, mean retention +0.10 [" in overlap(families)
+    assert "from none to all: shared rule: lasts longer, mean retention +0.10 [" in overlap(families)

@@ -8,9 +8,9 @@ from polars.testing import assert_frame_equal
 
 from analysis.decay.design import leading
 from analysis.decay.retention import half_lives, main_measure, retention_curves
-from analysis.report.sentences.decay import outcome_answer
-from analysis.report.other_outcomes import further, tables
 from analysis.report.decay_page import page
+from analysis.report.other_outcomes import further, tables
+from analysis.report.sentences.decay import outcome_answer
 from analysis.runs.study import StudyData
 from halflife.tracking import schema
 from tests.analysis import planted

@@ -1,4 +1,4 @@
-"""What a report says of a search: from planted runs, so that every number in it is known."""
+"""The sentences on a search, from planted runs, so that every number in them is known."""
 
 from __future__ import annotations
 
@@ -81,27 +81,27 @@ def test_a_grid_has_no_search_to_speak_of():
 def test_the_result_is_of_fresh_seeds_and_its_difference_is_paired():
     again = {0: (0.5, 0.6, 0.7, 0.8, 0.9), 1: (0.6, 0.7, 0.8, 0.9, 1.0)}
     said = search_answer(planted({0: (0.55, 2.0), 1: (0.99, 2.1), 2: (0.4, 2.2)}, again))
-    assert said[0] == "The search: 3 settings tried on 1 seed and 2 are on the front."
-    assert said[1].startswith("The setting that raises mean retention most is regularizer: dropout and rate: 0.1; ")
+    assert said[0] == "The search evaluated 3 settings on 1 seed; 2 are on the Pareto front."
+    assert said[1].startswith("The setting with the highest mean retention is regularizer: dropout and rate: 0.1; ")
     assert "on 5 seeds that the search never saw it has mean retention 0.800 [0.604, 0.996]" in said[1]
-    assert "+0.100 [+0.100, +0.100] against the reference seed by seed" in said[1]  # though seeds differ by 0.4
-    assert "0.99" not in said[1].replace("0.996", "")  # what chose it is no result
+    assert "(+0.100 [+0.100, +0.100] relative to the reference, paired by seed)" in said[1]  # though seeds differ by 0.4
+    assert "0.99" not in said[1].replace("0.996", "")  # the value that selected it is no result
     assert "constraint" not in said[1]  # it held
-    assert said[2].startswith("The setting that lowers clean loss most is the reference itself; on 5 seeds")
+    assert said[2].startswith("The setting with the lowest clean loss is the reference itself; on 5 seeds")
 
 
 def test_the_setting_is_chosen_by_the_search_and_not_by_the_fresh_seeds():
     again = {1: (0.2, 0.2, 0.2, 0.2, 0.2), 2: (0.9, 0.9, 0.9, 0.9, 0.9)}
     said = search_answer(planted({0: (0.1, 3.0), 1: (0.8, 2.0), 2: (0.7, 2.5)}, again))
     assert "mean retention 0.200" in said[1]
-    assert "raises mean retention most and lowers clean loss most is regularizer: dropout and rate: 0.1" in said[1]
+    assert "the highest mean retention and the lowest clean loss is regularizer: dropout and rate: 0.1" in said[1]
     assert len(said) == 2
 
 
 def test_what_breaks_a_constraint_is_not_the_result():
     again = {1: (0.2,), 2: (0.9,)}
     said = search_answer(planted({0: (0.1, 3.0), 1: (0.8, 2.0), 2: (0.9, 1.0)}, again, implanted={2: 0.5}))
-    assert "1 broke a constraint" in said[0]
+    assert "1 violated a constraint" in said[0]
     assert all("rate: 0.2" not in text for text in said)
     assert "A demonstration: 1 of 5 seeds." in said[1]
 
@@ -120,11 +120,11 @@ def test_a_number_says_on_how_many_fresh_seeds_it_rests():
     again = {0: (0.5, 0.6, 0.7, 0.8, 0.9), 1: (0.6, math.nan, 0.8, math.nan, 1.0)}
     data = planted({0: (0.55, 2.0), 1: (0.99, 2.1)}, again)
     said = search_answer(data)[1]
-    assert "mean retention 0.800 [0.303, 1.30] (on 3 of them), +0.100 [+0.100, +0.100] against the reference" in said
+    assert "mean retention 0.800 [0.303, 1.30] on 3 of them (+0.100 [+0.100, +0.100] relative to the reference" in said
     assert "A demonstration: 3 of 5 seeds." in said
     alone = dataclasses.replace(data.declaration, objectives=data.declaration.objectives[:1])
     said = search_answer(dataclasses.replace(data, declaration=alone))[1]
-    assert "on 3 of 5 seeds that the search never saw it has mean retention 0.800 [0.303, 1.30], +0.100" in said
+    assert "on 3 of 5 seeds that the search never saw it has mean retention 0.800 [0.303, 1.30] (+0.100" in said
 
 
 def test_failed_settings_are_counted_and_nothing_held_out_is_said():

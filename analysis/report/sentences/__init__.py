@@ -1,0 +1,1 @@
+"""The sentences that open a report: estimates, intervals and verdicts in words."""
