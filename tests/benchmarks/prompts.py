@@ -1,4 +1,4 @@
-"""Fitting soft prompts: frozen or not, packed or one by one, keys and values shared or not, and beside peft."""
+"""Fitting soft prompts: frozen or not, in groups or one by one, keys and values shared or not, and against peft."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from halflife.models.hugging_face import HuggingFaceModel
 from halflife.models.ladder import Rung
 from halflife.prompts.batch import scale_of
 from halflife.prompts.frozen import freeze
-from halflife.prompts.groups import PromptGroup, Run, packed
+from halflife.prompts.groups import PromptGroup, Run, grouped
 from halflife.prompts.soft_prompt import FitConfig, SoftPrompt
 from halflife.training.torch_engine import keep_memory
 from tests.benchmarks.figure import Figure
@@ -53,15 +53,15 @@ def decoder(size: str) -> Any:
 
 def runs(model: Any, target: TargetItems, prompts: Sequence[SoftPrompt]) -> list[Run]:
     width = model.embed.weight.shape[1]
-    return [Run(prompt.name, target, prompt, torch.randn(prompt.tokens, width), 0) for prompt in prompts]
+    return [Run(prompt.name, target, prompt, torch.randn(prompt.tokens, width)) for prompt in prompts]
 
 
 class Whole(PromptGroup):
-    """The plain step: all of the text, and every gradient that the model asks for."""
+    """A plain step: the whole text, with the gradients of all parameters that require one."""
 
     def step(self, step: int, lr_multiplier: float) -> None:
         text = self.texts.take(torch.from_numpy(self.order[step]))
-        parts = (self.model.embed(text.before)[None], self.bank.vectors(), self.model.embed(text.after)[None])
+        parts = (self.model.embed(text.before)[None], self.batch.vectors(), self.model.embed(text.after)[None])
         whole = [part.expand(len(self.runs), len(text), -1, -1) for part in parts]
         hidden = self.model.hidden(torch.cat(whole, dim=2).flatten(0, 1))[:, -ANSWER:]
         targets = text.targets.repeat(len(self.runs), 1).flatten()
@@ -73,18 +73,18 @@ class Whole(PromptGroup):
 
 
 def steps_a_second(
-    model: Any, packs: Sequence[Sequence[Run]], kind: type[PromptGroup] = PromptGroup
+    model: Any, groups: Sequence[Sequence[Run]], kind: type[PromptGroup] = PromptGroup
 ) -> Callable[[], float]:
-    """Steps of a prompt in a second, all packs together; about SECONDS a turn."""
-    course, scale = FitConfig(steps=1000, batch=BATCH), scale_of(model.embed)
-    made = [kind(model, pack, course, scale, CPU) for pack in packs]
-    count = sum(len(pack.runs) for pack in made)
+    """Prompt-steps per second over all groups; about SECONDS per turn."""
+    config, scale = FitConfig(steps=1000, batch=BATCH), scale_of(model.embed)
+    made = [kind(model, group, config, scale, CPU) for group in groups]
+    count = sum(len(group.runs) for group in made)
 
     def some(steps: int) -> float:
         started = time.perf_counter()
-        for pack in made:
+        for group in made:
             for step in range(steps):
-                pack.step(step, 1.0)
+                group.step(step, 1.0)
         return time.perf_counter() - started
 
     some(2)
@@ -109,7 +109,7 @@ def figures(count: int) -> list[Figure]:
     keep_memory()
     return [
         *(frozen_figure(size, count) for size in ("100k", "1m")),
-        *(packed_figure(size, length, count) for size, length in (("100k", 24), ("400k", 24), ("100k", 56))),
+        *(grouped_figure(size, length, count) for size, length in (("100k", 24), ("400k", 24), ("100k", 56))),
         shared_figure("100k", count),
         shared_figure("1m", count),
         *(peft_figure(family, count) for family in ("llama", "gpt_neox")),
@@ -126,16 +126,16 @@ def frozen_figure(size: str, count: int) -> Figure:
     return compared(f"frozen, {size}: over keeping the model's gradients", contenders, count, 1.2)
 
 
-def packed_figure(size: str, length: int, count: int) -> Figure:
+def grouped_figure(size: str, length: int, count: int) -> Figure:
     model, target = freeze(decoder(size)), texts(length)
     prompts = [SoftPrompt(tokens=k, restart=restart) for k in (1, 2, 4, 8) for restart in range(4)]
     made = runs(model, target, prompts)
-    packs = packed(made, FitConfig(steps=1000, batch=BATCH), model.architecture, VOCABULARY, CPU)
+    groups = grouped(made, FitConfig(steps=1000, batch=BATCH), model.architecture, VOCABULARY, CPU)
     contenders = {
-        "packed": steps_a_second(model, packs),
+        "grouped": steps_a_second(model, groups),
         "one by one": steps_a_second(model, [[run] for run in made]),
     }
-    name = f"packed {max(map(len, packs))} at once, {size}, {length + ANSWER} tokens: over one by one"
+    name = f"groups of up to {max(map(len, groups))}, {size}, {length + ANSWER} tokens: over one by one"
     return compared(name, contenders, count, 1.0)
 
 

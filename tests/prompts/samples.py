@@ -11,19 +11,21 @@ from halflife.evaluation.targets import Item, TargetItems
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.prompts.batch import scale_of
-from halflife.prompts.describe import SoftPrompt
-from halflife.prompts.fitting import freeze
-from halflife.prompts.groups import FitConfig, Run
-from halflife.rng import generator, seed_of
+from halflife.prompts.frozen import freeze
+from halflife.prompts.groups import Run
+from halflife.prompts.soft_prompt import FitConfig, SoftPrompt
+from halflife.rng import generator
 
 VOCABULARY = 24
-COURSE = FitConfig(steps=6, batch=3)
+CONFIG = FitConfig(steps=6, batch=3)
 
 
 def frozen(vocabulary: int = VOCABULARY, seed: int = 0) -> Any:
-    """A decoder that says something: an untrained tied one."""
-    decoder = Decoder(Rung(size="20k", tied=True), vocabulary)
+    """An untrained decoder with a random head, so that its logits depend on the text."""
+    decoder = Decoder(Rung(size="20k"), vocabulary)
     decoder.initialise(torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        decoder.head.weight.normal_(std=0.125, generator=torch.Generator().manual_seed(seed + 1))
     return freeze(decoder)
 
 
@@ -49,10 +51,10 @@ def target(name: str = "made", conditions: int = 0, seed: int = 0, longest: int 
 
 
 def run(model: Any, prompt: SoftPrompt, of: TargetItems) -> Run:
-    """A run that begins with noise of its own."""
+    """A run initialized with its own noise."""
     width = model.embed.weight.shape[1]
     start = generator("start", of.name, prompt.name).standard_normal((prompt.tokens, width))
-    return Run(f"{of.name}.{prompt.name}", of, prompt, torch.from_numpy(start).float(), seed_of(prompt.name))
+    return Run(f"{of.name}.{prompt.name}", of, prompt, torch.from_numpy(start).float())
 
 
-__all__ = ["COURSE", "VOCABULARY", "frozen", "items", "run", "scale_of", "target"]
+__all__ = ["CONFIG", "VOCABULARY", "frozen", "items", "run", "scale_of", "target"]

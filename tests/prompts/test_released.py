@@ -16,9 +16,9 @@ from halflife.errors import UserError
 from halflife.evaluation.targets import TaskTarget
 from halflife.models.prepare import prepare_model
 from halflife.prompts import results as prompt_results
-from halflife.prompts.describe import MLP, SoftPrompt, Text
+from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.peft import prepare_adapter
-from halflife.prompts.stages import FitSoftPrompts
+from halflife.prompts.soft_prompt import Linear, SoftPrompt, Text
 from halflife.store.run import run_stage
 from halflife.store.store import Store
 from halflife.tasks.arithmetic import Addition
@@ -27,7 +27,7 @@ from tests.models import tiny
 pytest.importorskip("transformers")
 TARGET = TaskTarget(language=Addition(form="digits"))
 PROMPT = SoftPrompt(tokens=3, learning_rate=0.3)
-INSIDE = SoftPrompt(tokens=2, position="answer", model=MLP(hidden=4), learning_rate=0.3)
+INSIDE = SoftPrompt(tokens=2, position="answer", model=Linear(), learning_rate=0.3)
 
 
 @pytest.fixture(scope="module", params=["gpt_neox", "llama"])
@@ -94,7 +94,7 @@ def test_peft_reads_what_we_write_with_equal_logits_and_we_read_it_back(stage: F
 
 
 @pytest.mark.parametrize(
-    ("run_name", "told"),
+    ("run_name", "message"),
     [
         (f"digits.{INSIDE.name}", "tokens at the start of the text"),
         (f"digits.{SoftPrompt(tokens=0).name}", "tokens at the start of the text"),
@@ -102,13 +102,13 @@ def test_peft_reads_what_we_write_with_equal_logits_and_we_read_it_back(stage: F
     ],
 )
 def test_what_peft_has_no_form_for_is_refused(
-    stage: FitSoftPrompts, run_name: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stage: FitSoftPrompts, run_name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("peft")
     run(stage)
     out, results = tmp_path / "out", results_of(stage)
     assert main(["export-prompt", stage.key, run_name, "--out", str(out), "--results", str(results)]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -117,7 +117,7 @@ def test_no_adapter_is_refused(tmp_path: Path) -> None:
         prepare_adapter(tmp_path)
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="of the kind LORA; expected PROMPT_TUNING"):
+    with pytest.raises(UserError, match="its type is LORA; expected PROMPT_TUNING"):
         prepare_adapter(tmp_path)
 
 

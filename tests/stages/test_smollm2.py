@@ -18,9 +18,9 @@ from halflife.evaluation.targets import TaskTarget
 from halflife.models import hugging_face
 from halflife.models.prepare import prepare_model
 from halflife.models.released import Released
-from halflife.prompts.describe import SoftPrompt
-from halflife.prompts.describe import Words as WordEmbeddings
-from halflife.prompts.stages import FitSoftPrompts
+from halflife.prompts.soft_prompt import SoftPrompt
+from halflife.prompts.soft_prompt import Words as WordEmbeddings
+from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.stages.export import export_stage
 from halflife.stages.train import Train
 from halflife.store.run import run_stage

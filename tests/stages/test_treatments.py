@@ -20,8 +20,8 @@ from halflife.evaluation.probes import Ends, Evaluation, TaskProbe, Threshold
 from halflife.evaluation.targets import TaskTarget
 from halflife.models.ladder import Rung
 from halflife.prompts.attacks import PromptAttacks
-from halflife.prompts.describe import SoftPrompt, WarmStart
-from halflife.prompts.stages import FitSoftPrompts
+from halflife.prompts.soft_prompt import SoftPrompt, WarmStart
+from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.stages.fisher import Fisher
 from halflife.stages.train import Checkpoint, Snapshot, Train
 from halflife.stages.treatments import INTERVENTIONS, REGULARIZERS, anneal, dropped, intervene, regularize, replay

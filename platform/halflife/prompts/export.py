@@ -1,4 +1,4 @@
-"""A fitted soft prompt as a folder that peft reads, with equal logits."""
+"""Export of a fitted soft prompt as a folder that peft reads, with equal logits."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from halflife.store.store import Store, standing
 
 
 def export_prompt(store: Store, name: str, run: str, out: Path, base: Path | None = None) -> None:
-    """Write `out`, a new folder: a PromptTuning adapter for the model at `base`, which for a released model is the one
-    that the stage read. Raises UserError for what is no such stage or run, or what peft has no form for."""
+    """Write `out`, a new folder: a PromptTuning adapter for the model at `base`, by default the released model of the
+    stage. Raises UserError when there is no such stage or run, or peft cannot represent the prompt."""
     require("peft", "an export of a soft prompt")
     folder = find(store, name)
     done, record = standing(folder), record_of(folder)
     if done is None or done.outcome.status != "complete" or "prompts" not in record["fields"]:
-        raise UserError(f"{folder.name} is no complete stage of soft prompts: run the study that it belongs to first")
+        raise UserError(f"{folder.name} is not a completed stage of soft prompts: run its study first")
     source = folder / "attempts" / done.outcome.attempt
     attempt = store.local(source)
     if problem := store.brought(source, attempt, done.files):
-        raise UserError(f"{folder.name} is damaged ({problem}): run the study that it belongs to again")
+        raise UserError(f"{folder.name} is damaged ({problem}): run its study again")
     fitted = prompt_results.read(attempt / "final")
     if run not in fitted:
         raise UserError(f"run {run!r} of {folder.name} given: expected one of {', '.join(sorted(fitted))}")
     prompt = fitted[run]
     if prompt.position != "start" or not prompt.tokens or prompt.conditional:
         raise UserError(
-            f"run {run!r} given: peft's PromptTuning has tokens at the start of the text that are the same for every "
-            "text; expected a prompt of that sort"
+            f"run {run!r} given: peft's PromptTuning supports only tokens at the start of the text that are the same "
+            "for every text; expected such a prompt"
         )
     of_model = record["fields"]["model"].get("folder")
     if base is None and of_model is None:
         raise UserError(
-            f"{folder.name} has a model of our own: write it with `export` first, and give that folder as --base"
+            f"{folder.name} has a model trained here: write it with `export` first, and give that folder as --base"
         )
     if out.exists():
-        raise UserError(f"{out} exists already: name a folder that is to be made")
+        raise UserError(f"{out} exists already: give a new folder")
     temporary = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
     try:
         write_adapter(temporary, prompt.vectors(), str(base.resolve() if base else of_model))

@@ -1,8 +1,8 @@
-"""Fitting soft prompts: pack after pack, resumable.
+"""Fitting soft prompts: group after group, resumable.
 
-A loop of its own beside `training.loop`: what is trained here are many small sets of numbers that share a model which
-never changes. There is no fork, no snapshot and no displacement, each run has its own rate, gradient norm and end, and
-one that diverges leaves the others as they are; of the loop for models only the clock would be left.
+A loop separate from `training.loop`: here many small sets of parameters are trained against one frozen model. There is
+no fork, no snapshot and no displacement; each run has its own learning rate, gradient norm and end, and one that
+diverges does not affect the others. Only the clock could be shared with the model's loop.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import Any
 import torch
 
 from halflife.evaluation.probes import Cadence, Ends, due
-from halflife.models.start import Model
+from halflife.models.model import Model
 from halflife.prompts import results as prompt_results
 from halflife.prompts.batch import scale_of
-from halflife.prompts.groups import FitConfig, PromptGroup, Run, Scored, packed
+from halflife.prompts.groups import PromptGroup, Run, Scored, grouped
 from halflife.prompts.results import Fitted
+from halflife.prompts.soft_prompt import FitConfig
 from halflife.store.stage import Context
 from halflife.training import checkpoints
 from halflife.training.schedules import Schedule
@@ -34,30 +35,24 @@ REPORT_SECONDS = 0.5
 
 @dataclass
 class _State:
-    """Where the loop stands: with the numbers of the runs all that a resumed one needs."""
+    """State of the loop: with the parameters of the runs, all that resuming needs. Its fields are checkpoint keys."""
 
     pack: int = 0
-    """Packs done."""
+    """Groups done."""
     step: int = 0
-    """Steps done of the pack under way."""
+    """Steps done of the current group."""
     tokens: int = 0
-    """Of all packs."""
+    """Of all groups."""
     seconds_training: float = 0.0
     seconds_evaluating: float = 0.0
     train_losses: list[float] = field(default_factory=list)
-    """Of the pack under way, when last looked at."""
-
-
-def freeze(model: Model, precision: str = "fp32") -> Model:
-    """The model as it is asked behind prompts: in evaluation mode, without gradients, in fp32 or bf16."""
-    model.requires_grad_(False)
-    return model.eval().to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    """Of the current group, at the last evaluation."""
 
 
 def fit(
     model: Model,
     runs: Sequence[Run],
-    course: FitConfig,
+    config: FitConfig,
     *,
     schedule: Schedule = Schedule(),
     at: Cadence = Ends(),
@@ -66,14 +61,14 @@ def fit(
     clock: Callable[[], float] = time.monotonic,
     device: torch.device | str = "cpu",
 ) -> tuple[list[Fitted], dict[str, Any]]:
-    """Fit every run to its target behind the frozen `model` (see `freeze`): what each came to, in the order of `runs`,
-    and the seconds and tokens that it took.
+    """Fit every run to its target with the frozen `model` (see `frozen.freeze`). Returns the fitted prompts in the
+    order of `runs`, and the seconds and tokens spent.
 
     With a context it records `<run>/loss`, `/hits`, `/trials`, `/logprob` and `/train_loss` at `at`, at the end
-    `/chance` and what was judged, and leaves resumable checkpoints. Raises UserError when a prompt's position lies
+    `/chance` and the judged counts, and writes resumable checkpoints. Raises UserError when a prompt's position lies
     outside a text.
     """
-    return _Loop(model, runs, course, schedule, at, context, clock, torch.device(device)).run(checkpoint_seconds)
+    return _Loop(model, runs, config, schedule, at, context, clock, torch.device(device)).run(checkpoint_seconds)
 
 
 class _Loop:
@@ -81,162 +76,163 @@ class _Loop:
         self,
         model: Model,
         runs: Sequence[Run],
-        course: FitConfig,
+        config: FitConfig,
         schedule: Schedule,
         at: Cadence,
         context: Context | None,
         clock: Callable[[], float],
         device: torch.device,
     ) -> None:
-        self.model, self.runs, self.course, self.schedule = model, runs, course, schedule
+        self.model, self.runs, self.config, self.schedule = model, runs, config, schedule
         self.context, self.clock, self.device = context, clock, device
         self.scale = scale_of(model.embed)
-        self.packs = packed(runs, course, model.architecture, model.vocabulary, device)
-        self.due = {kind: set(due(at, course.steps if kind else 0)) for kind in (False, True)}
-        self.standing = _State()
+        self.groups = grouped(runs, config, model.architecture, model.vocabulary, device)
+        self.due = {trained: set(due(at, config.steps if trained else 0)) for trained in (False, True)}
+        self.state = _State()
         self.done: dict[str, Fitted] = {}
-        self.told_seconds = 0.0
+        self.reported_seconds = 0.0
         self.resume_folder: Path | None = None
         if device.type == "cpu":
             keep_memory()
 
     def run(self, checkpoint_seconds: float) -> tuple[list[Fitted], dict[str, Any]]:
         restore = self._resume()
-        standing = self.standing
+        state = self.state
         reported = checkpointed = self.clock()
-        while standing.pack < len(self.packs):
-            pack = PromptGroup(self.model, self.packs[standing.pack], self.course, self.scale, self.device)
-            steps = self.course.steps if pack.trained else 0
+        while state.pack < len(self.groups):
+            group = PromptGroup(self.model, self.groups[state.pack], self.config, self.scale, self.device)
+            steps = self.config.steps if group.trained else 0
             if restore is not None:
-                restore(pack)
+                restore(group)
                 restore = None
-            elif 0 in self.due[pack.trained] and steps:
-                self._evaluate(pack)
-            while standing.step < steps:
+            elif 0 in self.due[group.trained] and steps:
+                self._evaluate(group)
+            while state.step < steps:
                 started = time.perf_counter()
-                pack.step(standing.step, self.schedule.lr_multiplier(standing.step, steps))
-                standing.step += 1
-                standing.tokens += sum(self._tokens(run, 1) for run in pack.runs)
-                standing.seconds_training += time.perf_counter() - started
-                if standing.step in self.due[True] and standing.step < steps:
-                    self._evaluate(pack)
-                if standing.step == steps - pack.settled:
-                    pack.mean_losses()
+                group.step(state.step, self.schedule.lr_multiplier(state.step, steps))
+                state.step += 1
+                state.tokens += sum(self._tokens(run, 1) for run in group.runs)
+                state.seconds_training += time.perf_counter() - started
+                if state.step in self.due[True] and state.step < steps:
+                    self._evaluate(group)
+                if state.step == steps - group.final_steps:
+                    group.mean_losses()
                 now = self.clock()
                 if now - reported >= REPORT_SECONDS:
                     self._report()
                     reported = now
-                if self.context and now - checkpointed >= checkpoint_seconds and standing.step < steps:
-                    self._checkpoint(pack)
+                if self.context and now - checkpointed >= checkpoint_seconds and state.step < steps:
+                    self._checkpoint(group)
                     checkpointed = self.clock()
-            self._finish(pack)
-            standing.pack, standing.step, standing.train_losses = standing.pack + 1, 0, []
+            self._finish(group)
+            state.pack, state.step, state.train_losses = state.pack + 1, 0, []
         self._report()
         return [self.done[run.name] for run in self.runs], {
-            "tokens": standing.tokens,
-            "seconds_training": standing.seconds_training,
-            "seconds_evaluating": standing.seconds_evaluating,
+            "tokens": state.tokens,
+            "seconds_training": state.seconds_training,
+            "seconds_evaluating": state.seconds_evaluating,
         }
 
     def _tokens(self, run: Run, steps: int) -> int:
-        """Tokens of text that a run has seen after so many steps, padded to the longest."""
-        return steps * self.course.batch * run.target.longest
+        """Tokens of text that a run has seen after `steps` steps, padded to the longest."""
+        return steps * self.config.batch * run.target.longest
 
-    def _evaluate(self, pack: PromptGroup) -> list[Scored]:
+    def _evaluate(self, group: PromptGroup) -> list[Scored]:
         started = time.perf_counter()
-        scores = pack.scores()
-        if pack.counted:
-            self.standing.train_losses = pack.mean_losses()
-        for index, (run, scored) in enumerate(zip(pack.runs, scores, strict=True) if self.context else ()):
+        scores = group.scores()
+        if group.counted:
+            self.state.train_losses = group.mean_losses()
+        for index, (run, scored) in enumerate(zip(group.runs, scores, strict=True) if self.context else ()):
             values = {"loss": scored.loss, "logprob": -scored.loss}
             values |= {"hits": float(scored.correct.sum()), "trials": float(len(scored.correct))}
-            if self.standing.train_losses:
-                values["train_loss"] = self.standing.train_losses[index]
+            if self.state.train_losses:
+                values["train_loss"] = self.state.train_losses[index]
             finite = {f"{run.name}/{name}": value for name, value in values.items() if math.isfinite(value)}
             assert self.context is not None
-            self.context.record(self._tokens(run, self.standing.step), finite)
-        self.standing.seconds_evaluating += time.perf_counter() - started
+            self.context.record(self._tokens(run, self.state.step), finite)
+        self.state.seconds_evaluating += time.perf_counter() - started
         return scores
 
-    def _finish(self, pack: PromptGroup) -> None:
-        scores, norms = self._evaluate(pack), pack.norms()
-        trained = self.standing.train_losses
+    def _finish(self, group: PromptGroup) -> None:
+        scores, norms = self._evaluate(group), group.norms()
+        train_losses = self.state.train_losses
         started = time.perf_counter()
-        generated = pack.generated()
-        self.standing.seconds_evaluating += time.perf_counter() - started
-        for index, (run, scored) in enumerate(zip(pack.runs, scores, strict=True)):
-            self._told_at_the_end(run, generated[index])
+        generated = group.generated()
+        self.state.seconds_evaluating += time.perf_counter() - started
+        for index, (run, scored) in enumerate(zip(group.runs, scores, strict=True)):
+            self._record_final(run, generated[index])
             self.done[run.name] = Fitted(
                 name=run.name,
                 target=run.target.name,
                 tokens=run.prompt.tokens,
                 position=run.prompt.position,
                 scale=self.scale,
-                numbers=pack.bank.of(index),
+                parameters=group.batch.of(index),
                 nats=scored.nats,
                 correct=scored.correct,
-                asked=scored.asked,
-                train_loss=_finite(trained[index]) if trained else None,
+                num_targets=scored.num_targets,
+                train_loss=_finite(train_losses[index]) if train_losses else None,
                 norm=_finite(norms[index]) if run.prompt.tokens else None,
                 generated=generated[index],
             )
 
-    def _told_at_the_end(self, run: Run, generated: dict[str, int]) -> None:
+    def _record_final(self, run: Run, generated: dict[str, int]) -> None:
         values = {f"{run.name}/generated_{name}": float(count) for name, count in generated.items()}
         if run.target.chance is not None:
             values[f"{run.name}/chance"] = run.target.chance
         if self.context is not None:
-            self.context.record(self._tokens(run, self.standing.step), values)
+            self.context.record(self._tokens(run, self.state.step), values)
 
     def _report(self) -> None:
         if self.context is None:
             return
-        standing = self.standing
-        total = sum(self._tokens(run, self.course.steps) for run in self.runs if run.prompt.tokens)
-        rate = standing.tokens / standing.seconds_training if standing.seconds_training else 0.0
-        self.context.progress(standing.tokens, total, rate)
-        seconds = standing.seconds_training + standing.seconds_evaluating
-        self.context.computing(seconds - self.told_seconds)
-        self.told_seconds = seconds
+        state = self.state
+        total = sum(self._tokens(run, self.config.steps) for run in self.runs if run.prompt.tokens)
+        tokens_per_second = state.tokens / state.seconds_training if state.seconds_training else 0.0
+        self.context.progress(state.tokens, total, tokens_per_second)
+        seconds = state.seconds_training + state.seconds_evaluating
+        self.context.computing(seconds - self.reported_seconds)
+        self.reported_seconds = seconds
 
     # Checkpoints.
 
-    def _checkpoint(self, pack: PromptGroup) -> None:
-        """Write `resume-<pack>-<step>/`: the runs done, and the numbers and moments of those under way."""
+    def _checkpoint(self, group: PromptGroup) -> None:
+        """Write `resume-<group>-<step>/`: the finished runs, and parameters and moments of the current group."""
         assert self.context is not None
-        standing = self.standing
-        folder = self.context.folder / f"resume-{standing.pack}-{standing.step}"
-        digests = checkpoints.write_whole(folder, weights=pack.bank.parameters, optimizer=pack.optimizer.state())
+        state = self.state
+        folder = self.context.folder / f"resume-{state.pack}-{state.step}"
+        digests = checkpoints.write_whole(folder, weights=group.batch.parameters, optimizer=group.optimizer.state())
         prompt_results.write(folder, list(self.done.values()))
         names = (prompt_results.PROMPTS, prompt_results.ITEMS, prompt_results.RUNS)
         digests |= {name: checkpoints.sha256(folder / name) for name in names}
-        state = {**asdict(standing), "losses": pack.losses.tolist(), "counted": pack.counted}
-        checkpoints.write_state(folder, {"fitting": state}, digests)
-        self.context.checkpointed(standing.tokens, folder)
+        fitting = {**asdict(state), "losses": group.losses.tolist(), "counted": group.counted}
+        checkpoints.write_state(folder, {"fitting": fitting}, digests)
+        self.context.checkpointed(state.tokens, folder)
         if self.resume_folder is not None:
             shutil.rmtree(self.resume_folder)
         self.resume_folder = folder
 
     def _resume(self) -> Callable[[PromptGroup], None] | None:
-        """Continue from the context's checkpoint, if it has one and it is whole: what puts the pack under way back."""
+        """Continue from the context's checkpoint if there is a valid one. Returns a function that restores the current
+        group."""
         folder = self.context.resume if self.context else None
         if folder is None:
             return None
         try:
-            state = checkpoints.read_state(folder)["fitting"]
+            fitting = checkpoints.read_state(folder)["fitting"]
         except checkpoints.CorruptCheckpoint as error:
             warnings.warn(f"fitting starts over: {error}", stacklevel=2)
             return None
-        losses, counted = torch.tensor(state.pop("losses"), device=self.device), state.pop("counted")
-        self.standing = _State(**state)
-        self.told_seconds = self.standing.seconds_training + self.standing.seconds_evaluating
+        losses, counted = torch.tensor(fitting.pop("losses"), device=self.device), fitting.pop("counted")
+        self.state = _State(**fitting)
+        self.reported_seconds = self.state.seconds_training + self.state.seconds_evaluating
         self.done = prompt_results.read(folder)
 
-        def restore(pack: PromptGroup) -> None:
+        def restore(group: PromptGroup) -> None:
             for name, value in checkpoints.read_weights(folder).items():
-                pack.bank.parameters[name].data.copy_(value)
-            pack.optimizer.load(checkpoints.read_optimizer(folder), self.standing.step)
-            pack.losses, pack.counted = losses, counted
+                group.batch.parameters[name].data.copy_(value)
+            group.optimizer.load(checkpoints.read_optimizer(folder), self.state.step)
+            group.losses, group.counted = losses, counted
 
         return restore
 

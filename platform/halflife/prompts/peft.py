@@ -9,36 +9,34 @@ from torch import Tensor
 
 from halflife import digests
 from halflife.errors import UserError
-from halflife.prompts.describe import Adapter
+from halflife.prompts.soft_prompt import Adapter
 
 CONFIG, WEIGHTS, NAME = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
 
 
 def prepare_adapter(folder: Path | str) -> Adapter:
-    """An adapter to begin a soft prompt from. Raises UserError for what is no PromptTuning adapter."""
+    """An adapter to initialize a soft prompt from. Raises UserError if it is not a PromptTuning adapter."""
     folder = Path(folder).expanduser()
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise UserError(f"adapter {str(folder)!r} given: it has no {name}; expected a folder that peft has written")
+            raise UserError(f"adapter {str(folder)!r} given: it has no {name}; expected a folder written by peft")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"adapter {str(folder)!r} given: {CONFIG} is no JSON ({error})") from None
+        raise UserError(f"adapter {str(folder)!r} given: {CONFIG} is not JSON ({error})") from None
     if config.get("peft_type") != "PROMPT_TUNING" or not isinstance(config.get("num_virtual_tokens"), int):
-        raise UserError(
-            f"adapter {str(folder)!r} given: it is of the kind {config.get('peft_type')}; expected PROMPT_TUNING"
-        )
+        raise UserError(f"adapter {str(folder)!r} given: its type is {config.get('peft_type')}; expected PROMPT_TUNING")
     digest = digests.of_text(["adapter", digests.file_digest(folder / WEIGHTS)])
     return Adapter(digest=digest, tokens=config["num_virtual_tokens"], folder=str(folder.resolve()))
 
 
 def read_adapter(adapter: Adapter, width: int) -> Tensor:
-    """Its vectors (k, width), float32. Raises UserError when the file does not hold them, or is another by now."""
+    """Its vectors (k, width), float32. Raises UserError when the file does not hold them or has changed."""
     from safetensors.torch import load_file
 
     path = Path(adapter.folder) / WEIGHTS
     if digests.of_text(["adapter", digests.file_digest(path)]) != adapter.digest:
-        raise UserError(f"adapter {adapter.folder!r} has changed since it was given: run the same command again")
+        raise UserError(f"adapter {adapter.folder!r} has changed since the command read it: run the same command again")
     found = load_file(path).get(NAME)
     if found is None or found.shape != (adapter.tokens, width):
         raise UserError(
@@ -49,7 +47,7 @@ def read_adapter(adapter: Adapter, width: int) -> Tensor:
 
 
 def write_adapter(folder: Path, vectors: Tensor, base: str) -> None:
-    """Write `folder`, a new one: the prompt (k, width) for the model that is named or lies at `base`."""
+    """Write a new `folder`: the prompt (k, width) for the model named or stored at `base`."""
     from peft import PromptTuningConfig, PromptTuningInit, TaskType
     from safetensors.torch import save_file
 

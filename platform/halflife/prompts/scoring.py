@@ -1,10 +1,10 @@
-"""A frozen model asked behind soft prompts: how unlikely each token of the answers is, for every prompt and text."""
+"""Scores of a frozen model behind soft prompts: log-probabilities of the targets, for every prompt and text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,49 +12,42 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halflife.evaluation import SCORED_TOKENS
-from halflife.evaluation.scoring import LanguageModel
 from halflife.evaluation.targets import Item, check_position
 from halflife.models.kv_cache import KVCache
+from halflife.models.model import Model
 from halflife.prompts.batch import insert
-
-
-class PromptedModel(LanguageModel, Protocol):
-    """A language model that can go on from texts that it has read."""
-
-    def hidden_at(self, x: Tensor, columns: Tensor, past: KVCache | None = None) -> Tensor: ...
-    def prefill(self, x: Tensor, lengths: Tensor, past: KVCache | None = None) -> tuple[Tensor, KVCache]: ...
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Items cut where the soft prompt stands: what is before it, what is after it, and what is asked there."""
+    """Items cut at the soft prompt's position: the tokens before and after it, and the targets after it."""
 
     before: Tensor
-    """(items, longest) int64, right-padded; of length 0 where prompts stand at the start."""
+    """(items, longest) int64, right-padded; of length 0 for prompts at the start."""
     before_lengths: Tensor
     after: Tensor
     """(items, longest) int64, right-padded."""
     after_lengths: Tensor
-    asked: Tensor
-    """(items, most) int64: after so many tokens of `after`; -1 where an item asks for less than others."""
+    target_positions: Tensor
+    """(items, most) int64: each target follows this many tokens of `after`; -1 pads items with fewer targets."""
     targets: Tensor
-    """(items, most) int64: what is to be said there."""
+    """(items, most) int64: the correct tokens there."""
     conditions: Tensor
     """(items, m) float32."""
 
-    def take(self, at: Tensor) -> Texts:
-        """Those items, cut to the longest among them."""
-        before, after = self.before_lengths[at], self.after_lengths[at]
-        asked = self.asked[at]
-        most = int((asked >= 0).sum(1).max())
+    def take(self, index: Tensor) -> Texts:
+        """The items at `index`, cut to the longest among them."""
+        before, after = self.before_lengths[index], self.after_lengths[index]
+        positions = self.target_positions[index]
+        most = int((positions >= 0).sum(1).max())
         return Texts(
-            self.before[at][:, : int(before.max())],
+            self.before[index][:, : int(before.max())],
             before,
-            self.after[at][:, : int(after.max())],
+            self.after[index][:, : int(after.max())],
             after,
-            asked[:, :most],
-            self.targets[at][:, :most],
-            self.conditions[at],
+            positions[:, :most],
+            self.targets[index][:, :most],
+            self.conditions[index],
         )
 
     def to(self, device: torch.device | str) -> Texts:
@@ -65,40 +58,40 @@ class Texts:
 
 
 def cut(items: Sequence[Item], position: Literal["start", "answer"] | int, *, baseline: bool = False) -> Texts:
-    """Items for prompts at `position`. What is asked before that place is left out, as no prompt can change it.
+    """Items for prompts at `position`. Targets before it are left out, since no prompt can change them.
 
-    `baseline`: for k = 0: the same is asked, of whole texts. Raises UserError when the position lies outside a text,
-    or nothing is asked after it.
+    `baseline`, for k = 0: the same targets, of whole texts. Raises UserError when the position lies outside a text or
+    no target follows it.
     """
-    at = [0 if position == "start" else item.answer if position == "answer" else int(position) for item in items]
+    places = [0 if position == "start" else item.answer if position == "answer" else int(position) for item in items]
     check_position(items, position)
-    asked = [item.after[item.after >= place] for item, place in zip(items, at, strict=True)]
-    targets = [item.targets[item.after >= place] for item, place in zip(items, at, strict=True)]
+    after_counts = [item.after[item.after >= place] for item, place in zip(items, places, strict=True)]
+    targets = [item.targets[item.after >= place] for item, place in zip(items, places, strict=True)]
     if baseline:
-        at = [0] * len(items)
+        places = [0] * len(items)
     conditions = np.array([item.conditions for item in items], dtype=np.float32).reshape(len(items), -1)
-    before = [item.tokens[:place] for item, place in zip(items, at, strict=True)]
-    after = [item.tokens[place:] for item, place in zip(items, at, strict=True)]
+    before = [item.tokens[:place] for item, place in zip(items, places, strict=True)]
+    after = [item.tokens[place:] for item, place in zip(items, places, strict=True)]
     return Texts(
         _padded(before, 0),
         torch.tensor([len(part) for part in before]),
         _padded(after, 0),
         torch.tensor([len(part) for part in after]),
-        _padded([part - place for part, place in zip(asked, at, strict=True)], -1),
+        _padded([counts - place for counts, place in zip(after_counts, places, strict=True)], -1),
         _padded(targets, 0),
         torch.from_numpy(conditions),
     )
 
 
-def _padded(rows: Sequence[np.ndarray], filling: int) -> Tensor:
-    result = np.full((len(rows), max(map(len, rows))), filling, dtype=np.int64)
-    for at, row in enumerate(rows):
-        result[at, : len(row)] = row
+def _padded(rows: Sequence[np.ndarray], fill: int) -> Tensor:
+    result = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
+    for index, row in enumerate(rows):
+        result[index, : len(row)] = row
     return torch.from_numpy(result)
 
 
-def remember(model: PromptedModel, texts: Texts) -> KVCache | None:
-    """Keys and values of what stands before the prompts, without gradients; None where nothing does."""
+def prefill(model: Model, texts: Texts) -> KVCache | None:
+    """Keys and values of the tokens before the prompts, without gradients; None if there are none."""
     if not texts.before.shape[1]:
         return None
     with torch.no_grad():
@@ -106,31 +99,35 @@ def remember(model: PromptedModel, texts: Texts) -> KVCache | None:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """For every prompt, the tokens asked of all texts one after another."""
+class TargetScores:
+    """For every prompt, the targets of all texts one after another."""
 
     nats: Tensor
-    """(prompts, asked): minus the log-probability of the right token; differentiable."""
-    right: Tensor
-    """(prompts, asked) bool: it is the model's first choice."""
+    """(prompts, targets): minus the log-probability of the correct token; differentiable."""
+    correct: Tensor
+    """(prompts, targets) bool: the correct token is the argmax."""
     text: Tensor
-    """(asked,): which text asks."""
+    """(targets,): index of the text."""
 
 
-def answer(model: PromptedModel, prompts: Tensor, tokens: Tensor, texts: Texts, past: KVCache | None = None) -> Answers:
-    """Ask every text behind every prompt: prompts (prompts, texts or 1, longest, width) of which each has `tokens`.
+def score_targets(
+    model: Model, prompts: Tensor, tokens: Tensor, texts: Texts, past: KVCache | None = None
+) -> TargetScores:
+    """Score every text behind every prompt: prompts (prompts, texts or 1, longest, width), of which each has `tokens`
+    (prompts,).
 
-    `past` is `remember(model, texts)`.
+    `past` is `prefill(model, texts)`.
     """
     after = model.embed(texts.after)
     rows = insert(prompts.to(after.dtype), tokens, after)
-    columns = (tokens[:, None, None] + texts.asked - 1).masked_fill(texts.asked < 0, 0).flatten(0, 1)
+    positions = texts.target_positions
+    columns = (tokens[:, None, None] + positions - 1).masked_fill(positions < 0, 0).flatten(0, 1)
     hidden = model.hidden_at(rows, columns, past).unflatten(0, (len(prompts), len(texts)))
-    text, which = (texts.asked >= 0).nonzero(as_tuple=True)
+    text, which = (positions >= 0).nonzero(as_tuple=True)
     logits = model.logits(hidden[:, text, which]).float()
     targets = texts.targets[text, which].expand(len(prompts), -1)
     nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
-    return Answers(nats, logits.argmax(-1) == targets, text)
+    return TargetScores(nats, logits.argmax(-1) == targets, text)
 
 
 @dataclass(frozen=True)
@@ -138,37 +135,37 @@ class PromptScores:
     """For every prompt and text."""
 
     nats: np.ndarray
-    """(prompts, texts) float64: minus the log-probability of all that is asked of a text."""
+    """(prompts, texts) float64: minus the log-probability of all targets of a text."""
     correct: np.ndarray
-    """(prompts, texts) bool: all of it is the model's first choice."""
-    asked: np.ndarray
-    """(texts,) tokens asked."""
+    """(prompts, texts) bool: every target is the argmax."""
+    num_targets: np.ndarray
+    """(texts,) tokens scored."""
 
     @property
     def losses(self) -> np.ndarray:
-        """(prompts,) nats a token asked, over all texts together."""
-        return self.nats.sum(1) / self.asked.sum()
+        """(prompts,) nats per target token, over all texts together."""
+        return self.nats.sum(1) / self.num_targets.sum()
 
 
-def score_prompts(
-    model: PromptedModel, prompts: Callable[[Tensor], Tensor], tokens: Tensor, texts: Texts
-) -> PromptScores:
-    """Score every prompt on every text, without gradients, some texts at once.
+def score_prompts(model: Model, prompts: Callable[[Tensor], Tensor], tokens: Tensor, texts: Texts) -> PromptScores:
+    """Score every prompt on every text, without gradients, in chunks of texts.
 
-    `prompts` gives (prompts, texts or 1, longest, width) from the conditions (texts, m) of some texts; each has
-    `tokens` (prompts,). The model is to be in evaluation mode.
+    `prompts` gives (prompts, texts or 1, longest, width) from the conditions (texts, m) of a chunk; each has `tokens`
+    (prompts,). The model must be in evaluation mode.
     """
     longest = max(1, texts.before.shape[1] + texts.after.shape[1] + int(tokens.max()))
-    some = max(1, SCORED_TOKENS // (longest * len(tokens)))
-    nats, wrong, asked = [], [], []
+    chunk = max(1, SCORED_TOKENS // (longest * len(tokens)))
+    nats, wrong, num_targets = [], [], []
     with torch.no_grad():
-        for at in torch.arange(len(texts), device=tokens.device).split(some):
-            part = texts.take(at)
-            found = answer(model, prompts(part.conditions), tokens, part, remember(model, part))
-            zero = found.nats.new_zeros(len(tokens), len(at))
+        for index in torch.arange(len(texts), device=tokens.device).split(chunk):
+            part = texts.take(index)
+            found = score_targets(model, prompts(part.conditions), tokens, part, prefill(model, part))
+            zero = found.nats.new_zeros(len(tokens), len(index))
             nats.append(zero.index_add(1, found.text, found.nats))
-            wrong.append(zero.index_add(1, found.text, (~found.right).float()))
-            asked.append((part.asked >= 0).sum(1))
-    together = torch.cat(nats, dim=1).double().cpu().numpy()
-    correct = (torch.cat(wrong, dim=1) == 0).cpu().numpy()
-    return PromptScores(together, correct, torch.cat(asked).cpu().numpy())
+            wrong.append(zero.index_add(1, found.text, (~found.correct).float()))
+            num_targets.append((part.target_positions >= 0).sum(1))
+    return PromptScores(
+        torch.cat(nats, dim=1).double().cpu().numpy(),
+        (torch.cat(wrong, dim=1) == 0).cpu().numpy(),
+        torch.cat(num_targets).cpu().numpy(),
+    )

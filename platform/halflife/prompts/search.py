@@ -1,4 +1,4 @@
-"""Searches that fit prompts as they go: the smallest k, a prompt at a given loss, the smallest random subspace."""
+"""Searches that fit prompts as they go: the smallest k, a prompt at a given loss, a prompt in a random subspace."""
 
 from __future__ import annotations
 
@@ -9,59 +9,60 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from halflife.models.start import Model
+from halflife.evaluation.targets import TargetItems
+from halflife.models.model import Model
 from halflife.prompts.adam import PromptAdam
 from halflife.prompts.batch import scale_of
-from halflife.prompts.describe import SoftPrompt
 from halflife.prompts.fitting import fit
-from halflife.prompts.fragility import Behind
-from halflife.prompts.groups import FitConfig, PromptGroup, Run, TargetItems
+from halflife.prompts.fragility import PromptEvaluator
+from halflife.prompts.groups import PromptGroup, Run
 from halflife.prompts.results import Fitted
 from halflife.prompts.scoring import cut
+from halflife.prompts.soft_prompt import FitConfig, SoftPrompt
 
-CHECKED = 5
-"""Steps between looks at the held-out loss on the way to a given one."""
+CHECK_STEPS = 5
+"""Steps between evaluations of the held-out loss when fitting to a given one."""
 HALVINGS = 6
-"""Of the way between the last two looks, to the place at which the loss is the given one."""
+"""Bisections between the last two evaluations, to the point with the given loss."""
 
 
 @dataclass
-class Found:
-    """What a search for the smallest k came to."""
+class Distance:
+    """Result of a search for the smallest k."""
 
     distance: int | None = None
-    """C; None when the largest k did not get there."""
+    """C; None if the largest k did not reach the threshold."""
     best: dict[int, Fitted] = field(default_factory=dict)
     """By k tried: the best of its restarts, by training loss."""
     steps: int = 0
-    """Steps of prompts, all together."""
+    """Steps of all prompts together."""
 
 
-def smallest(
+def smallest_k(
     model: Model,
     target: TargetItems,
     prompt: SoftPrompt,
-    begin: Callable[[SoftPrompt], Tensor],
+    initial: Callable[[SoftPrompt], Tensor],
     *,
     threshold: float,
     largest: int,
     restarts: int,
-    course: FitConfig,
-    told: Callable[[int, Fitted, int], None] = lambda k, fitted, steps: None,
-) -> Found:
-    """The smallest k whose best prompt has a held-out loss of at most `threshold` nats a token: k is doubled until it
-    does, then bisected. Each k is fitted from `restarts` fresh beginnings and once from the next smaller k tried, so
-    that it can hardly do worse; where it does, it is fitted once more from there.
+    config: FitConfig,
+    on_fitted: Callable[[int, Fitted, int], None] = lambda k, fitted, steps: None,
+) -> Distance:
+    """The smallest k whose best prompt has a held-out loss of at most `threshold` nats per token: k is doubled until it
+    does, then bisected. Each k is fitted from `restarts` fresh initializations and once warm-started from the next
+    smaller k tried, so that its loss can hardly be higher; if it is, the warm start is repeated once.
 
-    `prompt` is the kind, its `tokens` are what is searched; `begin` gives the initial vectors of one; `told` is called
-    for each k with the best and the steps so far.
+    `prompt` gives all but the number of tokens; `initial` returns the initial vectors of a prompt; `on_fitted` is
+    called for each k with its best run and the steps so far.
     """
-    found = Found()
+    found = Distance()
 
     def reaches(k: int) -> bool:
-        best = _best_of(model, target, prompt, begin, k, restarts, course, found)
+        best = _best_of(model, target, prompt, initial, k, restarts, config, found)
         found.best[k] = best
-        told(k, best, found.steps)
+        on_fitted(k, best, found.steps)
         return best.loss <= threshold
 
     if reaches(0):
@@ -83,51 +84,50 @@ def _best_of(
     model: Model,
     target: TargetItems,
     prompt: SoftPrompt,
-    begin: Callable[[SoftPrompt], Tensor],
+    initial: Callable[[SoftPrompt], Tensor],
     k: int,
     restarts: int,
-    course: FitConfig,
-    found: Found,
+    config: FitConfig,
+    found: Distance,
 ) -> Fitted:
-    kinds = [replace(prompt, tokens=k, restart=restart, label=f"k{k}-r{restart}") for restart in range(restarts)]
-    runs = [Run(kind.name, target, kind, begin(kind), course.seed) for kind in (kinds if k else kinds[:1])]
-    smaller = max((known for known in found.best if 0 < known < k), default=None)
-    if smaller is not None and not math.isfinite(found.best[smaller].loss):
-        smaller = None
-    warm = _warmer(runs[0], found.best[smaller]) if smaller is not None else None
-    fitted, _ = fit(model, runs + ([warm] if warm else []), course)
-    found.steps += course.steps * (len(fitted) if k else 0)
-    best = min(fitted, key=lambda run: run.chosen_by)
-    if warm and smaller is not None and best.loss > found.best[smaller].loss:
-        again, _ = fit(model, [_warmer(runs[0], found.best[smaller])], replace(course, seed=course.seed + 1))
-        found.steps += course.steps
-        best = min([best, *again], key=lambda run: run.chosen_by)
+    prompts = [replace(prompt, tokens=k, restart=restart, label=f"k{k}-r{restart}") for restart in range(restarts)]
+    runs = [Run(each.name, target, each, initial(each)) for each in (prompts if k else prompts[:1])]
+    below = max((tried for tried in found.best if 0 < tried < k), default=None)
+    smaller = found.best[below] if below is not None and math.isfinite(found.best[below].loss) else None
+    warm = [_warm_started(runs[0], smaller)] if smaller else []
+    fitted, _ = fit(model, runs + warm, config)
+    found.steps += config.steps * (len(fitted) if k else 0)
+    best = min(fitted, key=lambda run: run.selection_loss)
+    if smaller and best.loss > smaller.loss:
+        again, _ = fit(model, warm, replace(config, seed=config.seed + 1))
+        found.steps += config.steps
+        best = min([best, *again], key=lambda run: run.selection_loss)
     return best
 
 
-def _warmer(run: Run, smaller: Fitted) -> Run:
-    """The run begun from a smaller prompt, its further tokens as they would begin."""
+def _warm_started(run: Run, smaller: Fitted) -> Run:
+    """The run started from a smaller prompt, with its further tokens as initialized."""
     known = smaller.vectors().to(run.start) / smaller.scale
     return replace(run, name=f"{run.name}-warm", start=torch.cat([known, run.start[len(known) :]]))
 
 
-def at_loss(model: Model, run: Run, course: FitConfig, threshold: float) -> tuple[Tensor, int] | None:
+def fit_to_loss(model: Model, run: Run, config: FitConfig, threshold: float) -> tuple[Tensor, int] | None:
     """The vectors (k, width), in the model's units, at which the held-out loss first is at most `threshold`, and the
-    steps that took; None where it never was. So prompts of different behaviours are compared at one loss.
+    number of steps; None if it never is. So prompts of different behaviours are compared at one loss.
 
-    The fit is looked at now and then; between the look before and the first at the threshold the place is found by
-    bisection of the line, as an easy behaviour falls far below within a few steps.
+    The loss is evaluated every CHECK_STEPS; the point is then found by bisecting the line from the evaluation before to
+    the first one at the threshold, since the loss of an easy behaviour falls far below it within a few steps.
     """
     device = run.start.device
-    pack = PromptGroup(model, [run], course, scale_of(model.embed), device)
-    held_out = Behind.of(model, cut(run.target.held_out, run.prompt.position).to(device))
-    above = pack.bank.vectors()[0, 0].detach().clone()
-    for step in range(course.steps):
-        pack.step(step, 1.0)
-        if (step + 1) % CHECKED:
+    group = PromptGroup(model, [run], config, scale_of(model.embed), device)
+    held_out = PromptEvaluator.of(model, cut(run.target.held_out, run.prompt.position).to(device))
+    above = group.batch.vectors()[0, 0].detach().clone()
+    for step in range(config.steps):
+        group.step(step, 1.0)
+        if (step + 1) % CHECK_STEPS:
             continue
-        below = pack.bank.vectors()[0, 0].detach().clone()
-        if pack.scores()[0].loss > threshold:
+        below = group.batch.vectors()[0, 0].detach().clone()
+        if group.scores()[0].loss > threshold:
             above = below
             continue
         for _ in range(HALVINGS):
@@ -138,34 +138,32 @@ def at_loss(model: Model, run: Run, course: FitConfig, threshold: float) -> tupl
     return None
 
 
-def in_subspace(
-    model: Model, train: Behind, start: Tensor, dimensions: int, *, rate: float, course: FitConfig
+def fit_in_subspace(
+    model: Model, train: PromptEvaluator, start: Tensor, dimensions: int, *, lr: float, config: FitConfig
 ) -> Tensor:
     """The prompt (k, width) fitted in a random subspace through `start`: only its `dimensions` coordinates are trained,
-    so a behaviour's size can be compared between widths (Li et al., arXiv 1804.08838).
+    so that a behaviour's size can be compared between widths (Li et al., arXiv 1804.08838).
 
-    `start` in the model's units. Of ten moments, evenly apart, the one with the least training loss is given.
+    `start` in the model's units. Of ten evenly spaced moments, returns the one with the lowest training loss.
     """
-    generator = torch.Generator().manual_seed(course.seed)
+    generator = torch.Generator().manual_seed(config.seed)
     basis = torch.randn(dimensions, start.numel(), generator=generator).to(start)
     basis = torch.linalg.qr(basis.T).Q.T * scale_of(model.embed) * (start.numel() / dimensions) ** 0.5
     coordinates = {"z": start.new_zeros(1, basis.shape[0]).requires_grad_()}
-    optimizer = PromptAdam(
-        coordinates, start.new_full((1,), rate), weight_decay=0.0, max_grad_norm=course.max_grad_norm
-    )
-    order = torch.Generator().manual_seed(course.seed + 1)
-    best, least = start, float("inf")
-    seen: list[float] = []
-    for step in range(course.steps):
-        at = torch.randint(len(train.texts), (course.batch,), generator=order)
+    optimizer = PromptAdam(coordinates, start.new_full((1,), lr), weight_decay=0.0, max_grad_norm=config.max_grad_norm)
+    order = torch.Generator().manual_seed(config.seed + 1)
+    best, lowest = start, float("inf")
+    losses: list[float] = []
+    for step in range(config.steps):
+        index = torch.randint(len(train.texts), (config.batch,), generator=order)
         prompt = start + (coordinates["z"] @ basis).view(1, *start.shape)
-        loss = Behind.of(train.model, train.texts.take(at.to(start.device))).losses(prompt).sum()
+        loss = PromptEvaluator.of(train.model, train.texts.take(index.to(start.device))).losses(prompt).sum()
         loss.backward()
-        seen.append(float(loss.detach()))
+        losses.append(float(loss.detach()))
         optimizer.step(1.0)
-        if (step + 1) % max(1, course.steps // 10) == 0:
-            mean = sum(seen) / len(seen)
-            if mean < least:
-                least, best = mean, (start + (coordinates["z"] @ basis).view(start.shape)).detach().clone()
-            seen = []
+        if (step + 1) % max(1, config.steps // 10) == 0:
+            mean = sum(losses) / len(losses)
+            if mean < lowest:
+                lowest, best = mean, (start + (coordinates["z"] @ basis).view(start.shape)).detach().clone()
+            losses = []
     return best

@@ -12,8 +12,10 @@ from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.evaluation.behaviours import BehaviourTarget
 from halflife.models.ladder import Rung
-from halflife.prompts.describe import Linear, SoftPrompt
-from halflife.prompts.stages import FindDistance, FitSoftPrompts, MeasureSoftPrompts
+from halflife.prompts.fit_stage import FitSoftPrompts
+from halflife.prompts.measure_stage import MeasureSoftPrompts
+from halflife.prompts.search_stage import FindDistance
+from halflife.prompts.soft_prompt import Linear, SoftPrompt
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.run import run_stage
 from halflife.store.store import Store
@@ -36,7 +38,7 @@ def target(store: Store) -> BehaviourTarget:
 @pytest.fixture(scope="module")
 def fit(target: BehaviourTarget) -> FitSoftPrompts:
     return FitSoftPrompts(
-        model=Rung(size="20k", tied=True), targets=(target,), tokenizer=Bytes(), examples=16, num_eval=8, steps=20,
+        model=Rung(size="20k"), targets=(target,), tokenizer=Bytes(), examples=16, num_eval=8, steps=20,
         batch=4,
         prompts=(SoftPrompt(tokens=0), SoftPrompt(tokens=2, learning_rate=0.3, label="two"),
                  SoftPrompt(tokens=2, model=Linear(), label="made")),
@@ -66,13 +68,11 @@ def test_fragility_and_bits_are_points_of_each_run(store: Store, fit: FitSoftPro
     assert found["f3"] >= found["f2"]
 
 
-def test_bits_and_subspaces_are_measured_without_fragility_where_that_is_asked(
-    store: Store, fit: FitSoftPrompts
-) -> None:
+def test_bits_and_subspaces_are_measured_without_fragility_if_requested(store: Store, fit: FitSoftPrompts) -> None:
     stage = MeasureSoftPrompts(fit=fit, prompts=("two",), bits=(8,), subspaces=(4,), fragile=False)
     found = run_stage(stage, store).summary["runs"]["say-2.two"]
     assert set(found) == {"matched_steps", "numbers", "loss_8bits", "hits_8bits", "loss_4numbers", "hits_4numbers"}
-    with pytest.raises(UserError, match="for nothing"):
+    with pytest.raises(UserError, match="nothing to measure of soft prompts"):
         MeasureSoftPrompts(fit=fit, prompts=("two",), fragile=False)
 
 
@@ -94,7 +94,7 @@ def test_a_run_that_never_gets_to_the_common_loss_is_left_out(store: Store, fit:
 def test_the_search_is_a_stage_with_the_model_as_its_only_parent(store: Store, target: BehaviourTarget) -> None:
     prompt = SoftPrompt(tokens=3, learning_rate=0.3)
     stage = FindDistance(
-        model=Rung(size="20k", tied=True), target=target, prompt=prompt, threshold=100.0, tokenizer=Bytes(),
+        model=Rung(size="20k"), target=target, prompt=prompt, threshold=100.0, tokenizer=Bytes(),
         examples=16, num_eval=8, steps=5, batch=4, restarts=1,
     )  # fmt: skip
     assert stage.parents == ()

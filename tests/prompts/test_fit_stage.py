@@ -18,8 +18,8 @@ from halflife.evaluation.probes import Every
 from halflife.evaluation.targets import TaskTarget
 from halflife.models.ladder import Rung
 from halflife.prompts import results as prompt_results
-from halflife.prompts.describe import Linear, Noise, SoftPrompt, Text, WarmStart, Words, initial, input_model
-from halflife.prompts.stages import FitSoftPrompts
+from halflife.prompts.fit_stage import FitSoftPrompts
+from halflife.prompts.soft_prompt import Linear, Noise, SoftPrompt, Text, WarmStart, Words, initial
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.attempt import Attempt
 from halflife.store.run import run_stage
@@ -31,7 +31,7 @@ from halflife.training.optimizers import AdamW
 
 ADDITION = TaskTarget(language=Addition(form="words"))
 STAGE = FitSoftPrompts(
-    model=Rung(size="20k", tied=True),
+    model=Rung(size="20k"),
     tokenizer=Bytes(),
     targets=(ADDITION,),
     prompts=(SoftPrompt(tokens=0), SoftPrompt(tokens=2), SoftPrompt(tokens=2, restart=1)),
@@ -93,7 +93,7 @@ def test_restarts_differ_and_the_same_stage_is_the_same(tmp_path: Path) -> None:
     assert len(set(losses)) == 3
 
 
-def test_a_larger_prompt_begins_where_a_smaller_one_ended(tmp_path: Path) -> None:
+def test_a_larger_prompt_is_warm_started_from_a_smaller_one(tmp_path: Path) -> None:
     summary, _ = compute(STAGE, tmp_path)
     name = STAGE.prompts[1].name
     same = SoftPrompt(tokens=2, initial=WarmStart(stage=STAGE, prompts=(name,)))
@@ -107,7 +107,7 @@ def test_a_larger_prompt_begins_where_a_smaller_one_ended(tmp_path: Path) -> Non
     assert (vectors[warm.run_name(ADDITION, more)][:2] == vectors[warm.run_name(ADDITION, same)]).all()
 
 
-def test_of_several_smaller_prompts_the_best_in_training_is_begun_from(tmp_path: Path) -> None:
+def test_a_warm_start_uses_the_prompt_with_the_lowest_training_loss(tmp_path: Path) -> None:
     summary, _ = compute(STAGE, tmp_path)
     names = tuple(prompt.name for prompt in STAGE.prompts[1:])
     losses = {name: summary["runs"][f"{ADDITION.name}.{name}"] for name in names}
@@ -119,7 +119,7 @@ def test_of_several_smaller_prompts_the_best_in_training_is_begun_from(tmp_path:
         assert run["loss"] == pytest.approx(best["loss"], abs=1e-6)
 
 
-def test_texts_without_a_word_to_begin_with_are_refused_before_any_compute(tmp_path: Path) -> None:
+def test_texts_without_an_initial_word_are_refused_before_any_compute(tmp_path: Path) -> None:
     wordless = replace(STAGE, prompts=(SoftPrompt(tokens=2, initial=Words(letters=50)),))
     with pytest.raises(UserError, match="its texts have none of 50 letters"):
         wordless.check(tmp_path)
@@ -128,15 +128,15 @@ def test_texts_without_a_word_to_begin_with_are_refused_before_any_compute(tmp_p
 def test_a_hard_prompt_is_a_text_put_before_the_text(tmp_path: Path) -> None:
     text = "sum: "
     hard = SoftPrompt(tokens=len(text), initial=Text(text=text))
-    found, _ = compute(replace(STAGE, prompts=(hard,), steps=0), tmp_path)
-    spoken = replace(STAGE, prompts=(SoftPrompt(tokens=0),), targets=(Prefixed(),))
-    expected, _ = compute(spoken, tmp_path)
-    (loss,), (said,) = found["runs"].values(), expected["runs"].values()
-    assert loss["loss"] == pytest.approx(said["loss"], abs=1e-5)
-    assert loss["hits"] == said["hits"]
+    summary, _ = compute(replace(STAGE, prompts=(hard,), steps=0), tmp_path)
+    prefixed = replace(STAGE, prompts=(SoftPrompt(tokens=0),), targets=(Prefixed(),))
+    baseline, _ = compute(prefixed, tmp_path)
+    (found,), (expected,) = summary["runs"].values(), baseline["runs"].values()
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    assert found["hits"] == expected["hits"]
 
 
-def test_a_stage_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_stage_resumes_to_the_same_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = replace(STAGE, steps=30, prompts=(*STAGE.prompts, SoftPrompt(tokens=1, position="answer")))
     undisturbed, _ = compute(stage, tmp_path / "a")
     store = Store(tmp_path / "b")
@@ -144,7 +144,7 @@ def test_a_stage_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path, mon
 
     def interrupted(attempt: Attempt, step: int, folder: Path) -> None:
         checkpointed(attempt, step, folder)
-        if next(count) == 40:  # in the midst of the second of the packs that are trained
+        if next(count) == 40:  # inside the second of the groups that are trained
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Attempt, "checkpointed", interrupted)
@@ -157,33 +157,33 @@ def test_a_stage_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path, mon
     assert store.points(stage).equals(Store(tmp_path / "a").points(stage))
 
 
-def test_what_a_model_says_by_itself_is_judged_by_the_task_and_guessing_is_told(tmp_path: Path) -> None:
+def test_completions_are_judged_by_the_task_and_chance_is_recorded(tmp_path: Path) -> None:
     paths = BehaviourTarget(behaviour=Pathfinding(side=3))
     prompts = (SoftPrompt(tokens=0), SoftPrompt(tokens=2, model=Linear()))
     stage = replace(STAGE, targets=(paths,), prompts=prompts, judged=True)
     summary, folder = compute(stage, tmp_path)
     points = Store(tmp_path).points(stage).sort("step").group_by("name").agg(pl.col("value").last())
-    told = dict(points.iter_rows())
+    values = dict(points.iter_rows())
     for prompt in prompts:
         run = stage.run_name(paths, prompt)
         counts = summary["runs"][run]["generated"]
         assert counts["trials"] == stage.num_eval
         assert counts["legal_moves"] + counts["wall_hits"] == counts["moves"]
-        assert counts == {name: told[f"{run}/generated_{name}"] for name in counts}
-        assert told[f"{run}/chance"] == Pathfinding(side=3).chance
+        assert counts == {name: values[f"{run}/generated_{name}"] for name in counts}
+        assert values[f"{run}/chance"] == Pathfinding(side=3).chance
         assert prompt_results.read(folder / "final")[run].generated == counts
     plain, _ = compute(replace(stage, judged=False), tmp_path)
     assert all("generated" not in run for run in plain["runs"].values())
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (lambda: SoftPrompt(tokens=-1), "a soft prompt of -1 tokens"),
         (lambda: SoftPrompt(tokens=1, position="end"), "soft prompt at 'end'"),  # pyright: ignore[reportArgumentType]
-        (lambda: initial("zeros"), "unknown initialisation 'zeros'"),
-        (lambda: SoftPrompt(tokens=1, initial="noise"), "begun from 'noise'"),  # pyright: ignore[reportArgumentType]
-        (lambda: input_model("tree"), "unknown input model 'tree'"),
+        (lambda: initial("zeros"), "unknown initialization 'zeros'"),
+        (lambda: SoftPrompt(tokens=1, initial="noise"), "initialized from 'noise'"),  # pyright: ignore[reportArgumentType]
+        (lambda: SoftPrompt(tokens=1, model="tree"), "input model 'tree' given"),  # pyright: ignore[reportArgumentType]
         (lambda: replace(STAGE, model=Checkpoint(stage=TRUNK), prompts=(SoftPrompt(tokens=64),)), "reads at most 64"),
         (lambda: replace(STAGE, tokenizer=None), "without a tokenizer"),
         (lambda: replace(STAGE, prompts=STAGE.prompts[:1] * 2), "several prompts named"),
@@ -195,26 +195,24 @@ def test_what_a_model_says_by_itself_is_judged_by_the_task_and_guessing_is_told(
             "expected 1 to as many",
         ),
         (lambda: SoftPrompt(tokens=1, initial=Words(letters=0)), "words of 0 letters"),
-        (lambda: replace(STAGE, judged=True), "to be judged by words: it has one right answer"),
+        (lambda: replace(STAGE, judged=True), "judged completions of words: it has one right answer"),
     ],
 )
-def test_what_contradicts_itself_is_refused_in_one_line(wrong: Any, told: str) -> None:
-    with pytest.raises(UserError, match=told) as refused:
+def test_contradictory_fields_are_refused_in_one_line(wrong: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
         wrong()
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"examples": 500}, "500 training examples of words given: it has"),
         ({"prompts": (SoftPrompt(tokens=1, position=90),)}, "the shortest text has"),
         ({"prompts": (SoftPrompt(tokens=1, initial=Words(letters=30)),)}, "none of 30 letters"),
     ],
 )
-def test_texts_that_cannot_be_asked_are_refused_before_any_step(
-    changes: dict[str, Any], told: str, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match=told) as refused:
+def test_invalid_texts_are_refused_before_any_step(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as refused:
         run_stage(replace(STAGE, **changes), Store(tmp_path))
     assert "\n" not in str(refused.value)
