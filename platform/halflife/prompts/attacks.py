@@ -10,12 +10,12 @@ from halflife.data.tokenizers import Tokenizer
 from halflife.errors import UserError
 from halflife.evaluation.targets import TextTarget, items
 from halflife.prompts.fit_stage import FitSoftPrompts
-from halflife.store.stage import Context, Outcome
+from halflife.store.stage import Context, Outcome, ParentResult
 from halflife.training.penalties import AddedLoss, Loss, check_strength
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptAttacks(AddedLoss):
+class PromptAttacks(AddedLoss, ParentResult):
     """Adds strength times the loss of right answers behind soft prompts that were fitted to elicit wrong ones: each
     step draws `batch` examples and one prompt; the loss is in nats per token. Adversarial training by continuous
     attacks (arXiv 2405.15589), with the prompts of whole fits in place of a few steps for each batch."""
@@ -37,7 +37,6 @@ class PromptAttacks(AddedLoss):
             )
 
     def unreached(self, outcomes: Mapping[str, Outcome]) -> str | None:
-        """That every prompt diverged, or None."""
         runs = [run for stage in self.attacks for run in outcomes[stage.key].summary["runs"].values()]
         if any(run["tokens"] and run["norm"] for run in runs):
             return None

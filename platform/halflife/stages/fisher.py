@@ -12,7 +12,7 @@ from halflife.errors import Diverged, UserError
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.stages.train import Checkpoint
-from halflife.store.stage import Context, Cost, Outcome, Stage
+from halflife.store.stage import Context, Cost, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,6 @@ class Fisher(Stage):
     @property
     def architecture(self) -> Rung | Released:
         return self.model.stage.architecture
-
-    def unavailable(self, outcomes: dict[str, Outcome]) -> str | None:
-        return super().unavailable(outcomes) or self.model.unreached(outcomes)
 
     @property
     def cost(self) -> Cost:

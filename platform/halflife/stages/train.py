@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,7 +26,7 @@ from halflife.evaluation.probes import (
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.store.execution import CPU_ACTIVATION_BYTES, Execution, Memory
-from halflife.store.stage import Context, Cost, Outcome, Stage
+from halflife.store.stage import Context, Cost, Outcome, ParentResult, Stage
 from halflife.tasks.synthetic import PARTS, SyntheticTask
 from halflife.training.losses import CrossEntropy
 from halflife.training.memory import of_training, rows_within, trained_parameters
@@ -44,7 +45,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(ParentResult):
     """Where a Train starts: another Train's final weights, or one of its snapshots."""
 
     stage: Train
@@ -54,8 +55,7 @@ class Checkpoint:
         """Where the weights lie in the folder of the stage's completed attempt."""
         return stage_folder / "final" if self.at == "final" else stage_folder / "snapshots" / self.at
 
-    def unreached(self, outcomes: dict[str, Outcome]) -> str | None:
-        """Why there are no such weights, given the stage's outcome by its key, or None."""
+    def unreached(self, outcomes: Mapping[str, Outcome]) -> str | None:
         if self.at == "final" or self.at in outcomes[self.stage.key].summary["snapshots"]:
             return None
         return f"the trunk never reached snapshot {self.at!r}"
@@ -213,12 +213,6 @@ class Train(Stage):
     def has_loss_mask(self) -> bool:
         """Whether batches hold tokens that are not predicted."""
         return self.mixture.has_loss_mask
-
-    def unavailable(self, outcomes: dict[str, Outcome]) -> str | None:
-        reason = super().unavailable(outcomes)
-        if reason or not isinstance(self.start, Checkpoint):
-            return reason
-        return self.start.unreached(outcomes)
 
     @property
     def cost(self) -> Cost:

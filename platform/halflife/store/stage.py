@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -119,7 +119,7 @@ class Stage:
     @cached_property
     def inner_stages(self) -> tuple[Stage, ...]:
         """The stages among the fields, at any depth short of another stage, as often as they stand there."""
-        return tuple(stages_in(self))
+        return tuple(part for part in parts_of(self) if isinstance(part, Stage))
 
     @cached_property
     def parents(self) -> tuple[Stage, ...]:
@@ -127,12 +127,13 @@ class Stage:
         found = {stage.key: stage for stage in self.inner_stages}
         return tuple(found[key] for key in sorted(found))
 
-    def unavailable(self, outcomes: dict[str, Outcome]) -> str | None:
+    def unavailable(self, outcomes: Mapping[str, Outcome]) -> str | None:
         """Why this stage can never run, given its parents' outcomes by key, or None."""
         for parent in self.parents:
             if outcomes[parent.key].status != "complete":
                 return f"parent {parent.folder_name} ended as {outcomes[parent.key].status}"
-        return None
+        reasons = (part.unreached(outcomes) for part in parts_of(self) if isinstance(part, ParentResult))
+        return next((reason for reason in reasons if reason), None)
 
     @property
     def cost(self) -> Cost:
@@ -164,8 +165,17 @@ class Outcome:
     in the attempt that completed, so without what an attempt that it resumed had spent."""
 
 
-def stages_in(stage: Stage) -> Iterator[Stage]:
-    """Stages among the fields of `stage`, in dataclasses and tuples at any depth, short of another stage."""
+class ParentResult:
+    """Base of descriptions that read a result which a completed parent may lack, such as a snapshot."""
+
+    def unreached(self, outcomes: Mapping[str, Outcome]) -> str | None:
+        """Why there is no such result, given the parents' outcomes by key, or None."""
+        raise NotImplementedError(f"{type(self).__name__} does not check its parents")
+
+
+def parts_of(stage: Stage) -> Iterator[Any]:
+    """Stages and descriptions among the fields of `stage`, in dataclasses and tuples at any depth, short of another
+    stage."""
     stack: list[Any] = [getattr(stage, field.name) for field in fields(type(stage))]
     while stack:
         value = stack.pop()
@@ -176,4 +186,5 @@ def stages_in(stage: Stage) -> Iterator[Stage]:
         elif isinstance(value, (tuple, list)):
             stack.extend(value)
         elif is_description(value):
+            yield value
             stack.extend(getattr(value, field.name) for field in fields(type(value)))
