@@ -356,10 +356,10 @@ def _trial(cell: Cell, treatment: Treatment, reference: Treatment, stages: dict[
     )
 
 
-def build(preset: str, settings: Settings, place: ExecutionSite) -> Study:
+def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_settings(settings)
-    results = Path(place.results)
+    results = Path(site.results)
     begin = starts(settings.sizes, settings.start, results)
     settings = replace(settings, sizes=tuple(begin))
     corpora = _corpora(settings, results)

@@ -15,9 +15,9 @@ BATCHES = (1024, 2048, 8192)
 PRESETS = {"quick": Preset(summary="Four minutes on 2 CPU cores.", settings=Settings(sizes=("60k",), seeds=3))}
 
 
-def build(preset, settings, place):
+def build(preset, settings, site):
     check_settings(settings)
-    corpus = prepare_corpus(settings.corpus, place.results)
+    corpus = prepare_corpus(settings.corpus, site.results)
     reference = treatments(settings)[0]
     trials = []
     for size in settings.sizes:

@@ -320,10 +320,10 @@ def _trial(cell: Cell, reference: Treatment, stages: dict[str, Stage], role: str
     )
 
 
-def build(preset: str, settings: Settings, place: ExecutionSite) -> Study:
+def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_settings(settings)
-    results = Path(place.results)
+    results = Path(site.results)
     text = prepare_corpus(settings.corpus, results) if "family" in settings.drop else None
     found = tuple(trials(settings, text))
     chances = [

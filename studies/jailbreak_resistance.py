@@ -360,11 +360,11 @@ def declare(preset: str, settings: Settings) -> schema.Declaration:
     )  # fmt: skip
 
 
-def build(preset: str, settings: Settings, place: ExecutionSite) -> Study:
+def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_settings(settings)
     study = Study(declaration=declare(preset, settings), trials=tuple(trials(settings)))
-    check_stages((stage for trial, _, stage in study.uses() if trial.parameters["seed"] == 0), Path(place.results))
+    check_stages((stage for trial, _, stage in study.uses() if trial.parameters["seed"] == 0), Path(site.results))
     return study
 
 

@@ -200,7 +200,7 @@ def progress(finished: Finished) -> float:
     return _success(finished, "new", -1)
 
 
-def build(preset: str, settings: Settings, place: ExecutionSite) -> Search:
+def build(preset: str, settings: Settings, site: ExecutionSite) -> Search:
     """The search of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_positive(settings, "seeds", "fresh_seeds")
     base = capability_settings.Settings(
@@ -226,7 +226,7 @@ def build(preset: str, settings: Settings, place: ExecutionSite) -> Search:
 
     first = [unfold(replace(REFERENCE, family=family), 0) for family in FAMILIES]
     stages = [stage for trial in (*first, *controls(0)) for stage in trial.stages.values()]
-    check_room(stages, base, place.results)
+    check_room(stages, base, site.results)
     return Search(
         declaration=declare(preset, settings, base),
         suggest=suggest,

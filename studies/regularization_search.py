@@ -123,7 +123,7 @@ def implanted(finished: Finished) -> float:
     return hits / trials
 
 
-def build(preset: str, settings: Settings, place: ExecutionSite) -> Search:
+def build(preset: str, settings: Settings, site: ExecutionSite) -> Search:
     """The search of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_positive(settings, "seeds", "fresh_seeds")
     base = backdoor_settings.Settings(
@@ -138,7 +138,7 @@ def build(preset: str, settings: Settings, place: ExecutionSite) -> Search:
         relearn=False,
     )
     backdoor_settings.check_settings(base)
-    corpus = prepare_corpus(settings.corpus, place.results)
+    corpus = prepare_corpus(settings.corpus, site.results)
 
     def cell(seed: int, doublings: int) -> Cell:
         length = round(settings.trunk_tokens * 2.0**doublings)
@@ -152,7 +152,7 @@ def build(preset: str, settings: Settings, place: ExecutionSite) -> Search:
         return tuple(_trial(cell(seed, 0), REFERENCE, role) for role in ("absent", "positive"))
 
     shortest = unfold(replace(REFERENCE, doublings=DOUBLINGS[0]), 0)  # has the least room for poison
-    check_stages((*shortest.stages.values(), *controls(0)[1].stages.values()), place.results)
+    check_stages((*shortest.stages.values(), *controls(0)[1].stages.values()), site.results)
     return Search(
         declaration=declare(preset, settings, base, corpus.label),
         suggest=suggest,

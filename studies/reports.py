@@ -8,13 +8,13 @@ from halflife.errors import UserError
 from halflife.sweep.site import ExecutionSite
 
 
-def report(study: str, place: ExecutionSite, sweep: str) -> Path:
+def report(study: str, site: ExecutionSite, sweep: str) -> Path:
     """Draws the report of the sweep with this digest. Raises UserError when that is not possible."""
     from analysis import errors
     from analysis.report.write import default_folder, write_report
 
-    folder = default_folder(place.results, study)
+    folder = default_folder(site.results, study)
     try:
-        return write_report(study, tracking_uri=place.actual_tracking_uri, out=folder, sweep=sweep)
+        return write_report(study, tracking_uri=site.actual_tracking_uri, out=folder, sweep=sweep)
     except errors.UserError as error:
         raise UserError(str(error)) from error

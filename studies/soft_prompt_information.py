@@ -363,10 +363,10 @@ def baseline_models(settings: Settings, results: Path) -> tuple[dict[str, Start]
     return starts((), sources, results) if sources else {}, notes
 
 
-def build(preset: str, settings: Settings, place: ExecutionSite) -> Study:
+def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_settings(settings)
-    results = Path(place.results)
+    results = Path(site.results)
     begin = starts(settings.sizes, settings.start, results)
     if settings.start:
         kept = tuple(name for name in settings.behaviours if name not in TRAINED_IN)

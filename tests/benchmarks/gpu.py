@@ -20,7 +20,7 @@ import tyro
 
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
-from halflife.sweep.resources import gpus
+from halflife.sweep.machine import gpus
 
 PEAK_FLOPS = {
     "H200 NVL": 835e12,

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from halflife.sweep.resources import gpus
+from halflife.sweep.machine import gpus
 from tests.benchmarks import gpu
 from tests.benchmarks.gpu import Settings, answer, main, markdown, measured, peak_of, rows, write_text
 

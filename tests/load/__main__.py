@@ -71,9 +71,9 @@ def measured(settings: Settings, folder: Path) -> dict[str, dict[str, float]]:
     count, found = len(made.stages), {}
     found["plan"] = plan_of(made, folder / "planned").each(count)
     found["store"] = store_alone(made, folder / "stored").each(ALONE, less=TRAINING)
-    place = ExecutionSite(results=folder / "results", device="cpu", max_concurrent=settings.slots)
-    with Sampler(here=place.results) as sampler:
-        report = run(made, place, Console(quiet=True))
+    site = ExecutionSite(results=folder / "results", device="cpu", max_concurrent=settings.slots)
+    with Sampler(here=site.results) as sampler:
+        report = run(made, site, Console(quiet=True))
     if report.run != count or report.unpublished:
         raise SystemExit(f"of {count} stages {report.run} were run, unpublished: {report.unpublished[:2]}")
     found["the whole sweep"] = sampler.span.each(count)

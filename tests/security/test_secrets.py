@@ -56,16 +56,16 @@ def test_no_secret_reaches_the_store_or_mlflow(tmp_path: Path, monkeypatch: pyte
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.argv", ["study.py", "smoke", *(f"--tracking-uri={uri}" for uri in URIS)])
-    made, place = (
+    made, site = (
         study(trunks=1, branches=1),
         ExecutionSite(results=tmp_path / "results", device="cpu", max_concurrent=1),
     )
     for stage in made.stages:
-        run_stage(stage, place.store())
+        run_stage(stage, site.store())
     with pytest.raises(ConnectionError):
-        run_stage(Telling(name="a"), place.store())
+        run_stage(Telling(name="a"), site.store())
     printed = io.StringIO()
-    report = run(made, place, Console(file=printed))
+    report = run(made, site, Console(file=printed))
     assert (report.cached, report.unpublished) == (2, ())
     (tmp_path / "results" / "printed").write_text(printed.getvalue())
     files = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
@@ -73,4 +73,4 @@ def test_no_secret_reaches_the_store_or_mlflow(tmp_path: Path, monkeypatch: pyte
     telling = [path for path in files if b"5ecret" in path.read_bytes()]
     assert telling == []
     assert any(b"no answer from https://***@host/x" in path.read_bytes() for path in files)
-    assert Store(place.results).outcome(made.stages[0])
+    assert Store(site.results).outcome(made.stages[0])

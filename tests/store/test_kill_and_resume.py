@@ -163,7 +163,7 @@ def carried(at: Machine, address: str, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 def study(address: str, tmp_path: Path) -> Any:
     """The Optuna study, as anyone who has the newest journal opens it."""
-    found = files.contents(Store(address).place / "optuna")
+    found = files.contents(Store(address).location / "optuna")
     (newest,) = [path for path in found if path.name.endswith(".journal")]
     text = files.read(newest)
     assert text

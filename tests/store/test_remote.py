@@ -182,7 +182,7 @@ def test_object_storage_that_lets_a_second_writer_overwrite_is_refused(
     monkeypatch.setattr(Remote, "create", lambda self, data: self.write(data) or True)
     with pytest.raises(UserError, match="lets a second writer overwrite the first"):
         store.prepare()
-    assert files.read_json(store.place / "halflife.json") == {"store": 1}
+    assert files.read_json(store.location / "halflife.json") == {"store": 1}
 
 
 def test_ls_and_gc_work_on_a_bucket(host: Host, address: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,7 +278,7 @@ def test_a_machine_fetches_the_corpora_that_its_stages_name(host: Host) -> None:
 def test_a_manifest_that_leads_out_of_its_folder_is_refused(host: Host, name: str) -> None:
     digest = Corpus(digest="0123456789abcdef0123").digest
     store = host("here")
-    files.write(store.place / "inputs" / "corpora" / f"{digest}.json", json.dumps({name: {"bytes": 1}}).encode())
+    files.write(store.location / "inputs" / "corpora" / f"{digest}.json", json.dumps({name: {"bytes": 1}}).encode())
     with pytest.raises(Corrupt, match="outside"):
         inputs.bring(Walk(name=digest), store)
 
@@ -319,7 +319,7 @@ def test_one_machine_at_a_time_is_alone(host: Host) -> None:
     inside, most = [0], [0]
 
     def work(store: Store) -> None:
-        with leases.Alone(store.place / "alone"):
+        with leases.Alone(store.location / "alone"):
             inside[0] += 1
             most[0] = max(most[0], inside[0])
             time.sleep(0.05)

@@ -25,7 +25,7 @@ FAMILIES = {"neox": "gpt_neox", "llama": "llama"}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> ExecutionSite:
+def site(tmp_path_factory: pytest.TempPathFactory) -> ExecutionSite:
     return ExecutionSite(results=tmp_path_factory.mktemp("results"))
 
 
@@ -53,8 +53,8 @@ def trains(plan: Study) -> list[Train]:
     return [stage for stage in plan.stages if isinstance(stage, Train)]
 
 
-def test_released_models_take_the_place_of_sizes(models: tuple[str, ...], text: str, place: ExecutionSite) -> None:
-    plan = study.build("smoke", settings(models, text), place)
+def test_released_models_take_the_place_of_sizes(models: tuple[str, ...], text: str, site: ExecutionSite) -> None:
+    plan = study.build("smoke", settings(models, text), site)
     assert {trial.parameters["size"] for trial in plan.trials} == {"tiny-neox", "tiny-llama"}
     for role in ("treatment", "absent", "positive", "extinction"):
         assert {trial.parameters["size"] for trial in plan.trials if trial.role == role} == {"tiny-neox", "tiny-llama"}
@@ -67,9 +67,9 @@ def test_released_models_take_the_place_of_sizes(models: tuple[str, ...], text: 
     assert any("no muP" in note for note in plan.declaration.notes)
 
 
-def test_a_lora_study_trains_nothing_else(models: tuple[str, ...], text: str, place: ExecutionSite) -> None:
+def test_a_lora_study_trains_nothing_else(models: tuple[str, ...], text: str, site: ExecutionSite) -> None:
     given = settings(models, text, parameters="lora-2", optimizer_states=("reset",))
-    plan = study.build("smoke", given, place)
+    plan = study.build("smoke", given, site)
     assert {stage.parameters for stage in trains(plan)} == {LoRA(rank=2, alpha=4.0)}
 
 
@@ -84,19 +84,19 @@ def test_a_lora_study_trains_nothing_else(models: tuple[str, ...], text: str, pl
     ],
 )
 def test_what_cannot_be_run_is_one_line(
-    changes: dict, line: str, models: tuple[str, ...], text: str, place: ExecutionSite
+    changes: dict, line: str, models: tuple[str, ...], text: str, site: ExecutionSite
 ) -> None:
     with pytest.raises(UserError, match=line) as refused:
-        study.build("smoke", settings(models, text, **changes), place)
+        study.build("smoke", settings(models, text, **changes), site)
     assert "\n" not in str(refused.value)
 
 
 def test_two_models_of_one_name_are_refused(
-    models: tuple[str, ...], text: str, place: ExecutionSite, tmp_path: Path
+    models: tuple[str, ...], text: str, site: ExecutionSite, tmp_path: Path
 ) -> None:
     other = tiny.folder(tmp_path / "tiny-neox", "gpt_neox", seed=1)
     with pytest.raises(UserError, match="two models are called 'tiny-neox'"):
-        study.build("smoke", settings((*models, str(other)), text), place)
+        study.build("smoke", settings((*models, str(other)), text), site)
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
-"""A driver whose engine is left open: python -m tests.sweep.auto_program RESULTS TEXT [dry].
+"""A driver with --engine auto: python -m tests.sweep.auto_program RESULTS TEXT [dry].
 
-One device is planted to be too small for the stages and two to be enough, as GPUs would be that the sweep then finds
-on this machine's cores.
+Stages are placed as on two GPUs of which one is too small for them, and then run on this machine's cores.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ from pathlib import Path
 from unittest import mock
 
 from halflife.stages.train import Train
-from halflife.sweep import resources
+from halflife.store.stage import Stage
+from halflife.sweep import placement
 from halflife.sweep.launch import run
-from halflife.sweep.placement import DeviceBudget, ExecutionChoices, fitting
+from halflife.sweep.placement import DeviceBudget, ExecutionChoices, Placement, place
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial
 from tests.sweep.helpers import CONTROLS, declaration
@@ -23,13 +23,13 @@ from tests.sweep.train_program import stages
 
 
 def too_small_alone(of: list[Train]) -> DeviceBudget:
-    """Two devices of a size that one of them does not do."""
-    room = DeviceBudget(device="cuda", devices=2, slots=2, memory_bytes=resources.GPU_OVERHEAD_BYTES)
-    alone = min(fitting(stage, ExecutionChoices(engine="torch"), room).memory.total for stage in of)
-    shared = max(fitting(stage, ExecutionChoices(engine="deepspeed", workers=2), room).memory.total for stage in of)
-    assert shared < alone
-    usable = (alone + shared) / 2
-    return replace(room, memory_bytes=usable * resources.GPU_HEADROOM + resources.GPU_OVERHEAD_BYTES)
+    """Two GPUs that together have enough memory for each stage, and alone do not."""
+    budget = DeviceBudget(device="cuda", devices=2, max_concurrent=2, memory_bytes=placement.GPU_OVERHEAD_BYTES)
+    alone = min(place(stage, ExecutionChoices(engine="torch"), budget).memory.total for stage in of)
+    sharded = max(place(stage, ExecutionChoices(engine="deepspeed", workers=2), budget).memory.total for stage in of)
+    assert sharded < alone
+    usable = (alone + sharded) / 2
+    return replace(budget, memory_bytes=usable * placement.GPU_HEADROOM + placement.GPU_OVERHEAD_BYTES)
 
 
 def main() -> None:
@@ -40,7 +40,13 @@ def main() -> None:
     trial = Trial(name="one", parameters={"branch": 0}, stages={"trunk": trunk, "branch": branch})
     controls = tuple(replace(control, role="", task="other") for control in CONTROLS)
     study = Study(declaration=declaration(controls=controls), trials=(trial,))
-    with mock.patch.object(ExecutionSite, "room", too_small_alone([trunk, branch])):
+    gpus = too_small_alone([trunk, branch])
+
+    def place_on_gpus(stage: Stage, choices: ExecutionChoices, budget: DeviceBudget) -> Placement:
+        found = place(stage, choices, gpus)
+        return replace(found, request=placement._request(found.execution, found.memory, budget))
+
+    with mock.patch.object(placement, "place", place_on_gpus):
         result = run(study, ExecutionSite(results=results, device="cpu", dry_run="dry" in sys.argv))
     print("REPORT " + json.dumps(asdict(result), default=str))
     sys.exit(result.exit_code)

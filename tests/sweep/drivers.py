@@ -47,7 +47,7 @@ class Driver:
         assert self.process.returncode == 130
         assert time.monotonic() - began < 20
         assert "Traceback" not in self.output
-        assert "the same command goes on from here" in self.output
+        assert "run the same command again to resume" in self.output
         wait_for(lambda: not processes_of(self.process.pid), timeout=10)
 
 

@@ -30,8 +30,8 @@ def main() -> None:
     made = study(
         settings.trunks, settings.branches, deeds=settings.deeds, seconds=settings.seconds, points=settings.points
     )
-    place = ExecutionSite(results=settings.results, device="cpu", max_concurrent=2, tracking_uri=settings.tracking_uri)
-    result = run(made, place)
+    site = ExecutionSite(results=settings.results, device="cpu", max_concurrent=2, tracking_uri=settings.tracking_uri)
+    result = run(made, site)
     imported = [name for name in ("ray", "torch") if name in sys.modules]
     print("REPORT " + json.dumps({**asdict(result), "imported": imported}, default=str))
     sys.exit(result.exit_code)

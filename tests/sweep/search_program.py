@@ -40,8 +40,8 @@ def main() -> None:
         fresh_seeds=tuple(range(settings.seeds, settings.seeds + settings.fresh_seeds)),
         budget={"trials": settings.trials, "at_once": settings.at_once, "timeout": settings.timeout, "finalists": 2},
     )
-    place = ExecutionSite(results=settings.results, device="cpu", max_concurrent=2, tracking_uri=settings.tracking_uri)
-    result = run(made, place)
+    site = ExecutionSite(results=settings.results, device="cpu", max_concurrent=2, tracking_uri=settings.tracking_uri)
+    result = run(made, site)
     imported = [name for name in ("ray", "torch") if name in sys.modules]
     print("REPORT " + json.dumps({**asdict(result), "imported": imported}, default=str))
     sys.exit(result.exit_code)

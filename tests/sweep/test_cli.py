@@ -40,19 +40,19 @@ class Command:
         arguments = ["smoke", "--results", str(self.results), "--device", "cpu", *flags]
         main(self.build or self._build, PRESETS, report=self._report, description="", arguments=arguments)
 
-    def swept(self, made: Study, place: ExecutionSite) -> SweepReport:
+    def swept(self, made: Study, site: ExecutionSite) -> SweepReport:
         counts = SweepReport(
-            study=made.declaration.study, sweep=made.key, tracking_uri=place.actual_tracking_uri,
-            results=place.results, stages=0, cached=0, run=0,
+            study=made.declaration.study, sweep=made.key, tracking_uri=site.actual_tracking_uri,
+            results=site.results, stages=0, cached=0, run=0,
         )  # fmt: skip
         return dataclasses.replace(counts, **self.end)
 
-    def _build(self, preset: str, settings: Settings, place: ExecutionSite) -> Study:
+    def _build(self, preset: str, settings: Settings, site: ExecutionSite) -> Study:
         return study(branches=settings.branches)
 
-    def _report(self, name: str, place: ExecutionSite, sweep: str) -> Path:
+    def _report(self, name: str, site: ExecutionSite, sweep: str) -> Path:
         self.drawn.append((name, sweep))
-        return place.results / "reports" / name / "report.html"
+        return site.results / "reports" / name / "report.html"
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_ctrl_c_while_the_study_is_built_says_one_line(command: Command, capsys:
 
     command.build = build
     assert ended(command) == 130
-    assert capsys.readouterr().err == "stopped: the same command goes on from here\n"
+    assert capsys.readouterr().err == "stopped: run the same command again to resume\n"
 
 
 def test_a_dry_run_prepares_no_store(command: Command):
@@ -149,7 +149,7 @@ def test_a_report_that_cannot_be_kept_is_printed_all_the_same_and_the_exit_code_
 
 def test_the_hint_shows_the_runs_of_this_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    told = cli._where_the_runs_are
+    told = cli._runs_address
     assert told(ExecutionSite(results=Path("results"))) == "make ui shows them in the browser"
     elsewhere = tmp_path / "elsewhere"
     assert told(ExecutionSite(results=elsewhere)) == f"HALFLIFE_RESULTS={elsewhere} make ui shows them in the browser"

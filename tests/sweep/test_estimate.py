@@ -23,7 +23,8 @@ def prepared(tmp_path: Path, completed: int = 0, **settings):
     made, store = study(trunks=2, branches=3, seconds=0.02, **settings), Store(tmp_path)
     for stage in made.stages[:completed]:
         run_stage(stage, store)
-    return made, Plan(made.stages, store), ExecutionSite(results=tmp_path, device="cpu", max_concurrent=2)
+    site = ExecutionSite(results=tmp_path, device="cpu", max_concurrent=2)
+    return made, Plan(made.stages, store), site.placements()
 
 
 def test_the_table_counts_stages_by_phase(tmp_path: Path):
@@ -43,7 +44,7 @@ def test_time_is_never_below_the_longest_chain(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(estimating.ASSUMED_FLOPS, "cpu", 1e6 * 0.02)
     made, plan, _ = prepared(tmp_path)
     wide = ExecutionSite(results=tmp_path, device="cpu", max_concurrent=100)
-    assert estimate(made, plan, wide).seconds == pytest.approx(2 + STARTUP_SECONDS)
+    assert estimate(made, plan, wide.placements()).seconds == pytest.approx(2 + STARTUP_SECONDS)
 
 
 def test_speed_is_measured_on_what_is_complete(tmp_path: Path):
@@ -90,10 +91,10 @@ def test_a_complete_study_takes_no_time(tmp_path: Path):
 
 
 def test_the_table_is_printed(tmp_path: Path):
-    made, plan, place = prepared(tmp_path)
+    made, plan, placements = prepared(tmp_path)
     console = Console(record=True, width=120, file=io.StringIO())
-    estimating.show(made, plan, place, console)
+    estimating.show(made, plan, placements, console)
     text = console.export_text()
     assert "nothing is run" in text
     assert "6 trials; 8 of 8 stages missing, 2 at once on cpu" in text
-    assert "assuming 60 GFLOP/s a slot and 10 ms a step besides" in text
+    assert "assuming 60 GFLOP/s per slot and 10 ms overhead per step" in text

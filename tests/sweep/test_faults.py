@@ -44,7 +44,7 @@ def test_killed_and_raising_stages_are_tried_again_and_hopeless_ones_block_only_
     assert counts(tmp_path) == [1, 2, 2, 2, 3]
     assert "is tried again: its process died" in driver.output
     assert "is tried again: MemoryError" in driver.output
-    assert "the same command goes on from here" in driver.output
+    assert "run the same command again to resume" in driver.output
     again = Driver(tmp_path, *flags).report()
     assert again["cached"] == 4
     assert counts(tmp_path) == [1, 2, 2, 2, 6]

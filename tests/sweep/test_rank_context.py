@@ -19,7 +19,7 @@ from halflife.store.run import run_stage
 from halflife.store.stage import Stage
 from halflife.store.store import Store
 from halflife.sweep import rank_context
-from halflife.sweep.rank_context import Job, RankContext, apply_message, context_of
+from halflife.sweep.rank_context import Job, RankContext, context_of
 from halflife.training import checkpoints
 from halflife.training.checkpoints import Piece
 from tests.store.fakes import Walk
@@ -56,27 +56,27 @@ class Ranks:
     def __call__(self, stage: Stage, attempt: Attempt) -> dict[str, Any]:
         job, cache = Job.of(stage, attempt), os.environ["HALFLIFE_CACHE"]
 
-        def tell(verb: str, *arguments: Any) -> None:
+        def send(verb: str, *arguments: Any) -> None:
             with self._lock:
-                apply_message(attempt, verb, arguments)
+                getattr(attempt, verb)(*arguments)
 
-        post = SimpleNamespace(tell=SimpleNamespace(remote=tell), tell_and_wait=SimpleNamespace(remote=tell))
+        mailbox = SimpleNamespace(send=SimpleNamespace(remote=send), send_and_wait=SimpleNamespace(remote=send))
         contexts = []
         for rank, host in enumerate(self._hosts):
             self._at(host)
-            contexts.append(context_of(job, rank, post))
+            contexts.append(context_of(job, rank, mailbox))
         self._at(Path(cache).name)
         ended: list[BaseException | None] = [None] * len(contexts)
 
         def run(rank: int) -> None:
             try:
                 self._train(contexts[rank], rank)
-                contexts[rank].end()
+                contexts[rank].complete()
             except BaseException as error:
                 self._barrier.abort()
                 ended[rank] = error
             finally:
-                contexts[rank].leave()
+                contexts[rank].close()
 
         threads = [threading.Thread(target=run, args=(rank,)) for rank in range(len(contexts))]
         for thread in threads:
@@ -215,13 +215,13 @@ def test_checkpoints_that_take_long_to_put_are_made_less_often(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(rank_context, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    send = rank_context.RankInBucket._send
+    send = rank_context.RankInBucket._upload
 
     def slowly(self: Any, names: list[str]) -> None:
         now[0] += 2.0
         send(self, names)
 
-    monkeypatch.setattr(rank_context.RankInBucket, "_send", slowly)
+    monkeypatch.setattr(rank_context.RankInBucket, "_upload", slowly)
     at("head")
     ranks = Ranks(at, "a")
     computed_by(ranks, Store(address))

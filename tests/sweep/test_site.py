@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from halflife.errors import UserError
-from halflife.sweep import resources
-from halflife.sweep import site as place_module
-from halflife.sweep.resources import Gpus, ResourceRequest
+from halflife.sweep import machine
+from halflife.sweep import site as site_module
+from halflife.sweep.machine import Gpus
 from halflife.sweep.site import ExecutionSite
 
 
@@ -18,7 +18,7 @@ from halflife.sweep.site import ExecutionSite
     [
         ({"device": "tpu"}, "unknown device 'tpu': expected auto, cpu or cuda"),
         ({"engine": "jax"}, "unknown engine 'jax'"),
-        ({"workers": 2}, "2 workers were asked for, and the engine is left open"),
+        ({"workers": 2}, "2 workers without an engine: add --engine deepspeed"),
         ({"max_concurrent": 0}, "expected at least 1"),
         ({"tracking_uri": "http://127.0.0.1:9"}, "no MLflow server answers at http://127.0.0.1:9"),
         ({"tracking_uri": "nonsense"}, "expected sqlite:///PATH"),
@@ -32,7 +32,7 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, settings: dict, r
 
 
 def test_cuda_without_a_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(resources, "gpus", lambda: Gpus(count=0, memory_bytes=0.0))
+    monkeypatch.setattr(machine, "gpus", lambda: Gpus(count=0, memory_bytes=0.0))
     with pytest.raises(UserError, match="no usable GPU"):
         ExecutionSite(results=tmp_path, device="cuda").check()
 
@@ -45,14 +45,14 @@ def test_results_of_another_version_are_refused(tmp_path: Path):
 
 def test_a_full_disk_is_refused_before_any_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=10**9)
-    monkeypatch.setattr(place_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(site_module.shutil, "disk_usage", lambda _: usage)
     here = ExecutionSite(results=tmp_path / "not" / "yet")
     here.check_disk(0.9e9)
     with pytest.raises(UserError, match=r"need about 1.1 GB.*has 1.0 GB free"):
         here.check_disk(1.1e9)
 
 
-def test_a_place_that_is_sound_passes(tmp_path: Path):
+def test_a_valid_site_passes(tmp_path: Path):
     ExecutionSite(results=tmp_path, device="cpu").check()
 
 
@@ -71,19 +71,3 @@ def test_artifacts_are_left_to_a_server_that_is_given(tmp_path: Path):
 
 def test_a_dry_run_asks_no_tracking_store(tmp_path: Path):
     ExecutionSite(results=tmp_path, dry_run=True, tracking_uri="http://127.0.0.1:9").check()
-
-
-@pytest.mark.parametrize(
-    ("needed", "most", "expected"),
-    [(1e6, 16, 1 / 16), (1e6, 4, 1 / 4), (1e6, 3, 1 / 2), (20e9, 16, 1 / 2), (39e9, 16, 1.0), (500e9, 16, 1.0)],
-)
-def test_a_gpu_is_shared_by_what_fits(needed: float, most: int, expected: float):
-    assert resources.gpu_share(needed, memory_bytes=80e9, most=most) == ResourceRequest(gpus=expected)
-
-
-def test_slots_follow_the_smallest_share_of_the_gpus(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(resources, "gpus", lambda: Gpus(count=2, memory_bytes=80e9))
-    monkeypatch.setattr(resources, "cores", lambda: 32)
-    assert ExecutionSite().slots([ResourceRequest(gpus=1.0), ResourceRequest(gpus=0.25)]) == 8
-    assert ExecutionSite(max_concurrent=3).slots([ResourceRequest(gpus=0.25)]) == 3
-    assert ExecutionSite(device="cpu").slots([ResourceRequest()]) == 32

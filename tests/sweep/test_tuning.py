@@ -19,7 +19,7 @@ from halflife.store.run import run_stage
 from halflife.store.stage import Stage
 from halflife.store.store import Store
 from halflife.sweep import launch, session
-from halflife.sweep.resources import ResourceRequest
+from halflife.sweep.placement import ResourceRequest
 from halflife.sweep.site import ExecutionSite
 from tests.sweep.drivers import runs
 from tests.sweep.fakes import Fake
@@ -45,7 +45,7 @@ class Setting:
 
     def make_task(self, stage: Stage, wait: bool) -> Task:
         return Task(
-            stage=stage, results=str(self.store.root), device="cpu", share=ResourceRequest(), origin={}, wait=wait
+            stage=stage, results=str(self.store.root), device="cpu", request=ResourceRequest(), origin={}, wait=wait
         )
 
     def hold(self, stage: Stage) -> leases.Holding:
@@ -170,7 +170,7 @@ def test_a_plan_that_narrows_and_widens_again_keeps_its_actors(tmp_path: Path):
         slots=2,
         cpus=2,
         gpus=0,
-        same_share=True,
+        same_request=True,
         ran=setting.ran,
         refresh=lambda: None,
         retried=lambda stage, why: None,
@@ -184,7 +184,7 @@ def test_an_actor_with_other_code_than_the_driver_refuses(tmp_path: Path):
     actor = object.__new__(tuning.StageActor)
     task = replace(setting.make_task(setting.stages[0], False), origin={"code": "other"})
     actor.setup({"task": task})
-    assert "has other code than the driver" in actor.step()["refused"]
+    assert "runs different code from the driver" in actor.step()["refused"]
     assert not runs(tmp_path)
     actor.setup({"task": replace(task, origin={"code": provenance.code()})})
     assert actor.step()["here"]

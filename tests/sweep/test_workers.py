@@ -82,7 +82,7 @@ def test_stages_of_two_workers_survive_deaths_and_ctrl_c_and_end_as_those_of_one
     assert (driver.process.returncode, report["interrupted"]) == (130, True)
     assert time.monotonic() - began < 30
     assert "Traceback" not in driver.output
-    assert "is tried again" in driver.output
+    assert "retrying " in driver.output
     wait_for(lambda: not processes_of(driver.process.pid), timeout=20)
     assert list(results.glob("stages/*/attempts/*/resume-*/shard-00001.safetensors"))
     finished = training(results, source, 1, 2).report()

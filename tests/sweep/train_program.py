@@ -31,11 +31,11 @@ def main() -> None:
 
     tuning.Task = partial(tuning.Task, checkpoint_seconds=0.1)  # pyright: ignore[reportAttributeAccessIssue]
     engine = {"engine": "deepspeed", "workers": workers, "zero": zero} if workers else {"engine": "torch"}
-    place = ExecutionSite(results=Path(sys.argv[1]), device="cpu", **engine)  # pyright: ignore[reportArgumentType]
-    trial = Trial(name="one", parameters={"branch": 0}, stages=dict(stages(place.results, text)))
+    site = ExecutionSite(results=Path(sys.argv[1]), device="cpu", **engine)  # pyright: ignore[reportArgumentType]
+    trial = Trial(name="one", parameters={"branch": 0}, stages=dict(stages(site.results, text)))
     controls = tuple(replace(control, role="", task="other") for control in CONTROLS)
     made = Study(declaration=declaration(controls=controls), trials=(trial,))
-    result = run(made, place)
+    result = run(made, site)
     print("REPORT " + json.dumps(asdict(result), default=str))
     sys.exit(result.exit_code)
 

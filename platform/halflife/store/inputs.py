@@ -26,10 +26,10 @@ _DIGEST = re.compile(r"[0-9a-f]{12,64}(\.json)?")
 
 def share(store: Store) -> None:
     """Put into the bucket what this machine's copy has and the bucket lacks."""
-    if not isinstance(store.place, Remote):
+    if not isinstance(store.location, Remote):
         return
     for kind in KINDS:
-        there = files.names(store.place / "inputs" / kind)
+        there = files.names(store.location / "inputs" / kind)
         for name in files.names(store.root / kind):
             if not _DIGEST.fullmatch(name) or f"{name}.json" in there:
                 continue
@@ -37,7 +37,7 @@ def share(store: Store) -> None:
             within = {f"{name}/{part}": entry for part, entry in files.manifest(path).items()}
             manifest = within or {name: files.entry(path)}
             store.send(store.root / kind, manifest)
-            files.write(store.place / "inputs" / kind / f"{name}.json", json.dumps(manifest).encode())
+            files.write(store.location / "inputs" / kind / f"{name}.json", json.dumps(manifest).encode())
 
 
 def bring(stage: Stage, store: Store) -> None:
@@ -45,19 +45,19 @@ def bring(stage: Stage, store: Store) -> None:
 
     Raises Corrupt when what is there is not what its manifest says.
     """
-    if not isinstance(store.place, Remote):
+    if not isinstance(store.location, Remote):
         return
     text = json.dumps(fields_of(stage, every=True))
     for kind in KINDS:
-        for note in files.names(store.place / "inputs" / kind):
+        for note in files.names(store.location / "inputs" / kind):
             name = note.removesuffix(".json")
             if (
                 _DIGEST.fullmatch(name)
                 and name.removesuffix(".json") in text
                 and not (store.root / kind / name).exists()
             ):
-                manifest = files.read_json(store.place / "inputs" / kind / note) or {}
-                _bring(store.place / kind, store.root / kind, name, manifest)
+                manifest = files.read_json(store.location / "inputs" / kind / note) or {}
+                _bring(store.location / kind, store.root / kind, name, manifest)
 
 
 def _bring(source: Remote, folder: Path, name: str, manifest: dict[str, dict[str, Any]]) -> None:

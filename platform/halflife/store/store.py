@@ -93,7 +93,7 @@ class Store:
         """The results root on this machine."""
         self.address = address or str(self.root)
         """What opens the same store on another machine."""
-        self.place: Where = remote.opened(address) if address else self.root
+        self.location: Where = remote.opened(address) if address else self.root
         """The results root where the store is: `root`, or the bucket that `root` is a copy of."""
         self._verified: set[tuple[str, str]] = set()
         self._prepared = False
@@ -102,11 +102,11 @@ class Store:
     @property
     def stages(self) -> Where:
         """Where the folders of stages are."""
-        return self.place / "stages"
+        return self.location / "stages"
 
     def prepare(self) -> None:
         """Make the root and its version file. Raises UserError when it cannot be written."""
-        version, path = json.dumps({"store": VERSION}).encode(), self.place / "halflife.json"
+        version, path = json.dumps({"store": VERSION}).encode(), self.location / "halflife.json"
         if self._prepared:
             return
         try:
@@ -127,7 +127,7 @@ class Store:
     def _check_version(self) -> None:
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"results {self.root} is a file: expected a folder")
-        path = self.place / "halflife.json"
+        path = self.location / "halflife.json"
         try:
             text = files.read(path)
         except OSError as error:
@@ -151,7 +151,7 @@ class Store:
 
     def local(self, where: Where) -> Path:
         """The place on this machine that stands for one in the store."""
-        return self.root / where.below(self.place) if isinstance(where, Remote) else where
+        return self.root / where.below(self.location) if isinstance(where, Remote) else where
 
     def folders(self) -> list[Where]:
         """The folders of all stages that the store holds, in the order of names."""
@@ -231,8 +231,8 @@ class Store:
 
     def send(self, folder: Path, names: Iterable[str]) -> None:
         """Let these files of a folder below `root` be where the store is, if that is elsewhere."""
-        if isinstance(self.place, Remote):
-            (self.place / folder.relative_to(self.root).as_posix()).upload(folder, names)
+        if isinstance(self.location, Remote):
+            (self.location / folder.relative_to(self.root).as_posix()).upload(folder, names)
 
     def points(self, stage: Stage) -> pl.DataFrame:
         """Every point of a completed stage: step (tokens since it began), name (`<task>/<measure>`), value.

@@ -50,7 +50,7 @@ class Campaign(SweepState):
 
     def __init__(self, search: Search, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._search, self._store, self._clock = search, store, clock
-        self._suggestions = Suggestions(search, store.place / "optuna")
+        self._suggestions = Suggestions(search, store.location / "optuna")
         budget = search.budget
         identity = {
             "search": self._suggestions.name,

@@ -1,4 +1,4 @@
-"""The command line of every study: a preset as first word, its axes and the place as flags."""
+"""The command line of every study: a preset as the first word, then flags for the axes and the execution site."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from halflife.sweep.study import Study
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What a command line says: the study's settings and where to run."""
+    """A parsed command line: the study's settings and where to run."""
 
     settings: Any
-    place: ExecutionSite
+    site: ExecutionSite
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Named settings; `summary` is what --help says of them."""
+    """Named settings; `summary` is shown by --help."""
 
     summary: str
     settings: Any
@@ -45,21 +45,21 @@ def main(
     description: str | None,
     arguments: list[str] | None = None,
 ) -> None:
-    """Parse the command, run the study, draw its report. Bad input prints one line and exits with 2.
+    """Parse the command, run the study, write its report. Bad input prints one line and exits with 2.
 
-    `report` is given the study's name, the place and the sweep's digest; it returns the file that it has drawn.
+    `report` takes the study's name, the site and the sweep's digest, and returns the file that it has written.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         command = _parse(presets, description, arguments)
-        if command.place.cluster is not None:
-            raise SystemExit(_run_on_cluster(arguments, command.place.cluster))
+        if command.site.cluster is not None:
+            raise SystemExit(_run_on_cluster(arguments, command.site.cluster))
         _execute(build, arguments[0], command, report)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("stopped: the same command goes on from here", file=sys.stderr)
+        print("stopped: run the same command again to resume", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -68,18 +68,18 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
 
     if not arguments or (arguments[0] not in presets and arguments[0] not in ("-h", "--help")):
         absent = not arguments or arguments[0].startswith("-")
-        given = "no preset was given" if absent else f"unknown preset {arguments[0]!r}"
+        given = "no preset given" if absent else f"unknown preset {arguments[0]!r}"
         raise UserError(f"{given}: expected one of {', '.join(presets)} as the first word (--help explains them)")
     settings_type = type(next(iter(presets.values())).settings)
     command_type = dataclass(frozen=True, kw_only=True)(
-        type("Command", (Command,), {"__annotations__": {"settings": settings_type, "place": ExecutionSite}})
+        type("Command", (Command,), {"__annotations__": {"settings": settings_type, "site": ExecutionSite}})
     )
     refusal = io.StringIO()
     try:
         with contextlib.redirect_stderr(refusal):
             return tyro.extras.overridable_config_cli(
                 {
-                    name: (preset.summary, command_type(settings=preset.settings, place=ExecutionSite()))
+                    name: (preset.summary, command_type(settings=preset.settings, site=ExecutionSite()))
                     for name, preset in presets.items()
                 },
                 description=description or "",
@@ -93,7 +93,7 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
 
 
 def _first_sentence(box: str) -> str:
-    """What the parser's box of several lines says under its title, which is in its border or above a first rule."""
+    """The message in the parser's box, below its title, which is in the border or above the first rule."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     parts = [list(part) for rule, part in groupby(lines, lambda line: line.startswith(("──", "-" * 16))) if not rule]
     return " ".join(parts[0 if "╭" in box else 1]).strip()
@@ -107,21 +107,23 @@ def _execute(
 ) -> None:
     from halflife.sweep.launch import run
 
-    place = command.place
+    site = command.site
     if session.joins():
-        head.log_in(place.actual_tracking_uri)
-    place.check()  # building a study may take a corpus's time
-    if not place.dry_run:
-        place.store().prepare()
+        head.log_in(site.actual_tracking_uri)
+    site.check()  # first, as building a study may take as long as building a corpus
+    if not site.dry_run:
+        site.store().prepare()
     try:
-        study = build(preset, command.settings, place)
+        study = build(preset, command.settings, site)
     except OSError as error:
-        raise UserError(f"the study cannot be prepared ({error}): make room, or give another --results") from error
-    result = run(study, place)
-    if not (result.dry_run or result.interrupted or result.unpublished):  # the report is drawn from what is published
-        path = report(result.study, place, result.sweep)
+        raise UserError(
+            f"the study cannot be prepared ({error}): free some space, or choose another folder with --results"
+        ) from error
+    result = run(study, site)
+    if not (result.dry_run or result.interrupted or result.unpublished):  # the report reads what is published
+        path = report(result.study, site, result.sweep)
         print(f"report: {path.absolute().as_uri()}")
-        print(f"runs:   {_where_the_runs_are(place)}", flush=True)
+        print(f"runs:   {_runs_address(site)}", flush=True)
         _attach(result, path.parent)
     if result.exit_code:
         raise SystemExit(result.exit_code)
@@ -133,12 +135,12 @@ def _run_on_cluster(arguments: list[str], cluster: Path) -> int:
     try:
         return run_on_cluster(Path(sys.argv[0]), arguments, cluster)
     except KeyboardInterrupt:
-        print("left: the sweep goes on, the same command follows it again", file=sys.stderr)
+        print("detached: the sweep continues; run the same command to follow it again", file=sys.stderr)
         return 130
 
 
 def _attach(result: SweepReport, folder: Path) -> None:
-    """Keep the report with the sweep's run. It has been drawn already: to fail here is no failure of the sweep."""
+    """Attach the report to the sweep's run. It is on disk already, so a failure here is only a warning."""
     from halflife.tracking.publisher import attach
 
     try:
@@ -147,13 +149,13 @@ def _attach(result: SweepReport, folder: Path) -> None:
         print(f"warning: {error}", file=sys.stderr)
 
 
-def _where_the_runs_are(place: ExecutionSite) -> str:
+def _runs_address(site: ExecutionSite) -> str:
     """The address of the runs, or the command that shows them in a browser."""
-    uri = masked(place.actual_tracking_uri)
+    uri = masked(site.actual_tracking_uri)
     if uri.startswith("http"):
         return uri
-    if place.tracking_uri is not None:
+    if site.tracking_uri is not None:
         return f"mlflow server --backend-store-uri {shlex.quote(uri)} shows them in the browser"
-    folder = place.results.absolute()
+    folder = site.results.absolute()
     named = "" if folder == Path("results").absolute() else f"HALFLIFE_RESULTS={shlex.quote(str(folder))} "
     return f"{named}make ui shows them in the browser"

@@ -1,44 +1,44 @@
-"""--dry-run: what a sweep would do, and an estimate of what it would take."""
+"""--dry-run: what a sweep would compute, and estimates of its time, memory and disk."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from halflife.store.execution import Execution, Memory
 from halflife.store.plan import Plan
 from halflife.store.stage import Stage
-from halflife.sweep import placement as fit
+from halflife.sweep.placement import Placement, Placements, execution_text, size_text
 from halflife.sweep.report import duration
-from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
 
 ASSUMED_FLOPS = {"cpu": 60e9, "cuda": 100e12}
-"""FLOP/s of one slot where nothing has been measured: a core of a server, a GPU at a modest utilisation."""
+"""FLOP/s of one slot before anything has been measured: a server core, a GPU at modest utilisation."""
 STEP_SECONDS = 0.01
-"""What an optimizer step takes besides, where nothing has been measured: Python, launches, small tensors. With both the
-presets' stages, 30k to 300k parameters on a core of an AMD EPYC, took 0.7 to 1.4 times as long as assumed."""
+"""Overhead of an optimizer step before anything has been measured: Python, launches, small tensors. With both constants
+the presets' stages (30k to 300k parameters on a core of an AMD EPYC) took 0.7 to 1.4 times as long as estimated."""
 STARTUP_SECONDS = 12.0
-"""Ray, and the imports of the first stage."""
+"""Starting Ray, and the first stage's imports."""
 _ANCESTORS = "ancestors"
 """Stages that no trial names as a phase."""
 
 
 @dataclass(kw_only=True)
 class Row:
-    """One phase of the table."""
+    """One phase in the table."""
 
     stages: int = 0
     cached: int = 0
     tokens: float = 0.0
-    """This and what follows: of the missing stages."""
+    """This and the following: over the missing stages."""
     flops: float = 0.0
     seconds: float = 0.0
-    """Of one slot."""
+    """On one slot."""
 
 
 @dataclass(kw_only=True)
@@ -46,11 +46,11 @@ class Estimate:
     phases: dict[str, Row] = field(default_factory=dict)
     slots: int
     seconds: float
-    """Wall time: the work spread over the slots, and no less than the longest chain of stages."""
+    """Wall time: the work spread over the slots, but at least the longest chain of stages."""
     measured: int
-    """Missing stages whose pace was measured on complete ones of their kind and size."""
+    """Missing stages whose pace was measured on complete stages of the same kind and size."""
     memory_bytes: float
-    """Of as many of the largest missing stages as run at once."""
+    """Of the largest missing stages, as many as run at once."""
     disk_bytes: float
 
     @property
@@ -60,14 +60,12 @@ class Estimate:
         return Row(**{name: sum(getattr(row, name) for row in rows) for name in names})
 
 
-def estimate(study: Study, plan: Plan, place: ExecutionSite) -> Estimate:
-    """What the missing stages of a plan would take at a place."""
+def estimate(study: Study, plan: Plan, placements: Placements) -> Estimate:
+    """What the missing stages of a plan would take."""
     missing = [stage for stage in plan.missing if stage.key not in plan.blocked]
-    shares = place.shares(missing)
-    slots = place.slots(shares.values())
-    device = place.actual_device
+    slots, device = placements.slots(missing), placements.budget.device
     paces = measured_paces(plan, device)
-    seconds = {stage.key: assumed_seconds(stage, device) * paces.get(sort_of(stage), 1.0) for stage in missing}
+    seconds = {stage.key: assumed_seconds(stage, device) * paces.get(pace_group(stage), 1.0) for stage in missing}
     phases: dict[str, Row] = {}
     for stage in plan.stages.values():
         users = study.users.get(stage.key)
@@ -79,21 +77,21 @@ def estimate(study: Study, plan: Plan, place: ExecutionSite) -> Estimate:
             row.flops += stage.cost.flops
             row.seconds += seconds[stage.key]
     wall = max(sum(seconds.values()) / slots, _longest_chain(missing, seconds)) + (STARTUP_SECONDS if missing else 0.0)
-    placements = [place.placement(stage) for stage in missing]
-    largest = sorted((found.memory.total * found.execution.workers for found in placements), reverse=True)
+    found = [placements[stage] for stage in missing]
+    largest = sorted((each.memory.total * each.execution.workers for each in found), reverse=True)
     return Estimate(
         phases=phases,
         slots=slots,
         seconds=wall,
-        measured=sum(sort_of(stage) in paces for stage in missing),
+        measured=sum(pace_group(stage) in paces for stage in missing),
         memory_bytes=sum(largest[:slots]),
         disk_bytes=sum(stage.cost.disk_bytes for stage in missing),
     )
 
 
-def show(study: Study, plan: Plan, place: ExecutionSite, console: Console) -> None:
-    """Print the estimate, the sizes that the stages come in, and what each holds in memory."""
-    found = estimate(study, plan, place)
+def show(study: Study, plan: Plan, placements: Placements, console: Console) -> None:
+    """Print the estimate, the model sizes, and the memory that each size needs."""
+    found, device = estimate(study, plan, placements), placements.budget.device
     total = found.total
     table = Table(title=f"{study.declaration.study} {study.declaration.preset}: nothing is run", title_justify="left")
     table.add_column("phase")
@@ -113,35 +111,67 @@ def show(study: Study, plan: Plan, place: ExecutionSite, console: Console) -> No
     console.print(table)
     for line in _sizes(plan.stages.values()):
         console.print(line, markup=False)
-    fit.show(plan.missing, place.asked, place.room, console)
+    show_memory(plan.missing, placements, console)
     missing = total.stages - total.cached
     console.print(
-        f"{len(study.trials)} trials; {missing} of {total.stages} stages missing, "
-        f"{found.slots} at once on {place.actual_device}"
+        f"{len(study.trials)} trials; {missing} of {total.stages} stages missing, {found.slots} at once on {device}"
     )
     if missing:
-        flops = _si(ASSUMED_FLOPS[place.actual_device])
-        basis = f"assuming {flops}FLOP/s a slot and {1e3 * STEP_SECONDS:.0f} ms a step besides"
+        flops = _si(ASSUMED_FLOPS[device])
+        basis = f"assuming {flops}FLOP/s per slot and {1e3 * STEP_SECONDS:.0f} ms overhead per step"
         if found.measured:
-            basis = f"as measured for {found.measured} of {missing} stages, else {basis}"
+            basis = f"as measured for {found.measured} of {missing} stages, otherwise {basis}"
         console.print(
             f"about {duration(found.seconds)} ({basis}), {found.memory_bytes / 1e9:.1f} GB of memory for tensors, "
             f"{found.disk_bytes / 1e9:.2f} GB of disk"
         )
 
 
-def sort_of(stage: Stage) -> tuple[Any, ...]:
-    """Stages of one sort are taken to run at the same pace."""
+def show_memory(stages: Iterable[Stage], placements: Placements, console: Console) -> None:
+    """Print what the largest stage of each size holds in memory, by part."""
+    largest: dict[tuple[str, Execution], Placement] = {}
+    for stage in stages:
+        found = placements[stage]
+        group = (size_text(stage), found.execution)
+        if group not in largest or largest[group].memory.total < found.memory.total:
+            largest[group] = found
+    if not largest:
+        return
+    ordered = sorted(largest.items(), key=lambda item: item[1].memory.total)
+    table = Table(title="memory on each device, in GB", title_justify="left")
+    table.add_column("")
+    for (size, _), _ in ordered:
+        table.add_column(size, justify="right")
+    parts: dict[str, Callable[[Memory], float]] = {
+        "weights": lambda memory: memory.parameters,
+        "gradients": lambda memory: memory.gradients,
+        "optimizer": lambda memory: memory.optimizer,
+        "initial weights": lambda memory: memory.init_weights,
+        "activations (estimate)": lambda memory: memory.activations,
+        "or evaluation (estimate)": lambda memory: memory.evaluation,
+        "total": lambda memory: memory.total,
+    }
+    for name, part in parts.items():
+        numbers = [f"{part(found.memory) / 1e9:.3g}" for _, found in ordered]
+        table.add_row(name, *numbers, end_section=name in ("or evaluation (estimate)", "total"))
+    table.add_row("execution", *(execution_text(execution) for (_, execution), _ in ordered))
+    table.add_row("", *("fits" if found.fits else "does not fit" for _, found in ordered))
+    console.print(table)
+    console.print(str(placements.budget), markup=False)
+
+
+def pace_group(stage: Stage) -> tuple[Any, ...]:
+    """Stages of one group are assumed to run at the same pace."""
     return stage.kind, getattr(stage, "architecture", None)
 
 
 def assumed_seconds(stage: Stage, device: str) -> float:
-    """Of one slot, evaluations included, where nothing has been measured."""
+    """On one slot, evaluations included, before anything has been measured."""
     return stage.cost.flops / ASSUMED_FLOPS[device] + stage.cost.steps * STEP_SECONDS
 
 
 def measured_paces(plan: Plan, device: str) -> dict[tuple[Any, ...], float]:
-    """How many times as long as assumed complete stages took, by sort."""
+    """How much longer than assumed the complete stages took, as a ratio, by group."""
     assumed: defaultdict[tuple[Any, ...], float] = defaultdict(float)
     seconds: defaultdict[tuple[Any, ...], float] = defaultdict(float)
     for key, outcome in plan.outcomes.items():
@@ -149,10 +179,10 @@ def measured_paces(plan: Plan, device: str) -> dict[tuple[Any, ...], float]:
         spent = (summary.get("seconds_training") or 0.0) + (summary.get("seconds_evaluating") or 0.0)
         if outcome.status == "complete" and spent > 0:
             tokens = summary.get("tokens") or stage.cost.tokens
-            part = tokens / stage.cost.tokens if stage.cost.tokens else 1.0  # it may have stopped early
-            assumed[sort_of(stage)] += assumed_seconds(stage, device) * min(1.0, part)
-            seconds[sort_of(stage)] += spent
-    return {sort: seconds[sort] / assumed[sort] for sort in assumed if assumed[sort]}
+            part = tokens / stage.cost.tokens if stage.cost.tokens else 1.0  # less than 1 if it stopped early
+            assumed[pace_group(stage)] += assumed_seconds(stage, device) * min(1.0, part)
+            seconds[pace_group(stage)] += spent
+    return {group: seconds[group] / assumed[group] for group in assumed if assumed[group]}
 
 
 def _longest_chain(missing: Iterable[Stage], seconds: dict[str, float]) -> float:

@@ -16,7 +16,7 @@ from rich.text import Text
 from halflife.store.plan import Plan
 from halflife.store.stage import Progress, Stage
 from halflife.store.store import Store
-from halflife.sweep.estimate import assumed_seconds, measured_paces, sort_of
+from halflife.sweep.estimate import assumed_seconds, measured_paces, pace_group
 from halflife.sweep.report import duration
 
 _TERMINAL_SECONDS, _PLAIN_SECONDS = 0.5, 15.0
@@ -109,7 +109,7 @@ class View:
         usual = fmean(paces.values()) if paces else 1.0
 
         def work(stage: Stage) -> float:
-            return assumed_seconds(stage, self._device) * paces.get(sort_of(stage), usual)
+            return assumed_seconds(stage, self._device) * paces.get(pace_group(stage), usual)
 
         left = sum(
             work(stage) for stage in plan.missing if stage.key not in plan.blocked and stage.key not in plan.failures

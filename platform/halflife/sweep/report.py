@@ -1,4 +1,4 @@
-"""What a sweep has come to: counts, efficiency, and what to say at its end."""
+"""The result of a sweep: counts, efficiency, and the summary for the terminal."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class SweepReport:
     results: Path
     stages: int
     cached: int
-    """Stages that were complete before."""
+    """Stages that were complete at the start."""
     run: int
-    """Stages that this process has run to an outcome."""
+    """Stages that this process has completed."""
     elsewhere: int = 0
-    """Stages that other processes have run meanwhile."""
+    """Stages that other processes have completed in the meantime."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Title and folder name of a stage, and why it failed."""
+    """By title and folder name of the stage: why it failed."""
     blocked: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
     dry_run: bool = False
@@ -40,16 +40,16 @@ class SweepReport:
     wall_seconds: float = 0.0
     """From the start of the process."""
     compute_seconds: float = 0.0
-    """Inside training and evaluation, over the stages that this process has run."""
+    """Time in training and evaluation, summed over the stages that this process has run."""
     tokens_trained: int = 0
     tokens_unshared: int = 0
-    """What a sweep that trains each trial by itself would have trained."""
+    """Tokens that would have been trained without trunk sharing."""
     search: dict[str, float] = field(default_factory=dict)
-    """An adaptive search's own metrics."""
+    """Metrics of an adaptive search."""
     findings: tuple[str, ...] = ()
-    """What an adaptive search has come to, in words."""
+    """Results of an adaptive search, as text."""
     unpublished: tuple[str, ...] = ()
-    """What could not be written to the tracking store, in words; the same command publishes it later."""
+    """What could not be written to the tracking store; running the same command again publishes it."""
 
     @property
     def exit_code(self) -> int:
@@ -59,11 +59,11 @@ class SweepReport:
 
     @property
     def efficiency(self) -> float | None:
-        """(seconds inside training and evaluation) / (slots x wall); None when nothing was run."""
+        """Compute time / (slots x wall time); None when nothing was run."""
         return self.compute_seconds / (self.slots * self.wall_seconds) if self.run else None
 
     def numbers(self) -> dict[str, float]:
-        """The sweep's own metrics, logged on the parent run as `sweep/<name>`."""
+        """The sweep's metrics, logged on the parent run as `sweep/<name>`."""
         numbers: dict[str, float] = {
             "wall_seconds": self.wall_seconds,
             "slots": self.slots,
@@ -80,30 +80,31 @@ class SweepReport:
     def lines(self) -> Iterator[str]:
         """The summary for the terminal."""
         counts = [f"{self.run} stages run", f"{self.cached} cached"]
-        counts += [f"{self.elsewhere} run elsewhere meanwhile"] if self.elsewhere else []
+        counts += [f"{self.elsewhere} run by other processes"] if self.elsewhere else []
         counts += [f"{len(self.failed)} failed"] if self.failed else []
         counts += [f"{len(self.blocked)} blocked"] if self.blocked else []
         yield f"{self.study}: {', '.join(counts)} of {self.stages}, in {duration(self.wall_seconds)}"
         if self.efficiency is not None:
             yield (
                 f"efficiency {self.efficiency:.2f}: {duration(self.compute_seconds)} of training and evaluation in "
-                f"{self.slots} slots; {self.tokens_trained:.3g} tokens trained, {self.tokens_unshared:.3g} unshared"
+                f"{self.slots} slots; {self.tokens_trained:.3g} tokens trained, "
+                f"{self.tokens_unshared:.3g} without trunk sharing"
             )
         yield from self.findings
         yield from (f"failed: {stage}: {why}" for stage, why in self.failed.items())
         reasons: dict[str, int] = {}
         for why in self.blocked.values():
             reasons[why] = reasons.get(why, 0) + 1
-        yield from (f"blocked: {count} stages, because {why}" for why, count in reasons.items())
+        yield from (f"blocked: {count} stages: {why}" for why, count in reasons.items())
         if self.unpublished:
             where, first = masked(self.tracking_uri), self.unpublished[0]
             yield f"not published to {where}: {len(self.unpublished)} items, first {first}"
         if self.interrupted or self.failed or self.unpublished:
-            yield "what is finished is kept: the same command goes on from here"
+            yield "completed stages are kept: run the same command again to resume"
 
 
 def tokens(plan: Plan, study: Study) -> tuple[int, int]:
-    """Tokens trained by the stages that have an outcome, and what unshared trials would have trained."""
+    """Tokens trained by the stages that have an outcome, and what would have been trained without trunk sharing."""
     trained = {key: int(outcome.summary.get("tokens") or 0) for key, outcome in plan.outcomes.items()}
     unshared = 0
     for trial in study.trials:
@@ -119,12 +120,12 @@ def tokens(plan: Plan, study: Study) -> tuple[int, int]:
 
 
 def compute_seconds(plan: Plan, keys: set[str]) -> float:
-    """Seconds inside training and evaluation that this sweep spent on these stages."""
+    """Seconds of training and evaluation that this sweep spent on these stages."""
     return sum(plan.outcomes[key].summary["seconds_computing"] for key in keys)
 
 
 def seconds_since_start() -> float:
-    """Age of this process; where the system does not tell, of this module's import."""
+    """Age of this process, or of this module's import if the system does not report it."""
     import os
 
     try:
@@ -135,7 +136,7 @@ def seconds_since_start() -> float:
 
 
 def duration(seconds: float) -> str:
-    """In words: 42 s, 3 min 20 s, 2 h 5 min."""
+    """Such as "42 s", "3 min 20 s" or "2 h 5 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

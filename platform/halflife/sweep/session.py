@@ -1,6 +1,6 @@
-"""The Ray that a sweep runs on: one of its own on this machine, or a cluster's that it joins (RAY_ADDRESS is set).
+"""The Ray that a sweep runs on: its own on this machine, or a cluster's (if RAY_ADDRESS is set).
 
-Ray imports slowly, so only inside functions that need it.
+Ray imports slowly, so it is imported only in the functions that need it.
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ import psutil
 
 from halflife.errors import UserError
 from halflife.store import leases
-from halflife.sweep import head, resources
-from halflife.sweep.resources import Gpus, Machine
+from halflife.sweep import head, machine
+from halflife.sweep.machine import Gpus, Machine
 
 ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # one thread a stage: two on busy cores are many times slower
+    "OMP_NUM_THREADS": "1",  # one thread per stage: two on busy cores are many times slower
     "MKL_NUM_THREADS": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",  # our own live view
+    "RAY_AIR_NEW_OUTPUT": "0",  # halflife has its own live view
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches us as KeyboardInterrupt
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # resuming is running the same command again
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # so that Ctrl-C raises KeyboardInterrupt
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # never: the stage folders are the checkpoint
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
-"""Ray and torch read these when they are imported, here and in the processes that Ray starts."""
+"""Ray and torch read these on import, here and in the processes that Ray starts."""
 ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""For a Ray of this machine alone: its servers then bind 127.0.0.1, and else every interface (ray/_private/services.py,
+"""For a Ray on this machine only: its servers then bind 127.0.0.1, otherwise every interface (ray/_private/services.py,
 get_node_ip_address)."""
 _SCRATCH = "halflife-"
 _GPU_PATIENCE = 1800.0
-"""Seconds for a cluster to bring up its first host with a GPU."""
+"""Seconds to wait for a cluster's first host with a GPU."""
 
 
 def joins() -> bool:
-    """Whether sweeps of this process run on a cluster: in a job that was submitted to it, or where the user says so."""
+    """Whether this process runs sweeps on a cluster: in a job submitted to it, or because the user set RAY_ADDRESS."""
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def set_environment() -> None:
-    """To be called before Ray is imported."""
+    """Must be called before Ray is imported."""
     os.environ.update(ENVIRONMENT if joins() else ENVIRONMENT | ALONE)
 
 
 @contextlib.contextmanager
 def running(cpus: int, gpus: int) -> Iterator[Path]:
-    """A Ray to run on, and a folder for what the driver writes for it. Its own has `cpus` cores, and ends here."""
+    """Connect to Ray; yields a scratch folder for the driver. A Ray of our own gets `cpus` cores and ends on exit."""
     _remove_abandoned()
     scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH))
     try:
-        leases.acquire(scratch, leases.Watch(leases.PULSE), leases.PULSE)  # says whose it is
+        leases.acquire(scratch, leases.Watch(leases.PULSE), leases.PULSE)  # marks the folder as ours
         if joins():
             _join()
         else:
@@ -100,7 +100,7 @@ def _join() -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Raises UserError when nobody answers at an address of host and port: Ray would try for minutes."""
+    """Raises UserError when nothing answers at host:port. Ray itself would retry for minutes."""
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal()):
         return
@@ -109,7 +109,7 @@ def _require_answer(address: str) -> None:
     except OSError as error:
         raise UserError(
             f"no Ray answers at RAY_ADDRESS={address} ({error.strerror or error}): start it, or unset RAY_ADDRESS to "
-            "run on this machine alone"
+            "run on this machine only"
         ) from error
 
 
@@ -122,27 +122,27 @@ def _connect(**settings: Any) -> None:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **settings)
     except Exception as error:
         cause = " ".join(str(error).split()) or type(error).__name__
-        advice = "; on a busy machine that passes: the same command goes on" if "timed out" in cause else ""
+        advice = "; if the machine is busy, run the same command again" if "timed out" in cause else ""
         raise UserError(f"Ray does not start: {cause[:300]}{advice}") from error
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place, which prints and ends the process
+        signal.signal(signal.SIGTERM, terminate)  # Ray installs its own handler, which prints and exits
 
 
 def _remove_abandoned() -> None:
-    """Remove the folders of processes that were killed. One whose owner is not known is left alone."""
+    """Remove the scratch folders of processes that were killed. Those with an unknown owner are kept."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
         try:
             owner = leases.current(folder)
-        except OSError:  # of another user
+        except OSError:  # another user's
             continue
         if owner and owner.gone:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare_worker() -> None:
-    """Run by every process that a cluster starts for us: workers talk over the interface that Ray's address is on.
+    """Runs in every process that a cluster starts for us: workers communicate over the interface of Ray's address.
 
-    By itself gloo takes the one that the host's name stands for, which on Debian is 127.0.1.1.
+    By default gloo uses the address that the host name resolves to, which is 127.0.1.1 on Debian.
     """
     import ray
 
@@ -155,9 +155,9 @@ def prepare_worker() -> None:
 
 @cache
 def cluster(with_gpus: bool) -> Machine:
-    """The cluster that this process joins, as one machine: the hosts it has, and those that it would start for us.
+    """The cluster that this process joins, as one machine: its present hosts and those that it can still start.
 
-    Its GPUs' memory is that of the smallest; where none is there yet, of the first to come, which is waited for.
+    The memory per GPU is that of the smallest. If no host has a GPU yet, this waits for the first one.
     Raises UserError when there is no cluster to join, or nothing on it to run on.
     """
     _join()
@@ -168,7 +168,7 @@ def cluster(with_gpus: bool) -> Machine:
     hosts = [node["Resources"] for node in alive] + missing
     cores = sum(int(host.get("CPU", 0)) for host in hosts)
     if not cores:
-        raise UserError("the cluster has no CPU to run on: expected hosts that `ray start` gave some")
+        raise UserError("the cluster has no CPUs: expected hosts with at least one, see `ray start --num-cpus`")
     memory = min(node["Resources"]["memory"] / node["Resources"]["CPU"] for node in alive if "CPU" in node["Resources"])
     count = sum(int(host.get("GPU", 0)) for host in hosts) if with_gpus else 0
     gpus = Gpus(count=count, memory_bytes=_gpu_memory(alive) if count else 0.0)
@@ -176,8 +176,8 @@ def cluster(with_gpus: bool) -> Machine:
 
 
 def _missing(configuration: Mapping[str, Any], present: list[dict[str, float]]) -> list[dict[str, float]]:
-    """What the hosts have that cluster.yaml tells of and that are not there (yet). Of a list of hosts, each is taken
-    to be as the head."""
+    """Resources of the hosts that cluster.yaml declares and that are not up yet. For a provider of type local, every
+    host is assumed to be like the head."""
     provider = configuration.get("provider", {})
     if provider.get("type") == "local":
         return [present[0]] * (1 + len(provider["worker_ips"]) - len(present))
@@ -192,15 +192,15 @@ def _missing(configuration: Mapping[str, Any], present: list[dict[str, float]]) 
 
 
 def _gpu_memory(nodes: list[dict[str, Any]]) -> float:
-    """The smallest GPU's memory among these nodes, or of any that the cluster brings up."""
+    """Memory of the smallest GPU among these nodes; if they have none, of the first one that the cluster starts."""
     import ray
     from ray.exceptions import GetTimeoutError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look = ray.remote(num_gpus=0.01, num_cpus=0, max_calls=1)(resources.gpus)
-    there = [node["NodeID"] for node in nodes if node["Resources"].get("GPU")]
-    if there:
-        looks = [look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in there]
+    look = ray.remote(num_gpus=0.01, num_cpus=0, max_calls=1)(machine.gpus)
+    present = [node["NodeID"] for node in nodes if node["Resources"].get("GPU")]
+    if present:
+        looks = [look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in present]
     else:
         print("waiting for the cluster's first host with a GPU", flush=True)
         looks = [look]
@@ -208,9 +208,11 @@ def _gpu_memory(nodes: list[dict[str, Any]]) -> float:
         found: list[Gpus] = ray.get([look.remote() for look in looks], timeout=_GPU_PATIENCE)
     except GetTimeoutError as error:
         raise UserError(
-            f"no host with a GPU came up within {_GPU_PATIENCE / 60:.0f} minutes: look at `ray status` on the head, "
+            f"no host with a GPU came up within {_GPU_PATIENCE / 60:.0f} minutes: check `ray status` on the head, "
             "or use --device cpu"
         ) from error
     if not all(gpus.count for gpus in found):
-        raise UserError("a host of the cluster has a GPU that its torch cannot use: install a driver and a CUDA build")
+        raise UserError(
+            "a cluster host has a GPU that its torch cannot use: install a driver and a CUDA build of torch"
+        )
     return min(gpus.memory_bytes for gpus in found)

@@ -1,4 +1,4 @@
-"""The course of a sweep: its study and its plan as they stand. Of a search they grow."""
+"""The state of a running sweep: its study and its plan, which grow during a search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from halflife.sweep.study import Study
 
 
 class SweepState:
-    """Of a study whose trials are known from the start. A search's (sweep/campaign.py) overrides what it answers."""
+    """For a study whose trials are known from the start; sweep/campaign.py has the subclass for a search."""
 
     def __init__(self, study: Study, store: Store) -> None:
         self.study = study
@@ -20,31 +20,31 @@ class SweepState:
 
     @property
     def stages(self) -> Sequence[Stage]:
-        """Stages that have to run, and such as may have to: for what they need."""
+        """Stages that will run, or examples of those that may: what resources are planned for."""
         return self.plan.missing
 
     def begin(self, publishing: Publishing, slots: int) -> None:
-        """Tune is about to be fed: `slots` stages run at once."""
+        """Called before the first `feed`: `slots` stages run at once."""
 
     def feed(self) -> bool:
-        """Let the plan grow if it is time to. Whether there is more to come when it is finished."""
+        """Add stages to the plan if there are any to add. Returns whether more may come after it is finished."""
         return False
 
     def leave(self) -> None:
-        """The sweep ends, or is ended: leave nothing open."""
+        """Called when the sweep ends or is stopped: leave nothing open."""
 
     def ahead(self, work: Callable[[Stage], float]) -> float:
-        """The work of what is not in the plan yet; an estimate."""
+        """Estimated work of the stages that are not in the plan yet, in the unit of `work`."""
         return 0.0
 
     def line(self) -> str:
-        """What the live view says beside the counts of stages."""
+        """Text that the live view shows before the stage counts."""
         return ""
 
     def numbers(self) -> dict[str, float]:
-        """The sweep's metrics beside those of every sweep."""
+        """Further metrics of the sweep, in addition to those of every sweep."""
         return {}
 
     def findings(self) -> list[str]:
-        """The result in words."""
+        """The result as text, one line each."""
         return []

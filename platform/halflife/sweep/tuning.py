@@ -1,6 +1,6 @@
-"""Runs a plan's missing stages on Ray Tune. Imported only when something is missing: importing Ray takes seconds.
+"""Runs a plan's missing stages on Ray Tune. Imported only if something is missing: importing Ray takes seconds.
 
-A Tune trial is one stage. Actors are long-lived (`reuse_actors`): start-up is paid once a slot, not once a stage.
+A Tune trial is one stage. Actors are long-lived (`reuse_actors`): start-up is paid once per slot, not per stage.
 Nothing that Tune writes is needed afterwards; the stage folders are the truth.
 """
 
@@ -28,35 +28,33 @@ from halflife.store.run import Held, Unavailable, run_stage
 from halflife.store.stage import Stage
 from halflife.store.store import Store
 from halflife.sweep import session
-from halflife.sweep.resources import ResourceRequest
+from halflife.sweep.placement import ResourceRequest
 
 if TYPE_CHECKING:
     from halflife.sweep.worker_group import WorkerGroup
 
 RETRIES = 2
-"""How often a stage is tried again after its process died or raised."""
+"""How often a stage is retried after its process died or raised."""
 CHECKPOINT_SECONDS = 20.0
 HEAD = "node:__internal_head__"
-"""A resource that every Ray has, on the node that the driver runs on."""
-
-
-OTHER_CODE = "host {host} has other code than the driver: run `ray up` again, or submit the sweep with --cluster"
+"""A resource of the head node, on which the driver runs."""
+OTHER_CODE = "host {host} runs different code from the driver: run `ray up` again, or submit the sweep with --cluster"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What an actor is sent. Tune copies and prints a trial's settings often: copying is free and printing short."""
+    """What an actor gets. Tune copies and prints a trial's settings often, so copying is free and the repr is short."""
 
     stage: Stage
     results: str
     device: str
-    share: ResourceRequest
+    request: ResourceRequest
     origin: dict[str, Any]
     wait: bool
     execution: Execution = Execution()
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     keep: bool = True
-    """Whether workers started for the stage are kept for the next; they keep their cores or GPUs."""
+    """Whether workers started for this stage stay for the next one, and keep their cores or GPUs."""
 
     def __deepcopy__(self, memory: dict[int, Any]) -> Task:
         return self
@@ -70,19 +68,19 @@ class StageActor(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
-        share: ResourceRequest = config["task"].share
-        if share.workers > 1:  # Ray Train reserves what the workers take; their actor needs a place and nothing else
+        request: ResourceRequest = config["task"].request
+        if request.workers > 1:  # Ray Train reserves resources for the workers; their actor needs none
             return PlacementGroupFactory([{HEAD: 0.001}])
-        bundle = {"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})}
+        bundle = {"CPU": request.cpus, **({"GPU": request.gpus} if request.gpus else {})}
         return PlacementGroupFactory([bundle])
 
     def setup(self, config: dict[str, Any]) -> None:
         self._task: Task = config["task"]
-        self._crew: WorkerGroup | None = None
+        self._group: WorkerGroup | None = None
 
     def cleanup(self) -> None:
-        if self._crew is not None:
-            self._crew.close()
+        if self._group is not None:
+            self._group.close()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._task = new_config["task"]
@@ -99,42 +97,42 @@ class StageActor(tune.Trainable):
                 store,
                 device=task.device,
                 execution=task.execution,
-                compute=self._by_crew if task.execution.workers > 1 else None,
+                compute=self._by_group if task.execution.workers > 1 else None,
                 checkpoint_seconds=task.checkpoint_seconds,
                 wait=task.wait,
                 origin=task.origin,
             )
         except Held:
             return {"done": True, "held": True}
-        except (UserError, Unavailable) as error:  # trying again would end the same way
+        except (UserError, Unavailable) as error:  # a retry would end the same way
             return {"done": True, "refused": masked(str(error))}
-        return {"done": True, "here": outcome.attempt not in before}  # else another sweep's attempt came first
+        return {"done": True, "here": outcome.attempt not in before}  # otherwise another sweep's attempt came first
 
-    def _by_crew(self, stage: Stage, context: Attempt) -> dict[str, Any]:
-        """Run a stage on several workers: those that are there, or new ones."""
+    def _by_group(self, stage: Stage, context: Attempt) -> dict[str, Any]:
+        """Run a stage on several workers: the existing group, or a new one."""
         if not isinstance(stage, Train):  # a parent of another kind
             return stage.run(context)
-        from halflife.sweep.worker_group import WorkerGroup  # Ray Train takes seconds to import
+        from halflife.sweep.worker_group import WorkerGroup  # imports Ray Train, which takes seconds
 
         workers = context.execution.workers
-        if self._crew is not None and self._crew.workers != workers:
-            self._crew.close()
-            self._crew = None
-        if self._crew is None:
-            self._crew = WorkerGroup(workers, context.device, str(self.logdir))
-        crew = self._crew
+        if self._group is not None and self._group.workers != workers:
+            self._group.close()
+            self._group = None
+        if self._group is None:
+            self._group = WorkerGroup(workers, context.device, str(self.logdir))
+        group = self._group
         try:
-            return crew.compute(stage, context)
+            return group.compute(stage, context)
         finally:
-            if crew.broken or not self._task.keep:
-                crew.close()
-                self._crew = None
+            if group.broken or not self._task.keep:
+                group.close()
+                self._group = None
 
 
 class PlanSearcher(Searcher):
-    """Suggests the next ready stage of a plan. Stages that another sweep computes now come last.
+    """Suggests the next ready stage of a plan. Stages that another sweep is computing come last.
 
-    `feed` lets a plan grow: it is called before each look at it, and says whether more may come.
+    `feed` is called before each suggestion. It may add stages to the plan, and returns whether more may come.
     """
 
     def __init__(
@@ -160,19 +158,19 @@ class PlanSearcher(Searcher):
         return {"task": self._make_task(stage, wait)}
 
     def _next(self) -> tuple[Stage | None, bool]:
-        """The stage to run, and whether to wait for another holder's result."""
+        """The stage to run, and whether to wait for the result of another process that holds it."""
         held: list[Stage] = []
         chosen = None
         while chosen is None and (stage := self._plan.take()):
             if outcome := self._store.outcome(stage):
-                self._plan.completed(stage.key, outcome)  # by another sweep, meanwhile
+                self._plan.completed(stage.key, outcome)  # by another sweep in the meantime
             elif self._held(stage):
                 held.append(stage)
             else:
                 chosen = stage
         wait = chosen is None and bool(held) and not self._running
         if wait:
-            chosen = held.pop(0)  # nothing else to do: be there when it ends, or when its holder does
+            chosen = held.pop(0)  # nothing else to do: take its result, or take over if its holder dies
         for stage in held:
             self._plan.put_back(stage.key)
         return chosen, wait
@@ -185,7 +183,7 @@ class PlanSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if error:
-            return  # `gave_up` follows, and knows why
+            return  # `gave_up` is called next, with the reason
         stage = self._running.pop(trial_id)
         outcome = self._store.outcome(stage)
         if outcome:
@@ -194,22 +192,22 @@ class PlanSearcher(Searcher):
                 self._ran.add(stage.key)
         elif result and result.get("refused"):
             self._plan.failed(stage.key, result["refused"])
-        else:  # held by another, or found corrupt the moment it was done
+        else:  # held by another process, or found corrupt right after completion
             self._plan.put_back(stage.key)
 
     def gave_up(self, trial_id: str, reason: str) -> None:
-        """The stage's last attempt has failed."""
+        """The stage has failed after its last retry."""
         self._plan.failed(self._running.pop(trial_id).key, reason)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the store remembers."""
+        """Nothing to do: the store has the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the store remembers."""
+        """Nothing to do: the store has the state."""
 
 
 class _Watcher(tune.Callback):
-    """Tells the searcher why a stage failed, and the live view that time has passed. Frees what nobody reads again."""
+    """Reports failures to the searcher, refreshes the live view, and frees what Tune keeps of finished trials."""
 
     def __init__(
         self, searcher: PlanSearcher, refresh: Callable[[], None], retried: Callable[[Stage, str], None]
@@ -220,7 +218,8 @@ class _Watcher(tune.Callback):
         self._refresh()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tune keeps each trial to the end, with its result and statistics of it: most of what a stage leaves here."""
+        """Tune keeps every trial until the end, with its result and statistics: most of the memory that a stage
+        costs."""
         kept = trial.run_metadata
         kept.last_result = {}
         kept.metric_analysis.clear()
@@ -237,9 +236,9 @@ class _Watcher(tune.Callback):
 class _KeepActors(FIFOScheduler):
     """First in, first out, with idle actors kept for the next stage.
 
-    Tune keeps one idle actor at most when no trial is pending. A plan that narrows to a trunk and widens again would
-    pay the start-up of the others anew. Only for plans whose stages all need the same share: an idle actor
-    holds its resources. (ray.tune.execution.tune_controller, `_actor_cache`; a test counts the starts.)
+    Tune keeps at most one idle actor when no trial is pending, so a plan that narrows to a trunk and widens again would
+    pay the start-up of the others again. Only for plans whose stages all have the same resource request: an idle
+    actor holds its resources. (ray.tune.execution.tune_controller, `_actor_cache`; a test counts the starts.)
     """
 
     def __init__(self, count: int) -> None:
@@ -260,24 +259,24 @@ def run_plan(
     slots: int,
     cpus: int,
     gpus: int,
-    same_share: bool,
+    same_request: bool,
     ran: set[str],
     refresh: Callable[[], None],
     retried: Callable[[Stage, str], None],
     feed: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Runs what is missing until every stage is complete, failed or blocked, and `feed` has no more.
+    """Run what is missing until every stage is complete, failed or blocked, and `feed` has no more.
 
     KeyboardInterrupt passes through.
     """
     searcher = PlanSearcher(plan, store, make_task, ran, feed)
     with session.running(cpus, gpus) as scratch:
-        tune.run(  # not Tuner, which pickles the searcher and the callbacks first
+        tune.run(  # not Tuner, which first pickles the searcher and the callbacks
             StageActor,
             name="sweep",
             storage_path=str(scratch / "tune"),
             search_alg=searcher,
-            scheduler=_KeepActors(slots if same_share else 0),
+            scheduler=_KeepActors(slots if same_request else 0),
             num_samples=-1,
             max_concurrent_trials=slots,
             reuse_actors=True,
@@ -296,9 +295,9 @@ def _name(trial: Any) -> str:
 
 
 def _reason(trial: Any) -> str:
-    """The last line of the traceback, or that the process is gone."""
+    """The last line of the traceback, or that the process died."""
     lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines() if line.strip()]
-    newest = max(place for place, line in enumerate(lines) if line.startswith("Failure # "))
+    newest = max(index for index, line in enumerate(lines) if line.startswith("Failure # "))
     if any("actor died" in line.lower() for line in lines[newest:]):
         return "its process died (killed, or out of memory)"
     return masked(lines[-1])
