@@ -76,7 +76,7 @@ def test_half_lives_are_those_planted(data: StudyData) -> None:
     assert times["estimate"].to_numpy() == pytest.approx(planted_tokens, rel=0.25)
 
 
-def test_a_law_of_ones_own_is_fitted_to_a_frame_or_a_file(tmp_path: Path) -> None:
+def test_your_own_law_is_fitted_to_a_frame_or_a_file(tmp_path: Path) -> None:
     @results.law(
         register=False, name="gompertz", formula="y = a exp(-(exp(x/T) - 1))", source="none", decays=True,
         parameters=(results.Parameter(name="a", low=0, high=10, unit="y"),

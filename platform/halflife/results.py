@@ -12,10 +12,9 @@
     results.figure("half_life", data).savefig("half_life.pdf")
     print(results.report("backdoor_persistence"))
 
-`results.LAWS` holds the laws by name. Declare your own with `@results.law(...)` and `results.Parameter`, and pass it to
-`fit`. `results.FIGURES` holds the figures by name, each with `table(data)` and `draw(table)`. Bad input raises
-`results.UserError`: what was given, what was expected, how to mend it. Polars, numpy and matplotlib are imported only
-when they are needed.
+`results.LAWS` holds the laws by name; pass one to `fit`, or your own, declared with `@results.law(...)` and
+`results.Parameter`. `results.FIGURES` holds the figures by name, each with `table(data)` and `draw(table)`. Bad input
+raises `results.UserError`: what was given, what was expected, how to mend it.
 """
 
 from __future__ import annotations
@@ -70,9 +69,8 @@ def load(
     """The newest sweep of a study, or the one whose digest begins with `sweep`.
 
     `trials` has one row per trial (its parameters, role and outcomes), `points` one row per measured value (trial,
-    phase, step in tokens, name, value), `declaration` what the study declared. They are read from `mlflow.db` in
-    `results` (default: HALFLIFE_RESULTS, or results), or from the MLflow store or exported folder `tracking_uri`.
-    Raises UserError when there is no such store, study or sweep.
+    phase, step in tokens, name, value). Read from `mlflow.db` in `results` (default: HALFLIFE_RESULTS, or results) or
+    from `tracking_uri`, an MLflow store or exported folder. Raises UserError without such a store, study or sweep.
     """
     from analysis.runs.load import load_study
     from analysis.runs.places import store_of
@@ -84,9 +82,7 @@ def load(
 def curves(data: StudyData) -> pl.DataFrame:
     """Retention over time, one row per outcome, trial (controls too) and evaluation: the four clocks, counts, success
     and log-probability with their controls, retention_success and retention_logprob (1 at the drop, 0 at the control).
-
-    What was not measured is null. Empty for a study without a drop, such as one of soft prompts.
-    """
+    What was not measured is null."""
     from analysis.decay.retention import outcomes_curves
 
     return outcomes_curves(data)
@@ -117,10 +113,10 @@ def fit(
     """
     from analysis.fitting.command import Columns, fitted
 
-    names = x if isinstance(x, str) else ",".join(x)
     columns = Columns(
-        x=names, y=y, hits=hits, trials=trials, group=group, error=error, delta=delta, chance=chance, starts=starts
-    )
+        x=x if isinstance(x, str) else ",".join(x), y=y, hits=hits, trials=trials, group=group, error=error,
+        delta=delta, chance=chance, starts=starts,
+    )  # fmt: skip
     return fitted(Path(table) if isinstance(table, str | os.PathLike) else table, law, columns)[0]
 
 
