@@ -1,1 +1,1 @@
-"""One fitter: all starts and all replicates solved together as one batched problem."""
+"""The fitter: all starts and all replicates are solved together as one batched problem."""

@@ -1,4 +1,4 @@
-"""What to know before a fit is believed: bounds, flat profiles, short spans, empty terms, few seeds or starts."""
+"""Warnings about a fit: parameters at bounds, flat profiles, short spans, empty terms, few seeds or starts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from analysis.stats.arrays import Array
 
 SEEDS = 5
 SPAN = 1.5
-"""Decades of the clock beyond the time scale that a tail or a floor needs (decay-and-backdoors, fitting practice)."""
+"""Decades of the clock beyond the time scale needed for a tail or a floor (decay-and-backdoors, fitting practice)."""
 FEW = 0.05
 EMPTY = 1e-6
-"""A term below this share of the law's value everywhere."""
+"""Share of the law's value below which a term counts as empty."""
 FLAT = 1.92
-"""Log-likelihood that a 95 % profile interval may lose."""
+"""Log-likelihood lost at the ends of a 95 % profile interval."""
 FACTOR = 100.0
 
 
 def diagnose(fit: Fit, problem: Problem, hessian: Array, z: Array) -> Fit:
-    """The same fit with its warnings, one line each."""
+    """The fit with its warnings, one line each."""
     bound = _at_bound(fit, problem, z)
     found = [
         *(f"{name} is at its bound {value:.4g}" for name, value in bound.items()),
@@ -35,7 +35,7 @@ def diagnose(fit: Fit, problem: Problem, hessian: Array, z: Array) -> Fit:
     found += _constant_groups(fit)
     group = fit.observations.group
     if group is not None and (seeds := np.unique(group).size) < SEEDS:
-        found.append(f"{seeds} group{'s' * (seeds != 1)}: below {SEEDS}, intervals over groups say little")
+        found.append(f"{seeds} group{'s' * (seeds != 1)}: below {SEEDS}, intervals over groups are unreliable")
     if fit.starts > 1 and fit.starts_at_optimum < FEW:
         reached = max(1, round(fit.starts_at_optimum * fit.starts))
         found.append(f"only {reached} of {fit.starts} starts reached the best objective: there may be a better one")
@@ -54,8 +54,8 @@ def _at_bound(fit: Fit, problem: Problem, z: Array) -> dict[str, float]:
 
 
 def _unidentified(fit: Fit, problem: Problem, hessian: Array, z: Array) -> list[str]:
-    """Parameters solved as logarithms that the data let move a hundredfold both ways (or away from their bound), and
-    directions in which the Hessian is singular."""
+    """Log-scale parameters that the data let move a hundredfold both ways (or away from their bound), and directions in
+    which the Hessian is singular."""
     low, high = problem.low[0], problem.high[0]
     tested, starts, ends = [], [], []
     for i in np.flatnonzero(problem.log & (low < high)):
@@ -87,7 +87,8 @@ def _unidentified(fit: Fit, problem: Problem, hessian: Array, z: Array) -> list[
 
 
 def likelihood_ratio(fit: Fit, objective: Array) -> Array:
-    """Log-likelihood lost against the fit. Of a loss that is none, that of Laplace errors of the same size."""
+    """Log-likelihood lost against the fit. For a loss that is not a likelihood, that of Laplace errors of the same
+    size."""
     if fit.error.profiled == 0 and fit.log_likelihood is not None:
         return objective - fit.objective
     n = fit.observations.n if fit.observations.weights is None else fit.observations.weights.sum()
@@ -122,27 +123,28 @@ def _short_span(fit: Fit) -> list[str]:
 
 
 def _above_one(fit: Fit) -> list[str]:
-    """A rate above 1 where the law begins; the data lie later, or a bound would hold it."""
+    """A rate above 1 at x = 0, when the data begin later; otherwise a bound would prevent it."""
     if fit.observations.hits is None or not fit.law.decays or len(fit.law.inputs) != 1:
         return []
     start = float(fit.predict(np.zeros((1, 1)))[0])
-    return [f"a rate of {start:.4g} at {fit.law.inputs[0]} = 0: no rate is above 1"] if start > 1 + 1e-9 else []
+    return [f"a rate of {start:.4g} at {fit.law.inputs[0]} = 0, above 1"] if start > 1 + 1e-9 else []
 
 
 def _constant_groups(fit: Fit) -> list[str]:
-    """Groups whose response is the same everywhere, as of a run without a single hit."""
+    """Groups with a constant response, such as a run without any hits."""
     group, response = fit.observations.group, fit.observations.response
     if group is None or len(fit.law.parameters) < 2:
         return []
     names, seen = np.unique(group), ~np.isnan(response)
     each = [response[(group == name) & seen] for name in names]
     count = sum(own.size > 1 and bool(np.ptp(own) == 0) for own in each)
-    told = f"{count} of {names.size} groups with a constant response"
-    return [f"{told}: it tells a level and nothing else of {fit.law.name}"] if count else []
+    if not count:
+        return []
+    return [f"{count} of {names.size} groups with a constant response, which determines only a level of {fit.law.name}"]
 
 
 def _empty_terms(fit: Fit) -> list[str]:
-    """Linear parameters whose whole term is a vanishing share of the value."""
+    """Linear parameters whose whole term is a negligible share of the value."""
     law, found = fit.law, []
     if len(law.linear) < 2:
         return []

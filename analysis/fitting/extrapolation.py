@@ -1,6 +1,6 @@
-"""What a law foretells of data that it was not shown: the last part of the decay, and the largest size.
+"""How a law predicts held-out data: the last part of the decay, and the largest size.
 
-The error stands beside every fit: a law that describes best may foretell worst.
+The prediction error is shown with every fit: the law that describes best may predict worst.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from analysis.stats.arrays import Array
 from analysis.stats.intervals import Interval, t_interval
 
 SHARES = (0.5, 0.65, 0.8)
-"""Of the log span of the clock, what a law is shown before it foretells the rest."""
+"""Shares of the clock's log span that a law is fitted to before it predicts the rest."""
 STARTS = 32
 ROLLING = {
     "group": pl.String, "seen": pl.Float64, "points": pl.Int64, "error": pl.Float64, "log_likelihood": pl.Float64,
@@ -30,23 +30,23 @@ ROLLING = {
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """How a fit to one part foretells another."""
+    """How a fit to one part of the data predicts the rest."""
 
     points: int
-    """Held out."""
+    """Held-out points."""
     error: float
-    """Root mean square of what was foretold less what came: of rates, of y, or of ln y for errors on logarithms."""
+    """Root mean square prediction error: of rates, of y, or of ln y for log errors."""
     log_likelihood: float | None
-    """Of the held-out points, a point; None for Huber's loss."""
+    """Per held-out point; None for Huber's loss."""
 
 
 def rolling(
     law: Law, data: Observations, objective: Objective | None = None, shares: tuple[float, ...] = SHARES
 ) -> pl.DataFrame:
-    """One row per group and share of the log span (of the first input) shown, all fitted together.
+    """One row per group and share of the log span (of the first input) fitted, all solved together.
 
-    Columns: group, seen, points (held out), error, log_likelihood (a point). Cuts that leave fewer shown points than
-    parameters plus one, or nothing to foretell, are left out.
+    Columns: group, seen, points (held out), error, log_likelihood (per point). Without cuts that leave fewer fitted
+    points than parameters plus one, or nothing to predict.
     """
     x = data.x[:, 0]
     groups = np.zeros(data.n) if data.group is None else data.group
@@ -70,9 +70,9 @@ def rolling(
 
 
 def largest(law: Law, data: Observations, name: str, objective: Objective | None = None) -> HeldOut | None:
-    """The law fitted to all but the largest value of the input `name` (the size, say) foretells that one.
+    """Prediction of the largest value of the input `name` (such as the size) by the law fitted to all others.
 
-    None where too little is left to fit. Raises UserError where the law has no such input.
+    None if too few points are left to fit. Raises UserError if the law has no such input.
     """
     if name not in law.inputs:
         raise UserError(f"{law.name} has no input {name!r}; it has {', '.join(law.inputs)}")
@@ -81,8 +81,8 @@ def largest(law: Law, data: Observations, name: str, objective: Objective | None
 
 
 def held_out(fit: Fit) -> dict[str, HeldOut]:
-    """What the law of a fit foretells of its own data: "the last part" of a clock from the first 80 % of its log span
-    (mean over groups), "the largest N" from the smaller ones. Empty where too little would be left to fit."""
+    """How the law of a fit predicts held-out parts of its own data: "the last part" of a clock from the first 80 % of
+    its log span (mean over groups), "the largest N" from the smaller ones. Empty if too few points are left to fit."""
     law, data, found = fit.law, fit.observations, {}
     if law.inputs[0] not in ("N", "D"):
         cut = rolling(law, data, fit.error, SHARES[-1:]).drop_nulls("error")
@@ -98,7 +98,7 @@ def held_out(fit: Fit) -> dict[str, HeldOut]:
 
 
 def _held_out(law: Law, data: Observations, objective: Objective | None, parts: list[Array]) -> list[HeldOut | None]:
-    """`parts`: for each cut which points are shown and which held out, (2, n)."""
+    """`parts`: per cut the masks of fitted and held-out points, (2, n)."""
     objective = objective or default_objective(data)
     least = len(law.parameters) + (objective.own is not None) + 1
     usable = [i for i, (shown, held) in enumerate(parts) if shown.sum() >= least and held.any()]
@@ -122,7 +122,7 @@ def _held_out(law: Law, data: Observations, objective: Objective | None, parts: 
         likelihood = None
         if isinstance(objective, Gaussian):
             variance = 2 * fits.objective[row] / max(shown.sum() - len(law.parameters), 1)
-            variance = max(variance, np.finfo(float).tiny)  # a fit without residuals
+            variance = max(variance, np.finfo(float).tiny)  # for a fit without residuals
             likelihood = float(np.mean(-loss[held] / variance) - 0.5 * np.log(2 * np.pi * variance))
             if objective.log:
                 likelihood -= float(np.mean(problem.arrays["log_y"][held]))
@@ -141,7 +141,7 @@ def _rate(objective: Objective, value: Array) -> Array:
 
 
 def over_groups(table: pl.DataFrame) -> pl.DataFrame:
-    """Of `rolling`: seen, estimate, low, high (t over groups of the error), log_likelihood, groups."""
+    """Mean of `rolling` over groups: seen, estimate, low, high (Student-t on the error), log_likelihood, groups."""
     rows = []
     for (seen,), part in table.sort("seen").group_by(["seen"], maintain_order=True):
         error = t_interval(part["error"])
@@ -152,9 +152,9 @@ def over_groups(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def predict_largest(half_lives: pl.DataFrame) -> Interval | None:
-    """Half-life at the largest size foretold from the smaller ones over the one seen: one line a seed, t over seeds.
+    """Predicted over observed half-life at the largest size: one line per seed through the smaller sizes, t over seeds.
 
-    `half_lives`: parameters, seed, estimate (null where censored: that seed is left out). None below three sizes.
+    `half_lives`: parameters, seed, estimate (null if censored: that seed is left out). None below three sizes.
     """
     seen = half_lives.filter(pl.col("estimate") > 0)
     sizes = seen["parameters"].unique().sort()

@@ -1,4 +1,4 @@
-"""The fitter: all starts of one fit, and all replicates of many, solved as one batched problem."""
+"""The fitter: all starts of one fit, or all replicates of many, solved as one batched problem."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from analysis.stats.arrays import Array
 
 STARTS = 128
 RIVALS, RIVAL_LOSS, DRAWS, WIDE = 3, 10.0, 3, 3.0
-"""A replicate starts from the optima of the fit it replicates that lose less than RIVAL_LOSS in log-likelihood, RIVALS
-at most, and from DRAWS points drawn around the best with WIDE times its standard errors."""
+"""A replicate of a fit starts from at most RIVALS of its optima, those that lose less than RIVAL_LOSS in
+log-likelihood, and from DRAWS points drawn around the best with WIDE times its standard errors."""
 NEAR = 1e-2
-"""Damping that such starts begin with."""
+"""Initial damping of these starts."""
 COARSE, MANY = 48, 96
-"""With at least MANY points and MANY starts, the starts first descend on COARSE of the points, drawn at random."""
+"""With at least MANY points and MANY starts, the starts are first minimised on COARSE random points."""
 
 
 def fit(
     law: Law, data: Observations, *, objective: Objective | None = None, starts: int | Array = STARTS, seed: int = 0,
     fixed: Mapping[str, float] | None = None, diagnosed: bool = True,
 ) -> Fit:  # fmt: skip
-    """The best of many local minima, polished; with what should be known before it is believed.
+    """The best of many local minima, polished, with warnings.
 
-    `starts`: how many (Sobol and variable projection), or (S, P) on the natural scale. `objective`: binomial for counts
-    and Gaussian for a response when None. `fixed` holds parameters. Raises UserError on data that cannot be fitted.
+    `starts`: a number (Sobol and variable projection), or (S, P) on the natural scale. `objective`: by default binomial
+    for counts and Gaussian for a response. `fixed`: parameters held at these values. Raises UserError on data that
+    cannot be fitted.
     """
     objective = objective or default_objective(data)
     check(law, data, objective)
@@ -46,7 +47,7 @@ def fit(
     found = _minimise(problem, z, np.zeros(z.shape[0], dtype=np.intp))
     if not np.isfinite(found.objective).any():
         raise UserError(
-            f"{law.name} has no finite objective at any of {first.shape[0]} starts: is it meant for these data?"
+            f"{law.name} has no finite objective at any of {first.shape[0]} starts: check that it suits these data"
         )
     optima, share = _optima(problem, found, multiplicity)
     best, value = optima[0][1], optima[0][0]
@@ -77,11 +78,11 @@ def fit_many(
     fixed: Mapping[str, Array | float] | None = None, starts: int | Array = 16, around: Fit | None = None,
     seed: int = 0,
 ) -> FitBatch:  # fmt: skip
-    """R fits that share x, together: replicates by `weights`, `y`, `hits`, `trials` (R, n) or `fixed` values (R,).
+    """R fits that share x, solved together: each has its `weights`, `y`, `hits`, `trials` (R, n) or `fixed` (R,).
 
-    A bootstrap is weights (the counts of each case), a profile is `fixed`, fits by group are weights of 0 and 1.
-    `around` a fit: each replicate starts from its optima and a few points near the best instead of `starts`, which are
-    a count, (S, P), or (R, S, P) on the natural scale.
+    For a bootstrap, `weights` are the counts of each case; for fits by group they are 0 and 1; for a profile use
+    `fixed`. With `around` a fit, each replicate starts from its optima and a few points near the best, instead of from
+    `starts`: a number, (S, P), or (R, S, P) on the natural scale.
     """
     objective = objective or (around.error if around else default_objective(data))
     problem = Problem(law, objective, data, weights=weights, y=y, hits=hits, trials=trials, fixed=fixed)
@@ -110,7 +111,7 @@ def fit_many(
 
 
 def starts_around(fit: Fit, seed: int = 0) -> Array:
-    """Where a replicate of a fit starts, (S, P): few points, which find what many find (a test holds this)."""
+    """Starts for replicates of a fit, (S, P): few, but a test holds that they find what many starts find."""
     losses = likelihood_ratio(fit, np.array([objective for objective, _ in fit.optima]))
     known = np.array([theta for (_, theta), loss in zip(fit.optima, losses, strict=True) if loss < RIVAL_LOSS][:RIVALS])
     log, (low, high) = fit.law.log, fit.law.bounds
@@ -122,7 +123,7 @@ def starts_around(fit: Fit, seed: int = 0) -> Array:
 
 
 def check(law: Law, data: Observations, objective: Objective) -> None:
-    """Raises UserError where the data cannot determine the law at all."""
+    """Raises UserError if the data cannot determine the law."""
     objective.check(data)
     if data.x.shape[1] != len(law.inputs):
         raise UserError(f"{law.name} takes {len(law.inputs)} inputs ({', '.join(law.inputs)}); got {data.x.shape[1]}")
@@ -162,7 +163,7 @@ def _coarse(
     problem: Problem, law: Law, objective: Objective, data: Observations, z: Array, seed: int,
     fixed: Mapping[str, float] | None,
 ) -> tuple[Array, NDArray[np.intp]]:  # fmt: skip
-    """Starts after a descent on a few of the points; those that met count as one from there on, with multiplicity."""
+    """Starts after minimisation on a subset of the points. Starts that converged together become one, with a count."""
     if data.n < MANY or z.shape[0] < MANY:
         return z, np.ones(z.shape[0], dtype=np.intp)
     part = np.sort(np.random.default_rng(seed).permutation(data.n)[: max(COARSE, 8 * z.shape[1])])
@@ -175,12 +176,12 @@ def _coarse(
 
 
 def _tolerance(value: Array | float) -> Array:
-    """Within this of the best, a start has reached it."""
+    """A start within this of the best objective has reached it."""
     return 1e-7 * np.abs(np.asarray(value)) + 1e-10
 
 
 def _optima(problem: Problem, found: Minima, multiplicity: NDArray[np.intp]) -> tuple[list[tuple[float, Array]], float]:
-    """Distinct local minima (objective, z), best first and polished; and the share of starts at the best."""
+    """Distinct local minima (objective, z), polished, best first; and the share of starts that reached the best."""
     order = np.argsort(found.objective)
     distinct: list[int] = []
     for i in order[: 8 * 64]:

@@ -1,8 +1,8 @@
-"""Intervals of a fit: over seeds where each seed can be fitted alone, otherwise from the profile of its likelihood.
+"""Intervals of a fit: over seeds if each seed can be fitted alone, otherwise from the profile likelihood.
 
-A curve averaged over seeds is none of them: exponentials of unlike rates average to a power law. So with groups the law
-is fitted to each, all groups solved together, and Student's t is taken over groups. Points within a group share its
-noise and never count as independent.
+The average of curves over seeds follows another law: exponentials of different rates average to a power law. With
+groups, the law is therefore fitted to each, all groups solved together, with Student's t over groups. Points within a
+group share its noise and never count as independent.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from analysis.stats.imputation import few_censored, mean_over_seeds
 from analysis.stats.intervals import LEVEL, Interval, t_interval
 
 CLUSTERS = 10
-"""Fewer cannot be resampled: plain percentiles over 5 seeds were seen to cover 84 % instead of 95 %."""
+"""Minimum for a bootstrap: plain percentiles over 5 seeds covered 84 % instead of 95 %."""
 DRAWS = 100
 """Bootstrap replicates below which the outer percentiles are not estimated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HalfLife:
-    """An end is None where the data do not give it; `censored` when half lies beyond the data or is never reached."""
+    """An end is None if the data do not bound it; `censored` if half lies beyond the data or is never reached."""
 
     estimate: float | None
     low: float | None
@@ -41,7 +41,7 @@ class HalfLife:
 
 @dataclass(frozen=True, kw_only=True)
 class Intervals:
-    """Of every parameter by name, and of the half-life where the law has one."""
+    """Intervals of every parameter by name, and of the half-life if the law has one."""
 
     parameters: dict[str, Interval]
     half_life: HalfLife | None
@@ -49,10 +49,10 @@ class Intervals:
 
 
 def intervals(fit: Fit, level: float = LEVEL) -> Intervals:
-    """95 % intervals of a fit's parameters and half-life, by the method that its data allow.
+    """95 % intervals of a fit's parameters and half-life, by the method that the data allow.
 
     Groups that can each be fitted alone: t over groups. Groups that cannot (each at one size, say): delete-one-group
-    jackknife with t. No groups: profile likelihood. Ends are None where unbounded by the data.
+    jackknife with t. No groups: profile likelihood. Ends are None if the data do not bound them.
     """
     group = fit.observations.group
     if group is None or np.unique(group).size < 2:
@@ -61,7 +61,7 @@ def intervals(fit: Fit, level: float = LEVEL) -> Intervals:
 
 
 def fits_alone(fit: Fit) -> bool:
-    """Whether every group has more points than parameters and sees all inputs vary over most of their range."""
+    """Whether every group has more points than parameters and covers most of the range of every input."""
     data = fit.observations
     assert data.group is not None
     least = len(fit.law.parameters) + 1
@@ -93,7 +93,7 @@ def by_group(fit: Fit) -> FitBatch:
 
 
 def last_seen(data: Observations) -> Array:
-    """Where the first input ends in each group, in the order of np.unique(group): (groups,)."""
+    """Largest first input of each group, (groups,), in the order of np.unique(group)."""
     assert data.group is not None
     names, place = np.unique(data.group, return_inverse=True)
     ends = np.full(names.size, -np.inf)
@@ -106,9 +106,9 @@ def _solved(fit: Fit, theta: Array) -> Array:
 
 
 def _within_bounds(fit: Fit, i: int, found: Interval) -> Interval:
-    """An interval on the solved scale of parameter i without what lies outside its bounds, on the natural scale.
+    """An interval on the solved scale of parameter i, clipped to its bounds and on the natural scale.
 
-    The truth lies within them by assumption, so that no coverage is lost.
+    The truth lies within the bounds by assumption, so no coverage is lost.
     """
     low, high = (float(end[i]) for end in fit.law.bounds)
     if fit.law.log[i]:
@@ -132,12 +132,12 @@ def _over_groups(fit: Fit, level: float) -> Intervals:
     half = each.half_life
     return Intervals(
         parameters=found, half_life=None if half is None else _mean_half_life(fit, half, level),
-        method=f"one fit a group, Student-t over {count} groups",
+        method=f"one fit per group, Student-t over {count} groups",
     )  # fmt: skip
 
 
 def _mean_half_life(fit: Fit, half: Array, level: float) -> HalfLife:
-    """Of groups that never reach half within what was watched of them, only that their half-life is longer."""
+    """Groups that never reach half within their own data count as censored there."""
     last = last_seen(fit.observations)
     late = ~(half <= last)
     if not few_censored(late[:, None]):
@@ -149,7 +149,7 @@ def _mean_half_life(fit: Fit, half: Array, level: float) -> HalfLife:
 
 
 def jackknife_reach(whole: Array, parts: Array, level: float = LEVEL) -> Array:
-    """Half the width of the interval about `whole` (...) from the estimates without each group, (..., groups)."""
+    """Half-width of the interval around `whole` (...) from the estimates without each group, (..., groups)."""
     count = parts.shape[-1]
     pseudo = count * whole[..., None] - (count - 1) * parts
     return stats.t.ppf(0.5 + level / 2, count - 1) * pseudo.std(axis=-1, ddof=1) / np.sqrt(count)
@@ -212,7 +212,7 @@ def _profiled(fit: Fit, level: float) -> Intervals:
 
 
 def _around(estimate: float, low: float | None, high: float | None) -> Interval:
-    """Ends that went through a logarithm must not pass the estimate by rounding."""
+    """Ends that went through a logarithm must not cross the estimate by rounding."""
     low, high = None if low is None else min(low, estimate), None if high is None else max(high, estimate)
     return Interval(estimate=estimate, low=low, high=high, count=1)
 
@@ -226,17 +226,17 @@ def _shown(value: float, log: bool) -> float | None:
 
 
 def expanded(clusters: int, level: float = LEVEL) -> tuple[float, float]:
-    """Shares at which percentiles of a bootstrapped mean have the width of its t interval."""
+    """Quantiles at which percentiles of a bootstrapped mean have the width of its t interval."""
     out = stats.norm.cdf(np.sqrt(clusters / (clusters - 1)) * stats.t.ppf(0.5 - level / 2, clusters - 1))
     return float(out), float(1 - out)
 
 
 def cluster_bootstrap(fit: Fit, replicates: int, level: float = LEVEL, seed: int = 0) -> Intervals:
-    """Intervals around the fit to all points, from groups drawn with replacement (rows, without groups).
+    """Bootstrap intervals around the fit to all points: groups, or rows without groups, drawn with replacement.
 
-    Percentiles are taken further out, so that those of a mean would have the width of its t interval (the expanded
-    percentiles of Hesterberg 2015, The American Statistician 69, 371). An end of the half-life is None where draws
-    never reach half. Raises UserError below 10 groups or rows, or 100 replicates.
+    Uses expanded percentiles, which give a mean the width of its t interval (Hesterberg 2015, The American Statistician
+    69, 371). An end of the half-life is None where draws never reach half. Raises UserError below 10 groups or rows, or
+    100 replicates.
     """
     group = fit.observations.group
     names, place = np.unique(np.arange(fit.observations.n) if group is None else group, return_inverse=True)
@@ -257,7 +257,7 @@ def cluster_bootstrap(fit: Fit, replicates: int, level: float = LEVEL, seed: int
     low, high = np.quantile(drawn.theta, shares, axis=0)
     half, halves, shown = fit.half_life, drawn.half_life, None
     if half is not None and halves is not None:
-        # An order statistic, never interpolated: some half-lives are infinite.
+        # Order statistics instead of interpolation: some half-lives are infinite.
         ends = (_finite(end) for end in np.quantile(halves, shares, method="nearest"))
         censored = half > fit.observations.x[:, 0].max()
         shown = HalfLife(estimate=_finite(half), low=next(ends), high=next(ends), censored=bool(censored))

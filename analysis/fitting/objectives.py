@@ -1,6 +1,6 @@
-"""What is minimised: Huber on log residuals, Gaussian, binomial, beta-binomial.
+"""The minimised objectives: Huber on log residuals, Gaussian, binomial, beta-binomial.
 
-Each gives, elementwise and for any number of replicates at once, the loss of a law's value and its derivatives with
+Each returns, elementwise and for any number of replicates at once, the loss of a law's value and its derivatives with
 respect to that value.
 """
 
@@ -18,13 +18,13 @@ from analysis.laws.base import Parameter
 from analysis.stats.arrays import Array
 
 EDGE = 1e-6
-"""A rate below it (or above 1 - EDGE) that observed successes (failures) contradict is penalised by the parabola that
-continues the likelihood there: a law may leave [0, 1] on the way to its optimum."""
+"""A rate below EDGE (or above 1 - EDGE) that contradicts observed successes (failures) is penalised by the parabola
+that continues the likelihood there: a law may leave [0, 1] on the way to its optimum."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """Derivatives of each point's loss, (b, n), with respect to the law's value v and, where there is one, to the
+    """Each point's loss, (b, n), and its derivatives with respect to the law's value v and, if there is one, to the
     logarithm u of the objective's own parameter."""
 
     loss: Array
@@ -32,14 +32,14 @@ class Terms:
     curvature: Array
     """Second derivative in v."""
     metric: Array
-    """A positive curvature that stands in where the second derivative is none or unreliable."""
+    """A positive curvature that replaces the second derivative where that is zero or unreliable."""
     own_slope: Array | None = None
     own_cross: Array | None = None
     own_curvature: Array | None = None
 
 
 class Objective(Protocol):
-    """`data` hands y, hits or trials as (n,) or (b, n). `own`: a parameter of the error, solved beside the law's."""
+    """`data` holds y, hits or trials as (n,) or (b, n). `own`: an error parameter fitted together with the law's."""
 
     @property
     def name(self) -> str: ...
@@ -50,7 +50,7 @@ class Objective(Protocol):
     def log_likelihood(self, objective: Array, data: Observations) -> Array | None: ...
     @property
     def profiled(self) -> int:
-        """Error parameters that are solved in closed form and count in AICc."""
+        """Number of error parameters solved in closed form, which count in AICc."""
         ...
 
 
@@ -58,7 +58,7 @@ class Objective(Protocol):
 class Huber:
     """Summed Huber loss of ln(value) - ln(y): quadratic below `delta`, linear above (Hoffmann et al. 2022).
 
-    Summed, never averaged: a mean this small stops optimizers early.
+    Summed, not averaged: with an averaged loss this small, optimizers stop early.
     """
 
     delta: float = 1e-3
@@ -70,9 +70,9 @@ class Huber:
         if not self.delta > 0:
             raise UserError(f"delta is {self.delta}; expected above 0, such as 1e-3")
         if data.y is None:
-            raise UserError("huber is for a response: give y, not hits and trials")
+            raise UserError("huber is for a response: pass y, not hits and trials")
         if (data.y <= 0).any():
-            raise UserError("huber works on logarithms; y has values of 0 or below: take --error gaussian")
+            raise UserError("huber works on logarithms, but y has values of 0 or below: use --error gaussian")
 
     def terms(self, value: Array, data: dict[str, Array], own: Array | None) -> Terms:
         with np.errstate(all="ignore"):
@@ -83,7 +83,7 @@ class Huber:
             square = inverse * inverse
             inside = size <= self.delta
             weight = self.delta / np.maximum(size, self.delta)
-            # Where inside: r^2 / 2; outside delta (|r| - delta / 2).
+            # Inside delta r^2 / 2; outside delta (|r| - delta / 2).
             loss = np.abs(clipped) * (size - 0.5 * np.abs(clipped))
         loss = np.where(value > 0, loss, np.inf)
         return Terms(
@@ -105,7 +105,7 @@ class Gaussian:
 
     def check(self, data: Observations) -> None:
         if data.y is None:
-            raise UserError("gaussian is for a response: give y, not hits and trials")
+            raise UserError("gaussian is for a response: pass y, not hits and trials")
         if self.log and (data.y <= 0).any():
             raise UserError("lognormal errors need y above 0")
 
@@ -121,7 +121,7 @@ class Gaussian:
         return Terms(loss=loss, slope=residual / value, curvature=(1 - residual) * square, metric=square)
 
     def log_likelihood(self, objective: Array, data: Observations) -> Array | None:
-        """With the variance at its maximum, SSR / n, for unweighted data."""
+        """With the maximum-likelihood variance, SSR / n for unweighted data."""
         n = data.n if data.weights is None else data.weights.sum()
         tiny = np.finfo(float).tiny
         found = -0.5 * n * (np.log(2 * np.pi * np.maximum(2 * np.asarray(objective), tiny) / n) + 1)
@@ -132,7 +132,7 @@ class Gaussian:
 
 def _counts(data: Observations, name: str) -> None:
     if data.hits is None or data.trials is None:
-        raise UserError(f"{name} is for counts: give hits and trials")
+        raise UserError(f"{name} is for counts: pass hits and trials")
     if data.trials.sum() == 0:
         raise UserError("trials are all 0: nothing was counted")
 
@@ -141,7 +141,7 @@ def _counts(data: Observations, name: str) -> None:
 class Binomial:
     """Negative log-likelihood of hits out of trials at rate chance + (1 - chance) value.
 
-    The binomial coefficients are left out, as Myung 2003 does; AICc differences do not see them.
+    The binomial coefficients are left out, as in Myung 2003; AICc differences do not depend on them.
     """
 
     chance: float = 0.0
@@ -162,7 +162,7 @@ class Binomial:
         down, down1, down2 = _log_loss(1 - rate, trials - hits)
         inner = np.clip(rate, 1e-4, 1 - 1e-4)
         curvature = up2 + down2
-        # Fisher's information inside; beyond the edge the parabola's own curvature.
+        # Fisher information inside; beyond the edge the parabola's own curvature.
         metric = np.where((rate < EDGE) | (rate > 1 - EDGE), curvature, trials / (inner * (1 - inner)))
         return Terms(
             loss=up + down, slope=(up1 - down1) * skill, curvature=curvature * skill**2, metric=metric * skill**2
@@ -173,8 +173,8 @@ class Binomial:
 
 
 def _log_loss(rate: Array, count: Array) -> tuple[Array, Array, Array]:
-    """-count ln(rate) with two derivatives, continued by its parabola below EDGE; 0 where count is 0, and above a rate
-    of 1: where all trials hit, nothing speaks against such a rate, and a logarithm above 0 would reward it."""
+    """-count ln(rate) with two derivatives, continued by its parabola below EDGE; 0 if count is 0. Also 0 for rates
+    above 1: if all trials hit, nothing contradicts such a rate, but a positive logarithm would reward it."""
     at = np.clip(rate, EDGE, 1.0)
     below = np.minimum(rate - EDGE, 0.0)
     count = np.where(rate > 1, 0.0, count)
@@ -223,7 +223,7 @@ class BetaBinomial:
         curved_total = special.polygamma(1, trials + total) - special.polygamma(1, total)
         slope = total * (of_a - of_b)
         curvature = total**2 * (curved_a + curved_b)
-        # Beyond the edge the parabola continues, toward the inside where the counts speak against it.
+        # The parabola continues beyond the edge and pulls inward where the counts contradict the rate.
         wall = np.where(slope * outside > 0, 1.0, 0.0)
         loss = loss + wall * (slope * outside + 0.5 * curvature * outside**2)
         slope = np.where(outside == 0, slope, wall * (slope + curvature * outside))

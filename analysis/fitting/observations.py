@@ -1,4 +1,4 @@
-"""What goes into a fit."""
+"""The data of a fit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Observations:
             if (self.hits < 0).any() or (self.trials < 0).any():
                 raise UserError("counts are negative; hits and trials are 0 or more")
             if (over := int((self.hits > self.trials).sum())) > 0:
-                raise UserError(f"hits are above trials at {over} of {self.n} points; a count of successes cannot be")
+                raise UserError(f"hits are above trials at {over} of {self.n} points; expected at most trials")
         if self.weights is not None and (self.weights < 0).any():
             raise UserError("weights are negative; they are 0 or more")
 
@@ -55,7 +55,7 @@ class Observations:
 
     @property
     def response(self) -> Array:
-        """y, or the rate of hits (nan where there were no trials)."""
+        """y, or the rate of hits (NaN without trials)."""
         if self.y is not None:
             return self.y
         assert self.hits is not None

@@ -14,16 +14,16 @@ from analysis.laws.base import Law
 from analysis.stats.arrays import Array
 
 CHUNK = 16_384
-"""Values of one array at a time: what stays in a core's cache."""
+"""Values per temporary array, so that it stays in a core's cache."""
 np.empty(31 * 2**20, dtype=np.uint8)
-"""Freed at once and never touched, it keeps the temporaries below: glibc then serves blocks of up to its size from
-its heap, which it returns to the system (and faults in anew, three times the cost of the arithmetic) only above twice
-that. Elsewhere it does nothing."""
+"""Freed at once and never touched, this makes glibc serve the temporaries below from its heap, up to blocks of this
+size, and return heap to the system only above twice that; otherwise each would be faulted in anew, at three times the
+cost of the arithmetic. No effect on other C libraries."""
 
 
 class Problem:
-    """Objective, gradient, Hessian and metric at z (b, Q): the law's P parameters, logarithms where the law says so,
-    and the objective's own parameter if it has one. Replicates share x; each may have weights, y or hits of its own.
+    """Objective, gradient, Hessian and metric at z (b, Q): the law's P parameters, as logarithms if the law says so,
+    and the objective's own parameter if it has one. Replicates share x; each may have its own weights, y or hits.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Problem:
         bounds[:, self.log] = np.log(bounds[:, self.log])
         size = float(np.abs(data.response[np.isfinite(data.response)]).max(initial=0.0)) or 1.0
         self.scale = np.array([size if p.unit == "y" and not p.log else 1.0 for p in parameters])
-        """What counts as a sizeable change of each parameter."""
+        """The scale of a sizeable change of each parameter."""
         fixed = fixed or {}
         if unknown := set(fixed) - set(self.names):
             raise UserError(f"{law.name} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(self.names)}")
         sizes |= {np.size(value) for value in fixed.values() if np.ndim(value)}
         if len(sizes) > 1:
-            raise UserError(f"replicates differ in number: {sorted(sizes)}")
+            raise UserError(f"the arrays have different numbers of replicates: {sorted(sizes)}")
         self.replicates = sizes.pop() if sizes else 1
         self.low, self.high = (np.tile(b, (self.replicates, 1)) for b in bounds)
         for name, value in fixed.items():
@@ -69,11 +69,11 @@ class Problem:
             self.low[:, at] = self.high[:, at] = held
 
     def natural(self, z: Array) -> Array:
-        """Parameters as the law takes them, (..., Q)."""
+        """Parameters on the law's own scale, (..., Q)."""
         return np.where(self.log, np.exp(np.where(self.log, z, 0.0)), z)
 
     def solved(self, theta: Array) -> Array:
-        """The inverse: logarithms where they are solved. Values at or below 0 are taken to the bound."""
+        """The inverse: logarithms for log parameters. Values at or below 0 become the bound."""
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.where(self.log, np.log(np.where(self.log, theta, 1.0)), theta)
         return np.clip(np.nan_to_num(z, nan=0.0, neginf=-1e300, posinf=1e300), self.low[0], self.high[0])
@@ -133,10 +133,10 @@ class Problem:
             if i != j:
                 h[:, j, i] += term
         for i in np.flatnonzero(self.log[: len(scale)]):
-            h[:, i, i] += g[:, i]  # d2/d(ln p)2 has p d/dp besides p2 d2/dp2
+            h[:, i, i] += g[:, i]  # d2/d(ln p)2 = p2 d2/dp2 + p d/dp
 
     def newton(self, z: Array, replicates: NDArray[np.intp]) -> tuple[Array, Array, Array, Array]:
-        """As `evaluate`, with the Hessian of the objective itself, from central differences of its exact gradient."""
+        """Like `evaluate`, with the exact Hessian, from central differences of the exact gradient."""
         f, g, _, m = self.evaluate(z, replicates)
         return f, g, self.hessian(z, replicates), m
 
@@ -152,7 +152,7 @@ class Problem:
         return (h + h.transpose(0, 2, 1)) / 2
 
     def scores(self, z: Array) -> Array:
-        """Each point's derivatives of its loss in the law's parameters at z (Q,), (n, P)."""
+        """Derivatives of each point's loss with respect to the law's parameters at z (Q,), (n, P)."""
         size = len(self.law.parameters)
         theta = self.natural(z)
         jacobian = self.law.gradient(theta[:size], self.x) * np.where(self.log[:size], theta[:size], 1.0)

@@ -1,9 +1,9 @@
-"""Profile likelihood: how far a parameter, or a function of them, moves before the rest can no longer make up for it.
+"""Profile likelihood: how far a parameter, or a function of parameters, moves before the others cannot compensate.
 
-All ends of all replicates are searched together: each step of the search solves one batched problem in which the
-profiled quantity is pulled to its target by a stiff parabola. At a minimum of objective + parabola the objective is at
-its least given the value that the quantity took there, whether or not that is the target: points of the profile are
-exact, and only the search needs the targets.
+All ends of all replicates are searched together: each step solves one batched problem in which a stiff parabola pulls
+the profiled quantity to its target. At a minimum of objective + parabola the objective is minimal given the value that
+the quantity took there, whether or not it is the target: the points of the profile are exact, and only the search needs
+the targets.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from analysis.stats.intervals import LEVEL
 
 Rows = NDArray[np.intp]
 STIFF = 400.0
-"""Weight of the parabola in units of the quantity's own curvature: it stays within a few percent of a standard error
-of its target, and the problem stays well conditioned."""
+"""Weight of the parabola in units of the quantity's own curvature: the quantity stays within a few percent of a
+standard error of its target, and the problem stays well conditioned."""
 STIFFEST = 5e6
 STEPS, EXACT = 20, 1e-3
 NOISELESS = 1e-9
-"""Rise of the objective below which data hold no noise to speak of and ends are those of the parabola."""
+"""Rise of the objective below which data are noiseless and ends are taken from the parabola."""
 REACH = 64.0
-"""Standard errors beyond which an end that was not found is open."""
+"""Standard errors beyond which an end not yet found is open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,10 @@ class Quantity:
     value: Callable[[Array], Array]
     """(b,)."""
     derivatives: Callable[[Array, Array], Array] | None = None
-    """(b, Q) from z and the value there; central differences without."""
+    """(b, Q), from z and the value there; by default central differences."""
 
     def slope(self, z: Array, value: Array) -> Array:
-        """(b, Q), 0 where there is none."""
+        """(b, Q), 0 where undefined."""
         if self.derivatives is not None:
             found = self.derivatives(z, value)
         else:
@@ -60,7 +60,7 @@ class Quantity:
 
 @dataclass(frozen=True, kw_only=True)
 class Ends:
-    """Ends of the interval of one quantity for R replicates; infinite where the profile never rises enough."""
+    """Ends of the interval of one quantity for R replicates; infinite if the profile never rises enough."""
 
     low: Array
     high: Array
@@ -70,8 +70,8 @@ def threshold(problem: Problem, z: Array, objective: Array, level: float = LEVEL
     """How much the objective (R,) may rise at z (R, Q).
 
     Likelihoods of counts: half the chi-square quantile. Half summed squares: F(1, n - p), which is exact for linear
-    laws at any n (Bates and Watts 1988, 6.1). In likelihood that is n / 2 ln(1 + F / (n - p)), also taken where
-    a dispersion is fitted beside the law (beta-binomial). Huber's loss is no likelihood: its rise is scaled by the
+    laws at any n (Bates and Watts 1988, 6.1); in likelihood that is n / 2 ln(1 + F / (n - p)), also used when a
+    dispersion is fitted with the law (beta-binomial). Huber's loss is not a likelihood: its rise is scaled by the
     ratio of the variance of psi to the mean of its slope (Schrader and Hettmansperger 1980, Biometrika 67, 93).
     """
     free = (problem.low < problem.high).sum(axis=1)
@@ -90,8 +90,8 @@ def threshold(problem: Problem, z: Array, objective: Array, level: float = LEVEL
 def _huber_scale(problem: Problem, delta: float, z: Array, left: Array) -> Array:
     """Sum of psi squared / (n - p) over the mean slope of psi: the density of residuals within delta of 0.
 
-    Where few residuals lie within delta the density is taken from a wider window (Silverman's), and without the
-    residuals nearest 0: a fit that all but minimises absolute values passes through as many points as parameters.
+    If few residuals lie within delta, the density is taken from a wider window (Silverman's), without the residuals
+    nearest 0: a fit that nearly minimises absolute values passes through as many points as it has parameters.
     """
     size = len(problem.law.parameters)
     value = problem.law.value(problem.natural(z)[:, :size], problem.x)
@@ -107,12 +107,12 @@ def _huber_scale(problem: Problem, delta: float, z: Array, left: Array) -> Array
 
 
 def coordinate(at: int) -> Quantity:
-    """The parameter at that place, on the solved scale."""
+    """The parameter at index `at`, on the solved scale."""
     return Quantity(value=lambda z: z[:, at], derivatives=lambda z, _: np.broadcast_to(np.eye(z.shape[1])[at], z.shape))
 
 
 def log_half_life(law: Law, problem: Problem) -> Quantity:
-    """ln half-life; infinite where half is never reached."""
+    """ln half-life; infinite if half is never reached."""
     size = len(law.parameters)
 
     def value(z: Array) -> Array:
@@ -122,7 +122,8 @@ def log_half_life(law: Law, problem: Problem) -> Quantity:
             return np.log(found)
 
     def derivatives(z: Array, log: Array) -> Array:
-        """By the implicit function: the value at the half-life stays half of that at 0. One bisection, not 2 P."""
+        """By the implicit function theorem: the value at the half-life stays half of that at 0. Needs one bisection
+        instead of 2 P."""
         theta, at = problem.natural(z)[:, :size], np.exp(log)
         ends = np.stack([at, np.zeros_like(at)], axis=1)[..., None]
         gradient = np.where(problem.log[:size], theta, 1.0)[:, None] * law.gradient(theta, ends)
@@ -140,9 +141,9 @@ def log_half_life(law: Law, problem: Problem) -> Quantity:
 def profile(
     problem: Problem, z: Array, objective: Array, quantities: list[Quantity], level: float = LEVEL
 ) -> list[Ends]:
-    """Intervals of `quantities` around the optima z (R, Q) with `objective` (R,), one Ends a quantity.
+    """Intervals of `quantities` around the optima z (R, Q) with `objective` (R,), one Ends per quantity.
 
-    Where a quantity is not finite at the optimum both ends are infinite.
+    Both ends are infinite if a quantity is not finite at the optimum.
     """
     count, many = z.shape[0], len(quantities)
     allowed = threshold(problem, z, objective, level)
@@ -163,13 +164,13 @@ def profile(
 
 
 def _curvature(problem: Problem, z: Array) -> Array:
-    """The Hessian; of Huber's loss, which is flat but for the residuals within delta, what bounds it from above."""
+    """The Hessian; for Huber's loss, which is flat but for the residuals within delta, an upper bound of it."""
     rows = np.arange(z.shape[0])
     return problem.evaluate(z, rows)[3] if isinstance(problem.objective, Huber) else problem.hessian(z, rows)
 
 
 class _Search:
-    """One row an end: the value of its quantity at which the profile has risen by `allowed`."""
+    """One row per end: the value of its quantity at which the profile has risen by `allowed`."""
 
     def __init__(
         self, problem: Problem, quantities: list[Quantity], which: Rows, row: Rows, side: Array, z: Array,
@@ -180,13 +181,13 @@ class _Search:
         self.stiffness = np.full(z.shape[0], STIFF)
 
     def run(self) -> Array:
-        """Secants on the signed root of the rise, which is nearly straight, inside a bracket."""
+        """Secants on the signed root of the rise, which is nearly linear, inside a bracket."""
         count = self.side.size
         inner, inner_root = np.zeros(count), np.zeros(count)  # distance from the optimum, root of the rise there
         outer, outer_root = np.full(count, np.inf), np.full(count, np.inf)
         z = self.z.copy()
         distance = self.error * self.root * np.sqrt(2.0)
-        exact = self.root**2 < NOISELESS  # the search could not tell the rise from rounding
+        exact = self.root**2 < NOISELESS  # the rise would drown in rounding
         open_ = np.isfinite(self.centre) & ~exact
         end = np.where(exact, distance, np.inf)
         for _ in range(STEPS):
@@ -201,7 +202,7 @@ class _Search:
             z[at[~above]] = found[~above]
             close = np.abs(root / self.root[at] - 1) < EXACT
             end[at[close]] = reached[close]
-            # Short of its target: the parabola was too weak, or bounds were met and nothing further can be reached.
+            # Short of its target: the parabola was too weak, or bounds prevent any further move.
             short = ~above & (reached < 0.5 * distance[at])
             self.stiffness[at[short]] *= 50
             stuck = self.stiffness[at] > STIFFEST
@@ -228,7 +229,7 @@ class _Search:
         return np.where(bracketed, between, np.maximum(further, self.error[at] * 0.1))
 
     def _solve(self, at: Rows, z: Array, target: Array) -> tuple[Array, Array, Array]:
-        """z, distance of the quantity from its optimum to the side searched, and rise of the objective."""
+        """z, distance of the quantity from its optimum on the searched side, and rise of the objective."""
         stiff = self.stiffness[at] * self.root[at] ** 2 / np.maximum(self.error[at] * self.root[at], 1e-12) ** 2
         which, row = self.which[at], self.row[at]
 

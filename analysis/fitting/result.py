@@ -1,4 +1,4 @@
-"""What goes into a fit and what comes out of it."""
+"""The results of a fit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FitBatch:
 
     @property
     def half_life(self) -> Array | None:
-        """(R,); inf where never; None for a law without."""
+        """(R,); inf if never reached; None if the law has none."""
         return self.law.half_life(self.theta)
 
 
@@ -49,12 +49,12 @@ class Fit:
     own: float | None = None
     """The objective's own parameter (beta-binomial: concentration)."""
     log_likelihood: float | None
-    """None for a loss that is no likelihood (Huber)."""
+    """None for a loss that is not a likelihood (Huber)."""
     extra: int
-    """Parameters of the error beside the law's (a variance, a dispersion): they count in AICc."""
+    """Error parameters besides the law's (a variance, a dispersion): they count in AICc."""
     gradient_norm: float
     covariance: Array | None
-    """(P, P) on the solved scale (logarithms where the law says so); None where the Hessian is singular."""
+    """(P, P) on the solved scale (logarithms for log parameters); None if the Hessian is singular."""
     starts: int
     starts_at_optimum: float
     """Share of the starts that reached the best objective."""
@@ -62,7 +62,7 @@ class Fit:
     """Distinct local optima, best first: (objective, theta)."""
     warnings: tuple[str, ...]
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What was computed from this fit once and is asked for again."""
+    """Cache of results computed from this fit."""
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -70,18 +70,18 @@ class Fit:
 
     @property
     def half_life(self) -> float | None:
-        """inf where never; None for a law without."""
+        """inf if never reached; None if the law has none."""
         found = self.law.half_life(self.theta)
         return None if found is None else float(found)
 
     def predict(self, x: Array) -> Array:
-        """Values at x (m, inputs), (m,)."""
+        """The law's values at x (m, inputs), (m,)."""
         return self.law.value(self.theta, np.asarray(x, dtype=float))
 
     @property
     def aicc(self) -> float | None:
-        """Akaike's criterion with the small-sample term (Hurvich and Tsai 1989); inf where there are too few points;
-        None for a loss that is no likelihood."""
+        """Akaike's criterion with the small-sample term (Hurvich and Tsai 1989); inf with too few points; None for a
+        loss that is not a likelihood."""
         if self.log_likelihood is None:
             return None
         count = len(self.law.parameters) + self.extra

@@ -1,4 +1,4 @@
-"""Which law the data prefer, if any: AICc and what each foretells. Within ΔAICc 2 nobody wins."""
+"""Which law the data prefer, if any: AICc and prediction of held-out data. Within ΔAICc 2 there is no winner."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ AGREE = 1.25
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """One law's place."""
+    """One law's place in the ranking."""
 
     fit: Fit
     intervals: Intervals
     aicc: float
-    """Summed over the groups' own fits where each can be fitted alone; infinite with too few points."""
+    """Summed over the groups' own fits if each can be fitted alone; infinite with too few points."""
     delta: float
-    """Over the best."""
+    """AICc minus the best law's."""
     held_out: float | None
-    """Root mean square error in the last part of the decay, foretold from its first 80 % of the log span."""
+    """Root mean square error in the last part of the decay, predicted from the first 80 % of its log span."""
     held_out_log_likelihood: float | None
-    """A point, of the same."""
+    """Per point, of the same prediction."""
     rolling: pl.DataFrame
-    """Of the same, by group, as `extrapolation.rolling` gives it."""
+    """The same by group, as returned by `extrapolation.rolling`."""
 
     @property
     def half_life(self) -> HalfLife | None:
@@ -47,51 +47,51 @@ class Ranked:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All laws, the best first."""
+    """All laws, best first."""
 
     ranked: tuple[Ranked, ...]
 
     @property
     def winner(self) -> Ranked | None:
-        """The law ahead of all others by at least EQUAL."""
+        """The law that leads all others by at least EQUAL."""
         return self.ranked[0] if len(self.ranked) > 1 and self.ranked[1].delta >= EQUAL else None
 
     @property
     def half_lives(self) -> dict[str, float]:
-        """By law, those that the data reach."""
+        """By law, without those beyond the data."""
         found = {each.fit.law.name: each.half_life for each in self.ranked}
         return {name: half.estimate for name, half in found.items() if half is not None and half.estimate is not None}
 
     @property
     def agree(self) -> bool:
-        """Whether the half-lives of all laws that none can be preferred to lie within AGREE of each other."""
+        """Whether the half-lives of all laws within EQUAL of the best lie within AGREE of each other."""
         near = [each.fit.law.name for each in self.ranked if each.delta < EQUAL]
         values = [self.half_lives[name] for name in near if name in self.half_lives]
         return len(values) == len(near) and max(values) <= AGREE * min(values)
 
     @property
     def text(self) -> str:
-        """Who wins, or that nobody does with every near law's half-life, and who foretold best."""
+        """The winner, or the half-lives of the laws that tie; and which law predicted best."""
         near = [each.fit.law.name for each in self.ranked if each.delta < EQUAL]
         halves = self.half_lives
         if self.winner is not None:
-            said = f"{near[0]} is ahead by ΔAICc {self.ranked[1].delta:.1f}"
+            text = f"{near[0]} leads by ΔAICc {self.ranked[1].delta:.1f}"
         elif self.agree:
-            said = f"no winner: {listed(near)} lie within ΔAICc {EQUAL:g}, and agree on the half-life"
+            text = f"no winner: {listed(near)} are within ΔAICc {EQUAL:g} and agree on the half-life"
         else:
             values = [f"{name} {short(halves[name]) if name in halves else 'beyond the data'}" for name in near]
-            said = f"no winner: within ΔAICc {EQUAL:g} the half-life is {', '.join(values)}"
-        foretold = [(each.held_out, each.fit.law.name) for each in self.ranked if each.held_out is not None]
-        if len(foretold) > 1:
-            error, name = min(foretold)
-            said += f"; {name} foretells the last part of the decay best (error {short(error, 2)})"
-        return said
+            text = f"no winner: the half-lives under laws within ΔAICc {EQUAL:g} are {', '.join(values)}"
+        errors = [(each.held_out, each.fit.law.name) for each in self.ranked if each.held_out is not None]
+        if len(errors) > 1:
+            error, name = min(errors)
+            text += f"; {name} predicts the last part of the decay best (error {short(error, 2)})"
+        return text
 
 
 def compare(fits: Sequence[Fit]) -> Comparison:
-    """Ranks fits of the same observations and errors. UserError for Huber's loss, which has no likelihood."""
+    """Ranks fits of the same observations and errors. Raises UserError for Huber's loss, which has no likelihood."""
     if any(fit.log_likelihood is None for fit in fits):
-        raise UserError("AICc needs a likelihood, and Huber's loss is none: compare with --error lognormal")
+        raise UserError("AICc needs a likelihood, which Huber's loss is not: use --error lognormal")
     grouped = fits[0].observations.group is not None and all(fits_alone(fit) for fit in fits)
     scores = [_grouped_aicc(fit) if grouped else fit.aicc for fit in fits]
     scores = [math.inf if score is None else score for score in scores]
@@ -111,7 +111,7 @@ def compare(fits: Sequence[Fit]) -> Comparison:
 
 
 def _grouped_aicc(fit: Fit) -> float:
-    """AICc with parameters of its own for every group: groups that differ must not pass for curvature of the law."""
+    """AICc with separate parameters for every group, so that differences between groups do not pass for curvature."""
     data = fit.observations
     assert data.group is not None
     each = by_group(fit)

@@ -1,8 +1,8 @@
-"""Many small minimisations at once: a damped Newton method, bounded, vectorised over problems.
+"""Many small minimisations at once: a damped, bounded Newton method, vectorised over problems.
 
-The damping is not Marquardt's diagonal but a second matrix M, a majorizer-like curvature that every objective gives
-(reweighted least squares for Huber's loss, Fisher's information for counts). Far from an optimum of a summed Huber
-loss no residual lies in the quadratic zone, the Hessian is empty there and its diagonal with it; M is not.
+The damping uses not Marquardt's diagonal but a second matrix M, a majorizer-like curvature that every objective
+provides (reweighted least squares for Huber's loss, Fisher information for counts). Far from an optimum of a summed
+Huber loss no residual lies in the quadratic zone: the Hessian vanishes there, its diagonal included, but M does not.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from analysis.stats.arrays import Array
 Evaluate = Callable[[Array, NDArray[np.intp]], tuple[Array, Array, Array, Array]]
 """(z (b, Q), which problems (b,)) -> objective (b,), gradient (b, Q), Hessian or its approximation and M (b, Q, Q)."""
 RIDGE = 1e-3
-"""Part of M's diagonal in the damping: bounds steps along directions that M does not see."""
+"""Share of M's diagonal added to the damping: it bounds steps along directions where M vanishes."""
 GIVE_UP, TRUSTED, PATIENCE = 1e10, 1e-2, 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Minima:
-    """One row a problem."""
+    """One row per problem."""
 
     z: Array
     objective: Array
@@ -34,15 +34,15 @@ class Minima:
     evaluations: int
 
 
-@np.errstate(all="ignore")  # a start outside the law's domain has no derivatives; it is left where it is
+@np.errstate(all="ignore")  # a start outside the law's domain has no derivatives and stays where it is
 def minimise(
     evaluate: Evaluate, z: Array, low: Array, high: Array, *, tolerance: float = 1e-11, iterations: int = 200,
     damping: float = 1.0,
 ) -> Minima:  # fmt: skip
     """Minimises from z (B, Q) within low and high (B, Q). Converged problems leave the batch.
 
-    A problem has converged when the step's predicted decrease is below `tolerance` of its objective. `damping` is what
-    it starts with: less near the optimum.
+    A problem has converged when the step's predicted decrease is below `tolerance` times its objective. `damping` is
+    the initial damping: use less near the optimum.
     """
     count = z.shape[0]
     z = np.clip(z, low, high)
@@ -75,7 +75,7 @@ def minimise(
 
 
 class _State:
-    """The problems still open, one row each."""
+    """The problems not yet converged, one row each."""
 
     def __init__(self, z: Array, low: Array, high: Array, f: Array, g: Array, h: Array, m: Array) -> None:
         self.z, self.low, self.high, self.f, self.g, self.h, self.m = z, low, high, f, g, h, m
@@ -83,14 +83,14 @@ class _State:
         self.still = np.zeros(f.size, dtype=int)
 
     def free(self) -> NDArray[np.bool_]:
-        """Parameters that are not held at a bound by a gradient that points outside."""
+        """Parameters not held at a bound by a gradient that points outward."""
         return ~(((self.z <= self.low) & (self.g > 0)) | ((self.z >= self.high) & (self.g < 0)))
 
     def projected_norm(self) -> Array:
         return np.abs(self.g * self.free()).max(axis=1, initial=0.0)
 
     def step(self) -> tuple[Array, Array, NDArray[np.bool_]]:
-        """The step (b, Q), its first-order decrease (b,), and where the damped Hessian was not positive."""
+        """The step (b, Q), its first-order decrease (b,), and whether the damped Hessian was indefinite (b,)."""
         free = self.free()
         both = free[:, :, None] & free[:, None, :]
         diagonal = np.einsum("bqq->bq", self.m)
@@ -109,7 +109,7 @@ class _State:
             setattr(self, name, value[which])
 
     def move(self, z: Array, f: Array, g: Array, h: Array, m: Array) -> None:
-        """Takes the trial where it is lower; adapts the damping to how well the decrease was predicted."""
+        """Accepts the trial where it is lower; adapts the damping to how well the decrease was predicted."""
         gained = self.f - f
         lower = np.isfinite(f) & (gained > 0)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -122,9 +122,9 @@ class _State:
 
 
 def solve_positive(matrix: Array, right: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Solves (B, Q, Q) x = (B, Q) by LDL' run over all B at once; a pivot that is not positive is replaced by its size.
+    """Solves (B, Q, Q) x = (B, Q) by LDL' over all B at once; a pivot that is not positive is replaced by its size.
 
-    Returns x and where a pivot was replaced: x is a direction of descent there, no solution (Gill and Murray 1974).
+    Returns x and whether a pivot was replaced: x is then a descent direction, not a solution (Gill and Murray 1974).
     """
     size = matrix.shape[-1]
     a = np.ascontiguousarray(matrix.transpose(1, 2, 0))

@@ -1,4 +1,4 @@
-"""Where fits start: Sobol points, a grid, and variable projection for the parameters in which a law is linear."""
+"""Starting points of fits: Sobol points, and variable projection for the parameters in which a law is linear."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from analysis.stats.arrays import Array
 
 
 def sobol(law: Law, data: Observations, count: int, seed: int = 0) -> Array:
-    """(count, P) on the natural scale: Sobol points in each parameter's range; in every second one the linear
+    """(count, P) on the natural scale: Sobol points in each parameter's range. In every second one the linear
     parameters are instead solved by weighted least squares given the others (variable projection)."""
     ranges = np.array([_range(p, data, law) for p in law.parameters])
     log = np.array([p.log for p in law.parameters])
@@ -30,7 +30,7 @@ def project(law: Law, theta: Array, data: Observations) -> Array:
     y = data.response
     weight = np.ones(data.n) if data.trials is None else np.sqrt(data.trials)
     if data.y is not None and (y > 0).all():
-        weight = 1 / y  # relative errors: what the losses over logarithms weigh
+        weight = 1 / y  # relative errors, as in losses over logarithms
     if data.weights is not None:
         weight = weight * np.sqrt(data.weights)
     known = np.isfinite(y)
@@ -40,7 +40,7 @@ def project(law: Law, theta: Array, data: Observations) -> Array:
     low, high = law.bounds
     found = theta.copy()
     for place, i in enumerate(at):
-        # Off a bound by a thousandth of the start's own value: a parameter solved as its logarithm must move.
+        # Off the bound by a thousandth of the start's own value: a log parameter could not leave it.
         inside = np.where(solved[:, place] > low[i], solved[:, place], np.abs(theta[fine, i]) * 1e-3)
         found[fine, i] = np.clip(inside, low[i], high[i])
     return found
@@ -63,10 +63,10 @@ def _range(parameter: Parameter, data: Observations, law: Law) -> tuple[float, f
     else:
         found = parameter.start or (low, high)
     if parameter.log:
-        found = tuple(max(end, 1e-12 * max(abs(most_of(y)), 1e-300)) for end in found)
+        found = tuple(max(end, 1e-12 * max(abs(_largest(y)), 1e-300)) for end in found)
     found = min(max(found[0], low), high), max(min(found[1], high), low)
     return found if found[0] < found[1] else (low, high)
 
 
-def most_of(y: Array) -> float:
+def _largest(y: Array) -> float:
     return float(np.abs(y).max()) if y.size else 1.0

@@ -1,4 +1,4 @@
-"""Observations from anyone's table: CSV, Parquet or JSON lines, with bad input told in one line."""
+"""Observations from any table: CSV, Parquet or JSON lines; bad input raises an error of one line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from analysis.laws.base import Law
 from analysis.stats.arrays import Array
 
 ROW = "row of the table"
-"""Column of row numbers, counted from 1 without the header, that complaints name after rows were left out."""
+"""Column of row numbers, from 1 without the header, which errors name even after rows were left out."""
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """Raises UserError when there is no such file, its kind is unknown, or it holds no rows."""
+    """Raises UserError if there is no such file, its format is unknown, or it has no rows."""
     if path.is_dir():
-        raise UserError(f"{path} is a directory; expected one table, such as a .csv file in it")
+        raise UserError(f"{path} is a directory; expected a table, such as a .csv file in it")
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
@@ -31,11 +31,11 @@ def read_table(path: Path) -> pl.DataFrame:
         elif kind in ("jsonl", "ndjson"):
             frame = pl.read_ndjson(path)
         else:
-            raise UserError(f"{path.name} is no table that is read here: expected .csv, .parquet or .jsonl")
+            raise UserError(f"{path.name} has an unknown format: expected .csv, .parquet or .jsonl")
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path.name} cannot be read as {kind}: {str(error).splitlines()[0]}") from None
     if frame.is_empty():
-        raise UserError(f"{path.name} holds no rows")
+        raise UserError(f"{path.name} has no rows")
     return frame
 
 
@@ -43,10 +43,10 @@ def observations(
     frame: pl.DataFrame, law: Law, x: list[str], *, y: str | None, hits: str | None, trials: str | None,
     group: str | None,
 ) -> tuple[Observations, int]:  # fmt: skip
-    """Columns of a table as observations of a law, and the number of rows left out, where nothing was measured: all
-    columns of the response are missing. Inputs that bear the law's names may come in any order.
+    """Columns of a table as observations of a law, and the number of rows left out because their response is missing.
+    Inputs with the law's names may come in any order.
 
-    Raises UserError on a missing column, on text, on missing values, on rates given as counts.
+    Raises UserError on a missing column, text, missing values, or rates given as counts.
     """
     if len(x) != len(law.inputs):
         needed = ",".join(law.inputs)
@@ -54,7 +54,7 @@ def observations(
     if set(x) == set(law.inputs):
         x = list(law.inputs)
     if (y is None) == (hits is None and trials is None):
-        raise UserError("give either --y, or both --hits and --trials")
+        raise UserError("pass either --y, or both --hits and --trials")
     if y is None and (hits is None or trials is None):
         raise UserError("counts need both --hits and --trials")
     response = [name for name in (y, hits, trials) if name is not None]
@@ -77,7 +77,7 @@ def observations(
 
 
 def _check_counts(frame: pl.DataFrame, law: Law, hits: str, trials: str, hit: Array, tried: Array) -> None:
-    """Raises UserError on hits above trials, and where nothing but a constant can be told from them."""
+    """Raises UserError on hits above trials, and if they determine only a constant."""
     if (over := hit > tried).any():
         at = int(over.argmax())
         raise UserError(
@@ -89,7 +89,7 @@ def _check_counts(frame: pl.DataFrame, law: Law, hits: str, trials: str, hit: Ar
     if len(law.parameters) > 1 and (not hit.any() or (hit == tried).all()):
         what = f"equal {trials}" if hit.any() else "are 0"
         raise UserError(
-            f"{hits} {what} in all {hit.size} rows: such data tell a constant rate and not the {len(law.parameters)} "
+            f"{hits} {what} in all {hit.size} rows: such data determine a constant rate, not the {len(law.parameters)} "
             f"parameters of {law.name}; fit --law constant"
         )
 
@@ -135,5 +135,5 @@ def _no_column(frame: pl.DataFrame, name: str) -> UserError:
 
 
 def _row(frame: pl.DataFrame, wrong: np.ndarray) -> int:
-    """Where the first wrong value stands in the table, counted from 1 without the header."""
+    """Row of the first wrong value in the table, from 1 without the header."""
     return int(frame[ROW][int(wrong.argmax())])

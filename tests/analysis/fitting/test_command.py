@@ -1,4 +1,4 @@
-"""`python -m analysis fit` and `compare` on tables: numbers found again, JSON as documented, one line on bad input."""
+"""`python -m analysis fit` and `compare` on tables: planted numbers, JSON as documented, one line on bad input."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def run(path: Path, *arguments: str) -> Any:
 
 
 @pytest.mark.parametrize("group", [[], ["--group", "seed"]], ids=["pooled", "by seed"])
-def test_fit_of_counts_finds_what_was_planted(counts: Path, group: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_fit_of_counts_recovers_planted_parameters(
+    counts: Path, group: list[str], capsys: pytest.CaptureFixture
+) -> None:
     found = run(counts, "fit", "--law", "exponential_floor", *COUNTS, *group)
     assert set(found) >= {"law", "parameters", "objective", "starts_at_optimum", "half_life", "warnings"}
     assert found["law"] == "exponential_floor"
@@ -84,14 +86,14 @@ def test_a_half_life_beyond_the_data_is_censored(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_counts_without_a_hit_are_still_fitted_by_a_constant(counts: Path, tmp_path: Path) -> None:
+def test_counts_without_hits_are_still_fitted_by_a_constant(counts: Path, tmp_path: Path) -> None:
     found = run(changed(counts, tmp_path, hits=pl.lit(0)), "fit", "--law", "constant", *COUNTS)
     (level,) = found["parameters"].values()
     assert level["estimate"] == pytest.approx(0, abs=1e-6)
     assert level["high"] < 0.01
 
 
-def test_warnings_of_the_fit_to_all_points_say_so_beside_the_mean_over_groups(
+def test_warnings_next_to_a_mean_over_groups_say_that_they_are_about_the_pooled_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     tau = np.geomspace(1, 300, 12)
@@ -119,24 +121,24 @@ def test_rows_without_a_response_are_left_out_and_counted(
         assert (each["points"], each["left_out"]) == (121, 5)
 
 
-def test_a_seed_without_a_single_hit_is_told_of(counts: Path, tmp_path: Path) -> None:
+def test_a_seed_without_hits_is_warned_of(counts: Path, tmp_path: Path) -> None:
     path = changed(counts, tmp_path, hits=pl.when(pl.col("seed") == 4).then(0).otherwise("hits"))
     found = run(path, "fit", "--law", "exponential", *COUNTS, "--group", "seed")
-    told = "1 of 6 groups with a constant response: it tells a level and nothing else of exponential"
-    assert told in found["warnings"]
-    assert told not in run(counts, "fit", "--law", "exponential", *COUNTS, "--group", "seed")["warnings"]
+    warning = "1 of 6 groups with a constant response, which determines only a level of exponential"
+    assert warning in found["warnings"]
+    assert warning not in run(counts, "fit", "--law", "exponential", *COUNTS, "--group", "seed")["warnings"]
 
 
-def test_the_json_says_what_was_fitted_and_how(counts: Path) -> None:
+def test_the_json_records_data_columns_and_method(counts: Path) -> None:
     found = run(counts, "fit", "--law", "exponential_floor", *COUNTS, "--group", "seed")
     assert found["data"] == str(counts)
     assert found["columns"] == {"x": ["tau"], "hits": "hits", "trials": "trials", "group": "seed"}
     assert (found["points"], found["left_out"], found["groups"]) == (126, 0, 6)
     assert (found["error"], found["formula"]) == ("binomial", LAWS["exponential_floor"].formula)
-    assert found["intervals"] == "one fit a group, Student-t over 6 groups"
+    assert found["intervals"] == "one fit per group, Student-t over 6 groups"
 
 
-def test_bootstrap_intervals_stand_beside_the_others(
+def test_bootstrap_intervals_are_shown_next_to_the_others(
     counts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     arguments = ["fit", "--law", "exponential", "--error", "gaussian", "--x", "tau", "--y", "y", "--bootstrap", "300"]
@@ -175,7 +177,7 @@ def test_a_bootstrap_that_would_mislead_is_refused(
     assert complaint in capsys.readouterr().err
 
 
-def test_chance_is_held_and_the_law_is_of_the_skill_above_it(tmp_path: Path) -> None:
+def test_chance_is_fixed_and_the_law_describes_the_skill_above_it(tmp_path: Path) -> None:
     tau = np.geomspace(1, 1000, 25)
     rate = 0.25 + 0.75 * 0.9 * np.exp(-tau / 50)
     pl.DataFrame({"tau": tau, "hits": np.round(1e5 * rate), "trials": 1e5 + 0 * tau}).write_csv(tmp_path / "four.csv")
@@ -183,7 +185,7 @@ def test_chance_is_held_and_the_law_is_of_the_skill_above_it(tmp_path: Path) -> 
     assert found["parameters"]["T"]["estimate"] == pytest.approx(50, rel=0.01)
 
 
-def test_compare_ranks_by_aicc_and_names_no_winner_where_there_is_none(
+def test_compare_ranks_by_aicc_and_names_a_winner_only_if_there_is_one(
     counts: Path, capsys: pytest.CaptureFixture
 ) -> None:
     found = run(counts, "compare", "--laws", "constant,exponential,exponential_floor,power_floor", *COUNTS)
@@ -194,7 +196,7 @@ def test_compare_ranks_by_aicc_and_names_no_winner_where_there_is_none(
     if found[1]["delta_aicc"] < 2:
         assert "No winner" in shown
     run(counts, "compare", "--laws", "constant,exponential", *COUNTS)
-    assert "exponential is ahead by ΔAICc" in capsys.readouterr().out
+    assert "exponential leads by ΔAICc" in capsys.readouterr().out
 
 
 def changed(counts: Path, tmp_path: Path, **columns: pl.Expr) -> Path:
@@ -214,7 +216,7 @@ FIRST = pl.int_range(pl.len()) == 0
         ({}, ["--law", "exponential", *COUNTS, "--loud"], "--loud"),
         ({}, ["--law", "exponential", *COUNTS, "--delta", "small"], "--delta"),
         ({}, ["--law", "exponent", *COUNTS], "there is no law 'exponent'; laws: "),
-        ({}, ["--law", "exponential", *COUNTS, "--y", "hits"], "give either --y, or both --hits and --trials"),
+        ({}, ["--law", "exponential", *COUNTS, "--y", "hits"], "pass either --y, or both --hits and --trials"),
         ({}, ["--law", "exponential", *COUNTS[:4]], "counts need both --hits and --trials"),
         ({}, ["--law", "chinchilla", *COUNTS], "chinchilla takes 2 inputs (N,D); --x gives 1 (tau)"),
         ({}, ["--law", "exponential", *COUNTS, "--error", "huber"], "huber is for a response"),
@@ -230,7 +232,7 @@ FIRST = pl.int_range(pl.len()) == 0
         ({"tau": pl.when(FIRST).then(None).otherwise("tau")}, ["--law", "exponential", *COUNTS],
          "column tau has 1 missing values, first in row 1"),
         ({"hits": pl.lit(0)}, ["--law", "exponential", *COUNTS],
-         "hits are 0 in all 126 rows: such data tell a constant rate and not the 2 parameters of exponential"),
+         "hits are 0 in all 126 rows: such data determine a constant rate, not the 2 parameters of exponential"),
         ({"hits": pl.col("trials")}, ["--law", "exponential", *COUNTS], "hits equal trials in all 126 rows"),
         ({"hits": pl.lit(0), "trials": pl.lit(0)}, ["--law", "constant", *COUNTS], "trials are 0 in all 126 rows"),
         ({"hits": pl.when(~FIRST).then("hits")}, ["--law", "exponential", *COUNTS],
@@ -250,12 +252,12 @@ def test_bad_input_is_one_line_and_exit_code_2(
 ) -> None:
     with pytest.raises(SystemExit) as end:
         main(["fit", str(changed(counts, tmp_path, **columns)), *arguments])
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     assert end.value.code == 2
-    assert complaint in told.err
-    assert told.err.startswith("error: ")
-    assert told.err.count("\n") == 1
-    assert told.out == ""
+    assert complaint in output.err
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    assert output.out == ""
 
 
 @pytest.mark.parametrize(
@@ -263,9 +265,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
     [
         ("none.csv", None, "there is no file"),
         (".", None, "is a directory"),
-        ("empty.csv", "tau,hits,trials\n", "holds no rows"),
+        ("empty.csv", "tau,hits,trials\n", "has no rows"),
         ("nothing.csv", "", "cannot be read as csv"),
-        ("notes.txt", "tau", "is no table that is read here"),
+        ("notes.txt", "tau", "has an unknown format"),
         ("broken.parquet", "not parquet", "cannot be read as parquet"),
         ("short.csv", "tau,hits,trials\n1,2,3\n", "1 points cannot fit the 2 parameters"),
     ],
@@ -278,9 +280,9 @@ def test_files_that_cannot_be_fitted_are_one_line(
     with pytest.raises(SystemExit) as end:
         main(["fit", str(tmp_path / name), "--law", "exponential", *COUNTS])
     assert end.value.code == 2
-    told = capsys.readouterr().err
-    assert complaint in told
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -290,11 +292,11 @@ def test_files_that_cannot_be_fitted_are_one_line(
         (
             "exponential,stretched",
             ["--x", "tau", "--y", "trials", "--error", "huber"],
-            "compare with --error lognormal",
+            "use --error lognormal",
         ),
     ],
 )
-def test_compare_refuses_what_it_cannot_rank(
+def test_compare_refuses_laws_that_it_cannot_rank(
     counts: Path, laws: str, more: list[str], complaint: str, capsys: pytest.CaptureFixture
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -320,7 +322,7 @@ def hill_floor(x, a, T, f):
 """
 
 
-def test_a_law_of_ones_own_is_fitted_and_compared_from_its_file(
+def test_a_user_law_is_fitted_and_compared_from_its_file(
     counts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("analysis.laws.base.LAWS", LAWS.copy())
@@ -343,7 +345,7 @@ def test_a_law_of_ones_own_is_fitted_and_compared_from_its_file(
         ("x = 1", "exponential", "registers no law 'exponential'; it registers none"),
     ],
 )
-def test_a_file_that_gives_no_such_law_is_one_line(
+def test_a_file_without_the_law_is_one_line(
     counts: Path, tmp_path: Path, text: str | None, name: str, complaint: str, capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -352,7 +354,7 @@ def test_a_file_that_gives_no_such_law_is_one_line(
         (tmp_path / "mylaw.py").write_text(text)
     with pytest.raises(SystemExit) as end:
         main(["fit", str(counts), "--law", f"{tmp_path / 'mylaw.py'}:{name}", *COUNTS])
-    told = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert end.value.code == 2
-    assert complaint in told
-    assert told.count("\n") == 1
+    assert complaint in error
+    assert error.count("\n") == 1

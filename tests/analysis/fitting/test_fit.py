@@ -1,4 +1,4 @@
-"""The fitter: planted truths, replicates against fits one by one, objectives' derivatives, warnings, refusals."""
+"""The fitter: planted truths, replicates against single fits, objectives' derivatives, warnings, errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def sizes_and(*others: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", sorted(TRUTHS))
-def test_a_planted_curve_is_found_again(name: str) -> None:
+def test_a_planted_curve_is_recovered(name: str) -> None:
     law, truth = LAWS[name], np.array(TRUTHS[name])
     x = CLOCK[1:] if name in ("bnsl", "power", "log", "ebbinghaus") else CLOCK
     made = fit(law, points(x=x, y=law.value(truth, x[:, None])))
@@ -67,7 +67,7 @@ def test_a_planted_curve_is_found_again(name: str) -> None:
         ("gadre", [1.8, 160.0, 280.0, 0.27], sizes_and(np.geomspace(1e7, 1e10, 6))),
     ],
 )  # fmt: skip
-def test_a_planted_surface_is_found_again(name: str, truth: list[float], x: np.ndarray) -> None:
+def test_a_planted_surface_is_recovered(name: str, truth: list[float], x: np.ndarray) -> None:
     law = LAWS[name]
     data = points(x=x, y=law.value(np.array(truth), x))
     made = fit(law, data, objective=Gaussian(log=True))
@@ -131,7 +131,7 @@ def test_beta_binomial_is_the_likelihood_of_scipy_and_tends_to_the_binomial() ->
     np.testing.assert_allclose(near, Binomial().terms(rate, data, None).loss, rtol=1e-4)
 
 
-def test_overdispersed_counts_give_back_their_concentration() -> None:
+def test_the_concentration_of_overdispersed_counts_is_recovered() -> None:
     rng = np.random.default_rng(3)
     x = np.repeat(CLOCK, 30)
     rate = LAWS["exponential"].value(np.array([0.9, 200.0]), x[:, None])
@@ -141,7 +141,7 @@ def test_overdispersed_counts_give_back_their_concentration() -> None:
     assert made.theta[1] == pytest.approx(200, rel=0.1)
 
 
-def test_replicates_together_are_the_fits_one_by_one() -> None:
+def test_replicates_solved_together_equal_single_fits() -> None:
     rng = np.random.default_rng(4)
     law = LAWS["exponential_floor"]
     hits = rng.binomial(100, law.value(np.array([0.9, 60.0, 0.2]), CLOCK[:, None]), size=(6, CLOCK.size))
@@ -156,7 +156,7 @@ def test_replicates_together_are_the_fits_one_by_one() -> None:
     assert half.shape == (6,)
 
 
-def test_weights_are_repeated_points_and_zeros_are_points_left_out() -> None:
+def test_weights_repeat_points_and_zero_weights_drop_them() -> None:
     law, rng = LAWS["exponential"], np.random.default_rng(5)
     y = law.value(np.array([0.9, 60.0]), CLOCK[:, None]) + 0.02 * rng.normal(size=CLOCK.size)
     data = points(x=CLOCK, y=y)
@@ -168,7 +168,7 @@ def test_weights_are_repeated_points_and_zeros_are_points_left_out() -> None:
     np.testing.assert_allclose(batch.theta[1], fit(law, data.take(some > 0)).theta, rtol=1e-5)
 
 
-def test_a_held_parameter_stays_and_the_others_do_their_best() -> None:
+def test_a_fixed_parameter_stays_and_the_others_are_optimised() -> None:
     law = LAWS["exponential_floor"]
     data = points(x=CLOCK, y=law.value(np.array([0.9, 60.0, 0.2]), CLOCK[:, None]))
     batch = fit_many(law, data, fixed={"f": np.array([0.1, 0.2, 0.3])})
@@ -180,12 +180,12 @@ def test_a_held_parameter_stays_and_the_others_do_their_best() -> None:
 
 
 @pytest.mark.parametrize("name", ["planted", "two valleys"])
-def test_few_starts_around_a_fit_find_what_many_find_in_each_bootstrap(name: str) -> None:
-    """The bench's 4,000 bootstraps rest on this."""
+def test_few_starts_around_a_fit_find_the_optimum_of_many_in_each_bootstrap(name: str) -> None:
+    """The benchmark's 4,000 bootstraps rely on this."""
     law, rng = LAWS["chinchilla"], np.random.default_rng(6)
     x = np.exp(rng.uniform(np.log([4e7, 1e9]), np.log([1.6e10, 4e11]), (120, 2)))
     y = law.value(np.array([1.69, 406.4, 410.7, 0.34, 0.28]), x) * np.exp(0.006 * rng.standard_t(3, 120))
-    if name == "two valleys":  # sizes barely vary: E and A trade against each other
+    if name == "two valleys":  # sizes barely vary: E and A trade off
         x[:, 0] = 1e9 * np.exp(0.3 * rng.normal(size=120))
         y = law.value(np.array([1.69, 406.4, 410.7, 0.34, 0.28]), x) * np.exp(0.006 * rng.standard_t(3, 120))
     data, objective = points(x=x, y=y), Huber()
@@ -196,8 +196,8 @@ def test_few_starts_around_a_fit_find_what_many_find_in_each_bootstrap(name: str
     assert (few.objective <= many.objective + 1e-8).all()
 
 
-def test_hessian_and_gradient_vanish_at_the_optimum_and_the_covariance_is_that_of_theory() -> None:
-    """Exponential counts: the inverse of Fisher's information, checked by the spread of 400 replicates."""
+def test_the_gradient_vanishes_at_the_optimum_and_the_covariance_agrees_with_theory() -> None:
+    """Exponential counts: the inverse Fisher information, checked against the spread of 400 replicates."""
     law, rng = LAWS["exponential"], np.random.default_rng(7)
     rate = law.value(np.array([0.8, 300.0]), CLOCK[:, None])
     hits = rng.binomial(400, rate, size=(400, CLOCK.size)).astype(float)
@@ -210,7 +210,7 @@ def test_hessian_and_gradient_vanish_at_the_optimum_and_the_covariance_is_that_o
     np.testing.assert_allclose(np.sqrt(np.diag(made.covariance)), np.sqrt(np.diag(drawn)), rtol=0.15)
 
 
-def test_a_pivot_that_is_not_positive_gives_a_direction_of_descent() -> None:
+def test_a_non_positive_pivot_gives_a_descent_direction() -> None:
     rng = np.random.default_rng(8)
     matrix = rng.normal(size=(200, 4, 4))
     matrix = matrix + matrix.transpose(0, 2, 1)
@@ -224,7 +224,7 @@ def test_a_pivot_that_is_not_positive_gives_a_direction_of_descent() -> None:
     assert ((x * right).sum(axis=1) > 0).all()
 
 
-def test_starts_lie_within_bounds_and_repeat_with_their_seed() -> None:
+def test_starts_lie_within_bounds_and_are_reproducible() -> None:
     data = points(x=CLOCK, y=np.exp(-CLOCK / 50))
     for name in ("power_floor", "double_exponential", "log_linear"):
         low, high = LAWS[name].bounds
@@ -245,7 +245,7 @@ def test_starts_lie_within_bounds_and_repeat_with_their_seed() -> None:
         ("double_exponential", CLOCK, 0.9 * np.exp(-CLOCK / 60), "not identified"),
     ],
 )  # fmt: skip
-def test_what_the_data_cannot_tell_is_said(name: str, x: np.ndarray, y: np.ndarray, expected: str) -> None:
+def test_what_the_data_cannot_determine_is_warned_of(name: str, x: np.ndarray, y: np.ndarray, expected: str) -> None:
     noise = 1e-4 * np.random.default_rng(9).normal(size=x.size)
     made = fit(
         LAWS[name], points(x=x, y=np.maximum(y + noise * (name[:4] != "soft" and expected != "collapsed to 0"), 0))
@@ -253,7 +253,7 @@ def test_what_the_data_cannot_tell_is_said(name: str, x: np.ndarray, y: np.ndarr
     assert any(expected in warning for warning in made.warnings), made.warnings
 
 
-def test_few_groups_are_told_and_a_sound_fit_has_no_warnings() -> None:
+def test_few_groups_are_warned_of_and_a_sound_fit_has_no_warnings() -> None:
     rng = np.random.default_rng(10)
     truth = np.array([0.9, 20.0, 0.2])
     x, seeds = np.tile(CLOCK, 6), np.repeat(np.arange(6), CLOCK.size)
@@ -261,10 +261,10 @@ def test_few_groups_are_told_and_a_sound_fit_has_no_warnings() -> None:
     data = points(x=x, hits=hits, trials=np.full(x.size, 200), group=seeds)
     assert fit(LAWS["exponential_floor"], data).warnings == ()
     few = fit(LAWS["exponential_floor"], data.take(seeds < 3))
-    assert few.warnings == ("3 groups: below 5, intervals over groups say little",)
+    assert few.warnings == ("3 groups: below 5, intervals over groups are unreliable",)
 
 
-def test_a_law_of_ones_own_gets_everything(tmp_path: Path) -> None:
+def test_a_user_law_has_every_feature(tmp_path: Path) -> None:
     @law(
         name="gompertz", formula="y = a exp(-b (exp(x/T) - 1))", source="a test", decays=True,
         parameters=(
@@ -322,15 +322,15 @@ def test_bad_observations_are_refused(given_: dict, complaint: str) -> None:
         ("exponential", points(x=np.arange(9.0), hits=np.zeros(9), trials=np.zeros(9)), None, "trials are all 0"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_fitted_is_refused_in_one_line(
+def test_data_that_cannot_be_fitted_are_refused_in_one_line(
     name: str, data: Observations, objective: Objective | None, complaint: str
 ) -> None:
-    with pytest.raises(UserError, match=complaint) as told:
+    with pytest.raises(UserError, match=complaint) as error:
         fit(LAWS[name], data, objective=objective)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_problem_keeps_natural_and_solved_scales_apart() -> None:
+def test_natural_and_solved_scales_are_inverse() -> None:
     law: Law = LAWS["exponential"]
     problem = Problem(law, Gaussian(), points(x=CLOCK, y=np.exp(-CLOCK)))
     z = problem.solved(np.array([[0.5, np.e]]))

@@ -37,7 +37,7 @@ def width(found: Interval | HalfLife | None) -> float:
 
 
 def counted(seed: int = 0, seeds: int = 0) -> Fit:
-    """One run, or several seeds of unlike half-lives."""
+    """One run, or several seeds with different half-lives."""
     rng = np.random.default_rng(seed)
     many = max(seeds, 1)
     theta = np.tile(TRUTH, (many, 1))
@@ -82,7 +82,7 @@ def test_the_half_life_has_its_own_profile_that_holds_the_planted_one():
     assert low < estimate < high
 
 
-def test_a_half_life_beyond_the_data_is_censored_and_one_that_never_comes_has_no_estimate():
+def test_a_half_life_beyond_the_data_is_censored_and_one_never_reached_has_no_estimate():
     data = counted().observations
     early = fit(LAWS["exponential"], data.take(data.x[:, 0] <= 12))
     late = intervals(early).half_life
@@ -94,28 +94,28 @@ def test_a_half_life_beyond_the_data_is_censored_and_one_that_never_comes_has_no
     assert (never.estimate, never.low, never.high, never.censored) == (None, None, None, True)
 
 
-def test_a_floor_that_may_be_nothing_has_an_interval_from_zero():
+def test_a_floor_that_may_be_zero_has_an_interval_from_zero():
     hits = np.round(200 * 0.95 * np.exp(-STEPS / 20))
     made = fit(LAW, Observations(x=STEPS, hits=hits, trials=np.full(STEPS.size, 200.0)))
     assert intervals(made).parameters["f"].low == 0
 
 
 def test_an_end_that_the_data_do_not_bound_is_none():
-    hits = np.round(200 * 0.9 * np.exp(-STEPS / 30))  # no heavy tail: its exponent may be as large as it likes
+    hits = np.round(200 * 0.9 * np.exp(-STEPS / 30))  # no heavy tail: its exponent has no upper bound
     made = fit(LAWS["shifted_power"], Observations(x=STEPS, hits=hits, trials=np.full(STEPS.size, 200.0)))
     found = intervals(made).parameters["b"]
     assert found.low is not None
     assert found.high is None
 
 
-def test_data_without_noise_have_an_interval_that_is_all_but_a_point():
+def test_data_without_noise_have_an_interval_of_almost_no_width():
     ends = known(intervals(noisy(0.0)).parameters["b"])
     assert ends == pytest.approx(np.full(3, 0.5), abs=1e-6)
     assert ends[1] <= 0.5 + 1e-9
     assert ends[2] >= 0.5 - 1e-9
 
 
-def test_with_groups_every_group_is_fitted_and_students_t_taken_over_them():
+def test_every_group_is_fitted_and_students_t_taken_over_groups():
     made = counted(seeds=4)
     found = intervals(made)
     halves = []
@@ -145,7 +145,7 @@ def test_intervals_over_groups_stay_within_the_bounds_of_the_law():
     assert found == pytest.approx([reach[0], low, min(reach[2], LAW.bounds[1][2])])
 
 
-def test_groups_at_one_size_each_are_jackknifed_and_of_a_mean_that_is_the_t_interval():
+def test_groups_at_one_size_each_are_jackknifed_which_for_a_mean_is_the_t_interval():
     rng = np.random.default_rng(0)
     y = np.repeat(rng.normal(5, 1, 6), 2)
     x = np.geomspace(1, 10, 6).repeat(2)
@@ -163,7 +163,7 @@ def test_a_bootstrap_of_few_groups_or_replicates_is_refused_and_says_why():
 
 
 def test_the_bootstrap_resamples_groups_and_not_rows():
-    """Groups that hold the same row several times are no more data than one row of each."""
+    """Repeating a row within its group adds no data."""
     y = np.random.default_rng(2).normal(5, 1, 12)
     once = fit(LAWS["constant"], Observations(x=np.arange(12.0), y=y))
     repeated = Observations(x=np.arange(48.0), y=y.repeat(4), group=np.arange(12).repeat(4))
@@ -192,7 +192,7 @@ def test_the_bootstrap_of_a_mean_is_as_wide_as_its_t_interval():
     assert width(cluster_bootstrap(made, 4000).parameters["a"]) == pytest.approx(width(t_interval(y)), rel=0.06)
 
 
-def test_profiles_under_hubers_loss_are_as_wide_as_those_of_least_squares_under_normal_noise_but_for_its_efficiency():
+def test_profiles_under_hubers_loss_are_wider_than_least_squares_by_its_efficiency_under_normal_noise():
     widths = {}
     for error in (Gaussian(log=True), Huber(delta=1e-3)):
         found = [intervals(noisy(0.1, seed, error, n=40)).parameters["b"] for seed in range(12)]
@@ -200,7 +200,7 @@ def test_profiles_under_hubers_loss_are_as_wide_as_those_of_least_squares_under_
     assert 1.0 < widths["huber"] / widths["gaussian"] < 1.7  # least absolute values: sqrt(pi / 2) = 1.25
 
 
-def test_profiles_of_many_replicates_are_those_of_each():
+def test_profiles_of_many_replicates_equal_those_of_each():
     rng = np.random.default_rng(3)
     hits = rng.binomial(200, LAW.value(TRUTH, STEPS[:, None]), (3, STEPS.size)).astype(float)
     data = Observations(x=STEPS, hits=hits[0], trials=np.full(STEPS.size, 200.0))
@@ -213,7 +213,7 @@ def test_profiles_of_many_replicates_are_those_of_each():
         assert np.exp([together.low[row], together.high[row]]) == pytest.approx(alone, rel=1e-3)
 
 
-def test_a_run_that_hits_always_at_the_drop_is_not_rewarded_for_a_rate_above_one():
+def test_a_run_with_all_hits_at_the_drop_is_not_fitted_with_a_rate_above_one():
     hits = [128, 119, 115, 121, 117, 97, 108, 115, 74, 109, 97, 97, 108, 90, 72, 67]
     made = fit(LAW, Observations(x=STEPS, hits=np.array(hits), trials=np.full(STEPS.size, 128.0)))
     assert made.parameters["a"] < 1.1
@@ -226,13 +226,13 @@ X = np.log([1e5, 3e5, 1e6, 3e6])
 
 @settings(max_examples=20)
 @given(st.integers(2, 8), st.integers(0, 10_000))
-def test_without_censoring_the_slope_over_seeds_is_the_t_interval_over_one_slope_a_seed(seeds, seed):
+def test_without_censoring_the_slope_over_seeds_is_the_t_interval_over_one_slope_per_seed(seeds, seed):
     y = np.random.default_rng(seed).normal(size=(seeds, X.size))
     expected = t_interval([np.polyfit(X, row, 1)[0] for row in y])
     assert known(interval_over_seeds(X, y, y)) == pytest.approx(known(expected))
 
 
-def test_censored_values_move_slopes_beyond_those_at_their_bounds_and_widen_their_intervals():
+def test_imputation_moves_slopes_beyond_those_at_the_bounds_and_widens_their_intervals():
     """In every data set the slope rises; the interval is wider in most, and in the median by a tenth at least."""
     rng = np.random.default_rng(0)
     y = 0.5 * (X - X[0]) + rng.normal(0, 0.2, (100, 5, 4))
@@ -247,20 +247,20 @@ def test_censored_values_move_slopes_beyond_those_at_their_bounds_and_widen_thei
     assert (wider > 1).mean() > 0.6
 
 
-def test_a_value_of_which_nothing_is_known_does_not_move_a_slope_that_the_rest_fix():
+def test_a_missing_value_does_not_move_a_slope_that_the_others_determine():
     y = 0.5 * X + np.array([[-0.1], [0.0], [0.2]])
     low, high = y.copy(), y.copy()
     low[0, 1], high[0, 1] = -np.inf, np.inf
     assert interval_over_seeds(X, low, high).estimate == pytest.approx(0.5, abs=1e-3)
 
 
-def test_a_value_between_two_evaluations_lies_between_them():
+def test_the_mean_of_interval_censored_values_lies_between_the_means_of_their_bounds():
     low, high = np.array([1.0, 1.2, 0.9, 2.0]), np.array([1.1, 1.3, 1.0, 2.5])
     found = mean_over_seeds(low, high)
     assert low.mean() < found.estimate < high.mean()
 
 
-def test_draws_repeat_with_the_seed():
+def test_draws_are_reproducible():
     low, high = np.array([[1.0, 2.0], [1.5, 1.8]])[None], np.array([[1.0, np.inf], [1.5, 1.8]])[None]
     first, again = (augment(X[:2], low, high, seed=3).centre for _ in range(2))
     assert np.array_equal(first, again)
@@ -275,8 +275,8 @@ def test_data_sets_with_much_censoring_have_no_slope():
     assert np.isfinite([low_end[1], high_end[1]]).all()
 
 
-def test_a_group_that_was_watched_for_less_is_censored_at_its_own_end():
-    """Four runs with a half-life of 20, one of which ended at 15: what the others saw later says nothing of it."""
+def test_a_group_with_a_shorter_run_is_censored_at_its_own_end():
+    """Four runs with a half-life of 20, one of which ended at 15: later evaluations of the others do not inform it."""
     x = np.concatenate([np.geomspace(0.5, 15 if run == 0 else 200, 24) for run in range(4)])
     rng = np.random.default_rng(1)
     y = np.exp(-x * np.log(2) / 20) + 0.002 * rng.normal(size=x.size)

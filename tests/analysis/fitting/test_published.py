@@ -1,4 +1,4 @@
-"""Fits against published numbers, on data that nobody here made (../shared/data)."""
+"""Fits against published numbers, on published data (../shared/data)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DATA = Path(__file__).parents[4] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no published data at {DATA}")
 PUBLISHED = sorted((DATA / "gemstones" / "published_fits").glob("*.json"))
 VOCABULARY = 50304
-"""Of the Gemstones models: `no_embeds` fits take one embedding of it from the parameters."""
+"""Of the Gemstones models: `no_embeds` fits subtract one embedding of this size from the parameters."""
 
 MURDOCK = Observations(
     x=np.array([1, 3, 6, 9, 12, 18]), hits=np.array([94, 77, 40, 26, 24, 16]), trials=np.full(6, 100)
@@ -42,7 +42,7 @@ EBBINGHAUS = Observations(
 def test_murdock_1961_by_maximum_likelihood(law: str, parameters: tuple[float, float], likelihood: float) -> None:
     made = fit(LAWS[law], MURDOCK)
     rate = made.theta[1] if law == "power" else 1 / made.theta[1]
-    above = "a rate of 1.07 at x = 0: no rate is above 1"
+    above = "a rate of 1.07 at x = 0, above 1"
     assert [warning for warning in made.warnings if "rate" in warning] == ([above] if law == "exponential" else [])
     assert (made.theta[0], rate) == pytest.approx(parameters, abs=6e-4)
     assert made.log_likelihood == pytest.approx(likelihood, abs=0.01)
@@ -64,7 +64,7 @@ def test_carpenter_2008_by_least_squares() -> None:
 
 
 def test_ebbinghaus_1885_is_fitted_at_least_as_well_as_he_did() -> None:
-    """His k = 1.84 and c = 1.25 are rounded and were found by hand, with time counted from a minute before the end."""
+    """His k = 1.84 and c = 1.25 are rounded and fitted by hand, with time counted from a minute before the end."""
     data = Observations(x=EBBINGHAUS.x + 1, y=EBBINGHAUS.y)
     made = fit(LAWS["ebbinghaus"], data)
     his = 0.5 * ((LAWS["ebbinghaus"].value(np.array([1.84, 1.25]), data.x) - data.response) ** 2).sum()

@@ -32,15 +32,15 @@ def fits(data: Observations, *names: str) -> list:
     return [fit(LAWS[name], data, starts=32) for name in names]
 
 
-def test_the_planted_law_is_ahead_of_those_that_cannot_bend_so():
+def test_the_planted_law_leads_those_that_cannot_bend_like_it():
     found = compare(fits(runs("exponential_floor", (1, 20, 0.3)), "constant", "exponential", "exponential_floor"))
     assert found.winner is not None
     assert found.winner.fit.law.name == "exponential_floor"
     assert [each.delta for each in found.ranked] == sorted(each.delta for each in found.ranked)
-    assert found.text.startswith("exponential_floor is ahead by ΔAICc")
+    assert found.text.startswith("exponential_floor leads by ΔAICc")
 
 
-def test_laws_that_fit_alike_have_no_winner_and_each_shows_its_half_life():
+def test_laws_that_fit_equally_well_have_no_winner_and_each_shows_its_half_life():
     early = runs("exponential", (1, 60), noise=0.03, last=12)  # not yet half: tails differ, data do not
     found = compare(fits(early, "exponential", "hyperbolic"))
     assert found.winner is None
@@ -50,8 +50,8 @@ def test_laws_that_fit_alike_have_no_winner_and_each_shows_its_half_life():
         assert all(name in found.text for name in found.half_lives)
 
 
-def test_seeds_that_differ_do_not_pass_for_curvature_of_the_law():
-    """Exponentials of unlike rates average to a curve with a tail: pooled, the tail wins; by seed it does not."""
+def test_differences_between_seeds_do_not_pass_for_curvature_of_the_law():
+    """Exponentials of different rates average to a curve with a tail: pooled, the tail wins; by seed it does not."""
     rng, law = np.random.default_rng(1), LAWS["exponential"]
     scales = [5.0, 15.0, 50.0, 150.0]
     y = np.concatenate([law.value(np.array([1.0, t]), STEPS[:, None]) for t in scales])
@@ -64,13 +64,13 @@ def test_seeds_that_differ_do_not_pass_for_curvature_of_the_law():
     assert compare(fits(by_seed, "exponential", "stretched")).ranked[0].fit.law.name == "exponential"
 
 
-def test_a_loss_that_is_no_likelihood_cannot_be_compared():
+def test_a_loss_that_is_not_a_likelihood_cannot_be_compared():
     data = runs("exponential", (1, 60))
     with pytest.raises(UserError, match="AICc needs a likelihood"):
         compare([fit(LAWS[name], data, objective=Huber()) for name in ("exponential", "hyperbolic")])
 
 
-def test_the_law_that_made_the_data_foretells_their_end_to_within_the_noise():
+def test_the_planted_law_predicts_the_end_of_the_data_to_within_the_noise():
     data = runs("exponential_floor", (1, 20, 0.3), seeds=3)
     own, wrong = (over_groups(rolling(LAWS[name], data)) for name in ("exponential_floor", "exponential"))
     assert own["seen"].to_list() == [0.5, 0.65, 0.8]
@@ -80,12 +80,12 @@ def test_the_law_that_made_the_data_foretells_their_end_to_within_the_noise():
     assert wrong["log_likelihood"][-1] < own["log_likelihood"][-1]
 
 
-def test_a_cut_that_leaves_too_little_to_fit_is_left_out():
+def test_a_cut_that_leaves_too_few_points_to_fit_is_skipped():
     short = Observations(x=np.array([0, 1.0, 100.0, 200.0]), y=np.array([1.0, 0.9, 0.2, 0.1]))
     assert rolling(LAWS["exponential_floor"], short).is_empty()
 
 
-def test_held_out_likelihood_is_the_density_of_what_was_left_out():
+def test_held_out_likelihood_is_the_density_of_the_held_out_points():
     x = np.arange(1.0, 9.0)
     y = np.array([1.0, 1.2, 0.9, 1.1, 1.0, 0.8, 1.3, 1.0])
     found = rolling(LAWS["constant"], Observations(x=x, y=y), Gaussian(), (0.7,)).row(0, named=True)
@@ -94,7 +94,7 @@ def test_held_out_likelihood_is_the_density_of_what_was_left_out():
     assert found["log_likelihood"] == pytest.approx(expected)
 
 
-def test_the_largest_size_is_foretold_from_the_smaller_ones():
+def test_the_largest_size_is_predicted_from_the_smaller_ones():
     sizes = np.geomspace(1e5, 1e7, 5).repeat(4)
     rng = np.random.default_rng(0)
     y = 60 * (sizes / 1e6) ** 0.3 * np.exp(0.05 * rng.standard_normal(sizes.size))
@@ -116,7 +116,7 @@ def half_lives(gamma: float, seeds: int = 6, sizes: int = 4, level=0.3, tilt=0.1
     return pl.DataFrame(rows, schema=["parameters", "seed", "estimate"], orient="row")
 
 
-def test_the_largest_size_foretold_over_seen_is_one_where_the_line_goes_on_and_above_where_it_bends():
+def test_predicted_over_observed_at_the_largest_size_is_one_on_a_line_and_above_one_if_it_bends_down():
     straight = half_lives(0.4, tilt=0.0, run=0.01)
     found = predict_largest(straight)
     assert found is not None
