@@ -1,4 +1,4 @@
-"""What the runs say: frames from MLflow, half-lives with their uncertainty, figures, a report.
+"""Reads the runs of a sweep and answers its questions: frames from MLflow, half-lives with uncertainty, a report.
 
 Needs neither torch nor ray; of halflife it imports only the schema of what was logged.
 """

@@ -27,12 +27,12 @@ def report(
     tracking_uri: str | None = None,
     out: Path | None = None,
 ) -> None:
-    """Draw a study's report from its runs and print where it is.
+    """Draw a study's report from its runs and print its path.
 
     Args:
         study: Name of the study, such as backdoor_persistence.
-        sweep: Digest of a sweep, or how it begins; by default the newest.
-        results: Folder or bucket that the runs were made in (also HALFLIFE_RESULTS; default: results).
+        sweep: Digest of a sweep, or its first characters; by default the newest.
+        results: Results folder or bucket of the runs (also HALFLIFE_RESULTS; default: results).
         tracking_uri: MLflow store to read; by default mlflow.db in the results folder.
         out: Folder to write to; by default reports/STUDY in the results folder.
     """
@@ -53,14 +53,14 @@ def export(
     results: Path | None = None,
     tracking_uri: str | None = None,
 ) -> None:
-    """Write a study's tidy tables, what is computed from them, and a dictionary of their columns.
+    """Write a study's tidy tables, the tables computed from them, and a data dictionary.
 
     Args:
         study: Name of the study, such as backdoor_persistence.
-        out: Folder to write to; it can be read again in place of a store, with --tracking-uri.
-        format: Of the tables; the dictionary is always CSV.
-        sweep: Digest of a sweep, or how it begins; by default the newest.
-        results: Folder or bucket that the runs were made in (also HALFLIFE_RESULTS; default: results).
+        out: Folder to write to; other commands read it with --tracking-uri in place of a store.
+        format: Format of the tables; the data dictionary is always CSV.
+        sweep: Digest of a sweep, or its first characters; by default the newest.
+        results: Results folder or bucket of the runs (also HALFLIFE_RESULTS; default: results).
         tracking_uri: MLflow store to read; by default mlflow.db in the results folder.
     """
     from analysis.report.export import write_tables
@@ -73,7 +73,7 @@ def export(
 
 
 def gallery(*, out: Path | None = None) -> None:
-    """Draw every figure from generated data and print where the page is.
+    """Draw every figure from generated data and print the path of the page.
 
     Args:
         out: Folder to write to; by default reports/gallery in the results folder.
@@ -86,12 +86,12 @@ def gallery(*, out: Path | None = None) -> None:
 def prompts(
     table: Annotated[Path, tyro.conf.Positional], /, *, threshold: float | None = None, out: Path | None = None
 ) -> None:
-    """Draw a table of soft prompts, such as the published ones, with C and S, and print where the page is.
+    """Draw a page with C and S from a table of soft prompts, such as the published ones, and print its path.
 
     Args:
-        table: CSV with behaviour, model (present or absent), series, k, restart, seed and loss, and where known hits,
+        table: CSV with behaviour, model (present or absent), series, k, restart, seed and loss, and if known hits,
             trials and train_loss; or the reference work's final_losses.csv.
-        threshold: Loss in nats a token that counts as reached; by default half of each behaviour's gap.
+        threshold: Loss in nats per token that counts as reached; by default half of each behaviour's gap.
         out: Folder to write to; by default reports/prompts in the results folder.
     """
     from analysis.report.prompts_page import write_prompts
@@ -100,11 +100,11 @@ def prompts(
 
 
 def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> None:
-    """List the sweeps that a store holds, the newest last.
+    """List the sweeps in a store, newest last.
 
     Args:
-        results: Folder or bucket that the runs were made in (also HALFLIFE_RESULTS; default: results).
-        tracking_uri: MLflow store, or folder that export wrote; by default mlflow.db in the results folder.
+        results: Results folder or bucket of the runs (also HALFLIFE_RESULTS; default: results).
+        tracking_uri: MLflow store, or folder written by export; by default mlflow.db in the results folder.
     """
     from datetime import datetime
 
@@ -135,24 +135,24 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parse(arguments: list[str] | None) -> Callable[[], None]:
-    """The command with its arguments, not yet run; what the parser refuses, in a box of several lines, is one line."""
+    """The command with its arguments, not yet run. Parser errors, a box of several lines, become one line."""
     refusal = io.StringIO()
     try:
         with contextlib.redirect_stderr(refusal):
-            commands = {name: _later(command) for name, command in COMMANDS.items()}
+            commands = {name: _bind(command) for name, command in COMMANDS.items()}
             return tyro.extras.subcommand_cli_from_dict(
                 commands, prog="python -m analysis", args=arguments,
-                description="What the runs say: reports drawn from MLflow, laws fitted to any table. No torch, no ray.",
+                description="Reports drawn from MLflow, laws fitted to any table. Needs neither torch nor ray.",
             )  # fmt: skip
     except SystemExit as end:
         if not end.code:  # --help
             raise
         lines = [line.strip("│ ") for line in refusal.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
-        said = itertools.takewhile(lambda line: not line.startswith("───"), lines)
-        raise UserError(f"{' '.join(said)} (--help explains every flag)") from None
+        message = itertools.takewhile(lambda line: not line.startswith("───"), lines)
+        raise UserError(f"{' '.join(message)} (--help explains every flag)") from None
 
 
-def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+def _bind(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     @functools.wraps(command)
     def bound(*arguments: object, **named: object) -> Callable[[], None]:
         return functools.partial(command, *arguments, **named)

@@ -1,5 +1,5 @@
-"""The one exception that users of the analysis see as a line instead of a traceback."""
+"""The exception that users see as one line instead of a traceback."""
 
 
 class UserError(Exception):
-    """Bad input: says what was given, what was expected and how to mend it. Exit code 2."""
+    """Bad input: what was given, what was expected, how to fix it. Exit code 2."""

@@ -1,6 +1,6 @@
-"""What a law is: a function of inputs and parameters with bounds, derivatives and, where it decays, a half-life.
+"""A law: a function of inputs and parameters with bounds, derivatives and, if it decays, a half-life.
 
-A law of one's own takes a dozen lines and gets the fitter, intervals, comparison and figures. In a file mylaw.py:
+A law of your own takes a dozen lines and works with the fitter, intervals, comparison and figures. In a file mylaw.py:
 
     import numpy as np
     from halflife.results import Parameter, law
@@ -16,12 +16,13 @@ A law of one's own takes a dozen lines and gets the fitter, intervals, compariso
     def weibull(x, a, T, s):
         return a * np.exp(-((x / T) ** s))
 
-The command line finds it by file and name: `python -m analysis fit DATA.csv --law mylaw.py:weibull`. The file is run,
-as any program is: give only those that you trust.
+The command line finds it by file and name: `python -m analysis fit DATA.csv --law mylaw.py:weibull`. The file is
+executed, so pass only files that you trust.
 
-The function may return the value alone (its derivatives are then taken by the complex step, exact to rounding: no
-abs, no comparison on parameters), or the value and the tuple of its derivatives with respect to each parameter, or
-these and a dictionary of its second derivatives, (i, j) with i <= j: the fitter then takes full Newton steps.
+The function may return the value alone (its derivatives are then taken by the complex step, exact to rounding; this
+rules out abs and comparisons on parameters), or the value and the tuple of its derivatives with respect to each
+parameter, or these and a dictionary of its second derivatives, (i, j) with i <= j: the fitter then takes full Newton
+steps.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ Function = Callable[..., Any]
 Second = dict[tuple[int, int], Array]
 """Second derivatives by pair of parameters (i <= j); pairs left out are 0."""
 STEP = 1e-30
-"""Complex step: its square underflows, so that the derivative has no truncation error (Squire and Trapp 1998)."""
+"""Complex step: its square underflows, so the derivative has no truncation error (Squire and Trapp 1998)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One parameter: `low` and `high` bound it, `log` solves it as its logarithm (then low > 0).
+    """One parameter with bounds `low` and `high`; with `log` the fitter solves for its logarithm (then low > 0).
 
     Starts are drawn from `start`, a range in the parameter's `unit`: "x" scales it by the span of the (first) input,
-    "y" by that of the response, "1" takes it as it is. Without `start`: the span itself, or the bounds.
+    "y" by that of the response, "1" not at all. The default is the span itself, or the bounds.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """A law y = function(*inputs, *parameters), elementwise in float64. See the module for how to declare one."""
+    """A law y = function(*inputs, *parameters), elementwise in float64. The module says how to declare one."""
 
     name: str
     formula: str
@@ -77,18 +78,18 @@ class Law:
     parameters: tuple[Parameter, ...]
     function: Function
     half: Function | None = None
-    """Half-life in closed form from the parameters."""
+    """Closed form of the half-life as a function of the parameters."""
     decays: bool = False
-    """Falls from its value at 0: then the half-life is found by bisection where `half` gives none."""
+    """Whether it falls from its value at 0: then the half-life is found by bisection, unless `half` is given."""
     linear: tuple[str, ...] = ()
-    """Parameters in which the value is linear and homogeneous when the others are held: starts solve for them."""
+    """Parameters in which the value is linear and homogeneous given the others: starts solve for them."""
     floor: str | None = None
-    """The parameter in which decay settles."""
+    """The parameter that the decay settles at."""
 
     def __post_init__(self) -> None:
         unknown = set(self.linear) - set(self.names)
         if unknown or len(set(self.names)) != len(self.names):
-            raise UserError(f"law {self.name}: parameters {self.names} must differ and hold the linear {self.linear}")
+            raise UserError(f"law {self.name}: parameters {self.names} must differ and include linear {self.linear}")
         about = [
             f"    {p.name} in [{p.low:g}, {p.high:g}]{' (solved as its logarithm)' if p.log else ''}: {p.meaning}"
             for p in self.parameters
@@ -108,11 +109,11 @@ class Law:
 
     @property
     def log(self) -> NDArray[np.bool_]:
-        """Which parameters are solved as their logarithm, (P,)."""
+        """Which parameters are solved as logarithms, (P,)."""
         return np.array([p.log for p in self.parameters])
 
     def evaluate(self, theta: Array, x: Array) -> tuple[Array, list[Array], Second | None]:
-        """Value (..., n), its P derivatives and, where the law gives them, its second ones; each broadcasts to it.
+        """Value (..., n), its P derivatives and, if the law gives them, its second ones; each broadcasts to the value.
 
         `theta` is (..., P), `x` is (..., n, inputs); leading axes broadcast.
         """
@@ -128,7 +129,7 @@ class Law:
             return np.asarray(result, dtype=float), columns, None
 
     def value(self, theta: Array, x: Array) -> Array:
-        """(..., n) of theta (..., P) and x (..., n, inputs)."""
+        """Values (..., n) at theta (..., P) and x (..., n, inputs)."""
         inputs, values = self._split(theta, x)
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             result = self.function(*inputs, *values)
@@ -143,7 +144,7 @@ class Law:
         return np.stack([np.broadcast_to(column, shape) for column in columns], axis=-1)
 
     def half_life(self, theta: Array) -> Array | None:
-        """Where the value is half of that at 0, (...); inf where it never is; None for a law that has none."""
+        """Where the value is half of that at 0, (...); inf if never; None if the law has no half-life."""
         theta = np.asarray(theta, dtype=float)
         if self.half is not None:
             with np.errstate(all="ignore"):
@@ -156,7 +157,7 @@ class Law:
         return [x[..., i] for i in range(len(self.inputs))], [theta[..., i, None] for i in range(len(self.parameters))]
 
     def _bisect(self, theta: Array) -> Array:
-        """The first octave of the clock in which the value passes half of that at 0, then 60 halvings inside it."""
+        """Finds the first octave of the clock in which the value passes half of that at 0, then halves it 60 times."""
         grid = np.exp2(np.arange(-60.0, 100.0))
         target = self.value(theta, np.zeros((1, 1))) / 2
         below = self.value(theta, grid[:, None]) <= target
@@ -174,7 +175,7 @@ LAWS: dict[str, Law] = {}
 
 
 def law(*, register: bool = True, **fields: Any) -> Callable[[Function], Law]:
-    """Makes a function a Law and puts it into LAWS under its name; fields as those of Law."""
+    """Makes a function a Law and registers it in LAWS under its name; fields as in Law."""
 
     def make(function: Function) -> Law:
         made = Law(function=function, **fields)
@@ -186,23 +187,23 @@ def law(*, register: bool = True, **fields: Any) -> Callable[[Function], Law]:
 
 
 def find_law(name: str) -> Law:
-    """The registered law of that name, or that of a file FILE.py:NAME; UserError names those there are."""
+    """The registered law of that name, or that of a file FILE.py:NAME. Raises UserError with the known names."""
     file, colon, own = name.rpartition(":")
     if colon and file.endswith(".py"):
         return _law_of_file(Path(file), own)
     if name not in LAWS:
-        raise UserError(f"there is no law {name!r}; laws: {', '.join(sorted(LAWS))}; one's own is FILE.py:NAME")
+        raise UserError(f"there is no law {name!r}; laws: {', '.join(sorted(LAWS))}; your own is FILE.py:NAME")
     return LAWS[name]
 
 
 def _law_of_file(path: Path, name: str) -> Law:
-    """Runs the file and gives the law that it registers; one that bears the name of a law here replaces it."""
+    """Runs the file and returns the law that it registers, which may replace a built-in one of the same name."""
     if not path.is_file():
-        raise UserError(f"there is no file {path}; --law FILE.py:NAME takes one that registers the law NAME with @law")
+        raise UserError(f"there is no file {path}; --law FILE.py:NAME expects a file that registers NAME with @law")
     before = dict(LAWS)
     try:
         runpy.run_path(str(path))
-    except (Exception, SystemExit) as error:  # anything that a user's file may raise
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path} cannot be imported: {type(error).__name__}: {reason}") from error
     made = sorted(known for known, found in LAWS.items() if before.get(known) is not found)

@@ -1,7 +1,7 @@
-"""Decay: what is left of a skill x after the drop. x is tokens, steps or summed learning rate; `a` is the level at 0.
+"""Decay laws: the skill left at x (tokens, steps or summed learning rate) after the drop; `a` is the level at x = 0.
 
-Fit raw counts with chance held (the binomial objective's `chance`), never the ratio of two noisy rates.
-The menu is that of Wixted and Ebbesen 1991, Rubin and Wenzel 1996 and the backdoor literature; each source by its law.
+Fit raw counts with chance fixed (the binomial objective's `chance`), never the ratio of two noisy rates. The menu is
+that of Wixted and Ebbesen 1991, Rubin and Wenzel 1996 and the backdoor literature; each law names its source.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import numpy as np
 from analysis.laws.base import Parameter, law
 
 LEVEL = Parameter(name="a", low=0, high=1e12, unit="y", start=(0.5, 1.2), meaning="level at the drop")
-FLOOR = Parameter(name="f", low=0, high=1e12, unit="y", start=(0, 0.5), meaning="level in which decay settles")
+FLOOR = Parameter(name="f", low=0, high=1e12, unit="y", start=(0, 0.5), meaning="level that decay settles at")
 SCALE = Parameter(name="T", low=1e-12, high=1e21, log=True, unit="x", meaning="time scale, in units of x")
 EXPONENT = Parameter(name="b", low=0.01, high=50, log=True, start=(0.1, 3), meaning="exponent of the tail")
 WIXTED = "Wickelgren 1974, Memory & Cognition 2, 775; Wixted 2004, Psychonomic Bulletin & Review 11, 864"
 
 
 @law(
-    name="constant", formula="y = a", source="the null: nothing is lost", parameters=(LEVEL,), linear=("a",),
+    name="constant", formula="y = a", source="the null law: nothing is lost", parameters=(LEVEL,), linear=("a",),
     half=lambda a: np.full_like(a, np.inf), decays=True,
 )  # fmt: skip
 def constant(x, a):
@@ -35,7 +35,7 @@ def exponential(x, a, t):
 
 
 def _half_above_floor(a, f, needed):
-    """`needed`(share of the way from f to a that is left) where half of a is reached at all."""
+    """`needed`(share of the way from f to a that is left) if half of a is reached, otherwise inf."""
     share = np.where(a > 2 * f, (a / 2 - f) / np.where(a > f, a - f, 1), np.nan)
     return np.where(np.isnan(share), np.inf, needed(share))
 
@@ -158,7 +158,7 @@ def logistic_log(x, a, t, s):
         Parameter(name="b", low=1e-12, high=1e30, log=True, start=(1e-3, 1e4), meaning="weight"),
         Parameter(name="c0", low=-10, high=20, start=(0, 1), meaning="exponent before the break"),
         Parameter(name="c1", low=-20, high=20, start=(-0.5, 1), meaning="change of the exponent at the break"),
-        Parameter(name="d", low=1e-12, high=1e21, log=True, unit="x", start=(1, 1), meaning="where it breaks"),
+        Parameter(name="d", low=1e-12, high=1e21, log=True, unit="x", start=(1, 1), meaning="location of the break"),
         Parameter(name="g", low=0.01, high=20, log=True, start=(0.1, 3), meaning="width of the break in ln x"),
     ),
     linear=("f", "b"), floor="f",
@@ -181,12 +181,12 @@ def bnsl(x, f, b, c0, c1, d, g):
     source="the distribution-shift term of Wang et al. 2025, arXiv 2505.07796 (continual pretraining), in x",
     parameters=(
         Parameter(name="L0", low=0, high=1e12, unit="y", start=(-0.1, 0.3), meaning="loss on B at the drop"),
-        Parameter(name="A", low=-1e12, high=1e12, unit="y", start=(0.5, 1.5), meaning="loss it rises by in the end"),
+        Parameter(name="A", low=-1e12, high=1e12, unit="y", start=(0.5, 1.5), meaning="total rise of the loss"),
         SCALE, EXPONENT,
     ),
     linear=("L0", "A"), half=lambda l0, a, t, b: t * np.expm1(np.log(2) / b),
 )  # fmt: skip
 def cpt_loss_shift(x, l0, a, t, b):
-    """Half-life: when half of the rise A has come."""
+    """Half-life: where half of the rise A has happened."""
     left, of_t, of_b = _tail(x, t, b)
     return l0 + a * (1 - left), (np.ones(1), 1 - left, -a * of_t, -a * of_b)

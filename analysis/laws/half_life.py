@@ -1,6 +1,6 @@
-"""Half-life and floor over size and what else a study varies: separable laws, and decay fitted at all sizes at once.
+"""Half-life and floor over size and a study's other axes: separable laws, and decay fitted at all sizes jointly.
 
-gamma and phi are the questions: does scale slow decay, does it raise the floor? Sizes are in units of a million
+gamma and phi answer the questions: does scale slow decay, does it raise the floor? Sizes are in units of a million
 parameters, so that T0 and f0 are values of a model that exists.
 """
 
@@ -16,9 +16,7 @@ from analysis.laws.base import Law, Parameter, law
 from analysis.laws.decay import exponential, exponential_floor, power_floor, shifted_power, stretched
 from analysis.stats.arrays import Array
 
-SOURCE = (
-    "separable in logarithms, as the decay and backdoor literature is summarised in docs; gamma as in Tirumala 2022"
-)
+SOURCE = "separable in logarithms, following the decay and backdoor literature; gamma as in Tirumala 2022"
 MILLION = 1e6
 T0 = Parameter(name="T0", low=1e-12, high=1e21, log=True, unit="y", meaning="half-life at a million parameters")
 GAMMA = Parameter(name="gamma", low=-20, high=20, start=(-1.5, 1.5), meaning="exponent of size")
@@ -27,7 +25,7 @@ Part = Callable[..., tuple[Array, list[Array]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A summand of ln T: function(ln(N / 1e6), *inputs, *parameters) gives it and its derivatives in the parameters."""
+    """A summand of ln T: function(ln(N / 1e6), *inputs, *parameters) returns it and its parameter derivatives."""
 
     formula: str
     inputs: tuple[str, ...]
@@ -65,14 +63,14 @@ TERMS = {
         formula="(delta + xi ln(N/1e6)) ln(1 + lambda/lambda0)", inputs=("lambda",), function=_regularization,
         parameters=(
             _free("delta", "exponent of the regularization strength lambda"),
-            Parameter(name="lambda0", low=1e-9, high=1e6, log=True, start=(1e-3, 1), meaning="strength that matters"),
+            Parameter(name="lambda0", low=1e-9, high=1e6, log=True, start=(1e-3, 1), meaning="scale of lambda"),
             _free("xi", "interaction of size and lambda", 0.3),
         ),
     ),
     "overlap": Term(
         formula="(kappa + kappa2 s + zeta ln(N/1e6)) s", inputs=("s",), function=_overlap,
         parameters=(
-            _free("kappa", "slope over the overlap s", 2), _free("kappa2", "its bend: not assumed monotone", 2),
+            _free("kappa", "slope over the overlap s", 2), _free("kappa2", "its curvature: need not be monotone", 2),
             _free("zeta", "interaction of size and overlap", 0.5),
         ),
     ),
@@ -88,13 +86,13 @@ TERMS = {
         ),
     ),
 }  # fmt: skip
-"""Poison is a count and not a fraction (Souly et al. 2025, arXiv 2510.07192); count above 0."""
+"""Poison is a count, not a fraction (Souly et al. 2025, arXiv 2510.07192); count above 0."""
 
 
 def half_life_law(name: str, *terms: str, register: bool = False) -> Law:
-    """T = T0 (N/1e6)^gamma exp(sum of terms), inputs N and those of the terms, in their order. See TERMS."""
+    """T = T0 (N/1e6)^gamma exp(sum of terms), with input N and those of the terms, in order. See TERMS."""
     if unknown := set(terms) - set(TERMS):
-        raise UserError(f"there is no term {', '.join(sorted(unknown))} of half-life; terms: {', '.join(TERMS)}")
+        raise UserError(f"half-life has no term {', '.join(sorted(unknown))}; terms: {', '.join(TERMS)}")
     parts = [TERMS[term] for term in terms]
 
     def function(n, *rest):
@@ -131,7 +129,7 @@ PHI = Parameter(name="phi", low=-20, high=20, start=(-1, 1), meaning="slope of t
 
 
 def _logistic(size, f0, phi):
-    """The floor at ln(N / 1e6) = size and its derivative in the logit."""
+    """The floor at ln(N / 1e6) = size and its derivative with respect to the logit."""
     floor = 1 / (1 + np.exp(-(f0 + phi * size)))
     return floor, floor * (1 - floor)
 
@@ -144,12 +142,12 @@ def floor_size(n, f0, phi):
 
 
 def over_size(base: Law, register: bool = False) -> Law:
-    """A decay law at all sizes at once: T = T0 (N/1e6)^gamma and, where it has a floor, logit f = f0 + phi ln(N/1e6).
+    """A decay law at all sizes jointly: T = T0 (N/1e6)^gamma and, if it has a floor, logit f = f0 + phi ln(N/1e6).
 
-    Inputs x and N. For joint fits of raw counts; compare with the fits of each size.
+    Inputs x and N. For joint fits of raw counts; compare with separate fits of each size.
     """
     if "T" not in base.names:
-        raise UserError(f"{base.name} has no time scale T to let size change; it has {', '.join(base.names)}")
+        raise UserError(f"{base.name} has no time scale T that could depend on size; it has {', '.join(base.names)}")
     time, floor = base.names.index("T"), None if base.floor is None else base.names.index(base.floor)
     scale = Parameter(name="T0", low=1e-12, high=1e21, log=True, unit="x", meaning="time scale at a million parameters")
     changed = {time: (scale, GAMMA)} | ({} if floor is None else {floor: (F0, PHI)})

@@ -1,4 +1,4 @@
-"""The forms in which human forgetting was published: x above 0, no level at 0 and so no half-life."""
+"""Published forms of human forgetting: x above 0, without a level at 0 and so without a half-life."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def power(x, a, b):
     linear=("a", "b"),
 )  # fmt: skip
 def log(x, a, b):
-    """Nothing is clipped: see log_linear for a law of retention."""
+    """Not clipped at 0: see log_linear for a law of retention."""
     of_b = -np.log(x)
     return a + b * of_b, (np.ones(1), of_b)
 
@@ -37,12 +37,12 @@ def log(x, a, b):
 @law(
     name="ebbinghaus", formula="y = k / ((log10 x)^c + k)", source="Ebbinghaus 1885, section 29: savings over minutes",
     parameters=(
-        Parameter(name="k", low=1e-6, high=1e6, log=True, start=(0.1, 10), meaning="y = 1/2 where the power is k"),
+        Parameter(name="k", low=1e-6, high=1e6, log=True, start=(0.1, 10), meaning="value of the power where y = 1/2"),
         Parameter(name="c", low=0.01, high=20, log=True, start=(0.3, 3), meaning="exponent of log10 x"),
     ),
 )  # fmt: skip
 def ebbinghaus(x, k, c):
-    """x of 1 or more."""
+    """For x of 1 or more."""
     log = np.log10(x)
     power = np.where(log > 0, np.exp(c * np.log(np.where(log > 0, log, 1))), 0)
     below = (power + k) ** 2

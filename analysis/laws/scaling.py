@@ -1,4 +1,4 @@
-"""Scaling laws: loss over parameters and tokens, half-life and floor over size and what else a study varies."""
+"""Scaling laws: loss over parameters and tokens."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def gadre(n, d, e, a, c, b):
         Parameter(name="d", low=-100, high=100, start=(0, 5), meaning="ln loss at N = X = 1"),
         Parameter(name="a", low=-10, high=10, start=(-0.3, 0), meaning="exponent of size without routing"),
         Parameter(name="b", low=-10, high=10, start=(-0.5, 0), meaning="exponent of experts at N = 1"),
-        Parameter(name="c", low=-10, high=10, start=(0, 0.05), meaning="how routing's gain shrinks with size"),
+        Parameter(name="c", low=-10, high=10, start=(0, 0.05), meaning="decline of routing's gain with size"),
     ),
 )
 def routing(n, x, d, a, b, c):

@@ -1,7 +1,8 @@
-"""Loss over the length k of a soft prompt, k = 0 included: how little information brings a behaviour back.
+"""Loss over the length k of a soft prompt, k = 0 included: how little information elicits a behaviour.
 
-Conditional distance C(M, D, T) is the least k whose loss is at most T, saturation S the k beyond which more tokens
-stop helping (Nordby 2025, arXiv 2505.14943; the formulas are a reconstruction). A measured loss bounds C from above.
+Conditional distance C(M, D, T) is the smallest k whose loss is at most T; saturation S is the k beyond which more
+tokens stop helping (Nordby 2025, arXiv 2505.14943; the formulas are a reconstruction). A measured loss bounds C from
+above.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from analysis.stats.arrays import Array
 
 SOURCE = "Nordby 2025, arXiv 2505.14943, for the measure; the forms are those of decay"
 LIMIT = Parameter(name="E", low=0, high=1e12, unit="y", start=(-0.1, 0.5), meaning="loss with a prompt of any length")
-GAIN = Parameter(name="A", low=0, high=1e12, unit="y", start=(0.3, 1.2), meaning="loss that a prompt can take away")
-LENGTH = Parameter(name="K", low=1e-6, high=1e9, log=True, start=(0.1, 100), meaning="tokens in which most gain comes")
+GAIN = Parameter(name="A", low=0, high=1e12, unit="y", start=(0.3, 1.2), meaning="loss that a prompt can remove")
+LENGTH = Parameter(name="K", low=1e-6, high=1e9, log=True, start=(0.1, 100), meaning="token scale of the gain")
 
 
 @law(
@@ -22,7 +23,7 @@ LENGTH = Parameter(name="K", low=1e-6, high=1e9, log=True, start=(0.1, 100), mea
     parameters=(LIMIT, GAIN, LENGTH), linear=("E", "A"), half=lambda e, a, k0: k0 * np.log(2),
 )  # fmt: skip
 def soft_prompt_exponential(k, e, a, k0):
-    """Half-life: tokens that bring half of the gain."""
+    """Half-life: tokens for half of the gain."""
     left = np.exp(-k / k0)
     return e + a * left, (np.ones(1), left, a * left * k / k0**2)
 
@@ -36,14 +37,14 @@ def soft_prompt_exponential(k, e, a, k0):
     linear=("E", "A"), half=lambda e, a, k0, b: k0 * np.expm1(np.log(2) / b),
 )  # fmt: skip
 def soft_prompt_power(k, e, a, k0, b):
-    """Half-life: tokens that bring half of the gain."""
+    """Half-life: tokens for half of the gain."""
     log = np.log1p(k / k0)
     left = np.exp(-b * log)
     return e + a * left, (np.ones(1), left, a * left * b * k / (k0 * (k0 + k)), -a * left * log)
 
 
 def conditional_distance(law: Law, theta: Array, target: Array | float) -> Array:
-    """C: least k (...) at which the fitted curve theta (..., P) is at most `target`; inf where it never is."""
+    """C: smallest k (...) at which the fitted curve theta (..., P) is at most `target`; inf if it never is."""
     e, a, k0, *b = (np.asarray(theta, dtype=float)[..., i] for i in range(len(law.parameters)))
     target = np.asarray(target, dtype=float)
     with np.errstate(all="ignore"):
@@ -53,6 +54,6 @@ def conditional_distance(law: Law, theta: Array, target: Array | float) -> Array
 
 
 def saturation(law: Law, theta: Array, share: float = 0.99) -> Array:
-    """S: the k (...) at which `share` of the whole gain A has come."""
+    """S: the k (...) at which `share` of the whole gain A is reached."""
     theta = np.asarray(theta, dtype=float)
     return conditional_distance(law, theta, theta[..., 0] + (1 - share) * theta[..., 1])

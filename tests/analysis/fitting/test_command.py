@@ -55,7 +55,7 @@ def test_fit_of_counts_recovers_planted_parameters(
     assert found["starts_at_optimum"] > 0.5
     shown = capsys.readouterr().out
     assert "half-life" in shown
-    assert "level in which decay settles" in shown
+    assert "level that decay settles at" in shown
 
 
 def test_fit_of_losses_over_two_inputs_in_any_order_and_format(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_half_life_over_size_and_dials_has_the_planted_interactions() -> None:
     size, log = np.log(8), np.log(1 + 0.4 / 0.1)
     expected = 100 * np.exp(0.5 * size + (1.0 + 0.2 * size) * log + (0.3 - 0.4 * overlap + 0.1 * size) * overlap)
     assert law.value(theta, np.array([[n, strength, overlap]]))[0] == pytest.approx(expected)
-    with pytest.raises(UserError, match="there is no term momentum"):
+    with pytest.raises(UserError, match="half-life has no term momentum"):
         half_life_law("mine", "momentum")
 
 
