@@ -1,4 +1,4 @@
-"""Does a larger batch after the drop protect a backdoor, at equal tokens? An example of a study of one's own."""
+"""Does a larger batch after the drop protect a backdoor, at equal tokens? An example of your own study."""
 
 import dataclasses
 
