@@ -45,7 +45,7 @@ def prompts() -> StudyData:
                               | {"parameters": generated.SIZES[size]})  # fmt: skip
                 needs = numbers * float(np.exp(0.12 * rng.normal()))
                 points += [(trial, *point) for point in _points(task, needs, width, rng)]
-    settings = {"tokens": TOKENS, "matched": LOSS, "restarts": 1, "steps": 300}
+    settings = {"tokens": TOKENS, "matched_loss": LOSS, "restarts": 1, "steps": 300}
     declaration = replace(
         base.declaration, prompts=told, axes=(), settings=settings,
         outcomes=tuple(schema.Outcome(name=t, label=t, phase="prompts", task=t) for t in BEHAVIOURS),

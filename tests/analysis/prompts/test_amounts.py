@@ -32,7 +32,7 @@ def test_bits_are_the_least_over_k_and_bits_a_number_that_still_get_there(study:
 
 
 def test_without_one_loss_for_all_what_is_rounded_is_held_to_its_own_seeds_threshold(study: StudyData) -> None:
-    settings = {name: value for name, value in study.declaration.settings.items() if name != "matched"}
+    settings = {name: value for name, value in study.declaration.settings.items() if name != "matched_loss"}
     high = pl.col("trial").str.starts_with("30k 1 ") & pl.col("name").str.contains(r"/loss")
     points = study.points.with_columns(value=pl.col("value") + pl.when(high).then(5.0).otherwise(0.0))
     own = replace(study, declaration=replace(study.declaration, settings=settings), points=points)
@@ -43,6 +43,12 @@ def test_without_one_loss_for_all_what_is_rounded_is_held_to_its_own_seeds_thres
     assert by_seed[1] - by_seed[0] == pytest.approx(5.0, abs=0.2)
     table = amounts.bits_table(amounts.quantised(own))
     assert (table["reached"] == table["seeds"]).all()
+
+
+def test_the_matched_loss_of_runs_published_under_its_old_name_is_read(study: StudyData) -> None:
+    settings = {name.replace("matched_loss", "matched"): value for name, value in study.declaration.settings.items()}
+    old = replace(study, declaration=replace(study.declaration, settings=settings))
+    assert amounts.aim(old) == amounts.aim(study) == generated_prompts.LOSS
 
 
 def test_directions_are_the_fewest_that_get_there_and_what_never_does_is_infinite(study: StudyData) -> None:
