@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -49,3 +50,11 @@ def test_every_file_that_is_shipped_is_there(config: dict):
     for there, here in config["file_mounts"].items():
         assert here.startswith("~/.ray/") or (ROOT / here).exists(), here
         assert there.startswith("~/")
+
+
+def test_every_file_that_the_installation_reads_is_shipped(config: dict):
+    """The Makefile, what it installs by, and what the build needs: the readme, the license and the hook."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    read = {"Makefile", "pyproject.toml", "constraints.txt", "LICENSE", project["project"]["readme"], "hatch_build.py"}
+    assert "custom" in project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]  # which is hatch_build.py
+    assert read <= set(config["file_mounts"].values())

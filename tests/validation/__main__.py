@@ -1,4 +1,4 @@
-"""`python -m tests.validation`: plants truths, counts how often intervals hold them, writes docs/validation.md."""
+"""`python -m tests.validation`: simulates data with known truth, measures coverage, writes docs/validation.md."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("decay", "scaling", "seeds")
 TITLES = {
     "one run": "Laws of one input, in one run: profile intervals",
-    "scaling": "Laws of size and of a study's dials: profile intervals; jackknife and bootstrap over groups",
-    "over seeds": "Laws over seeds: one fit a seed, Student-t",
+    "scaling": "Laws of size and of a study's settings: profile intervals; jackknife and bootstrap over groups",
+    "over seeds": "Laws over seeds: one fit per seed, Student-t",
     "gamma": "gamma, the slope of ln half-life over ln N",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every cell plants its truth in each of `replicates` data sets, all solved as one batched problem."""
+    """Every cell simulates `replicates` data sets with its truth, all solved as one batched problem."""
 
     replicates: int = 1000
     out: Path = ROOT / "docs" / "validation.md"
@@ -60,22 +60,22 @@ def page(cells: list[Cell], replicates: int, seconds: float, processor: float) -
     low, high = NOMINAL
     mean = sum(cell.coverage for cell in identified) / len(identified)
     lines = [
-        "# Validation: do the 95 % intervals hold what was planted?",
+        "# Validation: do the 95 % intervals cover the truth?",
         "",
         f"`make validate`, {time.strftime('%Y-%m-%d')}, {seconds:.0f} s ({processor:.0f} s of processor time) on one "
-        f"thread of {machine()}, Python {platform.python_version()}. {replicates:,} replicates a cell, "
+        f"thread of {machine()}, Python {platform.python_version()}. {replicates:,} replicates per cell, "
         f"{NULLS * replicates:,} where gamma is 0; seeds fixed.",
         "",
-        f"Promised: coverage of {low:.0%} to {high:.0%} for identified quantities, and gamma at 0 called a slope in at "
-        f"most {FALSE_POSITIVES:.0%}. Of {len(cells)} cells {len(cells) - len(missed)} hold that; false positives of "
-        f"gamma at 0 are {min(1 - c.coverage for c in nulls):.1%} to {max(1 - c.coverage for c in nulls):.1%}. Over "
-        f"the {len(identified)} identified quantities the mean coverage is {mean:.2%}. The standard error of one "
-        f"coverage is {(0.95 * 0.05 / replicates) ** 0.5:.1%}: among so many, a few lie outside by chance.",
+        f"Promised: coverage of {low:.0%} to {high:.0%} for identified quantities, and gamma = 0 called a slope in at "
+        f"most {FALSE_POSITIVES:.0%}. {len(cells) - len(missed)} of {len(cells)} cells meet this; false positives at "
+        f"gamma = 0 are {min(1 - c.coverage for c in nulls):.1%} to {max(1 - c.coverage for c in nulls):.1%}. The "
+        f"mean coverage of the {len(identified)} identified quantities is {mean:.2%}. The standard error of one "
+        f"coverage is {(0.95 * 0.05 / replicates) ** 0.5:.1%}: among so many cells, a few lie outside by chance.",
         "",
-        "*below*, *above*: intervals wholly below, or above, the truth. *open*: intervals with an end that the data do "
-        f"not bound; above {OPEN:.0%} the design does not identify the quantity, and its interval is only asked to "
-        "cover. *given*: data sets that have an interval at all; gamma has none with more than a third of half-lives "
-        "censored, or more than four fifths at one size.",
+        "*below*, *above*: intervals entirely below, or above, the truth. *open*: intervals with an end that the data "
+        f"do not bound; above {OPEN:.0%} the design does not identify the quantity, and its interval is only required "
+        "to cover. *given*: data sets that have an interval at all; gamma has none if more than a third of the "
+        "half-lives are censored, or more than four fifths at one size.",
         "",
         *_misses(missed),
     ]
@@ -88,9 +88,9 @@ def page(cells: list[Cell], replicates: int, seconds: float, processor: float) -
 
 def _misses(missed: list[Cell]) -> list[str]:
     if not missed:
-        return ["No cell misses."]
+        return ["No cell misses its promise."]
     return [
-        "Cells that miss:",
+        "Cells that miss their promise:",
         "",
         *(f"- {c.law}, {c.design}, {c.quantity}: {c.coverage:.3f}. {_why(c)}" for c in missed),
     ]
@@ -102,7 +102,7 @@ def _why(cell: Cell) -> str:
     error = (cell.coverage * (1 - cell.coverage) / (cell.replicates * cell.given)) ** 0.5
     least, most = NOMINAL
     off = max(least - cell.coverage, cell.coverage - most, 0)
-    within = "Within two standard errors of what was promised." if off < 2 * error else "Why is not known."
+    within = "Within two standard errors of the promise." if off < 2 * error else "The reason is unknown."
     return cell.why or within
 
 
