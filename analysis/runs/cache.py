@@ -1,8 +1,8 @@
-"""Points once read are kept as Parquet, so that only what is new is read again.
+"""Points already read are cached as Parquet, so that only new points are read again.
 
-Per sweep two files in `cache/`: `<run>.parquet` and `<run>.json`, which has the Parquet file's digest, what the store
-said of each run (its mark) and of itself (its stamp). Whatever does not fit together is left aside and read again:
-the files can be deleted at any time.
+Each sweep has two files in `cache/`: `<run>.parquet`, and `<run>.json` with the Parquet file's digest and what the
+store returned for each run (its mark) and for itself (its stamp). Inconsistent files are ignored and written again:
+they can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ log = logging.getLogger("analysis")
 
 
 class Cache:
-    """`folder` None: nothing is kept."""
+    """Without a `folder` nothing is cached."""
 
     def __init__(self, folder: Path | None, name: str, store: str) -> None:
-        """`store` tells stores apart that may hold runs of the same name: a cache of another one is not used."""
+        """`store` distinguishes stores whose runs may have the same name: another store's cache is not used."""
         self._path = folder / re.sub(r"\W", "-", name) if folder else None
         self._store = _digest(store.encode())
 
     def points(self, store: Store, runs: Sequence[Run]) -> pl.DataFrame:
-        """Every logged point: run, key, step, timestamp, value; of points logged twice the newest; missing ones
-        absent. Each series together, steps in order."""
+        """Every logged point: run, key, step, timestamp, value; the newest of points logged twice, without missing
+        values. Series are contiguous, with steps in order."""
         stamp = store.stamp()
         kept = self._load()
         points, marks = (kept[0], kept[1]["marks"]) if kept else (pl.DataFrame(schema=POINTS), {})
@@ -48,20 +48,20 @@ class Cache:
         return points.filter(pl.col("run").is_in([run.id for run in runs]) & pl.col("value").is_not_null())
 
     def _load(self) -> tuple[pl.DataFrame, dict[str, Any]] | None:
-        """The kept points and what is said of them; None where there are none, or none to be trusted."""
+        """The cached points and their metadata; None if there are none or they are inconsistent."""
         if self._path is None:
             return None
         try:
-            said = json.loads(self._path.with_suffix(".json").read_text(encoding="utf-8"))
+            meta = json.loads(self._path.with_suffix(".json").read_text(encoding="utf-8"))
             content = self._path.with_suffix(".parquet").read_bytes()
-            if [said["format"], said["store"], said["digest"]] != [FORMAT, self._store, _digest(content)]:
+            if [meta["format"], meta["store"], meta["digest"]] != [FORMAT, self._store, _digest(content)]:
                 return None
             points = pl.read_parquet(io.BytesIO(content))
-            return (points, said) if dict(points.schema) == POINTS and isinstance(said["marks"], dict) else None
+            return (points, meta) if dict(points.schema) == POINTS and isinstance(meta["marks"], dict) else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
-            log.warning("%s is left aside and made again: %s", self._path, error)
+            log.warning("ignoring the cache %s, which is written again: %s", self._path, error)
             return None
 
     def _save(
@@ -78,14 +78,14 @@ class Cache:
                 (pl.DataFrame(schema=POINTS) if points is None else points).write_parquet(content, compression="lz4")
                 digest = _digest(content.getvalue())
                 _replace(self._path.with_suffix(".parquet"), content.getvalue())
-            said = {"format": FORMAT, "store": self._store, "digest": digest, "stamp": stamp, "marks": marks}
-            _replace(self._path.with_suffix(".json"), json.dumps(said).encode())
+            meta = {"format": FORMAT, "store": self._store, "digest": digest, "stamp": stamp, "marks": marks}
+            _replace(self._path.with_suffix(".json"), json.dumps(meta).encode())
         except OSError as error:
-            log.warning("what was read is not kept: %s cannot be written (%s)", self._path, error)
+            log.warning("the points read are not cached: %s cannot be written (%s)", self._path, error)
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Whole or not at all, also where two processes write."""
+    """Atomic, also when two processes write."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_bytes(content)

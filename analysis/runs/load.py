@@ -1,8 +1,7 @@
-"""From MLflow to frames: one row a trial, one row a measured point. Missing stays missing.
+"""From MLflow to frames: one row per trial, one row per measured point. Missing values stay missing.
 
-The newest sweep of a study is read unless another is named. A trial's phase that was trained once for several
-trials has its own run; its points are joined here through the trial's tag, so that nothing after this module
-knows that stages are shared.
+By default the newest sweep of a study is read. A phase that was trained once for several trials has its own run; its
+points are joined here through the trials' tags, so that no later module has to know that stages are shared.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _MISSING = ("", "None")
 
 
 def find_sweeps(store: Store, study: str | None = None) -> list[Run]:
-    """The sweeps of a study (of all studies when None), the newest last."""
+    """The sweeps of a study (of all studies if None), newest last."""
     sweeps = store.runs(schema.TAG_KIND, ["sweep"])
     if study is not None:
         sweeps = [run for run in sweeps if run.tags.get(schema.TAG_STUDY) == study]
@@ -41,11 +40,11 @@ def find_sweeps(store: Store, study: str | None = None) -> list[Run]:
 
 
 def load_study(tracking_uri: str, study: str, sweep: str | None = None, cache: Path | None = None) -> StudyData:
-    """Read the newest sweep of `study`, or the one whose digest (or the beginning of it) is `sweep`.
+    """Read the newest sweep of `study`, or the one whose digest begins with `sweep`.
 
-    `tracking_uri`: an MLflow store, or a folder of tables (table_store.py).
-    `cache`: folder that keeps the points read; by default `cache` beside a SQLite store, and none for other stores.
-    Raises UserError when there is no such store, study or sweep, or when its schema is newer than this code.
+    `tracking_uri`: an MLflow store, or a folder of tables (see `analysis.runs.tables`).
+    `cache`: folder for the points read; by default `cache` next to a SQLite store, and none for other stores.
+    Raises UserError if there is no such store, study or sweep, or if its schema is newer than this code.
     """
 
     if is_tables(tracking_uri):
@@ -56,7 +55,7 @@ def load_study(tracking_uri: str, study: str, sweep: str | None = None, cache: P
         known = sorted({run.tags.get(schema.TAG_STUDY, "") for run in find_sweeps(store)} - {""})
         has = f"it has {', '.join(known)}" if known else "it has no studies yet"
         raise UserError(
-            f"no study {study!r} in {masked(tracking_uri)}: {has}; run the study first or name another store"
+            f"no study {study!r} in {masked(tracking_uri)}: {has}; run the study first or pass another store"
         )
     if sweep is not None:
         chosen = [run for run in sweeps if run.tags.get(schema.TAG_SWEEP, "").startswith(sweep)]
@@ -81,14 +80,14 @@ def _declaration(store: Store, parent: Run) -> tuple[Declaration, upgrades.Upgra
     text = store.artifact(parent, schema.DECLARATION)
     if text is None:
         raise UserError(
-            f"sweep {parent.name!r} has no {schema.DECLARATION}: expected it as artifact of run {parent.id}; "
-            "give the study's command again, it publishes what is missing"
+            f"sweep {parent.name!r} has no {schema.DECLARATION}: expected it as an artifact of run {parent.id}; "
+            "run the study's command again, which publishes what is missing"
         )
     return declared(text, f"{schema.DECLARATION} of sweep {parent.name!r}")
 
 
 def trial_frame(runs: Sequence[Run]) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """One row a trial, and the names of its parameter columns."""
+    """One row per trial, and the names of its parameter columns."""
     prefixes = {
         schema.TAG_OUTCOME_PREFIX: "outcome_",
         schema.TAG_SUMMARY_PREFIX: "summary_",
@@ -101,7 +100,7 @@ def trial_frame(runs: Sequence[Run]) -> tuple[pl.DataFrame, tuple[str, ...]]:
             "trial": run.tags.get(schema.TAG_TRIAL, run.id), "name": run.name, "role": run.tags.get(schema.TAG_ROLE),
         }  # fmt: skip
         for key, value in run.params.items():
-            name = key.rpartition("/")[2]  # parameters may be grouped in the UI: "model/size" is size
+            name = key.rpartition("/")[2]  # parameters can be grouped in the UI: "model/size" is size
             names[name] = None
             row[name] = None if value in _MISSING else value
         for key, value in run.tags.items():
@@ -115,7 +114,7 @@ def trial_frame(runs: Sequence[Run]) -> tuple[pl.DataFrame, tuple[str, ...]]:
 
 
 def _typed(values: Sequence[str | None], parse: bool) -> pl.Series:
-    """A column of integers, floats or truth values if every value present is one, else of text."""
+    """A column of integers, floats or booleans if every value present is one, otherwise of text."""
     present = [value for value in values if value is not None]
     if parse and present:
         if all(_INTEGER.fullmatch(value) for value in present):
@@ -132,8 +131,8 @@ CACHED = "sweep/stages_cached"
 
 
 def _totals(points: pl.DataFrame) -> dict[str, float]:
-    """The sweep's own numbers, of which every run of its command has written some: what the runs spent is summed, what
-    was there already is the first one's, all else the last one's."""
+    """The sweep's own metrics, which each run of its command logs: what the runs spent is summed, what already existed
+    is the first run's, everything else the last run's."""
     totals: dict[str, float] = {}
     for key, value in points.sort("step", maintain_order=True).select(pl.col("key").cast(pl.String), "value").rows():
         if key in SPENT:
@@ -149,9 +148,9 @@ def _totals(points: pl.DataFrame) -> dict[str, float]:
 def _points(
     store: Store, cache: Cache, parent: Run, runs: Sequence[Run], metric: Callable[[str], str]
 ) -> tuple[pl.DataFrame, dict[str, float]]:
-    """The points of every trial and phase, those of shared stages included, and the parent run's own metrics.
+    """The points of every trial and phase, including those of shared stages, and the parent run's own metrics.
 
-    What is joined are series (a run's metric) and not points: a million points make some ten thousand series.
+    The join is over series (metrics of a run), not points: a million points make about ten thousand series.
     """
     links = pl.DataFrame(
         [
@@ -166,7 +165,7 @@ def _points(
     folders = links["folder"].unique().to_list()
     stages = store.runs(schema.TAG_STAGE, folders, parent.experiment) if folders else []
     stages = [run for run in stages if run.tags.get(schema.TAG_KIND) == "stage"]
-    shared = {run.tags[schema.TAG_STAGE]: run for run in stages}  # the newest run of a folder comes last and stays
+    shared = {run.tags[schema.TAG_STAGE]: run for run in stages}  # of a folder's runs the newest comes last
     points = cache.points(store, [parent, *runs, *shared.values()])
     series = (
         points.with_row_index("first")
@@ -174,12 +173,12 @@ def _points(
         .agg(pl.col("first").first(), pl.len().alias("count"))
         .with_columns(pl.col("run", "key").cast(pl.String))
     )
-    totals = _totals(points.filter(pl.col("run") == parent.id))  # categories are compared, not a million strings
+    totals = _totals(points.filter(pl.col("run") == parent.id))  # compares categories, not a million strings
 
     names = series.select(pl.col("key").unique())
-    names = names.with_columns(said=pl.col("key").map_elements(metric, return_dtype=pl.String))
-    split = pl.col("said").str.splitn("/", 2)
-    names = names.with_columns(phase=split.struct[0], name=split.struct[1]).drop("said").drop_nulls("name")
+    names = names.with_columns(path=pl.col("key").map_elements(metric, return_dtype=pl.String))
+    split = pl.col("path").str.splitn("/", 2)
+    names = names.with_columns(phase=split.struct[0], name=split.struct[1]).drop("path").drop_nulls("name")
     series = series.join(names, on="key")
     trial_of = pl.DataFrame(
         [(run.id, run.tags.get(schema.TAG_TRIAL, run.id)) for run in runs],

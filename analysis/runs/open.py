@@ -1,4 +1,4 @@
-"""The one place that knows which class reads which kind of MLflow store."""
+"""Chooses the class that reads a kind of MLflow store."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from analysis.runs.sqlite import SqliteStore
 
 
 def open_store(tracking_uri: str) -> Store:
-    """Raises UserError when nothing is there."""
+    """Raises UserError if there is no store."""
     return SqliteStore(tracking_uri) if tracking_uri.startswith("sqlite:") else ClientStore(tracking_uri)

@@ -1,4 +1,4 @@
-"""Where the runs of `--results` are read, and where reports go: a folder, or this machine's copy of a bucket."""
+"""Where the runs of `--results` are read and reports are written: a folder, or this machine's copy of a bucket."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from analysis.errors import UserError
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")
-"""Also one whose slashes Path has made one."""
+"""Matches also if Path collapsed the slashes into one."""
 Place = str | os.PathLike[str]
 
 
 def results_folder(results: Place | None) -> Path:
-    """The folder that stands for `--results` (or HALFLIFE_RESULTS) here: of a bucket, its copy, or results."""
+    """The local folder of `--results` (or HALFLIFE_RESULTS): for a bucket its copy, if there is one, otherwise
+    `results`."""
     given = Path(results or os.environ.get("HALFLIFE_RESULTS") or "results")
     if address := _address(given):
         return _copy_of(address) or Path("results")
@@ -23,15 +24,15 @@ def results_folder(results: Place | None) -> Path:
 
 
 def tracking_uri_of(results: Place | None) -> str:
-    """The MLflow store of `--results`. Raises UserError when that is a bucket whose runs nothing here has published."""
+    """The MLflow store of `--results`. Raises UserError if that is a bucket not published from this machine."""
     given = Path(results or os.environ.get("HALFLIFE_RESULTS") or "results")
     database = (results_folder(results) / "mlflow.db").absolute()
     address = _address(given)
     if address and not (_copy_of(address) and database.exists()):
         raise UserError(
-            f"results in {address}: the bucket keeps what was computed, its runs are in MLflow; give --tracking-uri (a "
-            "cluster's is http://127.0.0.1:5000 after `ray attach cluster.yaml -p 5000`), or run the study's command "
-            "here with these --results, which computes nothing again and publishes them"
+            f"results in {address}: the bucket holds stages, while runs are in MLflow; pass --tracking-uri (on a "
+            "cluster http://127.0.0.1:5000 after `ray attach cluster.yaml -p 5000`), or run the study's command here "
+            "with these --results, which recomputes nothing and publishes them"
         )
     return f"sqlite:///{database}"
 

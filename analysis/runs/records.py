@@ -1,6 +1,5 @@
-"""Where MLflow keeps runs: a SQLite file read by SQL, a server read over REST, other stores through MLflow's client.
-
-All give the same plain records, so that load.py and cache.py know nothing of any of them.
+"""The records that every kind of MLflow store returns: a SQLite file read by SQL, a server over REST, others through
+MLflow's client. load.py and cache.py depend on these records alone.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ POINTS = {
     "run": pl.Categorical, "key": pl.Categorical, "step": pl.Int64, "timestamp": pl.Int64, "value": pl.Float64,
 }  # fmt: skip
 Mark = list[Any]
-"""What a store says of a run so that it can tell later whether the run is still as it was; plain JSON values."""
+"""What a store needs to tell later whether a run has changed; plain JSON values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,19 +33,19 @@ class Run:
 
     @property
     def touched(self) -> int:
-        """When it was last started or finished: a sweep given again counts as new."""
+        """When it last started or ended: a sweep that is run again counts as new."""
         return max(self.started, self.ended or 0)
 
 
 class Reading(NamedTuple):
-    """What a store says of some runs to one who knows some of their points already."""
+    """The points of some runs beyond those already known."""
 
     points: pl.DataFrame
-    """Columns POINTS: what is not known yet, in the order of writing; null where NaN was logged."""
+    """Columns POINTS: the new points in the order of writing; null where NaN was logged."""
     kept: set[str]
-    """Runs whose known points still hold; for all others `points` has every point."""
+    """Runs whose known points are still valid; for all others `points` holds every point."""
     marks: dict[str, Mark]
-    """By run; to be handed in as `known` next time."""
+    """By run; pass as `known` next time."""
 
 
 class Store(Protocol):
@@ -55,21 +54,21 @@ class Store(Protocol):
         ...
 
     def read(self, runs: Sequence[Run], known: Mapping[str, Mark]) -> Reading:
-        """The points of `runs` that one who has those of `known` lacks."""
+        """The points of `runs` that are not covered by the marks `known`."""
         ...
 
     def stamp(self) -> Mark | None:
-        """Equal as long as nothing was written; None where the store cannot tell."""
+        """Unchanged as long as nothing was written; None if the store cannot tell."""
         ...
 
     def artifact(self, run: Run, name: str) -> str | None:
-        """Text of an artifact, or None when there is none."""
+        """Text of an artifact, or None if there is none."""
         ...
 
 
 def newest(points: pl.DataFrame) -> pl.DataFrame:
-    """Of points with the same run, key and step the one with the latest timestamp, of those the one written last;
-    each series together, steps in order. Columns POINTS."""
+    """Of points with the same run, key and step the one with the latest timestamp, and among these the one written
+    last. Series are contiguous, with steps in order. Columns POINTS."""
     series = [pl.col(name).to_physical() for name in ("run", "key")]
     points = points.sort(*series, "step", "timestamp", maintain_order=True)
     same = pl.all_horizontal(column == column.shift(-1) for column in (*series, pl.col("step")))

@@ -1,4 +1,4 @@
-"""MLflow's SQLite file, read by SQL: runs by the standard library, points column by column through Arrow (ADBC)."""
+"""MLflow's SQLite file, read by SQL: runs through the standard library, points by column through Arrow (ADBC)."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from analysis.errors import UserError
 from analysis.runs.client import ClientStore
 from analysis.runs.records import POINTS, Mark, Reading, Run
 
-PATIENCE = 30.0
-"""Seconds to wait for a sweep that is just writing."""
+TIMEOUT = 30.0
+"""Seconds to wait for a sweep that is writing."""
 ROWS = 65_536
-"""Rows a batch of the reader."""
+"""Rows per batch of the reader."""
 READ = """
 SELECT m.rowid AS point, m.run_uuid AS run, m.key, m.step, m.timestamp, m.value, m.is_nan = 1 AS is_nan
 FROM json_each(?) w JOIN metrics m
 ON m.run_uuid = json_extract(w.value, '$[0]') AND m.rowid > json_extract(w.value, '$[1]')
 """
-# An unchanged run has the same sums over the same rows. MLflow itself only appends, or removes whole runs.
+# An unchanged run has the same sums over the same rows. MLflow only appends, or deletes whole runs.
 SUMS = """
 SELECT m.run_uuid, count(*), total(m.value), sum(m.is_nan = 1), sum(abs(m.step) % 1000003), sum(m.timestamp % 1000003)
 FROM json_each(?) w JOIN metrics m
 ON m.run_uuid = json_extract(w.value, '$[0]') AND m.rowid <= json_extract(w.value, '$[1]') GROUP BY m.run_uuid
 """
 
-NOTHING: Mark = [0, 0, 0.0, 0, 0, 0]
+EMPTY: Mark = [0, 0, 0.0, 0, 0, 0]
 """The mark of a run without points: last rowid, count, total value, NaNs, sums of steps and of timestamps."""
 
 
@@ -44,7 +44,7 @@ class SqliteStore:
         if not self.path.is_file():
             raise UserError(
                 f"no tracking store at {self.path}: expected the mlflow.db of a sweep; run the study first, "
-                "or name its place with --results or --tracking-uri"
+                "or pass its location with --results or --tracking-uri"
             )
 
     def runs(self, tag: str, values: Sequence[str], experiment: str | None = None) -> list[Run]:
@@ -73,17 +73,17 @@ class SqliteStore:
         ]  # fmt: skip
 
     def read(self, runs: Sequence[Run], known: Mapping[str, Mark]) -> Reading:
-        """A run's mark: the last rowid and sums over its points up to there, as in NOTHING."""
-        asked = {run.id for run in runs}
-        held = {run: mark for run, mark in known.items() if run in asked}
+        """A run's mark: the last rowid and sums over its points up to there, as in EMPTY."""
+        wanted = {run.id for run in runs}
+        held = {run: mark for run, mark in known.items() if run in wanted}
         now = self._sums({run: mark[0] for run, mark in held.items()})
-        kept = {run for run, mark in held.items() if _agree(mark[1:], now.get(run, NOTHING[1:]))}
-        before = {run: held[run] if run in kept else NOTHING for run in asked}
+        kept = {run for run, mark in held.items() if _agree(mark[1:], now.get(run, EMPTY[1:]))}
+        before = {run: held[run] if run in kept else EMPTY for run in wanted}
         points = self._points({run: mark[0] for run, mark in before.items()})
         return Reading(points=points.select(list(POINTS)), kept=kept, marks=_marks(points, before))
 
     def stamp(self) -> Mark | None:
-        """Sizes and times of the file and its log, and the counter that SQLite raises at every write of the file."""
+        """Sizes and times of the file and its log, and the counter that SQLite increments on every write."""
         files = [self.path, self.path.with_name(self.path.name + "-wal")]
         stats = [file.stat() for file in files if file.is_file()]
         with self.path.open("rb") as file:
@@ -95,7 +95,7 @@ class SqliteStore:
         if parsed.scheme not in ("", "file"):
             return ClientStore(f"sqlite:///{self.path}").artifact(run, name)
         folders = [Path(unquote(parsed.path))]
-        # A results folder that was moved or copied still holds its artifacts beside the database.
+        # A results folder that was moved or copied still holds its artifacts next to the database.
         folders += self.path.parent.glob(f"artifacts/**/{run.id}/artifacts")
         for folder in folders:
             if (folder / name).is_file():
@@ -108,44 +108,44 @@ class SqliteStore:
         return {run: list(sums) for run, *sums in self._query(SUMS, json.dumps(list(last.items())))}
 
     def _points(self, last: Mapping[str, int]) -> pl.DataFrame:
-        """Points beyond the last known rowid of each run, in the order of rowids: POINTS and point."""
+        """Points beyond the last known rowid of each run, ordered by rowid: POINTS and point."""
         import adbc_driver_manager
         from adbc_driver_sqlite import dbapi
 
-        with self._told(adbc_driver_manager.Error), dbapi.connect(f"{self.path.as_uri()}?mode=ro") as connection:
+        with self._reported(adbc_driver_manager.Error), dbapi.connect(f"{self.path.as_uri()}?mode=ro") as connection:
             with connection.cursor() as cursor:
-                cursor.execute(f"PRAGMA busy_timeout = {round(1000 * PATIENCE)}")
+                cursor.execute(f"PRAGMA busy_timeout = {round(1000 * TIMEOUT)}")
             with connection.cursor(adbc_stmt_kwargs={"adbc.sqlite.query.batch_rows": str(ROWS)}) as cursor:
                 cursor.execute(READ, (json.dumps(list(last.items())),))
                 rows = pl.from_arrow(cursor.fetch_arrow_table())
         assert isinstance(rows, pl.DataFrame)
         return rows.with_columns(
-            pl.col("run", "key").cast(pl.String).cast(pl.Categorical),  # an empty answer has no types
+            pl.col("run", "key").cast(pl.String).cast(pl.Categorical),  # an empty result has no types
             pl.col("point", "step", "timestamp").cast(pl.Int64),
             value=pl.when(pl.col("is_nan").cast(pl.Int64) == 0).then(pl.col("value").cast(pl.Float64)),
         ).sort("point")
 
     def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._told(sqlite3.DatabaseError):
-            connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE)
+        with self._reported(sqlite3.DatabaseError):
+            connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=TIMEOUT)
             try:
                 return connection.execute(sql, values).fetchall()
             finally:
                 connection.close()
 
     @contextmanager
-    def _told(self, kind: type[Exception]) -> Iterator[None]:
+    def _reported(self, kind: type[Exception]) -> Iterator[None]:
         try:
             yield
         except kind as error:
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"{self.path} cannot be read as an MLflow store ({reason}): give the mlflow.db of a sweep"
+                f"{self.path} cannot be read as an MLflow store ({reason}): pass the mlflow.db of a sweep"
             ) from error
 
 
 def _marks(points: pl.DataFrame, before: Mapping[str, Mark]) -> dict[str, Mark]:
-    """`before`, brought up to date with `points`."""
+    """The marks `before`, updated with `points`."""
     marks = dict(before)
     sums = points.group_by("run").agg(
         pl.col("point").max(),
@@ -161,7 +161,7 @@ def _marks(points: pl.DataFrame, before: Mapping[str, Mark]) -> dict[str, Mark]:
 
 
 def _agree(mark: Mark, now: Mark) -> bool:
-    """Counts exactly; the total but for the order of its sum, which SQLite and polars choose each for itself."""
+    """Whether counts are equal, and totals up to rounding: SQLite and polars sum in different orders."""
     count, total, *rest = mark
     return [count, *rest] == [now[0], *now[2:]] and math.isclose(total, now[1], rel_tol=1e-12, abs_tol=1e-12)
 

@@ -1,4 +1,4 @@
-"""A study as frames: what every reader of runs returns and everything after it works on."""
+"""A study as frames: what every reader of runs returns, and the input of everything else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StudyData:
 
     declaration: Declaration
     sweep: Run
-    """The parent run: its tags say how the sweep was made."""
+    """The parent run; its tags record how the sweep was run."""
     totals: dict[str, float]
     """The parent run's own metrics by name: sweep/efficiency, sweep/wall_seconds, ..."""
     trials: pl.DataFrame
@@ -32,13 +32,13 @@ class StudyData:
     parameters: tuple[str, ...]
     """Names of the parameter columns of `trials`."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What was computed from this data once and is asked for by every figure; a changed copy starts empty."""
+    """Cache of results computed from this data and shared by figures; a modified copy starts empty."""
 
 
 def declared(text: str, what: str) -> tuple[Declaration, upgrades.Upgrade]:
-    """The declaration as of today's schema, and how to read what else was written under its own.
+    """The declaration in the current schema, and the upgrade for everything else written under its own schema.
 
-    Raises UserError, which calls it `what`, when it cannot be read or is of a newer schema.
+    Raises UserError, which names it as `what`, if it cannot be read or has a newer schema.
     """
     try:
         said = json.loads(text)

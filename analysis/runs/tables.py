@@ -1,6 +1,6 @@
-"""A folder of tables as a study: what `export` wrote, or anyone's CSV and Parquet.
+"""A folder of tables as a study: written by `export`, or any CSV and Parquet files.
 
-It holds `points`, and if possible `trials`, `study.json` (the declaration) and `sweep.json` (the sweep's run).
+It holds `points`, and optionally `trials`, `study.json` (the declaration) and `sweep.json` (the sweep's run).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from halflife.tracking.schema import Axis, Declaration, Outcome
 
 
 def is_tables(place: str) -> bool:
-    """Whether `place` is a folder with tables rather than a tracking store."""
+    """Whether `place` is a folder of tables and not a tracking store."""
     return "://" not in place and _find(Path(place), "points") is not None
 
 
@@ -28,8 +28,8 @@ def read_tables(folder: Path, study: str) -> StudyData:
     """The study in a folder of tables.
 
     `points` needs the columns trial, phase, step, name (`task/measure`) and value. `trials` needs trial; without it
-    there is a treatment for every trial that has points. Without study.json, every task that has hits and trials is
-    an outcome, and every column of `trials` an axis. Raises UserError for what is missing or is another study.
+    every trial with points is a treatment. Without study.json every task with hits and trials is an outcome, and every
+    column of `trials` an axis. Raises UserError if something is missing or belongs to another study.
     """
     points = _points(folder)
     place = _find(folder, "trials")
@@ -38,7 +38,7 @@ def read_tables(folder: Path, study: str) -> StudyData:
         raise UserError(f"{place} has no column 'trial': it has {', '.join(trials.columns)}")
     trials = _typed(trials, str(place))
     if unknown := set(points["trial"]) - set(trials["trial"]):
-        raise UserError(f"trial {min(unknown)!r} has points and no row in {place}: expected one row a trial")
+        raise UserError(f"trial {min(unknown)!r} has points but no row in {place}: expected one row per trial")
     if trials["trial"].is_duplicated().any():
         raise UserError(f"{place} has several rows of one trial: expected one")
     standard = {"name": pl.col("trial"), "role": pl.lit("treatment")}
@@ -55,9 +55,9 @@ def read_tables(folder: Path, study: str) -> StudyData:
 
 
 def table_sweeps(folder: Path) -> list[Run]:
-    """The sweep that the tables of a folder are of; UserError where no sweep.json says which that was."""
+    """The sweep that the tables of a folder belong to. Raises UserError if there is no sweep.json."""
     if not (folder / "sweep.json").is_file():
-        raise UserError(f"{folder} is a folder of tables without sweep.json: expected what export wrote, or a store")
+        raise UserError(f"{folder} is a folder of tables without sweep.json: expected the output of export, or a store")
     return [_sweep(folder, "?")[0]]
 
 
@@ -80,7 +80,7 @@ def _points(folder: Path) -> pl.DataFrame:
 
 
 def _typed(trials: pl.DataFrame, place: str) -> pl.DataFrame:
-    """The columns that every study shares, as every study has them."""
+    """The columns that every study has, with their types."""
     kinds = {"trial": pl.String, "size": pl.String, "parameters": pl.Int64, "seed": pl.Int64}
     try:
         return trials.with_columns(pl.col(name).cast(kind) for name, kind in kinds.items() if name in trials.columns)

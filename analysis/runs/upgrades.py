@@ -1,7 +1,7 @@
-"""Studies written under an older schema, read as if they were of today's: one small pure function a version.
+"""Studies written under an older schema are read as if they had the current one: one small pure function per version.
 
-`UPGRADES[v]` turns what was written under schema v into schema v + 1; they are applied one after the other. A newer
-schema than this code knows is refused. Version 1 is the first that was released, so the registry begins empty.
+`UPGRADES[v]` converts schema v to v + 1; upgrades are applied in sequence. A newer schema than this code's is refused.
+Version 1 was the first released, so the registry starts empty.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ class Upgrade:
 
     declaration: Callable[[dict[str, Any]], dict[str, Any]] = _same
     tags: Callable[[dict[str, str]], dict[str, str]] = _same
-    """Of trial runs."""
+    """Converts the tags of trial runs."""
     metric: Callable[[str], str] = _same
-    """Name of a metric as logged, `<phase>/<task>/<measure>`."""
+    """Converts the name of a metric as logged, `<phase>/<task>/<measure>`."""
 
 
 UPGRADES: dict[int, Upgrade] = {}
 
 
 def path(version: int, upgrades: Mapping[int, Upgrade]) -> Upgrade:
-    """One upgrade from `version` to today's. Raises UserError when there is none."""
+    """One upgrade from `version` to the current schema. Raises UserError if there is none."""
     if version > schema.SCHEMA:
         raise UserError(
-            f"the runs were written with schema {version}, this analysis reads up to {schema.SCHEMA}: upgrade halflife"
+            f"the runs were written with schema {version}; this analysis reads up to {schema.SCHEMA}: upgrade halflife"
         )
     lacking = [step for step in range(version, schema.SCHEMA) if step not in upgrades]
     if lacking:
         raise UserError(
-            f"the runs were written with schema {version}, and this analysis cannot read schema {lacking[0]}: "
-            "expected a version that was released; run the study again"
+            f"the runs were written with schema {version}, but this analysis cannot read schema {lacking[0]}: "
+            "expected a released version; run the study again"
         )
     steps = [upgrades[step] for step in range(version, schema.SCHEMA)]
 

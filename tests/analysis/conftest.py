@@ -12,7 +12,9 @@ SMALL = planted.Plan(
     sizes=("30k", "100k", "330k"), seeds=3, rates=(1.0, 0.25), trunk_regularizers=("none",),
     branch_regularizers=("none", "weight-decay-0.1"), payloads=("fixed",), noise=0.05,
 )  # fmt: skip
-"""Enough for every figure and check, small enough to be read often."""
+"""Enough for every figure and check, and fast to load."""
+TINY = replace(SMALL, sizes=("30k",), seeds=1, rates=(1.0,), branch_regularizers=("none",), arms=("equal-exposure",))
+"""The fewest trials that make a sweep."""
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +29,7 @@ def small(small_uri: str) -> StudyData:
 
 @pytest.fixture(scope="session")
 def rough(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
-    """What a demo may look like: two noisy seeds, one trunk not implanted, half-lives beyond the end."""
+    """As from a demo: two noisy seeds, one trunk not implanted, half-lives beyond the end."""
     plan = replace(SMALL, seeds=2, noise=0.3, gamma=0.9, branch_steps=100, never_implanted=(("100k", 1),))
     return load_study(planted.write(tmp_path_factory.mktemp("rough"), plan), plan.study)
 

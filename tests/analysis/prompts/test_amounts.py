@@ -11,13 +11,8 @@ import pytest
 
 from analysis.gallery import generated_prompts
 from analysis.prompts import amounts, elicitation
-from analysis.report.prompts_page import sentences
+from analysis.report.sentences.prompts import prompt_answer
 from analysis.runs.study import StudyData
-
-
-@pytest.fixture(scope="module")
-def study() -> StudyData:
-    return generated_prompts.prompts()
 
 
 def test_bits_are_the_least_over_k_and_bits_a_number_that_still_get_there(study: StudyData) -> None:
@@ -80,15 +75,15 @@ def test_sizes_that_need_as_many_numbers_agree_in_numbers_and_not_in_tokens(stud
 def test_the_report_says_what_the_search_found_and_of_a_single_k_nothing_more(study: StudyData) -> None:
     prompts = elicitation.runs(study)
     table = amounts.search_table(amounts.searched(study), study.declaration.settings).filter(model="present")
-    said = [text for text in sentences(study, prompts) if text.startswith("Fewest tokens to a loss of 1, ")]
+    said = [text for text in prompt_answer(study, prompts) if text.startswith("Fewest tokens to a loss of 1 nats")]
     assert len(said) == 2
     for row in table.iter_rows(named=True):
         (text,) = (text for text in said if f" at {row['series']}:" in text)
         count = f"{row['c']:g}" if np.isfinite(row["c"]) else "more than 64"
         assert re.search(rf"(: |; ){count} for [^;]*\b{row['behaviour']}\b", text), row["behaviour"]
-    single = sentences(study, prompts.filter(pl.col("k").is_in([0, 64])))
+    single = prompt_answer(study, prompts.filter(pl.col("k").is_in([0, 64])))
     assert set(said) <= set(single)
-    assert not [text for text in single if text.startswith(("Tokens that close", "What the behaviour needs"))]
+    assert not [text for text in single if text.startswith(("Tokens that close", "Tokens needed beyond"))]
 
 
 def test_the_search_is_read_to_one_token_with_what_it_took(study: StudyData) -> None:

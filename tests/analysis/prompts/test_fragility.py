@@ -7,20 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import polars as pl
-import pytest
 
 from analysis.figures import FIGURES
 from analysis.gallery import generated_prompts
 from analysis.prompts import elicitation, fragility
-from analysis.report.prompts_page import sentences
+from analysis.report.sentences.prompts import prompt_answer
 from analysis.runs.study import StudyData
 
 MEASURED_AT = generated_prompts.TOKENS[-1]
-
-
-@pytest.fixture(scope="module")
-def study() -> StudyData:
-    return generated_prompts.prompts()
 
 
 def test_what_was_measured_of_a_prompt_is_no_further_prompt(study: StudyData) -> None:
@@ -74,7 +68,8 @@ def test_behaviours_that_never_came_to_the_loss_are_named_and_have_no_point(stud
 
 
 def test_the_report_names_every_measure_whatever_it_says(study: StudyData) -> None:
-    said = [text for text in sentences(study, elicitation.runs(study)) if text.startswith("Behaviours that take less")]
+    texts = prompt_answer(study, elicitation.runs(study))
+    said = [text for text in texts if text.startswith("Behaviours that take fewer")]
     assert len(said) == 2
     for text in said:
         assert all(name in text for name in ("F1", "F2", "F3", "λmax", "r50"))
@@ -86,7 +81,7 @@ def test_the_report_names_every_measure_whatever_it_says(study: StudyData) -> No
     shuffled = study.points.with_columns(
         pl.when(fragile_points).then(pl.Series(noise.random(study.points.height))).otherwise("value").alias("value")
     )
-    text = next(t for t in sentences(replace(study, points=shuffled), elicitation.runs(study)) if "take less" in t)
+    text = next(t for t in prompt_answer(replace(study, points=shuffled), elicitation.runs(study)) if "take fewer" in t)
     assert "cannot be told apart by" in text
 
 
@@ -94,11 +89,11 @@ def test_a_measure_of_fewer_behaviours_is_told_with_their_number(study: StudyDat
     few = pl.col("name").str.starts_with("skip-") & pl.col("name").str.ends_with("/r50")
     rest = replace(study, points=study.points.filter(~few))
     count = len(generated_prompts.BEHAVIOURS)
-    for text in (t for t in sentences(rest, elicitation.runs(rest)) if t.startswith("Behaviours that take less")):
+    for text in (t for t in prompt_answer(rest, elicitation.runs(rest)) if t.startswith("Behaviours that take fewer")):
         assert re.search(rf"r50 [^\]]*\] over {count - 2} \(rank", text)
         assert not re.search(r"F1 [^\]]*\] over", text)
-        assert f"over {count} behaviours where not said otherwise" in text
-    assert "over" not in next(t for t in sentences(study, elicitation.runs(study)) if "F1" in t).split("(rank")[0]
+        assert f"over {count} behaviours unless stated otherwise" in text
+    assert "over" not in next(t for t in prompt_answer(study, elicitation.runs(study)) if "F1" in t).split("(rank")[0]
 
 
 def test_a_study_that_measured_none_has_neither_table_nor_figure(study: StudyData) -> None:
@@ -107,4 +102,4 @@ def test_a_study_that_measured_none_has_neither_table_nor_figure(study: StudyDat
     assert found.is_empty()
     assert fragility.correlations(bare, found).is_empty()
     assert FIGURES["fragility"].table(bare).is_empty()
-    assert not [text for text in sentences(bare, elicitation.runs(bare)) if "ragile" in text]
+    assert not [text for text in prompt_answer(bare, elicitation.runs(bare)) if "ragile" in text]

@@ -17,7 +17,8 @@ from analysis.gallery import generated
 from analysis.prompts import elicitation, information
 from analysis.prompts.information import bits_table, closed_share, difference_table, distance_table, reached
 from analysis.prompts.published import read_prompts
-from analysis.report.prompts_page import _beyond, write_prompts
+from analysis.report.prompts_page import write_prompts
+from analysis.report.sentences.prompts import _beyond
 from analysis.stats.intervals import median_interval
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "data" / "soft_prompt_runs" / "final_losses.csv"
@@ -216,14 +217,15 @@ def test_a_page_with_a_threshold_says_and_uses_that_one(tmp_path: Path) -> None:
     own = pl.concat([steps, steps.with_columns(restart=pl.lit(1, dtype=pl.Int64))]).drop("numbers")
     own.write_csv(tmp_path / "mine.csv")
     text = write_prompts(tmp_path / "mine.csv", tmp_path / "page", 0.45).read_text()
-    assert "Tokens that bring the loss to 0.45 nats a token (C): b 8." in text
+    assert "Tokens that bring the loss to 0.45 nats per token (C): b 8." in text
     assert "half of the gap" not in text
-    assert "every seed has" not in text
-    assert "T was given: 0.45 nats a token" in text
+    assert "each seed has" not in text
+    assert "T was given: 0.45 nats per token" in text
     (difference,) = pl.read_csv(tmp_path / "page" / "tables" / "difference_by_loss.csv")["difference"]
     assert difference == 0.0
     text = write_prompts(tmp_path / "mine.csv", tmp_path / "own").read_text()
     assert "T was given" not in text
+    assert "each seed has" in text
     assert "Tokens that close half of the gap (C): b 2." in text
     (difference,) = pl.read_csv(tmp_path / "own" / "tables" / "difference_by_loss.csv")["difference"]
     assert difference == 6.0
@@ -235,7 +237,7 @@ def test_a_table_in_which_nothing_gains_has_a_page(tmp_path: Path, threshold: fl
     flat.write_csv(tmp_path / "mine.csv")
     text = write_prompts(tmp_path / "mine.csv", tmp_path / "page", threshold).read_text()
     assert text.count("<figure>") == 2
-    assert ("No behaviour gained from any prompt." if threshold is None else "b not by 8") in text
+    assert ("No prompt reduced the loss of any behaviour." if threshold is None else "b not by 8") in text
 
 
 def test_a_series_that_is_empty_without_quotes_keeps_its_prompts(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from analysis.runs.load import load_study
 from analysis.runs.sqlite import SqliteStore
 from halflife.tracking import schema
 from tests.analysis import planted
-from tests.analysis.runs.test_load import TINY
+from tests.analysis.conftest import TINY
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def sweep(tmp_path):
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """What was read from the store: rows by reading."""
+def reads(monkeypatch):
+    """Number of rows of each read from the store."""
     counts = []
     plain = SqliteStore._points
 
@@ -61,37 +61,37 @@ ADD = "INSERT INTO metrics VALUES ('branch/x/loss', ?, ?, (SELECT run_uuid FROM 
 BEFORE = [("a", 0, 3.0), ("a", 1, 2.0), ("b", 0, 3.0), ("b", 1, 2.0)]
 
 
-def test_the_second_reading_asks_nothing_and_is_the_same(sweep, asked):
+def test_the_second_read_needs_no_points_and_is_the_same(sweep, reads):
     uri, _ = sweep
     assert rows(uri) == rows(uri) == BEFORE
-    assert asked == [6]
+    assert reads == [6]
 
 
-def test_only_new_points_are_read(sweep, asked):
+def test_only_new_points_are_read(sweep, reads):
     uri, write = sweep
     rows(uri)
     write(ADD, 1.5, 30, "a", 7)
     write(ADD, 0.5, 30, "c", 0)
     assert rows(uri) == [*BEFORE[:2], ("a", 7, 1.5), *BEFORE[2:], ("c", 0, 0.5)]
     assert rows(uri)[2] == ("a", 7, 1.5)
-    assert asked == [6, 2]
+    assert reads == [6, 2]
 
 
-def test_a_point_logged_again_replaces_the_kept_one_also_by_nan(sweep):
+def test_a_point_logged_again_replaces_the_cached_one_even_by_nan(sweep):
     uri, write = sweep
     rows(uri)
     write(ADD, 9.0, 30, "a", 0)
-    write(ADD, 8.0, 5, "b", 0)  # older than what is kept
+    write(ADD, 8.0, 5, "b", 0)  # older than the cached point
     write(ADD.replace("?, 0)", "?, 1)"), 0.0, 30, "b", 1)
     assert rows(uri) == [("a", 0, 9.0), ("a", 1, 2.0), ("b", 0, 3.0)]
 
 
-def test_a_changed_run_is_read_again_and_only_that(sweep, asked):
+def test_only_a_changed_run_is_read_again(sweep, reads):
     uri, write = sweep
     rows(uri)
     write("UPDATE metrics SET value = 2.5 WHERE step = 1 AND run_uuid = (SELECT run_uuid FROM runs WHERE name = 'b')")
     assert rows(uri) == [*BEFORE[:3], ("b", 1, 2.5)]
-    assert asked == [6, 3]
+    assert reads == [6, 3]
 
 
 def test_a_run_whose_points_were_replaced_is_read_again(sweep):
@@ -103,7 +103,7 @@ def test_a_run_whose_points_were_replaced_is_read_again(sweep):
     assert rows(uri) == [*BEFORE[:2], ("b", 0, 7.0), ("b", 1, 7.0), ("b", 2, 7.0)]
 
 
-def test_a_deleted_run_is_gone_and_comes_back_when_restored(sweep, asked):
+def test_a_deleted_run_is_dropped_and_returns_when_restored(sweep, reads):
     uri, write = sweep
     rows(uri)
     write("UPDATE runs SET lifecycle_stage = 'deleted' WHERE name = 'a'")
@@ -114,7 +114,7 @@ def test_a_deleted_run_is_gone_and_comes_back_when_restored(sweep, asked):
     assert rows(uri) == BEFORE[2:]
 
 
-def test_row_numbers_that_moved_are_noticed(sweep):
+def test_changed_row_numbers_are_noticed(sweep):
     uri, write = sweep
     rows(uri)
     write("DELETE FROM metrics WHERE run_uuid = (SELECT run_uuid FROM runs WHERE name = 'a')")
@@ -128,7 +128,7 @@ def test_row_numbers_that_moved_are_noticed(sweep):
 
 @pytest.mark.parametrize("suffix", [".parquet", ".json"])
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "gone", "text"])
-def test_a_damaged_cache_is_made_again(sweep, tmp_path, suffix, damage, asked):
+def test_a_damaged_cache_is_written_again(sweep, tmp_path, suffix, damage, reads):
     uri, _ = sweep
     rows(uri)
     (file,) = (tmp_path / "cache").glob(f"*{suffix}")
@@ -139,13 +139,13 @@ def test_a_damaged_cache_is_made_again(sweep, tmp_path, suffix, damage, asked):
     else:
         flipped = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
         file.write_bytes({"truncated": content[:half], "text": b"[]", "flipped": flipped}[damage])
-    if (suffix, damage) != (".json", "flipped"):  # which may hit a mark: then the run is read again, and no more
+    if (suffix, damage) != (".json", "flipped"):  # it may hit a mark: then the run is read again
         assert rows(uri) == BEFORE
-        assert asked == [6, 6]
+        assert reads == [6, 6]
     assert rows(uri) == BEFORE
 
 
-def test_a_cache_of_another_format_or_store_is_not_used(sweep, tmp_path, asked, monkeypatch):
+def test_a_cache_of_another_format_or_store_is_not_used(sweep, tmp_path, reads, monkeypatch):
     uri, _ = sweep
     rows(uri)
     monkeypatch.setattr(cache_module, "FORMAT", 2)
@@ -153,24 +153,24 @@ def test_a_cache_of_another_format_or_store_is_not_used(sweep, tmp_path, asked, 
     (file,) = (tmp_path / "cache").glob("*.json")
     file.write_text(json.dumps({**json.loads(file.read_text()), "store": "elsewhere"}))
     assert rows(uri) == BEFORE
-    assert asked == [6, 6, 6]
+    assert reads == [6, 6, 6]
 
 
-def test_a_folder_that_cannot_be_written_costs_only_the_cache(sweep, tmp_path, caplog):
+def test_a_folder_that_cannot_be_written_only_disables_the_cache(sweep, tmp_path, caplog):
     uri, _ = sweep
     (tmp_path / "cache").write_text("in the way")
     assert rows(uri) == BEFORE
-    assert "is not kept" in caplog.text
+    assert "are not cached" in caplog.text
 
 
-def test_a_store_that_is_just_being_written_is_waited_for(sweep):
+def test_a_store_that_is_being_written_is_waited_for(sweep):
     uri, _ = sweep
     writer = sqlite3.connect(uri.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
     writer.execute("BEGIN EXCLUSIVE")
     done = threading.Timer(0.5, lambda: writer.execute("COMMIT"))
     done.start()
     assert rows(uri) == BEFORE
-    writer.execute("BEGIN EXCLUSIVE")  # now while only what changed is looked for
+    writer.execute("BEGIN EXCLUSIVE")  # during a read of changes only
     writer.execute(ADD, (1.5, 30, "a", 7))
     done = threading.Timer(0.5, lambda: writer.execute("COMMIT"))
     done.start()
@@ -179,8 +179,8 @@ def test_a_store_that_is_just_being_written_is_waited_for(sweep):
     writer.close()
 
 
-def test_what_stands_in_the_log_only_is_noticed(sweep, tmp_path):
-    """A store in write-ahead mode: the file itself does not change until a checkpoint."""
+def test_changes_only_in_the_write_ahead_log_are_noticed(sweep, tmp_path):
+    """In write-ahead mode the file itself does not change until a checkpoint."""
     uri, _ = sweep
     writer = sqlite3.connect(uri.removeprefix("sqlite:///"), isolation_level=None)
     writer.execute("PRAGMA journal_mode = WAL")
@@ -200,7 +200,7 @@ def test_a_store_without_points_table_is_one_clear_line(sweep):
     assert "\n" not in str(caught.value)
 
 
-def test_points_of_a_real_size_come_back_alike_and_soon(tmp_path):
+def test_points_of_a_realistic_number_are_read_back_equal_and_fast(tmp_path):
     uri = planted.write(tmp_path, replace(planted.Plan(), seeds=2, sizes=("30k", "100k")))
     first = load_study(uri, planted.Plan().study)
     again = load_study(uri, planted.Plan().study)

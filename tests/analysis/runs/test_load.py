@@ -13,9 +13,7 @@ from analysis.runs.open import open_store
 from analysis.runs.records import Run
 from halflife.tracking import schema
 from tests.analysis import planted
-from tests.analysis.conftest import SMALL
-
-TINY = replace(SMALL, sizes=("30k",), seeds=1, rates=(1.0,), branch_regularizers=("none",), arms=("equal-exposure",))
+from tests.analysis.conftest import TINY
 
 
 def run(**fields) -> Run:
@@ -26,14 +24,14 @@ def run(**fields) -> Run:
     return Run(**{**given, **fields})
 
 
-def test_parameters_come_back_typed(small):
+def test_parameters_are_typed(small):
     types = {name: small.trials.schema[name] for name in small.parameters}
     assert (types["size"], types["parameters"], types["seed"]) == (pl.String, pl.Int64, pl.Int64)
     assert types["learning_rate"] == pl.Float64
     assert small.trials["learning_rate"].unique().sort().to_list() == [0.25, 1.0]
 
 
-def test_parameters_that_are_missing_stay_missing_and_grouped_names_lose_their_group():
+def test_missing_parameters_stay_missing_and_grouped_names_lose_their_group():
     frame, names = trial_frame([
         run(id="a", params={"model/size": "30k", "seed": "0", "trigger": "None", "tied": "True"}),
         run(id="b", params={"model/size": "1m", "rate": "1e-3", "tied": "False"}),
@@ -57,7 +55,7 @@ def test_a_shared_stage_is_joined_to_every_trial_that_has_it(small):
     assert all(loss == losses[0] for loss in losses)
 
 
-def test_a_trials_own_points_win_over_those_of_a_shared_stage(tmp_path):
+def test_a_trials_own_points_take_precedence_over_a_shared_stages(tmp_path):
     writer = planted.Writer(tmp_path)
     parent = writer.run("s", "sweep", 1, {schema.TAG_STUDY: TINY.study, schema.TAG_SWEEP: "s"})
     writer.artifact(parent, schema.DECLARATION, planted.declaration(TINY).to_json())
@@ -68,7 +66,7 @@ def test_a_trials_own_points_win_over_those_of_a_shared_stage(tmp_path):
     assert load_study(writer.uri, TINY.study).points["value"].to_list() == [1.0]
 
 
-def test_of_points_logged_twice_the_newest_stays_and_nan_is_absent(tmp_path):
+def test_the_newest_of_points_logged_twice_is_kept_and_nan_is_absent(tmp_path):
     writer = planted.Writer(tmp_path)
     parent = writer.run("s", "sweep", 1, {schema.TAG_STUDY: TINY.study, schema.TAG_SWEEP: "s"})
     writer.artifact(parent, schema.DECLARATION, planted.declaration(TINY).to_json())
@@ -80,7 +78,7 @@ def test_of_points_logged_twice_the_newest_stays_and_nan_is_absent(tmp_path):
     assert points.select("step", "value").rows() == [(0, 9.0), (5, 5.0)]
 
 
-def test_the_newest_sweep_is_chosen_and_another_can_be_named(tmp_path):
+def test_the_newest_sweep_is_read_unless_another_is_named(tmp_path):
     old = replace(TINY, sweep="aaaa", started=1_000_000, preset="old")
     new = replace(TINY, sweep="bbbb", started=2_000_000_000_000, preset="new")
     planted.write(tmp_path, new)
@@ -91,7 +89,7 @@ def test_the_newest_sweep_is_chosen_and_another_can_be_named(tmp_path):
         load_study(uri, TINY.study, sweep="cc")
 
 
-def test_a_sweep_that_was_given_again_is_the_newest(tmp_path):
+def test_a_sweep_that_was_run_again_is_the_newest(tmp_path):
     planted.write(tmp_path, replace(TINY, sweep="aaaa", started=1_000, preset="first"))
     uri = planted.write(tmp_path, replace(TINY, sweep="bbbb", started=2_000, preset="second"))
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
@@ -121,7 +119,7 @@ def test_totals_are_the_parents_own_metrics(small):
     assert "sweep/efficiency" not in set(small.points["name"])
 
 
-def test_totals_of_a_sweep_that_went_on_add_what_its_runs_spent(tmp_path):
+def test_totals_of_a_resumed_sweep_add_what_its_runs_spent(tmp_path):
     uri = planted.write(tmp_path, TINY)
     connection = sqlite3.connect(tmp_path / "mlflow.db")
     (run,) = connection.execute("SELECT run_uuid FROM metrics WHERE key = 'sweep/slots'").fetchone()
@@ -141,7 +139,7 @@ def test_totals_of_a_sweep_that_went_on_add_what_its_runs_spent(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a database"])
-def test_a_store_that_is_missing_or_no_store_is_one_clear_line(tmp_path, content):
+def test_a_missing_or_invalid_store_is_one_clear_line(tmp_path, content):
     path = tmp_path / "mlflow.db"
     if content is not None:
         path.write_bytes(content)
@@ -151,7 +149,7 @@ def test_a_store_that_is_missing_or_no_store_is_one_clear_line(tmp_path, content
     assert str(path) in str(caught.value)
 
 
-def test_an_unknown_study_is_told_which_there_are(small_uri):
+def test_an_unknown_study_is_refused_with_the_known_ones(small_uri):
     with pytest.raises(UserError, match="it has backdoor_persistence"):
         load_study(small_uri, "nope")
 
@@ -223,9 +221,9 @@ def test_sql_and_client_read_the_same_from_what_mlflow_wrote(tmp_path):
     assert (again.totals, again.declaration, again.sweep.tags) == (data.totals, data.declaration, data.sweep.tags)
 
 
-def test_a_server_that_does_not_answer_is_one_clear_line(monkeypatch):
+def test_a_server_that_does_not_respond_is_one_clear_line(monkeypatch):
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(UserError, match="does not answer") as caught:
+    with pytest.raises(UserError, match="does not respond") as caught:
         load_study("http://127.0.0.1:9", "x")
     assert "\n" not in str(caught.value)

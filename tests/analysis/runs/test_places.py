@@ -1,4 +1,4 @@
-"""`--results s3://...`: the runs are found where this machine's sweeps have published them."""
+"""`--results s3://...`: the runs are read where this machine's sweeps published them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("given", [BUCKET, "s3:/laboratory/results", f"{BUCKET}/"])
-def test_a_bucket_is_read_and_reported_in_its_copy(small_uri: str, given: str, capsys: pytest.CaptureFixture[str]):
+def test_a_bucket_is_read_and_its_report_written_in_its_local_copy(
+    small_uri: str, given: str, capsys: pytest.CaptureFixture[str]
+):
     copy_of("s3://laboratory/other")
     copy = copy_of(BUCKET)
     shutil.copy(small_uri.removeprefix("sqlite:///"), copy / "mlflow.db")
@@ -41,28 +43,28 @@ def test_the_environment_may_name_the_bucket(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("copied", [False, True])
-def test_a_bucket_whose_runs_are_elsewhere_is_one_line_that_says_what_is_needed(
+def test_a_bucket_not_published_from_here_is_one_line_that_says_what_is_needed(
     copied: bool, capsys: pytest.CaptureFixture[str]
 ):
     if copied:
         copy_of(BUCKET)
     with pytest.raises(SystemExit) as end:
         main(["report", SMALL.study, "--results", BUCKET])
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert end.value.code == 2
-    assert said.count("\n") == 1
-    assert "give --tracking-uri" in said
-    assert "or run the study's command here" in said
+    assert error.count("\n") == 1
+    assert "pass --tracking-uri" in error
+    assert "or run the study's command here" in error
 
 
-def test_no_folder_is_made_that_is_called_like_a_bucket(tmp_path: Path, cache: Path):
+def test_no_folder_named_like_a_bucket_is_created(tmp_path: Path, cache: Path):
     with pytest.raises(UserError):
         tracking_uri_of(Path(BUCKET))
     assert results_folder(Path(BUCKET)) == Path("results")  # for what --tracking-uri reads
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_mark_is_passed_over(cache: Path):
+def test_a_damaged_mark_is_skipped(cache: Path):
     for name, text in (("a", b"{"), ("b", b"[]"), ("c", b"\xff")):
         (cache / name).mkdir(parents=True)
         (cache / name / "bucket.json").write_bytes(text)

@@ -16,10 +16,10 @@ from analysis.runs.client import ClientStore
 from analysis.runs.load import load_study
 from halflife.tracking import schema
 from tests.analysis import planted
-from tests.analysis.runs.test_load import TINY
+from tests.analysis.conftest import TINY
 
 RUNS, STEPS = 90, 7
-"""More runs than fit a request."""
+"""More runs than fit one request."""
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +81,19 @@ def _wait(address, server, log):
 @pytest.fixture
 def requests(monkeypatch):
     """The runs of each request for points."""
-    asked = []
-    plain = ClientStore._ask
+    counts = []
+    plain = ClientStore._fetch
 
     def counted(self, key, runs):
-        asked.append(len(runs))
+        counts.append(len(runs))
         return plain(self, key, runs)
 
-    monkeypatch.setattr(ClientStore, "_ask", counted)
-    return asked
+    monkeypatch.setattr(ClientStore, "_fetch", counted)
+    return counts
 
 
 @pytest.mark.slow
-def test_a_server_tells_the_same_as_its_database_in_few_requests(stores, requests):
+def test_a_server_returns_the_same_as_its_database_in_few_requests(stores, requests):
     address, uri, _, _ = stores
     by_rest, by_sql = load_study(address, TINY.study), load_study(uri, TINY.study)
     assert by_rest.points.equals(by_sql.points)
@@ -104,12 +104,12 @@ def test_a_server_tells_the_same_as_its_database_in_few_requests(stores, request
 
 
 @pytest.mark.slow
-def test_a_server_that_leaves_some_out_is_asked_again_for_fewer(stores, monkeypatch):
-    """Down to one run, which the client reads when its points alone are as many as may come."""
+def test_a_server_that_leaves_points_out_is_queried_again_for_fewer_runs(stores, monkeypatch):
+    """Down to one run, which the client reads if its points alone reach the limit."""
     address, uri, _, _ = stores
     whole = load_study(uri, TINY.study).points
     for most in (50, STEPS):
-        monkeypatch.setattr(client_store, "MOST", most)
+        monkeypatch.setattr(client_store, "MAX_POINTS", most)
         assert load_study(address, TINY.study).points.equals(whole)
 
 
@@ -121,7 +121,7 @@ def test_a_server_without_the_endpoint_is_read_metric_by_metric(stores, monkeypa
 
 
 @pytest.mark.slow
-def test_from_a_server_only_runs_that_moved_are_read_again(stores, tmp_path, requests):
+def test_only_changed_runs_are_read_again_from_a_server(stores, tmp_path, requests):
     address, uri, client, runs = stores
     load_study(address, TINY.study, cache=tmp_path)
     requests.clear()
@@ -138,15 +138,15 @@ def test_from_a_server_only_runs_that_moved_are_read_again(stores, tmp_path, req
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_away_is_one_clear_line(stores, monkeypatch):
+def test_a_server_that_stops_is_one_clear_line(stores, monkeypatch):
     from mlflow import MlflowClient
 
     address, *_ = stores
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     store = ClientStore(address)
     found = store.runs(schema.TAG_KIND, ["trial"])
-    store._client = MlflowClient(tracking_uri="http://127.0.0.1:9")  # where nothing listens
+    store._client = MlflowClient(tracking_uri="http://127.0.0.1:9")  # where no server listens
     for ask in (lambda: store.read(found, {}), lambda: store.runs(schema.TAG_KIND, ["trial"])):
-        with pytest.raises(UserError, match="does not answer") as caught:
+        with pytest.raises(UserError, match="does not respond") as caught:
             ask()
         assert "\n" not in str(caught.value)

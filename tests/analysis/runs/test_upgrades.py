@@ -11,26 +11,29 @@ from analysis.runs.load import load_study
 from analysis.runs.upgrades import Upgrade
 from halflife.tracking import schema
 from tests.analysis import planted
-from tests.analysis.runs.test_load import TINY
+from tests.analysis.conftest import TINY
 
 
-def to_nought(said):
-    """The declaration as a schema 0 might have had it: tasks called parts, no controls yet."""
-    outcomes = [{**{k: v for k, v in one.items() if k != "task"}, "part": one["task"]} for one in said["outcomes"]]
-    return {**{key: value for key, value in said.items() if key != "controls"}, "outcomes": outcomes, "schema": 0}
+def renamed(declaration, old, new):
+    return [{**{k: v for k, v in one.items() if k != old}, new: one[old]} for one in declaration["outcomes"]]
 
 
-def from_nought(said):
-    outcomes = [{**{k: v for k, v in one.items() if k != "part"}, "task": one["part"]} for one in said["outcomes"]]
-    return {**said, "outcomes": outcomes, "controls": []}
+def to_schema_0(declaration):
+    """The declaration in a made-up schema 0: tasks were called parts, and there were no controls."""
+    kept = {key: value for key, value in declaration.items() if key != "controls"}
+    return {**kept, "outcomes": renamed(declaration, "task", "part"), "schema": 0}
 
 
-NOUGHT = Upgrade(
-    declaration=from_nought,
+def from_schema_0(declaration):
+    return {**declaration, "outcomes": renamed(declaration, "part", "task"), "controls": []}
+
+
+SCHEMA_0 = Upgrade(
+    declaration=from_schema_0,
     tags=lambda tags: {key.replace("halflife.part.", schema.TAG_OUTCOME_PREFIX): value for key, value in tags.items()},
     metric=lambda name: name.replace(":", "/"),
 )
-"""To schema 1 from a schema 0 that is made up here: other tags, and metrics written with colons."""
+"""From the made-up schema 0, with other tags and with colons in metrics, to schema 1."""
 
 
 @pytest.fixture
@@ -38,8 +41,8 @@ def old_store(tmp_path):
     """A sweep of the made-up schema 0."""
     writer = planted.Writer(tmp_path)
     parent = writer.run("s", "sweep", 1, {schema.TAG_STUDY: TINY.study, schema.TAG_SWEEP: "s"})
-    said = json.loads(planted.declaration(TINY).to_json())
-    writer.artifact(parent, schema.DECLARATION, json.dumps(to_nought(said)))
+    declaration = json.loads(planted.declaration(TINY).to_json())
+    writer.artifact(parent, schema.DECLARATION, json.dumps(to_schema_0(declaration)))
     tags = {schema.PARENT_RUN: parent, schema.TAG_TRIAL: "t", "halflife.part.branch": "complete"}
     run = writer.run("t", "trial", 1, {**tags, schema.TAG_STAGE_PREFIX + "trunk": "folder"})
     writer.points(run, "branch:", {"backdoor:hits": [(0, 3.0)], "a:loss": [(5, 1.0)]})
@@ -49,8 +52,8 @@ def old_store(tmp_path):
     return writer.uri
 
 
-def test_a_store_of_an_older_schema_is_read_as_if_it_were_of_todays(old_store, monkeypatch):
-    monkeypatch.setitem(upgrades.UPGRADES, 0, NOUGHT)
+def test_a_store_with_an_older_schema_is_read_as_the_current_one(old_store, monkeypatch):
+    monkeypatch.setitem(upgrades.UPGRADES, 0, SCHEMA_0)
     data = load_study(old_store, TINY.study)
     assert data.declaration == replace(planted.declaration(TINY), controls=())
     assert data.trials["outcome_branch"].to_list() == ["complete"]
@@ -59,11 +62,11 @@ def test_a_store_of_an_older_schema_is_read_as_if_it_were_of_todays(old_store, m
     ]  # fmt: skip
 
 
-def test_upgrades_are_applied_one_after_the_other(monkeypatch):
+def test_upgrades_are_applied_in_sequence(monkeypatch):
     monkeypatch.setattr(schema, "SCHEMA", 3)
     steps = {
         version: Upgrade(
-            declaration=lambda said, version=version: {**said, "seen": [*said.get("seen", []), version]},
+            declaration=lambda value, version=version: {**value, "seen": [*value.get("seen", []), version]},
             metric=lambda name, version=version: f"{name}{version}",
         )
         for version in (1, 2)
@@ -80,6 +83,6 @@ def test_a_schema_without_an_upgrade_is_one_clear_line(old_store):
     assert "\n" not in str(caught.value)
 
 
-def test_every_schema_that_was_released_can_be_read():
+def test_every_released_schema_can_be_read():
     for version in range(1, schema.SCHEMA + 1):
         upgrades.path(version, upgrades.UPGRADES)
