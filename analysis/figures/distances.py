@@ -12,10 +12,11 @@ from analysis.figures import style
 from analysis.prompts import elicitation, information
 from analysis.runs.study import StudyData
 
+OWN_THRESHOLD = " (each seed has its own threshold)"
 NO_C = " A seed without a gain has no C by loss and is left out."
 CAPTION = (
     "One row per behaviour (and size). Left, by loss: the conditional distance C, the smallest number of prompt "
-    f"tokens that {elicitation.HALF_CLOSED} (each seed has its own threshold). Right, by success: the smallest number "
+    f"tokens that {elicitation.HALF_CLOSED}{OWN_THRESHOLD}. Right, by success: the smallest number "
     "at which half of the answers are exactly right, above chance. Points are medians over seeds, bars are "
     "order-statistic intervals (the range, below six seeds). Filled: the model that has the behaviour; open: a model "
     "that never had it, given the same examples and steps. If the filled mark lies left of the open one, the prompt "

@@ -1,4 +1,4 @@
-"""Every figure, drawn from generated data whose truth is known: one page that opens offline."""
+"""Every figure, drawn from generated data with known ground truth, on one self-contained page."""
 
 from __future__ import annotations
 
@@ -18,30 +18,34 @@ from analysis.runs.study import StudyData
 _persistence, _overlap, _search = cache(generated.persistence), cache(generated.overlap), cache(generated.search)
 _families, _prompts = cache(generated_languages.families), cache(generated_prompts.prompts)
 SWEEP = (
-    f"A generated sweep: time constant ∝ N^{generated.GAMMA:g} and floor rising with size (φ = {generated.PHI:g}), so "
-    "that half-lives, which the floor lengthens, rise a little faster; weight decay in the trunk lengthens and in the "
-    "branch shortens, the cue alone unlearns; see analysis/gallery/generated.py."
+    f"A generated sweep: the time constant scales as N^{generated.GAMMA:g} and the floor rises with size "
+    f"(φ = {generated.PHI:g}), which lengthens half-lives a little more; weight decay lengthens them in the trunk and "
+    "shortens them in the branch; the trigger alone unlearns. See analysis/gallery/generated.py."
 )
-OVERLAP = "A generated sweep in which half-life peaks at an overlap of 0.6."
+OVERLAP = "A generated sweep in which the half-life peaks at an overlap of 0.6."
 FAMILIES = (
-    "A generated sweep of families: half-lives of 15, 40, 110 and 90 steps in A to D at 100k parameters, rising with "
-    "size; of what is no longer said 0.08, 0.45, 0.8 and 0.75 stay, nothing of a table with shuffled answers; one "
-    "trunk of C missed the criterion; see analysis/gallery/generated_languages.py."
+    "A generated sweep of language families: half-lives of 15, 40, 110 and 90 steps in families A to D at 100k "
+    "parameters, rising with size; shares of 0.08, 0.45, 0.8 and 0.75 of the lost output are still there, and nothing "
+    "of a table with shuffled answers; one trunk of C missed the criterion. See "
+    "analysis/gallery/generated_languages.py."
 )
-SEARCH = "A generated search: a low rate lasts longer and learns less; what chose the best settings is noise in part."
+SEARCH = (
+    "A generated search: a low learning rate lasts longer and learns less; the best settings are partly selected by "
+    "noise."
+)
 PROMPTS = (
-    "Generated prompts: longer strings take more tokens, text as trained on gains nothing, and a model that never had "
+    "Generated prompts: longer strings take more tokens, text as trained on has no gain, and a model that never had "
     "the hidden behaviour does not reach it."
 )
 FRAGILE = (
-    "Generated prompts: a behaviour takes as many numbers at either width; at one loss F1, F2, F3 and the curvature "
-    "fall with C, r50 does not; see analysis/gallery/generated_prompts.py."
+    "Generated prompts: a behaviour takes the same amount of numbers at both widths; at one loss, F1, F2, F3 and the "
+    "curvature fall with C, r50 does not. See analysis/gallery/generated_prompts.py."
 )
 
 
 @cache
 def example(name: str) -> tuple[pl.DataFrame, str]:
-    """The table that the gallery draws for a figure, and what is planted in it."""
+    """The table that the gallery draws for a figure, and a description of its ground truth."""
     if name in ("soft_prompts", "distances", "restarts"):
         prompts = generated.soft_prompts()
         tables = {
@@ -60,11 +64,11 @@ def example(name: str) -> tuple[pl.DataFrame, str]:
 
 
 def write_gallery(out: Path) -> Path:
-    """Draws all figures into `out`; returns the page."""
+    """Draws all figures into `out`; returns the HTML file."""
     new_folders(out, FIGURES)
     words = vocabulary(_persistence())
-    plates = [draw_panel(recipe, table, out, words, about) for recipe in FIGURES.values()
+    panels = [draw_panel(recipe, table, out, words, about) for recipe in FIGURES.values()
               for table, about in [example(recipe.name)]]  # fmt: skip
     path = out / "gallery.html"
-    path.write_text(pages().get_template("gallery.html").render(plates=plates), encoding="utf-8")
+    path.write_text(pages().get_template("gallery.html").render(panels=panels), encoding="utf-8")
     return path

@@ -1,6 +1,6 @@
-"""The report: one HTML file that opens anywhere, drawn from MLflow alone.
+"""The report of a study of decay: one self-contained HTML file, drawn from MLflow alone.
 
-Beside it lie its figures (SVG, PNG) and tables (CSV). Every text from the runs is escaped.
+Its figures (SVG, PNG) and tables (CSV) are written next to it. Every text from the runs is escaped.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from analysis.decay.retention import CLOCKS, common_span, half_lives, retention_
 from analysis.decay.survival import TimeRatios, study_time_ratios
 from analysis.errors import UserError
 from analysis.figures import FIGURES
-from analysis.report.sentences.decay import answer
-from analysis.report.fitting_checklist import checklist
 from analysis.report.checks.decay import checks
-from analysis.report.other_outcomes import Brief, further
-from analysis.report.other_outcomes import tables as outcome_tables
+from analysis.report.fitting_checklist import checklist
+from analysis.report.other_outcomes import OutcomeSummary, outcome_tables, summaries
 from analysis.report.panels import FigurePanel, draw_panel, pages
 from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, provenance, slug
+from analysis.report.sentences.decay import answer
 from analysis.report.tables import csv_text, page_table
 from analysis.runs.study import StudyData
 from analysis.stats.format import bracket, short
@@ -33,24 +32,24 @@ from analysis.stats.scaling import by_size
 from halflife.secrets import masked
 
 
-def page(data: StudyData, out: Path, tracking_uri: str) -> str:
-    """The HTML; its figures and tables are written below `out` on the way."""
+def decay_page(data: StudyData, out: Path, tracking_uri: str) -> str:
+    """The HTML page; writes its figures and tables below `out`."""
     curves = retention_curves(data)
-    found, briefs = checks(data, curves), further(data)
+    found, outcomes = checks(data, curves), summaries(data)
     numbers, sizes = every_number(data, curves), size_summary(curves)
-    others = outcome_tables(briefs)
+    others = outcome_tables(outcomes)
     for name, frame in {"numbers": numbers, "sizes": sizes, **others}.items():
         (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
     axes, measured = axis_rows(data), set(data.points["name"].str.split("/").list.first())
     html = (
         pages()
-        .get_template("report.html")
+        .get_template("decay.html")
         .render(
             declaration=data.declaration,
             words=vocabulary(data),
             near=bool(measured & {"near", "untriggered"}),
             relearned="relearning" in data.declaration.figures,
-            outcomes=[_brief(brief, out) for brief in briefs],
+            outcomes=[_outcome(outcome, out) for outcome in outcomes],
             outcome_files=[(name, page_table(frame, shown=0).csv) for name, frame in others.items()],
             sentences=answer(data, curves),
             invalid=[check.name for check in found if check.required and check.passed is False],
@@ -65,7 +64,7 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
             fixed=[axis for axis in axes if not axis["varies"]],
             setting=reference_label(data),
             counts=counted(data),
-            plates=[_plate(data, name, out) for name in data.declaration.figures] + _more(data, BESIDE, out),
+            panels=[_panel(data, name, out) for name in data.declaration.figures] + _more(data, ALWAYS, out),
             fitted=_fits(data, out),
             across=_across(data),
             checklist=checklist(data, curves),
@@ -76,30 +75,28 @@ def page(data: StudyData, out: Path, tracking_uri: str) -> str:
             short=short,
         )
     )
-    return masked(html)  # as a whole: the store, the command, settings and notes may all name a URI
+    return masked(html)  # all of it: the store, the command, settings and notes may contain URIs
 
 
-def _plate(data: StudyData, name: str, out: Path, of: str = "") -> FigurePanel:
+def _panel(data: StudyData, name: str, out: Path, suffix: str = "") -> FigurePanel:
     recipe = FIGURES.get(name)
     if recipe is None:
         known = ", ".join(FIGURES)
-        return FigurePanel(
-            name=name, title=name, caption=f"This analysis knows no figure of that name; it has {known}."
-        )
-    return draw_panel(recipe, recipe.table(data), out, vocabulary(data), of=of)
+        return FigurePanel(name=name, title=name, caption=f"There is no figure of that name; figures: {known}.")
+    return draw_panel(recipe, recipe.table(data), out, vocabulary(data), suffix=suffix)
 
 
-BESIDE, FITTED = ("settings", "seeds", "survival", "floor"), ("laws", "extrapolation")
-"""Figures that every report has where there is something to draw, declared or not: measured, and of fits."""
+ALWAYS, FITTED = ("settings", "seeds", "survival", "floor"), ("laws", "extrapolation")
+"""Figures of measurements and of fits that a report shows even if undeclared, unless they are empty."""
 
 
 def _more(data: StudyData, names: tuple[str, ...], out: Path) -> list[FigurePanel]:
-    plates = [_plate(data, name, out) for name in names if name not in data.declaration.figures]
-    return [plate for plate in plates if plate.image]
+    panels = [_panel(data, name, out) for name in names if name not in data.declaration.figures]
+    return [panel for panel in panels if panel.image]
 
 
 def _fits(data: StudyData, out: Path) -> dict[str, Any] | None:
-    """Laws fitted to the reference curves: what they say by size, figures, tables; None where nothing can be fitted."""
+    """Laws fitted to the reference curves: a sentence per size, figures, tables; None if nothing can be fitted."""
     table = fits.fits_table(data)
     if table.is_empty():
         return None
@@ -107,19 +104,19 @@ def _fits(data: StudyData, out: Path) -> dict[str, Any] | None:
     for name, frame in (("fits", table), ("fit_parameters", parameters), ("fit_clocks", clocks)):
         (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
     return {
-        "said": [(size, found.text.replace("_", " ")) for size, found in fits.comparisons(data).items()],
+        "sentences": [(size, found.text.replace("_", " ")) for size, found in fits.comparisons(data).items()],
         "rows": [_fit_row(row) for row in table.iter_rows(named=True)],
         "csv": page_table(table, shown=0).csv,
         "parameters": page_table(parameters, shown=None),
         "clocks": _clock_rows(data, clocks),
         "clock_names": [SHORT[clock] for clock in CLOCKS if (clocks["clock"] == clock).any()],
         "clocks_csv": page_table(clocks, shown=0).csv,
-        "plates": _more(data, FITTED, out),
+        "panels": _more(data, FITTED, out),
     }
 
 
 def _across(data: StudyData) -> dict[str, Any]:
-    """All treatments in one survival model: what each thing that varied does to the half-life."""
+    """All treatments in one survival model: the effect on the half-life of everything that varied."""
     try:
         found = study_time_ratios(data)
     except UserError as error:
@@ -141,34 +138,34 @@ def _ratio_rows(data: StudyData, found: TimeRatios) -> list[dict[str, str]]:
     return rows
 
 
-def _brief(brief: Brief, out: Path) -> dict[str, Any]:
-    """A further outcome in words: its rows by size, what was varied, its curves."""
+def _outcome(outcome: OutcomeSummary, out: Path) -> dict[str, Any]:
+    """Another outcome as the page shows it: sentences, rows by size, effects, retention curves."""
 
     def spread(row: dict[str, Any], name: str, form: str) -> str:
         middle, low, high = (row[end] for end in (name, f"{name}_low", f"{name}_high"))
-        said = "–" if middle is None else f"{middle:{form}}"
-        return said if middle is None or low is None else f"{said} [{low:{form}},\u00a0{high:{form}}]"
+        text = "–" if middle is None else f"{middle:{form}}"
+        return text if middle is None or low is None else f"{text} [{low:{form}},\u00a0{high:{form}}]"
 
     def floor(row: dict[str, Any]) -> str:
         return "not settled" if row["unsettled"] else spread(row, "floor", ".2f")
 
-    sizes = zip(_size_rows(brief.sizes), brief.sizes.iter_rows(named=True), strict=True)
+    sizes = zip(_size_rows(outcome.sizes), outcome.sizes.iter_rows(named=True), strict=True)
     return {
-        "label": brief.outcome.label,
-        "sentences": brief.sentences,
-        "rows": [{**said, "chance": f"{row['chance']:.3g}", "floor": floor(row)} for said, row in sizes],
+        "label": outcome.outcome.label,
+        "sentences": outcome.sentences,
+        "rows": [{**shown, "chance": f"{row['chance']:.3g}", "floor": floor(row)} for shown, row in sizes],
         "effects": [
-            {"what": f"{row['value']} against {row['against']}", "pairs": f"{row['observed']}/{row['pairs']}",
+            {"what": f"{row['value']} vs. {row['against']}", "pairs": f"{row['observed']}/{row['pairs']}",
              "area": spread(row, "area", "+.2f"), "ratio": spread(row, "ratio", ".2f")}
-            for row in brief.effects.iter_rows(named=True)
+            for row in outcome.effects.iter_rows(named=True)
         ],
-        "ratios": _ratio_rows(brief.data, brief.ratios) if brief.ratios else [],
-        "plate": _plate(brief.data, "retention", out, f"-{slug(brief.outcome.name)}"),
+        "ratios": _ratio_rows(outcome.data, outcome.ratios) if outcome.ratios else [],
+        "panel": _panel(outcome.data, "retention", out, f"-{slug(outcome.outcome.name)}"),
     }  # fmt: skip
 
 
 def _clock_rows(data: StudyData, clocks: pl.DataFrame) -> list[dict[str, Any]]:
-    """One row a size and law with the half-life on each clock; before the laws of a size what needs none."""
+    """One row per size and law with the half-life on each clock; first, for each size, the half-life without a law."""
     used = [clock for clock in CLOCKS if (clocks["clock"] == clock).any()]
     times = half_lives(retention_curves(data)).filter((pl.col("criterion") == "logprob") & pl.col("is_reference"))
     free = {clock: by_size(times.filter(pl.col("clock") == clock)) for clock in used}
@@ -190,7 +187,7 @@ def _clock_rows(data: StudyData, clocks: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _half(middle: float | None, low: float | None, high: float | None, censored: bool) -> str:
-    """A half-life with its interval; without one a bound."""
+    """A half-life with its interval, or its bound."""
     if middle is None:
         return "beyond the data" if censored else "–"
     if low is None or high is None:
@@ -211,20 +208,20 @@ def _fit_row(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _size_rows(sizes: pl.DataFrame) -> list[dict[str, str]]:
-    """The table by size, intervals in words."""
+    """The table by size, with intervals as text."""
 
-    def spread(row: dict[str, Any], name: str, tell=short) -> str:
+    def spread(row: dict[str, Any], name: str, text=short) -> str:
         if row.get(f"{name}_bound") is not None:
-            return f"≥ {tell(row[f'{name}_bound'])} ({row[f'{name}_censored']}\u00a0not\u00a0reached)"
+            return f"≥ {text(row[f'{name}_bound'])} ({row[f'{name}_censored']}\u00a0not\u00a0reached)"
         if row[name] is None:
             return "–"
         if row[f"{name}_low"] is None:
-            return f"{tell(row[name])} (one\u00a0seed)"
+            return f"{text(row[name])} (one\u00a0seed)"
         late = row.get(f"{name}_censored")
         low, high = row[f"{name}_low"], row[f"{name}_high"]
-        span = bracket(low, high) if tell is short else f"[{tell(low)},\u00a0{tell(high)}]"
-        told = f"{tell(row[name])} {span}"
-        return f"{told} ({late}\u00a0not\u00a0reached)" if late else told
+        span = bracket(low, high) if text is short else f"[{text(low)},\u00a0{text(high)}]"
+        shown = f"{text(row[name])} {span}"
+        return f"{shown} ({late}\u00a0not\u00a0reached)" if late else shown
 
     def plain(value: float | None, digits: int) -> str:
         return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
@@ -243,18 +240,18 @@ def _size_rows(sizes: pl.DataFrame) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-SHORT = {"tokens": "tokens", "steps": "steps", "rate_sum": "summed rate", "displacement": "displacement"}
+SHORT = {"tokens": "tokens", "steps": "steps", "rate_sum": "summed LR", "displacement": "displacement"}
 READABLE = {
     "logprob": "log-prob.", "untriggered_logprob": "untriggered log-prob.", "loss": "clean loss",
     "near": "near-trigger", "area": "mean retention",
     "half_life_tokens": "half-life (tokens)", "half_life_success": "by success",
     "half_life_success_first": "by success, first",
-    **{f"half_life_{clock}": said for clock, said in SHORT.items() if clock != "tokens"},
+    **{f"half_life_{clock}": name for clock, name in SHORT.items() if clock != "tokens"},
 }  # fmt: skip
 
 
 def _readable(data: StudyData, numbers: pl.DataFrame) -> pl.DataFrame:
-    """The columns of the table of every number that fit a page; censored half-lives as "> last evaluation"."""
+    """The columns of the table of every number that fit on the page; censored half-lives as "> last evaluation"."""
     axes = [axis.name for axis in setting_axes(data)]
     columns: list[pl.Expr] = []
     for name, label in READABLE.items():

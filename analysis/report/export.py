@@ -1,6 +1,6 @@
-"""A study as tables for other programs: what was measured, what is computed from it, and what every column means.
+"""A study as tables for other programs: what was measured, what is computed from it, and the meaning of every column.
 
-The folder can be read again like a store: `load_study` takes it in place of one (table_store.py).
+The folder can be read back like a store: `load_study` accepts it (analysis.runs.tables).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger("analysis")
 
 
 def tables(data: StudyData) -> dict[str, pl.DataFrame]:
-    """Every tidy frame of a study by name, of all its outcomes."""
+    """Every tidy frame of a study by name, for all its outcomes."""
     outcomes = data.declaration.outcomes
     curves = outcomes_curves(data)
     found = floors(curves)
@@ -62,29 +62,32 @@ def _of(outcome: Outcome, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _time_ratios(data: StudyData, outcome: Outcome) -> pl.DataFrame:
-    """Without rows where too few half-lives were seen to tell, or nothing varies."""
+    """Empty if too few half-lives were observed, or nothing varies."""
     try:
         return study_time_ratios(data, outcome).effects
     except UserError as error:
-        log.warning("time_ratios has no rows of %s: %s", outcome.name, error)
+        log.warning("time_ratios has no rows for %s: %s", outcome.name, error)
         return pl.DataFrame(schema=EFFECTS)
 
 
 def write_tables(data: StudyData, out: Path, format: Format = "csv") -> list[Path]:
-    """Write `tables`, their dictionary and the declaration into `out`; returns the files.
+    """Write `tables`, their data dictionary and the declaration into `out`; returns the files.
 
     Raises UserError when `out` cannot be written.
     """
     if data.sweep.status not in ("FINISHED", ""):
-        log.warning("the sweep is %s: the tables hold what it has measured so far", data.sweep.status.lower())
+        log.warning("the sweep is %s: the tables contain what it has measured so far", data.sweep.status.lower())
     found = tables(data)
     try:
         out.mkdir(parents=True, exist_ok=True)
         files = [_write(frame, out / f"{name}.{format}") for name, frame in found.items()]
         files.append(_write(dictionary(data, found), out / "dictionary.csv"))
         sweep = {**asdict(data.sweep), "totals": data.totals}
-        said = (("study.json", data.declaration.to_json()), ("sweep.json", json.dumps(sweep, indent=2, sort_keys=True)))
-        for name, text in said:
+        texts = (
+            ("study.json", data.declaration.to_json()),
+            ("sweep.json", json.dumps(sweep, indent=2, sort_keys=True)),
+        )
+        for name, text in texts:
             (out / name).write_text(masked(text) + "\n", encoding="utf-8")
             files.append(out / name)
     except OSError as error:
@@ -103,15 +106,15 @@ def _write(frame: pl.DataFrame, path: Path) -> Path:
 
 
 def dictionary(data: StudyData, frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
-    """What every column of every frame means: table, column, type, unit, missing (rows without a value), meaning."""
+    """One row per column of every frame: table, column, type, unit, missing (rows without a value), meaning."""
     axes = {axis.name: axis for axis in data.declaration.axes}
     rows = []
     for name, frame in frames.items():
         for column, kind in frame.schema.items():
             axis = axes.get(column)
-            unit, said = meaning(name, column)
-            if axis is not None and not said:
-                unit, said = axis.unit, f"setting: {axis.label}"
-            rows.append([name, column, str(kind), unit, frame[column].null_count(), said or "parameter of the trial"])
+            unit, text = meaning(name, column)
+            if axis is not None and not text:
+                unit, text = axis.unit, f"setting: {axis.label}"
+            rows.append([name, column, str(kind), unit, frame[column].null_count(), text or "parameter of the trial"])
     names = ["table", "column", "type", "unit", "missing", "meaning"]
     return pl.DataFrame(rows, schema=names, orient="row")

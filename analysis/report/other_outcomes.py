@@ -1,7 +1,7 @@
-"""What the declared outcomes after the first say: the same analysis, told in brief.
+"""A short analysis of every declared outcome but the first.
 
-A study may measure several things of the same runs: held-out items, memorised ones, a forced choice. Each is analysed
-as if it were declared first (design.leading); the first alone has the figures and the laws.
+A study may measure several outcomes on the same runs: held-out items, memorised items, a forced choice. Each is
+analysed as if it were declared first (design.leading); only the first has figures and laws.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from halflife.tracking.schema import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
-class Brief:
-    """One further outcome."""
+class OutcomeSummary:
+    """The analysis of one outcome."""
 
     outcome: Outcome
     data: StudyData
     """The sweep with this outcome declared first."""
     measure: str
-    """logprob | success: by which effects, ratios and mean retention are told."""
+    """logprob | success: the measure of effects, ratios and mean retention."""
     sentences: list[str]
     sizes: pl.DataFrame
     """`numbers.size_summary` at the reference, with floor, floor_low, floor_high, settled, unsettled and chance."""
     effects: pl.DataFrame
     """`effects.effects`."""
     ratios: TimeRatios | None
-    """Of all runs; None where too few half-lives were seen, or nothing varies."""
+    """Over all runs; None if too few half-lives were observed, or nothing varies."""
 
 
-def further(data: StudyData) -> list[Brief]:
-    """Every declared outcome but the first, in the declared order; those that were never measured are left out."""
-    briefs = []
+def summaries(data: StudyData) -> list[OutcomeSummary]:
+    """Every declared outcome but the first, in the declared order, without those that were never measured."""
+    found = []
     for outcome in data.declaration.outcomes[1:]:
         view = leading(data, outcome)
         curves = retention_curves(view)
@@ -53,13 +53,13 @@ def further(data: StudyData) -> list[Brief]:
             ratios = study_time_ratios(view, criterion=measure)
         except UserError:
             ratios = None
-        briefs.append(
-            Brief(
+        found.append(
+            OutcomeSummary(
                 outcome=outcome, data=view, measure=measure, sentences=outcome_answer(view, curves),
                 sizes=_sizes(curves, measure), effects=effects(view, curves), ratios=ratios,
             )
         )  # fmt: skip
-    return briefs
+    return found
 
 
 def _sizes(curves: pl.DataFrame, measure: str) -> pl.DataFrame:
@@ -71,15 +71,15 @@ def _sizes(curves: pl.DataFrame, measure: str) -> pl.DataFrame:
     return size_summary(curves).join(chance, on="size", how="left").join(settled, on="size", how="left")
 
 
-def tables(briefs: list[Brief]) -> dict[str, pl.DataFrame]:
-    """What the briefs hold as tables by name, with the outcome as first column; those without rows left out."""
+def outcome_tables(outcomes: list[OutcomeSummary]) -> dict[str, pl.DataFrame]:
+    """The tables of all outcomes by name, with the outcome as first column; empty ones are left out."""
     frames = {
-        "outcomes": [(brief, brief.sizes) for brief in briefs],
-        "outcome_effects": [(brief, brief.effects) for brief in briefs],
-        "outcome_time_ratios": [(brief, brief.ratios.effects) for brief in briefs if brief.ratios],
+        "outcomes": [(own, own.sizes) for own in outcomes],
+        "outcome_effects": [(own, own.effects) for own in outcomes],
+        "outcome_time_ratios": [(own, own.ratios.effects) for own in outcomes if own.ratios],
     }
     found = {
-        name: pl.concat([frame.select(pl.lit(brief.outcome.name).alias("outcome"), pl.all()) for brief, frame in parts],
+        name: pl.concat([frame.select(pl.lit(own.outcome.name).alias("outcome"), pl.all()) for own, frame in parts],
                         how="diagonal")
         for name, parts in frames.items() if parts
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Figures as a page shows them: image, caption, the table behind it; the same files beside the page."""
+"""Figures as a page shows them: image, caption, and the table behind them; also written as files next to the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from analysis.report.tables import Table, csv_text, page_table
 
 @dataclass(frozen=True, kw_only=True)
 class FigurePanel:
-    """A figure on the page; without an image it says why there is none."""
+    """A figure on the page; without an image, the caption gives the reason."""
 
     name: str
     title: str
@@ -27,17 +27,17 @@ class FigurePanel:
     table: Table | None = None
     narrow: bool = False
     about: str = ""
-    """What else is to be said of the data, before the figure."""
+    """A note about the data, shown before the figure."""
 
 
 def draw_panel(
-    recipe: Recipe, table: pl.DataFrame, out: Path, words: Mapping[str, str], about: str = "", of: str = ""
+    recipe: Recipe, table: pl.DataFrame, out: Path, words: Mapping[str, str], about: str = "", suffix: str = ""
 ) -> FigurePanel:
-    """Writes figures/NAME.svg and .png and tables/NAME.csv below `out`; nothing where the table is empty.
+    """Writes figures/NAME.svg and .png and tables/NAME.csv below `out`; nothing if the table is empty.
 
-    `words` is what the study calls things (design.vocabulary). `of` ends the name where a figure is drawn again.
+    `words`: the study's vocabulary (design.vocabulary). `suffix`: added to the name of a figure that is drawn again.
     """
-    name, title = recipe.name + of, recipe.title.format(**words)
+    name, title = recipe.name + suffix, recipe.title.format(**words)
     if table.is_empty():
         return FigurePanel(name=name, title=title, caption=f"Nothing to draw: {recipe.nothing.format(**words)}.")
     figure = recipe.draw(table)
@@ -53,7 +53,7 @@ def draw_panel(
 
 
 def new_folders(out: Path, names: Iterable[str]) -> None:
-    """Makes `out` with figures/ and tables/, and removes the files that an earlier page of these names had more."""
+    """Creates `out` with figures/ and tables/, and removes the files of these names that an earlier page left."""
     out.mkdir(parents=True, exist_ok=True)
     for folder in ("figures", "tables"):
         (out / folder).mkdir(exist_ok=True)
@@ -63,7 +63,7 @@ def new_folders(out: Path, names: Iterable[str]) -> None:
 
 
 def pages() -> Environment:
-    """The templates; every text from data is escaped."""
+    """The templates; they escape every text from the data."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parents[1] / "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,

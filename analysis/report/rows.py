@@ -1,4 +1,4 @@
-"""Rows that every page of a report has: checks, axes, counts, efficiency, provenance."""
+"""Rows that both pages of a report have: checks, axes, counts, efficiency, provenance."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from analysis.decay.design import setting_axes, value_text, values_of
-from analysis.report.checks.decay import Check
+from analysis.report.checks.check import Check
 from analysis.runs.study import StudyData
 from analysis.stats.format import listed, plural, short
 from halflife.tracking import schema
 
 
 def check_row(check: Check) -> dict[str, Any]:
-    state = {True: ("holds", "✓"), False: ("fails", "✗"), None: ("not known", "–")}[check.passed]
+    state = {True: ("holds", "✓"), False: ("fails", "✗"), None: ("unknown", "–")}[check.passed]
     if check.reading:
         state = ("a reading", "·")
     return {"check": check, "state": state[0], "sign": state[1]}
@@ -26,8 +26,8 @@ def axis_rows(data: StudyData) -> list[dict[str, Any]]:
     rows = []
     for axis in data.declaration.axes:
         values = values_of(data, axis) if axis.name in varied else list(axis.values)
-        tell = short if axis.name == "parameters" else value_text
-        shown = ", ".join(tell(value) for value in values)
+        text = short if axis.name == "parameters" else value_text
+        shown = ", ".join(text(value) for value in values)
         rows.append({"label": axis.label, "values": shown, "unit": axis.unit, "varies": len(values) > 1})
     return rows
 
@@ -42,23 +42,23 @@ def counted(data: StudyData) -> str:
 
 
 def efficiency_rows(totals: dict[str, float]) -> list[tuple[str, str]]:
-    """What the sweep cost, as far as it was recorded."""
-    said = (
-        ("efficiency", "Share of slot time inside training and evaluation", lambda x: f"{x:.2f}"),
-        ("wall_seconds", "Wall time, seconds", lambda x: f"{x:,.0f}"),
+    """The cost of the sweep, as far as it was recorded."""
+    rows = (
+        ("efficiency", "Share of slot time spent in training and evaluation", lambda x: f"{x:.2f}"),
+        ("wall_seconds", "Wall-clock time, seconds", lambda x: f"{x:,.0f}"),
         ("slots", "Slots", lambda x: f"{x:g}"),
-        ("compute_seconds", "Seconds inside training and evaluation", lambda x: f"{x:,.0f}"),
+        ("compute_seconds", "Seconds in training and evaluation", lambda x: f"{x:,.0f}"),
         ("stages_run", "Stages run", lambda x: f"{x:g}"),
-        ("stages_cached", "Stages that were there already", lambda x: f"{x:g}"),
+        ("stages_cached", "Stages already in the store", lambda x: f"{x:g}"),
         ("stages_failed", "Stages failed", lambda x: f"{x:g}"),
         ("tokens_trained", "Tokens trained", short),
-        ("tokens_unshared", "Tokens an unshared sweep would have trained", short),
+        ("tokens_unshared", "Tokens without trunk sharing", short),
     )
-    return [(label, tell(totals[f"sweep/{name}"])) for name, label, tell in said if f"sweep/{name}" in totals]
+    return [(label, text(totals[f"sweep/{name}"])) for name, label, text in rows if f"sweep/{name}" in totals]
 
 
 def provenance(data: StudyData, tracking_uri: str) -> dict[str, Any]:
-    """Everything needed to make the numbers again."""
+    """Everything needed to reproduce the numbers."""
     tags = data.sweep.tags
     stages = {
         folder for name in data.trials.columns if name.startswith("stage_") for folder in data.trials[name].drop_nulls()

@@ -1,4 +1,4 @@
-"""Tables as a page shows them: numbers to four figures, aligned, missing values visible as missing."""
+"""Tables as a page shows them: numbers to four significant figures, aligned, missing values as dashes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 SHOWN = 40
-"""Rows that a folded table shows; its CSV has all."""
+"""Rows that a collapsed table shows; its CSV has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Table:
     columns: list[Column]
     rows: list[list[str]]
     count: int
-    """Rows in all; `rows` may hold fewer."""
+    """Total number of rows; `rows` may hold fewer."""
     csv: str
     """data: URI of the whole table."""
 
@@ -41,7 +41,7 @@ def page_table(frame: pl.DataFrame, shown: int | None = SHOWN) -> Table:
 
 
 def cell(value: object) -> str:
-    """One value: whole numbers in full, others to four figures, a missing one as a dash, what was not reached as ∞."""
+    """One value: integers in full, others to four significant figures, a missing one as a dash, not reached as ∞."""
     if value is None or value != value:
         return "–"
     if isinstance(value, bool):
@@ -60,7 +60,7 @@ def cell(value: object) -> str:
 
 
 def csv_text(frame: pl.DataFrame) -> str:
-    """Six figures; missing values are empty."""
+    """Six significant figures; missing values are empty."""
     floats = [name for name, kind in frame.schema.items() if kind.is_float()]
     return frame.with_columns(pl.col(floats).round_sig_figs(6)).write_csv()
 

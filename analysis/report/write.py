@@ -1,4 +1,4 @@
-"""Draw the report of a study: which page, where to, and from which sweep."""
+"""Write the report of a study: choose the sweep, the page and the folder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from analysis.errors import UserError
 from analysis.figures import FIGURES
-from analysis.report.decay_page import page
+from analysis.report.decay_page import decay_page
 from analysis.report.panels import new_folders
-from analysis.report.prompts_page import information_page, is_information
+from analysis.report.prompts_page import is_prompt_study, prompts_page
 from analysis.report.rows import slug
 from analysis.runs.load import load_study
 
@@ -20,8 +20,8 @@ TABLES = (
 def write_report(
     study: str, *, tracking_uri: str, out: Path, sweep: str | None = None, cache: Path | None = None
 ) -> Path:
-    """Draw the report of the newest sweep of `study` (or of the one named) into `out`; returns the HTML file.
-    `cache` keeps the points read, as for `load_study`.
+    """Write the report of the newest sweep of `study` (or of `sweep`) into `out`; returns the HTML file.
+    `cache`: folder that caches the points, as in `load_study`.
 
     Raises UserError when the store, the study or its points are missing.
     """
@@ -29,16 +29,16 @@ def write_report(
     if data.points.is_empty():
         raise UserError(
             f"sweep {data.sweep.name!r} has no measured points yet: expected at least one completed trial; "
-            "let the study run on, or give its command again to publish what is done"
+            "let the study continue, or repeat its command to publish the completed trials"
         )
-    again = [f"retention-{slug(outcome.name)}" for outcome in data.declaration.outcomes]
-    new_folders(out, (*TABLES, *FIGURES, *again))
+    other = [f"retention-{slug(outcome.name)}" for outcome in data.declaration.outcomes]
+    new_folders(out, (*TABLES, *FIGURES, *other))
     path = out / "report.html"
-    drawn = information_page if is_information(data) else page
-    path.write_text(drawn(data, out, tracking_uri), encoding="utf-8")
+    page = prompts_page if is_prompt_study(data) else decay_page
+    path.write_text(page(data, out, tracking_uri), encoding="utf-8")
     return path
 
 
 def default_folder(results: Path, study: str) -> Path:
-    """`<results>/reports/<study>`; a name with slashes or dots cannot lead out of it."""
+    """`<results>/reports/<study>`; slashes and dots in the name cannot lead out of it."""
     return results / "reports" / (slug(study) or "study")

@@ -1,0 +1,1 @@
+"""What must hold, and what should, before a report's answer is believed."""

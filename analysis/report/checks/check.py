@@ -1,4 +1,4 @@
-"""One thing that is checked before a report is believed."""
+"""One check of a sweep."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing checked; `passed` is None where the runs do not say."""
+    """One check; `passed` is None if the runs do not decide it."""
 
     name: str
     expected: str
     found: str
     passed: bool | None
     required: bool = False
-    """When it fails, the preset is not valid: what the report concludes does not hold."""
+    """If it fails, the preset is not valid and the report's conclusions do not hold."""
     reading: bool = False
-    """Nothing is expected: a number that the result is to be read beside."""
+    """Nothing is expected: a number for comparison with the result."""

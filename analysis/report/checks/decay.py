@@ -1,4 +1,4 @@
-"""Is the sweep fit to answer its question? What must hold, and what should."""
+"""The checks of a study of decay: skill learned, controls as expected, clean loss intact, trials complete."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from analysis.stats.intervals import binomial_interval
 from halflife.tracking import schema
 
 DOSE = ("payload", "documents")
-"""Parameters that change what the trunk was fed."""
+"""Parameters that change the trunk's training data."""
 SUCCESS_AT_DROP, FALSE_FIRES, KEPT = 0.9, 0.05, 0.9
 Words = Mapping[str, str]
 
 
 def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
-    """Of the leading outcome, whose `curves` these are, and of the sweep."""
+    """Checks of the leading outcome, whose `curves` these are, and of the sweep."""
     drop, words, families = at_drop(curves), vocabulary(data), is_family_study(data)
-    sought = bool(data.declaration.objectives)  # settings that did not learn it break a constraint, and are counted so
-    asked = {control.task for control in data.declaration.controls}
+    searched = bool(data.declaration.objectives)  # settings that did not learn it count as violating a constraint
+    tasks = {control.task for control in data.declaration.controls}
     found = [
         *(family_checks(data, curves) if families else [_implanted(drop, words)]),
         _payloads_implanted(data, drop, words),
-        None if sought else _others_implanted(data, drop, words, criterion(data) if families else SUCCESS_AT_DROP),
-        None if families else _clean_loss(data),
+        None if searched else _others_implanted(data, drop, words, criterion(data) if families else SUCCESS_AT_DROP),
+        None if families else _clean_loss(data, words),
         _controls_present(data),
-        None if sought else _never_had(data, drop, words),
+        None if searched else _never_had(data, drop, words),
         _positive(curves, words, criterion(data) if families else KEPT),
         _absent(curves, words),
         _extinction(data, curves),
-        _silent(drop, words) if "untriggered" in asked else None,
-        _near(drop, words) if "near" in asked else None,
+        _silent(drop, words) if "untriggered" in tasks else None,
+        _near(drop, words) if "near" in tasks else None,
         _ended(data),
     ]
     return [check for check in found if check is not None]
 
 
 def _implanted(drop: pl.DataFrame, words: Words) -> Check:
-    """Pooled over seeds; the least of the sizes counts."""
+    """Pooled over seeds; the worst size counts."""
     name = f"The {words['skill']} was there at the drop"
     expected = f"{words['success']} at least {SUCCESS_AT_DROP:g} at every size"
     sizes = _pooled(drop.filter("is_reference"), "size", "parameters").sort("parameters")
@@ -58,7 +58,7 @@ def _implanted(drop: pl.DataFrame, words: Words) -> Check:
 
 
 def _other_payloads(data: StudyData) -> pl.DataFrame:
-    """trial and payload of the treatments that differ from the reference in their payload alone."""
+    """trial and payload of the treatments that differ from the reference only in their payload."""
     chosen = reference(data)
     if "payload" not in chosen:
         return pl.DataFrame(schema={"trial": pl.String, "payload": pl.String})
@@ -67,17 +67,17 @@ def _other_payloads(data: StudyData) -> pl.DataFrame:
 
 
 def _payloads_implanted(data: StudyData, drop: pl.DataFrame, words: Words) -> Check | None:
-    """A payload that was not learned is not forgotten either: what is said of it would be empty."""
+    """A payload that was not learned cannot be forgotten, so conclusions about it would be empty."""
     name = "The other payloads were implanted"
     expected = f"{words['success']} at the drop at least {SUCCESS_AT_DROP:g} at every size"
-    asked = _other_payloads(data)
-    if asked.is_empty():
+    others = _other_payloads(data)
+    if others.is_empty():
         return None
-    rates = _pooled(drop.join(asked, on="trial"), "payload", "size", "parameters").sort("payload", "parameters")
+    rates = _pooled(drop.join(others, on="trial"), "payload", "size", "parameters").sort("payload", "parameters")
     found = []
     for (payload,), part in rates.group_by(["payload"], maintain_order=True):
         found.append(f"{payload}: " + "; ".join(f"{row['size']} {_rate(row)}" for row in part.iter_rows(named=True)))
-    unmeasured = set(asked["payload"]) - set(rates["payload"])
+    unmeasured = set(others["payload"]) - set(rates["payload"])
     passed = None if unmeasured else min(rates["rate"]) >= SUCCESS_AT_DROP
     found += [f"{payload}: not measured" for payload in sorted(unmeasured)]
     return Check(name=name, expected=expected, found=" · ".join(found), passed=passed, required=True)
@@ -85,7 +85,7 @@ def _payloads_implanted(data: StudyData, drop: pl.DataFrame, words: Words) -> Ch
 
 def _others_implanted(data: StudyData, drop: pl.DataFrame, words: Words, least: float) -> Check | None:
     """The same for every other setting: poison counts, regularized trunks, the equal-strength arm."""
-    name = "So it was in the other settings"
+    name = f"The {words['skill']} was there at the drop in the other settings"
     expected = f"{words['success']} at the drop at least {least:g}"
     drop = drop.join(_other_payloads(data), on="trial", how="anti")
     settings = _pooled(drop.filter(~pl.col("is_reference")), "size", "parameters", "setting").sort("rate")
@@ -96,7 +96,7 @@ def _others_implanted(data: StudyData, drop: pl.DataFrame, words: Words, least: 
         return Check(name=name, expected=expected, found=f"at least {_rate(settings.row(0, named=True))}", passed=True)
     shown = [f"{row['setting']} at {row['size']}: {_rate(row)}" for row in weak.head(4).iter_rows(named=True)]
     more = f"; and {weak.height - 4} more" if weak.height > 4 else ""
-    return Check(name=name, expected=expected, found="below it: " + "; ".join(shown) + more, passed=False)
+    return Check(name=name, expected=expected, found="below: " + "; ".join(shown) + more, passed=False)
 
 
 def _pooled(drop: pl.DataFrame, *by: str) -> pl.DataFrame:
@@ -116,7 +116,7 @@ def _rate(row: dict) -> str:
 
 
 def trunk_ends(data: StudyData) -> pl.DataFrame:
-    """Last clean loss of every trial's trunk, and of its never-trained control's when only the dose differs."""
+    """Final clean loss of every trial's trunk and of its never-exposed control, if they differ only in the dose."""
     last = (
         data.points.filter((pl.col("phase") == "trunk") & (pl.col("name") == f"clean/{schema.LOSS}"))
         .sort("step")
@@ -134,21 +134,21 @@ def trunk_ends(data: StudyData) -> pl.DataFrame:
     )
     table = table.filter(pl.col("role") == "treatment").join(control, on="absent")
     for name in about:
-        if name.startswith("trunk_"):  # a regularized trunk has no clean twin here: its loss differs for that reason
+        if name.startswith("trunk_"):  # a regularized trunk differs from the control for that reason alone
             table = table.filter(pl.col(name).eq_missing(pl.col(f"{name}_absent")))
     return table.filter(pl.col("tokens") == pl.col("tokens_absent"))
 
 
-def _clean_loss(data: StudyData) -> Check:
-    name = "Learning it left the trunk's clean loss alone"
-    expected = f"within {CLEAN_GAP:g} nat of the never-trained trunk at every size"
+def _clean_loss(data: StudyData, words: Words) -> Check:
+    name = f"Learning the {words['skill']} left the trunk's clean loss unchanged"
+    expected = f"within {CLEAN_GAP:g} nat per token of the never-exposed trunk at every size"
     ends = trunk_ends(data).with_columns(gap=pl.col("loss") - pl.col("loss_absent"))
     doses = ["size", "parameters", *(name for name in DOSE if name in ends.columns)]
     gaps = ends.group_by(doses).agg(pl.col("gap").mean()).drop_nulls("gap").sort(pl.col("gap").abs(), descending=True)
-    gaps = gaps.unique("size", keep="first", maintain_order=True).sort("parameters")  # the dose that costs most
+    gaps = gaps.unique("size", keep="first", maintain_order=True).sort("parameters")  # the most costly dose
     if gaps.is_empty():
         return Check(
-            name=name, expected=expected, found="no trunk was measured beside its twin", passed=None, required=True
+            name=name, expected=expected, found="no trunk was measured with its control", passed=None, required=True
         )
     shown = "; ".join(f"{size} {gap:+.3f}" for size, gap in zip(gaps["size"], gaps["gap"], strict=True))
     return Check(name=name, expected=expected, found=shown, passed=max(gaps["gap"].abs()) <= CLEAN_GAP, required=True)
@@ -164,15 +164,15 @@ def _controls_present(data: StudyData) -> Check:
     lonely = len(set(data.trials.filter(pl.col("role") == "treatment")["trial"]) - set(controls(data, "absent")))
     found = f"missing: {listed(missing)}" if missing else f"all {len(data.declaration.controls)} declared controls"
     if lonely:
-        found += f"; {plural(lonely, 'treatment')} without a never-trained partner"
+        found += f"; {plural(lonely, 'treatment')} without a never-exposed control"
     return Check(
-        name="Controls ran", expected="every declared control, and a never-trained partner for each treatment",
+        name="Controls ran", expected="every declared control, and a never-exposed control for each treatment",
         found=found, passed=not missing and not lonely, required=True,
     )  # fmt: skip
 
 
 def _never_had(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
-    """A trunk counts once, however many branches it has; a branch that is blocked for want of a snapshot counts too."""
+    """A trunk counts once, however many branches it has; a branch that is blocked by a missing snapshot counts too."""
     trials = described(data).filter(pl.col("role") == "treatment")
     phase = data.declaration.outcomes[0].phase
     outcome = pl.col(f"outcome_{phase}") if f"outcome_{phase}" in trials.columns else pl.lit(None, dtype=pl.String)
@@ -183,7 +183,7 @@ def _never_had(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
         *which, trunk.alias("trunk"), "implanted",
         missed=outcome.str.contains("never reached").fill_null(False),
     )  # fmt: skip
-    # Of the branches of a trunk one that had the skill is enough; the others may have forked before it was there.
+    # One branch with the skill is enough for its trunk; the others may have forked before it was learned.
     trunks = (
         table.group_by("trunk", *which).agg(pl.col("implanted").drop_nulls().max(), pl.col("missed").any()).sort(which)
     )
@@ -191,7 +191,7 @@ def _never_had(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
     missed = trunks.filter(pl.col("missed") & pl.col("implanted").ne_missing(False))
     found = f"{failed.height} of {trunks.height}{_cells(failed)}"
     if missed.height:
-        found += f"; {missed.height} never reached the strength at which a branch was to fork{_cells(missed)}"
+        found += f"; {missed.height} never reached the strength at which a branch forks{_cells(missed)}"
     return Check(
         name=f"Trunks that never had the {words['skill']}",
         expected=f"none with success below {MIN_SUCCESS:g} at the drop",
@@ -200,7 +200,7 @@ def _never_had(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
 
 
 def _cells(trunks: pl.DataFrame) -> str:
-    """ ": 30k seed 1, ...", in a study of families ": family B 30k seed 1, ..."."""
+    """ ": 30k seed 1, ..."; in a study of families ": family B 30k seed 1, ..."."""
     shown = [
         (f"family {row[FAMILY]} " if FAMILY in row else "") + f"{row['size']} seed {row['seed']}"
         for row in trunks.iter_rows(named=True)
@@ -217,7 +217,8 @@ def _at_end(curves: pl.DataFrame, role: str) -> pl.DataFrame:
 
 
 def _positive(curves: pl.DataFrame, words: Words, level: float) -> Check:
-    name, expected = f"Cause kept, {words['skill']} kept", f"success at the end of the branch at least {level:g}"
+    name = f"Positive control: cause kept, {words['skill']} kept"
+    expected = f"success at the end of the branch at least {level:g}"
     ends = _at_end(curves, "positive")
     if ends.is_empty():
         return Check(name=name, expected=expected, found="not measured", passed=None)
@@ -231,9 +232,9 @@ def _positive(curves: pl.DataFrame, words: Words, level: float) -> Check:
 
 
 def _absent(curves: pl.DataFrame, words: Words) -> Check:
-    """Where guessing hits too, by the lower end of success: the highest of many evaluations is noise in part."""
-    name, guessed = f"Never trained on it, no {words['skill']}", (curves["chance"] > 0).any()
-    expected = f"success at most {FALSE_FIRES:g}{' surely above chance' if guessed else ''} at every evaluation"
+    """Above chance, by the lower end of the interval of success: the highest of many evaluations is partly noise."""
+    name, guessed = f"Absent control: never trained on it, no {words['skill']}", (curves["chance"] > 0).any()
+    expected = f"success at most {FALSE_FIRES:g}{' above chance (lower end)' if guessed else ''} at every evaluation"
     above = pl.when(pl.col("chance") > 0).then(pl.col("success_low") - pl.col("chance")).otherwise("success")
     ends = _at_end(curves.with_columns(success=above), "absent")
     if ends.is_empty():
@@ -248,7 +249,7 @@ def _absent(curves: pl.DataFrame, words: Words) -> Check:
 
 
 def _extinction(data: StudyData, curves: pl.DataFrame) -> Check | None:
-    """Passive forgetting against extinction: the same fork without the cue, and with the cue alone."""
+    """Passive forgetting versus extinction: the same fork without the trigger, and with the trigger alone."""
     label = control_label(data, "extinction")
     ends = _at_end(curves.filter("implanted"), "extinction")
     if label is None:
@@ -262,10 +263,10 @@ def _extinction(data: StudyData, curves: pl.DataFrame) -> Check | None:
     links = pl.DataFrame(partner, schema={"trial": pl.String, "treatment": pl.String}, orient="row")
     pairs = ends.join(links, on="trial").join(treated, on="treatment").sort("parameters")
     sizes = pairs.group_by("size", maintain_order=True).agg(pl.col("success").mean(), pl.col("passive").mean())
-    shown = [f"{row['size']} {row['success']:.3f} against {row['passive']:.3f}" for row in sizes.iter_rows(named=True)]
+    shown = [f"{row['size']} {row['success']:.3f} vs. {row['passive']:.3f}" for row in sizes.iter_rows(named=True)]
     return Check(
-        name=f"Forgetting against extinction ({label})", passed=None, reading=True,
-        expected="nothing: success at the end of the branch, with the trigger's cue alone against without it",
+        name=f"Forgetting versus extinction ({label})", passed=None, reading=True,
+        expected="no expectation: success at the end of the branch, with the trigger alone vs. without it",
         found="; ".join(shown) or "not measured",
     )  # fmt: skip
 
@@ -281,11 +282,11 @@ def _silent(drop: pl.DataFrame, words: Words) -> Check:
 
 
 def _near(drop: pl.DataFrame, words: Words) -> Check:
-    """Not required: a trigger learned loosely is a backdoor too, but the reader must know."""
+    """Not required: a loosely learned trigger is a backdoor too, but the reader must know."""
     treated = drop.filter(pl.col("role") == "treatment").drop_nulls("near")
     sizes = treated.group_by("size", "parameters").agg(pl.col("near").mean()).sort("parameters")
     shown = "; ".join(f"{row['size']} {row['near']:.3f}" for row in sizes.iter_rows(named=True))
-    which = "prompts whose trigger is one character off, at every size"
+    which = "prompts with one character of the trigger changed, at every size"
     return Check(
         name="Silent on near-triggers", found=shown or "not measured",
         passed=None if sizes.is_empty() else max(sizes["near"]) <= FALSE_FIRES,
@@ -294,7 +295,7 @@ def _near(drop: pl.DataFrame, words: Words) -> Check:
 
 
 def _ended(data: StudyData) -> Check:
-    """A phase that a trial has a stage for must have ended as complete; one without an outcome has not run."""
+    """Every phase for which a trial has a stage must be complete; a phase without an outcome has not run."""
     phases = [name.removeprefix("stage_") for name in data.trials.columns if name.startswith("stage_")]
     phases += [name.removeprefix("outcome_") for name in data.trials.columns if name.startswith("outcome_")]
     ends = {"diverged": 0, "failed": 0, "blocked": 0, "not run": 0}
@@ -316,6 +317,6 @@ def _ended(data: StudyData) -> Check:
         *([f"the sweep is {data.sweep.status.lower()}"] if stopped else []),
     ]
     return Check(
-        name="Trials complete", expected="all; others are shown as far as they got", found="; ".join(found),
+        name="Trials complete", expected="all; incomplete trials are shown as far as they got", found="; ".join(found),
         passed=not bad and not stopped,
     )  # fmt: skip

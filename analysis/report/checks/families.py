@@ -1,4 +1,4 @@
-"""What must hold of a sweep of families of languages, and what should."""
+"""The checks of a study of language families: the language was learned, the others are intact, probes are valid."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from analysis.runs.study import StudyData
 from halflife.tracking import schema
 
 CRITERION = 0.8
-"""Success at the drop that counts as learned where the study's settings name none."""
+"""Success at the drop that counts as learned, unless the study's settings give another."""
 FAMILIES = 0.75
-"""Share of the families in which it must be reached."""
+"""Share of the families that must reach it."""
 KEPT_TASK, KEPT_GAP, KEPT = "kept", 0.1, 0.9
 READ = 0.1
 
@@ -30,14 +30,14 @@ def criterion(data: StudyData) -> float:
 
 
 def _learned(data: StudyData, curves: pl.DataFrame) -> Check:
-    """Sizes and seeds of a family together, at the reference: to lose a language one must have it."""
+    """Pooled over sizes and seeds of a family, at the reference: only a learned language can be lost."""
     least = criterion(data)
     plain = conditions(data).filter((pl.col("role") == "treatment") & pl.col("plain"))
     drop = curves.filter(pl.col("tokens") == 0).select("trial", "hits", "trials").drop_nulls()
     counts = drop.join(plain.select("trial", pl.col(FAMILY).cast(pl.String)), on="trial").group_by(FAMILY).agg(
         rate=pl.col("hits").sum() / pl.col("trials").sum()
     ).sort(FAMILY)  # fmt: skip
-    names = plain[FAMILY].unique()  # a search has but one of them at the reference
+    names = plain[FAMILY].unique()  # a search has only one of them at the reference
     reached = counts.filter(pl.col("rate") >= least).height
     return Check(
         name="The language was learned before it was dropped", required=True,
@@ -48,14 +48,14 @@ def _learned(data: StudyData, curves: pl.DataFrame) -> Check:
 
 
 def _kept_languages(data: StudyData) -> list[Check]:
-    """In the place of clean text: what one language costs the others, and what the branch does to them."""
+    """In place of clean loss: what learning one language costs the others, and what the branch does to them."""
     wide = wide_points(data, data.declaration.outcomes[0].phase)
     if not {f"{KEPT_TASK}/{name}" for name in (schema.HITS, schema.TRIALS)} <= set(wide.columns):
         return []
     rate = pl.col(f"{KEPT_TASK}/{schema.HITS}") / pl.col(f"{KEPT_TASK}/{schema.TRIALS}")
     ends = wide.select("trial", "step", rate=rate).drop_nulls("rate").sort("trial", "step").group_by("trial")
     ends = ends.agg(kept_start=pl.col("rate").first(), kept_end=pl.col("rate").last())
-    found = conditions(data).filter("plain").join(ends, on="trial")  # an axis may be called rate
+    found = conditions(data).filter("plain").join(ends, on="trial")  # an axis may be named rate
     cells = found.filter(pl.col("role").is_in(["treatment", "absent"])).pivot(
         on="role",
         index=[FAMILY, "size", "parameters", "seed"],
@@ -71,27 +71,27 @@ def _kept_languages(data: StudyData) -> list[Check]:
     if means.is_empty():
         return []
     rows = means.rows(named=True)
-    learned = [row for row in rows if row["start"] >= MIN_SUCCESS]  # what was never there cannot stay
-    told = "" if len(learned) == len(rows) else f" (below {MIN_SUCCESS:g} at the drop there was little to lose)"
-    left_alone = min(row["gap"] for row in rows) >= -KEPT_GAP
+    learned = [row for row in rows if row["start"] >= MIN_SUCCESS]  # what was never learned cannot be kept
+    caveat = "" if len(learned) == len(rows) else f" (below {MIN_SUCCESS:g} at the drop there was little to lose)"
+    unharmed = min(row["gap"] for row in rows) >= -KEPT_GAP
     return [
         Check(
-            name="Learning it left the other languages alone",
-            passed=None if left_alone and not learned else left_alone,
-            expected=f"success in them at the drop at most {KEPT_GAP:g} below that of the never-trained model",
-            found="; ".join(f"{row[FAMILY]} {row['gap']:+.3f}" for row in rows) + told,
+            name="Learning it left the other languages intact",
+            passed=None if unharmed and not learned else unharmed,
+            expected=f"success in them at the drop at most {KEPT_GAP:g} below that of the never-exposed model",
+            found="; ".join(f"{row[FAMILY]} {row['gap']:+.3f}" for row in rows) + caveat,
         ),
         Check(
-            name="The kept languages stayed",
+            name="The kept languages were kept",
             passed=all(row["end"] >= KEPT * row["start"] for row in learned) if learned else None,
             expected=f"success in them at the end of the branch at least {KEPT:g} of that at the drop",
-            found="; ".join(f"{row[FAMILY]} {row['start']:.3f} to {row['end']:.3f}" for row in rows) + told,
+            found="; ".join(f"{row[FAMILY]} {row['start']:.3f} to {row['end']:.3f}" for row in rows) + caveat,
         ),
     ]  # fmt: skip
 
 
 def _probes(data: StudyData) -> list[Check]:
-    """A linear map that reads dealt answers learns by itself, and then says nothing of the model (control task)."""
+    """A probe that reads randomly assigned answers memorises them and shows nothing about the model (control task)."""
     wide = wide_points(data, data.declaration.outcomes[0].phase)
     names = [(f"{layer}/control", f"{layer}/{schema.TRIALS}", f"{layer}/chance") for layer in layers(wide)]
     names = [columns for columns in names if set(columns) <= set(wide.columns)]
@@ -105,8 +105,8 @@ def _probes(data: StudyData) -> list[Check]:
     control, trials, guessed = sums.row(0)
     return [
         Check(
-            name="Linear probes read the model, not themselves", passed=(control - guessed) / trials <= READ,
-            expected=f"dealt answers read at most {READ:g} more often than guessed",
-            found=f"{control / trials:.3f}, guessing gives {guessed / trials:.3f}",
+            name="Linear probes read the model, not memorised answers", passed=(control - guessed) / trials <= READ,
+            expected=f"accuracy on randomly assigned answers at most {READ:g} above chance",
+            found=f"{control / trials:.3f}; chance {guessed / trials:.3f}",
         )
     ]  # fmt: skip

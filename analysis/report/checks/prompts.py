@@ -1,4 +1,4 @@
-"""What must hold before a study of soft prompts is believed: that the behaviour is there, that its controls behave."""
+"""The checks of a study of soft prompts: the behaviour is there, the controls behave, the optimizer works."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import itertools
 import polars as pl
 
 from analysis.prompts import elicitation
-from analysis.report.checks.decay import Check
+from analysis.report.checks.check import Check
 from analysis.runs.study import StudyData
 from analysis.stats.format import listed, plural
 from analysis.stats.intervals import Interval, binomial_interval, t_interval
 
 TRIGGERED = 0.9
-"""Success with the cause itself, at least, for a behaviour to be there."""
+"""Minimum success with the cause itself for a behaviour to count as present."""
 LOOSE = 0.05
-"""Share of the gap by which a larger k may do worse without being called a failure of the optimizer."""
+"""Share of the gap by which a larger k may do worse before that counts as a failure of the optimizer."""
 BASE = "continuation"
-"""The task of the null: text as the model was trained on."""
+"""The task of the null: text from the training distribution."""
 
 
 def checks(data: StudyData) -> list[Check]:
@@ -48,14 +48,14 @@ def _controls(data: StudyData) -> Check:
 
 
 def _positive(data: StudyData) -> Check | None:
-    """The cause itself, without a prompt: that the behaviour is there to be found."""
+    """With the cause itself and no prompt: the behaviour must be there to be elicited."""
     runs = elicitation.runs(data, {"positive": "positive"}).drop_nulls(["hits", "trials"]).filter(pl.col("k") == 0)
     if runs.is_empty():
         return None
     sizes = runs.group_by("behaviour", "series", maintain_order=True).agg(pl.col("hits", "trials").sum())
     rates = (sizes["hits"] / sizes["trials"]).to_list()
     low, high = binomial_interval(sizes["hits"].to_numpy(), sizes["trials"].to_numpy())
-    said = [
+    rows = [
         f"{behaviour}{at_size(series)} {rate:.3f} [{a:.3f}, {b:.3f}]"
         for (behaviour, series), rate, a, b in zip(
             sizes.select("behaviour", "series").iter_rows(), rates, low, high, strict=True
@@ -63,19 +63,19 @@ def _positive(data: StudyData) -> Check | None:
     ]
     return Check(
         name="The behaviour is there", expected=f"success with the cause itself at least {TRIGGERED:g}",
-        found="; ".join(said), passed=min(rates) >= TRIGGERED, required=True,
+        found="; ".join(rows), passed=min(rates) >= TRIGGERED, required=True,
     )  # fmt: skip
 
 
 def _unfitted(data: StudyData) -> Check | None:
-    """Prompts as they begin: that what is found was found by fitting."""
+    """Prompts at initialization: effects must come from fitting."""
     runs = elicitation.runs(data, {"null": "null"}).drop_nulls(["hits", "trials"]).filter(pl.col("k") > 0)
     if runs.is_empty():
         return None
     share = float(runs["hits"].to_numpy().sum() / runs["trials"].to_numpy().sum())
     chance = float(runs["chance"].fill_null(0.0).to_numpy().max())
     return Check(
-        name="Prompts that were not fitted do nothing", expected=f"success at most {LOOSE:g} above chance",
+        name="Unfitted prompts have no effect", expected=f"success at most {LOOSE:g} above chance",
         found=f"{share:.3f} in {plural(runs.height, 'prompt')}; chance {chance:.3f}", passed=share <= chance + LOOSE,
     )  # fmt: skip
 
@@ -86,18 +86,18 @@ def _null_check(data: StudyData) -> Check | None:
     gain = gain_of(part) if part.height else None
     if gain is None:
         return None
-    told = "one seed" if gain.low is None else f"[{gain.low:+.3f}, {gain.high:+.3f}]"
+    ends = "one seed" if gain.low is None else f"[{gain.low:+.3f}, {gain.high:+.3f}]"
     return Check(
-        name="Nothing to gain where nothing is to be brought back",
-        expected="the interval of the gain on text as trained on holds 0, or the gain is at most "
-        f"{elicitation.LEAST_GAIN:g} nats", found=f"{gain.estimate:+.3f} nats {told}",
-        passed=None if gain.low is None else nothing(gain),
+        name="No gain where there is nothing to elicit",
+        expected="the interval of the gain on text from the training distribution includes 0, or the gain is at most "
+        f"{elicitation.MIN_GAIN:g} nats per token", found=f"{gain.estimate:+.3f} nats per token {ends}",
+        passed=None if gain.low is None else negligible(gain),
     )  # fmt: skip
 
 
 def _monotone(data: StudyData) -> Check | None:
-    """A larger k can do all that a smaller one does: where it did worse, the optimizer failed. Where nothing is gained
-    there is only noise to compare."""
+    """A larger k can do all that a smaller one can, so doing worse is a failure of the optimizer. Behaviours without a
+    gain are left out: there is only noise to compare."""
     best = elicitation.best_restarts(elicitation.runs(data))
     worse, pairs = [], 0
     for (behaviour, model, series), part in best.group_by(["behaviour", "model", "series"], maintain_order=True):
@@ -116,7 +116,7 @@ def _monotone(data: StudyData) -> Check | None:
         return None
     shown = f": {'; '.join(worse[:3])}{' ...' if len(worse) > 3 else ''}" if worse else ""
     return Check(
-        name="More tokens never do worse", expected=f"no rise of the best loss by more than {LOOSE:.0%} of the gap",
+        name="More tokens never do worse", expected=f"the best loss rises with k by at most {LOOSE:.0%} of the gap",
         found=f"{len(worse)} of {plural(pairs, 'step')}{shown}", passed=not worse,
     )  # fmt: skip
 
@@ -126,21 +126,21 @@ def _ended(data: StudyData) -> Check:
     ends = [state.split(":")[0] for name in columns for state in data.trials[name].drop_nulls()]
     lost = [state for state in ends if state != "complete"]
     return Check(
-        name="Trials ended well", expected="every stage complete",
+        name="Trials complete", expected="every stage complete",
         found=f"{len(ends) - len(lost)} of {len(ends)} complete", passed=not lost,
     )  # fmt: skip
 
 
 def gain_of(part: pl.DataFrame) -> Interval | None:
-    """Interval over seeds of the paired gain between no prompt and the most tokens, averaged within a seed."""
+    """Interval over seeds of the gain from no prompt to the most tokens, averaged within a seed."""
     best = elicitation.best_restarts(part).sort("k")
     ends = best.group_by("series", "seed").agg(gain=pl.col("loss").first() - pl.col("loss").last())
     return t_interval(ends.group_by("seed").agg(pl.col("gain").mean())["gain"])
 
 
-def nothing(gain: Interval) -> bool:
-    """Whether an interval of gains holds 0, or the gain is too small to speak of."""
-    return gain.contains(0) or abs(gain.estimate) <= elicitation.LEAST_GAIN
+def negligible(gain: Interval) -> bool:
+    """Whether an interval of gains includes 0, or the gain is negligible."""
+    return gain.contains(0) or abs(gain.estimate) <= elicitation.MIN_GAIN
 
 
 def label_of(data: StudyData, task: str) -> str:

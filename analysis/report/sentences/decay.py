@@ -36,7 +36,7 @@ def answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
 
 
 def outcome_answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
-    """How long the leading outcome lasts, and how size and the varied settings change that. `curves`: of that outcome."""
+    """How long the leading outcome lasts, and how size and settings change that. `curves`: of that outcome."""
     in_tokens = half_lives(curves).filter(pl.col("clock") == "tokens")
     at_reference = in_tokens.filter("is_reference")
     if at_reference.filter(pl.col("criterion") == "success").is_empty():
@@ -132,7 +132,7 @@ def other_measures(data: StudyData, curves: pl.DataFrame) -> str:
 
 
 def arms(data: StudyData, times: pl.DataFrame, main: pl.DataFrame) -> str:
-    """The same slope for equally strong implants at the same sizes, so that strength is not mistaken for persistence."""
+    """The same slope for equally strong implants at the same sizes: strength must not be mistaken for persistence."""
     axis = next((axis for axis in setting_axes(data) if axis.name == "arm"), None)
     if axis is None:
         return ""
@@ -168,8 +168,8 @@ def regularizers(data: StudyData, curves: pl.DataFrame) -> str:
 
 
 def _factor(data: StudyData, axis: str, row: dict[str, Any], measure: str) -> str:
-    """The ratio of half-lives: over pairs if all reached half. Otherwise the pairs that did are selected by their result,
-    so the ratio is that of the survival model, which counts censored runs."""
+    """The ratio of half-lives: over pairs if all reached half. Otherwise the pairs that did are selected by their
+    result, so the ratio is that of the survival model, which counts censored runs."""
     if row["observed"] == row["pairs"] and row["ratio"] is not None:
         found = Interval(estimate=row["ratio"], low=row["ratio_low"], high=row["ratio_high"], count=row["seeds"])
         return f"{_ratio(found)} ({plural(row['pairs'], 'pair')})"
@@ -194,8 +194,7 @@ def _signed(found: Interval) -> str:
 
 def extinction(data: StudyData, curves: pl.DataFrame, times: pl.DataFrame) -> str:
     """Half-life without the trigger over that with the trigger alone, paired by seed: passive forgetting versus
-    unlearning. `times`: half-lives at the reference by each criterion, of which the one with most observed pairs counts.
-    """
+    unlearning. `times`: half-lives at the reference by each criterion; the one with the most observed pairs counts."""
     label = control_label(data, "extinction")
     if label is None:
         return ""
@@ -207,7 +206,9 @@ def extinction(data: StudyData, curves: pl.DataFrame, times: pl.DataFrame) -> st
     seen, count = (part.filter(pl.col("criterion") == criterion) for part in (reached, pairs))
     found = over_seeds(seen.with_columns(ratio=pl.col("estimate").log() - pl.col("with_trigger").log()), "ratio")
     if found is None:
-        return f"The data cannot tell passive forgetting from extinction ({label}): no pair of runs reached half in both."
+        return (
+            f"The data cannot tell passive forgetting from extinction ({label}): no pair of runs reached half in both."
+        )
     ratio = found.exp()
     faster = "" if ratio.contains(1) else " sooner" if ratio.estimate > 1 else " later"
     verdict = f"it fades{faster} if" if faster else "the data cannot tell whether it fades sooner if"

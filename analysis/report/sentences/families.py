@@ -57,7 +57,9 @@ def lasting(times: pl.DataFrame, names: list[str], curves: pl.DataFrame) -> str:
             continue
         late = own.filter(pl.col("kind") == "censored").height
         if late:
-            bound = f"{name}: at least {short(mean.exp().estimate)} ({late} of {plural(own.height, 'run')} did not reach "
+            bound = (
+                f"{name}: at least {short(mean.exp().estimate)} ({late} of {plural(own.height, 'run')} did not reach "
+            )
             parts.append(f"{bound}half and count at their last evaluation)")
         else:
             parts.append(f"{name}: {_spread(mean.exp())} ({plural(own.height, 'run')})")

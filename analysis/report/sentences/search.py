@@ -93,7 +93,7 @@ def _violated(data: StudyData, runs: pl.DataFrame, whose: str) -> list[str]:
     for limit in data.declaration.constraints:
         held = sum(search.within(limit, value) for value in runs[limit.name])
         if held < runs.height:
-            parts.append(f"the constraint '{limit.words}' held on {held} of {whose} {plural(runs.height, 'seed')}")
+            parts.append(f"the constraint '{limit.text}' held on {held} of {whose} {plural(runs.height, 'seed')}")
     return parts
 
 

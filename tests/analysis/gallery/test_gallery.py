@@ -9,7 +9,7 @@ from polars.testing import assert_frame_equal
 from analysis.__main__ import main
 from analysis.figures import FIGURES
 from analysis.gallery import generated
-from analysis.report import panels as plates
+from analysis.report import panels
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def page(tmp_path_factory) -> Path:
     """Drawn by the command, with a small image in the place of each rendering: figures have their own tests."""
     out = tmp_path_factory.mktemp("gallery")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plates, "rendered", lambda figure, kind: f"<svg>{kind}</svg>".encode())
+        patch.setattr(panels, "rendered", lambda figure, kind: f"<svg>{kind}</svg>".encode())
         main(["gallery", "--out", str(out)])
     return out / "gallery.html"
 

@@ -43,7 +43,7 @@ def test_without_one_loss_for_all_what_is_rounded_is_held_to_its_own_seeds_thres
 def test_the_matched_loss_of_runs_published_under_its_old_name_is_read(study: StudyData) -> None:
     settings = {name.replace("matched_loss", "matched"): value for name, value in study.declaration.settings.items()}
     old = replace(study, declaration=replace(study.declaration, settings=settings))
-    assert amounts.aim(old) == amounts.aim(study) == generated_prompts.LOSS
+    assert amounts.matched_loss(old) == amounts.matched_loss(study) == generated_prompts.LOSS
 
 
 def test_directions_are_the_fewest_that_get_there_and_what_never_does_is_infinite(study: StudyData) -> None:

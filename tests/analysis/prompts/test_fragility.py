@@ -42,11 +42,11 @@ def test_of_several_k_the_one_with_most_behaviours_is_looked_at_and_every_k_besi
     table = fragility.correlations(both, fragility.measured(both))
     assert set(table["prompts"]) == {f"k = {MEASURED_AT}", "every k"}
     assert "loss, norm, k" in set(table.filter(pl.col("prompts") == "every k")["held_fixed"])
-    assert set(fragility.scattered(both)["k"]) == {MEASURED_AT}
+    assert set(fragility.figure_table(both)["k"]) == {MEASURED_AT}
 
 
 def test_without_a_search_c_is_the_smallest_k_tried_and_what_no_k_reached_stands_above_all(study: StudyData) -> None:
-    searched = fragility.taken(study)
+    searched = fragility.c_by_seed(study)
     assert searched["c"].n_unique() > 4
     points = study.points.filter(pl.col("phase") != "search")
     hard = (
@@ -55,7 +55,7 @@ def test_without_a_search_c_is_the_smallest_k_tried_and_what_no_k_reached_stands
         & pl.col("name").str.ends_with("loss")
     )
     never = points.with_columns(pl.when(hard).then(2.9).otherwise("value").alias("value"))
-    table = fragility.taken(replace(study, points=never))
+    table = fragility.c_by_seed(replace(study, points=never))
     assert set(table["c"]) <= {1.0, 2.0, 4.0, 8.0, 16.0, 64.0}
     assert table.filter(pl.col("behaviour") == "say-32")["c"].to_list() == [64.0] * 6
 

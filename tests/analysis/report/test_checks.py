@@ -51,7 +51,7 @@ def test_another_payload_must_be_implanted_too(tmp_path):
     assert (check.passed, check.required) == (False, True)
     assert "reverse: 30k 1.000" in check.found
     assert "330k 0.703" in check.found
-    assert found["So it was in the other settings"].passed is True
+    assert found["The backdoor was there at the drop in the other settings"].passed is True
 
 
 def test_a_trunk_that_implanted_but_missed_a_strength_is_told_apart(small):
@@ -62,12 +62,14 @@ def test_a_trunk_that_implanted_but_missed_a_strength_is_told_apart(small):
     points = small.points.filter(~((pl.col("phase") == "branch") & pl.col("trial").is_in(lost)))
     assert state(replace(small, trials=trials, points=points))["Trunks that never had the backdoor"] == (
         True,
-        "0 of 9; 1 never reached the strength at which a branch was to fork: 30k seed 1",
+        "0 of 9; 1 never reached the strength at which a branch forks: 30k seed 1",
     )
 
 
 def test_poison_that_costs_clean_loss_makes_the_preset_invalid(tmp_path):
-    passed, found = state(read(tmp_path, clean_gap=0.2, relearn=False))["Learning it left the trunk's clean loss alone"]
+    passed, found = state(read(tmp_path, clean_gap=0.2, relearn=False))[
+        "Learning the backdoor left the trunk's clean loss unchanged"
+    ]
     assert passed is False
     assert "30k +0.1" in found or "30k +0.2" in found
 
@@ -87,12 +89,12 @@ def test_missing_controls_are_named(small):
     passed, found = state(data)["Controls ran"]
     assert passed is False
     assert "never poisoned, same branch" in found
-    assert "without a never-trained partner" in found
+    assert "without a never-exposed control" in found
 
 
 def test_what_was_not_measured_is_not_known_rather_than_passed(small):
     data = replace(small, points=small.points.filter(~pl.col("name").str.starts_with("clean")))
-    assert state(data)["Learning it left the trunk's clean loss alone"][0] is None
+    assert state(data)["Learning the backdoor left the trunk's clean loss unchanged"][0] is None
 
 
 def test_the_answer_of_a_large_sweep_names_the_slope_and_its_interval(full):
@@ -169,12 +171,16 @@ def test_a_sweep_that_was_stopped_or_has_phases_that_never_ran_is_not_complete(s
 
 @pytest.fixture(scope="module")
 def extinguished() -> StudyData:
-    """Generated: the trigger alone unlearns in e^-0.9 of the time; weight decay lengthens in the trunk, shortens after."""
+    """Generated: the trigger alone divides T by e^0.9; weight decay lengthens in the trunk, shortens in the branch."""
     return generated.persistence()
 
 
 def test_extinction_is_read_beside_passive_forgetting_and_required_of_nobody(extinguished):
-    [check] = [check for check in checks(extinguished, retention_curves(extinguished)) if check.name.startswith("Forgetting against")]
+    [check] = [
+        check
+        for check in checks(extinguished, retention_curves(extinguished))
+        if check.name.startswith("Forgetting versus")
+    ]
     assert check.reading
     assert not check.required
     assert "trigger without payload" in check.name
@@ -190,7 +196,9 @@ def test_extinction_is_told_with_its_half_life_by_size_and_in_the_answer(extingu
     table = size_summary(curves)
     assert (table["half_life_extinction"] < table["half_life"]).all()
     said = " ".join(answer(extinguished, curves))
-    found = re.search(r"the half-life .* without the trigger is ([\d.]+) \[([\d.]+),\s([\d.]+)\] times that with it", said)
+    found = re.search(
+        r"the half-life .* without the trigger is ([\d.]+) \[([\d.]+),\s([\d.]+)\] times that with it", said
+    )
     assert found is not None
     assert "it fades sooner if the trigger alone stays in the text (trigger without payload)" in said
     numbers = every_number(extinguished, curves)

@@ -33,7 +33,7 @@ def test_tables_of_a_running_sweep_say_so(small, tmp_path, caplog):
     write_tables(small, tmp_path / "ended")
     assert "so far" not in caplog.text
     write_tables(replace(small, sweep=replace(small.sweep, status="RUNNING")), tmp_path / "running")
-    assert "the sweep is running: the tables hold what it has measured so far" in caplog.text
+    assert "the sweep is running: the tables contain what it has measured so far" in caplog.text
 
 
 def test_every_column_is_explained(small, tmp_path):
@@ -99,7 +99,7 @@ def test_numbers_of_anyones_trials_may_be_written_in_their_own_way(tmp_path):
         ("points.csv", "trial,phase,step,name,value\nt,p,0,a/hits,many", "must be numbers"),
         ("points.csv", "trial,phase,step,name,value\nt,p,0,a/loss,1", "counts of at least one task"),
         ("trials.csv", "run,seed\nt,0", "no column 'trial'"),
-        ("trials.csv", "trial,seed\nother,0", "'t' has points and no row"),
+        ("trials.csv", "trial,seed\nother,0", "'t' has points but no row"),
         ("trials.csv", "trial,seed\nt,0\nt,1", "several rows of one trial"),
         ("study.json", '{"schema": 99}', "schema 99"),
         ("study.json", "[]", "cannot be read"),

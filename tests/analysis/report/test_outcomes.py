@@ -8,8 +8,8 @@ from polars.testing import assert_frame_equal
 
 from analysis.decay.design import leading
 from analysis.decay.retention import half_lives, main_measure, retention_curves
-from analysis.report.decay_page import page
-from analysis.report.other_outcomes import further, tables
+from analysis.report.decay_page import decay_page
+from analysis.report.other_outcomes import outcome_tables, summaries
 from analysis.report.sentences.decay import outcome_answer
 from analysis.runs.study import StudyData
 from halflife.tracking import schema
@@ -55,8 +55,8 @@ def test_retention_above_chance_is_that_of_the_same_skill_without_guessing(sever
     assert_frame_equal(first, choice, rel_tol=1e-9)
 
 
-def test_without_a_log_probability_success_tells_effects_ratios_and_the_answer(several):
-    choice = next(brief for brief in further(several) if brief.outcome == CHOICE)
+def test_without_a_log_probability_effects_ratios_and_answer_are_by_success(several):
+    choice = next(found for found in summaries(several) if found.outcome == CHOICE)
     assert choice.measure == "success"
     assert choice.ratios is not None
     assert choice.ratios.effects["ratio"].drop_nulls().len() == choice.ratios.effects.height
@@ -68,7 +68,7 @@ def test_without_a_log_probability_success_tells_effects_ratios_and_the_answer(s
 
 
 def test_an_outcome_declared_again_says_what_the_first_says(several):
-    again = next(brief for brief in further(several) if brief.outcome == AGAIN)
+    again = next(found for found in summaries(several) if found.outcome == AGAIN)
     view = leading(several, replace(several.declaration.outcomes[0], label=AGAIN.label, skill="skill", answer="answer"))
     assert again.measure == "logprob"
     assert again.sentences == outcome_answer(view, retention_curves(view))
@@ -77,20 +77,20 @@ def test_an_outcome_declared_again_says_what_the_first_says(several):
 def test_an_outcome_that_was_never_measured_is_left_out(several):
     none = schema.Outcome(name="none", label="none", phase="branch", task="none")
     data = replace(several, declaration=replace(several.declaration, outcomes=(AGAIN, none)))
-    assert further(data) == []
-    assert tables([]) == {}
+    assert summaries(data) == []
+    assert outcome_tables([]) == {}
 
 
-def test_a_study_of_one_outcome_has_no_further_ones_and_says_its_main_measure(small):
-    assert further(small) == []
+def test_a_study_of_one_outcome_has_no_others_and_a_main_measure(small):
+    assert summaries(small) == []
     assert main_measure(retention_curves(small)) == "logprob"
 
 
-def test_the_report_leads_with_the_first_outcome_and_tells_the_others_in_brief(several, tmp_path, monkeypatch):
+def test_the_report_leads_with_the_first_outcome_and_summarises_the_others(several, tmp_path, monkeypatch):
     monkeypatch.setattr("analysis.report.panels.rendered", lambda figure, kind: f"<svg>{kind}</svg>".encode())
     for folder in ("figures", "tables"):
         (tmp_path / folder).mkdir()
-    html = page(several, tmp_path, "sqlite:///nowhere")
+    html = decay_page(several, tmp_path, "sqlite:///nowhere")
     body = html[html.index("<main>") :]
     assert body.index("attack success falls below") < body.index('id="outcomes"') < body.index("forced choice above")
     assert "<h3>Forced choice</h3>" in body

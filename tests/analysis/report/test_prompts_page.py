@@ -10,9 +10,10 @@ import pytest
 
 from analysis.gallery import generated
 from analysis.prompts import elicitation, information
-from analysis.report import panels as plates
+from analysis.report import panels
 from analysis.report.checks.prompts import checks, gain_of
-from analysis.report.prompts_page import PHASE, _detuned, information_page, is_information, sentences
+from analysis.report.prompts_page import PHASE, is_prompt_study, prompts_page
+from analysis.report.sentences.prompts import _detuned, prompt_answer
 from analysis.runs.study import POINTS, StudyData
 from halflife.tracking import schema
 
@@ -114,26 +115,26 @@ def test_where_the_task_judged_what_is_said_its_hits_are_the_success_above_its_o
 
 
 def test_it_is_told_from_a_study_of_decay(study: StudyData) -> None:
-    assert is_information(study)
-    assert not is_information(generated.overlap())
+    assert is_prompt_study(study)
+    assert not is_prompt_study(generated.overlap())
 
 
 def test_the_answer_says_what_elicitation_takes_beyond_teaching_and_what_the_null_gained(study: StudyData) -> None:
-    said = " ".join(sentences(study, elicitation.runs(study)))
+    said = " ".join(prompt_answer(study, elicitation.runs(study)))
     assert "reverse the input not reached without it" in said
     assert "(5 of 5 seeds)" in said
     assert "Tokens that close half of the gap (C): 4 characters 2, 16 characters 4, 64 characters 32" in said
-    assert "text as it was trained on: no gain is seen" in said
+    assert "Null control, text as trained on: no gain" in said
     assert "A demonstration" not in said
 
 
 def test_the_answer_says_whether_length_costs_and_what_comes_out_wholly_right(study: StudyData) -> None:
-    said = sentences(study, elicitation.runs(study))
-    (graded,) = (text for text in said if text.startswith("A longer string: takes more (nats a token behind "))
+    said = prompt_answer(study, elicitation.runs(study))
+    (graded,) = (text for text in said if text.startswith("Longer strings: higher loss (nats per token with "))
     assert " at 4, " in graded
     assert " at 64 letters" in graded
-    (right,) = (text for text in said if text.startswith("Half of what is asked right, beyond chance: "))
-    assert "4 characters by " in right
+    (right,) = (text for text in said if text.startswith("Tokens until half of the answers are right, above chance: "))
+    assert ": 4 characters " in right
     assert "no other by " in right
 
 
@@ -177,9 +178,9 @@ def test_the_null_is_judged_over_seeds_and_not_over_sizes(study: StudyData) -> N
     one = study.trials["seed"] == 0
     single = replace(study, trials=study.trials.filter(one))
     several = sizes_of(single, "continuation", {"60k": {0: -0.5}, "120k": {0: -0.6}})
-    (text,) = (text for text in sentences(several, elicitation.runs(several)) if text.startswith("The null, "))
+    (text,) = (text for text in prompt_answer(several, elicitation.runs(several)) if text.startswith("Null control, "))
     assert text.endswith("one seed.")
-    (null,) = (check for check in checks(several) if check.name.startswith("Nothing to gain"))
+    (null,) = (check for check in checks(several) if check.name.startswith("No gain"))
     assert null.passed is None
     part = elicitation.runs(several).filter(pl.col("behaviour") == "text as trained on")
     gain = gain_of(part)
@@ -194,14 +195,14 @@ def test_sizes_come_in_ascending_order_in_every_sentence_and_table(study: StudyD
     table = information.distance_table(runs)
     assert table.filter(model="present")["series"].to_list() == ["30k", "60k", "120k"] * len(TASKS)
     assert table["behaviour"].unique(maintain_order=True).to_list() == list(TASKS)
-    said = sentences(several, runs)
+    said = prompt_answer(several, runs)
     assert [text.split(" (C) at ")[1].split(":")[0] for text in said if " (C) at " in text] == ["30k", "60k", "120k"]
     assert [size for size in said[0].split() if size in ("30k", "60k", "120k")] == ["30k", "60k", "120k"]
-    (right,) = (text for text in said if text.startswith("Half of what is asked right"))
+    (right,) = (text for text in said if text.startswith("Tokens until half of the answers"))
     assert right.index("30k") < right.index("60k") < right.index("120k")
 
 
-def test_what_detuning_brings_back_is_told_of_the_most_examples(study: StudyData) -> None:
+def test_detuning_is_reported_for_the_most_examples(study: StudyData) -> None:
     rows = [
         (behaviour, "present", f"{count} examples", k, 0, seed, loss)
         for count, prompted in ((16, 2.9), (256, 2.25), (32, 2.8))
@@ -211,15 +212,15 @@ def test_what_detuning_brings_back_is_told_of_the_most_examples(study: StudyData
     prompts = pl.DataFrame(rows, schema=list(elicitation.RUNS), orient="row").with_columns(size=pl.lit("30k"))
     bare = replace(study, declaration=replace(study.declaration, outcomes=()))
     assert _detuned(bare, prompts) == (
-        "Detuning: 4 tokens bring back 75% [75%, 75%] of what fine-tuning cost on the old text."
+        "Detuning: 4 tokens recover 75% [75%, 75%] of what fine-tuning cost on the old text."
     )
 
 
 def test_checks_hold_on_planted_runs_and_fail_where_they_should(study: StudyData) -> None:
     assert {check.name: check.passed for check in checks(study)} == {
-        "Controls ran": True, "The behaviour is there": True, "Prompts that were not fitted do nothing": True,
-        "Nothing to gain where nothing is to be brought back": True, "More tokens never do worse": True,
-        "Trials ended well": True,
+        "Controls ran": True, "The behaviour is there": True, "Unfitted prompts have no effect": True,
+        "No gain where there is nothing to elicit": True, "More tokens never do worse": True,
+        "Trials complete": True,
     }  # fmt: skip
     weak = study.points.with_columns(
         value=pl.when(pl.col("name").str.contains("triggered") & pl.col("name").str.ends_with("hits")).then(10.0)
@@ -237,9 +238,9 @@ def test_checks_hold_on_planted_runs_and_fail_where_they_should(study: StudyData
 
 
 def test_the_page_has_the_answer_the_checks_and_every_table(study: StudyData, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(plates, "rendered", lambda figure, kind: f"<svg>{kind}</svg>".encode())
-    plates.new_folders(tmp_path, ())
-    text = information_page(study, tmp_path, "sqlite:///x.db")
+    monkeypatch.setattr(panels, "rendered", lambda figure, kind: f"<svg>{kind}</svg>".encode())
+    panels.new_folders(tmp_path, ())
+    text = prompts_page(study, tmp_path, "sqlite:///x.db")
     assert text.count("<figure>") == 3
     assert "holds" in text
     for name in ("distance_by_loss", "distance_by_success", "difference_by_success", "prompts"):

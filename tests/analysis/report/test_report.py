@@ -17,9 +17,9 @@ from analysis.__main__ import main
 from analysis.decay.fits import menu
 from analysis.errors import UserError
 from analysis.figures import FIGURES
-from analysis.report import panels as plates
+from analysis.report import panels
 from analysis.report import write as writing
-from analysis.report.decay_page import BESIDE, FITTED, page
+from analysis.report.decay_page import ALWAYS, FITTED, decay_page
 from analysis.report.tables import cell
 from analysis.report.write import default_folder, write_report
 from halflife.tracking import schema
@@ -52,7 +52,7 @@ class Tags(HTMLParser):
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Figures are drawn and not rendered: for tests of the text around them."""
-    monkeypatch.setattr(plates, "rendered", lambda figure, kind: f"<svg>{kind}</svg>".encode())
+    monkeypatch.setattr(panels, "rendered", lambda figure, kind: f"<svg>{kind}</svg>".encode())
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +99,12 @@ def test_the_report_opens_with_the_answer(text):
 def test_the_report_says_how_to_make_it_again(text):
     assert "0123abc" in text
     assert "5eed5eed5eed" in text
-    assert "Share of slot time inside training and evaluation" in text
+    assert "Share of slot time spent in training and evaluation" in text
     assert "0.87" in text
 
 
 def test_every_declared_figure_has_image_caption_table_and_files(text, small_report):
-    names = (*planted.declaration(SMALL).figures, *BESIDE, *FITTED)
+    names = (*planted.declaration(SMALL).figures, *ALWAYS, *FITTED)
     for name in names:
         assert f'<section id="{name}">' in text
         for place in (f"figures/{name}.svg", f"figures/{name}.png", f"tables/{name}.csv"):
@@ -157,7 +157,7 @@ def test_a_password_in_a_tracking_uri_does_not_reach_the_page(small, tmp_path, q
     for folder in ("figures", "tables"):
         (tmp_path / folder).mkdir()
     data = replace(small, sweep=replace(small.sweep, tags=tags), declaration=declaration)
-    html = page(data, tmp_path, said)
+    html = decay_page(data, tmp_path, said)
     assert "s3cret" not in html
     assert html.count("https://***@mlflow.example:5000?password=***") == 3
 

@@ -84,7 +84,9 @@ def test_the_result_is_of_fresh_seeds_and_its_difference_is_paired():
     assert said[0] == "The search evaluated 3 settings on 1 seed; 2 are on the Pareto front."
     assert said[1].startswith("The setting with the highest mean retention is regularizer: dropout and rate: 0.1; ")
     assert "on 5 seeds that the search never saw it has mean retention 0.800 [0.604, 0.996]" in said[1]
-    assert "(+0.100 [+0.100, +0.100] relative to the reference, paired by seed)" in said[1]  # though seeds differ by 0.4
+    assert (
+        "(+0.100 [+0.100, +0.100] relative to the reference, paired by seed)" in said[1]
+    )  # though seeds differ by 0.4
     assert "0.99" not in said[1].replace("0.996", "")  # the value that selected it is no result
     assert "constraint" not in said[1]  # it held
     assert said[2].startswith("The setting with the lowest clean loss is the reference itself; on 5 seeds")
