@@ -107,8 +107,8 @@ def test_a_setting_that_cannot_be_measured_is_told_as_failed(tmp_path: Path, dee
         assert trial.state == (TrialState.FAIL if trial.params["x"] < 0.5 else TrialState.COMPLETE)
     reason = next(t.user_attrs["failed"] for t in carried.study.trials if t.state == TrialState.FAIL)
     assert {"nan": "height is not finite (seed 0)", "diverge": "diverged", "raise": "as asked"}[deed] in reason
-    runs = [run for run in carried.tracking.runs.values() if schema.TAG_TOLD in run.data.tags]
-    assert {run.data.tags[schema.TAG_TOLD].split(":")[0] for run in runs} == {"complete", "failed"}
+    runs = [run for run in carried.tracking.runs.values() if schema.TAG_RESULT in run.data.tags]
+    assert {run.data.tags[schema.TAG_RESULT].split(":")[0] for run in runs} == {"complete", "failed"}
     before = computed(tmp_path)
     Carried(search(suggest=suggest, budget={"trials": 10}), tmp_path).run()
     assert computed(tmp_path) == before
@@ -218,7 +218,7 @@ def told(measured: list[tuple[float, float]]) -> str:
 def test_the_result_says_on_how_many_fresh_seeds_a_constraint_held():
     assert told([(0.5, 0.1), (0.7, 0.5)]) == "#3 (x 0.2): height 0.6 [0.5, 0.7] (1)"
     broken = told([(0.5, 0.1), (0.7, 0.9), (0.6, math.nan)])
-    assert broken.endswith("; the constraint 'cost at most 0.5' held on 1 of 3 seeds")
+    assert broken.endswith("; the constraint 'cost at most 0.5' is met on 1 of 3 seeds")
 
 
 def test_the_result_counts_the_fresh_seeds_that_were_measured():
@@ -290,7 +290,7 @@ def test_the_best_and_the_first_are_evaluated_again_on_fresh_seeds(tmp_path: Pat
     )
     findings = carried.campaign.findings()
     assert "3 fresh seeds" in findings[0]
-    assert any(line.startswith("#0 (x 0.1, y 0.9, tried first): height ") for line in findings)
+    assert any(line.startswith("#0 (x 0.1, y 0.9, evaluated first): height ") for line in findings)
     roles = {(t.role, t.parameters["seed"]) for t in carried.campaign.study.trials}
     assert {(role, seed) for role in ("absent", "positive") for seed in (0, 1, 7, 8, 9)} <= roles
 
@@ -303,7 +303,7 @@ def test_each_seed_has_a_run_with_its_own_objective_and_the_search_is_told_the_m
             points = [point[2] for point in run.data.points if point[0] == "objective/height"]
             assert len(points) == 1
             found.setdefault(int(run.data.params[schema.SUGGESTION]), []).append(points[0])
-            assert run.data.tags[schema.TAG_TOLD] == "complete"
+            assert run.data.tags[schema.TAG_RESULT] == "complete"
             assert run.data.tags[schema.TAG_PUBLISHED] == "complete"
     for trial in carried.study.trials:
         assert len(found[trial.number]) == 3
@@ -365,7 +365,7 @@ def test_a_timeout_asks_for_no_more_and_finishes_what_is_under_way(tmp_path: Pat
     assert 2 <= count < 100
     assert set(states(carried)) == {"COMPLETE"}
     assert "fresh seed" in carried.campaign.findings()[0]
-    assert f"{500 - count} settings to go" in carried.campaign.findings()[-1]
+    assert f"{500 - count} settings left" in carried.campaign.findings()[-1]
 
 
 def test_settings_fill_the_slots_and_no_more(tmp_path: Path):

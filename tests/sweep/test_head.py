@@ -74,4 +74,4 @@ def test_a_wrong_word_is_told_in_one_line():
     line = [sys.executable, "-m", "halflife.sweep.head", "pasword"]
     ended = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "platform"})
     assert ended.returncode == 2
-    assert ended.stderr == "error: pasword was asked for: expected results, mlflow, password\n"
+    assert ended.stderr == "error: unknown command 'pasword': expected results, mlflow, password\n"

@@ -47,7 +47,7 @@ START = Checkpoint(stage=recipe())
 AGAINST = PromptAttacks(
     strength=1.0,
     attacks=(cast(Any, SimpleNamespace(prompts=(SimpleNamespace(tokens=1),))),),
-    target=TaskTarget(language=Addition(form="digits")),
+    target=TaskTarget(task=Addition(form="digits")),
 )
 
 

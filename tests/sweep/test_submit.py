@@ -125,7 +125,7 @@ def test_a_connection_that_breaks_is_made_again_and_nothing_is_said_twice(checko
     assert len(cluster.jobs) == 1
     said = capsys.readouterr()
     assert [line for line in said.out.splitlines(keepends=True) if "stages" in line] == list(LINES)
-    assert said.err.count("connecting again") == 3
+    assert said.err.count("reconnecting") == 3
 
 
 def test_the_same_command_follows_the_job_that_runs(checkout: Path, monkeypatch, capsys):
@@ -134,7 +134,7 @@ def test_the_same_command_follows_the_job_that_runs(checkout: Path, monkeypatch,
     cluster.jobs[0].ended = False
     ran(cluster, checkout, monkeypatch)
     assert len(cluster.jobs) == 1
-    assert "other code" not in capsys.readouterr().err
+    assert "different code" not in capsys.readouterr().err
 
 
 def test_following_a_job_of_other_code_is_told(checkout: Path, monkeypatch, capsys):
@@ -143,7 +143,7 @@ def test_following_a_job_of_other_code_is_told(checkout: Path, monkeypatch, caps
     cluster.jobs[0].ended = False
     monkeypatch.setattr(provenance, "code", lambda: "changed")
     ran(cluster, checkout, monkeypatch)
-    assert "submitted with other code" in capsys.readouterr().err
+    assert "submitted with different code" in capsys.readouterr().err
 
 
 def test_a_cluster_that_refuses_is_told_in_one_line(checkout: Path, monkeypatch):
@@ -152,7 +152,7 @@ def test_a_cluster_that_refuses_is_told_in_one_line(checkout: Path, monkeypatch)
 
     cluster = Cluster()
     monkeypatch.setattr(cluster, "submit_job", refuse)
-    with pytest.raises(UserError, match=r"^the cluster takes no job: Request failed with status code 401: Invalid"):
+    with pytest.raises(UserError, match=r"^the cluster does not accept the job: Request failed with status code 401: Invalid"):
         ran(cluster, checkout, monkeypatch)
 
 
@@ -170,7 +170,7 @@ def test_a_study_outside_the_folder_that_is_shipped_is_refused(
 ):
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "mine.py"
     elsewhere.touch()
-    with pytest.raises(UserError, match=r"mine\.py is not below .*, the folder of cluster\.yaml"):
+    with pytest.raises(UserError, match=r"mine\.py is not in .*, the folder of cluster\.yaml"):
         run_on_cluster(elsewhere, ["smoke", "--cluster", "cluster.yaml"], checkout / "cluster.yaml")
 
 
@@ -202,5 +202,5 @@ def test_a_head_that_cannot_be_reached_is_told_in_one_line(checkout: Path, monke
         )
     assert end.value.code == 2
     error = capsys.readouterr().err.strip()
-    assert error.startswith("error: no connection to the head of")
+    assert error.startswith("error: cannot connect to the head of")
     assert "\n" not in error

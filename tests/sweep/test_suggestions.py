@@ -117,7 +117,7 @@ def test_a_timeout_is_seconds_or_has_a_unit(text: str, seconds: float):
         ({"declared": {"objectives": ()}}, "declares no objective"),
         ({"measures": {}}, "expected one for each objective"),
         ({"seeds": ()}, "at least one seed"),
-        ({"fresh_seeds": (0,)}, "none twice"),
+        ({"fresh_seeds": (0,)}, "no duplicates"),
         (
             {"declared": {"objectives": (schema.Objective(name="height", label="", direction="up"),)}},
             "expected maximize or minimize",

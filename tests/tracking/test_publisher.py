@@ -228,5 +228,5 @@ def test_a_report_is_kept_with_the_sweep_it_belongs_to(tmp_path: Path, monkeypat
     with pytest.raises(UserError, match="no run of sweep s2"):
         publishing.attach("unused", experiment="study", sweep="s2", folder=tmp_path, name="report")
     store.down = True
-    with pytest.raises(UserError, match=r"could not be kept in http://\*\*\*@host: the server is down"):
+    with pytest.raises(UserError, match=r"could not be stored in http://\*\*\*@host: the server is down"):
         publishing.attach("http://me:secret@host", experiment="study", sweep="s1", folder=tmp_path, name="report")

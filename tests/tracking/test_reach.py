@@ -37,13 +37,13 @@ def test_a_server_that_answers_is_reachable():
 
 def test_a_server_that_refuses_us_says_what_to_set():
     for uri in serve(403):
-        with pytest.raises(UserError, match=r"refuses this client \(403\).*MLFLOW_TRACKING_USERNAME"):
+        with pytest.raises(UserError, match=r"refuses access \(403\).*MLFLOW_TRACKING_USERNAME"):
             require_reachable(uri)
 
 
 def test_a_server_of_another_kind_is_doubted():
     for uri in serve(404):
-        with pytest.raises(UserError, match="is it an MLflow server"):
+        with pytest.raises(UserError, match="expected an MLflow server"):
             require_reachable(uri)
 
 

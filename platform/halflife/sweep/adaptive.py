@@ -1,7 +1,4 @@
-"""An adaptive search: what may be suggested, by what it is judged, and how much may be spent on it.
-
-A description, as a Study is. Optuna is imported where a search runs (sweep/suggestions.py).
-"""
+"""The description of an adaptive search: its space, objectives, constraints and budget. Run by sweep/suggestions.py."""
 
 from __future__ import annotations
 
@@ -26,22 +23,22 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a search may spend, and how it chooses. Raises UserError on what cannot be."""
+    """The budget and the sampler of a search. Raises UserError for invalid values."""
 
     trials: int
-    """Settings tried, those that fail included; the same command with more goes on from there."""
+    """Settings to evaluate, failed ones included. A later run with a larger number continues the search."""
     timeout: str | None = None
-    """Suggest nothing more so long (90, 30m, 2h) after the first; what is under way is finished, the best evaluated."""
+    """Time (90, 30m, 2h) from the first suggestion after which no more are made. Running ones are finished."""
     sampler: Literal["tpe", "random"] = "tpe"
-    """tpe: multivariate tree-structured Parzen estimators, what is under way taken for poor. random: without memory."""
+    """tpe: multivariate tree-structured Parzen estimators with the constant-liar strategy. random: random search."""
     startup: int = 10
-    """Settings drawn at random before tpe looks at what was found."""
+    """Settings drawn at random before tpe starts to use the results."""
     at_once: int | None = None
-    """Settings under way at once: 1 makes the search the same each time. By default what keeps every slot busy."""
+    """Settings evaluated concurrently: 1 makes the search reproducible. By default as many as keep all slots busy."""
     finalists: int = 5
-    """Of the best settings at most so many are evaluated again on fresh seeds, the first ones tried beside them."""
+    """Number of best settings to evaluate again on fresh seeds, in addition to the first settings."""
     search_seed: int = 0
-    """Draws the suggestions; the trials' own seeds are apart from it."""
+    """Seeds the suggestions; independent of the trials' seeds."""
 
     def __post_init__(self) -> None:
         for flag in ("trials", "startup", "at_once"):
@@ -64,7 +61,7 @@ class Budget:
 
 
 class Unfinished(Exception):
-    """A measure has asked for a control that is not complete."""
+    """A measure needs a control that is not complete."""
 
     def __init__(self, control: Trial) -> None:
         super().__init__(control.name)
@@ -73,17 +70,17 @@ class Unfinished(Exception):
 
 @dataclass(frozen=True)
 class Finished:
-    """A trial whose stages are complete, for measuring."""
+    """A trial whose stages are complete, as passed to measures."""
 
     trial: Trial
     store: Store
     controls: Mapping[str, Trial] = field(default_factory=dict)
     """By role."""
     complete: Callable[[Trial], bool] = lambda control: True
-    """Whether a control is: only those that a measure asks for have to be."""
+    """Whether a control is complete. Only those that a measure uses have to be."""
 
     def control(self, role: str) -> Finished:
-        """The control of this role at the trial's seed. Raises Unfinished while it is not complete."""
+        """The control of this role with the trial's seed. Raises Unfinished while it is not complete."""
         if role not in self.controls:
             has = ", ".join(sorted(self.controls)) or "none"
             raise UserError(f"trial {self.trial.name!r} has no control of role {role!r}: it has {has}")
@@ -93,7 +90,7 @@ class Finished:
         return replace(self, trial=control)
 
     def curve(self, phase: str, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Steps (n,) (tokens since the phase began, rising) and values (n,) of the metric `<task>/<measure>`.
+        """Steps (n,) (tokens since the phase began, increasing) and values (n,) of the metric `<task>/<measure>`.
 
         Raises UserError when the phase has no such metric.
         """
@@ -101,42 +98,44 @@ class Finished:
         chosen = points.filter(points["name"] == name)
         if chosen.is_empty():
             raise UserError(
-                f"{phase} of trial {self.trial.name!r} measured no {name!r}: it has {sorted(set(points['name']))}"
+                f"{phase} of trial {self.trial.name!r} has no metric {name!r}: it has {sorted(set(points['name']))}"
             )
         return chosen["step"].to_numpy(), chosen["value"].to_numpy()
 
 
 Measure = Callable[[Finished], float]
-"""A number from one finished trial. What is not finite fails the setting."""
+"""A number from one finished trial. A setting fails if it is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A study whose settings are suggested one after another, by what the earlier ones came to.
+    """A study whose settings are suggested one after another, based on the results so far.
 
-    A setting is tried on all of `seeds`; the search is told the means of its objectives, and of each constraint the
-    seed that is worst off: a mean within the bounds may hide a seed that is not. The best are evaluated again on
-    `fresh_seeds`, which the search never sees: what chose a setting is too good for it. Raises UserError when parts
-    are missing or contradict one another.
+    A setting is evaluated on all of `seeds`. The search uses the mean of each objective over seeds, and the worst seed
+    of each constraint, as a mean within the bounds may hide a seed that is not. The best settings are evaluated again
+    on `fresh_seeds`, which the search never sees, to avoid selection bias (winner's curse). Raises UserError when
+    parts are missing or contradict one another.
     """
 
     declaration: schema.Declaration
-    """Its `objectives` and `constraints` say what is sought."""
+    """With the `objectives` and `constraints`."""
     suggest: Callable[[optuna.trial.BaseTrial], Any]
-    """From Optuna's trial (suggest_float, suggest_categorical, ..., conditionals allowed) to a setting. Pure."""
+    """A pure function from an Optuna trial (suggest_float, suggest_categorical, ..., also conditional) to a setting."""
     unfold: Callable[[Any, int], Trial]
-    """From a setting and a seed to the trial that tries it."""
+    """From a setting and a seed to the trial that evaluates it."""
     measures: Mapping[str, Measure]
-    """By name: how each objective and constraint is measured. When a measure changes, so must the objective's formula:
-    searches are told apart by it."""
+    """By name of objective or constraint. When a measure changes, the objective's formula must change too: it is part
+    of the search's identity."""
     controls: Callable[[int], Sequence[Trial]]
-    """The controls of a seed, which no suggestion changes. Of several of one role a trial has that which it shares most
-    parameters with, the first of equals."""
+    """The controls of a seed, which do not depend on the setting. If several have the same role, a trial uses the one
+    that shares most parameters with it, the first if they are equal."""
     budget: Budget
     seeds: tuple[int, ...]
     fresh_seeds: tuple[int, ...] = ()
     first: tuple[dict[str, Any], ...] = ()
-    """Parameters of settings tried before any suggestion, such as the reference; the best are compared with them."""
+    """Parameters of settings to evaluate before any suggestion, such as the reference, which the best are compared
+    with.
+    """
 
     def __post_init__(self) -> None:
         declared, name = self.declaration, self.declaration.study
@@ -155,13 +154,13 @@ class Search:
         if sorted(wanted) != sorted(self.measures):
             raise UserError(
                 f"search {name!r} has measures {sorted(self.measures)}: expected one for each objective and "
-                f"constraint, {sorted(wanted)}, their names all different"
+                f"constraint, {sorted(wanted)}, with distinct names"
             )
         seeds = (*self.seeds, *self.fresh_seeds)
         if not self.seeds or len(set(seeds)) < len(seeds):
             raise UserError(
                 f"search {name!r} has seeds {self.seeds} and fresh seeds {self.fresh_seeds}: expected at least one "
-                "seed, and none twice"
+                "seed, and no duplicates"
             )
 
     @cached_property
@@ -169,7 +168,7 @@ class Search:
         return ["maximize" if each.direction == "maximize" else "minimize" for each in self.declaration.objectives]
 
     def unfolded(self, number: int, setting: Any, *, held_out: bool = False) -> tuple[Trial, ...]:
-        """The trials of suggestion `number`: one a seed."""
+        """The trials of suggestion `number`, one per seed."""
         label, role = f"#{number}", "treatment"
         if held_out:
             label, role = f"{label} held out", schema.ROLE_HELD_OUT
@@ -196,7 +195,7 @@ class Search:
         return {name: float(measure(finished)) for name, measure in self.measures.items()}
 
     def violations(self, measured: Mapping[str, float]) -> dict[str, float]:
-        """By constraint: how far what one seed measured is beyond its bounds; at most 0 when it is met."""
+        """By constraint: how far one seed is outside the bounds; 0 or less when the constraint is met."""
         found: dict[str, float] = {}
         for constraint in self.declaration.constraints:
             value = measured[constraint.name]
@@ -207,7 +206,7 @@ class Search:
 
 
 def _nearest(trial: Trial, controls: Sequence[Trial]) -> dict[str, Trial]:
-    """By role the control that shares most parameters with the trial."""
+    """By role: the control that shares most parameters with the trial."""
 
     def shared(control: Trial) -> int:
         return sum(control.parameters.get(name) == value for name, value in trial.parameters.items())

@@ -1,6 +1,6 @@
-"""`python -m halflife.sweep.aws`, once an AWS account: the bucket and the role that cluster.yaml names.
+"""`python -m halflife.sweep.aws`, once per AWS account: create the bucket and the role that cluster.yaml names.
 
-Ray makes a role for the head by itself, but one that may not hand itself to workers, and they write to the bucket.
+Ray creates a role for the head, but that role cannot be passed on to workers, which write to the bucket too.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 from halflife.errors import UserError
 
 ROLE = "halflife"
-"""Of every host: role, policy and instance profile."""
+"""Name of the role, the policy and the instance profile of every host."""
 ACCOUNT = "{account}"
-"""Stands for the account's number in `provider.results`."""
+"""Placeholder for the account number in `provider.results`."""
 
 
 def named(results: str) -> str:
-    """`results` with the account's number in the place of {account}."""
+    """`results` with {account} replaced by the account number."""
     if ACCOUNT not in results:
         return results
     return results.replace(ACCOUNT, _client("sts").get_caller_identity()["Account"])
 
 
 def prepare(region: str, results: str) -> None:
-    """Make what is missing of bucket, role and instance profile. Again is no harm."""
+    """Create whatever is missing of bucket, role and instance profile. Idempotent."""
     bucket = results.removeprefix("s3://").partition("/")[0]
     _make_bucket(bucket, region)
     _make_role(bucket)
@@ -41,7 +41,7 @@ def _make_bucket(bucket: str, region: str) -> None:
         client.create_bucket(Bucket=bucket, **where)
     except ClientError as error:
         if error.response["Error"]["Code"] != "BucketAlreadyOwnedByYou":
-            raise UserError(f"the bucket {bucket} cannot be made: {error}") from error
+            raise UserError(f"the bucket {bucket} cannot be created: {error}") from error
     private = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
     client.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=private)
 
@@ -91,17 +91,17 @@ def main() -> None:
             with open("cluster.yaml") as file:
                 provider = yaml.safe_load(file)["provider"]
         except OSError as error:
-            raise UserError("no cluster.yaml here: expected to be called in its folder") from error
+            raise UserError("no cluster.yaml here: run this in its folder") from error
         if provider["type"] != "aws":
-            raise UserError(f"the provider in cluster.yaml is {provider['type']}: only AWS needs this")
+            raise UserError(f"the provider in cluster.yaml is {provider['type']}: this is only needed for aws")
         results = named(provider["results"])
         prepare(provider["region"], results)
-        print(f"results go to {results}; `ray up cluster.yaml` may be called now")
+        print(f"results will be stored in {results}; next: ray up cluster.yaml")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except (BotoCoreError, ClientError) as error:
-        print(f"error: AWS refuses: {error}", file=sys.stderr)
+        print(f"error: AWS: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

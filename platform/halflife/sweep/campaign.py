@@ -1,4 +1,5 @@
-"""Carries a search through a plan: asks where a slot is free, tells what has ended, tries the best on fresh seeds."""
+"""Runs an adaptive search through a plan: requests suggestions for free slots, reports results to the search, and
+evaluates the best settings on fresh seeds."""
 
 from __future__ import annotations
 
@@ -25,28 +26,28 @@ from halflife.tracking import schema
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Open:
-    """A setting under way."""
+class _Pending:
+    """A setting that is being evaluated."""
 
     trials: tuple[Trial, ...]
-    """One for each of `seeds`."""
+    """One per seed of `seeds`."""
     seeds: tuple[int, ...]
     controls: list[Trial] = field(default_factory=list)
-    """Those that its measures have asked for so far."""
+    """Controls that its measures have needed so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _End:
-    """What a setting's seeds measured, or why they could not."""
+    """The results of a setting, or why there are none."""
 
     measured: Measured | None = None
     problem: str = ""
     of_control: bool = False
-    """The problem is that of a control, which says nothing of the setting."""
+    """The problem is a control's, so the setting has not failed."""
 
 
 class Campaign(SweepState):
-    """The course of a search. `feed` is to be called whenever a slot may be free."""
+    """The state of a search. Call `feed` whenever a slot may be free."""
 
     def __init__(self, search: Search, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._search, self._store, self._clock = search, store, clock
@@ -63,15 +64,15 @@ class Campaign(SweepState):
         self._publishing: Publishing | None = None
         self._slots = 1
         self._deadline = math.inf
-        self._open: dict[int, _Open] = {}
-        self._final: dict[int, _Open] | None = None
-        """By number of the finalist, on fresh seeds. None until the search is over."""
-        self._lost: dict[str, None] = {}
-        """Why controls failed without which open settings cannot be measured. They stay open: no more are asked for,
-        and the same command takes them up again."""
+        self._pending: dict[int, _Pending] = {}
+        self._final: dict[int, _Pending] | None = None
+        """Evaluations of the finalists on fresh seeds, by number. None until the search is over."""
+        self._failed_controls: dict[str, None] = {}
+        """Why controls failed that pending settings need (a dict as an ordered set). Those settings stay pending, no
+        more are suggested, and running the same command again retries them."""
         self._over = False
         self._done: dict[int, Measured | None] = {}
-        """By number: what each seed measured; None of a setting that failed."""
+        """Results by number; None for a setting that failed."""
         self._findings: list[str] = []
         self._examples = [
             stage
@@ -79,51 +80,54 @@ class Campaign(SweepState):
             for trial in search.unfolded(0, example.setting)
             for stage in trial.stages.values()
         ]
-        """Stages of settings such as the search may suggest."""
+        """Stages of example settings that the search may suggest."""
 
     @property
     def stages(self) -> Sequence[Stage]:
         return [*self.plan.missing, *self._examples]
 
     def begin(self, publishing: Publishing, slots: int) -> None:
-        """Take up what earlier commands have found; from now on `feed` may be called."""
+        """Load the results of earlier runs. From now on `feed` may be called."""
         self._publishing, self._slots = publishing, slots
         self._catch_up()
 
     def feed(self) -> bool:
-        """Tell what has ended, and ask for as much as keeps the slots busy. Whether there is more to tell or to ask."""
+        """Report finished settings, and start as many new ones as keep the slots busy. Returns whether more may
+        come."""
         self._conclude_ended()
         while self._wants_more():
             if self._deadline == math.inf and self._search.budget.seconds is not None:
-                self._deadline = self._clock() + self._search.budget.seconds  # Ray's start is not counted
-            asked = self._suggestions.ask()
-            if asked is not None:
-                self._begin(*asked)
-                self._conclude_ended()  # all of it may have been computed before
-            elif self._open or not self._suggestions.take_over():  # else there is what another driver has under way
+                self._deadline = self._clock() + self._search.budget.seconds  # excludes the start of Ray
+            suggestion = self._suggestions.ask()
+            if suggestion is not None:
+                self._begin(*suggestion)
+                self._conclude_ended()  # all of it may be cached
+            elif (
+                self._pending or not self._suggestions.take_over()
+            ):  # otherwise another driver's pending settings are next
                 break
-        if self._lost and self.plan.finished:
+        if self._failed_controls and self.plan.finished:
             self._over = True
             self._findings = [
-                f"the measures need a control that failed ({'; '.join(self._lost)}): once it works, the same command "
-                f"goes on with what is under way (settings: {len(self._open)})"
+                f"{len(self._pending)} pending settings need a control that failed "
+                f"({'; '.join(self._failed_controls)}): fix it, then run the same command again to resume"
             ]
-        elif self._exhausted and not (self._over or self._open or self.plan.ready()):
+        elif self._exhausted and not (self._over or self._pending or self.plan.ready()):
             if self._final is None:
                 self._begin_final()
             self._conclude_final()
         return not self._over
 
     def leave(self) -> None:
-        """Leave no suggestion running behind us: the same command asks for them again."""
-        with contextlib.suppress(Overtaken):  # who overtook us takes them up
+        """Mark no suggestion as running: the next run requests them again."""
+        with contextlib.suppress(Overtaken):  # the other driver takes them over
             self._suggestions.give_back()
 
     def findings(self) -> list[str]:
         return self._findings
 
     def ahead(self, work: Callable[[Stage], float]) -> float:
-        """Of the settings that are yet to be suggested, and of the best on fresh seeds."""
+        """Of the settings not suggested yet, and of the best ones on fresh seeds."""
         if self._final is not None:
             return 0.0
         budget, search = self._search.budget, self._search
@@ -134,18 +138,18 @@ class Campaign(SweepState):
 
     def line(self) -> str:
         failed = sum(measured is None for measured in self._done.values())
-        words = [f"{len(self._done)} of {self._search.budget.trials} settings told"]
-        words += [f"{failed} failed"] if failed else []
-        words += [f"{len(self._open)} under way"] if self._open else []
+        parts = [f"{len(self._done)} of {self._search.budget.trials} settings evaluated"]
+        parts += [f"{failed} failed"] if failed else []
+        parts += [f"{len(self._pending)} pending"] if self._pending else []
         best = self._suggestions.best()
         if best:
             found = [means(measured) for number in best if (measured := self._done.get(number))]
             for objective in self._search.declaration.objectives if found else ():
                 chosen = max if objective.direction == "maximize" else min
-                words.append(f"best {objective.label.lower()} {chosen(each[objective.name] for each in found):.4g}")
+                parts.append(f"best {objective.label.lower()} {chosen(each[objective.name] for each in found):.4g}")
         if self._final is not None:
-            words.append("the best on fresh seeds")
-        return " · ".join(words)
+            parts.append("evaluating the best on fresh seeds")
+        return " · ".join(parts)
 
     def numbers(self) -> dict[str, float]:
         failed = sum(measured is None for measured in self._done.values())
@@ -154,65 +158,66 @@ class Campaign(SweepState):
     # Suggestions.
 
     def _catch_up(self) -> None:
-        """What earlier commands, or other drivers, were told. Of what failed, nothing is computed for it."""
+        """Add the results of earlier runs and of other drivers. Nothing is computed for settings that failed."""
         found = []
-        for told in self._suggestions.told():
-            if told.number in self._done:
+        for result in self._suggestions.results():
+            if result.number in self._done:
                 continue
-            self._done[told.number] = None
+            self._done[result.number] = None
             try:
-                trials = self._search.unfolded(told.number, told.setting)
+                trials = self._search.unfolded(result.number, result.setting)
             except UserError:
-                continue  # it failed for this
+                continue  # the reason why it failed
             stages = [stage for trial in trials for stage in trial.stages.values()]
-            if told.measured or not Plan(stages, self._store).ready():
-                found.append((told, trials))
+            if result.measured or not Plan(stages, self._store).ready():
+                found.append((result, trials))
         self._grow([trial for _, trials in found for trial in trials])
-        for told, trials in found:
-            self._tell_publishing(trials, told.number, told.measured, told.failed)
+        for result, trials in found:
+            self._conclude(trials, result.number, result.measured, result.failed)
 
     @property
     def _exhausted(self) -> bool:
-        """Whether nothing more will be asked for."""
+        """Whether no more settings will be suggested."""
         return self._clock() > self._deadline or self._suggestions.begun >= self._search.budget.trials
 
     def _wants_more(self) -> bool:
-        """While a slot is free, and time is left. Ready stages come first: fewer at once means better suggestions."""
-        if self._over or self._lost or self._final is not None or self._clock() > self._deadline:
+        """Whether to request a suggestion now. Ready stages come first: fewer pending settings make better
+        suggestions."""
+        if self._over or self._failed_controls or self._final is not None or self._clock() > self._deadline:
             return False
         at_once = self._search.budget.at_once
-        if at_once is not None and len(self._open) >= at_once:
+        if at_once is not None and len(self._pending) >= at_once:
             return False
         return at_once is not None or (len(self.plan.running) < self._slots and not self.plan.ready())
 
     def _begin(self, number: int, setting: Any) -> None:
-        if number in self._open:
-            return  # another driver took it over and was asked for it by us
+        if number in self._pending:
+            return  # it is ours again after another driver took it over
         try:
             trials = self._search.unfolded(number, setting)
         except UserError as error:
             self._done[number] = None
             self._suggestions.fail(number, str(error))
             return
-        self._open[number] = _Open(trials=trials, seeds=self._search.seeds)
+        self._pending[number] = _Pending(trials=trials, seeds=self._search.seeds)
         self._grow(trials)
 
     def _conclude_ended(self) -> None:
-        """Tell the search of every open suggestion whose stages, and the controls it needs, have come to an end."""
-        for number, entry in list(self._open.items()):
+        """Report every pending setting whose stages, and the controls that it needs, have ended."""
+        for number, entry in list(self._pending.items()):
             end = self._end(entry)
             if end is None:
                 continue
             if end.of_control:
-                self._lost[end.problem] = None
+                self._failed_controls[end.problem] = None
                 continue
-            del self._open[number]
-            told = self._suggestions
-            problem = told.fail(number, end.problem) if end.problem else told.tell(number, end.measured or [])
-            self._tell_publishing(entry.trials, number, None if problem else end.measured, problem)
+            del self._pending[number]
+            search = self._suggestions
+            problem = search.fail(number, end.problem) if end.problem else search.tell(number, end.measured or [])
+            self._conclude(entry.trials, number, None if problem else end.measured, problem)
 
-    def _end(self, entry: _Open) -> _End | None:
-        """How a setting has ended; None while a stage has not that its measures need."""
+    def _end(self, entry: _Pending) -> _End | None:
+        """How a setting has ended; None while a stage that its measures need is unfinished."""
         for trial in (*entry.trials, *entry.controls):
             problem = self._problem(trial)
             if problem is None:
@@ -222,12 +227,12 @@ class Campaign(SweepState):
         pairs = zip(entry.trials, entry.seeds, strict=True)
         try:
             return _End(measured=[self._search.measured(*pair, self._store, self._complete) for pair in pairs])
-        except Unfinished as asked:
-            entry.controls.append(asked.control)
+        except Unfinished as unfinished:
+            entry.controls.append(unfinished.control)
             return self._end(entry)
 
     def _problem(self, trial: Trial) -> str | None:
-        """Why a trial cannot be complete; "" of one that is, None while a stage has not ended."""
+        """Why a trial cannot complete; "" if it is complete, None while a stage is unfinished."""
         plan = self.plan
         for phase, stage in trial.stages.items():
             outcome = plan.outcomes.get(stage.key)
@@ -249,27 +254,28 @@ class Campaign(SweepState):
         self._final = {}
         if finalists:
             self._grow(search.controls_of(search.fresh_seeds))
-        for told in self._suggestions.told(set(finalists)):
-            trials = search.unfolded(told.number, told.setting, held_out=True)
-            self._final[told.number] = _Open(trials=trials, seeds=search.fresh_seeds)
+        for result in self._suggestions.results(set(finalists)):
+            trials = search.unfolded(result.number, result.setting, held_out=True)
+            self._final[result.number] = _Pending(trials=trials, seeds=search.fresh_seeds)
             self._grow(trials)
 
     def _finalists(self) -> list[int]:
-        """The best settings that differ, spread evenly along the front if they are too many, and the first ones."""
-        best = _different(self._suggestions.best(), self._stages_of)
+        """The best distinct settings, spread evenly along the Pareto front if there are too many, and the first
+        settings."""
+        best = _distinct(self._suggestions.best(), self._stages_of)
         most = self._search.budget.finalists
         if len(best) > most and len(self._search.directions) > 1:
-            places = [round(place * (len(best) - 1) / max(1, most - 1)) for place in range(most)]
-            best = [best[place] for place in dict.fromkeys(places)]
-        return _different([*best[:most], *self._suggestions.first()], self._stages_of) if best[:most] else []
+            indices = [round(index * (len(best) - 1) / max(1, most - 1)) for index in range(most)]
+            best = [best[index] for index in dict.fromkeys(indices)]
+        return _distinct([*best[:most], *self._suggestions.first()], self._stages_of) if best[:most] else []
 
     def _stages_of(self, number: int) -> tuple[str, ...]:
-        told = self._suggestions.told({number})[0]
-        trials = self._search.unfolded(number, told.setting)
+        setting = self._suggestions.results({number})[0].setting
+        trials = self._search.unfolded(number, setting)
         return tuple(stage.key for trial in trials for stage in trial.stages.values())
 
     def _conclude_final(self) -> None:
-        """When all held-out trials have ended: publish what they measured, and say the result."""
+        """Once all held-out trials have ended: publish their results and make the findings."""
         search, final = self._search, self._final or {}
         found: dict[int, tuple[str, Measured | None]] = {}
         for number, entry in final.items():
@@ -284,13 +290,15 @@ class Campaign(SweepState):
         if held_out:
             self._suggestions.note(held_out)
         self._over = True
-        settings = {told.number: told.parameters for told in self._suggestions.told(set(final))}
+        settings = {result.number: result.parameters for result in self._suggestions.results(set(final))}
         self._findings = findings(search, settings, self._done, found)
         left = search.budget.trials - self._suggestions.begun
         if left > 0:
-            self._findings.append(f"the time was up with {left} settings to go: the same command goes on")
+            self._findings.append(
+                f"the timeout was reached with {left} settings left: run the same command again to continue"
+            )
 
-    # Towards the plan and the tracking store.
+    # The plan and the tracking store.
 
     def _grow(self, trials: Sequence[Trial]) -> None:
         names = {there.name for there in self.study.trials}
@@ -301,7 +309,7 @@ class Campaign(SweepState):
             held = [trial for trial in new if schema.SUGGESTION in trial.parameters]
             self._publishing.grow(self.study, new, held=held)
 
-    def _tell_publishing(self, trials: Sequence[Trial], number: int, measured: Measured | None, problem: str) -> None:
+    def _conclude(self, trials: Sequence[Trial], number: int, measured: Measured | None, problem: str) -> None:
         self._done[number] = measured
         self._publish(trials, measured, problem)
 
@@ -310,10 +318,10 @@ class Campaign(SweepState):
             return
         self._publishing.update()
         constraints = {constraint.name for constraint in self._search.declaration.constraints}
-        for place, trial in enumerate(trials):
+        for index, trial in enumerate(trials):
             values = {
                 f"{schema.CONSTRAINT_PHASE if name in constraints else schema.OBJECTIVE_PHASE}/{name}": value
-                for name, value in (measured[place] if measured else {}).items()
+                for name, value in (measured[index] if measured else {}).items()
             }
             self._publishing.conclude(trial, values, f"failed: {problem}" if problem else "complete")
 
@@ -332,9 +340,9 @@ def example_study(search: Search) -> Study:
     return Study(declaration=search.declaration, trials=(*search.controls_of(seeds), *trials))
 
 
-def _different(numbers: Iterable[int], what: Callable[[int], Any]) -> list[int]:
-    """The numbers whose `what` no earlier one has."""
+def _distinct(numbers: Iterable[int], key: Callable[[int], Any]) -> list[int]:
+    """The first number of each key."""
     seen: dict[Any, int] = {}
     for number in numbers:
-        seen.setdefault(what(number), number)
+        seen.setdefault(key(number), number)
     return list(seen.values())

@@ -1,7 +1,7 @@
-"""What cluster.yaml has a cluster's head do: `python -m halflife.sweep.head results | mlflow | password`.
+"""Commands that cluster.yaml runs on a cluster's head: `python -m halflife.sweep.head results | mlflow | password`.
 
-One secret, Ray's token, reaches every host. MLflow's password is derived from it one way, so that a colleague who may
-look at the runs cannot run code.
+Ray's token is the only secret and is on every host. MLflow's password is a hash of it, so that someone who may look at
+the runs cannot run code.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ USER = "admin"
 
 
 def token() -> str:
-    """Ray's token of this machine. Raises UserError when there is none."""
+    """This machine's Ray token. Raises UserError when there is none."""
     path = Path.home() / ".ray" / "auth_token"
     try:
         return path.read_text().strip()
     except OSError as error:
-        raise UserError(f"no cluster token in {path}: `ray get-auth-token --generate` makes one") from error
+        raise UserError(f"no cluster token in {path}: create one with `ray get-auth-token --generate`") from error
 
 
 def mlflow_password() -> str:
-    """MLflow's password on the cluster that this machine's token opens."""
+    """MLflow's password on the cluster of this machine's token."""
     return _derived("mlflow password")
 
 
 def log_in(tracking_uri: str) -> None:
-    """Give this process's MLflow client its account, where the store is the cluster's own server."""
+    """Log this process's MLflow client in, if the tracking store is the cluster's own server."""
     if tracking_uri == MLFLOW:
         os.environ.setdefault("MLFLOW_TRACKING_USERNAME", USER)
         os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", mlflow_password())
 
 
 def configuration() -> dict[str, Any]:
-    """cluster.yaml as `ray up` has left it here, every default filled in; empty where it has not been."""
+    """cluster.yaml as copied here by `ray up`, with all defaults; empty if `ray up` did not start this host."""
     import yaml
 
     path = Path.home() / "ray_bootstrap_config.yaml"
@@ -50,38 +50,40 @@ def configuration() -> dict[str, Any]:
 
 
 def results() -> str:
-    """Where the cluster keeps its results: `results` of the provider block, an AWS account's number filled in."""
+    """Where the cluster stores results: `provider.results`, with the AWS account number filled in."""
     provider = configuration().get("provider", {})
     if "results" not in provider:
-        raise UserError("cluster.yaml names no results: expected provider.results, a bucket or a folder all hosts see")
+        raise UserError("cluster.yaml has no provider.results: expected a bucket, or a folder that all hosts share")
     return aws.named(provider["results"])
 
 
 def serve_mlflow() -> None:
-    """Become the MLflow server: on loopback, behind a password, artifacts with the results.
+    """Replace this process by an MLflow server on loopback, with a password, and artifacts stored with the results.
 
-    Its database stays on the head's disk; a new head's is filled from the stage folders by the next sweep.
+    Its database is on the head's disk. On a new head, the next sweep fills it from the stage folders.
     """
     folder = Path.home() / "halflife-mlflow"
     folder.mkdir(mode=0o700, exist_ok=True)
     password = mlflow_password()
-    users = f"users-{hashlib.sha256(password.encode()).hexdigest()[:8]}.db"  # MLflow reads the password once a database
+    users = (
+        f"users-{hashlib.sha256(password.encode()).hexdigest()[:8]}.db"  # MLflow reads the password once per database
+    )
     (folder / "auth.ini").write_text(
         "[mlflow]\n"
         "default_permission = NO_PERMISSIONS\n"
         f"database_uri = sqlite:///{folder / users}\n"
         f"admin_username = {USER}\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-        "auth_cache_ttl_seconds = 300\n"  # else every request hashes the password anew
+        "auth_cache_ttl_seconds = 300\n"  # otherwise every request hashes the password again
     )
     environment = {
         **os.environ,
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
         "MLFLOW_AUTH_ADMIN_PASSWORD": password,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that nothing here uses
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # avoids eight unused processes
         "MLFLOW_FLASK_SERVER_SECRET_KEY": _derived("mlflow sessions"),
     }
-    environment.pop("MLFLOW_TRACKING_URI", None)  # its own address
+    environment.pop("MLFLOW_TRACKING_URI", None)  # this server's own address
     os.execvpe(
         "mlflow",
         [
@@ -109,7 +111,7 @@ def main(arguments: list[str]) -> None:
     """Bad input prints one line and exits with 2."""
     try:
         if len(arguments) != 1 or arguments[0] not in COMMANDS:
-            raise UserError(f"{' '.join(arguments) or 'nothing'} was asked for: expected {', '.join(COMMANDS)}")
+            raise UserError(f"unknown command {' '.join(arguments)!r}: expected {', '.join(COMMANDS)}")
         COMMANDS[arguments[0]]()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Where a search's Optuna journal is: a file, or objects in a bucket. Imported only where a search runs.
+"""A search's Optuna journal: a file, or objects in a bucket. Imported only if a search runs.
 
-Whoever writes is inside the journal (`with`), one at a time on whatever machine. On disk Optuna's own file takes what
-is written at once. In a bucket the journal is read on the way in and put on the way out, whole and under the next
-number, which is created exclusively: no lines of others are lost, as one who was overtaken while inside cannot put his.
+Writers enter the journal (`with`), one at a time across machines. On disk, Optuna's journal file is written at once. In
+a bucket, the journal is read on entry and written on exit, whole and as an object with the next number, which is
+created exclusively. So no entries are lost: a driver that was overtaken while inside cannot write.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from halflife.store.files import Where
 from halflife.store.remote import Remote
 
 _GRACE_SECONDS = 5
-"""After so long a lock on the file is taken from a process that was killed: a write takes milliseconds."""
+"""Age after which the lock of a killed process is broken. A write takes milliseconds."""
 _NUMBERED = re.compile(r"(\d{6})\.journal")
 
 
 class Overtaken(UserError):
-    """Another driver has taken the search over while this one stood still."""
+    """Another driver has taken over the search while this one was stalled."""
 
 
 class Journal(Protocol):
-    """A context of which one driver at a time is inside; `str` says where it is."""
+    """A context manager that one driver at a time can enter. `str` gives its address."""
 
     def backend(self) -> BaseJournalBackend:
-        """What Optuna reads and writes; to be asked for inside."""
+        """The storage for Optuna; call it inside the context."""
         ...
 
     def __enter__(self) -> Any: ...
@@ -47,13 +47,13 @@ class Journal(Protocol):
 
 
 def journal(folder: Where, name: str) -> Journal:
-    """The journal of the search `name`; `folder` holds those of all searches."""
+    """The journal of the search `name`; `folder` contains those of all searches."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
     return InBucket(folder / name) if isinstance(folder, Remote) else OnDisk((folder / f"{name}.journal").absolute())
 
 
 class OnDisk:
-    """A file that optuna-dashboard opens, and may be writing."""
+    """A file, which optuna-dashboard can open and may write to."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,16 +79,16 @@ class OnDisk:
 
 
 class InBucket(BaseJournalBackend):
-    """`<number>.journal` in a folder of a bucket: the highest is the journal, as a file on disk would be.
+    """Objects `<number>.journal` in a folder of a bucket: the one with the highest number is the journal.
 
-    Entering raises Overtaken once what was written inside could not be put.
+    Entering raises Overtaken after an earlier write failed because another driver had taken over.
     """
 
     def __init__(self, folder: Remote) -> None:
         self._folder, self._alone, self._depth = folder, leases.Alone(folder), 0
         self._logs: list[dict[str, Any]] = []
-        self._number, self._put, self._overtaken = 0, 0, False
-        """Of the object that `_logs` are from, and how many of them are in it."""
+        self._number, self._stored, self._overtaken = 0, 0, False
+        """The number of the object that `_logs` were read from, and how many of them are in it."""
 
     def __str__(self) -> str:
         return str(self._folder)
@@ -100,14 +100,14 @@ class InBucket(BaseJournalBackend):
         return self._logs[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        assert self._depth, "the journal is written to from inside only"
+        assert self._depth, "the journal can only be written inside its context"
         self._logs.extend(logs)
 
     def __enter__(self) -> None:
         if not self._depth:
             self._alone.__enter__()
             try:
-                self._get()
+                self._read()
             except BaseException:
                 self._alone.__exit__(None, None, None)
                 raise
@@ -117,33 +117,37 @@ class InBucket(BaseJournalBackend):
         self._depth -= 1
         if not self._depth:
             try:
-                self._put_new()
+                self._write_new()
             finally:
                 self._alone.__exit__(None, None, None)
 
-    def _get(self) -> None:
+    def _read(self) -> None:
         if self._overtaken:
-            raise Overtaken(f"another driver goes on with the search in {self}: run the same command again to join it")
+            raise Overtaken(
+                f"another driver has taken over the search in {self}: run the same command again to join it"
+            )
         while (number := self._newest()) > self._number:
             text = self._object(number).read()
             if text is None:
-                continue  # there is a newer one
+                continue  # superseded by a newer one
             self._logs = [json.loads(line) for line in text.splitlines()]
-            self._number, self._put = number, len(self._logs)
+            self._number, self._stored = number, len(self._logs)
 
-    def _put_new(self) -> None:
-        if len(self._logs) == self._put:
+    def _write_new(self) -> None:
+        if len(self._logs) == self._stored:
             return
         text = b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in self._logs)
         mine = self._number + 1
         self._overtaken = not self._object(mine).create(text)
-        if not self._overtaken and self._newest() > mine:  # others were there before, and have gone on
+        if (
+            not self._overtaken and self._newest() > mine
+        ):  # another driver wrote this number earlier, and has removed it since
             self._overtaken = True
             files.remove(self._object(mine))
         if self._overtaken:
-            self._get()
+            self._read()
         files.remove(self._object(self._number))
-        self._number, self._put = mine, len(self._logs)
+        self._number, self._stored = mine, len(self._logs)
 
     def _newest(self) -> int:
         return max((int(match[1]) for name in self._folder.names() if (match := _NUMBERED.fullmatch(name))), default=0)
@@ -153,11 +157,11 @@ class InBucket(BaseJournalBackend):
 
 
 def _drop_cut_line(path: Path) -> None:
-    """Remove a last line that was not written whole (a power cut): what came after it could not be read."""
+    """Remove an incomplete last line (after a power cut), as lines appended to it would be unreadable."""
     if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
         whole = data.rfind(b"\n") + 1
         with contextlib.suppress(json.JSONDecodeError):
-            json.loads(data[whole:])  # whole but for its end of line
+            json.loads(data[whole:])  # complete except for the newline
             path.write_bytes(data + b"\n")
             return
         path.write_bytes(data[:whole])

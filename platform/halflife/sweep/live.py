@@ -1,4 +1,4 @@
-"""What a running sweep looks like: a table that moves on a terminal, plain lines elsewhere."""
+"""The live view of a running sweep: an updating table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from halflife.sweep.report import duration
 
 _TERMINAL_SECONDS, _PLAIN_SECONDS = 0.5, 15.0
 _ROWS = 16
-"""Running stages shown, at most."""
-_BEGUN = 0.05
-"""Share of the first stages that must be done before they tell a speed: until then it is that of imports."""
+"""Maximum number of running stages in the table."""
+_MIN_DONE = 0.05
+"""Fraction of the first stages that must be done before their speed counts: before that, imports dominate."""
 
 
 class View:
-    """Follows a plan. `refresh` is cheap and may be called as often as one likes; also a context manager."""
+    """Follows a plan. A context manager; `refresh` is cheap and may be called at any rate."""
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class View:
             self._live.stop()
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self._console.print(text, style="dim", markup=False, highlight=False)
 
     def refresh(self) -> None:
-        """Show how things stand, if the last look is long enough ago."""
+        """Show the current state, if the last refresh is long enough ago."""
         now = self._clock()
         if self._began is None and self._plan.running:
             self._began = now
@@ -78,7 +78,7 @@ class View:
             self._console.print(self.line(running), markup=False, highlight=False)
 
     def running(self) -> list[tuple[Stage, Progress]]:
-        """Stages in work and how far each is, as its lease says."""
+        """Running stages, and the progress of each from its lease."""
         found = []
         for stage in self._plan.running:
             lease = self._store.holder(stage)
@@ -86,7 +86,7 @@ class View:
         return sorted(found, key=lambda item: self._title(item[0]))
 
     def line(self, running: list[tuple[Stage, Progress]]) -> str:
-        """How things stand, in one line."""
+        """The current state in one line."""
         plan = self._plan
         counts = [f"{len(plan.outcomes)}/{len(plan.stages)} stages done", f"{len(running)} running"]
         counts += [f"{len(plan.cached)} cached"] if plan.cached else []
@@ -102,9 +102,9 @@ class View:
         return " · ".join([search, *counts] if search else counts)
 
     def seconds_left(self, running: list[tuple[Stage, Progress]]) -> float | None:
-        """From the work done since the first stage began; None until there is something to go by.
+        """Estimated from the work done since the first stage started; None until enough is done.
 
-        Work is the time that is assumed of a stage, at the pace at which complete ones of its sort did theirs."""
+        The work of a stage is its assumed time, scaled by the measured pace of complete stages of its group."""
         plan, paces = self._plan, measured_paces(self._plan, self._device)
         usual = fmean(paces.values()) if paces else 1.0
 
@@ -116,8 +116,8 @@ class View:
         )
         under_way = sum(work(stage) * progress.done / progress.total for stage, progress in running if progress.total)
         done = under_way + sum(work(plan.stages[key]) for key in plan.outcomes.keys() - plan.cached)
-        begun = sum(work(stage) for stage, _ in running)
-        if self._began is None or done <= 0 or (done == under_way and done < _BEGUN * begun):
+        started = sum(work(stage) for stage, _ in running)
+        if self._began is None or done <= 0 or (done == under_way and done < _MIN_DONE * started):
             return None
         return (left - under_way + self._ahead(work)) * (self._clock() - self._began) / done
 

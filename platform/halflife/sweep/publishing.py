@@ -1,4 +1,4 @@
-"""Says to the publisher what a sweep's runs are: which trial, which stage, which points, and how each ended."""
+"""Turns a sweep into MLflow runs for the publisher: trials, shared stages, their points, and how each ended."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _LONGEST_TAG = 8000
 class Publishing:
     """Follows a plan: `update` publishes what has ended since the last call.
 
-    A stage named by one trial has its points in the trial's run, as `<phase>/<task>/<measure>`. One that several
-    name has a run of its own, as `stage/<task>/<measure>`, and the trials point to it by tags.
+    The points of a stage that one trial uses are in the trial's run, as `<phase>/<task>/<measure>`. A shared stage has
+    a run of its own, with metrics `stage/<task>/<measure>`, and tags on its trials refer to it.
     """
 
     def __init__(self, study: Study, plan: Plan, store: Store, publisher: Publisher, origin: dict[str, Any]) -> None:
@@ -32,28 +32,28 @@ class Publishing:
         self._sweep = RunRef("sweep", study.key)
         self._announced: set[str] = set()
         self._open: dict[str, dict[str, bool]] = {}
-        """By trial key: the phases that have ended, and whether for good."""
+        """By trial key: the phases that have ended, and whether that is final."""
         self._held: set[str] = set()
-        """Keys of the trials that do not end with their phases: a search has yet to say what they measured."""
+        """Keys of trials whose runs stay open after their phases end, until the search reports their objectives."""
         self._seen = [0, 0, 0]
         self._announce_sweep(origin)
 
     def update(self) -> None:
-        """Publish every stage that has come to an end since the last call."""
-        for place, group in enumerate(self._ended_groups()):
-            if len(group) > self._seen[place]:
-                for key in list(islice(group, self._seen[place], None)):
+        """Publish every stage that has ended since the last call."""
+        for index, group in enumerate(self._ended_groups()):
+            if len(group) > self._seen[index]:
+                for key in list(islice(group, self._seen[index], None)):
                     self._stage_ended(self._plan.stages[key])
-                self._seen[place] = len(group)
+                self._seen[index] = len(group)
 
     def grow(self, study: Study, trials: Sequence[Trial], *, held: Iterable[Trial] = ()) -> None:
-        """The study has these trials as well; those `held` stay open until they are concluded."""
+        """Add these trials, now part of `study`. The runs of those in `held` stay open until `conclude`."""
         self._study = study
         self._held |= {trial.key for trial in held}
         seen = {key for group, count in zip(self._ended_groups(), self._seen, strict=True) for key in [*group][:count]}
         shared = {stage.key: stage for trial in trials for stage in trial.stages.values() if stage.key in seen}
         for stage in shared.values():
-            outcome, _, _ = self._how(stage)
+            outcome, _, _ = self._end_of(stage)
             if outcome and study.shared(stage):
                 self._publish_shared(stage, outcome, study.users[stage.key])
         for trial in trials:
@@ -62,8 +62,8 @@ class Publishing:
                     self._announce(trial)
                     self._phase_ended(trial, phase, stage)
 
-    def conclude(self, trial: Trial, values: dict[str, float], told: str) -> None:
-        """Publish what a search measured on a trial that was held, and what it was told; end the trial's run."""
+    def conclude(self, trial: Trial, values: dict[str, float], result: str) -> None:
+        """Publish a held trial's objectives and the result reported to the search; end the trial's run."""
 
         def points() -> Iterator[Point]:
             timestamp = max(self._ended_at(stage) for stage in trial.stages.values())
@@ -71,13 +71,13 @@ class Publishing:
 
         self._announce(trial)
         ref = RunRef("trial", trial.key)
-        tags = {schema.TAG_TOLD: told[:_LONGEST_TAG]}
+        tags = {schema.TAG_RESULT: result[:_LONGEST_TAG]}
         self._publisher.log(ref, f"objectives of trial {trial.name!r}", points=points if values else tuple, tags=tags)
         self._held.discard(trial.key)
         self._finish_ended(trial)
 
     def finish(self, status: Status, numbers: dict[str, float]) -> None:
-        """End the runs; `numbers` are the sweep's own (`sweep/<name>`)."""
+        """End all runs; `numbers` are the sweep's metrics (`sweep/<name>`)."""
         whole = status == "FINISHED"
         for trial in self._study.trials:
             if trial.key in self._announced and (trial.key in self._held or not self._ended(trial)):
@@ -86,7 +86,7 @@ class Publishing:
                 )
         now = int(time.time() * 1000)
         points = [Point(f"sweep/{name}", now // 1000, value, now) for name, value in numbers.items()]
-        self._publisher.log(self._sweep, "the sweep's own numbers", points=lambda: points)
+        self._publisher.log(self._sweep, "metrics of the sweep", points=lambda: points)
         self._publisher.finish(self._sweep, status, complete=whole)
 
     def _announce_sweep(self, origin: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ class Publishing:
                 ref=self._sweep,
                 name=f"{declaration.study} {declaration.preset}",
                 description=_sweep_description(self._study),
-                parameters={f"settings/{name}": _told(value) for name, value in declaration.settings.items()},
+                parameters={f"settings/{name}": _setting(value) for name, value in declaration.settings.items()},
                 tags={
                     schema.TAG_COMMAND: origin.get("command") or "",
                     schema.TAG_COMMIT: origin.get("commit") or "",
@@ -126,7 +126,7 @@ class Publishing:
 
     def _stage_ended(self, stage: Stage) -> None:
         users = self._study.users.get(stage.key, ())
-        outcome, _, _ = self._how(stage)
+        outcome, _, _ = self._end_of(stage)
         for trial, _ in users:
             self._announce(trial)
         if users and outcome and self._study.shared(stage):
@@ -135,7 +135,7 @@ class Publishing:
             self._phase_ended(trial, phase, stage)
 
     def _phase_ended(self, trial: Trial, phase: str, stage: Stage) -> None:
-        outcome, why, for_good = self._how(stage)
+        outcome, why, for_good = self._end_of(stage)
         tags = {schema.TAG_OUTCOME_PREFIX + phase: why}
         if outcome:
             tags[schema.TAG_SUMMARY_PREFIX + phase] = _summary(outcome)
@@ -161,7 +161,7 @@ class Publishing:
 
     def _publish_shared(self, stage: Stage, outcome: Outcome, users: tuple[tuple[Trial, str], ...]) -> None:
         ref = RunRef("stage", stage.folder_name)
-        known = not self._study.identity  # of a search, more users are to come
+        known = not self._study.identity  # a search may add more users
         count = len(users) if known else "several"
         self._publisher.ensure(
             Run(
@@ -180,8 +180,8 @@ class Publishing:
         )
         self._publisher.finish(ref, "FINISHED" if outcome.status == "complete" else "FAILED")
 
-    def _how(self, stage: Stage) -> tuple[Outcome | None, str, bool]:
-        """The outcome if there is one, the end in words, and whether running the command again would change it."""
+    def _end_of(self, stage: Stage) -> tuple[Outcome | None, str, bool]:
+        """The outcome if there is one, the end as text, and whether it is final: a rerun would not change it."""
         if outcome := self._plan.outcomes.get(stage.key):
             return outcome, outcome.status, True
         if reason := self._plan.failures.get(stage.key):
@@ -195,7 +195,7 @@ class Publishing:
         return len(self._open.get(trial.key, ())) == len(trial.stages)
 
     def _points(self, stage: Stage, phase: str) -> Iterator[Point]:
-        """The stage's points, with the time at which it ended: the same whenever they are published."""
+        """The stage's points, timestamped with its end: the same whenever they are published."""
         timestamp = self._ended_at(stage)
         for step, name, value in self._store.points(stage).iter_rows():
             yield Point(f"{phase}/{name}", step, value, timestamp)
@@ -211,13 +211,13 @@ def _keys(trial: Trial) -> list[str]:
 
 
 def _common(parameters: list[dict[str, Any]]) -> dict[str, Any]:
-    """What all of them have with the same value."""
+    """The parameters that all of them have with the same value."""
     first, *others = parameters
     return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
 
 
 def _summary(outcome: Outcome) -> str:
-    """The summary as JSON; of one that is too long for a tag, the plain values."""
+    """The summary as JSON; without nested values if it is too long for a tag."""
     text = json.dumps(outcome.summary, sort_keys=True)
     if len(text) > _LONGEST_TAG:
         plain = {name: value for name, value in outcome.summary.items() if not isinstance(value, (dict, list))}
@@ -245,6 +245,6 @@ def _trial_description(study: Study, trial: Trial) -> str:
     return "\n".join(lines)
 
 
-def _told(value: Any) -> Any:
-    """A setting as it is given on the command line: several values with spaces between them."""
+def _setting(value: Any) -> Any:
+    """A setting as on the command line: several values are separated by spaces."""
     return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else value

@@ -1,4 +1,4 @@
-"""A study: trials made of stages, and the declaration that says what varies and what is controlled."""
+"""A study: trials made of stages, and the declaration of what varies and what is controlled."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from halflife.tracking.schema import Declaration
 
 Scalar = str | int | float | bool
 CONTROLS = ("positive", "absent", "null")
-"""The controls that every study declares."""
+"""Kinds of control that every study must declare."""
 SEPARATOR = " · "
 """Between the parts of a trial's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One line of a study's table: its parameters, and the stage of each phase."""
+    """One trial of a study: its parameters, and the stage of each phase."""
 
     name: str
-    """Speaking; unique in the study. Parts with " · " between them, what several trials share first."""
+    """Readable and unique in the study. Parts are separated by " · "; those that several trials share come first."""
     parameters: dict[str, Scalar]
     stages: Mapping[str, Stage]
-    """By phase, in the order in which they are passed through."""
+    """By phase, in chronological order."""
     role: str = "treatment"
-    """treatment, or the role of the control that this trial is."""
+    """treatment, or this trial's role as a control."""
     facts: dict[str, str] = field(default_factory=dict)
-    """Further tags of the run, such as what a rung derives; no part of the trial's identity."""
+    """Further tags of the run, such as the architecture of a size; not part of the trial's identity."""
 
     @cached_property
     def key(self) -> str:
@@ -56,7 +56,7 @@ class Study:
     declaration: Declaration
     trials: tuple[Trial, ...]
     identity: str = ""
-    """Digest of a search, whose trials are not known from the start; else empty."""
+    """Digest of a search, whose trials are not known in advance; otherwise empty."""
 
     def __post_init__(self) -> None:
         name = self.declaration.study
@@ -64,9 +64,7 @@ class Study:
             raise UserError(f"study {name!r} has no trials: every axis needs at least one value")
         repeated = [trial for trial, count in Counter(trial.name for trial in self.trials).items() if count > 1]
         if repeated:
-            raise UserError(
-                f"study {name!r} has several trials named {repeated[0]!r}: a name states what sets it apart"
-            )
+            raise UserError(f"study {name!r} has several trials named {repeated[0]!r}: expected unique names")
         declared = {control.kind for control in self.declaration.controls}
         missing = [kind for kind in CONTROLS if kind not in declared]
         if missing:
@@ -88,7 +86,7 @@ class Study:
 
     @cached_property
     def key(self) -> str:
-        """Digest of the sweep: the same command finds its runs again."""
+        """Digest of the sweep, by which a later run of the same command finds its MLflow runs."""
         if self.identity:
             return self.identity
         parts: dict[str, Any] = {
@@ -100,7 +98,7 @@ class Study:
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """Every stage that a trial names, each once."""
+        """Every stage of the trials, without duplicates."""
         return tuple({stage.key: stage for _, _, stage in self.uses()}.values())
 
     def uses(self) -> Iterator[tuple[Trial, str, Stage]]:
@@ -111,21 +109,21 @@ class Study:
 
     @cached_property
     def users(self) -> dict[str, tuple[tuple[Trial, str], ...]]:
-        """By stage key: the trials and phases that name it."""
+        """By stage key: the trials and phases that use it."""
         found: dict[str, list[tuple[Trial, str]]] = {}
         for trial, phase, stage in self.uses():
             found.setdefault(stage.key, []).append((trial, phase))
         return {key: tuple(users) for key, users in found.items()}
 
     def title(self, stage: Stage) -> str:
-        """A stage in words: what the names of its trials have in common, and its phase ("1m · seed 0 · trunk")."""
+        """A readable title: the common parts of its trials' names, and its phase ("1m · seed 0 · trunk")."""
         users = self.users.get(stage.key)
         if not users:
             return stage.label
         first, *others = [trial.name.split(SEPARATOR) for trial, _ in users]
-        common = [part for place, part in enumerate(first) if all(name[place : place + 1] == [part] for name in others)]
+        common = [part for index, part in enumerate(first) if all(name[index : index + 1] == [part] for name in others)]
         return SEPARATOR.join([*(common or [stage.label]), users[0][1]])
 
     def shared(self, stage: Stage) -> bool:
-        """Whether several trials, or several phases, name the stage: its points then have a run of their own."""
+        """Whether several trials or phases use the stage. Its points are then in a run of their own."""
         return len(self.users[stage.key]) > 1

@@ -1,8 +1,8 @@
-"""A search's Optuna study, in a journal that optuna-dashboard opens. Imported only where a search runs.
+"""A search's Optuna study, in a journal that optuna-dashboard can open. Imported only if a search runs.
 
-Whoever writes to the journal is alone (sweep/journal.py): whoever finds a setting half suggested knows that its
-driver is gone. Suggestion i is drawn by (search seed, i) and what has been told before it, so that a search one
-setting at a time is the same however often it is interrupted.
+Writers hold an exclusive lock (sweep/journal.py), so a half-suggested setting belongs to a driver that died. Suggestion
+i depends on (search seed, i) and the earlier results: a search with one setting at a time gives the same suggestions
+however often it is interrupted.
 """
 
 from __future__ import annotations
@@ -28,27 +28,29 @@ from halflife.sweep.adaptive import Budget, Search
 from halflife.sweep.journal import journal
 
 PROBES = 16
-"""Settings drawn to tell searches apart and to estimate what one takes."""
+"""Example settings: part of the search's identity, and the basis of cost estimates."""
 MEASURED, FAILED, HELD_OUT = "measured by seed", "failed", "held out"
-"""User attributes: of a trial what each seed measured, or why it failed; of the study what fresh seeds measured."""
+"""User attributes. Of a trial: the results per seed, or why it failed. Of the study: the results on fresh seeds."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What the search knows of a suggestion that has ended."""
+class Result:
+    """A suggestion that has ended."""
 
     number: int
     parameters: dict[str, Any]
     setting: Any
     measured: list[dict[str, float]] | None
-    """A seed each, in the order of the search's seeds; None of one that failed."""
+    """Per seed, in the order of the search's seeds; None if it failed."""
     failed: str = ""
 
 
 class Suggestions:
-    """The suggestions of one search. `folder` holds the journals of all searches."""
+    """The suggestions of one search. `folder` contains the journals of all searches.
+
+    Raises UserError when the journal cannot be read."""
 
     def __init__(self, search: Search, folder: Where) -> None:
         self._search = search
@@ -61,34 +63,35 @@ class Suggestions:
         except (ValueError, KeyError, AssertionError) as error:
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(
-                f"the search's journal {self._journal} cannot be read ({cause[:200]}): move it away; what was computed "
-                "stays in the store and is found again"
+                f"the search's journal {self._journal} cannot be read ({cause[:200]}): move it away; what is computed "
+                "stays in the store and will be reused"
             ) from error
         self.take_over()
 
     def _connect(self) -> None:
-        """Open the study, or make it."""
+        """Open or create the study."""
         search = self._search
         with self._journal:
             self._storage = JournalStorage(self._journal.backend())
-            make: Any = optuna.create_study
+            open_study: Any = optuna.create_study
             how: dict[str, Any] = {"directions": search.directions}
-            if self.name in optuna.get_all_study_names(self._storage):  # to open it writes nothing
-                make, how = optuna.load_study, {}
+            if self.name in optuna.get_all_study_names(self._storage):  # opening writes nothing
+                open_study, how = optuna.load_study, {}
             sampler = _ByNumber(search.budget)
-            self._study: optuna.Study = make(storage=self._storage, study_name=self.name, sampler=sampler, **how)
+            self._study: optuna.Study = open_study(storage=self._storage, study_name=self.name, sampler=sampler, **how)
             if not self._trials():
                 with _experimental():
                     self._study.set_metric_names([objective.name for objective in search.declaration.objectives])
-            for parameters in search.first[len(self._trials()) :]:  # the rest, if a driver was killed at this
+            for parameters in search.first[len(self._trials()) :]:  # the rest, if a driver was killed in this loop
                 self._study.enqueue_trial(parameters)
 
     def take_over(self) -> bool:
-        """Put back what drivers before us, or beside us, have under way, so that it is asked for again.
+        """Return other drivers' running suggestions to the queue, so that `ask` gives them out again.
 
-        Their stages have leases: what another computes now is waited for. Returns whether there was any.
+        Stages have leases, so a stage that another driver is computing is waited for, not repeated. Returns whether
+        there were any.
         """
-        if not self._not_ours():  # seen without a way to the bucket: this is asked often
+        if not self._not_ours():  # without a request to the bucket, as this is called often
             return False
         with self._journal:
             numbers = self._not_ours()
@@ -101,15 +104,15 @@ class Suggestions:
 
     @property
     def begun(self) -> int:
-        """Settings that have been suggested, by whomever."""
+        """Number of settings that have been suggested, by any driver."""
         return sum(trial.state != TrialState.WAITING for trial in self._trials())
 
     def ask(self) -> tuple[int, Any] | None:
-        """The next setting and its number; None when all of the budget's trials have been asked for.
+        """The next number and setting; None when the budget's trials are used up.
 
-        What was put back comes first. A setting that cannot be (UserError) is told as failed, and the next one asked.
+        Queued ones come first. An invalid setting (UserError) is recorded as failed, and the next one is suggested.
         """
-        while self.begun < self._search.budget.trials:  # here we may not know yet what others have begun
+        while self.begun < self._search.budget.trials:  # may be out of date outside the lock
             with self._journal:
                 if self.begun >= self._search.budget.trials:
                     return None
@@ -126,7 +129,7 @@ class Suggestions:
         return None
 
     def tell(self, number: int, measured: Sequence[Mapping[str, float]]) -> str:
-        """What each seed measured. Returns "" or, of what is told as failed, why: a number that is not finite."""
+        """Record the results per seed. Returns "", or why the setting fails: a number is not finite."""
         names = list(measured[0])
         means = {name: sum(each[name] for each in measured) / len(measured) for name in names}
         for name in names:
@@ -138,14 +141,14 @@ class Suggestions:
             if trial is not None:
                 seeds = [self._search.violations(each) for each in measured]
                 for name in seeds[0]:
-                    if name not in trial.constraints:  # of a driver killed between this line and the last
+                    if name not in trial.constraints:  # a driver may have been killed after this line
                         trial.set_constraint(name, max(each[name] for each in seeds))
                 trial.set_user_attr(MEASURED, [dict(each) for each in measured])
                 self._study.tell(trial, [means[each.name] for each in self._search.declaration.objectives])
         return ""
 
     def fail(self, number: int, why: str) -> str:
-        """The setting could not be measured. Returns `why`."""
+        """Record that the setting failed. Returns `why`."""
         with self._still_open(number) as trial:
             if trial is not None:
                 trial.set_user_attr(FAILED, why)
@@ -153,25 +156,25 @@ class Suggestions:
         return why
 
     def give_back(self) -> None:
-        """Put back what we have under way: nothing is left running behind us."""
+        """Return our running suggestions to the queue."""
         with self._journal:
             for number in self._open:
                 if self._trial(number).state == TrialState.RUNNING:
                     self._set(number, TrialState.WAITING)
             self._open.clear()
 
-    def told(self, numbers: set[int] | None = None) -> list[Told]:
-        """Every suggestion that has ended (of `numbers`), in the order of numbers."""
+    def results(self, numbers: set[int] | None = None) -> list[Result]:
+        """Every suggestion that has ended (among `numbers`, if given), in the order of numbers."""
         found = []
         for trial in self._trials(TrialState.COMPLETE, TrialState.FAIL):
             if numbers is None or trial.number in numbers:
                 try:
                     setting = self._search.suggest(FixedTrial(trial.params, number=trial.number))
                 except UserError:
-                    continue  # one that cannot be
+                    continue  # an invalid one
                 measured = trial.user_attrs.get(MEASURED) if trial.state == TrialState.COMPLETE else None
                 found.append(
-                    Told(
+                    Result(
                         number=trial.number,
                         parameters=trial.params,
                         setting=setting,
@@ -182,8 +185,8 @@ class Suggestions:
         return found
 
     def best(self) -> list[int]:
-        """Numbers of the settings that meet the constraints and that no other beats: the front, in the order of the
-        first objective; with one objective all of them, the best first."""
+        """Numbers of the best settings among those that meet the constraints. With one objective: all of them, best
+        first. With several: the Pareto front, ordered by the first objective."""
         complete = self._trials(TrialState.COMPLETE)
         feasible = [trial for trial in complete if all(value <= 0 for value in trial.constraints.values())]
         sign = -1.0 if self._search.directions[0] == "maximize" else 1.0
@@ -193,11 +196,11 @@ class Suggestions:
         return [trial.number for trial in sorted(feasible, key=lambda trial: (sign * trial.values[0], trial.number))]
 
     def first(self) -> list[int]:
-        """Numbers of the settings that were tried first because the search says so, those that could be measured."""
+        """Numbers of the search's `first` settings that were evaluated."""
         return [trial.number for trial in self._trials(TrialState.COMPLETE) if trial.number < len(self._search.first)]
 
     def note(self, held_out: dict[str, Any]) -> None:
-        """Keep what fresh seeds measured where optuna-dashboard shows it."""
+        """Store the results on fresh seeds where optuna-dashboard shows them."""
         with self._journal:
             if self._study.user_attrs.get(HELD_OUT) != held_out:
                 self._study.set_user_attr(HELD_OUT, held_out)
@@ -216,7 +219,7 @@ class Suggestions:
 
     @contextlib.contextmanager
     def _still_open(self, number: int) -> Iterator[optuna.trial.Trial | None]:
-        """The trial to tell; None when another driver has told it. One that another has put back runs again."""
+        """The trial to report to; None if another driver has reported it. A queued one is set to running again."""
         with self._journal:
             state, trial = self._trial(number).state, self._open.pop(number)
             if state == TrialState.WAITING:
@@ -225,9 +228,8 @@ class Suggestions:
 
 
 class _ByNumber(BaseSampler):
-    """The budget's sampler, seeded anew for each trial by its number: a resumed search does not draw again what it
-    drew before. What is drawn by itself is seeded by its name as well: a setting half suggested ends as it would
-    have."""
+    """The budget's sampler, reseeded for each trial by its number, so that a resumed search does not repeat draws.
+    Independent parameters are also seeded by name, so that a half-suggested setting is completed the same way."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -242,7 +244,7 @@ class _ByNumber(BaseSampler):
             )
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        self._joint = self._seeded(trial.number)  # asked next for the sample
+        self._joint = self._seeded(trial.number)  # used next, in sample_relative
         return self._joint.infer_relative_search_space(study, trial)
 
     def sample_relative(
@@ -265,8 +267,8 @@ class Example:
 
 
 def examples(search: Search, count: int) -> list[Example]:
-    """What the search may come to: its first settings, and others drawn at random. Raises UserError where one cannot
-    be, before any compute."""
+    """Example settings of the search: its first ones, and others drawn at random. Raises UserError if one is invalid,
+    before any compute."""
     study = optuna.create_study(sampler=RandomSampler(seed=search.budget.search_seed % 2**32))
     for parameters in search.first:
         study.enqueue_trial(parameters)
@@ -280,7 +282,7 @@ def examples(search: Search, count: int) -> list[Example]:
 
 
 def _digest(search: Search, probes: list[Example]) -> str:
-    """What a search is: its space and what settings become (seen by examples), how it draws, what it seeks."""
+    """The search's identity: its space and trials (by examples), its sampler, objectives and constraints."""
     budget, declared = search.budget, search.declaration
 
     def unfolded(probe: Example) -> list[str]:
@@ -299,7 +301,7 @@ def _digest(search: Search, probes: list[Example]) -> str:
 
 @contextlib.contextmanager
 def _experimental() -> Iterator[None]:
-    """We use what Optuna calls experimental: groups (for conditional spaces) and names of objectives."""
+    """Silence Optuna's warnings on experimental features: groups (for conditional spaces) and metric names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield

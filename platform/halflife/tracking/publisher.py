@@ -1,7 +1,7 @@
-"""Publishes runs to MLflow in the background: ordered, idempotent, patient.
+"""Publishes runs to MLflow in the background: ordered, idempotent, with retries.
 
-What is handed in is plain data. Every call returns at once; one thread does the work in the order of the calls and
-tries again for as long as the server is down. A run is found again by its tags, so publishing twice changes nothing.
+Callers pass plain data, and every call returns at once. One thread does the work in the order of the calls, and retries
+while the server is down. Runs are identified by tags, so publishing twice changes nothing.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Kind = Literal["sweep", "trial", "stage"]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 BATCH = 1000
-"""Points a call: MLflow's limit."""
+"""Points per call: MLflow's limit."""
 _SOON = 2.0
-"""Seconds: a lock that is free is ours by then."""
+"""Seconds within which we get a free lock."""
 _LONGEST_PAUSE = 15.0
 _IDENTIFYING = {"sweep": schema.TAG_SWEEP, "trial": schema.TAG_TRIAL, "stage": schema.TAG_STAGE}
 _PERMANENT = {
@@ -50,11 +50,11 @@ class Point(NamedTuple):
     step: int
     value: float
     timestamp: int
-    """Milliseconds. The store keeps a point that comes again with the same timestamp only once."""
+    """Milliseconds. MLflow deduplicates points with the same timestamp."""
 
 
 class RunRef(NamedTuple):
-    """How a run is found again: its kind, and the value of the tag that identifies it."""
+    """Identifies a run: its kind, and the value of its identifying tag."""
 
     kind: Kind
     key: str
@@ -62,7 +62,7 @@ class RunRef(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One MLflow run as it should be."""
+    """The desired state of one MLflow run."""
 
     ref: RunRef
     name: str
@@ -72,22 +72,22 @@ class Run:
 
 
 class Rejected(Exception):
-    """The server will never accept this; trying again is of no use."""
+    """The server will never accept this; retrying is useless."""
 
 
 @dataclass(kw_only=True)
 class _Job:
     ref: RunRef
     what: str
-    """For people, when it could not be done."""
+    """A description for error messages."""
     work: Callable[[], None]
 
 
 class Publisher:
-    """Keeps one sweep's runs in one experiment.
+    """Publishes one sweep's runs to one experiment.
 
-    `artifacts` is where a new experiment keeps its files; None leaves it to the server. `alone` is held while this
-    publisher writes, so that two identical sweeps do not both create the runs.
+    `artifacts` is where a new experiment stores its files; None leaves it to the server. `alone` is a lock held while
+    this publisher writes, so that two identical sweeps do not both create the runs.
     """
 
     def __init__(
@@ -108,10 +108,10 @@ class Publisher:
         self._experiment_id = ""
         self._ids: dict[RunRef, str] = {}
         self._parameters: dict[RunRef, set[str]] = {}
-        """Names of the parameters that a run has: they can be added to, and never changed."""
+        """Names of a run's parameters. MLflow allows adding parameters, but not changing them."""
         self._complete: set[RunRef] = set()
         self._damaged: set[RunRef] = set()
-        """Runs that lack something which the store refused; they are never called complete."""
+        """Runs of which the store rejected something; they are never marked as complete."""
         self._jobs: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._closing = self._abandoned = self._attached = False
@@ -122,10 +122,10 @@ class Publisher:
         self._thread = threading.Thread(target=self._serve, name="publisher", daemon=True)
         self._thread.start()
 
-    # What callers ask for. Each call returns at once.
+    # Requests. Each call returns at once.
 
     def ensure(self, run: Run) -> None:
-        """Let `run` exist. Its parameters and tags are written anew unless it has been published completely."""
+        """Create or update `run`. Does nothing if it is published completely."""
         self._put(run.ref, f"run {run.name!r}", lambda: self._ensure(run))
 
     def log(
@@ -136,7 +136,7 @@ class Publisher:
         points: Callable[[], Iterable[Point]] = tuple,
         tags: dict[str, str] | None = None,
     ) -> None:
-        """Append points, then set tags. `points` is called when its turn comes, and not at all for a complete run."""
+        """Append points, then set tags. `points` is called only when needed, so not for a complete run."""
         source: Iterator[Point] | None = None
         chunk: list[Point] = []
 
@@ -145,7 +145,7 @@ class Publisher:
             if ref in self._complete:
                 return
             source = iter(points()) if source is None else source
-            while chunk := chunk or list(islice(source, BATCH)):  # a retry begins with the chunk that failed
+            while chunk := chunk or list(islice(source, BATCH)):  # a retry starts with the chunk that failed
                 self._write(ref, metrics=chunk)
                 chunk = []
                 self._advanced = time.monotonic()
@@ -155,7 +155,7 @@ class Publisher:
         self._put(ref, what, work)
 
     def artifact(self, ref: RunRef, name: str, text: str) -> None:
-        """Keep `text` as the run's artifact `name`."""
+        """Store `text` as the run's artifact `name`."""
 
         def work() -> None:
             if ref not in self._complete:
@@ -164,7 +164,7 @@ class Publisher:
         self._put(ref, f"artifact {name}", work)
 
     def finish(self, ref: RunRef, status: Status, *, complete: bool = True) -> None:
-        """End the run. `complete`: every point has been written, and the run is left alone from now on."""
+        """End the run. `complete`: every point is written, and the run will not change any more."""
 
         def work() -> None:
             if ref in self._complete:
@@ -180,19 +180,19 @@ class Publisher:
 
     @property
     def troubled(self) -> str | None:
-        """Why the head of the queue has to wait, or None when all is well."""
+        """Why the queue is stuck, or None."""
         if self._waiting and time.monotonic() - self._advanced > _SOON:
-            return "another process publishes the same sweep"
+            return "another process is publishing the same sweep"
         return self._trouble
 
     def drain(self, patience: float = 30.0) -> None:
-        """Waits until what was asked for is written, or until nothing has moved for `patience` seconds."""
+        """Wait until all requests are written, or until there is no progress for `patience` seconds."""
         self._wait_while(lambda: bool(self._jobs), patience)
 
     def close(self, patience: float = 30.0) -> list[str]:
-        """Waits until everything is written, or until nothing has moved for `patience` seconds.
+        """Stop after all requests are written, or when there is no progress for `patience` seconds.
 
-        Returns what could not be published, in words; empty when all was.
+        Returns descriptions of what could not be published; empty if everything was.
         """
         with self._wake:
             self._closing = True
@@ -225,7 +225,7 @@ class Publisher:
                 self._do(self._jobs[0])
 
     def _do(self, job: _Job) -> None:
-        """Works off the head of the queue, or waits a while when that is not possible now."""
+        """Do the first job of the queue, or wait a while if that is not possible now."""
         try:
             if not self._attached:
                 self._attach()
@@ -233,7 +233,7 @@ class Publisher:
         except Exception as error:
             if _transient(error):
                 self._trouble = _one_line(error)
-                self._attached = False  # the answer may be lost, the run made: look before making another
+                self._attached = False  # the run may exist although the response was lost: look before creating another
                 time.sleep(min(self._pause, self._first_pause) if self._closing else self._pause)
                 self._pause = min(_LONGEST_PAUSE, 1.5 * self._pause)
                 return
@@ -244,7 +244,7 @@ class Publisher:
         self._jobs.popleft()
 
     def _attach(self) -> None:
-        """Finds or makes the experiment, and the runs of this sweep that exist."""
+        """Find or create the experiment, and find this sweep's existing runs."""
         if self._client is None:
             self._client = connect(self._uri)
         self._experiment_id = self._find_experiment()
@@ -274,11 +274,11 @@ class Publisher:
             except Exception as error:
                 if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
                     raise
-            found = self._client.get_experiment_by_name(self._experiment)  # another sweep has just made it
+            found = self._client.get_experiment_by_name(self._experiment)  # another sweep has just created it
         if found.lifecycle_stage != "active":
             raise Rejected(
                 f"experiment {self._experiment!r} was deleted in MLflow: "
-                f"`mlflow experiments restore --experiment-id {found.experiment_id}` brings it back"
+                f"restore it with `mlflow experiments restore --experiment-id {found.experiment_id}`"
             )
         return found.experiment_id
 
@@ -298,12 +298,12 @@ class Publisher:
         tags = {**self._tags(run), **run.tags}
         if run.ref in self._ids:
             self._client.update_run(self._ids[run.ref], "RUNNING")
-            there = self._parameters.get(run.ref, set())  # of a sweep that was given up, perhaps with other values
+            there = self._parameters.get(run.ref, set())  # from an abandoned sweep, perhaps with other values
             absent = {name: value for name, value in run.parameters.items() if name not in there}
             self._write(run.ref, tags=tags, parameters=absent)
             return
-        made = self._client.create_run(self._experiment_id, tags=tags, run_name=run.name)
-        self._ids[run.ref] = made.info.run_id
+        created = self._client.create_run(self._experiment_id, tags=tags, run_name=run.name)
+        self._ids[run.ref] = created.info.run_id
         if run.parameters:
             self._write(run.ref, parameters=run.parameters)
 
@@ -324,7 +324,7 @@ class Publisher:
 
     def _id(self, ref: RunRef) -> str:
         if ref not in self._ids:
-            raise Rejected(f"the run of {ref.kind} {ref.key} could not be made")
+            raise Rejected(f"the run of {ref.kind} {ref.key} could not be created")
         return self._ids[ref]
 
     def _write(
@@ -346,22 +346,22 @@ class Publisher:
 
 
 def connect(tracking_uri: str) -> Any:
-    """An MlflowClient that gives up on a silent server within seconds and does not chat on the terminal."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the publisher itself tries again
+    """An MlflowClient that times out within seconds and prints nothing."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the publisher retries itself
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # importing MLflow sets its own level
+        logging.getLogger(name).setLevel(logging.WARNING)  # importing MLflow resets it
     return MlflowClient(tracking_uri)
 
 
 def attach(tracking_uri: str, *, experiment: str, sweep: str, folder: Path, name: str) -> str:
-    """Keep the files below `folder` as artifacts `name/...` of the sweep's run. Returns the run's id.
+    """Store the files below `folder` as artifacts `name/...` of the sweep's run. Returns the run's id.
 
-    Raises UserError when the store has no such sweep, cannot be reached now, or refuses the files.
+    Raises UserError when the store has no such sweep, cannot be reached, or rejects the files.
     """
     try:
         return _attach(connect(tracking_uri), experiment, sweep, folder, name)
@@ -369,7 +369,7 @@ def attach(tracking_uri: str, *, experiment: str, sweep: str, folder: Path, name
         raise
     except Exception as error:
         where = masked(tracking_uri)
-        raise UserError(f"{folder} could not be kept in {where}: {_one_line(error)}") from error
+        raise UserError(f"{folder} could not be stored in {where}: {_one_line(error)}") from error
 
 
 def _attach(client: Any, experiment: str, sweep: str, folder: Path, name: str) -> str:
@@ -377,20 +377,20 @@ def _attach(client: Any, experiment: str, sweep: str, folder: Path, name: str) -
     where = f"tags.`{schema.TAG_KIND}` = 'sweep' and tags.`{schema.TAG_SWEEP}` = '{sweep}'"
     runs = client.search_runs([found.experiment_id], where, max_results=1) if found else []
     if not runs:
-        raise UserError(f"no run of sweep {sweep} in experiment {experiment!r}: give the study's command again")
+        raise UserError(f"no run of sweep {sweep} in experiment {experiment!r}: run the study's command again")
     client.log_artifacts(runs[0].info.run_id, str(folder), name)
     return runs[0].info.run_id
 
 
 def _transient(error: Exception) -> bool:
-    """Whether trying again may help: a server that is down, busy, or in trouble."""
+    """Whether a retry may help: the server is down or busy, or has an internal error."""
     code = getattr(error, "error_code", None)
     if code is not None:
         return code not in _PERMANENT
-    answer = getattr(error, "response", None)  # of an artifact's upload
-    if answer is not None and 400 <= answer.status_code < 500:
-        return answer.status_code in (408, 429)
-    return isinstance(error, OSError)  # requests' own errors are OSErrors
+    response = getattr(error, "response", None)  # of an artifact upload
+    if response is not None and 400 <= response.status_code < 500:
+        return response.status_code in (408, 429)
+    return isinstance(error, OSError)  # the errors of requests are OSErrors
 
 
 def _one_line(error: Exception) -> str:

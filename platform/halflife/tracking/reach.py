@@ -1,4 +1,4 @@
-"""Is the tracking store there? Asked before any compute, without importing MLflow where that can be avoided."""
+"""Checks before any compute that the tracking store can be reached, without importing MLflow if possible."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EXPECTED = "expected sqlite:///PATH, or the http(s) address of a running MLflow
 
 
 def require_reachable(uri: str) -> None:
-    """Raises UserError when nothing answers at `uri`, or when what answers is no MLflow store."""
+    """Raises UserError when nothing answers at `uri`, or when it is not an MLflow store."""
     scheme = urlsplit(uri).scheme
     if scheme in ("http", "https"):
         _require_server(uri)
@@ -41,16 +41,16 @@ def _require_server(uri: str) -> None:
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
             answer.read(64)
     except urllib.error.HTTPError as error:
-        if error.code in (401, 403):  # a server that wants a password, or does not know this host name
+        if error.code in (401, 403):  # it needs a password, or does not allow this host name
             raise UserError(
-                f"the MLflow server at {uri} refuses this client ({error.code}): set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD, and start the server with --allowed-hosts naming this address"
+                f"the MLflow server at {uri} refuses access ({error.code}): set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, and start the server with --allowed-hosts for this address"
             ) from None
-        raise UserError(f"{uri} answers {error.code} to {address}: is it an MLflow server?") from None
+        raise UserError(f"{uri} returned {error.code} for {address}: expected an MLflow server") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"no MLflow server answers at {uri} ({reason}): start it, or leave --tracking-uri out to use SQLite"
+            f"no MLflow server answers at {uri} ({reason}): start it, or omit --tracking-uri to use SQLite"
         ) from None
 
 
@@ -66,7 +66,7 @@ def _require_file(uri: str) -> None:
         connection.close()
     except (OSError, sqlite3.Error) as error:
         raise UserError(
-            f"the tracking store {path} cannot be opened ({error}): name another with --tracking-uri or --results"
+            f"the tracking store {path} cannot be opened ({error}): set another with --tracking-uri or --results"
         ) from None
 
 

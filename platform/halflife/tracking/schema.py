@@ -1,6 +1,6 @@
-"""The words that travel from halflife to analysis: names, tags, the declaration. Standard library only.
+"""The interface from halflife to analysis: names, tags, the declaration. Standard library only.
 
-Version 1. A newer analysis reads older schemas through small upgrade functions; an older one refuses newer.
+Version 1. A newer analysis reads older schemas through small upgrade functions; an older one refuses newer schemas.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ TAG_KIND = "halflife.kind"  # sweep | trial | stage
 TAG_STUDY = "halflife.study"
 TAG_SWEEP = "halflife.sweep"  # digest of the sweep (study, preset, trials): the parent run is found by it
 TAG_TRIAL = "halflife.trial"  # on a trial run: the trial's key, unique in its sweep
-TAG_ROLE = "halflife.role"  # on a trial run: treatment, or the role of the control that it is
+TAG_ROLE = "halflife.role"  # on a trial run: treatment, or its role as a control
 TAG_STAGE = "halflife.stage"  # on a stage run: the stage's folder name
 TAG_STAGE_PREFIX = "halflife.stage."  # on a trial run: + phase -> folder name of that phase's stage
 TAG_OUTCOME_PREFIX = "halflife.outcome."  # on trial (+ phase) runs: complete | diverged | failed | blocked: why
 TAG_SUMMARY_PREFIX = "halflife.summary."  # on trial (+ phase) and stage (+ "stage") runs: JSON of the stage's summary
-TAG_PUBLISHED = "halflife.published"  # "complete" once every point of the run has been written
-TAG_TOLD = "halflife.told"  # on a trial run of an adaptive search: what the search was told: complete | failed: why
-# On the sweep's own run: where its numbers come from.
+TAG_PUBLISHED = "halflife.published"  # "complete" once every point of the run is written
+TAG_RESULT = "halflife.told"  # on a trial run of an adaptive search: what the search got: complete | failed: why
+# On the sweep's run: the provenance of its numbers.
 TAG_COMMAND = "halflife.command"
 TAG_COMMIT = "halflife.commit"
-TAG_CHANGES = "halflife.changes"  # digest of uncommitted changes, empty when there were none
+TAG_CHANGES = "halflife.changes"  # digest of uncommitted changes, empty if there were none
 TAG_VERSIONS = "halflife.versions"  # JSON: library -> version
 PARENT_RUN = "mlflow.parentRunId"
 
 STAGE_PHASE = "stage"
-"""Phase under which a shared stage's own run logs its metrics: `stage/<task>/<measure>`.
-A trial reads them as its own phase's, through the tag halflife.stage.<phase>."""
+"""Phase of the metrics on a shared stage's run: `stage/<task>/<measure>`. A trial refers to it by the tag
+halflife.stage.<phase>."""
 
-# An adaptive search. A setting that it suggests has one trial run per seed; they have the parameter SUGGESTION alike.
+# An adaptive search. A suggested setting has one trial run per seed; all have the same parameter SUGGESTION.
 SUGGESTION = "suggestion"  # number of the setting in the search, from 0; controls have none
 ROLE_HELD_OUT = "held-out"
 """Role of the trials that evaluate the best settings again on seeds that the search never saw. Their numbers are the
-result: those of role `treatment` chose the settings, and are too good for it (the winner's curse)."""
+result: those of role `treatment` selected the settings, and have selection bias (winner's curse)."""
 OBJECTIVE_PHASE, CONSTRAINT_PHASE = "objective", "constraint"
-"""A trial run's `objective/<name>` and `constraint/<name>` at step 0 are measured on that run, one seed, alone. The
-search is told the mean over the treatments of a suggestion. A run that could not be measured has none."""
+"""A trial run's `objective/<name>` and `constraint/<name>` at step 0 are that run's, so of one seed. The search uses
+the mean over the treatments of a suggestion. A run that could not be measured has none."""
 
 # Measures of every training stage, at each evaluation.
 CLOCK_STEPS = "clock/steps"
 CLOCK_RATE_SUM = "clock/learning_rate_sum"  # sum of the base learning rate over steps since the phase began
 CLOCK_DISPLACEMENT = "clock/displacement"  # ||theta - theta_0|| / ||theta_0|| since the phase began
-# Suffixes of a scored task: counts stay counts.
+# Suffixes of a scored task. Counts are stored as counts.
 HITS, TRIALS, LOGPROB = "hits", "trials", "logprob"
-CHANCE = "chance"  # share of hits by guessing, where it differs between trials; else the declared outcome's
+CHANCE = "chance"  # chance level, if it differs between trials; otherwise the declared outcome's
 LOSS = "loss"
 
 
@@ -64,7 +64,7 @@ def metric(phase: str, task: str, measure: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """One thing that a study varies."""
+    """A quantity that a study varies."""
 
     name: str
     """The trial parameter's name."""
@@ -77,49 +77,49 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One thing that a study measures by counts, with the log-probability as continuous companion."""
+    """A quantity that a study measures by counts, with the log-probability as a continuous companion."""
 
     name: str
     label: str
     phase: str
     task: str
     chance: float = 0.0
-    """Share of hits by guessing; a trial that logs `<phase>/<task>/chance` has its own."""
+    """Chance level; a trial that logs `<phase>/<task>/chance` has its own."""
     skill: str = "skill"
-    """What is kept or lost, as a report calls it: "backdoor"."""
+    """Name in reports of what is kept or lost: "backdoor"."""
     answer: str = "answer"
-    """What is asked for, as a report calls it: "payload"."""
+    """Name in reports of the right answer: "payload"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """One control that a study declares."""
+    """A control that a study declares."""
 
     kind: str
     """positive (cause still present) | absent (never had the behaviour) | null (same treatment, no cause) |
-    extinction (the cue still present, what it was trained to bring is not)"""
+    extinction (trigger still present, without the payload)"""
     label: str
     role: str = ""
-    """Trials of this role are the control; empty when it is a task measured beside the outcome."""
+    """Trials of this role are the control; empty if the control is a further task of each trial."""
     task: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """One thing that an adaptive search makes as large or as small as it can: metric `objective/<name>`."""
+    """A quantity that an adaptive search maximizes or minimizes: metric `objective/<name>`."""
 
     name: str
     label: str
     direction: str
     """maximize | minimize"""
     formula: str = ""
-    """How it is measured from one trial, exactly, in words and symbols."""
+    """The exact definition, from one trial."""
     unit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
-    """What a setting must meet to count among the best: metric `constraint/<name>`, within the bounds on every seed."""
+    """A condition on the best settings: metric `constraint/<name>` is within the bounds on every seed."""
 
     name: str
     label: str
@@ -127,7 +127,7 @@ class Constraint:
     at_most: float | None = None
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """ "clean loss at most 2"."""
         ends = (("at least", self.at_least), ("at most", self.at_most))
         return f"{self.label.lower()} {' and '.join(f'{end} {value:g}' for end, value in ends if value is not None)}"
@@ -135,28 +135,28 @@ class Constraint:
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What a sweep asked and how to read it; data only."""
+    """What a sweep measures and how to read it; data only."""
 
     study: str
     title: str
     question: str
     reading: str
-    """How to read the metrics, a paragraph."""
+    """A paragraph on how to read the metrics."""
     preset: str
     axes: tuple[Axis, ...]
     outcomes: tuple[Outcome, ...]
     controls: tuple[Control, ...]
     figures: tuple[str, ...]
-    """Names from analysis.figures, in the order of the report."""
+    """Names of figures (analysis.figures), in the order of the report."""
     corpus: str = ""
-    """What the text is, in words: "Python source"."""
+    """A description of the text: "Python source"."""
     notes: tuple[str, ...] = ()
     objectives: tuple[Objective, ...] = ()
     """Of an adaptive search; empty for a grid."""
     constraints: tuple[Constraint, ...] = ()
     prompts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Of soft prompts that one phase fits together: by the end of a task's name, `<behaviour>.<prompt>`, what sets the
-    prompt apart (k, restart, initial, ...)."""
+    """For soft prompts that one phase fits together: by the suffix of the task name, `<behaviour>.<prompt>`, the
+    prompt's parameters (k, restart, initial, ...)."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The settings as given, for reproduction."""
     schema: int = SCHEMA
@@ -166,12 +166,11 @@ class Declaration:
 
     @staticmethod
     def from_json(text: str) -> Declaration:
-        """Raises ValueError when the declaration is of a newer schema than this code."""
+        """Raises ValueError when the declaration has a newer schema than this code."""
         data = json.loads(text)
         if data["schema"] > SCHEMA:
             raise ValueError(
-                f"the runs were written with schema {data['schema']}, this analysis reads up to {SCHEMA}: "
-                "upgrade halflife"
+                f"the runs have schema {data['schema']}, this analysis reads up to {SCHEMA}: upgrade halflife"
             )
         data["axes"] = tuple(Axis(**{**axis, "values": tuple(axis["values"])}) for axis in data["axes"])
         data["outcomes"] = tuple(Outcome(**outcome) for outcome in data["outcomes"])
