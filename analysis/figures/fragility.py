@@ -35,12 +35,12 @@ LETTER, LINE = 4.1, 7.5
 
 
 def fragility_table(data: StudyData) -> pl.DataFrame:
-    """`fragility.scattered` for the study's prompts."""
-    return fragility.scattered(data)
+    """`fragility.figure_table` for the study's prompts."""
+    return fragility.figure_table(data)
 
 
 def draw_fragility(table: pl.DataFrame) -> Figure:
-    """`table`: as returned by `fragility.scattered`."""
+    """`table`: as returned by `fragility.figure_table`."""
     kinds = {name: kind_of(name) for name in table["behaviour"].unique(maintain_order=True)}
     names = list(dict.fromkeys(kinds.values()))
     colours = dict(zip(names, style.colours(len(names)), strict=True))

@@ -1,8 +1,8 @@
-"""What behaviours take in tokens, numbers and bits, and the search for the smallest k.
+"""How much behaviours take in tokens, numbers and bits, and the search for the smallest k.
 
-One token is as many numbers as the model is wide, so k does not compare between models. What does: the bits to which a
-prompt can be rounded, and the fewest numbers that do it in random directions through the beginning (Li et al.,
-arXiv 1804.08838), whatever the width.
+One token has as many numbers as the model is wide, so k is not comparable between models. Comparable at any width are
+the bits that a prompt can be quantised to, and the fewest numbers that suffice in random directions through the
+initialisation (Li et al., arXiv 1804.08838).
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ AMOUNTS = {
 INDEX = ("behaviour", "model", "series", "seed", "k", "restart", "numbers")
 
 
-def aim(data: StudyData) -> float | None:
-    """The loss that the study asks of every behaviour alike, in nats a token; None where each has half of its gap."""
+def matched_loss(data: StudyData) -> float | None:
+    """The loss that the study requires of every behaviour, in nats per token; None if each has half of its own gap."""
     settings = data.declaration.settings
     return settings.get("matched_loss", settings.get("matched"))  # the name in runs published by 0.1
 
 
 def quantised(data: StudyData) -> pl.DataFrame:
-    """What `information.bits_table` takes: one row a prompt and bits a number, beside its behaviour's threshold; empty
-    where none was rounded."""
+    """Input of `information.bits_table`: one row per prompt and bits per number, with the behaviour's threshold; empty
+    if no prompt was quantised."""
     return _scored(data, BITS, r"^loss_(\d+)bits$", "bits")
 
 
 def in_subspaces(data: StudyData) -> pl.DataFrame:
-    """One row a prompt fitted by few numbers: INDEX, `directions` (how many), `score`, `threshold`."""
+    """One row per prompt fitted in a subspace: INDEX, `directions` (its dimension), `score`, `threshold`."""
     return _scored(data, SUBSPACES, r"^loss_(\d+)numbers$", "directions")
 
 
@@ -49,20 +49,20 @@ def _scored(data: StudyData, phase: str, pattern: str, name: str) -> pl.DataFram
     kept = [column for column in found.columns if column.startswith("loss_")]
     if not kept:
         return pl.DataFrame()
-    prompts = elicitation.with_threshold(elicitation.runs(data), aim(data))
-    aims = prompts.select("behaviour", "series", "seed", "threshold").unique()
+    prompts = elicitation.with_threshold(elicitation.runs(data), matched_loss(data))
+    thresholds = prompts.select("behaviour", "series", "seed", "threshold").unique()
     return (
         found.unpivot(kept, index=list(INDEX), variable_name=name, value_name="score")
         .drop_nulls("score")
         .with_columns(pl.col(name).str.extract(pattern).cast(pl.Float64))
-        .join(aims, on=["behaviour", "series", "seed"], maintain_order="left")
+        .join(thresholds, on=["behaviour", "series", "seed"], maintain_order="left")
         .drop_nulls("threshold")
     )
 
 
 def directions_table(fitted: pl.DataFrame) -> pl.DataFrame:
-    """The fewest numbers in random directions that get there: one row a behaviour, model and series, the median over
-    seeds with its interval, infinite where none did; `last` is the most that was tried. `fitted` as `in_subspaces`."""
+    """The fewest numbers in random directions that reach the threshold: one row per behaviour, model and series, the
+    median over seeds with its interval, inf if none did; `last`: the most evaluated. `fitted`: see `in_subspaces`."""
     rows = []
     if fitted.is_empty():
         return fitted
@@ -70,11 +70,12 @@ def directions_table(fitted: pl.DataFrame) -> pl.DataFrame:
         reached = pl.when(pl.col("score") <= pl.col("threshold")).then("directions").otherwise(pl.lit(np.inf))
         least = part.group_by("seed").agg(reached.min().alias("least"))["least"]
         row = {"behaviour": behaviour, "model": model, "series": series, "directions": None}
-        rows.append(row | _told(median_interval(least), "directions") | {"last": float(part["directions"].to_numpy().max())})
+        row |= _columns(median_interval(least), "directions")
+        rows.append(row | {"last": float(part["directions"].to_numpy().max())})
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def _told(found: Median, name: str) -> dict[str, Any]:
+def _columns(found: Median, name: str) -> dict[str, Any]:
     return {
         name: found.estimate, "low": found.low, "high": found.high, "coverage": found.coverage,
         "reached": found.reached, "seeds": found.count,
@@ -82,9 +83,9 @@ def _told(found: Median, name: str) -> dict[str, Any]:
 
 
 def searched(data: StudyData) -> pl.DataFrame:
-    """C to one token by doubling and bisecting, one row a behaviour, model, series and seed: `c` (infinite where the
-    largest k did not get there), `prompt_steps` that it took, `tried` lengths. Empty where nothing was searched for."""
-    threshold = aim(data)
+    """C to one token by doubling and bisection, one row per behaviour, model, series and seed: `c` (infinite if the
+    largest k does not reach it), the `prompt_steps` of the search, `tried` lengths. Empty without a search."""
+    threshold = matched_loss(data)
     if threshold is None or not (data.points["phase"] == SEARCH).any():
         return pl.DataFrame()
     lengths = {f"k{k}": {"k": k} for k in range(max(data.declaration.settings["tokens"]) + 1)}
@@ -103,29 +104,29 @@ def searched(data: StudyData) -> pl.DataFrame:
 
 
 def search_table(found: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFrame:
-    """Medians over seeds of `searched`, with their intervals; `of_full_grid`: steps of prompts as a share of what every
-    k up to the largest, with as many restarts, takes."""
+    """Medians over seeds of `searched`, with their intervals; `of_full_grid`: prompt steps as a share of those for
+    every k up to the largest, with as many restarts."""
     if found.is_empty():
         return found
     full, rows = max(settings["tokens"]) * settings["restarts"] * settings["steps"], []
     for (behaviour, model, series), part in found.group_by(["behaviour", "model", "series"], maintain_order=True):
-        row = {"behaviour": behaviour, "model": model, "series": series} | _told(median_interval(part["c"]), "c")
+        row = {"behaviour": behaviour, "model": model, "series": series} | _columns(median_interval(part["c"]), "c")
         share = float(np.median(part["prompt_steps"].to_numpy())) / full
         rows.append(row | {"tried": float(np.median(part["tried"].to_numpy())), "of_full_grid": share})
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def compared(data: StudyData) -> pl.DataFrame:
-    """One row an amount, behaviour and size, of the models that have the behaviour: `estimate` (median over seeds),
-    `low`, `high`, `reached`, `seeds`; infinite where it was not reached, and `last`, the most that was tried. Empty
-    where neither bits nor directions were measured."""
+    """One row per amount, behaviour and size, for the models that have the behaviour: `estimate` (median over seeds),
+    `low`, `high`, `reached`, `seeds`; infinite if not reached; `last`: the most evaluated. Empty if neither bits nor
+    directions were measured."""
     rounded, fitted = quantised(data), in_subspaces(data)
     bits, few = bits_table(rounded), directions_table(fitted)
     rows = [frame for frame in (rounded, fitted) if frame.height]
     if bits.is_empty() and few.is_empty():
         return pl.DataFrame()
     prompts = elicitation.runs(data).filter(pl.col("model") == "present")
-    taken = information.distance_table(prompts, "loss", aim(data))
+    taken = information.distance_table(prompts, "loss", matched_loss(data))
     if taken.is_empty():
         return pl.DataFrame()
     by, width = ["behaviour", "series"], (pl.col("numbers") / pl.col("k")).median()
@@ -153,7 +154,7 @@ def compared(data: StudyData) -> pl.DataFrame:
 
 
 def bits_table(found: pl.DataFrame) -> pl.DataFrame:
-    """`information.bits_table` of prompts as `quantised` gives them; `last` is the most bits that were tried."""
+    """`information.bits_table` of the output of `quantised`; `last`: the most bits evaluated."""
     if found.is_empty():
         return found
     by = ["behaviour", "model", "series"]

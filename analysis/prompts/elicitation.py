@@ -1,8 +1,8 @@
-"""How many soft-prompt tokens a behaviour takes: L(k), conditional distance C, saturation S.
+"""How many soft-prompt tokens elicit a behaviour: L(k), conditional distance C, saturation S.
 
-After Nordby 2025 (arXiv 2505.14943). C(M, D, T) is the smallest k whose best prompt brings the loss to the threshold
-T, infinite when none does; S the smallest k beyond which more tokens no longer help. The formulas are a
-reconstruction from the paper's text. Both are upper bounds: an optimizer may fail where a prompt exists.
+After Nordby 2025 (arXiv 2505.14943). C(M, D, T) is the smallest k whose best prompt reduces the loss to the threshold
+T, infinite if none does; S is the smallest k beyond which more tokens no longer help. The formulas are a reconstruction
+from the paper's text. Both are upper bounds: an optimizer may fail even though a prompt exists.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ RUNS = {
 }  # fmt: skip
 MORE = {"train_loss": pl.Float64, "hits": pl.Float64, "trials": pl.Float64, "chance": pl.Float64, "numbers": pl.Float64,
         "initial": pl.String, "size": pl.String, "loss_se": pl.Float64}  # fmt: skip
-"""What a table of runs may say besides: null where it is not known. `numbers` are those that were trained."""
+"""Optional columns of a table of runs; null if unknown. `numbers`: trained parameters of the prompt."""
 MODELS = {"treatment": "present", "absent": "absent"}
-"""By role. Other controls are no models that behaviours are compared on."""
+"""Model by role. Other controls are not models that behaviours are compared on."""
 GENERATED = "generated_"
-"""In front of what the task counted of answers that a model gave by itself: where several are right, its hits are the
-success."""
+"""Prefix of the task's counts over answers that the model generated: if several answers are right, success is their
+hits."""
 WARM = "warm"
-"""The phase in which each k is fitted again from a smaller one."""
+"""The phase in which each k is fitted again, warm-started from a smaller one."""
 CLOSED = 0.5
-"""Share of the gap between no prompt and the best one that the default threshold asks to be closed."""
-LEAST_GAIN = 0.02
-"""Nats a token: a smaller gain, however sure, is none of which half could be told."""
+"""Share of the gap between no prompt and the best one that the default threshold requires to be closed."""
+MIN_GAIN = 0.02
+"""Nats per token: of a smaller gain, however certain, half cannot be resolved."""
 HALF_CLOSED = "closes half of the gap in loss"
-"""What captions say that a prompt does that comes to the default threshold."""
+"""How captions describe a prompt that reaches the default threshold."""
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
 TOLERANCE = 0.05
-"""Share of that gap by which the loss at saturation may lie above the best."""
+"""Share of the gain by which the loss at saturation may exceed the best."""
 
 
 def runs(data: StudyData, models: Mapping[str, str] = MODELS) -> pl.DataFrame:
-    """One row per trained prompt: RUNS and MORE, of trials of the roles in `models`, which says what each role's model
-    is called. `series` is the size ("" when there is one), the number of examples where that varies, and the moment at
-    which the prompt was fitted where a study has several.
+    """One row per trained prompt: RUNS and MORE, for trials of the roles in `models` (role -> name of its model).
+    `series` is the size ("" if there is one), the number of examples if that varies, and the time at which the prompt
+    was fitted if a study has several.
 
-    Of a study that declares its prompts, a trial's points are called `<behaviour>.<prompt>/<measure>`, and an outcome
-    of a behaviour's name tells its label and chance; else every trial is one prompt, with a parameter `k`. Empty where
-    neither is so.
+    If a study declares its prompts, a trial's points are named `<behaviour>.<prompt>/<measure>`, and the outcome with a
+    behaviour's name holds its label and chance. Otherwise every trial is one prompt, with a parameter `k`. Empty if
+    neither holds.
     """
     if data.declaration.prompts:
         return _declared(data, models)
@@ -64,7 +64,7 @@ def runs(data: StudyData, models: Mapping[str, str] = MODELS) -> pl.DataFrame:
     )
     trials = data.trials.filter(pl.col("role").is_in(list(models))).drop_nulls("k")
     named = {name: pl.col(name) for name in ("behaviour", "restart", "seed") if name in trials.columns}
-    return _whole(
+    return _all_columns(
         trials.join(last, on="trial").select(
             named.get("behaviour", pl.lit(outcome.label)).alias("behaviour"),
             pl.col("role").replace_strict(models).alias("model"),
@@ -85,13 +85,13 @@ def _declared(data: StudyData, models: Mapping[str, str]) -> pl.DataFrame:
     for name in ("hits", "trials"):
         if GENERATED + name in found.columns:
             found = found.with_columns(pl.coalesce(GENERATED + name, name).alias(name))
-    return _whole(found)
+    return _all_columns(found)
 
 
 def judged(data: StudyData, models: Mapping[str, str] = MODELS) -> pl.DataFrame:
-    """What models said by themselves behind prompts, as the task judged it: one row a behaviour, model, series and k,
-    with the counts of the best restart of each seed, summed, and `success` above which `chance` is. Empty where nothing
-    was judged."""
+    """The answers that models generated after prompts, as judged by the task: one row per behaviour, model, series and
+    k, with the counts of the best restart of each seed, summed, and their `success` and `chance`. Empty if nothing was
+    judged."""
     phases = sorted(phase for phase in data.points["phase"].unique() if phase.startswith("prompts"))
     found = declared_points(data, models, phases)
     names = [name for name in found.columns if name.startswith(GENERATED)]
@@ -107,10 +107,10 @@ def judged(data: StudyData, models: Mapping[str, str] = MODELS) -> pl.DataFrame:
 
 
 def declared_points(data: StudyData, models: Mapping[str, str], phases: Sequence[str]) -> pl.DataFrame:
-    """One row a trial and prompt: what the study declares of the prompt, behaviour, model, series, seed, size, chance,
-    and the last value of every measure of those phases. Behaviours in the declared order; empty where none is."""
+    """One row per trial and prompt: the prompt's declaration, behaviour, model, series, seed, size, chance, and the
+    last value of every measure of these phases. Behaviours in the declared order; empty if there are none."""
     prompts = pl.DataFrame(
-        [{"prompt": name, **told} for name, told in data.declaration.prompts.items()], infer_schema_length=None
+        [{"prompt": name, **fields} for name, fields in data.declaration.prompts.items()], infer_schema_length=None
     )
     task = pl.col("name").str.split_exact("/", 1)
     target = task.struct[0].str.splitn(".", 2)
@@ -134,9 +134,9 @@ def declared_points(data: StudyData, models: Mapping[str, str], phases: Sequence
     )  # fmt: skip
     found = found.join(about, on="trial", maintain_order="left")
     own = pl.col(schema.CHANCE) if schema.CHANCE in found.columns else pl.lit(None, dtype=pl.Float64)
-    told = {o.task: o for o in data.declaration.outcomes if o.phase.startswith("prompts")}
-    order = {task: place for place, task in enumerate(told)}
-    # "prompts" is one moment of a model, "prompts-after-decay" another; other phases fit further prompts of the first
+    outcomes = {o.task: o for o in data.declaration.outcomes if o.phase.startswith("prompts")}
+    order = {task: place for place, task in enumerate(outcomes)}
+    # "prompts" is one time in a model's life, "prompts-after-decay" another; other phases fit more prompts at the first
     moment = (
         pl.when(pl.col("phase").str.starts_with("prompts-"))
         .then(pl.col("phase").str.strip_prefix("prompts-").str.replace_all("-", " "))
@@ -148,17 +148,17 @@ def declared_points(data: StudyData, models: Mapping[str, str], phases: Sequence
     )
     declared = pl.col("task").replace_strict(order, default=len(order))
     return found.sort(declared, by_series(found), maintain_order=True).with_columns(
-        behaviour=pl.col("task").replace({name: outcome.label for name, outcome in told.items()}),
+        behaviour=pl.col("task").replace({name: outcome.label for name, outcome in outcomes.items()}),
         chance=own.fill_null(
             pl.col("task").replace_strict(
-                {name: outcome.chance for name, outcome in told.items()}, default=0.0, return_dtype=pl.Float64
+                {name: outcome.chance for name, outcome in outcomes.items()}, default=0.0, return_dtype=pl.Float64
             )
         ),
     )
 
 
 def _series(trials: pl.DataFrame) -> pl.Expr:
-    """The size, where there are several, and the number of examples, where prompts behind one size had several."""
+    """The size, if there are several, and the number of examples, if prompts for one size had several."""
     parts = [pl.col("size")] if "size" in trials.columns and trials["size"].n_unique() > 1 else []
     if {"size", "examples"} <= set(trials.columns):
         counts = trials.group_by("size").agg(pl.col("examples").n_unique())["examples"]
@@ -168,11 +168,11 @@ def _series(trials: pl.DataFrame) -> pl.Expr:
 
 
 def series_key(name: str) -> tuple[float, float, str]:
-    """Sorts series: by the size in their name (70m, 1.4b; a released model's wherever it stands), the number of
-    examples, and what else they say."""
-    said = name.lower()
-    size = re.match(r"(\d+(?:\.\d+)?)([kmb]?)(?= ·|$)", said) or re.search(r"(\d+(?:\.\d+)?)([kmb])\b", said)
-    examples = re.search(r"(\d+) examples", said)
+    """Sort key of series: the size in the name (70m, 1.4b; for a released model at any position), the number of
+    examples, then the name."""
+    lower = name.lower()
+    size = re.match(r"(\d+(?:\.\d+)?)([kmb]?)(?= ·|$)", lower) or re.search(r"(\d+(?:\.\d+)?)([kmb])\b", lower)
+    examples = re.search(r"(\d+) examples", lower)
     return (
         float(size[1]) * UNITS[size[2]] if size else float("inf"),
         float(examples[1]) if examples else float("inf"),
@@ -181,20 +181,20 @@ def series_key(name: str) -> tuple[float, float, str]:
 
 
 def by_series(frame: pl.DataFrame) -> pl.Expr:
-    """The place of each row's series among those of `frame`, to sort by."""
+    """Rank of each row's series among those of `frame`, to sort by."""
     names = sorted(frame["series"].unique(), key=series_key)
     places = {name: place for place, name in enumerate(names)}
     return pl.col("series").replace_strict(places, default=0, return_dtype=pl.Int64)
 
 
 def in_order(frame: pl.DataFrame) -> pl.DataFrame:
-    """Behaviours as they first come, of each the smaller sizes first."""
+    """Behaviours in order of first appearance, each with smaller sizes first."""
     behaviours = {name: place for place, name in enumerate(frame["behaviour"].unique(maintain_order=True))}
     behaviour = pl.col("behaviour").replace_strict(behaviours, default=0, return_dtype=pl.Int64)
     return frame.sort(behaviour, by_series(frame), maintain_order=True)
 
 
-def _whole(found: pl.DataFrame) -> pl.DataFrame:
+def _all_columns(found: pl.DataFrame) -> pl.DataFrame:
     """All columns of RUNS and MORE, in order."""
     schema = RUNS | MORE
     missing = {name: pl.lit(0 if name in ("restart", "seed") else None) for name in schema if name not in found.columns}
@@ -202,22 +202,21 @@ def _whole(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def best_restarts(prompts: pl.DataFrame) -> pl.DataFrame:
-    """Of each behaviour, model, series, seed and k the restart that was best in training, where that is known: one that
-    is chosen by the held-out loss flatters."""
+    """The restart with the best training loss, if known, of each behaviour, model, series, seed and k: selection by
+    held-out loss would bias it."""
     chosen = "train_loss" if "train_loss" in prompts.columns else "loss"
     by = [name for name in ("behaviour", "model", "series", "seed", "k") if name in prompts.columns]
     return prompts.sort(*by, pl.col(chosen).fill_null(pl.col("loss"))).unique(by, keep="first", maintain_order=True)
 
 
 def curves(prompts: pl.DataFrame, threshold: float | None = None) -> pl.DataFrame:
-    """The table of the figure: per prompt its loss (part `restart`), and per k the best restart of each seed averaged
-    over seeds (part `mean`, with t intervals; of one seed with its standard error, where there is one), beside
-    threshold, C and S, as medians over seeds (`distance_at`, `saturation_at`, infinite when not reached) and in words.
+    """The table of the figure: the loss of every prompt (part `restart`); per k the best restart of each seed averaged
+    over seeds (part `mean`, with t intervals; for one seed with its standard error, if known); threshold; and C and S,
+    as medians over seeds (`distance_at`, `saturation_at`, infinite if not reached) and as text.
 
-    `prompts` as `runs` gives them. `threshold`: T in nats, by default each seed's own (see `with_threshold`), of which
-    the table has the mean. Where no gain is seen (see `gains`) there is neither threshold nor C nor S.
-
-    The best restart is chosen by its training loss (see `best_restarts`).
+    `prompts`: as returned by `runs`. `threshold`: T in nats per token, by default each seed's own (see
+    `with_threshold`), of which the table has the mean. Without a gain (see `gains`) there is no threshold, C or S. The
+    best restart is selected by its training loss (see `best_restarts`).
     """
     parts = []
     for place, (_, part) in enumerate(with_threshold(prompts, threshold).group_by(["behaviour"], maintain_order=True)):
@@ -234,21 +233,21 @@ def curves(prompts: pl.DataFrame, threshold: float | None = None) -> pl.DataFram
                 series=pl.lit(str(series)), threshold=pl.lit(aims["threshold"].mean(), dtype=pl.Float64),
                 distance_at=pl.lit(float(np.median(reach)) if reach else None, dtype=pl.Float64),
                 saturation_at=pl.lit(float(np.median(stop)) if stop else None, dtype=pl.Float64),
-                distance=pl.lit(_told("C", reach, last) + left if reach else ""),
-                saturation=pl.lit(_told("S", stop, last) if stop else "no gain"),
+                distance=pl.lit(_median_text("C", reach, last) + left if reach else ""),
+                saturation=pl.lit(_median_text("S", stop, last) if stop else "no gain"),
             ))  # fmt: skip
     return pl.concat(parts) if parts else pl.DataFrame()
 
 
-def left_out(seeds: int, told: int) -> str:
-    """What is said of seeds of which no C is told."""
-    return f"{seeds - told} of {seeds} seeds gained nothing"
+def left_out(seeds: int, gained: int) -> str:
+    """Text about the seeds without a C."""
+    return f"{seeds - gained} of {seeds} seeds gained nothing"
 
 
 def with_threshold(prompts: pl.DataFrame, threshold: float | None = None) -> pl.DataFrame:
-    """`prompts` with the column `threshold`: the one given, or by default one a behaviour, size and seed, as sizes and
-    seeds begin and end at different losses. Models, numbers of examples and moments of one size and seed share it; it
-    is null where there is none (see `default_thresholds`)."""
+    """`prompts` with the column `threshold`: the given one, or by default one per behaviour, size and seed, since sizes
+    and seeds start and end at different losses. Models, numbers of examples and times of one size and seed share it;
+    null if there is none (see `default_thresholds`)."""
     if threshold is not None:
         return prompts.with_columns(threshold=pl.lit(threshold, dtype=pl.Float64))
     size = pl.col("size").fill_null(pl.col("series")) if "size" in prompts.columns else pl.col("series")
@@ -281,23 +280,22 @@ def _means(best: pl.DataFrame) -> pl.DataFrame:
 
 
 def default_thresholds(best: pl.DataFrame) -> dict[int, float]:
-    """T of each seed: what closes CLOSED of its own gap between no prompt and the best one, on the model that has the
-    behaviour. None where no gain is seen over seeds, and none of a seed without k = 0 or whose own gap is at most
-    LEAST_GAIN."""
+    """T of each seed: closes CLOSED of its own gap between no prompt and the best one, on the model that has the
+    behaviour. Empty if no gain is observed over seeds; without seeds that lack k = 0 or gain at most MIN_GAIN."""
     present = best.filter(pl.col("model") == "present")
     found: dict[int, float] = {}
     for (seed,), own in present.sort("seed", "k").group_by(["seed"], maintain_order=True) if gains(present) else ():
         means = dict(own.group_by("k", maintain_order=True).agg(pl.col("loss").mean()).iter_rows())
         gap = means[0] - min(means.values()) if 0 in means else 0.0
-        if gap > LEAST_GAIN:
+        if gap > MIN_GAIN:
             found[seed] = means[0] - CLOSED * gap
     return found
 
 
 def gains(best: pl.DataFrame) -> bool:
-    """Whether the most tokens do better than the fewest by more than LEAST_GAIN, and surely better: paired by seed and
-    series, averaged within a seed; one or two seeds, whose interval tells nothing, by every seed and its standard
-    error, where it has one."""
+    """Whether the most tokens improve on the fewest by more than MIN_GAIN, and significantly: paired by seed and
+    series, averaged within a seed; for one or two seeds, whose interval is uninformative, in every seed and beyond its
+    standard error, if known."""
     error = pl.col("loss_se") if "loss_se" in best.columns else pl.lit(None, dtype=pl.Float64)
     ends = (
         best.with_columns(error=error)
@@ -311,28 +309,28 @@ def gains(best: pl.DataFrame) -> bool:
         .agg(pl.col("gain").mean(), error=(pl.col("error") ** 2).sum().sqrt() / pl.len())
     )
     found = t_interval(ends["gain"])
-    if found is None or found.estimate <= LEAST_GAIN:
+    if found is None or found.estimate <= MIN_GAIN:
         return False
     if ends.height < 3:
-        return all(gain > max(LEAST_GAIN, Z * (error or 0.0)) for gain, error in ends.select("gain", "error").rows())
+        return all(gain > max(MIN_GAIN, Z * (error or 0.0)) for gain, error in ends.select("gain", "error").rows())
     return found.low is not None and found.low > 0
 
 
 def distances(best: pl.DataFrame) -> dict[int, float]:
-    """C of each seed that has a threshold: the smallest k whose best restart is at it or below; inf where none is."""
+    """C of each seed with a threshold: the smallest k whose best restart is at or below it; inf if none is."""
     reached = pl.col("k").filter(pl.col("loss") <= pl.col("threshold")).min().cast(pl.Float64)
     found = best.drop_nulls("threshold").group_by("seed").agg(reached.fill_null(np.inf)).sort("seed")
     return dict(found.iter_rows())
 
 
 def saturations(best: pl.DataFrame) -> list[float]:
-    """S of each seed that gains: the smallest k from which on no loss is better by more than TOLERANCE of the whole
-    gain; inf when that is the largest k tried, for then nothing says that the gain has ended."""
+    """S of each seed that gains: the smallest k beyond which no loss is better by more than TOLERANCE of the gain; inf
+    if that is the largest k evaluated, since the gain may not have ended."""
     found = []
     for _, own in best.sort("seed", "k").group_by(["seed"], maintain_order=True):
         k, loss = own["k"].to_numpy(), own["loss"].to_numpy()
         gain = loss[0] - loss.min()
-        if gain <= LEAST_GAIN:
+        if gain <= MIN_GAIN:
             continue
         enough = loss <= loss.min() + TOLERANCE * gain
         first = int(np.flatnonzero(enough)[0])
@@ -340,11 +338,11 @@ def saturations(best: pl.DataFrame) -> list[float]:
     return found
 
 
-def _told(name: str, values: list[float], last: int) -> str:
-    """Median over seeds and its interval by order statistics, in which values not reached have their place."""
+def _median_text(name: str, values: list[float], last: int) -> str:
+    """Median over seeds and its interval from order statistics, which include values not reached."""
     found = median_interval(values)
     if not np.isfinite(found.estimate):
-        some = f" ({found.reached} of {found.count} seeds did)" if found.reached else ""
+        some = f" ({found.reached} of {found.count} seeds reached it)" if found.reached else ""
         return f"{name} not reached by k = {last}{some}"
     if found.low == found.high:
         return f"{name} = {found.estimate:g}"

@@ -2,8 +2,8 @@
 easily?
 
 Easy behaviours reach a lower loss, with smaller gradients and other norms, so prompts are compared at one loss
-(`--matched`), under noise of one norm, and at one k; what is left of loss, norm and k is held fixed by partial
-correlation. A behaviour is one observation, however many seeds it has.
+(`--matched-loss`), under noise of one norm, and at one k; remaining differences in loss, norm and k are controlled for
+by partial correlation. A behaviour is one observation, however many seeds it has.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ MEASURES = {
     "r50": "r50, radius that halves success", "curvature": "λmax, largest curvature",
 }  # fmt: skip
 CONTROLS = ("loss", "norm", "k")
-"""What easy behaviours differ in besides: partial correlations hold these fixed."""
+"""In what else easy behaviours differ: controls of the partial correlations."""
 SCHEMA = {"task": pl.String, "behaviour": pl.String, "model": pl.String, "series": pl.String, "seed": pl.Int64,
           "k": pl.Int64}  # fmt: skip
 
 
 def measured(data: StudyData) -> pl.DataFrame:
-    """One row a prompt measured: SCHEMA, restart, and what was measured of it; empty where nothing was."""
+    """One row per measured prompt: SCHEMA, restart, and its measures; empty if there are none."""
     runs = elicitation.declared_points(data, elicitation.MODELS, (PHASE,))
     return runs if runs.height else pl.DataFrame(schema=SCHEMA)
 
 
-def taken(data: StudyData) -> pl.DataFrame:
-    """C of every behaviour, series and seed of the models that have it, by the matched loss: to one token where it was
-    searched for, else the smallest k tried. What was not reached counts as twice the largest k: above all others."""
+def c_by_seed(data: StudyData) -> pl.DataFrame:
+    """C of every behaviour, series and seed on models that have it, by the matched loss: to one token if searched for,
+    otherwise the smallest k evaluated. If not reached, twice the largest k: above all others."""
     found = amounts.searched(data)
     if found.is_empty():
-        prompts = elicitation.with_threshold(elicitation.runs(data), amounts.aim(data)).drop_nulls("threshold")
+        prompts = elicitation.with_threshold(elicitation.runs(data), amounts.matched_loss(data)).drop_nulls("threshold")
         rows = [
             {"behaviour": behaviour, "model": model, "series": series, "seed": seed, "c": c}
             for (behaviour, model, series), part in prompts.group_by(
@@ -52,35 +52,35 @@ def taken(data: StudyData) -> pl.DataFrame:
         found = pl.DataFrame(rows, infer_schema_length=None)
     if found.is_empty():
         return found
-    largest = max((told["k"] for told in data.declaration.prompts.values()), default=1)
+    largest = max((prompt["k"] for prompt in data.declaration.prompts.values()), default=1)
     found = found.filter(pl.col("model") == "present").select("behaviour", "series", "seed", "c")
     return found.with_columns(pl.when(pl.col("c").is_finite()).then("c").otherwise(pl.lit(2.0 * largest)).alias("c"))
 
 
 def joined(data: StudyData, found: pl.DataFrame) -> pl.DataFrame:
-    """`found` of the models that have the behaviour, beside their behaviours' `c`; empty where there is none."""
-    c = taken(data) if found.height else found
+    """The rows of `found` on models that have the behaviour, with its `c`; empty without any."""
+    c = c_by_seed(data) if found.height else found
     if c.is_empty():
         return pl.DataFrame()
     return found.filter(pl.col("model") == "present").join(c, on=["behaviour", "series", "seed"], maintain_order="left")
 
 
-def common(table: pl.DataFrame) -> int:
-    """The k at which most behaviours were measured, of several the largest: at it, k is held by design."""
+def common_k(table: pl.DataFrame) -> int:
+    """The k at which most behaviours were measured, the largest of several: there k is held fixed by design."""
     counts = table.group_by("k").agg(pl.col("behaviour").n_unique()).sort("behaviour", "k")
     return int(counts["k"][-1])
 
 
 def correlations(data: StudyData, found: pl.DataFrame) -> pl.DataFrame:
     """Spearman's correlation over behaviours of each measure with C, size by size, with 95 % intervals: at one k and
-    over every k; nothing held fixed, and loss, norm and, where it differs, k. `each_seed`: the same of one seed at a
-    time. Rows that too few behaviours allow are left out."""
+    over every k; without controls, and given loss, norm and, if it varies, k. `each_seed`: the same for each seed.
+    Without rows that have too few behaviours."""
     table = joined(data, found)
     return pl.DataFrame(list(_rows(table)) if table.height else [], infer_schema_length=None)
 
 
 def _rows(table: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    at = common(table)
+    at = common_k(table)
     for (series,), own in table.group_by(["series"], maintain_order=True):
         for prompts, part in ((f"k = {at}", own.filter(pl.col("k") == at)), ("every k", own)):
             if prompts == "every k" and own["k"].n_unique() == 1:
@@ -107,15 +107,15 @@ def _correlation(part: pl.DataFrame, name: str, controls: Sequence[str]) -> Inte
         return None
 
 
-def scattered(data: StudyData) -> pl.DataFrame:
-    """The table of the figure, at the common k: one row a measure, size and behaviour, with `c` and `value` as medians
-    over seeds and the ends of their intervals, and of each measure and size `rho` and `partial` (loss and norm held
-    fixed) with theirs, over `count` behaviours."""
+def figure_table(data: StudyData) -> pl.DataFrame:
+    """The table of the figure, at the common k: one row per measure, size and behaviour, with `c` and `value` as
+    medians over seeds with their intervals, and per measure and size `rho` and `partial` (given loss and norm) with
+    theirs, over `count` behaviours."""
     found = measured(data)
-    table, told = joined(data, found), correlations(data, found)
-    if table.is_empty() or told.is_empty():
+    table, computed = joined(data, found), correlations(data, found)
+    if table.is_empty() or computed.is_empty():
         return pl.DataFrame()
-    at = common(table)
+    at = common_k(table)
     rows = []
     for (series, task), part in table.filter(pl.col("k") == at).group_by(["series", "task"], maintain_order=True):
         c = median_interval(part["c"].drop_nulls())
@@ -125,11 +125,11 @@ def scattered(data: StudyData) -> pl.DataFrame:
                 continue
             value = median_interval(values)
             rows.append({
-                "measure": label, "series": series, "behaviour": task, "k": at, "loss": amounts.aim(data),
+                "measure": label, "series": series, "behaviour": task, "k": at, "loss": amounts.matched_loss(data),
                 "seeds": value.count, "c": c.estimate, "c_low": c.low, "c_high": c.high, "value": value.estimate,
                 "low": value.low, "high": value.high,
             })  # fmt: skip
-    of_k = told.filter(pl.col("prompts") == f"k = {at}")
+    of_k = computed.filter(pl.col("prompts") == f"k = {at}")
     parts = {
         "rho": of_k.filter(pl.col("held_fixed") == "nothing"),
         "partial": of_k.filter(pl.col("held_fixed") != "nothing"),
@@ -145,7 +145,7 @@ def scattered(data: StudyData) -> pl.DataFrame:
 
 
 def unmeasured(data: StudyData, found: pl.DataFrame) -> list[str]:
-    """Behaviours that were fitted and of which no prompt could be measured: none came to the matched loss."""
+    """Fitted behaviours without a measured prompt: none reached the matched loss."""
     fitted = elicitation.runs(data).filter(pl.col("model") == "present")["behaviour"].unique(maintain_order=True)
     known = set(found.filter(pl.col("model") == "present")["behaviour"])
     return [name for name in fitted if name not in known]

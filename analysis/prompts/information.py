@@ -1,10 +1,9 @@
-"""How much it takes, in numbers: C and S with intervals, what teaching alone takes, bits, and how often a restart gets
-there.
+"""How much information elicits a behaviour: C and S with intervals, the part due to teaching, bits, restarts.
 
-A behaviour's conditional distance is measured on the model that has it and on one that never had it, given the same
-examples and steps: because a prompt can teach as well as elicit, C(absent) - C(present) is the primary number.
-Everything is taken seed by seed, and the median over seeds told with its interval; what was not reached is infinite
-and has its place in both.
+A behaviour's conditional distance is measured on the model that has it and on one that never had it, with the same
+examples and steps: a prompt can teach as well as elicit, so C(absent) - C(present) is the primary number. Each quantity
+is computed per seed and reported as the median over seeds with its interval; values not reached are infinite and enter
+both.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from analysis.stats.intervals import binomial_interval, median_interval
 
 Criterion = Literal["loss", "success"]
 SUCCESS = 0.5
-"""Share of the prompts asked, above chance and of what chance leaves, that counts as the behaviour reached."""
+"""Success above chance, as a share of its range, at which a behaviour counts as reached."""
 BY = ("behaviour", "model", "series")
 DISTANCE = {
     "threshold": pl.Float64, "c": pl.Float64, "c_low": pl.Float64, "c_high": pl.Float64, "c_below": pl.Float64,
     "coverage": pl.Float64, "reached": pl.Int64, "seeds": pl.Int64, "no_gain": pl.Int64, "numbers": pl.Float64,
     "c_single": pl.Float64, "s": pl.Float64, "s_low": pl.Float64, "s_high": pl.Float64,
 }  # fmt: skip
-"""What a distance table says where a gain was seen, and null where none was."""
+"""Columns of a distance table that are null without a gain."""
 
 
 def reached(prompts: pl.DataFrame, criterion: Criterion, threshold: float | None = None) -> pl.DataFrame:
-    """`prompts` with `score`, which is better when lower, and `threshold`, which it is to fall to.
+    """`prompts` with `score`, lower is better, and the `threshold` it has to reach.
 
-    loss: nats a token, by default to half of the gap of each behaviour, size and seed (see `elicitation`). success:
-    minus the share of hits, above chance, to minus `threshold` or SUCCESS. Rows that do not say are left out; where no
-    gain was seen there is no threshold.
+    loss: nats per token, by default half of the gap of each behaviour, size and seed (see `elicitation`). success:
+    minus the rate of hits above chance, down to minus `threshold` or SUCCESS. Rows without the score are left out;
+    without a gain there is no threshold.
     """
     prompts = prompts.with_columns(
         pl.lit(None, dtype=kind).alias(name) for name, kind in MORE.items() if name not in prompts.columns
@@ -51,12 +50,12 @@ def reached(prompts: pl.DataFrame, criterion: Criterion, threshold: float | None
 def distance_table(
     prompts: pl.DataFrame, criterion: Criterion = "loss", threshold: float | None = None
 ) -> pl.DataFrame:
-    """One row a behaviour, model and series: C and S in tokens, with what they rest on.
+    """One row per behaviour, model and series: C and S in tokens, with their context.
 
-    `gain`: whether any was seen; without there is no threshold and no C. `threshold`: the mean over seeds. `c`,
-    `c_low`, `c_high` (infinite when not reached), `c_below` the largest k tried below C, `coverage` of the interval,
-    `reached` of `seeds`, and how many more seeds have no threshold, as they gain nothing (`no_gain`); `last_k`;
-    `numbers` trained at C; `s` likewise; `c_single`: the smallest k at which half of single restarts get there.
+    `gain`: whether any was observed; otherwise there is no threshold and no C. `threshold`: mean over seeds. `c`,
+    `c_low`, `c_high` (infinite if not reached); `c_below`: largest k evaluated below C; `coverage` of the interval;
+    `reached` of `seeds`; `no_gain`: further seeds without a gain, and so without a threshold; `last_k`; `numbers`
+    trained at C; `s` likewise; `c_single`: smallest k at which half of single restarts reach the threshold.
     """
     scored = reached(prompts, criterion, threshold)
     rows = [
@@ -68,16 +67,17 @@ def distance_table(
 
 def _distance(part: pl.DataFrame) -> dict[str, Any]:
     best = best_restarts(part)
-    tried, by_seed = sorted(set(best["k"])), distances(_scored(best))
-    found: dict[str, Any] = {"gain": gains(best), "last_k": int(tried[-1])} | dict.fromkeys(DISTANCE)
+    evaluated, by_seed = sorted(set(best["k"])), distances(_scored(best))
+    found: dict[str, Any] = {"gain": gains(best), "last_k": int(evaluated[-1])} | dict.fromkeys(DISTANCE)
     if not by_seed:
         return found
-    c, aims = median_interval(by_seed.values()), best.drop_nulls("threshold").unique("seed", maintain_order=True)["threshold"]
+    c = median_interval(by_seed.values())
+    thresholds = best.drop_nulls("threshold").unique("seed", maintain_order=True)["threshold"]
     single = restart_table(part).filter(pl.col("rate") >= 0.5)["k"].to_list()
     at_c = best.filter(pl.col("k") == c.estimate)["numbers"].drop_nulls().to_list()
     found |= {
-        "threshold": abs(float(aims.to_numpy().mean())), "c": c.estimate, "c_low": c.low, "c_high": c.high,
-        "c_below": max((float(k) for k in tried if k < c.estimate), default=None), "coverage": c.coverage,
+        "threshold": abs(float(thresholds.to_numpy().mean())), "c": c.estimate, "c_low": c.low, "c_high": c.high,
+        "c_below": max((float(k) for k in evaluated if k < c.estimate), default=None), "coverage": c.coverage,
         "reached": c.reached, "seeds": c.count,
         "no_gain": best["seed"].n_unique() - c.count, "numbers": float(np.median(at_c)) if at_c else None,
         "c_single": float(min(single)) if single else np.inf,
@@ -91,10 +91,9 @@ def _distance(part: pl.DataFrame) -> dict[str, Any]:
 def difference_table(
     prompts: pl.DataFrame, criterion: Criterion = "loss", threshold: float | None = None
 ) -> pl.DataFrame:
-    """C(absent) - C(present), paired by seed: one row a behaviour and series, `difference` with its interval, infinite
-    where the model without the behaviour never got there (NaN where the median lies between both infinities). Of
-    `pairs`, seeds in which neither did say nothing and are counted in `untold`, those without a gain, and so without a
-    threshold, in `no_gain`."""
+    """C(absent) - C(present), paired by seed: one row per behaviour and series, `difference` with its interval,
+    infinite if the model without the behaviour never reached the threshold (NaN if the median lies between both
+    infinities). Of the `pairs`, `untold` counts seeds in which neither reached it, `no_gain` those without a gain."""
     rows = []
     scored = reached(prompts, criterion, threshold)
     for (behaviour, series), part in scored.group_by(["behaviour", "series"], maintain_order=True):
@@ -105,11 +104,11 @@ def difference_table(
         seeds = sorted(set(found["present"]) & set(found["absent"]))
         with np.errstate(invalid="ignore"):
             values = np.array([found["absent"][seed] - found["present"][seed] for seed in seeds])
-        told = values[~np.isnan(values)]
+        defined = values[~np.isnan(values)]
         row = {"behaviour": behaviour, "series": series, "criterion": criterion, "pairs": len(pairs)}
-        row |= {"untold": len(values) - len(told), "no_gain": len(pairs) - len(seeds)}
-        if len(told):
-            m = median_interval(told)
+        row |= {"untold": len(values) - len(defined), "no_gain": len(pairs) - len(seeds)}
+        if len(defined):
+            m = median_interval(defined)
             row |= {"difference": m.estimate, "low": m.low, "high": m.high, "coverage": m.coverage}
         if seeds:
             rows.append(row)
@@ -117,8 +116,8 @@ def difference_table(
 
 
 def restart_table(scored: pl.DataFrame) -> pl.DataFrame:
-    """P(success | restart): of all restarts of all seeds, at each k and beginning, how many get to the threshold, with
-    Wilson's interval. `scored` as `reached` gives it; no prompt (k = 0) has no restart."""
+    """P(success | restart): how many restarts of all seeds reach the threshold, at each k and initialisation, with
+    Wilson's interval. `scored`: as returned by `reached`; without a prompt (k = 0) there are no restarts."""
     by = [name for name in (*BY, "initial", "k") if name in scored.columns]
     counts = (
         scored.filter(pl.col("k") > 0)
@@ -132,11 +131,11 @@ def restart_table(scored: pl.DataFrame) -> pl.DataFrame:
 
 
 def bits_table(quantised: pl.DataFrame) -> pl.DataFrame:
-    """The least information that still gets there: one row a behaviour, model and series.
+    """The least information that reaches the threshold: one row per behaviour, model and series.
 
-    `quantised`: behaviour, model, series, seed, k, restart, bits (a number, infinite for the prompt as trained),
-    numbers, score, threshold. Of a seed it is the least bits x numbers over k, restarts and bits a number; `bits` is
-    the median over seeds with its interval, infinite when none got there.
+    `quantised`: behaviour, model, series, seed, k, restart, bits (per number, infinite for the prompt as trained),
+    numbers, score, threshold. A seed's value is the least bits x numbers over k, restarts and bits per number; `bits`
+    is the median over seeds with its interval, infinite if none reached it.
     """
     rows = []
     for (behaviour, model, series), part in _parts(quantised):
@@ -159,8 +158,8 @@ def bits_table(quantised: pl.DataFrame) -> pl.DataFrame:
 
 
 def closed_share(bare: float, prompted: float, base: float) -> float | None:
-    """Detuning: the share of the gap between a fine-tuned model's loss and its base's that a prompt closes; None where
-    fine-tuning cost nothing."""
+    """Detuning: the share of the gap between a fine-tuned model's loss and its base's that a prompt closes; None if
+    fine-tuning did not raise the loss."""
     return (bare - prompted) / (bare - base) if bare > base else None
 
 

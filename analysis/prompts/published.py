@@ -1,4 +1,4 @@
-"""Results of others as tables of prompts: what the reference work published is read from its CSV."""
+"""Published results as tables of prompts: reads the reference work's CSV."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from analysis.prompts.elicitation import MORE, RUNS, in_order
 
 REFERENCE = ("experiment", "model", "dataset", "soft_tokens", "final_test_loss", "final_test_loss_se")
 ABSENT = {"chat detuning language": "Chat"}
-"""Experiments in which a model without this in its name is a control: it has nothing to bring back."""
+"""Experiments in which a model without this in its name is a control that never had the behaviour."""
 
 SIZES = {"70m": 0, "160m": 1, "410m": 2, "1b": 3}
 
 
 def read_prompts(path: Path) -> pl.DataFrame:
-    """Prompts of a CSV as `elicitation.runs` gives them: with its columns, or with those of the runs behind Nordby 2025
-    (github.com/RossNordby/SoftPromptsForEvaluation), one seed and restart, losses with their standard errors.
+    """Prompts of a CSV as returned by `elicitation.runs`: with its columns, or with those of the runs behind Nordby
+    2025 (github.com/RossNordby/SoftPromptsForEvaluation), one seed and restart, losses with their standard errors.
 
-    Raises UserError when the file cannot be read or has neither.
+    Raises UserError if the file cannot be read or has neither set of columns.
     """
     try:
         table = pl.read_csv(path, infer_schema_length=None)

@@ -15,7 +15,7 @@ from analysis.report.sentences.prompts import prompt_answer
 from analysis.runs.study import StudyData
 
 
-def test_bits_are_the_least_over_k_and_bits_a_number_that_still_get_there(study: StudyData) -> None:
+def test_bits_are_the_least_over_k_and_precision_that_reach_the_threshold(study: StudyData) -> None:
     rounded = amounts.quantised(study)
     table = amounts.bits_table(rounded)
     for behaviour, series, bits in table.select("behaviour", "series", "bits").head(6).iter_rows():
@@ -26,7 +26,7 @@ def test_bits_are_the_least_over_k_and_bits_a_number_that_still_get_there(study:
         assert bits == np.median(least)
 
 
-def test_without_one_loss_for_all_what_is_rounded_is_held_to_its_own_seeds_threshold(study: StudyData) -> None:
+def test_without_a_matched_loss_quantised_prompts_have_their_own_seeds_threshold(study: StudyData) -> None:
     settings = {name: value for name, value in study.declaration.settings.items() if name != "matched_loss"}
     high = pl.col("trial").str.starts_with("30k 1 ") & pl.col("name").str.contains(r"/loss")
     points = study.points.with_columns(value=pl.col("value") + pl.when(high).then(5.0).otherwise(0.0))
@@ -46,7 +46,7 @@ def test_the_matched_loss_of_runs_published_under_its_old_name_is_read(study: St
     assert amounts.matched_loss(old) == amounts.matched_loss(study) == generated_prompts.LOSS
 
 
-def test_directions_are_the_fewest_that_get_there_and_what_never_does_is_infinite(study: StudyData) -> None:
+def test_directions_are_the_fewest_that_reach_the_threshold_and_infinite_if_none_do(study: StudyData) -> None:
     table = amounts.directions_table(amounts.in_subspaces(study))
     assert set(table["directions"]) <= {*map(float, generated_prompts.SUBSPACES)}
     worse = study.points.with_columns(
@@ -58,7 +58,7 @@ def test_directions_are_the_fewest_that_get_there_and_what_never_does_is_infinit
     assert (row["directions"], row["reached"], row["last"]) == (np.inf, 0, 1024.0)
 
 
-def test_sizes_that_need_as_many_numbers_agree_in_numbers_and_not_in_tokens(study: StudyData) -> None:
+def test_sizes_that_need_equal_numbers_agree_in_numbers_and_not_in_tokens(study: StudyData) -> None:
     table = amounts.compared(study)
     assert set(table["amount"]) == set(amounts.AMOUNTS)
     both = table.pivot("series", index=["amount", "behaviour"], values="estimate")
@@ -72,21 +72,21 @@ def test_sizes_that_need_as_many_numbers_agree_in_numbers_and_not_in_tokens(stud
     assert table["behaviour"].unique(maintain_order=True).to_list() == list(generated_prompts.BEHAVIOURS)
 
 
-def test_the_report_says_what_the_search_found_and_of_a_single_k_nothing_more(study: StudyData) -> None:
+def test_the_report_gives_the_searchs_result_and_nothing_more_for_a_single_k(study: StudyData) -> None:
     prompts = elicitation.runs(study)
     table = amounts.search_table(amounts.searched(study), study.declaration.settings).filter(model="present")
-    said = [text for text in prompt_answer(study, prompts) if text.startswith("Fewest tokens to a loss of 1 nats")]
-    assert len(said) == 2
+    texts = [text for text in prompt_answer(study, prompts) if text.startswith("Fewest tokens to a loss of 1 nats")]
+    assert len(texts) == 2
     for row in table.iter_rows(named=True):
-        (text,) = (text for text in said if f" at {row['series']}:" in text)
+        (text,) = (text for text in texts if f" at {row['series']}:" in text)
         count = f"{row['c']:g}" if np.isfinite(row["c"]) else "more than 64"
         assert re.search(rf"(: |; ){count} for [^;]*\b{row['behaviour']}\b", text), row["behaviour"]
     single = prompt_answer(study, prompts.filter(pl.col("k").is_in([0, 64])))
-    assert set(said) <= set(single)
+    assert set(texts) <= set(single)
     assert not [text for text in single if text.startswith(("Tokens that close", "Tokens needed beyond"))]
 
 
-def test_the_search_is_read_to_one_token_with_what_it_took(study: StudyData) -> None:
+def test_the_search_is_read_to_one_token_with_its_cost(study: StudyData) -> None:
     found = amounts.searched(study)
     assert found.height == 2 * 3 * len(generated_prompts.BEHAVIOURS)
     assert found.filter(pl.col("behaviour") == "say-32")["c"].n_unique() > 1
@@ -95,7 +95,7 @@ def test_the_search_is_read_to_one_token_with_what_it_took(study: StudyData) -> 
     assert (table["low"] <= table["c"]).all()
 
 
-def test_a_study_without_further_phases_has_none_of_these(study: StudyData) -> None:
+def test_a_study_without_these_phases_has_empty_tables(study: StudyData) -> None:
     bare = replace(study, points=study.points.filter(pl.col("phase") == "prompts"))
     assert amounts.compared(bare).is_empty()
     assert amounts.searched(bare).is_empty()

@@ -17,13 +17,13 @@ from analysis.runs.study import StudyData
 MEASURED_AT = generated_prompts.TOKENS[-1]
 
 
-def test_what_was_measured_of_a_prompt_is_no_further_prompt(study: StudyData) -> None:
+def test_measures_of_a_prompt_are_not_further_prompts(study: StudyData) -> None:
     cells = 2 * 3 * len(generated_prompts.BEHAVIOURS)
     assert elicitation.runs(study).height == cells * len(generated_prompts.TOKENS)
     assert fragility.measured(study).height == cells
 
 
-def test_what_takes_little_and_breaks_easily_is_found_and_what_does_not_is_not(study: StudyData) -> None:
+def test_a_planted_correlation_of_information_and_fragility_is_found_and_its_absence_is_not(study: StudyData) -> None:
     table = fragility.correlations(study, fragility.measured(study))
     for row in table.iter_rows(named=True):
         planted = row["measure"] != fragility.MEASURES["r50"]
@@ -35,7 +35,7 @@ def test_what_takes_little_and_breaks_easily_is_found_and_what_does_not_is_not(s
     assert set(table["series"]) == set(generated_prompts.WIDTHS)
 
 
-def test_of_several_k_the_one_with_most_behaviours_is_looked_at_and_every_k_beside_it(study: StudyData) -> None:
+def test_the_k_with_most_behaviours_is_used_as_well_as_every_k(study: StudyData) -> None:
     few = study.points.filter((pl.col("phase") == fragility.PHASE) & pl.col("name").str.starts_with("say-1"))
     smaller = few.with_columns(pl.col("name").str.replace(f".k{MEASURED_AT}/", ".k4/", literal=True))
     both = replace(study, points=pl.concat([study.points, smaller]))
@@ -45,7 +45,7 @@ def test_of_several_k_the_one_with_most_behaviours_is_looked_at_and_every_k_besi
     assert set(fragility.figure_table(both)["k"]) == {MEASURED_AT}
 
 
-def test_without_a_search_c_is_the_smallest_k_tried_and_what_no_k_reached_stands_above_all(study: StudyData) -> None:
+def test_without_a_search_c_is_the_smallest_k_evaluated_and_twice_the_largest_if_unreached(study: StudyData) -> None:
     searched = fragility.c_by_seed(study)
     assert searched["c"].n_unique() > 4
     points = study.points.filter(pl.col("phase") != "search")
@@ -60,18 +60,18 @@ def test_without_a_search_c_is_the_smallest_k_tried_and_what_no_k_reached_stands
     assert table.filter(pl.col("behaviour") == "say-32")["c"].to_list() == [64.0] * 6
 
 
-def test_behaviours_that_never_came_to_the_loss_are_named_and_have_no_point(study: StudyData) -> None:
+def test_behaviours_that_never_reached_the_loss_are_named_and_have_no_point(study: StudyData) -> None:
     gone = pl.col("name").str.starts_with("skip-") & (pl.col("phase") == fragility.PHASE)
     rest = replace(study, points=study.points.filter(~gone))
     assert fragility.unmeasured(rest, fragility.measured(rest)) == ["skip-1", "skip-4"]
     assert not {"skip-1", "skip-4"} & set(FIGURES["fragility"].table(rest)["behaviour"])
 
 
-def test_the_report_names_every_measure_whatever_it_says(study: StudyData) -> None:
+def test_the_report_names_every_measure_whatever_its_result(study: StudyData) -> None:
     texts = prompt_answer(study, elicitation.runs(study))
-    said = [text for text in texts if text.startswith("Behaviours that take fewer")]
-    assert len(said) == 2
-    for text in said:
+    shown = [text for text in texts if text.startswith("Behaviours that take fewer")]
+    assert len(shown) == 2
+    for text in shown:
         assert all(name in text for name in ("F1", "F2", "F3", "λmax", "r50"))
         fragile, untold = text.split("; cannot be told apart by ")
         assert "are more fragile by F1" in fragile
@@ -85,7 +85,7 @@ def test_the_report_names_every_measure_whatever_it_says(study: StudyData) -> No
     assert "cannot be told apart by" in text
 
 
-def test_a_measure_of_fewer_behaviours_is_told_with_their_number(study: StudyData) -> None:
+def test_a_measure_of_fewer_behaviours_is_reported_with_their_number(study: StudyData) -> None:
     few = pl.col("name").str.starts_with("skip-") & pl.col("name").str.ends_with("/r50")
     rest = replace(study, points=study.points.filter(~few))
     count = len(generated_prompts.BEHAVIOURS)
@@ -96,7 +96,7 @@ def test_a_measure_of_fewer_behaviours_is_told_with_their_number(study: StudyDat
     assert "over" not in next(t for t in prompt_answer(study, elicitation.runs(study)) if "F1" in t).split("(rank")[0]
 
 
-def test_a_study_that_measured_none_has_neither_table_nor_figure(study: StudyData) -> None:
+def test_a_study_without_fragilities_has_neither_table_nor_figure(study: StudyData) -> None:
     bare = replace(study, points=study.points.filter(pl.col("phase") != fragility.PHASE))
     found = fragility.measured(bare)
     assert found.is_empty()

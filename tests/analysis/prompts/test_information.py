@@ -22,12 +22,12 @@ from analysis.report.sentences.prompts import _beyond
 from analysis.stats.intervals import median_interval
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "data" / "soft_prompt_runs" / "final_losses.csv"
-published = pytest.mark.skipif(not REFERENCE.exists(), reason="the reference work's runs are not beside this checkout")
+published = pytest.mark.skipif(not REFERENCE.exists(), reason="the reference work's runs are not next to this checkout")
 KS = (0, 1, 2, 4, 8)
 
 
 def planted(distance: dict[int, float], model: str = "present", behaviour: str = "b") -> pl.DataFrame:
-    """By seed the k at which the loss falls from 4 to 0.5 and the hits rise from 0 to all; inf: it never does."""
+    """By seed the k at which the loss falls from 4 to 0.5 and the hits rise from 0 to all; inf: never."""
     rows = [
         (behaviour, model, "", k, 0, seed, 0.5 if k >= c else 4.0, 10.0 * (k >= c), 10.0, 64.0 * k)
         for seed, c in distance.items()
@@ -37,7 +37,7 @@ def planted(distance: dict[int, float], model: str = "present", behaviour: str =
     return pl.DataFrame(rows, schema=list(names), orient="row")
 
 
-def test_c_is_the_median_over_seeds_with_what_it_rests_on() -> None:
+def test_c_is_the_median_over_seeds_with_its_context() -> None:
     row = distance_table(planted({0: 2, 1: 4, 2: 4})).row(0, named=True)
     assert (row["c"], row["c_low"], row["c_high"], row["c_below"]) == (4.0, 2.0, 4.0, 2.0)
     assert (row["reached"], row["seeds"], row["last_k"], row["numbers"]) == (3, 3, 8, 256.0)
@@ -45,7 +45,7 @@ def test_c_is_the_median_over_seeds_with_what_it_rests_on() -> None:
     assert (row["threshold"], row["gain"]) == (2.25, True)
 
 
-def test_what_was_not_reached_has_its_place_in_the_median() -> None:
+def test_values_not_reached_enter_the_median() -> None:
     row = distance_table(planted({0: 2, 1: 4, 2: np.inf}), threshold=1.0).row(0, named=True)
     assert (row["c"], row["c_high"], row["reached"]) == (4.0, np.inf, 2)
     row = distance_table(planted({0: 2, 1: np.inf, 2: np.inf}), threshold=1.0).row(0, named=True)
@@ -59,7 +59,7 @@ def test_success_and_loss_are_two_criteria_of_one_table() -> None:
     assert distance_table(guessing, "success")["c"][0] == np.inf
 
 
-def test_the_difference_is_paired_by_seed_and_infinite_where_teaching_never_gets_there() -> None:
+def test_the_difference_is_paired_by_seed_and_infinite_if_teaching_never_reaches_the_threshold() -> None:
     both = pl.concat([planted({0: 1, 1: 2, 2: 2}), planted({0: 4, 1: 8, 2: np.inf}, "absent")])
     row = difference_table(both, threshold=1.0).row(0, named=True)
     assert (row["difference"], row["low"], row["high"], row["pairs"]) == (6.0, 3.0, np.inf, 3)
@@ -68,7 +68,7 @@ def test_the_difference_is_paired_by_seed_and_infinite_where_teaching_never_gets
     assert (row["difference"], row["untold"]) == (2.0, 1)
 
 
-def test_the_difference_is_told_by_each_seeds_own_threshold_and_counts_those_without_a_gain() -> None:
+def test_the_difference_uses_each_seeds_own_threshold_and_counts_those_without_a_gain() -> None:
     ends = ((19.0, 14.0, 2), (6.0, 1.0, 4), (5.0, 0.0, 8), (7.0, 2.0, 4), (8.0, 3.0, 8), (5.0, 4.99, 1))
     rows = [
         ("b", model, "", k, 0, seed, bare if k < c else least)
@@ -85,23 +85,23 @@ def test_the_difference_is_told_by_each_seeds_own_threshold_and_counts_those_wit
     assert taken["threshold"] == pytest.approx((16.5 + 3.5 + 2.5 + 4.5 + 5.5) / 5)
 
 
-def test_a_median_between_both_infinities_cannot_be_told() -> None:
+def test_a_median_between_both_infinities_is_undefined() -> None:
     assert np.isnan(median_interval([-np.inf, np.inf]).estimate)
     assert median_interval([-np.inf, -np.inf]).estimate == -np.inf
     assert median_interval([1.0, np.inf]).estimate == np.inf
     both = pl.concat([planted({0: np.inf, 1: 2}), planted({0: 4, 1: np.inf}, "absent")])
     both = both.with_columns(loss=pl.when(pl.col("k") == 8).then(pl.col("loss") - 0.4).otherwise("loss"))
     hits = both.with_columns(chance=pl.lit(0.0))
-    (said,) = [_beyond(hits)]
-    assert "b cannot be told (2 of 2 seeds)" in said
-    assert "reached only without it" not in said
+    (text,) = [_beyond(hits)]
+    assert "b cannot be told (2 of 2 seeds)" in text
+    assert "reached only without it" not in text
 
 
-def test_a_model_alone_has_no_difference() -> None:
+def test_a_single_model_has_no_difference() -> None:
     assert difference_table(planted({0: 1})).is_empty()
 
 
-def test_restarts_of_all_sizes_are_counted_together_where_prompts_began_in_several_ways() -> None:
+def test_restarts_of_all_sizes_are_pooled_if_prompts_had_several_initialisations() -> None:
     sizes = [
         planted({0: c, 1: c}).with_columns(series=pl.lit(size), initial=pl.lit(initial))
         for size, c in (("30k", 2), ("120k", 8))
@@ -116,7 +116,7 @@ def test_restarts_of_all_sizes_are_counted_together_where_prompts_began_in_sever
     assert set(_lines(table.filter(initial="words"))["line"]) == {"30k", "120k"}
 
 
-def test_success_given_a_restart_counts_all_restarts() -> None:
+def test_success_per_restart_counts_all_restarts() -> None:
     runs = [planted({seed: c}).with_columns(restart=pl.lit(r)) for seed in (0, 1) for r, c in enumerate((2, 8, np.inf))]
     table = information.restart_table(reached(pl.concat(runs), "loss", 1.0))
     rates = dict(table.select("k", "rate").iter_rows())
@@ -125,7 +125,7 @@ def test_success_given_a_restart_counts_all_restarts() -> None:
     assert (table["low"] < table["rate"]).all() or table["low"][0] == 0
 
 
-def test_the_best_restart_is_the_one_that_trained_best_not_the_one_that_looks_best() -> None:
+def test_the_best_restart_is_chosen_by_training_loss_not_by_held_out_loss() -> None:
     table = pl.DataFrame(
         {"behaviour": "b", "model": "present", "series": "", "seed": 0, "k": 4, "restart": [0, 1],
          "loss": [1.0, 2.0], "train_loss": [0.9, 0.1]}
@@ -134,7 +134,7 @@ def test_the_best_restart_is_the_one_that_trained_best_not_the_one_that_looks_be
     assert elicitation.best_restarts(table.drop("train_loss"))["loss"].to_list() == [1.0]
 
 
-def test_a_behaviour_without_a_gain_is_told_and_has_no_distance() -> None:
+def test_a_behaviour_without_a_gain_is_reported_and_has_no_distance() -> None:
     table = distance_table(generated.soft_prompts())
     null = table.filter(pl.col("behaviour") == "text as trained on").row(0, named=True)
     assert not null["gain"]
@@ -150,7 +150,7 @@ def test_the_interval_of_a_median_holds_it_and_its_ends_are_values(values: list[
     assert found.coverage >= 0.95 or len(values) < 6
 
 
-def test_the_interval_of_a_median_covers_as_it_says() -> None:
+def test_the_interval_of_a_median_has_its_nominal_coverage() -> None:
     rng = np.random.default_rng(0)
     for count in (5, 9, 20):
         draws = rng.exponential(size=(4000, count))
@@ -164,7 +164,7 @@ def test_a_median_of_nothing_is_refused() -> None:
         median_interval([])
 
 
-def test_least_bits_are_over_k_restarts_and_bits_a_number() -> None:
+def test_least_bits_are_over_k_restarts_and_precision() -> None:
     rows = [
         ("b", "present", "", seed, k, 0, bits, 10.0 * k, score, 0.0)
         for seed in (0, 1)
@@ -181,7 +181,7 @@ def test_the_share_of_a_gap_that_is_closed() -> None:
 
 
 @published
-def test_the_published_runs_say_what_was_published() -> None:
+def test_the_published_runs_give_the_published_numbers() -> None:
     prompts = read_prompts(REFERENCE)
     assert prompts.height == 186
     table = distance_table(prompts)
@@ -204,14 +204,14 @@ def test_the_page_of_the_published_runs_has_figures_and_tables(tmp_path: Path) -
     assert pl.read_csv(tmp_path / "tables" / "prompts.csv").height == 186
 
 
-def test_a_table_of_ones_own_has_a_page(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_user_table_has_a_page(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     table = tmp_path / "mine.csv"
     generated.soft_prompts().write_csv(table)
     main(["prompts", str(table), "--out", str(tmp_path / "page")])
     assert Path(capsys.readouterr().out.strip()).read_text().count("<figure>") == 3
 
 
-def test_a_page_with_a_threshold_says_and_uses_that_one(tmp_path: Path) -> None:
+def test_a_page_with_a_threshold_states_and_uses_it(tmp_path: Path) -> None:
     both = pl.concat([planted({0: 1, 1: 2, 2: 2}), planted({0: 4, 1: 8, 2: 8}, "absent")])
     steps = both.with_columns(loss=pl.col("loss") - 0.1 * (pl.col("k") == 8))
     own = pl.concat([steps, steps.with_columns(restart=pl.lit(1, dtype=pl.Int64))]).drop("numbers")
@@ -232,7 +232,7 @@ def test_a_page_with_a_threshold_says_and_uses_that_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threshold", [None, 1.0])
-def test_a_table_in_which_nothing_gains_has_a_page(tmp_path: Path, threshold: float | None) -> None:
+def test_a_table_without_any_gain_has_a_page(tmp_path: Path, threshold: float | None) -> None:
     flat = planted({0: np.inf, 1: np.inf, 2: np.inf}).select(list(elicitation.RUNS))
     flat.write_csv(tmp_path / "mine.csv")
     text = write_prompts(tmp_path / "mine.csv", tmp_path / "page", threshold).read_text()
@@ -240,7 +240,7 @@ def test_a_table_in_which_nothing_gains_has_a_page(tmp_path: Path, threshold: fl
     assert ("No prompt reduced the loss of any behaviour." if threshold is None else "b not by 8") in text
 
 
-def test_a_series_that_is_empty_without_quotes_keeps_its_prompts(tmp_path: Path) -> None:
+def test_an_empty_series_without_quotes_keeps_its_prompts(tmp_path: Path) -> None:
     table = planted({0: 1, 1: 2}).select(list(elicitation.RUNS))
     (tmp_path / "mine.csv").write_text(table.write_csv().replace('""', ""))
     assert ",," in (tmp_path / "mine.csv").read_text()
@@ -253,7 +253,7 @@ def test_a_series_that_is_empty_without_quotes_keeps_its_prompts(tmp_path: Path)
     ("text", "message"),
     [("a,b\n1,2\n", "has no column 'behaviour'"), (None, "cannot be read as CSV")],
 )
-def test_a_table_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str | None, message: str) -> None:
+def test_an_invalid_table_is_refused_in_one_line(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "x.csv"
     if text is not None:
         path.write_text(text)
