@@ -1,7 +1,7 @@
-"""Sweeps whose truth is known: half-lives, slopes and savings are planted, written as MLflow would hold them.
+"""Sweeps with known truth: half-lives, slopes and savings are planted and written in MLflow's format.
 
-The payload's log-probability above the never-poisoned control falls as 2 ** -(tokens / T), so that T is the
-half-life exactly; ln T = ln(base) + gamma ln(N / 100k) + effects of the setting + noise by seed.
+The payload's log-probability above the never-poisoned control falls as 2 ** -(tokens / T), so that T is the exact
+half-life; ln T = ln(base) + gamma ln(N / 100k) + effects of the setting + noise by seed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from halflife.tracking import schema
 
 STEP = 4096
-"""Tokens a step."""
+"""Tokens per step."""
 SIZES = {"30k": 30_000, "55k": 55_000, "100k": 100_000, "180k": 180_000, "330k": 330_000}
 TABLES = """
 CREATE TABLE experiments (experiment_id INTEGER PRIMARY KEY, name TEXT, artifact_location TEXT, lifecycle_stage TEXT);
@@ -34,14 +34,14 @@ PAIRS = {"old-old": 16.0, "new-old": 44.0, "old-new": 52.0, "new-new": 72.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is planted. The defaults resemble the study's `laptop` preset, made smaller."""
+    """What is planted. The defaults resemble the study's `laptop` preset, but smaller."""
 
     study: str = "backdoor_persistence"
     preset: str = "planted"
     sizes: tuple[str, ...] = ("30k", "55k", "100k", "180k", "330k")
     seeds: int = 5
     base_steps: float = 40.0
-    """Half-life in steps at 100k parameters and the trunk's rate."""
+    """Half-life in steps at 100k parameters and the trunk's learning rate."""
     gamma: float = 0.4
     noise: float = 0.08
     """Standard deviation of ln T by seed and size."""
@@ -55,7 +55,7 @@ class Plan:
     clean_gap: float = 0.02
     """Nats by which the poisoned trunk is worse on clean text."""
     never_implanted: tuple[tuple[str, int], ...] = ()
-    """(size, seed) whose trunk does not take the backdoor."""
+    """(size, seed) whose trunk does not learn the backdoor."""
     relearn: bool = True
     arms: tuple[str, ...] = ("equal-exposure", "equal-strength")
     title: str = "How long does a backdoor outlast the training that made it?"
@@ -65,7 +65,7 @@ class Plan:
 
 
 def cadence(steps: int, dense: int = 8, ratio: float = 1.25) -> list[int]:
-    """Steps 0 to `dense`, then at ratios of at most `ratio`, and the last."""
+    """Steps 0 to `dense`, then at geometric intervals (ratio at most `ratio`), and the last."""
     due = list(range(min(dense, steps) + 1))
     while due[-1] < steps:
         due.append(min(steps, max(due[-1] + 1, int(due[-1] * ratio))))
@@ -84,7 +84,7 @@ def half_life_steps(plan: Plan, settings: dict[str, Any], noise: float = 0.0) ->
 
 
 class Writer:
-    """Fills the tables that analysis reads, with the columns that MLflow gives them."""
+    """Writes the tables that analysis reads, with MLflow's columns."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def declaration(plan: Plan) -> schema.Declaration:
 
 
 def _success(logprob: np.ndarray) -> np.ndarray:
-    """Chance that all eight payload tokens are right, given nats a token: steep, as it is in practice."""
+    """Probability that all eight payload tokens are right, given nats per token: steep, as it is in practice."""
     return 1 / (1 + np.exp((-logprob - 0.75) / 0.12))
 
 
@@ -180,7 +180,7 @@ def _scored(rng: np.random.Generator, steps: list[int], logprob: np.ndarray, nam
 def _phase(
     rng: np.random.Generator, steps: list[int], logprob: np.ndarray, loss: np.ndarray, rate: float, base: float
 ) -> dict[str, list[tuple[int, float]]]:
-    """Every metric of a trunk or a branch."""
+    """All metrics of a trunk or a branch."""
     at = np.array(steps)
     tokens = [step * STEP for step in steps]
     away = base + rng.normal(0, 0.03, len(steps))
@@ -194,7 +194,7 @@ def _phase(
     points = {name: list(zip(tokens, values.tolist(), strict=True)) for name, values in columns.items()}
     points["train/loss"] = points["train/loss"][1:]  # nothing was trained yet at step 0
     points |= _scored(rng, steps, np.minimum(logprob + rng.normal(0, 0.02, len(steps)), -1e-3), "backdoor")
-    # Controls within a run are measured less often: other evaluations simply lack them.
+    # Controls within a run are measured less often: other evaluations lack them.
     seldom = [0, *range(1, len(steps) - 1, 3), len(steps) - 1]
     for name in ("clean/loss", "clean/tokens"):
         points[name] = [points[name][i] for i in seldom]
@@ -205,7 +205,7 @@ def _phase(
 
 
 def _relearning(rng: np.random.Generator, steps_to_half: float, base: float, cap: int = 200) -> dict:
-    """Log-probability that climbs back so that success passes one half at the planted step."""
+    """Log-probability that rises so that success passes one half at the planted step."""
     steps = cadence(cap)
     target, end = -0.75, -0.02
     fall = np.log((end - base) / (end - target)) / steps_to_half
@@ -214,7 +214,7 @@ def _relearning(rng: np.random.Generator, steps_to_half: float, base: float, cap
 
 
 def write(folder: Path, plan: Plan | None = None) -> str:
-    """Write one planted sweep; returns the tracking URI. Called again on the same folder it adds a sweep."""
+    """Write one planted sweep; returns the tracking URI. A second call on the same folder adds a sweep."""
     plan = plan or Plan()
     writer = Writer(folder)
     totals = {
@@ -238,9 +238,9 @@ def write(folder: Path, plan: Plan | None = None) -> str:
 
 
 def _write_cell(writer: Writer, plan: Plan, parent: str, size: str, seed: int) -> None:
-    """Everything of one size and seed: trunks and their branches, controls, relearning."""
+    """One size and seed: trunks and their branches, controls, relearning."""
     rng = np.random.default_rng([seed, SIZES[size]])
-    base = -5.0 + 0.1 * rng.normal()  # nats a token of a payload that was never learned
+    base = -5.0 + 0.1 * rng.normal()  # nats per token of a payload that was never learned
     n = SIZES[size]
     noise = plan.noise * rng.normal()
     implanted = (size, seed) not in plan.never_implanted

@@ -1,4 +1,4 @@
-"""One cell of the table: how often the 95 % interval of one quantity held the planted truth."""
+"""One cell of the table: how often the 95 % interval of one quantity covers the planted truth."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ NOMINAL = (0.93, 0.97)
 CI = (0.90, 0.99)
 FALSE_POSITIVES = 0.06
 NULLS = 4
-"""Times as many replicates where false positives are counted: 6 % is close to 5 %."""
+"""Factor of replicates where false positives are counted: 6 % is close to 5 %."""
 OPEN = 0.05
-"""A quantity of which more intervals than this have an open end is not identified by the design."""
+"""Share of intervals with an open end above which the design does not identify a quantity."""
 
 
 STREAM = 0
-"""Which data are planted: the table's, or others for a test."""
+"""Selects the planted data: the table's, or others for a test."""
 
 
 def generator(*key: int) -> np.random.Generator:
-    """The random numbers of one cell; `key` of up to three."""
+    """The random numbers of one cell; `key` has up to three integers."""
     return np.random.default_rng([*key, *[0] * (3 - len(key)), STREAM])
 
 
@@ -44,15 +44,15 @@ class Cell:
     replicates: int
     coverage: float
     below: float
-    """Share of intervals that lie wholly below the truth."""
+    """Share of intervals entirely below the truth."""
     above: float
     open: float
     """Share of intervals with an end that the data do not bound."""
     given: float = 1.0
     null: bool = False
-    """The truth is 0 and a miss is a false positive."""
+    """Whether the truth is 0 and a miss is a false positive."""
     why: str = ""
-    """Why coverage differs from what was promised, where that is known."""
+    """Why coverage differs from the promise, if known."""
 
     @property
     def identified(self) -> bool:
@@ -60,7 +60,7 @@ class Cell:
 
     @property
     def holds(self) -> bool:
-        """Within what was promised; what is not identified promises only to cover."""
+        """Whether the promise is kept; for a quantity that is not identified it is only to cover."""
         if self.null:
             return 1 - self.coverage <= FALSE_POSITIVES
         return NOMINAL[0] <= self.coverage <= (NOMINAL[1] if self.identified else 1.0)
@@ -70,7 +70,7 @@ def cell(
     part: str, law: str, design: str, quantity: str, low: Array, high: Array, truth: float,
     given: NDArray[np.bool_] | None = None, null: bool = False, why: str = "",
 ) -> Cell:  # fmt: skip
-    """From intervals (R,); `given`: which replicates have one."""
+    """Cell from intervals (R,); `given`: the replicates that have one."""
     given = np.ones(low.shape, dtype=bool) if given is None else given
     low, high = low[given], high[given]
     return Cell(
@@ -114,7 +114,7 @@ def profiled(
 
 
 def counts(rng: np.random.Generator, rate: Array, trials: int, replicates: int, concentration: float = np.inf) -> Array:
-    """(replicates, n) hits; with a finite concentration the rate of each point is drawn from a beta."""
+    """(replicates, n) hits; with a finite concentration each point's rate is drawn from a beta."""
     rate = np.clip(np.broadcast_to(rate, (replicates, rate.shape[-1])), 0, 1)
     if np.isfinite(concentration):
         inner = np.clip(rate, 1e-9, 1 - 1e-9)

@@ -13,7 +13,7 @@ CONCENTRATION = 40.0
 
 
 def cadence(last: int) -> np.ndarray:
-    """Evaluations at every step to 8, then at ratios of at most 1.25, as the studies have them."""
+    """Evaluations at every step up to 8, then at geometric intervals (ratio at most 1.25), as in the studies."""
     steps = [*range(9)]
     while steps[-1] < last:
         steps.append(min(last, int(steps[-1] * 1.25)))

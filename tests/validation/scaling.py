@@ -1,4 +1,4 @@
-"""Laws of size and of the dials of a study, planted on grids of runs: profile intervals, and cluster bootstraps."""
+"""Laws of size and of a study's axes, planted on grids of runs: profile intervals, and cluster bootstraps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def grid(*columns: Array) -> Array:
 
 
 def of_size(sizes: Array, per_parameter: Array) -> Array:
-    """(n, 2): N and D with D / N on a list."""
+    """(n, 2): N, and D from a list of ratios D / N."""
     n, ratio = (column.ravel() for column in np.meshgrid(sizes, per_parameter, indexing="ij"))
     return np.column_stack([n, n * ratio])
 
@@ -47,7 +47,7 @@ Noise = Literal["normal", "heavy"]
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, ...], kind: Noise) -> Array:
-    """Unit variance: normal, or Student's t with 3 degrees of freedom."""
+    """Unit variance: normal, or Student-t with 3 degrees of freedom."""
     return rng.standard_normal(shape) if kind == "normal" else rng.standard_t(3, shape) / np.sqrt(3)
 
 

@@ -32,28 +32,28 @@ OVER_SIZE: dict[str, dict[str, float]] = {
 
 
 def t_ends(values: Array) -> tuple[Array, Array]:
-    """Mean less and plus the reach of Student's t over seeds, of values (R, S)."""
+    """Ends of the Student-t interval over seeds, of values (R, S)."""
     seeds = values.shape[1]
     reach = special.stdtrit(seeds - 1, 0.975) * values.std(axis=1, ddof=1) / np.sqrt(seeds)
     return values.mean(axis=1) - reach, values.mean(axis=1) + reach
 
 
 def sizes_of(count: int) -> Array:
-    """ln of sizes over a decade about 1M: 3 or 4 of them."""
+    """ln of 3 or 4 sizes over a decade around 1M."""
     return np.linspace(-0.5, 0.5, count) * np.log(10)
 
 
 def log_half_lives(
     rng: np.random.Generator, replicates: int, seeds: int, x: Array, gamma: float, tilt: float = TILT
 ) -> Array:
-    """(R, S, K): a level and a tilt per seed, and every run's own noise."""
+    """(R, S, K): a level and a slope deviation per seed, and noise per run."""
     level = np.log(60) + LEVEL * rng.standard_normal((replicates, seeds, 1))
     slope = gamma + tilt * rng.standard_normal((replicates, seeds, 1))
     return level + slope * x + RUN * rng.standard_normal((replicates, seeds, x.size))
 
 
 def curves_over_seeds(replicates: int) -> list[Cell]:
-    """One law, seeds of different half-lives: the law fitted to every seed, t over seeds."""
+    """One law, seeds with different half-lives: the law fitted to every seed, Student-t over seeds."""
     law, found = LAWS["exponential_floor"], []
     for place, (seeds, concentration) in enumerate(((3, np.inf), (5, np.inf), (3, CONCENTRATION), (5, CONCENTRATION))):
         rng = generator(4, place)
@@ -96,7 +96,7 @@ def means_with_censoring(replicates: int) -> list[Cell]:
 
 
 def resampled(replicates: int) -> list[Cell]:
-    """Groups that cannot be fitted alone, each at one size with noise of its own: jackknife, and bootstrap from 10."""
+    """Groups that cannot be fitted alone, each at one size with its own noise: jackknife, and bootstrap from 10."""
     law, found, draws = LAWS["half_life_size"], [], 400
     for place, (groups, bootstrap) in enumerate(((6, False), (12, False), (12, True), (24, True))):
         rng = generator(13, place)
@@ -148,7 +148,7 @@ def gamma_with_censoring(replicates: int) -> list[Cell]:
 
 
 def gamma_from_counts(replicates: int) -> list[Cell]:
-    """gamma end to end: counts, one law a run, its half-life (censored beyond the last evaluation), the slope."""
+    """gamma end to end: counts, one law per run, its half-life (censored beyond the last evaluation), the slope."""
     law, found = LAWS["exponential_floor"], []
     for place, (seeds, count, gamma) in enumerate(((3, 3, 0.0), (3, 3, 0.5), (5, 4, 0.0), (5, 4, 0.5))):
         rng, x, steps = generator(6, place), sizes_of(count), cadence(160)
@@ -183,7 +183,7 @@ def gamma_from_crossings(replicates: int) -> list[Cell]:
 
 
 def bounded(half: Array, last: float) -> tuple[Array, Array]:
-    """ln of half-lives as bounds: those beyond `last` are only known to be."""
+    """ln of half-lives as bounds; those beyond `last` are only bounded from below."""
     late = ~(half <= last)
     with np.errstate(divide="ignore"):
         value = np.log(np.where(late, last, half))
@@ -204,7 +204,7 @@ def _gamma(x: Array, low: Array, high: Array, gamma: float, how: str) -> Cell:
 
 
 def joint_laws(replicates: int) -> list[Cell]:
-    """Decay at all sizes in one law, fitted to each of 5 seeds at 4 sizes: t over seeds of gamma and phi."""
+    """Decay at all sizes in one law, fitted to each of 5 seeds at 4 sizes: Student-t over seeds of gamma and phi."""
     found, sizes, steps, seeds = [], np.exp(sizes_of(4)) * 1e6, cadence(400)[::2], 5
     x = np.column_stack([np.tile(steps, sizes.size), np.repeat(sizes, steps.size)])
     for place, (name, theta) in enumerate(OVER_SIZE.items()):

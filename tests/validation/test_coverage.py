@@ -1,4 +1,4 @@
-"""Planted truths lie in the 95 % intervals, in 200 replicates with fixed seeds: `make validate` does the full table."""
+"""The 95 % intervals cover planted truths, in 200 replicates with fixed seeds: `make validate` does the full table."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def other_data_than_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wrong(found: list[Cell]) -> list[str]:
-    """Cells beyond what 200 replicates of an honest interval can show. One that is unbounded, or that the table says to
-    err to the wide side, may cover always."""
+    """Cells with a coverage that 200 replicates of a valid interval do not show. An interval that is unbounded, or that
+    the table says errs on the wide side, may always cover."""
     low, high = CI
     return [
         f"{c.law}, {c.design}, {c.quantity}: {c.coverage:.3f}"
