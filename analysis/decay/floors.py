@@ -76,9 +76,9 @@ def _change(at: NDArray[np.float64], values: NDArray[np.float64], spans: bool) -
     slope = float(x @ values / (x @ x))
     left = values - values.mean() - slope * x
     error = math.sqrt(float(left @ left) / (at.size - 2) / float(x @ x))
-    reach = float(stats.t.ppf(0.95, at.size - 2)) * error
+    half_width = float(stats.t.ppf(0.95, at.size - 2)) * error
     width = OCTAVES * math.log(2)
-    return width * slope, width * (slope - reach), width * (slope + reach)
+    return width * slope, width * (slope - half_width), width * (slope + half_width)
 
 
 def floor_summary(found: pl.DataFrame, by: Sequence[str] = ("setting", "size", "parameters")) -> pl.DataFrame:

@@ -121,8 +121,8 @@ def importances(data: StudyData, table: pl.DataFrame) -> pl.DataFrame:
             continue
         share = _explained(columns, y)
         left_out = np.array([_explained(np.delete(columns, i, 0), np.delete(y, i)) for i in range(y.size)])
-        reach = 1.96 * np.sqrt((y.size - 1) / y.size * ((left_out - left_out.mean()) ** 2).sum())
-        rows.append([labels[dial], max(share, 0.0), *np.clip([share - reach, share + reach], 0, 1).tolist()])
+        half_width = 1.96 * np.sqrt((y.size - 1) / y.size * ((left_out - left_out.mean()) ** 2).sum())
+        rows.append([labels[dial], max(share, 0.0), *np.clip([share - half_width, share + half_width], 0, 1).tolist()])
     return pl.DataFrame(rows, schema=IMPORTANCES, orient="row").sort("share", descending=True)
 
 

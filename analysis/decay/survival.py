@@ -144,13 +144,13 @@ def time_ratios(times: pl.DataFrame, covariates: Sequence[Covariate], cluster: s
     intercept, log_shape = (float(fitted.params_[name]["Intercept"]) for name in ("lambda_", "rho_"))
     whole = np.array([*estimate, intercept, log_shape])
     clusters, spread, notes = _jackknife(x, ends / unit, used[cluster].to_numpy(), whole)
-    reach = np.full(len(names), np.nan)
+    half_width = np.full(len(names), np.nan)
     if spread is not None:
-        reach = spread * stats.t.ppf(0.5 + LEVEL / 2, clusters - 1)
+        half_width = spread * stats.t.ppf(0.5 + LEVEL / 2, clusters - 1)
     effects = pl.DataFrame(
         [
             (term, value, b, b - r, b + r, *np.exp([b, b - r, b + r]), b - z * e, b + z * e)
-            for (term, value), b, e, r in zip(names, estimate, errors, reach, strict=True)
+            for (term, value), b, e, r in zip(names, estimate, errors, half_width, strict=True)
         ],
         schema=EFFECTS, orient="row",
     ).fill_nan(None)  # fmt: skip

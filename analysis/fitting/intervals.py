@@ -148,7 +148,7 @@ def _mean_half_life(fit: Fit, half: Array, level: float) -> HalfLife:
     return HalfLife(estimate=estimate, low=low, high=high, censored=bool(late.any()))
 
 
-def jackknife_reach(whole: Array, parts: Array, level: float = LEVEL) -> Array:
+def jackknife_half_width(whole: Array, parts: Array, level: float = LEVEL) -> Array:
     """Half-width of the interval around `whole` (...) from the estimates without each group, (..., groups)."""
     count = parts.shape[-1]
     pseudo = count * whole[..., None] - (count - 1) * parts
@@ -165,8 +165,8 @@ def _jackknife(fit: Fit, level: float) -> Intervals:
     count = names.size
 
     def interval(whole: float, parts: Array) -> Interval:
-        reach = float(jackknife_reach(np.array(whole), parts, level))
-        return Interval(estimate=whole, low=whole - reach, high=whole + reach, count=count)
+        half_width = float(jackknife_half_width(np.array(whole), parts, level))
+        return Interval(estimate=whole, low=whole - half_width, high=whole + half_width, count=count)
 
     whole, parts = _solved(fit, fit.theta), _solved(fit, without.theta)
     found = {}

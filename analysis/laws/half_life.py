@@ -54,8 +54,8 @@ def _poison(size, count, half, h):
     return -np.logaddexp(0, h * log), [-h * share / half, -log * share]
 
 
-def _free(name: str, meaning: str, reach: float = 1.0) -> Parameter:
-    return Parameter(name=name, low=-50, high=50, start=(-reach, reach), meaning=meaning)
+def _free(name: str, meaning: str, half_width: float = 1.0) -> Parameter:
+    return Parameter(name=name, low=-50, high=50, start=(-half_width, half_width), meaning=meaning)
 
 
 TERMS = {

@@ -41,8 +41,8 @@ def declared(text: str, what: str) -> tuple[Declaration, upgrades.Upgrade]:
     Raises UserError, which names it as `what`, if it cannot be read or has a newer schema.
     """
     try:
-        said = json.loads(text)
-        upgrade = upgrades.path(int(said["schema"]), upgrades.UPGRADES)
-        return Declaration.from_json(json.dumps(upgrade.declaration(said))), upgrade
+        fields = json.loads(text)
+        upgrade = upgrades.path(int(fields["schema"]), upgrades.UPGRADES)
+        return Declaration.from_json(json.dumps(upgrade.declaration(fields))), upgrade
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{what} cannot be read: {error}") from error

@@ -42,7 +42,7 @@ def read_tables(folder: Path, study: str) -> StudyData:
     if trials["trial"].is_duplicated().any():
         raise UserError(f"{place} has several rows of one trial: expected one")
     standard = {"name": pl.col("trial"), "role": pl.lit("treatment")}
-    trials = trials.with_columns(**{name: said for name, said in standard.items() if name not in trials.columns})
+    trials = trials.with_columns(**{name: value for name, value in standard.items() if name not in trials.columns})
     declaration = _declaration(folder, study, trials, points)
     if declaration.study != study:
         raise UserError(f"no study {study!r} in {folder}: it has {declaration.study}")
@@ -120,9 +120,9 @@ def _sweep(folder: Path, study: str) -> tuple[Run, dict[str, float]]:
     if not path.is_file():
         return Run(**empty), {}
     try:
-        said: dict[str, Any] = json.loads(_text(path))
-        totals = {str(name): float(value) for name, value in said.pop("totals", {}).items()}
-        return Run(**{**empty, **said}), totals
+        fields: dict[str, Any] = json.loads(_text(path))
+        totals = {str(name): float(value) for name, value in fields.pop("totals", {}).items()}
+        return Run(**{**empty, **fields}), totals
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 

@@ -41,10 +41,10 @@ def rank_correlation(
     left, right = _residual(ranks[x], design), _residual(ranks[y], design)
     size = float(np.linalg.norm(left) * np.linalg.norm(right))
     value = float(np.clip(left @ right / size, -1, 1)) if size > 1e-9 * count else 0.0
-    reach = Z * np.sqrt(RANKS / (count - 3 - len(controls)))
+    half_width = Z * np.sqrt(RANKS / (count - 3 - len(controls)))
     middle = np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12))
     return Interval(
-        estimate=value, low=float(np.tanh(middle - reach)), high=float(np.tanh(middle + reach)), count=count
+        estimate=value, low=float(np.tanh(middle - half_width)), high=float(np.tanh(middle + half_width)), count=count
     )
 
 

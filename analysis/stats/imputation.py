@@ -179,8 +179,8 @@ def slopes_over_seeds(
     found = np.full((3, low.shape[0]), np.nan)
     found[1], found[2] = -np.inf, np.inf
     slopes = low[exact] @ away
-    reach = special.stdtrit(low.shape[1] - 1, 0.5 + level / 2) * slopes.std(axis=1, ddof=1) / np.sqrt(low.shape[1])
-    found[:, exact] = slopes.mean(axis=1) + np.array([[0], [-1], [1]]) * reach
+    half_width = special.stdtrit(low.shape[1] - 1, 0.5 + level / 2) * slopes.std(axis=1, ddof=1) / np.sqrt(low.shape[1])
+    found[:, exact] = slopes.mean(axis=1) + np.array([[0], [-1], [1]]) * half_width
     rest = allowed & ~exact
     if rest.any():
         mixture = augment(x, low[rest], high[rest], chains=chains, kept=kept, seed=seed)

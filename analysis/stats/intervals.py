@@ -56,9 +56,9 @@ def binomial_interval(
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = k / n
         centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
-        reach = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+        half_width = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
     # Exact at the ends, where rounding would leave 1e-17 below 0 or above 1.
-    return np.where(k == 0, 0.0, centre - reach) + 0 * rate, np.where(k == n, 1.0, centre + reach) + 0 * rate
+    return np.where(k == 0, 0.0, centre - half_width) + 0 * rate, np.where(k == n, 1.0, centre + half_width) + 0 * rate
 
 
 def t_interval(values: Iterable[float], level: float = LEVEL) -> Interval | None:
@@ -68,9 +68,9 @@ def t_interval(values: Iterable[float], level: float = LEVEL) -> Interval | None
         return None
     if x.size == 1:
         return Interval(estimate=float(x[0]), low=None, high=None, count=1)
-    reach = stats.t.ppf(0.5 + level / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
+    half_width = stats.t.ppf(0.5 + level / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
     mean = float(x.mean())
-    return Interval(estimate=mean, low=mean - float(reach), high=mean + float(reach), count=int(x.size))
+    return Interval(estimate=mean, low=mean - float(half_width), high=mean + float(half_width), count=int(x.size))
 
 
 @dataclass(frozen=True, kw_only=True)

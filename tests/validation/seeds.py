@@ -9,7 +9,7 @@ from scipy import special
 
 from analysis.decay.formulas import crossing
 from analysis.fitting.fit import fit_many
-from analysis.fitting.intervals import expanded, jackknife_reach
+from analysis.fitting.intervals import expanded, jackknife_half_width
 from analysis.fitting.objectives import Binomial, Gaussian
 from analysis.fitting.observations import Observations
 from analysis.laws import LAWS
@@ -34,8 +34,8 @@ OVER_SIZE: dict[str, dict[str, float]] = {
 def t_ends(values: Array) -> tuple[Array, Array]:
     """Ends of the Student-t interval over seeds, of values (R, S)."""
     seeds = values.shape[1]
-    reach = special.stdtrit(seeds - 1, 0.975) * values.std(axis=1, ddof=1) / np.sqrt(seeds)
-    return values.mean(axis=1) - reach, values.mean(axis=1) + reach
+    half_width = special.stdtrit(seeds - 1, 0.975) * values.std(axis=1, ddof=1) / np.sqrt(seeds)
+    return values.mean(axis=1) - half_width, values.mean(axis=1) + half_width
 
 
 def sizes_of(count: int) -> Array:
@@ -120,8 +120,8 @@ def resampled(replicates: int) -> list[Cell]:
                 ends[:, rows] = np.quantile(parts, expanded(groups), axis=1)
             else:
                 whole = fit_many(law, data, objective=LOGNORMAL, y=own, starts=1).theta[:, 1]
-                reach = jackknife_reach(whole, parts)
-                ends[:, rows] = whole - reach, whole + reach
+                half_width = jackknife_half_width(whole, parts)
+                ends[:, rows] = whole - half_width, whole + half_width
         how = f"bootstrap of {draws}" if bootstrap else "jackknife"
         design = f"{groups} sizes x 3 runs, noise shared by size, {how}"
         found.append(cell("scaling", law.name, design, "gamma", ends[0], ends[1], 0.3))

@@ -60,9 +60,9 @@ def test_the_profile_of_a_line_is_its_t_interval():
     design = np.column_stack([np.ones(x.size), -x])
     theta, (squares,), *_ = np.linalg.lstsq(design, y)
     error = np.sqrt(np.linalg.inv(design.T @ design)[1, 1] * squares / (x.size - 2))
-    reach = stats.t.ppf(0.975, x.size - 2) * error
-    expected = theta[1] + reach * np.array([0, -1, 1])
-    assert known(intervals(made).parameters["b"]) == pytest.approx(expected, abs=1e-4 * reach)
+    half_width = stats.t.ppf(0.975, x.size - 2) * error
+    expected = theta[1] + half_width * np.array([0, -1, 1])
+    assert known(intervals(made).parameters["b"]) == pytest.approx(expected, abs=1e-4 * half_width)
 
 
 def test_the_likelihood_at_the_ends_of_a_profile_is_lower_by_half_a_chi_square():
@@ -139,10 +139,10 @@ def test_intervals_over_groups_stay_within_the_bounds_of_the_law():
     assert whole.half_life is not None
     assert whole.half_life.high is None  # beyond the largest number
     found = known(whole.parameters["f"])
-    reach = known(t_interval(by_group(made).theta[:, 2]))
+    half_width = known(t_interval(by_group(made).theta[:, 2]))
     low = LAW.bounds[0][2]
-    assert reach[1] < low
-    assert found == pytest.approx([reach[0], low, min(reach[2], LAW.bounds[1][2])])
+    assert half_width[1] < low
+    assert found == pytest.approx([half_width[0], low, min(half_width[2], LAW.bounds[1][2])])
 
 
 def test_groups_at_one_size_each_are_jackknifed_which_for_a_mean_is_the_t_interval():

@@ -140,7 +140,7 @@ def test_linear_parameters_are_linear_and_homogeneous(name: str) -> None:
     np.testing.assert_allclose(law.value(doubled, x), 2 * law.value(theta, x), rtol=1e-9)
 
 
-def test_half_life_over_size_and_dials_has_the_planted_interactions() -> None:
+def test_half_life_over_size_and_other_axes_has_the_planted_interactions() -> None:
     law = half_life_law("mine", "regularization", "overlap")
     assert law.inputs == ("N", "lambda", "s")
     assert law.names == ("T0", "gamma", "delta", "lambda0", "xi", "kappa", "kappa2", "zeta")
