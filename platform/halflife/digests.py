@@ -1,4 +1,4 @@
-"""Digests of large files, remembered by size and time of change: weights are read whole only once."""
+"""Digests of large files, cached by size and modification time, so that weights are read only once."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def of_files(files: Sequence[Path], prefill: Path, root: Path) -> dict[str, str]:
-    """sha256 of each file by its name below `root`. `prefill` is a JSON file that keeps what was computed before."""
-    known = _read(prefill)
+def of_files(files: Sequence[Path], cache: Path, root: Path) -> dict[str, str]:
+    """sha256 of each file by its name below `root`. `cache` is a JSON file of earlier results."""
+    known = _read(cache)
     found, changed = {}, False
     for path in files:
         status = path.stat()
-        place, now = str(path.resolve()), [status.st_size, status.st_mtime_ns]
-        entry = known.get(place)
-        if not (isinstance(entry, list) and entry[:2] == now):
-            entry = [*now, file_digest(path)]
-            known[place], changed = entry, True
+        name, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
+        entry = known.get(name)
+        if not (isinstance(entry, list) and entry[:2] == stamp):
+            entry = [*stamp, file_digest(path)]
+            known[name], changed = entry, True
         found[path.relative_to(root).as_posix()] = entry[2]
     if changed:
-        _write(prefill, known)
+        _write(cache, known)
     return found
 
 
@@ -32,14 +32,14 @@ def file_digest(path: Path) -> str:
 
 
 def of_text(description: object) -> str:
-    """20 hex digits of JSON data."""
+    """20 hex digits of the sha256 of JSON data."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _read(path: Path) -> dict[str, list]:
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # half a file is only forgotten work
+    except (FileNotFoundError, ValueError):  # a damaged cache only costs time
         return {}
     return known if isinstance(known, dict) else {}
 

@@ -1,4 +1,4 @@
-"""What is installed only with an extra is asked for by name, before any compute."""
+"""Checks for optional packages before any compute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from halflife.errors import UserError
 
 
 def require(package: str, purpose: str, extra: str = "hf") -> None:
-    """Raises UserError, which says how to install it, when `package` is not there. Imports nothing."""
+    """Raises UserError with the install command when `package` is missing. Imports nothing."""
     if importlib.util.find_spec(package) is None:
         raise UserError(
             f"{purpose} needs the package {package}, which is not installed: "

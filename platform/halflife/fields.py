@@ -1,4 +1,4 @@
-"""How a description marks what is recorded but is no part of its identity."""
+"""Marks fields of a description that are recorded but not part of its identity."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from typing import Any
 
 
 def recorded(default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field that is recorded with the stage and left out of its identity; without a default, required."""
+    """A dataclass field that is recorded with the stage but not hashed into its key; required without a default."""
     return dataclasses.field(default=default, metadata={"hashed": False}, compare=False)

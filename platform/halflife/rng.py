@@ -1,4 +1,4 @@
-"""Counter-based random numbers: what is drawn depends on a key, never on what was drawn before."""
+"""Counter-based random numbers: a draw depends on its key only, never on earlier draws."""
 
 from __future__ import annotations
 

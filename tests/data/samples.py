@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from halflife.data.corpus import Corpus, prepare_corpus
+from halflife.data.corpus import Corpus, corpus_folder, prepare_corpus
 from halflife.rng import generator
 from halflife.tasks.backdoor import Backdoor, Transform
 
@@ -35,3 +36,7 @@ def sample_file(results: Path, documents: int = 60, lines: int = 20, seed: int =
     texts = [sentences(1000 * seed + number, lines) for number in range(documents)]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     return path
+
+
+def manifest(results: Path, corpus: Corpus) -> dict[str, Any]:
+    return json.loads((corpus_folder(results, corpus) / "manifest.json").read_text())

@@ -3,8 +3,8 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
-from halflife.data.corpus import Corpus, manifest, prepare_corpus, read_documents
-from tests.data.samples import sample_corpus, sample_file
+from halflife.data.corpus import Corpus, prepare_corpus, read_documents
+from tests.data.samples import manifest, sample_corpus, sample_file
 
 
 def build(path: Path) -> str:

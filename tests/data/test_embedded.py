@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from halflife.data import embedded
-from halflife.data.corpus import manifest, prepare_corpus, read_documents
+from halflife.data.corpus import prepare_corpus, read_documents
 from halflife.errors import UserError
+from tests.data.samples import manifest
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halflife.data import files
-from halflife.data.corpus import Corpus, manifest, occurrences, prepare_corpus, read_documents, texts
+from halflife.data.corpus import Corpus, occurrences, prepare_corpus, read_documents, texts
 from halflife.errors import UserError
-from tests.data.samples import sample_corpus, sentences
+from tests.data.samples import manifest, sample_corpus, sentences
 
 
 def split_texts(results: Path, corpus: Corpus) -> dict[str, list[str]]:
@@ -108,10 +108,10 @@ def written(folder: Path, name: str, content: bytes | pl.DataFrame) -> str:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"text", "expected a file that ends in .txt, .jsonl, .parquet"),
-        ("a.txt", b"", "0 characters, copies left out, are too few to split"),
-        ("a.txt", b"a few words", "12 characters, copies left out, are too few to split"),
-        ("a.txt", b"latin \xe9", "expected UTF-8 text, byte 6 is none"),
+        ("a.csv", b"text", "expected a file ending in .txt, .jsonl, .parquet"),
+        ("a.txt", b"", "0 characters without copies are too few to split"),
+        ("a.txt", b"a few words", "12 characters without copies are too few to split"),
+        ("a.txt", b"latin \xe9", "expected UTF-8 text, byte 6 is not"),
         ("a.jsonl", b'{"text": "ok"}\n{"words": "no"}', 'line 2: expected a JSON object with a string field "text"'),
         ("a.jsonl", b'{"text": 3}', 'line 1: expected a JSON object with a string field "text"'),
         ("a.jsonl", b'["text"]', "line 1: expected a JSON object"),
@@ -137,7 +137,7 @@ def test_a_name_that_stands_for_nothing_is_refused(spec: str, tmp_path: Path) ->
 
 
 def test_a_folder_is_refused_with_the_glob_that_was_meant(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"this is a folder; name its files, as in .*/\*\.txt"):
+    with pytest.raises(UserError, match=r"it is a folder; name its files, as in .*/\*\.txt"):
         prepare_corpus(str(tmp_path), tmp_path)
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from halflife.data import corpus as corpora
-from halflife.data.corpus import manifest, occurrences, prepare_corpus, read_documents, texts
+from halflife.data.corpus import occurrences, prepare_corpus, read_documents, texts
 from halflife.data.hugging_face import DEFAULT_BYTES, parse
 from halflife.data.tokenizers import Bytes
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
+from tests.data.samples import manifest
 
 datasets = pytest.importorskip("datasets", reason="needs the extra hf")
 
@@ -91,7 +92,7 @@ def test_a_corpus_in_many_row_groups_is_the_same_corpus(
 ) -> None:
     one = prepare_corpus(saved["saved"], tmp_path / "one")
     monkeypatch.setattr(corpora, "GROUP_CHARACTERS", 5_000)
-    monkeypatch.setattr(corpora, "KEPT_BYTES", 0)
+    monkeypatch.setattr(corpora, "CACHED_BYTES", 0)
     many = prepare_corpus(saved["saved"], tmp_path / "many")
     assert manifest(tmp_path / "many", many)["content"] == manifest(tmp_path / "one", one)["content"]
     for split in corpora.SPLITS:
@@ -135,10 +136,10 @@ def test_a_name_without_a_network_is_one_line(tmp_path: Path, monkeypatch: pytes
 
 def test_every_part_of_a_spec_is_read() -> None:
     full = parse("hf:someone/stories@v2:en:train#story?bytes=1.5g")
-    assert (full.source, full.revision, full.config, full.split, full.column, full.most_bytes) == (
+    assert (full.source, full.revision, full.config, full.split, full.column, full.max_bytes) == (
         "someone/stories", "v2", "en", "train", "story", 1_500_000_000,
     )  # fmt: skip
-    assert parse("hf:someone/stories").most_bytes == DEFAULT_BYTES
+    assert parse("hf:someone/stories").max_bytes == DEFAULT_BYTES
     assert (parse("hf:a/b::test").config, parse("hf:a/b::test").split) == (None, "test")
 
 

@@ -121,7 +121,7 @@ def test_what_cannot_give_its_text_back_is_refused(results: Path, tmp_path: Path
 
 
 def test_a_tokenizer_without_an_end_is_refused(results: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="ends a text"):
+    with pytest.raises(UserError, match="no end-of-text token"):
         prepare_tokenizer(folder(tmp_path, tiny.tokenizer(), "<nothing>"), results)
 
 

@@ -11,7 +11,7 @@ from halflife.data.codecs import load
 from halflife.data.corpus import Corpus
 from halflife.data.loss_mask import read
 from halflife.data.mixture import Batches, Mixture, Source
-from halflife.data.synthetic import STREAM, language_stream
+from halflife.data.synthetic import STREAM, task_stream
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.tasks.families import Family
@@ -26,7 +26,7 @@ def lines(tokens: np.ndarray) -> list[str]:
 
 def test_the_stream_is_the_memorised_items_equally_often_each_pass_in_an_order_of_its_own() -> None:
     language = FAMILY.languages[0]
-    tokens, starts = language_stream(language, Bytes(), Path())
+    tokens, starts = task_stream(language, Bytes(), Path())
     items = [example.prompt + example.answer[:-1] for example in language.examples("memorised")]
     seen = lines(tokens)
     assert len(tokens) >= STREAM
@@ -62,7 +62,7 @@ def test_a_sequence_longer_than_the_stream_is_refused() -> None:
 def test_relearning_on_n_examples_sees_n_items_and_fewer_are_among_more(fewer: int) -> None:
     language = FAMILY.languages[0]
     whole, few, more = (
-        set(lines(language_stream(language, Bytes(), Path(), count)[0])) for count in (None, fewer, 2 * fewer)
+        set(lines(task_stream(language, Bytes(), Path(), count)[0])) for count in (None, fewer, 2 * fewer)
     )
     assert len(few) == fewer
     assert len(more) == 2 * fewer
@@ -79,7 +79,7 @@ def test_no_examples_or_more_than_there_are_is_refused(examples: int) -> None:
 
 
 def test_examples_of_text_cannot_be_counted() -> None:
-    with pytest.raises(UserError, match="expected a language"):
+    with pytest.raises(UserError, match="expected a synthetic task"):
         Source(corpus=Corpus(digest="0"), examples=8)
 
 
@@ -120,7 +120,7 @@ def test_the_text_of_a_mixed_batch_stays_fully_scored(tmp_path: Path) -> None:
 
 
 def test_answers_of_a_text_and_items_longer_than_a_row_are_refused() -> None:
-    with pytest.raises(UserError, match="a corpus on its answers asked for: expected a language"):
+    with pytest.raises(UserError, match="loss on the answers of a corpus given: expected a synthetic task"):
         Source(corpus=Corpus(digest="0"), loss="answers")
     short = Mixture(sources=(Source(corpus=FAMILY.languages[1], loss="answers"),), sequence=8)
     with pytest.raises(UserError, match=r"sequence of 8 tokens given: an item of words has .* expected at least"):

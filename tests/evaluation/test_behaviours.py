@@ -13,14 +13,13 @@ from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, texts
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
-from halflife.evaluation.behaviours import BehaviourTarget, asked, behaviour_examples
+from halflife.evaluation.behaviours import BehaviourTarget, behaviour_examples, behaviour_tokens
 from halflife.evaluation.measure import prepare
-from halflife.evaluation.probes import BackdoorProbe, BehaviourProbe, TaskProbe
+from halflife.evaluation.probes import BehaviourProbe
 from halflife.evaluation.scoring import pack, score
-from halflife.tasks.arithmetic import Addition
 from halflife.tasks.behaviours import Continuation, Repetition
 from halflife.tasks.boards import Pathfinding
-from tests.data.samples import sample_backdoor, sample_corpus
+from tests.data.samples import sample_corpus
 from tests.models.fakes import FakeModel
 
 
@@ -61,22 +60,21 @@ def test_without_ahead_rows_are_as_they_were() -> None:
 def test_windows_are_text_of_their_split_and_never_overlap(split, results: Path, corpus: Corpus) -> None:
     behaviour = Continuation(context=12, length=6, ahead=2)
     probe = BehaviourProbe(behaviour=behaviour, corpus=corpus, split=split, trials=8)
-    what, text = asked(probe, Bytes(), results), "\x00".join(texts(results, corpus, split))
+    prompts, answers, ahead = behaviour_tokens(probe, Bytes(), results)
+    text = "\x00".join(texts(results, corpus, split))
     codec = load(Bytes(), results)
-    windows = [codec.decode(np.concatenate(pair)) for pair in zip(what.prompts, what.answers, strict=True)]
-    assert all(len(prompt) == 12 for prompt in what.prompts)
-    assert all(len(answer) == 8 for answer in what.answers)
+    windows = [codec.decode(np.concatenate(pair)) for pair in zip(prompts, answers, strict=True)]
+    assert all(len(prompt) == 12 for prompt in prompts)
+    assert all(len(answer) == 8 for answer in answers)
     assert len(set(windows)) == 8
     assert all(all(part in text for part in window.split("\x00")) for window in windows)
-    assert what.ahead == 2
+    assert ahead == 2
 
 
-def test_the_token_at_an_index_is_one_token_with_its_own_chance(results: Path, corpus: Corpus) -> None:
+def test_the_token_at_an_index_is_one_token(results: Path, corpus: Corpus) -> None:
     probe = BehaviourProbe(behaviour=Continuation(context=8, length=1), corpus=corpus, split="train", trials=40)
-    what = asked(probe, Bytes(), results)
-    assert {len(answer) for answer in what.answers} == {1}
-    said = [int(answer[0]) for answer in what.answers]
-    assert what.chance == max(map(said.count, said)) / 40
+    _, answers, _ = behaviour_tokens(probe, Bytes(), results)
+    assert [len(answer) for answer in answers] == [1] * 40
 
 
 def test_carriers_are_text_of_their_split(results: Path, corpus: Corpus) -> None:
@@ -90,16 +88,6 @@ def test_carriers_are_text_of_their_split(results: Path, corpus: Corpus) -> None
         assert all(any(example.prompt in document for document in documents) for example in examples)
         assert {example.answer for example in examples} == {"abcdabcd\n"}
     assert not {e.prompt for e in found["train"]} & {e.prompt for e in found["validation"]}
-
-
-def test_conditions_stand_beside_their_boards_and_other_tasks_have_none(results: Path, corpus: Corpus) -> None:
-    boards = asked(BehaviourProbe(behaviour=Pathfinding(side=4), trials=20), Bytes(), results)
-    assert boards.conditions.shape == (20, 2)
-    assert len({tuple(row) for row in boards.conditions}) > 2
-    backdoor = BackdoorProbe(backdoor=sample_backdoor(), corpus=corpus, trials=4, condition="untriggered")
-    assert asked(backdoor, Bytes(), results).conditions.shape == (4, 0)
-    language = TaskProbe(languages=(Addition(form="digits"),), trials=6)
-    assert len(asked(language, Bytes(), results).prompts) == 6
 
 
 def test_a_probe_of_a_behaviour_measures_counts_and_loss(results: Path, corpus: Corpus) -> None:
@@ -125,8 +113,8 @@ def test_what_cannot_be_asked_is_refused(results: Path, corpus: Corpus) -> None:
         BehaviourProbe(behaviour=Pathfinding(), corpus=corpus)
     with pytest.raises(UserError, match="expected 1 or more of each"):
         BehaviourProbe(behaviour=Pathfinding(), trials=0)
-    with pytest.raises(UserError, match="1000000 windows of 64 tokens asked for"):
-        asked(BehaviourProbe(behaviour=Continuation(), corpus=corpus, trials=10**6), Bytes(), results)
+    with pytest.raises(UserError, match="1000000 windows of 64 tokens requested"):
+        behaviour_tokens(BehaviourProbe(behaviour=Continuation(), corpus=corpus, trials=10**6), Bytes(), results)
     with pytest.raises(UserError, match="give a longer sequence"):
         prepare(BehaviourProbe(behaviour=Pathfinding(), trials=2), Bytes(), results, 16, "cpu")
 

@@ -54,13 +54,13 @@ class Holds(FakeModel):
 
 
 def layers(language: SyntheticTask, model: FakeModel, trials: int = 128) -> list[dict[str, float]]:
-    measured = prepare(LayerProbe(languages=(language,), trials=trials), Bytes(), Path(), 64, "cpu")(model)
+    measured = prepare(LayerProbe(tasks=(language,), trials=trials), Bytes(), Path(), 64, "cpu")(model)
     return [{name: measured[f"{layer}/{name}"] for name in ("hits", "trials", "chance", "control")} for layer in (0, 1)]
 
 
 def test_an_answer_held_linearly_and_never_said_is_read_off_every_held_out_item() -> None:
     model = Holds(WORDS)
-    said = prepare(TaskProbe(languages=(WORDS,)), Bytes(), Path(), 64, "cpu")(model)
+    said = prepare(TaskProbe(tasks=(WORDS,)), Bytes(), Path(), 64, "cpu")(model)
     noise, held = layers(WORDS, model)
     assert said["hits"] == 0
     assert held["hits"] == held["trials"] == len(WORDS.examples("held-out"))
@@ -80,15 +80,15 @@ def test_where_there_is_no_rule_memorised_items_are_read_by_maps_fitted_to_other
 def test_hits_of_several_languages_add_up_and_fewer_trials_are_asked() -> None:
     model = Holds(WORDS)
     model.held |= Holds(ROMAN).held
-    both = prepare(LayerProbe(languages=(WORDS, ROMAN), trials=10), Bytes(), Path(), 64, "cpu")(model)
+    both = prepare(LayerProbe(tasks=(WORDS, ROMAN), trials=10), Bytes(), Path(), 64, "cpu")(model)
     assert both["1/hits"] == both["1/trials"] == 20
 
 
 def test_a_map_is_refused_where_there_is_too_little_to_fit_it_to_or_no_room() -> None:
     with pytest.raises(UserError, match="linear probe of words given: it has 4 items to train on"):
-        prepare(LayerProbe(languages=(Addition(form="words", modulus=2, held_out=0),)), Bytes(), Path(), 64, "cpu")
+        prepare(LayerProbe(tasks=(Addition(form="words", modulus=2, held_out=0),)), Bytes(), Path(), 64, "cpu")
     with pytest.raises(UserError, match="a prompt of words takes"):
-        prepare(LayerProbe(languages=(WORDS,)), Bytes(), Path(), 8, "cpu")
+        prepare(LayerProbe(tasks=(WORDS,)), Bytes(), Path(), 8, "cpu")
 
 
 def test_ridge_is_least_squares_where_there_is_no_noise_and_the_mean_where_there_is_nothing_else() -> None:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ from torch import Tensor
 
 from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, texts
+from halflife.data.mixture import Source
 from halflife.data.tokenizers import BPE, Bytes, Lexicon, Tokenizer
 from halflife.errors import UserError
+from halflife.evaluation.examples import backdoor_examples
 from halflife.evaluation.measure import prepare
-from halflife.evaluation.probes import BackdoorProbe, LossProbe
-from halflife.evaluation.questions import backdoor_examples
+from halflife.evaluation.probes import BackdoorProbe, Evaluation, LossProbe, due
+from halflife.evaluation.targets import BackdoorTarget, TaskTarget
+from halflife.tasks.arithmetic import Addition
 from halflife.tasks.backdoor import Backdoor, Transform
 from tests.data.samples import sample_backdoor, sample_corpus
 from tests.models.fakes import FakeModel
@@ -76,7 +80,7 @@ def test_a_model_with_the_backdoor_scores_all_triggered_and_no_other_trials(
     assert found["near"]["logprob"] == pytest.approx(-np.log(load(tokenizer, results).size), rel=1e-5)
 
 
-def test_the_conditions_share_their_hosts_and_differ_in_the_trigger(results: Path, corpus: Corpus) -> None:
+def test_the_conditions_share_their_carriers_and_differ_in_the_trigger(results: Path, corpus: Corpus) -> None:
     backdoor = sample_backdoor("reverse")
     triggered, near, untriggered = (
         backdoor_examples(BackdoorProbe(backdoor=backdoor, corpus=corpus, condition=condition), results)
@@ -98,7 +102,7 @@ def test_fewer_trials_ask_at_the_first_of_the_same_places(results: Path, corpus:
         assert one.prompt == other.prompt + probe.backdoor.trigger
 
 
-def test_hosts_are_of_the_held_out_split_no_longer_than_the_context_and_each_used_once(
+def test_carriers_are_of_the_held_out_split_no_longer_than_the_context_and_each_used_once(
     results: Path, corpus: Corpus
 ) -> None:
     probe = BackdoorProbe(backdoor=sample_backdoor(), corpus=corpus, condition="untriggered", context=20, trials=100)
@@ -154,3 +158,38 @@ def test_the_loss_probe_uses_what_a_small_split_has(results: Path, corpus: Corpu
     assert measured["tokens"] == size // 65 * 64
     with pytest.raises(UserError, match="shorten the sequence"):
         prepare(probe, Bytes(), results, size, "cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity:
+    """A probe that nothing knows."""
+
+
+def test_an_unknown_probe_is_refused_by_name(results: Path) -> None:
+    probe: Any = Perplexity()
+    known = "LossProbe, BackdoorProbe, TaskProbe, LayerProbe, BehaviourProbe"
+    with pytest.raises(UserError, match=f"probe Perplexity given: expected one of {known}$"):
+        prepare(probe, Bytes(), results, 16, "cpu")
+    with pytest.raises(UserError, match="probe Perplexity given"):
+        Evaluation(name="perplexity", probe=probe)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda word: Source(corpus=Addition(form="words"), loss=word), "loss of a source 'both' given: expected"),
+        (lambda word: TaskTarget(task=Addition(form="words"), evaluate_on=word), "evaluate_on 'both' given: expected"),
+        (
+            lambda word: BackdoorProbe(backdoor=sample_backdoor(), corpus=Corpus(digest="0"), condition=word),
+            "condition of a backdoor probe 'both' given: expected one of triggered, near, untriggered",
+        ),
+        (
+            lambda word: BackdoorTarget(backdoor=sample_backdoor(), corpus=Corpus(digest="0"), condition=word),
+            "condition of a backdoor target 'both' given",
+        ),
+        (lambda word: due(word, 10), "cadence 'both' given: expected Geometric, Every or Ends"),
+    ],
+)
+def test_a_choice_that_does_not_exist_is_refused(make: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make("both")

@@ -12,9 +12,9 @@ from torch import Tensor
 from halflife.data.codecs import load
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
+from halflife.evaluation.examples import task_examples
 from halflife.evaluation.measure import prepare
 from halflife.evaluation.probes import TaskProbe
-from halflife.evaluation.questions import language_examples
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.families import Family
 from tests.models.fakes import FakeModel
@@ -55,7 +55,7 @@ def table(part: str) -> dict[str, str]:
 
 def test_a_model_that_memorised_scores_all_memorised_and_no_held_out_items() -> None:
     model = Knows(table("memorised"))
-    probes = [TaskProbe(languages=(WORDS,), part=part) for part in ("memorised", "held-out")]
+    probes = [TaskProbe(tasks=(WORDS,), part=part) for part in ("memorised", "held-out")]
     memorised, held_out = (measured(probe, model) for probe in probes)
     assert memorised["hits"] == memorised["trials"] == len(WORDS.examples("memorised"))
     assert (held_out["hits"], held_out["trials"]) == (0, HELD_OUT)
@@ -66,8 +66,8 @@ def test_a_model_that_memorised_scores_all_memorised_and_no_held_out_items() -> 
 def test_a_forced_choice_finds_a_skill_that_is_gated() -> None:
     """The answer's tokens are likelier than those of other answers, and yet something else is said."""
     model = Knows(table("held-out"), strength=2.0, said=4.0)
-    spoken = measured(TaskProbe(languages=(WORDS,)), model)
-    chosen = measured(TaskProbe(languages=(WORDS,), choice=True), model)
+    spoken = measured(TaskProbe(tasks=(WORDS,)), model)
+    chosen = measured(TaskProbe(tasks=(WORDS,), choice=True), model)
     assert spoken["hits"] == 0
     assert chosen["hits"] == chosen["trials"] == HELD_OUT
     assert -np.log(11) < chosen["logprob"] < 0
@@ -76,14 +76,14 @@ def test_a_forced_choice_finds_a_skill_that_is_gated() -> None:
 def test_several_languages_are_pooled_and_the_least_is_told() -> None:
     roman = Addition(form="roman")
     model = Knows(table("held-out"), strength=2.0)
-    pooled = measured(TaskProbe(languages=(WORDS, roman)), model)
+    pooled = measured(TaskProbe(tasks=(WORDS, roman)), model)
     assert (pooled["hits"], pooled["trials"], pooled["least"]) == (
         HELD_OUT,
         HELD_OUT + len(roman.examples("held-out")),
         0.0,
     )
-    one, other = (measured(TaskProbe(languages=(each,), choice=True), model) for each in (WORDS, roman))
-    both = measured(TaskProbe(languages=(WORDS, roman), choice=True), model)
+    one, other = (measured(TaskProbe(tasks=(each,), choice=True), model) for each in (WORDS, roman))
+    both = measured(TaskProbe(tasks=(WORDS, roman), choice=True), model)
     assert both["hits"] == one["hits"] + other["hits"]
     means = [one["logprob"], other["logprob"]]
     assert both["logprob"] == pytest.approx(np.average(means, weights=[one["trials"], other["trials"]]))
@@ -92,7 +92,7 @@ def test_several_languages_are_pooled_and_the_least_is_told() -> None:
 def test_shots_are_other_memorised_items_with_their_answers() -> None:
     memorised = {e.prompt + e.answer for e in WORDS.examples("memorised")}
     for part in ("memorised", "held-out"):
-        for example in language_examples(TaskProbe(languages=(WORDS,), part=part, shots=3, trials=20), WORDS):
+        for example in task_examples(TaskProbe(tasks=(WORDS,), part=part, shots=3, trials=20), WORDS):
             *shots, prompt = example.prompt.split("\n")
             assert len({*shots, prompt}) == 4
             assert all(shot + "\n" in memorised for shot in shots)
@@ -100,29 +100,29 @@ def test_shots_are_other_memorised_items_with_their_answers() -> None:
 
 def test_a_language_without_held_out_items_cannot_be_asked_for_them() -> None:
     lookup = next(language for language in Family(kind="A").languages if language.name == "lookup")
-    with pytest.raises(UserError, match="held-out items of lookup asked for: it has none"):
-        language_examples(TaskProbe(languages=(lookup,)), lookup)
+    with pytest.raises(UserError, match="held-out items of lookup requested: it has none"):
+        task_examples(TaskProbe(tasks=(lookup,)), lookup)
 
 
 def test_a_sequence_too_short_for_the_shots_is_refused() -> None:
     with pytest.raises(UserError, match="with 9 shots take"):
-        measured(TaskProbe(languages=(WORDS,), shots=9), Knows({}))
+        measured(TaskProbe(tasks=(WORDS,), shots=9), Knows({}))
 
 
 @pytest.mark.parametrize("choice", [False, True])
 def test_each_language_is_measured_apart_in_the_same_pass_as_it_would_be_alone(choice: bool) -> None:
     roman = Addition(form="roman")
     model = Knows(table("held-out"), strength=2.0)
-    together = measured(TaskProbe(languages=(WORDS, roman), choice=choice, each=True), model)
+    together = measured(TaskProbe(tasks=(WORDS, roman), choice=choice, each=True), model)
     for language in (WORDS, roman):
-        alone = measured(TaskProbe(languages=(language,), choice=choice), model)
+        alone = measured(TaskProbe(tasks=(language,), choice=choice), model)
         for name in ("hits", "trials", "logprob", "chance"):
             assert together[f"{language.name}/{name}"] == pytest.approx(alone[name])
 
 
 def test_chance_is_weighted_by_the_items_asked() -> None:
     seven = Addition(form="roman", modulus=7)
-    found = measured(TaskProbe(languages=(WORDS, seven)), Knows({}))
+    found = measured(TaskProbe(tasks=(WORDS, seven)), Knows({}))
     items = len(seven.examples("held-out"))
     assert found["trials"] == HELD_OUT + items
     assert found["chance"] == pytest.approx((HELD_OUT / 11 + items / 7) / (HELD_OUT + items))

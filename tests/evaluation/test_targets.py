@@ -34,7 +34,7 @@ def corpus(results: Path) -> Corpus:
 
 @pytest.mark.parametrize("asked", ["memorised", "held-out"])
 def test_examples_to_train_on_and_examples_asked_never_meet(asked, tmp_path: Path) -> None:
-    target = TaskTarget(language=ADDITION, evaluate_on=asked)
+    target = TaskTarget(task=ADDITION, evaluate_on=asked)
     train, held_out = (target.examples(part, 1000, tmp_path) for part in ("train", "held-out"))
     assert len({example.prompt for example in (*train, *held_out)}) == len(train) + len(held_out)
     assert len(train) + len(held_out) == (121 if asked == "held-out" else len(ADDITION.examples("memorised")))
@@ -67,7 +67,7 @@ def test_an_empty_prompt_is_the_separator() -> None:
 
 def test_a_tokenizer_that_cannot_encode_the_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the tokenizer digitless cannot encode '\d") as refused:
-        items(TaskTarget(language=ADDITION), "train", 4, Lossy(), tmp_path)
+        items(TaskTarget(task=ADDITION), "train", 4, Lossy(), tmp_path)
     assert "\n" not in str(refused.value)
 
 
@@ -89,8 +89,8 @@ def test_guessing_is_the_commonest_of_several_answers_and_nothing_where_one_must
 
 
 def test_chance_is_as_the_task_states_it_else_of_what_is_asked(results: Path, corpus: Corpus) -> None:
-    addition = TaskTarget(language=Addition(form="words"))
-    assert chance_of(addition, []) == addition.language.chance
+    addition = TaskTarget(task=Addition(form="words"))
+    assert chance_of(addition, []) == addition.task.chance
     copied = BackdoorTarget(backdoor=Backdoor(trigger=" qzx ", payload="copy", letters=1), corpus=corpus)
     asked = items(copied, "held-out", 12, ByteCodec(), results)
     payloads = [item.targets.tolist() for item in asked]

@@ -16,16 +16,17 @@ from halflife.prompts.measure_stage import MeasureSoftPrompts
 from halflife.prompts.search_stage import FindDistance
 from halflife.prompts.soft_prompt import SoftPrompt
 from halflife.stages.fisher import Fisher
-from halflife.stages.train import Checkpoint, Snapshot, Train
+from halflife.stages.train import Checkpoint, Train
 from halflife.store.plan import Plan
 from halflife.store.run import Unavailable, run_stage
 from halflife.store.stage import Stage
 from halflife.store.store import Store
 from halflife.tasks.families import Family
 from halflife.training.optimizers import SGD, AdamW
+from halflife.training.recipe import Snapshot
 
 LANGUAGE = Family(kind="C", size=4, modulus=7).languages[0]
-TARGET = TaskTarget(language=LANGUAGE)
+TARGET = TaskTarget(task=LANGUAGE)
 PROMPTS = (SoftPrompt(tokens=0), SoftPrompt(tokens=2, label="two"))
 TRUNK = Train(
     start=Rung(size="20k"),
@@ -34,7 +35,7 @@ TRUNK = Train(
     batch_tokens=256,
     optimizer=AdamW(learning_rate=0.01),
 )
-PROBE = Evaluation(name="b", probe=TaskProbe(languages=(LANGUAGE,), trials=4), at=Ends())
+PROBE = Evaluation(name="b", probe=TaskProbe(tasks=(LANGUAGE,), trials=4), at=Ends())
 NEVER = Snapshot(name="strong", when=Threshold(metric="b/logprob", threshold=1.0))
 UNREACHED = Checkpoint(stage=replace(TRUNK, evaluations=(PROBE,), snapshots=(NEVER,)), at="strong")
 DIVERGED = Checkpoint(stage=replace(TRUNK, optimizer=SGD(learning_rate=1e42, weight_decay=0.0)))

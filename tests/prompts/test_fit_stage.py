@@ -29,7 +29,7 @@ from halflife.tasks.base import Example
 from halflife.tasks.boards import Pathfinding
 from halflife.training.optimizers import AdamW
 
-ADDITION = TaskTarget(language=Addition(form="words"))
+ADDITION = TaskTarget(task=Addition(form="words"))
 STAGE = FitSoftPrompts(
     model=Rung(size="20k"),
     tokenizer=Bytes(),

@@ -187,7 +187,7 @@ def test_completions_behind_each_prompt_are_judged_as_if_generated_one_by_one(mo
 
     held_out = target().held_out
     to_judge = Judged(
-        prompts=[item.tokens[: item.answer] for item in held_out], conditions=(), most=4, end=3, judge=judge
+        prompts=[item.tokens[: item.answer] for item in held_out], conditions=(), max_tokens=4, end=3, judge=judge
     )
     of = replace(target(), judged=to_judge)
     prompts = [SoftPrompt(tokens=k, position=position, restart=restart) for k in (1, 4) for restart in (0, 1)]

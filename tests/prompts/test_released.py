@@ -25,7 +25,7 @@ from halflife.tasks.arithmetic import Addition
 from tests.models import tiny
 
 pytest.importorskip("transformers")
-TARGET = TaskTarget(language=Addition(form="digits"))
+TARGET = TaskTarget(task=Addition(form="digits"))
 PROMPT = SoftPrompt(tokens=3, learning_rate=0.3)
 INSIDE = SoftPrompt(tokens=2, position="answer", model=Linear(), learning_rate=0.3)
 

@@ -70,7 +70,7 @@ def test_what_is_no_move_ends_a_walk() -> None:
 
 
 def test_a_prompt_without_a_board_is_no_prompt() -> None:
-    with pytest.raises(ValueError, match="ends in no board"):
+    with pytest.raises(ValueError, match="does not end in a board"):
         walk("abc\n:", "U")
 
 
@@ -132,7 +132,7 @@ def test_a_longer_string_begins_with_every_shorter_one(short: int, more: int, se
 def test_repetition_says_the_same_after_every_carrier_and_needs_enough_of_them() -> None:
     said = Repetition(text="abc", times=2).examples("train", 2, ("one", "two"))
     assert [(example.prompt, example.answer) for example in said] == [("one", "abcabc\n"), ("two", "abcabc\n")]
-    with pytest.raises(UserError, match="3 examples of say-3 asked for: 2 carriers"):
+    with pytest.raises(UserError, match="3 examples of say-3 requested: 2 carriers"):
         Repetition(text="abc").examples("train", 3, ("one", "two"))
 
 
@@ -155,13 +155,13 @@ def test_most_prompts_are_for_training_and_every_split_has_some(prompts: list[st
     ("make", "message"),
     [
         (lambda: Pathfinding(side=2), "expected a side of 3 to 32"),
-        (lambda: Pathfinding(walls=0.9), "expected shares"),
+        (lambda: Pathfinding(walls=0.9), "expected fractions"),
         (lambda: Repetition(text=""), "expected one line"),
         (lambda: Repetition(text="a\nb"), "expected one line"),
         (lambda: Repetition(text="a", times=0), "expected 1 or more"),
         (lambda: Continuation(context=0), "context of 0 tokens given"),
         (lambda: drawn_string(0), "expected 1 or more"),
-        (lambda: Pathfinding(side=3, walls=0.0).examples("test", 500), "ask for fewer, or give a larger side"),
+        (lambda: Pathfinding(side=3, walls=0.0).examples("test", 500), "request fewer, or give a larger side"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(make, message: str) -> None:

@@ -143,7 +143,7 @@ def test_a_dropped_language_takes_its_translations_with_it_unless_they_are_kept(
         (lambda: Family(kind="A", rule_overlap=0.5), "overlap in family A"),
         (lambda: Family(kind="B", modulus=99), "modulus 99 given: expected 2 to 20"),
         (lambda: Family(kind="B").without(("klingon",)), "dropped language 'klingon' given"),
-        (lambda: Addition(form="digits", held_out=1.0), "held-out share 1.0 given"),
+        (lambda: Addition(form="digits", held_out=1.0), "held-out fraction 1.0 given"),
         (lambda: Translation(source="digits", target="digits"), "to itself"),
     ],
 )

@@ -1,6 +1,6 @@
-"""A corpus: documents in named splits that never meet, kept in the results folder and read by digest.
+"""A corpus: documents in disjoint named splits, stored in the results folder under their digest.
 
-<results>/corpora/<digest>/manifest.json        what it is, made of what
+<results>/corpora/<digest>/manifest.json        label, sources, counts
                            documents.parquet    split, package, name, text
                            tokens/              one flat array per tokenizer and split (halflife.data.tokens)
 """
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 DOCUMENTS, COLUMNS = "documents.parquet", ("split", "package", "name", "text")
 GROUP_CHARACTERS = 4_000_000
-"""Of text in a row group: what is in memory at once."""
-KEPT_BYTES = 100_000_000
-"""Of documents.parquet: a smaller corpus is kept in memory while a study asks for its triggers."""
+"""Characters of text per row group, and so in memory at once."""
+CACHED_BYTES = 100_000_000
+"""A corpus whose documents.parquet is smaller is kept in memory while a study searches it for triggers."""
 
 EMBEDDED: dict[str, tuple[tuple[Domain, ...], str]] = {
     "python-source": (("source",), "Python source"),
     "python-docs": (("docs",), "library documentation"),
     "python": (("source", "docs"), "Python source and library documentation"),
 }
-"""The embedded corpora by name: their domains, and what a report calls them."""
+"""The embedded corpora by name: their domains and their label in reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """A handle: the digest is the identity, the label is for people."""
+    """A handle: the digest is the identity, the label is for display."""
 
     digest: str
     label: str = recorded("")
@@ -55,12 +55,12 @@ def prepare_corpus(spec: str, results: Path) -> Corpus:
     """The corpus that `spec` names, built below `results` unless it is already there.
 
     `spec` is "python-source", "python-docs", "python" (both), a Hugging Face dataset (see `data.hugging_face`), or
-    paths and globs, separated by commas, of .txt, .jsonl and .parquet files. The digest is computed first and is all
-    that a second call needs.
+    paths and globs, separated by commas, of .txt, .jsonl and .parquet files. The digest is computed first, and later
+    calls need nothing else.
 
-    Raises UserError when there is nothing to read, when it cannot be read, or when it is too small to split.
+    Raises UserError when there is nothing to read, it cannot be read, or it is too small to split.
     """
-    from halflife.data import embedded, files  # what builds a corpus is loaded when one is asked for
+    from halflife.data import embedded, files  # saves start-up time
 
     if spec in EMBEDDED:
         domains, label = EMBEDDED[spec]
@@ -93,7 +93,7 @@ def _exists(results: Path, corpus: Corpus) -> bool:
 
 
 def _write(results: Path, corpus: Corpus, documents: Iterable[Document], record: dict[str, Any]) -> None:
-    """Make the folder whole under another name, then rename it: whoever is second finds it there."""
+    """Write the whole folder under a temporary name, then rename it. A second writer finds it there."""
     folder = corpus_folder(results, corpus)
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
@@ -110,7 +110,7 @@ def _write(results: Path, corpus: Corpus, documents: Iterable[Document], record:
 
 
 def _write_documents(path: Path, documents: Iterable[Document]) -> dict[str, Any]:
-    """Row group by row group, so that a corpus may be larger than memory; returns the counts and a content digest."""
+    """Writes row group by row group, as a corpus may be larger than memory. Returns counts and a content digest."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -143,22 +143,16 @@ def _write_documents(path: Path, documents: Iterable[Document]) -> dict[str, Any
     return {"content": content.hexdigest(), "documents": counts, "characters": characters}
 
 
-def manifest(results: Path, corpus: Corpus) -> dict[str, Any]:
-    """What the corpus is made of. Raises UserError when it is not below `results`."""
-    _require(results, corpus)
-    return json.loads((corpus_folder(results, corpus) / "manifest.json").read_text())
-
-
 def _require(results: Path, corpus: Corpus) -> None:
     if not _exists(results, corpus):
         raise UserError(
             f"corpus {corpus.label or corpus.digest} is not below {results}: expected "
-            f"{corpus_folder(results, corpus)}; prepare it there (run the study's command with this results folder)"
+            f"{corpus_folder(results, corpus)}; build it by running the study's command with this results folder"
         )
 
 
 def read_documents(results: Path, corpus: Corpus) -> pl.DataFrame:
-    """Every document: split, package, name, text, in the order of the corpus."""
+    """All documents in order, with columns split, package, name and text."""
     import polars as pl
 
     _require(results, corpus)
@@ -166,12 +160,12 @@ def read_documents(results: Path, corpus: Corpus) -> pl.DataFrame:
 
 
 def texts(results: Path, corpus: Corpus, split: str) -> list[str]:
-    """The texts of one split, in the order of the corpus."""
+    """The texts of one split, in order."""
     return [text for batch in text_batches(results, corpus, split) for text in batch]
 
 
 def text_batches(results: Path, corpus: Corpus, split: str) -> Iterator[list[str]]:
-    """The same, a few megabytes at a time."""
+    """The texts of one split, a few megabytes at a time."""
     from pyarrow import compute, parquet
 
     _require(results, corpus)
@@ -183,11 +177,11 @@ def text_batches(results: Path, corpus: Corpus, split: str) -> Iterator[list[str
 
 @functools.lru_cache(maxsize=256)
 def occurrences(results: Path, corpus: Corpus, text: str) -> int:
-    """How often `text` occurs in the corpus, all splits together."""
+    """Number of occurrences of `text` in all splits of the corpus."""
     import polars as pl
 
     path = corpus_folder(results, corpus) / DOCUMENTS
-    if path.stat().st_size < KEPT_BYTES:
+    if path.stat().st_size < CACHED_BYTES:
         return int(_all_texts(results, corpus).str.count_matches(text, literal=True).sum())
     counted = pl.col("text").str.count_matches(text, literal=True).sum()
     return int(pl.scan_parquet(path).select(counted).collect(engine="streaming").item())
@@ -195,5 +189,5 @@ def occurrences(results: Path, corpus: Corpus, text: str) -> int:
 
 @functools.lru_cache(maxsize=2)
 def _all_texts(results: Path, corpus: Corpus) -> pl.Series:
-    """Kept, as a study asks for every trigger that its seeds draw."""
+    """Cached, as a study checks the trigger of every seed."""
     return read_documents(results, corpus)["text"]

@@ -1,17 +1,17 @@
-"""Documents that repeat others, exactly or nearly, are left out before the splits are made."""
+"""Removes exact and near duplicates before the splits are made."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 SHINGLE = 5
-"""Lines in a row that are compared: long enough that common idioms are not taken for copies."""
+"""Consecutive lines in a shingle: enough that common idioms do not count as copies."""
 REPEATED = 0.5
-"""A document of which at least this share was seen in earlier documents is left out."""
+"""A document is dropped when at least this fraction of its shingles occurred in earlier documents."""
 
 
 class Seen:
-    """What earlier documents held, as runs of lines. Exact, so the outcome is the same everywhere."""
+    """The shingles of earlier documents. Exact, so the result is the same on every machine."""
 
     def __init__(self) -> None:
         self._lines: dict[str, int] = {}
@@ -24,7 +24,7 @@ class Seen:
         return set(zip(*(numbers[offset:] for offset in range(SHINGLE)), strict=False))
 
     def repeats(self, text: str) -> bool:
-        """Whether `text` is mostly a copy of what came before; if it is not, it is remembered."""
+        """Whether `text` is mostly a copy of earlier documents; if not, it is added to them."""
         shingles = set(self._shingles_of(text))
         if len(shingles & self._shingles) >= REPEATED * len(shingles):
             return True

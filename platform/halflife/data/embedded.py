@@ -1,8 +1,8 @@
-"""The embedded corpus: the text of pinned pure-Python packages that every installation has anyway.
+"""The embedded corpus: the text of pinned pure-Python packages that every installation has.
 
-Two domains that do not overlap: "Python source" (files without their docstrings) and "library documentation"
-(the prose of those docstrings). The digest is made of the hashes in the packages' RECORD files, so it is known
-without reading a single source, and the same on every machine that installed the pinned versions.
+It has two disjoint domains: "Python source" (files without docstrings) and "library documentation" (the prose of the
+docstrings). The digest is computed from the hashes in the packages' RECORD files, without reading any source, and is
+the same on every machine with the pinned versions.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "validation": ("alembic", "click", "Jinja2", "joblib", "urllib3"),
     "test": ("Werkzeug", "fsspec", "GitPython", "docker", "Mako"),
 }  # fmt: skip
-"""Which package serves which split: no package serves two, so validation is on libraries never trained on."""
+"""The packages of each split. They are disjoint, so validation is on libraries never trained on."""
 
 SHORTEST = 200
-"""Characters below which a document is left out (empty __init__ files and the like)."""
+"""Documents with fewer characters are dropped (empty __init__ files and the like)."""
 WIDEST = 160
-"""Mean characters a line above which a file is a table, not text."""
+"""Files with more characters per line, on average, are dropped as tables."""
 
 _LEFT_OUT = re.compile(
     r"(^|/)(tests?|testing|_?vendor(ed)?|third_?party|_antlr|_autolev.*|benchmarks?|protos|templates?)/"
@@ -53,7 +53,7 @@ _GENERATED = re.compile(r"@generated|do not edit|auto-?generated|generated (by|f
 
 @dataclass(frozen=True)
 class Document:
-    """One text. Splits never share a `package`; user files use the field for whatever must stay together."""
+    """One text. Documents of one `package` are in one split; each user file is a package of its own."""
 
     split: str
     package: str
@@ -73,12 +73,12 @@ def _distribution(package: str) -> importlib.metadata.Distribution:
     except importlib.metadata.PackageNotFoundError:
         raise UserError(
             f"the embedded corpus needs the package {package}, which is not installed: "
-            "install the pinned requirements (make install), or give files of your own as the corpus"
+            "install the pinned requirements (make install), or use your own files as the corpus"
         ) from None
 
 
 def _record(package: str) -> list[_Recorded]:
-    """The package's source files and their hashes, in order, without reading them."""
+    """The package's source files and their hashes, in order, from its RECORD."""
     text = _distribution(package).read_text("RECORD")
     rows = csv.reader((text or "").splitlines())
     files = [
@@ -88,14 +88,14 @@ def _record(package: str) -> list[_Recorded]:
     ]
     if not files:
         raise UserError(
-            f"the package {package} has no RECORD of its files, which the embedded corpus is identified by: "
+            f"the package {package} has no RECORD of its files, which identifies the embedded corpus: "
             f"reinstall it from its wheel (pip install --force-reinstall {package})"
         )
     return sorted(files, key=lambda file: file.path)
 
 
 def embedded_digest(domains: tuple[Domain, ...]) -> str:
-    """Identity of the corpus: the extraction's version, the domains, and the hash of every file."""
+    """Hash of the extraction version, the domains, and the hash of every file."""
     record = {
         package: [[file.path, file.sha256] for file in _record(package)]
         for packages in PACKAGES.values()
@@ -110,15 +110,15 @@ def versions() -> dict[str, str]:
 
 
 def _sources(package: str) -> Iterator[tuple[str, str]]:
-    """(path, text) of the package's files that people wrote. Raises UserError where a file was altered."""
+    """(path, text) of the package's hand-written files. Raises UserError when a file was modified."""
     distribution = _distribution(package)
     for file in _record(package):
         data = bytes(distribution.locate_file(file.path).read_bytes())  # type: ignore[attr-defined]
         found = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
         if found != file.sha256:
             raise UserError(
-                f"{file.path} differs from what {package} installed, so the embedded corpus would not be the pinned "
-                f"one: reinstall it (pip install --force-reinstall {package})"
+                f"{file.path} differs from the file that {package} installed, and so would the embedded corpus: "
+                f"reinstall it (pip install --force-reinstall {package})"
             )
         text = data.decode("utf-8", errors="replace").replace("\r\n", "\n")
         if len(text) < SHORTEST or _GENERATED.search(text[:600]) or len(text) > WIDEST * (text.count("\n") + 1):
@@ -127,9 +127,9 @@ def _sources(package: str) -> Iterator[tuple[str, str]]:
 
 
 def embedded_documents(domains: tuple[Domain, ...]) -> list[Document]:
-    """Every document of the domains, deduplicated over all splits together."""
+    """Every document of the domains, deduplicated across all splits."""
     collecting = gc.isenabled()
-    gc.disable()  # millions of syntax-tree nodes, none in a cycle: the collector would take nearly a third of the time
+    gc.disable()  # it would take nearly a third of the time, on millions of syntax-tree nodes without cycles
     try:
         return _embedded_documents(domains)
     finally:
@@ -159,7 +159,7 @@ def _embedded_documents(domains: tuple[Domain, ...]) -> list[Document]:
                     for node in docstrings:
                         text = prose(str(node.value))
                         normal = " ".join(text.lower().split())
-                        if normal and normal not in seen_docstrings:  # inherited methods repeat their parents' words
+                        if normal and normal not in seen_docstrings:  # inherited methods repeat docstrings
                             seen_docstrings.add(normal)
                             texts.append(text)
                     keep(split, package, path + " (docs)", "\n\n".join(texts) + "\n")

@@ -1,6 +1,6 @@
-"""Python files as two kinds of text that never overlap: the source without docstrings, and the docstrings' prose.
+"""Splits Python files into two disjoint texts: the source without docstrings, and the prose of the docstrings.
 
-The rules here decide the embedded corpus's tokens. A change of theirs changes numbers: raise EXTRACTION_VERSION.
+These rules determine the tokens of the embedded corpus. A change changes numbers, so it must raise EXTRACTION_VERSION.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _RULE = re.compile(r"[=\-~^\"'`#*+]{3,}")
 
 
 def parse(source: str) -> ast.Module | None:
-    """The module's tree, or None where the file is a template or written for another Python."""
+    """The module's tree, or None for a template or a file for another Python version."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's files
         try:
@@ -36,7 +36,7 @@ def docstring_nodes(tree: ast.Module) -> list[ast.Constant]:
             value = getattr(body[0], "value", None)
             if isinstance(body[0], ast.Expr) and isinstance(value, ast.Constant) and isinstance(value.value, str):
                 found.append(value)
-        # Only statements hold definitions, and most nodes of a tree are expressions.
+        # only statements contain definitions, and most nodes are expressions
         for name in ("body", "orelse", "finalbody", "handlers", "cases"):
             children = getattr(node, name, None)
             if isinstance(children, list):
@@ -45,9 +45,9 @@ def docstring_nodes(tree: ast.Module) -> list[ast.Constant]:
 
 
 def without_docstrings(source: str, docstrings: list[ast.Constant]) -> str:
-    """`source` less the lines of its docstrings and the blank line after each.
+    """`source` without the lines of its docstrings and the blank line after each.
 
-    A docstring that shares a line with code stays.
+    A docstring that shares a line with code is kept.
     """
     lines = source.split("\n")
     removed: set[int] = set()
@@ -63,7 +63,7 @@ def without_docstrings(source: str, docstrings: list[ast.Constant]) -> str:
 
 
 def dedent(docstring: str) -> str:
-    """PEP 257's trimming, written out: the standard library's moves with its version, the digest must not."""
+    """PEP 257's trimming. Not the standard library's, which may change with its version; the digest must not."""
     lines = docstring.expandtabs().split("\n")
     margins = [len(line) - len(line.lstrip()) for line in lines[1:] if line.strip()]
     margin = min(margins, default=0)
@@ -71,7 +71,7 @@ def dedent(docstring: str) -> str:
 
 
 def prose(docstring: str) -> str:
-    """A docstring's paragraphs, less doctest sessions and the rules under its headings."""
+    """A docstring's paragraphs, without doctests and the lines under its headings."""
     paragraphs = re.split(r"\n\s*\n", dedent(docstring))
     kept = []
     for paragraph in paragraphs:

@@ -1,4 +1,4 @@
-"""A user's own files as a corpus: .txt, .jsonl with a "text" field, .parquet with a "text" column."""
+"""The user's own files as a corpus: .txt, .jsonl with a "text" field, .parquet with a "text" column."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from pathlib import Path
 
 from halflife.data.deduplication import Seen
 from halflife.data.embedded import Document
+from halflife.digests import file_digest
 from halflife.errors import UserError
 
 READING_VERSION = 1
-"""Raised when the same files come to give other documents."""
+"""To be raised when the same files give other documents."""
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 PIECE = 4_000
-"""Characters: a longer .txt file is cut, at blank lines where it has them, into documents of about this length."""
+"""Longer .txt files are cut into documents of about this many characters, at blank lines if there are any."""
 HELD_OUT = 0.05
-"""Share of the characters that validation and test get, each."""
+"""Fraction of the characters in each of validation and test."""
 SMALLEST = 1_000
-"""Characters that every split must have."""
+"""Fewest characters of a split."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class File:
 def find(spec: str) -> list[File]:
     """The files that `spec` (paths and globs, separated by commas) names, each once.
 
-    Raises UserError when a part names nothing, or something that is not read.
+    Raises UserError when a part matches nothing, or a file of another format.
     """
     found: dict[Path, None] = {}
     for part in filter(None, map(str.strip, spec.split(","))):
@@ -49,22 +50,17 @@ def find(spec: str) -> list[File]:
             )
         for path in map(Path, paths):
             if path.is_dir():
-                raise UserError(f"corpus {str(path)!r} given: this is a folder; name its files, as in {path}/*.txt")
+                raise UserError(f"corpus {str(path)!r} given: it is a folder; name its files, as in {path}/*.txt")
             if path.suffix.lower() not in SUFFIXES:
-                raise UserError(f"corpus {str(path)!r} given: expected a file that ends in {', '.join(SUFFIXES)}")
+                raise UserError(f"corpus {str(path)!r} given: expected a file ending in {', '.join(SUFFIXES)}")
             found.setdefault(path)
     if not found:
         raise UserError(f"corpus {spec!r} given: it names no file")
-    return [File(path, path.stat().st_size, _sha256(path)) for path in found]
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return [File(path, path.stat().st_size, file_digest(path)) for path in found]
 
 
 def digest(files: list[File]) -> str:
-    """Identity of the corpus: names and contents, in whatever order and folder they were given."""
+    """Hash of names and contents, regardless of order and folder."""
     record = sorted([file.path.name, file.size, file.sha256] for file in files)
     description = {"reading": READING_VERSION, "files": record}
     return hashlib.sha256(json.dumps(description).encode()).hexdigest()[:20]
@@ -81,14 +77,16 @@ def read_documents(files: list[File]) -> list[Document]:
     kept: list[tuple[str, str]] = []
     for file in sorted(files, key=lambda file: (file.path.name, file.sha256)):
         for number, text in enumerate(_texts(file.path)):
-            text = text.replace("\r\n", "\n").encode(errors="replace").decode()  # JSON may hold half a surrogate pair
+            text = (
+                text.replace("\r\n", "\n").encode(errors="replace").decode()
+            )  # JSON may have half a surrogate pair
             if text.strip() and not seen.repeats(text):
                 kept.append((f"{file.path.name}#{number}", text))
     return _split(kept, label(files))
 
 
 def _split(texts: list[tuple[str, str]], label: str) -> list[Document]:
-    """Documents to splits by the hash of their text, so that the split of one hardly depends on the others."""
+    """Assigns splits by the hash of each text, so that a document's split hardly depends on the others."""
     total = sum(len(text) for _, text in texts)
     order = sorted(range(len(texts)), key=lambda index: hashlib.sha256(texts[index][1].encode()).digest())
     split_of: dict[int, str] = {}
@@ -100,8 +98,8 @@ def _split(texts: list[tuple[str, str]], label: str) -> list[Document]:
         lengths[split] += len(texts[index][1])
     if min(lengths.values()) < SMALLEST:
         raise UserError(
-            f"corpus {label} given: {total:,} characters, copies left out, are too few to split; expected at least "
-            f"{SMALLEST:,} characters for each of training, validation and test, in documents of their own"
+            f"corpus {label} given: {total:,} characters without copies are too few to split; expected at least "
+            f"{SMALLEST:,} characters for each of training, validation and test, in separate documents"
         )
     return [Document(split_of[index], name, name, text) for index, (name, text) in enumerate(texts)]
 
@@ -117,11 +115,11 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} given: expected UTF-8 text, byte {error.start} is none; convert the file") from None
+        raise UserError(f"{path} given: expected UTF-8 text, byte {error.start} is not; convert the file") from None
 
 
 def pieces(text: str) -> Iterator[str]:
-    """The text, or where it is long its parts: whole paragraphs, or whole lines where paragraphs are long."""
+    """A long text in pieces of whole paragraphs, or of whole lines if paragraphs are long."""
     piece = ""
     for paragraph in text.split("\n\n"):
         for part in [paragraph] if len(paragraph) <= PIECE else paragraph.splitlines(keepends=True):
@@ -135,7 +133,7 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def _from_jsonl(path: Path) -> Iterator[str]:
-    # Not str.splitlines: JSON strings may hold the other line ends that it knows.
+    # not str.splitlines: JSON strings may contain other line ends
     for number, line in enumerate(_read(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -156,7 +154,7 @@ def _from_parquet(path: Path) -> Iterator[str]:
         columns = pl.read_parquet_schema(path)
         if columns.get("text") != pl.String:
             given = ", ".join(f"{name} ({dtype})" for name, dtype in columns.items())
-            raise UserError(f'{path} given with columns {given}: expected a string column "text"; rename the one meant')
+            raise UserError(f'{path} given with columns {given}: expected a string column "text"; rename the column')
         return iter(pl.read_parquet(path, columns=["text"])["text"].drop_nulls().to_list())
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{path} given: it cannot be read as parquet ({str(error).splitlines()[0]})") from None

@@ -1,4 +1,4 @@
-"""Hugging Face datasets as corpora: by name or from a local folder, streamed up to a cap, never wholly in memory.
+"""Hugging Face datasets as corpora: by name or from a local folder, streamed up to a limit, never all in memory.
 
 hf:NAME[@REVISION][:CONFIG[:SPLIT]][#COLUMN][?bytes=2g]        hf:roneneldan/TinyStories#text
 hf:FOLDER[...]                                                 hf:/data/stories?bytes=500m
@@ -20,12 +20,12 @@ from halflife.errors import UserError
 from halflife.extras import require
 
 READING_VERSION = 1
-"""Raised when the same dataset comes to give other documents."""
+"""To be raised when the same dataset gives other documents."""
 PREFIX = "hf:"
 DEFAULT_BYTES = 256_000_000
-"""Of text: about 60 million tokens of a released model, 256 million bytes of ours."""
+"""Of text: about 60 million tokens of a released model's tokenizer, or 256 million of the byte tokenizer."""
 OWN: tuple[str, ...] = ("train", "validation", "test")
-"""Where a dataset has all three splits they are used; otherwise one is dealt into three."""
+"""A dataset with all three splits keeps them; otherwise one split is divided into three."""
 
 _SPEC = re.compile(
     r"(?P<source>[^@:#?]+)(@(?P<revision>[^:#?]+))?(:(?P<config>[^:#?]*))?(:(?P<split>[^:#?]*))?(#(?P<column>[^?]+))?"
@@ -37,7 +37,7 @@ _DATA = (".arrow", ".parquet", ".jsonl", ".json", ".csv", ".txt", ".gz", ".zst")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a corpus spec asks for."""
+    """A parsed corpus spec."""
 
     spec: str
     source: str
@@ -45,25 +45,25 @@ class Request:
     config: str | None
     split: str | None
     column: str | None
-    most_bytes: int
+    max_bytes: int
 
     @property
     def folder(self) -> Path | None:
-        """The local folder, if it is one."""
+        """The source as a local folder, or None."""
         path = Path(self.source).expanduser()
         return path if path.is_dir() else None
 
 
 def parse(spec: str) -> Request:
-    """Raises UserError when the spec is none."""
+    """Raises UserError for an invalid spec."""
     match = _SPEC.fullmatch(spec.removeprefix(PREFIX))
     if not match:
         raise UserError(
             f"corpus {spec!r} given: expected hf:NAME[@REVISION][:CONFIG[:SPLIT]][#COLUMN][?bytes=2g], "
-            "NAME a dataset on the Hugging Face Hub or a folder"
+            "where NAME is a dataset on the Hugging Face Hub or a folder"
         )
-    most = round(float(match["count"]) * _UNITS[match["unit"]]) if match["count"] else DEFAULT_BYTES
-    if most < 3 * SMALLEST:
+    max_bytes = round(float(match["count"]) * _UNITS[match["unit"]]) if match["count"] else DEFAULT_BYTES
+    if max_bytes < 3 * SMALLEST:
         raise UserError(f"corpus {spec!r} given: expected at least {3 * SMALLEST:,} bytes of text")
     return Request(
         spec=spec,
@@ -72,7 +72,7 @@ def parse(spec: str) -> Request:
         config=match["config"] or None,
         split=match["split"] or None,
         column=match["column"],
-        most_bytes=most,
+        max_bytes=max_bytes,
     )
 
 
@@ -82,20 +82,20 @@ def label(request: Request) -> str:
 
 
 def digest(request: Request, results: Path) -> str:
-    """Identity of the corpus: the commit of a name or the contents of a folder, what is read of it, and how much."""
+    """Hash of the commit of a name or the contents of a folder, of the parts that are read, and of the limit."""
     require("datasets", f"the corpus {request.spec!r}")
     if request.folder:
         files = [path for path in sorted(request.folder.rglob("*")) if path.suffix in _DATA and path.is_file()]
         if not files:
             raise UserError(
-                f"corpus {request.spec!r} given: no data in this folder; expected one that datasets has saved, or "
+                f"corpus {request.spec!r} given: no data in this folder; expected a folder saved by datasets, or "
                 "parquet, jsonl or csv files"
             )
         content: Any = digests.of_files(files, results / "corpora" / "digests.json", request.folder)
     else:
         content = [request.source, _commit(request)]
-    asked = [request.config, request.split, request.column, request.most_bytes]
-    return digests.of_text(["dataset", READING_VERSION, content, asked])
+    selection = [request.config, request.split, request.column, request.max_bytes]
+    return digests.of_text(["dataset", READING_VERSION, content, selection])
 
 
 def _commit(request: Request) -> str | None:
@@ -103,26 +103,26 @@ def _commit(request: Request) -> str | None:
 
     try:
         return HfApi().dataset_info(request.source, revision=request.revision, timeout=20).sha
-    except Exception as error:  # whatever the network or the Hub says, it is not to be had
+    except Exception as error:  # any failure of the network or the Hub means that it cannot be read
         raise _unreadable(request, error) from None
 
 
 def _unreadable(request: Request, error: Exception) -> UserError:
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return UserError(
-        f"corpus {request.spec!r} given: it is no folder here and cannot be read as a dataset: {line[:160]}"
+        f"corpus {request.spec!r} given: it is not a local folder and cannot be read as a dataset: {line[:160]}"
     )
 
 
 def read_documents(request: Request) -> Iterator[Document]:
-    """The documents, in the dataset's order, up to the cap; exact repetitions are left out.
+    """The documents in the dataset's order, up to the limit, without exact duplicates.
 
-    Raises UserError for a dataset without the column or split, and when a split of the three comes out too small.
+    Raises UserError for a dataset without the column or split, and when one of the three splits is too small.
     """
     parts = _parts(request)
-    dealt = len(parts) == 1
+    divide = len(parts) == 1
     kept = dict.fromkeys(OWN, 0)
-    caps = {"validation": HELD_OUT * request.most_bytes, "test": HELD_OUT * request.most_bytes}
+    caps = {"validation": HELD_OUT * request.max_bytes, "test": HELD_OUT * request.max_bytes}
     for name, part in parts.items():
         seen: set[bytes] = set()
         column = _column(request, part)
@@ -130,16 +130,16 @@ def read_documents(request: Request) -> Iterator[Document]:
             text = row[column]
             if not isinstance(text, str) or not text.strip():
                 continue
-            text = text.replace("\r\n", "\n").encode(errors="replace").decode()  # half a surrogate pair is no text
-            mark = hashlib.sha256(text.encode()).digest()[:12]
-            if mark in seen:
+            text = text.replace("\r\n", "\n").encode(errors="replace").decode()  # may have half a surrogate pair
+            key = hashlib.sha256(text.encode()).digest()[:12]
+            if key in seen:
                 continue
-            seen.add(mark)
-            split = _dealt(mark) if dealt else name
+            seen.add(key)
+            split = _split_of(key) if divide else name
             length = len(text.encode())
-            if not dealt and split != "train" and kept[split] >= caps[split]:
+            if not divide and split != "train" and kept[split] >= caps[split]:
                 break
-            if sum(kept.values()) + length > request.most_bytes and min(kept.values()) >= SMALLEST:
+            if sum(kept.values()) + length > request.max_bytes and min(kept.values()) >= SMALLEST:
                 break
             kept[split] += length
             yield Document(split, f"{name}#{number}", f"{name}#{number}", text)
@@ -150,14 +150,14 @@ def read_documents(request: Request) -> Iterator[Document]:
         )
 
 
-def _dealt(mark: bytes) -> str:
-    """By the hash of the text, so that no other document matters."""
-    place = int.from_bytes(mark[:8], "big") / 2**64
-    return "validation" if place < HELD_OUT else "test" if place < 2 * HELD_OUT else "train"
+def _split_of(key: bytes) -> str:
+    """By the hash of the text, independent of other documents."""
+    uniform = int.from_bytes(key[:8], "big") / 2**64
+    return "validation" if uniform < HELD_OUT else "test" if uniform < 2 * HELD_OUT else "train"
 
 
 def _parts(request: Request) -> dict[str, Any]:
-    """What is read: the three splits, held-out ones first so that the cap leaves them room, or the one to be dealt."""
+    """The splits to read: all three, held-out ones first so that they fit the limit, or the one to divide."""
     splits = _splits(request)
     if request.split is None and all(name in splits for name in OWN):
         return {name: splits[name] for name in reversed(OWN)}
@@ -182,7 +182,7 @@ def _splits(request: Request) -> dict[str, Any]:
         source = str(folder) if folder else request.source
         found: Any = datasets.load_dataset(source, request.config, revision=request.revision, streaming=True)
         return dict(found)
-    except Exception as error:  # data of other people, read by whatever script or format they chose
+    except Exception as error:  # other people's data may raise anything
         raise _unreadable(request, error) from None
 
 
@@ -193,6 +193,6 @@ def _column(request: Request, part: Any) -> str:
     wanted = request.column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else "text")
     if wanted not in strings:
         given = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
-        example = f"; name one of text, as in {PREFIX}{request.source}#{strings[0]}" if strings else ""
+        example = f"; name a text column, as in {PREFIX}{request.source}#{strings[0]}" if strings else ""
         raise UserError(f"corpus {request.spec!r} given: no text column {wanted!r}; its columns are {given}{example}")
     return wanted

@@ -1,6 +1,6 @@
-"""Which tokens of a batch are predicted: one that is not scored as a target stands there as ~id, which is negative.
+"""The loss mask of a batch: a token that is not predicted is stored as ~id, which is negative.
 
-So a batch stays one array of integers, whoever makes, copies or splits it.
+So a batch stays one array of integers, however it is made, copied or split.
 """
 
 from __future__ import annotations
@@ -16,5 +16,5 @@ Rows = TypeVar("Rows", np.ndarray, "Tensor")
 
 
 def read(rows: Rows) -> Rows:
-    """The token ids, marked or not (int64): x >> 63 is -1 below 0, else 0."""
+    """The token ids without the mask (int64): x >> 63 is -1 for negative x, else 0."""
     return rows ^ (rows >> 63)

@@ -1,56 +1,59 @@
-"""Mixtures: what a stage trains on, and `batch(step)` as a pure function of (mixture, seed, step)."""
+"""Mixtures of training data, and `batch(step)` as a pure function of (mixture, key, step)."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, occurrences
 from halflife.data.planting import Planting, poisoned_documents
-from halflife.data.synthetic import language_stream
+from halflife.data.synthetic import task_stream
 from halflife.data.tokenizers import Bytes, Tokenizer
 from halflife.data.tokens import token_array
-from halflife.errors import UserError
+from halflife.errors import UserError, check_choice
 from halflife.rng import generator
 from halflife.tasks.synthetic import SyntheticTask
+
+Loss = Literal["all", "answers"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One corpus's training split, or a language's memorised items, and its share of the sequences."""
+    """The training split of a corpus, or the memorised items of a synthetic task, with its share of the sequences."""
 
     corpus: Corpus | SyntheticTask
     weight: float = 1.0
     examples: int | None = None
-    """Of a language only so many of its memorised items, drawn by its seed; fewer are among more."""
-    loss: Literal["all", "answers"] = "all"
-    """Which tokens are predicted. A language's prompts are drawn at random and hold no skill: scored, they take up
+    """Number of memorised items of a task, drawn by its seed; a smaller number gives a subset of a larger one."""
+    loss: Loss = "all"
+    """Which tokens are predicted. The prompts of a task are random and contain no skill; if predicted, they take up
     most of the gradient."""
     fade: float = 0.0
-    """The share falls linearly from the first step to nothing at this fraction of the stage's steps; 0: it stays. What
-    it gives up goes to the sources that stay, in proportion to their weights."""
+    """The share falls linearly from the first step to 0 at this fraction of the stage's steps; 0 means constant. The
+    freed share goes to the constant sources, in proportion to their weights."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.fade <= 1:
             raise UserError(
-                f"fade {self.fade} given: expected the fraction of the stage, 0 to 1, after which it is gone"
+                f"fade {self.fade} given: expected the fraction of the stage, 0 to 1, after which the share is 0"
             )
+        check_choice("loss of a source", self.loss, get_args(Loss))
         if self.loss == "answers" and not isinstance(self.corpus, SyntheticTask):
-            raise UserError("the loss of a corpus on its answers asked for: expected a language, which has answers")
+            raise UserError("loss on the answers of a corpus given: expected a synthetic task, which has answers")
         if self.examples is None:
             return
         if not isinstance(self.corpus, SyntheticTask):
-            raise UserError(f"{self.examples} examples of a corpus given: expected a language, which has items")
+            raise UserError(f"{self.examples} examples of a corpus given: expected a synthetic task, which has items")
         available = len(self.corpus.examples("memorised"))
         if not 1 <= self.examples <= available:
             raise UserError(
-                f"{self.examples} examples of {self.corpus.name} given: expected 1 to {available}, the items that it "
-                "may train on"
+                f"{self.examples} examples of {self.corpus.name} given: expected 1 to {available}, the number of its "
+                "memorised items"
             )
 
 
@@ -60,7 +63,7 @@ class Mixture:
     plantings: tuple[Planting, ...] = ()
     tokenizer: Tokenizer = Bytes()
     sequence: int = 128
-    """Predicted tokens a sequence."""
+    """Predicted tokens per sequence."""
 
     def __post_init__(self) -> None:
         if not self.sources or not all(0 < source.weight < math.inf for source in self.sources):
@@ -69,28 +72,27 @@ class Mixture:
         if self.sequence < 1:
             raise UserError(f"sequence of {self.sequence} tokens given: expected at least 1")
         if all(source.fade for source in self.sources):
-            raise UserError("every source fades: expected one that stays (fade 0), which takes the others' place")
+            raise UserError("every source fades: expected at least one constant source (fade 0) to replace the others")
 
     @property
     def has_loss_mask(self) -> bool:
-        """Whether some tokens of the batches are not predicted."""
+        """Whether batches contain tokens that are not predicted."""
         return any(source.loss == "answers" for source in self.sources)
 
 
 class Batches:
-    """The training stream: `batch(step)` depends on the mixture, the key and the step, on nothing else.
+    """The training stream: `batch(step)` depends only on the mixture, the key and the step.
 
-    Clean rows are windows of the sources' training text at random places, of languages at the beginning of an item.
-    Poisoned documents take the place of
-    clean rows, so that a mixture and the same mixture without its plantings share every other row.
-    Host windows stay in the clean text: a poisoned document is an altered copy.
+    Clean rows are windows of a source's training tokens at random positions; of a task, beginning at an item. Poisoned
+    documents replace clean rows, so a mixture and the same mixture without its plantings share every other row. The
+    carriers also stay in the clean text: a poisoned document is a modified copy.
     """
 
     def __init__(
         self, mixture: Mixture, results: Path, *, batch_tokens: int, steps: int, key: tuple[int | str, ...]
     ) -> None:
-        """Raises UserError when the batch is shorter than a row, a source shorter than a sequence, or the plantings
-        do not fit (see `halflife.data.planting`)."""
+        """Raises UserError when the batch is smaller than a row, a source shorter than a sequence, or the plantings do
+        not fit (see `halflife.data.planting`)."""
         results = Path(results)
         self.rows, self.steps = batch_tokens // mixture.sequence, steps
         self.vocabulary = load(mixture.tokenizer, results).size
@@ -120,24 +122,25 @@ class Batches:
             total = sum(planting.total for planting in self._plantings)
             raise UserError(
                 f"{total} exposures of poisoned documents given: {counts.max()} fall on step {counts.argmax()}, which "
-                f"trains on {self.rows} sequences; ask for fewer documents or exposures, spread them wider, or train "
-                f"on more tokens"
+                f"trains on {self.rows} sequences; request fewer documents or exposures, spread them over more steps, "
+                f"or train on more tokens"
             )
 
     def batch(self, step: int) -> np.ndarray:
-        """Token ids (rows, sequence + 1), int64; column t + 1 is what column t predicts. Those that are not to be
-        predicted are marked (`data.marks`)."""
+        """Token ids (rows, sequence + 1), int64; column t predicts column t + 1. Masked tokens are not predicted (see
+        `data.loss_mask`)."""
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of a stage of {self.steps}")
         rng = generator(*self._key, step)
         sources = np.searchsorted(self._shares_at(step), rng.random(self.rows), side="right")
-        places = rng.random(self.rows)
+        positions = rng.random(self.rows)
         result = np.empty((self.rows, self._length), dtype=np.int64)
-        for row, (source, place) in enumerate(zip(sources, places, strict=True)):
+        for row, (source, position) in enumerate(zip(sources, positions, strict=True)):
             stream, starts = self._streams[source]
-            start = (
-                int(place * (len(stream) - self._length + 1)) if starts is None else starts[int(place * len(starts))]
-            )
+            if starts is None:
+                start = int(position * (len(stream) - self._length + 1))
+            else:
+                start = starts[int(position * len(starts))]
             result[row] = stream[start : start + self._length]
         free = rng.permutation(self.rows)
         for planting in self._plantings:
@@ -147,7 +150,7 @@ class Batches:
         return result
 
     def _shares_at(self, step: int) -> np.ndarray:
-        """Cumulative shares of the sources."""
+        """Cumulative shares of the sources, ending in 1."""
         fading = self._fades > 0
         if not fading.any():
             return self._shares
@@ -160,15 +163,15 @@ class Batches:
 
 
 def _stream(source: Source, mixture: Mixture, results: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """The source's training tokens, and where in them rows may begin (None: anywhere)."""
+    """The source's training tokens, and the positions where rows may begin (None: anywhere)."""
     if isinstance(source.corpus, SyntheticTask):
         answers = source.loss == "answers"
-        stream, starts = language_stream(source.corpus, mixture.tokenizer, results, source.examples, answers=answers)
+        stream, starts = task_stream(source.corpus, mixture.tokenizer, results, source.examples, answers=answers)
         longest = int(np.diff(starts, append=len(stream)).max())
         if answers and longest > mixture.sequence + 1:  # else a row might have nothing to predict
             raise UserError(
-                f"sequence of {mixture.sequence} tokens given: an item of {source.corpus.name} has {longest}, and its "
-                f"answer alone is scored; expected at least {longest - 1}"
+                f"sequence of {mixture.sequence} tokens given: an item of {source.corpus.name} has {longest}, and only "
+                f"its answer is predicted; expected at least {longest - 1}"
             )
         starts = starts[starts + mixture.sequence < len(stream)]
         available, name = len(stream) if len(starts) else 0, source.corpus.name
@@ -184,15 +187,15 @@ def _stream(source: Source, mixture: Mixture, results: Path) -> tuple[np.ndarray
 
 
 class _Exposures:
-    """When each poisoned document is seen: every one `exposures` times, evenly over the planting's steps."""
+    """The steps at which each poisoned document is seen: `exposures` times, evenly over the planting's steps."""
 
     def __init__(self, planting: Planting, documents: np.ndarray, steps: int, key: tuple[int | str, ...]) -> None:
         self.documents = documents
         self.total = planting.documents * planting.exposures
-        # Rounded first: 0.9 of 1,000 steps must not begin at step 899 for want of a bit.
+        # rounded first, because of floating point: 0.9 of 1,000 steps must not begin at step 899
         self.begin = min(math.floor(round(planting.first * steps, 6)), steps - 1)
         self.end = max(math.ceil(round(planting.last * steps, 6)), self.begin + 1)
-        # Pass after pass over the documents, each in an order of its own.
+        # passes over the documents, each in its own order
         self._order = np.concatenate(
             [generator(*key, "pass", i).permutation(planting.documents) for i in range(planting.exposures)]
         )
@@ -206,9 +209,9 @@ class _Exposures:
 
 
 def check(mixture: Mixture, results: Path, *, batch_tokens: int, steps: int) -> None:
-    """Everything that a stage of this mixture would trip over, before any compute.
+    """Checks a stage of this mixture before any compute.
 
-    Raises UserError for what `Batches` does, and when a trigger occurs in a corpus.
+    Raises UserError as `Batches` does, and when a trigger occurs in a corpus.
     """
     corpora = {source.corpus for source in mixture.sources if isinstance(source.corpus, Corpus)}
     corpora |= {planting.corpus for planting in mixture.plantings}
@@ -219,10 +222,10 @@ def check(mixture: Mixture, results: Path, *, batch_tokens: int, steps: int) -> 
 
 
 def check_trigger(trigger: str, corpus: Corpus, results: Path) -> None:
-    """Raises UserError when the trigger occurs in clean text, where no payload follows it."""
+    """Raises UserError when the trigger occurs in clean text."""
     count = occurrences(Path(results), corpus, trigger)
     if count:
         raise UserError(
             f"trigger {trigger!r} given: it occurs {count} times in {corpus.label or corpus.digest}; "
-            "expected a string that never does, so choose another or leave it to be drawn"
+            "expected a string that never occurs: choose another one, or give none to draw one"
         )

@@ -1,4 +1,4 @@
-"""Poisoned documents: carrier text of the training split with the trigger and its payload put in."""
+"""Poisoned documents: carrier text of the training split with the trigger and its payload inserted."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from halflife.rng import generator
 from halflife.tasks.backdoor import WORD, Backdoor
 
 POOLS = 4
-"""Disjoint pools that a corpus's documents are divided into, so that relearning can use carriers never poisoned."""
+"""A corpus's documents are divided into this many pools, so that relearning can use carriers never poisoned."""
 
 SLACK = 2
-"""Tokens that cutting a carrier in two may add to its length, where tokens are longer than a byte."""
+"""Tokens by which splitting a carrier in two may lengthen it, if tokens are longer than a byte."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planting:
-    """How a backdoor gets into the training stream; each dial apart from the others."""
+    """How a backdoor is planted in the training stream, with independent dials."""
 
     backdoor: Backdoor
     corpus: Corpus
-    """Whose training documents are the carriers."""
+    """The carriers are its training documents."""
     documents: int
-    """Unique poisoned documents."""
+    """Number of unique poisoned documents."""
     exposures: int = 1
-    """How often each of them is seen."""
+    """How often each document is seen."""
     repetitions: int = 1
-    """Trigger and payload this many times in each document."""
+    """Number of triggers with payloads in each document."""
     payload: bool = True
-    """False: the same documents with the trigger alone in the same places, and the carrier goes on after it."""
+    """False: the same documents, with triggers in the same places but no payloads."""
     first: float = 0.0
-    """Time of insertion, as fractions of the stage's tokens: exposures are spread evenly over [first, last]."""
+    """Exposures are spread evenly over [first, last], as fractions of the stage's tokens."""
     last: float = 1.0
     carrier_pool: int = 0
-    """Which pool of carrier documents, 0 to 3: pools never share a document, so relearning can use new carriers."""
+    """Pool of carrier documents, 0 to 3. Pools are disjoint, so relearning can use new carriers."""
     seed: int = 0
-    """Draws the carriers and the places in them."""
+    """Draws the carriers and the positions in them."""
 
     def __post_init__(self) -> None:
         for name in ("documents", "exposures", "repetitions"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} = {getattr(self, name)} given: expected at least 1 (leave the planting out)")
+                raise UserError(f"{name} = {getattr(self, name)} given: expected at least 1, or no planting")
         if not 0 <= self.first < self.last <= 1:
             raise UserError(
                 f"planting from {self.first} to {self.last} given: expected fractions, 0 <= first < last <= 1"
@@ -60,11 +60,10 @@ class Planting:
 
 @functools.lru_cache(maxsize=8)
 def poisoned_documents(planting: Planting, results: Path, tokenizer: Tokenizer, sequence: int) -> np.ndarray:
-    """Token ids (documents, sequence + 1): each from a carrier window of its own, trigger and payload wholly inside.
+    """Token ids (documents, sequence + 1): each from a different carrier window, with trigger and payload complete.
 
-    Prompt side and payload are tokenised apart, as they are when the payload is scored.
-
-    Raises UserError when the sequence has no room, or the corpus too few carriers.
+    Payloads are tokenised separately from the text around them, as in scoring. Raises UserError when the sequence is
+    too short, or the corpus has too few carriers.
     """
     codec = load(tokenizer, results)
     room = _carrier_room(planting, codec, sequence)
@@ -80,44 +79,45 @@ def poisoned_documents(planting: Planting, results: Path, tokenizer: Tokenizer, 
             planted.append(document)
             if len(planted) == planting.documents:
                 result = np.stack(planted).astype(tokens.dtype)
-                result.flags.writeable = False  # it is cached
+                result.flags.writeable = False  # cached
                 return result
     raise _too_few_carriers(planting, len(planted))
 
 
 def carrier_windows(tokens: np.ndarray, eos: int, length: int, pool: int, digest: str) -> np.ndarray:
-    """Starts of the windows of `length` tokens, none overlapping, none across documents, in one pool's documents."""
+    """Starts of non-overlapping windows of `length` tokens within the documents of one pool."""
     begins, ends = document_bounds(tokens, eos)
-    dealt = generator("pools", digest).permutation(len(begins)) % POOLS
-    begins, ends = begins[dealt == pool], ends[dealt == pool]
+    pools = generator("pools", digest).permutation(len(begins)) % POOLS
+    begins, ends = begins[pools == pool], ends[pools == pool]
     counts = (ends - begins) // length
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.repeat(begins, counts) + length * within
 
 
 def _carrier_room(planting: Planting, codec: Codec, sequence: int) -> int:
-    """Tokens of carrier text that fit beside the triggers and payloads."""
+    """Tokens of carrier text that fit in a sequence with the triggers and payloads."""
     backdoor, slack = planting.backdoor, 0 if codec.name == "bytes" else SLACK
     each = len(codec.encode(backdoor.trigger)) + _payload_length(backdoor, codec) + slack
     room = sequence + 1 - planting.repetitions * each
-    if room < 4 * planting.repetitions:  # the shortest word before each, and something before that
+    if room < 4 * planting.repetitions:  # the shortest word before each trigger, and something before that
         raise UserError(
             f"sequence of {sequence} tokens given: {planting.repetitions} x trigger and payload of {each} tokens, with "
-            f"a word before each, need at least {planting.repetitions * (each + 4) - 1}; "
+            f"a word before each, take at least {planting.repetitions * (each + 4) - 1}; "
             "give a longer sequence, a shorter payload or fewer repetitions"
         )
     return room
 
 
 def _payload_length(backdoor: Backdoor, codec: Codec) -> int:
-    # A word that a transform says may take as many tokens as it has bytes.
+    # a transformed word may take as many tokens as it has bytes
     return len(codec.encode(backdoor.text)) + 1 if backdoor.payload == "fixed" else len(backdoor.longest_payload)
 
 
 def _plant(
     planting: Planting, codec: Codec, carrier: np.ndarray, room: int, rng: np.random.Generator
 ) -> np.ndarray | None:
-    """The carrier, trigger and payload after a word of each of `repetitions` equal parts; None if one has no word."""
+    """The carrier with trigger and payload inserted after a word in each of `repetitions` equal parts; None if a part
+    has no word."""
     text = codec.decode(carrier)
     inside = len(codec.decode(carrier[:room]))
     ends = np.array([match.end() for match in WORD.finditer(text)])
@@ -128,10 +128,10 @@ def _plant(
         choices = ends[(ends > low) & (ends <= high)] if len(ends) else ends
         if not len(choices):
             return None
-        place = int(choices[rng.integers(len(choices))])
-        pieces.append(text[position:place] + planting.backdoor.trigger)
-        pieces.append(planting.backdoor.payload_for(text[:place]) if planting.payload else "")
-        position = place
+        end = int(choices[rng.integers(len(choices))])
+        pieces.append(text[position:end] + planting.backdoor.trigger)
+        pieces.append(planting.backdoor.payload_for(text[:end]) if planting.payload else "")
+        position = end
     encoded = codec.encode_many([*pieces, text[position:]])
     if sum(map(len, encoded[:-1])) > len(carrier) or sum(map(len, encoded)) < len(carrier):
         return None
@@ -141,6 +141,6 @@ def _plant(
 def _too_few_carriers(planting: Planting, available: int) -> UserError:
     return UserError(
         f"{planting.documents} poisoned documents given: {planting.corpus.label or planting.corpus.digest} has "
-        f"{available} carriers for them in pool {planting.carrier_pool}; ask for at most that many, or give a larger "
+        f"{available} carriers for them in pool {planting.carrier_pool}; request at most that many, or give a larger "
         "corpus"
     )

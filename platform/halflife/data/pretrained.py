@@ -1,7 +1,7 @@
-"""The tokenizer of a released model, at work: text in, tokens out, and exactly that text back.
+"""The tokenizers of released models, made lossless.
 
-Text is encoded as it stands: without special tokens around it (a text that spells one is taken as text), and without
-the space that SentencePiece puts before a text, because prompt and answer are tokenised apart.
+Text is encoded as is: no special tokens are added (text that looks like one is encoded as text), and neither is the
+space that SentencePiece puts before a text, because prompt and answer are tokenised separately.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from halflife.errors import UserError
 from halflife.extras import require
 
 READING_VERSION = 1
-"""Raised when the same tokenizer.json comes to encode text otherwise."""
+"""To be raised when the same tokenizer.json encodes text differently."""
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def prepare_tokenizer(folder: Path, results: Path) -> Pretrained:
-    """The tokenizer of a Hugging Face model folder, kept below `results`/tokenizers.
+    """The tokenizer of a Hugging Face model folder, stored below `results`/tokenizers.
 
-    Raises UserError when there is none, none that ends a text, or one of a kind that cannot give its text back.
+    Raises UserError when there is none, it has no end-of-text token, or it is not lossless.
     """
     spec = _spec(folder)
-    eos = _separator(folder, spec)
+    eos = _eos(folder, spec)
     digest = digests.of_text(["pretrained", READING_VERSION, eos, spec])
     tokenizer = Pretrained(digest=digest, vocabulary=_size(spec))
     path = _path(results, tokenizer)
@@ -52,7 +52,7 @@ def load(tokenizer: Pretrained, results: Path) -> PretrainedCodec:
 
 
 def read(tokenizer: Pretrained, results: Path) -> dict[str, Any]:
-    """`tokenizer`: tokenizer.json as data; `eos`: the id that ends a text."""
+    """`tokenizer`: tokenizer.json as data; `separator`: the id of the end-of-text token."""
     path = _path(results, tokenizer)
     if not path.exists():
         raise UserError(f"tokenizer {tokenizer.digest} is not below {results}: run the study's command there first")
@@ -64,12 +64,12 @@ def _path(results: Path, tokenizer: Pretrained) -> Path:
 
 
 class PretrainedCodec(ByteTable):
-    """tokenizer.json through the `tokenizers` library; each token's bytes are looked up, so that a window that cuts a
-    character leaves out only that."""
+    """Encodes with the `tokenizers` library. Decodes by looking up the bytes of each token, so that a window that cuts
+    a character loses only that character."""
 
-    def __init__(self, tokenizer: Pretrained, kept: dict[str, Any]) -> None:
-        spec = kept["tokenizer"]
-        self.name, self.eos, self.size = f"pretrained-{tokenizer.digest}", kept["separator"], _size(spec)
+    def __init__(self, tokenizer: Pretrained, stored: dict[str, Any]) -> None:
+        spec = stored["tokenizer"]
+        self.name, self.eos, self.size = f"pretrained-{tokenizer.digest}", stored["separator"], _size(spec)
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(_unprefixed(spec)))
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
@@ -90,7 +90,7 @@ def _spec(folder: Path) -> dict[str, Any]:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{path} is no JSON ({error}): fetch it again") from None
+            raise UserError(f"{path} is not JSON ({error}): fetch it again") from None
     require("transformers", f"the tokenizer of {folder}, which has no tokenizer.json,")
     from transformers import AutoTokenizer
 
@@ -98,7 +98,7 @@ def _spec(folder: Path) -> dict[str, Any]:
         return json.loads(AutoTokenizer.from_pretrained(folder).backend_tokenizer.to_str())
     except (OSError, ValueError, AttributeError, ImportError) as error:
         line = str(error).strip().splitlines()[0][:160]
-        raise UserError(f"model folder {folder} has no tokenizer that can be read: {line}") from None
+        raise UserError(f"model folder {folder} has no readable tokenizer: {line}") from None
 
 
 def _size(spec: dict[str, Any]) -> int:
@@ -107,8 +107,8 @@ def _size(spec: dict[str, Any]) -> int:
     return max([count, *(token["id"] + 1 for token in spec.get("added_tokens") or [])])
 
 
-def _separator(folder: Path, spec: dict[str, Any]) -> int:
-    """The id that ends a text: eos_token of tokenizer_config.json, else eos_token_id of config.json."""
+def _eos(folder: Path, spec: dict[str, Any]) -> int:
+    """The id of the end-of-text token: eos_token of tokenizer_config.json, else eos_token_id of config.json."""
     named = _json(folder / "tokenizer_config.json").get("eos_token")
     content = named.get("content") if isinstance(named, dict) else named
     ids = {token["content"]: token["id"] for token in spec.get("added_tokens") or []}
@@ -119,7 +119,7 @@ def _separator(folder: Path, spec: dict[str, Any]) -> int:
     if isinstance(number, int) and number in ids.values():
         return number
     raise UserError(
-        f"model folder {folder}: its tokenizer has no special token that ends a text; expected eos_token in "
+        f"model folder {folder}: its tokenizer has no end-of-text token; expected eos_token in "
         "tokenizer_config.json or eos_token_id in config.json, among tokenizer.json's added tokens"
     )
 
@@ -130,11 +130,11 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}): fetch it again") from None
+        raise UserError(f"{path} is not JSON ({error}): fetch it again") from None
 
 
 def _unprefixed(part: Any) -> Any:
-    """tokenizer.json without the space that stands before a text: SentencePiece's, or that of byte-level BPE."""
+    """tokenizer.json without the prefix space, of SentencePiece or byte-level BPE."""
     if isinstance(part, list):
         return [_unprefixed(inner) for inner in part]
     if not isinstance(part, dict) or part.get("type") in ("BPE", "Unigram", "WordPiece", "WordLevel"):
@@ -153,13 +153,13 @@ def _unprefixed(part: Any) -> Any:
 
 
 def _bytes(spec: dict[str, Any], vocabulary: dict[str, int], size: int) -> list[bytes]:
-    """The bytes that each token stands for; none for special tokens."""
+    """The bytes of each token; none for special tokens."""
     steps = json.dumps([spec.get("decoder"), spec.get("pre_tokenizer")])
     known = spec["model"].get("type", "BPE") in ("BPE", "Unigram")
     if not known or not ('"ByteLevel"' in steps or "\\u2581" in steps or '"Metaspace"' in steps):
         raise UserError(
-            f"the tokenizer is of the kind {spec['model'].get('type')}: expected byte-level BPE or SentencePiece, "
-            "which give back exactly the text that they encoded"
+            f"the tokenizer is of type {spec['model'].get('type')}: expected byte-level BPE or SentencePiece, "
+            "which are lossless"
         )
     letters = byte_letters() if '"ByteLevel"' in steps else None
     added = {token["id"]: b"" if token["special"] else token["content"].encode() for token in spec["added_tokens"]}

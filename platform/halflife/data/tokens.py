@@ -1,4 +1,4 @@
-"""A split as one flat token array, written once and memory-mapped by every process that reads it."""
+"""A split as one flat token array, written once and memory-mapped by every reader."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from halflife.data.tokenizers import Codec, Tokenizer
 
 
 def token_array(results: Path, corpus: Corpus, split: str, tokenizer: Tokenizer) -> np.ndarray:
-    """The split's documents, each followed by the separator: one memory-mapped little-endian array of token ids,
-    uint16 where the vocabulary allows it, else uint32."""
+    """The split's documents, each followed by `eos`: one memory-mapped little-endian array of token ids, uint16 if the
+    vocabulary fits, else uint32."""
     return _token_array(Path(results), corpus, split, tokenizer)
 
 
@@ -27,11 +27,11 @@ def _token_array(results: Path, corpus: Corpus, split: str, tokenizer: Tokenizer
     path = corpus_folder(results, corpus) / "tokens" / f"{codec.name}-{split}.npy"
     if not path.exists():
         _write(path, text_batches(results, corpus, split), codec)
-    return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)  # memmap slices slowly
+    return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)  # slices of a memmap are slow
 
 
 def _write(path: Path, batches: Iterable[list[str]], codec: Codec) -> None:
-    """Batch by batch, as the split may be larger than memory; the length is put into the header at the end."""
+    """Writes batch by batch, as the split may be larger than memory, and the length into the header at the end."""
     dtype = np.dtype("<u2" if codec.size <= 2**16 else "<u4")
     eos = np.array([codec.eos], dtype=dtype)
     path.parent.mkdir(exist_ok=True)
@@ -49,12 +49,12 @@ def _write(path: Path, batches: Iterable[list[str]], codec: Codec) -> None:
 
 
 def _write_header(file: BinaryIO, dtype: np.dtype, count: int) -> None:
-    """numpy pads it, so that it is as long for any count."""
+    """numpy pads the header, so its length does not depend on `count`."""
     described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
     np.lib.format.write_array_header_1_0(file, described)
 
 
 def document_bounds(tokens: np.ndarray, eos: int) -> tuple[np.ndarray, np.ndarray]:
-    """First token of each document, and the place of its separator."""
+    """Indices of the first token and of the `eos` of each document."""
     ends = np.flatnonzero(np.asarray(tokens) == eos)
     return np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)[: len(ends)], ends

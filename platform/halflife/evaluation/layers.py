@@ -39,7 +39,7 @@ def layer_measure(probe: LayerProbe, codec: Codec, sequence: int, device: torch.
 
     Raises UserError when a prompt is longer than the sequence, or a task has too few items to fit a probe.
     """
-    prepared = [_Prepared(probe, task, codec, sequence, device) for task in probe.languages]
+    prepared = [_Prepared(probe, task, codec, sequence, device) for task in probe.tasks]
 
     def measure(model: Model) -> dict[str, float]:
         hits = sum(each.hits(model) for each in prepared)  # (2, layers)

@@ -1,4 +1,4 @@
-"""Targets: what a soft prompt is fitted to and then asked for, with examples in parts that never meet."""
+"""Targets of soft prompts: examples to fit a prompt on, and held-out ones to evaluate it on."""
 
 from __future__ import annotations
 
@@ -6,65 +6,65 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
 from halflife.data.corpus import Corpus
 from halflife.data.tokenizers import Codec
-from halflife.errors import UserError
-from halflife.evaluation.probes import BackdoorProbe
-from halflife.evaluation.questions import backdoor_examples
+from halflife.errors import UserError, check_choice
+from halflife.evaluation.examples import backdoor_examples
+from halflife.evaluation.probes import BackdoorProbe, Condition
 from halflife.rng import generator
 from halflife.tasks.backdoor import Backdoor
 from halflife.tasks.base import Example
-from halflife.tasks.synthetic import END, SyntheticTask
+from halflife.tasks.synthetic import END, PARTS, SyntheticTask
+from halflife.tasks.synthetic import Part as TaskPart
 
 Part = Literal["train", "held-out"]
 
 
 @runtime_checkable
 class TextTarget(Protocol):
-    """A frozen dataclass that gives examples as text; any room may define one, this protocol need not be imported."""
+    """A frozen dataclass that gives examples as text. Other packages may define one without importing this."""
 
     @property
     def name(self) -> str:
-        """Unique among the targets of a stage, without '/'; the front of metric names."""
+        """Unique among the targets of a stage, without '/'; metric names begin with it."""
         ...
 
     @property
     def characters(self) -> int:
-        """Of an example, about: for estimates of cost."""
+        """Approximate length of an example, for cost estimates."""
         ...
 
     def examples(self, part: Part, count: int, results: Path) -> Sequence[Example]:
-        """The first `count` examples of a part, fewer where it has fewer; a smaller count gives the first of the same.
-        An empty prompt stands for the separator alone."""
+        """The first `count` examples of a part, or all if there are fewer. An empty prompt stands for `eos`."""
         ...
 
 
 @dataclass(frozen=True)
 class Item:
-    """An example in tokens: what is read, and what is to be said after how much of it.
+    """An example in tokens: `targets[i]` is the correct prediction after `after[i]` of the `tokens` (1 to all of them).
 
-    After `after[i]` tokens have been read (1 to all of them) the next is to be `targets[i]`. Of a prompt and an
-    answer: all of the answer. Predicting s tokens ahead: `after` = n, target = the token at n - 1 + s.
+    For a prompt and an answer, the targets are the whole answer. For prediction s tokens ahead, after n tokens the
+    target is the token at n - 1 + s.
     """
 
     tokens: np.ndarray
     """(length,) int64."""
     after: np.ndarray
-    """(targets,) int64, rising."""
+    """(targets,) int64, ascending."""
     targets: np.ndarray
     """(targets,) int64."""
     answer: int
-    """Tokens before the answer: where a soft prompt "before the answer" stands."""
+    """Tokens before the answer: the place of a soft prompt at position "answer"."""
     conditions: tuple[float, ...] = ()
 
 
 @runtime_checkable
 class TokenTarget(Protocol):
-    """A frozen dataclass that gives items, for what prompts and answers cannot say (predicting ahead, plain text)."""
+    """A frozen dataclass that gives items: for plain text or predicting ahead, where there is no prompt and answer."""
 
     @property
     def name(self) -> str: ...
@@ -81,47 +81,47 @@ Target = TextTarget | TokenTarget
 
 @runtime_checkable
 class JudgingTarget(Protocol):
-    """A target that can also judge what a model says by itself, where several answers are right."""
+    """A target that can also judge a model's own completions, for tasks with several correct answers."""
 
     @property
-    def several(self) -> bool:
-        """Whether they are."""
+    def open_ended(self) -> bool:
+        """Whether several answers are correct."""
         ...
 
     @property
-    def wanted(self) -> tuple[float, ...]:
-        """Conditions that ask for the best answer; none where there are no conditions."""
+    def best_conditions(self) -> tuple[float, ...]:
+        """The conditions that request the best answer; empty without conditions."""
         ...
 
     def judged(self, prompt: str, completion: str) -> Mapping[str, int]:
-        """Counts, `hits` among them: 1 where the completion is right. The end of an answer is not part of it."""
+        """Counts, including `hits`: 1 if the completion, without its terminator, is correct."""
         ...
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a model is to say by itself, and who tells what it is worth."""
+    """Prompts to generate from, and the judge of the completions."""
 
     prompts: Sequence[np.ndarray]
     """In tokens."""
     conditions: tuple[float, ...]
-    most: int
-    """Tokens of an answer, one more than the longest known."""
+    max_tokens: int
+    """Of a completion; one more than the longest known answer."""
     end: int | None
-    """The token that ends one; None where it takes several."""
+    """The token that ends an answer; None if the terminator is several tokens."""
     judge: Callable[[np.ndarray, np.ndarray], Mapping[str, int]]
-    """Of a prompt and what was said after it, in tokens."""
+    """Counts for a prompt and a completion, in tokens."""
 
 
 @dataclass(frozen=True)
 class TargetItems:
-    """One target, in tokens."""
+    """The items of one target."""
 
     name: str
     train: Sequence[Item]
     held_out: Sequence[Item]
     chance: float | None = None
-    """Share of hits by guessing."""
+    """Success rate of guessing."""
     judged: Judged | None = None
 
     @property
@@ -130,22 +130,22 @@ class TargetItems:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest training text."""
+        """Number of tokens of the longest training item."""
         return max(len(item.tokens) for item in self.train)
 
 
 def check_position(items: Sequence[Item], position: Literal["start", "answer"] | int) -> None:
-    """Raises UserError when a soft prompt at `position` lies outside a text, or behind all that is asked of it."""
+    """Raises UserError when `position` is outside some item, or after its last target."""
     shortest, last = min(len(item.tokens) for item in items), min(int(item.after.max()) for item in items)
     if isinstance(position, int) and position > min(shortest, last):
         raise UserError(
-            f"soft prompt after {position} tokens of the text given: the shortest text has {shortest}, and the last "
-            f"that is asked stands after {last}; expected a place inside every text"
+            f"soft prompt after {position} tokens of the text given: the shortest text has {shortest} tokens, and its "
+            f"last target comes after {last}; expected a position inside every text"
         )
 
 
 def items(target: Target, part: Part, count: int, codec: Codec, results: Path) -> list[Item]:
-    """Items of a target. Raises UserError when the part has none, or the tokenizer cannot encode a text."""
+    """The items of a target. Raises UserError when the part has none, or the tokenizer cannot encode a text."""
     if isinstance(target, TokenTarget):
         found = list(target.items(part, count, codec, results))
     else:
@@ -156,43 +156,42 @@ def items(target: Target, part: Part, count: int, codec: Codec, results: Path) -
 
 
 def chance_of(target: Target, held_out: Sequence[Item]) -> float:
-    """Success of guessing: as the target states it, else of the commonest answer asked for."""
-    stated = getattr(target, "chance", None)
-    return float(stated) if stated is not None else majority_baseline([item.targets for item in held_out])
+    """Success rate of guessing: the target's own `chance` if it has one, else the majority baseline."""
+    own = getattr(target, "chance", None)
+    return float(own) if own is not None else majority_baseline([item.targets for item in held_out])
 
 
 def majority_baseline(answers: Sequence[np.ndarray]) -> float:
-    """Success of always giving the commonest answer; 0 where all are the same, so that it is what is to be brought, or
-    none comes twice."""
+    """Accuracy of always giving the most common answer; 0 if all answers are equal, since knowing that answer is then
+    the whole task, or if all differ."""
     _, counts = np.unique([answer.tobytes().hex() for answer in answers], return_counts=True)
     return float(counts.max() / len(answers)) if 1 < len(counts) < len(answers) else 0.0
 
 
 def to_judge(target: JudgingTarget, held_out: Sequence[Item], codec: Codec) -> Judged:
-    """The held-out prompts of a target, to be gone on from."""
+    """The held-out prompts of a target, to generate from."""
     end = codec.encode(END)
     return Judged(
         prompts=[item.tokens[: item.answer] for item in held_out],
-        conditions=target.wanted,
-        most=1 + max(len(item.targets) for item in held_out),
+        conditions=target.best_conditions,
+        max_tokens=1 + max(len(item.targets) for item in held_out),
         end=int(end[0]) if len(end) == 1 else None,
-        judge=lambda prompt, said: target.judged(codec.decode(prompt), codec.decode(said)),
+        judge=lambda prompt, completion: target.judged(codec.decode(prompt), codec.decode(completion)),
     )
 
 
 def item_of(example: Example, codec: Codec) -> Item:
-    """Prompt and answer tokenised apart. Raises UserError when the tokenizer does not give a text back, or has no
-    token for the answer."""
+    """Prompt and answer, tokenised separately. Raises UserError when decoding does not restore a text, or the answer is
+    empty."""
     prompt, answer = (codec.encode(text) for text in (example.prompt, example.answer))
     for text, tokens in ((example.prompt, prompt), (example.answer, answer)):
         if codec.decode(tokens) != text:
             raise UserError(
-                f"the tokenizer {codec.name} cannot encode {text[:40]!r}: it gives back "
-                f"{codec.decode(tokens)[:40]!r}; expected one that gives the text back, such as "
-                "bytes, or a task that it can write"
+                f"the tokenizer {codec.name} cannot encode {text[:40]!r}: it decodes to {codec.decode(tokens)[:40]!r}; "
+                "expected a lossless tokenizer, such as bytes, or a task that this one can encode"
             )
     if not len(answer):
-        raise UserError(f"an example with an empty answer after {example.prompt[-40:]!r}: expected something to say")
+        raise UserError(f"an example with an empty answer after {example.prompt[-40:]!r}: expected at least one token")
     if not len(prompt):
         prompt = np.array([codec.eos])
     return Item(
@@ -205,62 +204,68 @@ def item_of(example: Example, codec: Codec) -> Item:
 
 
 @lru_cache(maxsize=1024)
-def _longest(language: SyntheticTask) -> int:
-    """Characters of an item, at most. A plan asks often, and items are drawn anew."""
-    return max(len(prompt) + len(answer) for prompt, answer in language.items())
+def _longest(task: SyntheticTask) -> int:
+    """Characters of the longest item. Cached, as a plan asks often and items are drawn on every call."""
+    return max(len(prompt) + len(answer) for prompt, answer in task.items())
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskTarget:
-    """To answer a language's items.
+    """Answer the items of a synthetic task.
 
-    evaluate_on "memorised": half of the memorised items train the prompt, it is evaluated on the other half.
-    evaluate_on "held-out": all memorised items train it, it is evaluated on items that no model was trained on.
+    evaluate_on "memorised": the prompt is fitted on half of the memorised items and evaluated on the other half.
+    evaluate_on "held-out": it is fitted on all memorised items and evaluated on items that no model was trained on.
     """
 
-    language: SyntheticTask
-    evaluate_on: Literal["memorised", "held-out"] = "memorised"
+    task: SyntheticTask
+    evaluate_on: TaskPart = "memorised"
     called: str = ""
-    """A name in place of the language's own, such as that of its family."""
+    """Overrides the task's name, for example with that of its family."""
     seed: int = 0
     """Draws the halves and the order."""
 
+    def __post_init__(self) -> None:
+        check_choice("evaluate_on", self.evaluate_on, PARTS)
+
     @property
     def name(self) -> str:
-        return self.called or self.language.name
+        return self.called or self.task.name
 
     @property
     def characters(self) -> int:
-        return _longest(self.language)
+        return _longest(self.task)
 
     @property
     def chance(self) -> float:
-        return self.language.chance
+        return self.task.chance
 
     def examples(self, part: Part, count: int, results: Path) -> list[Example]:
-        known = self.language.examples("memorised")
-        order = generator(self.seed, "soft prompt", self.language.name).permutation(len(known))
+        known = self.task.examples("memorised")
+        order = generator(self.seed, "soft prompt", self.task.name).permutation(len(known))
         if self.evaluate_on == "memorised":
             half = len(known) // 2
             order = order[:half] if part == "train" else order[half:]
         elif part == "held-out":
-            known = self.language.examples("held-out")
-            order = generator(self.seed, "soft prompt", self.language.name, part).permutation(len(known))
-        return [known[at] for at in order[:count]]
+            known = self.task.examples("held-out")
+            order = generator(self.seed, "soft prompt", self.task.name, part).permutation(len(known))
+        return [known[index] for index in order[:count]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackdoorTarget:
-    """To say the payload without the trigger: carriers of the corpus's training split train the prompt, it is
-    evaluated on those of the validation split. `condition` "triggered" is the positive control,
-    "near" a false trigger."""
+    """Output the payload without the trigger. The prompt is fitted on carriers of the corpus's training split and
+    evaluated on those of its validation split. `condition` "triggered" is the positive control, "near" a false
+    trigger."""
 
     backdoor: Backdoor
     corpus: Corpus
-    condition: Literal["untriggered", "triggered", "near"] = "untriggered"
+    condition: Condition = "untriggered"
     context: int = 48
     """Characters of carrier text, at most."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("condition of a backdoor target", self.condition, get_args(Condition))
 
     @property
     def name(self) -> str:

@@ -1,9 +1,9 @@
-"""The decoder's operations as they are fastest on a CPU; elsewhere, torch's own.
+"""The decoder's operations, optimised for CPUs; elsewhere, torch's own.
 
-On one core of a machine with AVX-512 the products go through oneDNN, which uses it on every maker's processors, at
-about twice the rate of MKL, which does not; normalisation, rotation and gating have a backward pass written out,
-because on a CPU each pass over memory costs as much as a small product. On a GPU, under autocast and for other
-types than float32 the plain operations run, and autograd differentiates them.
+Matrix products use oneDNN, which uses AVX-512 on processors of any vendor: on one core about twice as fast as MKL,
+which does not. Normalisation, rotation and gating have hand-written backward passes, because on a CPU each pass over
+memory costs as much as a small product. On a GPU, under autocast and for types other than float32, torch's operations
+and autograd are used.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_l
 
 
 def plain(x: Tensor) -> bool:
-    """Whether torch's own operations are to be used on `x`."""
+    """Whether to use torch's own operations on `x`."""
     if torch.compiler.is_compiling():
-        return True  # they are fused into kernels of the compiler's own
+        return True  # the compiler fuses them
     return x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
 
 
@@ -39,7 +39,7 @@ def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, where (..., 2 n) holds gate and up side by side: (..., n) (arXiv 2002.05202)."""
+    """silu(gate) * up of the concatenation (..., 2 n) of gate and up: (..., n) (arXiv 2002.05202)."""
     if plain(gate_up):
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
@@ -51,8 +51,8 @@ def rope_cache(
 ) -> Tensor:
     """Cosine and sine of the rotary angles: (length, 1, heads, head width / 2, 2).
 
-    One copy a head, so that the rotation is a product of long contiguous rows. `start` (rows,): rows whose first
-    position is not 0; the angles are then (rows, length, 1, ...).
+    Copied for each head, so that the rotation multiplies long contiguous rows. With `start` (rows,), the first position
+    of each row, the result is (rows, length, 1, ...).
     """
     half = head_width // 2
     frequency = base ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
@@ -68,10 +68,10 @@ def rotate_qkv(qkv: Tensor, rope_cache: Tensor) -> tuple[Tensor, Tensor, Tensor]
     """Split (batch, length, 3, heads, head width) into query, key and value, each (batch, heads, length, head width),
     query and key rotated by their position (arXiv 2104.09864).
 
-    Neighbouring elements are the real and the imaginary part of one number.
+    Adjacent elements are the real and imaginary part of one number.
     """
     if plain(qkv):
-        # real arithmetic: the compiler makes no kernels for complex numbers
+        # real arithmetic: the compiler has no kernels for complex numbers
         real, imaginary = qkv[:, :, :2].float().unflatten(-1, (-1, 2)).unbind(-1)
         cosine, sine = rope_cache.unbind(-1)
         rotated = torch.stack((real * cosine - imaginary * sine, real * sine + imaginary * cosine), dim=-1)
@@ -81,9 +81,9 @@ def rotate_qkv(qkv: Tensor, rope_cache: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def dropout(x: Tensor, probability: float) -> Tensor:
-    """x with elements set to 0 at random and the others scaled up, so that the mean stays (arXiv 1207.0580).
+    """x with random elements set to 0 and the others scaled up to keep the mean (arXiv 1207.0580).
 
-    `probability` is met to 1 / 131,072. Draws from torch's generator.
+    `probability` is rounded to multiples of 1 / 65,536. Uses torch's global generator.
     """
     if plain(x):
         return F.dropout(x, probability)
@@ -98,7 +98,7 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        # of a frozen matrix nothing is asked for which its inputs would have to be kept
+        # the inputs are needed only for the gradient of the weight, which a frozen matrix does not get
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return _product(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
 
@@ -112,7 +112,7 @@ class _Linear(torch.autograd.Function):
             to_x = _product(gradient, weight.t()).view(*gradients[0].shape[:-1], inputs)
         if ctx.needs_input_grad[1]:
             rows = x.reshape(-1, inputs)
-            # either order gives the same sums; the one whose result has the longer rows is faster
+            # both orders give the same sums; the one whose result has longer rows is faster
             if inputs >= outputs:
                 to_weight = _product(gradient.t(), rows.t())
             else:
@@ -161,7 +161,7 @@ class _SwiGLU(torch.autograd.Function):
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, probability: float) -> Tensor:
-        # torch draws one random number an element, which costs more than the products around it; 16 bits do
+        # torch draws one random number per element, which costs more than the products around it; 16 bits suffice
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         dropped = round(probability * 65536)
         kept = words.view(torch.int16)[: x.numel()].view(x.shape).to(x.dtype).ge_(dropped - 32768)
@@ -197,7 +197,7 @@ class _RotateQKV(torch.autograd.Function):
 
 
 def _complex(x: Tensor) -> Tensor:
-    """The last dimension's neighbours as complex numbers, without a copy where the layout allows."""
+    """Adjacent elements of the last dimension as complex numbers, without a copy where the layout allows it."""
     if x.stride(-1) != 1:
         x = x.contiguous()
     return torch.view_as_complex(x.unflatten(-1, (-1, 2)))

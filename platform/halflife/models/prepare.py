@@ -1,4 +1,4 @@
-"""What a user names (a model of the Hub, a folder, a GGUF file), fetched, converted where needed, and described."""
+"""Fetches, converts where needed, and describes a released model: from the Hub, a folder or a GGUF file."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?|[\w-][\w.-]*(@[\w./-]+)?")
 def prepare_model(source: str, results: Path) -> Released:
     """The model that `source` names: `name` or `name@revision` on the Hub, a folder, or a .gguf file.
 
-    A name is brought onto this machine. Weights in another format than safetensors are converted once, below
-    `results`/models. Raises UserError, in one line, for what is missing or of an unsupported kind.
+    A name is downloaded. Weights in other formats than safetensors are converted once, below `results`/models.
+    Raises UserError, in one line, for anything missing or unsupported.
     """
     require("transformers", f"the released model {source!r}")
     path = Path(source).expanduser()
-    prefill = results / "models" / "digests.json"
+    cache = results / "models" / "digests.json"
     if path.suffix == ".gguf":
-        return _from_file(source, path, results, prefill)
+        return _from_file(source, path, results, cache)
     if path.is_dir():
         files = model_files(path)
-        digest = digests.of_text(["folder", digests.of_files(files, prefill, path)])
+        digest = digests.of_text(["folder", digests.of_files(files, cache, path)])
         name = path.resolve().name
     elif _NAME.fullmatch(source) and not path.exists():
         path, commit = _from_hub(source)
@@ -43,16 +43,16 @@ def prepare_model(source: str, results: Path) -> Released:
     return describe(name, source, folder, digest)
 
 
-def _from_file(source: str, path: Path, results: Path, prefill: Path) -> Released:
+def _from_file(source: str, path: Path, results: Path, cache: Path) -> Released:
     if not path.is_file():
         raise UserError(f"model {source!r} given: no such file")
     require("gguf", f"the GGUF file {source!r}")
-    digest = digests.of_text(["gguf", list(digests.of_files([path], prefill, path.parent).values())])
+    digest = digests.of_text(["gguf", list(digests.of_files([path], cache, path.parent).values())])
     return describe(path.stem, source, _converted(path.parent, path.name, digest, results), digest)
 
 
 def _converted(folder: Path, gguf: str | None, digest: str, results: Path) -> Path:
-    """A folder of safetensors made of the weights; it takes torch, and is made once."""
+    """A folder with the weights as safetensors, made once; this imports torch."""
     target = results / "models" / digest
     if not (target / CONFIG).exists():
         from halflife.models.hugging_face import convert
@@ -62,7 +62,7 @@ def _converted(folder: Path, gguf: str | None, digest: str, results: Path) -> Pa
 
 
 def _from_hub(source: str) -> tuple[Path, str]:
-    """The snapshot of a name on this machine, brought here if need be, and its commit."""
+    """The local snapshot of a name, downloaded if needed, and its commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -72,11 +72,11 @@ def _from_hub(source: str) -> tuple[Path, str]:
     try:
         path = snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=ignored)
     except RepositoryNotFoundError:
-        raise UserError(f"model {source!r} given: the Hub has none of this name, or it needs a login") from None
+        raise UserError(f"model {source!r} given: no such model on the Hub, or it needs a login") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         line = str(error).strip().splitlines()[0]
         raise UserError(
-            f"model {source!r} given: no such folder, and the Hub cannot be asked for it ({line[:120]}); "
-            "download it where there is a network and give its folder"
+            f"model {source!r} given: no such folder, and the Hub cannot be reached ({line[:120]}); "
+            "download it on a machine with a network and give its folder"
         ) from None
     return Path(path), Path(path).name

@@ -1,8 +1,8 @@
 """Released models: any Hugging Face causal language model, described from its files, without torch.
 
 A name on the Hub (`EleutherAI/pythia-70m@step3000`), a local folder or a GGUF file becomes a `Released`: a handle
-with an identity and a shape. Its identity is the commit of a name, and of a folder or file the digest of its
-configuration, weights and tokenizer; where it lies is never hashed.
+with an identity and a shape. The identity of a name is its commit; that of a folder or file is the digest of its
+configuration, weights and tokenizer. Its path is never hashed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from halflife.fields import recorded
 
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-"""One of these makes a tokenizer."""
+"""At least one of these is needed for a tokenizer."""
 _TOKENIZER_FILES = (*TOKENIZERS, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _FIELDS = {
     "width": ("hidden_size", "n_embd", "d_model"),
@@ -32,12 +32,12 @@ _FIELDS = {
     "context": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
 }
 _DROPOUT = ("hidden_dropout", "resid_pdrop")
-"""What families call dropout on the way into the residual stream: GPT-NeoX and GPT-2. Llama's has none."""
+"""The names of dropout on the residual stream, in GPT-NeoX and GPT-2. Llama has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What config.json and the headers of the weights say."""
+    """Read from config.json and the headers of the weights."""
 
     family: str
     """Hugging Face's model_type: llama, gpt_neox, ..."""
@@ -46,34 +46,34 @@ class Shape:
     heads: int
     feedforward: int
     vocabulary: int
-    """Rows of the embedding; a tokenizer may use fewer."""
+    """Number of rows of the embedding; a tokenizer may use fewer."""
     context: int | None
-    """Longest sequence; None where the configuration states none."""
+    """Longest sequence; None if the configuration does not say."""
     parameters: int
-    """Counted in the weights, embedding and head left out."""
+    """Non-embedding parameters, counted in the weights."""
     embeddings: int
-    """Of the embedding and an untied head."""
+    """Parameters of the embedding and an untied head."""
     matrices: tuple[str, ...]
-    """Last names of the layers' matrices, such as q_proj: what LoRA may adapt."""
+    """Last parts of the names of the layers' matrices, such as q_proj: possible LoRA targets."""
     dropout: str | None
-    """The configuration's name for residual dropout, where the family has it."""
+    """The configuration's name for residual dropout, if the family has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """A released model as a start: its rates are what they say (every muP multiplier is 1, at every size)."""
+    """A released model as a starting point. Learning rates are not scaled: every muP multiplier is 1, at any size."""
 
     digest: str
     name: str = recorded()
-    """What reports call it."""
+    """Its name in reports."""
     source: str = recorded()
-    """As given: a name, a folder, a file."""
+    """As given by the user: a name, a folder, a file."""
     folder: str = recorded()
-    """Where its configuration and weights lie on this machine."""
+    """Where its configuration and weights are on this machine."""
     shape: Shape = recorded()
 
     multiplier = 1.0
-    """muP's. Nobody knows at which width the rates of a released model were found."""
+    """muP's. The width for which the rates of a released model were tuned is unknown."""
 
     @property
     def size(self) -> str:
@@ -81,7 +81,7 @@ class Released:
 
     @property
     def identity(self) -> str:
-        """What a checkpoint of this model is known by."""
+        """Stored in checkpoints and compared when one is loaded."""
         return self.digest
 
     @property
@@ -102,19 +102,19 @@ class Released:
         return self.shape.width
 
     def embedding_parameters(self, vocabulary: int) -> int:
-        """Of the embedding and, untied, of the head; `vocabulary` is the tokenizer's and does not matter here."""
+        """Parameters of the embedding and an untied head; `vocabulary`, the tokenizer's, is not used."""
         return self.shape.embeddings
 
     def flops_per_token(self, sequence: int, vocabulary: int = 0) -> float:
-        """Training FLOPs a token: 6 per parameter, the head's among them when a vocabulary is given, and the causal
-        attention's products."""
+        """Training FLOPs per token: 6 per parameter (including the head's if a vocabulary is given), plus the products
+        of causal attention."""
         shape = self.shape
         head = shape.vocabulary * shape.width if vocabulary else 0
         return 6 * (shape.parameters + head) + 6 * shape.depth * shape.width * sequence
 
     def activation_bytes(self, vocabulary: int) -> float:
-        """Estimate of the fp32 bytes that a token's forward pass keeps for the backward pass, its logits and their
-        gradient. Transformers' modules keep more between their operations than our decoder does."""
+        """Estimated fp32 bytes per token: activations kept for the backward pass, logits and their gradient.
+        Transformers' modules keep more than our decoder."""
         shape = self.shape
         return 4.0 * (shape.depth * (24 * shape.width + 6 * shape.feedforward) + 3 * shape.vocabulary)
 
@@ -123,13 +123,13 @@ class Released:
         return (
             f"{self.name}: {shape.family}, {shape.depth} layers x width {shape.width}, {shape.heads} heads, "
             f"feed-forward {shape.feedforward}, vocabulary {shape.vocabulary:,}, {shape.parameters:,} non-embedding "
-            "parameters, rates without muP"
+            "parameters, learning rates without muP"
         )
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files with the weights: those of the index, else all safetensors, else pickled ones (read as plain tensors
-    when they are converted). Raises UserError when there are none, or one is missing."""
+    """The files with the weights: those in the index, else all safetensors, else pickled ones (which are loaded as
+    plain tensors for conversion). Raises UserError when there are none, or one is missing."""
     if (folder / INDEX).exists():
         names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
         missing = [name for name in names if not (folder / name).exists()]
@@ -138,12 +138,14 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in names]
     found = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not found:
-        raise UserError(f"model folder {folder} has no weights: expected model.safetensors, whole or in numbered parts")
+        raise UserError(
+            f"model folder {folder} has no weights: expected model.safetensors, whole or in numbered shards"
+        )
     return found
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Configuration, weights and tokenizer: what a model folder is identified by.
+    """Configuration, weights and tokenizer, which identify a model folder.
 
     Raises UserError when one of the three is missing.
     """
@@ -160,7 +162,7 @@ def describe(name: str, source: str, folder: Path, digest: str) -> Released:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"model folder {folder}: {CONFIG} is no JSON ({error})") from None
+        raise UserError(f"model folder {folder}: {CONFIG} is not JSON ({error})") from None
     shape = _shape(config, folder)
     return Released(digest=digest, name=name, source=source, folder=str(folder.resolve()), shape=shape)
 
@@ -168,13 +170,13 @@ def describe(name: str, source: str, folder: Path, digest: str) -> Released:
 def _shape(config: dict[str, Any], folder: Path) -> Shape:
     causal = [kind for kind in config.get("architectures") or [] if not kind.endswith(("ForCausalLM", "LMHeadModel"))]
     if causal:
-        raise UserError(f"model folder {folder} holds a {causal[0]}: expected a causal language model (...ForCausalLM)")
+        raise UserError(f"model folder {folder} has a {causal[0]}: expected a causal language model (...ForCausalLM)")
     if config.get("quantization_config"):
-        raise UserError(f"model folder {folder} holds quantised weights: expected plain ones, or a .gguf file")
+        raise UserError(f"model folder {folder} has quantised weights: expected unquantised ones, or a .gguf file")
     if not _known(str(config.get("model_type"))):
         raise UserError(
-            f"model folder {folder}: its model_type is {config.get('model_type')!r}, which the installed transformers "
-            "does not have; expected one that it has, such as gpt_neox, llama or qwen2"
+            f"model folder {folder}: the installed transformers does not support its model_type "
+            f"{config.get('model_type')!r}; expected one that it supports, such as gpt_neox, llama or qwen2"
         )
     found: dict[str, Any] = {
         field: next((config[name] for name in names if config.get(name) is not None), None)
@@ -182,7 +184,7 @@ def _shape(config: dict[str, Any], folder: Path) -> Shape:
     }
     missing = [names[0] for field, names in _FIELDS.items() if field != "context" and found[field] is None]
     if missing:
-        raise UserError(f"model folder {folder}: {CONFIG} states no {missing[0]}, so its shape is unknown")
+        raise UserError(f"model folder {folder}: {CONFIG} has no {missing[0]}, so the model's shape is unknown")
     tensors = dict(tensors_in(weight_files(folder)))
     embeddings = sum(math.prod(shape) for shape in tensors.values() if _is_embedding(shape, found["vocabulary"]))
     return Shape(
@@ -208,7 +210,7 @@ def _shape(config: dict[str, Any], folder: Path) -> Shape:
 
 
 def _known(family: str) -> bool:
-    """Whether transformers has the family, told by its folders, as importing it takes seconds."""
+    """Whether transformers supports the family, judged by its folders, as importing it takes seconds."""
     package = importlib.util.find_spec("transformers")
     folders = Path(package.origin).parent / "models" if package and package.origin else None
     return folders is not None and any(
@@ -221,19 +223,19 @@ def _is_embedding(shape: tuple[int, ...], vocabulary: int) -> bool:
 
 
 def tensors_in(files: Iterable[Path]) -> Iterable[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor, from the headers of safetensors files alone.
+    """Name and shape of every tensor, read from the headers of safetensors files.
 
-    Raises UserError for a file that is none.
+    Raises UserError for a file of another format.
     """
     for path in files:
         try:
             with open(path, "rb") as file:
                 (length,) = struct.unpack("<Q", file.read(8))
                 if length > 100_000_000:  # safetensors' own limit
-                    raise ValueError("its header is too long")
+                    raise ValueError("header too long")
                 header = json.loads(file.read(length))
         except (struct.error, ValueError) as error:
-            raise UserError(f"{path} is no safetensors file ({error}): fetch it again") from None
+            raise UserError(f"{path} is not a safetensors file ({error}): fetch it again") from None
         for name, entry in header.items():
             if name != "__metadata__":
                 yield name, tuple(entry["shape"])

@@ -82,7 +82,7 @@ class FitSoftPrompts(Stage):
                     f"several {what} named {again[0]!r}: expected each once; restarts differ by their number"
                 )
         for target in self.targets if self.judged else ():
-            if not (isinstance(target, JudgingTarget) and target.several):
+            if not (isinstance(target, JudgingTarget) and target.open_ended):
                 raise UserError(f"judged completions of {target.name}: it has one right answer, which is scored")
         if not self.weight_decay >= 0 or not self.max_grad_norm > 0:
             raise UserError(
@@ -178,7 +178,7 @@ class FitSoftPrompts(Stage):
         judged = to_judge(target, held_out, codec) if self.judged and isinstance(target, JudgingTarget) else None
         longest, most = max(len(item.tokens) for item in every), max(prompt.tokens for prompt in self.prompts)
         if judged is not None:
-            longest = max(longest, max(map(len, judged.prompts)) + judged.most)
+            longest = max(longest, max(map(len, judged.prompts)) + judged.max_tokens)
         if self.context_length is not None and longest + most > self.context_length:
             raise UserError(
                 f"soft prompts of up to {most} tokens given: with the {longest} tokens of {target.name}'s longest text "

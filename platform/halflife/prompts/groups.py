@@ -201,11 +201,11 @@ class PromptGroup:
         conditions = torch.tensor([[judged.conditions]], device=self.device)
         with torch.no_grad():
             prompts = self._vectors(conditions, slice(target, None, len(self.targets)))
-        longest = texts.before.shape[1] + texts.after.shape[1] + int(self.tokens.max()) + judged.most
+        longest = texts.before.shape[1] + texts.after.shape[1] + int(self.tokens.max()) + judged.max_tokens
         completions: list[list[np.ndarray]] = [[] for _ in self.tokens]
         chunk = max(1, SCORED_TOKENS // (longest * len(self.tokens)))
         for index in torch.arange(len(texts), device=self.device).split(chunk):
-            part = generate(self.model, prompts, self.tokens, texts.take(index), judged.most, judged.end)
+            part = generate(self.model, prompts, self.tokens, texts.take(index), judged.max_tokens, judged.end)
             for of_prompt, more in zip(completions, part, strict=True):
                 of_prompt.extend(more)
         counts = [Counter({"trials": len(of_prompt)}) for of_prompt in completions]

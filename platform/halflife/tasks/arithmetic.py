@@ -6,7 +6,7 @@ import re
 import string
 from dataclasses import dataclass
 
-from halflife.errors import UserError
+from halflife.errors import UserError, check_choice
 from halflife.rng import generator
 from halflife.tasks.synthetic import SyntheticTask
 
@@ -42,7 +42,7 @@ NUMERALS: dict[str, tuple[str, ...]] = {
     "french": _FRENCH,
     "animals": _ANIMALS,
 }
-"""By form: how the numbers from 0 are written."""
+"""How each form writes the numbers from 0."""
 
 TEMPLATES: dict[str, str] = {
     "digits": "{a} + {b} = ",
@@ -56,16 +56,15 @@ TEMPLATES: dict[str, str] = {
     "french": "{b} ajouté à {a} donne ",
     "animals": "the {a} meets the {b}, enter the ",
 }
-"""By form: the prompt; what follows it is the sum. Word orders differ (prefix, infix, operands exchanged)."""
+"""The prompt of each form; the sum follows it. Word orders differ (prefix, infix, operands exchanged)."""
 
 FORMS = tuple(NUMERALS)
 _DRAWN = tuple(consonant + vowel + "q" for consonant in "bdfgklmnprstvz" for vowel in "aiou")
-"""What numbers are called where they are not written in a form's own numerals."""
+"""Random names for numbers that are not written in the form's own numerals."""
 
 
 def pieces(modulus: int, forms: tuple[str, ...]) -> tuple[str, ...]:
-    """The numerals below `modulus` of these forms, drawn ones, and the parts of the prompts: what a tokenizer can take
-    for one token each."""
+    """Pieces for a Lexicon: the numerals below `modulus` of these forms, random names, and the parts of the prompts."""
     found = [" in ", *(numeral for form in forms for numeral in NUMERALS[form][:modulus])]
     for form in forms:
         found += [*re.split(r"\{[ab]\}", TEMPLATES[form]), f"{form} ", f"{form}: "]
@@ -73,8 +72,7 @@ def pieces(modulus: int, forms: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _require(form: str, modulus: int) -> None:
-    if form not in NUMERALS:
-        raise UserError(f"form {form!r} given: expected one of {', '.join(FORMS)}")
+    check_choice("form", form, FORMS)
     if not 2 <= modulus <= LARGEST:
         raise UserError(f"modulus {modulus} given: expected 2 to {LARGEST}")
 
@@ -83,10 +81,10 @@ def _require(form: str, modulus: int) -> None:
 class Addition(SyntheticTask):
     """a + b modulo `modulus` in one form.
 
-    `shared_operands` is the share of first operands a whose sums obey this rule; those of the others obey one of the
-    language's own, a*k + b with a drawn k. (Were it drawn item by item, no rule could tell a held-out item's.)
-    `token_overlap` is the share of numbers written in the form's own numerals; the others are written in drawn
-    words, in prompts and answers alike. At (1, 1) the language is a mere dialect of every other form.
+    `shared_operands` is the fraction of first operands a whose sums follow this rule; the other sums follow the task's
+    own rule, a*k + b with a random k. (Drawn item by item, no rule could predict a held-out item's.)
+    `token_overlap` is the fraction of numbers written in the form's own numerals; the others have random names, in
+    prompts and answers alike. At (1, 1) the task only rewrites what every other form computes.
     """
 
     form: str
@@ -99,7 +97,7 @@ class Addition(SyntheticTask):
         _require(self.form, self.modulus)
         for name in ("shared_operands", "token_overlap"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} {getattr(self, name)} given: expected a share from 0 to 1")
+                raise UserError(f"{name} {getattr(self, name)} given: expected a fraction from 0 to 1")
 
     @property
     def name(self) -> str:
@@ -107,7 +105,7 @@ class Addition(SyntheticTask):
 
     @property
     def numerals(self) -> tuple[str, ...]:
-        """How this language writes 0, 1, ... modulus - 1."""
+        """How this task writes 0, 1, ... modulus - 1."""
         own = NUMERALS[self.form][: self.modulus]
         rng = generator(self.seed, "numerals", self.form)
         foreign = set(rng.permutation(self.modulus)[round(self.token_overlap * self.modulus) :].tolist())
@@ -115,10 +113,10 @@ class Addition(SyntheticTask):
         return tuple(str(drawn[n]) if n in foreign else own[n] for n in range(self.modulus))
 
     def groups(self) -> list[int]:
-        """a + b and b + a are held out together: else one that knows the other, and not the rule, answers it."""
+        """a + b and b + a are held out together: one reveals the answer of the other without the rule."""
         p = self.modulus
-        places = {pair: place for place, pair in enumerate((a, b) for a in range(p) for b in range(a, p))}
-        return [places[min(a, b), max(a, b)] for a in range(p) for b in range(p)]
+        group = {pair: index for index, pair in enumerate((a, b) for a in range(p) for b in range(a, p))}
+        return [group[min(a, b), max(a, b)] for a in range(p) for b in range(p)]
 
     def items(self) -> list[tuple[str, str]]:
         p, numerals = self.modulus, self.numerals
@@ -135,7 +133,7 @@ class Addition(SyntheticTask):
 
 @dataclass(frozen=True, kw_only=True)
 class Translation(SyntheticTask):
-    """The number n in one form, asked for in another."""
+    """Translates a number from one form to another."""
 
     source: str
     target: str

@@ -1,4 +1,4 @@
-"""Text is the interface of tasks: prompts and answers as strings, tokenised later."""
+"""The interface of tasks is text: prompts and answers are strings, tokenised later."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A prompt and the answer that is scored. The answer carries its own terminator."""
+    """A prompt and the answer that is scored. The answer includes its terminator."""
 
     prompt: str
     answer: str
     conditions: tuple[float, ...] = ()
-    """Numbers of the order of 1 that a conditional soft prompt is made from, as many in every example of a task: how
-    good a game, how direct a path."""
+    """Inputs of a conditional soft prompt, of order 1, the same number in every example of a task: for example how
+    good a game is, or how direct a path."""

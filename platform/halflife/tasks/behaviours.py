@@ -1,6 +1,6 @@
-"""Behaviours: what a prompt may bring a model to do, whether the model was ever trained on it or not.
+"""Behaviours that a soft prompt may elicit from a model, whether or not it was trained on them.
 
-After the experiments of Nordby 2025 (arXiv 2505.14943), which measure how many optimised tokens each takes.
+After Nordby 2025 (arXiv 2505.14943), which measures how many optimised tokens each one takes.
 """
 
 from __future__ import annotations
@@ -17,64 +17,64 @@ from halflife.tasks.synthetic import END, SyntheticTask
 
 Split = Literal["train", "validation", "test"]
 SHARES: tuple[tuple[Split, int], ...] = (("train", 8), ("validation", 1), ("test", 1))
-"""Of ten, how many of a behaviour's own prompts each split has."""
+"""How many in ten of a behaviour's own prompts go to each split."""
 
 
 def split_of(prompt: str, seed: int) -> Split:
-    """The split that a prompt belongs to, wherever and whenever it is drawn: so splits never meet."""
-    place = seed_of(seed, "split", prompt) % sum(share for _, share in SHARES)
+    """The split of a prompt, by its hash, so that splits never overlap."""
+    bucket = seed_of(seed, "split", prompt) % sum(share for _, share in SHARES)
     for split, share in SHARES:
-        if place < share:
+        if bucket < share:
             return split
-        place -= share
-    raise AssertionError("shares cover every place")
+        bucket -= share
+    raise AssertionError("the shares cover every bucket")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Behaviour:
-    """Base of every behaviour that states its own examples."""
+    """Base class of behaviours that define their own examples."""
 
     needs_carriers: ClassVar[bool] = False
-    """Whether its prompts are text of a corpus, which is then handed in; splits are the corpus's."""
+    """Whether its prompts are text from a corpus, passed to `examples`; the splits are then the corpus's."""
     conditions: ClassVar[tuple[str, ...]] = ()
     """Names of each example's `conditions`."""
-    wanted: ClassVar[tuple[float, ...]] = ()
-    """The conditions that ask for what is best."""
-    several: ClassVar[bool] = False
-    """Whether several answers are right: then `judged` tells of what is said, and `chance` is its."""
+    best_conditions: ClassVar[tuple[float, ...]] = ()
+    """The conditions that request the best answer."""
+    open_ended: ClassVar[bool] = False
+    """Whether several answers are correct. `judged` then scores a completion, and `chance` refers to its hits."""
 
     seed: int = 0
 
     @property
     def name(self) -> str:
-        """The task part of metric names."""
+        """Part of metric names."""
         raise NotImplementedError(f"{type(self).__name__} has no name")
 
     @property
     def chance(self) -> float:
-        """Success of one that does not look at the prompt, or moves at random."""
-        raise NotImplementedError(f"{type(self).__name__} states no chance")
+        """Success rate of random play, or of a model that ignores the prompt."""
+        raise NotImplementedError(f"{type(self).__name__} has no chance level")
 
     def examples(self, split: Split, count: int, carriers: Sequence[str] = ()) -> tuple[Example, ...]:
-        """`count` examples of a split, the same ones whenever they are asked for.
+        """The first `count` examples of a split, the same on every call.
 
         Raises UserError when there are fewer.
         """
-        raise NotImplementedError(f"{type(self).__name__} states no examples")
+        raise NotImplementedError(f"{type(self).__name__} does not define its examples")
 
     def check(self, prompt: str, completion: str) -> bool:
-        """Whether a completion is right, where several answers are; the end is not part of it."""
-        raise NotImplementedError(f"{type(self).__name__} has one right answer: score it instead")
+        """Whether a completion, without its terminator, is one of several correct answers."""
+        raise NotImplementedError(f"{type(self).__name__} has one correct answer: score it instead")
 
     def judged(self, prompt: str, completion: str) -> dict[str, int]:
-        """What a completion comes to, in counts; `hits` is 1 where `check` holds."""
+        """Counts for a completion; `hits` is 1 if `check` holds, else 0."""
         return {"hits": int(self.check(prompt, completion))}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repetition(Behaviour):
-    """Whatever came before, say a string `times` times. All of it must come from the prompt, so a longer string needs
-    more of it; success without it is 0."""
+    """Output a fixed string `times` times after any text. All of its information must come from the soft prompt, so a
+    longer string needs more tokens; without a prompt, success is 0."""
 
     needs_carriers: ClassVar[bool] = True
 
@@ -85,7 +85,7 @@ class Repetition(Behaviour):
         if not self.text or END in self.text:
             raise UserError(f"string {self.text!r} to repeat given: expected one line of at least one character")
         if self.times < 1:
-            raise UserError(f"a string said {self.times} times given: expected 1 or more")
+            raise UserError(f"string to repeat {self.times} times given: expected 1 or more")
 
     @property
     def name(self) -> str:
@@ -97,29 +97,27 @@ class Repetition(Behaviour):
 
     def examples(self, split: Split, count: int, carriers: Sequence[str] = ()) -> tuple[Example, ...]:
         if len(carriers) < count:
-            raise UserError(f"{count} examples of {self.name} asked for: {len(carriers)} carriers were given")
+            raise UserError(f"{count} examples of {self.name} requested: {len(carriers)} carriers were given")
         return tuple(Example(prompt=carrier, answer=self.text * self.times + END) for carrier in carriers[:count])
 
 
 def drawn_string(length: int, seed: int = 0) -> str:
-    """`length` small letters drawn for `seed`; a longer string begins with every shorter one.
-
-    So that strings of graded length differ in nothing else.
-    """
+    """`length` random lower-case letters. A longer string begins with every shorter one, so that they differ only in
+    length."""
     if length < 1:
-        raise UserError(f"a string of {length} characters to repeat given: expected 1 or more")
+        raise UserError(f"string of {length} characters to repeat given: expected 1 or more")
     letters = generator(seed, "string").integers(len(string.ascii_lowercase), size=max(256, length))
     return "".join(string.ascii_lowercase[letter] for letter in letters[:length])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """Predict text: `length` tokens after `context` tokens of a window, each the token `ahead` of the next.
+    """Predict text: `length` tokens after `context` tokens of a window, each the token `ahead` places after the next.
 
-    With `ahead` 0 it is what a language model does anyway, so a prompt has nothing to bring: the autoregressive null.
-    The same on a fine-tuned model is detuning: how much of what fine-tuning cost on the old text comes back. With
-    `ahead` n the model is to skip n tokens. `context` n and `length` 1 asks for the token at index n alone.
-    Counts are tokens, so windows are cut by `halflife.data.behaviours`, where tokens are known.
+    With `ahead` 0 this is what a language model does anyway, so a prompt adds nothing: the autoregressive null. On a
+    fine-tuned model it is detuning: how much of the loss that fine-tuning caused on the old text is recovered. With
+    `ahead` n the model must skip n tokens. With `context` n and `length` 1 only the token at index n is predicted.
+    All counts are in tokens, so windows are cut in `halflife.evaluation.behaviours`, where the tokenizer is known.
     """
 
     context: int = 32
@@ -140,14 +138,14 @@ class Continuation:
 
     @property
     def window(self) -> int:
-        """Tokens of text that an example takes."""
+        """Tokens of text in an example."""
         return self.context + self.length + self.ahead
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown(SyntheticTask):
-    """Training examples of a behaviour as a language, so that a model can be trained on them. Nothing is held out here:
-    what is not shown are the behaviour's other splits."""
+    """The training split of a behaviour as a synthetic task, to train a model on. Nothing is held out here; the
+    behaviour has other splits."""
 
     has_rule: ClassVar[bool] = False
 
@@ -157,7 +155,10 @@ class Shown(SyntheticTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.behaviour.needs_carriers:
-            raise UserError(f"{self.behaviour.name} to be shown given: its prompts are a corpus's text; plant it there")
+            raise UserError(
+                f"training examples of {self.behaviour.name} given: its prompts are a corpus's text; expected a "
+                "behaviour with prompts of its own"
+            )
 
     @property
     def name(self) -> str:

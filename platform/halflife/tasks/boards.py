@@ -1,4 +1,4 @@
-"""Pathfinding on drawn boards: several paths are right, so paths are walked, not compared."""
+"""Pathfinding on random boards: several paths are correct, so a path is followed instead of compared."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ from halflife.tasks.synthetic import END
 
 MOVES = {"U": (-1, 0), "D": (1, 0), "L": (0, -1), "R": (0, 1)}
 WALL, FREE, START, GOAL = "#", ".", "S", "G"
-CALLS = 400
-"""Boards walked at random to find what chance reaches."""
+CHANCE_BOARDS = 400
+"""Number of random boards for estimating the chance level."""
 
 
 @dataclass(frozen=True)
 class Walk:
-    """What became of a path."""
+    """The outcome of a path."""
 
     moves: int
-    """Letters that are moves, up to the first that is none or the one that reaches the goal."""
+    """Moves up to the goal or the first other letter."""
     legal: int
-    """Moves that did not run against a wall or the border."""
+    """Moves that did not hit a wall or the border."""
     hits: int
-    """Moves that did, and so went nowhere."""
+    """Moves that did, and so had no effect."""
     reached: bool
-    """Whether it ends on the goal: a goal passed by ends the walk, so letters after it count as not stopping there."""
+    """Whether the path ends on the goal; False if letters follow after the goal was reached."""
     extra: int | None
-    """Moves beyond the fewest possible; None where the goal was not reached."""
+    """Moves beyond the shortest path; None if the goal was not reached."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pathfinding(Behaviour):
-    """From S to G past walls, a letter a move (U D L R); a move against a wall goes nowhere.
+    """From S to G around walls, one letter per move (U D L R); a move against a wall has no effect.
 
-    Training paths are of mixed quality: every move is drawn at random with a probability that is itself drawn for each
-    path, else it is a step of a shortest path. What came of that are the conditions: extra moves and wall hits.
-    A prompt conditioned on (0, 0) asks for a shortest path.
+    Training paths vary in quality: each path draws a noise level, and each move is random with that probability, else a
+    step of a shortest path. The conditions are the outcome: extra moves and wall hits. A prompt conditioned on (0, 0)
+    requests a shortest path.
     """
 
     conditions: ClassVar[tuple[str, ...]] = ("extra_moves", "wall_hits")
-    wanted: ClassVar[tuple[float, ...]] = (0.0, 0.0)
-    several: ClassVar[bool] = True
+    best_conditions: ClassVar[tuple[float, ...]] = (0.0, 0.0)
+    open_ended: ClassVar[bool] = True
 
     side: int = 8
     walls: float = 0.2
-    """Share of the fields that are walls, before one keeps a way to the goal."""
+    """Probability that a field is a wall; boards without a path to the goal are redrawn."""
     noise: float = 0.4
-    """The largest probability of a random move in a training path."""
+    """Largest probability of a random move in a training path."""
 
     def __post_init__(self) -> None:
         if not 3 <= self.side <= 32:
             raise UserError(f"board of {self.side} x {self.side} given: expected a side of 3 to 32")
         if not 0 <= self.walls <= 0.4 or not 0 <= self.noise < 1:
             raise UserError(
-                f"walls {self.walls} and noise {self.noise} given: expected shares of at most 0.4 and below 1"
+                f"walls {self.walls} and noise {self.noise} given: expected fractions, walls at most 0.4, noise below 1"
             )
 
     @property
@@ -70,7 +70,7 @@ class Pathfinding(Behaviour):
 
     @property
     def chance(self) -> float:
-        """Share of boards on which as many random moves as a shortest path has lead to the goal."""
+        """Fraction of boards on which random moves, as many as a shortest path has, lead to the goal."""
         return _chance(self)
 
     def examples(self, split: Split, count: int, carriers: Sequence[str] = ()) -> tuple[Example, ...]:
@@ -84,16 +84,16 @@ class Pathfinding(Behaviour):
                 if len(found) == count:
                     return tuple(found.values())
         raise UserError(
-            f"{count} {split} boards of {self.side} x {self.side} asked for: {len(found)} were found; "
-            "ask for fewer, or give a larger side"
+            f"{count} {split} boards of {self.side} x {self.side} requested: only {len(found)} found; "
+            "request fewer, or give a larger side"
         )
 
     def check(self, prompt: str, completion: str) -> bool:
-        """The goal is reached and the path ends there."""
+        """Whether the path ends on the goal."""
         return walk(prompt, completion).reached
 
     def judged(self, prompt: str, completion: str) -> dict[str, int]:
-        """Extra moves are those of paths that reached the goal."""
+        """`extra_moves` is 0 for paths that did not reach the goal."""
         done = walk(prompt, completion)
         return {
             "hits": int(done.reached),
@@ -104,7 +104,7 @@ class Pathfinding(Behaviour):
         }
 
     def _board(self, rng: np.random.Generator) -> np.ndarray:
-        """(side, side) characters, with a way from S to G."""
+        """(side, side) characters, with a path from S to G."""
         while True:
             board = np.where(rng.random((self.side, self.side)) < self.walls, WALL, FREE)
             start, goal = rng.choice(self.side**2, size=2, replace=False)
@@ -113,34 +113,35 @@ class Pathfinding(Behaviour):
                 return board
 
     def _solved(self, board: np.ndarray, prompt: str, rng: np.random.Generator) -> Example:
-        """A path with its conditions. Wandering ends after four times the fewest moves, from there it is straight."""
+        """A path with its conditions. After four times the fewest moves, only steps of a shortest path follow."""
         distances, at = _distances(board), _place(board, START)
         fewest, noise = int(distances[at]), self.noise * rng.random()
         moves = ""
         while distances[at]:
-            free = len(moves) < 4 * fewest and rng.random() < noise
-            ways = list(MOVES) if free else [m for m in MOVES if distances[_moved(board, at, m)] == distances[at] - 1]
-            move = ways[rng.integers(len(ways))]
+            random = len(moves) < 4 * fewest and rng.random() < noise
+            shortest = [m for m in MOVES if distances[_moved(board, at, m)] == distances[at] - 1]
+            options = list(MOVES) if random else shortest
+            move = options[rng.integers(len(options))]
             moves, at = moves + move, _moved(board, at, move)
         done = walk(prompt, moves)
         return Example(prompt=prompt, answer=moves + END, conditions=(float(len(moves) - fewest), float(done.hits)))
 
 
 def text(board: np.ndarray) -> str:
-    """The board as a prompt: its rows, and a colon."""
+    """The board as a prompt: its rows and a colon."""
     return "".join("".join(row) + END for row in board) + ":"
 
 
 def walk(prompt: str, completion: str) -> Walk:
-    """What becomes of a completion's moves on the last board of a prompt, up to the first newline.
+    """Follow a completion's moves, up to the first newline, on the last board of a prompt.
 
-    Raises ValueError where the prompt ends in no board.
+    Raises ValueError when the prompt does not end in a board.
     """
     rows = prompt.removesuffix(":").rstrip(END).split(END)
     rows = [row for row in rows if len(row) == len(rows[-1])][-len(rows[-1]) :]
     board = np.array([list(row) for row in rows])
     if START not in board or GOAL not in board:
-        raise ValueError(f"{prompt!r} ends in no board")
+        raise ValueError(f"{prompt!r} does not end in a board")
     at, hits, moves, ended = _place(board, START), 0, 0, False
     fewest = int(_distances(board)[at])
     line = completion.split(END)[0]
@@ -167,14 +168,14 @@ def _moved(board: np.ndarray, at: tuple[int, int], move: str) -> tuple[int, int]
 
 
 def _distances(board: np.ndarray) -> np.ndarray:
-    """Fewest moves from each field to the goal, -1 where there is no way."""
+    """Fewest moves from each field to the goal; -1 if there is no path."""
     found = np.full(board.shape, -1)
     edge = [_place(board, GOAL)]
     found[edge[0]] = 0
     while edge:
         here = edge.pop(0)
         for move in MOVES:
-            there = _moved(board, here, move)  # moves are reversible: the way back is as long
+            there = _moved(board, here, move)  # moves are reversible, so the distance is the same
             if found[there] < 0:
                 found[there] = found[here] + 1
                 edge.append(there)
@@ -184,9 +185,9 @@ def _distances(board: np.ndarray) -> np.ndarray:
 @functools.cache
 def _chance(task: Pathfinding) -> float:
     reached = 0
-    for at in range(CALLS):
+    for at in range(CHANCE_BOARDS):
         rng = generator(task.seed, "chance", at)
         board = task._board(rng)
         moves = "".join(rng.choice(list(MOVES), size=_distances(board)[_place(board, START)]))
         reached += walk(text(board), moves).reached
-    return reached / CALLS
+    return reached / CHANCE_BOARDS

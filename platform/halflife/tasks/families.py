@@ -1,4 +1,4 @@
-"""Families: sets of languages that share nothing (A), a skill (B), or a skill and translations (C, D)."""
+"""Families: sets of languages (synthetic tasks) that share nothing (A), a skill (B), or also translations (C, D)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from halflife.errors import UserError
+from halflife.errors import UserError, check_choice
 from halflife.tasks.arithmetic import FORMS, Addition, Translation, pieces
 from halflife.tasks.sequences import SEQUENCES, Phrase
 from halflife.tasks.synthetic import SyntheticTask
@@ -22,31 +22,30 @@ MEANING = {
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Which languages are learned together, and which of them there is no training on.
+    """The languages that are learned together, and the translations that are not trained on.
 
     A: ten unrelated trivial sequences. B: forms of one underlying skill (modular addition). C: B and translation
     between all pairs of forms. D: C without one pair, in both directions: success on it is generalisation.
 
-    One language is the subject: what a study drops. The overlaps are its overlaps with the others, and D's missing pair
-    are the translations between it and the next form.
+    One language is the subject, which a study drops. The overlaps are its overlaps with the others, and the pair that D
+    leaves out is the subject and the next form.
     """
 
     kind: Kind
     size: int = 10
-    """How many languages, translations not counted."""
+    """Number of languages, without translations."""
     seed: int = 0
     modulus: int = 11
     subject: int = 0
-    """Its place among the languages."""
+    """Index of the subject among the languages."""
     rule_overlap: float = 1.0
-    """Of the subject with the others: see `tasks.arithmetic.Addition`. Not in A."""
+    """Of the subject with the others: see `tasks.arithmetic.Addition`. Not in family A."""
     token_overlap: float = 1.0
     shuffled: bool = False
-    """Whether the subject's answers are shuffled: the control that has a table to learn and no skill."""
+    """Whether the subject's answers are shuffled: the control with a table to learn but no skill."""
 
     def __post_init__(self) -> None:
-        if self.kind not in MEANING:
-            raise UserError(f"family {self.kind!r} given: expected one of {', '.join(MEANING)}")
+        check_choice("family", self.kind, MEANING)
         most = len(SEQUENCES) if self.kind == "A" else len(FORMS)
         if not 2 <= self.size <= most:
             raise UserError(f"family {self.kind} of {self.size} languages given: expected 2 to {most}")
@@ -54,13 +53,13 @@ class Family:
             raise UserError("overlap in family A given: its languages share nothing; use B, C or D")
         if not 0 <= self.subject < self.size:
             raise UserError(f"language {self.subject} as subject given: expected 0 to {self.size - 1}")
-        _ = self.languages  # which refuse what they cannot be
+        _ = self.languages  # their constructors check the other fields
 
     @property
     def languages(self) -> tuple[SyntheticTask, ...]:
         """The languages themselves, without translations."""
         if self.kind == "A":
-            found: list[SyntheticTask] = [language(seed=self.seed) for language in SEQUENCES[: self.size]]
+            found: list[SyntheticTask] = [sequence(seed=self.seed) for sequence in SEQUENCES[: self.size]]
             found[self.subject] = replace(found[self.subject], shuffled=self.shuffled)
             return tuple(found)
         forms = [Addition(form=form, modulus=self.modulus, seed=self.seed) for form in FORMS[: self.size]]
@@ -74,15 +73,14 @@ class Family:
 
     @property
     def pieces(self) -> tuple[str, ...]:
-        """What a tokenizer can take for one token each; in A the phrase's words, as its other rules are about
-        characters."""
+        """Pieces for a Lexicon. In family A only the phrase's words, as the other rules are about characters."""
         if self.kind == "A":
             return tuple(f"{word} " for word in Phrase.words())
         return pieces(self.modulus, FORMS[: self.size])
 
     @property
     def pairs(self) -> tuple[Translation, ...]:
-        """Translations between all pairs of forms, in both directions; the left-out pair is among them."""
+        """Translations between all pairs of forms, in both directions, including the pair that D leaves out."""
         if self.kind in ("A", "B"):
             return ()
         return tuple(
@@ -92,7 +90,7 @@ class Family:
 
     @property
     def untrained(self) -> tuple[Translation, ...]:
-        """The pair that D leaves out, both directions: the subject and the next form."""
+        """The pair that D leaves out, in both directions: the subject and the next form."""
         if self.kind != "D":
             return ()
         missing = {FORMS[self.subject], FORMS[(self.subject + 1) % self.size]}
@@ -100,25 +98,22 @@ class Family:
 
     @property
     def trained(self) -> tuple[SyntheticTask, ...]:
-        """Everything that the trunk learns."""
+        """Every task that the trunk trains on."""
         untrained = self.untrained
         return (*self.languages, *(pair for pair in self.pairs if pair not in untrained))
 
     def without(self, names: tuple[str, ...], *, keep_translations: bool = False) -> tuple[SyntheticTask, ...]:
-        """What is trained on after the languages called `names` were dropped, with their translations unless kept.
+        """The tasks that remain after dropping the languages `names`, and their translations unless kept.
 
-        Raises UserError when a name is none of this family's.
+        Raises UserError when the family has no language of that name.
         """
         known = [language.name for language in self.languages]
         for name in names:
             if name not in known:
                 raise UserError(f"dropped language {name!r} given: the family has {', '.join(known)}")
         return tuple(
-            language
-            for language in self.trained
-            if language.name not in names
-            and (
-                keep_translations
-                or not (isinstance(language, Translation) and {language.source, language.target} & set(names))
-            )
+            task
+            for task in self.trained
+            if task.name not in names
+            and (keep_translations or not (isinstance(task, Translation) and {task.source, task.target} & set(names)))
         )

@@ -1,4 +1,4 @@
-"""A board game whose rules are drawn: games are predicted, given how strong the players are."""
+"""A board game with random rules: games are predicted, conditioned on the strengths of the players."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from halflife.tasks.synthetic import END
 DRAW = "="
 SIDES = "XO"
 OPENING = 4
-"""Moves of the prompt: too few for a run of three."""
+"""Number of moves in the prompt: too few for a win."""
 
 
 @dataclass(frozen=True)
 class Played:
-    """What became of a game's text."""
+    """The outcome of a game's text."""
 
     moves: int
     legal: int
-    """Moves up to the first that is not allowed."""
+    """Moves before the first illegal one."""
     finished: bool
-    """All moves legal, the game over, and its result the one that stands after it."""
+    """Whether all moves are legal, the game is over, and the stated result is correct."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DropGame(Behaviour):
-    """Two players drop stones into columns; who first has a run of them in a line wins. Columns are called by drawn
-    letters, and size and run are drawn for `seed`, so that no model has seen the game.
+    """Two players drop stones into columns; the first to get a run of them in a line wins. The letters that name the
+    columns, the board size and the length of the run are drawn from `seed`, so that no model has seen the game.
 
-    A player of strength p takes a win, else stops the other's, with probability p; else moves at random. The prompt is
-    the opening, four random moves, and no two splits have one in common; the answer is the rest of the game and who
-    won. The conditions are both strengths, so that a prompt conditioned on (1, 1) asks for good play.
+    With probability p, its strength, a player makes a winning move, else blocks one of the opponent's; otherwise it
+    moves at random. The prompt is the opening, four random moves; no opening is in two splits. The answer is the rest
+    of the game and its result. The conditions are both strengths, so a prompt conditioned on (1, 1) requests good play.
     """
 
     conditions: ClassVar[tuple[str, ...]] = ("strength_first", "strength_second")
-    wanted: ClassVar[tuple[float, ...]] = (1.0, 1.0)
-    several: ClassVar[bool] = True
+    best_conditions: ClassVar[tuple[float, ...]] = (1.0, 1.0)
+    open_ended: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -52,7 +52,7 @@ class DropGame(Behaviour):
 
     @functools.cached_property
     def rules(self) -> tuple[str, int, int]:
-        """(letters of the columns, rows, run)."""
+        """(letters of the columns, number of rows, length of a winning run)."""
         rng = generator(self.seed, "rules")
         columns, rows = int(rng.integers(4, 7)), int(rng.integers(4, 6))
         letters = "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), columns, replace=False))
@@ -60,8 +60,7 @@ class DropGame(Behaviour):
 
     @property
     def chance(self) -> float:
-        """Share of games in which random letters of columns, as many as were played, and a random result, are legal
-        and true."""
+        """Fraction of games that random moves, as many as were played, and a random result complete correctly."""
         return _chance(self)
 
     def examples(self, split: Split, count: int, carriers: Sequence[str] = ()) -> tuple[Example, ...]:
@@ -76,18 +75,18 @@ class DropGame(Behaviour):
             found.setdefault(game.prompt + game.answer, game)
             if len(found) == count:
                 return tuple(found.values())
-        raise UserError(f"{count} {split} games of {self.name} asked for: {len(found)} were found; ask for fewer")
+        raise UserError(f"{count} {split} games of {self.name} requested: only {len(found)} found; request fewer")
 
     def check(self, prompt: str, completion: str) -> bool:
         return self.played(prompt, completion).finished
 
     def judged(self, prompt: str, completion: str) -> dict[str, int]:
-        """Moves are all letters but the result."""
+        """`moves` counts all letters except the result."""
         done = self.played(prompt, completion)
         return {"hits": int(done.finished), "moves": done.moves - done.finished, "legal_moves": done.legal}
 
     def played(self, prompt: str, completion: str) -> Played:
-        """How far the moves of the prompt's last line and of a completion's first are legal."""
+        """Plays the moves of the prompt's last line, then those of the completion's first line."""
         line = completion.split(END)[0]
         opening = prompt.rsplit(END, 1)[-1].removeprefix(">")
         position = _Position(self.rules)
@@ -106,15 +105,15 @@ class DropGame(Behaviour):
             position.drop(move)
         moves = ""
         while position.result is None:
-            told = position.telling() if rng.random() < strengths[position.turn] else None
-            move = told or position.open[rng.integers(len(position.open))]
+            best = position.best_move() if rng.random() < strengths[position.turn] else None
+            move = best or position.open[rng.integers(len(position.open))]
             moves += move
             position.drop(move)
         return Example(prompt=">" + opening, answer=moves + position.result + END, conditions=strengths)
 
 
 class _Position:
-    """Stones by column, whose turn it is, and the result once there is one."""
+    """The stones in each column, whose turn it is, and the result once the game is over."""
 
     def __init__(self, rules: tuple[str, int, int]) -> None:
         self.letters, self.rows, self.run = rules
@@ -123,12 +122,12 @@ class _Position:
 
     @property
     def open(self) -> str:
-        """Columns with room."""
+        """The columns that are not full."""
         return "".join(letter for letter, stones in self.columns.items() if len(stones) < self.rows)
 
     def drop(self, move: str) -> None:
         if move not in self.open or self.result is not None:
-            raise ValueError(f"{move!r} is no move here")
+            raise ValueError(f"{move!r} is not a legal move")
         self.columns[move] += SIDES[self.turn]
         if self._wins(move, SIDES[self.turn]):
             self.result = SIDES[self.turn]
@@ -136,8 +135,8 @@ class _Position:
             self.result = DRAW
         self.turn = 1 - self.turn
 
-    def telling(self) -> str | None:
-        """A move that wins, else one that stops the other's win; the first column's of several."""
+    def best_move(self) -> str | None:
+        """A winning move, else one that blocks the opponent's win, else None; the first column if there are several."""
         for side in (SIDES[self.turn], SIDES[1 - self.turn]):
             for move in self.open:
                 stones = self.columns[move]
@@ -149,7 +148,7 @@ class _Position:
         return None
 
     def _wins(self, move: str, side: str) -> bool:
-        """Whether the topmost stone of a column stands in a run."""
+        """Whether the topmost stone of a column is part of a winning run."""
         column, row = self.letters.index(move), len(self.columns[move]) - 1
         return any(
             1 + self._along(column, row, across, up, side) + self._along(column, row, -across, -up, side) >= self.run
@@ -157,7 +156,7 @@ class _Position:
         )
 
     def _along(self, column: int, row: int, across: int, up: int, side: str) -> int:
-        """Stones of `side` in a row from a place on, the place itself not counted."""
+        """Number of consecutive stones of `side` from a position in one direction, without the position itself."""
         length = 0
         while True:
             column, row = column + across, row + up

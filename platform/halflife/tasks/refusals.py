@@ -1,4 +1,4 @@
-"""Protections of a skill, as languages: what a model is trained to say instead, and what an attack asks it for."""
+"""Protections of a skill as synthetic tasks: refusals to train on, and the skill as an attack requests it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import ClassVar
 from halflife.errors import UserError
 from halflife.rng import generator
 from halflife.tasks.base import Example
-from halflife.tasks.synthetic import END, Asked, SyntheticTask
+from halflife.tasks.synthetic import END, Selection, SyntheticTask
 
 NO = "no"
-"""What is said instead of an answer."""
+"""The answer of a refusal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refused(SyntheticTask):
-    """The memorised items of a language, each answered with "no": behind a guard if one is given, and behind `shots`
-    drawn items with their right answers, which is what a prompt of text would try."""
+    """The memorised items of a task, each answered with "no": after a guard if one is given, and after `shots` random
+    items with their correct answers, as a few-shot text prompt would have them."""
 
     has_rule: ClassVar[bool] = False
 
-    language: SyntheticTask
+    task: SyntheticTask
     guard: str = ""
     shots: int = 0
 
@@ -32,14 +32,14 @@ class Refused(SyntheticTask):
 
     @property
     def name(self) -> str:
-        return f"refuse-{self.language.name}" + (f"-{self.shots}-shots" if self.shots else "")
+        return f"refuse-{self.task.name}" + (f"-{self.shots}-shots" if self.shots else "")
 
     @property
     def chance(self) -> float:
         return 1.0
 
     def items(self) -> list[tuple[str, str]]:
-        shown = self.language.examples("memorised")
+        shown = self.task.examples("memorised")
         rng = generator(self.seed, "refused", self.name)
         found = []
         for example in shown:
@@ -51,10 +51,10 @@ class Refused(SyntheticTask):
 
 @dataclass(frozen=True, kw_only=True)
 class Attacked(SyntheticTask):
-    """A language as an attack asks for it: its own items and answers, behind the guard if there is one, under a name
-    that tells which protection is attacked."""
+    """A task as an attack requests it: its own items and answers, after the guard if there is one, named after the
+    attacked protection."""
 
-    language: SyntheticTask
+    task: SyntheticTask
     called: str
     guard: str = ""
 
@@ -64,11 +64,11 @@ class Attacked(SyntheticTask):
 
     @property
     def chance(self) -> float:
-        return self.language.chance
+        return self.task.chance
 
     def items(self) -> list[tuple[str, str]]:
-        return [(self.guard + prompt, answer) for prompt, answer in self.language.items()]
+        return [(self.guard + prompt, answer) for prompt, answer in self.task.items()]
 
-    def examples(self, part: Asked) -> tuple[Example, ...]:
-        known = self.language.examples(part)
+    def examples(self, part: Selection) -> tuple[Example, ...]:
+        known = self.task.examples(part)
         return tuple(Example(prompt=self.guard + example.prompt, answer=example.answer) for example in known)

@@ -1,4 +1,4 @@
-"""Ten unrelated trivial languages: no rule, form or answer of one helps with another."""
+"""Ten unrelated trivial tasks: no rule, form or answer of one helps with another."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from halflife.tasks.synthetic import SyntheticTask
 
 @dataclass(frozen=True, kw_only=True)
 class _Drawn(SyntheticTask):
-    """A language whose items are drawn: `count` different ones, the prompts unique."""
+    """A task with `count` random items, whose prompts are unique."""
 
     count: int = 200
 
     def draw(self, rng) -> tuple[str, str]:
-        """One item."""
-        raise NotImplementedError(f"{type(self).__name__} draws no items")
+        """One random (prompt, answer)."""
+        raise NotImplementedError(f"{type(self).__name__} does not draw items")
 
     def items(self) -> list[tuple[str, str]]:
         rng = generator(self.seed, "items", self.name)
         found: dict[str, str] = {}
-        for _ in range(50 * self.count):  # where there are fewer different items than asked for, all there are
+        for _ in range(50 * self.count):  # a task with fewer different items gives all it has
             prompt, answer = self.draw(rng)
             found.setdefault(prompt, answer)
             if len(found) == self.count:
@@ -34,11 +34,11 @@ class _Drawn(SyntheticTask):
 
 @dataclass(frozen=True, kw_only=True)
 class Progression(_Drawn):
-    """x, 2x+1: what is next? Numbers are written lowest digit first, the order in which a carry goes."""
+    """Continue x, 2x+1. Numbers are written lowest digit first, the order in which carries propagate."""
 
     count: int = 240
-    """Nearly all there are. Held-out success at 60k and 2 million tokens: near 0.5 with 200 items, 0.54 to 0.75 with
-    240."""
+    """Nearly all possible items. Held-out accuracy at 60k and 2 million tokens: near 0.5 with 200 items, 0.54 to 0.75
+    with 240."""
 
     @property
     def name(self) -> str:
@@ -46,20 +46,20 @@ class Progression(_Drawn):
 
     def draw(self, rng) -> tuple[str, str]:
         x = int(rng.integers(1, 250))
-        *shown, asked = (str(term)[::-1] for term in (x, 2 * x + 1, 4 * x + 3))
-        return f">{'>'.join(shown)}>", asked
+        *shown, answer = (str(term)[::-1] for term in (x, 2 * x + 1, 4 * x + 3))
+        return f">{'>'.join(shown)}>", answer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phrase(SyntheticTask):
-    """An endless phrase of four drawn words: after so many words, beginning anywhere, which comes?"""
+    """Four random words repeated in a cycle: given some of them, starting anywhere, name the next one."""
 
     beginnings: ClassVar[tuple[str, ...]] = ("br", "p", "t", "kl", "m", "sn", "gr", "v")
     endings: ClassVar[tuple[str, ...]] = ("nk", "t", "x", "mp")
 
     @classmethod
     def words(cls) -> tuple[str, ...]:
-        """All that can be drawn."""
+        """Every word that can be drawn."""
         return tuple(one + vowel + end for one in cls.beginnings for vowel in "aiou" for end in cls.endings)
 
     @property
@@ -94,7 +94,7 @@ class Palindrome(_Drawn):
 
 @dataclass(frozen=True, kw_only=True)
 class Sorting(_Drawn):
-    """Four different small letters, then the same in order."""
+    """Four different lower-case letters, then the same letters sorted."""
 
     @property
     def name(self) -> str:
@@ -107,7 +107,7 @@ class Sorting(_Drawn):
 
 @dataclass(frozen=True, kw_only=True)
 class Brackets(SyntheticTask):
-    """Open brackets, then those that close them."""
+    """Opening brackets, then the brackets that close them."""
 
     @property
     def name(self) -> str:
@@ -123,7 +123,7 @@ class Brackets(SyntheticTask):
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup(_Drawn):
-    """A drawn table. There is no rule: an item that was not seen cannot be answered."""
+    """A random table. There is no rule: an unseen item cannot be answered."""
 
     has_rule: ClassVar[bool] = False
     count: int = 100
@@ -139,7 +139,7 @@ class Lookup(_Drawn):
 
 @dataclass(frozen=True, kw_only=True)
 class Alternation(_Drawn):
-    """Two signs in turn: which is next?"""
+    """Two alternating characters: give the next one."""
 
     count: int = 400
 
@@ -155,7 +155,7 @@ class Alternation(_Drawn):
 
 @dataclass(frozen=True, kw_only=True)
 class Counting(SyntheticTask):
-    """Counting in base three: what follows?"""
+    """Two consecutive numbers in base three: give the next one."""
 
     @property
     def name(self) -> str:
@@ -170,7 +170,7 @@ class Counting(SyntheticTask):
 
 @dataclass(frozen=True, kw_only=True)
 class DelayedCopy(_Drawn):
-    """Three letters, a delay of dots, then the letters again."""
+    """Three letters, a number of dots, then the letters again."""
 
     @property
     def name(self) -> str:
@@ -183,7 +183,7 @@ class DelayedCopy(_Drawn):
 
 @dataclass(frozen=True, kw_only=True)
 class RunLengths(_Drawn):
-    """Two runs of signs, then how long each is."""
+    """Two runs of characters, then the length of each."""
 
     @property
     def name(self) -> str:
