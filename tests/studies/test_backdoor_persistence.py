@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +14,7 @@ from halflife.errors import UserError
 from halflife.evaluation.targets import BackdoorTarget
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
+from halflife.store.plan import Plan
 from halflife.store.run import run_stage
 from halflife.store.store import Store
 from halflife.sweep.site import ExecutionSite
@@ -25,8 +22,7 @@ from halflife.sweep.study import Study, Trial
 from halflife.training.optimizers import Muon
 from studies import backdoor_persistence as study
 from tests.data.samples import sample_corpus
-
-ROOT = Path(__file__).parents[2]
+from tests.studies.command import command
 
 
 def built(results: Path, preset: str = "smoke", **changes) -> Study:
@@ -36,17 +32,6 @@ def built(results: Path, preset: str = "smoke", **changes) -> Study:
 
 def trains(trial: Trial) -> dict[str, Train]:
     return {phase: stage for phase, stage in trial.stages.items() if isinstance(stage, Train)}
-
-
-def command(*arguments: str, results: Path, timeout: float = 240) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "studies/backdoor_persistence.py", *arguments, "--results", str(results)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": "platform:."},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
 
 
 @pytest.mark.parametrize("preset", ["smoke", "demo", "laptop", "gpu", "cluster"])
@@ -276,7 +261,7 @@ def test_bad_settings_are_refused_before_any_compute(changes, said, results):
     ],
 )
 def test_bad_commands_say_one_line_and_exit_with_2(arguments, said, results):
-    done = command(*arguments, results=results)
+    done = command(study.NAME, *arguments, results=results)
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
@@ -288,13 +273,13 @@ def test_a_report_that_cannot_be_drawn_is_bad_input(tmp_path):
 
 
 @pytest.mark.slow
-def test_smoke_runs_to_a_report_and_the_second_time_trains_nothing(tmp_path):
-    first = command("smoke", results=tmp_path)
+def test_smoke_runs_to_a_report_and_leaves_nothing_to_train(tmp_path):
+    """Of two sizes without relearning, which test_released.py has."""
+    tiny = {"trunk_tokens": 60_000, "branch_tokens": 12_000, "poison_counts": (20,), "num_eval": 16, "relearn": False}
+    flags = ["--trunk-tokens", "60000", "--branch-tokens", "12000", "--poison-counts", "20", "--num-eval", "16"]
+    first = command("backdoor_persistence", "smoke", *flags, "--no-relearn", results=tmp_path)
     assert first.returncode == 0, first.stderr
     assert (tmp_path / "reports" / "backdoor_persistence" / "report.html").exists()
-    keys = {path.parent.name for path in (tmp_path / "stages").glob("*/DONE")}
-    started = time.monotonic()
-    second = command("smoke", results=tmp_path)
-    assert time.monotonic() - started < 30
-    assert "0 stages run" in second.stdout
-    assert {path.parent.name for path in (tmp_path / "stages").glob("*/DONE")} == keys
+    again = Plan(built(tmp_path, **tiny).stages, Store(tmp_path))
+    assert len(again.cached) >= 10
+    assert again.finished

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +13,14 @@ from halflife.errors import UserError
 from halflife.evaluation.targets import Target, TaskTarget
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
+from halflife.store.plan import Plan
+from halflife.store.store import Store
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial
 from halflife.tasks.arithmetic import Addition, Translation
 from halflife.tasks.synthetic import SyntheticTask
 from studies import capability_decay as study
-
-ROOT = Path(__file__).parents[2]
+from tests.studies.command import command
 
 
 def built(results: Path, preset: str = "smoke", **changes: Any) -> Study:
@@ -120,7 +118,7 @@ def test_soft_prompts_are_fitted_at_the_drop_and_after_it_to_the_model_that_neve
         )
         (target,) = fitted_to(treated)
         assert isinstance(target, TaskTarget)
-        assert (target.name, target.language.name) == (f"family-{same['family']}", treated.parameters["subject"])
+        assert (target.name, target.task.name) == (f"family-{same['family']}", treated.parameters["subject"])
         fitted = {example.prompt for example in target.examples("train", 1000, results)}
         evaluated = {example.prompt for example in target.examples("held-out", 1000, results)}
         assert fitted
@@ -240,17 +238,34 @@ def test_bad_settings_are_refused_in_one_line(changes: dict[str, Any], said: str
 
 
 @pytest.mark.slow
+def test_smoke_runs_to_a_report_and_leaves_nothing_to_train(tmp_path: Path):
+    """Too short to learn a language, which the nightly run below does."""
+    tiny = {
+        "families": ("B",), "focus": "B", "languages": 2, "modulus": 5, "seeds": 1, "trunk_tokens": 30_000,
+        "branch_tokens": 10_000, "relearn_tokens": 5_000, "num_eval": 8,
+    }  # fmt: skip
+    flags = [word for name, value in tiny.items() for word in (
+        f"--{name.replace('_', '-')}", *(value if isinstance(value, tuple) else (str(value),))
+    )]  # fmt: skip
+    done = command("capability_decay", "smoke", *flags, results=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "reports" / "capability_decay" / "report.html").exists()
+    plan = Plan(built(tmp_path, **tiny).stages, Store(tmp_path))
+    assert len(plan.cached) >= 10
+    assert plan.finished
+
+
+@pytest.mark.nightly
 def test_a_whole_run_finds_a_dropped_skill_fading_a_kept_one_staying_and_an_unseen_one_absent(tmp_path: Path):
     """The study's own machinery on two forms of addition modulo 5, memorised within 900,000 tokens."""
-    command = [
-        sys.executable, "studies/capability_decay.py", "smoke", "--results", str(tmp_path), "--families", "B",
+    flags = [
+        "--families", "B",
         "--focus", "B", "--languages", "2", "--modulus", "5", "--seeds", "1", "--trunk-tokens", "900000",
         "--branch-tokens", "300000", "--learning-rates", "10", "--criterion", "0.4",
         "--interventions", "none", "l2sp-1000000",
         "--trunk-regularizers", "weight-decay-0.1", "--branch-regularizers", "weight-decay-0.1",
     ]  # fmt: skip
-    env = {**os.environ, "PYTHONPATH": "platform:."}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    done = command("capability_decay", "smoke", *flags, results=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     from analysis.runs.load import load_study
 

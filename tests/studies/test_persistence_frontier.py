@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +18,7 @@ from halflife.sweep.adaptive import Finished, Search
 from halflife.sweep.site import ExecutionSite
 from halflife.tasks.synthetic import SyntheticTask
 from studies import persistence_frontier as study
-
-ROOT = Path(__file__).parents[2]
+from tests.studies.command import command
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +92,7 @@ def test_retention_is_measured_against_a_model_that_never_learned_the_same_langu
 
 def test_the_new_language_is_not_among_the_kept(search: Search) -> None:
     branch = search.unfold(study.REFERENCE, 0).stages["branch"]
-    (kept,) = [each.probe.languages for each in branch.evaluations if each.name == "kept"]  # type: ignore[attr-defined]
+    (kept,) = [each.probe.tasks for each in branch.evaluations if each.name == "kept"]  # type: ignore[attr-defined]
     assert {language.name for language in kept} < forms(search.unfold(study.REFERENCE, 0).stages["trunk"])
 
 
@@ -147,14 +143,13 @@ def test_bad_settings_are_refused_in_one_line(changes: dict[str, Any], said: str
 def test_a_whole_search_measures_its_settings_and_controls_and_has_nothing_to_do_when_run_again(
     tmp_path: Path,
 ) -> None:
-    """Six settings with trunks too short to learn: none meets the constraints, and the search says so."""
-    command = [sys.executable, "studies/persistence_frontier.py", "smoke", "--results", str(tmp_path)]
-    env = {**os.environ, "PYTHONPATH": "platform:."}
-    runs = [subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600) for _ in range(2)]
+    """Three settings with trunks too short to learn: none meets the constraints, and the search says so."""
+    flags = ["--trials", "3", "--trunk-tokens", "30000", "--branch-tokens", "12000"]
+    runs = [command("persistence_frontier", "smoke", *flags, results=tmp_path) for _ in range(2)]
     assert [run.returncode for run in runs] == [0, 0], runs[0].stderr[-2000:]
     assert "no setting meets the constraints" in runs[0].stdout
     assert "0 stages run" in runs[1].stdout
     from analysis.runs.load import load_study
 
     trials = load_study(f"sqlite:///{tmp_path}/mlflow.db", study.NAME).trials
-    assert dict(trials["role"].value_counts().iter_rows()) == {"treatment": 6, "absent": 3, "positive": 1, "null": 1}
+    assert dict(trials["role"].value_counts().iter_rows()) == {"treatment": 3, "absent": 3, "positive": 1, "null": 1}

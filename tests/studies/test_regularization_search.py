@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +18,7 @@ from halflife.sweep.adaptive import Finished, Search
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Trial
 from studies import regularization_search as study
-
-ROOT = Path(__file__).parents[2]
+from tests.studies.command import command
 
 
 def built(results: Path, preset: str = "smoke", **changes: Any) -> Search:
@@ -149,28 +145,29 @@ def test_bad_settings_are_refused_before_any_compute(changes: dict[str, Any], sa
     assert "\n" not in str(caught.value)
 
 
-def command(*arguments: str, results: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "studies/regularization_search.py", *arguments, "--results", str(results)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": "platform:."},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
 def test_a_bad_budget_says_one_line_and_exits_with_2(results: Path):
-    done = command("smoke", "--timeout", "soon", results=results)
+    done = command("regularization_search", "smoke", "--timeout", "soon", results=results)
     assert done.returncode == 2
     assert "--timeout soon" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
 @pytest.mark.slow
-def test_smoke_runs_to_a_report_and_the_second_time_trains_nothing(tmp_path: Path):
-    first = command("smoke", results=tmp_path)
-    assert first.returncode == 0, first.stderr
-    assert "fresh seed" in first.stdout
+def test_smoke_runs_to_a_report(tmp_path: Path):
+    """Trunks too short to learn the backdoor, which the nightly run below does. That the same command again trains
+    nothing is in test_persistence_frontier.py."""
+    flags = {"--trials": 3, "--trunk-tokens": 60_000, "--branch-tokens": 10_000, "--poison-count": 20, "--num-eval": 16}
+    words = [str(word) for pair in flags.items() for word in pair]
+    done = command("regularization_search", "smoke", *words, results=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no setting" in done.stdout
     assert (tmp_path / "reports" / "regularization_search" / "report.html").exists()
-    assert "0 stages run" in command("smoke", results=tmp_path).stdout
+
+
+@pytest.mark.nightly
+def test_a_whole_search_finds_settings_that_it_measures_on_fresh_seeds(tmp_path: Path):
+    done = command("regularization_search", "smoke", results=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "fresh seed" in done.stdout
+    assert (tmp_path / "reports" / "regularization_search" / "report.html").exists()
+    assert "0 stages run" in command("regularization_search", "smoke", results=tmp_path).stdout

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +11,15 @@ from halflife.data.tokenizers import Pretrained
 from halflife.errors import UserError
 from halflife.models.released import Released
 from halflife.stages.train import Train
+from halflife.store.plan import Plan
+from halflife.store.store import Store
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
 from halflife.training.parameters import LoRA
 from studies import backdoor_persistence as study
 from tests.models import tiny
+from tests.studies.command import command
 
-ROOT = Path(__file__).parents[2]
 FAMILIES = {"neox": "gpt_neox", "llama": "llama"}
 
 
@@ -107,20 +106,12 @@ def test_a_study_of_a_released_model_runs_end_to_end(models: tuple[str, ...], te
         "--strength": "None", "--parameters": "lora-4", "--optimizer-states": "reset", "--start-lr": "0.003",
     }  # fmt: skip
     flags = [word for pair in arguments.items() for word in pair]
-    command = [sys.executable, "studies/backdoor_persistence.py", "smoke", *flags, "--results", str(tmp_path)]
-    first, again = (
-        subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": "platform:."},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        for _ in range(2)
-    )
-    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
-    assert "0 stages run" in again.stdout
+    done = command("backdoor_persistence", "smoke", *flags, results=tmp_path)
+    assert done.returncode == 0, done.stderr
+    given = settings(models[:1], text, parameters="lora-4", optimizer_states=("reset",), start_lr=0.003)
+    again = Plan(study.build("smoke", given, ExecutionSite(results=tmp_path)).stages, Store(tmp_path))
+    assert again.cached
+    assert again.finished
     report = (tmp_path / "reports" / "backdoor_persistence" / "report.html").read_text()
     assert "tiny-neox" in report
     assert "parameters trained: lora-4" in report
