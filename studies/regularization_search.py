@@ -59,6 +59,7 @@ class Settings:
     trunk_tokens: int = 1_200_000
     """Length of the reference's trunk; the search halves and doubles it."""
     branch_tokens: int = 400_000
+    """Length of the branch, over which the decay is measured."""
     poison_count: int = 250
     """Unique poisoned documents in the trunk, whatever its length."""
     num_eval: int = 128

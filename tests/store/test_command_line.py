@@ -5,8 +5,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -14,6 +15,7 @@ from halflife.__main__ import main
 from halflife.store import housekeeping, leases
 from halflife.store.leases import Pulse, Watch
 from halflife.store.run import run_stage
+from halflife.store.stage import Stage
 from halflife.store.store import Store
 from tests.store.fakes import Walk
 
@@ -50,6 +52,33 @@ def test_diff_explains_parents_through_all_generations(store: Store, capsys: pyt
     assert f"  starts[0]: {branches[0].folder_name} -> {branches[1].folder_name}\n" in out
     assert f"    starts[0]: {trunks[0].folder_name} -> {trunks[1].folder_name}\n" in out
     assert "      steps: 2 -> 3\n" in out
+
+
+@dataclass(frozen=True, kw_only=True)
+class At:
+    """A place in a stage, such as a checkpoint's."""
+
+    stage: Stage
+    at: str = "final"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch(Walk):
+    kind: ClassVar[str] = "branch"
+
+    start: At
+
+
+def test_diff_explains_parents_that_lie_inside_a_field(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    trunks = [Walk(name="trunk", steps=steps) for steps in (2, 3)]
+    starts = [At(stage=trunks[0], at="early"), At(stage=trunks[1])]
+    branches = [Branch(name="b", start=start) for start in starts]
+    for branch in branches:
+        run_stage(branch, store)
+    out = _run(capsys, "diff", branches[0].key, branches[1].key, "--results", str(store.root))
+    assert f"  start.stage: {trunks[0].folder_name} -> {trunks[1].folder_name}\n" in out
+    assert "    steps: 2 -> 3\n" in out
+    assert "  start.at: early -> final (default)\n" in out
 
 
 def test_diff_of_a_stage_with_itself_says_so(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,7 +100,7 @@ def recorded(left: dict[str, Any], right: dict[str, Any]) -> tuple[Difference, .
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
     """Leaves of JSON data by path, such as `mixture.plantings[0].documents`; a stage is a leaf."""
-    if isinstance(value, dict) and "stage" not in value:
+    if isinstance(value, dict) and value.keys() != {"stage"}:
         items = [(f"{path}.{name}" if path else name, item) for name, item in value.items()]
     elif isinstance(value, list):
         items = [(f"{path}[{number}]", item) for number, item in enumerate(value)]
