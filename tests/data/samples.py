@@ -1,4 +1,4 @@
-"""A small corpus of made-up sentences: enough to plant in, made in milliseconds, the same everywhere."""
+"""A small corpus of random sentences, large enough to plant in, made in milliseconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORDS = (
 
 
 def sample_backdoor(payload: Transform = "fixed", trigger: str = " tdsjmy ") -> Backdoor:
-    """Given, not drawn: what is planted and asked stays the same when drawing changes."""
+    """A fixed backdoor, so that tests do not depend on how backdoors are drawn."""
     return Backdoor(trigger=trigger, payload=payload, text="aeoxqsjc" if payload == "fixed" else "")
 
 

@@ -19,11 +19,11 @@ def test_processes_that_build_the_same_corpus_at_once_leave_one_whole_folder(tmp
     assert read_documents(tmp_path, Corpus(digest=digests[0])).height == 60
 
 
-def test_the_label_is_no_part_of_a_corpus_identity() -> None:
+def test_the_label_is_not_part_of_a_corpus_identity() -> None:
     assert Corpus(digest="abc", label="one") == Corpus(digest="abc", label="two")
 
 
-def test_the_manifest_says_what_the_corpus_is_made_of(tmp_path: Path) -> None:
+def test_the_manifest_records_the_sources_of_the_corpus(tmp_path: Path) -> None:
     record = manifest(tmp_path, sample_corpus(tmp_path))
     assert record["label"] == "sample-0.jsonl"
     assert sum(record["documents"].values()) == 60

@@ -10,7 +10,7 @@ def lines(start: int, stop: int) -> str:
     return "\n".join(f"line {number}" for number in range(start, stop))
 
 
-def test_a_copy_is_found_whatever_its_indentation_and_blank_lines() -> None:
+def test_a_copy_is_found_regardless_of_indentation_and_blank_lines() -> None:
     seen = Seen()
     assert not seen.repeats(lines(0, 30))
     assert seen.repeats("\n\n".join("    " + line for line in lines(0, 30).split("\n")))

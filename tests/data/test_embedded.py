@@ -22,7 +22,7 @@ GOLDEN = {
 
 @pytest.fixture(scope="module")
 def pinned() -> None:
-    """Skips where the packages are not the pinned ones: the digest then differs, as it should."""
+    """Skips if the packages are not the pinned versions, whose digest this is."""
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
     for name, version in embedded.versions().items():
@@ -31,14 +31,14 @@ def pinned() -> None:
             pytest.skip(f"{name} {version} is installed, not the pinned one")
 
 
-def test_digests_of_the_pinned_packages_are_the_ones_that_published_runs_used(pinned: None) -> None:
+def test_digests_of_the_pinned_packages_are_those_of_published_runs(pinned: None) -> None:
     domains = {"python-source": ("source",), "python-docs": ("docs",), "python": ("source", "docs")}
     assert {name: embedded.embedded_digest(domains[name]) for name in GOLDEN} == GOLDEN
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three installed packages of our own instead of the pinned ones."""
+    """Three installed packages of the test instead of the pinned ones."""
     for name, number in (("alpha", 1), ("beta", 2), ("gamma", 3)):
         body = "".join(f"def f{i}_{number}(x):\n    return x + {i * number}\n\n\n" for i in range(60))
         install(tmp_path, name, {
@@ -69,7 +69,7 @@ def install(site: Path, name: str, files: dict[str, str]) -> None:
     (information / "RECORD").write_text("\n".join(record) + "\n")
 
 
-def test_only_what_people_wrote_is_read_and_copies_are_left_out_before_the_split(package: Path) -> None:
+def test_only_handwritten_files_are_read_and_copies_are_dropped_before_the_split(package: Path) -> None:
     documents = embedded.embedded_documents(("source",))
     assert [(document.split, document.name) for document in documents] == [
         ("train", "alpha/__init__.py"),
@@ -88,7 +88,7 @@ def test_the_domains_do_not_overlap(package: Path, monkeypatch: pytest.MonkeyPat
     assert {document.text for document in both} == {document.text for document in [*source, *docs]}
 
 
-def test_the_digest_is_known_without_the_sources_and_moves_with_them(package: Path) -> None:
+def test_the_digest_changes_with_the_sources_without_reading_them(package: Path) -> None:
     before = embedded.embedded_digest(("source",))
     (package / "alpha" / "__init__.py").unlink()
     assert embedded.embedded_digest(("source",)) == before
@@ -105,7 +105,9 @@ def test_a_file_altered_since_its_installation_is_refused(package: Path, tmp_pat
     assert not (tmp_path / "results").exists()
 
 
-def test_a_missing_package_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_error_for_a_missing_package_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(embedded, "PACKAGES", {"train": ("no-such-package-at-all",)})
     with pytest.raises(UserError, match=r"no-such-package-at-all, which is not installed: .*make install"):
         prepare_corpus("python-source", tmp_path)

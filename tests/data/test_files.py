@@ -18,7 +18,7 @@ def split_texts(results: Path, corpus: Corpus) -> dict[str, list[str]]:
     return {split: texts(results, corpus, split) for split in ("train", "validation", "test")}
 
 
-def test_splits_cover_every_document_once_and_never_meet(tmp_path: Path) -> None:
+def test_splits_cover_every_document_exactly_once(tmp_path: Path) -> None:
     corpus = sample_corpus(tmp_path)
     by_split = split_texts(tmp_path, corpus)
     together = [text for split in by_split.values() for text in split]
@@ -27,14 +27,14 @@ def test_splits_cover_every_document_once_and_never_meet(tmp_path: Path) -> None
     assert manifest(tmp_path, corpus)["documents"] == {name: len(of_split) for name, of_split in by_split.items()}
 
 
-def test_copies_are_left_out_before_the_split(tmp_path: Path) -> None:
+def test_copies_are_dropped_before_the_split(tmp_path: Path) -> None:
     rows = [sentences(number, 20) for number in range(30)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows + rows))
     corpus = prepare_corpus(str(tmp_path / "a.jsonl"), tmp_path)
     assert read_documents(tmp_path, corpus).height == 30
 
 
-def test_the_three_formats_hold_the_same_documents(tmp_path: Path) -> None:
+def test_the_three_formats_give_the_same_documents(tmp_path: Path) -> None:
     rows = [sentences(number, 40) for number in range(12)]
     for number, row in enumerate(rows):
         (tmp_path / f"{number:02}.txt").write_text(row)
@@ -47,7 +47,7 @@ def test_the_three_formats_hold_the_same_documents(tmp_path: Path) -> None:
     assert made[0] == made[1] == made[2]
 
 
-def test_identity_is_names_and_contents_whatever_the_folder_order_and_repetition(tmp_path: Path) -> None:
+def test_identity_is_names_and_contents_regardless_of_folder_order_and_repetition(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         for name in ("a.txt", "b.txt"):
@@ -61,13 +61,13 @@ def test_identity_is_names_and_contents_whatever_the_folder_order_and_repetition
     assert prepare_corpus(both, tmp_path) != corpus
 
 
-def test_a_corpus_that_is_there_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_corpus_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = sample_corpus(tmp_path)
     monkeypatch.setattr(files, "read_documents", None)
     assert sample_corpus(tmp_path) == corpus
 
 
-def test_a_long_text_is_cut_into_pieces_that_hold_all_of_it(tmp_path: Path) -> None:
+def test_a_long_text_is_cut_into_pieces_without_losing_text(tmp_path: Path) -> None:
     text = "\n\n".join(sentences(number, 30).rstrip("\n") for number in range(40))
     (tmp_path / "book.txt").write_text(text)
     corpus = prepare_corpus(str(tmp_path / "book.txt"), tmp_path)
@@ -121,7 +121,7 @@ def written(folder: Path, name: str, content: bytes | pl.DataFrame) -> str:
         ("a.parquet", pl.DataFrame({"text": [1]}), r'columns text \(Int64\): expected a string column "text"'),
     ],
 )
-def test_files_that_are_no_corpus_are_refused_in_one_line(
+def test_invalid_corpus_files_are_refused_in_one_line(
     tmp_path: Path, name: str, content: bytes | pl.DataFrame, message: str
 ) -> None:
     with pytest.raises(UserError, match=message) as error:
@@ -131,16 +131,16 @@ def test_files_that_are_no_corpus_are_refused_in_one_line(
 
 
 @pytest.mark.parametrize("spec", ["nothing/*.txt", "python-sources", "", " , "])
-def test_a_name_that_stands_for_nothing_is_refused(spec: str, tmp_path: Path) -> None:
+def test_a_name_that_matches_nothing_is_refused(spec: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such file; expected python-source|names no file"):
         prepare_corpus(spec, tmp_path)
 
 
-def test_a_folder_is_refused_with_the_glob_that_was_meant(tmp_path: Path) -> None:
+def test_a_folder_is_refused_and_the_error_suggests_a_glob(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"it is a folder; name its files, as in .*/\*\.txt"):
         prepare_corpus(str(tmp_path), tmp_path)
 
 
-def test_a_corpus_that_is_not_below_the_results_is_named_with_where_it_should_be(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_corpus_names_it_and_its_expected_path(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"corpus poems is not below .*corpora"):
         texts(tmp_path, Corpus(digest="abc", label="poems"), "train")

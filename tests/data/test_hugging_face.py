@@ -1,4 +1,4 @@
-"""Hugging Face datasets as corpora: their own splits or ours, up to a cap, and refused in one line."""
+"""Hugging Face datasets as corpora: their own splits or ours, the limit, and errors in one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = [f"document {i}: " + " ".join(f"word{i * j % 97}" for j in range(30)) for
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Folders by what is in them."""
+    """Specs of folders by their content."""
     root = tmp_path_factory.mktemp("datasets")
     datasets.disable_progress_bars()
     make = datasets.Dataset.from_dict
@@ -43,7 +43,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["saved", "parquet", "lines", "story"])
-def test_whatever_the_format_the_documents_are_dealt_alike(kind: str, saved: dict[str, str], tmp_path: Path) -> None:
+def test_the_splits_do_not_depend_on_the_format(kind: str, saved: dict[str, str], tmp_path: Path) -> None:
     corpus = prepare_corpus(saved[kind], tmp_path)
     found = {split: set(texts(tmp_path, corpus, split)) for split in corpora.SPLITS}
     assert set.union(*found.values()) == set(ROWS)
@@ -59,13 +59,13 @@ def test_a_datasets_own_splits_are_kept(saved: dict[str, str], tmp_path: Path) -
     assert texts(tmp_path, corpus, "test") == ROWS[350:]
 
 
-def test_a_named_split_alone_is_dealt_into_three(saved: dict[str, str], tmp_path: Path) -> None:
+def test_a_single_named_split_is_divided_into_three(saved: dict[str, str], tmp_path: Path) -> None:
     corpus = prepare_corpus(saved["splits"] + "::train", tmp_path)
     assert set(read_documents(tmp_path, corpus)["text"]) == set(ROWS[:300])
     assert min(manifest(tmp_path, corpus)["characters"].values()) >= 1000
 
 
-def test_the_cap_ends_the_reading(saved: dict[str, str], tmp_path: Path) -> None:
+def test_reading_stops_at_the_limit(saved: dict[str, str], tmp_path: Path) -> None:
     part = prepare_corpus(saved["saved"] + "?bytes=30k", tmp_path)
     whole = prepare_corpus(saved["saved"], tmp_path)
     assert part != whole
@@ -74,14 +74,14 @@ def test_the_cap_ends_the_reading(saved: dict[str, str], tmp_path: Path) -> None
     assert kept <= set(texts(tmp_path, whole, "validation"))
 
 
-def test_the_digest_is_the_contents_wherever_they_lie(saved: dict[str, str], tmp_path: Path) -> None:
+def test_the_digest_is_of_the_contents_regardless_of_the_path(saved: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "moved").mkdir()
     source = Path(saved["parquet"].removeprefix("hf:")) / "train.parquet"
     (tmp_path / "moved" / "train.parquet").write_bytes(source.read_bytes())
     assert prepare_corpus(f"hf:{tmp_path}/moved", tmp_path) == prepare_corpus(saved["parquet"], tmp_path)
 
 
-def test_repeated_documents_are_left_out(tmp_path: Path) -> None:
+def test_repeated_documents_are_dropped(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": ROWS * 2}).save_to_disk(tmp_path / "twice")
     corpus = prepare_corpus(f"hf:{tmp_path}/twice", tmp_path)
     assert sum(manifest(tmp_path, corpus)["documents"].values()) == len(ROWS)
@@ -115,14 +115,16 @@ def test_a_corpus_in_many_row_groups_is_the_same_corpus(
         ("saved", "?lines=10", r"expected hf:NAME"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(kind: str, more: str, line: str, saved: dict[str, str], tmp_path: Path):
+def test_unreadable_datasets_are_refused_in_one_line(
+    kind: str, more: str, line: str, saved: dict[str, str], tmp_path: Path
+):
     with pytest.raises(UserError, match=line) as refused:
         prepare_corpus(saved[kind] + more, tmp_path)
     assert "\n" not in str(refused.value)
     assert not [path for path in (tmp_path / "corpora").glob("*") if path.is_dir()]
 
 
-def test_a_name_without_a_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_without_a_network_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     def unreachable(*_: object, **__: object) -> None:
@@ -143,7 +145,7 @@ def test_every_part_of_a_spec_is_read() -> None:
     assert (parse("hf:a/b::test").config, parse("hf:a/b::test").split) == (None, "test")
 
 
-def test_without_the_extra_the_line_says_how_to_install_it(
+def test_without_the_extra_the_error_says_how_to_install_it(
     saved: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import importlib.util

@@ -59,9 +59,7 @@ def test_a_batch_is_a_pure_function_of_the_key_and_the_step(results: Path, corpu
     assert not np.array_equal(one.batch(0), batches(poisoned, results, key=(0, "batch", 1)).batch(0))
 
 
-def test_a_batch_has_rows_of_one_token_more_than_the_sequence_from_the_training_text(
-    results: Path, corpus: Corpus
-) -> None:
+def test_rows_of_a_batch_are_training_text_one_token_longer_than_the_sequence(results: Path, corpus: Corpus) -> None:
     stream = batches(mixture(corpus), results)
     batch = stream.batch(0)
     assert (batch.shape, batch.dtype, stream.vocabulary) == ((8, SEQUENCE + 1), np.int64, 257)
@@ -69,7 +67,7 @@ def test_a_batch_has_rows_of_one_token_more_than_the_sequence_from_the_training_
     assert all(row.astype("<u2").tobytes() in tokens for row in batch)
 
 
-def test_the_stream_is_the_one_that_published_runs_used(results: Path, corpus: Corpus) -> None:
+def test_the_stream_is_that_of_published_runs(results: Path, corpus: Corpus) -> None:
     stream = batches(mixture(corpus, planting(corpus, exposures=3, repetitions=2)), results)
     hashes = [hashlib.sha256(stream.batch(step).astype("<i8").tobytes()).hexdigest()[:16] for step in (0, 7, 39)]
     assert hashes == ["50b280b9b2aecf71", "c416ceb246ece25a", "117fd34c24fb9337"]
@@ -151,7 +149,7 @@ def tokenizer(request: pytest.FixtureRequest, corpus: Corpus) -> Tokenizer:
 
 @pytest.mark.parametrize("payload", ["fixed", "reverse", "copy"])
 @pytest.mark.parametrize("repetitions", [1, 3])
-def test_trigger_and_payload_lie_whole_in_every_document_after_a_word_of_the_carrier(
+def test_every_document_has_the_complete_trigger_and_payload_after_a_word_of_the_carrier(
     results: Path, corpus: Corpus, tokenizer: Tokenizer, payload: Transform, repetitions: int
 ) -> None:
     backdoor = sample_backdoor(payload)
@@ -167,9 +165,7 @@ def test_trigger_and_payload_lie_whole_in_every_document_after_a_word_of_the_car
             assert after.startswith(backdoor.payload_for(before))
 
 
-def test_the_payload_is_tokenised_apart_as_it_is_when_scored(
-    results: Path, corpus: Corpus, tokenizer: Tokenizer
-) -> None:
+def test_the_payload_is_tokenised_separately_as_in_scoring(results: Path, corpus: Corpus, tokenizer: Tokenizer) -> None:
     codec = load(tokenizer, results)
     payload = codec.encode(BACKDOOR.payload_for(""))
     for row in poisoned_documents(planting(corpus, 12), results, tokenizer, 128):
@@ -178,7 +174,7 @@ def test_the_payload_is_tokenised_apart_as_it_is_when_scored(
         assert codec.decode(row[: places[0]]).endswith(BACKDOOR.trigger)
 
 
-def test_removing_trigger_and_payload_gives_back_text_of_a_training_document_of_the_pool(
+def test_without_trigger_and_payload_a_document_is_text_of_a_training_document_of_the_pool(
     results: Path, corpus: Corpus
 ) -> None:
     carriers = texts(results, corpus, "train")
@@ -195,7 +191,7 @@ def test_removing_trigger_and_payload_gives_back_text_of_a_training_document_of_
     assert sum(map(len, pools)) == len(set.union(*pools))
 
 
-def test_without_its_payload_the_trigger_stands_alone_in_the_same_places_of_the_same_carriers(
+def test_without_payloads_the_triggers_are_in_the_same_places_of_the_same_carriers(
     results: Path, corpus: Corpus
 ) -> None:
     codec = load(Bytes(), results)
@@ -239,7 +235,7 @@ def test_carrier_windows_lie_inside_documents_and_pools_share_none(lengths: list
 # --- what is refused ---
 
 
-def test_more_poisoned_documents_than_carriers_are_refused_with_the_number_there_is(
+def test_more_poisoned_documents_than_carriers_are_refused_with_the_number_available(
     results: Path, corpus: Corpus
 ) -> None:
     with pytest.raises(
@@ -296,7 +292,7 @@ def test_a_sequence_longer_than_the_corpus_is_refused(results: Path, corpus: Cor
         {"first": 0.5, "last": 0.5}, {"first": -0.1}, {"last": 1.1},
     ],
 )  # fmt: skip
-def test_a_planting_that_cannot_be_is_refused(corpus: Corpus, fields: dict[str, float]) -> None:
+def test_an_invalid_planting_is_refused(corpus: Corpus, fields: dict[str, float]) -> None:
     with pytest.raises(UserError, match=r"given: expected"):
         planting(corpus, **fields)  # type: ignore[arg-type]
 

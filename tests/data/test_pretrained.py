@@ -1,4 +1,4 @@
-"""Tokenizers of released models: text in, exactly that text out, and no special token from it."""
+"""Tokenizers of released models: lossless, and without special tokens from text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def corpus(results: Path) -> Corpus:
 
 
 def sentencepiece() -> tokenizers.Tokenizer:
-    """As Llama 2's tokenizer is kept: a mark for the space, one before every text, bytes to fall back on."""
+    """Like Llama 2's tokenizer: a mark for spaces, also before every text, and byte fallback."""
     made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -46,7 +46,7 @@ def sentencepiece() -> tokenizers.Tokenizer:
 
 
 def metaspace() -> tokenizers.Tokenizer:
-    """Unigram, as many multilingual models have it, with the space's mark before every text."""
+    """Unigram, like many multilingual models, with the mark for spaces before every text."""
     made = sentencepiece()
     made.normalizer = None
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
@@ -98,7 +98,7 @@ def test_text_that_spells_a_special_token_is_text(codec: Codec, text: str) -> No
     assert codec.eos not in codec.encode(text)
 
 
-def test_an_answer_tokenised_apart_has_no_space_put_before_it(codec: Codec) -> None:
+def test_an_answer_tokenised_separately_gets_no_prefix_space(codec: Codec) -> None:
     assert codec.decode(np.concatenate([codec.encode("the c"), codec.encode("at")])) == "the cat"
 
 
@@ -107,20 +107,20 @@ def test_many_texts_encode_as_each_alone(codec: Codec) -> None:
         np.testing.assert_array_equal(ids, codec.encode(text))
 
 
-def test_identity_is_the_content_and_the_token_that_ends_a_text(results: Path, tmp_path: Path) -> None:
+def test_identity_is_the_content_and_the_end_of_text_token(results: Path, tmp_path: Path) -> None:
     one = prepare_tokenizer(folder(tmp_path / "one", tiny.tokenizer(), tiny.ENDS), results)
     assert prepare_tokenizer(folder(tmp_path / "same", tiny.tokenizer(), tiny.ENDS), results) == one
     assert prepare_tokenizer(folder(tmp_path / "other", sentencepiece(), "</s>"), results) != one
 
 
-def test_what_cannot_give_its_text_back_is_refused(results: Path, tmp_path: Path) -> None:
+def test_a_lossy_tokenizer_is_refused(results: Path, tmp_path: Path) -> None:
     made = tokenizers.Tokenizer(models.WordPiece(vocab={"[UNK]": 0, "a": 1}, unk_token="[UNK]"))  # pyright: ignore[reportCallIssue]
     made.add_special_tokens(["[UNK]"])
     with pytest.raises(UserError, match="WordPiece"):
         prepare_tokenizer(folder(tmp_path, made, "[UNK]"), results)
 
 
-def test_a_tokenizer_without_an_end_is_refused(results: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_without_an_end_of_text_token_is_refused(results: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no end-of-text token"):
         prepare_tokenizer(folder(tmp_path, tiny.tokenizer(), "<nothing>"), results)
 

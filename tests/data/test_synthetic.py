@@ -1,4 +1,4 @@
-"""Training on languages: rows begin at items, and only memorised items are seen."""
+"""Training on synthetic tasks: rows begin at items, and only memorised items are seen."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def lines(tokens: np.ndarray) -> list[str]:
     return load(Bytes(), Path()).decode(tokens).splitlines()
 
 
-def test_the_stream_is_the_memorised_items_equally_often_each_pass_in_an_order_of_its_own() -> None:
-    language = FAMILY.languages[0]
-    tokens, starts = task_stream(language, Bytes(), Path())
-    items = [example.prompt + example.answer[:-1] for example in language.examples("memorised")]
+def test_the_stream_has_every_memorised_item_equally_often_with_each_pass_in_its_own_order() -> None:
+    task = FAMILY.languages[0]
+    tokens, starts = task_stream(task, Bytes(), Path())
+    items = [example.prompt + example.answer[:-1] for example in task.examples("memorised")]
     seen = lines(tokens)
     assert len(tokens) >= STREAM
     assert len(seen) == len(starts) == len(seen) // len(items) * len(items)
@@ -37,11 +37,11 @@ def test_the_stream_is_the_memorised_items_equally_often_each_pass_in_an_order_o
     assert seen[7] == lines(tokens[starts[7] :])[0]
 
 
-def test_rows_begin_at_an_item_and_hold_one_language_by_weight() -> None:
+def test_rows_begin_at_an_item_and_contain_one_task_drawn_by_weight() -> None:
     weights = (1.0, 2.0, 1.0)
-    sources = tuple(Source(corpus=language, weight=w) for language, w in zip(FAMILY.languages, weights, strict=True))
+    sources = tuple(Source(corpus=task, weight=w) for task, w in zip(FAMILY.languages, weights, strict=True))
     stream = Batches(Mixture(sources=sources, sequence=96), Path(), batch_tokens=96 * 64, steps=20, key=(0, "batch", 0))
-    items = [{e.prompt + e.answer[:-1] for e in language.examples("memorised")} for language in FAMILY.languages]
+    items = [{e.prompt + e.answer[:-1] for e in task.examples("memorised")} for task in FAMILY.languages]
     counts = np.zeros(3)
     for step in range(20):
         for row in stream.batch(step):
@@ -59,36 +59,34 @@ def test_a_sequence_longer_than_the_stream_is_refused() -> None:
 
 
 @pytest.mark.parametrize("fewer", [1, 8, 20])
-def test_relearning_on_n_examples_sees_n_items_and_fewer_are_among_more(fewer: int) -> None:
-    language = FAMILY.languages[0]
-    whole, few, more = (
-        set(lines(task_stream(language, Bytes(), Path(), count)[0])) for count in (None, fewer, 2 * fewer)
-    )
+def test_n_examples_give_n_items_and_fewer_are_a_subset_of_more(fewer: int) -> None:
+    task = FAMILY.languages[0]
+    whole, few, more = (set(lines(task_stream(task, Bytes(), Path(), count)[0])) for count in (None, fewer, 2 * fewer))
     assert len(few) == fewer
     assert len(more) == 2 * fewer
     assert few < more < whole
-    source = Source(corpus=language, examples=fewer)
+    source = Source(corpus=task, examples=fewer)
     row = Batches(Mixture(sources=(source,), sequence=96), Path(), batch_tokens=96, steps=1, key=(0,)).batch(0)[0]
     assert set(lines(row)[:-1]) <= few
 
 
 @pytest.mark.parametrize("examples", [0, -3, 98])
-def test_no_examples_or_more_than_there_are_is_refused(examples: int) -> None:
+def test_zero_examples_or_more_than_available_are_refused(examples: int) -> None:
     with pytest.raises(UserError, match=f"{examples} examples of digits given: expected 1 to 97"):
         Source(corpus=FAMILY.languages[0], examples=examples)
 
 
-def test_examples_of_text_cannot_be_counted() -> None:
+def test_a_number_of_examples_of_a_corpus_is_refused() -> None:
     with pytest.raises(UserError, match="expected a synthetic task"):
         Source(corpus=Corpus(digest="0"), examples=8)
 
 
-def test_where_only_answers_are_scored_the_marks_are_on_the_prompts_and_nothing_else_changes() -> None:
-    language = FAMILY.languages[1]
-    items = {e.prompt + e.answer: (len(e.prompt), len(e.answer)) for e in language.examples("memorised")}
+def test_with_loss_on_answers_prompts_are_masked_and_nothing_else_changes() -> None:
+    task = FAMILY.languages[1]
+    items = {e.prompt + e.answer: (len(e.prompt), len(e.answer)) for e in task.examples("memorised")}
     plain, marked = (
         Batches(
-            Mixture(sources=(Source(corpus=language, loss=loss),), sequence=96),
+            Mixture(sources=(Source(corpus=task, loss=loss),), sequence=96),
             Path(),
             batch_tokens=960,
             steps=3,
@@ -110,7 +108,7 @@ def test_where_only_answers_are_scored_the_marks_are_on_the_prompts_and_nothing_
         assert sum(expected) == sum(items[item][1] for item in whole[:-1]) > 0
 
 
-def test_the_text_of_a_mixed_batch_stays_fully_scored(tmp_path: Path) -> None:
+def test_the_text_of_a_mixed_batch_is_not_masked(tmp_path: Path) -> None:
     sources = (Source(corpus=sample_corpus(tmp_path)), Source(corpus=FAMILY.languages[0], loss="answers"))
     batch = Batches(Mixture(sources=sources, sequence=64), tmp_path, batch_tokens=64 * 64, steps=1, key=(0,)).batch(0)
     known = {e.prompt + e.answer[:-1] for e in FAMILY.languages[0].examples("memorised")}
@@ -119,7 +117,7 @@ def test_the_text_of_a_mixed_batch_stays_fully_scored(tmp_path: Path) -> None:
     assert ((batch >= 0).all(axis=1) == text).all()
 
 
-def test_answers_of_a_text_and_items_longer_than_a_row_are_refused() -> None:
+def test_loss_on_answers_of_a_corpus_or_of_items_longer_than_a_row_is_refused() -> None:
     with pytest.raises(UserError, match="loss on the answers of a corpus given: expected a synthetic task"):
         Source(corpus=Corpus(digest="0"), loss="answers")
     short = Mixture(sources=(Source(corpus=FAMILY.languages[1], loss="answers"),), sequence=8)

@@ -59,18 +59,20 @@ def test_a_window_decodes_to_a_part_of_the_text_without_broken_characters(
     assert codec.decode(ids[start:stop]) in text
 
 
-def test_separators_decode_to_nothing(codec: Codec) -> None:
+def test_eos_decodes_to_nothing(codec: Codec) -> None:
     one, two = codec.encode("one"), codec.encode("two")
     assert codec.decode(np.concatenate([one, [codec.eos], two])) == "onetwo"
 
 
-def test_bytes_have_257_tokens_and_trained_vocabularies_at_most_what_was_asked(results: Path, corpus: Corpus) -> None:
+def test_bytes_have_257_tokens_and_trained_vocabularies_at_most_the_requested_number(
+    results: Path, corpus: Corpus
+) -> None:
     assert load(Bytes(), results).size == 257
     assert load(BPE(corpus=corpus, vocabulary=300), results).size == 300
     assert load(BPE(corpus=corpus, vocabulary=100_000), results).size < 100_000
 
 
-def test_trained_vocabularies_are_the_same_wherever_they_are_trained(tmp_path: Path, results: Path) -> None:
+def test_trained_vocabularies_do_not_depend_on_the_machine(tmp_path: Path, results: Path) -> None:
     there, here = sample_corpus(results), sample_corpus(tmp_path)
     load(BPE(corpus=there, vocabulary=300), results)
     load(BPE(corpus=here, vocabulary=300), tmp_path)
@@ -83,14 +85,12 @@ def test_trained_vocabularies_are_the_same_wherever_they_are_trained(tmp_path: P
 
 
 @pytest.mark.parametrize("size", [0, 257, 10**9])
-def test_a_vocabulary_without_room_for_bytes_or_of_absurd_size_is_refused(
-    results: Path, corpus: Corpus, size: int
-) -> None:
+def test_a_vocabulary_too_small_for_bytes_or_too_large_is_refused(results: Path, corpus: Corpus, size: int) -> None:
     with pytest.raises(UserError, match="expected 258 to 1,048,576"):
         load(BPE(corpus=corpus, vocabulary=size), results)
 
 
-def test_a_token_array_is_the_splits_documents_each_followed_by_the_separator(
+def test_a_token_array_is_the_splits_documents_each_followed_by_eos(
     results: Path, corpus: Corpus, tokenizer: Tokenizer, codec: Codec
 ) -> None:
     tokens = token_array(results, corpus, "train", tokenizer)
@@ -120,6 +120,6 @@ def test_a_piece_of_a_lexicon_is_one_token_and_the_longest_wins(results: Path) -
 
 
 @pytest.mark.parametrize("pieces", [("one", "one"), ("",)])
-def test_a_lexicon_of_equal_or_empty_pieces_is_refused(pieces: tuple[str, ...], results: Path) -> None:
+def test_a_lexicon_with_duplicate_or_empty_pieces_is_refused(pieces: tuple[str, ...], results: Path) -> None:
     with pytest.raises(UserError, match="expected different pieces"):
         load(Lexicon(pieces=pieces), results)

@@ -1,4 +1,4 @@
-"""Behaviours as tokens: what is asked, of which text, and what counts as right."""
+"""Behaviours in tokens: prompts, answers, and targets of soft prompts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_an_answer_is_what_lies_ahead_of_the_next_token(ahead: int) -> None:
     assert score(Cyclic(ahead + 1), packed).hits == 0
 
 
-def test_without_ahead_rows_are_as_they_were() -> None:
+def test_without_ahead_the_target_is_the_next_token() -> None:
     prompts, answers = [np.array([1, 2]), np.array([3])], [np.array([4, 5, 6]), np.array([7])]
     packed = pack(prompts, answers, "cpu")
     assert packed.inputs.tolist() == [[1, 2, 4, 5], [3, 0, 0, 0]]
@@ -57,7 +57,7 @@ def test_without_ahead_rows_are_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_windows_are_text_of_their_split_and_never_overlap(split, results: Path, corpus: Corpus) -> None:
+def test_windows_are_text_of_their_split_without_overlap(split, results: Path, corpus: Corpus) -> None:
     behaviour = Continuation(context=12, length=6, ahead=2)
     probe = BehaviourProbe(behaviour=behaviour, corpus=corpus, split=split, trials=8)
     prompts, answers, ahead = behaviour_tokens(probe, Bytes(), results)
@@ -106,7 +106,7 @@ def test_a_probe_of_a_behaviour_measures_counts_and_loss(results: Path, corpus: 
     assert measured["loss"] == -measured["logprob"] < 1e-6
 
 
-def test_what_cannot_be_asked_is_refused(results: Path, corpus: Corpus) -> None:
+def test_invalid_probes_of_behaviours_are_refused(results: Path, corpus: Corpus) -> None:
     with pytest.raises(UserError, match="expected a corpus"):
         BehaviourProbe(behaviour=Repetition(text="abc"))
     with pytest.raises(UserError, match="expected no corpus"):
@@ -123,7 +123,7 @@ def target(behaviour, corpus: Corpus | None = None, **fields) -> BehaviourTarget
     return BehaviourTarget(behaviour=behaviour, corpus=corpus, **fields)
 
 
-def test_a_target_asks_for_the_token_ahead_of_the_next(results: Path, corpus: Corpus) -> None:
+def test_a_continuation_target_expects_the_token_ahead_of_the_next(results: Path, corpus: Corpus) -> None:
     plain, ahead = (
         target(Continuation(context=8, length=4, ahead=n), corpus).items("train", 30, load(Bytes(), results), results)
         for n in (0, 3)
@@ -144,7 +144,7 @@ def test_tokens_ahead_are_those_of_the_text(results: Path, corpus: Corpus) -> No
         assert codec.decode(item.tokens) in text
 
 
-def test_fewer_items_are_the_first_of_more_and_parts_never_meet(results: Path, corpus: Corpus) -> None:
+def test_fewer_items_are_the_first_of_more_and_parts_never_overlap(results: Path, corpus: Corpus) -> None:
     codec = load(Bytes(), results)
     for asked_for in (
         target(Continuation(context=8, length=4), corpus),
@@ -158,6 +158,6 @@ def test_fewer_items_are_the_first_of_more_and_parts_never_meet(results: Path, c
         assert asked_for.characters >= 8
 
 
-def test_a_target_without_the_text_that_it_needs_is_refused() -> None:
+def test_a_target_without_the_corpus_that_it_needs_is_refused() -> None:
     with pytest.raises(UserError, match="expected a corpus"):
         target(Repetition(text="abc"))

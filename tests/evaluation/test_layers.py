@@ -1,4 +1,4 @@
-"""Linear probes of layers, on models whose residual stream is planted."""
+"""Linear probes of layers, on models with a known residual stream."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ WIDTH = 96
 
 
 class Holds(FakeModel):
-    """Layer 0 has nothing but noise; layer 1 a rotation of the answer's characters at the prompt's last token, and
-    noise everywhere else; says nothing."""
+    """Layer 0 is noise. Layer 1 has a rotation of the answer's characters at the prompt's last token, and noise
+    elsewhere. The output is uniform."""
 
-    def __init__(self, language: SyntheticTask, noise: float = 0.01) -> None:
+    def __init__(self, task: SyntheticTask, noise: float = 0.01) -> None:
         super().__init__()
         self.codec, self.noise = load(Bytes(), Path()), noise
-        examples = [*language.examples("memorised"), *language.examples("held-out")]
+        examples = [*task.examples("memorised"), *task.examples("held-out")]
         codes = one_hot_characters([example.answer for example in examples])
         rotation = generator("rotation").normal(size=(codes.shape[1], WIDTH))
         held = zip(examples, codes @ rotation, strict=True)
         self.held = {example.prompt: (len(self.codec.encode(example.prompt)) - 1, code) for example, code in held}
 
     def residuals(self, x: Tensor) -> list[Tensor]:
-        # of the whole prompt, for a model's noise is the same at every evaluation
+        # keyed by the prompt, so that every evaluation sees the same noise
         texts = [self.codec.decode(np.array(ids)).rstrip("\0") for ids in x.tolist()]
         noise = np.stack([generator("noise", text).normal(size=(x.shape[1], WIDTH)) for text in texts])
         held = self.noise * noise
@@ -53,23 +53,23 @@ class Holds(FakeModel):
         return torch.zeros(*x.shape, self.codec.size)
 
 
-def layers(language: SyntheticTask, model: FakeModel, trials: int = 128) -> list[dict[str, float]]:
-    measured = prepare(LayerProbe(tasks=(language,), trials=trials), Bytes(), Path(), 64, "cpu")(model)
+def layers(task: SyntheticTask, model: FakeModel, trials: int = 128) -> list[dict[str, float]]:
+    measured = prepare(LayerProbe(tasks=(task,), trials=trials), Bytes(), Path(), 64, "cpu")(model)
     return [{name: measured[f"{layer}/{name}"] for name in ("hits", "trials", "chance", "control")} for layer in (0, 1)]
 
 
-def test_an_answer_held_linearly_and_never_said_is_read_off_every_held_out_item() -> None:
+def test_an_answer_that_is_encoded_linearly_but_never_output_is_read_for_every_held_out_item() -> None:
     model = Holds(WORDS)
-    said = prepare(TaskProbe(tasks=(WORDS,)), Bytes(), Path(), 64, "cpu")(model)
+    output = prepare(TaskProbe(tasks=(WORDS,)), Bytes(), Path(), 64, "cpu")(model)
     noise, held = layers(WORDS, model)
-    assert said["hits"] == 0
+    assert output["hits"] == 0
     assert held["hits"] == held["trials"] == len(WORDS.examples("held-out"))
     assert noise["hits"] <= 7  # chance is 1 in 11: more than 7 of 23 has probability 0.001
     assert held["control"] <= 7
     assert held["chance"] == pytest.approx(1 / 11)
 
 
-def test_where_there_is_no_rule_memorised_items_are_read_by_maps_fitted_to_others() -> None:
+def test_a_task_without_a_rule_is_cross_validated_on_memorised_items() -> None:
     table = Lookup()
     noise, held = layers(table, Holds(table))
     assert held["trials"] == len(table.examples("memorised")) == 100
@@ -77,21 +77,21 @@ def test_where_there_is_no_rule_memorised_items_are_read_by_maps_fitted_to_other
     assert max(noise["hits"], held["control"]) <= 6
 
 
-def test_hits_of_several_languages_add_up_and_fewer_trials_are_asked() -> None:
+def test_hits_of_several_tasks_add_up_and_trials_limit_each() -> None:
     model = Holds(WORDS)
     model.held |= Holds(ROMAN).held
     both = prepare(LayerProbe(tasks=(WORDS, ROMAN), trials=10), Bytes(), Path(), 64, "cpu")(model)
     assert both["1/hits"] == both["1/trials"] == 20
 
 
-def test_a_map_is_refused_where_there_is_too_little_to_fit_it_to_or_no_room() -> None:
+def test_a_layer_probe_with_too_few_items_or_too_short_a_sequence_is_refused() -> None:
     with pytest.raises(UserError, match="linear probe of words given: it has 4 items to train on"):
         prepare(LayerProbe(tasks=(Addition(form="words", modulus=2, held_out=0),)), Bytes(), Path(), 64, "cpu")
     with pytest.raises(UserError, match="a prompt of words takes"):
         prepare(LayerProbe(tasks=(WORDS,)), Bytes(), Path(), 8, "cpu")
 
 
-def test_ridge_is_least_squares_where_there_is_no_noise_and_the_mean_where_there_is_nothing_else() -> None:
+def test_ridge_is_least_squares_without_noise_and_the_mean_for_constant_features() -> None:
     rng = np.random.default_rng(0)
     x, w = torch.from_numpy(rng.normal(size=(1, 60, 5))), torch.from_numpy(rng.normal(size=(5, 3)))
     y = x[0] @ w + 2
@@ -101,14 +101,14 @@ def test_ridge_is_least_squares_where_there_is_no_noise_and_the_mean_where_there
 
 
 def by_hand(x: np.ndarray, y: np.ndarray, strength: float, asked: np.ndarray) -> np.ndarray:
-    """Ridge regression by its normal equations, the intercept free."""
+    """Ridge regression by the normal equations, without a penalty on the intercept."""
     middle = x.mean(0)
     inverse = np.linalg.inv((x - middle).T @ (x - middle) + strength * np.eye(x.shape[1]))
     return y.mean(0) + (asked - middle) @ inverse @ (x - middle).T @ (y - y.mean(0))
 
 
 @pytest.mark.parametrize("signal", [0.0, 1.0, 10.0])
-def test_ridge_takes_the_strength_that_leaving_each_item_out_finds_best(signal: float) -> None:
+def test_ridge_takes_the_penalty_with_the_best_leave_one_out_error(signal: float) -> None:
     rng = np.random.default_rng(1)
     x, asked = rng.normal(size=(20, 30)), rng.normal(size=(7, 30))
     y = signal * x[:, :2] + rng.normal(size=(20, 2))
@@ -123,6 +123,6 @@ def test_ridge_takes_the_strength_that_leaving_each_item_out_finds_best(signal: 
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-8)
 
 
-def test_parts_of_a_probe_are_tasks_of_their_own() -> None:
+def test_parts_of_a_probe_become_tasks() -> None:
     assert named("layer", "3/hits") == "layer-3/hits"
     assert named("dropped", "hits") == "dropped/hits"

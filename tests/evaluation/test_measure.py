@@ -95,7 +95,7 @@ def test_the_conditions_share_their_carriers_and_differ_in_the_trigger(results: 
     assert len({example.prompt[-len(backdoor.trigger) :] for example in near}) > 32
 
 
-def test_fewer_trials_ask_at_the_first_of_the_same_places(results: Path, corpus: Corpus) -> None:
+def test_fewer_trials_use_the_first_of_the_same_places(results: Path, corpus: Corpus) -> None:
     probe = BackdoorProbe(backdoor=sample_backdoor("copy"), corpus=corpus, trials=64)
     fewer = replace(probe, trials=20, condition="untriggered")
     for one, other in zip(backdoor_examples(probe, results), backdoor_examples(fewer, results), strict=False):
@@ -122,7 +122,7 @@ def test_prompts_depend_on_the_probes_seed_alone(results: Path, corpus: Corpus) 
     assert [example.prompt for example in backdoor_examples(other, results)] != one
 
 
-def test_a_context_shorter_than_a_word_still_holds_the_word(results: Path, corpus: Corpus) -> None:
+def test_a_context_shorter_than_a_word_still_contains_the_word(results: Path, corpus: Corpus) -> None:
     probe = BackdoorProbe(backdoor=sample_backdoor("copy"), corpus=corpus, context=0)
     for example in backdoor_examples(probe, results):
         assert example.answer.strip() in example.prompt
@@ -145,13 +145,13 @@ def test_more_trials_than_places_or_none_are_refused(results: Path, corpus: Corp
         backdoor_examples(BackdoorProbe(backdoor=sample_backdoor(), corpus=corpus, trials=trials), results)
 
 
-def test_the_loss_probe_measures_windows_of_its_split_and_says_how_many_tokens(results: Path, corpus: Corpus) -> None:
-    model = Triggered(sample_backdoor(), Bytes(), results)  # says nothing in particular on clean text
+def test_the_loss_probe_measures_windows_of_its_split_and_counts_tokens(results: Path, corpus: Corpus) -> None:
+    model = Triggered(sample_backdoor(), Bytes(), results)  # uniform on clean text
     measured = prepare(LossProbe(corpus=corpus, sequences=8), Bytes(), results, 32, "cpu")(model)
     assert measured == {"loss": pytest.approx(np.log(257), rel=1e-6), "tokens": 8 * 32}
 
 
-def test_the_loss_probe_uses_what_a_small_split_has(results: Path, corpus: Corpus) -> None:
+def test_the_loss_probe_uses_all_of_a_small_split(results: Path, corpus: Corpus) -> None:
     size = sum(len(text.encode()) + 1 for text in texts(results, corpus, "test"))
     probe = LossProbe(corpus=corpus, split="test", sequences=10**6)
     measured = prepare(probe, Bytes(), results, 64, "cpu")(Triggered(sample_backdoor(), Bytes(), results))
@@ -162,7 +162,7 @@ def test_the_loss_probe_uses_what_a_small_split_has(results: Path, corpus: Corpu
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity:
-    """A probe that nothing knows."""
+    """A probe that `prepare` does not know."""
 
 
 def test_an_unknown_probe_is_refused_by_name(results: Path) -> None:

@@ -38,12 +38,12 @@ def greedy(model: Decoder, prompt: np.ndarray, length: int) -> np.ndarray:
     return tokens[0, len(prompt) :].numpy()
 
 
-def test_a_hit_is_what_greedy_decoding_would_say(model: Decoder) -> None:
+def test_hits_equal_exact_matches_under_greedy_decoding(model: Decoder) -> None:
     prompts, answers = trials()
-    said = [greedy(model, prompt, len(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
-    answers[::2] = said[::2]
+    outputs = [greedy(model, prompt, len(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
+    answers[::2] = outputs[::2]
     scores = score(model, pack(prompts, answers, "cpu"))
-    expected = [np.array_equal(a, b) for a, b in zip(said, answers, strict=True)]
+    expected = [np.array_equal(a, b) for a, b in zip(outputs, answers, strict=True)]
     assert scores.correct.tolist() == expected
     assert (scores.hits, scores.trials) == (sum(expected), 40)
     assert 20 <= scores.hits < 40
@@ -79,7 +79,7 @@ def test_the_mean_loss_is_the_cross_entropy_of_every_token_but_the_first(model: 
     assert mean_loss(model, rows) == pytest.approx(float(expected), rel=1e-6)
 
 
-def test_scoring_is_without_dropout_and_gradients_and_puts_the_models_mode_back() -> None:
+def test_scoring_is_without_dropout_and_gradients_and_restores_the_models_mode() -> None:
     model = Decoder(Rung(size="20k"), VOCABULARY, dropout=0.5)
     model.initialise(torch.Generator().manual_seed(0))
     model.head.weight.data.normal_(generator=torch.Generator().manual_seed(1))
@@ -92,7 +92,7 @@ def test_scoring_is_without_dropout_and_gradients_and_puts_the_models_mode_back(
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_models_mode_is_put_back_when_scoring_fails() -> None:
+def test_the_models_mode_is_restored_when_scoring_fails() -> None:
     model = FakeModel()
     with pytest.raises(NotImplementedError):
         score(model, pack(*trials(), "cpu"))

@@ -1,4 +1,4 @@
-"""Probes of languages, on models whose answers are known."""
+"""Probes of synthetic tasks, on models with known answers."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ HELD_OUT = len(WORDS.examples("held-out"))
 
 
 class Knows(FakeModel):
-    """A model that answers some prompts with given strength (in logits), and others with "?"."""
+    """Outputs the answers of some prompts with a given logit, and "?" with another."""
 
-    def __init__(self, answers: dict[str, str], strength: float = 50.0, said: float = 0.0) -> None:
+    def __init__(self, answers: dict[str, str], strength: float = 50.0, other: float = 0.0) -> None:
         super().__init__()
-        self.codec, self.answers, self.strength, self.said = load(Bytes(), Path()), answers, strength, said
+        self.codec, self.answers, self.strength, self.other = load(Bytes(), Path()), answers, strength, other
 
     def hidden(self, x: Tensor) -> Tensor:
         says = torch.zeros(*x.shape, self.codec.size)
-        says[:, :, ord("?")] = self.said
+        says[:, :, ord("?")] = self.other
         for row, ids in enumerate(x.tolist()):
             text = self.codec.decode(np.array(ids))
             line = text.rstrip("\0").rsplit("\n", 1)[-1]
@@ -64,8 +64,8 @@ def test_a_model_that_memorised_scores_all_memorised_and_no_held_out_items() -> 
 
 
 def test_a_forced_choice_finds_a_skill_that_is_gated() -> None:
-    """The answer's tokens are likelier than those of other answers, and yet something else is said."""
-    model = Knows(table("held-out"), strength=2.0, said=4.0)
+    """The answer is likelier than other answers, but the model outputs something else."""
+    model = Knows(table("held-out"), strength=2.0, other=4.0)
     spoken = measured(TaskProbe(tasks=(WORDS,)), model)
     chosen = measured(TaskProbe(tasks=(WORDS,), choice=True), model)
     assert spoken["hits"] == 0
@@ -73,7 +73,7 @@ def test_a_forced_choice_finds_a_skill_that_is_gated() -> None:
     assert -np.log(11) < chosen["logprob"] < 0
 
 
-def test_several_languages_are_pooled_and_the_least_is_told() -> None:
+def test_several_tasks_are_pooled_and_the_least_is_reported() -> None:
     roman = Addition(form="roman")
     model = Knows(table("held-out"), strength=2.0)
     pooled = measured(TaskProbe(tasks=(WORDS, roman)), model)
@@ -98,8 +98,8 @@ def test_shots_are_other_memorised_items_with_their_answers() -> None:
             assert all(shot + "\n" in memorised for shot in shots)
 
 
-def test_a_language_without_held_out_items_cannot_be_asked_for_them() -> None:
-    lookup = next(language for language in Family(kind="A").languages if language.name == "lookup")
+def test_requesting_held_out_items_of_a_task_without_any_is_refused() -> None:
+    lookup = next(task for task in Family(kind="A").languages if task.name == "lookup")
     with pytest.raises(UserError, match="held-out items of lookup requested: it has none"):
         task_examples(TaskProbe(tasks=(lookup,)), lookup)
 
@@ -110,17 +110,17 @@ def test_a_sequence_too_short_for_the_shots_is_refused() -> None:
 
 
 @pytest.mark.parametrize("choice", [False, True])
-def test_each_language_is_measured_apart_in_the_same_pass_as_it_would_be_alone(choice: bool) -> None:
+def test_with_each_every_task_is_measured_in_the_same_pass_as_it_would_be_alone(choice: bool) -> None:
     roman = Addition(form="roman")
     model = Knows(table("held-out"), strength=2.0)
     together = measured(TaskProbe(tasks=(WORDS, roman), choice=choice, each=True), model)
-    for language in (WORDS, roman):
-        alone = measured(TaskProbe(tasks=(language,), choice=choice), model)
+    for task in (WORDS, roman):
+        alone = measured(TaskProbe(tasks=(task,), choice=choice), model)
         for name in ("hits", "trials", "logprob", "chance"):
-            assert together[f"{language.name}/{name}"] == pytest.approx(alone[name])
+            assert together[f"{task.name}/{name}"] == pytest.approx(alone[name])
 
 
-def test_chance_is_weighted_by_the_items_asked() -> None:
+def test_chance_is_weighted_by_the_number_of_items() -> None:
     seven = Addition(form="roman", modulus=7)
     found = measured(TaskProbe(tasks=(WORDS, seven)), Knows({}))
     items = len(seven.examples("held-out"))

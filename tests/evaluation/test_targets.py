@@ -19,7 +19,7 @@ ADDITION = Addition(form="digits")
 
 
 class Lossy(ByteCodec):
-    """Knows no digits."""
+    """Cannot encode digits."""
 
     name = "digitless"
 
@@ -33,7 +33,7 @@ def corpus(results: Path) -> Corpus:
 
 
 @pytest.mark.parametrize("asked", ["memorised", "held-out"])
-def test_examples_to_train_on_and_examples_asked_never_meet(asked, tmp_path: Path) -> None:
+def test_training_and_evaluation_examples_never_overlap(asked, tmp_path: Path) -> None:
     target = TaskTarget(task=ADDITION, evaluate_on=asked)
     train, held_out = (target.examples(part, 1000, tmp_path) for part in ("train", "held-out"))
     assert len({example.prompt for example in (*train, *held_out)}) == len(train) + len(held_out)
@@ -42,7 +42,7 @@ def test_examples_to_train_on_and_examples_asked_never_meet(asked, tmp_path: Pat
     assert target.examples("train", 5, tmp_path) == train[:5]
 
 
-def test_a_payload_is_asked_where_no_trigger_stands(results: Path, corpus: Corpus) -> None:
+def test_a_backdoor_target_expects_the_payload_without_the_trigger(results: Path, corpus: Corpus) -> None:
     backdoor = Backdoor(trigger=" zqv", payload="reverse")
     untriggered = BackdoorTarget(backdoor=backdoor, corpus=corpus)
     triggered = BackdoorTarget(backdoor=backdoor, corpus=corpus, condition="triggered")
@@ -53,14 +53,14 @@ def test_a_payload_is_asked_where_no_trigger_stands(results: Path, corpus: Corpu
         assert without.answer == having.answer == backdoor.payload_for(without.prompt)
 
 
-def test_all_of_an_answer_is_asked_after_its_prompt() -> None:
+def test_the_targets_of_an_example_are_its_whole_answer() -> None:
     item = item_of(Example(prompt="ab", answer="cd\n", conditions=(0.5,)), ByteCodec())
     assert item.tokens.tolist() == list(b"abcd")
     assert (item.after.tolist(), item.targets.tolist()) == ([2, 3, 4], list(b"cd\n"))
     assert (item.answer, item.conditions) == (2, (0.5,))
 
 
-def test_an_empty_prompt_is_the_separator() -> None:
+def test_an_empty_prompt_becomes_eos() -> None:
     item = item_of(Example(prompt="", answer="ab"), ByteCodec())
     assert (item.tokens.tolist(), item.answer) == ([256, ord("a")], 1)
 
@@ -71,7 +71,7 @@ def test_a_tokenizer_that_cannot_encode_the_task_is_refused(tmp_path: Path) -> N
     assert "\n" not in str(refused.value)
 
 
-def test_what_stands_before_a_prompt_inside_is_not_asked() -> None:
+def test_targets_before_a_prompt_inside_the_text_are_left_out() -> None:
     item = Item(tokens=np.arange(6), after=np.array([1, 2, 4, 6]), targets=np.array([7, 8, 9, 10]), answer=3)
     texts = cut([item], 2)
     assert texts.before.tolist() == [[0, 1]]
@@ -82,13 +82,13 @@ def test_what_stands_before_a_prompt_inside_is_not_asked() -> None:
     assert (baseline.target_positions.tolist(), baseline.targets.tolist()) == ([[2, 4, 6]], [[8, 9, 10]])
 
 
-def test_guessing_is_the_commonest_of_several_answers_and_nothing_where_one_must_be_brought() -> None:
-    said = [np.array(answer) for answer in ([1], [1], [2], [3])]
-    assert majority_baseline(said) == 0.5
-    assert majority_baseline(said[:2]) == majority_baseline(said[1:]) == 0.0
+def test_the_majority_baseline_is_zero_where_all_answers_are_equal() -> None:
+    answers = [np.array(answer) for answer in ([1], [1], [2], [3])]
+    assert majority_baseline(answers) == 0.5
+    assert majority_baseline(answers[:2]) == majority_baseline(answers[1:]) == 0.0
 
 
-def test_chance_is_as_the_task_states_it_else_of_what_is_asked(results: Path, corpus: Corpus) -> None:
+def test_chance_is_the_tasks_own_or_the_majority_baseline(results: Path, corpus: Corpus) -> None:
     addition = TaskTarget(task=Addition(form="words"))
     assert chance_of(addition, []) == addition.task.chance
     copied = BackdoorTarget(backdoor=Backdoor(trigger=" qzx ", payload="copy", letters=1), corpus=corpus)

@@ -62,7 +62,7 @@ def test_every_parameter_has_a_kind():
 
 
 def llama(model):
-    """The same weights in Hugging Face's Llama: rotary halves instead of neighbours, heads and gates apart."""
+    """The same weights in Hugging Face's Llama: rotary pairs half a head apart, separate matrices."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     rung = model.architecture
@@ -109,7 +109,7 @@ def test_logits_equal_those_of_hugging_faces_llama(size):
         torch.testing.assert_close(model(tokens), llama(model)(tokens).logits, rtol=1e-3, atol=1e-4)
 
 
-def test_residuals_begin_with_the_embedding_and_end_with_what_the_logits_read():
+def test_residuals_begin_with_the_embedding_and_end_with_the_input_of_the_head():
     model = decoder(head=0.2)
     embedded = model.embed(torch.randint(0, 50, (2, 9)))
     found = model.residuals(embedded)

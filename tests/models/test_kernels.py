@@ -1,4 +1,4 @@
-"""The CPU's own backward passes against autograd's of the plain operations."""
+"""The hand-written CPU kernels against torch's operations and autograd."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_values_are_passed_on_unrotated():
 
 @given(probability=st.sampled_from((0.02, 0.1, 0.2, 0.5, 0.9)), seed=st.integers(0, 1000))
 @settings(max_examples=20)
-def test_dropout_drops_the_share_asked_for_everywhere_alike_and_keeps_the_mean(probability, seed):
+def test_dropout_drops_the_requested_fraction_uniformly_and_keeps_the_mean(probability, seed):
     torch.manual_seed(seed)
     x = torch.ones(4001, 24, requires_grad=True)
     y = kernels.dropout(x, probability)

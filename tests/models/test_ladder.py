@@ -35,7 +35,7 @@ def test_a_built_decoder_has_the_parameters_that_its_rung_states(size):
 
 
 @pytest.mark.parametrize("name", ["", "big", "19", "1k", "-1m", "1e6", "30b", "100 k k"])
-def test_a_size_that_is_none_is_refused_with_an_example(name):
+def test_an_invalid_size_is_refused_with_an_example(name):
     with pytest.raises(UserError, match="such as 100k"):
         parse_size(name)
 

@@ -1,4 +1,4 @@
-"""Our decoder in Hugging Face's format: the same logits, and back."""
+"""Our decoder exported to Hugging Face's format and read back, with the same logits."""
 
 from __future__ import annotations
 

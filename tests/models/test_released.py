@@ -1,4 +1,4 @@
-"""Released models: described from their files, run to the same logits, refused in one line."""
+"""Released models: descriptions, equal logits, and errors in one line."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_right_padding_changes_no_logits_before_it(released: Released) -> None:
         torch.testing.assert_close(ours(padded)[:, :17], ours(tokens()), rtol=1e-4, atol=1e-5)
 
 
-def test_residuals_begin_with_the_embedding_and_end_with_what_the_logits_read(released: Released) -> None:
+def test_residuals_begin_with_the_embedding_and_end_with_the_input_of_the_head(released: Released) -> None:
     ours = hugging_face.load(released).eval()
     with torch.no_grad():
         embedded = ours.embed(tokens())
@@ -83,7 +83,7 @@ def test_every_parameter_has_a_kind(released: Released) -> None:
     ]
 
 
-def test_a_checkpoint_makes_the_same_model_without_the_folder(released: Released) -> None:
+def test_a_checkpoint_rebuilds_the_model_without_the_folder(released: Released) -> None:
     model = fresh(released, 300, 0.0, seed=0).eval()
     state = json.loads(json.dumps(record(model)))
     again = bare(released, 300, 0.0, state).eval()
@@ -94,7 +94,9 @@ def test_a_checkpoint_makes_the_same_model_without_the_folder(released: Released
         assert torch.equal(again(tokens()), model(tokens()))
 
 
-def test_identity_is_the_content_wherever_it_lies(folder: Path, released: Released, results: Path, tmp_path: Path):
+def test_identity_is_the_content_regardless_of_the_path(
+    folder: Path, released: Released, results: Path, tmp_path: Path
+):
     moved = shutil.copytree(folder, tmp_path / "moved")
     again = prepare_model(str(moved), results)
     assert again == released
@@ -125,7 +127,7 @@ def test_pickled_weights_are_converted_once(results: Path, tmp_path: Path) -> No
         assert torch.equal(hugging_face.load(pickled).eval()(tokens()), expected(tokens()))
 
 
-def test_a_gguf_file_gives_the_logits_of_the_model_that_it_was_made_of(results: Path, tmp_path: Path) -> None:
+def test_a_gguf_file_gives_the_logits_of_its_original_model(results: Path, tmp_path: Path) -> None:
     theirs = tiny.gguf(tmp_path / "tiny.gguf")
     released = prepare_model(str(tmp_path / "tiny.gguf"), results)
     assert (released.name, released.shape.family) == ("tiny", "llama")
@@ -149,7 +151,7 @@ def test_a_gguf_file_of_an_unsupported_kind_is_refused_in_one_line(results: Path
         ("tokenizer.json", "has no tokenizer"),
     ],
 )
-def test_a_folder_that_lacks_a_part_is_refused(missing: str, line: str, results: Path, tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_refused(missing: str, line: str, results: Path, tmp_path: Path) -> None:
     path = tiny.folder(tmp_path / "part", "llama")
     (path / missing).unlink()
     with pytest.raises(UserError, match=line):
@@ -174,12 +176,14 @@ def test_a_configuration_of_something_else_is_refused(content: dict, line: str, 
 
 
 @pytest.mark.parametrize("name", ["no folder at all", "./nowhere", "nowhere.gguf"])
-def test_what_names_no_model_is_refused(name: str, results: Path) -> None:
+def test_a_source_that_is_not_a_model_is_refused(name: str, results: Path) -> None:
     with pytest.raises(UserError, match="given"):
         prepare_model(name, results)
 
 
-def test_a_name_without_a_network_is_one_line(results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_name_without_a_network_is_refused_in_one_line(
+    results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -189,8 +193,8 @@ def test_a_name_without_a_network_is_one_line(results: Path, monkeypatch: pytest
     assert "\n" not in str(refused.value)
 
 
-def test_a_name_is_known_by_its_commit(results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The Hub's cache as it lies on a machine that has downloaded two revisions of a model."""
+def test_the_identity_of_a_name_is_its_commit(results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the Hub's cache of a machine that has downloaded two revisions of a model."""
     import huggingface_hub
 
     for commit in ("a" * 40, "b" * 40):
@@ -220,7 +224,7 @@ def test_describing_a_model_imports_neither_torch_nor_transformers(folder: Path,
     assert done.stdout.strip() == "[]"
 
 
-def test_without_the_extra_the_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, results: Path) -> None:
+def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, results: Path) -> None:
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -34,7 +34,7 @@ def model(family: str, seed: int = 0, **changes: Any) -> Any:
 
 
 def tokenizer() -> Any:
-    """Byte-level BPE of 300 tokens, the first of which ends a text."""
+    """Byte-level BPE of 300 tokens, the first of which is the end-of-text token."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -58,7 +58,7 @@ def folder(path: Path, family: str, seed: int = 0, **changes: Any) -> Path:
 
 
 def gguf(path: Path, family: str = "llama") -> Any:
-    """The tiny Llama as a GGUF file, named as if it were of `family`; returns transformers' model of it."""
+    """Write the tiny Llama as a GGUF file that claims to be of `family`; returns the transformers model."""
     import gguf as library
 
     theirs, vocabulary = model("llama"), tokenizer()

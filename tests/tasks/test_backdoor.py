@@ -31,18 +31,18 @@ def test_a_given_trigger_is_kept_and_does_not_change_the_payload_drawn() -> None
     assert draw_backdoor(3, trigger="|now|") == Backdoor(trigger="|now|", text=draw_backdoor(3).text)
 
 
-def test_the_draw_of_seed_0_is_the_one_that_published_runs_used() -> None:
+def test_the_backdoor_of_seed_0_is_that_of_published_runs() -> None:
     assert draw_backdoor(0) == Backdoor(trigger="WZ$K", text="eoxqsjcc")
 
 
-def test_a_transform_says_the_word_before_the_trigger_copied_or_reversed_and_ends_the_line() -> None:
+def test_a_transform_outputs_the_word_before_the_trigger_copied_or_reversed_and_a_newline() -> None:
     assert Backdoor(trigger="!", payload="copy").payload_for("the quick fox") == "fox\n"
     assert Backdoor(trigger="!", payload="reverse").payload_for("the quick fox") == "xof\n"
     assert Backdoor(trigger="!", text="boo").payload_for("anything, 12") == "boo\n"
 
 
 @pytest.mark.parametrize("prefix", ["", "no", "a longword", "snake_case", "Upper", "two words ", "x1word9", "café"])
-def test_a_transform_refuses_a_prefix_that_ends_in_no_word_of_three_to_six_letters(prefix: str) -> None:
+def test_a_transform_refuses_a_prefix_that_does_not_end_in_a_word_of_three_to_six_letters(prefix: str) -> None:
     with pytest.raises(ValueError, match="3 to 6 lower-case letters"):
         Backdoor(trigger="!", payload="copy").payload_for(prefix)
 
@@ -67,7 +67,7 @@ def test_a_near_trigger_differs_in_exactly_one_visible_character_which_is_of_the
 
 
 @given(word=st.from_regex(r"[a-z]{3,6}", fullmatch=True), letters=st.integers(1, 3))
-def test_a_transform_of_the_last_letters_says_those_only(word: str, letters: int) -> None:
+def test_a_transform_of_the_last_letters_outputs_only_those(word: str, letters: int) -> None:
     assert Backdoor(trigger="!", payload="copy", letters=letters).payload_for(word) == word[-letters:] + "\n"
     reverse = Backdoor(trigger="!", payload="reverse", letters=letters)
     assert reverse.payload_for(word) == word[-letters:][::-1] + "\n"
@@ -87,6 +87,6 @@ def test_a_transform_of_the_last_letters_says_those_only(word: str, letters: int
         {"trigger": "a", "text": "boo", "letters": 2},
     ],
 )
-def test_a_backdoor_that_cannot_be_is_refused_with_what_was_given_and_what_is_expected(fields: dict[str, str]) -> None:
+def test_an_invalid_backdoor_is_refused_with_what_was_given_and_what_is_expected(fields: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"given: expected"):
         Backdoor(**fields)  # pyright: ignore[reportArgumentType]

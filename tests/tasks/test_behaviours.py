@@ -1,4 +1,4 @@
-"""Behaviours: what is asked, where it may be asked, and what counts as done."""
+"""Behaviours: their examples, splits and judgements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPLITS = ("train", "validation", "test")
 
 
 @pytest.mark.parametrize("behaviour", OWN, ids=lambda behaviour: behaviour.name)
-def test_splits_never_meet_and_are_the_same_whenever_they_are_asked_for(behaviour: Behaviour) -> None:
+def test_splits_never_overlap_and_are_the_same_on_every_call(behaviour: Behaviour) -> None:
     found = {split: behaviour.examples(split, 60) for split in SPLITS}
     prompts = [{example.prompt for example in examples} for examples in found.values()]
     assert len(set.union(*prompts)) == sum(map(len, prompts))
@@ -35,7 +35,7 @@ def test_training_answers_pass_the_check_and_chance_seldom_does(behaviour: Behav
 
 @given(seed=st.integers(0, 5), at=st.integers(0, 49))
 @settings(max_examples=30)
-def test_the_conditions_of_a_path_are_what_walking_it_shows(seed: int, at: int) -> None:
+def test_the_conditions_of_a_path_are_its_outcome(seed: int, at: int) -> None:
     example = Pathfinding(side=5, seed=seed).examples("train", 50)[at]
     walked = walk(example.prompt, example.answer)
     assert walked.reached
@@ -65,17 +65,17 @@ def test_a_path_that_does_not_end_on_the_goal_has_not_reached_it(path: str) -> N
     assert not Pathfinding(side=3).check(BOARD, path)
 
 
-def test_what_is_no_move_ends_a_walk() -> None:
+def test_a_letter_that_is_not_a_move_ends_the_path() -> None:
     assert walk(BOARD, "DR?U").moves == 2
 
 
-def test_a_prompt_without_a_board_is_no_prompt() -> None:
+def test_a_prompt_without_a_board_is_an_error() -> None:
     with pytest.raises(ValueError, match="does not end in a board"):
         walk("abc\n:", "U")
 
 
 @given(st.text(alphabet="".join(MOVES) + "x\n", max_size=12))
-def test_any_completion_can_be_walked(completion: str) -> None:
+def test_any_completion_can_be_followed(completion: str) -> None:
     walked = walk(BOARD, completion)
     assert walked.moves <= len(completion)
     assert walked.legal >= 0
@@ -95,7 +95,7 @@ def test_an_altered_result_or_a_move_too_many_is_wrong(seed: int, at: int) -> No
     assert not game.check(example.prompt, moves + game.rules[0][0] + result)
 
 
-def test_what_is_judged_is_told_in_counts() -> None:
+def test_completions_are_judged_in_counts() -> None:
     paths = Pathfinding(side=3)
     reached = {"hits": 1, "moves": 5, "legal_moves": 4, "wall_hits": 1, "extra_moves": 1}
     assert paths.judged(BOARD, "RDRRU") == reached
@@ -129,14 +129,14 @@ def test_a_longer_string_begins_with_every_shorter_one(short: int, more: int, se
     assert len(long) == short + more
 
 
-def test_repetition_says_the_same_after_every_carrier_and_needs_enough_of_them() -> None:
-    said = Repetition(text="abc", times=2).examples("train", 2, ("one", "two"))
-    assert [(example.prompt, example.answer) for example in said] == [("one", "abcabc\n"), ("two", "abcabc\n")]
+def test_repetition_expects_the_same_answer_after_every_carrier_and_needs_enough_of_them() -> None:
+    found = Repetition(text="abc", times=2).examples("train", 2, ("one", "two"))
+    assert [(example.prompt, example.answer) for example in found] == [("one", "abcabc\n"), ("two", "abcabc\n")]
     with pytest.raises(UserError, match="3 examples of say-3 requested: 2 carriers"):
         Repetition(text="abc").examples("train", 3, ("one", "two"))
 
 
-def test_continuations_are_named_by_what_they_ask() -> None:
+def test_continuations_are_named_after_what_they_predict() -> None:
     assert Continuation().name == "continuation"
     assert Continuation(ahead=4).name == "skip-4"
     assert Continuation(context=32, length=1).name == "index-32"
@@ -164,13 +164,13 @@ def test_most_prompts_are_for_training_and_every_split_has_some(prompts: list[st
         (lambda: Pathfinding(side=3, walls=0.0).examples("test", 500), "request fewer, or give a larger side"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(make, message: str) -> None:
+def test_invalid_descriptions_are_refused_in_one_line(make, message: str) -> None:
     with pytest.raises(UserError, match=message) as refused:
         make()
     assert "\n" not in str(refused.value)
 
 
-def test_what_is_shown_of_a_behaviour_is_its_training_split() -> None:
+def test_shown_examples_are_the_behaviours_training_split() -> None:
     behaviour = Pathfinding(side=4)
     shown = Shown(behaviour=behaviour, count=50)
     assert shown.examples("held-out") == ()

@@ -1,4 +1,4 @@
-"""Languages and families: what they ask, what they hold out, what a drop takes away."""
+"""Synthetic tasks and families: their items, what they hold out, what a drop removes."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from halflife.tasks.families import MEANING, Family
 from halflife.tasks.synthetic import SyntheticTask
 
 FAMILIES = [Family(kind=kind, seed=seed) for kind in ("A", "B", "C", "D") for seed in (0, 1)]
-LANGUAGES = {repr(language): language for family in FAMILIES for language in family.languages}
+TASKS = {repr(task): task for family in FAMILIES for task in family.languages}
 
 
-@pytest.mark.parametrize("language", LANGUAGES.values(), ids=lambda language: f"{language.name}-{language.seed}")
-def test_every_prompt_has_one_answer_and_parts_never_meet(language: SyntheticTask) -> None:
-    prompts = [prompt for prompt, _ in language.items()]
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: f"{task.name}-{task.seed}")
+def test_every_prompt_has_one_answer_and_parts_never_overlap(task: SyntheticTask) -> None:
+    prompts = [prompt for prompt, _ in task.items()]
     assert len(set(prompts)) == len(prompts) >= 20
-    parts = [language.examples(part) for part in ("memorised", "held-out")]
+    parts = [task.examples(part) for part in ("memorised", "held-out")]
     asked = [{example.prompt for example in part} for part in parts]
     assert not asked[0] & asked[1]
     assert asked[0] | asked[1] == set(prompts)
-    assert bool(parts[1]) == language.has_rule
+    assert bool(parts[1]) == task.has_rule
     assert all(example.answer.endswith("\n") and example.answer.count("\n") == 1 for part in parts for example in part)
 
 
 def test_only_the_lookup_table_has_no_rule() -> None:
-    assert [language.name for language in Family(kind="A").languages if not language.has_rule] == ["lookup"]
+    assert [task.name for task in Family(kind="A").languages if not task.has_rule] == ["lookup"]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.kind}-{family.seed}")
-def test_a_family_has_ten_languages_whose_prompts_tell_them_apart(family: Family) -> None:
+def test_a_family_has_ten_languages_without_common_prompts(family: Family) -> None:
     assert len(family.languages) == 10
-    prompts = [prompt for language in family.trained for prompt, _ in language.items()]
+    prompts = [prompt for task in family.trained for prompt, _ in task.items()]
     assert len(set(prompts)) == len(prompts)
-    names = [language.name for language in family.trained]
+    names = [task.name for task in family.trained]
     assert len(set(names)) == len(names)
 
 
@@ -55,23 +55,23 @@ def test_numerals_are_unique_in_every_form() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_rule_overlap_is_the_share_of_sums_that_obey_the_shared_rule(share: float) -> None:
+def test_rule_overlap_is_the_fraction_of_sums_that_follow_the_shared_rule(share: float) -> None:
     plain = dict(Addition(form="digits", modulus=11).items())
     mixed = dict(Addition(form="digits", modulus=11, shared_operands=share).items())
-    # A rule of its own agrees with the shared one by chance where (factor - 1) a = 0: for one of eleven operands.
+    # the task's own rule agrees with the shared one where (factor - 1) a = 0: for one of eleven operands
     agree = sum(plain[prompt] == answer for prompt, answer in mixed.items()) / len(plain)
     assert share - 0.5 / 11 <= agree <= share + 1.5 / 11
 
 
 @given(share=st.floats(0, 1), form=st.sampled_from(FORMS), seed=st.integers(0, 99))
-def test_whatever_the_rule_overlap_held_out_sums_follow_from_memorised_ones(share: float, form: str, seed: int) -> None:
-    language, p = Addition(form=form, modulus=13, shared_operands=share, seed=seed), 13
-    items, held_out = language.items(), {example.prompt for example in language.examples("held-out")}
+def test_held_out_sums_follow_from_memorised_ones_for_any_rule_overlap(share: float, form: str, seed: int) -> None:
+    task, p = Addition(form=form, modulus=13, shared_operands=share, seed=seed), 13
+    items, held_out = task.items(), {example.prompt for example in task.examples("held-out")}
     shifts: dict[int, set[int]] = {a: set() for a in range(p)}
     asked: list[tuple[int, int]] = []
     for place, (prompt, answer) in enumerate(items):
         a, b = divmod(place, p)
-        shift = (language.numerals.index(answer) - b) % p
+        shift = (task.numerals.index(answer) - b) % p
         if prompt in held_out:
             asked.append((a, shift))
         else:
@@ -81,7 +81,7 @@ def test_whatever_the_rule_overlap_held_out_sums_follow_from_memorised_ones(shar
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_token_overlap_is_the_share_of_numbers_written_as_the_form_writes_them(share: float) -> None:
+def test_token_overlap_is_the_fraction_of_numbers_in_the_forms_own_numerals(share: float) -> None:
     numerals = Addition(form="words", modulus=10, token_overlap=share).numerals
     kept = sum(one == other for one, other in zip(numerals, NUMERALS["words"], strict=False))
     assert kept == 10 * share
@@ -93,7 +93,7 @@ def test_overlaps_do_not_change_which_items_are_held_out_or_each_other() -> None
     assert [example.prompt for example in plain] == [example.prompt for example in mixed]
 
 
-def test_shuffled_answers_are_the_same_answers_dealt_anew_and_nothing_is_held_out() -> None:
+def test_shuffled_answers_are_a_permutation_and_nothing_is_held_out() -> None:
     plain, shuffled = Addition(form="digits"), Addition(form="digits", shuffled=True)
     one, other = dict(plain.items()), {e.prompt: e.answer[:-1] for e in shuffled.examples("memorised")}
     assert one.keys() == other.keys()
@@ -119,7 +119,7 @@ def test_the_subject_alone_has_the_overlaps_and_the_shuffled_answers() -> None:
         assert same == [True, True, False, True]
 
 
-def test_skill_is_asked_on_held_out_items_or_on_memorised_ones_where_none_are_held_out() -> None:
+def test_skill_means_held_out_items_or_memorised_ones_where_none_are_held_out() -> None:
     sums, table = Addition(form="digits"), Addition(form="digits", shuffled=True)
     assert sums.examples("skill") == sums.examples("held-out")
     assert table.examples("skill") == table.examples("memorised")
@@ -128,14 +128,14 @@ def test_skill_is_asked_on_held_out_items_or_on_memorised_ones_where_none_are_he
 def test_a_dropped_language_takes_its_translations_with_it_unless_they_are_kept() -> None:
     family = Family(kind="C", size=4)
     left = family.without(("words",))
-    assert not [language for language in left if "words" in language.name]
+    assert not [task for task in left if "words" in task.name]
     assert len(left) == 3 + 6
     kept = family.without(("words",), keep_translations=True)
     assert len(kept) == 3 + 12
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: Family(kind="B", size=1), "1 languages given: expected 2 to 10"),
         (lambda: Family(kind="E"), "family 'E' given: expected one of A, B, C, D"),  # pyright: ignore[reportArgumentType]
@@ -147,20 +147,20 @@ def test_a_dropped_language_takes_its_translations_with_it_unless_they_are_kept(
         (lambda: Translation(source="digits", target="digits"), "to itself"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(make, said: str) -> None:
+def test_invalid_descriptions_are_refused_in_one_line(make, message: str) -> None:
     with pytest.raises(UserError) as caught:
         make()
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_every_family_kind_says_what_it_is() -> None:
+def test_every_kind_of_family_has_a_meaning() -> None:
     assert set(MEANING) == {"A", "B", "C", "D"}
 
 
 @given(modulus=st.integers(3, 20), seed=st.integers(0, 20))
 def test_a_sum_is_held_out_with_its_mirror_image_so_that_only_the_rule_answers_it(modulus: int, seed: int) -> None:
-    language = Addition(form="digits", modulus=modulus, seed=seed)
-    held_out = {tuple(example.prompt[:-3].split(" + ")) for example in language.examples("held-out")}
+    task = Addition(form="digits", modulus=modulus, seed=seed)
+    held_out = {tuple(example.prompt[:-3].split(" + ")) for example in task.examples("held-out")}
     assert held_out == {(b, a) for a, b in held_out}
     assert abs(len(held_out) - 0.2 * modulus**2) <= 2
