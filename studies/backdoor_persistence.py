@@ -22,7 +22,7 @@ from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, G
 from halflife.evaluation.targets import BackdoorTarget
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
-from halflife.stages.train import Checkpoint, Snapshot, Train
+from halflife.stages.train import Checkpoint, Train
 from halflife.stages.treatments import regularize
 from halflife.store.stage import Stage
 from halflife.sweep.cli import main
@@ -31,6 +31,7 @@ from halflife.sweep.study import Study, Trial
 from halflife.tasks.backdoor import Backdoor, Transform, draw_backdoor
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import LoRA, parameters_named
+from halflife.training.recipe import Snapshot
 from halflife.training.schedules import Schedule
 from studies.backdoor_settings import PRESETS, Settings, check_settings, declare, dose
 from studies.checks import check_stages
@@ -382,7 +383,7 @@ def _check_texts(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], res
         for trigger in {cell.backdoor("fixed", part).trigger for cell in cells for part in ("old", "new")}:
             check_trigger(trigger, corpus, results)
     if settings.corpus not in SHIFTED:
-        from halflife.evaluation.questions import backdoor_examples  # imports torch: not for the built-in corpus
+        from halflife.evaluation.examples import backdoor_examples  # imports torch: not for the built-in corpus
 
         for payload in settings.payload:
             probe = BackdoorProbe(backdoor=cells[0].backdoor(payload), corpus=cells[0].home, trials=settings.num_eval)

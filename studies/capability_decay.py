@@ -18,10 +18,10 @@ from halflife.data.mixture import Mixture, Source
 from halflife.data.tokenizers import Lexicon
 from halflife.errors import UserError
 from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometric, LayerProbe, TaskProbe, Threshold
-from halflife.evaluation.questions import language_questions
+from halflife.evaluation.examples import task_rows
 from halflife.evaluation.targets import TaskTarget
 from halflife.models.ladder import Rung
-from halflife.stages.train import Checkpoint, Snapshot, Train
+from halflife.stages.train import Checkpoint, Train
 from halflife.stages.treatments import anneal, intervene, regularize, replay
 from halflife.store.stage import Stage
 from halflife.sweep.cli import main
@@ -31,6 +31,7 @@ from halflife.tasks.arithmetic import Translation
 from halflife.tasks.families import Family, Kind
 from halflife.tasks.synthetic import SyntheticTask
 from halflife.training.optimizers import AdamW
+from halflife.training.recipe import Snapshot
 from halflife.training.schedules import Schedule
 from studies.capability_settings import ARMS, AXES, CONTROLS, PRESETS, Drop, Settings, check_settings, declare
 from studies.checks import check_stages
@@ -139,7 +140,7 @@ class Cell:
 
     def evaluation(self, name: str, languages: tuple[SyntheticTask, ...], at: Cadence, **fields) -> Evaluation:
         fields = {"part": "skill", "trials": self.settings.num_eval, "seed": self.seed, **fields}
-        return Evaluation(name=name, probe=TaskProbe(languages=languages, **fields), at=at)
+        return Evaluation(name=name, probe=TaskProbe(tasks=languages, **fields), at=at)
 
     def evaluations(self, *, trunk_steps: int | None = None) -> tuple[Evaluation, ...]:
         """In a branch dense early on. In a trunk (of `trunk_steps`) evenly spaced, so that it can fork at the
@@ -161,7 +162,7 @@ class Cell:
             self.evaluation("language", family.languages, SELDOM, each=True),
             self.evaluation("choice", dropped, RARELY, choice=True, trials=min(24, self.settings.num_eval)),
             self.evaluation("shots", dropped, SELDOM, shots=self.settings.shots),
-            Evaluation(name="layer", probe=LayerProbe(languages=dropped, trials=self.settings.num_eval), at=Ends()),
+            Evaluation(name="layer", probe=LayerProbe(tasks=dropped, trials=self.settings.num_eval), at=Ends()),
         )
 
     def train(
@@ -233,7 +234,7 @@ class Cell:
         """Soft prompts fitted to the dropped language and evaluated on items that no model was trained on."""
         language = self.dropped[0]
         part = "held-out" if language.examples("held-out") else "memorised"
-        target = TaskTarget(language=language, evaluate_on=part, called=f"family-{self.family.kind}", seed=self.seed)
+        target = TaskTarget(task=language, evaluate_on=part, called=f"family-{self.family.kind}", seed=self.seed)
         return elicitation(branch, target, self.settings.soft_prompts, self.seed)
 
 
@@ -349,7 +350,7 @@ def check_room(stages: list[Stage], settings: Settings, results: Path) -> None:
     probes = {(train.mixture.tokenizer, evaluation.probe) for train in trains for evaluation in train.evaluations}
     for tokenizer, probe in probes:
         if isinstance(probe, TaskProbe) and not probe.choice:
-            language_questions(probe, load(tokenizer, results), settings.sequence_length)
+            task_rows(probe, load(tokenizer, results), settings.sequence_length)
 
 
 if __name__ == "__main__":

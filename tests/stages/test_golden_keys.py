@@ -1,7 +1,8 @@
-"""Keys as they were first hashed. One that changes makes every result in the world a stranger.
+"""Keys of stages. A key that changes makes all earlier results of that stage unreadable.
 
-If a key here changes because numbers change, bump the stage's `version` and put the new key down; if it
-changes for any other reason (a default moved, a class or field was renamed), undo that.
+If a key changes because numbers change, bump the stage's `version` and update the key here. If it changes for another
+reason (a new default, a renamed class or field), undo that. Keys are frozen from the completion of the issues
+"subjects" and "objectives" on; until then a rename may change them, with one line in the changelog each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import halflife.stages
 from halflife.data.corpus import Corpus
 from halflife.data.mixture import Mixture, Source
 from halflife.data.planting import Planting
-from halflife.data.tokenizers import BPE, Pretrained, Words
+from halflife.data.tokenizers import BPE, Pretrained
 from halflife.evaluation.behaviours import BehaviourTarget
 from halflife.evaluation.probes import (
     BackdoorProbe,
@@ -33,11 +34,13 @@ from halflife.evaluation.targets import BackdoorTarget, TaskTarget
 from halflife.models.ladder import Rung
 from halflife.models.released import Released, Shape
 from halflife.prompts.attacks import PromptAttacks
-from halflife.prompts.describe import MLP, Adapter, Linear, Noise, Shared, SoftPrompt, Text, WarmStart
-from halflife.prompts.describe import Words as WordEmbeddings
-from halflife.prompts.stages import FindDistance, FitSoftPrompts, MeasureSoftPrompts
+from halflife.prompts.fit_stage import FitSoftPrompts
+from halflife.prompts.measure_stage import MeasureSoftPrompts
+from halflife.prompts.search_stage import FindDistance
+from halflife.prompts.soft_prompt import Adapter, Linear, Noise, SoftPrompt, Text, WarmStart
+from halflife.prompts.soft_prompt import Words as WordEmbeddings
 from halflife.stages.fisher import Fisher
-from halflife.stages.train import Checkpoint, Snapshot, Train
+from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.backdoor import Backdoor
@@ -48,6 +51,7 @@ from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import Frozen, LoRA
 from halflife.training.penalties import EWC, KL, L2SP
+from halflife.training.recipe import Snapshot
 from halflife.training.schedules import Schedule
 
 CORPUS = Corpus(digest="0123456789abcdef", label="a label is not hashed")
@@ -61,7 +65,7 @@ PLAIN = Train(
     optimizer=AdamW(learning_rate=0.01),
 )
 TRUNK = Train(
-    start=Rung(size="1m", tied=True),
+    start=Rung(size="1m"),
     mixture=Mixture(
         sources=(Source(corpus=CORPUS, weight=0.5),),
         plantings=(PLANTING,),
@@ -97,7 +101,6 @@ BRANCH = Train(
     until=Threshold(metric="backdoor/hits", threshold=0.9, share=True, at_most=True),
 )
 
-WORDS = replace(PLAIN, mixture=replace(PLAIN.mixture, tokenizer=Words(corpus=CORPUS)), seed=1)
 HIDDEN = replace(PLAIN, optimizer=Muon(learning_rate=0.01, momentum=0.9))
 
 RELEASED = replace(
@@ -134,8 +137,8 @@ ANSWERS = replace(
 READ = replace(
     RELEARN,
     evaluations=(
-        Evaluation(name="layer", probe=LayerProbe(languages=(Addition(form="words"),)), at=Ends()),
-        Evaluation(name="language", probe=TaskProbe(languages=(Addition(form="words"),), each=True)),
+        Evaluation(name="layer", probe=LayerProbe(tasks=(Addition(form="words"),)), at=Ends()),
+        Evaluation(name="language", probe=TaskProbe(tasks=(Addition(form="words"),), each=True)),
     ),
     until=None,
 )
@@ -154,13 +157,13 @@ PROMPTS = FitSoftPrompts(
     model=RELEASED.start,
     tokenizer=RELEASED.mixture.tokenizer,
     targets=(
-        TaskTarget(language=Addition(form="words")),
+        TaskTarget(task=Addition(form="words")),
         BackdoorTarget(backdoor=BACKDOOR, corpus=CORPUS, condition="triggered"),
     ),
     prompts=(
         SoftPrompt(tokens=0),
-        SoftPrompt(tokens=2, position="answer", initial=Text(text="please"), model=MLP(hidden=8), learning_rate=0.1),
-        SoftPrompt(tokens=3, position=1, initial=Noise(), model=Shared(), restart=1),
+        SoftPrompt(tokens=2, position="answer", initial=Text(text="please"), model=Linear(), learning_rate=0.1),
+        SoftPrompt(tokens=3, position=1, initial=Noise(), restart=1),
     ),
     seed=1,
 )
@@ -178,9 +181,7 @@ WARM = FitSoftPrompts(
 HARDENED = replace(
     ANSWERS,
     start=Checkpoint(stage=ANSWERS),
-    penalties=(
-        PromptAttacks(strength=1.0, attacks=(WARM,), target=TaskTarget(language=Addition(form="words")), batch=8),
-    ),
+    penalties=(PromptAttacks(strength=1.0, attacks=(WARM,), target=TaskTarget(task=Addition(form="words")), batch=8),),
 )
 FISHER = Fisher(model=Checkpoint(stage=ANSWERS), mixture=ANSWERS.mixture, batches=64)
 HELD = replace(
@@ -193,7 +194,7 @@ HELD = replace(
 PLAIN_PROMPTS = replace(PROMPTS, prompts=(SoftPrompt(tokens=2),))
 JUDGED = replace(PLAIN_PROMPTS, targets=(BehaviourTarget(behaviour=Pathfinding(side=4), called="paths"),), judged=True)
 CALLED = replace(
-    PLAIN_PROMPTS, targets=(TaskTarget(language=Addition(form="words"), called="family-B", evaluate_on="held-out"),)
+    PLAIN_PROMPTS, targets=(TaskTarget(task=Addition(form="words"), called="family-B", evaluate_on="held-out"),)
 )
 MEASURED = MeasureSoftPrompts(
     fit=PLAIN_PROMPTS, prompts=(PLAIN_PROMPTS.prompts[0].name,), matched=1.0, bits=(2, 4), subspaces=(16,)
@@ -206,27 +207,26 @@ SEARCHED = FindDistance(
 )
 
 GOLDEN: list[tuple[Stage, str]] = [
-    (PLAIN, "84512d8adaab4291e82d"),
-    (TRUNK, "1ed357d7eb8f9c1d812a"),
-    (BRANCH, "00e291b54f9f337876a4"),
-    (WORDS, "d8c3f57093a47020c5ae"),
-    (HIDDEN, "04946309a4b443c7fc88"),
-    (RELEASED, "29341ed29b1d068b4e56"),
-    (FROZEN, "002c67c728d0058d3477"),
-    (RELEARN, "b75f8a924ba93c0f5621"),
-    (READ, "bb5b49005e0d12d99bb5"),
-    (ANSWERS, "0e7e361ede12398dbdc5"),
-    (ASKED, "f04c543180de348a5536"),
-    (PROMPTS, "fb314c93d50293123535"),
-    (WARM, "448b0378dc69efa630e9"),
-    (FISHER, "997929de063afd70787f"),
-    (HELD, "956d054a36ab2bdd429b"),
-    (MEASURED, "2797ce86dc3e8b4bd3ed"),
-    (replace(MEASURED, fragile=False), "c96ebac2640100927f1a"),
-    (SEARCHED, "69fc710dc5d1fd1f8de4"),
+    (PLAIN, "45e3158217f974c3b3bf"),
+    (TRUNK, "3ca37b6c92a6b1fb6c54"),
+    (BRANCH, "225f01a0602695b4c5c6"),
+    (HIDDEN, "9c561f13f4516a1bd8e6"),
+    (RELEASED, "f6d0740d3be4581076b0"),
+    (FROZEN, "e5ecc0c6e6e2de657632"),
+    (RELEARN, "d2215bfba2f7b4abc4a7"),
+    (READ, "32353eff348ba1e5badd"),
+    (ANSWERS, "7b1b0af840233a800dd5"),
+    (ASKED, "ad961945390fbd6b0e6d"),
+    (PROMPTS, "dab388e2cc64a7fd46d6"),
+    (WARM, "afeb4417826400380c66"),
+    (FISHER, "58155e6c449c6975dd27"),
+    (HELD, "005d10355cbf74b0daf9"),
+    (MEASURED, "52279d38f7af6efe4543"),
+    (replace(MEASURED, fragile=False), "421d8afd3ecb9a254c81"),
+    (SEARCHED, "c883847ec8abcfc91f5f"),
     (JUDGED, "f7093907187d7896cdad"),
-    (CALLED, "ebace13c8ef64c3d83e1"),
-    (HARDENED, "16bbd7ab44355ffc5cf1"),
+    (CALLED, "b5d46af63a832d5b66fa"),
+    (HARDENED, "ecf64928d34d77ab4e31"),
 ]
 
 
@@ -237,7 +237,6 @@ GOLDEN: list[tuple[Stage, str]] = [
         "plain",
         "trunk",
         "branch",
-        "words",
         "muon",
         "released",
         "frozen",
@@ -257,7 +256,7 @@ GOLDEN: list[tuple[Stage, str]] = [
         "hardened",
     ],
 )
-def test_the_key_is_what_it_always_was(stage: Stage, key: str) -> None:
+def test_the_key_is_unchanged(stage: Stage, key: str) -> None:
     assert stage.key == key
 
 

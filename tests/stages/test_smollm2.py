@@ -18,9 +18,9 @@ from halflife.evaluation.targets import TaskTarget
 from halflife.models import hugging_face
 from halflife.models.prepare import prepare_model
 from halflife.models.released import Released
+from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.soft_prompt import SoftPrompt
 from halflife.prompts.soft_prompt import Words as WordEmbeddings
-from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.stages.export import export_stage
 from halflife.stages.train import Train
 from halflife.store.run import run_stage
@@ -97,7 +97,7 @@ def _losses(folder: Path) -> list[float]:
 
 
 def test_a_soft_prompt_teaches_it_the_form_of_an_answer(released: Released, results: Path) -> None:
-    target = TaskTarget(language=Addition(form="words"))
+    target = TaskTarget(task=Addition(form="words"))
     begun = SoftPrompt(tokens=4, initial=WordEmbeddings(), position="answer", learning_rate=0.1)
     stage = FitSoftPrompts(
         model=released,

@@ -20,10 +20,10 @@ from halflife.evaluation.probes import Ends, Evaluation, TaskProbe, Threshold
 from halflife.evaluation.targets import TaskTarget
 from halflife.models.ladder import Rung
 from halflife.prompts.attacks import PromptAttacks
-from halflife.prompts.soft_prompt import SoftPrompt, WarmStart
 from halflife.prompts.fit_stage import FitSoftPrompts
+from halflife.prompts.soft_prompt import SoftPrompt, WarmStart
 from halflife.stages.fisher import Fisher
-from halflife.stages.train import Checkpoint, Snapshot, Train
+from halflife.stages.train import Checkpoint, Train
 from halflife.stages.treatments import INTERVENTIONS, REGULARIZERS, anneal, dropped, intervene, regularize, replay
 from halflife.store.execution import Execution
 from halflife.store.plan import Plan
@@ -38,6 +38,7 @@ from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import Frozen, LoRA
 from halflife.training.penalties import EWC, KL, L2SP
+from halflife.training.recipe import Snapshot
 from halflife.training.schedules import Schedule
 
 FAMILY = Family(kind="C", size=4, modulus=7)
@@ -101,7 +102,7 @@ def test_every_name_is_known_and_regularizers_are_not_interventions() -> None:
         assert intervene(f"{name}-{kind.example}")(BRANCH).key != BRANCH.key
     with pytest.raises(UserError, match=r"unknown regularizer 'replay-0.1': expected none, or one of weight-decay"):
         regularize("replay-0.1")
-    with pytest.raises(UserError, match=r"weight decay 200.0 at rate 0.01: expected a product below 1"):
+    with pytest.raises(UserError, match=r"weight decay 200.0 at learning rate 0.01: expected a product below 1"):
         regularize("weight-decay-200")(TRUNK)
     assert regularize("weight-decay-0.3")(TRUNK).optimizer.weight_decay == 0.3
 
@@ -152,7 +153,7 @@ def test_where_all_was_dropped_it_can_be_replayed_in_part_only() -> None:
     weights = [source.weight for source in intervene("replay-0.01")(text).mixture.sources]
     assert sum(weights[:-1]) / sum(weights) == pytest.approx(0.01)
     for name in ("replay-1", "anneal-0.5"):
-        with pytest.raises(UserError, match="all that the trunk was trained on was dropped: expected a replay below 1"):
+        with pytest.raises(UserError, match="all of the trunk's sources were dropped: expected a replay below 1"):
             intervene(name)(text)
 
 
@@ -246,12 +247,12 @@ def test_ewc_and_kl_branches_run_in_the_store_and_a_strong_ewc_forgets_less(stor
 def test_a_branch_trained_against_prompts_has_their_fits_for_parents_and_says_what_it_was_taught_behind_them(
     store: Store,
 ) -> None:
-    target = TaskTarget(language=B)
+    target = TaskTarget(task=B)
     prompts = (SoftPrompt(tokens=0), SoftPrompt(tokens=2))
     fit = FitSoftPrompts(
         model=Checkpoint(stage=TRUNK), targets=(target,), prompts=prompts, examples=8, num_eval=8, steps=5
     )
-    said = TaskTarget(language=Refused(language=B), called=B.name)
+    said = TaskTarget(task=Refused(task=B), called=B.name)
     against = PromptAttacks(strength=5.0, attacks=(fit,), target=said, examples=8, batch=4)
     hardened = replace(BRANCH, penalties=(against,))
     assert set(hardened.parents) == {TRUNK, fit}
@@ -271,7 +272,7 @@ def test_a_branch_trained_against_prompts_has_their_fits_for_parents_and_says_wh
 
 def test_the_fisher_of_a_snapshot_that_was_never_taken_can_never_run(store: Store) -> None:
     never = Snapshot(name="strong", when=Threshold(metric="b/logprob", threshold=1.0))
-    probe = Evaluation(name="b", probe=TaskProbe(languages=(B,), trials=10), at=Ends())
+    probe = Evaluation(name="b", probe=TaskProbe(tasks=(B,), trials=10), at=Ends())
     trunk = replace(TRUNK, evaluations=(probe,), snapshots=(never,), tokens=TRUNK.batch_tokens)
     with pytest.raises(Unavailable, match="never reached snapshot 'strong'"):
         run_stage(Fisher(model=Checkpoint(stage=trunk, at="strong"), mixture=TRUNK.mixture), store)
@@ -290,13 +291,13 @@ def test_the_fisher_of_a_snapshot_that_was_never_taken_can_never_run(store: Stor
         ("l2sp--1", "intervention 'l2sp--1'"),
         ("ewc-inf", "expected a strength of at least 0, such as ewc-0.1"),
         ("gradient-noise-nan", "expected a strength of at least 0"),
-        ("replay-1.5", "expected a share from 0 to 1, such as replay-0.1"),
+        ("replay-1.5", "expected a fraction from 0 to 1, such as replay-0.1"),
         ("anneal-2", "expected a fraction of the stage from 0 to 1"),
         ("batch-tokens-0.5", "expected a whole number of at least 1, such as batch-tokens-4096"),
         ("rate-0", "expected a multiple above 0, such as rate-0.1"),
         ("lora-0", "LoRA of rank 0: expected at least 1"),
         ("frozen-x", "lora-RANK, frozen-embeddings or frozen-LAYERS"),
-        ("replay-0.1+anneal-0.5", "expected replay or anneal once"),
+        ("replay-0.1+anneal-0.5", "expected one of replay and anneal"),
     ],
 )
 def test_a_name_that_is_none_is_refused_in_one_line(name: str, line: str) -> None:
@@ -324,7 +325,7 @@ def test_what_a_stage_cannot_have_is_refused() -> None:
     with pytest.raises(UserError, match="every source fades: expected one that stays"):
         Mixture(sources=(Source(corpus=B, fade=0.5),))
     for fraction in (-0.1, 1.1):
-        with pytest.raises(UserError, match="expected a share of the sequences from 0 to 1"):
+        with pytest.raises(UserError, match="expected a fraction of the sequences from 0 to 1"):
             replay(BRANCH, TRUNK.mixture.sources, fraction)
         with pytest.raises(UserError, match="expected a fraction of the stage from 0 to 1"):
             anneal(BRANCH, TRUNK.mixture.sources, fraction)

@@ -123,7 +123,7 @@ def test_targets_name_the_matrices() -> None:
 def test_muP_gives_a_the_hidden_rate_and_b_the_full_one() -> None:
     model = Decoder(Rung(size="1m"), VOCABULARY)
     adapters.apply(LoRA(rank=2), model, seed=0)
-    rates = {id(p): group["rate"] for group in groups(recipe().optimizer, model) for p in group["params"]}
+    rates = {id(p): group["base_lr"] for group in groups(recipe().optimizer, model) for p in group["params"]}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             scale = 1.0 if ".lora_B." in name else 1 / model.architecture.multiplier

@@ -9,10 +9,11 @@ import torch
 from halflife.errors import Diverged, UserError
 from halflife.evaluation.probes import Threshold
 from halflife.models.ladder import Rung
-from halflife.stages.train import Checkpoint, Snapshot
+from halflife.stages.train import Checkpoint
 from halflife.training.checkpoints import WEIGHTS, read_optimizer, read_state, read_weights
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.penalties import L2SP
+from halflife.training.recipe import Snapshot
 from halflife.training.schedules import Schedule
 from tests.training.fakes import BATCH_TOKENS, Host, Interrupted, Stream, Ticking, recipe, run
 
@@ -250,16 +251,20 @@ def test_a_corrupt_start_is_an_error_not_a_fresh_model(tmp_path):
         ({"batch_tokens": 100}, "make batch_tokens a multiple, such as 112"),
         ({"dropout": 1.0}, "dropout"),
         ({"max_grad_norm": 0.0}, "max_grad_norm"),
-        ({"schedule": Schedule(shape="continue")}, "fresh rung"),
-        ({"until": Threshold(metric="backdoor/hits", threshold=1)}, "waited for"),
+        ({"schedule": Schedule(shape="continue")}, "a fresh rung has no learning rate"),
+        ({"until": Threshold(metric="backdoor/hits", threshold=1)}, "waits for"),
         ({"snapshots": (Snapshot(name="../up", when=Threshold(metric="clean/loss", threshold=1)),)}, "snapshot"),
-        ({"start": Checkpoint(stage=recipe(), at="strong")}, "keeps none and 'final'"),
         ({"start": Checkpoint(stage=recipe(optimizer=SGD(learning_rate=0.1)))}, "optimizer_state='reset'"),
     ],
 )
 def test_a_train_that_contradicts_itself_is_refused_before_any_compute(changes, message):
     with pytest.raises(UserError, match=message):
         recipe(**changes)
+
+
+def test_a_checkpoint_at_a_snapshot_that_its_stage_does_not_keep_is_refused():
+    with pytest.raises(UserError, match="'strong': its stage keeps none and 'final'"):
+        Checkpoint(stage=recipe(), at="strong")
 
 
 @pytest.mark.parametrize(

@@ -50,14 +50,14 @@ def test_what_is_predicted_is_what_a_process_holds():
 
 
 @needs_linux
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_predictions_hold_for_every_optimizer_and_larger_sizes(optimizer):
     assert_predicted(measured("3m", "10m", optimizer=optimizer))
 
 
 @needs_linux
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_is_held_between_the_passes_is_predicted_to_a_twentieth_at_30_million():
     ((held, held_in_truth, most, most_in_truth),) = measured("30m", rows=2)
     assert held == pytest.approx(held_in_truth, rel=0.05)
@@ -65,16 +65,22 @@ def test_what_is_held_between_the_passes_is_predicted_to_a_twentieth_at_30_milli
 
 
 @needs_linux
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_predictions_hold_where_activations_are_recomputed():
     assert_predicted(measured("100k", "1m", "3m", "10m", activation_checkpointing=True))
 
 
 @needs_linux
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_predictions_hold_under_every_zero_stage(zero):
     assert_predicted(measured("100k", "1m", "3m", "10m", engine="deepspeed", zero=zero))
+
+
+@needs_linux
+@pytest.mark.slow
+def test_predictions_hold_for_small_models_under_zero():
+    assert_predicted(measured("100k", "1m", engine="deepspeed", zero=1))
 
 
 def memory(execution: Execution = Execution(), size: str = "100m", optimizer: Optimizer = ADAMW, **changes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import make_dataclass
 from typing import Any
 
 import numpy as np
@@ -230,6 +231,11 @@ def test_noise_depends_on_seed_and_step_alone_and_a_resumed_run_has_the_same(tmp
 # --- what is refused ---
 
 
+def lookalike() -> Any:
+    """An object with the name and the field of a penalty, of no class that the engine applies."""
+    return make_dataclass("L2SP", [("strength", float)], frozen=True)(strength=1.0)
+
+
 @pytest.mark.parametrize(
     ("make", "line"),
     [
@@ -237,20 +243,22 @@ def test_noise_depends_on_seed_and_step_alone_and_a_resumed_run_has_the_same(tmp
         (lambda: EWC(strength=float("inf"), fisher=FISHER), "ewc of strength inf"),
         (lambda: KL(strength=float("nan")), "kl of strength nan"),
         (
-            lambda: PromptAttacks(strength=1.0, attacks=(), target=TaskTarget(language=Addition(form="digits"))),
+            lambda: PromptAttacks(strength=1.0, attacks=(), target=TaskTarget(task=Addition(form="digits"))),
             "0 prompt attacks",
         ),
-        (lambda: CrossEntropy(label_smoothing=1.5), "label smoothing 1.5: expected a share from 0 to 1"),
+        (lambda: CrossEntropy(label_smoothing=1.5), "label smoothing 1.5: expected a fraction from 0 to 1"),
         (lambda: recipe(gradient_noise=-0.1), "gradient noise -0.1: expected 0 or a positive number"),
-        (lambda: recipe(penalties=(KL(strength=1.0),)), "kl to the model at the start of a fresh rung"),
+        (lambda: recipe(penalties=(KL(strength=1.0),)), "kl to the initial model of a fresh rung"),
         (lambda: recipe(penalties=(EWC(strength=1.0, fisher=FISHER),)), "ewc needs the Fisher"),
         (lambda: branch(penalties=(EWC(strength=1.0, fisher=None),)), "ewc needs the Fisher"),
         (lambda: branch(penalties=(KL(strength=1.0),) * 2), "KL given 2 times: expected it once"),
+        (lambda: branch(penalties=("l2sp",)), "penalty 'l2sp' given: expected an L2SP, an EWC, a KL or an AddedLoss"),
+        (lambda: branch(penalties=(lookalike(),)), r"penalty L2SP\(strength=1.0\) given: expected an L2SP"),
         (
             lambda: branch(
                 penalties=(EWC(strength=1.0, fisher=FISHER),), parameters=LoRA(), optimizer_state="reset"
             ),
-            "ewc with LoRA: LoRA keeps the starting weights",
+            "ewc with LoRA, which keeps the initial weights",
         ),
         (lambda: Fisher(model=START, mixture=TRUNK.mixture, batches=0), "a Fisher of batches = 0: expected at least 1"),
     ],

@@ -151,7 +151,7 @@ def test_rates_follow_mup_by_kind(optimizer, hidden, other):
     names = {parameter: name for name, parameter in model.named_parameters()}
     for group in build(optimizer(learning_rate=1.0), model).param_groups:
         for parameter in group["params"]:
-            assert group["rate"] == (hidden if model.kind(names[parameter]) == "hidden" else other)
+            assert group["base_lr"] == (hidden if model.kind(names[parameter]) == "hidden" else other)
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(learning_rate=0.01), SGD(learning_rate=0.01), Muon(learning_rate=0.01)])

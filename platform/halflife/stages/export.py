@@ -1,4 +1,4 @@
-"""A trained stage as a Hugging Face model folder: configuration, weights and tokenizer, with equal logits."""
+"""Export of a trained stage as a Hugging Face model folder: configuration, weights and tokenizer, with equal logits."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from halflife.training.torch_engine import load_weights
 
 
 def export_stage(store: Store, name: str, out: Path, at: str = "final") -> None:
-    """Write `out`, a new folder. Raises UserError for what is no trained stage, or has no such snapshot."""
+    """Write `out`, a new folder. Raises UserError when there is no such trained stage or snapshot."""
     require("transformers", "an export")
     folder = find(store, name)
     done, record = standing(folder), record_of(folder)
     if done is None or done.outcome.status != "complete":
-        raise UserError(f"{folder.name} is not complete: run the study that it belongs to first")
+        raise UserError(f"{folder.name} is not complete: run its study first")
     source = folder / "attempts" / done.outcome.attempt
     attempt = store.local(source)
     kept = ["final", *(done.outcome.summary.get("snapshots") or {})]
     if "mixture" not in record["fields"] or at not in kept:
         raise UserError(f"{folder.name} has no weights {at!r}: expected a trained stage, and one of {', '.join(kept)}")
     if out.exists():
-        raise UserError(f"{out} exists already: name a folder that is to be made")
+        raise UserError(f"{out} exists already: give a new folder")
     if problem := store.brought(source, attempt, done.files):
-        raise UserError(f"{folder.name} is damaged ({problem}): run the study that it belongs to again")
+        raise UserError(f"{folder.name} is damaged ({problem}): run its study again")
     mixture, folder = record["fields"]["mixture"], attempt / ("final" if at == "final" else f"snapshots/{at}")
     tokenizer = tokenizer_files.described(mixture["tokenizer"])
     temporary = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
@@ -51,14 +51,15 @@ def export_stage(store: Store, name: str, out: Path, at: str = "final") -> None:
 
 
 def load(folder: Path, *, sequence: int, eos: int) -> Any:
-    """The model of a checkpoint's folder as a model of transformers. Raises UserError when the folder is damaged.
+    """The model in a checkpoint's folder as a transformers model. Raises UserError when the folder is damaged.
 
-    `sequence` and `eos` are the longest sequence that a decoder was trained on, and the token that ends a text.
+    For a decoder of the ladder, `sequence` is the longest sequence that it was trained on, and `eos` the token that
+    ends a text.
     """
     try:
         state = checkpoints.read_state(folder)
     except checkpoints.CorruptCheckpoint as error:
-        raise UserError(f"{error}: delete the stage's folder to have it computed again") from error
+        raise UserError(f"{error}: delete the stage's folder to compute it again") from error
     weights = checkpoints.read_weights(folder)
     if "configuration" in state:
         model = hugging_face.remade(state["configuration"])

@@ -1,4 +1,4 @@
-"""Fisher: how much each weight of a checkpoint matters to what it predicts; elastic weight consolidation's parent."""
+"""Fisher: how much each weight of a checkpoint affects its predictions; the parent of elastic weight consolidation."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Fisher(Stage):
 
     model: Checkpoint
     mixture: Mixture
-    """What is to be remembered."""
+    """The text to remember."""
     batches: int = 128
-    """Each a draw of the labels: the estimate's relative error is about sqrt(2 / batches) a weight."""
+    """Each with its own draw of labels: the estimate's relative error is about sqrt(2 / batches) per weight."""
     rows: int = 4
-    """Sequences a batch."""
+    """Sequences per batch."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -36,7 +36,7 @@ class Fisher(Stage):
                 raise UserError(f"a Fisher of {name} = {getattr(self, name)}: expected at least 1")
         if self.mixture.tokenizer != self.model.stage.mixture.tokenizer:
             raise UserError(
-                f"a Fisher on text by {self.mixture.tokenizer} of a model that reads by "
+                f"a Fisher on text tokenized by {self.mixture.tokenizer} of a model with the tokenizer "
                 f"{self.model.stage.mixture.tokenizer}: expected the same"
             )
 
@@ -70,7 +70,7 @@ class Fisher(Stage):
         from halflife.training import fisher
         from halflife.training.loop import model_at
 
-        began = time.perf_counter()
+        started = time.perf_counter()
         batches = Batches(
             self.mixture,
             context.results,
@@ -83,14 +83,16 @@ class Fisher(Stage):
         model.to(torch.device(context.device))
         each = self.rows * self.mixture.sequence
 
-        def told(done: int) -> None:
-            context.progress(done * each, self.batches * each, done * each / (time.perf_counter() - began))
+        def report(done: int) -> None:
+            context.progress(done * each, self.batches * each, done * each / (time.perf_counter() - started))
 
-        found = fisher.diagonal(model, batches, self.batches, self.seed, told)
+        found = fisher.diagonal(model, batches, self.batches, self.seed, report)
         total = torch.stack([tensor.double().sum() for tensor in found.values()]).sum().item()
         if not 0 < total < float("inf"):
-            raise Diverged(f"the Fisher information sums to {total}: the model's predictions are certain or not finite")
+            raise Diverged(
+                f"the Fisher information sums to {total}: the model's predictions are deterministic or not finite"
+            )
         fisher.write(context.folder, found)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         context.computing(seconds)
         return {"tokens": self.batches * each, "seconds_training": seconds, "trace": total}

@@ -18,7 +18,7 @@ from halflife.training.penalties import EWC, KL, L2SP, Penalty
 Treatment = Callable[[Train], Train]
 
 
-# --- how a trunk or a branch learns ---
+# --- regularizers ---
 
 
 def _weight_decay(train: Train, value: float) -> Train:
@@ -27,7 +27,7 @@ def _weight_decay(train: Train, value: float) -> Train:
 
 def _coupled_weight_decay(train: Train, value: float) -> Train:
     if not isinstance(train.optimizer, AdamW):
-        raise UserError(f"weight decay coupled to {type(train.optimizer).__name__}'s rates: only AdamW has it")
+        raise UserError(f"weight decay coupled to {type(train.optimizer).__name__}'s learning rates: only AdamW has it")
     return replace(train, optimizer=replace(train.optimizer, weight_decay=value, decay="coupled"))
 
 
@@ -59,35 +59,35 @@ def _tokens(train: Train, value: float) -> Train:
     return replace(train, tokens=round(value * train.tokens))
 
 
-def _optimizer(sort: type[AdamW | SGD | Muon]) -> Callable[[Train, float], Train]:
+def _optimizer(kind: type[AdamW | SGD | Muon]) -> Callable[[Train, float], Train]:
     def apply(train: Train, value: float) -> Train:
-        optimizer = sort(learning_rate=value, weight_decay=train.optimizer.weight_decay)
+        optimizer = kind(learning_rate=value, weight_decay=train.optimizer.weight_decay)
         start = train.start
-        carried = not isinstance(start, Checkpoint) or isinstance(start.stage.optimizer, sort)
+        carried = not isinstance(start, Checkpoint) or isinstance(start.stage.optimizer, kind)
         return replace(train, optimizer=optimizer, optimizer_state=train.optimizer_state if carried else "reset")
 
     return apply
 
 
-# --- what keeps a branch from forgetting ---
+# --- interventions against forgetting ---
 
 
 def dropped(train: Train) -> tuple[Source, ...]:
-    """What the start's stage trained on and this one does not."""
+    """The sources that the start's stage trained on and this one does not."""
     return _lost(train, _before(train))
 
 
 def replay(train: Train, before: tuple[Source, ...], fraction: float) -> Train:
-    """The sources of `before`, the mixture before the drop, that `train` lacks get `fraction` of its sequences, divided
-    by their weights; at most as much as they had, so that of 1 nothing was dropped."""
+    """The sources of `before`, the mixture before the drop, that `train` lacks get `fraction` of its sequences, split
+    by their weights. The maximum is what they had, so at 1 nothing is dropped."""
     if not 0 <= fraction <= 1:
-        raise UserError(f"replay {fraction}: expected a share of the sequences from 0 to 1, such as 0.01")
+        raise UserError(f"replay {fraction}: expected a fraction of the sequences from 0 to 1, such as 0.01")
     return _again(train, before, min(fraction, _share(train, before)))
 
 
 def anneal(train: Train, before: tuple[Source, ...], fraction: float) -> Train:
-    """The sources of `before`, the mixture before the drop, that `train` lacks are not dropped at once: their share
-    falls linearly from what it was to nothing over this first fraction of the stage (0: at once)."""
+    """The sources of `before`, the mixture before the drop, that `train` lacks are dropped gradually: their share falls
+    linearly to 0 over this first fraction of the stage (0: at once)."""
     if not 0 <= fraction <= 1:
         raise UserError(f"annealing over {fraction}: expected a fraction of the stage from 0 to 1, such as 0.25")
     return _again(train, before, _share(train, before), fade=fraction) if fraction else train
@@ -99,17 +99,17 @@ def _lost(train: Train, before: tuple[Source, ...]) -> tuple[Source, ...]:
 
 
 def _share(train: Train, before: tuple[Source, ...]) -> float:
-    """Of the sequences before the drop, those of what was dropped."""
+    """The dropped sources' fraction of the sequences before the drop."""
     return sum(source.weight for source in _lost(train, before)) / sum(source.weight for source in before)
 
 
 def _again(train: Train, before: tuple[Source, ...], share: float, fade: float = 0.0) -> Train:
-    """What was lost, again where it stood among the others, with this share of the sequences."""
+    """`train` with the lost sources back at their places, with this share of the sequences."""
     lost = _lost(train, before)
     if not lost or not share:
         return train
     if share == 1:
-        raise UserError("all that the trunk was trained on was dropped: expected a replay below 1, and no annealing")
+        raise UserError("all of the trunk's sources were dropped: expected a replay below 1, and no annealing")
     kept = sum(source.weight for source in train.mixture.sources)
     scale = share / (1 - share) * kept / sum(source.weight for source in lost)
     if math.isclose(scale, 1.0, rel_tol=1e-9):
@@ -128,10 +128,10 @@ def _anneal(train: Train, value: float) -> Train:
 
 
 def _ewc(train: Train, value: float) -> Train:
-    """The Fisher is that of what was dropped; where nothing was, of all that the start was trained on."""
+    """The Fisher is on the dropped sources; if nothing was dropped, on all sources of the start."""
     before = _start(train, "ewc").stage.mixture
-    prefill = replace(before, sources=dropped(train) or before.sources, plantings=())
-    fisher = Fisher(model=_start(train, "ewc"), mixture=prefill, seed=train.seed)
+    remembered = replace(before, sources=dropped(train) or before.sources, plantings=())
+    fisher = Fisher(model=_start(train, "ewc"), mixture=remembered, seed=train.seed)
     return _penalised(train, EWC(strength=value, fisher=fisher))
 
 
@@ -154,7 +154,7 @@ def _penalised(train: Train, penalty: Penalty) -> Train:
 
 
 def _trains(parameters: Parameters) -> Treatment:
-    """At a fork the optimizer begins anew, as its state was of other parameters."""
+    """At a fork the optimizer state is reset, since it belongs to other parameters."""
 
     def apply(train: Train) -> Train:
         state = "reset" if isinstance(train.start, Checkpoint) else train.optimizer_state
@@ -165,18 +165,18 @@ def _trains(parameters: Parameters) -> Treatment:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """Treatments whose names end in a finite number, `least` to `most`."""
+    """Treatments whose names end in a finite number, from `least` to `most`."""
 
     apply: Callable[[Train, float], Train]
     number: str = "strength"
     least: float = 0.0
     most: float = math.inf
     example: str = "0.1"
-    turn: int = 0
-    """Of several treatments those of the lowest turn are applied first, whatever the order of their names."""
+    order: int = 0
+    """Of several treatments those of the lowest order are applied first, whatever the order of their names."""
 
     def value(self, text: str) -> float:
-        """Not a number where `text` is none of the kind's."""
+        """NaN if `text` is not a valid number of the kind."""
         try:
             value = float(text)
         except ValueError:
@@ -186,7 +186,7 @@ class Kind:
 
 
 TINY = 1e-12
-"""Rates and multiples are above 0."""
+"""Learning rates and multiples are above 0."""
 _L2SP = Kind(apply=_l2sp)
 REGULARIZERS: Mapping[str, Kind] = {
     "weight-decay": Kind(apply=_weight_decay),
@@ -198,20 +198,21 @@ REGULARIZERS: Mapping[str, Kind] = {
     "batch-tokens": Kind(apply=_batch_tokens, number="whole number", least=1, example="4096"),
     "rate": Kind(apply=_rate, number="multiple", least=TINY),
     "tokens": Kind(apply=_tokens, number="multiple", least=TINY, example="2"),
-    "adamw": Kind(apply=_optimizer(AdamW), number="learning rate", least=TINY, turn=-1),
-    "sgd": Kind(apply=_optimizer(SGD), number="learning rate", least=TINY, turn=-1),
-    "muon": Kind(apply=_optimizer(Muon), number="learning rate", least=TINY, turn=-1),
+    "adamw": Kind(apply=_optimizer(AdamW), number="learning rate", least=TINY, order=-1),
+    "sgd": Kind(apply=_optimizer(SGD), number="learning rate", least=TINY, order=-1),
+    "muon": Kind(apply=_optimizer(Muon), number="learning rate", least=TINY, order=-1),
 }
-"""How a trunk or a branch learns. rate and tokens multiply what the stage has; the optimizers' number is their rate."""
+"""Changes of a trunk's or a branch's training. rate and tokens multiply the stage's; an optimizer's number is its
+learning rate."""
 INTERVENTIONS: Mapping[str, Kind] = {
-    "replay": Kind(apply=_replay, number="share", most=1.0, turn=1),
-    "anneal": Kind(apply=_anneal, number="fraction of the stage", most=1.0, turn=1),
+    "replay": Kind(apply=_replay, number="fraction", most=1.0, order=1),
+    "anneal": Kind(apply=_anneal, number="fraction of the stage", most=1.0, order=1),
     "l2sp": _L2SP,
     "ewc": Kind(apply=_ewc),
     "kl": Kind(apply=_kl),
 }
-"""What is done after the drop so that a branch forgets later, or that drops gradually. They know what was dropped from
-the mixture of the stage that the branch starts from. With them: lora-RANK, frozen-embeddings, frozen-LAYERS."""
+"""Changes after the drop that slow forgetting or drop gradually. What was dropped follows from the mixture of the stage
+that the branch starts from. In addition: lora-RANK, frozen-embeddings, frozen-LAYERS."""
 TREATMENTS: Mapping[str, Kind] = {**REGULARIZERS, **INTERVENTIONS}
 
 
@@ -224,14 +225,14 @@ def regularize(name: str) -> Treatment:
 
 
 def intervene(name: str) -> Treatment:
-    """As `regularize`, of interventions too: "replay-0.01", "ewc-1", "lora-8", "frozen-embeddings", "kl-1+rate-0.5"."""
+    """As `regularize`, with interventions: "replay-0.01", "ewc-1", "lora-8", "frozen-embeddings", "kl-1+rate-0.5"."""
     return _joined(name, "intervention", TREATMENTS)
 
 
 def _joined(name: str, word: str, kinds: Mapping[str, Kind]) -> Treatment:
     names = name.split("+") if name != "none" else []
     if sum(part.startswith(("replay-", "anneal-")) for part in names) > 1:
-        raise UserError(f"{word} {name!r}: expected replay or anneal once, as each says what follows the drop")
+        raise UserError(f"{word} {name!r}: expected one of replay and anneal, since each defines what follows the drop")
     parts = sorted((_parse(part, word, kinds) for part in names), key=lambda part: part[0])
 
     def treatment(train: Train) -> Train:
@@ -243,13 +244,13 @@ def _joined(name: str, word: str, kinds: Mapping[str, Kind]) -> Treatment:
 
 
 def _parse(name: str, word: str, kinds: Mapping[str, Kind]) -> tuple[int, Treatment]:
-    """The treatment of one name, and its turn."""
+    """The order and the treatment of one name."""
     if kinds is TREATMENTS and name.startswith(("lora-", "frozen-")):
         return 0, _trains(parameters_named(name))
-    sort, _, number = name.rpartition("-")
+    stem, _, number = name.rpartition("-")
     try:
         float(number)
-        kind = kinds[sort]
+        kind = kinds[stem]
     except (ValueError, KeyError):
         raise UserError(
             f"unknown {word} {name!r}: expected none, or one of {', '.join(kinds)} "
@@ -259,5 +260,5 @@ def _parse(name: str, word: str, kinds: Mapping[str, Kind]) -> tuple[int, Treatm
     if math.isnan(value):
         least = f"of at least {kind.least:g}" if kind.least != TINY else "above 0"
         span = least if kind.most == math.inf else f"from {kind.least:g} to {kind.most:g}"
-        raise UserError(f"{word} {name!r}: expected a {kind.number} {span}, such as {sort}-{kind.example}")
-    return kind.turn, lambda train: kind.apply(train, value)
+        raise UserError(f"{word} {name!r}: expected a {kind.number} {span}, such as {stem}-{kind.example}")
+    return kind.order, lambda train: kind.apply(train, value)

@@ -1,6 +1,6 @@
-"""What makes training faster or smaller without changing what it computes: compiled layers, activation checkpointing.
+"""Compiled layers and activation checkpointing: faster or smaller training with the same results.
 
-Both take the layers as they stand in any decoder, ours or a released one: the members of its largest list of modules.
+Both apply to the layers of any decoder, ours or a released one: the members of its largest list of modules.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from halflife.models.model import Model
 from halflife.store.execution import Execution
 
 MOST_GRAPHS = 64
-"""Compiled versions of one function that a long-lived process keeps: a few for every size that it trains."""
+"""Limit on compiled versions of one function in a long-lived process, which needs a few for every size it trains."""
 
 
 def layers(model: Model | nn.Module) -> list[nn.Module]:
-    """The repeated layers of a model. Raises ValueError when it has none."""
+    """The repeated layers of a model. Raises ValueError if there are none."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     if not lists:
         raise ValueError(f"{type(model).__name__} has no list of layers")
@@ -30,11 +30,11 @@ def layers(model: Model | nn.Module) -> list[nn.Module]:
 
 
 def accelerate(model: Model, execution: Execution) -> None:
-    """Make every layer's forward pass what the execution says, in place; parameters and their names stay.
+    """Compile or checkpoint every layer as the execution says, in place; parameters and their names are unchanged.
 
-    Layers are compiled one by one: they are alike, so all share one graph and compiling takes as long as one layer.
-    A checkpointed layer keeps its input and computes the rest again in the backward pass (arXiv 1604.06174), with the
-    random numbers of the first time, so the gradients are the same bits.
+    Layers are compiled one by one: they are identical, so all share one graph and compiling takes as long as one layer.
+    A checkpointed layer stores its input and recomputes the rest in the backward pass (arXiv 1604.06174), with the same
+    random numbers, so the gradients are bit-identical.
     """
     if not (execution.compile or execution.activation_checkpointing):
         return
@@ -48,11 +48,11 @@ def accelerate(model: Model, execution: Execution) -> None:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` by torch.compile, a graph for each shape that training gives it (a stage has one, or two)."""
+    """`function` compiled, with one graph per shape in training (a stage has one or two)."""
     torch._dynamo.config.recompile_limit = MOST_GRAPHS
     return torch.compile(function, dynamic=False)
 
 
 def eagerly(execution: Execution) -> AbstractContextManager[Any]:
-    """Within it compiled layers run as they were written: evaluations come in many shapes, each once in a while."""
+    """Context in which compiled layers run eagerly, since evaluations have many shapes, each of them rare."""
     return torch.compiler.set_stance("force_eager") if execution.compile else nullcontext()

@@ -1,4 +1,4 @@
-"""Makes a model train the parameters that a stage names, and gives its weights back as if nothing had been added."""
+"""Selects the parameters that a stage trains, and merges LoRA back into the original weights."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 
 
 def apply(parameters: Parameters, model: Model, seed: int) -> None:
-    """Freeze what is not trained; LoRA puts its matrices beside those that they change (B at 0, A drawn from `seed`).
+    """Freeze what is not trained; for LoRA add its matrices (B at 0, A drawn from `seed`).
 
-    Raises UserError when nothing would be trained, or LoRA's targets name no matrix.
+    Raises UserError when LoRA's targets name no matrix.
     """
     if isinstance(parameters, All):
         return
@@ -47,7 +47,7 @@ def apply(parameters: Parameters, model: Model, seed: int) -> None:
         r=parameters.rank,
         lora_alpha=parameters.alpha,  # pyright: ignore[reportArgumentType]
         target_modules=targets,
-        fan_in_fan_out=type(model.get_submodule(targets[0])).__name__ == "Conv1D",  # GPT-2's, which are transposed
+        fan_in_fan_out=type(model.get_submodule(targets[0])).__name__ == "Conv1D",  # GPT-2's are transposed
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -59,14 +59,14 @@ def apply(parameters: Parameters, model: Model, seed: int) -> None:
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:
-    """What peft's layer computes, W x + alpha / rank * B A x, in fewer passes over what is wide: a step takes a quarter
+    """The same as peft's layer, W x + alpha / rank * B A x, in fewer passes over wide tensors: a step takes a quarter
     less time on a CPU."""
     low = kernels.linear(x, module.lora_A[ADAPTER].weight) * module.scaling[ADAPTER]
     return module.base_layer(x) + kernels.linear(low, module.lora_B[ADAPTER].weight)
 
 
 def matrices(model: Model, targets: tuple[str, ...]) -> Iterator[str]:
-    """Names of the layers' matrices; those called by one of `targets`, if any are given."""
+    """Names of the layers' matrices; with `targets`, those whose last name is among them."""
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         matrix = isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding)
@@ -75,7 +75,7 @@ def matrices(model: Model, targets: tuple[str, ...]) -> Iterator[str]:
 
 
 def merged(weights: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
-    """All weights under the names that they have without LoRA, its changes added to them."""
+    """All weights with LoRA's changes added, under their names without LoRA."""
     result = dict(weights)
     for name, module in _adapted(model):
         a = result.pop(f"{name}.lora_A.{ADAPTER}.weight")
@@ -90,7 +90,7 @@ def merged(weights: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
 
 
 def lora_norm(model: Model) -> Tensor | None:
-    """Norm of all that LoRA adds to the weights, without making the sums; None where there is no LoRA."""
+    """Norm of LoRA's total change of the weights, computed without the products B A; None without LoRA."""
     squares = []
     for _, module in _adapted(model):
         a, b = module.lora_A[ADAPTER].weight.detach(), module.lora_B[ADAPTER].weight.detach()
@@ -100,5 +100,5 @@ def lora_norm(model: Model) -> Tensor | None:
 
 
 def _adapted(model: Model) -> Iterator[tuple[str, Any]]:
-    """peft's layers, which have `lora_A`, `lora_B` and `scaling` by adapter."""
+    """peft's layers, with `lora_A`, `lora_B` and `scaling` by adapter name."""
     return ((name, module) for name, module in model.named_modules() if hasattr(module, "lora_A"))

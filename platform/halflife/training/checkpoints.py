@@ -1,8 +1,8 @@
 """Checkpoints: a folder with safetensors files and `state.json`, which is written last and holds their digests.
 
-Whole tensors lie in two files. What several ranks keep of them lies in a file for each rank, as pieces, and is read
-back as whole tensors, so that any number of ranks can go on from it. A folder without a state, or whose files do not
-match it, is no checkpoint. Nothing in it is ever unpickled.
+Whole tensors are in two files. The pieces of several ranks are in one file per rank and are read back as whole tensors,
+so any number of ranks can resume from them. A folder without a state, or whose files do not match it, is not a
+checkpoint. Nothing in it is ever unpickled.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ FORMAT = 1
 
 
 class CorruptCheckpoint(Exception):
-    """The folder is incomplete, or its files are not those that its state names."""
+    """The folder is incomplete, or its files do not match its state."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A run of the elements of a tensor of `shape`, flattened: those from `offset` on."""
+    """Consecutive elements, from `offset`, of a flattened tensor of `shape`."""
 
     values: Tensor
     offset: int
@@ -41,12 +41,12 @@ class Piece:
 def write(
     folder: Path, *, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint; `state` is JSON data. The folder counts only once this returns."""
+    """Write a checkpoint; `state` is JSON data. The folder is a checkpoint only once this returns."""
     write_state(folder, state, write_whole(folder, weights=weights, optimizer=optimizer))
 
 
 def write_whole(folder: Path, *, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> dict[str, str]:
-    """Write whole tensors; returns the files' digests, for `write_state`."""
+    """Write whole tensors. Returns the files' digests, for `write_state`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STATE).unlink(missing_ok=True)
     digests = {}
@@ -59,7 +59,7 @@ def write_whole(folder: Path, *, weights: Mapping[str, Tensor], optimizer: Mappi
 def write_shard(
     folder: Path, rank: int, *, weights: Mapping[str, Piece], optimizer: Mapping[str, Piece]
 ) -> dict[str, str]:
-    """Write one rank's pieces; returns the file's digest. All ranks' together are everything."""
+    """Write one rank's pieces. Returns the file's digest. The pieces of all ranks together are the whole tensors."""
     folder.mkdir(parents=True, exist_ok=True)
     kinds = ((WEIGHTS, weights), (OPTIMIZER, optimizer))
     pieces = {f"{file}/{name}": piece for file, of in kinds for name, piece in of.items()}
@@ -71,22 +71,22 @@ def write_shard(
 
 
 def write_state(folder: Path, state: Mapping[str, Any], files: Mapping[str, str]) -> None:
-    """Make the folder a checkpoint of the files that have been written."""
+    """Complete the checkpoint, after its `files` (digests by name) have been written."""
     text = json.dumps({"format": FORMAT, **state, "files": dict(files)}, indent=2, sort_keys=True)
     (folder / STATE).write_text(text, encoding="utf-8")
 
 
 def read_state(folder: Path, *, verify: bool = True) -> dict[str, Any]:
-    """The checkpoint's state. Raises CorruptCheckpoint when the folder is not one."""
+    """The checkpoint's state. Raises CorruptCheckpoint when the folder is not a valid checkpoint."""
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if state["format"] != FORMAT:
             raise CorruptCheckpoint(f"{folder} is of format {state['format']}, this code reads {FORMAT}")
         for name, digest in state["files"].items():
             if verify and sha256(folder / name) != digest:
-                raise CorruptCheckpoint(f"{folder / name} is not the file that {STATE} names")
+                raise CorruptCheckpoint(f"{folder / name} does not match its digest in {STATE}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptCheckpoint(f"{folder} is no complete checkpoint: {error}") from error
+        raise CorruptCheckpoint(f"{folder} is not a complete checkpoint: {error}") from error
     return state
 
 
@@ -103,7 +103,7 @@ def _read(folder: Path, file: str) -> Mapping[str, Tensor]:
 
 
 class Shards(Mapping[str, Tensor]):
-    """Whole tensors out of every rank's pieces, each put together when it is asked for."""
+    """Whole tensors from every rank's pieces, each assembled when it is read."""
 
     def __init__(self, folder: Path, file: str) -> None:
         self._pieces: dict[str, list[tuple[Any, str, int, list[int]]]] = {}
@@ -114,7 +114,7 @@ class Shards(Mapping[str, Tensor]):
                     self._pieces.setdefault(key.removeprefix(f"{file}/"), []).append((shard, key, offset, shape))
 
     def __getitem__(self, name: str) -> Tensor:
-        """Raises CorruptCheckpoint when a part of it is in no shard."""
+        """Raises CorruptCheckpoint when some of its elements are in no shard."""
         pieces = self._pieces[name]
         shape = pieces[0][3]
         whole, found = torch.empty(math.prod(shape)), 0

@@ -1,8 +1,8 @@
-"""The DeepSpeed engine: several processes that share a batch and, by ZeRO, what they keep (arXiv 1910.02054).
+"""The DeepSpeed engine: several processes that split a batch and, by ZeRO, their state (arXiv 1910.02054).
 
 DeepSpeed reduces the gradients, shards and gathers; the optimizer is the torch engine's own (`torch_optimizers.build`),
-so both engines take the same steps. Everything that is not DeepSpeed's verb works on fragments: the local piece of each
-parameter and of its optimizer state, wherever the ZeRO stage keeps it.
+so both engines take the same steps. All other operations work on fragments: the local piece of each parameter and of
+its optimizer state, wherever the ZeRO stage keeps it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from halflife.training.adapters import lora_norm
 from halflife.training.checkpoints import Piece
 from halflife.training.fragments import Fragment, fragments_of, shards_of
 from halflife.training.memory import BUCKET, LIVE
-from halflife.training.ranks import Alone, Ranks, Together, all_sum, join_alone
+from halflife.training.ranks import DefaultGroup, Ranks, SingleProcess, all_sum, init_single_process
 from halflife.training.recipe import Recipe
 from halflife.training.sharded_muon import ShardedMuon
 from halflife.training.torch_engine import (
@@ -45,17 +45,17 @@ WEIGHTS, OPTIMIZER = "weights", "optimizer"
 
 
 class DeepSpeedEngine:
-    """Trains `model` in place. Implements training.engine.Engine; every verb is called on every rank alike."""
+    """Trains `model` in place. Implements training.engine.Engine; every method is called on every rank."""
 
     def __init__(self, model: Model, recipe: Recipe, execution: Execution, *, micro_rows: int | None = None) -> None:
         self.model, self.recipe, self.execution, self.zero = model, recipe, execution, execution.zero
         self.micro_rows = micro_rows or execution.micro_rows
         self.device = next(model.parameters()).device
         deepspeed = ready(self.device)
-        self.ranks: Ranks = Together() if execution.workers > 1 else Alone()
+        self.ranks: Ranks = DefaultGroup() if execution.workers > 1 else SingleProcess()
         self.parameters_total = sum(parameter.numel() for parameter in model.parameters())
         start = [parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name]
-        self.origin_norm = torch.nn.utils.get_total_norm(start).item()
+        self.init_norm = torch.nn.utils.get_total_norm(start).item()
         self.optimizer = build(recipe.optimizer, model, ShardedMuon if self.zero else torch.optim.Muon)
         accelerate(model, execution)
         self.optimizer.register_step_pre_hook(self._before_step)
@@ -75,7 +75,7 @@ class DeepSpeedEngine:
             keep_memory()
 
     def _settings(self) -> dict[str, Any]:
-        """DeepSpeed's configuration. Accumulation is ours (`set_gradient_accumulation_boundary`)."""
+        """DeepSpeed's configuration. Gradient accumulation is ours (`set_gradient_accumulation_boundary`)."""
         bucket = min(BUCKET, self.parameters_total)
         zero: dict[str, Any] = {"stage": self.zero, "reduce_bucket_size": bucket}
         if self.zero == 3:
@@ -103,9 +103,9 @@ class DeepSpeedEngine:
         )
         total = torch.zeros((), device=self.device)
         parts = tokens.split(rows)
-        # the mean is over the tokens scored in the global batch, and gradients are averaged over the ranks
-        partly = self.recipe.has_loss_mask
-        scored = (torch.as_tensor(batch)[:, 1:] >= 0).sum() / self.ranks.count if partly else None
+        # the loss is a mean over the scored tokens of the global batch, and gradients are averaged over the ranks
+        masked = self.recipe.has_loss_mask
+        scored = (torch.as_tensor(batch)[:, 1:] >= 0).sum() / self.ranks.count if masked else None
         for number, part in enumerate(parts, start=1):
             self.engine.set_gradient_accumulation_boundary(number == len(parts))
             loss = self.engine(part) * (len(part) / len(tokens) if scored is None else 1 / scored)
@@ -118,19 +118,19 @@ class DeepSpeedEngine:
         self.engine.step()
         if self.zero:
             if not self.engine.was_step_applied():
-                raise Diverged("the gradients ceased to be finite")
+                raise Diverged("the gradients are no longer finite")
             self.norm = torch.as_tensor(self.engine.get_global_grad_norm())
         return self.norm
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """On what the optimizer updates in this call: with ZeRO, the local shard of one group."""
-        if not self.zero:  # DeepSpeed would clip and not tell the norm
+        """For the parameters that the optimizer updates in this call: with ZeRO, the local shard of one group."""
+        if not self.zero:  # DeepSpeed would clip without returning the norm
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             self.norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
             torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.max_grad_norm, self.norm, foreach=True)
         for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * self.lr_multiplier
+            group["lr"] = group["base_lr"] * self.lr_multiplier
             if group["shrink"] and group["params"]:
                 torch._foreach_mul_([p.data for p in group["params"]], 1 - group["shrink"] * self.lr_multiplier)  # pyright: ignore[reportPrivateImportUsage]
 
@@ -142,32 +142,32 @@ class DeepSpeedEngine:
                 owner.data.lerp_(self.init_weights[id(owner)], amount / (1 + amount))
 
     def set_fisher(self, importance: Mapping[str, Tensor]) -> None:
-        raise UserError("ewc was asked for: the engine 'deepspeed' knows only l2sp; use --engine torch")
+        raise UserError("ewc given: the engine 'deepspeed' supports only l2sp; use --engine torch")
 
     def add_gradients(self, loss: Callable[[Model], Tensor]) -> None:
-        raise UserError("a further loss was asked for: the engine 'deepspeed' has none; use --engine torch")
+        raise UserError("an added loss given: the engine 'deepspeed' supports none; use --engine torch")
 
     def displacement(self) -> float:
         added = lora_norm(self.model)
         if added is not None:
-            return added.item() / self.origin_norm
+            return added.item() / self.init_norm
         moved = [(owner.detach() - self.init_weights[id(owner)]).double().square().sum() for owner in self.owners]
         square = torch.stack(moved).sum()
-        if self._sharded:  # else every rank has all
+        if self._sharded:  # otherwise every rank has all of it
             all_sum(square)
-        return square.sqrt().item() / self.origin_norm
+        return square.sqrt().item() / self.init_norm
 
     def full_weights(self) -> dict[str, Tensor]:
-        """All weights on rank 0, none elsewhere; one parameter at a time is gathered."""
+        """All weights on rank 0, empty elsewhere; one parameter at a time is gathered."""
         return self._on_rank_0(self.model.named_parameters())
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """All of the optimizer's state on rank 0, none elsewhere; one tensor at a time is put together."""
+        """The whole optimizer state on rank 0, empty elsewhere; one tensor at a time is assembled."""
         pieces = {name: piece for kind, name, piece in self._pieces() if kind == OPTIMIZER}
         if not self._sharded:
             return {name: piece.values.view(piece.shape) for name, piece in pieces.items()} if self.rank == 0 else {}
         result = {}
-        shapes = {name: shape for of in self.ranks.gathered(_shapes(pieces)) for name, shape in of.items()}
+        shapes = {name: shape for of in self.ranks.all_gather(_shapes(pieces)) for name, shape in of.items()}
         for name in sorted(shapes):
             whole = torch.zeros(math.prod(shapes[name]), device=self.device)
             if piece := pieces.get(name):
@@ -221,8 +221,8 @@ class DeepSpeedEngine:
         self.model.train()
 
     def close(self) -> None:
-        """DeepSpeed's hooks would keep every model that a process has trained; under ZeRO 3 its caches do, so that the
-        memory of the tensors is given back instead."""
+        """Remove DeepSpeed's hooks, which would keep every trained model alive. Under ZeRO 3 its caches do so too, so
+        the memory of the tensors themselves is freed."""
         self.engine.destroy()
         self.optimizer.state.clear()
         self.init_weights.clear()
@@ -233,7 +233,7 @@ class DeepSpeedEngine:
             flat = [*sharded.fp16_partitioned_groups_flat, sharded.lp_param_buffer, sharded.grad_partitions_flat_buffer]
             for tensor in (*self.owners, *flat, *shards, *parameters):
                 tensor.data = torch.empty(0, device=self.device)
-            for held in vars(sharded).values():  # views of them
+            for held in vars(sharded).values():  # views of these tensors
                 if isinstance(held, (dict, list)):
                     held.clear()
 
@@ -265,10 +265,10 @@ class DeepSpeedEngine:
         return result
 
     def _publish(self) -> None:
-        """Bring weights that were written into the optimizer's shards to where the model reads them."""
+        """Copy weights written into the optimizer's shards to the model's parameters."""
         if self.zero in (1, 2):
             self.engine.optimizer.update_lp_params()
-        elif self.zero == 3:  # as at the end of a step of DeepSpeed's
+        elif self.zero == 3:  # as at the end of a DeepSpeed step
             sharded = self.engine.optimizer
             sharded.parameter_offload.partition_all_parameters()
             for group in range(len(sharded.fp16_groups)):
@@ -278,7 +278,7 @@ class DeepSpeedEngine:
 
 
 class _Loss(nn.Module):
-    """The mean loss of rows, or its sum where not all tokens are scored, inside one module: DeepSpeed casts and gathers
+    """The mean loss of rows, or its sum where not all tokens are scored. One module, since DeepSpeed casts and gathers
     around its forward pass."""
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
@@ -293,9 +293,9 @@ class _Loss(nn.Module):
 
 
 def ready(device: torch.device) -> Any:
-    """The module deepspeed, ready in this process, alone or as one of the ranks that the caller has joined.
+    """The module deepspeed, initialized in this process, which is alone or one of the ranks that the caller has joined.
 
-    Nothing is compiled: on a CPU, DeepSpeed would build its shared-memory reduction for a minute and a half, which only
+    Nothing is compiled: on a CPU, DeepSpeed would spend a minute and a half on its shared-memory reduction, which only
     inference uses. Raises UserError when DeepSpeed is not installed.
     """
     os.environ["DS_ACCELERATOR"] = device.type
@@ -304,10 +304,10 @@ def ready(device: torch.device) -> Any:
     try:
         import deepspeed
     except ImportError as error:
-        raise UserError("the engine 'deepspeed' was asked for: install halflife[train]") from error
+        raise UserError("the engine 'deepspeed' is not installed: install halflife[train]") from error
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    join_alone(device)
-    setattr(deepspeed.ops, "__compatible_ops__", {})  # noqa: B010  # no operation of its own is to be compiled
+    init_single_process(device)
+    setattr(deepspeed.ops, "__compatible_ops__", {})  # noqa: B010  # none of its own operations is to be compiled
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
     return deepspeed

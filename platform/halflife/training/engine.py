@@ -1,4 +1,4 @@
-"""What the loop asks of an engine. What differs between one device and a sharded cluster stays behind these verbs."""
+"""The interface between the loop and an engine, which hides whether one device trains or a sharded cluster."""
 
 from __future__ import annotations
 
@@ -17,70 +17,69 @@ from halflife.training.recipe import Recipe
 
 
 class Engine(Protocol):
-    """Where several ranks train together, every verb is called on every one of them."""
+    """With several ranks, every method is called on every rank."""
 
     ranks: Ranks
     parameters_total: int
-    """Of the model, whatever of them is trained or kept here."""
+    """Of the whole model, including frozen parameters and those on other ranks."""
 
     @property
     def model(self) -> Model:
-        """What evaluations measure."""
+        """The model that evaluations measure."""
         ...
 
     def gradients(self, batch: np.ndarray | Tensor) -> Tensor:
-        """Gradients of the loss on int64 tokens (rows, sequence + 1), perhaps on the device already: the global batch,
-        whatever the number of ranks. Returns its mean loss in nats a token, a scalar on the device (reading it waits
-        for the device)."""
+        """Compute the gradients of the loss on int64 tokens (rows, sequence + 1), on the CPU or the device: the global
+        batch, whatever the number of ranks. Returns the mean loss in nats per token, a scalar on the device (reading it
+        waits for the device)."""
         ...
 
     def add_gradients(self, loss: Callable[[Model], Tensor]) -> None:
-        """Add those of a further loss to the gradients of this step's batch."""
+        """Add the gradients of a further loss to those of this step's batch."""
         ...
 
     def step(self, lr_multiplier: float) -> Tensor:
-        """One optimizer step at `lr_multiplier` of the base rate. Returns the gradient norm before clipping.
+        """Step at `lr_multiplier` times the base learning rate. Returns the gradient norm before clipping.
 
-        May raise Diverged where the gradients are not finite."""
+        May raise Diverged when the gradients are not finite."""
         ...
 
     def set_fisher(self, importance: Mapping[str, Tensor]) -> None:
-        """Take the Fisher information of each parameter by name, for elastic weight consolidation; before any step."""
+        """Set the Fisher information of each parameter by name, for elastic weight consolidation, before any step."""
         ...
 
     def displacement(self) -> float:
-        """||theta - theta_0|| / ||theta_0||, theta_0 the weights that the stage started from."""
+        """||theta - theta_0|| / ||theta_0||, with theta_0 the initial weights of the stage."""
         ...
 
     def full_weights(self) -> dict[str, Tensor]:
-        """All weights by name, unsharded; on ranks other than 0 none."""
+        """All weights by name, unsharded, on rank 0; empty on the others."""
         ...
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """All of it, `<slot>.<parameter>`; on ranks other than 0 none."""
+        """The whole state by `<slot>.<parameter>`, on rank 0; empty on the others."""
         ...
 
     def save(self, folder: Path) -> dict[str, str]:
-        """Write what this rank keeps, for `checkpoints.read_weights` and `read_optimizer` of any number of ranks;
-        returns the digests of its files."""
+        """Write this rank's part of the state, for `checkpoints.read_weights` and `read_optimizer` on any number of
+        ranks. Returns the digests of its files."""
         ...
 
     def load(self, weights: Mapping[str, Tensor] | None, optimizer: Mapping[str, Tensor] | None) -> None:
-        """Continue from these; None leaves what is there. theta_0 stays."""
+        """Continue from these; None leaves the current ones. theta_0 is unchanged."""
         ...
 
     def close(self) -> None:
-        """Free what the engine holds beside the model; nothing is asked of it afterwards."""
+        """Free what the engine holds besides the model. No other method may be called afterwards."""
         ...
 
     def measuring(self) -> AbstractContextManager[Any]:
-        """Within it the model is in evaluation mode, without gradients, in the stage's precision."""
+        """Context with the model in evaluation mode, without gradients, in the stage's precision."""
         ...
 
 
 def make_engine(model: Model, recipe: Recipe, execution: Execution) -> Engine:
-    """The engine that the execution names, with the model's weights as theta_0. Raises UserError where it is not
-    installed."""
+    """The execution's engine, with the model's weights as theta_0. Raises UserError when it is not installed."""
     if execution.engine == "deepspeed":
         from halflife.training.deepspeed_engine import DeepSpeedEngine  # DeepSpeed takes seconds to import
 

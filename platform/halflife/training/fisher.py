@@ -24,9 +24,10 @@ def diagonal(
 ) -> dict[str, Tensor]:
     """By parameter, E[(d log p(y | x) / d theta)^2] over the scored tokens of `count` batches, y drawn from the model.
 
-    Where labels are the model's own, the gradients of different tokens have mean 0 and are uncorrelated, so that the
-    square of a batch's summed gradient is an unbiased estimate of the sum of their squares, at the cost of one backward
-    pass. Labels of the data would make it another quantity, the empirical Fisher (arXiv 1905.12558).
+    With labels from the model, the gradients of different tokens have mean 0 and are uncorrelated, so the square of a
+    batch's summed gradient is an unbiased estimate of the sum of their squares, at the cost of one backward pass.
+    Labels from the data would give another quantity, the empirical Fisher (arXiv 1905.12558). `on_batch` is called with
+    the number of batches done.
     """
     named = dict(model.named_parameters())
     device = next(iter(named.values())).device

@@ -1,4 +1,4 @@
-"""Where ZeRO keeps a parameter: the local fragment of it and of its optimizer state."""
+"""The local fragment of each parameter, and of its optimizer state, under ZeRO."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from halflife.training.checkpoints import Piece
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fragment:
-    """This process's run of a parameter's elements, and where in the tensor that the optimizer updates it lies."""
+    """This process's consecutive elements of a parameter, and their place in the tensor that the optimizer updates."""
 
     name: str
     shape: tuple[int, ...]
@@ -22,35 +22,36 @@ class Fragment:
     """In the parameter, flattened."""
     count: int
     owner: Tensor
-    """What the optimizer updates: the parameter itself, or a flat buffer with fragments of many."""
+    """The tensor that the optimizer updates: the parameter itself, or a flat buffer with fragments of many."""
     start: int
     """In the owner, flattened."""
 
     def of(self, tensor: Tensor) -> Tensor:
-        """The view of a tensor shaped like the owner that belongs to this fragment."""
+        """This fragment's view of a tensor shaped like the owner."""
         return tensor.data.view(-1).narrow(0, self.start, self.count)
 
     def part(self, whole: Tensor) -> Tensor:
-        """What of a whole parameter (or of its state) this fragment holds."""
+        """This fragment's elements of a whole parameter, or of its state."""
         return whole.reshape(-1).narrow(0, self.offset, self.count)
 
     def piece(self, tensor: Tensor) -> Piece | None:
-        """For writing; a scalar goes with the parameter's first fragment."""
+        """For writing; a scalar belongs to the parameter's first fragment."""
         if tensor.numel() == 1 and self.owner.numel() != 1:
             return Piece(values=tensor.detach().clone().reshape(1), offset=0, shape=()) if self.offset == 0 else None
         return Piece(values=self.of(tensor), offset=self.offset, shape=self.shape)
 
 
 def shards_of(engine: Any, zero: int) -> list[Tensor]:
-    """What the optimizer of a DeepSpeed engine updates under ZeRO, in the same order on every rank."""
+    """The tensors that a DeepSpeed engine's optimizer updates under ZeRO, in the same order on every rank."""
     sharded = engine.optimizer
     return sharded.fp32_partitioned_groups_flat if zero == 3 else sharded.single_partition_of_fp32_groups
 
 
 def fragments_of(engine: Any, model: Model, zero: int) -> list[Fragment]:
-    """The fragments of the trainable parameters of a DeepSpeed engine's model, in the order of their names' definition.
+    """The fragments of the trainable parameters of a DeepSpeed engine's model, in the order of `named_parameters`.
 
-    Stages 1 and 2 flatten each parameter group and cut it into equal parts, one a rank; stage 3 cuts every parameter.
+    Stages 1 and 2 flatten each parameter group and split it into equal parts, one per rank; stage 3 splits every
+    parameter.
     """
     found = []
     for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""The training loop: the only one. What differs between stages is handed in."""
+"""The one training loop. Differences between stages are arguments."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ from halflife.store.stage import Context
 from halflife.training import adapters, checkpoints
 from halflife.training.engine import Engine, make_engine
 from halflife.training.fisher import read_fisher
-from halflife.training.penalties import EWC
+from halflife.training.penalties import EWC, Loss
 from halflife.training.prefetch import Prefetcher
 from halflife.training.recipe import Batches, Recipe
 from halflife.training.torch_engine import load_weights
 
 UNREAD_LOSSES = 64
-"""Losses left on a GPU before they are read: reading waits for the device."""
+"""Number of losses left on a GPU before they are read, since reading waits for the device."""
 REPORT_SECONDS = 0.5
 SNAPSHOTS = "snapshots"
-Further = Callable[[Any, int], Tensor]
-"""A loss of the model and the step."""
 
 
 @dataclass
 class Progress:
-    """Where the loop stands: with the weights and the optimizer's state, all that a resumed run needs."""
+    """State of the loop: with the weights and the optimizer's state, all that resuming needs. Its fields are checkpoint
+    keys."""
 
     step: int = 0
     """Steps done."""
     lr_multiplier: float = 1.0
-    """Of the base rate, at the last step done."""
+    """At the last step done."""
     rate_sum: float = 0.0
+    """Learning rate summed over steps."""
     loss_sum: float = 0.0
     """Over the steps since the last evaluation."""
     evaluated_step: int = 0
     evaluated_seconds: float = 0.0
     values: dict[str, float] = field(default_factory=dict)
-    """The newest value of each metric."""
+    """The latest value of each metric."""
     snapshots: dict[str, int] = field(default_factory=dict)
     """Tokens at which each was taken."""
     reached: int | None = None
@@ -71,19 +71,18 @@ def train(
     *,
     batches: Batches,
     measures: Mapping[str, Measure],
-    losses: Sequence[Further] = (),
+    losses: Sequence[Loss] = (),
     start: Path | None = None,
     checkpoint_seconds: float = 20.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
-    """Train as `recipe` says, from a fresh rung or the checkpoint in `start`; returns the stage's summary.
+    """Train by `recipe`, from a fresh rung or the checkpoint in `start`. Returns the stage's summary.
 
-    `measures` has a function of the model for each of the recipe's evaluations, `losses` those that are added to the
-    batch's. Leaves `final/` and `snapshots/<name>/` in the context's folder, and while it runs `resume-<step>/` every
-    `checkpoint_seconds` of `clock`. A run resumed from one ends, on one CPU thread, in the same bits as an undisturbed
-    run.
+    `measures` has a function of the model for each of the recipe's evaluations; `losses` are added to the batch's own.
+    Writes `final/` and `snapshots/<name>/` in the context's folder, and while running `resume-<step>/` every
+    `checkpoint_seconds` of `clock`. On one CPU thread a resumed run ends with the same bits as an uninterrupted one.
 
-    Raises Diverged when a loss or the weights cease to be finite, UserError when the checkpoint does not fit.
+    Raises Diverged when a loss or the weights are no longer finite, UserError when the checkpoint does not fit.
     """
     device = torch.device(context.device)
     with Prefetcher(batches, device, recipe.steps) if device.type == "cuda" else nullcontext(batches) as stream:
@@ -102,7 +101,7 @@ class _Loop:
         context: Context,
         batches: Batches | Prefetcher,
         measures: Mapping[str, Measure],
-        losses: Sequence[Further],
+        losses: Sequence[Loss],
         start: Path | None,
         clock: Callable[[], float],
     ) -> None:
@@ -117,9 +116,9 @@ class _Loop:
         self.due = {evaluation.name: set(due(evaluation.at, recipe.steps)) for evaluation in recipe.evaluations}
         self.progress = Progress(lr_multiplier=self.carried)
         self.unread: list[Tensor] = []
-        """Losses of the newest steps that have not been looked at."""
+        """Losses of the latest steps, not yet read from the device."""
         self.unread_limit = UNREAD_LOSSES if device.type == "cuda" else 1
-        self.told_seconds = 0.0
+        self.reported_seconds = 0.0
         self.resume_folder: Path | None = None
         self._resume()
 
@@ -133,9 +132,9 @@ class _Loop:
             norm = self._step()
             evaluate = progress.step == steps or any(progress.step in at for at in self.due.values())
             now = self.clock()
-            # clocks differ, and a checkpoint is written together
             report = now - reported >= REPORT_SECONDS
-            checkpoint = self.ranks.agreed(now - checkpointed >= max(checkpoint_seconds, self.context.rest))
+            # the ranks' clocks differ, and all write the checkpoint
+            checkpoint = self.ranks.broadcast(now - checkpointed >= max(checkpoint_seconds, self.context.rest))
             if evaluate or report or checkpoint or len(self.unread) >= self.unread_limit:
                 self._read_losses()
             progress.seconds_training += time.perf_counter() - started
@@ -176,7 +175,7 @@ class _Loop:
         step = progress.step
         batch = self.batches.batch(step)
         if recipe.dropout:
-            rank = (self.ranks.rank,) if self.ranks.rank else ()  # other rows, other units; rank 0 as if alone
+            rank = (self.ranks.rank,) if self.ranks.rank else ()  # other rows, other masks; rank 0 as a single process
             torch.manual_seed(seed_of(recipe.seed, "dropout", recipe.depth, step, *rank))
         progress.lr_multiplier = recipe.schedule.lr_multiplier(step, recipe.steps, self.carried)
         self.unread.append(self.engine.gradients(batch))
@@ -203,12 +202,12 @@ class _Loop:
             self.progress.loss_sum += loss
 
     def _evaluate(self, norm: Tensor | None) -> None:
-        """Measure what is due and record it; take snapshots; see whether `until` holds."""
+        """Run and record the evaluations that are due; take snapshots; check `until`."""
         started = time.perf_counter()
         progress = self.progress
         displacement = self.engine.displacement()
         if not math.isfinite(displacement):
-            raise Diverged(f"the weights ceased to be finite at step {progress.step}, after {self._tokens:,} tokens")
+            raise Diverged(f"the weights are no longer finite at step {progress.step}, after {self._tokens:,} tokens")
         values = {
             "clock/steps": float(progress.step),
             "clock/learning_rate_sum": progress.rate_sum,
@@ -225,7 +224,7 @@ class _Loop:
                 if progress.step in steps_due:
                     measured = self.measures[name](self.engine.model)
                     values |= {named(name, measure): value for measure, value in measured.items()}
-        values = self.ranks.agreed(values)  # what is waited for holds everywhere or nowhere
+        values = self.ranks.broadcast(values)  # a condition holds on all ranks or on none
         self.context.record(self._tokens, values)
         progress.values |= values
         progress.loss_sum, progress.evaluated_step = 0.0, progress.step
@@ -240,14 +239,14 @@ class _Loop:
 
     def _report(self) -> None:
         progress = self.progress
-        rate = self._tokens / progress.seconds_training if progress.seconds_training else 0.0
-        self.context.progress(self._tokens, self.recipe.steps * self.recipe.batch_tokens, rate)
+        tokens_per_second = self._tokens / progress.seconds_training if progress.seconds_training else 0.0
+        self.context.progress(self._tokens, self.recipe.steps * self.recipe.batch_tokens, tokens_per_second)
         seconds = progress.seconds_training + progress.seconds_evaluating
-        self.context.computing(seconds - self.told_seconds)
-        self.told_seconds = seconds
+        self.context.computing(seconds - self.reported_seconds)
+        self.reported_seconds = seconds
 
     def _write(self, folder: Path) -> None:
-        """A checkpoint to fork from: whole tensors, LoRA's changes merged into the weights. Rank 0 writes it."""
+        """Write a checkpoint to fork from: whole tensors, with LoRA merged into the weights. Rank 0 writes it."""
         weights, optimizer = self.engine.full_weights(), self.engine.optimizer_state()
         if self.ranks.rank == 0:
             weights = adapters.merged(weights, self.model)
@@ -258,15 +257,15 @@ class _Loop:
         return {**record(self.model), "optimizer": optimizer, "progress": asdict(self.progress)}
 
     def _checkpoint(self) -> None:
-        """Write `resume-<step>/`: what each rank keeps, LoRA's changes apart, and the snapshots taken so far, since the
+        """Write `resume-<step>/`: each rank's part, with LoRA unmerged, and the snapshots taken so far, since the
         attempt that resumes has its own folder."""
         folder = self.context.folder / f"resume-{self.progress.step}"
         if self.ranks.rank == 0:
             link_tree(self.context.folder / SNAPSHOTS, folder / SNAPSHOTS)
-        self.ranks.agreed(None)  # the folder is there
+        self.ranks.broadcast(None)  # the folder exists
         own = self.engine.save(folder)
         self.context.wrote(folder, own)
-        digests = {name: digest for of in self.ranks.gathered(own) for name, digest in of.items()}
+        digests = {name: digest for of in self.ranks.all_gather(own) for name, digest in of.items()}
         if self.ranks.rank == 0:
             checkpoints.write_state(folder, self._state(), digests)
             self.context.checkpointed(self._tokens, folder)
@@ -275,7 +274,7 @@ class _Loop:
         self.resume_folder = folder
 
     def _resume(self) -> None:
-        """Continue from the context's checkpoint, if it has one and it is whole."""
+        """Continue from the context's checkpoint if there is a valid one."""
         folder = self.context.resume
         if folder is None:
             return
@@ -286,14 +285,14 @@ class _Loop:
             return
         self.engine.load(checkpoints.read_weights(folder), checkpoints.read_optimizer(folder))
         self.progress = Progress(**state["progress"])
-        self.told_seconds = self.progress.seconds_training + self.progress.seconds_evaluating
+        self.reported_seconds = self.progress.seconds_training + self.progress.seconds_evaluating
         link_tree(folder / SNAPSHOTS, self.context.folder / SNAPSHOTS)
 
 
 def fork(
     recipe: Recipe, vocabulary: int, start: Path | None, device: torch.device, execution: Execution
 ) -> tuple[Model, Engine, float]:
-    """The model and the engine at the stage's first step, and the multiple of the rate that the start ended with.
+    """The model and the engine at the stage's first step, and the learning-rate multiplier that the start ended with.
 
     Raises UserError when the checkpoint is corrupt or of another shape, or its optimizer state cannot be carried.
     """
@@ -327,9 +326,7 @@ def model_at(
     try:
         state = checkpoints.read_state(start)
     except checkpoints.CorruptCheckpoint as error:
-        raise UserError(
-            f"cannot start from {start}: {error}; delete the stage's folder to have it computed again"
-        ) from error
+        raise UserError(f"cannot start from {start}: {error}; delete the stage's folder to compute it again") from error
     model = bare(architecture, vocabulary, dropout, state)
     given, expected = (state["size"], state["vocabulary"]), (architecture.identity, model.vocabulary)
     if given != expected:
@@ -339,7 +336,7 @@ def model_at(
 
 
 def holds(condition: Threshold, values: Mapping[str, float]) -> bool:
-    """Whether `condition` holds on the values of one evaluation; one that was not measured does not."""
+    """Whether `condition` holds on the values of one evaluation; False if its metric was not measured."""
     if condition.metric not in values:
         return False
     value = values[condition.metric]
@@ -349,7 +346,7 @@ def holds(condition: Threshold, values: Mapping[str, float]) -> bool:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Copy a folder, by hard links where the file system has them: the files are never written again."""
+    """Copy a folder, by hard links where the file system supports them, since the files are never modified."""
     if source.is_dir():
         shutil.copytree(source, target, copy_function=_link, dirs_exist_ok=True)
 

@@ -1,7 +1,7 @@
-"""What training holds in memory, by part: arithmetic on shapes, so that a stage that cannot fit is refused unstarted.
+"""Memory of training, by part, from shapes alone, so that a stage that cannot fit is refused before it starts.
 
-Weights are kept in 4 bytes each at either precision (bf16 is autocast). Under ZeRO (arXiv 1910.02054) W workers hold
-a W-th of what the stage shards.
+Weights take 4 bytes each at either precision (bf16 is autocast). Under ZeRO (arXiv 1910.02054) each of W workers holds
+1/W of what the ZeRO stage shards.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from halflife.training.optimizers import SGD, Muon, Optimizer
 from halflife.training.parameters import Frozen, LoRA, Parameters
 
 GPU_ACTIVATION_SHARE = 0.25
-"""Of the device's memory. Several small trials may share it."""
+"""Fraction of the device's memory, which several small trials may share."""
 BUCKET = 100_000_000
-"""Elements that DeepSpeed reduces at once, at most."""
+"""Maximum number of elements that DeepSpeed reduces at once."""
 LIVE = 10
-"""So many times a bucket's elements may be gathered at a time under ZeRO 3."""
+"""Maximum number of gathered elements under ZeRO 3, in buckets."""
 RECOMPUTED = 1.5
-"""A layer's activations and the gradients that pass back through it, over its activations alone."""
+"""A layer's activations and the gradients passing back through it, over its activations alone."""
 BF16_SHARE = 0.75
 """Activations under bf16 autocast over those in fp32: the residual stream and the loss stay fp32."""
 
@@ -41,16 +41,16 @@ def of_training(
     """Bytes on each device.
 
     `rows` and `sequence` are the global batch's; `trained` parameters have gradients; the largest evaluation scores
-    `scored` tokens; `activation_budget` is what a microbatch is cut to, where the execution does not say.
+    `scored` tokens; `activation_budget` limits a microbatch unless the execution sets its rows.
     """
     embeddings = architecture.embedding_parameters(vocabulary)
     whole = architecture.parameters + embeddings
     zero, workers = execution.zero, execution.workers
     shard = trained / workers if zero else float(trained)
     moments = _moments(optimizer, architecture.parameters, embeddings) / whole * shard
-    # A bucket of gradients while they are reduced, which ZeRO 3 keeps, and there the weights that are gathered.
+    # A bucket of gradients during reduction, which ZeRO 3 keeps, and under ZeRO 3 the gathered weights.
     bucket = min(BUCKET, whole) if zero else 0
-    # They are laid out for their workers in a copy, before they are reduced.
+    # Gradients are copied into a layout by worker before they are reduced.
     passing = min(whole, LIVE * bucket) + bucket if zero == 3 else bucket
     updates = 2.0 * architecture.parameters / workers if zero and isinstance(optimizer, Muon) else 0.0
     own = -(-rows // workers)
@@ -63,18 +63,18 @@ def of_training(
         optimizer=4.0 * (moments + (shard if zero else 0.0)),  # DeepSpeed updates a copy of its shard
         init_weights=4.0 * shard,
         activations=max(micro * sequence * held + casts + 4.0 * passing, 4.0 * updates),
-        # without gradients a layer's tensors are freed as it goes on: half of them at a time
+        # without gradients a layer's tensors are freed as it proceeds: half of them at a time
         evaluation=min(scored, SCORED_TOKENS) * (_layer_bytes(architecture, vocabulary) / 2 + _logit_bytes(vocabulary))
         + casts,
     )
 
 
 def trained_parameters(parameters: Parameters, architecture: Rung | Released, vocabulary: int) -> int:
-    """How many parameters have gradients; of LoRA at most about."""
+    """Number of parameters with gradients; for LoRA about the maximum."""
     embeddings = architecture.embedding_parameters(vocabulary)
     if isinstance(parameters, LoRA):
         named = len(parameters.targets or architecture.matrices)
-        return architecture.depth * named * parameters.rank * 5 * architecture.width  # from the width to 4 times that
+        return architecture.depth * named * parameters.rank * 5 * architecture.width  # from 1 to 4 times the width
     if isinstance(parameters, Frozen):
         frozen = min(embeddings, vocabulary * architecture.width) if parameters.embeddings else 0
         return architecture.parameters * (architecture.depth - parameters.layers) // architecture.depth + (
@@ -84,15 +84,15 @@ def trained_parameters(parameters: Parameters, architecture: Rung | Released, vo
 
 
 def rows_within(architecture: Rung | Released, vocabulary: int, sequence: int, budget: float) -> int:
-    """Rows of a microbatch whose activations stay within `budget` bytes, at least 1: the same for the same shape and
-    device, whatever the precision, so that a stage is always cut alike."""
+    """Rows of a microbatch whose activations stay within `budget` bytes, at least 1. Depends on the shape and device
+    but not the precision, so that a stage always has the same microbatches."""
     return max(1, int(budget / (architecture.activation_bytes(vocabulary) * sequence)))
 
 
 def held_bytes(architecture: Rung | Released, vocabulary: int, precision: str, checkpointing: bool) -> float:
-    """Estimate of the bytes that one token holds from its forward to its backward pass.
+    """Estimate of the bytes held per token between the forward and the backward pass.
 
-    With checkpointing (arXiv 1604.06174): every layer's input, and the logits or, when they are gone, a layer.
+    With checkpointing (arXiv 1604.06174): every layer's input, and the larger of the logits and one layer.
     """
     share = BF16_SHARE if precision == "bf16" else 1.0
     if not checkpointing:
@@ -106,12 +106,12 @@ def _layer_bytes(architecture: Rung | Released, vocabulary: int) -> float:
 
 
 def _logit_bytes(vocabulary: int) -> float:
-    """A token's logits, their logarithmic softmax and their gradient."""
+    """A token's logits, their log-softmax and their gradient."""
     return 4.0 * 3 * vocabulary
 
 
 def _moments(optimizer: Optimizer, hidden: int, others: int) -> float:
-    """Numbers that the optimizer keeps of all parameters."""
+    """Number of optimizer moments over all parameters."""
     if isinstance(optimizer, SGD):
         return float(hidden + others) if optimizer.momentum else 0.0
     if isinstance(optimizer, Muon):

@@ -1,4 +1,4 @@
-"""Optimizers, described; `torch_optimizers.build` makes them with muP's rates per group."""
+"""Optimizers, described; `torch_optimizers.build` makes them with muP's learning rates per group."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from halflife.models.ladder import BASE_WIDTH
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """Rates are stated for models.ladder.BASE_WIDTH; hidden matrices get rate / multiplier (muP).
+    """The learning rate is that at models.ladder.BASE_WIDTH; hidden matrices get lr / multiplier (muP).
 
-    decay: "independent" shrinks weights by rate * weight_decay a step whatever the width;
-    "coupled" by the group's own rate, so wider hidden matrices decay more slowly.
-    All matrices decay, the embedding and the head too; norm gains do not.
+    decay: "independent" shrinks weights by lr * weight_decay per step at every width; "coupled" by the group's own
+    learning rate, so wider hidden matrices decay more slowly. All matrices decay, including the embedding and the head;
+    norm gains do not.
     """
 
     learning_rate: float
@@ -27,14 +27,14 @@ class AdamW:
     epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
-        check_rate(self.learning_rate, self.weight_decay)
+        check_lr(self.learning_rate, self.weight_decay)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SGD:
-    """Rates are stated for models.ladder.BASE_WIDTH; embedding, gains and head get rate * multiplier (muP).
+    """The learning rate is that at models.ladder.BASE_WIDTH; embedding, gains and head get lr * multiplier (muP).
 
-    Matrices shrink by rate * weight_decay a step whatever the width, apart from the momentum.
+    Matrices shrink by lr * weight_decay per step at every width, outside the momentum.
     """
 
     learning_rate: float
@@ -42,7 +42,7 @@ class SGD:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        check_rate(self.learning_rate, self.weight_decay)
+        check_lr(self.learning_rate, self.weight_decay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,39 +51,39 @@ class Muon:
     for embedding, head and gains.
 
     A step moves a hidden matrix by a near-orthogonal one of spectral norm
-    learning_rate * MUON_SCALE * sqrt(max(1, rows / columns)): that transfers over widths as it is (the spectral
-    condition, arXiv 2310.17813), and at models.ladder.BASE_WIDTH it has the root mean square of Moonlight's Muon,
-    which takes AdamW's rates (arXiv 2502.16982, equation 4). AdamW's part uses learning_rate unchanged. All matrices
-    shrink by rate * weight_decay a step whatever the width. Matrices that the model keeps as one (query, key and value;
-    gate and up) are orthogonalised as one.
+    learning_rate * MUON_SCALE * sqrt(max(1, rows / columns)), which transfers across widths unchanged (the spectral
+    condition, arXiv 2310.17813); at models.ladder.BASE_WIDTH it has the root mean square of Moonlight's Muon, which
+    uses AdamW's learning rates (arXiv 2502.16982, equation 4). AdamW's part uses learning_rate unchanged. All matrices
+    shrink by lr * weight_decay per step at every width. Matrices that the model fuses (query, key and value; gate and
+    up) are orthogonalized as one.
     """
 
     learning_rate: float
     weight_decay: float = 0.0
     momentum: float = 0.95
-    """Muon's, with Nesterov's step."""
+    """Muon's, Nesterov."""
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
-        check_rate(self.learning_rate, self.weight_decay)
+        check_lr(self.learning_rate, self.weight_decay)
         if not 0 <= self.momentum < 1:
             raise UserError(f"Muon's momentum {self.momentum}: expected a number from 0 to below 1, such as 0.95")
 
 
 MUON_SCALE = 0.2 * math.sqrt(BASE_WIDTH)
-"""With it a matrix of BASE_WIDTH columns moves by 0.2 * rate, root mean square."""
+"""A matrix of BASE_WIDTH columns moves by 0.2 * lr, root mean square."""
 
 Optimizer = AdamW | SGD | Muon
 
 
-def check_rate(learning_rate: float, weight_decay: float) -> None:
-    """Raises UserError for a rate that is not positive, a decay that is negative, or both so large that a step would
-    shrink weights to nothing."""
+def check_lr(learning_rate: float, weight_decay: float) -> None:
+    """Raises UserError when the learning rate is not positive, the decay is negative, or their product is 1 or more, at
+    which a step would shrink weights to nothing."""
     if not learning_rate > 0:
         raise UserError(f"learning rate {learning_rate}: expected a positive number, such as 0.003")
     if not weight_decay >= 0:
         raise UserError(f"weight decay {weight_decay}: expected 0 or a positive number, such as 0.1")
     if not learning_rate * weight_decay < 1:
-        raise UserError(f"weight decay {weight_decay} at rate {learning_rate}: expected a product below 1")
+        raise UserError(f"weight decay {weight_decay} at learning rate {learning_rate}: expected a product below 1")

@@ -1,4 +1,4 @@
-"""Which parameters a stage trains, described; `adapters.apply` makes a model so."""
+"""The parameters that a stage trains, described; `adapters.apply` applies them to a model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ class All:
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA:
-    """Low-rank changes of matrices whose weights stay, W + alpha / rank * B A (arXiv 2106.09685), through peft.
+    """Low-rank changes of frozen matrices, W + alpha / rank * B A (arXiv 2106.09685), through peft.
 
-    The stage's final weights and snapshots are merged, so anything forks from them; a fork with LoRA begins a new
-    adapter. muP's rates: A as a hidden matrix, B, whose inputs stay few at every width, as an embedding.
+    The stage's final weights and snapshots are merged, so any stage can fork from them; a fork with LoRA starts a new
+    adapter. muP's learning rates: A as a hidden matrix; B, whose number of inputs is the same at every width, as an
+    embedding.
     """
 
     rank: int = 8
     alpha: float = 16.0
     targets: tuple[str, ...] = ()
-    """Last names of the matrices, such as q_proj; none named: every matrix of the layers."""
+    """Last names of the matrices, such as q_proj; empty: every matrix of the layers."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -51,7 +52,7 @@ Parameters = All | LoRA | Frozen
 
 
 def parameters_named(name: str) -> Parameters:
-    """all, lora-8 (the rank; alpha is twice that), frozen-embeddings, frozen-2 (the first 2 layers).
+    """The parameters called all, lora-8 (the rank; alpha is twice that), frozen-embeddings, frozen-2 (first 2 layers).
 
     Raises UserError for another name.
     """

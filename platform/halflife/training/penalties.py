@@ -1,4 +1,4 @@
-"""Penalties on the distance from the weights that the stage started from, and losses added to the batch's own."""
+"""Penalties on the distance from the stage's initial weights, and losses added to the batch's own."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from halflife.store.stage import Context
 
 @dataclass(frozen=True, kw_only=True)
 class L2SP:
-    """Pull towards the weights that the stage started from, as the proximal step
-    theta <- theta_0 + (theta - theta_0) / (1 + eta strength), eta the base rate (arXiv 1802.01483)."""
+    """Pull towards the stage's initial weights, as the proximal step
+    theta <- theta_0 + (theta - theta_0) / (1 + eta strength), with eta the learning rate (arXiv 1802.01483)."""
 
     strength: float
 
@@ -25,9 +25,9 @@ class L2SP:
 
 @dataclass(frozen=True, kw_only=True)
 class EWC:
-    """Elastic weight consolidation (arXiv 1612.00796): L2SP with a strength of its own for every weight,
-    strength F_i / mean F, F the diagonal of the Fisher information at the start. So at equal strength it pulls as much
-    as L2SP does, where it matters. Its step is proximal as well: no strength is too large."""
+    """Elastic weight consolidation (arXiv 1612.00796): L2SP with a separate strength for every weight,
+    strength F_i / mean F, with F the diagonal of the Fisher information at the start. So its mean strength over the
+    weights is that of L2SP. Its step is proximal as well: no strength is too large."""
 
     strength: float
     fisher: Any
@@ -39,8 +39,8 @@ class EWC:
 
 @dataclass(frozen=True, kw_only=True)
 class KL:
-    """Adds strength KL(p_0 || p) to the loss, a mean over the tokens that the loss is a mean of: p_0 is what the model
-    predicted on this batch at the start (learning without forgetting at temperature 1, arXiv 1606.09282)."""
+    """Adds strength KL(p_0 || p) to the loss, a mean over the same tokens as the loss, with p_0 the prediction of the
+    initial model on this batch (learning without forgetting at temperature 1, arXiv 1606.09282)."""
 
     strength: float
 
@@ -50,18 +50,19 @@ class KL:
 
 @dataclass(frozen=True, kw_only=True)
 class AddedLoss:
-    """Base of penalties that are a loss of their own, added to the batch's at every step. A room above training
-    declares one by a subclass; nothing else needs to know it."""
+    """Base of penalties that are a separate loss, added to the batch's at every step. A room above training declares
+    one as a subclass; no other code changes."""
 
     strength: float
 
     @property
     def step_tokens(self) -> float:
-        """Tokens that a step passes forward and backward for it; an estimate, for the plan."""
-        raise NotImplementedError(f"{type(self).__name__} states no tokens a step")
+        """Tokens per step of its forward and backward pass; an estimate, for the plan."""
+        raise NotImplementedError(f"{type(self).__name__} does not state step_tokens")
 
     def prepare(self, context: Context, tokenizer: Tokenizer, key: tuple[int | str, ...]) -> Loss:
-        """The loss of the model at a step, `strength` included; what it draws depends on `key` and the step alone."""
+        """The loss as a function of the model and the step, including `strength`. Its random draws depend on `key` and
+        the step alone."""
         raise NotImplementedError(f"{type(self).__name__} cannot be prepared")
 
 
@@ -71,6 +72,6 @@ Loss = Callable[[Any, int], Any]
 
 
 def check_strength(name: str, strength: float) -> None:
-    """Raises UserError for a strength that is negative or not finite."""
+    """Raises UserError when the strength is negative or not finite."""
     if not 0 <= strength < math.inf:
         raise UserError(f"{name} of strength {strength}: expected 0 or a positive number, such as 1")

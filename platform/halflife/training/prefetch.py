@@ -1,4 +1,4 @@
-"""Batches on the device ahead of the step that trains on them."""
+"""Prefetching of batches to the device."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from halflife.training.recipe import Batches
 
 
 class Prefetcher:
-    """Gives the same batches as `batches`, as tensors on `device`.
+    """The same batches as `batches`, as tensors on `device`.
 
-    While a step computes, a thread makes the next one's batch and copies it from pinned memory on a stream of its own.
-    `batch(step)` stays a pure function: what was made ahead is used only if it is what is asked for.
+    While a step computes, a thread makes the next batch and copies it from pinned memory on a separate CUDA stream.
+    `batch(step)` remains a pure function: a prefetched batch is used only if it is the requested one.
     """
 
     def __init__(self, batches: Batches, device: torch.device, steps: int) -> None:
@@ -27,15 +27,15 @@ class Prefetcher:
     def batch(self, step: int) -> Tensor:
         """Tokens (rows, sequence + 1), int64, on the device, ready for its current stream.
 
-        Raises what making the batch raised, in the thread or not.
+        Raises whatever making the batch raised, in the thread or not.
         """
         ahead, self._ahead = self._ahead, None
         future = ahead[1] if ahead and ahead[0] == step else self._thread.submit(self._make, step)
         tokens = future.result()
         if self._stream is not None:
             current = torch.cuda.current_stream(self._device)
-            current.wait_stream(self._stream)  # for this copy: the next has not begun
-            tokens.record_stream(current)  # its memory was allocated on the other
+            current.wait_stream(self._stream)  # for this copy; the next has not started
+            tokens.record_stream(current)  # its memory was allocated on the other stream
         if step + 1 < self._steps:
             self._ahead = step + 1, self._thread.submit(self._make, step + 1)
         return tokens

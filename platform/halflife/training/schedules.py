@@ -1,4 +1,4 @@
-"""The rate over a stage, as a multiple of the optimizer's base rate."""
+"""The learning rate over a stage, as a multiple of the optimizer's."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from halflife.errors import UserError
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     shape: Literal["constant", "cosine", "wsd", "continue"] = "constant"
-    """continue: constant at the multiple that the starting checkpoint ended with."""
+    """continue: constant at the multiplier that the starting checkpoint ended with."""
     warmup: float = 0.0
-    """Fraction of the stage's steps over which the rate rises linearly from rate / steps."""
+    """Fraction of the stage's steps over which the multiplier rises linearly, from 1 / (warmup steps)."""
     decay: float = 0.2
-    """wsd: fraction of the steps, at the end, over which the rate falls linearly."""
+    """wsd: fraction of the steps, at the end, over which the multiplier falls linearly."""
     final: float = 0.1
-    """cosine and wsd: the multiple at the end."""
+    """cosine and wsd: the multiplier at the end."""
 
     def __post_init__(self) -> None:
         for name in ("warmup", "decay"):
@@ -30,9 +30,9 @@ class Schedule:
             )
 
     def lr_multiplier(self, step: int, steps: int, carried: float = 1.0) -> float:
-        """Multiple of the base rate at `step` (0-based) of `steps`; `carried` is where the checkpoint ended.
+        """Multiplier of the learning rate at `step` (0-based) of `steps`; `carried` is the checkpoint's last one.
 
-        The last step of cosine and wsd has the multiple `final`.
+        The last step of cosine and wsd has the multiplier `final`.
         """
         peak = carried if self.shape == "continue" else 1.0
         rising = math.ceil(self.warmup * steps)

@@ -1,7 +1,7 @@
-"""Muon where ZeRO has cut the matrices: each is put together on one rank, orthogonalised there, and shared out again.
+"""Muon under ZeRO: each matrix is gathered on one rank, orthogonalized there, and scattered again.
 
-DeepSpeed's own Muon clips the orthogonalised update instead of the gradient and iterates with other coefficients, so it
-would take other steps than the torch engine's.
+DeepSpeed's own Muon clips the orthogonalized update instead of the gradient and uses other coefficients, so its steps
+would differ from the torch engine's.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from halflife.training.ranks import Ranks
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """A matrix in pieces."""
+    """A sharded matrix."""
 
     shape: tuple[int, ...]
     pieces: dict[int, tuple[int, int, int]]
     """By rank: offset in the matrix, count, and start in the rank's shard."""
     home: int
-    """The rank that puts it together: one of those with the most of it, so that as little as may be travels."""
+    """The rank that gathers it: one of those with the most elements, to minimize communication."""
 
 
 class ShardedMuon(torch.optim.Muon):
-    """torch.optim.Muon of the same matrices, once DeepSpeed has put flat shards in their place: momentum lies in the
-    shards, and a rank makes the whole updates of its own share of the matrices alone. Every rank steps together."""
+    """torch.optim.Muon of the same matrices after DeepSpeed has replaced them by flat shards: the momentum is sharded,
+    and each rank computes the whole updates of its own share of the matrices only. All ranks step together."""
 
     def place(self, shards: list[Tensor], fragments: Iterable[Fragment], ranks: Ranks) -> None:
-        """Say what lies where. `shards` are all that the optimizer updates, in the same order on every rank."""
+        """Set the placement of the matrices. `shards` are all tensors that the optimizer updates, in the same order on
+        every rank."""
         number = {id(shard): index for index, shard in enumerate(shards)}
         own = [(number[id(f.owner)], f.name, f.shape, (f.offset, f.count, f.start)) for f in fragments]
         self._rank, found = ranks.rank, {}
-        for rank, of in enumerate(ranks.gathered(own)):
+        for rank, of in enumerate(ranks.all_gather(own)):
             for index, name, shape, piece in of:
                 found.setdefault(index, {}).setdefault(name, (shape, {}))[1][rank] = piece
         self._matrices = {
@@ -48,30 +49,30 @@ class ShardedMuon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """As torch.optim.Muon's, to the bit where the gradients are. A closure is not taken."""
+        """As torch.optim.Muon's, bit-identical for bit-identical gradients. A closure is not called."""
         for group in self.param_groups:
             for shard in group["params"]:
                 state = self.state[shard]
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(shard)
                 state["momentum_buffer"].lerp_(shard.grad, 1 - group["momentum"])
-                update = shard.grad.lerp(state["momentum_buffer"], group["momentum"])  # Nesterov's
+                update = shard.grad.lerp(state["momentum_buffer"], group["momentum"])  # Nesterov
                 matrices = self._matrices[id(shard)]
-                self._orthogonalise(update, matrices, (group["ns_coefficients"], group["ns_steps"], group["eps"]))
+                self._orthogonalize(update, matrices, (group["ns_coefficients"], group["ns_steps"], group["eps"]))
                 shard.mul_(1 - group["lr"] * group["weight_decay"])
                 for matrix in matrices:
                     if self._rank in matrix.pieces:
                         _, count, start = matrix.pieces[self._rank]
-                        rate = _adjust_lr(group["lr"], group["adjust_lr_fn"], torch.Size(matrix.shape))
-                        shard.narrow(0, start, count).add_(update.narrow(0, start, count), alpha=-rate)
+                        lr = _adjust_lr(group["lr"], group["adjust_lr_fn"], torch.Size(matrix.shape))
+                        shard.narrow(0, start, count).add_(update.narrow(0, start, count), alpha=-lr)
 
-    def _orthogonalise(self, update: Tensor, matrices: list[Matrix], how: tuple) -> None:
+    def _orthogonalize(self, update: Tensor, matrices: list[Matrix], how: tuple) -> None:
         """In place, on every rank's shard of the update."""
         wholes = {number: update.new_empty(m.shape) for number, m in enumerate(matrices) if m.home == self._rank}
         away: list[tuple[int, Tensor]] = []
-        """Pieces of this rank's shard, and the rank that makes them whole."""
+        """Pieces of this rank's shard, and the rank that gathers them."""
         here: list[tuple[int, Tensor]] = []
-        """Pieces of the matrices made whole here, and the rank whose they are."""
+        """Pieces of the matrices gathered here, and the rank that holds them."""
         own: list[tuple[Tensor, Tensor]] = []
         for number, matrix in enumerate(matrices):
             for rank, (offset, count, start) in matrix.pieces.items():
@@ -99,7 +100,7 @@ def _matrix(order: int, shape: tuple[int, ...], pieces: dict[int, tuple[int, int
 
 
 def _exchange(sent: list[tuple[int, Tensor]], received: list[tuple[int, Tensor]]) -> None:
-    """Between any two ranks, what the one sends is what the other receives, in one order."""
+    """Between any two ranks, one sends what the other receives, in one order."""
     operations = [dist.P2POp(dist.isend, tensor, rank) for rank, tensor in sent]
     operations += [dist.P2POp(dist.irecv, tensor, rank) for rank, tensor in received]
     for work in dist.batch_isend_irecv(operations) if operations else ():

@@ -26,7 +26,7 @@ from halflife.training.acceleration import accelerate, compiled, eagerly
 from halflife.training.adapters import lora_norm
 from halflife.training.memory import GPU_ACTIVATION_SHARE, rows_within
 from halflife.training.penalties import EWC, KL, L2SP
-from halflife.training.ranks import Alone, Ranks
+from halflife.training.ranks import Ranks, SingleProcess
 from halflife.training.recipe import Recipe
 from halflife.training.torch_optimizers import build, load_state_tensors, state_tensors
 
@@ -42,13 +42,13 @@ class TorchEngine:
     ) -> None:
         self.model, self.recipe, self.execution = model, recipe, execution
         self.micro_rows = micro_rows or execution.micro_rows
-        self.ranks: Ranks = Alone()
+        self.ranks: Ranks = SingleProcess()
         self.parameters_total = sum(parameter.numel() for parameter in model.parameters())
         self.device = next(model.parameters()).device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.init_weights = [parameter.detach().clone() for parameter in self.parameters]
         start = [parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name]
-        self.origin_norm = torch.nn.utils.get_total_norm(start)
+        self.init_norm = torch.nn.utils.get_total_norm(start)
         self.importance: list[Tensor] = []
         self.divergence = sum(penalty.strength for penalty in recipe.penalties if isinstance(penalty, KL))
         self.reference = copy.deepcopy(model).requires_grad_(False).eval() if self.divergence else None
@@ -63,7 +63,7 @@ class TorchEngine:
         tokens = on_device(batch, self.device)
         architecture, vocabulary = self.model.architecture, self.model.vocabulary
         rows = self.micro_rows or rows_that_fit(architecture, vocabulary, batch.shape[1], self.device)
-        if self.execution.compile:  # microbatches of one length: each length would be compiled anew
+        if self.execution.compile:  # microbatches of one length, since each length is compiled separately
             rows = next(count for count in range(min(rows, len(tokens)), 0, -1) if len(tokens) % count == 0)
         total = torch.zeros((), device=self.device)
         scored = (tokens[:, 1:] >= 0).sum() if self.recipe.has_loss_mask else None
@@ -80,13 +80,13 @@ class TorchEngine:
                     before, _ = self._predicted(self.reference, part)
                 summed = summed_divergence(before, logits, targets >= 0)
                 loss = loss + self.divergence * summed / (tokens[:, 1:].numel() if scored is None else scored)
-            del logits  # as large as the gradient that is now made of it
+            del logits  # as large as the gradient that the backward pass allocates
             loss.backward()
         return total
 
     def _predicted(self, model: Model, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and targets, marked where they are not scored. On a CPU those are left out: a small model spends a
-        tenth of a step on them. A GPU would have to wait to learn how many there are."""
+        """Logits and targets, with marks where they are not scored. A CPU leaves unscored positions out, which saves a
+        small model a tenth of a step. A GPU would have to wait for their number."""
         if not self.recipe.has_loss_mask:
             return model(rows[:, :-1]), rows[:, 1:]
         if self.device.type != "cpu" or self.execution.compile:
@@ -107,7 +107,7 @@ class TorchEngine:
         if self.recipe.gradient_noise:
             add_noise(gradients, self.recipe.gradient_noise)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * lr_multiplier
+            group["lr"] = group["base_lr"] * lr_multiplier
             if group["shrink"]:
                 torch._foreach_mul_([p.data for p in group["params"]], 1 - group["shrink"] * lr_multiplier)  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.step()
@@ -121,8 +121,8 @@ class TorchEngine:
         return norm
 
     def _pull(self, back: Any) -> None:
-        """theta <- theta_0 + (theta - theta_0) / (1 + amount), which is a lerp towards theta_0: amount / (1 + amount)
-        of the way back, one number or one for every weight."""
+        """theta <- theta_0 + (theta - theta_0) / (1 + amount): a lerp towards theta_0 by `back`, which is
+        amount / (1 + amount), one number or one for every weight."""
         data = [parameter.data for parameter in self.parameters]
         torch._foreach_lerp_(data, self.init_weights, back)  # pyright: ignore[reportPrivateImportUsage]
 
@@ -135,10 +135,10 @@ class TorchEngine:
     def displacement(self) -> float:
         added = lora_norm(self.model)
         if added is None:
-            # one difference at a time: all of them would be another copy of the model
+            # one difference at a time: all of them would take as much memory as the model
             pairs = zip(self.parameters, self.init_weights, strict=True)
             added = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.detach() - o) for p, o in pairs]))
-        return (added / self.origin_norm).item()
+        return (added / self.init_norm).item()
 
     def full_weights(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
@@ -147,7 +147,7 @@ class TorchEngine:
         return state_tensors(self.optimizer, self.model)
 
     def close(self) -> None:
-        """Nothing outlives the engine."""
+        """There is nothing to free."""
 
     def save(self, folder: Path) -> dict[str, str]:
         return checkpoints.write_whole(folder, weights=self.full_weights(), optimizer=self.optimizer_state())
@@ -175,7 +175,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Te
 
 
 def summed_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-    """Sum over the tokens whose target is not marked (`data.marks`), in fp32."""
+    """Sum over the targets without a mark (`data.loss_mask`), in fp32."""
     flat = targets.flatten().clamp(min=UNSCORED)
     return F.cross_entropy(
         logits.flatten(0, 1).float(), flat, label_smoothing=label_smoothing, ignore_index=UNSCORED, reduction="sum"
@@ -183,7 +183,7 @@ def summed_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float
 
 
 def summed_divergence(before: Tensor, logits: Tensor, scored: Tensor) -> Tensor:
-    """Sum of KL(before || now) over the scored tokens, in fp32, of logits (rows, length, vocabulary)."""
+    """Sum of KL(before || now) over the scored tokens, in fp32, for logits (rows, length, vocabulary)."""
     each = F.kl_div(
         logits.float().log_softmax(-1), before.float().log_softmax(-1), log_target=True, reduction="none"
     ).sum(-1)
@@ -193,7 +193,7 @@ def summed_divergence(before: Tensor, logits: Tensor, scored: Tensor) -> Tensor:
 def add_noise(gradients: list[Tensor], strength: float) -> None:
     """Add to each gradient Gaussian noise of `strength` times its root mean square, in place.
 
-    Drawn from torch's generator, which the loop seeds for the step, in one piece: many small draws are slow.
+    Drawn at once, since many small draws are slow, from torch's generator, which the loop seeds for the step.
     """
     sizes = [gradient.numel() for gradient in gradients]
     drawn = torch.randn(sum(sizes), device=gradients[0].device).split(sizes)
@@ -205,7 +205,7 @@ def add_noise(gradients: list[Tensor], strength: float) -> None:
 
 
 def on_device(batch: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """The batch as a tensor on `device`, whose copy a GPU's current stream waits for and the caller does not."""
+    """The batch as a tensor on `device`. A GPU's current stream waits for the copy; the caller does not."""
     tokens = torch.as_tensor(batch)
     if tokens.device.type == device.type:
         return tokens
@@ -213,14 +213,14 @@ def on_device(batch: np.ndarray | Tensor, device: torch.device) -> Tensor:
 
 
 def load_weights(model: Model, weights: Mapping[str, Tensor]) -> None:
-    """Copy named weights into the model. A tied head is kept once, under the embedding's name."""
+    """Copy named weights into the model. A tied head is stored once, under the embedding's name."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
 
 
 def rows_that_fit(architecture: Rung | Released, vocabulary: int, sequence: int, device: torch.device) -> int:
-    """Rows of a microbatch, from the shape and the device alone, so that the same stage is always cut alike."""
+    """Rows of a microbatch, from the shape and the device alone, so that a stage always has the same microbatches."""
     budget = float(CPU_ACTIVATION_BYTES)
     if device.type == "cuda":
         budget = GPU_ACTIVATION_SHARE * torch.cuda.get_device_properties(device).total_memory
@@ -228,9 +228,9 @@ def rows_that_fit(architecture: Rung | Released, vocabulary: int, sequence: int,
 
 
 def keep_memory() -> None:
-    """Have glibc keep the memory of large tensors for the next step: fresh pages cost a tenth of a step's time.
+    """Make glibc keep the memory of large tensors for the next step, since fresh pages cost a tenth of a step's time.
 
-    Elsewhere than on Linux with glibc nothing happens.
+    Does nothing without Linux and glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
