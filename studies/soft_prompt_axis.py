@@ -11,8 +11,8 @@ from typing import Any
 
 from halflife.errors import UserError
 from halflife.evaluation.targets import Target, TaskTarget
-from halflife.prompts.soft_prompt import SoftPrompt
 from halflife.prompts.fit_stage import FitSoftPrompts
+from halflife.prompts.soft_prompt import SoftPrompt
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
 

@@ -24,10 +24,10 @@ from halflife.evaluation.probes import BehaviourProbe, Ends, Evaluation, LossPro
 from halflife.evaluation.targets import BackdoorTarget, Target
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
-from halflife.prompts.soft_prompt import Linear, SoftPrompt, Text
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.measure_stage import MeasureSoftPrompts
 from halflife.prompts.search_stage import FindDistance
+from halflife.prompts.soft_prompt import Linear, SoftPrompt, Text
 from halflife.rng import generator
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage

@@ -11,8 +11,8 @@ from typing import Any
 from halflife.errors import UserError
 from halflife.evaluation.probes import Ends
 from halflife.models.ladder import Rung
-from halflife.prompts.soft_prompt import SoftPrompt, WarmStart, initial
 from halflife.prompts.fit_stage import FitSoftPrompts
+from halflife.prompts.soft_prompt import SoftPrompt, WarmStart, initial
 from halflife.sweep.cli import Preset
 from halflife.tasks.backdoor import Transform
 from halflife.tracking import schema

@@ -12,10 +12,10 @@ from halflife.data.codecs import load
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
-from halflife.prompts.soft_prompt import Linear, WarmStart
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.measure_stage import MeasureSoftPrompts
 from halflife.prompts.search_stage import FindDistance
+from halflife.prompts.soft_prompt import Linear, WarmStart
 from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.cli import main
 from halflife.sweep.site import ExecutionSite
