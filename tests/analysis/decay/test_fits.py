@@ -67,7 +67,7 @@ def test_runs_without_the_skill_at_the_drop_are_not_fitted(rough):
 
 def test_the_checklist_is_filled_in_without_unknown_values(floored):
     sections = dict(checklist(floored, retention_curves(floored)))
-    assert list(sections) == ["At hand", "Hypothesis", "Training setup", "Data extraction", "Fitting"]
+    assert list(sections) == ["Availability", "Hypothesis", "Training setup", "Data extraction", "Fitting"]
     shown = " ".join(text for rows in sections.values() for _, text in rows)
     assert "15 of 15 reference runs fitted" in shown
     assert "repetition: not recorded" in shown
