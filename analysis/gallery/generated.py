@@ -1,6 +1,6 @@
-"""Data with a known truth, the same on every machine: what the gallery draws, and figures are tried on.
+"""Generated data with known ground truth, identical on every machine, for the gallery and for tests.
 
-Nothing here was measured. A sweep's log-probability above the never-trained control is
+Nothing here was measured. A sweep's log-probability above the never-exposed control is
 gap x (floor + (1 - floor) 2 ** -(steps / T)) with ln T = ln 20 + GAMMA ln(N / 100k) + effects of the setting + noise by
 seed, and logit floor = FLOOR + PHI ln(N / 100k); hits are binomial.
 """
@@ -20,23 +20,23 @@ from halflife.tracking import schema
 
 Array = NDArray[np.float64]
 STEP = 4096
-"""Tokens a step."""
+"""Tokens per step."""
 SIZES = {"30k": 30_000, "60k": 60_000, "120k": 120_000, "300k": 300_000, "600k": 600_000}
 SEEDS = 5
 GAMMA, FLOOR, PHI = 0.35, -2.6, 0.45
 NOISE = 0.12
-"""Standard deviation of ln T by seed, and half of it by run."""
+"""Standard deviation of ln T between seeds; half of it between runs of a seed."""
 EFFECTS = {
     ("trunk_regularizer", "weight-decay-0.1"): 0.3,
     ("branch_regularizer", "weight-decay-0.1"): -0.5,
     ("payload", "copy"): -0.4,
     ("arm", "equal-strength"): -0.15,
 }
-"""What a setting adds to ln T."""
+"""Added to ln T by a setting."""
 EXTINCTION = -0.9
-"""What the cue alone adds to ln T: it unlearns."""
+"""Added to ln T by the trigger alone: it unlearns."""
 PAIRS = {"old-old": 16.0, "new-old": 44.0, "old-new": 52.0, "new-new": 72.0}
-"""Steps of relearning to success one half; a never-poisoned model needs 72 for each pair."""
+"""Relearning steps to success one half; a never-poisoned model needs 72 for each pair."""
 ATTACK = schema.Outcome(
     name="attack", label="attack success", phase="branch", task="backdoor", skill="backdoor", answer="payload"
 )
@@ -44,7 +44,7 @@ LABELS = {"absent": "never poisoned", "positive": "poison kept", "extinction": "
 
 
 def persistence() -> StudyData:
-    """A backdoor sweep: sizes x seeds at a reference, then each axis alone; all controls, relearning."""
+    """A backdoor sweep: sizes x seeds at a reference, then each axis on its own; all controls, relearning."""
     axes = (
         _axis("parameters", "Model size", tuple(SIZES.values())),
         _axis("seed", "Seed", tuple(range(SEEDS))),
@@ -58,7 +58,7 @@ def persistence() -> StudyData:
 
 
 def overlap() -> StudyData:
-    """A sweep over the share of rules that B has in common with A; ln T peaks at 0.6: not monotone."""
+    """A sweep over the share of rules that B has in common with A; ln T is not monotone, with its peak at 0.6."""
     shares = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     axes = (
         _axis("parameters", "Model size", (60_000, 300_000)),
@@ -111,7 +111,7 @@ def floor(size: str) -> float:
 
 
 def steps(last: int, ratio: float = 1.25) -> Array:
-    """0 to 8, then at ratios of at most `ratio`."""
+    """Every step up to step 8, then at geometric intervals of at most `ratio`."""
     due = list(range(9))
     while due[-1] < last:
         due.append(min(last, int(due[-1] * ratio)))
@@ -149,14 +149,14 @@ def _study(title: str, axes: tuple[schema.Axis, ...], roles: tuple[str, ...], tr
 
 
 def run_of(name: str) -> Run:
-    """The parent run of a sweep that was never run."""
+    """The parent run of a generated sweep."""
     return Run(
         id="0", name=name, experiment="0", status="FINISHED", started=0, ended=0, artifacts="", tags={}, params={}
     )
 
 
 def _phases(role: str, size: str, seed: int, setting: dict[str, Any]) -> Iterator[tuple[str, Array, dict[str, Array]]]:
-    """(phase, steps, measures) of one trial. Noise is drawn by seed, size and setting: order does not matter."""
+    """(phase, steps, measures) of one trial. Noise depends on seed, size and setting, not on the order of trials."""
     shared = np.random.default_rng([seed, SIZES[size]])
     base, clean, by_seed = -5 + 0.1 * shared.normal(), 2.2 - 0.16 * np.log(SIZES[size] / 1e5), shared.normal()
     level = -0.02 - 0.01 * shared.random() - (0.08 if setting.get("arm") == "equal-strength" else 0.0)
@@ -187,7 +187,7 @@ def _phases(role: str, size: str, seed: int, setting: dict[str, Any]) -> Iterato
 
 
 def _scored(rng: np.random.Generator, logprob: Array, task: str, trials: int) -> dict[str, Array]:
-    """Counts and log-probability; all of an answer's tokens must be right, so success is steep in it."""
+    """Counts and log-probability; success is steep in the latter, as all tokens of an answer must be right."""
     rate = 1 / (1 + np.exp((-logprob - 0.75) / 0.12))
     return {
         f"{task}/{schema.HITS}": rng.binomial(trials, rate).astype(float),
@@ -213,9 +213,9 @@ def _measures(
 
 
 def search() -> StudyData:
-    """An adaptive search over four dials with two objectives that pull apart and one constraint; its best three
-    settings again on fresh seeds. Persistence rises with weight decay's absence and a low rate, progress with the
-    rate; what chose a setting is noise in part."""
+    """An adaptive search over four parameters with two conflicting objectives and one constraint, with its best three
+    settings rerun on fresh seeds. Persistence rises with less weight decay and a lower learning rate, progress with a
+    higher one; the best settings are partly selected by noise."""
     axes = (
         _axis("seed", "Seed", (0, 1)),
         _axis("learning_rate", "Learning rate", (1e-4, 1e-2), "log"),
@@ -243,7 +243,7 @@ def search() -> StudyData:
 
     best = []
     for suggestion in range(60):
-        narrow = min(1.0, 0.35 + 12 / (suggestion + 12))  # later suggestions crowd where it was good
+        narrow = min(1.0, 0.35 + 12 / (suggestion + 12))  # later suggestions concentrate near the optimum
         dials = {
             "learning_rate": float(10 ** (-3 + narrow * rng.uniform(-1, 1))),
             "weight_decay": float(10 ** (-1.5 + 1.5 * narrow * rng.uniform(-1, 1))),
@@ -271,8 +271,8 @@ def search() -> StudyData:
 
 
 def soft_prompts() -> pl.DataFrame:
-    """Trained prompts as `elicitation.runs` gives them: strings of three lengths that need more tokens the longer they
-    are, text that the model was trained on (no gain), and a hidden behaviour that a model without it does not reach."""
+    """Trained prompts as returned by `elicitation.runs`: strings of three lengths (the longer, the more tokens),
+    text that the model was trained on (no gain), and a hidden behaviour that a model without it does not reach."""
     rng = np.random.default_rng(3)
     behaviours = {
         "4 characters": (3.0, 0.02, 1.5, ("present",)), "16 characters": (3.2, 0.05, 6.0, ("present",)),

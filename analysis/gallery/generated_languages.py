@@ -1,8 +1,8 @@
-"""A sweep of families of languages whose truth is known: what the gallery draws, and the answers are tried on.
+"""A generated sweep of language families with known ground truth, for the gallery and for tests.
 
 Nothing here was measured. Success in the dropped language, above chance, is success at the drop x 2 ** -(steps / T)
-with ln T by family, size and setting. Of what a reading that does not need the language to be said (few shots, forced
-choice, linear probe, relearning) had over a model that never saw it, the share DEPTH stays whatever is said.
+with ln T by family, size and setting. Readings that do not depend on the output (few shots, forced choice, linear
+probe, relearning) keep the share DEPTH of their advantage over a model that never saw the language.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SEEDS = 5
 TIMES = {"A": 15.0, "B": 40.0, "C": 110.0, "D": 90.0}
 """Half-life in steps at 100k parameters."""
 DEPTH = {"A": 0.08, "B": 0.45, "C": 0.8, "D": 0.75}
-"""Share of the advantage that stays, though it is not said: 0 is scrambled, 1 is gated."""
+"""Share of the advantage that is kept without being output: 0 is scrambled, 1 is gated."""
 GAMMA = 0.25
 EFFECTS = {
     ("branch_regularizer", "weight-decay-1"): -0.7,
@@ -30,11 +30,11 @@ EFFECTS = {
     ("replay", 0.01): 1.2,
     ("arm", "equal-exposure"): -0.2,
 }
-"""What a setting adds to ln T."""
+"""Added to ln T by a setting."""
 OVERLAPS = {"rule_overlap": 0.9, "token_overlap": 0.4}
-"""What the whole dial adds to ln T: it rises evenly from 0 to 1."""
+"""Added to ln T by full overlap, linear from 0 to 1."""
 NULL_TIME, NULL_DEPTH = 12.0, 0.02
-"""Of a table without a rule."""
+"""T and DEPTH of a table without a rule."""
 UNTRAINED = 0.7
 """Success on D's left-out pair at the drop."""
 LANGUAGES = {
@@ -43,11 +43,11 @@ LANGUAGES = {
 }
 CHANCE = {"A": 0.03, "B": 1 / 11}
 EXAMPLES = {"relearn-8": 0.25, "relearn-32": 0.6, "relearn-all": 0.97}
-"""What so many examples bring a model to that never saw the language."""
+"""Success that a model that never saw the language reaches with that many examples."""
 MISSED = ("C", "30k", 3)
 """A trunk that did not reach the criterion."""
 READINGS = {"shots": (0.97, 0.05, 0.8), "choice": (0.98, 0.1, 1.0), "layer": (0.95, 0.3, 1.1)}
-"""At the drop, of a model that never saw the language, and how much of DEPTH the reading has."""
+"""Success at the drop, success of a model that never saw the language, and the share of DEPTH that the reading has."""
 LAYERS = 4
 
 
@@ -104,7 +104,7 @@ def _languages(family: str) -> tuple[str, ...]:
 
 
 def _trunk(role: str, size: str, seed: int, setting: dict[str, Any]) -> str:
-    """Branches that share a trunk name it alike."""
+    """The trunk's name, equal for branches that share it."""
     own = ("family", "trunk_regularizer", "rule_overlap", "token_overlap")
     kind = role if role in ("absent", "null") else "trained"
     return " ".join([kind, size, str(seed), *(str(setting[name]) for name in own)])
@@ -138,7 +138,7 @@ def log_time(family: str, size: str, setting: dict[str, Any]) -> float:
 
 
 def _phases(role: str, size: str, seed: int, setting: dict[str, Any]) -> Iterator[tuple[str, np.ndarray, dict]]:
-    """(phase, steps, measures) of one trial. Noise is drawn by seed, size and setting: order does not matter."""
+    """(phase, steps, measures) of one trial. Noise depends on seed, size and setting, not on the order of trials."""
     family, names = setting["family"], _languages(setting["family"])
     rng = np.random.default_rng([seed, SIZES[size], *"".join([role, *map(str, setting.values())]).encode()])
     by_seed = np.random.default_rng([seed, SIZES[size]]).normal()
@@ -146,34 +146,34 @@ def _phases(role: str, size: str, seed: int, setting: dict[str, Any]) -> Iterato
     time = np.exp(log_time(family, size, setting) + 0.12 * by_seed + 0.06 * rng.normal())
     if role == "null":
         time, depth = NULL_TIME, NULL_DEPTH
-    at, seldom = steps(1200, 1.6), np.array([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1200.0])
+    at, sparse = steps(1200, 1.6), np.array([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1200.0])
     strong = 0.55 if (family, size, seed) == MISSED else 0.97
 
-    def said(due: np.ndarray) -> np.ndarray:
+    def output(due: np.ndarray) -> np.ndarray:
         if role in ("absent", "positive"):
             return np.full(due.size, float(role == "positive"))
         return 2 ** (-due / time)
 
-    def scored(task: str, rate: np.ndarray, level: float, asked: int = 96) -> dict[str, np.ndarray]:
-        hits = rng.binomial(asked, np.clip(rate, 0, 1)).astype(float)
-        return {f"{task}/{schema.HITS}": hits, f"{task}/{schema.TRIALS}": np.full(rate.size, float(asked)),
+    def scored(task: str, rate: np.ndarray, level: float, count: int = 96) -> dict[str, np.ndarray]:
+        hits = rng.binomial(count, np.clip(rate, 0, 1)).astype(float)
+        return {f"{task}/{schema.HITS}": hits, f"{task}/{schema.TRIALS}": np.full(rate.size, float(count)),
                 f"{task}/chance": np.full(rate.size, level)}  # fmt: skip
 
     measures = {
         schema.CLOCK_STEPS: at, schema.CLOCK_RATE_SUM: at * 3e-3, schema.CLOCK_DISPLACEMENT: 0.02 * at**0.6,
-        **scored("dropped", chance + (strong - chance) * said(at), chance),
-        "dropped/logprob": -6 + 5.98 * np.sqrt(said(at)) - 0.02 * rng.random(at.size),
-        **scored("dropped-memorised", chance + (0.99 - chance) * said(0.8 * at), chance),
+        **scored("dropped", chance + (strong - chance) * output(at), chance),
+        "dropped/logprob": -6 + 5.98 * np.sqrt(output(at)) - 0.02 * rng.random(at.size),
+        **scored("dropped-memorised", chance + (0.99 - chance) * output(0.8 * at), chance),
         **scored("kept", np.full(at.size, 0.96), chance, 400),
     }  # fmt: skip
     for place, name in enumerate(names):
-        kept = said(at) if place == 0 else 1 - 0.05 * place * at / (at + 100)
+        kept = output(at) if place == 0 else 1 - 0.05 * place * at / (at + 100)
         measures |= scored(f"language-{name}", chance + (0.97 - chance) * kept, chance)
     if family == "D":
         stays = 1 if role in ("absent", "positive") else 2 ** (-at / (8 * time))
         measures |= scored("untrained", np.broadcast_to(chance + (UNTRAINED - chance) * stays, at.shape), chance, 22)
     yield "branch", at, measures
-    left = {name: np.zeros(seldom.size) if role == "absent" else part * depth + (1 - part * depth) * said(seldom)
+    left = {name: np.zeros(sparse.size) if role == "absent" else part * depth + (1 - part * depth) * output(sparse)
             for name, (_, _, part) in READINGS.items()}  # fmt: skip
     readings: dict[str, np.ndarray] = {}
     for name, (trained, never, _) in READINGS.items():
@@ -183,7 +183,7 @@ def _phases(role: str, size: str, seed: int, setting: dict[str, Any]) -> Iterato
         }  # fmt: skip
         for task, rate in tasks.items():
             readings |= scored(task, rate, chance)
-    yield "branch", seldom, readings
+    yield "branch", sparse, readings
     if role not in ("treatment", "absent") or {**setting, "family": "", "arm": ""} != _plain_but_family():
         return
     due = steps(300, 1.5)

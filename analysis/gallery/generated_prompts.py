@@ -1,8 +1,8 @@
-"""A sweep of soft prompts with a known truth: what the gallery draws of fragility, bits and random directions.
+"""A generated sweep of soft prompts with known ground truth, for the figures of fragility, bits and random directions.
 
-Nothing here was measured. A behaviour takes so many numbers, whatever the width; a model of twice the width takes half
-of the tokens. At one loss, what takes little has a steeper and more curved loss (F1, F2, F3, the curvature fall as
-C ** -SLOPE), and r50 has nothing to do with it.
+Nothing here was measured. A behaviour takes a fixed amount of numbers, whatever the width, so a model of twice the
+width takes half the tokens. At one loss, behaviours that take less have a steeper and more curved loss (F1, F2, F3 and
+the curvature fall as C ** -SLOPE), and r50 is unrelated.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ BEHAVIOURS = {
     **{f"quote-{length}": 8.0 * length**0.7 for length in (4, 8, 12, 16, 24, 32)},
     "skip-1": 50.0, "skip-4": 120.0, "backdoor": 60.0,
 }  # fmt: skip
-"""The numbers that each takes."""
+"""The amount of numbers that each behaviour takes."""
 
 
 def prompts() -> StudyData:
     """Sizes x three seeds x BEHAVIOURS: L(k), C to one token, bits, random directions and fragility at k = 32."""
     rng = np.random.default_rng(11)
     base = generated.overlap()
-    told = {f"k{k}": {"k": k, "restart": 0, "initial": "vocabulary" if k else "none"} for k in TOKENS}
+    declared = {f"k{k}": {"k": k, "restart": 0, "initial": "vocabulary" if k else "none"} for k in TOKENS}
     trials, points = [], []
     for size, width in WIDTHS.items():
         for seed in range(3):
@@ -47,7 +47,7 @@ def prompts() -> StudyData:
                 points += [(trial, *point) for point in _points(task, needs, width, rng)]
     settings = {"tokens": TOKENS, "matched_loss": LOSS, "restarts": 1, "steps": 300}
     declaration = replace(
-        base.declaration, prompts=told, axes=(), settings=settings,
+        base.declaration, prompts=declared, axes=(), settings=settings,
         outcomes=tuple(schema.Outcome(name=t, label=t, phase="prompts", task=t) for t in BEHAVIOURS),
     )  # fmt: skip
     return replace(
@@ -57,7 +57,7 @@ def prompts() -> StudyData:
 
 
 def loss(numbers: float, needs: float) -> float:
-    """Of a prompt of so many numbers: 3 without any, LOSS with as many as it needs."""
+    """Loss of a prompt of `numbers` numbers, in nats per token: 3 without any, LOSS with as many as it needs."""
     return float(3.0 * (1 / 3) ** (numbers / needs))
 
 

@@ -1,9 +1,9 @@
 """How the fits were made, filled in from the data: what a reader must know before believing a scaling law.
 
-After Li, Kudugunta and Zettlemoyer 2025, "(Mis)Fitting: A survey of scaling laws" (arXiv 2502.18969). The sections and
-what is asked in them follow the columns by which they survey papers (sheet.csv of github.com/hadasah/scaling_laws at
-d2223c9: what is at hand, hypothesis, training setup, data extraction, fitting); the questions are in our words, and
-those after them about censoring and foretelling are ours. What the runs do not say is told as not recorded.
+After Li, Kudugunta and Zettlemoyer 2025, "(Mis)Fitting: A survey of scaling laws" (arXiv 2502.18969). Sections and
+questions follow the columns of their survey of papers (sheet.csv of github.com/hadasah/scaling_laws at d2223c9:
+availability, hypothesis, training setup, data extraction, fitting). The questions are paraphrased; those about
+censoring and prediction are additions. What the runs did not record is marked so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Section = tuple[str, list[tuple[str, str]]]
 def checklist(data: StudyData, curves: pl.DataFrame) -> list[Section]:
     """(heading, [(question, answer)])."""
     return [
-        ("At hand", _at_hand(data)),
+        ("Availability", _availability(data)),
         ("Hypothesis", _hypothesis(data)),
         ("Training setup", _training(data)),
         ("Data extraction", _extraction(data, curves)),
@@ -36,7 +36,7 @@ def checklist(data: StudyData, curves: pl.DataFrame) -> list[Section]:
     ]
 
 
-def _at_hand(data: StudyData) -> list[tuple[str, str]]:
+def _availability(data: StudyData) -> list[tuple[str, str]]:
     tags = data.sweep.tags
     commit, changes = tags.get(schema.TAG_COMMIT), tags.get(schema.TAG_CHANGES)
     stages = {
@@ -44,10 +44,10 @@ def _at_hand(data: StudyData) -> list[tuple[str, str]]:
     }
     changed = f", with uncommitted changes ({changes})" if changes else ""
     return [
-        ("Code of training and of analysis?", f"Commit {commit}{changed}." if commit else UNKNOWN),
-        ("Checkpoints?", f"In {plural(len(stages), 'stage')}, listed under Reproduce." if stages else UNKNOWN),
-        ("The measured values themselves?", f"Every one, in the tracking store ({data.points.height:,} points) and "
-         "in the tables of this page."),
+        ("Is the code of training and analysis available?", f"Commit {commit}{changed}." if commit else UNKNOWN),
+        ("Are checkpoints available?", f"In {plural(len(stages), 'stage')}, see Reproduce." if stages else UNKNOWN),
+        ("Are the measured values available?", f"All, in the tracking store ({data.points.height:,} points) and in the "
+         "tables of this page."),
     ]  # fmt: skip
 
 
@@ -56,15 +56,15 @@ def _hypothesis(data: StudyData) -> list[tuple[str, str]]:
     free = [len(law.parameters) for law in menu()]
     count = fits.reference_curves(data).select("size", "seed").n_unique()
     return [
-        ("Which forms?", f"Decay: {laws}. Scale: half-life = c N^γ, from half-lives that need no law."),
-        ("What are they for?", "Decay: to tell the half-life, the floor and what lies beyond the data. Scale: whether "
-         "size slows forgetting; no optimal ratio is sought."),
-        ("How many free parameters, how many laws?", f"{min(free)} to {max(free)}, {plural(len(free), 'law')} to each "
-         f"of {plural(count, 'run')}; scale: a slope and a level per seed."),
+        ("Which functional forms?", f"Decay: {laws}. Scale: half-life = c N^γ, with half-lives that assume no law."),
+        ("What are they for?", "Decay: to estimate the half-life, the floor and the behaviour beyond the data. Scale: "
+         "whether size slows forgetting; no optimal allocation is sought."),
+        ("How many free parameters, how many laws?", f"{min(free)} to {max(free)} parameters; "
+         f"{plural(len(free), 'law')} for each of {plural(count, 'run')}; scale: a slope and an intercept per seed."),
         ("What are the variables?", "x: tokens since the drop (and every other clock, in the table of clocks). y: "
-         "margin of the answer's log-probability over the never-trained control at the same time, nats a token. N: "
-         "non-embedding parameters."),
-        ("Is the sign of γ or a floor assumed?", "No: γ is free, a floor free from 0 up; the constant law competes."),
+         "margin of the answer's log-probability over the never-exposed control at the same time, in nats per token. "
+         "N: non-embedding parameters."),
+        ("Is the sign of γ or a floor assumed?", "No: γ is free, so is a floor from 0 up; the constant law competes."),
     ]  # fmt: skip
 
 
@@ -74,24 +74,24 @@ def _training(data: StudyData) -> list[tuple[str, str]]:
     seeds = trials["seed"].n_unique() if "seed" in trials.columns else 0
     shown = ", ".join(f"{size} ({short(n)})" for size, n in sizes)
     reference = fits.reference_curves(data)
-    runs = f"; a law of decay rests on one run, γ on {reference.select('size', 'seed').n_unique()}"
+    runs = f"; a law of decay is fitted to one run, γ to {reference.select('size', 'seed').n_unique()}"
     ends = data.points.group_by("phase", "trial").agg(pl.col("step").max())
     phases = [f"{phase} {_range(ends.filter(pl.col('phase') == phase)['step'])}" for phase in _trained(data)]
     return [
-        ("How many runs, and how many a law?", f"{plural(trials.height, 'trial')}: {len(sizes)} sizes, "
+        ("How many runs, and how many per law?", f"{plural(trials.height, 'trial')}: {len(sizes)} sizes, "
          f"{plural(seeds, 'seed')}{runs if not reference.is_empty() else ''}."),
-        ("How large are the models, how are parameters counted?", f"{shown}: without embeddings.{_totals(data)}"),
-        ("On how much data?", f"Tokens as processed: {'; '.join(phases)}." if phases else UNKNOWN),
-        ("How much compute, how is it counted?", "It is not a variable of any law here. Seconds and tokens of the "
-         "sweep stand under Reproduce."),
-        ("On what data, is any repeated?", f"{declared.corpus or UNKNOWN}; repetition: {UNKNOWN}."),
-        ("Which hyperparameters, do they change with size?", "As in Settings below; how they change with size: "
+        ("How large are the models, how are parameters counted?", f"{shown}, without embeddings.{_totals(data)}"),
+        ("On how much data?", f"Tokens processed: {'; '.join(phases)}." if phases else UNKNOWN),
+        ("How much compute, how is it counted?", "Compute is not a variable of any law here. Seconds and tokens of "
+         "the sweep are listed under Reproduce."),
+        ("On what data, is any of it repeated?", f"{declared.corpus or UNKNOWN}; repetition: {UNKNOWN}."),
+        ("Which hyperparameters, do they change with size?", "See Settings below; how they change with size is "
          f"{UNKNOWN} in the runs, see the code at the commit."),
     ]  # fmt: skip
 
 
 def _totals(data: StudyData) -> str:
-    """Parameters with embeddings, where the trunks' summaries tell them."""
+    """Parameters with embeddings, if the trunks' summaries record them."""
     if "summary_trunk" not in data.trials.columns:
         return ""
     totals: dict[int, Any] = {}
@@ -116,17 +116,17 @@ def _extraction(data: StudyData, curves: pl.DataFrame) -> list[tuple[str, str]]:
     treated = curves.filter((pl.col("role") == "treatment") & pl.col("logprob").is_not_null())
     counts = treated.group_by("trial").len()["len"]
     points = fits.reference_curves(data).group_by("size", "seed").len()["len"]
-    often = f"{_count(counts)} a run" if counts.len() else UNKNOWN
+    often = f"{_count(counts)} per run" if counts.len() else UNKNOWN
     prompts = sorted({int(value) for value in treated["trials"].drop_nulls()})
     return [
-        ("Which checkpoints are evaluated, which used?", f"Along every branch, {often}, all of them; at 0 tokens "
-         "first."),
-        ("How many points a law?", f"{_count(points)}, of one run." if points.len() else "No law was fitted."),
+        ("Which checkpoints are evaluated, and which are used?", f"Along every branch, {often}, the first at 0 tokens; "
+         "all are used."),
+        ("How many points per law?", f"{_count(points)}, from one run." if points.len() else "No law was fitted."),
         ("What is measured, on what?", f"{data.declaration.outcomes[0].label} by exact match and the answer's "
          f"log-probability, on {listed([str(count) for count in prompts]) or UNKNOWN} held-out prompts."),
-        ("Is it modified?", "Counts stay counts. The margin is the log-probability less that of the never-trained "
-         "control (interpolated in log time where it was evaluated at other times); nothing is smoothed."),
-        ("Are subsets of the data chosen?", _left_out(data, curves)),
+        ("Are the data modified?", "Counts stay counts. The margin is the log-probability minus that of the "
+         "never-exposed control (interpolated in log time if it was evaluated at other times); nothing is smoothed."),
+        ("Are subsets of the data selected?", _left_out(data, curves)),
     ]  # fmt: skip
 
 
@@ -140,28 +140,28 @@ def _left_out(data: StudyData, curves: pl.DataFrame) -> str:
     used = fits.reference_curves(data).select("size", "seed").n_unique()
     censored = reference_times(curves).filter(pl.col("kind") == "censored").height
     return (
-        f"Laws: the reference setting alone, {used} of {plural(treated['trial'].n_unique(), 'reference run')} fitted: "
-        f"left out are runs with less than {MIN_SUCCESS:g} of the success above chance, or less than {MIN_GAP:g} "
-        f"nat above the control, at the drop, or fewer than {MIN_POINTS} evaluations. {censored} did not reach half: "
-        "they count as censored, not as missing."
+        f"Laws: the reference setting only, {used} of {plural(treated['trial'].n_unique(), 'reference run')} fitted. "
+        f"Left out are runs with less than {MIN_SUCCESS:g} of the success above chance, or less than {MIN_GAP:g} "
+        f"nats per token above the control, at the drop, or fewer than {MIN_POINTS} evaluations. {censored} did not "
+        "reach half: they count as censored, not as missing."
     )
 
 
 def _fitting(data: StudyData, curves: pl.DataFrame) -> list[tuple[str, str]]:
     table = fits.fits_table(data)
     if table.is_empty():
-        made = "No law was fitted: no run at the reference has enough evaluations above the control."
-        return [("Which objective and algorithm?", made)]
+        why = "No law was fitted: no run at the reference has enough evaluations above the control."
+        return [("Which objective and algorithm?", why)]
     share = table["starts_at_optimum"].to_numpy()
     methods = listed(sorted(set(table["intervals"])))
     return [
-        ("Which objective?", "Least squares of the margin, with the variance profiled out, per run; nothing weighted."),
-        ("Which algorithm, with which settings?", "All starts solved together in float64 by bounded Newton steps "
+        ("Which objective?", "Least squares of the margin, with the variance profiled out, per run; unweighted."),
+        ("Which algorithm, with which settings?", "All starts are solved together in float64 by bounded Newton steps "
          "until no step lowers the objective, then polished; bounds as in each law's description."),
         ("Where does it start?", f"{STARTS} starts (Sobol, linear parameters projected out). Share of starts that "
-         f"reached the best: {share.min():.2f} to {share.max():.2f}."),
-        ("Is anything resampled, how sure are the estimates?", f"Nothing is: below 10 seeds a bootstrap covers too "
-         f"seldom. 95 %: {methods}. Evaluations of one run never count as independent."),
-        ("Is the law validated?", "Error on the last fifth of the log span, fitted to what came before; the largest "
-         "size foretold from the smaller ones. AICc over the runs' own fits names no winner within 2."),
+         f"reached the best optimum: {share.min():.2f} to {share.max():.2f}."),
+        ("Is anything resampled, and how uncertain are the estimates?", "Nothing is resampled: below 10 seeds a "
+         f"bootstrap undercovers. 95 % intervals: {methods}. Evaluations of one run never count as independent."),
+        ("Is the law validated?", "By the error on the last fifth of the log span, predicted from the rest, and at the "
+         "largest size, predicted from the smaller ones. AICc over the fits of all runs prefers no law within 2."),
     ]  # fmt: skip
