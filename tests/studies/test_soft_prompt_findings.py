@@ -14,6 +14,7 @@ from studies.soft_prompt_information import PRESETS, Models
 from studies.soft_prompt_settings import PHASE
 from studies.starts import starts
 
+pytestmark = pytest.mark.nightly
 K = 16
 
 
@@ -33,20 +34,17 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict, dic
     return runs_by
 
 
-@pytest.mark.slow
 def test_nothing_is_gained_on_text_as_trained_on(found) -> None:
     bare, prompted = found["continuation"]
     assert abs(bare["loss"] - prompted["loss"]) < 0.03
 
 
-@pytest.mark.slow
 def test_skipping_is_gained_and_farther_is_harder_without_a_prompt(found) -> None:
     for name in ("skip-1", "skip-4"):
         assert found[name][1]["loss"] < found[name][0]["loss"] - 0.1
     assert found["skip-1"][0]["loss"] < found["skip-4"][0]["loss"]
 
 
-@pytest.mark.slow
 def test_a_longer_string_is_said_less_often_by_as_many_tokens(found) -> None:
     for name in ("say-1", "say-8"):
         assert found[name][1]["loss"] < found[name][0]["loss"] - 1.0

@@ -24,8 +24,8 @@ SPREAD = Execution(engine="deepspeed", workers=8, zero=1)
 
 
 def measured(*sizes: str, optimizer: str = "adamw", rows: int = 16, **execution: Any) -> list[tuple[float, ...]]:
-    """Of each size, in a process alone: predicted and measured bytes of weights, gradients, optimizer state and
-    starting weights; predicted and measured bytes of all that a step holds at most, activations among it."""
+    """For each size, in a separate process: predicted and measured bytes of weights, gradients, optimizer state and
+    initial weights; predicted and measured maximum bytes of a step, including activations."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-W", "ignore", "-m", "tests.training.measured_memory"]
     arguments = [optimizer, json.dumps(execution), str(rows), *sizes]
@@ -35,17 +35,17 @@ def measured(*sizes: str, optimizer: str = "adamw", rows: int = 16, **execution:
 
 
 def assert_predicted(found: list[tuple[float, ...]]) -> None:
-    for held, held_in_truth, most, most_in_truth in found:
-        assert held == pytest.approx(held_in_truth, rel=0.2)
-        # Activations are an estimate; how tightly the allocator packs them differs by machine and run.
-        assert 0.8 * most_in_truth < most < 1.4 * most_in_truth
+    for held, held_measured, most, most_measured in found:
+        assert held == pytest.approx(held_measured, rel=0.2)
+        # Activations are an estimate; the allocator's overhead differs by machine and run.
+        assert 0.8 * most_measured < most < 1.4 * most_measured
 
 
-needs_linux = pytest.mark.skipif(not CLEAR.exists(), reason="only Linux tells what a process has held at most")
+needs_linux = pytest.mark.skipif(not CLEAR.exists(), reason="only Linux reports the maximum memory of a process")
 
 
 @needs_linux
-def test_what_is_predicted_is_what_a_process_holds():
+def test_predictions_match_the_memory_of_a_process():
     assert_predicted(measured("100k", "1m"))
 
 
@@ -58,10 +58,10 @@ def test_predictions_hold_for_every_optimizer_and_larger_sizes(optimizer):
 
 @needs_linux
 @pytest.mark.nightly
-def test_what_is_held_between_the_passes_is_predicted_to_a_twentieth_at_30_million():
-    ((held, held_in_truth, most, most_in_truth),) = measured("30m", rows=2)
-    assert held == pytest.approx(held_in_truth, rel=0.05)
-    assert most > most_in_truth  # the first gradients come when most activations have gone
+def test_memory_between_the_passes_is_predicted_to_5_percent_at_30_million():
+    ((held, held_measured, most, most_measured),) = measured("30m", rows=2)
+    assert held == pytest.approx(held_measured, rel=0.05)
+    assert most > most_measured  # the first gradients are allocated when most activations are freed
 
 
 @needs_linux
@@ -95,7 +95,7 @@ def memory(execution: Execution = Execution(), size: str = "100m", optimizer: Op
     return of_training(rung, optimizer, execution, **fields)
 
 
-def test_each_zero_stage_shares_out_what_it_names():
+def test_each_zero_stage_shards_its_part_of_the_state():
     """arXiv 1910.02054, figure 1: the optimizer's state, then the gradients, then the weights."""
     alone = memory(size="7b")
     first, second, third = (memory(replace(SPREAD, zero=zero), "7b") for zero in (1, 2, 3))
@@ -122,13 +122,13 @@ def test_muon_holds_one_moment_of_the_hidden_matrices():
     assert found.optimizer == 4 * (rung.parameters + 2 * rung.embedding_parameters(257))
 
 
-def test_muon_under_zero_makes_a_workers_share_of_the_updates_whole_when_activations_are_gone():
+def test_muon_under_zero_gathers_a_workers_share_of_the_updates_after_activations_are_freed():
     found = memory(replace(SPREAD, zero=1), "1.5b", Muon(learning_rate=0.01), rows=8, sequence=1)
     assert found.activations == 2 * 4 * Rung(size="1.5b").parameters / 8
 
 
 @pytest.mark.parametrize("parameters", [LoRA(rank=8), Frozen(layers=2), Frozen(embeddings=True)])
-def test_what_is_frozen_has_no_gradients_moments_or_starting_weights(parameters):
+def test_frozen_parameters_have_no_gradients_moments_or_initial_weights(parameters):
     rung = Rung(size="100m")
     some, every = memory(trained=trained_parameters(parameters, rung, 257)), memory()
     assert some.parameters == every.parameters
@@ -148,8 +148,8 @@ def test_frozen_layers_are_counted_as_the_model_freezes_them():
 
 
 @pytest.mark.parametrize("size", ["100k", "1m", "10m"])
-def test_activations_are_an_upper_estimate_of_the_right_size(size):
-    """Beside what is held between the passes, the backward pass holds some of a layer at a time."""
+def test_the_estimate_of_activations_is_too_high_by_at_most_a_factor_of_2_5(size):
+    """The estimate includes the part of a layer that the backward pass holds at a time."""
     rows, sequence = 4, 128
     model = Decoder(Rung(size=size), VOCABULARY)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -174,6 +174,6 @@ def test_bf16_holds_less_of_activations_and_a_cast_of_the_weights():
     assert half.activations == pytest.approx(0.75 * full.activations + casts)
 
 
-def test_the_cost_of_a_stage_is_what_it_holds():
+def test_the_cost_of_a_stage_has_its_predicted_memory():
     stage = recipe()
     assert stage.cost.memory_bytes == stage.memory(Execution()).total

@@ -1,4 +1,4 @@
-"""muP's promise: the best rate of a small model is the best rate of a large one."""
+"""Under muP the best learning rate of a small model is the best one of a large model."""
 
 from __future__ import annotations
 

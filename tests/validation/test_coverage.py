@@ -31,7 +31,7 @@ def test_intervals_over_seeds_hold_the_planted_truth(part):
     assert wrong(part(REPLICATES)) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("part", [decay, scaling, seeds])
 def test_every_cell_of_the_table_holds_the_planted_truth(part):
     assert wrong(part.cells(REPLICATES)) == []
