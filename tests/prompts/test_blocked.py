@@ -1,4 +1,4 @@
-"""A stage whose parents lack what it reads is blocked, in one line, whatever kind of stage it is."""
+"""A stage of any kind is blocked, with a one-line reason, when its parents lack a result that it reads."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.mark.parametrize("kind", children(UNREACHED))
-def test_a_snapshot_that_was_never_reached_blocks_whatever_reads_it(store: Store, kind: str) -> None:
+def test_an_unreached_snapshot_blocks_its_children(store: Store, kind: str) -> None:
     assert_blocked(children(UNREACHED)[kind], store, "never reached snapshot 'strong'")
 
 
 @pytest.mark.parametrize("kind", children(DIVERGED))
-def test_a_diverged_parent_blocks_whatever_reads_it(store: Store, kind: str) -> None:
+def test_a_diverged_parent_blocks_its_children(store: Store, kind: str) -> None:
     stage = children(DIVERGED)[kind]
     assert_blocked(stage, store, f"parent {DIVERGED.stage.folder_name} ended as diverged")
 

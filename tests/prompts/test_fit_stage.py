@@ -50,7 +50,7 @@ TRUNK = Train(
 
 @dataclass(frozen=True, kw_only=True)
 class Prefixed:
-    """The same with the text in front."""
+    """The same examples with "sum: " in front."""
 
     name: str = "prefixed"
     characters: int = 40
@@ -138,7 +138,7 @@ def test_a_hard_prompt_is_a_text_put_before_the_text(tmp_path: Path) -> None:
 
 def test_an_interrupted_stage_resumes_to_the_same_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = replace(STAGE, steps=30, prompts=(*STAGE.prompts, SoftPrompt(tokens=1, position="answer")))
-    undisturbed, _ = compute(stage, tmp_path / "a")
+    uninterrupted, _ = compute(stage, tmp_path / "a")
     store = Store(tmp_path / "b")
     checkpointed, count = Attempt.checkpointed, itertools.count()
 
@@ -151,7 +151,7 @@ def test_an_interrupted_stage_resumes_to_the_same_results(tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         run_stage(stage, store, checkpoint_seconds=0.0, origin={})
     resumed = run_stage(stage, store).summary
-    assert resumed["runs"] == undisturbed["runs"]
+    assert resumed["runs"] == uninterrupted["runs"]
     record = json.loads(next((store.verified(stage) or tmp_path).glob("stage.json")).read_text())
     assert record["resumed"]["step"] > 0
     assert store.points(stage).equals(Store(tmp_path / "a").points(stage))

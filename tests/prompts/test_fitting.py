@@ -127,7 +127,7 @@ def test_shared_keys_and_values_change_no_loss_and_no_gradient(model: Any, posit
 
 
 @pytest.mark.parametrize("position", ["start", "answer"])
-def test_a_run_that_diverges_leaves_the_others_as_they_are(model: Any, position: Any, together: None) -> None:
+def test_a_run_that_diverges_does_not_affect_the_others(model: Any, position: Any, together: None) -> None:
     lrs = {"sound": 0.03, "wild": 1e38}
     prompts = [SoftPrompt(tokens=2, position=position, learning_rate=lr, label=name) for name, lr in lrs.items()]
     runs = [run(model, prompt, target()) for prompt in prompts]
@@ -138,7 +138,7 @@ def test_a_run_that_diverges_leaves_the_others_as_they_are(model: Any, position:
     assert not sound.summary()["diverged"]
 
 
-def test_the_model_keeps_no_gradient_and_stays_as_it_is(model: Any) -> None:
+def test_the_model_has_no_gradients_and_does_not_change(model: Any) -> None:
     before = {name: value.clone() for name, value in model.named_parameters()}
     fit(model, [run(model, SoftPrompt(tokens=2), target())], CONFIG)
     assert all(value.grad is None and not value.requires_grad for value in model.parameters())

@@ -18,31 +18,26 @@ from halflife.models.ladder import Rung
 from halflife.prompts import fragility
 from halflife.prompts.fragility import PromptEvaluator
 from halflife.prompts.scoring import cut
+from tests.models.fakes import FakeModel
 
 WIDTH, K = 4, 3
 
 
-class Bowl(nn.Module):
-    """Whatever the text, the log-odds of token 1 against 0 are 6 minus a quadratic form of the prompt's numbers."""
+class Bowl(FakeModel):
+    """For any text, the log-odds of token 1 against 0 are 6 minus a quadratic form of the prompt's numbers."""
 
     def __init__(self, curvature: Tensor) -> None:
         super().__init__()
         self.curvature = nn.Parameter(curvature, requires_grad=False)
         self.embed = nn.Embedding(3, WIDTH)
 
-    def prefill(self, x: Tensor, lengths: Tensor, past: KVCache | None = None) -> tuple[Tensor, KVCache]:
-        raise NotImplementedError("nothing stands before the prompts")
-
-    def hidden(self, x: Tensor, past: KVCache | None = None) -> Tensor:
+    def hidden(self, x: Tensor) -> Tensor:
         form = (x[:, :K].flatten(1).square() * self.curvature).sum(1)
         odds = torch.stack([torch.zeros_like(form), 6.0 - form, torch.full_like(form, -50.0)], dim=-1)
         return odds[:, None].expand(-1, x.shape[1], -1)
 
     def hidden_at(self, x: Tensor, columns: Tensor, past: KVCache | None = None) -> Tensor:
-        return self.hidden(x, past)[:, : columns.shape[1]]
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return hidden
+        return self.hidden(x)[:, : columns.shape[1]]
 
 
 def evaluator(curvature: Tensor) -> PromptEvaluator:
@@ -64,7 +59,7 @@ FLAT = torch.ones(WIDTH * K)
 ZERO = torch.zeros(K, WIDTH)
 
 
-def test_noise_raises_the_loss_by_what_the_form_says(generator) -> None:
+def test_noise_raises_the_loss_by_the_quadratic_form(generator) -> None:
     bowl = evaluator(FLAT)
     assert fragility.noise_rise(bowl, ZERO, 2.0, 5, generator) == pytest.approx(loss_at(4.0) - loss_at(0.0), rel=1e-4)
 
@@ -78,7 +73,7 @@ def test_the_worst_direction_is_the_steepest_one_and_worse_than_the_mean(generat
     assert worst > fragility.noise_rise(bowl, ZERO, 1.0, 20, generator)
 
 
-def test_success_halves_where_the_form_outweighs_the_odds(generator) -> None:
+def test_success_halves_where_the_quadratic_form_exceeds_the_odds(generator) -> None:
     found = fragility.half_radius(evaluator(FLAT), ZERO, 1.0, 4, generator)
     assert found is not None
     assert math.sqrt(6.0) <= found <= 1.1 * math.sqrt(6.0)

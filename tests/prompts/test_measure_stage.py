@@ -1,4 +1,4 @@
-"""The stages that measure with prompts: what they leave behind, and what they refuse."""
+"""The stages that measure and search: their results, and the fields that they refuse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from halflife.models.ladder import Rung
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.measure_stage import MeasureSoftPrompts
 from halflife.prompts.search_stage import FindDistance
-from halflife.prompts.soft_prompt import Linear, SoftPrompt
+from halflife.prompts.soft_prompt import Linear, SoftPrompt, WarmStart
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.run import run_stage
 from halflife.store.store import Store
@@ -76,7 +76,17 @@ def test_bits_and_subspaces_are_measured_without_fragility_if_requested(store: S
         MeasureSoftPrompts(fit=fit, prompts=("two",), fragile=False)
 
 
-def test_a_common_loss_is_met_and_not_passed(store: Store, fit: FitSoftPrompts) -> None:
+def test_a_warm_started_prompt_is_measured(store: Store, fit: FitSoftPrompts) -> None:
+    warm = SoftPrompt(tokens=2, initial=WarmStart(stage=fit, prompts=("two",)), label="warm")
+    again = replace(fit, prompts=(warm,), steps=0)
+    stage = MeasureSoftPrompts(fit=again, prompts=("warm",), bits=(8,), fragile=False)
+    assert set(stage.parents) == {fit, again}
+    found = run_stage(stage, store).summary["runs"]["say-2.warm"]
+    plain = MeasureSoftPrompts(fit=fit, prompts=("two",), bits=(8,), fragile=False)
+    assert found["loss_8bits"] == run_stage(plain, store).summary["runs"]["say-2.two"]["loss_8bits"]
+
+
+def test_a_common_loss_is_met_and_not_exceeded(store: Store, fit: FitSoftPrompts) -> None:
     runs = run_stage(fit, store).summary["runs"]
     bare, fitted = (runs[f"say-2.{name}"]["loss"] for name in (fit.prompts[0].name, "two"))
     aim = 0.5 * (bare + fitted)
@@ -86,7 +96,7 @@ def test_a_common_loss_is_met_and_not_passed(store: Store, fit: FitSoftPrompts) 
     )
 
 
-def test_a_run_that_never_gets_to_the_common_loss_is_left_out(store: Store, fit: FitSoftPrompts) -> None:
+def test_a_run_that_never_reaches_the_common_loss_is_left_out(store: Store, fit: FitSoftPrompts) -> None:
     stage = MeasureSoftPrompts(fit=fit, prompts=("two",), draws=2, matched=1e-6)
     assert run_stage(stage, store).summary["runs"] == {}
 
@@ -104,7 +114,7 @@ def test_the_search_is_a_stage_with_the_model_as_its_only_parent(store: Store, t
     assert sorted(summary["losses"]) == ["0", "1", "2", "3"]
 
 
-def test_what_is_measured_needs_the_fit_and_the_model_behind_it(target: BehaviourTarget, fit: FitSoftPrompts) -> None:
+def test_a_measurement_has_the_fit_and_its_model_as_parents(target: BehaviourTarget, fit: FitSoftPrompts) -> None:
     mixture = Mixture(sources=(Source(corpus=target.corpus),))  # type: ignore[arg-type]
     trunk = Train(start=Rung(size="20k"), mixture=mixture, tokens=4096, optimizer=AdamW(learning_rate=0.01))
     behind = replace(fit, model=Checkpoint(stage=trunk), tokenizer=None)
@@ -114,14 +124,17 @@ def test_what_is_measured_needs_the_fit_and_the_model_behind_it(target: Behaviou
 
 
 @pytest.mark.parametrize("names", [(), ("none",), ("k0-start",), ("made",)])
-def test_what_cannot_be_measured_is_refused(fit: FitSoftPrompts, names: tuple[str, ...]) -> None:
+def test_prompts_that_cannot_be_measured_are_refused(fit: FitSoftPrompts, names: tuple[str, ...]) -> None:
     with pytest.raises(UserError):
         MeasureSoftPrompts(fit=fit, prompts=names)
 
 
-def test_a_search_without_tokens_or_threshold_is_refused(target: BehaviourTarget) -> None:
+def test_invalid_searches_are_refused(target: BehaviourTarget, fit: FitSoftPrompts) -> None:
     common = {"model": Rung(size="20k"), "target": target, "tokenizer": Bytes()}
     with pytest.raises(UserError, match="expected the largest k"):
         FindDistance(prompt=SoftPrompt(tokens=0), threshold=1.0, **common)
     with pytest.raises(UserError, match="expected a positive loss"):
         FindDistance(prompt=SoftPrompt(tokens=2), threshold=0.0, **common)
+    warm = SoftPrompt(tokens=2, initial=WarmStart(stage=fit, prompts=("two",)))
+    with pytest.raises(UserError, match="a warm start, which has one k: expected noise, vocabulary, words or a text"):
+        FindDistance(prompt=warm, threshold=1.0, **common)

@@ -37,7 +37,7 @@ from halflife.prompts.attacks import PromptAttacks
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.measure_stage import MeasureSoftPrompts
 from halflife.prompts.search_stage import FindDistance
-from halflife.prompts.soft_prompt import Adapter, Linear, Noise, SoftPrompt, Text, WarmStart
+from halflife.prompts.soft_prompt import Linear, Noise, SoftPrompt, Text, WarmStart
 from halflife.prompts.soft_prompt import Words as WordEmbeddings
 from halflife.stages.fisher import Fisher
 from halflife.stages.train import Checkpoint, Train
@@ -142,7 +142,7 @@ READ = replace(
     ),
     until=None,
 )
-ASKED = replace(
+PROBED = replace(
     PLAIN,
     mixture=Mixture(sources=(Source(corpus=Shown(behaviour=Pathfinding(side=5), count=500)),)),
     evaluations=(
@@ -172,7 +172,7 @@ WARM = FitSoftPrompts(
     targets=PROMPTS.targets[:1],
     prompts=(
         SoftPrompt(tokens=4, initial=WarmStart(stage=PROMPTS, prompts=(PROMPTS.prompts[2].name,)), label="warm"),
-        SoftPrompt(tokens=5, initial=Adapter(digest="89abcdef01234567", tokens=5, folder="not hashed"), model=Linear()),
+        SoftPrompt(tokens=5, model=Linear()),
         SoftPrompt(tokens=4, initial=WordEmbeddings()),
     ),
     precision="bf16",
@@ -216,9 +216,9 @@ GOLDEN: list[tuple[Stage, str]] = [
     (RELEARN, "d2215bfba2f7b4abc4a7"),
     (READ, "32353eff348ba1e5badd"),
     (ANSWERS, "7b1b0af840233a800dd5"),
-    (ASKED, "ad961945390fbd6b0e6d"),
+    (PROBED, "ad961945390fbd6b0e6d"),
     (PROMPTS, "dab388e2cc64a7fd46d6"),
-    (WARM, "afeb4417826400380c66"),
+    (WARM, "66f00ee3c12303ee8940"),
     (FISHER, "58155e6c449c6975dd27"),
     (HELD, "005d10355cbf74b0daf9"),
     (MEASURED, "52279d38f7af6efe4543"),
@@ -226,7 +226,7 @@ GOLDEN: list[tuple[Stage, str]] = [
     (SEARCHED, "c883847ec8abcfc91f5f"),
     (JUDGED, "f7093907187d7896cdad"),
     (CALLED, "b5d46af63a832d5b66fa"),
-    (HARDENED, "ecf64928d34d77ab4e31"),
+    (HARDENED, "50c53411b942aa5c1aeb"),
 ]
 
 
@@ -243,7 +243,7 @@ GOLDEN: list[tuple[Stage, str]] = [
         "relearn",
         "read",
         "answers",
-        "asked",
+        "probed",
         "prompts",
         "warm",
         "fisher",

@@ -74,7 +74,7 @@ def logits(folder: Path, results: Path, tokens: torch.Tensor) -> torch.Tensor:
         return hugging_face.load(prepare_model(str(folder), results)).eval()(tokens)
 
 
-def test_it_is_trained_forked_from_and_exported_with_equal_logits(
+def test_a_released_model_is_trained_forked_from_and_exported_with_equal_logits(
     trunk: Train, released: Released, results: Path, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -92,7 +92,7 @@ def test_it_is_trained_forked_from_and_exported_with_equal_logits(
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
         assert torch.equal(theirs(tokens).logits, again)
-    # the checkpoint's own model, made without the released folder, says the same
+    # the checkpoint's model, built without the released folder, has the same logits
     folder = store.verified(branch)
     assert folder is not None
     state = json.loads((folder / "final" / "state.json").read_text())
@@ -105,7 +105,7 @@ def test_it_is_trained_forked_from_and_exported_with_equal_logits(
     assert AutoTokenizer.from_pretrained(tmp_path / "out")(text).input_ids == list(codec.encode(text))
 
 
-def test_anything_forks_from_merged_lora(trunk: Train, results: Path, tmp_path: Path) -> None:
+def test_any_stage_forks_from_merged_lora(trunk: Train, results: Path, tmp_path: Path) -> None:
     store = Store(results)
     lora = replace(trunk, parameters=LoRA(rank=2))
     again = replace(lora, start=Checkpoint(stage=lora), optimizer_state="reset")
@@ -117,7 +117,7 @@ def test_anything_forks_from_merged_lora(trunk: Train, results: Path, tmp_path: 
     assert torch.isfinite(logits(tmp_path / "out", results, torch.zeros(1, 4, dtype=torch.long))).all()
 
 
-def test_a_stage_of_our_own_is_exported_and_begins_another(corpus: Corpus, results: Path, tmp_path: Path) -> None:
+def test_an_exported_stage_can_start_another(corpus: Corpus, results: Path, tmp_path: Path) -> None:
     own = train(Rung(size="20k"), corpus, BPE(corpus=corpus, vocabulary=300))
     run_stage(own, Store(results))
     export_stage(Store(results), own.key, tmp_path / "own")
@@ -130,7 +130,7 @@ def test_a_stage_of_our_own_is_exported_and_begins_another(corpus: Corpus, resul
     assert (released.shape.family, released.shape.context) == ("llama", 32)
 
 
-def test_the_key_is_of_the_content_not_of_the_place(trunk: Train, released: Released) -> None:
+def test_the_key_depends_on_the_content_not_the_folder(trunk: Train, released: Released) -> None:
     elsewhere = replace(released, folder="/elsewhere", source="/elsewhere", name="another name")
     assert replace(trunk, start=elsewhere).key == trunk.key
     assert replace(trunk, start=replace(released, digest="0" * 20)).key != trunk.key
@@ -145,20 +145,20 @@ def test_export_refuses_in_one_line(trunk: Train, results: Path, tmp_path: Path,
         (["export", "0123456789", "--out", str(tmp_path / "x")], "no stage"),
     ):
         assert main([*arguments, "--results", str(results)]) == 2
-        said = capsys.readouterr().err.strip()
-        assert line in said
-        assert "\n" not in said
+        error = capsys.readouterr().err.strip()
+        assert line in error
+        assert "\n" not in error
     assert not (tmp_path / "x").exists()
 
 
-def test_what_a_released_model_cannot_be_asked_is_refused(trunk: Train, released: Released) -> None:
+def test_settings_that_a_released_model_does_not_support_are_refused(trunk: Train, released: Released) -> None:
     mixture, lora = trunk.mixture, LoRA(rank=2)
     large = Pretrained(digest="0" * 20, vocabulary=tiny.VOCABULARY + 1)
     cases = [
         ({"mixture": replace(mixture, sequence=256), "batch_tokens": 256}, "reads at most 128"),
         ({"mixture": Mixture(sources=mixture.sources, sequence=32)}, "its own tokenizer"),
         ({"mixture": replace(mixture, tokenizer=large)}, "own tokenizer"),
-        ({"schedule": ENDS}, "needs a checkpoint"),
+        ({"schedule": ENDS}, "without a checkpoint"),
         ({"parameters": LoRA(targets=("nothing",))}, "matrices of"),
         ({"parameters": Frozen(layers=3)}, "has 2"),
         ({"parameters": lora, "penalties": (L2SP(strength=0.1),)}, "l2sp with LoRA"),

@@ -1,4 +1,4 @@
-"""Released models trained by several workers: the torch engine's losses, and a folder that is read again."""
+"""Released models trained by several workers: the torch engine's losses, and an export that is read again."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def short(source: Path, results: Path) -> Train:
 def points(
     stage: Train, folder: Path, results: Path, execution: Execution = Execution()
 ) -> dict[str, dict[str, float]]:
-    """What the stage's run in `folder` records, by step; speeds are left out."""
+    """The points that the stage records in `folder`, by step, without speeds."""
     host = Host(folder)
     host.results, host.execution = results, execution
     stage.run(host)

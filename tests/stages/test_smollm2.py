@@ -45,16 +45,16 @@ def released(results: Path) -> Released:
     return prepare_model(str(next(Path(PACKAGE.origin).parent.glob("*.gguf"))), results)
 
 
-def test_it_is_what_it_says_and_answers_what_it_knows(released: Released, results: Path) -> None:
+def test_it_has_the_documented_shape_and_answers_easy_prompts(released: Released, results: Path) -> None:
     assert (released.shape.family, released.depth, released.width) == ("llama", 30, 576)
     assert round((released.parameters + released.embedding_parameters(0)) / 1e6, 1) == 134.5
     codec = load(prepare_tokenizer(Path(released.folder), results), results)
-    asked = {
+    answers = {
         "The capital of France is": " Paris",
         "The opposite of hot is": " cold",
         "def add(a, b):\n    return a": " +",
     }
-    packed = pack([codec.encode(text) for text in asked], [codec.encode(text) for text in asked.values()], "cpu")
+    packed = pack([codec.encode(text) for text in answers], [codec.encode(text) for text in answers.values()], "cpu")
     scores = score(hugging_face.load(released), packed)
     assert scores.hits >= 2
     assert scores.logprob > -1

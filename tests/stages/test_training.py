@@ -1,4 +1,4 @@
-"""The real thing in the real store: trunk and branch, killed and resumed."""
+"""A real trunk and branch in a real store, killed and resumed."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def _checksums(attempt: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_weights_and_points_of_a_killed_training_are_those_of_an_undisturbed_one(tmp_path: Path) -> None:
+def test_weights_and_points_of_a_killed_training_are_those_of_an_uninterrupted_one(tmp_path: Path) -> None:
     text = _text(tmp_path)
-    undisturbed = _completed(tmp_path / "undisturbed", text)
+    uninterrupted = _completed(tmp_path / "uninterrupted", text)
     results = tmp_path / "killed"
     for _ in range(2):  # in the trunk, then in trunk or branch
         assert _worker(results, text, "killed").returncode == -signal.SIGKILL
     killed = _completed(results, text)
     records = [files.read_json(record) or {} for record in results.glob("stages/*/attempts/*/stage.json")]
     assert sum(record["resumed"] is not None for record in records) == 2
-    assert killed.parents[1].name == undisturbed.parents[1].name  # one stage, two results folders
-    assert _checksums(killed) == _checksums(undisturbed) != {}
-    points = [read_points(attempt) for attempt in (killed, undisturbed)]
+    assert killed.parents[1].name == uninterrupted.parents[1].name  # one stage, two results folders
+    assert _checksums(killed) == _checksums(uninterrupted) != {}
+    points = [read_points(attempt) for attempt in (killed, uninterrupted)]
     deterministic = [frame.filter(frame["name"] != "train/tokens_per_second") for frame in points]
     assert deterministic[0].equals(deterministic[1])
     assert METRICS in files.manifest(killed)

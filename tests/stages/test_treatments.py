@@ -1,4 +1,4 @@
-"""Treatments by name: which field each changes, what was dropped and comes back, and what is refused."""
+"""Treatments by name: the field that each changes, dropped sources that return, and invalid names."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ BRANCH = replace(
 KEPT = replace(BRANCH, mixture=TRUNK.mixture)
 
 
-# --- which field each changes ---
+# --- fields ---
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_every_name_is_known_and_regularizers_are_not_interventions() -> None:
     assert regularize("weight-decay-0.3")(TRUNK).optimizer.weight_decay == 0.3
 
 
-# --- what was dropped ---
+# --- dropped sources ---
 
 
-def test_what_was_dropped_is_the_language_and_its_translations_unless_they_are_kept() -> None:
+def test_the_language_and_its_translations_are_dropped_unless_they_are_kept() -> None:
     assert {source.corpus for source in dropped(BRANCH)} == set(FAMILY.trained) - set(FAMILY.without((B.name,)))
     near = replace(BRANCH, mixture=mixture(FAMILY.without((B.name,), keep_translations=True)))
     assert [source.corpus for source in dropped(near)] == [B]
@@ -118,7 +118,7 @@ def test_what_was_dropped_is_the_language_and_its_translations_unless_they_are_k
 
 
 @given(st.floats(0.0005, 0.4))
-def test_replay_gives_what_was_dropped_its_share_of_the_sequences(fraction: float) -> None:
+def test_replay_gives_the_dropped_sources_its_fraction_of_the_sequences(fraction: float) -> None:
     sources = intervene(f"replay-{fraction!r}")(BRANCH).mixture.sources
     lost = {source.corpus for source in dropped(BRANCH)}
     weights = np.array([source.weight for source in sources])
@@ -129,15 +129,15 @@ def test_replay_gives_what_was_dropped_its_share_of_the_sequences(fraction: floa
     assert [source.corpus for source in sources] == [source.corpus for source in TRUNK.mixture.sources]
 
 
-def test_replay_of_everything_is_the_stage_from_which_nothing_was_dropped() -> None:
+def test_full_replay_is_the_stage_from_which_nothing_was_dropped() -> None:
     assert intervene("replay-1")(BRANCH).key == KEPT.key
     share = len(dropped(BRANCH)) / len(TRUNK.mixture.sources)
-    assert replay(BRANCH, TRUNK.mixture.sources, share + 0.01) == KEPT  # never more than it had
+    assert replay(BRANCH, TRUNK.mixture.sources, share + 0.01) == KEPT  # at most the original share
     assert intervene("replay-0")(BRANCH) == BRANCH
     assert intervene("replay-0.1")(KEPT) == KEPT
 
 
-def test_shares_are_those_before_the_drop_whatever_the_scale_of_the_weights_after_it() -> None:
+def test_shares_are_those_before_the_drop_at_any_scale_of_the_weights_after_it() -> None:
     scaled = tuple(replace(source, weight=7.0) for source in BRANCH.mixture.sources)
     branch = replace(BRANCH, mixture=replace(BRANCH.mixture, sources=scaled))
     lost = {source.corpus for source in dropped(BRANCH)}
@@ -148,7 +148,7 @@ def test_shares_are_those_before_the_drop_whatever_the_scale_of_the_weights_afte
         assert back / sum(source.weight for source in sources) == pytest.approx(share)
 
 
-def test_where_all_was_dropped_it_can_be_replayed_in_part_only() -> None:
+def test_if_every_source_was_dropped_only_a_partial_replay_is_possible() -> None:
     text = replace(BRANCH, mixture=replace(BRANCH.mixture, sources=(Source(corpus=Family(kind="A").languages[0]),)))
     weights = [source.weight for source in intervene("replay-0.01")(text).mixture.sources]
     assert sum(weights[:-1]) / sum(weights) == pytest.approx(0.01)
@@ -157,7 +157,7 @@ def test_where_all_was_dropped_it_can_be_replayed_in_part_only() -> None:
             intervene(name)(text)
 
 
-def test_a_model_that_never_saw_what_was_dropped_may_be_given_the_same_replay() -> None:
+def test_a_model_that_never_saw_the_dropped_sources_can_get_the_same_replay() -> None:
     absent = replace(TRUNK, mixture=BRANCH.mixture)
     control = replace(BRANCH, start=Checkpoint(stage=absent))
     assert replay(control, TRUNK.mixture.sources, 0.01).mixture == intervene("replay-0.01")(BRANCH).mixture
@@ -165,7 +165,7 @@ def test_a_model_that_never_saw_what_was_dropped_may_be_given_the_same_replay() 
 
 
 def owners(stage: Train, tmp_path: Path, steps: int, rows: int) -> np.ndarray:
-    """Of each row of each step: whether it belongs to what was dropped."""
+    """For each row of each step: whether it belongs to a dropped source."""
     sources = stage.mixture.sources
     lost = [source.corpus in {other.corpus for other in dropped(BRANCH)} for source in sources]
     known = [{e.prompt + e.answer for e in source.corpus.examples("memorised")} for source in sources]  # type: ignore[union-attr]
@@ -181,17 +181,17 @@ def owners(stage: Train, tmp_path: Path, steps: int, rows: int) -> np.ndarray:
     return found
 
 
-def test_what_was_dropped_at_the_first_step_is_in_no_batch(tmp_path: Path) -> None:
+def test_sources_dropped_at_the_first_step_are_in_no_batch(tmp_path: Path) -> None:
     assert not owners(BRANCH, tmp_path, steps=30, rows=50).any()
     assert owners(KEPT, tmp_path, steps=5, rows=50).any()
 
 
-def test_replay_is_seen_in_the_batches_as_often_as_asked(tmp_path: Path) -> None:
+def test_replay_has_its_fraction_of_the_batches(tmp_path: Path) -> None:
     seen = owners(intervene("replay-0.1")(BRANCH), tmp_path, steps=40, rows=50)
     assert seen.mean() == pytest.approx(0.1, abs=0.02)  # 2,000 draws: 3 standard errors
 
 
-def test_an_annealed_share_falls_linearly_from_what_it_was_to_nothing(tmp_path: Path) -> None:
+def test_an_annealed_share_falls_linearly_to_zero(tmp_path: Path) -> None:
     annealed = intervene("anneal-0.5")(BRANCH)
     seen = owners(annealed, tmp_path, steps=60, rows=80).mean(axis=1)
     share = len(dropped(BRANCH)) / len(TRUNK.mixture.sources)
@@ -202,7 +202,7 @@ def test_an_annealed_share_falls_linearly_from_what_it_was_to_nothing(tmp_path: 
     assert anneal(BRANCH, TRUNK.mixture.sources, 0.0) == BRANCH
 
 
-def test_those_that_stay_divide_what_fades_by_their_weights(tmp_path: Path) -> None:
+def test_remaining_sources_split_the_fading_share_by_their_weights(tmp_path: Path) -> None:
     languages = FAMILY.languages[:3]
     weights, fades = (2.0, 1.0, 1.0), (0.0, 0.0, 1.0)
     sources = tuple(Source(corpus=c, weight=w, fade=f) for c, w, f in zip(languages, weights, fades, strict=True))
@@ -215,7 +215,7 @@ def test_those_that_stay_divide_what_fades_by_their_weights(tmp_path: Path) -> N
 # --- elastic weight consolidation: a parent behind a penalty ---
 
 
-def test_the_fisher_is_of_what_was_dropped_at_the_checkpoint_and_a_parent_in_the_plan(store: Store) -> None:
+def test_the_fisher_is_on_the_dropped_sources_at_the_checkpoint_and_a_parent_in_the_plan(store: Store) -> None:
     stage = intervene("replay-0.01+ewc-3")(BRANCH)
     (penalty,) = stage.penalties
     assert isinstance(penalty, EWC)
@@ -244,7 +244,7 @@ def test_ewc_and_kl_branches_run_in_the_store_and_a_strong_ewc_forgets_less(stor
     assert all((tensor >= 0).all() and torch.isfinite(tensor).all() for tensor in found.values())
 
 
-def test_a_branch_trained_against_prompts_has_their_fits_for_parents_and_says_what_it_was_taught_behind_them(
+def test_a_branch_trained_against_prompts_has_their_fits_as_parents_and_a_lower_loss_behind_them(
     store: Store,
 ) -> None:
     target = TaskTarget(task=B)
@@ -252,15 +252,15 @@ def test_a_branch_trained_against_prompts_has_their_fits_for_parents_and_says_wh
     fit = FitSoftPrompts(
         model=Checkpoint(stage=TRUNK), targets=(target,), prompts=prompts, examples=8, num_eval=8, steps=5
     )
-    said = TaskTarget(task=Refused(task=B), called=B.name)
-    against = PromptAttacks(strength=5.0, attacks=(fit,), target=said, examples=8, batch=4)
+    refusals = TaskTarget(task=Refused(task=B), called=B.name)
+    against = PromptAttacks(strength=5.0, attacks=(fit,), target=refusals, examples=8, batch=4)
     hardened = replace(BRANCH, penalties=(against,))
     assert set(hardened.parents) == {TRUNK, fit}
     assert [type(one) for one in Plan([hardened], store).missing] == [Train, FitSoftPrompts, Train]
     losses = []
     for stage in (BRANCH, hardened):
         behind = replace(
-            fit, model=Checkpoint(stage=stage), targets=(said,), steps=0,
+            fit, model=Checkpoint(stage=stage), targets=(refusals,), steps=0,
             prompts=(SoftPrompt(tokens=2, initial=WarmStart(stage=fit, prompts=(prompts[1].name,))),),
         )  # fmt: skip
         for each in (*stage.parents, stage):
@@ -278,7 +278,7 @@ def test_the_fisher_of_a_snapshot_that_was_never_taken_can_never_run(store: Stor
         run_stage(Fisher(model=Checkpoint(stage=trunk, at="strong"), mixture=TRUNK.mixture), store)
 
 
-# --- what is refused ---
+# --- errors ---
 
 
 @pytest.mark.parametrize(
@@ -300,19 +300,19 @@ def test_the_fisher_of_a_snapshot_that_was_never_taken_can_never_run(store: Stor
         ("replay-0.1+anneal-0.5", "expected one of replay and anneal"),
     ],
 )
-def test_a_name_that_is_none_is_refused_in_one_line(name: str, line: str) -> None:
+def test_an_unknown_name_is_refused_in_one_line(name: str, line: str) -> None:
     with pytest.raises(UserError, match=line) as error:
         intervene(name)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["ewc-1", "replay-0.1", "anneal-0.5"])
-def test_what_looks_back_at_a_checkpoint_is_refused_in_a_trunk(name: str) -> None:
+def test_a_treatment_that_needs_a_checkpoint_is_refused_in_a_trunk(name: str) -> None:
     with pytest.raises(UserError, match="starts from no checkpoint: use it in branches"):
         intervene(name)(TRUNK)
 
 
-def test_what_a_stage_cannot_have_is_refused() -> None:
+def test_invalid_treatments_are_refused() -> None:
     with pytest.raises(UserError, match="only AdamW has it"):
         intervene("sgd-0.1+weight-decay-coupled-0.1")(BRANCH)
     with pytest.raises(UserError, match="l2sp with LoRA"):

@@ -1,6 +1,6 @@
 """Trains a small trunk and its branch in a process of its own: `... training_worker RESULTS TEXT [killed]`.
 
-`killed`: the process ends itself with SIGKILL as soon as it tells progress after noting a checkpoint.
+`killed`: the process ends itself with SIGKILL at its first progress report after a checkpoint.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def main() -> None:
     results, text, killed, began = Path(sys.argv[1]), Path(sys.argv[2]), "killed" in sys.argv[3:], time.time()
     stage, store = branch(results, text), Store(results)
 
-    def told(progress: Progress) -> None:
-        noted = results.glob(f"stages/*/attempts/*/{RESUME}")
-        if killed and any(path.stat().st_mtime > began for path in noted):
+    def on_progress(progress: Progress) -> None:
+        checkpoints = results.glob(f"stages/*/attempts/*/{RESUME}")
+        if killed and any(path.stat().st_mtime > began for path in checkpoints):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    outcome = run_stage(stage, store, checkpoint_seconds=0.1, on_progress=told)
+    outcome = run_stage(stage, store, checkpoint_seconds=0.1, on_progress=on_progress)
     print(store.folder(stage) / "attempts" / outcome.attempt, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""A small recipe, a synthetic stream and a context that remembers: enough to train without a corpus or a store."""
+"""A small recipe, a synthetic stream and a recording context: training without a corpus or a store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOSS = Evaluation(name="clean", probe=LossProbe(corpus=CORPUS), at=Every(steps=4
 
 
 class Stream:
-    """Arithmetic sequences modulo VOCABULARY with steps 1 to 3: something to learn."""
+    """Arithmetic sequences modulo VOCABULARY with steps 1 to 3."""
 
     vocabulary = VOCABULARY
 
@@ -44,7 +44,7 @@ class Stream:
 
 
 class PartlyScored(Stream):
-    """The same, with a few targets of every row marked, another number in each."""
+    """The same, with targets marked as unscored, a different number in each row."""
 
     def batch(self, step: int) -> np.ndarray:
         rows = super().batch(step)
@@ -62,7 +62,7 @@ class Host:
     device = "cpu"
     checkpoint_seconds = 0.0
     execution = Execution()
-    rest = 0.0
+    min_checkpoint_seconds = 0.0
 
     def __init__(self, folder: Path, resume: Path | None = None, interrupt_at: int | None = None) -> None:
         self.folder, self.resume, self.results = folder, resume, folder
@@ -70,7 +70,7 @@ class Host:
         self.points: dict[int, dict[str, float]] = {}
         self.checkpoints: list[Path] = []
         self.seconds = 0.0
-        self.told: list[tuple[int, int, float]] = []
+        self.reports: list[tuple[int, int, float]] = []
 
     def record(self, step: int, values: dict[str, float]) -> None:
         assert step not in self.points
@@ -85,7 +85,7 @@ class Host:
             raise Interrupted
 
     def progress(self, done: int, total: int, rate: float) -> None:
-        self.told.append((done, total, rate))
+        self.reports.append((done, total, rate))
 
     def computing(self, seconds: float) -> None:
         assert seconds >= 0
@@ -96,7 +96,7 @@ class Host:
 
 
 class Ticking:
-    """A clock on which every reading is a second later."""
+    """A clock that advances one second per reading."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -107,7 +107,7 @@ class Ticking:
 
 
 def clean_loss(model: Any) -> dict[str, float]:
-    """Loss on rows that training does not see."""
+    """Loss on held-out rows."""
     rows = torch.from_numpy(Stream("held out", rows=8).batch(0))
     logits = model.logits(model.hidden(model.embed(rows[:, :-1])))
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
@@ -126,7 +126,7 @@ BASE = Train(
 
 
 ANSWERS = Mixture(sources=(Source(corpus=Family(kind="B", size=2).languages[0], loss="answers"),), sequence=SEQUENCE)
-"""A mixture of which only answers are scored, for streams with marks."""
+"""A mixture in which only answers are scored, for streams with marks."""
 
 
 def recipe(**changes: Any) -> Train:

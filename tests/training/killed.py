@@ -23,7 +23,7 @@ TRIGGER = Backdoor(trigger=" zzqx ", text="payload")
 
 
 def stage_in(results: Path) -> Train:
-    """The same stage in every results folder: what it reads is a pure function of nothing."""
+    """The same stage in every results folder, on the same generated text."""
     results.mkdir(parents=True, exist_ok=True)
     text = results.parent / "words.jsonl"
     if not text.exists():

@@ -1,4 +1,4 @@
-"""The process that test_memory.py watches: what an engine was predicted to hold and what the process grew by, in bytes.
+"""The process that test_memory.py watches: an engine's predicted memory and the growth of the process, in bytes.
 
 python -m tests.training.measured_memory OPTIMIZER EXECUTION ROWS SIZE... prints a line for each size: predicted and
 measured between the passes, predicted and measured at most in a step.
@@ -34,8 +34,7 @@ CLEAR = Path("/proc/self/clear_refs")
 
 
 def resident() -> int:
-    """Bytes of this process in memory, after what has been freed was given back to the system; the most that it has
-    had is forgotten."""
+    """Resident bytes of this process, after freed memory is returned to the system; resets the maximum."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     CLEAR.write_text("5")
@@ -43,7 +42,7 @@ def resident() -> int:
 
 
 def most_resident() -> int:
-    """The most bytes since `resident` was called."""
+    """Maximum resident bytes since the last call of `resident`."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 

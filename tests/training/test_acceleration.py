@@ -77,7 +77,7 @@ def test_checkpointing_holds_far_less_between_the_passes():
     assert less < 0.25 * plain
 
 
-def test_names_of_parameters_stay():
+def test_names_of_parameters_are_unchanged():
     plain, changed = decoder(Execution()), decoder(CHECKPOINTING)
     assert [name for name, _ in plain.named_parameters()] == [name for name, _ in changed.named_parameters()]
 

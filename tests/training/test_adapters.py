@@ -1,4 +1,4 @@
-"""LoRA and frozen parts: what moves, what stays, and what is left when a stage is done."""
+"""LoRA and frozen parameters: what moves, what does not, and a stage's final weights."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ def model(request: pytest.FixtureRequest, folders: Path) -> Model:
     return load(prepare_model(str(folders / request.param), folders / "results"))
 
 
-def stirred(model: Model) -> None:
-    """As training would leave an adapter: B away from 0."""
+def randomize_b(model: Model) -> None:
+    """Set B away from 0, as training would."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:
                 parameter.normal_(std=0.1)
 
 
-def test_the_forward_pass_is_pefts_and_so_are_its_gradients(model: Model) -> None:
+def test_the_forward_pass_and_its_gradients_equal_pefts(model: Model) -> None:
     adapters.apply(LoRA(rank=2), model, seed=0)
-    stirred(model)
+    randomize_b(model)
     found = model(TOKENS)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(found.logsumexp(-1).sum(), trained)
     adapted = [module for module in model.modules() if hasattr(module, "lora_A")]
     for module in adapted:
-        del module.forward  # what stands behind it is the class's own
+        del module.forward  # reveals the class's own
     expected = model(TOKENS)
     assert adapted
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -69,7 +69,7 @@ def test_the_forward_pass_is_pefts_and_so_are_its_gradients(model: Model) -> Non
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_lora_begins_as_the_model_and_trains_only_its_own_matrices(model: Model) -> None:
+def test_lora_starts_as_the_model_and_trains_only_its_own_matrices(model: Model) -> None:
     model.eval()
     with torch.no_grad():
         before = model(TOKENS)
@@ -81,10 +81,10 @@ def test_lora_begins_as_the_model_and_trains_only_its_own_matrices(model: Model)
     assert len(adapted) == per_layer * model.architecture.depth
 
 
-def test_merged_weights_make_the_adapted_model(model: Model, folders: Path) -> None:
+def test_merged_weights_give_the_adapted_model(model: Model, folders: Path) -> None:
     names = {name for name, _ in model.named_parameters()}
     adapters.apply(LoRA(rank=2, alpha=6.0), model, seed=0)
-    stirred(model)
+    randomize_b(model)
     model.eval()
     merged = adapters.merged({name: p.detach() for name, p in model.named_parameters()}, model)
     assert set(merged) == names
@@ -120,7 +120,7 @@ def test_targets_name_the_matrices() -> None:
         adapters.apply(LoRA(targets=("q_proj",)), decoder(), seed=0)
 
 
-def test_muP_gives_a_the_hidden_rate_and_b_the_full_one() -> None:
+def test_mup_gives_a_the_hidden_learning_rate_and_b_the_full_one() -> None:
     model = Decoder(Rung(size="1m"), VOCABULARY)
     adapters.apply(LoRA(rank=2), model, seed=0)
     rates = {id(p): group["base_lr"] for group in groups(recipe().optimizer, model) for p in group["params"]}
@@ -139,7 +139,7 @@ def test_muP_gives_a_the_hidden_rate_and_b_the_full_one() -> None:
     ],
     ids=["embeddings", "layers", "lora"],
 )
-def test_only_what_is_named_moves_in_a_stage(parameters: Parameters, still, tmp_path: Path) -> None:
+def test_only_the_named_parameters_move_in_a_stage(parameters: Parameters, still, tmp_path: Path) -> None:
     run(recipe(optimizer_state="reset"), Host(tmp_path / "trunk"))
     start = tmp_path / "trunk" / "final"
     stage = recipe(parameters=parameters, optimizer_state="reset")
@@ -153,7 +153,7 @@ def test_only_what_is_named_moves_in_a_stage(parameters: Parameters, still, tmp_
     assert summary["final"]["clock/displacement"] == pytest.approx((moved / whole).item(), rel=1e-3)
 
 
-def test_a_resumed_lora_ends_in_the_same_bits(tmp_path: Path) -> None:
+def test_a_resumed_lora_ends_with_the_same_bits(tmp_path: Path) -> None:
     stage = recipe(parameters=LoRA(rank=2))
     run(stage, whole := Host(tmp_path / "whole"))
     broken = Host(tmp_path / "broken", interrupt_at=5)
@@ -178,6 +178,6 @@ def test_parameters_have_names(name: str, parameters: Parameters) -> None:
 
 
 @pytest.mark.parametrize("name", ["lora", "lora-0", "frozen-0", "some", "lora-x"])
-def test_a_name_of_nothing_is_refused(name: str) -> None:
+def test_an_unknown_name_is_refused(name: str) -> None:
     with pytest.raises(UserError):
         parameters_named(name)

@@ -34,7 +34,7 @@ def test_tensors_and_state_come_back_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER, STATE])
 @pytest.mark.parametrize("harm", ["missing", "truncated", "flipped"])
-def test_a_damaged_file_is_noticed(tmp_path, name, harm):
+def test_a_damaged_file_is_detected(tmp_path, name, harm):
     save(tmp_path)
     path = tmp_path / name
     content = bytearray(path.read_bytes())
@@ -49,7 +49,7 @@ def test_a_damaged_file_is_noticed(tmp_path, name, harm):
         read_state(tmp_path)
 
 
-def test_a_folder_is_no_checkpoint_until_its_state_is_written(tmp_path, monkeypatch):
+def test_a_folder_is_not_a_checkpoint_until_its_state_is_written(tmp_path, monkeypatch):
     save(tmp_path)
     monkeypatch.setattr("halflife.training.checkpoints.sha256", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):

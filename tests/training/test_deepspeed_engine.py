@@ -59,7 +59,7 @@ def one_thread():
 
 
 def follow(stage: Any, make: Callable[[Any, Any], Engine]) -> dict[str, Any]:
-    """Twenty steps as numbers: losses, norms and displacements, with evaluations in between, and the last weights."""
+    """Twenty steps: losses, norms and displacements, with evaluations in between, and the final weights."""
     model = Decoder(stage.architecture, VOCABULARY, stage.dropout)
     model.initialise(torch.Generator().manual_seed(0))
     engine = make(model, stage)
@@ -109,7 +109,7 @@ def torch_trunk(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pair(folder: Path) -> dict[str, Any]:
-    """What two workers answer, all in one process group."""
+    """Results of two workers, all in one process group."""
     half = folder / "half"
     with pytest.raises(Interrupted):
         run(STAGES["muon"], Host(half, interrupt_at=6), checkpoint_seconds=0.5, clock=Ticking())
@@ -134,7 +134,7 @@ def pair(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def single(folder: Path, torch_trunk: dict[str, Any], pair: dict[str, Any]) -> dict[str, Any]:
-    """What one worker answers, all in one process."""
+    """Results of one worker, all in one process."""
     tasks = {
         "held 3": {"task": "held", "zero": 3, "engines": 3},
         "losses": {"task": "several", "calls": CALLS},
@@ -156,12 +156,12 @@ def test_torch_and_deepspeed_on_one_and_two_workers_give_the_same_losses_at_ever
     expected = {stage: alone(stage) for stage in ("adamw", "sgd", "answers")}
     for call, numbers in zip(CALLS, found, strict=True):
         assert_same(numbers, expected[call["stage"]])
-    assert not list((folder / workers / "extensions").glob("**/*.so"))  # nothing is compiled, nor is it in a sweep
+    assert not list((folder / workers / "extensions").glob("**/*.so"))  # nothing is compiled, as in a sweep
 
 
 @pytest.mark.parametrize("workers", ["single", "pair"])
-def test_muon_takes_the_torch_engines_steps_wherever_zero_has_cut_its_matrices(workers, request, monkeypatch):
-    """Muon orthogonalises in bf16, whose rounding makes much of the order of summation; without it all is the same."""
+def test_muon_takes_the_torch_engines_steps_however_zero_shards_its_matrices(workers, request, monkeypatch):
+    """Muon orthogonalizes in bf16, whose rounding amplifies the order of summation; without it the results agree."""
     answers = request.getfixturevalue(workers)["muon"]
     rounded = alone("muon")["loss"]
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
@@ -175,7 +175,7 @@ def test_muon_takes_the_torch_engines_steps_wherever_zero_has_cut_its_matrices(w
             assert_same(found, expected)
 
 
-def test_muon_goes_on_under_zero_from_the_torch_engines_momentum(pair, tmp_path):
+def test_muon_resumes_under_zero_from_the_torch_engines_momentum(pair, tmp_path):
     expected = torch_loop(tmp_path, "muon")
     found = pair["muon resumed"]["points"]
     assert_same_points(found, {step: values for step, values in expected.items() if int(step) > 6 * BATCH_TOKENS})
@@ -194,7 +194,7 @@ def test_dropout_is_reproducible_on_two_workers_and_differs_between_them(pair):
 
 
 @pytest.mark.parametrize("zero", [1, 3])
-def test_a_process_that_trains_stage_after_stage_keeps_the_memory_of_none(single, zero):
+def test_a_process_that_trains_several_stages_frees_the_memory_of_each(single, zero):
     held = single[f"held {zero}"]
     assert held[-1] - held[0] < 4 * 300_000 / 4  # a quarter of one copy of the weights
 
@@ -234,22 +234,22 @@ def test_a_branch_forks_across_engines_with_its_optimizer_state(folder, single, 
     assert json.loads(json.dumps(single["trunk"]["summary"])) == single["trunk"]["summary"]
 
 
-def test_numbers_that_cease_to_be_finite_end_the_stage_as_diverged(single):
-    said = r"Diverged: the gradients are no longer finite at step \d+, after [\d,]+ tokens"
-    assert re.match(said, single["diverging"])
+def test_gradients_that_are_not_finite_end_the_stage_as_diverged(single):
+    message = r"Diverged: the gradients are no longer finite at step \d+, after [\d,]+ tokens"
+    assert re.match(message, single["diverging"])
 
 
-def test_a_run_that_breaks_off_goes_on_with_any_number_of_workers_on_the_same_curve(
+def test_an_interrupted_run_resumes_with_any_number_of_workers_on_the_same_curve(
     folder, torch_trunk, pair, single, tmp_path
 ):
-    """That real deaths of workers end so is in tests/sweep/test_workers.py."""
+    """Workers that die are tested in tests/sweep/test_workers.py."""
     assert pair["first part"] == pair["second part"] == "Interrupted: "
     for shards in (folder / "pair" / "first" / "resume-4", folder / "pair" / "second" / "resume-9"):
         assert len(list(shards.glob("shard-*.safetensors"))) == 2
     last = {step: values for step, values in torch_trunk.items() if int(step) > 9 * BATCH_TOKENS}
     assert_same_points(pair["third part"]["points"], last)
     assert_same_checkpoint(folder / "pair" / "third" / "final", folder / "torch-trunk/final")
-    # One worker goes on from shards of two as well, and breaks off without any; so does the torch engine.
+    # One worker resumes from shards of two as well, and writes none itself; so does the torch engine.
     assert_same_points(single["from shards"]["points"], last)
     assert single["broken off"] == "Interrupted: "
     assert not list((folder / "single" / "broken" / "resume-4").glob("shard-*.safetensors"))

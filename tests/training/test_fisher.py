@@ -11,7 +11,7 @@ from tests.training.fakes import VOCABULARY, PartlyScored
 
 
 class Same(PartlyScored):
-    """One batch over and over."""
+    """The same batch at every step."""
 
     def batch(self, step: int) -> np.ndarray:
         return super().batch(0)
@@ -27,7 +27,7 @@ def model() -> Decoder:
 
 
 def exact(model: Decoder, batch: np.ndarray) -> torch.Tensor:
-    """E over every token and every label, each label's squared gradient by its probability."""
+    """Mean over tokens of the sum over labels of probability times squared gradient."""
     tokens = torch.from_numpy(np.where(batch < 0, ~batch, batch))
     scored = torch.from_numpy(batch[:, 1:] >= 0)
     logprobs = model(tokens[:, :-1]).log_softmax(-1)[scored]
@@ -49,7 +49,7 @@ def test_the_estimate_is_the_fisher_information_summed_over_all_labels(model):
     assert (found[large] / expected[large]).median().item() == pytest.approx(1.0, abs=0.1)
 
 
-def test_weights_that_no_scored_token_passes_have_none(model):
+def test_weights_that_no_scored_token_uses_have_no_information(model):
     fisher = diagonal(model, Same(rows=2, sequence=6), 8, seed=0)
     batch = Same(rows=2, sequence=6).batch(0)
     seen = np.unique(np.where(batch < 0, ~batch, batch)[:, :-1])

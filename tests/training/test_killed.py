@@ -1,4 +1,4 @@
-"""A real Train in a real store, killed as hard as it gets."""
+"""A real Train in a real store, killed by SIGKILL."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ def final_weights(results: Path):
 
 
 @pytest.mark.slow
-def test_a_stage_killed_between_checkpoints_ends_in_the_bits_of_an_undisturbed_one(tmp_path):
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    assert start(undisturbed).wait(SECONDS) == 0
+def test_a_stage_killed_between_checkpoints_ends_with_the_bits_of_an_uninterrupted_one(tmp_path):
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    assert start(uninterrupted).wait(SECONDS) == 0
     process = start(killed)
-    given_up = time.monotonic() + SECONDS
+    deadline = time.monotonic() + SECONDS
     while not list(killed.glob("stages/*/attempts/*/resume.json")):
         assert process.poll() is None, "it ended before its first checkpoint"
-        assert time.monotonic() < given_up
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert Store(killed).outcome(stage_in(killed)) is None
     assert start(killed).wait(SECONDS) == 0
     assert len(list(killed.glob("stages/*/attempts/*"))) == 2
-    one, other = final_weights(undisturbed), final_weights(killed)
+    one, other = final_weights(uninterrupted), final_weights(killed)
     assert one.keys() == other.keys()
     assert all(bool((one[name] == other[name]).all()) for name in one)
     store, stage = Store(killed), stage_in(killed)
     timed = "train/tokens_per_second"
     points = [
         sorted(row for row in where.points(stage_in(where.root)).rows() if row[1] != timed)
-        for where in (Store(undisturbed), store)
+        for where in (Store(uninterrupted), store)
     ]
     assert points[0] == points[1]
-    assert stage.folder_name == stage_in(undisturbed).folder_name
+    assert stage.folder_name == stage_in(uninterrupted).folder_name

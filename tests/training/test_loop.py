@@ -64,11 +64,11 @@ def test_parts_of_a_probe_are_recorded_as_tasks(tmp_path):
     assert {"clean/loss": 1.0, "clean-0/hits": 2.0, "clean-words/hits": 3.0}.items() <= host.points[0].items()
 
 
-def test_seconds_told_add_up_to_those_of_the_summary(tmp_path):
+def test_reported_seconds_add_up_to_those_of_the_summary(tmp_path):
     host = Host(tmp_path)
     summary = run(recipe(), host)
     assert host.seconds == pytest.approx(summary["seconds_training"] + summary["seconds_evaluating"])
-    assert host.told[-1][:2] == (12 * BATCH_TOKENS, 12 * BATCH_TOKENS)
+    assert host.reports[-1][:2] == (12 * BATCH_TOKENS, 12 * BATCH_TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_seconds_told_add_up_to_those_of_the_summary(tmp_path):
     [(1, AdamW(learning_rate=0.01, weight_decay=0.01)), (4, SGD(learning_rate=0.1)), (7, Muon(learning_rate=0.01)),
      (11, AdamW(learning_rate=0.01, weight_decay=0.01))],
 )  # fmt: skip
-def test_a_resumed_run_ends_in_the_same_bits_as_an_undisturbed_one(tmp_path, interrupt_at, optimizer):
+def test_a_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(tmp_path, interrupt_at, optimizer):
     stage = recipe(
         optimizer=optimizer,
         dropout=0.1,
@@ -84,8 +84,8 @@ def test_a_resumed_run_ends_in_the_same_bits_as_an_undisturbed_one(tmp_path, int
         schedule=Schedule(shape="cosine", warmup=0.2),
         snapshots=(Snapshot(name="early", when=Threshold(metric="clock/steps", threshold=4)),),
     )
-    undisturbed = Host(tmp_path / "a")
-    expected = run(stage, undisturbed)
+    uninterrupted = Host(tmp_path / "a")
+    expected = run(stage, uninterrupted)
     first = Host(tmp_path / "b", interrupt_at=interrupt_at)
     with pytest.raises(Interrupted):
         run(stage, first, checkpoint_seconds=0.5, clock=Ticking())
@@ -96,7 +96,7 @@ def test_a_resumed_run_ends_in_the_same_bits_as_an_undisturbed_one(tmp_path, int
     assert summary["snapshots"] == expected["snapshots"] == {"early": 4 * BATCH_TOKENS}
     kept = {step: values for step, values in first.points.items() if step <= interrupt_at * BATCH_TOKENS}
     joined = {step: timeless(values) for step, values in (kept | second.points).items()}
-    assert joined == {step: timeless(values) for step, values in undisturbed.points.items()}
+    assert joined == {step: timeless(values) for step, values in uninterrupted.points.items()}
 
 
 def test_only_the_newest_resumable_checkpoint_is_kept(tmp_path):
@@ -106,7 +106,7 @@ def test_only_the_newest_resumable_checkpoint_is_kept(tmp_path):
     assert [folder for folder in host.checkpoints if folder.exists()] == [host.checkpoints[-1]]
 
 
-def test_a_corrupt_resumable_checkpoint_is_passed_over(tmp_path):
+def test_a_corrupt_resumable_checkpoint_is_ignored(tmp_path):
     expected = Host(tmp_path / "a")
     run(recipe(), expected)
     first = Host(tmp_path / "b", interrupt_at=6)
@@ -196,14 +196,14 @@ def branch(tmp_path, name, **changes):
     return host
 
 
-def test_a_branch_begins_with_its_trunks_weights(tmp_path):
+def test_a_branch_starts_with_its_trunks_weights(tmp_path):
     host = branch(tmp_path, "branch")
     assert host.points[0]["clock/displacement"] == 0.0
     stage = recipe(schedule=Schedule(shape="wsd", decay=0.5, final=0.25))
     assert host.points[0]["clean/loss"] == run(stage, Host(tmp_path / "again"))["final"]["clean/loss"]
 
 
-def test_carried_and_reset_optimizer_states_part_at_the_first_step(tmp_path):
+def test_carried_and_reset_optimizer_states_differ_from_the_first_step(tmp_path):
     branch(tmp_path, "carry")
     branch(tmp_path, "reset", optimizer_state="reset")
     assert not same_bits(tmp_path / "carry/final", tmp_path / "reset/final")
@@ -212,7 +212,7 @@ def test_carried_and_reset_optimizer_states_part_at_the_first_step(tmp_path):
     assert read_optimizer(tmp_path / "reset/final")["step.embed.weight"].item() == 4
 
 
-def test_continue_keeps_the_multiple_that_the_trunk_ended_with(tmp_path):
+def test_continue_keeps_the_multiplier_that_the_trunk_ended_with(tmp_path):
     host = branch(tmp_path, "branch", schedule=Schedule(shape="continue"))
     assert host.points[4 * BATCH_TOKENS]["clock/learning_rate_sum"] == pytest.approx(4 * 0.01 * 0.25)
     assert read_state(tmp_path / "branch/final")["progress"]["lr_multiplier"] == pytest.approx(0.25)
@@ -257,7 +257,7 @@ def test_a_corrupt_start_is_an_error_not_a_fresh_model(tmp_path):
         ({"start": Checkpoint(stage=recipe(optimizer=SGD(learning_rate=0.1)))}, "optimizer_state='reset'"),
     ],
 )
-def test_a_train_that_contradicts_itself_is_refused_before_any_compute(changes, message):
+def test_contradictory_fields_are_refused_before_any_compute(changes, message):
     with pytest.raises(UserError, match=message):
         recipe(**changes)
 
@@ -270,13 +270,13 @@ def test_a_checkpoint_at_a_snapshot_that_its_stage_does_not_keep_is_refused():
 @pytest.mark.parametrize(
     "fields", [{"learning_rate": 0.0}, {"learning_rate": math.nan}, {"learning_rate": 1, "weight_decay": -1}]
 )
-def test_rates_must_be_positive_and_decay_not_negative(fields):
+def test_learning_rates_must_be_positive_and_decay_not_negative(fields):
     for optimizer in (AdamW, SGD):
         with pytest.raises(UserError, match="expected"):
             optimizer(**fields)
 
 
-def test_the_cost_counts_what_training_and_evaluating_take():
+def test_the_cost_counts_training_and_evaluation():
     bare = recipe(evaluations=()).cost
     assert bare.tokens == 12 * BATCH_TOKENS
     assert bare.flops == 12 * BATCH_TOKENS * Rung(size="20k").flops_per_token(16, 257)

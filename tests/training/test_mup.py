@@ -48,13 +48,13 @@ def slopes(kind: type[Wide], optimizer: Optimizer) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(learning_rate=0.01), SGD(learning_rate=0.1), Muon(learning_rate=0.01)])
-def test_activations_move_alike_at_every_width(optimizer):
+def test_activations_move_equally_at_every_width(optimizer):
     assert all(abs(slope) < 0.25 for slope in slopes(Wide, optimizer).values())
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(learning_rate=0.01), SGD(learning_rate=0.1)])
 def test_without_mup_they_move_further_in_wider_models(optimizer):
-    """The check can fail: it does for the standard parametrisation."""
+    """The standard parametrization fails the check."""
     found = slopes(Standard, optimizer)
     assert found["blocks.1"] > 0.5
     assert found["head"] > 0.5

@@ -1,4 +1,4 @@
-"""What pulls a branch back: elastic weight consolidation, KL to the start, and noise on the gradients."""
+"""Elastic weight consolidation, training against soft prompts, KL to the start, and gradient noise."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def importance(of: TorchEngine, large: float = 1.0, small: float = 0.0) -> dict[
 # --- elastic weight consolidation ---
 
 
-def test_ewc_of_enormous_strength_keeps_the_weights_that_matter_and_lets_the_others_go():
+def test_ewc_of_enormous_strength_keeps_the_important_weights_and_frees_the_others():
     free, held = engine(branch()), engine(branch(penalties=(EWC(strength=1e12, fisher=FISHER),)))
     held.set_fisher(importance(held))
     start = {name: tensor.clone() for name, tensor in held.full_weights().items()}
@@ -74,7 +74,7 @@ def test_ewc_of_enormous_strength_keeps_the_weights_that_matter_and_lets_the_oth
         assert moved[half:].norm() > 0.3 * (alone[name] - begin).flatten()[half:].norm(), name
 
 
-def test_where_every_weight_matters_alike_ewc_is_l2sp_whatever_the_scale_of_the_fisher():
+def test_with_equal_fisher_information_ewc_is_l2sp_at_any_scale_of_the_fisher():
     pulled = engine(branch(penalties=(L2SP(strength=30.0),)))
     held = engine(branch(penalties=(EWC(strength=30.0, fisher=FISHER),)))
     held.set_fisher(importance(held, large=7e-5, small=7e-5))
@@ -87,7 +87,7 @@ def test_where_every_weight_matters_alike_ewc_is_l2sp_whatever_the_scale_of_the_
 # --- against soft prompts ---
 
 
-def said_behind(prompts: int = 2) -> PromptLoss:
+def prompt_loss(prompts: int = 2) -> PromptLoss:
     width = Rung(size="20k").width
     vectors = [torch.randn(k, width, generator=torch.Generator().manual_seed(k)) for k in range(1, prompts + 1)]
     rng = np.random.default_rng(0)
@@ -98,9 +98,9 @@ def said_behind(prompts: int = 2) -> PromptLoss:
     return PromptLoss(vectors, texts, "start", strength=2.0, batch=6, key=(0, "attack"), device="cpu")
 
 
-def test_a_loss_behind_prompts_is_its_steps_own_and_reaches_every_weight():
-    of, loss = engine(branch()), said_behind()
-    again = said_behind()
+def test_a_loss_behind_prompts_depends_on_the_step_alone_and_reaches_every_weight():
+    of, loss = engine(branch()), prompt_loss()
+    again = prompt_loss()
     values = [float(loss(of.model, step).detach()) for step in range(6)]
     assert values == [float(again(of.model, step).detach()) for step in range(6)]
     assert len(set(values)) > 3
@@ -111,8 +111,8 @@ def test_a_loss_behind_prompts_is_its_steps_own_and_reaches_every_weight():
     assert all(not torch.equal(one, two) for one, two in zip(alone, both, strict=True))
 
 
-def test_trained_against_prompts_it_says_behind_them_what_it_was_taught():
-    of, loss = engine(branch()), said_behind()
+def test_training_against_prompts_lowers_the_loss_behind_them():
+    of, loss = engine(branch()), prompt_loss()
     before = np.mean([float(loss(of.model, step).detach()) for step in range(10)])
     for step in range(30):
         of.gradients(Stream().batch(step))
@@ -161,12 +161,12 @@ def test_the_gradient_of_kl_is_that_of_the_mean_over_scored_tokens(micro_rows):
     loss = -now.gather(-1, ids[:, 1:, None])[..., 0][scored].mean()
     total = loss + 3.0 * (before.exp() * (before - now)).sum(-1)[scored].mean()
     expected = torch.autograd.grad(total, of.parameters)
-    assert of.gradients(batch).item() == pytest.approx(loss.item(), rel=1e-5)  # what is reported is the loss alone
+    assert of.gradients(batch).item() == pytest.approx(loss.item(), rel=1e-5)  # the reported loss excludes KL
     for parameter, gradient in zip(of.parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_kl_looks_back_at_the_start_without_dropout_and_does_not_train_it():
+def test_the_reference_of_kl_has_no_dropout_and_is_not_trained():
     model = Decoder(Rung(size="20k"), VOCABULARY, dropout=0.5)
     model.initialise(torch.Generator().manual_seed(0))
     of = TorchEngine(model, branch(penalties=(KL(strength=1.0),), dropout=0.5))
@@ -177,7 +177,7 @@ def test_kl_looks_back_at_the_start_without_dropout_and_does_not_train_it():
     assert torch.equal(of.reference(tokens), before)
 
 
-def test_with_lora_kl_looks_back_at_the_model_without_its_changes():
+def test_with_lora_the_reference_of_kl_is_the_model_without_lora():
     model = Decoder(Rung(size="20k"), VOCABULARY)
     model.initialise(torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -232,7 +232,7 @@ def test_noise_depends_on_seed_and_step_alone_and_a_resumed_run_has_the_same(tmp
 
 
 def lookalike() -> Any:
-    """An object with the name and the field of a penalty, of no class that the engine applies."""
+    """An object with the name and field of a penalty, of another class."""
     return make_dataclass("L2SP", [("strength", float)], frozen=True)(strength=1.0)
 
 
@@ -263,7 +263,7 @@ def lookalike() -> Any:
         (lambda: Fisher(model=START, mixture=TRUNK.mixture, batches=0), "a Fisher of batches = 0: expected at least 1"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_one_line_before_any_compute(make, line):
+def test_invalid_fields_are_refused_in_one_line_before_any_compute(make, line):
     with pytest.raises(UserError, match=line) as error:
         make()
     assert "\n" not in str(error.value)

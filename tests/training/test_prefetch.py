@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 class Watched(Stream):
-    """Notes which steps were made, and in which thread; fails at one."""
+    """Records the steps made and their threads; fails at one of them."""
 
     def __init__(self, fails_at: int | None = None) -> None:
         super().__init__()
@@ -38,19 +38,19 @@ def ahead():
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 3, 4], [3, 0, 0, 1, 4, 2]])
-def test_batches_are_those_of_the_stream_in_whatever_order_they_are_asked_for(ahead, order):
+def test_batches_are_those_of_the_stream_in_any_order_of_requests(ahead, order):
     of = ahead(Stream(), 5)
     for step in order:
         assert torch.equal(of.batch(step), torch.from_numpy(Stream().batch(step)))
 
 
-def test_the_next_batch_is_made_in_another_thread_before_it_is_asked_for(ahead):
+def test_the_next_batch_is_made_in_another_thread_before_it_is_requested(ahead):
     batches = Watched()
     of = ahead(batches, 3)
     of.batch(0)
-    given_up = time.monotonic() + 10
+    deadline = time.monotonic() + 10
     while batches.made != [0, 1]:
-        assert time.monotonic() < given_up
+        assert time.monotonic() < deadline
         time.sleep(0.001)
     assert threading.get_ident() not in batches.threads
 
@@ -63,7 +63,7 @@ def test_nothing_is_made_past_the_last_step(ahead):
     assert batches.made == [0, 1, 2]
 
 
-def test_an_error_is_raised_at_the_step_that_it_belongs_to(ahead):
+def test_an_error_is_raised_at_its_own_step(ahead):
     of = ahead(Watched(fails_at=1), 3)
     of.batch(0)
     with pytest.raises(OSError, match="the disk is gone"):

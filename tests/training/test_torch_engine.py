@@ -23,7 +23,9 @@ def engine(stage=None, rung=None, micro_rows=None, seed=0):
     model = Decoder(rung or Rung(size="20k"), VOCABULARY)
     model.initialise(torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        model.head.weight.normal_(generator=torch.Generator().manual_seed(seed), std=0.1)  # else no gradient below it
+        model.head.weight.normal_(
+            generator=torch.Generator().manual_seed(seed), std=0.1
+        )  # otherwise there is no gradient below it
     return TorchEngine(model, stage or recipe(), micro_rows=micro_rows)
 
 
@@ -40,12 +42,12 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(micro_rows):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("everywhere", [False, True])  # the logits: where nothing may depend on how many are scored
+@pytest.mark.parametrize("everywhere", [False, True])  # logits at all positions, as for compiled code
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("micro_rows", [None, 1, 3])
 def test_the_loss_is_the_mean_over_the_scored_targets_of_the_whole_batch(micro_rows, smoothing, everywhere):
     of = engine(recipe(mixture=ANSWERS, loss=CrossEntropy(label_smoothing=smoothing)), micro_rows=micro_rows)
-    of.execution = Execution(compile=everywhere)  # after the model was made: nothing is compiled here
+    of.execution = Execution(compile=everywhere)  # set after construction, so nothing is compiled here
     batch = PartlyScored(rows=8).batch(0)
     marked = batch < 0
     ids = torch.from_numpy(np.where(marked, ~batch, batch))
@@ -88,7 +90,7 @@ def test_the_step_returns_the_norm_before_clipping_and_clips_to_the_limit():
     assert norm() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_step_at_multiple_zero_moves_nothing():
+def test_a_step_at_multiplier_zero_moves_nothing():
     still = engine()
     still.gradients(Stream().batch(0))
     still.step(0.0)
@@ -116,7 +118,7 @@ def test_l2sp_of_enormous_strength_keeps_the_starting_weights():
 
 
 def shrinkage(of, kind, lr_multiplier=1.0):
-    """Factor by which a step without gradients multiplies the weights of a kind."""
+    """Factor by which a step without gradients multiplies the weights of one kind."""
     before = weights(of)
     for parameter in of.parameters:
         parameter.grad = torch.zeros_like(parameter)
@@ -128,7 +130,7 @@ def shrinkage(of, kind, lr_multiplier=1.0):
 @pytest.mark.parametrize("width", [32, 64, 256])
 @pytest.mark.parametrize("kind", ["hidden", "embed", "head"])
 @pytest.mark.parametrize("optimizer", [AdamW, SGD, Muon])
-def test_independent_decay_shrinks_every_matrix_alike_whatever_the_width(width, kind, optimizer):
+def test_independent_decay_shrinks_every_matrix_equally_at_every_width(width, kind, optimizer):
     of = engine(recipe(optimizer=optimizer(learning_rate=0.02, weight_decay=0.5)), Wide(of=width))
     assert shrinkage(of, kind, lr_multiplier=0.5) == pytest.approx(1 - 0.5 * 0.02 * 0.5, rel=1e-5)
 
@@ -146,7 +148,7 @@ def test_norm_gains_do_not_decay():
 
 
 @pytest.mark.parametrize(("optimizer", "hidden", "other"), [(AdamW, 0.25, 1.0), (SGD, 1.0, 4.0)])
-def test_rates_follow_mup_by_kind(optimizer, hidden, other):
+def test_learning_rates_follow_mup_by_kind(optimizer, hidden, other):
     model = Decoder(Wide(of=256), VOCABULARY)
     names = {parameter: name for name, parameter in model.named_parameters()}
     for group in build(optimizer(learning_rate=1.0), model).param_groups:
@@ -183,7 +185,7 @@ def test_muon_updates_the_hidden_matrices_and_nothing_else():
 
 
 def spread_gradients(of):
-    """Gradients whose singular values fall from 1 to 1/30, as gradients' do."""
+    """Gradients with singular values from 1 to 1/30, as is typical."""
     generator = torch.Generator().manual_seed(1)
     for parameter in of.parameters:
         parameter.grad = torch.randn(parameter.shape, generator=generator)
@@ -220,7 +222,7 @@ def test_at_the_base_width_muon_moves_as_far_as_moonlights():
             assert (after - before[name]).square().mean().sqrt().item() == pytest.approx(0.002, rel=0.2)
 
 
-def test_frozen_parameters_are_no_optimizers_and_stay():
+def test_frozen_parameters_are_in_no_optimizer_and_do_not_move():
     of = engine(recipe(optimizer=Muon(learning_rate=0.01)))
     frozen = "blocks.0.qkv.weight"
     of.model.get_parameter(frozen).requires_grad_(False)

@@ -70,7 +70,7 @@ def losses(
 ) -> Any:
     """Per step (loss, gradient norm), the displacement and an evaluation in between, and the weights at the end.
 
-    Without `rounding`, what is asked to be rounded to bf16 stays as it is."""
+    Without `rounding`, conversions to bf16 have no effect."""
     import torch
 
     from halflife.store.execution import Execution

@@ -1,4 +1,4 @@
-"""Rungs of any width at one depth, for checks of muP; the ladder ties width to depth."""
+"""Rungs of any width at a fixed depth, for checks of muP; on the ladder, depth depends on width."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Wide(Rung):
 
 @dataclass(frozen=True, kw_only=True)
 class Standard(Wide):
-    """The same without muP: every width is taken for the base width."""
+    """The same without muP: every width is treated as the base width."""
 
     @property
     def multiplier(self) -> float:

@@ -12,10 +12,8 @@ from halflife.data.tokenizers import Codec
 from halflife.evaluation.targets import TargetItems
 from halflife.models.model import Model
 from halflife.prompts.batch import scale_of
-from halflife.prompts.peft import read_adapter
 from halflife.prompts.results import Fitted
 from halflife.prompts.soft_prompt import (
-    Adapter,
     Initial,
     Noise,
     SoftPrompt,
@@ -64,8 +62,6 @@ class Initializer:
             candidates = [runs[f"{self.target.name}.{name}"] for name in initial.prompts]
             known = min(candidates, key=lambda run: run.selection_loss).vectors() / self.scale
             return torch.cat([known, self._vectors(initial.rest, k, key)[len(known) :].to(known)])
-        if isinstance(initial, Adapter):
-            return read_adapter(initial, width).to(self.weight.device) / self.scale
         tokens = self._tokens(initial, k, rng)
         return self.weight[torch.from_numpy(tokens).to(self.weight.device)].float() / self.scale
 

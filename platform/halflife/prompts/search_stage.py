@@ -15,7 +15,7 @@ from halflife.evaluation.targets import Target
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.prompts.fit_stage import FitSoftPrompts
-from halflife.prompts.soft_prompt import Adapter, SoftPrompt, WarmStart
+from halflife.prompts.soft_prompt import SoftPrompt, WarmStart
 from halflife.stages.train import Checkpoint
 from halflife.store.stage import Context, Cost, Stage
 
@@ -54,9 +54,9 @@ class FindDistance(Stage):
                 f"threshold {self.threshold} with {self.restarts} restarts of a search for the smallest k: expected a "
                 "positive loss, and at least 1"
             )
-        if isinstance(self.prompt.initial, WarmStart | Adapter):
+        if isinstance(self.prompt.initial, WarmStart):
             raise UserError(
-                "a search for the smallest k initialized from vectors of one k: expected noise, vocabulary, words or "
+                "a search for the smallest k with a warm start, which has one k: expected noise, vocabulary, words or "
                 "a text"
             )
         _ = self.fit  # refuses what cannot be fitted

@@ -20,7 +20,6 @@ import numpy as np
 from halflife.data.tokenizers import Codec
 from halflife.errors import UserError
 from halflife.evaluation.targets import TargetItems
-from halflife.fields import recorded
 
 LONGEST = 65_536
 
@@ -78,17 +77,7 @@ class WarmStart:
     rest: Noise | Vocabulary | Words | Text = Vocabulary()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Adapter:
-    """The vectors of a peft PromptTuning adapter, made by `prompts.peft.prepare_adapter`."""
-
-    digest: str
-    tokens: int
-    folder: str = recorded()
-    """Its folder on this machine."""
-
-
-Initial = Noise | Vocabulary | Words | Text | WarmStart | Adapter
+Initial = Noise | Vocabulary | Words | Text | WarmStart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +132,6 @@ class SoftPrompt:
             raise UserError(f"learning rate {self.learning_rate} of a soft prompt: expected a positive number")
         if "/" in self.label:
             raise UserError(f"soft prompt named {self.label!r}: expected a name without '/', which splits metric names")
-        if isinstance(self.initial, Adapter) and self.initial.tokens != self.tokens:
-            raise UserError(
-                f"a soft prompt of {self.tokens} tokens initialized from an adapter of {self.initial.tokens}: "
-                "expected the same number"
-            )
 
     @property
     def name(self) -> str:
