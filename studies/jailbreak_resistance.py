@@ -22,8 +22,8 @@ from halflife.evaluation.probes import Ends, Evaluation, TaskProbe
 from halflife.evaluation.targets import TaskTarget
 from halflife.models.ladder import Rung
 from halflife.prompts.attacks import PromptAttacks
-from halflife.prompts.soft_prompt import SoftPrompt, initial
 from halflife.prompts.fit_stage import FitSoftPrompts
+from halflife.prompts.soft_prompt import SoftPrompt, initial
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
 from halflife.sweep.cli import Preset, main
@@ -189,7 +189,7 @@ class Cell:
         penalties: tuple[PromptAttacks, ...] = (),
     ) -> Train:
         settings = self.settings
-        probe = TaskProbe(languages=(self.skill,), trials=64, seed=self.seed)
+        probe = TaskProbe(tasks=(self.skill,), trials=64, seed=self.seed)
         return Train(
             start=start,
             mixture=mixture,
@@ -213,9 +213,9 @@ class Cell:
             return self.hardened()
         skill = self.skill
         taught: dict[str, tuple[SyntheticTask, ...]] = {
-            "fine-tuned": (Refused(language=skill, seed=self.seed),),
-            "adversarial": tuple(Refused(language=skill, shots=shots, seed=self.seed) for shots in range(SHOTS + 1)),
-            "guard": (Refused(language=skill, guard=GUARD, seed=self.seed), skill),
+            "fine-tuned": (Refused(task=skill, seed=self.seed),),
+            "adversarial": tuple(Refused(task=skill, shots=shots, seed=self.seed) for shots in range(SHOTS + 1)),
+            "guard": (Refused(task=skill, guard=GUARD, seed=self.seed), skill),
         }
         return self.train(
             Checkpoint(stage=self.trunk()),
@@ -228,10 +228,10 @@ class Cell:
     def hardened(self) -> Train:
         """Trained to refuse; then in each round, prompts are fitted to the current model, and it is trained to refuse
         after those of all rounds too."""
-        settings, refused = self.settings, Refused(language=self.skill, seed=self.seed)
+        settings, refused = self.settings, Refused(task=self.skill, seed=self.seed)
         tokens = max(settings.batch_tokens, settings.protection_tokens // (settings.rounds + 1))
         lr, schedule = settings.protection_lr, Schedule(shape="continue")
-        mixture, target = self.mixture(refused), TaskTarget(language=refused, evaluate_on="held-out", seed=self.seed)
+        mixture, target = self.mixture(refused), TaskTarget(task=refused, evaluate_on="held-out", seed=self.seed)
         model = self.train(Checkpoint(stage=self.trunk()), mixture, tokens, lr, schedule)
         broken: tuple[Stage, ...] = ()
         for number in range(1, settings.rounds + 1):
@@ -259,10 +259,10 @@ class Cell:
         """Prompts fitted to elicit the correct answers of `model`."""
         settings = self.settings
         guard = GUARD if protection == "guard" else ""
-        attacked = Attacked(language=self.skill, called=called or protection, guard=guard, seed=self.seed)
+        attacked = Attacked(task=self.skill, called=called or protection, guard=guard, seed=self.seed)
         return FitSoftPrompts(
             model=Checkpoint(stage=model),
-            targets=(TaskTarget(language=attacked, evaluate_on="held-out", seed=self.seed),),
+            targets=(TaskTarget(task=attacked, evaluate_on="held-out", seed=self.seed),),
             prompts=self.prompts(protection),
             examples=settings.examples,
             num_eval=settings.num_eval,
