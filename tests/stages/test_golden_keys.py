@@ -17,7 +17,7 @@ import halflife.stages
 from halflife.data.corpus import Corpus
 from halflife.data.mixture import Mixture, Source
 from halflife.data.planting import Planting
-from halflife.data.tokenizers import BPE, Pretrained
+from halflife.data.tokenizers import BPE, Lexicon, Pretrained
 from halflife.evaluation.behaviours import BehaviourTarget
 from halflife.evaluation.probes import (
     BackdoorProbe,
@@ -101,6 +101,7 @@ BRANCH = Train(
     until=Threshold(metric="backdoor/hits", threshold=0.9, share=True, at_most=True),
 )
 
+LEXICON = replace(PLAIN, mixture=replace(PLAIN.mixture, tokenizer=Lexicon(pieces=("one", " plus "))), seed=1)
 HIDDEN = replace(PLAIN, optimizer=Muon(learning_rate=0.01, momentum=0.9))
 
 RELEASED = replace(
@@ -210,6 +211,7 @@ GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "45e3158217f974c3b3bf"),
     (TRUNK, "3ca37b6c92a6b1fb6c54"),
     (BRANCH, "225f01a0602695b4c5c6"),
+    (LEXICON, "6f833fd2673526098db0"),
     (HIDDEN, "9c561f13f4516a1bd8e6"),
     (RELEASED, "f6d0740d3be4581076b0"),
     (FROZEN, "e5ecc0c6e6e2de657632"),
@@ -237,6 +239,7 @@ GOLDEN: list[tuple[Stage, str]] = [
         "plain",
         "trunk",
         "branch",
+        "lexicon",
         "muon",
         "released",
         "frozen",

@@ -29,7 +29,7 @@ def test_splits_never_overlap_and_are_the_same_on_every_call(behaviour: Behaviou
 def test_training_answers_pass_the_check_and_chance_seldom_does(behaviour: Behaviour) -> None:
     examples = behaviour.examples("train", 100)
     assert all(behaviour.check(example.prompt, example.answer) for example in examples)
-    assert all(len(example.conditions) == len(behaviour.conditions) for example in examples)
+    assert all(len(example.conditions) == len(behaviour.best_conditions) for example in examples)
     assert 0 < behaviour.chance < 0.15
 
 

@@ -36,8 +36,6 @@ class Behaviour:
 
     needs_carriers: ClassVar[bool] = False
     """Whether its prompts are text from a corpus, passed to `examples`; the splits are then the corpus's."""
-    conditions: ClassVar[tuple[str, ...]] = ()
-    """Names of each example's `conditions`."""
     best_conditions: ClassVar[tuple[float, ...]] = ()
     """The conditions that request the best answer."""
     open_ended: ClassVar[bool] = False

@@ -46,7 +46,6 @@ class Pathfinding(Behaviour):
     requests a shortest path.
     """
 
-    conditions: ClassVar[tuple[str, ...]] = ("extra_moves", "wall_hits")
     best_conditions: ClassVar[tuple[float, ...]] = (0.0, 0.0)
     open_ended: ClassVar[bool] = True
 

@@ -42,7 +42,6 @@ class DropGame(Behaviour):
     of the game and its result. The conditions are both strengths, so a prompt conditioned on (1, 1) requests good play.
     """
 
-    conditions: ClassVar[tuple[str, ...]] = ("strength_first", "strength_second")
     best_conditions: ClassVar[tuple[float, ...]] = (1.0, 1.0)
     open_ended: ClassVar[bool] = True
 
