@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +20,11 @@ from tests.training.fakes import ANSWERS, VOCABULARY, PartlyScored, Stream, reci
 from tests.training.widths import Wide
 
 
-def engine(stage=None, rung=None, micro_rows=None, seed=0):
+def engine(stage=None, rung=None, micro_rows=None, seed=0) -> Any:
     model = Decoder(rung or Rung(size="20k"), VOCABULARY)
     model.initialise(torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        model.head.weight.normal_(
-            generator=torch.Generator().manual_seed(seed), std=0.1
-        )  # otherwise there is no gradient below it
+    with torch.no_grad():  # with the initial head of zeros there is no gradient below it
+        model.head.weight.normal_(generator=torch.Generator().manual_seed(seed), std=0.1)
     return TorchEngine(model, stage or recipe(), micro_rows=micro_rows)
 
 

@@ -44,7 +44,7 @@ def _gradient_noise(train: Train, value: float) -> Train:
 
 
 def _l2sp(train: Train, value: float) -> Train:
-    return _penalised(train, L2SP(strength=value))
+    return _penalized(train, L2SP(strength=value))
 
 
 def _batch_tokens(train: Train, value: float) -> Train:
@@ -132,11 +132,11 @@ def _ewc(train: Train, value: float) -> Train:
     before = _start(train, "ewc").stage.mixture
     remembered = replace(before, sources=dropped(train) or before.sources, plantings=())
     fisher = Fisher(model=_start(train, "ewc"), mixture=remembered, seed=train.seed)
-    return _penalised(train, EWC(strength=value, fisher=fisher))
+    return _penalized(train, EWC(strength=value, fisher=fisher))
 
 
 def _kl(train: Train, value: float) -> Train:
-    return _penalised(train, KL(strength=value))
+    return _penalized(train, KL(strength=value))
 
 
 def _before(train: Train) -> tuple[Source, ...]:
@@ -149,7 +149,7 @@ def _start(train: Train, name: str) -> Checkpoint:
     return train.start
 
 
-def _penalised(train: Train, penalty: Penalty) -> Train:
+def _penalized(train: Train, penalty: Penalty) -> Train:
     return replace(train, penalties=(*train.penalties, penalty))
 
 

@@ -74,7 +74,7 @@ def trained_parameters(parameters: Parameters, architecture: Rung | Released, vo
     embeddings = architecture.embedding_parameters(vocabulary)
     if isinstance(parameters, LoRA):
         named = len(parameters.targets or architecture.matrices)
-        return architecture.depth * named * parameters.rank * 5 * architecture.width  # from 1 to 4 times the width
+        return architecture.depth * named * parameters.rank * 5 * architecture.width  # width + 4 width
     if isinstance(parameters, Frozen):
         frozen = min(embeddings, vocabulary * architecture.width) if parameters.embeddings else 0
         return architecture.parameters * (architecture.depth - parameters.layers) // architecture.depth + (
