@@ -84,9 +84,8 @@ def test_the_wheel_claims_one_name(wheel: Path) -> None:
         "halflife",
         next(n for n in names if "METADATA" in n).split("/")[0],
     }
-    assert {"halflife/analysis/__main__.py", "halflife/analysis/templates/report.html", "halflife/py.typed"} <= set(
-        names
-    )
+    files = (path for path in (ROOT / "analysis").rglob("*.*") if path.suffix in (".py", ".html", ".css"))
+    assert {f"halflife/{path.relative_to(ROOT).as_posix()}" for path in files} | {"halflife/py.typed"} <= set(names)
     assert not [name for name in names if "__pycache__" in name or "tests" in name]
 
 
