@@ -64,7 +64,7 @@ test-slow: $(VENV)/.dev $(VENV)/.smollm2  ## the slow tier: kills and faults, De
 test-nightly: $(VENV)/.dev $(VENV)/.smollm2  ## before a release, or by schedule: statistics estimated anew, muP transfer, memory
 	$(PYTEST) $(SIDE_BY_SIDE) -m nightly
 
-# Where there can be no hosts in namespaces it says why and skips; with HALFLIFE_NO_SKIPS=1 that is a failure.
+# Where there can be no hosts in namespaces it says why and skips; with PYTEST_ADDOPTS='-p tests.no_skips' that fails.
 test-cluster: $(VENV)/.dev  ## `ray up` of three hosts on this machine (needs root, sshd, rsync)
 	$(PYTEST) -m cluster -rs tests/cluster
 
@@ -80,7 +80,7 @@ PEERS := $(patsubst tests/peers/%.txt,%,$(wildcard tests/peers/*.txt))
 .SECONDARY: $(PEERS:%=.peers/%/.installed)
 test-peers: $(PEERS:%=.peers/%/.installed)  ## against other tools, each in an environment of its own; a skip is a failure
 	@set -e; for peer in $(PEERS); do \
-	  HALFLIFE_NO_SKIPS=1 .peers/$$peer/bin/python -m pytest -m peer tests/peers/test_$$peer.py; done
+	  .peers/$$peer/bin/python -m pytest -p tests.no_skips --confcutdir=tests/peers -m peer tests/peers/test_$$peer.py; done
 
 ui: $(VENV)/.train  ## browse the runs in MLflow on 127.0.0.1:5000
 	@echo "http://127.0.0.1:5000: choose Model training at the top left, then the study; its runs are under Runs"
