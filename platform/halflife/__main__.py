@@ -80,7 +80,7 @@ def gc(results: Path = RESULTS, dry_run: bool = False) -> None:
         dry_run: Only list what would be deleted.
     """
     console, total, count = _console(), 0, 0
-    find = housekeeping.rubbish if dry_run else housekeeping.collect
+    find = housekeeping.garbage if dry_run else housekeeping.collect
     store = _store(results)
     for item in find(store):
         console.print(

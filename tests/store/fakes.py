@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,7 +42,7 @@ class Walk(Stage):
     def cost(self) -> Cost:
         return Cost(tokens=self.steps, flops=self.flops, memory_bytes=1, disk_bytes=1)
 
-    def unavailable(self, outcomes: dict[str, Outcome]) -> str | None:
+    def unavailable(self, outcomes: Mapping[str, Outcome]) -> str | None:
         reason = super().unavailable(outcomes)
         if not reason and self.needs and any(self.needs not in outcome.summary for outcome in outcomes.values()):
             return f"the start never reached {self.needs}"

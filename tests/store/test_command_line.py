@@ -108,7 +108,7 @@ def test_a_stage_that_is_unknown_or_ambiguous_is_refused_in_one_line(
     for name in "ab":
         run_stage(Walk(name=name), store)
     assert "no stage 'zzz'" in _refused(capsys, "diff", "zzz", "walk", "--results", str(store.root))
-    assert "means 2 stages" in _refused(capsys, "diff", "walk", "walk", "--results", str(store.root))
+    assert "matches 2 stages" in _refused(capsys, "diff", "walk", "walk", "--results", str(store.root))
     assert "no results folder" in _refused(capsys, "ls", "--results", str(store.root / "none"))
 
 
@@ -169,17 +169,17 @@ def test_gc_leaves_a_stage_that_someone_computes_alone(store: Store, capsys: pyt
 def test_gc_leaves_a_stage_alone_that_someone_begins_to_compute_while_it_looks(
     store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage, pulse, looked_for = Walk(name="a", breaks_at=0), Pulse(), housekeeping._rubbish_of
+    stage, pulse, looked_for = Walk(name="a", breaks_at=0), Pulse(), housekeeping._garbage_of
     with pytest.raises(RuntimeError):
         run_stage(stage, store)
     began: list[leases.Holding | None] = []
 
-    def slowly(folder: Path) -> Iterator[housekeeping.Rubbish]:
+    def slowly(folder: Path) -> Iterator[housekeeping.Garbage]:
         found = list(looked_for(folder))
         began.append(leases.acquire(folder, Watch(pulse), pulse))
         yield from found
 
-    monkeypatch.setattr(housekeeping, "_rubbish_of", slowly)
+    monkeypatch.setattr(housekeeping, "_garbage_of", slowly)
     assert "0 items" in _run(capsys, "gc", "--results", str(store.root))
     assert began[0]
     assert began[0].path.exists()

@@ -58,7 +58,7 @@ def test_a_disk_that_fills_up_while_a_stage_runs_costs_the_steps_since_its_last_
     assert worker.returncode != 0
     assert "No space left on device" in said
     assert store.outcome(stage) is None
-    assert not files.half_written(store.root)
+    assert not files.partial_files(store.root)
     (small_disk / "filler").unlink()
     worker = work(store)
     worker.communicate()

@@ -95,7 +95,7 @@ def test_a_checkpoint_damaged_in_the_bucket_is_passed_over(host: Host, harm: str
         run_stage(broken, store)
     _damage(next(path for path in files.contents(store.home(broken)) if path.name == "state.json"), harm)
     there = host("there")
-    with pytest.warns(UserWarning, match="passed over"):
+    with pytest.warns(UserWarning, match="is skipped"):
         run_stage(replace(broken, breaks_at=None), there)
     assert computed(there.root) == [f"a {step}" for step in range(4)]
 
@@ -129,7 +129,7 @@ def test_damaged_points_are_refused_once_and_computed_again(host: Host) -> None:
     assert there.points(stage).equals(points)
 
 
-def _damage(path: files.Where, harm: str) -> None:
+def _damage(path: files.AnyPath, harm: str) -> None:
     data = files.read(path)
     assert data
     files.remove(path)
@@ -180,7 +180,7 @@ def test_object_storage_that_lets_a_second_writer_overwrite_is_refused(
     monkeypatch.setenv("HALFLIFE_CACHE", str(tmp_path))
     store = Store(address)
     monkeypatch.setattr(Remote, "create", lambda self, data: self.write(data) or True)
-    with pytest.raises(UserError, match="lets a second writer overwrite the first"):
+    with pytest.raises(UserError, match="a second writer can overwrite the first"):
         store.prepare()
     assert files.read_json(store.location / "halflife.json") == {"store": 1}
 
@@ -210,9 +210,9 @@ def test_ls_and_gc_work_on_a_bucket(host: Host, address: str, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("s3://user:password@bucket/x", "holds credentials"),
+        ("s3://user:password@bucket/x", "contains credentials"),
         ("nosuch://bucket/x", r"needs pip install .*s3"),
-        ("s3://no-such-laboratory/x", "cannot write results to s3://no-such-laboratory/x: .*; name another folder"),
+        ("s3://no-such-laboratory/x", "cannot write results to s3://no-such-laboratory/x: .*; choose another folder"),
     ],
 )
 def test_a_bucket_that_cannot_be_used_is_refused_in_one_line(
@@ -266,10 +266,10 @@ def test_a_machine_fetches_the_corpora_that_its_stages_name(host: Host) -> None:
         (folder / "manifest.json").write_text(name)
     (here.root / "corpora" / "digests.json").write_text("{}")
     here.prepare()
-    inputs.share(here)
-    inputs.share(here)
+    inputs.upload(here)
+    inputs.upload(here)
     there = host("there")
-    inputs.bring(Walk(name=digest), there)  # a stage that names it
+    inputs.fetch(Walk(name=digest), there)  # a stage that names it
     assert [path.name for path in (there.root / "corpora").iterdir()] == [digest]
     assert (there.root / "corpora" / digest / "manifest.json").read_text() == digest
 
@@ -280,7 +280,7 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(host: Host, name: st
     store = host("here")
     files.write(store.location / "inputs" / "corpora" / f"{digest}.json", json.dumps({name: {"bytes": 1}}).encode())
     with pytest.raises(Corrupt, match="outside"):
-        inputs.bring(Walk(name=digest), store)
+        inputs.fetch(Walk(name=digest), store)
 
 
 def test_a_plan_takes_a_listing_and_what_it_has_not_read_before(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,13 +288,13 @@ def test_a_plan_takes_a_listing_and_what_it_has_not_read_before(host: Host, monk
     here = host("here")
     for stage in stages[:4]:
         run_stage(stage, here)
-    ask, asked = Remote._ask, []
+    call, asked = Remote._call, []
 
     def counted(self: Remote, verb: str, *arguments: object, **how: object) -> object:
         asked.append(verb)
-        return ask(self, verb, *arguments, **how)
+        return call(self, verb, *arguments, **how)
 
-    monkeypatch.setattr(Remote, "_ask", counted)
+    monkeypatch.setattr(Remote, "_call", counted)
     there = host("there")
     asked.clear()
     assert Plan(stages, there).cached == {stage.key for stage in stages[:4]}
@@ -319,7 +319,7 @@ def test_one_machine_at_a_time_is_alone(host: Host) -> None:
     inside, most = [0], [0]
 
     def work(store: Store) -> None:
-        with leases.Alone(store.location / "alone"):
+        with leases.Mutex(store.location / "alone"):
             inside[0] += 1
             most[0] = max(most[0], inside[0])
             time.sleep(0.05)

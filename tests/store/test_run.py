@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, store: Store, damag
     data = path.read_bytes()
     path.write_bytes(data[:-2] if truncate else data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
     whole = replace(stage, breaks_at=None)
-    with pytest.warns(UserWarning, match="passed over"):
+    with pytest.warns(UserWarning, match="is skipped"):
         run_stage(whole, store)
     assert computed(store.root)[3:] == ["a 0", "a 1", "a 2", "a 3"]
     assert _same_as_undisturbed(tmp_path, store, whole)

@@ -34,7 +34,7 @@ def test_opening_a_store_writes_nothing(tmp_path: Path) -> None:
 
 def test_results_of_another_version_are_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "halflife.json").write_text('{"store": 99}')
-    with pytest.raises(UserError, match="store version 99, this halflife reads 1: name another folder"):
+    with pytest.raises(UserError, match="store version 99, this halflife reads 1: choose another folder"):
         Store(tmp_path)
 
 

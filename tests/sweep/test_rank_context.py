@@ -122,7 +122,7 @@ class Ranks:
             if rank == 0:
                 checkpoints.write_state(folder, {"step": step}, together)
                 context.checkpointed(step, folder)
-                self.rests.append(context.rest)
+                self.rests.append(context.min_checkpoint_seconds)
                 if older:
                     files.remove(older)
                 older = folder
@@ -191,7 +191,7 @@ def test_a_shard_damaged_in_the_bucket_is_passed_over(address: str, at: Callable
         files.write(shard, data[:-1] + bytes([data[-1] ^ 1]))
     at("another head")
     again = Ranks(at, "c", "d")
-    with pytest.warns(UserWarning, match="passed over"):
+    with pytest.warns(UserWarning, match="is skipped"):
         computed_by(again, Store(address))
     assert again.began == [0, 0]
 

@@ -22,7 +22,7 @@ from halflife.sweep.site import ExecutionSite
         ({"max_concurrent": 0}, "expected at least 1"),
         ({"tracking_uri": "http://127.0.0.1:9"}, "no MLflow server answers at http://127.0.0.1:9"),
         ({"tracking_uri": "nonsense"}, "expected sqlite:///PATH"),
-        ({"results": Path("s3://me:secret@bucket/results")}, "whose address holds credentials"),
+        ({"results": Path("s3://me:secret@bucket/results")}, "address contains credentials"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, settings: dict, reason: str):

@@ -152,7 +152,8 @@ def test_a_cluster_that_refuses_is_told_in_one_line(checkout: Path, monkeypatch)
 
     cluster = Cluster()
     monkeypatch.setattr(cluster, "submit_job", refuse)
-    with pytest.raises(UserError, match=r"^the cluster does not accept the job: Request failed with status code 401: Invalid"):
+    reason = "^the cluster does not accept the job: Request failed with status code 401: Invalid"
+    with pytest.raises(UserError, match=reason):
         ran(cluster, checkout, monkeypatch)
 
 

@@ -206,11 +206,11 @@ def test_parameters_of_a_run_that_was_left_unfinished_stay_and_missing_ones_are_
 
 def test_two_publishers_of_one_sweep_take_turns():
     store, lock = FakeStore(), threading.Lock()
-    first = publisher(store, alone=lock)
+    first = publisher(store, lock=lock)
     first.ensure(Run(ref=SWEEP, name="study smoke"))
     while "create_run" not in store.calls:
         time.sleep(0.01)
-    second = publisher(store, alone=lock)
+    second = publisher(store, lock=lock)
     second.ensure(Run(ref=SWEEP, name="study smoke"))
     first.finish(SWEEP, "FINISHED")
     assert first.close() == []

@@ -15,8 +15,9 @@ from halflife.models import hugging_face
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.models.llama import llama
+from halflife.store import files
 from halflife.store.difference import find, record_of
-from halflife.store.store import Store, standing
+from halflife.store.store import Store, valid_done
 from halflife.training import checkpoints
 from halflife.training.torch_engine import load_weights
 
@@ -25,7 +26,7 @@ def export_stage(store: Store, name: str, out: Path, at: str = "final") -> None:
     """Write `out`, a new folder. Raises UserError when there is no such trained stage or snapshot."""
     require("transformers", "an export")
     folder = find(store, name)
-    done, record = standing(folder), record_of(folder)
+    done, record = valid_done(folder), record_of(folder)
     if done is None or done.outcome.status != "complete":
         raise UserError(f"{folder.name} is not complete: run its study first")
     source = folder / "attempts" / done.outcome.attempt
@@ -35,7 +36,7 @@ def export_stage(store: Store, name: str, out: Path, at: str = "final") -> None:
         raise UserError(f"{folder.name} has no weights {at!r}: expected a trained stage, and one of {', '.join(kept)}")
     if out.exists():
         raise UserError(f"{out} exists already: give a new folder")
-    if problem := store.brought(source, attempt, done.files):
+    if problem := files.fetch(source, attempt, done.files):
         raise UserError(f"{folder.name} is damaged ({problem}): run its study again")
     mixture, folder = record["fields"]["mixture"], attempt / ("final" if at == "final" else f"snapshots/{at}")
     tokenizer = tokenizer_files.described(mixture["tokenizer"])

@@ -1,4 +1,4 @@
-"""Why two stages are not the same: their fields, and their parents' fields behind those."""
+"""Why two stages differ: by their own fields, or by those of their ancestors."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 from halflife.errors import UserError
 from halflife.store import files
-from halflife.store.store import RECORD, Store, standing
+from halflife.store.store import RECORD, Store, valid_done
 
 ABSENT = "absent"
 RECORDED = ("command", "commit", "changes", "versions", "host", "device", "platform", "python")
-"""What stage.json says beside the description: it is no part of a stage's identity."""
+"""Entries of stage.json that are not part of a stage's identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One field in which two stages differ; when it holds two stages, `inner` says how those differ."""
+    """One field in which two stages differ; if its values are stages, `inner` has their differences."""
 
     path: str
     left: str
@@ -26,10 +26,10 @@ class Difference:
     inner: tuple[Difference, ...] = ()
 
 
-def find(store: Store, name: str) -> files.Where:
-    """The stage folder that `name` means: a folder name, its key, the beginning of either, or a path.
+def find(store: Store, name: str) -> files.AnyPath:
+    """The stage folder for a folder name, a key, a prefix of either, or a path.
 
-    Raises UserError when none or several are meant.
+    Raises UserError when there is none or more than one.
     """
     wanted = Path(name).name
     folders = store.folders()
@@ -39,14 +39,16 @@ def find(store: Store, name: str) -> files.Where:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UserError(f"no stage {name!r} in {store.stages}: `ls` shows those that there are")
-    some = ", ".join(folder.name for folder in found[:4])
-    raise UserError(f"{name!r} means {len(found)} stages ({some}{', ...' if found[4:] else ''}): give more of the key")
+        raise UserError(f"no stage {name!r} in {store.stages}: list them with `ls`")
+    first = ", ".join(folder.name for folder in found[:4])
+    raise UserError(
+        f"{name!r} matches {len(found)} stages ({first}{', ...' if found[4:] else ''}): give more of the key"
+    )
 
 
-def record_of(folder: files.Where) -> dict[str, Any]:
-    """stage.json of the attempt that stands, else of the newest one; {} when no attempt has one."""
-    done = standing(folder)
+def record_of(folder: files.AnyPath) -> dict[str, Any]:
+    """stage.json of the completed attempt, otherwise of the newest one; {} if there is none."""
+    done = valid_done(folder)
     attempts = [done.outcome.attempt] if done else reversed(files.names(folder / "attempts"))
     for attempt in attempts:
         record = files.read_json(folder / "attempts" / attempt / RECORD)
@@ -56,12 +58,12 @@ def record_of(folder: files.Where) -> dict[str, Any]:
 
 
 def explain(store: Store, left: dict[str, Any], right: dict[str, Any]) -> tuple[Difference, ...]:
-    """Fields in which two records' descriptions differ, by path; parents are explained each pair once."""
-    return tuple(_explain(store, left, right, told=set()))
+    """Fields in which two records' descriptions differ, by path; each pair of parents is explained once."""
+    return tuple(_explain(store, left, right, explained=set()))
 
 
 def _explain(
-    store: Store, left: dict[str, Any], right: dict[str, Any], told: set[tuple[str, str]]
+    store: Store, left: dict[str, Any], right: dict[str, Any], explained: set[tuple[str, str]]
 ) -> Iterator[Difference]:
     sides = [_flat(record["description"]) for record in (left, right)]
     defaults = [_flat(record["fields"]) for record in (left, right)]
@@ -69,30 +71,30 @@ def _explain(
         given = [side.get(path, ABSENT) for side in sides]
         if given[0] == given[1]:
             continue
-        words = [
-            _words(value) if path in side else _default(path, default)
+        texts = [
+            _text(value) if path in side else _default(path, default)
             for value, side, default in zip(given, sides, defaults, strict=True)
         ]
         keys = [value.get("stage") if isinstance(value, dict) else None for value in given]
         inner: tuple[Difference, ...] = ()
         if keys[0] and keys[1]:
             names = [record["parents"][key] for record, key in zip((left, right), keys, strict=True)]
-            words, pair = names, (names[0], names[1])
-            if pair not in told:
-                told.add(pair)
+            texts, pair = names, (names[0], names[1])
+            if pair not in explained:
+                explained.add(pair)
                 parents = [record_of(store.stages / name) for name in names]
-                inner = tuple(_explain(store, parents[0], parents[1], told)) if all(parents) else ()
-        yield Difference(path=path.removesuffix(".is"), left=words[0], right=words[1], inner=inner)
+                inner = tuple(_explain(store, parents[0], parents[1], explained)) if all(parents) else ()
+        yield Difference(path=path.removesuffix(".is"), left=texts[0], right=texts[1], inner=inner)
 
 
 def recorded(left: dict[str, Any], right: dict[str, Any]) -> tuple[Difference, ...]:
-    """Differences in what is recorded and never hashed: command, commit, versions, host, recorded fields."""
+    """Differences in what is recorded but not hashed: command, commit, versions, host, recorded fields."""
     hashed = _flat(left["description"]).keys() | _flat(right["description"]).keys()
     sides = [
         {**_flat({name: record.get(name) for name in RECORDED}), **_flat(record["fields"])} for record in (left, right)
     ]
     return tuple(
-        Difference(path=path, left=_words(sides[0].get(path, ABSENT)), right=_words(sides[1].get(path, ABSENT)))
+        Difference(path=path, left=_text(sides[0].get(path, ABSENT)), right=_text(sides[1].get(path, ABSENT)))
         for path in sorted((sides[0].keys() | sides[1].keys()) - hashed)
         if sides[0].get(path, ABSENT) != sides[1].get(path, ABSENT)
     )
@@ -110,10 +112,10 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _default(path: str, fields: dict[str, Any]) -> str:
-    return f"{_words(fields[path])} (default)" if path in fields else ABSENT
+    return f"{_text(fields[path])} (default)" if path in fields else ABSENT
 
 
-def _words(value: Any) -> str:
+def _text(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
 

@@ -1,8 +1,7 @@
-"""The few ways in which the store touches files.
+"""The store's file operations, on a disk or in object storage.
 
-Truth needs only two verbs that both a disk and an object store have: put a whole file (`write`), and
-create one that must not exist yet (`create`, first wins). Nothing relies on renaming folders or on locks.
-A `Where` is a path on a disk of this machine (or one mounted), or in object storage.
+Correctness needs only two operations that both have: write a whole file (`write`), and create a file exclusively
+(`create`, the first writer wins). Nothing relies on renaming folders or on locks.
 """
 
 from __future__ import annotations
@@ -14,20 +13,22 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from halflife.store.remote import Remote
 
-Where = Path | Remote
+AnyPath = Path | Remote
+Manifest = dict[str, dict[str, Any]]
+"""`bytes` and `sha256` of files, by name relative to a folder."""
 TEMPORARY = ".tmp"
-"""Suffix of a file that is still being written; whoever finds an old one may remove it."""
+"""Suffix of a file that is being written. Old ones may be removed."""
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-def write(path: Where, data: bytes) -> None:
-    """Put a whole file: a reader sees the old content or the new, never a part."""
+def write(path: AnyPath, data: bytes) -> None:
+    """Write a whole file atomically: a reader sees the old content or the new."""
     if isinstance(path, Remote):
         return path.write(data)
     temporary = _temporary(path, data)
@@ -38,8 +39,8 @@ def write(path: Where, data: bytes) -> None:
         raise
 
 
-def create(path: Where, data: bytes) -> bool:
-    """Create a file with its whole content; False when it exists already, which then stays as it is."""
+def create(path: AnyPath, data: bytes) -> bool:
+    """Create a file with its whole content. Returns False, and leaves the file unchanged, if it exists."""
     if isinstance(path, Remote):
         return path.create(data)
     temporary = _temporary(path, data)
@@ -57,7 +58,7 @@ def create(path: Where, data: bytes) -> bool:
 
 
 def _create_without_links(path: Path, data: bytes) -> bool:
-    """Exclusive all the same, but a reader may catch it half written: every such file proves its own content."""
+    """Also exclusive, but a reader may see an incomplete file: such files therefore contain a digest of themselves."""
     try:
         with open(path, "xb") as file:
             file.write(data)
@@ -70,14 +71,14 @@ def _temporary(path: Path, data: bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         temporary.write_bytes(data)
-    except OSError:  # a full disk must not be made fuller by what could not be written
+    except OSError:  # leave no partial file on a full disk
         temporary.unlink(missing_ok=True)
         raise
     return temporary
 
 
-def read(path: Where) -> bytes | None:
-    """The file's content, or None when there is no such file."""
+def read(path: AnyPath) -> bytes | None:
+    """The file's content, or None if there is no such file."""
     if isinstance(path, Remote):
         return path.read()
     try:
@@ -86,13 +87,13 @@ def read(path: Where) -> bytes | None:
         return None
 
 
-def read_json(path: Where) -> dict[str, Any] | None:
-    """The JSON object in the file, or None when there is no file or no whole JSON object in it."""
+def read_json(path: AnyPath) -> dict[str, Any] | None:
+    """The JSON object in the file, or None if there is no file or no complete JSON object in it."""
     return as_json(read(path))
 
 
 def as_json(text: bytes | None) -> dict[str, Any] | None:
-    """The JSON object that the text is, or None."""
+    """The text as a JSON object, or None."""
     try:
         value = json.loads(text or b"null")
     except ValueError:
@@ -100,8 +101,8 @@ def as_json(text: bytes | None) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def names(folder: Where) -> list[str]:
-    """Names in a folder, sorted; none when there is no such folder."""
+def names(folder: AnyPath) -> list[str]:
+    """Sorted names in a folder; empty if there is no such folder."""
     if isinstance(folder, Remote):
         return folder.names()
     try:
@@ -110,38 +111,85 @@ def names(folder: Where) -> list[str]:
         return []
 
 
-def make_folder(folder: Where) -> None:
-    """Let there be the folder, and those above it; object storage has none."""
+def make_folder(folder: AnyPath) -> None:
+    """Create a folder and its parents; does nothing in object storage, which has no folders."""
     if isinstance(folder, Path):
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def contents(folder: Where) -> Sequence[Where]:
-    """Every whole file below a folder, in the order of names."""
+def contents(folder: AnyPath) -> Sequence[AnyPath]:
+    """Every complete file below a folder, sorted by name."""
     if isinstance(folder, Remote):
         return folder.contents()
-    return _whole_files(folder)
+    return _complete_files(folder)
 
 
-def half_written(folder: Where) -> Sequence[Where]:
-    """Files below a folder that a writer has begun and not yet put in place; object storage shows none."""
+def partial_files(folder: AnyPath) -> Sequence[AnyPath]:
+    """Files below a folder that are being written, or were when their writer died; object storage shows none."""
     if isinstance(folder, Remote):
         return []
     return [path for path in _all_files(folder) if path.name.endswith(TEMPORARY)]
 
 
-def _whole_files(folder: Path) -> list[Path]:
-    return [path for path in _all_files(folder) if not path.name.endswith(TEMPORARY)]
+def size(path: AnyPath) -> int:
+    """Bytes of a file, or of all files below a folder; 0 if it does not exist."""
+    if isinstance(path, Remote):
+        return path.size()
+    if path.is_dir():
+        return sum(size(inner) for inner in _all_files(path))
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
 
 
-def stays_below(name: str) -> bool:
-    """Whether a relative name, found in a file, leads nowhere but down."""
-    return bool(name) and not name.startswith("/") and ".." not in name.split("/")
+def age(path: AnyPath) -> float:
+    """Seconds since a file or folder was modified; 0 if it does not exist."""
+    if isinstance(path, Remote):
+        return path.age()
+    try:
+        return max(0.0, time.time() - path.stat().st_mtime)
+    except FileNotFoundError:
+        return 0.0
 
 
-def _all_files(folder: Path) -> list[Path]:
-    # os.walk passes over folders that another process removes meanwhile
-    return sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+def remove(path: AnyPath) -> None:
+    """Remove a file, or a folder with everything below it. It is no error if another process removes it too."""
+    if isinstance(path, Remote):
+        path.remove()
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, onerror=_already_gone)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def upload(folder: Path, names: Iterable[str], target: AnyPath) -> None:
+    """Copy these files of `folder` to `target` if that is in object storage. On a disk they are one folder."""
+    if isinstance(target, Remote):
+        target.upload(folder, names)
+
+
+def fetch(source: AnyPath, folder: Path, expected: Manifest) -> str | None:
+    """Verify the manifest's files in `folder`, and first download from object storage those that are missing or
+    damaged. Returns what is wrong, or None."""
+    if not isinstance(source, Remote):
+        return mismatch(folder, expected, checksums=True)
+    lacking = [name for name, seen in expected.items() if mismatch(folder, {name: seen}, checksums=True)]
+    try:
+        source.download(folder, lacking)
+    except FileNotFoundError as error:
+        return f"{error} is missing"
+    return mismatch(folder, {name: expected[name] for name in lacking}, checksums=True)
+
+
+def manifest(folder: Path) -> Manifest:
+    """Of every complete file below a folder."""
+    return {path.relative_to(folder).as_posix(): entry(path) for path in _complete_files(folder)}
+
+
+def entry(path: Path) -> dict[str, Any]:
+    """A file's entry in a manifest."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def sha256(path: Path) -> str:
@@ -149,17 +197,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and checksum of every file below a folder, by its relative name."""
-    return {path.relative_to(folder).as_posix(): entry(path) for path in _whole_files(folder)}
-
-
-def entry(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
-
-
-def mismatch(folder: Path, expected: dict[str, dict[str, Any]], *, checksums: bool) -> str | None:
-    """What differs first between the files below `folder` and a manifest, in words; None when nothing does."""
+def mismatch(folder: Path, expected: Manifest, *, checksums: bool) -> str | None:
+    """The first difference between the files below `folder` and a manifest, as text; None if there is none."""
     for name, seen in expected.items():
         path = folder / name
         try:
@@ -173,47 +212,18 @@ def mismatch(folder: Path, expected: dict[str, dict[str, Any]], *, checksums: bo
     return None
 
 
-def bring(source: Remote, folder: Path, expected: dict[str, dict[str, Any]]) -> str | None:
-    """Let the manifest's files be below `folder` as they are in object storage: what is there already and whole is
-    not fetched again. Returns what is wrong with them there, in words, or None."""
-    lacking = [name for name, seen in expected.items() if mismatch(folder, {name: seen}, checksums=True)]
-    try:
-        source.download(folder, lacking)
-    except FileNotFoundError as error:
-        return f"{error} is missing"
-    return mismatch(folder, {name: expected[name] for name in lacking}, checksums=True)
+def is_inside(name: str) -> bool:
+    """Whether a relative name that was read from a file stays inside its folder."""
+    return bool(name) and not name.startswith("/") and ".." not in name.split("/")
 
 
-def size(path: Where) -> int:
-    """Bytes of a file, or of all files below a folder; 0 for what is there no more."""
-    if isinstance(path, Remote):
-        return path.size()
-    if path.is_dir():
-        return sum(size(inner) for inner in _all_files(path))
-    try:
-        return path.lstat().st_size
-    except FileNotFoundError:
-        return 0
+def _complete_files(folder: Path) -> list[Path]:
+    return [path for path in _all_files(folder) if not path.name.endswith(TEMPORARY)]
 
 
-def silence(path: Where) -> float:
-    """Seconds since a file or folder last changed; 0 for what is there no more."""
-    if isinstance(path, Remote):
-        return path.silence()
-    try:
-        return max(0.0, time.time() - path.stat().st_mtime)
-    except FileNotFoundError:
-        return 0.0
-
-
-def remove(path: Where) -> None:
-    """Remove a file or a folder with all below it; another's removal of the same thing is no error."""
-    if isinstance(path, Remote):
-        path.remove()
-    elif path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, onerror=_already_gone)
-    else:
-        path.unlink(missing_ok=True)
+def _all_files(folder: Path) -> list[Path]:
+    # os.walk skips folders that another process removes in the meantime
+    return sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
 
 
 def _already_gone(_function: Any, _path: str, info: Any) -> None:

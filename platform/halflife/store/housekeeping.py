@@ -1,4 +1,4 @@
-"""What lies in a store (`ls`), and what of it is of no more use (`gc`)."""
+"""The contents of a store (`ls`), and what in it is no longer needed (`gc`)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from halflife.store import files, leases
 from halflife.store.attempt import Resumable, checkpoint_of, newest_checkpoint
 from halflife.store.difference import record_of
-from halflife.store.files import Where
+from halflife.store.files import AnyPath
 from halflife.store.remote import Remote
-from halflife.store.store import RETRACTED, Store, standing
+from halflife.store.store import RETRACTED, Store, valid_done
 
-LONG_SILENT = 3600.0
-"""Seconds after which a lease that has not beaten, or a half-written file, belongs to nobody any more."""
-
-
-ENDED = "lease of a holder that has ended"
+STALE_SECONDS = 3600.0
+"""Age at which a lease without a heartbeat, or a partial file, is considered abandoned."""
+ENDED = "lease of a process that has ended"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,67 +27,67 @@ class Entry:
     tokens: int | None
     bytes: int
     age: float
-    """Seconds since its folder last changed."""
+    """Seconds since its folder was modified."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rubbish:
-    """One thing that `gc` may remove."""
+class Garbage:
+    """An item that `gc` may remove."""
 
-    path: Where
+    path: AnyPath
     why: str
     bytes: int
 
 
 def entries(store: Store) -> Iterator[Entry]:
-    """Every stage of the store, in the order of folder names."""
+    """Every stage of the store, sorted by folder name."""
     for folder in store.folders():
         kind, _, key = folder.name.rpartition("-")
-        done = standing(folder)
+        done = valid_done(folder)
         yield Entry(
             kind=kind,
             key=key,
             status=_status(folder),
             tokens=done.outcome.summary.get("tokens") if done else None,
             bytes=sum(entry["bytes"] for entry in done.files.values()) if done else files.size(folder),
-            age=files.silence(folder),
+            age=files.age(folder),
         )
 
 
-def rubbish(store: Store) -> Iterator[Rubbish]:
+def garbage(store: Store) -> Iterator[Garbage]:
     """What no result and no running stage needs.
 
-    Attempts that no DONE names (of an unfinished stage all but the one that can be resumed), leases of holders
-    that have ended, files left half written. Completed stages stay, whether or not a study still asks for them,
-    and so does everything of a stage that someone computes now.
+    Attempts that no DONE names (of an unfinished stage, all but the one that can be resumed), leases of processes that
+    have ended, partial files. Completed stages are kept, whether or not a study still needs them, and so is everything
+    of a stage that is being computed.
     """
     for folder in store.folders():
         lease = leases.current(folder)
         if lease is None or not _is_held(folder, lease):
-            yield from _rubbish_of(folder)
+            yield from _garbage_of(folder)
 
 
-def collect(store: Store) -> Iterator[Rubbish]:
-    """Remove `rubbish`, and say what was removed. The stage's lease is held meanwhile, so that nobody begins."""
+def collect(store: Store) -> Iterator[Garbage]:
+    """Remove `garbage`, and yield what was removed. Holds the stage's lease, so that no process starts it meanwhile."""
     for folder in store.folders():
-        if not any(_rubbish_of(folder)):
+        if not any(_garbage_of(folder)):
             continue
         lease = leases.current(folder)
-        dead = [_rubbish(leases.path_of(folder, lease), ENDED)] if lease else []
-        holding = leases.acquire(folder, _Patient(folder), leases.PULSE)
+        dead = [_garbage(leases.path_of(folder, lease), ENDED)] if lease else []
+        holding = leases.acquire(folder, _StaleOnly(folder), leases.PULSE)
         if holding:
-            yield from dead  # taking the lease has removed it
+            yield from dead  # removed by `acquire`
             with holding:
-                for item in list(_rubbish_of(folder)):
+                for item in list(_garbage_of(folder)):
                     if item.path != holding.path:
                         files.remove(item.path)
                         yield item
 
 
-class _Patient(leases.Watch):
-    """Asked by `acquire` of the lease that it finds: somebody may have begun while we looked for rubbish."""
+class _StaleOnly(leases.Watch):
+    """Lets `acquire` take over only stale leases, as a process may have started while we looked for garbage."""
 
-    def __init__(self, folder: Where) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         super().__init__(leases.PULSE)
         self._folder = folder
 
@@ -97,46 +95,46 @@ class _Patient(leases.Watch):
         return not _is_held(self._folder, lease)
 
 
-def _is_held(folder: Where, lease: leases.Lease) -> bool:
-    return not lease.gone and files.silence(leases.path_of(folder, lease)) < LONG_SILENT
+def _is_held(folder: AnyPath, lease: leases.Lease) -> bool:
+    return not lease.gone and files.age(leases.path_of(folder, lease)) < STALE_SECONDS
 
 
-def _rubbish_of(folder: Where) -> Iterator[Rubbish]:
-    for path in files.half_written(folder):
-        if files.silence(path) >= LONG_SILENT:
-            yield _rubbish(path, "half-written file")
+def _garbage_of(folder: AnyPath) -> Iterator[Garbage]:
+    for path in files.partial_files(folder):
+        if files.age(path) >= STALE_SECONDS:
+            yield _garbage(path, "partial file")
     lease = leases.current(folder)
     if lease:
-        yield _rubbish(leases.path_of(folder, lease), ENDED)
-    done = standing(folder)
+        yield _garbage(leases.path_of(folder, lease), ENDED)
+    done = valid_done(folder)
     resumable = None if done else newest_checkpoint(folder, _problem)
     kept = done.outcome.attempt if done else resumable.attempt.name if resumable else None
-    why = "not the attempt that completed the stage" if done else "nothing in it to resume from"
+    why = "superseded attempt" if done else "no checkpoint to resume from"
     for name in files.names(folder / "attempts"):
         attempt = folder / "attempts" / name
         if name == kept:
             continue
         if not (attempt / RETRACTED).exists():
-            yield _rubbish(attempt, why)
+            yield _garbage(attempt, why)
             continue
         for path in files.contents(attempt):
-            if path.name != RETRACTED:  # the mark stays: it says that the DONE naming this attempt counts no more
-                yield _rubbish(path, "of an attempt found corrupt")
+            if path.name != RETRACTED:  # stays: it invalidates the DONE that names this attempt
+                yield _garbage(path, "corrupt attempt")
 
 
 def _problem(checkpoint: Resumable) -> str | None:
-    """What is wrong with a checkpoint; one in object storage is looked at when it is fetched."""
+    """What is wrong with a checkpoint, or None; those in object storage are verified when they are downloaded."""
     if isinstance(checkpoint.folder, Remote):
         return None
     return files.mismatch(checkpoint.folder, checkpoint.files, checksums=True)
 
 
-def _rubbish(path: Where, why: str) -> Rubbish:
-    return Rubbish(path=path, why=why, bytes=files.size(path))
+def _garbage(path: AnyPath, why: str) -> Garbage:
+    return Garbage(path=path, why=why, bytes=files.size(path))
 
 
-def _status(folder: Where) -> str:
-    done = standing(folder)
+def _status(folder: AnyPath) -> str:
+    done = valid_done(folder)
     if done:
         return done.outcome.status
     lease = leases.current(folder)

@@ -1,7 +1,7 @@
-"""What a description is: its canonical JSON and the key hashed from it.
+"""The identity of a description: its canonical JSON, and the key hashed from it.
 
-Identity is not execution. Only what changes the numbers is hashed: the kind, the version, and the
-fields that differ from their default. A field declared with `halflife.fields.recorded` is kept but never hashed.
+Only what changes the numbers is hashed: the kind, the version, and the fields that differ from their default. A field
+declared with `halflife.fields.recorded` is stored but never hashed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KEY_LENGTH = 20
 
 @cache
 def fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
-    """Fields of a dataclass; kept, as a large plan asks a million times."""
+    """Fields of a dataclass; cached, as a large plan calls this a million times."""
     return dataclasses.fields(kind)
 
 
@@ -31,22 +31,21 @@ def is_description(value: Any) -> bool:
 def canonical(value: Any, *, every: bool = False) -> Any:
     """`value` as JSON data: dataclasses as their class name and non-default hashed fields, stages as keys.
 
-    `every`: all fields, for people to read; never hashed. Raises TypeError or ValueError for what has no
-    canonical form.
+    `every`: all fields, for readers; never hashed. Raises TypeError or ValueError for values without a canonical form.
     """
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{value} has no place in a description")
+            raise ValueError(f"{value} is not allowed in a description")
         return int(value) if value.is_integer() else value  # 1 and 1.0 describe the same thing
     if isinstance(value, (tuple, list)):
         return [canonical(item, every=every) for item in value]
     if is_description(value):
-        if hasattr(type(value), "key"):  # a stage: it stands for all that it describes
+        if hasattr(type(value), "key"):  # a stage: its key stands for its whole description
             return {"stage": value.key}
         return {"is": type(value).__name__, **fields_of(value, every=every)}
-    raise TypeError(f"{type(value).__name__} has no place in a description: {value!r}")
+    raise TypeError(f"{type(value).__name__} is not allowed in a description: {value!r}")
 
 
 def fields_of(value: Any, *, every: bool = False) -> dict[str, Any]:

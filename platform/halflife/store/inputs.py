@@ -1,7 +1,7 @@
-"""What stages read beside their parents (corpora, tokenizers, converted models), where results lie in a bucket.
+"""Inputs of stages other than their parents (corpora, tokenizers, converted models), if the results are in a bucket.
 
-The driver that prepares one puts it there; whoever runs a stage fetches those that the stage names. Each is a
-folder or file named by its digest, and `inputs/<kind>/<name>.json`, put last, is its manifest.
+The driver uploads them; a process that runs a stage downloads those that the stage refers to. Each is a folder or file
+named by its digest, and `inputs/<kind>/<name>.json`, uploaded last, is its manifest.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import re
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any
 
 from halflife.store import files
+from halflife.store.files import AnyPath, Manifest
 from halflife.store.identity import fields_of
-from halflife.store.remote import Remote
 from halflife.store.stage import Stage
 from halflife.store.store import Corrupt, Store
 
@@ -24,28 +23,28 @@ KINDS = ("corpora", "models", "tokenizers")
 _DIGEST = re.compile(r"[0-9a-f]{12,64}(\.json)?")
 
 
-def share(store: Store) -> None:
-    """Put into the bucket what this machine's copy has and the bucket lacks."""
-    if not isinstance(store.location, Remote):
+def upload(store: Store) -> None:
+    """Upload the inputs of this machine's copy that the bucket lacks."""
+    if not store.in_bucket:
         return
     for kind in KINDS:
-        there = files.names(store.location / "inputs" / kind)
+        present = files.names(store.location / "inputs" / kind)
         for name in files.names(store.root / kind):
-            if not _DIGEST.fullmatch(name) or f"{name}.json" in there:
+            if not _DIGEST.fullmatch(name) or f"{name}.json" in present:
                 continue
             path = store.root / kind / name
-            within = {f"{name}/{part}": entry for part, entry in files.manifest(path).items()}
-            manifest = within or {name: files.entry(path)}
-            store.send(store.root / kind, manifest)
+            inner = {f"{name}/{part}": entry for part, entry in files.manifest(path).items()}
+            manifest = inner or {name: files.entry(path)}
+            store.upload(store.root / kind, manifest)
             files.write(store.location / "inputs" / kind / f"{name}.json", json.dumps(manifest).encode())
 
 
-def bring(stage: Stage, store: Store) -> None:
-    """Fetch from the bucket what the stage names by its digest and this machine's copy lacks.
+def fetch(stage: Stage, store: Store) -> None:
+    """Download the inputs that the stage refers to by digest and that this machine's copy lacks.
 
-    Raises Corrupt when what is there is not what its manifest says.
+    Raises Corrupt when an input does not match its manifest.
     """
-    if not isinstance(store.location, Remote):
+    if not store.in_bucket:
         return
     text = json.dumps(fields_of(stage, every=True))
     for kind in KINDS:
@@ -57,16 +56,16 @@ def bring(stage: Stage, store: Store) -> None:
                 and not (store.root / kind / name).exists()
             ):
                 manifest = files.read_json(store.location / "inputs" / kind / note) or {}
-                _bring(store.location / kind, store.root / kind, name, manifest)
+                _fetch(store.location / kind, store.root / kind, name, manifest)
 
 
-def _bring(source: Remote, folder: Path, name: str, manifest: dict[str, dict[str, Any]]) -> None:
-    """Whole under another name first, then renamed: whoever is second finds it there."""
+def _fetch(source: AnyPath, folder: Path, name: str, manifest: Manifest) -> None:
+    """Download under a temporary name, then rename. If another process was faster, use its copy."""
     temporary = folder / f".{name}-{uuid.uuid4().hex[:8]}"
-    if not all(files.stays_below(entry) and _of(entry) == name for entry in manifest):
+    if not all(files.is_inside(entry) and entry.partition("/")[0] == name for entry in manifest):
         raise Corrupt(f"the manifest of {source / name} names files outside of it")
     try:
-        if problem := files.bring(source, temporary, manifest):
+        if problem := files.fetch(source, temporary, manifest):
             raise Corrupt(f"{source / name}: {problem}")
         os.rename(temporary / name, folder / name)
     except OSError:
@@ -74,8 +73,3 @@ def _bring(source: Remote, folder: Path, name: str, manifest: dict[str, dict[str
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _of(entry: str) -> str:
-    """Whose file it is."""
-    return entry.partition("/")[0]

@@ -1,8 +1,8 @@
-"""Leases: who computes a stage now. They save work and never guard truth; `DONE` does.
+"""Leases: which process is computing a stage. They only avoid duplicate work; `DONE` alone decides the result.
 
-A stage's leases are numbered files `lease-<n>.json`, the highest counts. Only its holder rewrites one, raising
-the counter; taking over creates the next number exclusively, so that one observer wins. Two holders
-at once (one merely slow) cost a second computation of the same bits and nothing else.
+A stage's leases are numbered files `lease-<n>.json`; the highest number counts. Only its holder rewrites a lease, to
+increment the counter. To take over, a process creates the next number exclusively, so only one succeeds. If there are
+two holders at once (because one is slow), both compute the same bits, and nothing else goes wrong.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ _NAME = re.compile(r"lease-(\d{1,9})\.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """A lease file as found. One that cannot be read has an empty holder and ages like any other."""
+    """The content of a lease file. An unreadable one has an empty holder, and expires like any other."""
 
     number: int
     holder: str = ""
     counter: int = 0
     host: str = ""
     machine: str = ""
-    """Boot and process-id namespace: within one, process ids can be compared."""
+    """Boot id and process-id namespace: process ids can be compared if it is the same."""
     pid: int = 0
     born: str = ""
-    """When the process started, in the system's own words: tells a reused process id."""
+    """Start time of the process, as reported by the system: detects a reused process id."""
     progress: Progress = dataclasses.field(default_factory=Progress)
 
     @property
     def gone(self) -> bool:
-        """The holder certainly runs no more: it was a process of this machine that has ended."""
+        """Whether the holder has certainly ended: it was a process of this machine."""
         return bool(self.machine) and self.machine == _machine() and _born(self.pid) != self.born
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pulse:
-    """How leases beat and how long an observer waits; the clock is the process's own, monotonic."""
+    """Heartbeat interval and timeout, in seconds; the clock is the process's monotonic one."""
 
     beat: float = 5.0
     patience: float = 30.0
@@ -64,7 +64,7 @@ PULSE = Pulse()
 
 
 class Watch:
-    """One observer's memory of a stage's lease: when, by its own clock, it last saw the counter move."""
+    """Remembers when, by its own clock, a process last saw the counter of a stage's lease change."""
 
     def __init__(self, pulse: Pulse) -> None:
         self._pulse = pulse
@@ -79,9 +79,9 @@ class Watch:
 
 
 class Holding:
-    """A lease that is ours, from `acquire` until the `with` block ends; a thread keeps its counter moving."""
+    """A lease that we hold, from `acquire` until the `with` block ends; a thread increments its counter."""
 
-    def __init__(self, path: files.Where, lease: Lease, pulse: Pulse) -> None:
+    def __init__(self, path: files.AnyPath, lease: Lease, pulse: Pulse) -> None:
         self.path, self._lease, self._pulse = path, lease, pulse
         self.progress = lease.progress
         self._stop = threading.Event()
@@ -101,22 +101,22 @@ class Holding:
             self._lease = dataclasses.replace(self._lease, counter=self._lease.counter + 1, progress=self.progress)
             try:
                 files.write(self.path, _encode(self._lease))
-            except OSError as error:  # others may take over and compute the same; the next beat may succeed
+            except OSError as error:  # others may take over and compute the same; the next attempt may succeed
                 warnings.warn(f"cannot renew the lease {self.path}: {error}", stacklevel=1)
 
 
-def path_of(folder: files.Where, lease: Lease) -> files.Where:
+def path_of(folder: files.AnyPath, lease: Lease) -> files.AnyPath:
     return folder / f"lease-{lease.number}.json"
 
 
-def current(folder: files.Where) -> Lease | None:
-    """The lease on the stage in `folder` that counts now, or None."""
+def current(folder: files.AnyPath) -> Lease | None:
+    """The current lease on the stage in `folder`, or None."""
     numbers = [int(match[1]) for name in files.names(folder) if (match := _NAME.fullmatch(name))]
     return _decode(folder, max(numbers)) if numbers else None
 
 
-def acquire(folder: files.Where, watch: Watch, pulse: Pulse) -> Holding | None:
-    """Take the lease on the stage in `folder` if it is free or abandoned; None when another holds it."""
+def acquire(folder: files.AnyPath, watch: Watch, pulse: Pulse) -> Holding | None:
+    """Take the lease on the stage in `folder` if it is free or abandoned; None if another process holds it."""
     found = current(folder)
     if found and not watch.abandoned(found):
         return None
@@ -136,14 +136,14 @@ def acquire(folder: files.Where, watch: Watch, pulse: Pulse) -> Holding | None:
     return Holding(path, lease, pulse)
 
 
-class Alone:
-    """A context of which one holder at a time is inside, on this machine or another; others wait."""
+class Mutex:
+    """A context manager that one process at a time can enter, across machines; others wait."""
 
-    def __init__(self, folder: files.Where, pulse: Pulse = PULSE) -> None:
+    def __init__(self, folder: files.AnyPath, pulse: Pulse = PULSE) -> None:
         self._folder, self._pulse = folder, pulse
         self._inside = contextlib.ExitStack()
 
-    def __enter__(self) -> Alone:
+    def __enter__(self) -> Mutex:
         files.make_folder(self._folder)
         watch, pause = Watch(self._pulse), 0.02
         while (holding := acquire(self._folder, watch, self._pulse)) is None:
@@ -160,17 +160,17 @@ def _encode(lease: Lease) -> bytes:
     return json.dumps(dataclasses.asdict(lease)).encode()
 
 
-def _decode(folder: files.Where, number: int) -> Lease:
+def _decode(folder: files.AnyPath, number: int) -> Lease:
     data: dict[str, Any] = files.read_json(folder / f"lease-{number}.json") or {}
     try:
         return Lease(**{**data, "number": number, "progress": Progress(**data.get("progress", {}))})
-    except TypeError:  # written by another version, or by nobody we know
+    except TypeError:  # written by another version or program
         return Lease(number=number)
 
 
 @cache
 def _machine() -> str:
-    """This boot and process-id namespace; empty where the system does not tell (then only counters count)."""
+    """This boot and process-id namespace; empty if the system does not report it (then only counters are used)."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -178,7 +178,7 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> str:
-    """Start time of a process in clock ticks since boot; empty when no such process runs."""
+    """Start time of a process in clock ticks since boot; empty if it does not run."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The plan: which stages a study needs, which exist, which can run now, in which order."""
+"""The plan: which stages a study needs, which exist, which can run now, and in which order."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from halflife.store.stage import Outcome, Stage
 from halflife.store.store import Listing, Store
 
 FEW = 16
-"""Stages that a growing plan asks a bucket for one by one: a listing takes as long as everything that lies there."""
+"""Number of new stages up to which a growing plan looks each up in a bucket, instead of listing the whole bucket."""
 
 
 class Plan:
-    """Unique stages that lead to the wanted ones. What is complete is not asked for its own parents.
+    """The requested stages and their missing ancestors, each once. The parents of a complete stage are not needed.
 
-    A stage is cached, waiting, ready, running, completed, failed or blocked. Those ready are given in the order
-    of the longest remaining path (by cost.flops), so that the last slot does not end on a long chain.
+    A stage is cached, waiting, ready, running, completed, failed or blocked. Ready stages are taken in the order of
+    the longest remaining path (by cost.flops), so that the sweep does not end with a long chain on one slot.
     """
 
     def __init__(self, stages: Iterable[Stage], store: Store) -> None:
         self.stages: dict[str, Stage] = {}
-        """Every stage of the plan by key, parents before children."""
+        """All stages by key, parents before children."""
         self.outcomes: dict[str, Outcome] = {}
-        """How stages ended, by key: cached ones from the start, others as they complete."""
+        """By key: cached ones from the start, others as they complete."""
         self.cached: frozenset[str] = frozenset()
-        """Keys of the stages that were complete when they came into the plan."""
+        """Keys of the stages that were complete when they were added."""
         self.blocked: dict[str, str] = {}
-        """Stages that can never run, by key, and why."""
+        """By key: why the stage can never run."""
         self.failures: dict[str, str] = {}
-        """Stages that failed, by key, and why."""
+        """By key: why the stage failed."""
         self._running: set[str] = set()
         self._children: dict[str, list[str]] = {}
         self._unmet: dict[str, int] = {}
@@ -37,7 +37,7 @@ class Plan:
         self.add(stages, store)
 
     def add(self, stages: Iterable[Stage], store: Store) -> None:
-        """Let the plan lead to these stages as well, whatever has been run meanwhile."""
+        """Add these stages and their missing ancestors. May be called while stages run."""
         known, ended, stages = set(self.stages), set(self.outcomes), list(stages)
         listing = store.listing() if len(stages) > FEW or not known else None
         self._collect(stages, store, listing)
@@ -46,7 +46,7 @@ class Plan:
         self._order = {key: number for number, key in enumerate(self.stages)}
         ready, self._ready = self._ready, []
         for _, _, key in ready:
-            self._push(key)  # what hangs on it may have grown
+            self._push(key)  # its remaining path may be longer now
         for key in [key for key in self.stages if key not in known and key in self._unmet]:
             lost = next((p for p in self.stages[key].parents if p.key in self.failures or p.key in self.blocked), None)
             if lost is not None:
@@ -55,7 +55,7 @@ class Plan:
                 self._consider(key)
 
     def _collect(self, wanted: list[Stage], store: Store, listing: Listing | None) -> None:
-        """Depth first, parents before children, by a stack of our own (chains may be long)."""
+        """Depth first, parents before children, with an explicit stack, as chains may be long."""
         stack = [(stage, False) for stage in reversed(wanted)]
         while stack:
             stage, expanded = stack.pop()
@@ -76,7 +76,7 @@ class Plan:
                     self._unmet[stage.key] += 1
 
     def _remaining_paths(self) -> dict[str, float]:
-        """FLOPs from the start of each missing stage to the end of the longest chain that hangs on it."""
+        """FLOPs from the start of each missing stage to the end of the longest chain of its descendants."""
         remaining: dict[str, float] = {}
         for key in reversed(self.stages):
             if key in self._unmet:
@@ -91,20 +91,20 @@ class Plan:
 
     @property
     def running(self) -> list[Stage]:
-        """Stages that have been taken and not come back."""
+        """Stages that have been taken and have not ended."""
         return [self.stages[key] for key in self._running]
 
     @property
     def finished(self) -> bool:
-        """Nothing is left that could run: every stage is complete, failed or blocked."""
+        """Whether every stage is complete, failed or blocked."""
         return not self._ready and not self._running
 
     def ready(self) -> list[Stage]:
-        """Stages that can run now and have not been taken, longest remaining path first."""
+        """Stages that can be taken now, longest remaining path first."""
         return [self.stages[key] for _, _, key in sorted(self._ready)]
 
     def take(self) -> Stage | None:
-        """The ready stage with the longest remaining path, now running; None when none is ready."""
+        """Take the ready stage with the longest remaining path: it is running now. None if none is ready."""
         if not self._ready:
             return None
         key = heapq.heappop(self._ready)[2]
@@ -112,12 +112,12 @@ class Plan:
         return self.stages[key]
 
     def put_back(self, key: str) -> None:
-        """A taken stage was not run after all (another sweep holds it, say): it is ready again."""
+        """A taken stage was not run (for example because another sweep holds it): it is ready again."""
         self._running.discard(key)
         self._push(key)
 
     def completed(self, key: str, outcome: Outcome) -> None:
-        """A stage has ended with an outcome; its children may become ready, or blocked."""
+        """A stage has an outcome; its children may become ready or blocked."""
         self._leave(key)
         self.outcomes[key] = outcome
         for child in self._children.get(key, ()):
@@ -126,13 +126,13 @@ class Plan:
                 self._consider(child)
 
     def failed(self, key: str, reason: str) -> None:
-        """A stage has failed for good; what hangs on it is blocked, the rest goes on."""
+        """A stage has failed for good; its descendants are blocked."""
         self._leave(key)
         self.failures[key] = reason
         self._block_children(key, _because(self.stages[key], reason))
 
     def _consider(self, key: str) -> None:
-        """A stage whose parents have all ended is ready, or can never run."""
+        """All parents have ended: the stage is ready, or blocked."""
         if key in self.blocked:
             return
         stage = self.stages[key]
@@ -155,7 +155,7 @@ class Plan:
         heapq.heappush(self._ready, (-self._remaining[key], self._order[key], key))
 
     def _leave(self, key: str) -> None:
-        """The stage is no longer ready nor running."""
+        """The stage is no longer ready or running."""
         if key not in self._running:
             self._ready = [entry for entry in self._ready if entry[2] != key]
             heapq.heapify(self._ready)

@@ -1,4 +1,4 @@
-"""Where a result came from: command, commit, uncommitted changes, versions, host. Recorded, never hashed."""
+"""The provenance of a result: command, commit, uncommitted changes, versions, host. Recorded, never hashed."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ LIBRARIES = (
 )
 
 ORIGIN = "HALFLIFE_ORIGIN"
-"""Where code is shipped without its repository: what git says of it where it came from, as JSON."""
+"""Environment variable with the commit and changes as JSON, for code that is shipped without its repository."""
 
 
 def gather() -> dict[str, Any]:
-    """What a driver knows of itself, as JSON data; hand it to `run_stage` where that runs in another process."""
+    """Provenance of the driver process as JSON data, to pass to `run_stage` when that runs in another process."""
     return {"command": command(sys.argv), **_of_the_code()}
 
 
 def of_this_process() -> dict[str, Any]:
-    """What only the computing process knows."""
+    """Provenance of the computing process."""
     return {"host": socket.gethostname(), "platform": platform.platform(), "python": platform.python_version()}
 
 
 def command(arguments: list[str]) -> str:
-    """The command line without passwords of URLs: the record may be shown to others."""
+    """The command line with secrets masked, as records may be shown to others."""
     return masked(shlex.join(arguments))
 
 
 @cache
 def _of_the_code() -> dict[str, Any]:
     here = Path(__file__).parent
-    ours = _git(here, "ls-files", "--error-unmatch", "provenance.py")  # not the repository around some .venv
+    ours = _git(here, "ls-files", "--error-unmatch", "provenance.py")  # not a repository around some .venv
     commit = _git(here, "rev-parse", "HEAD") if ours else None
     changes = _git(here, "diff", "HEAD", "--binary") if commit else None
     shipped = json.loads(os.environ.get(ORIGIN, "{}"))
@@ -68,7 +68,7 @@ def _of_the_code() -> dict[str, Any]:
 
 @cache
 def code() -> str:
-    """Digest of the package's source: hosts with the same one run the same code, whatever git knows of it."""
+    """Digest of the package's source: hosts with equal digests run the same code."""
     package, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         content = path.read_bytes()
@@ -79,7 +79,7 @@ def code() -> str:
 def _git(folder: Path, *arguments: str) -> bytes | None:
     try:
         return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=True, timeout=20).stdout
-    except (OSError, subprocess.SubprocessError):  # installed without its repository
+    except (OSError, subprocess.SubprocessError):  # installed without a repository
         return None
 
 

@@ -1,8 +1,8 @@
-"""Results in object storage: paths there, with the verbs of a disk, and the local folder that stands for a bucket.
+"""Results in object storage: paths with file operations, and this machine's local copy of a bucket.
 
-An address such as s3://bucket/path is opened by fsspec. What is computed is made in a folder of this machine, its copy
-of the bucket: it may be deleted at any time. That folder names the bucket in `bucket.json`, so that to give
-the folder is to give the bucket.
+Addresses such as s3://bucket/path are opened by fsspec. Results are computed in the local copy and uploaded; the copy
+may be deleted at any time. It names its bucket in `bucket.json`, so that the folder can be used in place of the
+address.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from halflife.errors import UserError
@@ -26,40 +26,39 @@ MARK = "bucket.json"
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")
 
 
-def address_of(place: Path | str) -> str | None:
-    """The bucket that is meant: by an address, also one whose slashes Path has made one, or by its local copy."""
-    if match := _ADDRESS.fullmatch(str(place)):
+def address_of(path: Path | str) -> str | None:
+    """The bucket's address, given that address (Path may have collapsed its slashes) or the local copy; else None."""
+    if match := _ADDRESS.fullmatch(str(path)):
         return f"{match[1]}://{match[2].rstrip('/')}"
     try:
-        return json.loads((Path(place) / MARK).read_bytes())["bucket"]
+        return json.loads((Path(path) / MARK).read_bytes())["bucket"]
     except (OSError, ValueError, KeyError):
         return None
 
 
 def copy_of(address: str) -> Path:
-    """This machine's folder for a bucket, made if need be: below HALFLIFE_CACHE, or ~/.cache/halflife.
+    """This machine's copy of a bucket, created if necessary in HALFLIFE_CACHE or ~/.cache/halflife.
 
-    Raises UserError when the folder cannot be made, or when the address holds a password.
+    Raises UserError when the folder cannot be created, or when the address contains credentials.
     """
     if "@" in address:
-        raise UserError(
-            "results in a bucket whose address holds credentials: leave them to the environment or to ~/.aws"
-        )
-    above = Path(os.environ.get("HALFLIFE_CACHE") or Path.home() / ".cache" / "halflife").absolute()
-    folder = above / hashlib.sha256(address.encode()).hexdigest()[:16]
+        raise UserError("the bucket's address contains credentials: put them into the environment or ~/.aws")
+    cache = Path(os.environ.get("HALFLIFE_CACHE") or Path.home() / ".cache" / "halflife").absolute()
+    folder = cache / hashlib.sha256(address.encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if address_of(folder) is None:
             (folder / MARK).write_text(json.dumps({"bucket": address}))
     except OSError as error:
         raise UserError(
-            f"cannot keep a copy of {address} in {folder} ({error.strerror}): name another folder by HALFLIFE_CACHE"
+            f"cannot create {folder}, the local copy of {address} ({error.strerror}): set HALFLIFE_CACHE to another "
+            "folder"
         ) from error
     return folder
 
 
 def opened(address: str) -> Remote:
-    """Raises UserError when no package for this kind of address is installed, or the address is none."""
+    """Raises UserError when the address is invalid, or the package for its scheme is not installed."""
     try:
         from fsspec.core import url_to_fs
 
@@ -74,7 +73,7 @@ def opened(address: str) -> Remote:
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
-    """An object, or what stands for a folder: all objects below it. Every failure is an OSError."""
+    """An object, or a prefix used like a folder. Every failure is an OSError."""
 
     file_system: Any
     path: str
@@ -93,75 +92,77 @@ class Remote:
     def parent(self) -> Remote:
         return Remote(file_system=self.file_system, path=self.path.rpartition("/")[0])
 
-    def below(self, other: Any) -> str:
-        """The rest of the path from a folder above."""
-        return self.path.removeprefix(f"{other.path}/")
+    def relative_to(self, other: Any) -> PurePosixPath:
+        """As pathlib's, for a folder `other` above."""
+        return PurePosixPath(self.path).relative_to(other.path)
 
     def read(self) -> bytes | None:
         try:
-            return self._ask("cat_file", self.path)
+            return self._call("cat_file", self.path)
         except (FileNotFoundError, IsADirectoryError):
             return None
 
     def write(self, data: bytes) -> None:
-        self._ask("pipe_file", self.path, data)
+        self._call("pipe_file", self.path, data)
 
     def create(self, data: bytes) -> bool:
-        """First wins, by the store's own condition (S3: If-None-Match).
+        """Exclusive, by a conditional request (S3: If-None-Match).
 
-        A request that was repeated because its answer was lost finds its own object: that is no other's.
+        If the client library repeats a request whose response was lost, it finds its own object: that counts as
+        created.
         """
         try:
-            self._ask("pipe_file", self.path, data, mode="create")
+            self._call("pipe_file", self.path, data, mode="create")
         except FileExistsError:
             return self.read() == data
         return True
 
     def exists(self) -> bool:
-        return self._ask("isfile", self.path)
+        return self._call("isfile", self.path)
 
     def names(self) -> list[str]:
-        """Names of what lies directly below."""
+        """Sorted names directly below."""
         try:
-            found = self._ask("ls", self.path, detail=False)
+            found = self._call("ls", self.path, detail=False)
         except FileNotFoundError:
             return []
         return sorted({path.rstrip("/").rpartition("/")[2] for path in found if path.rstrip("/") != self.path})
 
     def contents(self) -> list[Remote]:
-        """Every object below, in the order of names."""
-        return [Remote(file_system=self.file_system, path=path) for path in sorted(self._ask("find", self.path))]
+        """Every object below, sorted by name."""
+        return [Remote(file_system=self.file_system, path=path) for path in sorted(self._call("find", self.path))]
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every object below, by its name from here on."""
-        found = self._ask("find", self.path, detail=True)
+        """Bytes of every object below, by relative name."""
+        found = self._call("find", self.path, detail=True)
         return {path.removeprefix(f"{self.path}/"): entry["size"] for path, entry in found.items()}
 
     def size(self) -> int:
         """Bytes of the object, or of all below."""
         try:
-            return int(self._ask("du", self.path))
+            return int(self._call("du", self.path))
         except FileNotFoundError:
             return 0
 
-    def silence(self) -> float:
-        """Seconds since the object, or the newest one below, was written; 0 when there is none."""
-        entries = self._ask("find", self.path, detail=True).values()
+    def age(self) -> float:
+        """Seconds since the object, or the newest one below, was written; 0 if there is none."""
+        entries = self._call("find", self.path, detail=True).values()
         changed = [_seconds(entry.get("LastModified") or entry.get("created")) for entry in entries]
         return max(0.0, time.time() - max(changed)) if changed else 0.0
 
     def remove(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._ask("rm", self.path, recursive=True)
+            self._call("rm", self.path, recursive=True)
 
     def upload(self, folder: Path, names: Iterable[str]) -> None:
-        """Put the files of a folder of this machine, by their names below it."""
+        """Upload these files of a local folder, concurrently."""
         pairs = [(str(folder / name), f"{self.path}/{name}") for name in names]
         if pairs:
-            self._ask("put", [local for local, _ in pairs], [remote for _, remote in pairs])
+            self._call("put", [local for local, _ in pairs], [remote for _, remote in pairs])
 
     def download(self, folder: Path, names: Iterable[str]) -> None:
-        """Bring objects into a folder of this machine. Each appears there whole; FileNotFoundError when one is gone."""
+        """Download objects into a local folder, concurrently; each file appears whole. FileNotFoundError if one is
+        missing."""
         names = list(names)
         targets = [folder / name for name in names]
         parts = [target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp") for target in targets]
@@ -169,24 +170,24 @@ class Remote:
             target.parent.mkdir(parents=True, exist_ok=True)
         try:
             if names:
-                self._ask("get", [f"{self.path}/{name}" for name in names], [str(part) for part in parts])
+                self._call("get", [f"{self.path}/{name}" for name in names], [str(part) for part in parts])
             for part, target in zip(parts, targets, strict=True):
                 os.replace(part, target)
         finally:
             for part in parts:
                 part.unlink(missing_ok=True)
 
-    def _ask(self, verb: str, *arguments: Any, **how: Any) -> Any:
+    def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
         try:
-            return getattr(self.file_system, verb)(*arguments, **how)
+            return getattr(self.file_system, method)(*arguments, **options)
         except OSError:
             raise
-        except Exception as error:  # of the client library: no credentials, nobody there
+        except Exception as error:  # of the client library: no credentials, no connection
             raise OSError(f"{self}: {' '.join(str(error).split())[:300] or type(error).__name__}") from error
 
 
 def _seconds(moment: Any) -> float:
-    """A time as file systems give it, since the epoch."""
+    """A time as fsspec reports it, in seconds since the epoch."""
     if isinstance(moment, datetime):
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     return float(moment or 0.0)

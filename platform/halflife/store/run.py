@@ -1,4 +1,4 @@
-"""run_stage: compute a stage once, whoever asks, and however often it is interrupted."""
+"""run_stage: compute a stage once, however many processes need it and however often they are interrupted."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from halflife.errors import Diverged
 from halflife.store import files, inputs, leases, provenance
 from halflife.store.attempt import RESUME, Attempt, checkpoint_of
 from halflife.store.execution import Execution
-from halflife.store.files import Where
+from halflife.store.files import AnyPath
 from halflife.store.stage import Outcome, Progress, Stage
 from halflife.store.store import Store
 
 LONGEST_PAUSE = 1.0
-"""Seconds between looks at a stage that another computes."""
+"""Seconds between polls of a stage that another process is computing."""
 RETRACTIONS = 5
-"""Completions found corrupt after which a stage is not computed again: what is written there does not keep."""
+"""Number of corrupt completions after which a stage is not computed again: the storage is unreliable."""
 
 
 class Held(Exception):
-    """Another process computes the stage now, and the caller did not want to wait."""
+    """Another process is computing the stage, and the caller did not want to wait."""
 
 
 class Unavailable(Exception):
-    """The stage can never run, given how its parents ended or that its results do not keep; the message says why."""
+    """The stage can never run: because of how its parents ended, or because its results keep getting corrupt."""
 
 
 def run_stage(
@@ -46,12 +46,12 @@ def run_stage(
     origin: dict[str, Any] | None = None,
     pulse: leases.Pulse = leases.PULSE,
 ) -> Outcome:
-    """The stage's outcome: read when it is there, computed when not, waited for when another computes it.
+    """The stage's outcome: from the store, or computed here, or waited for while another process computes it.
 
-    A parent that is missing or corrupt is computed first, here. An earlier attempt's newest checkpoint is
-    resumed. Whatever the stage raises is passed on after its lease is released, its checkpoint left for the
-    next attempt; only Diverged is a result. `origin` is `provenance.gather()` of the driver, this process's if None.
-    `compute` runs the stage elsewhere than in this process, for its summary.
+    Missing or corrupt parents are computed first, here. The newest checkpoint of earlier attempts is resumed. An
+    exception of the stage propagates after the lease is released, with the checkpoint left for the next attempt; only
+    Diverged is a result. `origin` is the driver's `provenance.gather()`, by default this process's. `compute` replaces
+    `stage.run` to run the stage in other processes; it returns the summary.
 
     Raises Held (with `wait=False`), Unavailable, UserError (the results folder cannot be written), and what the
     stage raises.
@@ -72,43 +72,43 @@ def run_stage(
         time.sleep(pause)
         pause = min(LONGEST_PAUSE, 1.5 * pause)
 
-    how: dict[str, Any] = {"device": device, "execution": execution, "checkpoint_seconds": checkpoint_seconds}
+    options: dict[str, Any] = {"device": device, "execution": execution, "checkpoint_seconds": checkpoint_seconds}
 
-    def told(progress: Progress) -> None:
+    def update(progress: Progress) -> None:
         holding.progress = progress
         if on_progress:
             on_progress(progress)
 
     with _terminated_cleanly(), holding:
-        outcome = store.outcome(stage)  # the last holder may have completed it while we took its place
+        outcome = store.outcome(stage)  # the previous holder may have completed it just before
         if outcome:
             return outcome
         if store.retracted(stage) >= RETRACTIONS:
             raise Unavailable(
-                f"its results were found corrupt {RETRACTIONS} times: what is written to {store.address} does not "
-                f"keep; mend that, then remove {folder}"
+                f"its results were found corrupt {RETRACTIONS} times: check the storage at {store.address}, then "
+                f"remove {folder}"
             )
         parents = {
-            parent.key: _standing_parent(parent, store, **how, compute=compute, origin=origin, pulse=pulse)
+            parent.key: _completed_parent(parent, store, **options, compute=compute, origin=origin, pulse=pulse)
             for parent in stage.parents
         }
         if reason := stage.unavailable(parents):
             raise Unavailable(reason)
-        inputs.bring(stage, store)
+        inputs.fetch(stage, store)
         attempt = Attempt(
             stage,
             store,
-            **how,
+            **options,
             provenance={**(origin or provenance.gather()), **provenance.of_this_process()},
-            on_progress=told,
+            on_progress=update,
         )
         return _compute(stage, store, attempt, compute or _here)
 
 
-def _standing_parent(parent: Stage, store: Store, **how: Any) -> Outcome:
+def _completed_parent(parent: Stage, store: Store, **options: Any) -> Outcome:
     """A parent's outcome with every file verified; computed again when one is corrupt."""
     while True:
-        outcome = run_stage(parent, store, **how)
+        outcome = run_stage(parent, store, **options)
         if store.verified(parent):
             return outcome
 
@@ -136,13 +136,13 @@ def _compute(
         outcome = store.outcome(stage)
         if not isinstance(error, Exception) or outcome is None:
             raise
-        # Another holder completed the stage meanwhile and freed this attempt's checkpoints under it.
+        # Another process has completed the stage and removed this attempt's checkpoints.
     _tidy(store, earlier, attempt, outcome)
     return outcome
 
 
-def _tidy(store: Store, earlier: list[Where], attempt: Attempt, outcome: Outcome) -> None:
-    """Free what the completed stage makes useless: checkpoints of earlier attempts, our own work if another won."""
+def _tidy(store: Store, earlier: list[AnyPath], attempt: Attempt, outcome: Outcome) -> None:
+    """Remove what is not needed any more: earlier attempts' checkpoints, and this attempt if another one won."""
     for other in earlier:
         checkpoint = checkpoint_of(other)
         if checkpoint and other != attempt.folder:
@@ -151,14 +151,14 @@ def _tidy(store: Store, earlier: list[Where], attempt: Attempt, outcome: Outcome
             files.remove(store.local(checkpoint.folder))
     if outcome.attempt != attempt.id:
         files.remove(attempt.folder)
-        files.remove(attempt.kept)
+        files.remove(attempt.stored)
 
 
 @contextlib.contextmanager
 def _terminated_cleanly() -> Iterator[None]:
-    """While a stage runs, SIGTERM unwinds like an exit, so that the lease is released.
+    """Turn SIGTERM into SystemExit, so that the lease is released.
 
-    Only where nobody else handles the signal, and only in the main thread (Python allows no other).
+    Only if there is no other handler, and only in the main thread, as Python requires.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield

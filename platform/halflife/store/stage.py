@@ -13,83 +13,84 @@ from halflife.store.identity import fields, fields_of, is_description, key_of
 
 
 class Context(Protocol):
-    """What a running stage is handed: where to write, where its parents are, whom to tell."""
+    """What a running stage gets: where to write, where its parents are, and callbacks."""
 
     results: Path
-    """The results root; corpora lie below it."""
+    """The results root, which contains the corpora."""
     folder: Path
-    """This attempt's own folder; everything the stage makes goes below it."""
+    """This attempt's folder. The stage writes only below it."""
     resume: Path | None
-    """Folder of the newest valid mid-stage checkpoint of an earlier attempt, to be read only; None to begin anew."""
+    """Folder of the newest valid checkpoint of an earlier attempt (read only); None to start from the beginning."""
     device: str
     execution: Execution
-    """Which engine trains, and in how many processes."""
+    """The engine, and the number of processes."""
     checkpoint_seconds: float
-    """Make a resumable checkpoint about this often."""
-    rest: float
-    """Seconds at least between checkpoints, whatever was asked: those that take long to keep are made less often."""
+    """Requested interval between resumable checkpoints."""
+    min_checkpoint_seconds: float
+    """Lower limit on that interval: checkpoints that are slow to upload are made less often."""
 
     def parent(self, stage: Stage) -> Path:
         """Folder of the completed attempt of a parent."""
         ...
 
     def record(self, step: int, values: dict[str, float]) -> None:
-        """Keep points at `step` (tokens since the stage began). Names are `<task>/<measure>`."""
+        """Record points at `step` (tokens since the stage began). Names are `<task>/<measure>`."""
         ...
 
     def wrote(self, folder: Path, names: Iterable[str]) -> None:
-        """These files of the checkpoint in `folder` have been written by this process. Where several make it together,
-        each says so before one says `checkpointed`."""
+        """This process has written these files of the checkpoint in `folder`. If several processes write a checkpoint,
+        all call this before one calls `checkpointed`."""
         ...
 
     def checkpointed(self, step: int, folder: Path) -> None:
-        """A resumable checkpoint that stands at `step` is complete in `folder` (below this attempt's folder).
+        """A resumable checkpoint at `step` is complete in `folder`, below this attempt's folder.
 
-        Points are flushed with it: record those at `step` before. The checkpoint before it may be removed after.
+        Recorded points are saved with it, so record those at `step` before. The previous checkpoint may be removed
+        after.
         """
         ...
 
     def progress(self, done: int, total: int, rate: float) -> None:
-        """For the live view: tokens done, of how many, at how many a second."""
+        """For the live view: tokens done, tokens in total, tokens per second."""
         ...
 
     def computing(self, seconds: float) -> None:
-        """Seconds spent inside training and evaluation, for the report's efficiency."""
+        """Add seconds of training or evaluation, for the efficiency in the report."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a running stage is: for the live view, never for truth."""
+    """Progress of a running stage, for the live view only."""
 
     done: int = 0
     """Tokens."""
     total: int = 0
     rate: float = 0.0
-    """Tokens a second."""
+    """Tokens per second."""
     computing: float = 0.0
-    """Seconds spent inside training and evaluation so far."""
+    """Seconds of training and evaluation so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a stage is expected to take; estimates, for ordering and for --dry-run."""
+    """Estimated cost of a stage, for the order of stages and --dry-run."""
 
     tokens: float
     flops: float
     memory_bytes: float
     disk_bytes: float
     steps: float = 0.0
-    """Of an optimizer: each takes some time, however few FLOPs it has."""
+    """Optimizer steps: each has some overhead in addition to its FLOPs."""
 
     def times(self, factor: float) -> Cost:
-        """As much work so many times over; nothing more is held or kept."""
+        """The work times `factor`; memory and disk stay the same."""
         return replace(self, tokens=factor * self.tokens, flops=factor * self.flops, steps=factor * self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Base of every stage. A default never changes, and numbers never change, without a version bump."""
+    """Base of every stage. Defaults and numbers never change without a version bump."""
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
@@ -100,7 +101,7 @@ class Stage:
 
     @cached_property
     def key(self) -> str:
-        # Ancestors first, by a stack of our own: a long chain of stages would exhaust Python's.
+        # Ancestors first, with an explicit stack: a long chain of stages would exhaust Python's.
         stack: list[Stage] = [self]
         while True:
             stage = stack[-1]
@@ -118,17 +119,17 @@ class Stage:
 
     @cached_property
     def inner_stages(self) -> tuple[Stage, ...]:
-        """The stages among the fields, at any depth short of another stage, as often as they stand there."""
+        """The stages among the fields, at any depth but not inside another stage, with duplicates."""
         return tuple(part for part in parts_of(self) if isinstance(part, Stage))
 
     @cached_property
     def parents(self) -> tuple[Stage, ...]:
-        """The stages that this one needs, each once, in the order of their keys."""
+        """The stages that this one needs, without duplicates, sorted by key."""
         found = {stage.key: stage for stage in self.inner_stages}
         return tuple(found[key] for key in sorted(found))
 
     def unavailable(self, outcomes: Mapping[str, Outcome]) -> str | None:
-        """Why this stage can never run, given its parents' outcomes by key, or None."""
+        """Why this stage can never run, given its parents' outcomes by key; None if it can."""
         for parent in self.parents:
             if outcomes[parent.key].status != "complete":
                 return f"parent {parent.folder_name} ended as {outcomes[parent.key].status}"
@@ -140,29 +141,30 @@ class Stage:
         raise NotImplementedError(f"{type(self).__name__} states no cost")
 
     def memory(self, execution: Execution, activation_budget: float = CPU_ACTIVATION_BYTES) -> Memory:
-        """Bytes on each device that computes the stage; microbatches are cut to `activation_budget`."""
+        """Bytes on each device that computes the stage. Microbatches are limited to `activation_budget` bytes."""
         return Memory(activations=self.cost.memory_bytes)
 
     @property
     def label(self) -> str:
-        """A few words for the live view."""
+        """A short title for the live view."""
         return self.folder_name
 
     def run(self, context: Context) -> dict[str, Any]:
-        """Compute. Returns the summary kept in DONE (JSON data). Raises Diverged when the numbers do."""
+        """Compute the stage. Returns the summary stored in DONE (JSON data). Raises Diverged when the numbers
+        diverge."""
         raise NotImplementedError(f"{type(self).__name__} cannot run")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a stage ended, read from DONE. `diverged` is a result, not a failure: it is never retried."""
+    """How a stage ended, as stored in DONE. `diverged` is a result, not a failure: it is never retried."""
 
     status: str
     """complete | diverged"""
     attempt: str
     summary: dict[str, Any]
-    """What `run` returned (of a diverged stage its `message`), and `seconds_computing`: inside training and evaluation,
-    in the attempt that completed, so without what an attempt that it resumed had spent."""
+    """What `run` returned, or the `message` of a diverged stage; and `seconds_computing`: training and evaluation in
+    the completed attempt, not counting earlier attempts that it resumed."""
 
 
 class ParentResult:

@@ -1,15 +1,15 @@
-"""The store: what has been computed, as folders below the results root.
+"""The store: computed stages, as folders below the results root.
 
     <results>/halflife.json                      {"store": 1}
-    <results>/stages/<kind>-<key>/DONE           names one attempt, its checksums and summary: the stage is complete
-                                 /lease-<n>.json who computes it now
-                                 /attempts/<id>/ what one attempt made: stage.json, metrics.parquet, weights, ...
+    <results>/stages/<kind>-<key>/DONE           the stage is complete: names an attempt, its checksums and summary
+                                 /lease-<n>.json which process is computing it
+                                 /attempts/<id>/ the files of one attempt: stage.json, metrics.parquet, weights, ...
 
-DONE is created exclusively and never changed: the first attempt wins. An attempt found corrupt is marked
-RETRACTED, and the next completion is named DONE-2, and so on; the first DONE whose attempt stands is the truth.
+DONE is created exclusively and never changed: the first attempt wins. An attempt found corrupt is marked RETRACTED, and
+the next completion creates DONE-2, and so on. The result is the first DONE whose attempt is not retracted.
 
-The results root may be a bucket. Then all of this lies there, `root` is this machine's copy of it, and an attempt is
-made in the copy and uploaded before its DONE is.
+The results root may be in a bucket. Then `root` is this machine's copy of it; attempts are written to the copy and
+uploaded before their DONE.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from halflife.errors import UserError
 from halflife.store import files, leases, remote
-from halflife.store.files import Where
+from halflife.store.files import AnyPath, Manifest
 from halflife.store.remote import Remote
 from halflife.store.stage import Outcome, Stage
 
@@ -37,24 +37,25 @@ if TYPE_CHECKING:
     import polars as pl
 
 Listing = dict[str, dict[str, int]]
-"""By stage folder: bytes of every object below, by its name."""
+"""Bytes of every object in a bucket, by stage folder and relative name."""
 VERSION = 1
 METRICS = "metrics.parquet"
 RECORD = "stage.json"
 RETRACTED = "RETRACTED"
 _ATTEMPT = re.compile(r"[0-9A-Za-z-]+")
+_FOLDER = re.compile(r"[a-z0-9-]+-[0-9a-f]{20}")
 
 
 class Corrupt(Exception):
-    """A completed stage's files are not what DONE says. It has been retracted: running the stage mends it."""
+    """A completed stage's files do not match DONE. The result is retracted: run the stage again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """A DONE file: the outcome, and what the attempt's files are."""
+    """A DONE file: the outcome, and the manifest of the attempt."""
 
     outcome: Outcome
-    files: dict[str, dict[str, Any]]
+    files: Manifest
     ended: str
     """ISO 8601, UTC."""
 
@@ -70,21 +71,20 @@ class Done:
 
     @staticmethod
     def decode(text: bytes) -> Done | None:
-        """None when the text does not prove its own content."""
+        """None if the text is incomplete or damaged."""
         body = files.as_json(text) or {}
         if not body or body.pop("digest", None) != _digest(body):
             return None
-        if not _ATTEMPT.fullmatch(body["attempt"]) or not all(files.stays_below(name) for name in body["files"]):
+        if not _ATTEMPT.fullmatch(body["attempt"]) or not all(files.is_inside(name) for name in body["files"]):
             return None
         outcome = Outcome(status=body["status"], attempt=body["attempt"], summary=body["summary"])
         return Done(outcome=outcome, files=body["files"], ended=body["ended"])
 
 
 class Store:
-    """Stages below a results root. Opening writes nothing there.
+    """Stages below a results root, a folder or the address of a bucket. Opening it writes nothing.
 
-    Raises UserError when the root is no folder and no bucket, cannot be reached, or holds results of another version
-    of the store.
+    Raises UserError when the root is a file, cannot be read, or was written by another version of the store.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -92,20 +92,21 @@ class Store:
         self.root = remote.copy_of(address) if address else Path(root).absolute()
         """The results root on this machine."""
         self.address = address or str(self.root)
-        """What opens the same store on another machine."""
-        self.location: Where = remote.opened(address) if address else self.root
-        """The results root where the store is: `root`, or the bucket that `root` is a copy of."""
+        """Opens the same store on another machine."""
+        self.location: AnyPath = remote.opened(address) if address else self.root
+        """The results root in the store: `root`, or the bucket that `root` is a copy of."""
+        self.in_bucket = address is not None
         self._verified: set[tuple[str, str]] = set()
         self._prepared = False
         self._check_version()
 
     @property
-    def stages(self) -> Where:
-        """Where the folders of stages are."""
+    def stages(self) -> AnyPath:
+        """The parent of the stage folders."""
         return self.location / "stages"
 
     def prepare(self) -> None:
-        """Make the root and its version file. Raises UserError when it cannot be written."""
+        """Create the root and its version file. Raises UserError when it cannot be written."""
         version, path = json.dumps({"store": VERSION}).encode(), self.location / "halflife.json"
         if self._prepared:
             return
@@ -115,12 +116,12 @@ class Store:
             if isinstance(path, Remote) and path.create(b"of a second writer"):
                 path.write(version)
                 raise UserError(
-                    f"results in {self.address}: this object storage lets a second writer overwrite the first "
-                    "(it ignores If-None-Match); expected one that does not, such as AWS S3, or a folder"
+                    f"results in {self.address}: this object storage ignores If-None-Match, so a second writer can "
+                    "overwrite the first; expected storage that supports it, such as AWS S3, or a folder"
                 )
         except OSError as error:
             why = " ".join((error.strerror or str(error)).split())[:300]
-            raise UserError(f"cannot write results to {self.address}: {why}; name another folder") from error
+            raise UserError(f"cannot write results to {self.address}: {why}; choose another folder") from error
         self._check_version()
         self._prepared = isinstance(path, Remote)
 
@@ -131,54 +132,52 @@ class Store:
         try:
             text = files.read(path)
         except OSError as error:
-            if isinstance(path, Path):
-                raise
             why = " ".join((error.strerror or str(error)).split())[:300]
             raise UserError(f"results in {self.address} cannot be read: {why}") from error
         version = (files.as_json(text) or {}).get("store")
         if text is not None and version != VERSION:
             raise UserError(
                 f"results folder {self.address} has store version {version}, this halflife reads {VERSION}: "
-                "name another folder, or use the version of halflife that wrote it"
+                "choose another folder, or use the version of halflife that wrote it"
             )
 
-    def home(self, stage: Stage) -> Where:
+    def home(self, stage: Stage) -> AnyPath:
+        """The stage's folder in the store."""
         return self.stages / stage.folder_name
 
     def folder(self, stage: Stage) -> Path:
-        """The stage's folder on this machine: where an attempt is made, and its parents are read."""
+        """The stage's folder on this machine, where attempts are written and read."""
         return self.local(self.home(stage))
 
-    def local(self, where: Where) -> Path:
-        """The place on this machine that stands for one in the store."""
-        return self.root / where.below(self.location) if isinstance(where, Remote) else where
+    def local(self, path: AnyPath) -> Path:
+        """The path on this machine for a path in the store."""
+        return self.root / path.relative_to(self.location)  # pyright: ignore[reportArgumentType]
 
-    def folders(self) -> list[Where]:
-        """The folders of all stages that the store holds, in the order of names."""
-        paths = [self.stages / name for name in files.names(self.stages)]
-        return [path for path in paths if isinstance(path, Remote) or path.is_dir()]
+    def folders(self) -> list[AnyPath]:
+        """The folders of all stages, sorted by name."""
+        return [self.stages / name for name in files.names(self.stages) if _FOLDER.fullmatch(name)]
 
     def outcome(self, stage: Stage, listing: Listing | None = None) -> Outcome | None:
-        """How the stage ended, or None while it has not; told from a listing, if there is one.
+        """How the stage ended, or None while it has not; from a listing, if given.
 
-        Sizes of its files and the checksum of its points are looked at; an attempt that fails is retracted,
-        with a warning, so that the stage is computed again.
+        Checks the sizes of its files and the checksum of its points. An attempt that fails is retracted with a
+        warning, so that the stage is computed again.
         """
         folder = self.home(stage)
-        done = self.done(folder) if listing is None else self._glimpsed(folder, listing.get(folder.name, {}))
+        done = self.done(folder) if listing is None else self._listed(folder, listing.get(folder.name, {}))
         return done.outcome if done else None
 
-    def done(self, folder: Where) -> Done | None:
-        """As `outcome`, with checksums, for a stage known by its folder."""
-        return self._looked_at(folder, sizes=isinstance(folder, Path))
+    def done(self, folder: AnyPath) -> Done | None:
+        """Like `outcome`, with the manifest, for a stage folder. In a bucket the files are not checked here."""
+        return self._checked(folder, sizes=not self.in_bucket)
 
-    def _looked_at(self, folder: Where, *, sizes: bool) -> Done | None:
-        while (done := standing(folder)) and (problem := self._problem(folder, done) if sizes else None):
+    def _checked(self, folder: AnyPath, *, sizes: bool) -> Done | None:
+        while (done := valid_done(folder)) and (problem := self._problem(folder, done) if sizes else None):
             self._retract(folder, done, problem)
         return done
 
     def listing(self) -> Listing | None:
-        """What lies in a bucket, for who asks for many outcomes; None on disk, where to look at each costs nothing."""
+        """A listing of the bucket, to look up many outcomes at once; None on disk, where each lookup is cheap."""
         if not isinstance(self.stages, Remote):
             return None
         found: Listing = {}
@@ -187,55 +186,48 @@ class Store:
             found.setdefault(folder, {})[rest] = size
         return found
 
-    def _glimpsed(self, folder: Where, listed: dict[str, int]) -> Done | None:
-        """As `done`, given the sizes of all that lies below the folder. DONE never changes: this machine keeps it."""
+    def _listed(self, folder: AnyPath, listed: dict[str, int]) -> Done | None:
+        """Like `done`, from the sizes of all files below the folder. DONE never changes, so the local copy has it
+        cached."""
         if "DONE" not in listed:
             return None
-        kept = self.local(folder) / "DONE"
-        text = files.read(kept) or files.read(folder / "DONE") or b""
+        cached = self.local(folder) / "DONE"
+        text = files.read(cached) or files.read(folder / "DONE") or b""
         done = Done.decode(text)
         whole = done and all(
             listed.get(f"attempts/{done.outcome.attempt}/{name}") == entry["bytes"]
             for name, entry in done.files.items()
         )
         if done is None or not whole or f"attempts/{done.outcome.attempt}/{RETRACTED}" in listed:
-            files.remove(kept)
-            return self._looked_at(folder, sizes=True)
-        files.make_folder(kept.parent)
-        files.write(kept, text)
+            files.remove(cached)
+            return self._checked(folder, sizes=True)
+        files.make_folder(cached.parent)
+        files.write(cached, text)
         return done
 
     def verified(self, stage: Stage) -> Path | None:
-        """Folder of the completed attempt on this machine, every file's checksum seen once by this store; None while
-        there is none.
+        """Folder of the completed attempt on this machine, or None while there is none.
 
-        A corrupt attempt is retracted with a warning.
+        Every file's checksum is verified once per Store. A corrupt attempt is retracted with a warning.
         """
         folder = self.home(stage)
         while done := self.done(folder):
             attempt = self.folder(stage) / "attempts" / done.outcome.attempt
             if (stage.key, done.outcome.attempt) in self._verified:
                 return attempt
-            problem = self.brought(folder / "attempts" / done.outcome.attempt, attempt, done.files)
+            problem = files.fetch(folder / "attempts" / done.outcome.attempt, attempt, done.files)
             if not problem:
                 self._verified.add((stage.key, done.outcome.attempt))
                 return attempt
             self._retract(folder, done, problem)
         return None
 
-    def brought(self, source: Where, folder: Path, expected: dict[str, dict[str, Any]]) -> str | None:
-        """Let the files of a manifest be in `folder`, whole. Returns what is wrong with them, in words, or None."""
-        if isinstance(source, Remote):
-            return files.bring(source, folder, expected)
-        return files.mismatch(folder, expected, checksums=True)
-
-    def send(self, folder: Path, names: Iterable[str]) -> None:
-        """Let these files of a folder below `root` be where the store is, if that is elsewhere."""
-        if isinstance(self.location, Remote):
-            (self.location / folder.relative_to(self.root).as_posix()).upload(folder, names)
+    def upload(self, folder: Path, names: Iterable[str]) -> None:
+        """Upload these files of a folder below `root` if the store is in a bucket."""
+        files.upload(folder, names, self.location / folder.relative_to(self.root).as_posix())
 
     def points(self, stage: Stage) -> pl.DataFrame:
-        """Every point of a completed stage: step (tokens since it began), name (`<task>/<measure>`), value.
+        """The points of a completed stage: step (tokens since it began), name (`<task>/<measure>`), value.
 
         Raises Corrupt when the stage is not complete or its points are damaged.
         """
@@ -245,42 +237,42 @@ class Store:
             raise Corrupt(f"stage {stage.folder_name} is not complete: run the same command again")
         attempt = self.folder(stage) / "attempts" / done.outcome.attempt
         source = folder / "attempts" / done.outcome.attempt
-        if isinstance(source, Remote) and (problem := files.bring(source, attempt, _metrics(done))):
+        if self.in_bucket and (problem := files.fetch(source, attempt, _metrics(done))):
             self._retract(folder, done, problem)
             raise Corrupt(f"stage {stage.folder_name} is corrupt ({problem}): run the same command again")
         return read_points(attempt)
 
     def retracted(self, stage: Stage) -> int:
-        """How many completions of a stage that has none standing were found corrupt."""
+        """For an unfinished stage: how many of its completions were found corrupt."""
         return sum(name.startswith("DONE") for name in files.names(self.home(stage)))
 
     def holder(self, stage: Stage) -> leases.Lease | None:
-        """The lease on the stage, with its progress; None when there is none, or its holder has surely ended."""
+        """The lease on the stage, with its progress; None if there is none, or its holder has certainly ended."""
         lease = leases.current(self.home(stage))
         return None if lease is None or lease.gone else lease
 
     def complete(
         self, stage: Stage, outcome: Outcome, *, sent: Mapping[str, dict[str, Any]] = MappingProxyType({})
     ) -> Outcome:
-        """Name an attempt as the stage's result. Returns the outcome that stands: another's, if it came first.
+        """Make an attempt the stage's result. Returns the valid outcome: another attempt's, if that was first.
 
-        `sent` are those of its files that other hosts have put where the store is."""
+        `sent` is the manifest of its files that other hosts have uploaded."""
         folder = self.home(stage)
         attempt = self.folder(stage) / "attempts" / outcome.attempt
-        here = {name: entry for name, entry in files.manifest(attempt).items() if name not in sent}
-        self.send(attempt, here)
-        done = Done(outcome=outcome, files={**sent, **here}, ended=datetime.now(UTC).isoformat())
+        own = {name: entry for name, entry in files.manifest(attempt).items() if name not in sent}
+        self.upload(attempt, own)
+        done = Done(outcome=outcome, files={**sent, **own}, ended=datetime.now(UTC).isoformat())
         for name in _done_names():
-            if files.create(folder / name, done.encode()) or standing(folder):
+            if files.create(folder / name, done.encode()) or valid_done(folder):
                 break
-        result = standing(folder)
+        result = valid_done(folder)
         if result is None:
             raise Corrupt(f"DONE of {folder} could not be read back")
         return result.outcome
 
-    def _problem(self, folder: Where, done: Done) -> str | None:
-        """What can be seen without reading all: sizes, and the checksum of the points. An object is put whole or not at
-        all, and keeps; what was removed is found when it is fetched, or in a listing."""
+    def _problem(self, folder: AnyPath, done: Done) -> str | None:
+        """What is wrong, or None, without reading all files: sizes on disk and in a bucket, and the checksum of the
+        points on disk. Objects are written atomically, so their contents are checked only when downloaded."""
         attempt = folder / "attempts" / done.outcome.attempt
         if isinstance(attempt, Remote):
             sizes = attempt.sizes()
@@ -291,20 +283,20 @@ class Store:
             attempt, _metrics(done), checksums=True
         )
 
-    def _retract(self, folder: Where, done: Done, problem: str) -> None:
+    def _retract(self, folder: AnyPath, done: Done, problem: str) -> None:
         attempt = folder / "attempts" / done.outcome.attempt
         warnings.warn(f"stage {folder.name} is corrupt ({problem}): it will be computed again", stacklevel=3)
-        files.make_folder(attempt)  # its files may be gone altogether
+        files.make_folder(attempt)  # the whole folder may be gone
         files.write(attempt / RETRACTED, problem.encode())
 
 
-def _metrics(done: Done) -> dict[str, dict[str, Any]]:
-    """The points' entry in the manifest, if there is one."""
+def _metrics(done: Done) -> Manifest:
+    """The manifest's entry for the points, if there is one."""
     return {name: entry for name, entry in done.files.items() if name == METRICS}
 
 
-def standing(folder: Where) -> Done | None:
-    """The first DONE of a stage folder whose attempt has not been retracted."""
+def valid_done(folder: AnyPath) -> Done | None:
+    """The first DONE in a stage folder whose attempt is not retracted."""
     for name in _done_names():
         text = files.read(folder / name)
         if text is None:
@@ -324,7 +316,7 @@ def _done_names() -> Iterator[str]:
 
 
 def read_points(folder: Path) -> pl.DataFrame:
-    """The points kept in an attempt or a checkpoint, in the order of steps; none when there is no file of them.
+    """The points in an attempt or a checkpoint, ordered by step; empty if there is no such file.
 
     Raises Corrupt when the file cannot be read.
     """
@@ -340,7 +332,7 @@ def read_points(folder: Path) -> pl.DataFrame:
 
 
 def write_points(folder: Path, rows: list[tuple[int, str, float]]) -> None:
-    """Keep points (step, name, value); of two at the same step and name the later stands."""
+    """Write points (step, name, value). The last one counts if several have the same step and name."""
     import polars as pl
 
     frame = pl.DataFrame(rows, schema=_point_schema(), orient="row")
@@ -357,7 +349,7 @@ def _point_schema() -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """`value` as strict JSON data: numbers of other libraries as Python's, what is not finite as None (missing)."""
+    """`value` as strict JSON data: numpy and torch scalars as Python numbers, NaN and infinity as None (missing)."""
     if isinstance(value, dict):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -20,7 +20,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, Jour
 
 from halflife.errors import UserError
 from halflife.store import files, leases
-from halflife.store.files import Where
+from halflife.store.files import AnyPath
 from halflife.store.remote import Remote
 
 _GRACE_SECONDS = 5
@@ -46,7 +46,7 @@ class Journal(Protocol):
     ) -> Any: ...
 
 
-def journal(folder: Where, name: str) -> Journal:
+def journal(folder: AnyPath, name: str) -> Journal:
     """The journal of the search `name`; `folder` contains those of all searches."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
     return InBucket(folder / name) if isinstance(folder, Remote) else OnDisk((folder / f"{name}.journal").absolute())
@@ -57,7 +57,7 @@ class OnDisk:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._alone = path, FileLock(f"{path}.alone")
+        self._path, self._lock = path, FileLock(f"{path}.alone")
 
     def __str__(self) -> str:
         return str(self._path)
@@ -72,10 +72,10 @@ class OnDisk:
         return JournalFileBackend(str(self._path), lock_obj=lock)
 
     def __enter__(self) -> None:
-        self._alone.acquire()
+        self._lock.acquire()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._alone.release()
+        self._lock.release()
 
 
 class InBucket(BaseJournalBackend):
@@ -85,7 +85,7 @@ class InBucket(BaseJournalBackend):
     """
 
     def __init__(self, folder: Remote) -> None:
-        self._folder, self._alone, self._depth = folder, leases.Alone(folder), 0
+        self._folder, self._lock, self._depth = folder, leases.Mutex(folder), 0
         self._logs: list[dict[str, Any]] = []
         self._number, self._stored, self._overtaken = 0, 0, False
         """The number of the object that `_logs` were read from, and how many of them are in it."""
@@ -105,11 +105,11 @@ class InBucket(BaseJournalBackend):
 
     def __enter__(self) -> None:
         if not self._depth:
-            self._alone.__enter__()
+            self._lock.__enter__()
             try:
                 self._read()
             except BaseException:
-                self._alone.__exit__(None, None, None)
+                self._lock.__exit__(None, None, None)
                 raise
         self._depth += 1
 
@@ -119,7 +119,7 @@ class InBucket(BaseJournalBackend):
             try:
                 self._write_new()
             finally:
-                self._alone.__exit__(None, None, None)
+                self._lock.__exit__(None, None, None)
 
     def _read(self) -> None:
         if self._overtaken:

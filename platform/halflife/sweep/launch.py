@@ -46,7 +46,7 @@ def run(work: Study | Search, site: ExecutionSite, console: Console | None = Non
     placements.check_memory(stage for stage in state.stages if stage.key not in plan.outcomes)
     site.check_disk(sum(stage.cost.disk_bytes for stage in plan.missing))
     store.prepare()
-    inputs.share(store)
+    inputs.upload(store)
 
     origin = provenance.gather()
     publisher = Publisher(
@@ -55,7 +55,7 @@ def run(work: Study | Search, site: ExecutionSite, console: Console | None = Non
         description=study.declaration.question,
         sweep=study.key,
         artifacts=site.artifacts,
-        alone=leases.Alone(store.location / f".publishing-{study.key}"),
+        lock=leases.Mutex(store.location / f".publishing-{study.key}"),
     )
     publishing = Publishing(study, plan, store, publisher, origin)
     ran: set[str] = set()

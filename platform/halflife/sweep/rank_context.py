@@ -65,7 +65,7 @@ def context_of(job: Job, rank: int, mailbox: Any) -> RankContext:
 class RankContext:
     """Implements halflife.store.stage.Context on one rank. Only rank 0 sends what it records."""
 
-    rest = 0.0
+    min_checkpoint_seconds = 0.0
 
     def __init__(self, job: Job, rank: int, mailbox: Any) -> None:
         self.results, self.folder, self.resume = job.results, job.folder, job.resume
@@ -124,12 +124,12 @@ class RankInBucket(RankContext):
         self._sent: set[str] = set()
         self._began = 0.0
         with FileLock(store.root / ".fetching"):  # one rank per host downloads, the others find the files
-            inputs.bring(job.stage, store)
+            inputs.fetch(job.stage, store)
             self._parents = {parent.key: self._verified(parent) for parent in job.stage.parents}
             if job.resume is not None:
                 self.resume = store.root / job.resume.relative_to(job.results)
                 source = store.location / job.resume.relative_to(job.results).as_posix()
-                if problem := store.brought(source, self.resume, job.resumed):
+                if problem := files.fetch(source, self.resume, job.resumed):
                     raise Corrupt(f"checkpoint {source}: {problem}")
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -142,7 +142,7 @@ class RankInBucket(RankContext):
     def checkpointed(self, step: int, folder: Path) -> None:
         self._upload([f"{self._name(folder)}/{name}" for name in files.manifest(folder)])
         super().checkpointed(step, folder)
-        self.rest = (time.monotonic() - self._began) * (1 / UPLOADING - 1)
+        self.min_checkpoint_seconds = (time.monotonic() - self._began) * (1 / UPLOADING - 1)
 
     def complete(self) -> None:
         if self._rank == 0:

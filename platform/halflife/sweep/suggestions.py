@@ -22,7 +22,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from halflife.errors import UserError
 from halflife.rng import seed_of
-from halflife.store.files import Where
+from halflife.store.files import AnyPath
 from halflife.store.identity import key_of
 from halflife.sweep.adaptive import Budget, Search
 from halflife.sweep.journal import journal
@@ -52,7 +52,7 @@ class Suggestions:
 
     Raises UserError when the journal cannot be read."""
 
-    def __init__(self, search: Search, folder: Where) -> None:
+    def __init__(self, search: Search, folder: AnyPath) -> None:
         self._search = search
         self.examples = examples(search, PROBES)
         self.name = f"{search.declaration.study}-{search.declaration.preset}-{_digest(search, self.examples)[:12]}"

@@ -86,7 +86,7 @@ class _Job:
 class Publisher:
     """Publishes one sweep's runs to one experiment.
 
-    `artifacts` is where a new experiment stores its files; None leaves it to the server. `alone` is a lock held while
+    `artifacts` is where a new experiment stores its files; None leaves it to the server. `lock` is held while
     this publisher writes, so that two identical sweeps do not both create the runs.
     """
 
@@ -98,12 +98,12 @@ class Publisher:
         description: str,
         sweep: str,
         artifacts: Path | None = None,
-        alone: AbstractContextManager[Any] | None = None,
+        lock: AbstractContextManager[Any] | None = None,
         client: Any = None,
         pause: float = 0.5,
     ) -> None:
         self._uri, self._experiment, self._description, self._sweep = tracking_uri, experiment, description, sweep
-        self._artifacts, self._alone, self._client = artifacts, alone or nullcontext(), client
+        self._artifacts, self._lock, self._client = artifacts, lock or nullcontext(), client
         self._first_pause = self._pause = pause
         self._experiment_id = ""
         self._ids: dict[RunRef, str] = {}
@@ -214,7 +214,7 @@ class Publisher:
             self._wake.notify_all()
 
     def _serve(self) -> None:
-        with self._alone:
+        with self._lock:
             self._waiting = False
             while not self._abandoned:
                 with self._wake:

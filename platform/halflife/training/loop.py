@@ -134,7 +134,9 @@ class _Loop:
             now = self.clock()
             report = now - reported >= REPORT_SECONDS
             # the ranks' clocks differ, and all write the checkpoint
-            checkpoint = self.ranks.broadcast(now - checkpointed >= max(checkpoint_seconds, self.context.rest))
+            checkpoint = self.ranks.broadcast(
+                now - checkpointed >= max(checkpoint_seconds, self.context.min_checkpoint_seconds)
+            )
             if evaluate or report or checkpoint or len(self.unread) >= self.unread_limit:
                 self._read_losses()
             progress.seconds_training += time.perf_counter() - started
