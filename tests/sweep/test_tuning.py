@@ -21,6 +21,7 @@ from halflife.store.store import Store
 from halflife.sweep import launch, session
 from halflife.sweep.placement import ResourceRequest
 from halflife.sweep.site import ExecutionSite
+from halflife.tracking.publisher import connect
 from tests.sweep.drivers import runs
 from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study
@@ -149,6 +150,7 @@ def test_a_ray_that_does_not_start_is_one_line_and_leaves_no_run_open(tmp_path: 
         raise OSError("AF_UNIX path\ntoo long")
 
     monkeypatch.setattr("ray.init", refuse)
+    connect(f"sqlite:///{tmp_path}/mlflow.db").search_experiments()  # creates the tables, so that publishing is fast
     with pytest.raises(UserError, match=r"^Ray does not start: AF_UNIX path too long$"):
         launch.run(study(), ExecutionSite(results=tmp_path, device="cpu", max_concurrent=1))
     connection = sqlite3.connect(tmp_path / "mlflow.db")

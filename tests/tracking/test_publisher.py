@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import mlflow.entities  # noqa: F401  takes seconds, which no test below should count
 import pytest
 
 from halflife.errors import UserError

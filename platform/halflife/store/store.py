@@ -123,7 +123,7 @@ class Store:
             why = " ".join((error.strerror or str(error)).split())[:300]
             raise UserError(f"cannot write results to {self.address}: {why}; choose another folder") from error
         self._check_version()
-        self._prepared = isinstance(path, Remote)
+        self._prepared = self.in_bucket
 
     def _check_version(self) -> None:
         if self.root.exists() and not self.root.is_dir():

@@ -246,8 +246,10 @@ class Publisher:
     def _attach(self) -> None:
         """Find or create the experiment, and find this sweep's existing runs."""
         if self._client is None:
-            self._client = connect(self._uri)
-        self._experiment_id = self._find_experiment()
+            self._client = connect(self._uri)  # imports MLflow
+            self._advanced = time.monotonic()
+        self._experiment_id = self._find_experiment()  # creates the tables of a new database
+        self._advanced = time.monotonic()
         kind = f"tags.`{schema.TAG_KIND}`"
         for where in (f"{kind} = 'stage'", f"tags.`{schema.TAG_SWEEP}` = '{self._sweep}'"):
             token = None
