@@ -77,9 +77,7 @@ def read_documents(files: list[File]) -> list[Document]:
     kept: list[tuple[str, str]] = []
     for file in sorted(files, key=lambda file: (file.path.name, file.sha256)):
         for number, text in enumerate(_texts(file.path)):
-            text = (
-                text.replace("\r\n", "\n").encode(errors="replace").decode()
-            )  # JSON may have half a surrogate pair
+            text = text.replace("\r\n", "\n").encode(errors="replace").decode()  # JSON may have half a surrogate pair
             if text.strip() and not seen.repeats(text):
                 kept.append((f"{file.path.name}#{number}", text))
     return _split(kept, label(files))
