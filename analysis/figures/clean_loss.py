@@ -16,11 +16,11 @@ from analysis.runs.study import StudyData
 from halflife.tracking import schema
 
 CAPTION = (
-    "Loss on held-out clean text. Left: clean loss at the drop, with the {skill} minus never exposed to it, by size; "
-    "points are seeds, dashes their means. Within the shaded band the preset is valid; outside it, all later "
-    "comparisons are between unequal models. Right: clean loss in the branch after the drop; solid lines had the "
-    "{skill}, dashed lines never did, thick lines are means over seeds. A jump at the start of the branch is caused "
-    "by the fork, not by forgetting."
+    "Loss on held-out clean text. Left: difference in clean loss at the drop between models with the {skill} and "
+    "models that never had it, by size; points are seeds, dashes their means. Within the shaded band the preset is "
+    "valid; outside it, all later comparisons are between unequal models. Right: clean loss in the branch after the "
+    "drop; solid lines had the {skill}, dashed lines never did, thick lines are means over seeds. A jump at the start "
+    "of the branch is caused by the fork, not by forgetting."
 )
 DASHED = (0, (3, 2))
 PHASES = ("trunk", "branch")
@@ -105,4 +105,4 @@ def _branches(axes: Axes, part: pl.DataFrame, sizes: list) -> None:
             fill = colour if role == "treatment" else "white"
             axes.plot([zero] * at_start.height, at_start["loss"], "o", ms=3.2, color=colour, mfc=fill)
     axes.set_xlabel("tokens since the drop")
-    axes.set_ylabel("clean loss in the branch (nats per token)")
+    axes.set_ylabel("clean loss (nats per token)")

@@ -13,7 +13,7 @@ from analysis.runs.study import StudyData
 
 CAPTION = (
     "Each row changes one thing and keeps the rest fixed, in pairs of runs (anything that also changes the dose, such "
-    "as an arm, stays at the reference). Points are means over seeds, bars are 95 % t intervals. Left: change in mean "
+    "as an arm, stays at the reference). Points are means over seeds, bars are 95% t intervals. Left: change in mean "
     "retention over log time (1 would be all of the {skill}, all of the time), over all pairs. Right: factor on the "
     "half-life, with the number of pairs in which both runs reached half retention; if too few did, no factor is "
     "drawn, because those are the fast runs (the survival model of all runs also counts the others). To the right of "

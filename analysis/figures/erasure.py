@@ -31,9 +31,9 @@ CAPTION = (
     "answer read from the layer with the largest advantage at the drop. Relearning: tokens saved, at equal examples "
     "and budget, in recovering a quarter, half and nine tenths of the skill. Last column: the share of the lost "
     "output that the other readings still find (their mean); right is gated, left is scrambled; it is given if at "
-    "least half of the output is lost. Points are means over sizes within a seed, then over seeds, with 95 % t "
+    "least half of the output is lost. Points are means over sizes within a seed, then over seeds, with 95% t "
     "intervals (pale for two seeds). Hollow marks include bounds from relearning that did not finish within the "
-    "budget; arrows lie beyond the panel; no bar: no advantage at the drop. Grey: control whose answers were "
+    "budget; arrows lie beyond the panel; the word none: no advantage at the drop. Grey: control whose answers were "
     "shuffled, a table without a rule."
 )
 COLUMNS = {

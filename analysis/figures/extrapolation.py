@@ -14,7 +14,7 @@ from analysis.runs.study import StudyData
 CAPTION = (
     "Left: each law is fitted to the beginning of every run and predicts the rest. Shown is the root mean square "
     "error of the predicted margin, averaged over sizes, against the fraction of the log span used for fitting; bars "
-    "(which may leave the panel) are 95 % t intervals over seeds. Right: the half-life at the largest size predicted "
+    "(which may leave the panel) are 95% t intervals over seeds. Right: the half-life at the largest size predicted "
     "from the smaller sizes, divided by the observed one (1 is exact), with the same bars; seeds with a censored "
     "half-life at any size are left out. A law that can be trusted beyond the data has a low, flat line and a bar "
     "that covers 1. A law that fits best but predicts badly has fitted noise."
@@ -23,7 +23,7 @@ SHOWN = 6
 
 
 def extrapolation_table(data: StudyData) -> pl.DataFrame:
-    """`fits.foretold` of the SHOWN best laws."""
+    """`fits.predictions` of the SHOWN best laws."""
     return fits.predictions(data, fits.ranking(data)["law"].to_list()[:SHOWN])
 
 
@@ -46,7 +46,7 @@ def draw_extrapolation(table: pl.DataFrame) -> Figure:
         left.set_xlabel("fraction of the run's log span used for fitting")
         left.set_ylabel("error on the rest (nats per token)")
         seen = rolling["seen"].unique().sort().to_list()
-        left.set_xticks(seen, [f"{100 * share:.0f} %" for share in seen])
+        left.set_xticks(seen, [f"{100 * share:.0f}%" for share in seen])
         _ratios(right, largest, laws, colours)
         style.despine(figure)
         style.legend_above(figure, handles, handlelength=3.0)

@@ -19,7 +19,7 @@ from analysis.stats.scaling import area_slope
 CAPTION = (
     "The level at which retention of the log-probability settles, without assuming a law: its mean over the last two "
     "octaves of tokens, once the change across them is shown to be small; 0 is the never-exposed control, 1 the drop. "
-    "One colour and marker per setting; small points are seeds, lines join the means over seeds, bands are 95 % t "
+    "One colour and marker per setting; small points are seeds, lines join the means over seeds, bands are 95% t "
     "intervals. A downward arrow marks a run not shown to have settled, drawn where it ended: its floor, if any, lies "
     "below. φ is the slope of the floor's logit against ln N, one per seed, then Student-t over seeds; it requires "
     "every run to have settled. A band that includes 0 shows no floor; a band that rises with size shows that larger "

@@ -20,7 +20,7 @@ CAPTION = (
     "one common k, fitted until it reaches that same loss and perturbed by noise of a fixed norm. Points are medians "
     "over seeds, bars are order-statistic intervals (the range, below six seeds); a behaviour that never reached the "
     "matched loss has no point, and points with equal C are drawn side by side. Colours are kinds of behaviour, named "
-    "as in the study. ρ is Spearman's correlation over behaviours with Fisher's 95 % interval; the line below it "
+    "as in the study. ρ is Spearman's correlation over behaviours with Fisher's 95% interval; the line below it "
     "holds the remaining differences in loss and norm fixed. If behaviours that take little were fragile, F1, F2, F3 "
     "and λmax would fall with C and r50 would rise. Five measures are tested at once and behaviours of one kind "
     "resemble each other, so an interval that barely excludes 0 proves little."

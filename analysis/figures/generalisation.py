@@ -18,7 +18,7 @@ from halflife.tracking import schema
 CAPTION = (
     "Success in translating between the two languages whose pair was left out of training, in both directions: every "
     "correct answer was generalised. Left: at the drop, by size; small points are seeds, large points are means with "
-    "95 % t intervals, the horizontal line is chance. Right: since the drop of another language, as means over seeds, "
+    "95% t intervals, the horizontal line is chance. Right: since the drop of another language, as means over seeds, "
     "one colour per size; grey: controls, averaged over sizes. A curve that falls along with the dropped language "
     "shows that the generalisation depended on it."
 )

@@ -16,7 +16,7 @@ from analysis.stats.format import interval
 
 CAPTION = (
     "Tokens (or another clock, one per panel) until half of the {answer}'s log-probability above the never-exposed "
-    "control is lost for good, by size. Thick lines and bands: geometric mean over seeds with its 95 % t interval "
+    "control is lost for good, by size. Thick lines and bands: geometric mean over seeds with its 95% t interval "
     "from three seeds on; thin lines: single seeds. An arrow marks a run that did not reach half, drawn at its last "
     "evaluation, so the true value lies above; a size with more than a third of such runs has no mean. γ is the "
     "slope, one fit per seed, then Student-t over seeds. A few censored half-lives are imputed beyond their bounds; "

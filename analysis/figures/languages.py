@@ -18,7 +18,7 @@ from halflife.tracking import schema
 CAPTION = (
     "Retention of every language by success above chance: 1 as at the drop, 0 at chance, negative if other answers "
     "displace it. One row per family at the reference setting, one column per clock. Red: the dropped language (which "
-    "may differ between seeds), mean over seeds (sizes averaged within a seed) with its 95 % t interval; pale red: "
+    "may differ between seeds), mean over seeds (sizes averaged within a seed) with its 95% t interval; pale red: "
     "translations from and into it; grey: every kept language; black: their mean. If the red curve falls while the "
     "grey ones stay, the model lost the dropped language and not its abilities in general. Languages that were not "
     "learned at the drop (success above chance below one half) are left out."

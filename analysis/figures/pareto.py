@@ -15,11 +15,11 @@ from analysis.stats.format import short
 CAPTION = (
     "Left: every setting the search evaluated, by its objectives, dark is early and light is late. Circled and "
     "joined: the Pareto front, on which neither objective can improve without loss in the other; crosses: settings "
-    "that violate a constraint on any seed. Large diamonds: the best settings rerun on fresh seeds, with 95 % "
+    "that violate a constraint on any seed. Large diamonds: the best settings rerun on fresh seeds, with 95% "
     "intervals; these are the result, because the search's own values are subject to selection bias (winner's curse). "
     "Crossed and grey: a constraint was violated on some fresh seed. With one objective: its value over the search. "
     "Right: share of the first objective's variance over settings that each parameter explains alone (adjusted for "
-    "its degrees of freedom; bars are 95 % jackknife intervals over settings). A search concentrates where results "
+    "its degrees of freedom; bars are 95% jackknife intervals over settings). A search concentrates where results "
     "are good, so a small share is weak evidence against a parameter."
 )
 

@@ -19,7 +19,7 @@ CAPTION = (
     "Left: relearning tokens until half of the triggered prompts give the payload, for a model that once had the "
     "backdoor and lost it (filled) and one that never had it (open), after the same branch; one mark per run, bars at "
     "geometric means, arrows where the budget ended first. Right: how many times fewer tokens the once-poisoned model "
-    "needs, with 95 % t intervals over seeds. Faster relearning of the old payload under a new trigger is memory of "
+    "needs, with 95% t intervals over seeds. Faster relearning of the old payload under a new trigger is memory of "
     "the payload alone. What is specific to the backdoor is the interaction, in the last row: above 1, the faded "
     "backdoor is still in the weights."
 )

@@ -16,7 +16,7 @@ from analysis.stats.intervals import binomial_interval
 
 CAPTION = (
     "One panel per behaviour: the share of all restarts, over all seeds, whose prompt of k tokens "
-    f"{elicitation.HALF_CLOSED}, with Wilson's 95 % intervals. Solid: the model that has the behaviour; dashed: one "
+    f"{elicitation.HALF_CLOSED}, with Wilson's 95% intervals. Solid: the model that has the behaviour; dashed: one "
     "that never had it. If prompts had several kinds of initialization, a colour is an initialization and the "
     "restarts of all sizes are counted together (the table lists each size); otherwise a colour is a size. Lines are "
     "offset at each k. Where the share is small, one failed prompt proves little."

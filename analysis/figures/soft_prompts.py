@@ -19,7 +19,7 @@ SEED_BY_SEED = "each seed has its own, the line is their mean, and a seed withou
 CAPTION = (
     "One panel per behaviour: loss on the fixed held-out set against the number of prompt tokens k (0 is no prompt, "
     "set apart from the log axis). Faint points are all restarts, lines join the best restart of each seed averaged "
-    "over seeds, bars are 95 % t intervals over seeds (for a single seed, of its loss, if known), cut off at the "
+    "over seeds, bars are 95% t intervals over seeds (for a single seed, of its loss, if known), cut off at the "
     "panel. Solid: the model that has the behaviour; dashed: one that never had it, given the same examples and "
     f"steps. Dashed horizontal: the threshold T, below which a prompt {elicitation.HALF_CLOSED}; {SEED_BY_SEED} "
     "Triangle: the conditional distance C, the smallest k that reaches T, median over seeds, or not reached (an upper "

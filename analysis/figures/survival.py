@@ -13,7 +13,7 @@ from analysis.figures import style
 from analysis.runs.study import StudyData
 
 CAPTION = (
-    "Share of runs whose retention has not yet fallen below one half for good (Kaplan-Meier), with 95 % pointwise "
+    "Share of runs whose retention has not yet fallen below one half for good (Kaplan-Meier), with 95% pointwise "
     "intervals; a tick marks runs that ended before that (censored: they count for as long as they were observed). "
     "Below: the number of runs still observed and above half. A curve that ends high shows that the runs were too "
     "short, not that the skill lasts. Runs of one seed share data order, so the bands are too narrow as statements "

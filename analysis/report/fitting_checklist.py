@@ -143,7 +143,7 @@ def _left_out(data: StudyData, curves: pl.DataFrame) -> str:
         f"Laws: the reference setting only, {used} of {plural(treated['trial'].n_unique(), 'reference run')} fitted. "
         f"Left out are runs with less than {MIN_SUCCESS:g} of the success above chance, or less than {MIN_GAP:g} "
         f"nats per token above the control, at the drop, or fewer than {MIN_POINTS} evaluations. {censored} did not "
-        "reach half: they count as censored, not as missing."
+        "reach half and count as censored, not as missing."
     )
 
 
@@ -161,7 +161,7 @@ def _fitting(data: StudyData, curves: pl.DataFrame) -> list[tuple[str, str]]:
         ("Where does it start?", f"{STARTS} starts (Sobol, linear parameters projected out). Share of starts that "
          f"reached the best optimum: {share.min():.2f} to {share.max():.2f}."),
         ("Is anything resampled, and how uncertain are the estimates?", "Nothing is resampled: below 10 seeds a "
-         f"bootstrap undercovers. 95 % intervals: {methods}. Evaluations of one run never count as independent."),
+         f"bootstrap undercovers. 95% intervals: {methods}. Evaluations of one run never count as independent."),
         ("Is the law validated?", "By the error on the last fifth of the log span, predicted from the rest, and at the "
          "largest size, predicted from the smaller ones. AICc over the fits of all runs prefers no law within 2."),
     ]  # fmt: skip

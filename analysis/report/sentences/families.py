@@ -113,7 +113,7 @@ def sharing(effect_rows: dict[str, list[dict[str, Any]]], names: list[str]) -> s
     else:
         verdict = _why_not(rows)
     few = _few(max((row["seeds"] for row in rows), default=0))
-    return f"{question}{verdict}. {'; '.join(parts)} (paired by size and seed; 95 % intervals over seeds).{few}"
+    return f"{question}{verdict}. {'; '.join(parts)} (paired by size and seed; 95% intervals over seeds).{few}"
 
 
 def _effect(row: dict[str, Any]) -> tuple[int, str]:
