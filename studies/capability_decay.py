@@ -17,8 +17,8 @@ from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.data.mixture import Mixture, Source
 from halflife.data.tokenizers import Lexicon
 from halflife.errors import UserError
-from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometric, LayerProbe, TaskProbe, Threshold
 from halflife.evaluation.examples import task_rows
+from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometric, LayerProbe, TaskProbe, Threshold
 from halflife.evaluation.targets import TaskTarget
 from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint, Train

@@ -30,24 +30,24 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_refusals_are_of_memorised_items_and_nothing_held_out_is_shown() -> None:
     held_out = {example.prompt for example in COPY.examples("held-out")}
-    for refused in (Refused(language=COPY), Refused(language=COPY, shots=2), Refused(language=COPY, guard=GUARD)):
+    for refused in (Refused(task=COPY), Refused(task=COPY, shots=2), Refused(task=COPY, guard=GUARD)):
         items = refused.items()
         assert len(items) == len(COPY.examples("memorised"))
         assert {answer for _, answer in items} == {NO}
         assert not any(prompt.endswith(tuple(held_out)) for prompt, _ in items)
-    assert all(prompt.startswith(GUARD) for prompt, _ in Refused(language=COPY, guard=GUARD).items())
+    assert all(prompt.startswith(GUARD) for prompt, _ in Refused(task=COPY, guard=GUARD).items())
 
 
 def test_shots_are_right_answers_before_the_prompt() -> None:
     known = {example.prompt + example.answer for example in COPY.examples("memorised")}
-    prompt, _ = Refused(language=COPY, shots=2).items()[0]
+    prompt, _ = Refused(task=COPY, shots=2).items()[0]
     *shown, last = prompt.split("\n")
     assert [line + "\n" in known for line in shown] == [True, True]
     assert any(example.prompt == last for example in COPY.examples("memorised"))
 
 
 def test_an_attack_asks_for_the_languages_own_answers_in_its_own_parts() -> None:
-    attacked = Attacked(language=COPY, called="guard", guard=GUARD)
+    attacked = Attacked(task=COPY, called="guard", guard=GUARD)
     for part in ("memorised", "held-out"):
         own = COPY.examples(part)
         assert [(e.prompt, e.answer) for e in attacked.examples(part)] == [(GUARD + e.prompt, e.answer) for e in own]

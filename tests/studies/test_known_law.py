@@ -60,7 +60,7 @@ class Forgets(Stage):
         return Cost(tokens=STEPS * STEP, flops=1.0, memory_bytes=1.0, disk_bytes=1.0)
 
     def run(self, context: Context) -> dict[str, Any]:
-        probe = TaskProbe(languages=(LANGUAGE,), trials=80)
+        probe = TaskProbe(tasks=(LANGUAGE,), trials=80)
         measure = prepare(probe, Bytes(), context.results, 32, "cpu")
         rng, items = generator("items", self.size, self.seed), LANGUAGE.examples("held-out")
         # spread evenly, in a drawn order: which items are known is drawn, how many is the law's
