@@ -61,7 +61,7 @@ def test_a_bucket_of_another_account_is_told_in_one_line(account: Path, monkeypa
             raise ClientError({"Error": {"Code": "BucketAlreadyExists", "Message": "not yours"}}, "CreateBucket")
 
     monkeypatch.setattr(aws, "_client", lambda *_: Taken())
-    with pytest.raises(UserError, match=rf"the bucket {BUCKET} cannot be made: .*not yours"):
+    with pytest.raises(UserError, match=rf"the bucket {BUCKET} cannot be created: .*not yours"):
         aws.prepare(REGION, f"s3://{BUCKET}/results")
 
 

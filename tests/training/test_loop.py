@@ -251,6 +251,7 @@ def test_a_corrupt_start_is_an_error_not_a_fresh_model(tmp_path):
         ({"batch_tokens": 100}, "make batch_tokens a multiple, such as 112"),
         ({"dropout": 1.0}, "dropout"),
         ({"max_grad_norm": 0.0}, "max_grad_norm"),
+        ({"optimizer": "lion"}, "optimizer 'lion' given: expected an AdamW, an SGD or a Muon"),
         ({"schedule": Schedule(shape="continue")}, "a fresh rung has no learning rate"),
         ({"until": Threshold(metric="backdoor/hits", threshold=1)}, "waits for"),
         ({"snapshots": (Snapshot(name="../up", when=Threshold(metric="clean/loss", threshold=1)),)}, "snapshot"),

@@ -17,6 +17,7 @@ from halflife.models.released import Released
 from halflife.store.execution import CPU_ACTIVATION_BYTES, Execution, Memory
 from halflife.store.stage import Context, Cost, Outcome, ParentResult, Stage
 from halflife.training.memory import of_training, rows_within, trained_parameters
+from halflife.training.optimizers import Optimizer
 from halflife.training.parameters import Frozen, LoRA
 from halflife.training.penalties import EWC, KL, L2SP, AddedLoss, Penalty
 from halflife.training.recipe import Recipe
@@ -60,6 +61,8 @@ class Train(Stage, Recipe):
     def __post_init__(self) -> None:
         """Raises UserError when the fields contradict one another."""
         super().__post_init__()
+        if not isinstance(self.optimizer, Optimizer):
+            raise UserError(f"optimizer {self.optimizer!r} given: expected an AdamW, an SGD or a Muon")
         if isinstance(self.start, Checkpoint):
             self._check_fork(self.start)
         elif self.schedule.shape == "continue":
