@@ -25,7 +25,7 @@ NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", 
 
 
 def lacking() -> str:
-    """Why there can be no hosts on this machine; empty where there can."""
+    """Why this machine cannot run hosts; empty if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "hosts in namespaces need Linux and root"
     if absent := sorted({package for program, package in NEEDED.items() if not shutil.which(program)}):
@@ -37,7 +37,7 @@ def lacking() -> str:
 
 
 class Lab:
-    """`count` hosts, from construction until `close`, and a place outside them with a checkout of the repository.
+    """`count` hosts, from construction until `close`, and a directory outside them with a checkout of the repository.
 
     What the hosts share, as by a network file system, is `shared` here and /srv/shared there. `object_storage` is how
     their environment leads to a server of S3 outside of them, for a test that starts one.
@@ -52,7 +52,7 @@ class Lab:
             folder.mkdir()
         for name in ("key", "host_key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", scratch / name], check=True)
-        (scratch / "profile").write_text(". ~/.bashrc\n")  # as Debian's and Ubuntu's do
+        (scratch / "profile").write_text(". ~/.bashrc\n")  # like Debian's and Ubuntu's
         bucket = " ".join(f"{name}={value}" for name, value in self.object_storage.items())
         (scratch / "bashrc").write_text(f"export PIP_NO_INDEX=1 PIP_FIND_LINKS={self._wheels()} {bucket}\n")
         command = [*NAMESPACES, "--propagation", "private", "--mount-proc"]
@@ -70,7 +70,7 @@ class Lab:
         """The first process of the lab's namespaces, in the machine's own numbering."""
 
     def _wheels(self) -> Path:
-        """What building the project takes: the one thing that set-up does not find in the shared environment."""
+        """The build dependencies, which set-up does not find in the shared environment."""
         wheels = self.scratch / "wheels"
         requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
         command = [sys.executable, "-m", "pip", "download", "-q", "-d", str(wheels), *requirements, "editables"]
@@ -104,12 +104,12 @@ class Lab:
         return [*enter, "env", "-i", *(f"{name}={value}" for name, value in settings.items()), *command]
 
     def run(self, command: list[str], folder: Path, *, seconds: float, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run a command outside the hosts; what it says is kept together."""
+        """Run a command outside the hosts; stdout and stderr are merged."""
         line = self.outside(command, folder, **more)
         return subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds)
 
     def on(self, host: int, command: str, *, seconds: float = 120.0) -> str:
-        """What `command` says on a host, in the shell of a user who logs in."""
+        """The output of `command` on a host, in a login shell."""
         ssh = ["ssh", "-i", str(self.key), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
         ssh += ["-o", "LogLevel=ERROR", f"ubuntu@10.77.0.{10 + host}", f"bash -lc {shlex.quote(command)}"]
         return self.run(ssh, self.scratch, seconds=seconds).stdout

@@ -29,7 +29,7 @@ HEAD = "10.77.0.10"
 RESULTS = "halflife"
 STUDY = ["python", "studies/backdoor_persistence.py", "smoke", "--cluster", "cluster.yaml"]
 SECONDS = 1200.0
-"""For what takes a minute or two on a quiet machine."""
+"""Timeout for what takes a minute or two on an idle machine."""
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def tunnel(lab: Lab, checkout: Path) -> Iterator[None]:
 
 
 def answer(lab: Lab, url: str, **headers: str) -> int:
-    """The status that a plain client outside the hosts gets; 0 where nobody answers."""
+    """The status that a client outside the hosts gets; 0 if there is no response."""
     program = (
         "import json, sys, urllib.request, urllib.error\n"
         "request = urllib.request.Request(sys.argv[1], headers=json.loads(sys.argv[2]))\n"
@@ -126,7 +126,7 @@ def basic(user: str, password: str) -> str:
 def test_a_sweep_submitted_from_outside_runs_on_several_hosts_and_outlives_its_client(lab: Lab, checkout: Path):
     client = subprocess.Popen(lab.outside(STUDY, checkout), stdout=subprocess.PIPE, text=True, start_new_session=True)
     await_true(lambda: len(stages(lab)) >= 1, "the first stage")
-    os.killpg(client.pid, signal.SIGKILL)  # the lid is closed
+    os.killpg(client.pid, signal.SIGKILL)  # the laptop is closed
     said = client.communicate()[0]
     before = len(stages(lab))
     await_true(lambda: len(stages(lab)) > before, "a stage that ends without a client")
@@ -192,7 +192,7 @@ def test_two_workers_of_a_deepspeed_stage_on_two_hosts_get_the_losses_of_one(
     for folder in stages(lab, f"deepspeed-{place}"):
         done = json.loads((folder / "DONE").read_text())
         assert len(set(done["summary"]["hosts"])) == 2
-        alone = lab.shared / RESULTS / "stages" / folder.name  # the same stage: the engine is no part of its key
+        alone = lab.shared / RESULTS / "stages" / folder.name  # the same stage: the engine is not part of its key
         if (alone / "DONE").exists():
             compared += 1
             assert losses(folder, done) == pytest.approx(
@@ -211,7 +211,7 @@ def test_nothing_is_compiled_on_the_hosts(lab: Lab, checkout: Path):
         assert lab.on(host, "find ~/.cache/torch_extensions -type f 2>/dev/null | wc -l").strip() == "0"
 
 
-def test_mlflow_shows_the_runs_to_whoever_has_the_password(lab: Lab, checkout: Path, tunnel: None, account: dict):
+def test_mlflow_shows_the_runs_only_with_the_password(lab: Lab, checkout: Path, tunnel: None, account: dict):
     runs = "http://127.0.0.1:5000/api/2.0/mlflow/experiments/get-by-name?experiment_name=backdoor_persistence"
     known = {"Authorization": basic(*account.values())}
     assert answer(lab, runs) == 401
@@ -236,7 +236,7 @@ def test_the_report_is_drawn_from_outside(lab: Lab, checkout: Path, tunnel: None
     assert list((lab.home / "report").rglob("*.png"))
 
 
-def test_jobs_are_taken_only_from_who_has_the_token(lab: Lab, checkout: Path, tunnel: None):
+def test_jobs_are_accepted_only_with_the_token(lab: Lab, checkout: Path, tunnel: None):
     token = (lab.home / ".ray" / "auth_token").read_text().strip()
     jobs = "http://127.0.0.1:8265/api/jobs/"
     assert answer(lab, jobs) in (401, 403)
@@ -244,7 +244,7 @@ def test_jobs_are_taken_only_from_who_has_the_token(lab: Lab, checkout: Path, tu
     assert answer(lab, jobs, Authorization=f"Bearer {token}") == 200
 
 
-def test_dashboard_and_mlflow_answer_on_the_heads_loopback_alone(lab: Lab, checkout: Path):
+def test_dashboard_and_mlflow_answer_only_on_the_heads_loopback(lab: Lab, checkout: Path):
     """What else listens is sshd, and Ray for its other hosts."""
     sockets = re.compile(r'^LISTEN\s+\d+\s+\d+\s+(\S+):(\d+)\s+\S+\s+users:\(\("([^"]+)"', re.MULTILINE)
     for host in range(lab.count):
@@ -257,7 +257,7 @@ def test_dashboard_and_mlflow_answer_on_the_heads_loopback_alone(lab: Lab, check
         assert answer(lab, f"http://{HEAD}:{port}/") == 0
 
 
-def test_ray_itself_answers_only_who_has_the_token(lab: Lab, checkout: Path):
+def test_ray_itself_answers_only_with_the_token(lab: Lab, checkout: Path):
     """From within its network, where its ports can be reached."""
     status = ["ray", "status", "--address", f"{HEAD}:6379"]
     assert "Autoscaler status" in lab.run(status, checkout, seconds=300.0, RAY_AUTH_MODE="token").stdout

@@ -1,4 +1,4 @@
-"""The hosts that the cluster's tests run on end with their owner, and are seen nowhere else."""
+"""The hosts of the cluster tests end with their owner, and are isolated from this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.cluster
 OWNER = "import sys; from pathlib import Path; from tests.cluster.lab import Lab; lab = Lab(Path(sys.argv[1]), 2)\n"
 
 
-def test_an_owner_that_is_killed_takes_its_hosts_along(tmp_path: Path):
+def test_hosts_end_with_their_killed_owner(tmp_path: Path):
     if reason := lacking():
         pytest.skip(reason)
     before = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
@@ -37,6 +37,6 @@ def test_an_owner_that_is_killed_takes_its_hosts_along(tmp_path: Path):
 
 
 def processes_of(scratch: Path) -> list[str]:
-    """Command lines of processes that name the folder, the test's own owner aside."""
+    """Command lines of processes that contain the folder's name, except the test's owner."""
     listed = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
     return [line for line in listed if str(scratch) in line and OWNER.partition(";")[0] not in line]

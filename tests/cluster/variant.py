@@ -1,4 +1,4 @@
-"""cluster.yaml for hosts of one's own."""
+"""cluster.yaml for one's own hosts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ RULES = re.compile(r"^# ---- .* ----$", re.MULTILINE)
 
 
 def of_hosts(text: str) -> str:
-    """cluster.yaml with the block for hosts of one's own in use, in place of the one for AWS."""
+    """cluster.yaml with the block for one's own hosts in use instead of that for AWS."""
     aws, hosts, same = list(RULES.finditer(text))
     block = re.sub(r"^# ?", "", text[hosts.end() : same.start()], flags=re.MULTILINE)
     return text[: aws.start()] + block + text[same.end() :]

@@ -1,6 +1,6 @@
-"""`python -m tests.load`: thousands of tiny stages through the real plan, Tune, store and MLflow. What does each cost?
+"""`python -m tests.load`: the overhead per stage, from thousands of tiny stages through plan, Tune, store and MLflow.
 
-The trainer is a fake of 10 ms. The machine may be busy with other things, so CPU time stands beside wall time.
+The trainer is a fake that takes 10 ms. CPU time is reported as well as wall time, as the machine may be busy.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study
 
 TRAINING = 0.01
-"""Seconds that the fake trainer takes."""
+"""Duration of the fake trainer in seconds."""
 MOST_MS, MOST_UI_SECONDS, MOST_GROWTH = 250.0, 2.0, 0.15
-"""A stage of the sweep, wall; a page in the browser; memory, from a quarter of the way to the end, as a share."""
+"""Targets: wall time per stage; time per UI page; relative growth of memory over the last three quarters."""
 DONE = Outcome(status="complete", attempt="", summary={})
-LOOKS = 3
-ALONE = 100
-"""Stages that the store is timed with, without Ray."""
+REPEATS = 3
+WITHOUT_RAY = 100
+"""Number of stages for timing the store without Ray."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     stages: int = 2000
-    """In all: a trunk for every nine branches."""
+    """In total: one trunk per nine branches."""
     slots: int = 2
     json: Path | None = None
-    """Write the figures there."""
+    """Write the numbers to this file."""
 
 
 def main(settings: Settings) -> int:
@@ -65,12 +65,12 @@ def main(settings: Settings) -> int:
 
 
 def measured(settings: Settings, folder: Path) -> dict[str, dict[str, float]]:
-    """By part: wall and CPU milliseconds a stage; and what else has a target."""
+    """By part: wall and CPU milliseconds per stage; and the other measurements that have a target."""
     trunks = max(1, settings.stages // 10)
     made = study(trunks, 9, seconds=TRAINING)
     count, found = len(made.stages), {}
     found["plan"] = plan_of(made, folder / "planned").each(count)
-    found["store"] = store_alone(made, folder / "stored").each(ALONE, less=TRAINING)
+    found["store"] = store_alone(made, folder / "stored").each(WITHOUT_RAY, less=TRAINING)
     site = ExecutionSite(results=folder / "results", device="cpu", max_concurrent=settings.slots)
     with Sampler(here=site.results) as sampler:
         report = run(made, site, Console(quiet=True))
@@ -80,7 +80,7 @@ def measured(settings: Settings, folder: Path) -> dict[str, dict[str, float]]:
     found["memory"] = sampler.memory(count)
     again = ExecutionSite(results=folder / "results", device="cpu", tracking_uri=f"sqlite:///{folder / 'again.db'}")
     with timing() as span:
-        run(made, again, Console(quiet=True))  # everything is there: what takes time is to publish it
+        run(made, again, Console(quiet=True))  # everything is computed: the time is that of publishing
     found["MLflow"] = span.each(count)
     rest = {kind: found["the whole sweep"][kind] for kind in ("wall_ms", "cpu_ms")}
     parts = ("plan", "store", "MLflow")
@@ -108,12 +108,12 @@ def plan_of(made: Study, folder: Path) -> Span:
 
 
 def store_alone(made: Study, folder: Path) -> Span:
-    """One stage after another in this process."""
+    """Run stages one after another in this process."""
     store = Store(folder)
     store.prepare()
     (folder / "runs").mkdir()
-    stages = [stage for stage in made.stages if isinstance(stage, Fake)][:ALONE]
-    run_stage(stages[0], store)  # polars is imported
+    stages = [stage for stage in made.stages if isinstance(stage, Fake)][:WITHOUT_RAY]
+    run_stage(stages[0], store)  # imports polars
     shutil.rmtree(folder / "stages")
     store.prepare()
     with timing() as span:
@@ -123,7 +123,7 @@ def store_alone(made: Study, folder: Path) -> Span:
 
 
 def browser(results: Path) -> dict[str, float]:
-    """Seconds that MLflow's server takes for what its pages ask: experiments, a page of runs, one run's metrics."""
+    """Seconds that MLflow's server takes for the requests of its pages: experiments, runs, one run's metrics."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -136,7 +136,7 @@ def browser(results: Path) -> dict[str, float]:
         wait_for(f"{address}/health")
         api = f"{address}/ajax-api/2.0/mlflow"
         slowest, before = 0.0, cpu_of(server)
-        for _ in range(LOOKS):
+        for _ in range(REPEATS):
             first = ask(f"{api}/experiments/search", {"max_results": 100})
             ids = [entry["experiment_id"] for entry in first["experiments"]]
             began = time.monotonic()
@@ -147,14 +147,14 @@ def browser(results: Path) -> dict[str, float]:
             for metric in one["data"].get("metrics", [])[:4]:
                 ask(f"{api}/metrics/get-history?run_id={one['info']['run_id']}&metric_key={metric['key']}")
             slowest = max(slowest, time.monotonic() - began)
-        return {"seconds": slowest, "cpu_seconds": (cpu_of(server) - before) / LOOKS}
+        return {"seconds": slowest, "cpu_seconds": (cpu_of(server) - before) / REPEATS}
     finally:
         server.terminate()
         server.wait()
 
 
 def cpu_of(server: subprocess.Popen[bytes]) -> float:
-    """Seconds of CPU that the server and its workers have taken."""
+    """CPU seconds of the server and its workers."""
     root = psutil.Process(server.pid)
     return sum(sum(process.cpu_times()[:2]) for process in (root, *root.children(recursive=True)))
 
@@ -179,8 +179,8 @@ def wait_for(address: str, seconds: float = 180.0) -> None:
 
 
 def show(found: dict[str, dict[str, float]], console: Console) -> bool:
-    """Whether a target was missed."""
-    table = Table("part", "wall, ms a stage", "CPU, ms a stage")
+    """Print the measurements. Returns whether a target was missed."""
+    table = Table("part", "wall, ms per stage", "CPU, ms per stage")
     for part in ("plan", "Tune", "store", "MLflow", "the whole sweep"):
         table.add_row(part, f"{found[part]['wall_ms']:.1f}", f"{found[part]['cpu_ms']:.1f}")
     console.print(table)
@@ -189,7 +189,7 @@ def show(found: dict[str, dict[str, float]], console: Console) -> bool:
         f"driver {memory['first_mb']:.0f} MB after a quarter of the stages, {memory['last_mb']:.0f} MB at the end; the "
         f"largest actor {memory['actor_first_mb']:.0f} and {memory['actor_last_mb']:.0f} MB"
     )
-    console.print(f"a look in MLflow's browser: at most {page:.2f} s, {found['browser']['cpu_seconds']:.2f} s of CPU")
+    console.print(f"a page of MLflow's UI: at most {page:.2f} s, {found['browser']['cpu_seconds']:.2f} s of CPU")
     missed = [
         name
         for name, reached in {
@@ -199,7 +199,7 @@ def show(found: dict[str, dict[str, float]], console: Console) -> bool:
         }.items()
         if not reached
     ]
-    console.print(f"missed: {', '.join(missed)}" if missed else "every target was reached")
+    console.print(f"missed: {', '.join(missed)}" if missed else "all targets met")
     return bool(missed)
 
 

@@ -1,4 +1,4 @@
-"""Time and memory of this process and of all that it starts."""
+"""Time and memory of this process and its descendants."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Span:
     cpu: float = 0.0
 
     def each(self, count: int, less: float = 0.0) -> dict[str, float]:
-        """Milliseconds for one of `count`; `less` of its wall is not counted."""
+        """Milliseconds per item of `count`; `less` seconds of each are subtracted from the wall time."""
         return {"wall_ms": 1000 * (self.wall / count - less), "cpu_ms": 1000 * self.cpu / count}
 
 
 class Sampler:
-    """Looks twice a second, from a thread: CPU seconds of every process, megabytes of the driver and of the largest
-    actor by the number of stages begun, which it counts in `here`/runs."""
+    """Samples twice per second, in a thread: CPU seconds of every process; megabytes of the driver and of the largest
+    actor, as a function of the number of started stages, which are the files in `here`/runs."""
 
     def __init__(self, here: Path) -> None:
         self.span = Span()
@@ -51,7 +51,7 @@ class Sampler:
         self.span.cpu = time.process_time() - self._own + sum(self._cpu.values())
 
     def memory(self, count: int) -> dict[str, float]:
-        """Megabytes when a quarter of `count` stages had begun, and at the last look while there were actors."""
+        """Megabytes when a quarter of `count` stages had started, and at the last sample with live actors."""
         seen = [entry for entry in self._seen if entry[2]] or self._seen
         first = next((entry for entry in seen if entry[0] >= count / 4), seen[-1])
         last = seen[-1]

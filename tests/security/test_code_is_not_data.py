@@ -1,4 +1,4 @@
-"""Nothing that is read from the store, from artifacts or from a user's files is ever run."""
+"""Nothing that is read from the store, from artifacts or from a user's files is ever executed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sources() -> list[Path]:
 
 
 def offences(text: str) -> list[str]:
-    """What in a module would unpickle, or run text as code."""
+    """Constructs of a module that would unpickle data or execute text."""
     found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -71,7 +71,7 @@ def test_no_module_unpickles_or_runs_text_as_code() -> None:
 
 
 class Bomb:
-    """Unpickled, it writes a file."""
+    """Writes a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -150,7 +150,7 @@ NAMES = ["$(touch injected).jsonl", "a;touch injected;.jsonl", "`touch injected`
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_corpus_file_of_whatever_name_is_only_read(tmp_path: Path, name: str) -> None:
+def test_a_corpus_file_of_any_name_is_only_read(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "given"
     folder.mkdir()
     (folder / name).write_text("".join(json.dumps({"text": sentences(number, 20)}) + "\n" for number in range(60)))
@@ -164,7 +164,7 @@ def test_a_corpus_file_of_whatever_name_is_only_read(tmp_path: Path, name: str) 
 
 @pytest.mark.parametrize("digest", ["../../outside", "/outside"])
 def test_documents_of_a_corpus_with_a_path_for_a_digest_are_not_written_outside(tmp_path: Path, digest: str) -> None:
-    """Digests are computed, never given; a description that claims another reads nothing that is not a corpus."""
+    """Digests are computed, never given; a description with an arbitrary one reads nothing but corpora."""
     from halflife.errors import UserError
 
     with pytest.raises(UserError, match="is not below"):

@@ -1,4 +1,4 @@
-"""Nothing listens beyond this machine while a sweep runs."""
+"""During a sweep, nothing listens on other interfaces than loopback."""
 
 from __future__ import annotations
 

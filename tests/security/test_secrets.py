@@ -1,4 +1,4 @@
-"""What a user keeps secret reaches neither the store, nor MLflow, nor the terminal."""
+"""A user's secrets reach neither the store, nor MLflow, nor the terminal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ URIS = (
 
 
 @pytest.mark.parametrize("uri", URIS)
-def test_what_a_uri_keeps_secret_is_masked_and_the_rest_stays(uri: str) -> None:
+def test_secrets_in_a_uri_are_masked_and_the_rest_stays(uri: str) -> None:
     shown = masked(f"study.py demo --tracking-uri {uri} --seeds 3")
     assert "5ecret" not in shown
     assert "host" in shown
@@ -43,10 +43,10 @@ def test_what_a_uri_keeps_secret_is_masked_and_the_rest_stays(uri: str) -> None:
     assert shown.endswith(" --seeds 3")
 
 
-class Telling(Walk):
-    """Fails, and says a password."""
+class Leaking(Walk):
+    """Fails with a password in the message."""
 
-    kind: ClassVar[str] = "telling"
+    kind: ClassVar[str] = "leaking"
 
     def run(self, context: Any) -> dict[str, Any]:
         raise ConnectionError(f"no answer from {URIS[0]}")
@@ -63,14 +63,14 @@ def test_no_secret_reaches_the_store_or_mlflow(tmp_path: Path, monkeypatch: pyte
     for stage in made.stages:
         run_stage(stage, site.store())
     with pytest.raises(ConnectionError):
-        run_stage(Telling(name="a"), site.store())
+        run_stage(Leaking(name="a"), site.store())
     printed = io.StringIO()
     report = run(made, site, Console(file=printed))
     assert (report.cached, report.unpublished) == (2, ())
     (tmp_path / "results" / "printed").write_text(printed.getvalue())
     files = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
     assert {"mlflow.db", "stage.json", "study.json"} <= {path.name for path in files}
-    telling = [path for path in files if b"5ecret" in path.read_bytes()]
-    assert telling == []
+    leaking = [path for path in files if b"5ecret" in path.read_bytes()]
+    assert leaking == []
     assert any(b"no answer from https://***@host/x" in path.read_bytes() for path in files)
     assert Store(site.results).outcome(made.stages[0])

@@ -1,4 +1,4 @@
-"""Stages that compute next to nothing, and say in a log each step that they compute."""
+"""Stages that compute almost nothing, and log each step that they compute."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOG = "computed.log"
 
 @dataclass(frozen=True, kw_only=True)
 class Walk(Stage):
-    """Hashes its way from its starts' ends, step by step; `final/state.json` holds where it got."""
+    """A chain of hashes, one per step, from the final states of its starts; the result is in `final/state.json`."""
 
     kind: ClassVar[str] = "walk"
 
@@ -34,7 +34,7 @@ class Walk(Stage):
     """Unavailable unless the starts' summaries have this."""
     flops: float = recorded(1.0)
     pause: float = recorded(0.0)
-    """Seconds a step."""
+    """Seconds per step."""
     breaks_at: int | None = recorded(None)
     """Raise before this step, unless resumed."""
 

@@ -1,4 +1,4 @@
-"""An S3 of our own, which answers one request after another: its conditional puts are exclusive.
+"""A fake S3 that handles one request at a time, so that conditional puts are exclusive.
 
 `python -m tests.store.s3 HOST PORT` serves there until its standard input closes.
 """
@@ -21,7 +21,7 @@ ACCOUNT = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "
 
 @contextlib.contextmanager
 def serving(host: str = "127.0.0.1", port: int = 0) -> Iterator[None]:
-    """The process's environment, and that of its children, leads to it meanwhile; BUCKET is there and empty."""
+    """Set the environment of this process and its children to use it, with the empty bucket BUCKET."""
     import boto3
     import s3fs
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -34,7 +34,7 @@ def serving(host: str = "127.0.0.1", port: int = 0) -> Iterator[None]:
     address = f"http://{host}:{server.server_port}"
     try:
         with mock.patch.dict(os.environ, {**ACCOUNT, "AWS_ENDPOINT_URL": address, "MLFLOW_S3_ENDPOINT_URL": address}):
-            s3fs.S3FileSystem.clear_instance_cache()  # of a server that was here before
+            s3fs.S3FileSystem.clear_instance_cache()  # of an earlier server
             boto3.client("s3").create_bucket(Bucket=BUCKET.removeprefix("s3://"))
             yield
     finally:

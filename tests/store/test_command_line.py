@@ -32,7 +32,7 @@ def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return error
 
 
-def test_diff_names_the_fields_that_differ_with_defaults_said(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_names_the_fields_that_differ_and_marks_defaults(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = Walk(name="a", steps=3), Walk(name="b")
     for stage in (one, other):
         run_stage(stage, store)
@@ -87,9 +87,7 @@ def test_diff_of_a_stage_with_itself_says_so(store: Store, capsys: pytest.Captur
     assert "are the same stage." in _run(capsys, "diff", stage.key, stage.key, "--results", str(store.root))
 
 
-def test_diff_tells_what_is_recorded_apart_from_what_is_hashed(
-    store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_diff_separates_recorded_from_hashed_fields(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = Walk(name="a"), Walk(name="b", flops=7)
     run_stage(one, store, origin={"command": "study.py", "commit": "c0ffee", "changes": None, "versions": {"x": "1"}})
     run_stage(other, store, origin={"command": "study.py", "commit": "badcab", "changes": None, "versions": {"x": "2"}})
@@ -112,7 +110,7 @@ def test_a_stage_that_is_unknown_or_ambiguous_is_refused_in_one_line(
     assert "no results folder" in _refused(capsys, "ls", "--results", str(store.root / "none"))
 
 
-def test_ls_shows_every_stage_and_how_it_stands(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ls_shows_every_stage_and_its_status(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     run_stage(Walk(name="a", steps=1234), store)
     run_stage(Walk(name="b", diverges=True), store)
     for broken in (Walk(name="c", breaks_at=2), Walk(name="d", breaks_at=0)):
@@ -154,7 +152,7 @@ def test_gc_keeps_results_and_what_can_be_resumed_and_frees_the_rest(
     assert "0 items" in _run(capsys, "gc", "--results", str(store.root))
 
 
-def test_gc_leaves_a_stage_that_someone_computes_alone(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gc_skips_a_stage_that_is_being_computed(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     stage = Walk(name="a", breaks_at=0)
     with pytest.raises(RuntimeError):
         run_stage(stage, store)
@@ -166,7 +164,7 @@ def test_gc_leaves_a_stage_that_someone_computes_alone(store: Store, capsys: pyt
     assert "1 item," in _run(capsys, "gc", "--results", str(store.root))
 
 
-def test_gc_leaves_a_stage_alone_that_someone_begins_to_compute_while_it_looks(
+def test_gc_skips_a_stage_that_starts_while_it_looks(
     store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage, pulse, looked_for = Walk(name="a", breaks_at=0), Pulse(), housekeeping._garbage_of
@@ -185,7 +183,7 @@ def test_gc_leaves_a_stage_alone_that_someone_begins_to_compute_while_it_looks(
     assert began[0].path.exists()
 
 
-def test_gc_frees_the_lease_of_a_dead_process_and_old_half_written_files(
+def test_gc_frees_the_lease_of_a_dead_process_and_old_partial_files(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage = Walk(name="a")
@@ -197,13 +195,13 @@ def test_gc_frees_the_lease_of_a_dead_process_and_old_half_written_files(
         path.write_text("")
     long_ago = time.time() - 10_000
     os.utime(old, (long_ago, long_ago))
-    assert "0 items" in _run(capsys, "gc", "--results", str(store.root))  # somebody may hold that lease
+    assert "0 items" in _run(capsys, "gc", "--results", str(store.root))  # a process may hold that lease
     os.utime(folder / "lease-4.json", (long_ago, long_ago))
     assert "2 items" in _run(capsys, "gc", "--results", str(store.root))
     assert sorted(path.name for path in folder.iterdir()) == [".DONE.1.tmp", "DONE", "attempts"]
 
 
-def test_gc_of_a_corrupt_attempt_keeps_the_mark_that_it_is(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gc_of_a_corrupt_attempt_keeps_its_mark(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     stage = Walk(name="a")
     first = run_stage(stage, store)
     (store.folder(stage) / "attempts" / first.attempt / "final/state.json").unlink()

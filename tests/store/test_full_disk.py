@@ -1,4 +1,4 @@
-"""A file system that is full while a checkpoint is written: the stage fails, and goes on once there is room."""
+"""A disk that is full while a checkpoint is written: the stage fails, and resumes once there is space."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def work(store: Store) -> subprocess.Popen[str]:
 
 
 def fill(path: Path) -> None:
-    """Take what is free."""
+    """Use up the free space."""
     with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
         while True:
             file.write(b"x" * 4096)

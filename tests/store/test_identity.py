@@ -76,7 +76,7 @@ def test_a_version_bump_changes_the_key() -> None:
     assert LaterThing().key != Thing().key
 
 
-def test_what_is_recorded_is_not_hashed() -> None:
+def test_recorded_fields_are_not_hashed() -> None:
     assert Thing(part=Part(size=2, label="a")).key == Thing(part=Part(size=2, label="b")).key
 
 
@@ -101,7 +101,7 @@ def test_a_chain_longer_than_pythons_stack_has_a_key() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_none_has_no_place_in_a_description(value: float) -> None:
+def test_nan_is_not_allowed_in_a_description(value: float) -> None:
     with pytest.raises(ValueError, match="not allowed"):
         canonical(value)
 

@@ -177,7 +177,7 @@ KILLED_AT = [*(("disk", stages) for stages in (0, 3, 4, 7, 11)), ("s3", 4), ("me
 
 
 @pytest.mark.parametrize(("address", "stages"), KILLED_AT, indirect=["address"])
-def test_a_killed_search_goes_on_as_if_it_had_not_been(
+def test_a_killed_search_resumes_as_if_it_had_not_been_killed(
     carried: Callable[[str], Carried],
     address: str,
     tmp_path: Path,

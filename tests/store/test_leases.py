@@ -21,7 +21,7 @@ class Clock:
 
 
 def _elsewhere(folder: Path, pulse: Pulse) -> Holding:
-    """A lease as a process of another machine would hold it: nothing can be told from its process id."""
+    """A lease held by a process of another machine, whose process id cannot be checked."""
     holding = acquire(folder, Watch(pulse), pulse)
     assert holding
     _rewrite(folder, machine="another")
@@ -130,7 +130,7 @@ def test_a_holder_that_was_taken_over_does_not_free_the_new_holders_lease(tmp_pa
     assert lease.number == 2
 
 
-def test_a_held_lease_beats_and_tells_progress(tmp_path: Path) -> None:
+def test_a_held_lease_has_a_heartbeat_and_progress(tmp_path: Path) -> None:
     pulse = Pulse(beat=0.01)
     holding = acquire(tmp_path, Watch(pulse), pulse)
     assert holding

@@ -23,7 +23,7 @@ def _names(stages: object) -> list[str]:
     return [stage.name for stage in stages]  # type: ignore[attr-defined]
 
 
-def test_a_shared_trunk_stands_once_and_before_its_branches(store: Store) -> None:
+def test_a_shared_trunk_occurs_once_and_before_its_branches(store: Store) -> None:
     branches = [Walk(name=name, starts=(Walk(name="trunk"),)) for name in "abc"]
     plan = Plan(branches, store)
     assert _names(plan.missing) == ["trunk", "a", "b", "c"]
@@ -41,11 +41,11 @@ def test_the_longest_remaining_path_comes_first(store: Store) -> None:
     assert _names(plan.ready()) == ["short", "end"]
 
 
-def test_of_equals_the_one_asked_for_first_comes_first(store: Store) -> None:
+def test_of_equal_stages_the_first_requested_comes_first(store: Store) -> None:
     assert _names(Plan([Walk(name=name) for name in "cab"], store).ready()) == ["c", "a", "b"]
 
 
-def test_what_is_complete_is_cached_and_does_not_ask_for_its_parents(store: Store) -> None:
+def test_a_complete_stage_is_cached_and_does_not_need_its_parents(store: Store) -> None:
     trunk = Walk(name="trunk")
     branch = Walk(name="branch", starts=(trunk,))
     run_stage(branch, store)
@@ -64,7 +64,7 @@ def test_a_missing_parent_of_a_missing_stage_is_planned_and_a_complete_one_is_no
     assert set(plan.outcomes) == {trunk.key}
 
 
-def test_what_hangs_on_a_diverged_stage_is_blocked_with_the_reason_and_the_rest_goes_on(store: Store) -> None:
+def test_descendants_of_a_diverged_stage_are_blocked_with_the_reason_and_the_rest_runs(store: Store) -> None:
     trunk = Walk(name="trunk")
     branch = Walk(name="branch", starts=(trunk,))
     leaf = Walk(name="leaf", starts=(branch,))
@@ -82,14 +82,14 @@ def test_a_cached_divergence_blocks_from_the_start(store: Store) -> None:
     assert len(plan.blocked) == 1
 
 
-def test_a_stage_that_says_it_is_unavailable_is_blocked(store: Store) -> None:
+def test_an_unavailable_stage_is_blocked(store: Store) -> None:
     trunk = Walk(name="trunk")
     plan = Plan([Walk(name="branch", starts=(trunk,), needs="snapshot")], store)
     plan.completed(trunk.key, DONE)
     assert list(plan.blocked.values()) == ["the start never reached snapshot"]
 
 
-def test_a_failure_blocks_what_hangs_on_it(store: Store) -> None:
+def test_a_failure_blocks_its_descendants(store: Store) -> None:
     trunk = Walk(name="trunk")
     one = Walk(name="one", starts=(trunk,))
     both = Walk(name="both", starts=(trunk, Walk(name="other")))
@@ -212,7 +212,7 @@ def test_a_plan_that_grew_is_the_plan_of_all_at_once(
     assert ends[0] == ends[1]
 
 
-def test_what_is_added_waits_for_what_runs_and_forks_from_what_is_done(store: Store) -> None:
+def test_added_stages_wait_for_running_parents_and_fork_from_complete_ones(store: Store) -> None:
     trunk = Walk(name="trunk")
     plan = Plan([trunk], store)
     plan.take()
@@ -225,7 +225,7 @@ def test_what_is_added_waits_for_what_runs_and_forks_from_what_is_done(store: St
     assert plan.cached == frozenset()
 
 
-def test_what_is_added_below_a_failure_or_a_divergence_is_blocked(store: Store) -> None:
+def test_added_descendants_of_a_failure_or_a_divergence_are_blocked(store: Store) -> None:
     broken, diverged = Walk(name="broken"), Walk(name="diverged")
     plan = Plan([broken, diverged], store)
     for _ in range(2):
@@ -238,7 +238,7 @@ def test_what_is_added_below_a_failure_or_a_divergence_is_blocked(store: Store) 
     assert plan.finished
 
 
-def test_what_is_added_and_complete_is_cached(store: Store) -> None:
+def test_an_added_complete_stage_is_cached(store: Store) -> None:
     plan = Plan([Walk(name="a")], store)
     run_stage(Walk(name="b"), store)
     plan.add([Walk(name="b")], store)

@@ -1,4 +1,4 @@
-"""Results in object storage: what one machine computes another finds, and nobody overwrites anybody."""
+"""Results in object storage: machines find each other's results, and never overwrite them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Host = Callable[[str], Store]
 
 @pytest.fixture
 def host(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """The store as a machine of the given name opens it: with a copy of its own."""
+    """The store as opened by the machine of this name, with its own copy."""
 
     def open_there(name: str) -> Store:
         monkeypatch.setenv("HALFLIFE_CACHE", str(tmp_path / name))
@@ -55,7 +55,7 @@ def _state(store: Store, stage: Walk) -> str:
     return final_state(folder)
 
 
-def test_what_one_machine_has_computed_another_finds(host: Host, tmp_path: Path) -> None:
+def test_a_machine_finds_what_another_has_computed(host: Host, tmp_path: Path) -> None:
     parent = Walk(name="a")
     child = Walk(name="b", starts=(parent,))
     here, alone = host("here"), Store(tmp_path / "alone")
@@ -73,7 +73,7 @@ def test_what_one_machine_has_computed_another_finds(host: Host, tmp_path: Path)
     assert computed(again.root) == [f"a {step}" for step in range(4)]
 
 
-def test_a_bucket_holds_what_a_folder_would(host: Host) -> None:
+def test_a_bucket_contains_the_same_files_as_a_folder(host: Host) -> None:
     store = host("here")
     outcome = run_stage(Walk(name="a"), store)
     folder = store.home(Walk(name="a"))
@@ -88,7 +88,7 @@ def test_a_bucket_holds_what_a_folder_would(host: Host) -> None:
 
 
 @pytest.mark.parametrize("harm", ["flipped", "truncated", "missing"])
-def test_a_checkpoint_damaged_in_the_bucket_is_passed_over(host: Host, harm: str) -> None:
+def test_a_checkpoint_damaged_in_the_bucket_is_skipped(host: Host, harm: str) -> None:
     broken = Walk(name="a", breaks_at=3)
     store = host("here")
     with pytest.raises(RuntimeError):
@@ -225,13 +225,13 @@ def test_a_bucket_that_cannot_be_used_is_refused_in_one_line(
     assert "password" not in str(refusal.value)
 
 
-def test_the_copy_of_a_bucket_stands_for_it(host: Host, address: str) -> None:
+def test_the_local_copy_can_be_used_in_place_of_the_bucket(host: Host, address: str) -> None:
     store = host("here")
     run_stage(Walk(name="a"), store)
     copy = copy_of(address)
     assert (store.root, store.address) == (copy, address)
     assert Store(copy).address == address
-    assert Store(Path(address)).outcome(Walk(name="a"))  # Path has made one slash of two
+    assert Store(Path(address)).outcome(Walk(name="a"))  # Path collapses the two slashes
 
 
 def test_large_checkpoints_are_kept_so_seldom_that_uploading_takes_a_tenth_of_the_time(
@@ -269,7 +269,7 @@ def test_a_machine_fetches_the_corpora_that_its_stages_name(host: Host) -> None:
     inputs.upload(here)
     inputs.upload(here)
     there = host("there")
-    inputs.fetch(Walk(name=digest), there)  # a stage that names it
+    inputs.fetch(Walk(name=digest), there)  # a stage that refers to it
     assert [path.name for path in (there.root / "corpora").iterdir()] == [digest]
     assert (there.root / "corpora" / digest / "manifest.json").read_text() == digest
 
@@ -283,7 +283,7 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(host: Host, name: st
         inputs.fetch(Walk(name=digest), store)
 
 
-def test_a_plan_takes_a_listing_and_what_it_has_not_read_before(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_reads_a_listing_and_only_new_results(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = [Walk(name=str(number)) for number in range(12)]
     here = host("here")
     for stage in stages[:4]:
@@ -315,7 +315,7 @@ def test_a_plan_sees_that_objects_are_gone(host: Host) -> None:
     assert Plan([stage], store).outcomes
 
 
-def test_one_machine_at_a_time_is_alone(host: Host) -> None:
+def test_one_machine_at_a_time_holds_a_mutex(host: Host) -> None:
     inside, most = [0], [0]
 
     def work(store: Store) -> None:

@@ -76,7 +76,7 @@ def test_missing_parents_are_computed_first(store: Store) -> None:
     assert store.outcome(start)
 
 
-def test_a_failure_is_passed_on_frees_the_lease_and_leaves_the_checkpoint(tmp_path: Path, store: Store) -> None:
+def test_a_failure_propagates_frees_the_lease_and_leaves_the_checkpoint(tmp_path: Path, store: Store) -> None:
     stage = Walk(name="a", breaks_at=3, every=2)
     with pytest.raises(RuntimeError, match="broke at step 3"):
         run_stage(stage, store)
@@ -87,11 +87,11 @@ def test_a_failure_is_passed_on_frees_the_lease_and_leaves_the_checkpoint(tmp_pa
     assert record_of(store.folder(stage))["resumed"]["step"] == 1
     attempts = {path.name: path for path in (store.folder(stage) / "attempts").iterdir()}
     failed = next(path for name, path in attempts.items() if name != outcome.attempt)
-    assert [path.name for path in failed.iterdir()] == ["stage.json"]  # its checkpoint is of no more use
+    assert [path.name for path in failed.iterdir()] == ["stage.json"]  # its checkpoint is not needed any more
     assert "RuntimeError: broke at step 3" in (failed / "stage.json").read_text()
 
 
-def test_a_stage_that_diverges_is_a_result_with_its_points_and_is_not_tried_again(store: Store) -> None:
+def test_a_stage_that_diverges_is_a_result_with_its_points_and_is_not_retried(store: Store) -> None:
     stage = Walk(name="a", diverges=True)
     outcome = run_stage(stage, store)
     assert outcome.status == "diverged"
@@ -101,7 +101,7 @@ def test_a_stage_that_diverges_is_a_result_with_its_points_and_is_not_tried_agai
     assert len(computed(store.root)) == 3
 
 
-def test_what_hangs_on_a_diverged_stage_is_unavailable(store: Store) -> None:
+def test_descendants_of_a_diverged_stage_are_unavailable(store: Store) -> None:
     start = Walk(name="a", diverges=True)
     with pytest.raises(Unavailable, match=r"parent walk-\w+ ended as diverged"):
         run_stage(Walk(name="b", starts=(start,)), store)
@@ -122,7 +122,7 @@ def test_a_corrupt_parent_is_computed_again_before_its_child(tmp_path: Path, sto
 
 @pytest.mark.parametrize("damaged", ["state.json", "metrics.parquet"])
 @pytest.mark.parametrize("truncate", [True, False])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, store: Store, damaged: str, truncate: bool) -> None:
+def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, store: Store, damaged: str, truncate: bool) -> None:
     stage = Walk(name="a", breaks_at=3)
     with pytest.raises(RuntimeError):
         run_stage(stage, store)
@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, store: Store, damag
 
 
 @pytest.mark.parametrize("text", ["", '{"fol', "{}", '{"folder": "../../../..", "step": 1, "files": {}}'])
-def test_a_damaged_note_of_a_checkpoint_counts_as_none(store: Store, text: str) -> None:
+def test_a_damaged_resume_file_counts_as_none(store: Store, text: str) -> None:
     stage = Walk(name="a", breaks_at=3)
     with pytest.raises(RuntimeError):
         run_stage(stage, store)
@@ -179,7 +179,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_costs_no_more_than_the_steps_since_
     assert _same_as_undisturbed(tmp_path, store, stage)
 
 
-def test_who_does_not_want_to_wait_is_told_that_another_computes(store: Store) -> None:
+def test_without_waiting_a_stage_held_by_another_process_raises_held(store: Store) -> None:
     stage = Walk(name="a", steps=50)
     with _worker(store, "a", steps=50, pause=0.1) as worker:
         _wait_for_step(store, "a 1")
@@ -192,10 +192,10 @@ def test_who_does_not_want_to_wait_is_told_that_another_computes(store: Store) -
     assert store.holder(stage) is None
 
 
-def test_of_two_that_compute_at_once_the_first_to_complete_stands_and_the_other_is_discarded(
+def test_of_two_concurrent_attempts_the_first_to_complete_counts_and_the_other_is_discarded(
     tmp_path: Path, store: Store
 ) -> None:
-    """The first holder goes silent (its lease looks abandoned), is taken over, and goes on all the same."""
+    """The first holder's lease looks abandoned and is taken over, but it continues."""
     slow, quick = Walk(name="a", pause=0.1), Walk(name="a")
     outcomes = []
     thread = threading.Thread(target=lambda: outcomes.append(run_stage(slow, store, pulse=Pulse(beat=60))))
@@ -209,7 +209,7 @@ def test_of_two_that_compute_at_once_the_first_to_complete_stands_and_the_other_
     assert _same_as_undisturbed(tmp_path, store, quick)
 
 
-def test_progress_is_told_as_it_is_made(store: Store) -> None:
+def test_progress_is_reported(store: Store) -> None:
     told: list[Progress] = []
     run_stage(Walk(name="a"), store, on_progress=told.append)
     assert [progress.done for progress in told] == [1, 2, 3, 4]
@@ -223,6 +223,6 @@ def test_many_resolvers_of_few_stages_complete_each_once_and_do_not_deadlock(sto
     ]  # 64 in all
     told = [worker.communicate(timeout=400)[0].split() for worker in workers]
     assert {worker.returncode for worker in workers} == {0}
-    assert [len(attempts) for attempts in told] == [64] * 8  # each of eight threads was given each of eight stages
+    assert [len(attempts) for attempts in told] == [64] * 8  # each of eight threads got each of eight stages
     assert set(Counter(computed(store.root)).values()) == {1}
     assert len({attempt for attempts in told for attempt in attempts}) == len(names)

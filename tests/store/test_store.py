@@ -93,7 +93,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "metrics"])
-def test_a_damaged_result_is_set_aside_with_a_warning_and_computed_again(store: Store, damage: str) -> None:
+def test_a_damaged_result_is_retracted_with_a_warning_and_computed_again(store: Store, damage: str) -> None:
     stage = Walk(name="a")
     before = run_stage(stage, store)
     points = store.points(stage)
@@ -129,7 +129,7 @@ def test_a_flipped_bit_in_a_weight_is_found_when_the_result_is_used(store: Store
 
 
 @pytest.mark.parametrize("keep", [0, 1, 40, -1])
-def test_a_torn_done_counts_as_none_and_does_not_stand_in_the_way(store: Store, keep: int) -> None:
+def test_a_torn_done_counts_as_none_and_does_not_block_the_next(store: Store, keep: int) -> None:
     stage = Walk(name="a")
     run_stage(stage, store)
     done = store.folder(stage) / "DONE"
@@ -152,7 +152,7 @@ def test_a_done_that_points_out_of_its_folder_counts_as_none(store: Store, field
     assert store.outcome(stage) is None
 
 
-def test_results_that_do_not_keep_are_computed_a_few_times_and_then_refused(store: Store) -> None:
+def test_results_that_keep_getting_corrupt_are_computed_a_few_times_and_then_refused(store: Store) -> None:
     stage = Walk(name="a")
     for number in range(RETRACTIONS):
         outcome = run_stage(stage, store)
@@ -175,7 +175,7 @@ def test_points_of_a_stage_that_is_not_complete_are_refused(store: Store) -> Non
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from("abc"), st.floats(allow_nan=False)), max_size=30))
-def test_of_points_at_the_same_step_and_name_the_later_stands(
+def test_of_points_with_the_same_step_and_name_the_last_one_counts(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, str, float]]
 ) -> None:
     folder = tmp_path_factory.mktemp("points")
@@ -186,7 +186,7 @@ def test_of_points_at_the_same_step_and_name_the_later_stands(
     assert found.schema["step"].is_integer()
 
 
-def test_a_point_that_is_no_number_stays_so(tmp_path: Path) -> None:
+def test_nan_points_stay_nan(tmp_path: Path) -> None:
     write_points(tmp_path, [(0, "a/b", float("nan"))])
     assert read_points(tmp_path)["value"].is_nan().all()
 
@@ -198,9 +198,7 @@ def test_a_summary_is_strict_json_and_what_is_missing_is_null() -> None:
     assert json.loads(json.dumps(summary, allow_nan=False)) == {"a": 0.5, "b": [3, None], "c": {"d": None, "e": None}}
 
 
-def test_the_record_tells_where_a_result_came_from_without_passwords(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_record_has_the_provenance_without_passwords(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["study.py", "demo", "--tracking-uri", "https://me:secret@host/x"])
     start = Walk(name="a")
     stage = Walk(name="b", starts=(start,))

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Driver:
-    """One driver process, in a group of its own."""
+    """One driver process, in its own process group."""
 
     def __init__(
         self, results: Path, *flags: str, program: str = "program", environment: dict[str, str] | None = None
@@ -33,14 +33,14 @@ class Driver:
         )
 
     def report(self, timeout: float = 300.0) -> dict[str, Any]:
-        """Waits for the end. Fails with the output when there is no report in it."""
+        """Wait for the end. Fails, with the output, if it contains no report."""
         self.output, _ = self.process.communicate(timeout=timeout)
         lines = [line for line in self.output.splitlines() if line.startswith("REPORT ")]
         assert lines, self.output
         return json.loads(lines[-1].removeprefix("REPORT "))
 
     def assert_stops_cleanly(self, stop: Callable[[int], None]) -> None:
-        """`stop` is called with its process id. It ends soon, says how to go on, and leaves no process behind."""
+        """Call `stop` with its process id: it ends soon, says how to resume, and leaves no process behind."""
         began = time.monotonic()
         stop(self.process.pid)
         assert self.report(timeout=30)["interrupted"]
@@ -52,7 +52,7 @@ class Driver:
 
 
 def runs(results: Path) -> dict[str, list[int]]:
-    """By stage folder: the processes that have begun to run it."""
+    """By stage folder: the processes that have started it."""
     folder = results / "runs"
     return (
         {path.name: [int(pid) for pid in path.read_text().split()] for path in folder.iterdir()}
@@ -71,7 +71,7 @@ def wait_for(condition: Callable[[], Any], timeout: float = 180.0) -> Any:
 
 
 def processes_of(session: int) -> list[str]:
-    """Command lines of the living processes of a session."""
+    """Command lines of the live processes of a session."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

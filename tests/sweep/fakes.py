@@ -23,7 +23,7 @@ class Fake(Stage):
     seconds: float = 0.05
     points: int = 5
     deed: str = ""
-    """"" | raise | raise-once | memory-once | diverge | kill-once"""
+    """"" | raise | raise-once | memory-once | diverge | kill-once | meet: wait until two processes run stages"""
 
     @property
     def cost(self) -> Cost:
@@ -46,6 +46,12 @@ class Fake(Stage):
             time.sleep(self.seconds / self.points)
             context.record(step, {"skill/hits": float(step), "skill/trials": 10.0})
             context.progress(step + 1, self.points, 100.0)
+        end = time.monotonic() + 120.0
+        while (
+            self.deed == "meet" and len({pid for of in ledger.parent.iterdir() for pid in of.read_text().split()}) < 2
+        ):
+            assert time.monotonic() < end, "no second process has begun a stage"
+            time.sleep(0.05)
         if self.deed == "diverge":
             raise Diverged("loss is nan at step 3")
         if self.deed == "raise" or (self.deed == "raise-once" and first):

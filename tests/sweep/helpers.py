@@ -32,7 +32,7 @@ def declaration(**changes: Any) -> schema.Declaration:
 
 
 def study(trunks: int = 2, branches: int = 2, *, deeds: dict[str, str] | None = None, **stage: Any) -> Study:
-    """`trunks` shared trunks with `branches` trials on each; `deeds` by stage name. Roles go round."""
+    """`trunks` shared trunks with `branches` trials on each; `deeds` by stage name. Roles alternate."""
     deeds = deeds or {}
     roles = ("treatment", "positive", "absent")
     trials = []

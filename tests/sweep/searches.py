@@ -64,14 +64,14 @@ class Point(Stage):
 
 
 def computed(results: Path) -> list[str]:
-    """Keys of the points that any process has begun to compute, in order."""
+    """Keys of the points that any process has started to compute, in order."""
     log = results / "points.log"
     return log.read_text().splitlines() if log.exists() else []
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A place in the plane, approached from a trunk at x."""
+    """A point in the plane, reached from a trunk at x."""
 
     x: float
     y: float = 0.0
@@ -147,7 +147,7 @@ def search(**changes: Any) -> Search:
 
 @dataclass
 class Carried:
-    """A search carried through without Ray, by one process, one stage after another."""
+    """A search run without Ray, by one process, one stage after another."""
 
     search: Search
     results: Path
@@ -155,7 +155,7 @@ class Carried:
     clock: Callable[[], float] = lambda: 0.0
     slots: int = 1
     before: Callable[[], None] = lambda: None
-    """Called when the search has been told apart, and nothing has been asked or taken up."""
+    """Called when the search is open, and nothing has been suggested or resumed."""
 
     def __post_init__(self) -> None:
         store = Store(self.results)
@@ -171,7 +171,7 @@ class Carried:
         self.campaign.begin(self.publishing, self.slots)
 
     def run(self, stages: int | None = None) -> Carried:
-        """Until its end, or until so many stages have been run, as if killed then."""
+        """Run to the end, or until this many stages have run, as if killed then."""
         while self.campaign.feed() or not self.campaign.plan.finished:
             while stage := self.campaign.plan.take():
                 if stages is not None and (stages := stages - 1) < 0:
@@ -198,7 +198,7 @@ class Carried:
 
     @property
     def study(self) -> Any:
-        """The Optuna study, as anyone opens it."""
+        """The Optuna study, opened by another process."""
         import optuna
         from optuna.storages.journal import JournalFileBackend
 

@@ -1,4 +1,4 @@
-"""An adaptive search: asked, computed, told, taken up again. On Ray it is in test_search_on_ray.py."""
+"""An adaptive search: suggestions, evaluation, resuming. test_search_on_ray.py runs it on Ray."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.sweep.searches import (
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch):
-    """No test here cuts the power: nothing waits for the disk."""
+    """No fsync: these tests do not simulate power cuts."""
     monkeypatch.setattr("os.fsync", lambda file: None)
 
 
@@ -43,7 +43,7 @@ def parameters(carried: Carried) -> list[dict[str, Any]]:
     return [trial.params for trial in carried.study.trials]
 
 
-def test_every_setting_is_computed_and_told(tmp_path: Path):
+def test_every_setting_is_computed_and_reported(tmp_path: Path):
     carried = Carried(search(), tmp_path).run()
     trials = carried.study.trials
     assert len(trials) == 6
@@ -51,7 +51,7 @@ def test_every_setting_is_computed_and_told(tmp_path: Path):
         assert trial.value == pytest.approx(height(trial.params["x"], trial.params["y"]))
 
 
-def test_the_same_command_again_computes_and_suggests_nothing(tmp_path: Path):
+def test_a_second_run_computes_and_suggests_nothing(tmp_path: Path):
     first = Carried(search(), tmp_path).run()
     before, journal = computed(tmp_path), first.journal.read_bytes()
     again = Carried(search(), tmp_path)
@@ -62,7 +62,7 @@ def test_the_same_command_again_computes_and_suggests_nothing(tmp_path: Path):
     assert again.journal.read_bytes() == journal
 
 
-def test_more_trials_go_on_from_what_was_found(tmp_path: Path):
+def test_more_trials_continue_the_search(tmp_path: Path):
     Carried(search(), tmp_path).run()
     more = Carried(search(budget={"trials": 9}), tmp_path / "anew").run()
     longer = Carried(search(budget={"trials": 9}), tmp_path).run()
@@ -78,7 +78,7 @@ def test_ctrl_c_leaves_no_suggestion_running(tmp_path: Path):
     assert states(resumed) == ["COMPLETE"] * 6
 
 
-def test_a_setting_killed_while_it_was_suggested_is_suggested_whole(tmp_path: Path):
+def test_a_half_suggested_setting_is_completed(tmp_path: Path):
     whole = Carried(search(), tmp_path / "whole").run()
 
     def dies(trial: Any) -> Setting:
@@ -97,7 +97,7 @@ def test_a_setting_killed_while_it_was_suggested_is_suggested_whole(tmp_path: Pa
 
 
 @pytest.mark.parametrize("deed", ["nan", "diverge", "raise"])
-def test_a_setting_that_cannot_be_measured_is_told_as_failed(tmp_path: Path, deed: str):
+def test_a_setting_that_cannot_be_measured_is_reported_as_failed(tmp_path: Path, deed: str):
     def suggest(trial: Any) -> Setting:
         setting = plane(trial)
         return Setting(setting.x, setting.y, deed=deed if setting.x < 0.5 else "")
@@ -114,11 +114,11 @@ def test_a_setting_that_cannot_be_measured_is_told_as_failed(tmp_path: Path, dee
     assert computed(tmp_path) == before
 
 
-def test_a_setting_that_cannot_be_is_told_as_failed_and_the_next_one_asked(tmp_path: Path):
+def test_an_invalid_setting_is_reported_as_failed_and_the_next_one_suggested(tmp_path: Path):
     begun = [False]
 
     def refuse(setting: Setting, seed: int) -> Any:
-        if setting.x > 0.75 and begun[0]:  # not among the examples that a search is told apart by
+        if setting.x > 0.75 and begun[0]:  # not among the examples in the search's identity
             raise UserError("x is too large")
         return unfold(setting, seed)
 
@@ -133,7 +133,7 @@ def test_a_setting_that_cannot_be_is_told_as_failed_and_the_next_one_asked(tmp_p
     assert Carried(made, tmp_path, before=begin).run().campaign.numbers() == carried.campaign.numbers()
 
 
-def test_a_space_that_cannot_be_is_refused_before_any_compute(tmp_path: Path):
+def test_an_invalid_space_is_refused_before_any_compute(tmp_path: Path):
     def refuse(setting: Setting, seed: int) -> Any:
         raise UserError("x is too large")
 
@@ -148,7 +148,7 @@ def test_a_space_may_be_conditional(tmp_path: Path):
     assert states(carried) == ["COMPLETE"] * 20
 
 
-def test_the_front_is_what_no_other_setting_beats(tmp_path: Path):
+def test_the_front_is_pareto_optimal(tmp_path: Path):
     carried = Carried(two_objectives(budget={"trials": 20}), tmp_path).run()
     values = {trial.number: trial.values for trial in carried.study.trials}
     front = [
@@ -161,7 +161,7 @@ def test_the_front_is_what_no_other_setting_beats(tmp_path: Path):
     assert [values[number][0] for number in best] == sorted((values[number][0] for number in best), reverse=True)
 
 
-def test_what_breaks_a_constraint_is_not_among_the_best_and_sought_less(tmp_path: Path):
+def test_settings_that_violate_a_constraint_are_not_among_the_best_and_become_rarer(tmp_path: Path):
     bound = schema.Constraint(name="narrow", label="Cost below 0.5", at_most=0.5)
     measures = {"height": last("score/value"), "narrow": last("score/cost")}
     made = search(
@@ -174,7 +174,7 @@ def test_what_breaks_a_constraint_is_not_among_the_best_and_sought_less(tmp_path
     best = carried.campaign._suggestions.best()
     assert best
     assert all(trials[number].params["x"] <= 0.5 for number in best)
-    assert carried.study.best_trial.number == best[0]  # Optuna reads it so too
+    assert carried.study.best_trial.number == best[0]  # Optuna agrees
     free = Carried(search(budget={"trials": 40}), tmp_path / "free").run()  # its peak is at 0.7
     met = [sum(trial.params["x"] <= 0.5 for trial in each[20:]) for each in (trials, free.study.trials)]
     assert met[0] > met[1] + 5
@@ -184,7 +184,7 @@ NARROW = schema.Constraint(name="narrow", label="Cost", at_most=0.5)
 
 
 def bounded(**changes: Any) -> Any:
-    """A search that climbs within x + 0.3 * seed <= 0.5."""
+    """A search with the constraint x + 0.3 * seed <= 0.5."""
 
     def narrow(finished: Any) -> float:
         return last("score/cost")(finished) + 0.3 * finished.trial.parameters["seed"]
@@ -204,30 +204,30 @@ def test_a_constraint_has_to_hold_on_every_seed(tmp_path: Path):
     best = carried.campaign._suggestions.best()
     assert best
     assert all(trials[number].params["x"] <= 0.2 for number in best)
-    assert any(0.2 < trial.params["x"] <= 0.35 for trial in trials)  # whose mean is within the bounds
+    assert any(0.2 < trial.params["x"] <= 0.35 for trial in trials)  # with a mean within the bounds
 
 
 def told(measured: list[tuple[float, float]]) -> str:
-    """The line of a setting that measured these heights and costs on fresh seeds."""
+    """The finding for a setting with these heights and costs on fresh seeds."""
     values = [{"height": high, "narrow": wide} for high, wide in measured]
     made = bounded(fresh_seeds=tuple(range(1, 1 + len(values))))
     chosen = {3: [{"height": 1.0, "narrow": 0.1}]}
     return findings(made, {3: {"x": 0.2}}, chosen, {3: ("", values)})[1]
 
 
-def test_the_result_says_on_how_many_fresh_seeds_a_constraint_held():
+def test_the_findings_count_the_fresh_seeds_on_which_a_constraint_is_met():
     assert told([(0.5, 0.1), (0.7, 0.5)]) == "#3 (x 0.2): height 0.6 [0.5, 0.7] (1)"
     broken = told([(0.5, 0.1), (0.7, 0.9), (0.6, math.nan)])
     assert broken.endswith("; the constraint 'cost at most 0.5' is met on 1 of 3 seeds")
 
 
-def test_the_result_counts_the_fresh_seeds_that_were_measured():
+def test_the_findings_count_the_fresh_seeds_that_were_measured():
     assert "height 0.6 [0.5, 0.7] on 2 of 3 seeds" in told([(0.5, 0.1), (math.nan, 0.1), (0.7, 0.1)])
     assert "height could not be measured" in told([(math.nan, 0.1)])
 
 
 def failing_once(role: str, **changes: Any) -> Any:
-    """A search that reads its absent control; the first attempt at the control of this role raises."""
+    """A search that uses its absent control; the first attempt at the control of this role raises."""
     return search(measures={"height": above_absent}, controls=partial(controls, deeds={role: "raise-once"}), **changes)
 
 
@@ -241,10 +241,10 @@ def test_a_failed_control_that_no_measure_reads_fails_no_setting(tmp_path: Path)
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-def test_settings_that_need_a_failed_control_are_measured_by_the_same_command_once_it_works(tmp_path: Path, slots: int):
+def test_settings_that_need_a_failed_control_are_measured_by_a_second_run(tmp_path: Path, slots: int):
     made = failing_once("absent", seeds=(0, 1), budget={"at_once": slots})
     first = Carried(made, tmp_path, slots=slots).run()
-    assert set(states(first)) == {"WAITING"}  # neither told as failed nor given up
+    assert set(states(first)) == {"WAITING"}  # neither failed nor abandoned
     (said,) = first.campaign.findings()
     assert "a control that failed (branch of seed 0 · absent: as asked)" in said
     again = Carried(made, tmp_path, slots=slots).run()
@@ -253,7 +253,7 @@ def test_settings_that_need_a_failed_control_are_measured_by_the_same_command_on
     assert twice == {control.stages["branch"].key for seed in (0, 1) for control in made.controls(seed)[:1]}
 
 
-def test_finalists_that_need_a_failed_control_are_measured_by_the_same_command_once_it_works(tmp_path: Path):
+def test_finalists_that_need_a_failed_control_are_measured_by_a_second_run(tmp_path: Path):
     def fails_on_7(seed: int) -> Any:
         return controls(seed, {"absent": "raise-once"} if seed == 7 else {})
 
@@ -271,7 +271,7 @@ def test_nothing_more_is_suggested_while_a_control_that_is_needed_fails(tmp_path
     first = Carried(failing_once("absent", budget=budget), tmp_path / "failed").run()
     assert len(first.study.trials) == 1
     again = Carried(failing_once("absent", budget=budget), tmp_path / "failed").run()
-    assert parameters(again) == parameters(whole)  # none was drawn blindly
+    assert parameters(again) == parameters(whole)  # none was suggested without results
 
 
 def test_the_best_and_the_first_are_evaluated_again_on_fresh_seeds(tmp_path: Path):
@@ -295,7 +295,7 @@ def test_the_best_and_the_first_are_evaluated_again_on_fresh_seeds(tmp_path: Pat
     assert {(role, seed) for role in ("absent", "positive") for seed in (0, 1, 7, 8, 9)} <= roles
 
 
-def test_each_seed_has_a_run_with_its_own_objective_and_the_search_is_told_the_mean(tmp_path: Path):
+def test_each_seed_has_a_run_with_its_own_objective_and_the_search_gets_the_mean(tmp_path: Path):
     carried = Carried(search(seeds=(0, 1, 2)), tmp_path).run()
     found: dict[int, list[float]] = {}
     for run in carried.tracking.runs.values():
@@ -310,7 +310,7 @@ def test_each_seed_has_a_run_with_its_own_objective_and_the_search_is_told_the_m
         assert trial.value == pytest.approx(statistics.fmean(found[trial.number]))
 
 
-def test_a_search_can_be_published_anew_from_the_store_and_the_journal(tmp_path: Path):
+def test_a_search_can_be_published_again_from_the_store_and_the_journal(tmp_path: Path):
     first = Carried(search(seeds=(0, 1), fresh_seeds=(5,)), tmp_path).run()
     again = Carried(search(seeds=(0, 1), fresh_seeds=(5,)), tmp_path).run()
 
@@ -329,7 +329,7 @@ def coarse(trial: Any) -> Setting:
     return Setting(trial.suggest_categorical("x", [0.2, 0.7]), trial.suggest_categorical("y", [0.2, 0.9]))
 
 
-def test_a_setting_that_comes_again_is_told_again_and_computed_once(tmp_path: Path):
+def test_a_repeated_setting_is_reported_again_and_computed_once(tmp_path: Path):
     carried = Carried(search(suggest=coarse, budget={"trials": 12}), tmp_path).run()
     assert states(carried) == ["COMPLETE"] * 12
     assert len(computed(tmp_path)) == len(set(computed(tmp_path))) <= 2 + 2 + 4  # controls, trunks, ends
@@ -352,7 +352,7 @@ def test_a_stage_that_a_later_setting_shares_is_published_for_both(tmp_path: Pat
         assert run.data.tags[schema.TAG_PUBLISHED] == "complete"
 
 
-def test_a_timeout_asks_for_no_more_and_finishes_what_is_under_way(tmp_path: Path):
+def test_after_a_timeout_nothing_is_suggested_and_pending_settings_are_finished(tmp_path: Path):
     now = [0.0]
 
     def clock() -> float:

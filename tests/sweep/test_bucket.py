@@ -1,4 +1,4 @@
-"""Sweeps whose results lie in a bucket, by drivers on machines that share nothing else."""
+"""Sweeps with results in a bucket, by drivers on machines that share nothing else."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ SEARCH = ("--trials", "10", "--deed", "sleep")
 
 
 def searching(host: Path, address: str) -> Driver:
-    """On a machine of its own that shares the bucket and the tracking database."""
+    """On its own machine, which shares the bucket and the tracking database."""
     flags = (*SEARCH, "--tracking-uri", f"sqlite:///{host.parent / 'mlflow.db'}")
     return Driver(Path(address), *flags, program="search_program", environment={"HALFLIFE_CACHE": str(host)})
 
 
 def begun(tmp_path: Path) -> Counter[str]:
-    """How often each stage of a search has begun to run, on whatever machine."""
+    """How often each stage of a search has started, on any machine."""
     return Counter(key for copy in tmp_path.glob("host-*/*") for key in computed(copy))
 
 
 def states(address: str, tmp_path: Path) -> Counter[str]:
-    """Of the search's settings, in the newest journal that the bucket has."""
+    """Of the search's settings, in the newest journal of the bucket."""
     journals = [path for path in opened(f"{address}/optuna").contents() if path.name.endswith(".journal")]
     text = journals[-1].read() if journals else None
     if not text:
@@ -51,7 +51,7 @@ def states(address: str, tmp_path: Path) -> Counter[str]:
     return Counter(trial.state.name for trial in optuna.load_study(study_name=name, storage=storage).trials)
 
 
-def test_a_search_that_two_hosts_make_together_is_finished_by_one_when_the_other_is_killed(bucket: str, tmp_path: Path):
+def test_a_search_on_two_hosts_is_finished_by_one_when_the_other_is_killed(bucket: str, tmp_path: Path):
     address = f"{bucket}/{uuid.uuid4().hex}"
     killed, left = (searching(tmp_path / f"host-{number}", address) for number in range(2))
     wait_for(lambda: states(address, tmp_path)["COMPLETE"] >= 2 and list(tmp_path.glob("host-0/*/points.log")), 400)
@@ -74,7 +74,7 @@ def test_a_search_that_two_hosts_make_together_is_finished_by_one_when_the_other
     connection.close()
     assert len(names) == len(set(names)) == runs[0] > 10
     assert points == len(distinct) > 20
-    third = searching(tmp_path / "host-2", address).report(timeout=400)  # a machine that has nothing of it yet
+    third = searching(tmp_path / "host-2", address).report(timeout=400)  # a new machine
     assert (third["run"], third["imported"], third["findings"]) == (0, [], report["findings"])
     assert third["unpublished"] == []
 
@@ -100,7 +100,7 @@ def resumables(address: str) -> list[Remote]:
 
 
 @pytest.mark.nightly
-def test_workers_of_two_hosts_that_share_a_bucket_alone_survive_a_death_and_end_as_those_of_one(
+def test_workers_on_two_hosts_that_share_only_a_bucket_survive_a_death_and_end_as_those_on_one(
     bucket: str, hosts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     address, source = f"{bucket}/{uuid.uuid4().hex}", text(tmp_path)
@@ -120,7 +120,7 @@ def test_workers_of_two_hosts_that_share_a_bucket_alone_survive_a_death_and_end_
     workers = of_ray_train(None, b"RayTrainWorker")
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
-    await_checkpoints(2)  # the next attempt's, which went on from the first's
+    await_checkpoints(2)  # the next attempt's, which resumed the first's
     os.killpg(driver.process.pid, signal.SIGINT)
     assert driver.report(timeout=120)["interrupted"]
     finished = training(address, 1, 2).report(timeout=600)
@@ -141,7 +141,7 @@ def test_workers_of_two_hosts_that_share_a_bucket_alone_survive_a_death_and_end_
     records = [read_json(path) or {} for path in opened(f"{address}/stages").contents() if path.name == "stage.json"]
     assert sum(record["resumed"] is not None for record in records) >= 2
     assert {(2, 1), (1, 2)} <= {(each["execution"]["workers"], each["execution"]["zero"]) for each in records}
-    for number in (1, 2):  # every host has written its own shards, and kept none
+    for number in (1, 2):  # every host has written its own shards, and removed them
         assert list((tmp_path / f"host-{number}").glob("*/stages/*/attempts/*"))
         assert not list((tmp_path / f"host-{number}").glob("*/stages/*/attempts/*-rank-*/*/*"))
     assert not resumables(address)

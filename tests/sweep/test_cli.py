@@ -1,4 +1,4 @@
-"""The command line, with a sweep that is only said to have run."""
+"""The command line, with a fake sweep."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PRESETS = {"smoke": Preset(summary="Nothing.", settings=Settings())}
 
 @dataclass
 class Command:
-    """A study's command; `build`, `end` and `attach` stand in for what they are named after."""
+    """A study's command; `build`, `end` and `attach` are fakes."""
 
     results: Path
     build: Any = None
@@ -70,7 +70,7 @@ def ended(command: Command, *flags: str) -> int:
     return end.value.code
 
 
-def test_the_report_is_of_the_sweep_that_was_asked_for(command: Command):
+def test_the_report_is_of_the_requested_sweep(command: Command):
     command.run("--branches", "4")
     assert command.drawn == [("fakes", study(branches=4).key)]
 
@@ -82,7 +82,7 @@ def test_the_report_is_of_the_sweep_that_was_asked_for(command: Command):
         (("--branchs", "3"), "Unrecognized options: --branchs, 3"),
     ],
 )
-def test_a_flag_that_cannot_be_parsed_says_one_line(
+def test_a_flag_that_cannot_be_parsed_is_one_line(
     command: Command, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
 ):
     with pytest.raises(SystemExit) as ended:
@@ -91,7 +91,7 @@ def test_a_flag_that_cannot_be_parsed_says_one_line(
     assert capsys.readouterr().err == f"error: {said} (--help explains every flag)\n"
 
 
-def test_a_place_that_cannot_be_is_refused_before_the_study_is_built(command: Command, capsys: pytest.CaptureFixture):
+def test_an_invalid_site_is_refused_before_the_study_is_built(command: Command, capsys: pytest.CaptureFixture):
     def build(*_: Any) -> Study:
         raise AssertionError("the study was built")
 
@@ -102,7 +102,7 @@ def test_a_place_that_cannot_be_is_refused_before_the_study_is_built(command: Co
     assert "is a file: expected a folder" in capsys.readouterr().err
 
 
-def test_a_study_that_finds_no_room_says_one_line(command: Command, capsys: pytest.CaptureFixture[str]):
+def test_a_full_disk_while_the_study_is_built_is_one_line(command: Command, capsys: pytest.CaptureFixture[str]):
     def build(*_: Any) -> Study:
         raise OSError(28, "No space left on device", "/full/documents.parquet")
 
@@ -113,7 +113,7 @@ def test_a_study_that_finds_no_room_says_one_line(command: Command, capsys: pyte
     assert said.count("\n") == 1
 
 
-def test_ctrl_c_while_the_study_is_built_says_one_line(command: Command, capsys: pytest.CaptureFixture[str]):
+def test_ctrl_c_while_the_study_is_built_is_one_line(command: Command, capsys: pytest.CaptureFixture[str]):
     def build(*_: Any) -> Study:
         raise KeyboardInterrupt
 
@@ -130,7 +130,7 @@ def test_a_dry_run_prepares_no_store(command: Command):
 
 
 @pytest.mark.parametrize(("end", "code"), [({}, None), ({"failed": {"a": "as asked"}}, 1)])
-def test_a_report_that_cannot_be_kept_is_printed_all_the_same_and_the_exit_code_stays(
+def test_a_report_that_cannot_be_attached_is_still_printed_and_the_exit_code_stays(
     command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, end: dict, code: int | None
 ):
     def refuse(*_: Any, **__: Any) -> str:
@@ -147,7 +147,7 @@ def test_a_report_that_cannot_be_kept_is_printed_all_the_same_and_the_exit_code_
     assert err == "warning: the report could not be kept\n"
 
 
-def test_the_hint_shows_the_runs_of_this_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_hint_shows_the_runs_of_this_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     told = cli._runs_address
     assert told(ExecutionSite(results=Path("results"))) == "make ui shows them in the browser"

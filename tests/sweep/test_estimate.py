@@ -36,7 +36,7 @@ def test_the_table_counts_stages_by_phase(tmp_path: Path):
 
 
 def test_time_is_the_work_over_the_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(estimating.ASSUMED_FLOPS, "cpu", 1e6 * 0.02)  # a stage a second
+    monkeypatch.setitem(estimating.ASSUMED_FLOPS, "cpu", 1e6 * 0.02)  # one stage per second
     assert estimate(*prepared(tmp_path)).seconds == pytest.approx(8 / 2 + STARTUP_SECONDS)
 
 
@@ -47,7 +47,7 @@ def test_time_is_never_below_the_longest_chain(tmp_path: Path, monkeypatch: pyte
     assert estimate(made, plan, wide.placements()).seconds == pytest.approx(2 + STARTUP_SECONDS)
 
 
-def test_speed_is_measured_on_what_is_complete(tmp_path: Path):
+def test_speed_is_measured_on_complete_stages(tmp_path: Path):
     found = estimate(*prepared(tmp_path, completed=2))
     assert found.measured == 6
     assert found.seconds == pytest.approx(6 * 0.02 / 2 + STARTUP_SECONDS, rel=0.5, abs=0.2)
@@ -78,7 +78,7 @@ class Stepwise(Fake):
         return replace(super().cost, flops=ASSUMED_FLOPS["cpu"], steps=500)
 
 
-def test_each_step_takes_time_beside_its_flops(tmp_path: Path):
+def test_each_step_takes_time_in_addition_to_its_flops(tmp_path: Path):
     assert assumed_seconds(Stepwise(name="a"), "cpu") == pytest.approx(1 + 500 * STEP_SECONDS)
     assert Stepwise(name="a").cost.times(3) == replace(
         Stepwise(name="a").cost, tokens=15, flops=3 * ASSUMED_FLOPS["cpu"], steps=1500

@@ -1,4 +1,4 @@
-"""What breaks in a sweep, with real processes. Afterwards the same command finishes, and nothing is lost."""
+"""Faults in a sweep, with real processes. Afterwards the same command finishes, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def statuses(database: Path) -> dict[str, str]:
     return found
 
 
-def test_killed_and_raising_stages_are_tried_again_and_hopeless_ones_block_only_their_own(tmp_path: Path):
+def test_killed_and_raising_stages_are_retried_and_failed_ones_block_only_their_descendants(tmp_path: Path):
     once = ("trunk0", "kill-once", "branch0.0", "raise-once", "branch0.2", "memory-once")
     flags = ("--branches", "3", "--deeds", *once, "branch0.1", "raise", "trunk1", "diverge")
     driver = Driver(tmp_path, *flags)
@@ -56,7 +56,7 @@ def test_killed_and_raising_stages_are_tried_again_and_hopeless_ones_block_only_
     )
 
 
-def test_sigterm_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path):
+def test_sigterm_stops_cleanly_and_a_second_run_resumes(tmp_path: Path):
     driver = Driver(tmp_path, "--seconds", "2", "--branches", "1")
     wait_for(lambda: len(runs(tmp_path)) == 4)  # both trunks are complete, both branches run
     driver.assert_stops_cleanly(lambda pid: os.kill(pid, signal.SIGTERM))
@@ -121,7 +121,7 @@ def stop(server: subprocess.Popen) -> None:
         server.wait()
 
 
-def test_a_tracking_server_that_goes_away_and_comes_back_loses_nothing(tmp_path: Path, port: int, servers: list):
+def test_a_tracking_server_that_restarts_loses_nothing(tmp_path: Path, port: int, servers: list):
     servers.append(start_server(tmp_path, port))
     results, address = tmp_path / "results", f"http://127.0.0.1:{port}"
     driver = Driver(results, "--seconds", "2", "--branches", "3", "--tracking-uri", address)
@@ -140,7 +140,7 @@ def test_a_tracking_server_that_goes_away_and_comes_back_loses_nothing(tmp_path:
     assert len(names) == len(set(names)) == 1 + 2 + 6
 
 
-def test_a_tracking_server_that_stays_away_costs_nothing_but_a_second_command(tmp_path: Path, port: int, servers: list):
+def test_a_tracking_server_that_stays_down_costs_only_a_second_run(tmp_path: Path, port: int, servers: list):
     servers.append(start_server(tmp_path, port))
     results, address = tmp_path / "results", f"http://127.0.0.1:{port}"
     driver = Driver(results, "--seconds", "1", "--branches", "1", "--tracking-uri", address)

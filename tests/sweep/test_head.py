@@ -1,4 +1,4 @@
-"""What a cluster's head is told to do."""
+"""The commands that a cluster's head runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_password_is_the_same_wherever_the_token_is_and_does_not_tell_it(home: Path):
+def test_the_password_depends_on_the_token_and_does_not_reveal_it(home: Path):
     password = head.mlflow_password()
     assert password == head.mlflow_password()
     assert TOKEN not in password
@@ -32,7 +32,7 @@ def test_the_password_is_the_same_wherever_the_token_is_and_does_not_tell_it(hom
     assert head.mlflow_password() != password
 
 
-def test_without_a_token_it_says_how_to_make_one(home: Path):
+def test_without_a_token_it_says_how_to_create_one(home: Path):
     (home / ".ray" / "auth_token").unlink()
     with pytest.raises(UserError, match="ray get-auth-token --generate"):
         head.mlflow_password()
@@ -60,7 +60,7 @@ def test_mlflow_listens_on_loopback_behind_a_password(home: Path, monkeypatch: p
     assert (home / "halflife-mlflow").stat().st_mode & 0o077 == 0
 
 
-def test_the_account_is_given_to_the_clusters_own_server_alone(home: Path, monkeypatch: pytest.MonkeyPatch):
+def test_only_the_clusters_own_server_gets_the_account(home: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -70,7 +70,7 @@ def test_the_account_is_given_to_the_clusters_own_server_alone(home: Path, monke
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == head.mlflow_password()
 
 
-def test_a_wrong_word_is_told_in_one_line():
+def test_an_unknown_command_is_one_line():
     line = [sys.executable, "-m", "halflife.sweep.head", "pasword"]
     ended = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "platform"})
     assert ended.returncode == 2

@@ -1,4 +1,4 @@
-"""Searches whose results lie in a bucket, by drivers on machines that share nothing else."""
+"""Searches with results in a bucket, by drivers on machines that share nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def address(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> Callable[..., Carried]:
-    """The search as the driver of a machine of this name carries it: its copy of the bucket is its own."""
+    """The search as run by the driver on this machine, with its own copy of the bucket."""
     monkeypatch.setattr("os.fsync", lambda file: None)
 
     def carried(machine: str, made: Any = None) -> Carried:
@@ -38,7 +38,7 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> Callabl
 
 
 @pytest.mark.parametrize("puts", [1, 2, 3])
-def test_one_who_stood_still_inside_the_journal_cannot_put_his_lines_over_those_of_others(
+def test_a_driver_that_stalls_inside_the_journal_cannot_overwrite_the_entries_of_others(
     address: str, monkeypatch: pytest.MonkeyPatch, puts: int
 ) -> None:
     folder = opened(address) / "optuna" / "a-search"
@@ -62,7 +62,7 @@ def test_one_who_stood_still_inside_the_journal_cannot_put_his_lines_over_those_
     with pytest.raises(Overtaken), slow:
         pass
     with quick:
-        quick.append_logs([{"line": "goes on"}])
+        quick.append_logs([{"line": "resumes"}])
     assert len(list(lines(folder))) == 2 + puts
 
 
@@ -71,18 +71,18 @@ def lines(folder: Any) -> Iterator[dict[str, Any]]:
     return (json.loads(line) for line in (newest.read() or b"").splitlines())
 
 
-def test_a_driver_that_was_overtaken_leaves_without_harm(on: Callable[..., Carried], address: str) -> None:
+def test_an_overtaken_driver_leaves_cleanly(on: Callable[..., Carried], address: str) -> None:
     carried = on("here")
     journal: Any = carried.campaign._suggestions._journal
     journal._overtaken = True
     carried.campaign.leave()
 
 
-def test_a_journal_in_a_bucket_that_is_none_is_one_line(address: str) -> None:
+def test_an_unreadable_journal_in_a_bucket_is_one_line(address: str) -> None:
     suggestions = Suggestions(search(), opened(address) / "optuna")
     (journal,) = (path for path in opened(f"{address}/optuna").contents() if path.name.endswith(".journal"))
     (journal.parent / "000900.journal").write(b"not at all\n")
     with pytest.raises(UserError, match=r"cannot be read .*: move it away") as caught:
         Suggestions(search(), opened(address) / "optuna")
     assert "\n" not in str(caught.value)
-    assert suggestions.begun == 0
+    assert suggestions.started == 0

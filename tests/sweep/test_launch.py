@@ -1,4 +1,4 @@
-"""One sweep on Ray, into a SQLite store, as users run it."""
+"""One sweep on Ray, published to SQLite, as users run it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.sweep.helpers import study
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, list[int]]]:
-    """Results of a sweep of 2 trunks with 4 branches each on 2 slots; its report; who ran what."""
+    """Results of a sweep of 2 trunks with 4 branches each on 2 slots; its report; which process ran what."""
     results = tmp_path_factory.mktemp("results")
     report = Driver(results, "--branches", "4").report()
     return results, report, runs(results)
@@ -38,7 +38,7 @@ def test_every_stage_is_computed_once(swept):
     assert [len(pids) for pids in ran.values()] == [1] * 10
 
 
-def test_start_up_is_paid_once_a_slot(swept):
+def test_start_up_is_paid_once_per_slot(swept):
     _, _, ran = swept
     assert len({pid for pids in ran.values() for pid in pids}) <= 2
 
@@ -69,7 +69,7 @@ def test_the_declaration_is_an_artifact_of_the_parent(swept):
     assert "Does it run?" in declaration.read_text()
 
 
-def test_the_same_command_again_starts_no_ray_imports_no_torch_and_writes_nothing(swept, database: sqlite3.Connection):
+def test_a_second_run_starts_no_ray_imports_no_torch_and_writes_nothing(swept, database: sqlite3.Connection):
     results, _, ran = swept
     before = database.execute("SELECT count(*) FROM metrics").fetchone()
     report = Driver(results, "--branches", "4").report(timeout=30)

@@ -64,9 +64,9 @@ def test_the_end_is_estimated_from_the_work_done_so_far(tmp_path: Path):
     assert setting.view.seconds_left([]) is None
     first = setting.plan.take()
     assert first
-    setting.view.refresh()  # sees the first stage begin
+    setting.view.refresh()  # sees the first stage start
     setting.clock.now = 10.0
-    assert setting.view.seconds_left([(first, Progress(done=1, total=100, rate=7.0))]) is None  # imports, in the main
+    assert setting.view.seconds_left([(first, Progress(done=1, total=100, rate=7.0))]) is None  # mostly imports
     half = [(first, Progress(done=1, total=2, rate=7.0))]
     assert setting.view.seconds_left(half) == pytest.approx(110.0)  # half a stage of six in 10 s
     setting.plan.completed(first.key, Outcome(status="complete", attempt="a", summary={}))
@@ -75,12 +75,12 @@ def test_the_end_is_estimated_from_the_work_done_so_far(tmp_path: Path):
 
 @dataclass(frozen=True, kw_only=True)
 class Slow(Fake):
-    """As many FLOPs as a Fake, in ten times its time."""
+    """As many FLOPs as a Fake, in ten times the time."""
 
     kind: ClassVar[str] = "slow"
 
 
-def test_sorts_that_work_at_other_speeds_are_weighed_by_them(tmp_path: Path):
+def test_groups_of_stages_are_weighted_by_their_measured_pace(tmp_path: Path):
     setting = Setting(tmp_path)
     setting.plan.add([Slow(name="c"), Slow(name="d")], Store(tmp_path))
     while stage := setting.plan.take():

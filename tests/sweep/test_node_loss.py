@@ -1,4 +1,4 @@
-"""A node of the cluster dies under a sweep: its stages go on elsewhere, and nothing is lost."""
+"""A cluster node dies during a sweep: its stages continue elsewhere, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A Ray of a head and one more node on this machine, a core each; sweeps join it."""
+    """A Ray cluster of two nodes on this machine, with a core each; sweeps join it."""
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 * 2**20})
@@ -26,7 +26,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made.shutdown()
 
 
-def test_a_node_that_is_killed_takes_nothing_with_it(cluster: Any, tmp_path: Path):
+def test_a_killed_node_loses_nothing(cluster: Any, tmp_path: Path):
     node = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
     cluster.wait_for_nodes()
     driver = Driver(tmp_path, "--seconds", "3", "--branches", "1")

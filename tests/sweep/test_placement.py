@@ -70,7 +70,7 @@ def cpu(gigabytes: float, slots: int = 2) -> DeviceBudget:
     return DeviceBudget(device="cpu", devices=slots, max_concurrent=slots, memory_bytes=gigabytes * 1e9)
 
 
-def test_what_fits_as_it_is_is_carried_out_as_it_is():
+def test_a_stage_that_fits_is_carried_out_unchanged():
     assert place(stage("30k", rows=4, sequence=128), AUTO, cpu(8)).execution == Execution()
     assert place(stage("1m", rows=4, sequence=128), AUTO, gpus(1, 80)).execution == Execution()
 
@@ -94,7 +94,7 @@ def test_microbatches_shrink_before_activations_are_recomputed():
     assert not place(stage("1m"), AUTO, cpu(0.82)).fits
 
 
-def test_an_engine_left_open_becomes_deepspeed_where_one_gpu_is_too_small():
+def test_engine_auto_becomes_deepspeed_if_one_gpu_is_too_small():
     found = place(stage("7b"), AUTO, gpus(8, 80))
     assert found.fits
     assert found.execution.engine == "deepspeed"
@@ -108,7 +108,7 @@ def test_muon_is_spread_over_gpus_as_well():
 
 
 def test_an_engine_is_never_chosen_that_refuses_the_stage():
-    """A batch of three sequences divides among three workers, and that many GPUs are too small by ZeRO 1 and 2."""
+    """A batch of three sequences divides among three workers, and three GPUs are too small under ZeRO 1 and 2."""
     chosen = place(stage("7b", rows=3), AUTO, gpus(8, 80)).execution
     assert (chosen.workers, chosen.zero) == (3, 3)
     assert not place(stage("7b", rows=1), AUTO, gpus(8, 80)).fits
@@ -148,7 +148,7 @@ def test_a_refusal_says_what_would_make_it_fit(given, choices, budget, message):
         check_memory(given, choices, budget)
 
 
-def test_what_a_refusal_proposes_does_fit():
+def test_what_a_refusal_proposes_fits():
     choices = ExecutionChoices(engine="deepspeed", workers=4, zero=1)
     with pytest.raises(UserError, match="4 such GPUs"):
         check_memory(stage("7b"), AUTO, gpus(1, 80))
@@ -259,7 +259,7 @@ def test_only_training_is_spread_over_workers_and_zero_1_is_the_default():
 
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_a_stage_is_placed_once_in_a_sweep(dry_run: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Not anew for each check, request, task, estimate and report."""
+    """Not again for each check, request, task, estimate and report."""
     placed: Counter[str] = Counter()
 
     def counted(stage: Any, *arguments: Any) -> Any:

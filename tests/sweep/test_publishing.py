@@ -19,7 +19,7 @@ ORIGIN = {"command": "study.py smoke", "commit": "abc", "changes": None, "versio
 def sweep(
     root: Path, tracking: FakeStore, made: Study, *, give_up: tuple[str, ...] = (), status: Status = "FINISHED"
 ) -> list[str]:
-    """Runs a study without Ray, and publishes it. Stages of these names are taken to have failed."""
+    """Runs a study without Ray, and publishes it. Stages with these names are treated as failed."""
     store = Store(root)
     plan = Plan(made.stages, store)
     publisher = Publisher("", experiment="fakes", description="?", sweep=made.key, client=tracking, pause=0.01)
@@ -89,7 +89,7 @@ def test_cached_stages_are_published_to_a_store_that_lacks_them(tmp_path: Path):
     sweep(tmp_path, first, made)
     assert sweep(tmp_path, second, made) == []
     for name, run in runs(first).items():
-        if name != "fakes smoke":  # its own numbers carry the time of day
+        if name != "fakes smoke":  # its metrics contain the time
             assert run.data.points == runs(second)[name].data.points
             assert run.data.tags.keys() == runs(second)[name].data.tags.keys()
 
@@ -102,7 +102,7 @@ def test_publishing_a_complete_sweep_again_writes_nothing(tmp_path: Path):
     assert set(tracking.calls) == {"get_experiment_by_name", "search_runs"}
 
 
-def test_a_failed_stage_is_said_and_published_when_it_succeeds_later(tmp_path: Path):
+def test_a_failed_stage_is_reported_and_published_when_it_succeeds_later(tmp_path: Path):
     tracking = FakeStore()
     sweep(tmp_path, tracking, small(), give_up=("branch0.1",), status="FAILED")
     failed = runs(tracking)["branch0.1"]

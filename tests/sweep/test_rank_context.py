@@ -1,4 +1,4 @@
-"""Ranks on hosts that share nothing but a bucket, each a thread here, with an engine that only adds numbers."""
+"""Ranks on hosts that share only a bucket: each is a thread here, with an engine that only adds numbers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def address(bucket: str) -> str:
 
 @pytest.fixture
 def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Be on the host of this name: its copy of the bucket is its own."""
+    """Switch to the host of this name, which has its own copy of the bucket."""
     monkeypatch.setattr(rank_context.ray, "get", lambda answer: answer)
     return lambda host: monkeypatch.setenv("HALFLIFE_CACHE", str(tmp_path / host))
 
@@ -47,7 +47,7 @@ class Ranks:
     def __init__(self, at: Callable[[str], None], *hosts: str, dies_at: int | None = None) -> None:
         self._at, self._hosts, self._dies_at = at, hosts, dies_at
         self.began: list[int] = []
-        """The step at which each rank has begun."""
+        """The step at which each rank started."""
         self.rests: list[float] = []
         self._barrier = threading.Barrier(len(hosts))
         self._told: dict[int, Any] = {}
@@ -97,7 +97,7 @@ class Ranks:
         return found
 
     def _train(self, context: RankContext, rank: int) -> None:
-        """As training.loop does."""
+        """Like training.loop."""
         count = len(self._hosts)
         own = slice(rank * SIZE // count, (rank + 1) * SIZE // count)
         parent = (context.parent(PARENT) / "final" / "state.json").read_bytes()
@@ -152,7 +152,7 @@ def test_the_first_rank_may_be_on_the_host_of_the_attempt(address: str, at: Call
     assert store.verified(STAGE)
 
 
-def test_ranks_of_several_hosts_resume_in_another_number_what_those_before_them_left_in_the_bucket(
+def test_ranks_on_several_hosts_resume_checkpoints_of_another_number_of_ranks_from_the_bucket(
     address: str, at: Callable[[str], None], tmp_path: Path
 ) -> None:
     alone = computed_by(Ranks(at, "x", "x"), (at("alone"), Store(tmp_path / "folder"))[1])
@@ -178,7 +178,7 @@ def test_ranks_of_several_hosts_resume_in_another_number_what_those_before_them_
 
 
 @pytest.mark.parametrize("harm", ["flipped", "missing"])
-def test_a_shard_damaged_in_the_bucket_is_passed_over(address: str, at: Callable[[str], None], harm: str) -> None:
+def test_a_shard_damaged_in_the_bucket_is_skipped(address: str, at: Callable[[str], None], harm: str) -> None:
     at("head")
     with pytest.raises(RuntimeError, match="died"):
         computed_by(Ranks(at, "a", "b", dies_at=3), Store(address))
@@ -196,7 +196,7 @@ def test_a_shard_damaged_in_the_bucket_is_passed_over(address: str, at: Callable
     assert again.began == [0, 0]
 
 
-def test_a_rank_whose_parent_was_damaged_meanwhile_says_so(address: str, at: Callable[[str], None]) -> None:
+def test_a_rank_reports_a_parent_that_was_damaged_in_the_meantime(address: str, at: Callable[[str], None]) -> None:
     at("head")
     store = Store(address)
     run_stage(PARENT, store)
@@ -210,7 +210,7 @@ def test_a_rank_whose_parent_was_damaged_meanwhile_says_so(address: str, at: Cal
         run_stage(STAGE, store, compute=damaged_first)
 
 
-def test_checkpoints_that_take_long_to_put_are_made_less_often(
+def test_checkpoints_that_are_slow_to_upload_are_made_less_often(
     address: str, at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]

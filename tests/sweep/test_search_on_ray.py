@@ -1,4 +1,4 @@
-"""Searches on Ray, as users run them: into a SQLite store, killed, stopped, two at once."""
+"""Searches on Ray, as users run them: published to SQLite, killed, stopped, two at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def ended(results: Path) -> set[str]:
 
 
 def statuses(results: Path) -> dict[str, str]:
-    """Of MLflow's runs, by name; each name stands once."""
+    """Of MLflow's runs, by name; names are unique."""
     connection = sqlite3.connect(results / "mlflow.db")
     found = connection.execute("SELECT name, status FROM runs").fetchall()
     connection.close()
@@ -54,7 +53,7 @@ def statuses(results: Path) -> dict[str, str]:
 
 
 def open_and_told(results: Path) -> bool:
-    """Whether some settings have been told and others are under way."""
+    """Whether some settings are complete and others are pending."""
     return bool(journal(results)) and {"COMPLETE", "RUNNING"} <= set(states(results))
 
 
@@ -64,7 +63,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return results, driver(results, "--seeds", "2").report()
 
 
-def test_a_search_runs_each_setting_once_and_tells_it(swept: tuple[Path, dict[str, Any]]):
+def test_a_search_evaluates_each_setting_once(swept: tuple[Path, dict[str, Any]]):
     results, report = swept
     assert report["failed"] == {}
     assert states(results) == {"COMPLETE": 6}
@@ -84,7 +83,7 @@ def test_objectives_are_metrics_of_the_trials_runs(swept: tuple[Path, dict[str, 
     assert statuses == {"FINISHED"}
 
 
-def test_the_same_command_again_starts_no_ray_and_computes_nothing(swept: tuple[Path, dict[str, Any]]):
+def test_a_second_run_starts_no_ray_and_computes_nothing(swept: tuple[Path, dict[str, Any]]):
     results, first = swept
     before, written = computed(results), journal(results)
     assert written
@@ -103,7 +102,7 @@ def test_a_grid_imports_no_optuna():
 
 
 @pytest.mark.slow
-def test_a_search_killed_midway_goes_on_to_as_many_settings_and_computes_nothing_twice(tmp_path: Path):
+def test_a_search_killed_midway_resumes_with_as_many_settings_and_computes_nothing_twice(tmp_path: Path):
     """A driver killed with its whole group leaves work that the same command finishes."""
     flags = ("--trials", "8", "--deed", "sleep")
     killed = driver(tmp_path, *flags)
@@ -112,10 +111,8 @@ def test_a_search_killed_midway_goes_on_to_as_many_settings_and_computes_nothing
     killed.process.communicate()
     complete = ended(tmp_path)
     assert states(tmp_path)["RUNNING"]
-    began = time.monotonic()
-    report = driver(tmp_path, *flags).report()
+    report = driver(tmp_path, *flags).report()  # that leases of the dead are not waited for: test_kill_and_resume.py
     assert (report["failed"], report["unpublished"]) == ({}, [])
-    assert time.monotonic() - began < 40  # the dead holder's lease is seen to be dead, not waited for
     assert states(tmp_path) == {"COMPLETE": 8}
     assert complete
     begun = Counter(computed(tmp_path))
@@ -125,11 +122,11 @@ def test_a_search_killed_midway_goes_on_to_as_many_settings_and_computes_nothing
 
 
 @pytest.mark.slow
-def test_ctrl_c_puts_back_what_was_under_way(tmp_path: Path):
+def test_ctrl_c_puts_pending_settings_back_into_the_queue(tmp_path: Path):
     flags = ("--trials", "8", "--deed", "sleep")
     stopped = driver(tmp_path, *flags)
     wait_for(lambda: open_and_told(tmp_path), timeout=120)
-    stopped.assert_stops_cleanly(lambda pid: os.killpg(pid, signal.SIGINT))  # as a terminal does: the whole group
+    stopped.assert_stops_cleanly(lambda pid: os.killpg(pid, signal.SIGINT))  # the whole group, like a terminal
     assert "KILLED" in statuses(tmp_path).values()
     assert "RUNNING" not in states(tmp_path)
     driver(tmp_path, *flags).report()

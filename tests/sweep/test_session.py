@@ -1,4 +1,4 @@
-"""Joining a cluster: what it has, and what happens to it."""
+"""Joining a cluster: its resources, and that it stays up."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_workers_talk_over_the_interface_of_their_hosts_address(
 
 @pytest.fixture
 def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A Ray of two nodes with a core each; sweeps join it."""
+    """A Ray cluster of two nodes with a core each; sweeps join it."""
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "platform"), str(ROOT)]))
@@ -72,13 +72,13 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.slow
 def test_a_sweep_runs_on_every_node_of_the_ray_it_joins_and_leaves_it_running(two_nodes, tmp_path: Path):
-    long = ["--branches", "1", "--seconds", "15"]  # longer than the second core's actor takes to start
-    report = Driver(tmp_path, *long).report()
+    flags = ["--branches", "1", "--deeds", "trunk0", "meet", "trunk1", "meet"]  # each core's actor is waited for
+    report = Driver(tmp_path, *flags).report()
     assert (report["run"], report["failed"]) == (report["stages"], {})
     assert len({pid for pids in runs(tmp_path).values() for pid in pids}) == 2, "an actor for each core"
     assert all(len(pids) == 1 for pids in runs(tmp_path).values())
     assert all(node.remaining_processes_alive() for node in two_nodes.list_all_nodes())
-    assert Driver(tmp_path, *long).report()["cached"] == report["stages"]
+    assert Driver(tmp_path, *flags).report()["cached"] == report["stages"]
 
 
 def test_no_cluster_at_the_address_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

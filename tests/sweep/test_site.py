@@ -25,7 +25,7 @@ from halflife.sweep.site import ExecutionSite
         ({"results": Path("s3://me:secret@bucket/results")}, "address contains credentials"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, settings: dict, reason: str):
+def test_invalid_settings_are_refused_in_one_line(tmp_path: Path, settings: dict, reason: str):
     with pytest.raises(UserError, match=reason) as error:
         ExecutionSite(**{"results": tmp_path, **settings}).check()
     assert "\n" not in str(error.value)
@@ -69,5 +69,5 @@ def test_artifacts_are_left_to_a_server_that_is_given(tmp_path: Path):
     assert ExecutionSite(results=tmp_path, tracking_uri="http://127.0.0.1:5000").artifacts is None
 
 
-def test_a_dry_run_asks_no_tracking_store(tmp_path: Path):
+def test_a_dry_run_needs_no_tracking_store(tmp_path: Path):
     ExecutionSite(results=tmp_path, dry_run=True, tracking_uri="http://127.0.0.1:9").check()

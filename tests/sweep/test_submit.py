@@ -1,4 +1,4 @@
-"""What --cluster does, against jobs that are played. The real thing is in tests/cluster."""
+"""--cluster with a fake job client. tests/cluster has the real one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Job:
 
 
 class Cluster:
-    """As JobSubmissionClient; `breaks` says after which line each look at the log is cut off."""
+    """A fake JobSubmissionClient; `breaks` are the lines after which the log is cut off, per connection."""
 
     def __init__(self, breaks: tuple[int, ...] = (), ends_with: int | None = 0) -> None:
         self.jobs: list[Job] = []
@@ -118,7 +118,7 @@ def test_a_job_that_never_ran_is_a_failure_with_its_reason(checkout: Path, monke
     assert "its driver was lost" in capsys.readouterr().err
 
 
-def test_a_connection_that_breaks_is_made_again_and_nothing_is_said_twice(checkout: Path, monkeypatch, capsys):
+def test_a_broken_connection_is_reopened_and_nothing_is_printed_twice(checkout: Path, monkeypatch, capsys):
     cluster = Cluster(breaks=(1, 2, 0))
     assert ran(cluster, checkout, monkeypatch) == 0
     assert cluster.connections == 4
@@ -137,7 +137,7 @@ def test_the_same_command_follows_the_job_that_runs(checkout: Path, monkeypatch,
     assert "different code" not in capsys.readouterr().err
 
 
-def test_following_a_job_of_other_code_is_told(checkout: Path, monkeypatch, capsys):
+def test_following_a_job_with_different_code_warns(checkout: Path, monkeypatch, capsys):
     cluster = Cluster()
     ran(cluster, checkout, monkeypatch)
     cluster.jobs[0].ended = False
@@ -146,7 +146,7 @@ def test_following_a_job_of_other_code_is_told(checkout: Path, monkeypatch, caps
     assert "submitted with different code" in capsys.readouterr().err
 
 
-def test_a_cluster_that_refuses_is_told_in_one_line(checkout: Path, monkeypatch):
+def test_a_cluster_that_refuses_is_one_line(checkout: Path, monkeypatch):
     def refuse(**more: Any) -> str:
         raise RuntimeError("Request failed with status code 401:\nInvalid token")
 
@@ -180,8 +180,8 @@ def test_a_cluster_file_that_is_not_there_is_refused(checkout: Path):
         run_on_cluster(checkout / "studies" / "mine.py", ["smoke"], checkout / "other.yaml")
 
 
-def test_a_head_that_cannot_be_reached_is_told_in_one_line(checkout: Path, monkeypatch, capsys):
-    """Through the command line, and Ray's own ssh."""
+def test_a_head_that_cannot_be_reached_is_one_line(checkout: Path, monkeypatch, capsys):
+    """Through the command line, with Ray's ssh."""
     from halflife.sweep.cli import Preset
     from studies.backdoor_settings import Settings
 
@@ -190,7 +190,7 @@ def test_a_head_that_cannot_be_reached_is_told_in_one_line(checkout: Path, monke
         "provider: {type: local, head_ip: 127.0.0.1, worker_ips: []}\n"
         "auth: {ssh_user: nobody, ssh_private_key: /nowhere}\n"
     )
-    monkeypatch.setenv("TMPDIR", str(checkout))  # where Ray keeps what it knows of clusters
+    monkeypatch.setenv("TMPDIR", str(checkout))  # where Ray stores the state of clusters
     monkeypatch.setattr("sys.argv", [str(checkout / "studies" / "mine.py")])
     presets = {"smoke": Preset(summary="", settings=Settings(sizes=("30k",), seeds=1))}
     with pytest.raises(SystemExit) as end:

@@ -1,4 +1,4 @@
-"""What a search suggests, and what it is told apart by; descriptions of searches that cannot be."""
+"""What a search suggests, its identity, and invalid searches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.sweep.searches import Carried, Setting, conditional, height, search, 
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch):
-    """No test here cuts the power: nothing waits for the disk."""
+    """No fsync: these tests do not simulate power cuts."""
     monkeypatch.setattr("os.fsync", lambda file: None)
 
 
@@ -74,7 +74,7 @@ def test_a_journal_cut_by_a_power_failure_is_read_on(tmp_path: Path):
     assert len(path.read_bytes().splitlines()) > told
 
 
-def test_a_journal_that_is_none_is_one_line(tmp_path: Path):
+def test_an_unreadable_journal_is_one_line(tmp_path: Path):
     Carried(search(), tmp_path).run().journal.write_text('{"no": "journal"}\nat all\nbut text\n')
     with pytest.raises(UserError, match=r"cannot be read .*: move it away") as caught:
         Carried(search(), tmp_path)
@@ -100,7 +100,7 @@ def test_a_declaration_keeps_its_objectives_and_older_ones_have_none():
         ({"finalists": -1}, "--finalists -1"),
     ],
 )
-def test_a_budget_that_cannot_be_is_refused(changes: dict[str, Any], said: str):
+def test_an_invalid_budget_is_refused(changes: dict[str, Any], said: str):
     with pytest.raises(UserError) as caught:
         Budget(**{"trials": 5, **changes})
     assert said in str(caught.value)
@@ -125,7 +125,7 @@ def test_a_timeout_is_seconds_or_has_a_unit(text: str, seconds: float):
         ({"declared": {"constraints": (schema.Constraint(name="narrow", label=""),)}}, "has no bound"),
     ],
 )
-def test_a_search_that_cannot_be_is_refused(changes: dict[str, Any], said: str):
+def test_an_invalid_search_is_refused(changes: dict[str, Any], said: str):
     with pytest.raises(UserError) as caught:
         search(**changes)
     assert said in str(caught.value)

@@ -1,4 +1,4 @@
-"""How the plan meets Tune. What needs a running Ray is in test_launch.py and test_faults.py."""
+"""The plan and Tune. Tests that need a running Ray are in test_launch.py and test_faults.py."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Setting:
         )
 
     def hold(self, stage: Stage) -> leases.Holding:
-        """As another sweep does that computes the stage now."""
+        """Hold the lease, like another sweep that is computing the stage."""
         self.store.folder(stage).mkdir(parents=True)
         holding = leases.acquire(self.store.folder(stage), leases.Watch(PULSE), PULSE)
         assert holding
@@ -61,7 +61,7 @@ class Setting:
         return suggestion["task"] if isinstance(suggestion, dict) else suggestion
 
 
-def test_ready_stages_are_suggested_and_the_end_is_said(tmp_path: Path):
+def test_ready_stages_are_suggested_and_the_end_is_reported(tmp_path: Path):
     setting = Setting(tmp_path)
     for trial in ("a", "b"):
         task = setting.suggest(trial)
@@ -79,7 +79,7 @@ def test_a_stage_that_another_sweep_computes_comes_last_and_is_then_waited_for(t
     held, free = setting.stages
     with setting.hold(held):
         assert setting.suggest("a").stage == free
-        assert setting.suggest("b") is None  # our own work may yet make others ready
+        assert setting.suggest("b") is None  # running stages may make others ready
         run_stage(free, setting.store)
         setting.searcher.on_trial_complete("a", {"here": True})
         task = setting.suggest("b")
@@ -145,7 +145,7 @@ def test_folders_of_killed_sweeps_are_removed_and_no_others(tmp_path: Path, monk
     assert all((folder / "ray").exists() for folder in others)
 
 
-def test_a_ray_that_does_not_start_is_one_line_and_leaves_no_run_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_ray_failing_to_start_is_one_line_and_leaves_no_run_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse(**settings: Any) -> None:
         raise OSError("AF_UNIX path\ntoo long")
 
@@ -160,7 +160,7 @@ def test_a_ray_that_does_not_start_is_one_line_and_leaves_no_run_open(tmp_path: 
 
 @pytest.mark.slow
 def test_a_plan_that_narrows_and_widens_again_keeps_its_actors(tmp_path: Path):
-    first = tuple(Fake(name=f"a{number}", seconds=9.0 + number) for number in range(2))
+    first = tuple(Fake(name=f"a{number}", seconds=0.5 + number, deed="meet") for number in range(2))
     join = Fake(name="join", parents_=first)
     last = tuple(Fake(name=f"b{number}", parents_=(join,), seconds=2.0) for number in range(2))
     setting = Setting(tmp_path)

@@ -1,4 +1,4 @@
-"""Stages trained by several processes of Ray Train: what they compute, and what happens when one dies."""
+"""Stages trained by several Ray Train processes: their results, and what happens when one dies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def training(results: Path, source: Path, workers: int, zero: int) -> Driver:
 
 
 def points(results: Path) -> dict[tuple[str, int, str], float]:
-    """By (stage, step, name): what the complete attempts of the store hold, without speeds."""
+    """By (stage, step, name): the points of the store's complete attempts, without speeds."""
     found = {}
     for done in sorted(results.glob("stages/*/DONE")):
         attempt = done.parent / "attempts" / json.loads(done.read_text())["attempt"]
@@ -52,7 +52,7 @@ def checkpoints_left(results: Path) -> list[Path]:
 
 
 def of_ray_train(session: int | None, name: bytes) -> list[int]:
-    """Process ids of a driver's processes of Ray Train; without its session, of those below this process."""
+    """Process ids of a driver's Ray Train processes; without a session, of this process's descendants."""
     found, below = [], {child.pid for child in psutil.Process().children(recursive=True)}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -91,7 +91,7 @@ def test_stages_of_two_workers_survive_deaths_and_ctrl_c_and_end_as_those_of_one
     assert found.keys() == expected.keys()
     losses = [key for key in expected if key[2].endswith("loss") and key[0] == trunk and key[1] <= 50 * 1024]
     assert len(losses) > 20
-    for key in losses:  # later steps amplify the last bit, as any two orders of summation do
+    for key in losses:  # later steps amplify the rounding of different orders of summation
         assert found[key] == pytest.approx(expected[key], rel=1e-4), key
     executions = [(record["execution"]["workers"], record["execution"]["zero"]) for record in records(results)]
     assert (2, 1) in executions
@@ -99,7 +99,7 @@ def test_stages_of_two_workers_survive_deaths_and_ctrl_c_and_end_as_those_of_one
     assert sum(record["resumed"] is not None for record in records(results)) >= 3
 
 
-def test_an_engine_left_open_runs_what_one_device_is_too_small_for_on_two(tmp_path: Path):
+def test_engine_auto_runs_a_stage_that_is_too_large_for_one_device_on_two(tmp_path: Path):
     source = text(tmp_path)
     planned = Driver(tmp_path / "auto", str(source), "dry", program="auto_program")
     assert planned.report()["dry_run"]

@@ -1,4 +1,4 @@
-"""An MLflow store in memory that can be down, lose an answer, or refuse."""
+"""An MLflow store in memory that can be down, lose a response, or reject a request."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Page(list[Any]):
 
 @dataclass
 class FakeStore:
-    """The calls that the publisher makes of an MlflowClient."""
+    """The methods of an MlflowClient that the publisher uses."""
 
     down: bool = False
     lose_answers: int = 0
-    """So many calls take effect and then fail."""
+    """Number of calls that take effect and then fail."""
     refuse: set[str] = field(default_factory=set)
-    """Names of metrics that are refused."""
+    """Names of metrics that are rejected."""
     make_experiment_meanwhile: bool = False
-    """Another client makes the experiment between our question and our making it."""
+    """Another client creates the experiment between our query and our creating it."""
     experiments: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, Any] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)

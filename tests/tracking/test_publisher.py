@@ -23,7 +23,7 @@ def publisher(store: FakeStore, **more) -> Publisher:
 
 
 def publish(store: FakeStore, points: Iterable[Point] = (), **more) -> list[str]:
-    """One sweep with one trial, whole."""
+    """One complete sweep with one trial."""
     out = publisher(store, **more)
     out.ensure(Run(ref=SWEEP, name="study smoke", parameters={"settings/sizes": "1k"}))
     out.artifact(SWEEP, "study.json", "{}")
@@ -94,7 +94,7 @@ def test_publishing_again_adds_nothing_and_does_not_read_the_points():
     assert set(store.calls) == {"get_experiment_by_name", "search_runs"}
 
 
-def test_what_was_said_while_the_server_was_down_arrives_when_it_is_back():
+def test_requests_made_while_the_server_is_down_arrive_when_it_is_back():
     store = FakeStore(down=True)
     threading.Timer(0.3, lambda: setattr(store, "down", False)).start()
     assert publish(store, points(BATCH + 5)) == []
@@ -115,7 +115,7 @@ def test_callers_never_wait_for_a_server_that_is_down():
     assert out.troubled is None
 
 
-def test_a_server_that_stays_down_is_given_up_and_the_loss_is_named():
+def test_a_server_that_stays_down_is_abandoned_and_the_loss_is_named():
     left = []
     store = FakeStore(down=True)
     out = publisher(store)
@@ -163,7 +163,7 @@ def test_a_lost_answer_makes_no_second_run(lost: int):
     assert set(run_named(store, "a trial").data.points) == {(p.name, p.step, p.value, p.timestamp) for p in points(3)}
 
 
-def test_what_the_server_refuses_is_said_and_the_rest_goes_on_but_the_run_is_not_called_complete():
+def test_rejected_requests_are_reported_and_the_rest_is_written_but_the_run_is_not_complete():
     store = FakeStore(refuse={"branch/skill/hits"})
     (refusal,) = publish(store, points(3))
     assert refusal == "branch of a trial: no such metric"
@@ -172,7 +172,7 @@ def test_what_the_server_refuses_is_said_and_the_rest_goes_on_but_the_run_is_not
     assert schema.TAG_PUBLISHED not in trial.data.tags
 
 
-def test_points_that_cannot_be_read_are_said_and_the_rest_goes_on():
+def test_points_that_cannot_be_read_are_reported_and_the_rest_is_written():
     def broken() -> Iterable[Point]:
         yield Point("branch/a/b", 0, 1.0, 0)
         raise ValueError("torn file")
@@ -182,7 +182,7 @@ def test_points_that_cannot_be_read_are_said_and_the_rest_goes_on():
     assert run_named(store, "study smoke").info.status == "FINISHED"
 
 
-def test_an_experiment_that_was_deleted_is_named_with_the_way_back():
+def test_a_deleted_experiment_is_named_with_how_to_restore_it():
     store = FakeStore()
     publish(store, points(1))
     store.experiments["study"].lifecycle_stage = "deleted"
@@ -219,7 +219,7 @@ def test_two_publishers_of_one_sweep_take_turns():
     assert store.calls.count("create_run") == 1
 
 
-def test_a_report_is_kept_with_the_sweep_it_belongs_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_report_is_attached_to_its_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = FakeStore()
     publish(store)
     monkeypatch.setattr(publishing, "connect", lambda uri: store)

@@ -20,7 +20,7 @@ def serve(code: int) -> Iterator[str]:
             self.wfile.write(b"OK")
 
         def log_message(self, format: str, *args: object) -> None:
-            """Not on the terminal."""
+            """Print nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -41,13 +41,13 @@ def test_a_server_that_refuses_us_says_what_to_set():
             require_reachable(uri)
 
 
-def test_a_server_of_another_kind_is_doubted():
+def test_a_server_that_is_not_mlflow_is_refused():
     for uri in serve(404):
         with pytest.raises(UserError, match="expected an MLflow server"):
             require_reachable(uri)
 
 
-def test_nobody_at_the_address_is_one_clear_line():
+def test_a_server_that_does_not_answer_is_one_clear_line():
     (gone,) = serve(200)
     with pytest.raises(UserError, match=r"no MLflow server answers at http://127\.0\.0\.1") as error:
         require_reachable(gone)
@@ -59,7 +59,7 @@ def test_a_new_sqlite_file_is_reachable_and_its_folder_is_made(tmp_path: Path):
     assert (tmp_path / "new").is_dir()
 
 
-def test_a_sqlite_file_that_is_none_is_refused(tmp_path: Path):
+def test_a_file_that_is_not_sqlite_is_refused(tmp_path: Path):
     (tmp_path / "mlflow.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(UserError, match="cannot be opened"):
         require_reachable(f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -75,7 +75,7 @@ def test_a_sqlite_file_in_use_is_reachable(tmp_path: Path):
 
 
 @pytest.mark.parametrize("uri", ["", "mlruns", "file:///tmp/mlruns", "ftp://host/x", "sqlite://", "sqlite:///"])
-def test_what_is_no_tracking_uri_is_refused(uri: str):
+def test_an_invalid_tracking_uri_is_refused(uri: str):
     with pytest.raises(UserError, match="expected sqlite:///PATH"):
         require_reachable(uri)
 
@@ -87,7 +87,7 @@ def test_the_password_of_a_database_is_never_shown():
     assert "127.0.0.1:1/runs" in str(error.value)
 
 
-def test_a_server_is_asked_with_the_password_of_its_uri_which_is_never_shown():
+def test_the_password_of_a_uri_is_sent_to_the_server_and_never_shown():
     gone = ""
     for uri in serve(200):
         gone = uri.replace("://", "://me:secret@")

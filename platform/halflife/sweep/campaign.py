@@ -132,7 +132,7 @@ class Campaign(SweepState):
             return 0.0
         budget, search = self._search.budget, self._search
         each = sum({stage.key: work(stage) for stage in self._examples}.values()) / len(self._suggestions.examples)
-        left = 0 if self._clock() > self._deadline else max(0, budget.trials - self._suggestions.begun)
+        left = 0 if self._clock() > self._deadline else max(0, budget.trials - self._suggestions.started)
         again = min(budget.finalists, budget.trials) * len(search.fresh_seeds) / len(search.seeds)
         return each * (left + again)
 
@@ -178,7 +178,7 @@ class Campaign(SweepState):
     @property
     def _exhausted(self) -> bool:
         """Whether no more settings will be suggested."""
-        return self._clock() > self._deadline or self._suggestions.begun >= self._search.budget.trials
+        return self._clock() > self._deadline or self._suggestions.started >= self._search.budget.trials
 
     def _wants_more(self) -> bool:
         """Whether to request a suggestion now. Ready stages come first: fewer pending settings make better
@@ -292,7 +292,7 @@ class Campaign(SweepState):
         self._over = True
         settings = {result.number: result.parameters for result in self._suggestions.results(set(final))}
         self._findings = findings(search, settings, self._done, found)
-        left = search.budget.trials - self._suggestions.begun
+        left = search.budget.trials - self._suggestions.started
         if left > 0:
             self._findings.append(
                 f"the timeout was reached with {left} settings left: run the same command again to continue"

@@ -116,9 +116,9 @@ class RankInBucket(RankContext):
         assert job.bucket is not None
         self._store = store = Store(job.bucket)
         attempts = store.folder(job.stage) / "attempts"
-        kept = store.home(job.stage) / "attempts" / job.folder.name
-        assert isinstance(kept, Remote)
-        self._kept = kept
+        stored = store.home(job.stage) / "attempts" / job.folder.name
+        assert isinstance(stored, Remote)
+        self._stored = stored
         self.results = store.root
         self.folder = attempts / (job.folder.name if rank == 0 else f"{job.folder.name}-rank-{rank:05}")
         self._sent: set[str] = set()
@@ -167,7 +167,7 @@ class RankInBucket(RankContext):
     def _upload(self, names: list[str]) -> None:
         """Upload files of this rank's folder into the attempt's, unless they are there, and send their checksums."""
         names = [name for name in names if name not in self._sent]
-        self._kept.upload(self.folder, names)
+        self._stored.upload(self.folder, names)
         self._sent.update(names)
         ray.get(self._mailbox.send.remote("received", {name: files.entry(self.folder / name) for name in names}))
 

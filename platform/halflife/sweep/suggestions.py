@@ -103,7 +103,7 @@ class Suggestions:
         return [trial.number for trial in self._trials(TrialState.RUNNING) if trial.number not in self._open]
 
     @property
-    def begun(self) -> int:
+    def started(self) -> int:
         """Number of settings that have been suggested, by any driver."""
         return sum(trial.state != TrialState.WAITING for trial in self._trials())
 
@@ -112,9 +112,9 @@ class Suggestions:
 
         Queued ones come first. An invalid setting (UserError) is recorded as failed, and the next one is suggested.
         """
-        while self.begun < self._search.budget.trials:  # may be out of date outside the lock
+        while self.started < self._search.budget.trials:  # may be out of date outside the lock
             with self._journal:
-                if self.begun >= self._search.budget.trials:
+                if self.started >= self._search.budget.trials:
                     return None
                 trial = self._study.ask()
                 self._open[trial.number] = trial
