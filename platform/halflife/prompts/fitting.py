@@ -38,7 +38,7 @@ class _State:
     """State of the loop: with the parameters of the runs, all that resuming needs. Its fields are checkpoint keys."""
 
     pack: int = 0
-    """Groups done."""
+    """Groups done; named as in stored checkpoints."""
     step: int = 0
     """Steps done of the current group."""
     tokens: int = 0
