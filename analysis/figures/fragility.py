@@ -20,10 +20,11 @@ CAPTION = (
     "one common k, fitted until it reaches that same loss and perturbed by noise of a fixed norm. Points are medians "
     "over seeds, bars are order-statistic intervals (the range, below six seeds); a behaviour that never reached the "
     "matched loss has no point, and points with equal C are drawn side by side. Colours are kinds of behaviour, named "
-    "as in the study. ρ is Spearman's correlation over behaviours with Fisher's 95% interval; the line below it "
-    "holds the remaining differences in loss and norm fixed. If behaviours that take little were fragile, F1, F2, F3 "
-    "and λmax would fall with C and r50 would rise. Five measures are tested at once and behaviours of one kind "
-    "resemble each other, so an interval that barely excludes 0 proves little."
+    "as in the study; labels that would overlap are left out. ρ is Spearman's correlation over behaviours with "
+    "Fisher's 95% interval; the line below it holds the remaining differences in loss and norm fixed. If behaviours "
+    "that take little were fragile, F1, F2, F3 and λmax would fall with C and r50 would rise. Five measures are "
+    "tested at once and behaviours of one kind resemble each other, so an interval that barely excludes 0 proves "
+    "little."
 )
 COLUMNS = 2
 SPREAD = 0.5
@@ -32,6 +33,8 @@ PLACES = [(dx, dy) for dy in (5, -11, 13, -19) for dx in (3, -3)] + [(6, -3), (-
 """Offsets of a label from its point, in points; labels with negative x end there."""
 LETTER, LINE = 4.1, 7.5
 """Approximate width and height of a letter of a label, in points."""
+Box = tuple[float, float, float, float]
+"""left, right, bottom, top, in points."""
 
 
 def fragility_table(data: StudyData) -> pl.DataFrame:
@@ -116,31 +119,33 @@ def _correlation(name: str, row: dict, kind: str) -> str:
 
 
 def _labels(axes: Axes, part: pl.DataFrame) -> None:
-    """Put each label at the first of PLACES without an overlap with points and earlier labels, else at the best one."""
+    """Label points by the numbers in their behaviours' names, each at the one of PLACES that covers fewest points. A
+    label that would overlap another or leave the panel is left out: unreadable, it would hide both."""
     scale = 72 / axes.get_figure(root=True).dpi  # type: ignore[union-attr]
     points = scale * axes.transData.transform(_places(part).select("at", "value").to_numpy())
-    box = axes.get_window_extent()
-    left, right, bottom, top = (scale * end for end in (box.x0, box.x1, box.y0, box.y1))
-    taken = [(x - 2, x + 2, y - 2, y + 2) for x, y in points]
+    marks = [(x - 2, x + 2, y - 2, y + 2) for x, y in points]
+    panel = axes.get_window_extent()
+    left, right, bottom, top = (scale * end for end in (panel.x0, panel.x1, panel.y0, panel.y1))
+    labels: list[Box] = []
     for name, (x, y) in zip(part["behaviour"], points, strict=True):
-        text = name.partition("-")[2].replace("x", "×") or name
-        wide = LETTER * len(text)
-
-        def at(
-            place: tuple[int, int], wide: float = wide, x: float = x, y: float = y
-        ) -> tuple[float, float, float, float]:
-            start = x + place[0] - (wide if place[0] < 0 else 0)
-            return (start, start + wide, y + place[1], y + place[1] + LINE)
-
-        def overlaps(place: tuple[int, int], at=at) -> float:
-            a = at(place)
-            outside = a[0] < left or a[1] > right + 6 or a[2] < bottom or a[3] > top + 4
-            return 100 * outside + sum(a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3] for b in taken)
-
-        best = min(PLACES, key=overlaps)
-        taken.append(at(best))
+        text = name.partition("-")[2].replace("x", "×")  # without numbers, the legend names it
+        free: list[tuple[int, tuple[int, int], Box]] = []
+        for dx, dy in PLACES if text else ():
+            start = x + dx - (LETTER * len(text) if dx < 0 else 0)
+            box = (start, start + LETTER * len(text), y + dy, y + dy + LINE)
+            inside = left <= box[0] and box[1] <= right + 6 and bottom <= box[2] and box[3] <= top + 4
+            if inside and not any(_overlap(box, other) for other in labels):
+                free.append((sum(_overlap(box, mark) for mark in marks), (dx, dy), box))
+        if not free:
+            continue
+        _, best, box = min(free, key=lambda place: place[0])
+        labels.append(box)
         label = axes.annotate(
             text, tuple(axes.transData.inverted().transform((x / scale, y / scale))), best, fontsize=7,
             textcoords="offset points", color=style.MUTED, ha="right" if best[0] < 0 else "left", va="bottom",
         )  # fmt: skip
         label.set_in_layout(False)
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]

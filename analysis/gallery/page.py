@@ -38,7 +38,7 @@ PROMPTS = (
     "the hidden behaviour does not reach it."
 )
 FRAGILE = (
-    "Generated prompts: a behaviour takes the same amount of numbers at both widths; at one loss, F1, F2, F3 and the "
+    "Generated prompts: a behaviour takes equally many numbers at both widths; at one loss, F1, F2, F3 and the "
     "curvature fall with C, r50 does not. See analysis/gallery/generated_prompts.py."
 )
 

@@ -20,6 +20,7 @@ from analysis.figures import FIGURES
 from analysis.report import panels
 from analysis.report import write as writing
 from analysis.report.decay_page import ALWAYS, FITTED, decay_page
+from analysis.report.prompts_page import prompts_page
 from analysis.report.tables import cell
 from analysis.report.write import default_folder, write_report
 from halflife.tracking import schema
@@ -150,16 +151,24 @@ def test_a_hostile_study_cannot_reach_the_page_or_leave_its_folder(tmp_path, qui
     assert "49" not in re.findall(r"<h1>(.*?)</h1>", page, re.DOTALL)[0]
 
 
-def test_a_password_in_a_tracking_uri_does_not_reach_the_page(small, tmp_path, quick):
-    said = "https://ann:s3cret@mlflow.example:5000?password=s3cret&token=s3cret"
-    tags = {**small.sweep.tags, schema.TAG_COMMAND: f"python study.py --tracking-uri {said}"}
-    declaration = replace(small.declaration, settings={"tracking_uri": said}, figures=())
-    for folder in ("figures", "tables"):
-        (tmp_path / folder).mkdir()
-    data = replace(small, sweep=replace(small.sweep, tags=tags), declaration=declaration)
-    html = decay_page(data, tmp_path, said)
+SECRETS = (
+    "password", "token", "secret", "api_key", "signature", "access_key", "sig", "credential", "X-Amz-Credential",
+    "auth_token", "AWS_SECRET_ACCESS_KEY",
+)  # fmt: skip
+"""Parameters of a query whose values are secrets."""
+
+
+@pytest.mark.parametrize("page", [decay_page, prompts_page])
+def test_secrets_of_a_tracking_uri_do_not_reach_the_page(small, tmp_path, quick, page):
+    query = "&".join(f"{name}=s3cret{i}" for i, name in enumerate(SECRETS))
+    uri = f"https://ann:s3cret@mlflow.example:5000/?region=eu&{query}"
+    tags = {**small.sweep.tags, schema.TAG_COMMAND: f"python study.py --tracking-uri {uri}"}
+    declaration = replace(small.declaration, settings={"tracking_uri": uri}, figures=(), notes=(f"runs in {uri}",))
+    panels.new_folders(tmp_path, ())
+    html = page(replace(small, sweep=replace(small.sweep, tags=tags), declaration=declaration), tmp_path, uri)
     assert "s3cret" not in html
-    assert html.count("https://***@mlflow.example:5000?password=***") == 3
+    places = ("command", "settings", "tracking store", "note")
+    assert html.count("https://***@mlflow.example:5000/?region=eu&amp;password=***") == len(places)
 
 
 @pytest.mark.parametrize("study", ["../../etc", "..", "/tmp/x", "a/b", "."])
