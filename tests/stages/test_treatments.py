@@ -322,7 +322,7 @@ def test_invalid_treatments_are_refused() -> None:
     for fade in (-0.1, 1.5):
         with pytest.raises(UserError, match=f"fade {fade} given: expected the fraction of the stage"):
             Source(corpus=B, fade=fade)
-    with pytest.raises(UserError, match="every source fades: expected one that stays"):
+    with pytest.raises(UserError, match="every source fades: expected at least one constant source"):
         Mixture(sources=(Source(corpus=B, fade=0.5),))
     for fraction in (-0.1, 1.1):
         with pytest.raises(UserError, match="expected a fraction of the sequences from 0 to 1"):
