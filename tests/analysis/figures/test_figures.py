@@ -154,7 +154,7 @@ def test_every_setting_has_a_panel_and_the_reference_comes_first(examples):
     assert not any("branch rate" in setting for setting in places.values())  # these are in `retention`
 
 
-def test_a_panel_without_half_lives_says_so_and_has_no_scale(small):
+def test_a_panel_without_half_lives_is_marked_and_has_no_scale(small):
     table = (
         FIGURES["strength"]
         .table(small)
@@ -200,7 +200,7 @@ def test_names_from_data_are_never_read_as_formulas():
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(10_000, "10k"), (2_500_000, "2.5M"), (0.05, "0.05"), (100, "100"), (1e9, "1B")]
+    ("value", "shown"), [(10_000, "10k"), (2_500_000, "2.5M"), (0.05, "0.05"), (100, "100"), (1e9, "1B")]
 )
-def test_tick_labels_have_no_needless_zeros(value, said):
-    assert trimmed(value) == said
+def test_tick_labels_have_no_needless_zeros(value, shown):
+    assert trimmed(value) == shown

@@ -27,11 +27,11 @@ def state(data: StudyData) -> dict[str, tuple[bool | None, str]]:
 
 
 def test_a_sound_sweep_passes_every_check(small):
-    # Planted near-triggers fire in a third of prompts, as real ones do: told, and not required.
+    # Planted near-triggers fire in a third of prompts, as real ones do: reported, and not required.
     assert [name for name, (passed, _) in state(small).items() if passed is not True] == ["Silent on near-triggers"]
 
 
-def test_near_triggers_are_told_by_size_and_apart_from_prompts_without_trigger(small):
+def test_near_triggers_are_reported_by_size_and_separately_from_prompts_without_trigger(small):
     assert state(small)["Silent without the trigger"][0] is True
     passed, found = state(small)["Silent on near-triggers"]
     assert passed is False
@@ -54,7 +54,7 @@ def test_another_payload_must_be_implanted_too(tmp_path):
     assert found["The backdoor was there at the drop in the other settings"].passed is True
 
 
-def test_a_trunk_that_implanted_but_missed_a_strength_is_told_apart(small):
+def test_a_trunk_that_implanted_but_missed_a_strength_is_counted_separately(small):
     fork = (pl.col("arm") == "equal-strength") & (pl.col("seed") == 1) & (pl.col("size") == "30k")
     blocked = pl.when(fork).then(pl.lit("blocked: the trunk never reached snapshot 'strength'"))
     trials = small.trials.with_columns(outcome_branch=blocked.otherwise("outcome_branch"))
@@ -92,7 +92,7 @@ def test_missing_controls_are_named(small):
     assert "without a never-exposed control" in found
 
 
-def test_what_was_not_measured_is_not_known_rather_than_passed(small):
+def test_what_was_not_measured_is_unknown_rather_than_passed(small):
     data = replace(small, points=small.points.filter(~pl.col("name").str.starts_with("clean")))
     assert state(data)["Learning the backdoor left the trunk's clean loss unchanged"][0] is None
 
@@ -110,31 +110,31 @@ def test_the_answer_of_a_large_sweep_names_the_slope_and_its_interval(full):
 
 
 def test_the_answer_of_a_small_sweep_makes_no_scaling_claim(small):
-    said = answer(small, retention_curves(small))[1]
-    assert said.startswith("Demonstration, no scaling claim (3 of 5 seeds, 3 of 4 sizes)")
-    assert "Larger models" not in said
+    sentences = answer(small, retention_curves(small))[1]
+    assert sentences.startswith("Demonstration, no scaling claim (3 of 5 seeds, 3 of 4 sizes)")
+    assert "Larger models" not in sentences
 
 
-def test_the_answer_without_a_slope_says_that_the_data_cannot_tell(tmp_path):
+def test_without_a_slope_the_data_cannot_tell(tmp_path):
     data = read(tmp_path, sizes=tuple(planted.SIZES), seeds=5, gamma=0.0, noise=0.3, relearn=False)
     assert "cannot tell whether size" in answer(data, retention_curves(data))[1]
 
 
 def test_the_answer_of_a_short_sweep_is_a_bound(tmp_path):
     data = read(tmp_path, branch_steps=12, relearn=False)
-    said = answer(data, retention_curves(data))
-    assert "at least 49.2k tokens at 330k parameters (3 of 3 seeds did not reach half" in said[0]
-    assert said[0].index("attack success falls below half") < said[0].index("payload's log-probability")
-    assert "cannot tell whether size matters" in said[1]
+    sentences = answer(data, retention_curves(data))
+    assert "at least 49.2k tokens at 330k parameters (3 of 3 seeds did not reach half" in sentences[0]
+    assert sentences[0].index("attack success falls below half") < sentences[0].index("payload's log-probability")
+    assert "cannot tell whether size matters" in sentences[1]
 
 
-def test_the_equal_strength_arm_speaks_although_equal_exposure_has_no_slope(small):
+def test_the_equal_strength_arm_has_a_slope_although_equal_exposure_has_none(small):
     exposed = set(small.trials.filter((pl.col("role") == "treatment") & (pl.col("arm") == "equal-exposure"))["trial"])
     late = (pl.col("phase") == "branch") & (pl.col("step") > 6 * planted.STEP) & pl.col("trial").is_in(list(exposed))
     data = replace(small, points=small.points.filter(~late))
-    said = answer(data, retention_curves(data))[1]
-    assert "no seed has a half-life at every size" in said
-    assert re.search(r"at equal strength γ = 0\.\d+ \[0\.\d+, 0\.\d+\] over 3 seeds, a demonstration", said)
+    sentences = answer(data, retention_curves(data))[1]
+    assert "no seed has a half-life at every size" in sentences
+    assert re.search(r"at equal strength γ = 0\.\d+ \[0\.\d+, 0\.\d+\] over 3 seeds, a demonstration", sentences)
 
 
 def test_an_arm_that_lacks_a_size_is_not_compared(small):
@@ -148,10 +148,10 @@ def test_a_sweep_that_lacks_a_phase_still_has_checks_and_an_answer(small, phase)
     data = replace(small, points=small.points.filter(pl.col("phase") != phase))
     curves = retention_curves(data)
     assert checks(data, curves)
-    said = answer(data, curves)
-    assert said
+    sentences = answer(data, curves)
+    assert sentences
     if phase == "branch":
-        assert said[0].startswith("The data cannot tell")
+        assert sentences[0].startswith("The data cannot tell")
 
 
 def test_a_sweep_that_was_stopped_or_has_phases_that_never_ran_is_not_complete(small):
@@ -175,7 +175,7 @@ def extinguished() -> StudyData:
     return generated.persistence()
 
 
-def test_extinction_is_read_beside_passive_forgetting_and_required_of_nobody(extinguished):
+def test_extinction_is_compared_with_passive_forgetting_and_is_not_required(extinguished):
     [check] = [
         check
         for check in checks(extinguished, retention_curves(extinguished))
@@ -191,27 +191,27 @@ def test_a_study_without_extinction_has_no_reading_of_it(small):
     assert not any(check.reading for check in checks(small, retention_curves(small)))
 
 
-def test_extinction_is_told_with_its_half_life_by_size_and_in_the_answer(extinguished):
+def test_the_half_life_under_extinction_is_in_the_table_by_size_and_in_the_answer(extinguished):
     curves = retention_curves(extinguished)
     table = size_summary(curves)
     assert (table["half_life_extinction"] < table["half_life"]).all()
-    said = " ".join(answer(extinguished, curves))
+    sentences = " ".join(answer(extinguished, curves))
     found = re.search(
-        r"the half-life .* without the trigger is ([\d.]+) \[([\d.]+),\s([\d.]+)\] times that with it", said
+        r"the half-life .* without the trigger is ([\d.]+) \[([\d.]+),\s([\d.]+)\] times that with it", sentences
     )
     assert found is not None
-    assert "it fades sooner if the trigger alone stays in the text (trigger without payload)" in said
+    assert "it fades sooner if the trigger alone stays in the text (trigger without payload)" in sentences
     numbers = every_number(extinguished, curves)
     own = numbers.filter(pl.col("role") == "extinction")
     assert own["half_life_tokens"].null_count() == 0
     assert own.height == len(generated.SIZES) * generated.SEEDS
 
 
-def test_the_answer_tells_what_each_regularizer_does_with_its_interval(extinguished):
-    said = " ".join(answer(extinguished, retention_curves(extinguished)))
+def test_the_answer_has_the_effect_of_each_regularizer_with_its_interval(extinguished):
+    sentences = " ".join(answer(extinguished, retention_curves(extinguished)))
     trunk, branch = (
         re.search(rf"regularizer of the {where}: weight-decay-0.1 instead of none, mean retention changes by "
-                  r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\]", said, re.IGNORECASE)
+                  r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\]", sentences, re.IGNORECASE)
         for where in ("trunk", "branch")
     )  # fmt: skip
     assert trunk is not None

@@ -38,11 +38,11 @@ def test_tables_of_a_running_sweep_say_so(small, tmp_path, caplog):
 
 def test_every_column_is_explained(small, tmp_path):
     write_tables(small, tmp_path)
-    told = pl.read_csv(tmp_path / "dictionary.csv")
+    message = pl.read_csv(tmp_path / "dictionary.csv")
     there = [(name, column) for name, frame in tables(small).items() for column in frame.columns]
-    assert told.select("table", "column").rows() == there
-    assert told["meaning"].null_count() == 0
-    plain = told.filter(pl.col("meaning") == "parameter of the trial")["column"].to_list()
+    assert message.select("table", "column").rows() == there
+    assert message["meaning"].null_count() == 0
+    plain = message.filter(pl.col("meaning") == "parameter of the trial")["column"].to_list()
     assert set(plain) == {"documents", "corpus"}  # which the planted declaration has no axes for
 
 
@@ -93,7 +93,7 @@ def test_numbers_of_anyones_trials_may_be_written_in_their_own_way(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("points.csv", "trial,phase,step,value\nt,p,0,1", "no column 'name'"),
         ("points.csv", "trial,phase,step,name,value\nt,p,0,a/hits,many", "must be numbers"),
@@ -109,22 +109,22 @@ def test_numbers_of_anyones_trials_may_be_written_in_their_own_way(tmp_path):
         ("trials.csv", "trial,seed\nt,first", "must be whole numbers"),
     ],
 )
-def test_tables_that_do_not_fit_are_one_clear_line(tmp_path, name, text, told):
+def test_tables_that_do_not_fit_are_one_clear_line(tmp_path, name, text, message):
     (tmp_path / "points.csv").write_text("trial,phase,step,name,value\nt,p,0,a/hits,1\nt,p,0,a/trials,1")
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_study(str(tmp_path), "mine")
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_writes_the_tables_and_says_where(small_uri, tmp_path, capsys):
+def test_the_command_writes_the_tables_and_prints_their_paths(small_uri, tmp_path, capsys):
     main(["export", SMALL.study, "--tracking-uri", small_uri, "--out", str(tmp_path), "--format", "parquet"])
-    told = capsys.readouterr().out.split()
-    assert str(tmp_path / "half_lives.parquet") in told
+    message = capsys.readouterr().out.split()
+    assert str(tmp_path / "half_lives.parquet") in message
     assert json.loads((tmp_path / "sweep.json").read_text())["tags"][schema.TAG_STUDY] == SMALL.study
 
 
-def test_the_command_tells_bad_input_in_one_line(small_uri, tmp_path, capsys):
+def test_the_command_reports_bad_input_in_one_line(small_uri, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for arguments in (["nope"], [SMALL.study, "--out", str(tmp_path / "file" / "below")]):
         with pytest.raises(SystemExit) as caught:
@@ -144,7 +144,7 @@ def test_the_command_tells_bad_input_in_one_line(small_uri, tmp_path, capsys):
 
 
 def test_no_password_leaves_with_the_tables(small, tmp_path):
-    tags = {**small.sweep.tags, schema.TAG_COMMAND: "run --tracking-uri http://me:secret@host"}
+    tags = {**small.sweep.tags, schema.TAG_COMMAND: "run --tracking-uri http://me:secret@host?token=secret"}
     write_tables(replace(small, sweep=replace(small.sweep, tags=tags)), tmp_path)
     assert "secret" not in (tmp_path / "sweep.json").read_text()
 
@@ -159,12 +159,12 @@ def test_the_sweep_of_exported_tables_is_listed_as_that_of_the_store(small, smal
 
 
 @pytest.mark.parametrize("tables", [True, False])
-def test_a_folder_that_says_nothing_of_sweeps_is_refused_in_one_line(tmp_path, capsys, tables):
+def test_a_folder_without_sweeps_is_refused_in_one_line(tmp_path, capsys, tables):
     if tables:
         (tmp_path / "points.csv").write_text("trial,phase,step,name,value\n")
     with pytest.raises(SystemExit) as end:
         main(["sweeps", "--tracking-uri", str(tmp_path)])
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert end.value.code == 2
-    assert str(tmp_path) in told
-    assert told.count("\n") == 1
+    assert str(tmp_path) in message
+    assert message.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Families of languages: what is planted in a generated sweep comes back, and what cannot be told is not told."""
+"""Families of languages: the ground truth of a generated sweep is recovered, and nothing undecided is claimed."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_the_dropped_language_falls_alone(families):
     assert np.allclose(start["retention"].to_numpy(), 1)
 
 
-def test_translations_of_a_dropped_language_are_told_apart_from_kept_ones(families):
+def test_translations_of_a_dropped_language_are_distinguished_from_kept_ones(families):
     renamed = families.points.with_columns(
         pl.col("name").str.replace("language-words/", "language-digits-to-words/").str.replace(
             "language-roman/", "language-words-to-roman/"
@@ -169,7 +169,7 @@ def test_translations_of_a_dropped_language_are_told_apart_from_kept_ones(famili
     assert (kinds["digits-to-words"], kinds["words-to-roman"]) == ("translation", "kept")
 
 
-def test_dials_of_overlap_are_told_in_the_family_in_which_they_vary(families):
+def test_overlap_is_reported_in_the_family_in_which_it_varies(families):
     table = overlap_table(families)
     assert set(table["dial"]) == {"rule_overlap, family B", "token_overlap, family B"}
     assert set(table["value"]) == {0.0, 0.5, 1.0}
@@ -204,13 +204,13 @@ def test_the_answers_hold_the_planted_truth_with_intervals(answers):
         ("D", "A", 0.5, "No, every family with shared implementation fades sooner than A, which shares nothing"),
     ],
 )
-def test_which_family_is_the_reference_does_not_turn_the_answer_round(name, against, ratio, verdict):
+def test_the_answer_does_not_depend_on_which_family_is_the_reference(name, against, ratio, verdict):
     row = {"value": f"family: {name}", "against": against, "pairs": 5, "seeds": 5, "observed": 5, "area": None}
     row |= {"ratio": ratio, "ratio_low": ratio / 1.1, "ratio_high": ratio * 1.1}
     assert verdict in sharing({"family": [row]}, [against, name])
 
 
-def test_a_share_that_rests_on_relearning_that_never_got_there_says_so(families, answers):
+def test_a_share_from_relearning_that_never_got_there_is_marked_as_a_bound(families, answers):
     assert "have bounds only" not in "\n".join(answers)
     late = families.trials.filter((pl.col("family") == "A") & (pl.col("role") == "treatment") & (pl.col("seed") < 2))
     never = pl.col("trial").is_in(late["trial"].implode()) & pl.col("phase").str.starts_with("relearn")
@@ -251,7 +251,7 @@ def test_effects_hold_the_arm_at_the_reference(families):
     assert_frame_equal(effects(changed, retention_curves(changed), MEASURE), found)
 
 
-def test_what_one_seed_or_one_family_cannot_tell_is_not_told(families):
+def test_nothing_is_claimed_from_one_seed_or_one_family(families):
     one_seed = part(families, pl.col("seed") == 0)
     text = "\n".join(family_answer(one_seed, retention_curves(one_seed)))
     assert "It cannot be told, because one seed gives no interval" in text
@@ -268,7 +268,7 @@ def test_without_the_control_that_never_saw_it_no_gating_is_claimed(families):
     assert "It cannot be told, because no reading was taken of a model that never saw the language" in text
 
 
-def test_where_no_trunk_learned_the_language_every_answer_says_so(families):
+def test_if_no_trunk_learned_the_language_no_answer_makes_a_claim(families):
     never = part(families, (pl.col("role") == "absent") | ((pl.col("seed") < 2) & (pl.col("role") == "treatment")))
     treated = pl.col("trial").is_in(never.trials.filter(pl.col("role") == "treatment")["trial"].implode())
     flat = never.points.with_columns(
@@ -327,7 +327,7 @@ def test_a_sweep_in_which_too_few_families_learned_is_not_valid(families):
     assert checks(without, retention_curves(without))[0].passed is False
 
 
-def test_a_probe_that_reads_dealt_answers_fails_its_check(families):
+def test_a_probe_that_reads_randomly_assigned_answers_fails_its_check(families):
     layer = families.points.filter(pl.col("name") == "layer-4/hits").with_columns(name=pl.lit("layer-4/control"))
     for value, passed in ((0.0, True), (90.0, False)):
         read = replace(families, points=pl.concat([families.points, layer.with_columns(value=pl.lit(value))]))
@@ -338,9 +338,9 @@ def test_a_probe_that_reads_dealt_answers_fails_its_check(families):
 def test_every_reading_is_exported_and_its_columns_explained(families, tmp_path):
     one = part(families, (pl.col("seed") == 0) & (pl.col("family") == "B"))
     write_tables(one, tmp_path)
-    table, told = pl.read_csv(tmp_path / "erasure.csv"), pl.read_csv(tmp_path / "dictionary.csv")
+    table, columns = pl.read_csv(tmp_path / "erasure.csv"), pl.read_csv(tmp_path / "dictionary.csv")
     assert table.height == shares(one).height > 50
-    unclear = told.filter((pl.col("table") == "erasure") & (pl.col("meaning") == "parameter of the trial"))["column"]
+    unclear = columns.filter((pl.col("table") == "erasure") & (pl.col("meaning") == "parameter of the trial"))["column"]
     assert unclear.is_empty(), unclear.to_list()
 
 
@@ -355,7 +355,7 @@ def test_the_probed_layer_is_the_one_with_most_over_the_control(families):
     assert set(found["kind"]) == {"observed"}
 
 
-def test_a_dial_turned_at_one_size_is_not_compared_with_other_sizes(families, monkeypatch):
+def test_an_overlap_varied_at_one_size_is_not_compared_with_other_sizes(families, monkeypatch):
     rng = np.random.default_rng(7)
     level = {"60k": 0.9, "120k": 0.7, "240k": 0.5}
     rows = [

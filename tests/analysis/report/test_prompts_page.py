@@ -94,7 +94,7 @@ def test_moments_of_one_model_are_series_that_share_their_threshold(study: Study
     assert table["threshold"].n_unique() == 1
 
 
-def test_where_the_task_judged_what_is_said_its_hits_are_the_success_above_its_own_chance(study: StudyData) -> None:
+def test_hits_judged_by_the_task_are_the_success_above_its_own_chance(study: StudyData) -> None:
     name = study.points.filter(pl.col("name").str.starts_with("say-16")).select("trial", pl.col("name").str.split("/"))
     runs = name.select("trial", run=pl.col("name").list.first()).unique().sort("trial", "run")
     given = {"generated_hits": 9.0, "generated_trials": 12.0, "generated_moves": 30.0, "chance": 0.25}
@@ -102,38 +102,38 @@ def test_where_the_task_judged_what_is_said_its_hits_are_the_success_above_its_o
         runs.select("trial", phase=pl.lit(PHASE), step=pl.lit(100), name=pl.col("run") + f"/{measure}", value=value)
         for measure, value in given.items()
     ])  # fmt: skip
-    told = replace(study, points=pl.concat([study.points, added.cast(dict(study.points.schema))]))  # pyright: ignore[reportArgumentType]
-    found = elicitation.runs(told)
+    counted = replace(study, points=pl.concat([study.points, added.cast(dict(study.points.schema))]))  # pyright: ignore[reportArgumentType]
+    found = elicitation.runs(counted)
     judged, other = (found.filter((pl.col("behaviour") == "16 characters") == own) for own in (True, False))
     assert set(judged.select("hits", "trials", "chance").rows()) == {(9.0, 12.0, 0.25)}
     assert other.equals(elicitation.runs(study).filter(pl.col("behaviour") != "16 characters"))
-    table = elicitation.judged(told)
+    table = elicitation.judged(counted)
     assert set(table["behaviour"]) == {"16 characters"}
     assert set(table["success"]) == {0.75}
     assert (table["moves"] == 30.0 * table["seeds"]).all()
     assert elicitation.judged(study).is_empty()
 
 
-def test_it_is_told_from_a_study_of_decay(study: StudyData) -> None:
+def test_it_is_distinguished_from_a_study_of_decay(study: StudyData) -> None:
     assert is_prompt_study(study)
     assert not is_prompt_study(generated.overlap())
 
 
-def test_the_answer_says_what_elicitation_takes_beyond_teaching_and_what_the_null_gained(study: StudyData) -> None:
-    said = " ".join(prompt_answer(study, elicitation.runs(study)))
-    assert "reverse the input not reached without it" in said
-    assert "(5 of 5 seeds)" in said
-    assert "Tokens that close half of the gap (C): 4 characters 2, 16 characters 4, 64 characters 32" in said
-    assert "Null control, text as trained on: no gain" in said
-    assert "A demonstration" not in said
+def test_the_answer_has_the_tokens_beyond_teaching_and_the_gain_of_the_null(study: StudyData) -> None:
+    texts = " ".join(prompt_answer(study, elicitation.runs(study)))
+    assert "reverse the input not reached without it" in texts
+    assert "(5 of 5 seeds)" in texts
+    assert "Tokens that close half of the gap (C): 4 characters 2, 16 characters 4, 64 characters 32" in texts
+    assert "Null control, text as trained on: no gain" in texts
+    assert "A demonstration" not in texts
 
 
-def test_the_answer_says_whether_length_costs_and_what_comes_out_wholly_right(study: StudyData) -> None:
-    said = prompt_answer(study, elicitation.runs(study))
-    (graded,) = (text for text in said if text.startswith("Longer strings: higher loss (nats per token with "))
+def test_the_answer_has_the_effect_of_length_and_the_tokens_to_right_answers(study: StudyData) -> None:
+    texts = prompt_answer(study, elicitation.runs(study))
+    (graded,) = (text for text in texts if text.startswith("Longer strings: higher loss (nats per token with "))
     assert " at 4, " in graded
     assert " at 64 letters" in graded
-    (right,) = (text for text in said if text.startswith("Tokens until half of the answers are right, above chance: "))
+    (right,) = (text for text in texts if text.startswith("Tokens until half of the answers are right, above chance: "))
     assert ": 4 characters " in right
     assert "no other by " in right
 
@@ -195,10 +195,14 @@ def test_sizes_come_in_ascending_order_in_every_sentence_and_table(study: StudyD
     table = information.distance_table(runs)
     assert table.filter(model="present")["series"].to_list() == ["30k", "60k", "120k"] * len(TASKS)
     assert table["behaviour"].unique(maintain_order=True).to_list() == list(TASKS)
-    said = prompt_answer(several, runs)
-    assert [text.split(" (C) at ")[1].split(":")[0] for text in said if " (C) at " in text] == ["30k", "60k", "120k"]
-    assert [size for size in said[0].split() if size in ("30k", "60k", "120k")] == ["30k", "60k", "120k"]
-    (right,) = (text for text in said if text.startswith("Tokens until half of the answers"))
+    texts = prompt_answer(several, runs)
+    assert [text.split(" (C) at ")[1].split(":")[0] for text in texts if " (C) at " in text] == [
+        "30k",
+        "60k",
+        "120k",
+    ]
+    assert [size for size in texts[0].split() if size in ("30k", "60k", "120k")] == ["30k", "60k", "120k"]
+    (right,) = (text for text in texts if text.startswith("Tokens until half of the answers"))
     assert right.index("30k") < right.index("60k") < right.index("120k")
 
 

@@ -97,7 +97,7 @@ def test_the_report_opens_with_the_answer(text):
     assert "not valid" not in body
 
 
-def test_the_report_says_how_to_make_it_again(text):
+def test_the_report_can_be_reproduced(text):
     assert "0123abc" in text
     assert "5eed5eed5eed" in text
     assert "Share of slot time spent in training and evaluation" in text
@@ -177,7 +177,7 @@ def test_the_reports_folder_stays_below_the_results(tmp_path, study):
     assert folder.resolve().parent == (tmp_path / "reports").resolve()
 
 
-def test_an_invalid_preset_is_told_before_the_answer(tmp_path, quick):
+def test_an_invalid_preset_is_announced_before_the_answer(tmp_path, quick):
     uri = planted.write(tmp_path, replace(TINY, clean_gap=0.3))
     page = write_report(TINY.study, tracking_uri=uri, out=tmp_path / "out").read_text(encoding="utf-8")
     assert page.index("This preset is not valid") < page.index("half of the payload")
@@ -262,9 +262,9 @@ def test_sweeps_lists_what_a_store_holds(tmp_path, capsys):
     assert "5eed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("value", "said"), [
+@pytest.mark.parametrize(("value", "shown"), [
     (None, "–"), (float("nan"), "–"), (0, "0"), (0.0, "0"), (True, "yes"), (123456.7, "123,457"), (0.123456, "0.1235"),
     (12_000, "12,000"), ("<b>", "<b>"),
 ])  # fmt: skip
-def test_cells_show_missing_as_missing_and_zero_as_zero(value, said):
-    assert cell(value) == said
+def test_cells_show_missing_as_missing_and_zero_as_zero(value, shown):
+    assert cell(value) == shown

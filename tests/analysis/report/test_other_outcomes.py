@@ -67,7 +67,7 @@ def test_without_a_log_probability_effects_ratios_and_answer_are_by_success(seve
     assert rate["coefficient"] == pytest.approx(-0.9, abs=0.1)
 
 
-def test_an_outcome_declared_again_says_what_the_first_says(several):
+def test_an_outcome_declared_again_has_the_sentences_of_the_first(several):
     again = next(found for found in summaries(several) if found.outcome == AGAIN)
     view = leading(several, replace(several.declaration.outcomes[0], label=AGAIN.label, skill="skill", answer="answer"))
     assert again.measure == "logprob"
