@@ -15,8 +15,8 @@ def test_the_readme_shows_the_example_as_it_is_and_in_40_lines():
     assert len(source.splitlines()) <= 40
 
 
-def test_branches_differ_in_nothing_but_the_batch(tmp_path):
-    study = batch_size.build("quick", batch_size.PRESETS["quick"].settings, ExecutionSite(results=tmp_path))
+def test_branches_differ_in_nothing_but_the_batch(results):
+    study = batch_size.build("quick", batch_size.PRESETS["quick"].settings, ExecutionSite(results=results))
     one = [t for t in study.trials if t.role == "treatment" and t.parameters["seed"] == 0]
     branches = [trial.stages["branch"] for trial in one]
     assert all(isinstance(branch, Train) for branch in branches)

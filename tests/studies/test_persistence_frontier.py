@@ -22,8 +22,7 @@ from tests.studies.command import command
 
 
 @pytest.fixture(scope="module")
-def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
-    results = tmp_path_factory.mktemp("results")
+def search(results: Path) -> Search:
     return study.build("smoke", study.PRESETS["smoke"].settings, ExecutionSite(results=results))
 
 
