@@ -1,4 +1,4 @@
-"""Inspect and export what has been computed: `python -m halflife ls | diff A B | gc | export | export-prompt | ladder`."""
+"""Inspect and export computed stages: `python -m halflife ls | diff A B | gc | export | export-prompt | ladder`."""
 
 from __future__ import annotations
 

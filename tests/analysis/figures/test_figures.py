@@ -61,7 +61,7 @@ def test_every_figure_draws_its_table_to_svg_and_png(examples, drawn, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_figure_draws_into_a_part_of_another_as_on_its_own(examples, drawn, name):
     whole = Figure(figsize=(14, 8), layout="constrained")
-    part = whole.subfigures(1, 2)[1]
+    part = whole.subfigures(1, 2, squeeze=False)[0, 1]
     with drawn_into(part):
         FIGURES[name].draw(examples[name])
     assert whole.axes == part.axes
