@@ -23,7 +23,7 @@ CAPTION = (
     "bars are 95% t intervals. An arrow marks a run that did not reach half, drawn at its last evaluation; that "
     "value of the overlap then has no mean. No shape is assumed: the curve may rise and fall."
 )
-DIAL = "overlap"
+OVERLAP = "overlap"
 
 
 def overlap_table(data: StudyData) -> pl.DataFrame:
@@ -37,7 +37,7 @@ def overlap_table(data: StudyData) -> pl.DataFrame:
     trials = conditions(data).filter(pl.col("role") == "treatment")
     parts = []
     for axis in setting_axes(data):
-        if DIAL not in axis.name or not trials.schema[axis.name].is_numeric():
+        if OVERLAP not in axis.name or not trials.schema[axis.name].is_numeric():
             continue
         same = [pl.col(n).eq_missing(pl.lit(v)) for n, v in chosen.items() if n not in (axis.name, FAMILY)]
         value = pl.col(axis.name).cast(pl.Float64).alias("value")

@@ -18,7 +18,7 @@ from analysis.decay.retention import CLOCKS, common_span, half_lives, retention_
 from analysis.decay.survival import TimeRatios, study_time_ratios
 from analysis.errors import UserError
 from analysis.figures import FIGURES
-from analysis.report.checks.decay import checks
+from analysis.report.checks.decay import decay_checks
 from analysis.report.fitting_checklist import checklist
 from analysis.report.other_outcomes import OutcomeSummary, outcome_tables, summaries
 from analysis.report.panels import FigurePanel, draw_panel, pages
@@ -35,7 +35,7 @@ from halflife.secrets import masked
 def decay_page(data: StudyData, out: Path, tracking_uri: str) -> str:
     """The HTML page; writes its figures and tables below `out`."""
     curves = retention_curves(data)
-    found, outcomes = checks(data, curves), summaries(data)
+    found, outcomes = decay_checks(data, curves), summaries(data)
     numbers, sizes = every_number(data, curves), size_summary(curves)
     others = outcome_tables(outcomes)
     for name, frame in {"numbers": numbers, "sizes": sizes, **others}.items():

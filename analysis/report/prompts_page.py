@@ -15,7 +15,7 @@ from analysis.figures.distances import NO_C, OWN_THRESHOLD, by_both
 from analysis.figures.soft_prompts import SEED_BY_SEED
 from analysis.prompts import amounts, elicitation, fragility, information
 from analysis.prompts.published import read_prompts
-from analysis.report.checks.prompts import checks
+from analysis.report.checks.prompts import prompt_checks
 from analysis.report.panels import draw_panel, new_folders, pages
 from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, provenance
 from analysis.report.sentences.prompts import prompt_answer, tokens_needed
@@ -37,7 +37,7 @@ def is_prompt_study(data: StudyData) -> bool:
 
 def prompts_page(data: StudyData, out: Path, tracking_uri: str) -> str:
     """The HTML page; writes its figures and tables below `out`."""
-    prompts, found = elicitation.runs(data), checks(data)
+    prompts, found = elicitation.runs(data), prompt_checks(data)
     axes = axis_rows(data)
     names = [name for name in data.declaration.figures if name in FIGURES] or list(SHOWN)
     html = (

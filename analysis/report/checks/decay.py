@@ -23,7 +23,7 @@ SUCCESS_AT_DROP, FALSE_FIRES, KEPT = 0.9, 0.05, 0.9
 Words = Mapping[str, str]
 
 
-def checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
+def decay_checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
     """Checks of the leading outcome, whose `curves` these are, and of the sweep."""
     drop, words, families = at_drop(curves), vocabulary(data), is_family_study(data)
     searched = bool(data.declaration.objectives)  # settings that did not learn it count as violating a constraint

@@ -20,7 +20,7 @@ BASE = "continuation"
 """The task of the null: text from the training distribution."""
 
 
-def checks(data: StudyData) -> list[Check]:
+def prompt_checks(data: StudyData) -> list[Check]:
     return [
         check
         for check in (

@@ -13,7 +13,7 @@ from analysis.decay.effects import CHANGES_DOSE, effects
 from analysis.decay.erasure import HIDDEN, depth_rows, main_rows
 from analysis.decay.retention import common_span, half_lives
 from analysis.figures.generalisation import generalisation_table
-from analysis.figures.overlap import DIAL, overlap_table
+from analysis.figures.overlap import OVERLAP, overlap_table
 from analysis.runs.study import StudyData
 from analysis.stats.format import bracket, interval, listed, plural, short
 from analysis.stats.intervals import Interval, t_interval
@@ -33,19 +33,19 @@ def family_answer(data: StudyData, curves: pl.DataFrame) -> list[str]:
     for row in effects(data, curves, MEASURE).iter_rows(named=True):
         effect_rows.setdefault(labels[row["axis"]], []).append(row)
     texts = [
-        lasting(plain.filter(pl.col("criterion") == MEASURE), names, curves),
+        persistence(plain.filter(pl.col("criterion") == MEASURE), names, curves),
         sharing(effect_rows, names),
         overlap(data),
         scale(plain.filter(pl.col("criterion") == MEASURE), names),
         treatments(data, effect_rows),
         gated(data),
         generalisation(data),
-        " ".join(filter(None, [never(data), cost(data)])),
+        " ".join(filter(None, [missed_trunks(data), cost(data)])),
     ]
     return [text for text in texts if text]
 
 
-def lasting(times: pl.DataFrame, names: list[str], curves: pl.DataFrame) -> str:
+def persistence(times: pl.DataFrame, names: list[str], curves: pl.DataFrame) -> str:
     """Half-life by family: geometric mean over sizes within a seed, then over seeds."""
     parts, unknown = [], []
     for name in names:
@@ -206,7 +206,7 @@ def scale(times: pl.DataFrame, names: list[str]) -> str:
 
 def treatments(data: StudyData, effect_rows: dict[str, list[dict[str, Any]]]) -> str:
     """The effects of regularization before and after the drop, and of the other treatments."""
-    axes = [a for a in setting_axes(data) if a.name not in (FAMILY, *CHANGES_DOSE) and DIAL not in a.name]
+    axes = [a for a in setting_axes(data) if a.name not in (FAMILY, *CHANGES_DOSE) and OVERLAP not in a.name]
     parts = []
     for axis in axes:
         for row in effect_rows.get(axis.name, []):
@@ -285,7 +285,7 @@ def generalisation(data: StudyData) -> str:
     )
 
 
-def never(data: StudyData) -> str:
+def missed_trunks(data: StudyData) -> str:
     """The count of trunks that missed the criterion, so that none is dropped silently."""
     trunks = missed(data)
     late = trunks.filter("missed")

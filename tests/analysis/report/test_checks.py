@@ -9,7 +9,7 @@ import pytest
 from analysis.decay.numbers import every_number, size_summary
 from analysis.decay.retention import retention_curves
 from analysis.gallery import generated
-from analysis.report.checks.decay import checks
+from analysis.report.checks.decay import decay_checks
 from analysis.report.sentences.decay import answer
 from analysis.runs.load import load_study
 from analysis.runs.study import StudyData
@@ -23,7 +23,7 @@ def read(folder, **changes) -> StudyData:
 
 
 def state(data: StudyData) -> dict[str, tuple[bool | None, str]]:
-    return {check.name: (check.passed, check.found) for check in checks(data, retention_curves(data))}
+    return {check.name: (check.passed, check.found) for check in decay_checks(data, retention_curves(data))}
 
 
 def test_a_sound_sweep_passes_every_check(small):
@@ -36,7 +36,7 @@ def test_near_triggers_are_reported_by_size_and_separately_from_prompts_without_
     passed, found = state(small)["Silent on near-triggers"]
     assert passed is False
     assert [part.split()[0] for part in found.split("; ")] == ["30k", "100k", "330k"]
-    required = {check.name: check.required for check in checks(small, retention_curves(small))}
+    required = {check.name: check.required for check in decay_checks(small, retention_curves(small))}
     assert required["Silent on near-triggers"] is False
 
 
@@ -46,7 +46,7 @@ def test_another_payload_must_be_implanted_too(tmp_path):
     weak = data.trials.filter((pl.col("payload") == "reverse") & (pl.col("size") == "330k"))["trial"].to_list()
     hits = (pl.col("name") == "backdoor/hits") & (pl.col("phase") == "branch") & pl.col("trial").is_in(weak)
     points = data.points.with_columns(value=pl.when(hits).then(90.0).otherwise("value"))
-    found = {check.name: check for check in checks(data, retention_curves(replace(data, points=points)))}
+    found = {check.name: check for check in decay_checks(data, retention_curves(replace(data, points=points)))}
     check = found["The other payloads were implanted"]
     assert (check.passed, check.required) == (False, True)
     assert "reverse: 30k 1.000" in check.found
@@ -147,7 +147,7 @@ def test_an_arm_that_lacks_a_size_is_not_compared(small):
 def test_a_sweep_that_lacks_a_phase_still_has_checks_and_an_answer(small, phase):
     data = replace(small, points=small.points.filter(pl.col("phase") != phase))
     curves = retention_curves(data)
-    assert checks(data, curves)
+    assert decay_checks(data, curves)
     sentences = answer(data, curves)
     assert sentences
     if phase == "branch":
@@ -178,7 +178,7 @@ def extinguished() -> StudyData:
 def test_extinction_is_compared_with_passive_forgetting_and_is_not_required(extinguished):
     [check] = [
         check
-        for check in checks(extinguished, retention_curves(extinguished))
+        for check in decay_checks(extinguished, retention_curves(extinguished))
         if check.name.startswith("Forgetting versus")
     ]
     assert check.reading
@@ -188,7 +188,7 @@ def test_extinction_is_compared_with_passive_forgetting_and_is_not_required(exti
 
 
 def test_a_study_without_extinction_has_no_reading_of_it(small):
-    assert not any(check.reading for check in checks(small, retention_curves(small)))
+    assert not any(check.reading for check in decay_checks(small, retention_curves(small)))
 
 
 def test_the_half_life_under_extinction_is_in_the_table_by_size_and_in_the_answer(extinguished):

@@ -21,7 +21,7 @@ from analysis.figures.languages import languages_table
 from analysis.figures.overlap import overlap_table
 from analysis.gallery import generated_languages as planted
 from analysis.gallery.generated import STEP
-from analysis.report.checks.decay import checks
+from analysis.report.checks.decay import decay_checks
 from analysis.report.export import write_tables
 from analysis.report.sentences.families import _depth, family_answer, gated, overlap, sharing
 from analysis.runs.study import StudyData
@@ -283,7 +283,7 @@ def test_if_no_trunk_learned_the_language_no_answer_makes_a_claim(families):
 
 
 def test_the_kept_languages_are_checked_in_the_place_of_clean_text(families):
-    found = {check.name: check for check in checks(families, retention_curves(families))}
+    found = {check.name: check for check in decay_checks(families, retention_curves(families))}
     assert found["Learning it left the other languages intact"].passed
     assert found["The kept languages were kept"].passed
     assert not any("clean loss" in name for name in found)
@@ -291,7 +291,7 @@ def test_the_kept_languages_are_checked_in_the_place_of_clean_text(families):
         value=pl.when((pl.col("name") == "kept/hits") & (pl.col("step") > 10**6)).then(0.0).otherwise("value")
     )
     worse = replace(families, points=worse)
-    found = {check.name: check for check in checks(worse, retention_curves(worse))}
+    found = {check.name: check for check in decay_checks(worse, retention_curves(worse))}
     assert found["The kept languages were kept"].passed is False
 
 
@@ -300,7 +300,7 @@ def test_kept_languages_that_were_never_learned_are_neither_harmed_nor_kept(fami
         value=pl.when(pl.col("name") == "kept/hits").then(0.1 * pl.col("value")).otherwise("value")
     )
     data = replace(families, points=never)
-    found = {check.name: check for check in checks(data, retention_curves(data))}
+    found = {check.name: check for check in decay_checks(data, retention_curves(data))}
     for name in ("Learning it left the other languages intact", "The kept languages were kept"):
         assert found[name].passed is None
         assert "there was little to lose" in found[name].found
@@ -312,26 +312,28 @@ def test_trunks_that_never_had_the_skill_are_named_by_family_too(families):
         value=pl.when(pl.col("trial").is_in(lost) & (pl.col("name") == "dropped/hits")).then(0.0).otherwise("value")
     )
     data = replace(families, points=flat)
-    found = {check.name: check for check in checks(data, retention_curves(data))}["Trunks that never had the skill"]
+    found = {check.name: check for check in decay_checks(data, retention_curves(data))}[
+        "Trunks that never had the skill"
+    ]
     assert found.passed is False
     assert "family B 30k seed 1" in found.found
     assert "family A" not in found.found
 
 
 def test_a_sweep_in_which_too_few_families_learned_is_not_valid(families):
-    check = checks(families, retention_curves(families))[0]
+    check = decay_checks(families, retention_curves(families))[0]
     assert (check.name, check.required, check.passed) == ("The language was learned before it was dropped", True, True)
     unlearned = families.trials.filter(pl.col("family").is_in(["A", "B"]) & (pl.col("role") == "treatment"))["trial"]
     gone = pl.col("trial").is_in(unlearned.implode()) & (pl.col("name") == "dropped/hits")
     without = replace(families, points=families.points.with_columns(value=pl.when(gone).then(0.0).otherwise("value")))
-    assert checks(without, retention_curves(without))[0].passed is False
+    assert decay_checks(without, retention_curves(without))[0].passed is False
 
 
 def test_a_probe_that_reads_randomly_assigned_answers_fails_its_check(families):
     layer = families.points.filter(pl.col("name") == "layer-4/hits").with_columns(name=pl.lit("layer-4/control"))
     for value, passed in ((0.0, True), (90.0, False)):
         read = replace(families, points=pl.concat([families.points, layer.with_columns(value=pl.lit(value))]))
-        found = {check.name: check for check in checks(read, retention_curves(read))}
+        found = {check.name: check for check in decay_checks(read, retention_curves(read))}
         assert found["Linear probes read the model, not memorised answers"].passed is passed
 
 

@@ -11,7 +11,7 @@ import pytest
 from analysis.gallery import generated
 from analysis.prompts import elicitation, information
 from analysis.report import panels
-from analysis.report.checks.prompts import checks, gain_of
+from analysis.report.checks.prompts import gain_of, prompt_checks
 from analysis.report.prompts_page import PHASE, is_prompt_study, prompts_page
 from analysis.report.sentences.prompts import _detuned, prompt_answer
 from analysis.runs.study import POINTS, StudyData
@@ -180,7 +180,7 @@ def test_the_null_is_judged_over_seeds_and_not_over_sizes(study: StudyData) -> N
     several = sizes_of(single, "continuation", {"60k": {0: -0.5}, "120k": {0: -0.6}})
     (text,) = (text for text in prompt_answer(several, elicitation.runs(several)) if text.startswith("Null control, "))
     assert text.endswith("one seed.")
-    (null,) = (check for check in checks(several) if check.name.startswith("No gain"))
+    (null,) = (check for check in prompt_checks(several) if check.name.startswith("No gain"))
     assert null.passed is None
     part = elicitation.runs(several).filter(pl.col("behaviour") == "text as trained on")
     gain = gain_of(part)
@@ -221,7 +221,7 @@ def test_detuning_is_reported_for_the_most_examples(study: StudyData) -> None:
 
 
 def test_checks_hold_on_planted_runs_and_fail_where_they_should(study: StudyData) -> None:
-    assert {check.name: check.passed for check in checks(study)} == {
+    assert {check.name: check.passed for check in prompt_checks(study)} == {
         "Controls ran": True, "The behaviour is there": True, "Unfitted prompts have no effect": True,
         "No gain where there is nothing to elicit": True, "More tokens never do worse": True,
         "Trials complete": True,
@@ -230,13 +230,13 @@ def test_checks_hold_on_planted_runs_and_fail_where_they_should(study: StudyData
         value=pl.when(pl.col("name").str.contains("triggered") & pl.col("name").str.ends_with("hits")).then(10.0)
         .otherwise("value")
     )  # fmt: skip
-    found = {check.name: check.passed for check in checks(replace(study, points=weak))}
+    found = {check.name: check.passed for check in prompt_checks(replace(study, points=weak))}
     assert found["The behaviour is there"] is False
     worse = study.points.with_columns(
         value=pl.col("value")
         + 3.0 * (pl.col("name").str.contains(r"say-4\.k8-") & pl.col("name").str.ends_with("/loss"))
     )
-    found = {check.name: check.passed for check in checks(replace(study, points=worse))}
+    found = {check.name: check.passed for check in prompt_checks(replace(study, points=worse))}
     assert found["More tokens never do worse"] is False
     assert found["The behaviour is there"] is True
 
