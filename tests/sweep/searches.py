@@ -184,7 +184,7 @@ class Carried:
         return self.end()
 
     def end(self, status: Any = "FINISHED") -> Carried:
-        self.campaign.leave()
+        self.campaign.close()
         self.publishing.update()
         self.publishing.finish(status, {})
         unpublished = self.publisher.close(patience=60.0)

@@ -75,7 +75,7 @@ def test_an_overtaken_driver_leaves_cleanly(on: Callable[..., Carried], address:
     carried = on("here")
     journal: Any = carried.campaign._suggestions._journal
     journal._overtaken = True
-    carried.campaign.leave()
+    carried.campaign.close()
 
 
 def test_an_unreadable_journal_in_a_bucket_is_one_line(address: str) -> None:

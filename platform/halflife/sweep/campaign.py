@@ -118,7 +118,7 @@ class Campaign(SweepState):
             self._conclude_final()
         return not self._over
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Mark no suggestion as running: the next run requests them again."""
         with contextlib.suppress(Overtaken):  # the other driver takes them over
             self._suggestions.give_back()
@@ -126,7 +126,7 @@ class Campaign(SweepState):
     def findings(self) -> list[str]:
         return self._findings
 
-    def ahead(self, work: Callable[[Stage], float]) -> float:
+    def future_work(self, work: Callable[[Stage], float]) -> float:
         """Of the settings not suggested yet, and of the best ones on fresh seeds."""
         if self._final is not None:
             return 0.0

@@ -71,7 +71,7 @@ def run(work: Study | Search, site: ExecutionSite, console: Console | None = Non
                 title=lambda stage: state.study.title(stage),
                 trouble=lambda: publisher.troubled,
                 search=state.line,
-                ahead=lambda work: state.ahead(work),
+                future_work=lambda work: state.future_work(work),
                 device=placements.budget.device,
             ) as view:
                 view.note(view.line([]))
@@ -95,11 +95,11 @@ def run(work: Study | Search, site: ExecutionSite, console: Console | None = Non
         interrupted = True
         console.print("stopped: running stages will resume from their last checkpoint, at most 20 s back")
     except Exception:
-        state.leave()
+        state.close()
         publishing.finish("FAILED", {})
         publisher.close(patience=10.0)
         raise
-    state.leave()
+    state.close()
     result = _report(state, site, placements, ran=ran, interrupted=interrupted)
     publishing.finish("KILLED" if interrupted else "FAILED" if result.failed else "FINISHED", result.numbers())
     unpublished = publisher.close(patience=10.0 if interrupted or publisher.troubled else 30.0)

@@ -38,13 +38,13 @@ class View:
         title: Callable[[Stage], str] = lambda stage: stage.label,
         trouble: Callable[[], str | None] = lambda: None,
         search: Callable[[], str] = lambda: "",
-        ahead: Callable[[Callable[[Stage], float]], float] = lambda work: 0.0,
+        future_work: Callable[[Callable[[Stage], float]], float] = lambda work: 0.0,
         device: str = "cpu",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan, self._store, self._console, self._clock = plan, store, console, clock
         self._title, self._trouble = title, trouble
-        self._search, self._ahead, self._device = search, ahead, device
+        self._search, self._future_work, self._device = search, future_work, device
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._every = _TERMINAL_SECONDS if self._live else _PLAIN_SECONDS
         self._shown = self._clock()
@@ -119,7 +119,7 @@ class View:
         started = sum(work(stage) for stage, _ in running)
         if self._began is None or done <= 0 or (done == under_way and done < _MIN_DONE * started):
             return None
-        return (left - under_way + self._ahead(work)) * (self._clock() - self._began) / done
+        return (left - under_way + self._future_work(work)) * (self._clock() - self._began) / done
 
     def _head(self, running: list[tuple[Stage, Progress]]) -> Text:
         return Text(self.line(running), style="bold")

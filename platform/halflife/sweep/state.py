@@ -30,10 +30,10 @@ class SweepState:
         """Add stages to the plan if there are any to add. Returns whether more may come after it is finished."""
         return False
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Called when the sweep ends or is stopped: leave nothing open."""
 
-    def ahead(self, work: Callable[[Stage], float]) -> float:
+    def future_work(self, work: Callable[[Stage], float]) -> float:
         """Estimated work of the stages that are not in the plan yet, in the unit of `work`."""
         return 0.0
 
