@@ -82,7 +82,7 @@ def _kept_languages(data: StudyData) -> list[Check]:
             found="; ".join(f"{row[FAMILY]} {row['gap']:+.3f}" for row in rows) + caveat,
         ),
         Check(
-            name="The kept languages were kept",
+            name="The other languages were retained",
             passed=all(row["end"] >= KEPT * row["start"] for row in learned) if learned else None,
             expected=f"success in them at the end of the branch at least {KEPT:g} of that at the drop",
             found="; ".join(f"{row[FAMILY]} {row['start']:.3f} to {row['end']:.3f}" for row in rows) + caveat,

@@ -164,7 +164,7 @@ def regularizers(data: StudyData, curves: pl.DataFrame) -> str:
         if found:
             parts.append(f"with {row['value']} instead of {row['against']}, {' and '.join(found)}")
     text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]} (95% intervals over seeds)." if text else ""
+    return f"{text[0].upper()}{text[1:]}; 95% intervals over seeds." if text else ""
 
 
 def _factor(data: StudyData, axis: str, row: dict[str, Any], measure: str) -> str:

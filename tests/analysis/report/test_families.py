@@ -285,14 +285,14 @@ def test_if_no_trunk_learned_the_language_no_answer_makes_a_claim(families):
 def test_the_kept_languages_are_checked_in_the_place_of_clean_text(families):
     found = {check.name: check for check in decay_checks(families, retention_curves(families))}
     assert found["Learning it left the other languages intact"].passed
-    assert found["The kept languages were kept"].passed
+    assert found["The other languages were retained"].passed
     assert not any("clean loss" in name for name in found)
     worse = families.points.with_columns(
         value=pl.when((pl.col("name") == "kept/hits") & (pl.col("step") > 10**6)).then(0.0).otherwise("value")
     )
     worse = replace(families, points=worse)
     found = {check.name: check for check in decay_checks(worse, retention_curves(worse))}
-    assert found["The kept languages were kept"].passed is False
+    assert found["The other languages were retained"].passed is False
 
 
 def test_kept_languages_that_were_never_learned_are_neither_harmed_nor_kept(families):
@@ -301,7 +301,7 @@ def test_kept_languages_that_were_never_learned_are_neither_harmed_nor_kept(fami
     )
     data = replace(families, points=never)
     found = {check.name: check for check in decay_checks(data, retention_curves(data))}
-    for name in ("Learning it left the other languages intact", "The kept languages were kept"):
+    for name in ("Learning it left the other languages intact", "The other languages were retained"):
         assert found[name].passed is None
         assert "there was little to lose" in found[name].found
 
