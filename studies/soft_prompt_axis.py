@@ -1,7 +1,7 @@
 """Soft-prompt length as an axis of a study of decay: how many tokens elicit what training no longer reinforces.
 
 The same prompts are fitted to the model at the drop and to the branch's final model, and to both models of the
-never-trained control, since a prompt can teach as well as elicit.
+never-exposed control, since a prompt can teach as well as elicit.
 """
 
 from __future__ import annotations
