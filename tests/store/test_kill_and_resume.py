@@ -92,6 +92,7 @@ def test_a_killed_stage_resumes_at_once_and_ends_as_if_undisturbed(
     at("there")
     store = Store(address)
     assert leases.current(store.home(stage))
+    assert store.outcome(stage) is None
     began = time.monotonic()
     run_stage(stage, store)
     assert time.monotonic() - began < 5  # seconds; patience would have been 30
