@@ -169,7 +169,7 @@ from halflife.store.store import Store
 store = Store(sys.argv[1])
 for object in store.stages.contents():
     if object.name in ("DONE", "metrics.parquet"):
-        path = Path(sys.argv[2], "stages", object.below(store.stages))
+        path = Path(sys.argv[2], "stages", object.relative_to(store.stages))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(object.read())
 """
