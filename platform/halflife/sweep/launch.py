@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +12,7 @@ from halflife.store import inputs, leases, provenance
 from halflife.store.plan import Plan
 from halflife.store.stage import Stage
 from halflife.store.store import Store
-from halflife.sweep import estimate, report, session
+from halflife.sweep import estimate, interrupts, report, session
 from halflife.sweep.adaptive import Search
 from halflife.sweep.live import View
 from halflife.sweep.placement import Placements
@@ -61,36 +56,39 @@ def run(work: Study | Search, site: ExecutionSite, console: Console | None = Non
     ran: set[str] = set()
     interrupted = False
     try:
-        publishing.update()
-        state.begin(publishing, placements.slots(state.stages))
-        if state.feed() or not plan.finished:
-            with View(
-                plan,
-                store,
-                console,
-                title=lambda stage: state.study.title(stage),
-                trouble=lambda: publisher.troubled,
-                search=state.line,
-                future_work=lambda work: state.future_work(work),
-                device=placements.budget.device,
-            ) as view:
-                view.note(view.line([]))
-
-                def refresh() -> None:
-                    publishing.update()
-                    view.refresh()
-
-                _compute(
-                    state,
+        with interrupts.handled() as signals:
+            publishing.update()
+            signals.whole(state.begin)(publishing, placements.slots(state.stages))
+            feed = signals.whole(state.feed)
+            if feed() or not plan.finished:
+                with View(
+                    plan,
                     store,
-                    placements,
-                    origin,
-                    ran,
-                    refresh=refresh,
-                    retried=lambda stage, why: view.note(f"retrying {state.study.title(stage)}: {why}"),
-                )
-        publishing.update()
-        publisher.drain()  # the time that publishing takes is part of the sweep's
+                    console,
+                    title=lambda stage: state.study.title(stage),
+                    trouble=lambda: publisher.troubled,
+                    search=state.line,
+                    future_work=lambda work: state.future_work(work),
+                    device=placements.budget.device,
+                ) as view:
+                    view.note(view.line([]))
+
+                    def refresh() -> None:
+                        publishing.update()
+                        view.refresh()
+
+                    _compute(
+                        state,
+                        store,
+                        placements,
+                        origin,
+                        ran,
+                        feed=feed,
+                        refresh=refresh,
+                        retried=lambda stage, why: view.note(f"retrying {state.study.title(stage)}: {why}"),
+                    )
+            publishing.update()
+            publisher.drain()  # the time that publishing takes is part of the sweep's
     except KeyboardInterrupt:
         interrupted = True
         console.print("stopped: running stages will resume from their last checkpoint, at most 20 s back")
@@ -144,65 +142,42 @@ def _compute(
     origin: dict[str, Any],
     ran: set[str],
     *,
+    feed: Callable[[], bool],
     refresh: Callable[[], None],
     retried: Callable[[Stage, str], None],
 ) -> None:
     """Run what is missing on Ray Tune; the keys of the stages that ran here are added to `ran`."""
     session.set_environment()
-    with _stoppable():
-        from halflife.sweep import tuning  # takes seconds, so only if there is something to run
+    from halflife.sweep import tuning  # takes seconds, so only if there is something to run
 
-        budget, requests = placements.budget, placements.requests(state.stages)
-        slots, uniform = placements.slots(state.stages), len(set(requests)) == 1
+    budget, requests = placements.budget, placements.requests(state.stages)
+    slots, uniform = placements.slots(state.stages), len(set(requests)) == 1
 
-        def make_task(stage: Stage, wait: bool) -> tuning.Task:
-            return tuning.Task(
-                stage=stage,
-                results=store.address,
-                device=budget.device,
-                execution=placements[stage].execution,
-                request=placements[stage].request,
-                origin=origin,
-                wait=wait,
-                keep=uniform,
-            )
-
-        tuning.run_plan(
-            state.plan,
-            store,
-            make_task=make_task,
-            slots=slots,
-            cpus=slots * max((request.workers for request in requests), default=1),
-            gpus=budget.devices if budget.device == "cuda" else 0,
-            same_request=uniform,
-            ran=ran,
-            refresh=refresh,
-            retried=retried,
-            feed=state.feed,
+    def make_task(stage: Stage, wait: bool) -> tuning.Task:
+        return tuning.Task(
+            stage=stage,
+            results=store.address,
+            device=budget.device,
+            execution=placements[stage].execution,
+            request=placements[stage].request,
+            origin=origin,
+            wait=wait,
+            keep=uniform,
         )
 
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise KeyboardInterrupt; the next one exits at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, at_once)
-        raise KeyboardInterrupt
-
-    def at_once(number: int, frame: FrameType | None) -> None:
-        os._exit(128 + number)  # Ray's processes end with this one
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    tuning.run_plan(
+        state.plan,
+        store,
+        make_task=make_task,
+        slots=slots,
+        cpus=slots * max((request.workers for request in requests), default=1),
+        gpus=budget.devices if budget.device == "cuda" else 0,
+        same_request=uniform,
+        ran=ran,
+        refresh=refresh,
+        retried=retried,
+        feed=feed,
+    )
 
 
 def _report(
