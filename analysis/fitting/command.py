@@ -52,7 +52,7 @@ def fit(
     data: Annotated[Path, tyro.conf.Positional],
     /,
     *,
-    law: str,
+    law: str = "exponential_floor",
     columns: Annotated[Columns, tyro.conf.arg(name="")],
     bootstrap: int = 0,
     json: Path | None = None,
@@ -60,8 +60,8 @@ def fit(
     """Fit a law to a table and print its parameters with 95 % intervals, its half-life, and warnings.
 
     Args:
-        data: A .csv, .parquet or .jsonl file.
-        law: Name of the law, such as exponential_floor or chinchilla, or your own as mylaw.py:its_name.
+        data: A .csv, .tsv, .parquet or .jsonl file.
+        law: Name of the law, such as chinchilla, or your own as mylaw.py:its_name; by default decay to a floor.
         bootstrap: Also show bootstrap intervals from this many resamples of the groups, or of the rows if there is no
             --group. 0: none.
         json: File to write the result to.
@@ -90,7 +90,7 @@ def compare(
     """Fit several laws to one table; rank them by AICc and show the half-life under each.
 
     Args:
-        data: A .csv, .parquet or .jsonl file.
+        data: A .csv, .tsv, .parquet or .jsonl file.
         laws: Names separated by commas, such as exponential,exponential_floor,mylaw.py:its_name.
         json: File to write the table to.
     """

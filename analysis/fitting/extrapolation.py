@@ -123,7 +123,8 @@ def _held_out(law: Law, data: Observations, objective: Objective | None, parts: 
         if isinstance(objective, Gaussian):
             variance = 2 * fits.objective[row] / max(shown.sum() - len(law.parameters), 1)
             variance = max(variance, np.finfo(float).tiny)  # for a fit without residuals
-            likelihood = float(np.mean(-loss[held] / variance) - 0.5 * np.log(2 * np.pi * variance))
+            with np.errstate(over="ignore"):  # a fit without residuals gives other points a likelihood of 0
+                likelihood = float(np.mean(-loss[held] / variance) - 0.5 * np.log(2 * np.pi * variance))
             if objective.log:
                 likelihood -= float(np.mean(problem.arrays["log_y"][held]))
         elif objective.log_likelihood(np.zeros(1), data) is not None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import json
+import re
 from pathlib import Path
+from typing import TextIO, cast
 
 import numpy as np
 import polars as pl
@@ -17,25 +22,78 @@ ROW = "row of the table"
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """Raises UserError if there is no such file, its format is unknown, or it has no rows."""
+    """A table in a .csv, .tsv, .parquet or .jsonl file; text formats may be gzipped.
+
+    Every row counts for a column's type, and a column that only later rows have is read. In CSV and JSON lines, blank
+    text is a missing value, and quoted numbers are numbers. CSV may be separated by commas, tabs, or semicolons, then
+    also with decimal commas. Raises UserError if there is no such file, its format is unknown, or it has no rows.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a directory; expected a table, such as a .csv file in it")
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     try:
-        if kind == "csv":
-            frame = pl.read_csv(path, infer_schema_length=None)
+        if kind in ("csv", "tsv"):
+            frame = _read_csv(path)
         elif kind == "parquet":
             frame = pl.read_parquet(path)
         elif kind in ("jsonl", "ndjson"):
-            frame = pl.read_ndjson(path)
+            frame = _unquoted(_read_json_lines(path))
         else:
-            raise UserError(f"{path.name} has an unknown format: expected .csv, .parquet or .jsonl")
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path.name} has an unknown format: expected .csv, .tsv, .parquet or .jsonl")
+    except (pl.exceptions.PolarsError, OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(f"{path.name} cannot be read as {kind}: {str(error).splitlines()[0]}") from None
     if frame.is_empty():
         raise UserError(f"{path.name} has no rows")
+    return frame
+
+
+def _read_csv(path: Path) -> pl.DataFrame:
+    with _opened(path) as file:
+        header = re.sub(r'"[^"]*"', "", file.readline())  # a quoted name may hold any sign
+    separator = max(",;\t", key=header.count)
+    frame = pl.read_csv(path, infer_schema_length=None, separator=separator)
+    return _unquoted(frame, decimal_comma=separator != ",")
+
+
+def _read_json_lines(path: Path) -> pl.DataFrame:
+    with contextlib.suppress(pl.exceptions.PolarsError):
+        return pl.read_ndjson(path, infer_schema_length=None)
+    # Python's json is slower, but reads the NaN that it writes, and says which line is wrong.
+    rows: list[dict[str, object]] = []
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path.name}, line {number}: expected a JSON object ({error.msg.lower()})") from None
+            if not isinstance(row, dict):
+                raise UserError(f'{path.name}, line {number}: expected a JSON object, such as {{"x": 1, "y": 2}}')
+            if row:  # nested values are no numbers, and need not agree between rows
+                rows.append({name: json.dumps(v) if isinstance(v, dict | list) else v for name, v in row.items()})
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _opened(path: Path) -> TextIO:
+    """Text without a byte-order mark."""
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    return cast(TextIO, opened(path, "rt", encoding="utf-8-sig"))
+
+
+def _unquoted(frame: pl.DataFrame, decimal_comma: bool = False) -> pl.DataFrame:
+    """Blank text as missing, and text columns that hold only numbers as numbers."""
+    for column in frame.select(pl.col(pl.String)):
+        text = column.str.strip_chars()
+        column = column.set(text == "", None)
+        if decimal_comma and not text.str.contains(".", literal=True).any():  # 1.234,5 stays text
+            text = text.str.replace(",", ".", literal=True)
+        for kind in (pl.Int64, pl.Float64):
+            values = text.cast(kind, strict=False)
+            if values.null_count() == column.null_count() < column.len():
+                column = values
+                break
+        frame = frame.with_columns(column)
     return frame
 
 
@@ -50,7 +108,8 @@ def observations(
     """
     if len(x) != len(law.inputs):
         needed = ",".join(law.inputs)
-        raise UserError(f"{law.name} takes {len(law.inputs)} inputs ({needed}); --x gives {len(x)} ({','.join(x)})")
+        given = f"--x gives {len(x)} ({','.join(x)})"
+        raise UserError(f"{law.name} takes {len(law.inputs)} inputs ({needed}); {given}; name another law with --law")
     if set(x) == set(law.inputs):
         x = list(law.inputs)
     if (y is None) == (hits is None and trials is None):

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from analysis.errors import UserError
+from analysis.fitting.table import read_table
 from analysis.prompts.elicitation import MORE, RUNS, in_order
 
 REFERENCE = ("experiment", "model", "dataset", "soft_tokens", "final_test_loss", "final_test_loss_se")
@@ -22,10 +23,7 @@ def read_prompts(path: Path) -> pl.DataFrame:
 
     Raises UserError if the file cannot be read or has neither set of columns.
     """
-    try:
-        table = pl.read_csv(path, infer_schema_length=None)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{path} cannot be read as CSV: {str(error).splitlines()[0]}") from error
+    table = read_table(path)
     if set(REFERENCE) <= set(table.columns):
         return _reference(table)
     missing = [name for name in RUNS if name not in table.columns]

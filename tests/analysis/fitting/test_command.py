@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 
 from analysis.__main__ import main
+from analysis.fitting.table import ROW, numbers, read_table
 from analysis.laws import LAWS
 
 COUNTS = ["--x", "tau", "--hits", "hits", "--trials", "trials"]
@@ -212,7 +214,7 @@ FIRST = pl.int_range(pl.len()) == 0
     ("columns", "arguments", "complaint"),
     [
         ({}, ["--law", "exponential", "--x", "t", *COUNTS[2:]], "there is no column 't'; columns: tau, hits"),
-        ({}, COUNTS, "--law"),
+        ({}, ["--x", "tau,seed", *COUNTS[2:]], "exponential_floor takes 1 inputs (x); --x gives 2 (tau,seed); name"),
         ({}, ["--law", "exponential", *COUNTS, "--loud"], "--loud"),
         ({}, ["--law", "exponential", *COUNTS, "--delta", "small"], "--delta"),
         ({}, ["--law", "exponent", *COUNTS], "there is no law 'exponent'; laws: "),
@@ -270,6 +272,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
         ("notes.txt", "tau", "has an unknown format"),
         ("broken.parquet", "not parquet", "cannot be read as parquet"),
         ("short.csv", "tau,hits,trials\n1,2,3\n", "1 points cannot fit the 2 parameters"),
+        ("thousands.csv", "tau;hits;trials\n1;1.234,5;3\n", "column hits has '1.234,5' in row 1; expected numbers"),
+        ("cut.jsonl", '{"tau": 1}\n{"tau": ', "cut.jsonl, line 2: expected a JSON object (expecting value)"),
+        ("array.jsonl", '[{"tau": 1}]\n', "array.jsonl, line 1: expected a JSON object, such as "),
     ],
 )
 def test_files_that_cannot_be_fitted_are_one_line(
@@ -283,6 +288,53 @@ def test_files_that_cannot_be_fitted_are_one_line(
     error = capsys.readouterr().err
     assert complaint in error
     assert error.count("\n") == 1
+
+
+DECAY = 2.0 + 3.0 * np.exp(-np.arange(200) / 40)
+"""A loss at steps 0 to 199."""
+
+
+def _lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+TABLES = {
+    "a key that only later rows have.jsonl": _lines(
+        [{"step": i, "train": 1} for i in range(150)] + [{"step": i, "loss": v} for i, v in enumerate(DECAY)]
+    ),
+    "whole numbers first.jsonl": _lines(
+        [{"step": i, "loss": 5} for i in range(120)] + [{"step": i, "loss": v} for i, v in enumerate(DECAY)]
+    ),
+    "nulls first.jsonl": _lines([{"step": i, "loss": v if i > 110 else None} for i, v in enumerate(DECAY)]),
+    "nested values, blanks, NaN elsewhere.jsonl": "\ufeff" + _lines(
+        [{"step": i, "loss": v if i % 2 else "", "x": ([1], {"a": 2}, math.nan)[i % 3]} for i, v in enumerate(DECAY)]
+    ),
+    "quoted, a blank in every other row.csv": '"step","run - loss"\n'
+    + "".join(f'"{i}","{v if i % 2 == 0 else ""}"\n' for i, v in enumerate(DECAY)),
+    "semicolons and decimal commas.csv": '"step";"loss, mean"\n'
+    + "".join(f"{i};{v:.6f}\n".replace(".", ",") for i, v in enumerate(DECAY)),
+    "tabs.tsv": "step\tloss\n" + "".join(f"{i}\t{v}\n" for i, v in enumerate(DECAY)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_read_as_other_tools_write_them(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(TABLES[name])
+    table = read_table(tmp_path / name)
+    loss = next(column for column in table.columns if "loss" in column)
+    x, y = (numbers(table.with_row_index(ROW, offset=1).drop_nulls(loss), column) for column in ("step", loss))
+    kept = x if name != "whole numbers first.jsonl" else x[120:]
+    assert y[-kept.size :] == pytest.approx(DECAY[kept.astype(int)], abs=1e-5)
+    assert y.size > 80
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_fit_without_a_law_is_of_decay_to_a_floor(tmp_path: Path) -> None:
+    name = "quoted, a blank in every other row.csv"
+    (tmp_path / name).write_text(TABLES[name])
+    found = run(tmp_path / name, "fit", "--x", "step", "--y", "run - loss")
+    assert (found["law"], found["points"], found["left_out"]) == ("exponential_floor", 100, 100)
+    assert found["parameters"]["T"]["estimate"] == pytest.approx(40, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ def test_an_empty_series_without_quotes_keeps_its_prompts(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a,b\n1,2\n", "has no column 'behaviour'"), (None, "cannot be read as CSV")],
+    [("a,b\n1,2\n", "has no column 'behaviour'"), (None, "there is no file")],
 )
 def test_an_invalid_table_is_refused_in_one_line(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "x.csv"
