@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from halflife.data.codecs import load
@@ -82,7 +83,7 @@ class Cell:
     shuffled: bool = False
     """The null control: the dropped language's answers are shuffled."""
 
-    @property
+    @cached_property
     def family(self) -> Family:
         settings, treatment = self.settings, self.treatment
         return Family(
@@ -96,14 +97,14 @@ class Cell:
             shuffled=self.shuffled,
         )
 
-    @property
+    @cached_property
     def dropped(self) -> tuple[SyntheticTask, ...]:
         """The dropped languages; the seed's subject is the first."""
         languages = self.family.languages
         count = {"one": 1, "half": len(languages) // 2, "family": len(languages)}[self.treatment.drop]
         return tuple(languages[(self.family.subject + i) % len(languages)] for i in range(count))
 
-    @property
+    @cached_property
     def kept(self) -> tuple[SyntheticTask, ...]:
         return tuple(language for language in self.family.languages if language not in self.dropped)
 
@@ -126,7 +127,9 @@ class Cell:
         pairs = [language for language in languages if isinstance(language, Translation)]
         shares = {pair: settings.translation_share / len(pairs) for pair in pairs}
         shares |= {language: own for language in languages if language not in shares}
-        kept = [language for language in languages if language not in pairs and language not in self.dropped]
+        kept = [
+            language for language in languages if not isinstance(language, Translation) and language not in self.dropped
+        ]
         spare = (1 - sum(shares.values())) / max(1, len(kept))
         shares |= dict.fromkeys(kept, own + spare)
         sources = [Source(corpus=of, weight=share, loss="answers") for of, share in shares.items()]

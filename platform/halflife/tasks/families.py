@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from halflife.errors import UserError, check_choice
@@ -55,7 +56,7 @@ class Family:
             raise UserError(f"language {self.subject} as subject given: expected 0 to {self.size - 1}")
         _ = self.languages  # their constructors check the other fields
 
-    @property
+    @cached_property
     def languages(self) -> tuple[SyntheticTask, ...]:
         """The languages themselves, without translations."""
         if self.kind == "A":
@@ -71,14 +72,14 @@ class Family:
         )
         return tuple(forms)
 
-    @property
+    @cached_property
     def pieces(self) -> tuple[str, ...]:
         """Pieces for a Lexicon. In family A only the phrase's words, as the other rules are about characters."""
         if self.kind == "A":
             return tuple(f"{word} " for word in Phrase.words())
         return pieces(self.modulus, FORMS[: self.size])
 
-    @property
+    @cached_property
     def pairs(self) -> tuple[Translation, ...]:
         """Translations between all pairs of forms, in both directions, including the pair that D leaves out."""
         if self.kind in ("A", "B"):
@@ -88,7 +89,7 @@ class Family:
             for one, other in itertools.permutations(FORMS[: self.size], 2)
         )
 
-    @property
+    @cached_property
     def untrained(self) -> tuple[Translation, ...]:
         """The pair that D leaves out, in both directions: the subject and the next form."""
         if self.kind != "D":
@@ -96,7 +97,7 @@ class Family:
         missing = {FORMS[self.subject], FORMS[(self.subject + 1) % self.size]}
         return tuple(pair for pair in self.pairs if {pair.source, pair.target} == missing)
 
-    @property
+    @cached_property
     def trained(self) -> tuple[SyntheticTask, ...]:
         """Every task that the trunk trains on."""
         untrained = self.untrained
