@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -47,6 +48,51 @@ def test_the_three_formats_give_the_same_documents(tmp_path: Path) -> None:
     assert made[0] == made[1] == made[2]
 
 
+def test_compressed_files_arrays_marks_and_missing_or_categorical_texts_give_the_same_documents(tmp_path: Path) -> None:
+    rows = [json.loads(line)["text"] for line in LINES.splitlines()]
+    (tmp_path / "lines.jsonl.gz").write_bytes(gzip.compress(LINES[:900]) + gzip.compress(LINES[900:]))
+    (tmp_path / "array.json").write_text(json.dumps([{"text": row, "n": 1} for row in rows], indent=1))
+    (tmp_path / "strings.json").write_text(json.dumps(rows), encoding="utf-8-sig")
+    (tmp_path / "mark.jsonl").write_bytes(b"\xef\xbb\xbf" + LINES + b'{"text": null}\n')
+    kind = pl.DataFrame({"text": [*rows, None]}).with_columns(pl.col("text").cast(pl.Categorical))
+    kind.write_parquet(tmp_path / "categorical.parquet")
+    pl.DataFrame({"text": [None, None]}).write_parquet(tmp_path / "nothing.parquet")
+    (tmp_path / "lines.jsonl").write_bytes(LINES)
+    expected = split_texts(tmp_path, prepare_corpus(str(tmp_path / "lines.jsonl"), tmp_path))
+    for name in ("lines.jsonl.gz", "array.json", "strings.json", "mark.jsonl", "categorical.parquet"):
+        spec = f"{tmp_path}/{name},{tmp_path}/nothing.parquet"
+        assert split_texts(tmp_path, prepare_corpus(spec, tmp_path)) == expected, name
+
+
+def test_a_byte_order_mark_of_a_text_file_is_no_text(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(sentences(ord(name[0]), 200), encoding="utf-8-sig")
+    corpus = prepare_corpus(str(tmp_path / "*.txt"), tmp_path)
+    assert not read_documents(tmp_path, corpus)["text"].str.contains("\ufeff").any()
+
+
+def test_a_chat_is_read_as_lines_of_its_roles(tmp_path: Path) -> None:
+    others = [[{"from": "human", "value": sentences(number, 40)}] for number in range(12)]
+    rows = [{"messages": CHAT}, *({"conversations": turns} for turns in others)]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_documents(tmp_path, prepare_corpus(str(tmp_path / "chats.jsonl"), tmp_path))["text"].to_list()
+    assert found == ["user: Which river?\nassistant: One.", *(f"human: {turns[0]['value']}" for turns in others)]
+    pl.DataFrame({"conversations": others}).write_parquet(tmp_path / "chats.parquet")
+    stored = read_documents(tmp_path, prepare_corpus(str(tmp_path / "chats.parquet"), tmp_path))["text"].to_list()
+    assert stored == found[1:]
+
+
+@pytest.mark.parametrize("name", ["a[1].txt", "[old], new/a.txt", "run,2@home.txt", "what?.txt"])
+def test_a_path_that_exists_is_taken_as_it_stands(name: str, tmp_path: Path) -> None:
+    path, plain = tmp_path / name, tmp_path / "plain.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(sentences(1, 200))
+    plain.write_text(sentences(2, 200))
+    assert [file.path for file in files.find(str(path))] == [path]
+    assert [file.path for file in files.find(f"{plain}, {path}")] == [plain, path]
+    assert [file.path for file in files.find(f"{path.parent}/*.txt")] == sorted(path.parent.glob("*.txt"))
+
+
 def test_identity_is_names_and_contents_regardless_of_folder_order_and_repetition(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
@@ -77,6 +123,17 @@ def test_a_long_text_is_cut_into_pieces_without_losing_text(tmp_path: Path) -> N
     assert frame["name"].to_list() == [f"book.txt#{number}" for number in range(frame.height)]
 
 
+@pytest.mark.parametrize("space", [" ", ""])
+def test_a_text_of_one_long_line_is_cut_at_spaces_or_else_anywhere(space: str, tmp_path: Path) -> None:
+    text = space.join(f"w{number}" for number in range(5000))
+    (tmp_path / "line.txt").write_text(text)
+    found = read_documents(tmp_path, prepare_corpus(str(tmp_path / "line.txt"), tmp_path))["text"].to_list()
+    assert "".join("".join(found).split()) == text.replace(" ", "")
+    assert max(map(len, found)) <= files.PIECE + files.PART + 1
+    if space:
+        assert [word for piece in found for word in piece.split()] == text.split()
+
+
 @given(st.text(st.sampled_from("ab \n"), max_size=400))
 def test_cutting_loses_nothing_but_blank_lines(text: str) -> None:
     assert "".join("".join(files.pieces(text)).split()) == "".join(text.split())
@@ -96,6 +153,13 @@ def test_broken_unicode_in_json_does_not_reach_the_corpus(tmp_path: Path) -> Non
     assert all(text.endswith("?") for text in texts(tmp_path, corpus, "train"))
 
 
+LINES = "".join(json.dumps({"text": sentences(number, 40)}) + "\n" for number in range(12)).encode()
+CHAT = [
+    {"role": "user", "content": "Which river?"},
+    {"role": "assistant", "content": [{"type": "text", "text": "One."}]},
+]
+
+
 def written(folder: Path, name: str, content: bytes | pl.DataFrame) -> str:
     path = folder / name
     if isinstance(content, bytes):
@@ -108,17 +172,26 @@ def written(folder: Path, name: str, content: bytes | pl.DataFrame) -> str:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"text", "expected a file ending in .txt, .jsonl, .parquet"),
+        ("a.csv", b"text", "expected a file ending in .txt, .jsonl, .json, .parquet"),
         ("a.txt", b"", "0 characters without copies are too few to split"),
         ("a.txt", b"a few words", "12 characters without copies are too few to split"),
         ("a.txt", b"latin \xe9", "expected UTF-8 text, byte 6 is not"),
         ("a.jsonl", b'{"text": "ok"}\n{"words": "no"}', 'line 2: expected a JSON object with a string field "text"'),
         ("a.jsonl", b'{"text": 3}', 'line 1: expected a JSON object with a string field "text"'),
-        ("a.jsonl", b'["text"]', "line 1: expected a JSON object"),
+        ("a.jsonl", b"[3]", "item 1: expected a JSON object"),
+        ("a.jsonl", b'["text"]\n["more"]', "line 2: expected one JSON array, extra data"),
+        ("a.jsonl", b'{"text": "ok"}\n{"text": "latin \xe9"}', "line 2: expected UTF-8 text"),
+        ("a.jsonl", b'{"text": "ok"}\n{"text": "half', "line 2: expected a JSON object, unterminated string"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(LINES)[:-20],
+            "a.jsonl.gz given: it cannot be read as jsonl .Compressed file ended",
+        ),
+        ("a.txt.gz", b"no gzip", "a.txt.gz given: it cannot be read as txt"),
         ("a.jsonl", b"{text", "line 1: expected a JSON object, "),
-        ("a.parquet", b"not parquet", "cannot be read as parquet"),
-        ("a.parquet", pl.DataFrame({"words": ["x"]}), r'columns words \(String\): expected a string column "text"'),
-        ("a.parquet", pl.DataFrame({"text": [1]}), r'columns text \(Int64\): expected a string column "text"'),
+        ("a.parquet", b"not parquet", "a.parquet given: it cannot be read as parquet"),
+        ("a.parquet", pl.DataFrame({"words": ["x"]}), r'columns words \(string\): expected a string column "text"'),
+        ("a.parquet", pl.DataFrame({"text": [1]}), r'columns text \(int64\): expected a string column "text"'),
     ],
 )
 def test_invalid_corpus_files_are_refused_in_one_line(

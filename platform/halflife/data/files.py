@@ -1,4 +1,4 @@
-"""The user's own files as a corpus: .txt, .jsonl with a "text" field, .parquet with a "text" column."""
+"""The user's own files as a corpus: .txt, and .jsonl, .json, .parquet with a column "text" or a chat; or compressed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from pathlib import Path
 
 from halflife.data.deduplication import Seen
 from halflife.data.embedded import Document
+from halflife.data.readers import COMPRESSED, SUFFIXES, cleaned, suffix_of, values, whole
 from halflife.digests import file_digest
 from halflife.errors import UserError
 
-READING_VERSION = 1
+READING_VERSION = 2
 """To be raised when the same files give other documents."""
 
-SUFFIXES = (".txt", ".jsonl", ".parquet")
 PIECE = 4_000
-"""Longer .txt files are cut into documents of about this many characters, at blank lines if there are any."""
+"""Longer .txt files are cut into documents of about this many characters: at blank lines, else at line ends, else at
+spaces, else anywhere."""
+PART = PIECE // 8
+"""Characters of a part of a line that is longer than a piece."""
 HELD_OUT = 0.05
 """Fraction of the characters in each of validation and test."""
 SMALLEST = 1_000
@@ -36,27 +39,58 @@ class File:
 
 
 def find(spec: str) -> list[File]:
-    """The files that `spec` (paths and globs, separated by commas) names, each once.
+    """The files that `spec` (paths and globs, separated by commas) names, each once. A path that exists is taken as it
+    stands, even with a comma or a bracket in it.
 
     Raises UserError when a part matches nothing, or a file of another format.
     """
     found: dict[Path, None] = {}
-    for part in filter(None, map(str.strip, spec.split(","))):
-        paths = sorted(glob.glob(os.path.expanduser(part), recursive=True))
-        if not paths:
+    for path in map(Path, _paths(spec)):
+        if path.is_dir():
+            raise UserError(f"corpus {str(path)!r} given: it is a folder; name its files, as in {path}/*.txt")
+        if suffix_of(path) not in SUFFIXES:
             raise UserError(
-                f"corpus {part!r} given: no such file; expected python-source, python-docs, python, "
-                f"or paths and globs of {', '.join(SUFFIXES)} files separated by commas"
+                f"corpus {str(path)!r} given: expected a file ending in {', '.join(SUFFIXES)}, or one of these "
+                f"compressed ({', '.join(COMPRESSED)})"
             )
-        for path in map(Path, paths):
-            if path.is_dir():
-                raise UserError(f"corpus {str(path)!r} given: it is a folder; name its files, as in {path}/*.txt")
-            if path.suffix.lower() not in SUFFIXES:
-                raise UserError(f"corpus {str(path)!r} given: expected a file ending in {', '.join(SUFFIXES)}")
-            found.setdefault(path)
+        found.setdefault(path)
     if not found:
         raise UserError(f"corpus {spec!r} given: it names no file")
     return [File(path, path.stat().st_size, file_digest(path)) for path in found]
+
+
+def _paths(spec: str) -> Iterator[str]:
+    """Each part between commas; one that names nothing is joined with those after it until it does."""
+    if found := _matches(spec):
+        yield from found
+        return
+    parts = spec.split(",")
+    first = 0
+    while first < len(parts):
+        if not parts[first].strip():
+            first += 1
+            continue
+        for last in range(first + 1, len(parts) + 1):
+            if found := _matches(",".join(parts[first:last])):
+                break
+        else:
+            raise UserError(
+                f"corpus {parts[first].strip()!r} given: no such file; expected python-source, python-docs, python, "
+                f"or paths and globs of {', '.join(SUFFIXES)} files separated by commas"
+            )
+        yield from found
+        first = last
+
+
+def _matches(name: str) -> list[str]:
+    """The path itself if it exists, else what it matches as a glob, in order. Folders that exist are no pattern."""
+    path = os.path.expanduser(name.strip())
+    if not path or os.path.exists(path):
+        return [path] if path else []
+    folder = path
+    while folder and not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    return sorted(glob.glob(glob.escape(folder) + path[len(folder) :], recursive=True))
 
 
 def digest(files: list[File]) -> str:
@@ -76,8 +110,8 @@ def read_documents(files: list[File]) -> list[Document]:
     seen = Seen()
     kept: list[tuple[str, str]] = []
     for file in sorted(files, key=lambda file: (file.path.name, file.sha256)):
-        for number, text in enumerate(_texts(file.path)):
-            text = text.replace("\r\n", "\n").encode(errors="replace").decode()  # JSON may have half a surrogate pair
+        texts = pieces(whole(file.path)) if suffix_of(file.path) == ".txt" else values(file.path)
+        for number, text in enumerate(cleaned(text) for text in texts if text is not None):
             if text.strip() and not seen.repeats(text):
                 kept.append((f"{file.path.name}#{number}", text))
     return _split(kept, label(files))
@@ -102,25 +136,11 @@ def _split(texts: list[tuple[str, str]], label: str) -> list[Document]:
     return [Document(split_of[index], name, name, text) for index, (name, text) in enumerate(texts)]
 
 
-def _texts(path: Path) -> Iterator[str]:
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return _from_parquet(path)
-    return pieces(_read(path)) if suffix == ".txt" else _from_jsonl(path)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} given: expected UTF-8 text, byte {error.start} is not; convert the file") from None
-
-
 def pieces(text: str) -> Iterator[str]:
-    """A long text in pieces of whole paragraphs, or of whole lines if paragraphs are long."""
+    """A long text in pieces of whole paragraphs, of whole lines if paragraphs are long, of parts of long lines."""
     piece = ""
     for paragraph in text.split("\n\n"):
-        for part in [paragraph] if len(paragraph) <= PIECE else paragraph.splitlines(keepends=True):
+        for part in [paragraph] if len(paragraph) <= PIECE else _parts(paragraph):
             piece += part
             if len(piece) >= PIECE:
                 yield piece.rstrip("\n") + "\n"
@@ -130,29 +150,12 @@ def pieces(text: str) -> Iterator[str]:
         yield piece.rstrip("\n") + "\n"
 
 
-def _from_jsonl(path: Path) -> Iterator[str]:
-    # not str.splitlines: JSON strings may contain other line ends
-    for number, line in enumerate(_read(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: expected a JSON object, {error.msg.lower()}") from None
-        text = value.get("text") if isinstance(value, dict) else None
-        if not isinstance(text, str):
-            raise UserError(f'{path}, line {number}: expected a JSON object with a string field "text"')
-        yield text
-
-
-def _from_parquet(path: Path) -> Iterator[str]:
-    import polars as pl
-
-    try:
-        columns = pl.read_parquet_schema(path)
-        if columns.get("text") != pl.String:
-            given = ", ".join(f"{name} ({dtype})" for name, dtype in columns.items())
-            raise UserError(f'{path} given with columns {given}: expected a string column "text"; rename the column')
-        return iter(pl.read_parquet(path, columns=["text"])["text"].drop_nulls().to_list())
-    except pl.exceptions.PolarsError as error:
-        raise UserError(f"{path} given: it cannot be read as parquet ({str(error).splitlines()[0]})") from None
+def _parts(paragraph: str) -> Iterator[str]:
+    """Its lines; long ones in parts that end at a space if there is one, short so that pieces hardly exceed PIECE."""
+    for line in paragraph.splitlines(keepends=True):
+        start = 0
+        while len(line) > PIECE and len(line) - start > PART:
+            end = line.rfind(" ", start, start + PART) + 1 or start + PART
+            yield line[start:end]
+            start = end
+        yield line[start:]
