@@ -1,4 +1,4 @@
-"""Tiny released models as folders: GPT-NeoX, Llama, Qwen2, GPT-2, and a tokenizer trained on a few words."""
+"""Tiny released models of many families as folders, and a tokenizer trained on a few words."""
 
 from __future__ import annotations
 
@@ -9,8 +9,78 @@ import torch
 
 VOCABULARY = 320
 FAMILIES = ("gpt_neox", "llama", "qwen2", "gpt2")
+"""Four that differ in where tests look: names, ties, key heads, dropout."""
 ENDS = "<|endoftext|>"
 TEXT = ["the cat sat on the mat\n", "def name(value):\n    return value + 1\n", "café naïve 😀\n"]
+
+_COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+_LLAMA = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+_KEYS = {**_LLAMA, "num_key_value_heads": 2}
+_GEMMA = {**_KEYS, "head_dim": 16}
+_WINDOW = {"sliding_window": 8}
+_GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+_OPT = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+_FALCON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma2": ("gemma2", {**_GEMMA, **_WINDOW}),
+    "gemma3_text": ("gemma3_text", {**_GEMMA, **_WINDOW, "layer_types": ["sliding_attention", "full_attention"]}),
+    "gpt_neo": (
+        "gpt_neo",
+        {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_layers": 2,
+            "num_heads": 4,
+            "window_size": 8,
+            "attention_types": [[["global", "local"], 1]],
+        },
+    ),
+    "mistral": ("mistral", {**_KEYS, **_WINDOW}),
+    "phi3": ("phi3", {**_KEYS, **_WINDOW}),
+}
+"""Families with a window of 8 tokens, by name: model_type and configuration."""
+NAMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "cohere": ("cohere", {**_KEYS, "logit_scale": 0.25}),
+    "granite": ("granite", {**_KEYS, "logits_scaling": 4.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.5}),
+    "mpt": ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128}),
+    "xglm": ("xglm", {"d_model": 32, "ffn_dim": 64, "num_layers": 2, "attention_heads": 4}),
+}
+"""Families with names or logits of their own."""
+PLAIN: dict[str, tuple[str, dict[str, Any]]] = {
+    "biogpt": ("biogpt", _LLAMA),
+    "bloom": ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "codegen": ("codegen", {**_GPT2, "rotary_dim": 4}),
+    "falcon": ("falcon", {**_FALCON, "multi_query": True, "bias": False}),
+    "falcon with alibi": ("falcon", {**_FALCON, "alibi": True, "multi_query": False, "bias": True}),
+    "gemma": ("gemma", _GEMMA),
+    "gpt_bigcode": ("gpt_bigcode", _GPT2),
+    "gptj": ("gptj", {**_GPT2, "rotary_dim": 4}),
+    "mixtral": ("mixtral", {**_KEYS, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "nemotron": ("nemotron", _KEYS),
+    "olmo2": ("olmo2", _LLAMA),
+    "opt": ("opt", {**_OPT, "word_embed_proj_dim": 32}),
+    "opt, narrow embedding": ("opt", {**_OPT, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
+    "phi": ("phi", _LLAMA),
+    "qwen3": ("qwen3", {**_KEYS, "head_dim": 8}),
+    "smollm3": ("smollm3", _KEYS),
+    "stablelm": ("stablelm", _KEYS),
+    "starcoder2": ("starcoder2", _KEYS),
+}
+
+
+def configured(family: str, **changes: Any) -> Any:
+    """A transformers model of one of the dictionaries' families, with random weights."""
+    import transformers
+
+    kind, fields = {**WINDOWED, **NAMED, **PLAIN}[family]
+    longest = {} if kind in ("bloom", "mpt") or "n_positions" in fields else {"max_position_embeddings": 128}
+    config = transformers.AutoConfig.for_model(kind, **_COMMON, **longest, **{**fields, **changes})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = transformers.AutoModelForCausalLM.from_config(config).eval()
+        for parameter in made.parameters():  # far from the values that a fresh model starts with, such as 0 and 1
+            torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.1)
+    return made
 
 
 def model(family: str, seed: int = 0, **changes: Any) -> Any:
@@ -52,7 +122,8 @@ def folder(path: Path, family: str, seed: int = 0, **changes: Any) -> Path:
     """A Hugging Face model folder at `path`."""
     from transformers import PreTrainedTokenizerFast
 
-    model(family, seed, **changes).save_pretrained(path)
+    made = model(family, seed, **changes) if family in FAMILIES else configured(family, **changes)
+    made.save_pretrained(path)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer(), eos_token=ENDS).save_pretrained(path)
     return path
 

@@ -54,17 +54,19 @@ class HuggingFaceModel(nn.Module):
 
     def prefill(self, x: Tensor, lengths: Tensor, past: KVCache | None = None) -> tuple[Tensor, KVCache]:
         hidden, cache = self._run(x, past)
-        new = slice(past.length if past else 0, None)
-        keys, values = (tuple(getattr(layer, name)[:, :, new] for layer in cache.layers) for name in ("keys", "values"))
+        keys, values = (
+            tuple(getattr(layer, name)[:, :, -x.shape[1] :] for layer in cache.layers) for name in ("keys", "values")
+        )
         return hidden, extend_cache(past, keys, values, lengths)
 
     def _run(self, x: Tensor, past: KVCache | None) -> tuple[Tensor, Any]:
-        """The residual stream and transformers' cache. Positions continue each text without a gap, and a mask hides
-        the padding between a text and its continuation."""
+        """The residual stream and transformers' cache. Padding lies before each text, hidden by a mask: many families
+        measure distances in columns, so nothing may lie between a text and its continuation."""
         from transformers import DynamicCache
 
         cache, kwargs = DynamicCache(), {}
         if past is not None:
+            past = past.right_aligned()
             for layer, (keys, values) in enumerate(zip(past.keys, past.values, strict=True)):
                 cache.update(keys, values, layer)
             new = past.valid.new_ones(x.shape[:2])

@@ -33,6 +33,19 @@ class KVCache:
         keys, values = (tuple(layer.repeat(copies, 1, 1, 1) for layer in layers) for layers in (self.keys, self.values))
         return KVCache(keys, values, self.valid.repeat(copies, 1), self.lengths.repeat(copies))
 
+    def right_aligned(self) -> KVCache:
+        """The same texts with their padding on the left, cut to the longest: a distance in columns is one in
+        positions, as attention with windows or by distance needs."""
+        if bool(self.valid.all()):
+            return self
+        first = self.length - int(self.lengths.max())
+        order = self.valid.byte().argsort(dim=1, stable=True)[:, first:]
+        keys, values = (
+            tuple(layer.take_along_dim(order[:, None, :, None], 2) for layer in layers)
+            for layers in (self.keys, self.values)
+        )
+        return KVCache(keys, values, self.valid.gather(1, order), self.lengths)
+
     def mask(self, dtype: torch.dtype) -> Tensor:
         """(texts, 1, 1, length), to be added to attention scores: minus infinity at padding, else 0."""
         mask = torch.zeros(self.valid.shape, dtype=dtype, device=self.valid.device)
