@@ -62,11 +62,13 @@ test-slow: $(VENV)/.dev $(VENV)/.smollm2  ## the slow tier: kills and faults, De
 
 # CI has a small, seeded part of each; a scheduled run and a release call it.
 test-nightly: $(VENV)/.dev $(VENV)/.smollm2  ## before a release, or by schedule: statistics estimated anew, muP transfer, memory
-	$(PYTEST) $(SIDE_BY_SIDE) -m nightly
+	$(PYTEST) $(SIDE_BY_SIDE) -m 'nightly and not cluster'
 
 # Where there can be no hosts in namespaces it says why and skips; with PYTEST_ADDOPTS='-p tests.no_skips' that fails.
+# CI leaves out what is proven elsewhere in parts: make test-cluster CLUSTER='cluster and not nightly'.
+CLUSTER := cluster
 test-cluster: $(VENV)/.dev  ## `ray up` of three hosts on this machine (needs root, sshd, rsync)
-	$(PYTEST) -m cluster -rs tests/cluster
+	$(PYTEST) -m '$(CLUSTER)' -rs tests/cluster
 
 # Each peer has an environment of its own, of what tests/peers/NAME.txt names at the versions of constraints.txt, and its
 # tests in tests/peers/test_NAME.py. They write the fixtures that the suite reads.

@@ -27,7 +27,9 @@ from tests.store import s3
 pytestmark = pytest.mark.cluster
 HEAD = "10.77.0.10"
 RESULTS = "halflife"
-STUDY = ["python", "studies/backdoor_persistence.py", "smoke", "--cluster", "cluster.yaml"]
+FEW = "--sizes 30k --seeds 1 --poison-counts 10 --trunk-tokens 20000 --branch-tokens 6000 --relearn-tokens 3000"
+STUDY = ["python", "studies/backdoor_persistence.py", "smoke", "--cluster", "cluster.yaml", *FEW.split()]
+STAGES = 15
 SECONDS = 1200.0
 """Timeout for what takes a minute or two on an idle machine."""
 
@@ -65,7 +67,9 @@ def variant(lab: Lab) -> str:
         "HOST1, HOST2": workers,
         "/shared/halflife": f"/srv/shared/{RESULTS}",
         "~/.ssh/id_ed25519": str(lab.key),
-        "ray start --": "ray start --num-cpus=1 --object-store-memory=100000000 --",
+        # a worker host ends soon after its head: `ray down` waits a minute otherwise
+        "ray start --": "RAY_gcs_rpc_server_reconnect_timeout_s=10 ray start "
+        "--num-cpus=1 --object-store-memory=100000000 --",
     }.items():
         assert given in text
         text = text.replace(given, here)
@@ -76,7 +80,7 @@ def await_true(found: Callable[[], bool], what: str, seconds: float = SECONDS) -
     give_up = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < give_up, f"waited for {what}"
-        time.sleep(5.0)
+        time.sleep(2.0)
 
 
 def stages(lab: Lab, results: str = RESULTS) -> list[Path]:
@@ -133,10 +137,10 @@ def test_a_sweep_submitted_from_outside_runs_on_several_hosts_and_outlives_its_c
     again = lab.run(STUDY, checkout, seconds=SECONDS)
     assert again.returncode == 0, again.stdout
     assert re.findall(r"^job (\S+):", again.stdout, re.MULTILINE) == re.findall(r"^job (\S+):", said, re.MULTILINE)
-    assert "30 stages run, 0 cached of 30" in again.stdout
+    assert f"{STAGES} stages run, 0 cached of {STAGES}" in again.stdout
     assert "report: file:///srv/shared/" in again.stdout
     hosts = [record["host"] for record in records(lab)]
-    assert len(hosts) == 30, "no stage was computed twice"
+    assert len(hosts) == STAGES, "no stage was computed twice"
     assert set(hosts) == {"host0", "host1", "host2"}
     assert {record["commit"] for record in records(lab)} != {None}, "the checkout's commit is recorded on the hosts"
 
@@ -144,7 +148,7 @@ def test_a_sweep_submitted_from_outside_runs_on_several_hosts_and_outlives_its_c
 def test_the_same_command_again_computes_nothing(lab: Lab, checkout: Path):
     again = lab.run(STUDY, checkout, seconds=SECONDS)
     assert again.returncode == 0, again.stdout
-    assert "0 stages run, 30 cached of 30" in again.stdout
+    assert f"0 stages run, {STAGES} cached of {STAGES}" in again.stdout
 
 
 @pytest.fixture(scope="module")
@@ -175,14 +179,13 @@ for object in store.stages.contents():
 """
 
 
-@pytest.mark.parametrize("place", ["folder", "bucket"])
+@pytest.mark.parametrize("place", [pytest.param("folder", marks=pytest.mark.nightly), "bucket"])
 def test_two_workers_of_a_deepspeed_stage_on_two_hosts_get_the_losses_of_one(
     lab: Lab, checkout: Path, bucket: str, place: str
 ):
     results = {"folder": "/srv/shared/deepspeed-folder", "bucket": f"{bucket}/results"}[place]
-    settings = ["--sizes", "30k", "--seeds", "1", "--no-relearn", "--results", results]
-    engine = ["--engine", "deepspeed", "--workers", "2"]
-    ran = lab.run([*STUDY, *settings, *engine], checkout, seconds=SECONDS)
+    settings = ["--no-relearn", "--results", results, "--engine", "deepspeed", "--workers", "2"]
+    ran = lab.run([*STUDY, *settings], checkout, seconds=SECONDS)
     assert ran.returncode == 0, ran.stdout
     if place == "bucket":
         copied = ["python", "-c", COPY, results, str(lab.shared / "deepspeed-bucket")]
@@ -280,7 +283,6 @@ def test_ray_down_leaves_nothing_behind(lab: Lab, checkout: Path):
     left = (
         "ps -wweo args | grep -E 'ray|raylet|gcs_server|mlflow|halflife' | grep -vE 'grep|ps -wweo|sshd|bash' || true"
     )
-    # workers end by themselves a minute after their head
     await_true(
         lambda: all(not lab.on(host, left).strip() for host in range(lab.count)), "an end of every process", 300.0
     )
