@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from halflife.data import corpus as corpora
@@ -18,7 +22,7 @@ from tests.data.samples import manifest
 
 datasets = pytest.importorskip("datasets", reason="needs the extra hf")
 
-ROWS = [f"document {i}: " + " ".join(f"word{i * j % 97}" for j in range(30)) for i in range(400)]
+ROWS = [f"document {i}: " + " ".join(f"word{i * j % 401}" for j in range(30)) for i in range(400)]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,128 @@ def test_a_datasets_own_splits_are_kept(saved: dict[str, str], tmp_path: Path) -
     assert texts(tmp_path, corpus, "test") == ROWS[350:]
 
 
+def test_what_a_datasets_splits_share_is_left_out_of_train_and_counted(tmp_path: Path) -> None:
+    """Copies but for spaces and case, a changed word, a longer text around a held-out one; test before validation."""
+    words = ROWS[360].split()
+    near = [" ".join([*words[:9], "else", *words[10:]]), f"{ROWS[0]} {ROWS[361]}"]
+    copies = [*ROWS[350:355], ROWS[355].upper(), ROWS[356].replace(" ", "  \n")]
+    parts = {"train": [*ROWS[:300], *near, *copies, ROWS[310]], "validation": ROWS[300:352], "test": ROWS[350:]}
+    dataset = {name: datasets.Dataset.from_dict({"text": rows}) for name, rows in parts.items()}
+    datasets.DatasetDict(dataset).save_to_disk(tmp_path / "leaky")
+    corpus = prepare_corpus(f"hf:{tmp_path}/leaky", tmp_path)
+    assert [texts(tmp_path, corpus, name) for name in corpora.SPLITS] == [ROWS[:300], ROWS[300:350], ROWS[350:]]
+    left_out = manifest(tmp_path, corpus)["left_out"]
+    assert left_out == {"train": {"copies": 8, "near copies": 2}, "validation": {"copies": 2, "near copies": 0}}
+
+
+def test_splits_that_are_too_small_without_what_they_share_are_refused(tmp_path: Path) -> None:
+    dataset = {name: datasets.Dataset.from_dict({"text": ROWS[:20]}) for name in corpora.SPLITS}
+    datasets.DatasetDict(dataset).save_to_disk(tmp_path / "same")
+    with pytest.raises(UserError, match=r"train 0, .* bytes without the \d+ documents that they share"):
+        prepare_corpus(f"hf:{tmp_path}/same", tmp_path)
+
+
+def lines(rows: list[dict[str, object]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def test_columns_that_are_not_needed_may_differ_between_files_and_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "files [old], v@2"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + lines([{"text": row, "n": i or "none"} for i, row in enumerate(ROWS[:150])])
+    )
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(lines([{"text": row, "lang": [1]} for row in ROWS[150:300]])))
+    (folder / "c.json").write_text(json.dumps([{"text": row} for row in ROWS[300:]] + [{"text": None}]))
+    corpus = prepare_corpus(f"hf:{folder}::train?bytes=1m", tmp_path)
+    assert set(read_documents(tmp_path, corpus)["text"]) == set(ROWS)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved"])
+def test_a_chat_is_the_text_of_a_dataset_without_another(kind: str, tmp_path: Path) -> None:
+    rows = [
+        {"n": i, "messages": [{"role": "user", "content": row}, {"role": "assistant", "content": "Yes."}]}
+        for i, row in enumerate(ROWS)
+    ]
+    folder = tmp_path / kind
+    folder.mkdir()
+    if kind == "jsonl":
+        (folder / "a.jsonl").write_bytes(lines(rows))
+    elif kind == "parquet":
+        datasets.Dataset.from_list(rows).to_parquet(folder / "a.parquet")
+    else:
+        datasets.Dataset.from_list(rows).save_to_disk(folder)
+    corpus = prepare_corpus(f"hf:{folder}", tmp_path)
+    assert set(read_documents(tmp_path, corpus)["text"]) == {f"user: {row}\nassistant: Yes." for row in ROWS}
+
+
+def test_a_table_a_categorical_column_and_a_file_without_any_text_are_read(tmp_path: Path) -> None:
+    for name in ("table", "parquet"):
+        (tmp_path / name).mkdir()
+    frame = pl.DataFrame({"text": [*ROWS, None], "n": range(401)})
+    frame.write_csv(tmp_path / "table" / "a.csv")
+    frame.with_columns(pl.col("text").cast(pl.Categorical)).write_parquet(tmp_path / "parquet" / "b.parquet")
+    pl.DataFrame({"text": [None, None]}).write_parquet(tmp_path / "parquet" / "a.parquet")
+    for name in ("table", "parquet"):
+        assert set(read_documents(tmp_path, prepare_corpus(f"hf:{tmp_path}/{name}", tmp_path))["text"]) == set(ROWS)
+
+
+def parquet(rows: list[str]) -> bytes:
+    stream = io.BytesIO()
+    pl.DataFrame({"text": rows}).write_parquet(stream, compression="uncompressed")
+    return stream.getvalue()
+
+
+WHOLE = lines([{"text": row} for row in ROWS])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("b.jsonl", WHOLE + b'{"text": "ha', "b.jsonl, line 401: expected a JSON object"),
+        ("b.jsonl", lines([{"text": "one"}, {"text": 3}]), "b.jsonl, line 2: expected a string or a chat"),
+        ("b.jsonl.gz", gzip.compress(WHOLE)[:-30], "b.jsonl.gz given: .* file ended"),
+        ("b.json", b'[{"text": "one"},', "b.json, line 1: expected one JSON array"),
+        ("b.jsonl", b"\xff\xfe", "b.jsonl, line 1: expected UTF-8"),
+    ],
+)
+def test_damaged_files_of_a_dataset_are_refused_by_name(name: str, content: bytes, line: str, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(WHOLE)
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=line) as refused:
+        prepare_corpus(f"hf:{folder}", tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: data[:1000] + bytes(900) + data[1900:]])
+def test_a_damaged_parquet_file_is_refused_by_name(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    (folder / "a.parquet").write_bytes(parquet(ROWS))
+    (folder / "b.parquet").write_bytes(damage(parquet(ROWS)))
+    with pytest.raises(UserError, match=r"b\.parquet given: it cannot be read as parquet") as refused:
+        prepare_corpus(f"hf:{folder}", tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_cut_file_of_a_saved_dataset_is_refused_in_one_line(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": ROWS}).save_to_disk(tmp_path / "cut")
+    path = next((tmp_path / "cut").glob("*.arrow"))
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"/cut' given: .*cannot be read") as refused:
+        prepare_corpus(f"hf:{tmp_path}/cut", tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_dataset_whose_hashes_leave_a_split_too_small_is_split_as_files_are(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": ROWS[:40]}).save_to_disk(tmp_path / "few")
+    corpus = prepare_corpus(f"hf:{tmp_path}/few", tmp_path)
+    assert set(read_documents(tmp_path, corpus)["text"]) == set(ROWS[:40])
+    assert min(manifest(tmp_path, corpus)["characters"].values()) >= 1000
+
+
 def test_a_single_named_split_is_divided_into_three(saved: dict[str, str], tmp_path: Path) -> None:
     corpus = prepare_corpus(saved["splits"] + "::train", tmp_path)
     assert set(read_documents(tmp_path, corpus)["text"]) == set(ROWS[:300])
@@ -66,10 +192,10 @@ def test_a_single_named_split_is_divided_into_three(saved: dict[str, str], tmp_p
 
 
 def test_reading_stops_at_the_limit(saved: dict[str, str], tmp_path: Path) -> None:
-    part = prepare_corpus(saved["saved"] + "?bytes=30k", tmp_path)
+    part = prepare_corpus(saved["saved"] + "?bytes=40k", tmp_path)
     whole = prepare_corpus(saved["saved"], tmp_path)
     assert part != whole
-    assert 25_000 < sum(manifest(tmp_path, part)["characters"].values()) <= 30_000
+    assert 35_000 < sum(manifest(tmp_path, part)["characters"].values()) <= 40_000
     kept = set(texts(tmp_path, part, "validation"))
     assert kept <= set(texts(tmp_path, whole, "validation"))
 
@@ -109,7 +235,7 @@ def test_a_corpus_in_many_row_groups_is_the_same_corpus(
         ("numbers", "", r"its columns are n \(int64\)"),
         ("two", "#n", "no text column 'n'"),
         ("splits", ":x:nowhere", "train, validation, test"),
-        ("small", "", "bytes; expected at least 1,000"),
+        ("small", "", "too few to split; expected at least 1,000"),
         ("empty", "", "no data in this folder"),
         ("saved", "?bytes=10", "at least 3,000 bytes"),
         ("saved", "?lines=10", r"expected hf:NAME"),

@@ -1,6 +1,6 @@
 """A corpus: documents in disjoint named splits, stored in the results folder under their digest.
 
-<results>/corpora/<digest>/manifest.json        label, sources, counts
+<results>/corpora/<digest>/manifest.json        label, sources, counts, what the splits shared
                            documents.parquet    split, package, name, text
                            tokens/              one flat array per tokenizer and split (halflife.data.tokens)
 """
@@ -55,7 +55,7 @@ def prepare_corpus(spec: str, results: Path) -> Corpus:
     """The corpus that `spec` names, built below `results` unless it is already there.
 
     `spec` is "python-source", "python-docs", "python" (both), a Hugging Face dataset (see `data.hugging_face`), or
-    paths and globs, separated by commas, of .txt, .jsonl and .parquet files. The digest is computed first, and later
+    paths and globs, separated by commas, of text files (see `data.files`). The digest is computed first, and later
     calls need nothing else.
 
     Raises UserError when there is nothing to read, it cannot be read, or it is too small to split.
@@ -74,7 +74,9 @@ def prepare_corpus(spec: str, results: Path) -> Corpus:
         request = hugging_face.parse(spec)
         corpus = Corpus(digest=hugging_face.digest(request, results), label=hugging_face.label(request))
         if not _exists(results, corpus):
-            _write(results, corpus, hugging_face.read_documents(request), {"made_of": {"dataset": spec}})
+            left_out: dict[str, dict[str, int]] = {}  # filled while the documents are read
+            documents = hugging_face.read_documents(request, left_out)
+            _write(results, corpus, documents, {"made_of": {"dataset": spec}, "left_out": left_out})
         return corpus
     given = files.find(spec)
     corpus = Corpus(digest=files.digest(given), label=files.label(given))

@@ -114,20 +114,23 @@ def read_documents(files: list[File]) -> list[Document]:
         for number, text in enumerate(cleaned(text) for text in texts if text is not None):
             if text.strip() and not seen.repeats(text):
                 kept.append((f"{file.path.name}#{number}", text))
-    return _split(kept, label(files))
+    return split(kept, label(files))
 
 
-def _split(texts: list[tuple[str, str]], label: str) -> list[Document]:
-    """Assigns splits by the hash of each text, so that a document's split hardly depends on the others."""
+def split(texts: list[tuple[str, str]], label: str) -> list[Document]:
+    """Documents of (name, text). Splits go by the hash of each text, so that a document's hardly depends on the others.
+
+    Raises UserError when there is too little text.
+    """
     total = sum(len(text) for _, text in texts)
     order = sorted(range(len(texts)), key=lambda index: hashlib.sha256(texts[index][1].encode()).digest())
     split_of: dict[int, str] = {}
     wanted = max(SMALLEST, math.ceil(HELD_OUT * total))
     lengths = {"validation": 0, "test": 0, "train": 0}
     for index in order:
-        split = next((name for name in ("validation", "test") if lengths[name] < wanted), "train")
-        split_of[index] = split
-        lengths[split] += len(texts[index][1])
+        found = next((name for name in ("validation", "test") if lengths[name] < wanted), "train")
+        split_of[index] = found
+        lengths[found] += len(texts[index][1])
     if min(lengths.values()) < SMALLEST:
         raise UserError(
             f"corpus {label} given: {total:,} characters without copies are too few to split; expected at least "

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")
+TABLES = (".csv", ".tsv")
+"""Tables with a header, which only datasets have."""
 
 
 def _zstd(path: Path, mode: str) -> BinaryIO:
@@ -195,7 +197,7 @@ def _rows(path: Path, separator: str) -> Iterator[tuple[str, Any]]:
     suffix = suffix_of(path)
     if suffix == ".txt":
         return ((f"{path}, line {number}", {"text": line}) for number, line in enumerate(whole(path).split("\n"), 1))
-    return _table(path, separator) if suffix in (".csv", ".tsv") else _json(path)
+    return _table(path, separator) if suffix in TABLES else _json(path)
 
 
 def _json(path: Path) -> Iterator[tuple[str, Any]]:
