@@ -66,7 +66,8 @@ def load_study(tracking_uri: str, study: str, sweep: str | None = None, cache: P
     parent = sweeps[-1]
     declaration, upgrade = _declaration(store, parent)
     runs = [run for run in store.runs(schema.PARENT_RUN, [parent.id]) if run.tags.get(schema.TAG_KIND) == "trial"]
-    runs = [replace(run, tags=upgrade.tags(run.tags)) for run in runs]
+    newest = {run.tags.get(schema.TAG_TRIAL, run.id): run for run in runs}  # one was deleted, replaced and restored
+    runs = [replace(run, tags=upgrade.tags(run.tags)) for run in newest.values()]
     trials, parameters = trial_frame(runs)
     if cache is None and isinstance(store, SqliteStore):
         cache = store.path.parent / "cache"

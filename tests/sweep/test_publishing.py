@@ -99,7 +99,7 @@ def test_publishing_a_complete_sweep_again_writes_nothing(tmp_path: Path):
     sweep(tmp_path, tracking, small())
     tracking.calls.clear()
     assert sweep(tmp_path, tracking, small()) == []
-    assert set(tracking.calls) == {"get_experiment_by_name", "search_runs"}
+    assert set(tracking.calls) == {"get_experiment_by_name", "search_runs", "list_artifacts"}
 
 
 def test_a_failed_stage_is_reported_and_published_when_it_succeeds_later(tmp_path: Path):

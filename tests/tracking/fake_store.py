@@ -28,11 +28,13 @@ class FakeStore:
     lose_answers: int = 0
     """Number of calls that take effect and then fail."""
     refuse: set[str] = field(default_factory=set)
-    """Names of metrics that are rejected."""
+    """Names of metrics that are rejected; `restore` rejects restoring an experiment."""
     make_experiment_meanwhile: bool = False
     """Another client creates the experiment between our query and our creating it."""
     experiments: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, Any] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)
+    """Ids of runs that were deleted in MLflow's page."""
     calls: list[str] = field(default_factory=list)
 
     def _call(self, name: str) -> None:
@@ -64,13 +66,29 @@ class FakeStore:
     def search_runs(self, experiments: list[str], where: str, max_results: int, page_token: Any = None) -> Page:
         self._call("search_runs")
         wanted = dict(re.findall(r"tags\.`(.*?)` = '(.*?)'", where))
-        return Page(run for run in self.runs.values() if wanted.items() <= run.data.tags.items())
+        return Page(
+            run
+            for run in self.runs.values()
+            if wanted.items() <= run.data.tags.items() and run.info.run_id not in self.deleted
+        )
+
+    def restore_experiment(self, experiment_id: str) -> None:
+        self._call("restore_experiment")
+        if "restore" in self.refuse:
+            raise Refused("not yours")
+        (found,) = [each for each in self.experiments.values() if each.experiment_id == experiment_id]
+        found.lifecycle_stage = "active"
+        self.deleted.clear()
+
+    def list_artifacts(self, run_id: str) -> list[Any]:
+        self._call("list_artifacts")
+        return [SimpleNamespace(path=name) for name in self.runs[run_id].data.artifacts]
 
     def create_run(self, experiment: str, tags: dict[str, str], run_name: str) -> Any:
         self._call("create_run")
         number = f"run{len(self.runs)}"
         run = SimpleNamespace(
-            info=SimpleNamespace(run_id=number, name=run_name, status="RUNNING"),
+            info=SimpleNamespace(run_id=number, name=run_name, status="RUNNING", start_time=len(self.runs)),
             data=SimpleNamespace(tags=dict(tags), params={}, points=[], artifacts={}),
         )
         self.runs[number] = run

@@ -91,7 +91,7 @@ def test_publishing_again_adds_nothing_and_does_not_read_the_points():
     assert publish(store, unread()) == []
     assert len(store.runs) == runs
     assert run_named(store, "a trial").data.points == before
-    assert set(store.calls) == {"get_experiment_by_name", "search_runs"}
+    assert set(store.calls) == {"get_experiment_by_name", "search_runs", "list_artifacts"}
 
 
 def test_requests_made_while_the_server_is_down_arrive_when_it_is_back():
@@ -182,11 +182,70 @@ def test_points_that_cannot_be_read_are_reported_and_the_rest_is_written():
     assert run_named(store, "study smoke").info.status == "FINISHED"
 
 
-def test_a_deleted_experiment_is_named_with_how_to_restore_it():
+def test_children_of_a_deleted_parent_move_below_its_successor():
+    store = FakeStore()
+    publish(store, points(3))
+    first = run_named(store, "study smoke")
+    store.deleted.add(first.info.run_id)
+    store.calls.clear()
+    assert publish(store, points(3)) == []
+    trial, (second,) = (
+        run_named(store, "a trial"),
+        [r for r in store.runs.values() if "study.json" in r.data.artifacts and r is not first],
+    )
+    assert trial.data.tags[schema.PARENT_RUN] == second.info.run_id
+    assert len(trial.data.points) == 3, "a complete run is moved, not written again"
+    store.deleted.clear()  # the first is restored: the newest is still the parent, as it is in reports
+    store.calls.clear()
+    assert publish(store, points(3)) == []
+    assert trial.data.tags[schema.PARENT_RUN] == second.info.run_id
+    assert "log_batch" not in store.calls
+
+
+def test_a_shared_stage_stays_below_the_sweep_that_published_it_until_that_is_deleted():
+    store = FakeStore()
+    for sweep in ("s1", "s2", "s2"):
+        out = Publisher("", experiment="study", description="", sweep=sweep, client=store, pause=0.01)
+        out.ensure(Run(ref=RunRef("sweep", sweep), name=f"sweep {sweep}"))
+        out.ensure(Run(ref=STAGE, name="trunk"))
+        out.finish(STAGE, "FINISHED")
+        assert out.close() == []
+        parent = "sweep s2" if store.deleted else "sweep s1"
+        assert run_named(store, "trunk").data.tags[schema.PARENT_RUN] == run_named(store, parent).info.run_id
+        if sweep == "s2":
+            store.deleted.add(run_named(store, "sweep s1").info.run_id)
+
+
+def test_a_deleted_child_is_published_again():
+    store = FakeStore()
+    publish(store, points(3))
+    store.deleted.add(run_named(store, "a trial").info.run_id)
+    assert publish(store, points(3)) == []
+    (again,) = [
+        run for run in store.runs.values() if run.info.name == "a trial" and run.info.run_id not in store.deleted
+    ]
+    assert len(again.data.points) == 3
+    assert again.data.tags[schema.TAG_PUBLISHED] == "complete"
+
+
+def test_a_declaration_that_was_lost_is_stored_again():
+    store = FakeStore()
+    publish(store)
+    run_named(store, "study smoke").data.artifacts.clear()
+    assert publish(store) == []
+    assert run_named(store, "study smoke").data.artifacts == {"study.json": "{}"}
+
+
+def test_a_deleted_experiment_is_restored_or_named_with_how_to_restore_it():
     store = FakeStore()
     publish(store, points(1))
     store.experiments["study"].lifecycle_stage = "deleted"
+    store.refuse = {"restore"}
     assert "mlflow experiments restore --experiment-id 1" in publish(store, points(1))[0]
+    store.refuse = set()
+    with pytest.warns(UserWarning, match="experiment 'study' was deleted in MLflow: it is restored"):
+        assert publish(store, points(1)) == []
+    assert store.experiments["study"].lifecycle_stage == "active"
 
 
 def test_an_experiment_that_another_sweep_makes_at_the_same_time_is_used():

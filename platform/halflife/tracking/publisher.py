@@ -1,7 +1,8 @@
 """Publishes runs to MLflow in the background: ordered, idempotent, with retries.
 
 Callers pass plain data, and every call returns at once. One thread does the work in the order of the calls, and retries
-while the server is down. Runs are identified by tags, so publishing twice changes nothing.
+while the server is down. Runs are identified by tags, so publishing twice changes nothing. What was deleted in MLflow
+is published again: a run, a declaration, a parent, below which its children move, or the experiment.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -109,6 +111,10 @@ class Publisher:
         self._ids: dict[RunRef, str] = {}
         self._parameters: dict[RunRef, set[str]] = {}
         """Names of a run's parameters. MLflow allows adding parameters, but not changing them."""
+        self._parents: dict[RunRef, str] = {}
+        """The run that a run's tag names as its parent."""
+        self._sweeps: set[str] = set()
+        """Runs of sweeps: those that may be a parent."""
         self._complete: set[RunRef] = set()
         self._damaged: set[RunRef] = set()
         """Runs of which the store rejected something; they are never marked as complete."""
@@ -155,10 +161,10 @@ class Publisher:
         self._put(ref, what, work)
 
     def artifact(self, ref: RunRef, name: str, text: str) -> None:
-        """Store `text` as the run's artifact `name`."""
+        """Store `text` as the run's artifact `name`, unless the run is complete and has it."""
 
         def work() -> None:
-            if ref not in self._complete:
+            if not (ref in self._complete and self._has(self._id(ref), name)):
                 self._client.log_text(self._id(ref), text, name)
 
         self._put(ref, f"artifact {name}", work)
@@ -250,16 +256,18 @@ class Publisher:
             self._advanced = time.monotonic()
         self._experiment_id = self._find_experiment()  # creates the tables of a new database
         self._advanced = time.monotonic()
-        kind = f"tags.`{schema.TAG_KIND}`"
-        for where in (f"{kind} = 'stage'", f"tags.`{schema.TAG_SWEEP}` = '{self._sweep}'"):
+        kind, found = f"tags.`{schema.TAG_KIND}`", []
+        ours = f"{kind} = 'trial' and tags.`{schema.TAG_SWEEP}` = '{self._sweep}'"
+        for where in (f"{kind} = 'stage'", f"{kind} = 'sweep'", ours):
             token = None
             while True:
                 page = self._client.search_runs([self._experiment_id], where, max_results=BATCH, page_token=token)
-                for run in page:
-                    self._remember(run)
+                found += page
                 token = page.token
                 if not token:
                     break
+        for run in sorted(found, key=lambda run: (run.info.start_time or 0, run.info.run_id)):
+            self._remember(run)  # the newest, as in reports, of several: one was deleted, replaced and restored
         self._attached = True
 
     def _find_experiment(self) -> str:
@@ -277,12 +285,23 @@ class Publisher:
                 if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
                     raise
             found = self._client.get_experiment_by_name(self._experiment)  # another sweep has just created it
-        if found.lifecycle_stage != "active":
-            raise Rejected(
-                f"experiment {self._experiment!r} was deleted in MLflow: "
-                f"restore it with `mlflow experiments restore --experiment-id {found.experiment_id}`"
-            )
+        if found.lifecycle_stage != "active":  # MLflow keeps its name, so another cannot take its place
+            self._restore(found.experiment_id)
         return found.experiment_id
+
+    def _restore(self, experiment_id: str) -> None:
+        try:
+            self._client.restore_experiment(experiment_id)
+        except Exception as error:
+            if _transient(error):
+                raise
+            raise Rejected(
+                f"experiment {self._experiment!r} was deleted in MLflow and cannot be restored ({_one_line(error)}): "
+                f"run `mlflow experiments restore --experiment-id {experiment_id}` with the right to do so"
+            ) from error
+        warnings.warn(
+            f"experiment {self._experiment!r} was deleted in MLflow: it is restored, with its runs", stacklevel=2
+        )
 
     def _remember(self, run: Any) -> None:
         tags = run.data.tags
@@ -291,11 +310,16 @@ class Publisher:
             ref = RunRef(kind, tags[identifying])
             self._ids[ref] = run.info.run_id
             self._parameters[ref] = set(run.data.params)
+            self._parents[ref] = tags.get(schema.PARENT_RUN, "")
+            self._complete.discard(ref)
             if tags.get(schema.TAG_PUBLISHED) == "complete":
                 self._complete.add(ref)
+            if kind == "sweep":
+                self._sweeps.add(run.info.run_id)
 
     def _ensure(self, run: Run) -> None:
         if run.ref in self._complete:
+            self._adopt(run.ref)
             return
         tags = {**self._tags(run), **run.tags}
         if run.ref in self._ids:
@@ -306,8 +330,25 @@ class Publisher:
             return
         created = self._client.create_run(self._experiment_id, tags=tags, run_name=run.name)
         self._ids[run.ref] = created.info.run_id
+        if run.ref.kind == "sweep":
+            self._sweeps.add(created.info.run_id)
         if run.parameters:
             self._write(run.ref, parameters=run.parameters)
+
+    def _adopt(self, ref: RunRef) -> None:
+        """Move a complete run below this sweep's run, if its parent was deleted. A shared stage may have another's."""
+        if ref.kind == "sweep":
+            return
+        ours, parent = self._id(RunRef("sweep", self._sweep)), self._parents.get(ref)
+        if parent != ours and not (ref.kind == "stage" and parent in self._sweeps):
+            self._write(ref, tags={schema.PARENT_RUN: ours})
+            self._parents[ref] = ours
+
+    def _has(self, run_id: str, name: str) -> bool:
+        """Whether the run has an artifact. In a results folder that was moved, the run names its old location."""
+        if self._artifacts and (self._artifacts / run_id / "artifacts" / name).is_file():
+            return True
+        return name in {file.path for file in self._client.list_artifacts(run_id)}
 
     def _tags(self, run: Run) -> dict[str, str]:
         tags = {

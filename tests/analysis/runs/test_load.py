@@ -107,6 +107,18 @@ def test_deleted_runs_are_not_read(tmp_path):
     assert len(find_sweeps(open_store(uri))) == 1
 
 
+def test_of_a_trial_that_was_deleted_published_again_and_restored_the_newest_run_counts(tmp_path):
+    writer = planted.Writer(tmp_path)
+    parent = writer.run("s", "sweep", 1, {schema.TAG_STUDY: TINY.study, schema.TAG_SWEEP: "s"})
+    writer.artifact(parent, schema.DECLARATION, planted.declaration(TINY).to_json())
+    for started, loss in ((2, 1.0), (3, 2.0)):
+        tags = {schema.PARENT_RUN: parent, schema.TAG_TRIAL: "t"}
+        writer.points(writer.run(f"t{started}", "trial", started, tags), "branch/", {"a/loss": [(0, loss)]})
+    writer.close()
+    data = load_study(writer.uri, TINY.study)
+    assert (data.trials.height, data.points["value"].to_list()) == (1, [2.0])
+
+
 def test_artifacts_are_found_when_the_results_folder_was_moved(tmp_path):
     planted.write(tmp_path / "here", TINY)
     (tmp_path / "here").rename(tmp_path / "there")
