@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,31 @@ def test_identity_is_the_content_and_the_end_of_text_token(results: Path, tmp_pa
     one = prepare_tokenizer(folder(tmp_path / "one", tiny.tokenizer(), tiny.ENDS), results)
     assert prepare_tokenizer(folder(tmp_path / "same", tiny.tokenizer(), tiny.ENDS), results) == one
     assert prepare_tokenizer(folder(tmp_path / "other", sentencepiece(), "</s>"), results) != one
+
+
+@pytest.mark.parametrize("make", [tiny.tokenizer, metaspace])
+def test_added_tokens_without_a_row_in_the_embedding_are_left_out_and_spelled_as_text(
+    make: Callable[[], tokenizers.Tokenizer], results: Path, tmp_path: Path
+) -> None:
+    ends = tiny.ENDS if make is tiny.tokenizer else "</s>"
+    rows = make().get_vocab_size()
+    plain = prepare_tokenizer(folder(tmp_path / "plain", make(), ends), results)
+    larger = make()
+    larger.add_special_tokens(["[PAD]"])
+    larger.add_tokens(["<infill>"])
+    path = folder(tmp_path / "larger", larger, ends)
+    assert prepare_tokenizer(path, results).vocabulary == rows + 2
+    for config in ({"vocab_size": rows}, {"text_config": {"vocab_size": rows}}):
+        (path / "config.json").write_text(json.dumps(config))
+        tokenizer = prepare_tokenizer(path, results)
+        assert tokenizer.vocabulary == load(tokenizer, results).size == rows
+        for text in ["a[PAD]b", "<infill>", "the cat"]:
+            ids = load(tokenizer, results).encode(text)
+            assert load(tokenizer, results).decode(ids) == text
+            assert ids.max() < rows
+    assert tokenizer == plain
+    (path / "config.json").write_text(json.dumps({"vocab_size": rows - 1}))  # a token of the vocabulary has no row
+    assert prepare_tokenizer(path, results).vocabulary == rows
 
 
 def test_a_lossy_tokenizer_is_refused(results: Path, tmp_path: Path) -> None:

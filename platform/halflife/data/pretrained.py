@@ -30,10 +30,14 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 def prepare_tokenizer(folder: Path, results: Path) -> Pretrained:
     """The tokenizer of a Hugging Face model folder, stored below `results`/tokenizers.
 
-    Raises UserError when there is none, it has no end-of-text token, or it is not lossless.
+    Added tokens for which the model's embedding has no row (of padding, images, infilling: Gemma 3, Code Llama) are
+    left out: text that spells one is text. Raises UserError when there is no tokenizer, it has no end-of-text token, or
+    it is of a type that cannot be lossless.
     """
     spec = _spec(folder)
     eos = _eos(folder, spec)
+    if rows := _rows(folder):
+        spec = _within(spec, rows, eos)
     digest = digests.of_text(["pretrained", READING_VERSION, eos, spec])
     tokenizer = Pretrained(digest=digest, vocabulary=_size(spec))
     path = _path(results, tokenizer)
@@ -105,6 +109,34 @@ def _size(spec: dict[str, Any]) -> int:
     vocabulary = spec["model"]["vocab"]
     count = len(vocabulary) if isinstance(vocabulary, list) else max(vocabulary.values(), default=-1) + 1
     return max([count, *(token["id"] + 1 for token in spec.get("added_tokens") or [])])
+
+
+def _rows(folder: Path) -> int | None:
+    """Rows of the model's embedding, as its config.json states them."""
+    config = _json(folder / "config.json")
+    return config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
+
+
+def _within(spec: dict[str, Any], rows: int, eos: int) -> dict[str, Any]:
+    """tokenizer.json without the added tokens from id `rows` on. `eos` stays, and so do tokens that ordinary text
+    encodes to: the unknown token, and those of the vocabulary that are not special."""
+    vocabulary = spec["model"]["vocab"]
+    known = {piece for piece, _ in vocabulary} if isinstance(vocabulary, list) else set(vocabulary)
+    unknown = spec["model"].get("unk_token", spec["model"].get("unk_id"))
+    beyond = {
+        token["id"]
+        for token in spec.get("added_tokens") or []
+        if token["id"] >= rows and token["id"] != eos and unknown not in (token["id"], token["content"])
+        if token["special"] or token["content"] not in known
+    }
+    if not beyond:
+        return spec
+    if isinstance(vocabulary, list):
+        vocabulary = [piece for index, piece in enumerate(vocabulary) if index not in beyond]
+    else:
+        vocabulary = {token: index for token, index in vocabulary.items() if index not in beyond}
+    added = [token for token in spec["added_tokens"] if token["id"] not in beyond]
+    return spec | {"added_tokens": added, "model": spec["model"] | {"vocab": vocabulary}}
 
 
 def _eos(folder: Path, spec: dict[str, Any]) -> int:
