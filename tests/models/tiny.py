@@ -74,7 +74,7 @@ def configured(family: str, **changes: Any) -> Any:
 
     kind, fields = {**WINDOWED, **NAMED, **PLAIN}[family]
     longest = {} if kind in ("bloom", "mpt") or "n_positions" in fields else {"max_position_embeddings": 128}
-    config = transformers.AutoConfig.for_model(kind, **_COMMON, **longest, **{**fields, **changes})
+    config = transformers.AutoConfig.for_model(kind, **{**_COMMON, **longest, **fields, **changes})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = transformers.AutoModelForCausalLM.from_config(config).eval()

@@ -105,6 +105,21 @@ def test_a_released_model_is_trained_forked_from_and_exported_with_equal_logits(
     assert AutoTokenizer.from_pretrained(tmp_path / "out")(text).input_ids == list(codec.encode(text))
 
 
+@pytest.mark.parametrize("family", ["bloom", "mpt"])
+def test_a_family_with_names_of_its_own_is_exported(family: str, corpus: Corpus, results: Path, tmp_path: Path) -> None:
+    """Bloom has no longest sequence; MPT's has another name."""
+    folder = tiny.folder(tmp_path / family, family)
+    released = prepare_model(str(folder), results)
+    stage = replace(train(released, corpus, prepare_tokenizer(folder, results)), tokens=128)
+    run_stage(stage, Store(results))
+    export_stage(Store(results), stage.key, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert config.get("model_max_length") == {"bloom": None, "mpt": 128}[family]
+    again = prepare_model(str(tmp_path / "out"), results)
+    assert replace(again.shape, dropout=None) == replace(released.shape, dropout=None)
+    assert torch.isfinite(logits(tmp_path / "out", results, torch.zeros(1, 4, dtype=torch.long))).all()
+
+
 def test_any_stage_forks_from_merged_lora(trunk: Train, results: Path, tmp_path: Path) -> None:
     store = Store(results)
     lora = replace(trunk, parameters=LoRA(rank=2))

@@ -32,6 +32,8 @@ class HuggingFaceModel(nn.Module):
         super().__init__()
         self.model, self.architecture = model, architecture
         self.vocabulary: int = model.get_input_embeddings().weight.shape[0]
+        self._multiply, self._divide = _logit_factors(model)
+        self._continues = False
 
     @property
     def embed(self) -> nn.Embedding:
@@ -53,6 +55,7 @@ class HuggingFaceModel(nn.Module):
         return hidden.take_along_dim(columns[..., None], 1)
 
     def prefill(self, x: Tensor, lengths: Tensor, past: KVCache | None = None) -> tuple[Tensor, KVCache]:
+        self._check_continuation()
         hidden, cache = self._run(x, past)
         keys, values = (
             tuple(getattr(layer, name)[:, :, -x.shape[1] :] for layer in cache.layers) for name in ("keys", "values")
@@ -75,12 +78,50 @@ class HuggingFaceModel(nn.Module):
         result = self.model.base_model(inputs_embeds=x, past_key_values=cache, use_cache=True, **kwargs)
         return result.last_hidden_state, cache
 
+    def _check_continuation(self) -> None:
+        """Raises UserError, the first time, when the family does not continue padded texts as it reads them whole: it
+        keeps a state instead of keys and values, or places a token by its column. Not while hooks change what it
+        computes."""
+        if self._continues or any(module._forward_hooks or module._forward_pre_hooks for module in self.modules()):
+            return
+        self._continues, training = True, self.training
+        try:
+            with torch.no_grad():
+                error = self.eval()._continuation_error()
+        except (AttributeError, IndexError, ValueError, TypeError, AssertionError) as problem:
+            error = (str(problem) or type(problem).__name__).splitlines()[0][:80]
+        finally:
+            self.train(training)
+        weight = self.embed.weight
+        exact = weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(weight.device.type)
+        if isinstance(error, str) or error > (1e-3 if exact else 0.1):
+            self._continues = False
+            raise UserError(
+                f"{self.architecture.name}: the family {self.architecture.shape.family} does not continue a text from "
+                f"its keys and values as it reads it whole ({error}), which soft prompts and generation need; expected "
+                "another model"
+            )
+
+    def _continuation_error(self) -> float:
+        """Of two texts of different lengths, the relative error of the hidden states that follow them."""
+        tokens = torch.arange(CHECKED_TOKENS, device=self.embed.weight.device) % self.vocabulary
+        whole, lengths = self.hidden(self.embed(tokens[None]))[0], [CHECKED_TOKENS - 2, CHECKED_TOKENS // 2]
+        texts = self.embed(tokens[: lengths[0]].expand(2, -1))
+        _, past = self.prefill(texts, torch.tensor(lengths, device=tokens.device))
+        found, _ = self._run(self.embed(torch.stack([tokens[length : length + 2] for length in lengths])), past)
+        expected = torch.stack([whole[length : length + 2] for length in lengths])
+        return float((found - expected).norm() / expected.norm())
+
     def residuals(self, x: Tensor) -> list[Tensor]:
         found = self.model.base_model(inputs_embeds=x, use_cache=False, output_hidden_states=True)
         return [*found.hidden_states[:-1], found.last_hidden_state]
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits = self.model.get_output_embeddings()(hidden)
+        if self._multiply != 1:
+            logits = logits * self._multiply
+        if self._divide != 1:
+            logits = logits / self._divide
         cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma's
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
@@ -98,7 +139,18 @@ def load(released: Released, dropout: float = 0.0) -> HuggingFaceModel:
 
     with _quietly(f"model {released.source!r}"):
         config = _configured(_read_config(Path(released.folder)), released, dropout)
-        model = AutoModelForCausalLM.from_pretrained(released.folder, config=config, dtype=torch.float32)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            released.folder, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    model, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(f"model {released.source!r} given: its weights lack {missing[0]}, which would be random")
+    trained, counted = sum(map(torch.numel, model.parameters())), released.parameters + released.shape.embeddings
+    if trained != counted:
+        raise UserError(
+            f"model {released.source!r} given: its weights were counted as {counted:,} parameters, and transformers "
+            f"trains {trained:,} of the family {released.shape.family}"
+        )
     return _checked(HuggingFaceModel(model, released))
 
 
@@ -130,9 +182,10 @@ def _read_config(folder: Path) -> Any:
 
 def _configured(config: Any, released: Released, dropout: float) -> Any:
     """`config` with all dropout off except `dropout` on the residual stream."""
-    for name in vars(config):
-        if name.endswith(("dropout", "pdrop", "dropout_p")):
-            setattr(config, name, 0.0)
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        for name, value in list(vars(part).items()) if part is not None else ():
+            if value and name.endswith(("dropout", "pdrop", "dropout_p", "layerdrop")):
+                setattr(part, name, type(value)(0))
     if dropout and released.shape.dropout:  # Train refuses dropout where the family has none
         setattr(config, released.shape.dropout, dropout)
     return config
@@ -143,14 +196,27 @@ def _checked(model: HuggingFaceModel) -> HuggingFaceModel:
     tokens = torch.arange(CHECKED_TOKENS)[None] % model.vocabulary
     model.eval()
     with torch.no_grad():
-        ours, theirs = model(tokens), model.model(tokens, use_cache=False).logits
+        theirs = model.model(tokens, use_cache=False).logits
+        try:
+            equal = torch.allclose(model(tokens), theirs, rtol=1e-4, atol=1e-4)
+        except (AttributeError, TypeError):  # its parts are not where those of other families are
+            equal = False
     model.train()
-    if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
+    if not equal:
         raise UserError(
             f"model {model.architecture.source!r} given: the family {model.architecture.shape.family} does not compute "
             "its logits by a linear head on the last hidden state, the only way that is supported"
         )
     return model
+
+
+def _logit_factors(model: Any) -> tuple[float, float]:
+    """What the family multiplies its logits by, and what it divides them by."""
+    scaling = getattr(model.config, "logits_scaling", 1.0)
+    if model.config.model_type == "hyperclovax":  # multiplies by what Granite divides by
+        return scaling, 1.0
+    # Cohere's model has a factor; the configuration of MPT names one, which its model does not use
+    return getattr(model, "logit_scale", 1.0), scaling
 
 
 def convert(folder: Path, gguf: str | None, target: Path) -> None:

@@ -8,8 +8,13 @@ from pathlib import Path
 from halflife import digests
 from halflife.errors import UserError
 from halflife.extras import require
-from halflife.models.released import CONFIG, Released, describe, model_files, weight_files
+from halflife.models.released import Released
+from halflife.models.shapes import CONFIG, read_config, read_shape
+from halflife.models.weights import weight_files
 
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""At least one of these is needed for a tokenizer."""
+_TOKENIZER_FILES = (*TOKENIZERS, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?|[\w-][\w.-]*(@[\w./-]+)?")
 
 
@@ -25,12 +30,15 @@ def prepare_model(source: str, results: Path) -> Released:
     if path.suffix == ".gguf":
         return _from_file(source, path, results, cache)
     if path.is_dir():
-        files = model_files(path)
+        files = _model_files(path)
+        # what can be refused is refused before the digests, which read all weights
+        shape = read_shape(path) if _safe(path) else None
         digest = digests.of_text(["folder", digests.of_files(files, cache, path)])
         name = path.resolve().name
     elif _NAME.fullmatch(source) and not path.exists():
         path, commit = _from_hub(source)
-        model_files(path)
+        _model_files(path)
+        shape = read_shape(path) if _safe(path) else None
         digest, name = digests.of_text(["hub", source.partition("@")[0], commit]), source.rpartition("/")[2]
     else:
         raise UserError(
@@ -38,9 +46,30 @@ def prepare_model(source: str, results: Path) -> Released:
             "name on the Hugging Face Hub such as EleutherAI/pythia-70m or EleutherAI/pythia-70m@step3000"
         )
     folder = path
-    if not weight_files(path)[0].name.endswith(".safetensors"):
+    if shape is None:
         folder = _converted(path, None, digest, results)
-    return describe(name, source, folder, digest)
+        shape = read_shape(folder)
+    return Released(digest=digest, name=name, source=source, folder=str(folder.resolve()), shape=shape)
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """Configuration, weights and tokenizer, which identify a model folder.
+
+    Raises UserError when one of the three is missing, or the configuration is of something else.
+    """
+    if not (folder / CONFIG).exists():
+        raise UserError(f"model folder {folder} has no {CONFIG}: expected a Hugging Face model folder, or a .gguf file")
+    weights = weight_files(folder)
+    if not any((folder / name).exists() for name in TOKENIZERS):
+        raise UserError(f"model folder {folder} has no tokenizer: expected one of {', '.join(TOKENIZERS)} in it")
+    read_config(folder)
+    others = [folder / name for name in _TOKENIZER_FILES if (folder / name).exists()]
+    return [folder / CONFIG, *weights, *others]
+
+
+def _safe(folder: Path) -> bool:
+    """Whether the weights are safetensors."""
+    return weight_files(folder)[0].suffix == ".safetensors"
 
 
 def _from_file(source: str, path: Path, results: Path, cache: Path) -> Released:
@@ -48,7 +77,9 @@ def _from_file(source: str, path: Path, results: Path, cache: Path) -> Released:
         raise UserError(f"model {source!r} given: no such file")
     require("gguf", f"the GGUF file {source!r}")
     digest = digests.of_text(["gguf", list(digests.of_files([path], cache, path.parent).values())])
-    return describe(path.stem, source, _converted(path.parent, path.name, digest, results), digest)
+    folder = _converted(path.parent, path.name, digest, results)
+    shape = read_shape(folder)
+    return Released(digest=digest, name=path.stem, source=source, folder=str(folder.resolve()), shape=shape)
 
 
 def _converted(folder: Path, gguf: str | None, digest: str, results: Path) -> Path:

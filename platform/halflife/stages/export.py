@@ -15,6 +15,7 @@ from halflife.models import hugging_face
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.models.llama import llama
+from halflife.models.shapes import context
 from halflife.store import files
 from halflife.store.difference import find, record_of
 from halflife.store.store import Store, valid_done
@@ -45,7 +46,7 @@ def export_stage(store: Store, name: str, out: Path, at: str = "final") -> None:
     try:
         model = load(folder, sequence=mixture["sequence"], eos=load_tokenizer(tokenizer, store.root).eos)
         model.save_pretrained(temporary)
-        tokenizer_files.write(tokenizer, store.root, temporary, model.config.max_position_embeddings)
+        tokenizer_files.write(tokenizer, store.root, temporary, context(model.config.to_dict()))
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
