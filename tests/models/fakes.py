@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from halflife.models.kv_cache import KVCache
 from halflife.models.model import Kind
+from halflife.models.sites import Flow, HookPoint, Site
 
 
 class FakeModel(nn.Module):
@@ -15,6 +16,8 @@ class FakeModel(nn.Module):
 
     architecture: Any = None
     vocabulary = 257
+    depth = 0
+    flow = Flow()
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,6 +33,9 @@ class FakeModel(nn.Module):
         raise NotImplementedError
 
     def residuals(self, x: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+    def hook_point(self, site: Site) -> HookPoint:
         raise NotImplementedError
 
     def logits(self, hidden: Tensor) -> Tensor:

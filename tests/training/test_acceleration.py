@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from halflife.models.decoder import Decoder
+from halflife.models.hooks import layers
 from halflife.models.ladder import Rung
 from halflife.store.execution import Execution
-from halflife.training.acceleration import accelerate, eagerly, layers
+from halflife.training.acceleration import accelerate, eagerly
 from halflife.training.engine import make_engine
 from tests.training.fakes import VOCABULARY, Stream, recipe
 

@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halflife.models import kernels
+from halflife.models.hooks import residuals
 from halflife.models.kv_cache import KVCache, attend, extend_cache
 from halflife.models.ladder import Rung
 from halflife.models.model import Kind
+from halflife.models.sites import Flow, HookPoint, Site
 
 ROTARY_BASE = 10_000.0
 NORM_EPSILON = 1e-6
@@ -102,11 +104,18 @@ class Decoder(nn.Module):
 
     def __init__(self, rung: Rung, vocabulary: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.architecture, self.vocabulary = rung, vocabulary
+        self.architecture, self.vocabulary, self.depth = rung, vocabulary, rung.depth
+        self.flow = Flow()
         self.embed = nn.Embedding(vocabulary, rung.width)
         self.blocks = nn.ModuleList(Block(rung.width, rung.heads, rung.feedforward, dropout) for _ in range(rung.depth))
         self.norm = RMSNorm(rung.width)
         self.head = Linear(rung.width, vocabulary)
+
+    def hook_point(self, site: Site) -> HookPoint:
+        if site.layer == 0:
+            return HookPoint(self.blocks[0], before=True)
+        block = self.blocks[site.layer - 1]
+        return HookPoint({"residual": block, "attention": block.out, "mlp": block.down}[site.part])
 
     @staticmethod
     def kind(name: str) -> Kind:
@@ -142,11 +151,7 @@ class Decoder(nn.Module):
         return hidden, extend_cache(past, keys, values, lengths)
 
     def residuals(self, x: Tensor) -> list[Tensor]:
-        rope_cache = self._rope_cache(x)
-        found = [x]
-        for block in self.blocks:
-            found.append(block(found[-1], rope_cache))
-        return [*found[:-1], self.norm(found[-1])]
+        return residuals(self, x)
 
     def _run(
         self,
@@ -156,7 +161,9 @@ class Decoder(nn.Module):
         columns: Tensor | None = None,
     ) -> Tensor:
         """The blocks and the final norm. `new` collects the keys and values of every layer."""
-        rope_cache = self._rope_cache(x, past.lengths.repeat(len(x) // past.texts) if past else None)
+        start = past.lengths.repeat(len(x) // past.texts) if past else None
+        self.flow = Flow(x.shape[1], start, columns)
+        rope_cache = self._rope_cache(x, start)
         mask = past.mask(x.dtype) if past else None
         for layer, block in enumerate(self.blocks):
             cached = None if past is None else (past.keys[layer], past.values[layer], mask)

@@ -17,9 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from halflife.errors import UserError
+from halflife.models.hook_points import find_parts
+from halflife.models.hooks import layers, residuals
 from halflife.models.kv_cache import KVCache, extend_cache
 from halflife.models.model import Kind
 from halflife.models.released import Released
+from halflife.models.sites import Flow, HookPoint, Site
 
 CHECKED_TOKENS = 8
 
@@ -32,6 +35,9 @@ class HuggingFaceModel(nn.Module):
         super().__init__()
         self.model, self.architecture = model, architecture
         self.vocabulary: int = model.get_input_embeddings().weight.shape[0]
+        self._blocks = layers(model)
+        self.depth, self.flow = len(self._blocks), Flow()
+        self._parts: list[dict[str, nn.Module]] = []
         self._multiply, self._divide = _logit_factors(model)
         self._continues = False
 
@@ -47,7 +53,32 @@ class HuggingFaceModel(nn.Module):
             return "head"
         return "gain" if parameter.ndim < 2 else "hidden"
 
+    def hook_point(self, site: Site) -> HookPoint:
+        if site.layer == 0:
+            return HookPoint(self._blocks[0], before=True)
+        if site.part == "residual":
+            return HookPoint(self._blocks[site.layer - 1])
+        if not self._parts:
+            self._parts = self._find_parts()
+        found = self._parts[site.layer - 1]
+        if site.part not in found:
+            raise UserError(
+                f"the part {site.part!r} of layer {site.layer} given: a block of the family "
+                f"{self.architecture.shape.family} is not a sum of stream, attention and mlp; expected the part 'residual'"
+            )
+        return HookPoint(found[site.part])
+
+    def _find_parts(self) -> list[dict[str, nn.Module]]:
+        training = self.training
+        tokens = torch.arange(CHECKED_TOKENS, device=self.embed.weight.device)[None] % self.vocabulary
+        try:
+            self.eval()
+            return find_parts(self._blocks, lambda: self.hidden(self.embed(tokens)))
+        finally:
+            self.train(training)
+
     def hidden(self, x: Tensor) -> Tensor:
+        self.flow = Flow(x.shape[1])
         return self.model.base_model(inputs_embeds=x, use_cache=False).last_hidden_state
 
     def hidden_at(self, x: Tensor, columns: Tensor, past: KVCache | None = None) -> Tensor:
@@ -67,6 +98,7 @@ class HuggingFaceModel(nn.Module):
         measure distances in columns, so nothing may lie between a text and its continuation."""
         from transformers import DynamicCache
 
+        self.flow = Flow(x.shape[1], None if past is None else past.lengths)
         cache, kwargs = DynamicCache(), {}
         if past is not None:
             past = past.right_aligned()
@@ -113,8 +145,7 @@ class HuggingFaceModel(nn.Module):
         return float((found - expected).norm() / expected.norm())
 
     def residuals(self, x: Tensor) -> list[Tensor]:
-        found = self.model.base_model(inputs_embeds=x, use_cache=False, output_hidden_states=True)
-        return [*found.hidden_states[:-1], found.last_hidden_state]
+        return residuals(self, x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits = self.model.get_output_embeddings()(hidden)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from halflife.models.kv_cache import KVCache
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
+from halflife.models.sites import Flow, HookPoint, Site
 
 Kind = Literal["embed", "hidden", "gain", "head"]
 
@@ -23,6 +24,15 @@ class Model(Protocol):
 
     @property
     def architecture(self) -> Rung | Released: ...
+
+    depth: int
+    """Number of blocks"""
+    flow: Flow
+    """Of the current forward pass"""
+
+    def hook_point(self, site: Site) -> HookPoint:
+        """Raises UserError when the model has no such site."""
+        ...
 
     @property
     def vocabulary(self) -> int:

@@ -11,22 +11,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from halflife.models.hooks import layers
 from halflife.models.model import Model
 from halflife.store.execution import Execution
 
 MOST_GRAPHS = 64
 """Limit on compiled versions of one function in a long-lived process, which needs a few for every size it trains."""
-
-
-def layers(model: Model | nn.Module) -> list[nn.Module]:
-    """The repeated layers of a model. Raises ValueError if there are none."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
-    if not lists:
-        raise ValueError(f"{type(model).__name__} has no list of layers")
-    return list(max(lists, key=lambda found: sum(parameter.numel() for parameter in found.parameters())))
 
 
 def accelerate(model: Model, execution: Execution) -> None:

@@ -1,0 +1,56 @@
+"""Sites of the forward pass: where an activation is read or changed, the same on every model (see `models.hooks`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from halflife.errors import UserError, check_choice
+
+Part = Literal["residual", "attention", "mlp"]
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Site:
+    """An activation of (rows, positions, width).
+
+    `residual` at layer n is the residual stream after n blocks, so layer 0 is what enters the first block, and the last
+    layer is what enters the final norm. `attention` and `mlp` at layer n >= 1 are what block n adds to the stream:
+    residual(n) = residual(n - 1) + attention(n) + mlp(n).
+    """
+
+    layer: int
+    part: Part = "residual"
+
+    def __post_init__(self) -> None:
+        check_choice("part", self.part, get_args(Part))
+        lowest = 0 if self.part == "residual" else 1
+        if self.layer < lowest:
+            raise UserError(f"layer {self.layer} given: expected {lowest} or more for the part {self.part!r}")
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Where the activations of the current forward pass stand in their texts."""
+
+    length: int = 0
+    start: Tensor | None = None
+    """(rows,): number of cached tokens before each row; None without a cache."""
+    columns: Tensor | None = None
+    """(rows, n): the columns that the last block computes; None if it computes all."""
+
+    def positions(self, device: torch.device, *, last: bool) -> Tensor:
+        """(rows or 1, n) int64: the position in its text of each activation; `last`: of the last block."""
+        columns = self.columns if last and self.columns is not None else torch.arange(self.length, device=device)[None]
+        return columns if self.start is None else columns + self.start[:, None]
+
+
+@dataclass(frozen=True)
+class HookPoint:
+    """The module whose output is the activation, or with `before` its first input."""
+
+    module: nn.Module
+    before: bool = False
