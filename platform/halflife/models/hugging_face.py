@@ -64,7 +64,8 @@ class HuggingFaceModel(nn.Module):
         if site.part not in found:
             raise UserError(
                 f"the part {site.part!r} of layer {site.layer} given: a block of the family "
-                f"{self.architecture.shape.family} is not a sum of stream, attention and mlp; expected the part 'residual'"
+                f"{self.architecture.shape.family} is not a sum of its stream, attention and mlp; expected the part "
+                "'residual'"
             )
         return HookPoint(found[site.part])
 
