@@ -86,7 +86,7 @@ test-peers: $(PEERS:%=.peers/%/.installed)  ## against other tools, each in an e
 
 ui: $(VENV)/.train  ## browse the runs in MLflow on 127.0.0.1:5000
 	@echo "http://127.0.0.1:5000: choose Model training at the top left, then the study; its runs are under Runs"
-	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(abspath $(or $(HALFLIFE_RESULTS),results))/mlflow.db
+	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri "$$($(BIN)/python -c 'from analysis.runs import places; print(places.tracking_uri_of(None))')"
 
 report: $(VENV)/.train  ## draw the report of the backdoor study again from MLflow
 	$(BIN)/python -m analysis report backdoor_persistence

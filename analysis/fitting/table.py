@@ -37,7 +37,7 @@ def read_table(path: Path) -> pl.DataFrame:
         if kind in ("csv", "tsv"):
             frame = _read_csv(path)
         elif kind == "parquet":
-            frame = pl.read_parquet(path)
+            frame = pl.read_parquet(path, glob=False)
         elif kind in ("jsonl", "ndjson"):
             frame = _unquoted(_read_json_lines(path))
         else:
@@ -53,7 +53,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
     with _opened(path) as file:
         header = re.sub(r'"[^"]*"', "", file.readline())  # a quoted name may hold any sign
     separator = max(",;\t", key=header.count)
-    frame = pl.read_csv(path, infer_schema_length=None, separator=separator)
+    frame = pl.read_csv(path, infer_schema_length=None, separator=separator, glob=False)
     return _unquoted(frame, decimal_comma=separator != ",")
 
 

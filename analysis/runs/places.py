@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from analysis.errors import UserError
+from halflife.tracking import schema
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")
 """Matches also if Path collapsed the slashes into one."""
@@ -34,7 +35,7 @@ def tracking_uri_of(results: Place | None) -> str:
             "cluster http://127.0.0.1:5000 after `ray attach cluster.yaml -p 5000`), or run the study's command here "
             "with these --results, which recomputes nothing and publishes them"
         )
-    return f"sqlite:///{database}"
+    return schema.sqlite_uri(database)
 
 
 def store_of(results: Place | None, tracking_uri: str | None) -> tuple[str, Path | None]:

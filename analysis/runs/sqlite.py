@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import polars as pl
 from analysis.errors import UserError
 from analysis.runs.client import ClientStore
 from analysis.runs.records import POINTS, Mark, Reading, Run
+from halflife.tracking import schema
 
 TIMEOUT = 30.0
 """Seconds to wait for a sweep that is writing."""
@@ -40,7 +40,7 @@ EMPTY: Mark = [0, 0, 0.0, 0, 0, 0]
 
 class SqliteStore:
     def __init__(self, tracking_uri: str) -> None:
-        self.path = Path(re.sub(r"^sqlite:/{2,3}", "", tracking_uri, count=1)).absolute()
+        self.path = schema.sqlite_path(tracking_uri).absolute()
         if not self.path.is_file():
             raise UserError(
                 f"no tracking store at {self.path}: expected the mlflow.db of a sweep; run the study first, "
@@ -93,7 +93,7 @@ class SqliteStore:
     def artifact(self, run: Run, name: str) -> str | None:
         parsed = urlparse(run.artifacts)
         if parsed.scheme not in ("", "file"):
-            return ClientStore(f"sqlite:///{self.path}").artifact(run, name)
+            return ClientStore(schema.sqlite_uri(self.path)).artifact(run, name)
         folders = [Path(unquote(parsed.path))]
         # A results folder that was moved or copied still holds its artifacts next to the database.
         folders += self.path.parent.glob(f"artifacts/**/{run.id}/artifacts")

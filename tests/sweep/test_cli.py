@@ -129,22 +129,25 @@ def test_a_dry_run_prepares_no_store(command: Command):
     assert command.drawn == []
 
 
-@pytest.mark.parametrize(("end", "code"), [({}, None), ({"failed": {"a": "as asked"}}, 1)])
-def test_a_report_that_cannot_be_attached_is_still_printed_and_the_exit_code_stays(
-    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, end: dict, code: int | None
+def test_what_could_not_be_published_fails_the_command_which_draws_no_report(command: Command):
+    command.end = {"unpublished": ("run 'a trial': the server is down",)}
+    assert ended(command) == 1
+    assert command.drawn == []
+
+
+@pytest.mark.parametrize("end", [{}, {"failed": {"a": "as asked"}}])
+def test_a_report_that_cannot_be_attached_is_still_printed_and_fails_the_command(
+    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, end: dict
 ):
     def refuse(*_: Any, **__: Any) -> str:
         raise UserError("the report could not be kept")
 
     monkeypatch.setattr(publisher, "attach", refuse)
     command.end = end
-    if code is None:
-        command.run()
-    else:
-        assert ended(command) == code
+    assert ended(command) == 1
     out, err = capsys.readouterr()
     assert f"report: {(command.results / 'reports/fakes/report.html').as_uri()}" in out
-    assert err == "warning: the report could not be kept\n"
+    assert err == "not published: the report could not be kept; run the same command again to store it\n"
 
 
 def test_the_hint_shows_the_runs_of_this_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -10,16 +10,23 @@ from typing import Any
 
 import pytest
 
+from analysis.runs.load import find_sweeps
+from analysis.runs.open import open_store
+from analysis.runs.places import tracking_uri_of
 from halflife.sweep.launch import run
 from halflife.sweep.site import ExecutionSite
-from tests.sweep.drivers import Driver, runs
+from halflife.tracking import schema
+from tests.sweep.drivers import ROOT, Driver, runs
 from tests.sweep.helpers import study
+
+NAME = "50%2F, 100% b?c=d#e [f]"
+"""As people name folders; addresses give each of these signs a meaning of its own."""
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, list[int]]]:
     """Results of a sweep of 2 trunks with 4 branches each on 2 slots; its report; which process ran what."""
-    results = tmp_path_factory.mktemp("results")
+    results = tmp_path_factory.mktemp("results") / NAME
     report = Driver(results, "--branches", "4").report()
     return results, report, runs(results)
 
@@ -62,6 +69,16 @@ def test_runs_are_in_the_store_with_their_points(swept, database: sqlite3.Connec
     }
     assert set(database.execute("SELECT DISTINCT status FROM runs")) == {("FINISHED",)}
     assert database.execute("SELECT count(*) FROM metrics WHERE key = 'sweep/efficiency'").fetchone() == (1,)
+
+
+def test_results_in_a_folder_of_any_name_are_all_in_it_and_are_read_from_it(swept):
+    results, report, _ = swept
+    assert report["unpublished"] == []
+    assert [path.name for path in results.parent.iterdir()] == [NAME]
+    assert not list(Path(ROOT).glob("*%2F*"))
+    (sweep,) = find_sweeps(open_store(tracking_uri_of(results)))
+    assert sweep.tags[schema.TAG_SWEEP] == report["sweep"]
+    assert open_store(tracking_uri_of(results)).artifact(sweep, schema.DECLARATION)
 
 
 def test_the_declaration_is_an_artifact_of_the_parent(swept):

@@ -59,7 +59,7 @@ class FakeStore:
             self.create_experiment(name)
             raise AlreadyThere(name)
         self.experiments[name] = SimpleNamespace(
-            experiment_id="1", lifecycle_stage="active", location=artifact_location
+            experiment_id="1", lifecycle_stage="active", artifact_location=artifact_location
         )
         return self._answer("1")
 

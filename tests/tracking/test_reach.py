@@ -5,11 +5,14 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import make_url
 
 from halflife.errors import UserError
 from halflife.tracking.reach import require_reachable
+from halflife.tracking.schema import sqlite_path, sqlite_uri
 
 
 def serve(code: int) -> Iterator[str]:
@@ -72,6 +75,25 @@ def test_a_sqlite_file_in_use_is_reachable(tmp_path: Path):
         connection.execute("INSERT INTO t VALUES (1)")
         require_reachable(uri)
     connection.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "a b", "50%", "a%2Fb", "what?", "?mode=ro", "#1", "[a]", "é'\"", "a%2Fb?c#d"]
+)
+def test_the_file_that_is_checked_is_the_file_that_is_used(tmp_path: Path, name: str):
+    file = tmp_path / name / "mlflow.db"
+    uri = sqlite_uri(file)
+    assert sqlite_path(uri) == Path(make_url(uri).database or "") == file
+    require_reachable(uri)
+    assert file.is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_that_sqlalchemy_would_take_for_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sqlalchemy.make_url", lambda uri: SimpleNamespace(database=uri.removeprefix("sqlite:///")))
+    with pytest.raises(UserError, match="choose a folder without % and"):
+        require_reachable(sqlite_uri(tmp_path / "100%" / "mlflow.db"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("uri", ["", "mlruns", "file:///tmp/mlruns", "ftp://host/x", "sqlite://", "sqlite:///"])

@@ -119,7 +119,7 @@ def read(folder: Path) -> dict[str, Fitted]:
     import polars as pl
 
     tensors = load_file(folder / PROMPTS)
-    items = pl.read_parquet(folder / ITEMS).partition_by("run", as_dict=True)
+    items = pl.read_parquet(folder / ITEMS, glob=False).partition_by("run", as_dict=True)
     found = {}
     for name, recorded in json.loads((folder / RUNS).read_text(encoding="utf-8")).items():
         of_run = items[(name,)].sort("item")

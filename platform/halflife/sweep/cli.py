@@ -124,7 +124,8 @@ def _execute(
         path = report(result.study, site, result.sweep)
         print(f"report: {path.absolute().as_uri()}")
         print(f"runs:   {_runs_address(site)}", flush=True)
-        _attach(result, path.parent)
+        if not _attach(result, path.parent) and not result.exit_code:
+            raise SystemExit(1)
     if result.exit_code:
         raise SystemExit(result.exit_code)
 
@@ -139,14 +140,16 @@ def _run_on_cluster(arguments: list[str], cluster: Path) -> int:
         return 130
 
 
-def _attach(result: SweepReport, folder: Path) -> None:
-    """Attach the report to the sweep's run. It is on disk already, so a failure here is only a warning."""
+def _attach(result: SweepReport, folder: Path) -> bool:
+    """Attach the report, which is on disk already, to the sweep's run. Returns whether that was possible."""
     from halflife.tracking.publisher import attach
 
     try:
         attach(result.tracking_uri, experiment=result.study, sweep=result.sweep, folder=folder, name="report")
     except UserError as error:
-        print(f"warning: {error}", file=sys.stderr)
+        print(f"not published: {error}; run the same command again to store it", file=sys.stderr)
+        return False
+    return True
 
 
 def _runs_address(site: ExecutionSite) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from halflife.errors import UserError
 from halflife.sweep import aws
+from halflife.tracking.schema import sqlite_uri
 
 MLFLOW = "http://127.0.0.1:5000"
 USER = "admin"
@@ -71,7 +72,7 @@ def serve_mlflow() -> None:
     (folder / "auth.ini").write_text(
         "[mlflow]\n"
         "default_permission = NO_PERMISSIONS\n"
-        f"database_uri = sqlite:///{folder / users}\n"
+        f"database_uri = {sqlite_uri(folder / users)}\n"
         f"admin_username = {USER}\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         "auth_cache_ttl_seconds = 300\n"  # otherwise every request hashes the password again
@@ -89,7 +90,7 @@ def serve_mlflow() -> None:
         [
             *("mlflow", "server", "--host", "127.0.0.1", "--port", MLFLOW.rpartition(":")[2], "--workers", "1"),
             *("--app-name", "basic-auth", "--allowed-hosts", "127.0.0.1:*,localhost:*"),
-            *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
+            *("--backend-store-uri", sqlite_uri(folder / "mlflow.db")),
             *("--artifacts-destination", f"{results().rstrip('/')}/artifacts"),
         ],
         environment,

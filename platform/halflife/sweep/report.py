@@ -49,13 +49,13 @@ class SweepReport:
     findings: tuple[str, ...] = ()
     """Results of an adaptive search, as text."""
     unpublished: tuple[str, ...] = ()
-    """What could not be written to the tracking store; running the same command again publishes it."""
+    """What could not be written to the tracking store; running the same command again publishes it. Fails the sweep."""
 
     @property
     def exit_code(self) -> int:
         if self.interrupted:
             return 130
-        return 1 if self.failed else 0
+        return 1 if self.failed or self.unpublished else 0
 
     @property
     def efficiency(self) -> float | None:
@@ -99,7 +99,8 @@ class SweepReport:
         if self.unpublished:
             where, first = masked(self.tracking_uri), self.unpublished[0]
             yield f"not published to {where}: {len(self.unpublished)} items, first {first}"
-        if self.interrupted or self.failed or self.unpublished:
+            yield "run the same command again: it publishes what is missing, and computes nothing again"
+        if self.interrupted or self.failed:
             yield "completed stages are kept: run the same command again to resume"
 
 

@@ -16,6 +16,7 @@ from halflife.sweep import session
 from halflife.sweep.machine import Machine
 from halflife.sweep.placement import Choice, DeviceBudget, ExecutionChoices, Placements, check_choices
 from halflife.tracking.reach import require_reachable
+from halflife.tracking.schema import sqlite_uri
 
 
 def _results() -> Path:
@@ -73,7 +74,7 @@ class ExecutionSite:
 
     @property
     def actual_tracking_uri(self) -> str:
-        return self.tracking_uri or f"sqlite:///{self.results.absolute() / 'mlflow.db'}"
+        return self.tracking_uri or sqlite_uri(self.results.absolute() / "mlflow.db")
 
     @property
     def artifacts(self) -> Path | None:

@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +21,8 @@ from typing import Any, Literal, NamedTuple
 
 from halflife.errors import UserError
 from halflife.secrets import masked
-from halflife.tracking import schema
+from halflife.tracking import experiments, schema
+from halflife.tracking.experiments import Rejected, one_line, transient
 
 Kind = Literal["sweep", "trial", "stage"]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -33,16 +33,6 @@ _SOON = 2.0
 """Seconds within which we get a free lock."""
 _LONGEST_PAUSE = 15.0
 _IDENTIFYING = {"sweep": schema.TAG_SWEEP, "trial": schema.TAG_TRIAL, "stage": schema.TAG_STAGE}
-_PERMANENT = {
-    "INVALID_PARAMETER_VALUE",
-    "RESOURCE_DOES_NOT_EXIST",
-    "RESOURCE_ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "UNAUTHENTICATED",
-    "BAD_REQUEST",
-    "INVALID_STATE",
-    "FEATURE_DISABLED",
-}
 
 
 class Point(NamedTuple):
@@ -71,10 +61,6 @@ class Run:
     description: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-
-
-class Rejected(Exception):
-    """The server will never accept this; retrying is useless."""
 
 
 @dataclass(kw_only=True)
@@ -164,8 +150,9 @@ class Publisher:
         """Store `text` as the run's artifact `name`, unless the run is complete and has it."""
 
         def work() -> None:
-            if not (ref in self._complete and self._has(self._id(ref), name)):
-                self._client.log_text(self._id(ref), text, name)
+            run_id = self._id(ref)
+            if ref not in self._complete or name not in {file.path for file in self._client.list_artifacts(run_id)}:
+                self._client.log_text(run_id, text, name)
 
         self._put(ref, f"artifact {name}", work)
 
@@ -237,13 +224,13 @@ class Publisher:
                 self._attach()
             job.work()
         except Exception as error:
-            if _transient(error):
-                self._trouble = _one_line(error)
+            if transient(error):
+                self._trouble = one_line(error)
                 self._attached = False  # the run may exist although the response was lost: look before creating another
                 time.sleep(min(self._pause, self._first_pause) if self._closing else self._pause)
                 self._pause = min(_LONGEST_PAUSE, 1.5 * self._pause)
                 return
-            self.rejected.append(f"{job.what}: {_one_line(error)}")
+            self.rejected.append(f"{job.what}: {one_line(error)}")
             self._damaged.add(job.ref)
         self._pause = self._first_pause
         self._trouble, self._advanced = None, time.monotonic()
@@ -254,7 +241,9 @@ class Publisher:
         if self._client is None:
             self._client = connect(self._uri)  # imports MLflow
             self._advanced = time.monotonic()
-        self._experiment_id = self._find_experiment()  # creates the tables of a new database
+        self._experiment_id = experiments.find(  # creates the tables of a new database
+            self._client, self._uri, self._experiment, description=self._description, artifacts=self._artifacts
+        )
         self._advanced = time.monotonic()
         kind, found = f"tags.`{schema.TAG_KIND}`", []
         ours = f"{kind} = 'trial' and tags.`{schema.TAG_SWEEP}` = '{self._sweep}'"
@@ -269,39 +258,6 @@ class Publisher:
         for run in sorted(found, key=lambda run: (run.info.start_time or 0, run.info.run_id)):
             self._remember(run)  # the newest, as in reports, of several: one was deleted, replaced and restored
         self._attached = True
-
-    def _find_experiment(self) -> str:
-        found = self._client.get_experiment_by_name(self._experiment)
-        if found is None:
-            location = self._artifacts.resolve().as_uri() if self._artifacts else None
-            tags = {
-                "mlflow.note.content": self._description,
-                schema.TAG_STUDY: self._experiment,
-                schema.TAG_SCHEMA: str(schema.SCHEMA),
-            }
-            try:
-                return self._client.create_experiment(self._experiment, artifact_location=location, tags=tags)
-            except Exception as error:
-                if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            found = self._client.get_experiment_by_name(self._experiment)  # another sweep has just created it
-        if found.lifecycle_stage != "active":  # MLflow keeps its name, so another cannot take its place
-            self._restore(found.experiment_id)
-        return found.experiment_id
-
-    def _restore(self, experiment_id: str) -> None:
-        try:
-            self._client.restore_experiment(experiment_id)
-        except Exception as error:
-            if _transient(error):
-                raise
-            raise Rejected(
-                f"experiment {self._experiment!r} was deleted in MLflow and cannot be restored ({_one_line(error)}): "
-                f"run `mlflow experiments restore --experiment-id {experiment_id}` with the right to do so"
-            ) from error
-        warnings.warn(
-            f"experiment {self._experiment!r} was deleted in MLflow: it is restored, with its runs", stacklevel=2
-        )
 
     def _remember(self, run: Any) -> None:
         tags = run.data.tags
@@ -343,12 +299,6 @@ class Publisher:
         if parent != ours and not (ref.kind == "stage" and parent in self._sweeps):
             self._write(ref, tags={schema.PARENT_RUN: ours})
             self._parents[ref] = ours
-
-    def _has(self, run_id: str, name: str) -> bool:
-        """Whether the run has an artifact. In a results folder that was moved, the run names its old location."""
-        if self._artifacts and (self._artifacts / run_id / "artifacts" / name).is_file():
-            return True
-        return name in {file.path for file in self._client.list_artifacts(run_id)}
 
     def _tags(self, run: Run) -> dict[str, str]:
         tags = {
@@ -412,7 +362,7 @@ def attach(tracking_uri: str, *, experiment: str, sweep: str, folder: Path, name
         raise
     except Exception as error:
         where = masked(tracking_uri)
-        raise UserError(f"{folder} could not be stored in {where}: {_one_line(error)}") from error
+        raise UserError(f"{folder} could not be stored in {where}: {one_line(error)}") from error
 
 
 def _attach(client: Any, experiment: str, sweep: str, folder: Path, name: str) -> str:
@@ -423,19 +373,3 @@ def _attach(client: Any, experiment: str, sweep: str, folder: Path, name: str) -
         raise UserError(f"no run of sweep {sweep} in experiment {experiment!r}: run the study's command again")
     client.log_artifacts(runs[0].info.run_id, str(folder), name)
     return runs[0].info.run_id
-
-
-def _transient(error: Exception) -> bool:
-    """Whether a retry may help: the server is down or busy, or has an internal error."""
-    code = getattr(error, "error_code", None)
-    if code is not None:
-        return code not in _PERMANENT
-    response = getattr(error, "response", None)  # of an artifact upload
-    if response is not None and 400 <= response.status_code < 500:
-        return response.status_code in (408, 429)
-    return isinstance(error, OSError)  # the errors of requests are OSErrors
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(masked(str(error)).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."

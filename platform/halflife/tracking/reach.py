@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from halflife.errors import UserError
 from halflife.secrets import masked
+from halflife.tracking.schema import sqlite_path
 
 _SECONDS = 5.0
 _EXPECTED = "expected sqlite:///PATH, or the http(s) address of a running MLflow server"
@@ -55,10 +56,11 @@ def _require_server(uri: str) -> None:
 
 
 def _require_file(uri: str) -> None:
-    name = uri.removeprefix("sqlite:///")
-    if name in ("", uri):
+    if uri.removeprefix("sqlite:///") in ("", uri):
         raise UserError(f"tracking URI {uri!r} names no file: {_EXPECTED}")
-    path = Path(name)
+    path = sqlite_path(uri)
+    if "%" in uri and (other := _as_opened(uri)) != path:
+        raise UserError(f"{path} would be opened as {other} by this SQLAlchemy: choose a folder without % and ?")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with sqlite3.connect(path, timeout=_SECONDS) as connection:
@@ -68,6 +70,13 @@ def _require_file(uri: str) -> None:
         raise UserError(
             f"the tracking store {path} cannot be opened ({error}): set another with --tracking-uri or --results"
         ) from None
+
+
+def _as_opened(uri: str) -> Path:
+    """The file that MLflow opens: before 2.1, SQLAlchemy did not decode its name."""
+    from sqlalchemy import make_url
+
+    return Path(make_url(uri).database or "")
 
 
 def _require_database(uri: str) -> None:

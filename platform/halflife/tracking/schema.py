@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 SCHEMA = 1
 DECLARATION = "study.json"
@@ -60,6 +62,21 @@ LOSS = "loss"
 def metric(phase: str, task: str, measure: str) -> str:
     """`<phase>/<task>/<measure>`; the MLflow step is tokens since the phase began."""
     return f"{phase}/{task}/{measure}"
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of a SQLite file as MLflow takes it.
+
+    SQLAlchemy decodes the file's name and takes what follows a "?" as options, so these signs are encoded. MLflow does
+    not decode, and makes the folder that it reads there: with "/" encoded as well, it reads none.
+    """
+    name = str(path)
+    return "sqlite:///" + (quote(name, safe="") if "%" in name or "?" in name else name)
+
+
+def sqlite_path(uri: str) -> Path:
+    """The file of a SQLite address, as SQLAlchemy reads it."""
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -313,7 +313,7 @@ TABLES = {
     + "".join(f'"{i}","{v if i % 2 == 0 else ""}"\n' for i, v in enumerate(DECAY)),
     "semicolons and decimal commas.csv": '"step";"loss, mean"\n'
     + "".join(f"{i};{v:.6f}\n".replace(".", ",") for i, v in enumerate(DECAY)),
-    "tabs.tsv": "step\tloss\n" + "".join(f"{i}\t{v}\n" for i, v in enumerate(DECAY)),
+    "tabs, in a name with signs [1]?#%2F.tsv": "step\tloss\n" + "".join(f"{i}\t{v}\n" for i, v in enumerate(DECAY)),
 }  # fmt: skip
 
 
