@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +19,24 @@ def of_files(files: Sequence[Path], cache: Path, root: Path) -> dict[str, str]:
         name, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
         entry = known.get(name)
         if not (isinstance(entry, list) and entry[:2] == stamp):
-            entry = [*stamp, file_digest(path)]
+            entry = [*stamp, downloaded_digest(path) or file_digest(path)]
             known[name], changed = entry, True
         found[path.relative_to(root).as_posix()] = entry[2]
     if changed:
         _write(cache, known)
     return found
+
+
+def downloaded_digest(path: Path) -> str | None:
+    """The sha256 that huggingface_hub noted when it downloaded the file, if the file has not changed since; it spares
+    reading large weights."""
+    note = path.parent / ".cache/huggingface/download" / f"{path.name}.metadata"
+    try:
+        _, digest, noted = note.read_text(encoding="utf-8").split()
+        unchanged = path.stat().st_mtime - 1 <= float(noted)  # as huggingface_hub judges it
+    except (OSError, ValueError):
+        return None
+    return digest if unchanged and re.fullmatch("[0-9a-f]{64}", digest) else None
 
 
 def file_digest(path: Path) -> str:

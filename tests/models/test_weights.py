@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from halflife import digests
 from halflife.errors import UserError
 from halflife.models import hugging_face
 from halflife.models.families import family
@@ -189,6 +190,24 @@ def test_a_model_of_any_size_is_refused_or_described_by_its_headers(tmp_path: Pa
     start = time.perf_counter()
     assert read_shape(tmp_path / "model").parameters == shape.parameters + rows * width
     assert time.perf_counter() - start < 2
+
+
+def test_a_downloaded_folder_keeps_its_identity_without_being_read(results: Path, tmp_path: Path) -> None:
+    """By huggingface_hub's own note of the digest, unless the file was changed later."""
+    folder = tiny.folder(tmp_path / "model", "gpt_neox")
+    plain = prepare_model(str(folder), results)
+    digest, noted = digests.file_digest(folder / SINGLE), (folder / SINGLE).stat().st_mtime
+    notes = folder / ".cache/huggingface/download"
+    notes.mkdir(parents=True)
+
+    def digest_of(sha256: str, time: float) -> str:
+        (notes / f"{SINGLE}.metadata").write_text(f"{'a' * 40}\n{sha256}\n{time}\n")
+        return prepare_model(str(folder), tmp_path / f"{len(sha256)} {sha256[0]} {time}").digest
+
+    assert digest_of(digest, noted) == plain.digest
+    assert digest_of("0" * 64, noted) != plain.digest  # it was not read
+    assert digest_of("0" * 64, noted - 60) == plain.digest
+    assert digest_of("0" * 40, noted) == plain.digest  # of a small file, git's digest
 
 
 @pytest.mark.parametrize(
