@@ -42,6 +42,7 @@ WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere": ("cohere", {**_KEYS, "logit_scale": 0.25}),
     "granite": ("granite", {**_KEYS, "logits_scaling": 4.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.5}),
+    "hyperclovax": ("hyperclovax", {**_KEYS, "logits_scaling": 4.0}),
     "mpt": ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128}),
     "xglm": ("xglm", {"d_model": 32, "ffn_dim": 64, "num_layers": 2, "attention_heads": 4}),
 }
