@@ -48,7 +48,7 @@ def test_a_family_is_counted_loaded_and_continued_as_transformers_has_it(
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-WHOLE = ("falcon", "falcon with alibi", "bloom", "mpt", "granite", "opt, narrow embedding")
+WHOLE = ("falcon", "falcon with alibi", "bloom", "mpt", "granite", "hyperclovax", "opt, narrow embedding")
 """Blocks of these add their parts to the stream inside of the parts, scale them, or project the sum."""
 
 
