@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 
 import pytest
 
@@ -58,6 +59,49 @@ def test_an_axis_that_no_trial_has_is_refused():
     axes = (schema.Axis(name="sizes", label="size", values=("1k",)),)
     with pytest.raises(UserError, match="axis 'sizes', which no trial has"):
         Study(declaration=declaration(axes=axes), trials=study().trials)
+
+
+class Scored(Fake):
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        return "skill", "clean@32"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"parameters": {"β₂ (Adam's)": 1, "size": "1k"}},
+            r"the parameter \"β₂ \(Adam's\)\" \(such as 'β₂-Adam-s'\); exp",
+        ),
+        ({"facts": {"a//b": ""}}, "the tag 'a//b' "),
+        ({"stages": {"after/drop": Fake(name="t")}}, "the phase 'after/drop' "),
+        ({"stages": {"trunk": Scored(name="t")}}, r"the evaluation 'clean@32' \(such as 'clean-32'\); exp"),
+        ({"stages": {"t" * 198: Scored(name="t")}}, "the evaluation 'skill' "),
+    ],
+)
+def test_a_trial_with_names_that_mlflow_does_not_store_is_refused(changes: dict, reason: str):
+    with pytest.raises(
+        UserError, match=f"trial 'one' has names that MLflow does not store: rename .*{reason}"
+    ) as error:
+        Trial(**{"name": "one", "parameters": {"branch": 0}, "stages": {"trunk": Fake(name="t")}, **changes})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"study": "../fakes"}, "study '../fakes': expected a name that can be a folder's, such as 'fakes'"),
+        ({"axes": (schema.Axis(name="a/b", label="b", values=(0,)),)}, "rename the axis 'a/b' "),
+        ({"settings": {"a=b": 1}}, "rename the setting 'a=b' "),
+        ({"objectives": (schema.Objective(name="loss@1", label="", direction="minimize"),)}, "the objective 'loss@1' "),
+        ({"constraints": (schema.Constraint(name="x%", label=""),)}, "the constraint 'x%' "),
+    ],
+)
+def test_a_declaration_with_names_that_mlflow_does_not_store_is_refused(changes: dict, reason: str):
+    with pytest.raises(UserError, match=reason) as error:
+        Study(declaration=declaration(**changes), trials=study().trials)
+    assert "\n" not in str(error.value)
 
 
 def test_a_stage_is_named_by_what_its_trials_have_in_common():

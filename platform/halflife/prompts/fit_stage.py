@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -145,6 +146,10 @@ class FitSoftPrompts(Stage):
     @property
     def label(self) -> str:
         return f"soft prompts k = {', '.join(str(k) for k in sorted({prompt.tokens for prompt in self.prompts}))}"
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.run_name(target, prompt) for target in self.targets for prompt in self.prompts)
 
     def run_name(self, target: Target, prompt: SoftPrompt) -> str:
         """The name of a run in points, summary and files."""

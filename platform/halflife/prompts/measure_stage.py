@@ -70,6 +70,10 @@ class MeasureSoftPrompts(Stage):
         """The fit and its own parents, whose results are read again: the frozen model's stage, and warm starts."""
         return (self.fit, *self.fit.inner_stages)
 
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        return self.fit.tasks
+
     @property
     def label(self) -> str:
         return "fragility of soft prompts"

@@ -76,6 +76,10 @@ class FindDistance(Stage):
             seed=self.seed,
         )
 
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        return (self.target.name,)
+
     @property
     def label(self) -> str:
         return f"smallest k to {self.prompt.tokens}"

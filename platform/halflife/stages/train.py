@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 from halflife.data.mixture import Mixture
 from halflife.data.tokenizers import Pretrained, vocabulary_of
 from halflife.errors import UserError
-from halflife.evaluation.probes import due
+from halflife.evaluation.probes import Setting, due
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.store.execution import CPU_ACTIVATION_BYTES, Execution, Memory
@@ -124,6 +124,10 @@ class Train(Stage, Recipe):
             )
 
     @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(evaluation.name for evaluation in self.evaluations)
+
+    @cached_property
     def _lineage(self) -> tuple[Train, ...]:
         """This stage, the one that it starts from, and so on to the one that starts from no checkpoint."""
         chain: list[Train] = [self]
@@ -187,10 +191,12 @@ class Train(Stage, Recipe):
     def run(self, context: Context) -> dict[str, Any]:
         # torch is imported only where a stage runs
         from halflife.data.mixture import Batches
-        from halflife.evaluation.measure import prepare
         from halflife.training.loop import train
 
         mixture, results = self.mixture, context.results
+        setting = Setting(
+            tokenizer=mixture.tokenizer, results=results, sequence=mixture.sequence, device=context.device
+        )
         start = None
         if isinstance(self.start, Checkpoint):
             start = self.start.folder(context.parent(self.start.stage))
@@ -204,10 +210,7 @@ class Train(Stage, Recipe):
                 steps=self.steps,
                 key=(self.seed, "batch", self.depth),
             ),
-            measures={
-                evaluation.name: prepare(evaluation.probe, mixture.tokenizer, results, mixture.sequence, context.device)
-                for evaluation in self.evaluations
-            },
+            measures={evaluation.name: evaluation.probe.prepare(setting) for evaluation in self.evaluations},
             start=start,
             losses=[
                 penalty.prepare(context, mixture.tokenizer, (self.seed, "prompt attack", self.depth, at))

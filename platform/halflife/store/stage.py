@@ -149,6 +149,11 @@ class Stage:
         """A short title for the live view."""
         return self.folder_name
 
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks in the names of its points, as far as they are known before it runs."""
+        return ()
+
     def run(self, context: Context) -> dict[str, Any]:
         """Compute the stage. Returns the summary stored in DONE (JSON data). Raises Diverged when the numbers
         diverge."""

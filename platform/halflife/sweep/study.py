@@ -11,13 +11,17 @@ from typing import Any
 from halflife.errors import UserError
 from halflife.store.identity import key_of
 from halflife.store.stage import Stage
-from halflife.tracking.schema import Declaration
+from halflife.tracking.names import EXPECTED, accepted, is_folder, renamed
+from halflife.tracking.schema import TAG_SUMMARY_PREFIX, Declaration
 
 Scalar = str | int | float | bool
 CONTROLS = ("positive", "absent", "null")
 """Kinds of control that every study must declare."""
 SEPARATOR = " · "
 """Between the parts of a trial's name."""
+_MEASURE = 50
+"""Characters that the name of a measure may have, after its phase and task."""
+_TAG = len(TAG_SUMMARY_PREFIX)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,20 @@ class Trial:
     facts: dict[str, str] = field(default_factory=dict)
     """Further tags of the run, such as the architecture of a size; not part of the trial's identity."""
 
+    def __post_init__(self) -> None:
+        """Raises UserError for names that MLflow does not store."""
+        wrong = {f"the parameter {name!r}": name for name in self.parameters if not accepted(name)}
+        wrong |= {f"the tag {name!r}": name for name in self.facts if not accepted(name)}
+        for phase, stage in self.stages.items():
+            if "/" in phase or not accepted(phase, room=_TAG):
+                wrong[f"the phase {phase!r}"] = phase
+            wrong |= {
+                f"the evaluation {task!r}": task
+                for task in stage.tasks
+                if not accepted(f"{phase}/{task}", room=_MEASURE)
+            }
+        _check_names(f"trial {self.name!r}", wrong)
+
     @cached_property
     def key(self) -> str:
         return key_of(
@@ -46,11 +64,19 @@ class Trial:
         )
 
 
+def _check_names(what: str, wrong: dict[str, str]) -> None:
+    if wrong:
+        listed = ", ".join(f"{text} (such as {renamed(name)!r})" for text, name in list(wrong.items())[:5])
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise UserError(f"{what} has names that MLflow does not store: rename {listed}{more}; expected {EXPECTED}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """What a sweep computes and publishes.
 
-    Raises UserError when it has no trials, when trials share a name, or when a control is missing.
+    Raises UserError when it has no trials, when trials share a name, when a control is missing, or when a name cannot
+    be stored.
     """
 
     declaration: Declaration
@@ -60,6 +86,20 @@ class Study:
 
     def __post_init__(self) -> None:
         name = self.declaration.study
+        if not is_folder(name):
+            raise UserError(f"study {name!r}: expected a name that can be a folder's, such as {renamed(name)!r}")
+        declared = {"axis": self.declaration.axes, "objective": self.declaration.objectives}
+        declared |= {"constraint": self.declaration.constraints}
+        wrong = {
+            f"the {what} {each.name!r}": each.name
+            for what, group in declared.items()
+            for each in group
+            if "/" in each.name or not accepted(f"{what}/{each.name}")
+        }
+        wrong |= {
+            f"the setting {each!r}": each for each in self.declaration.settings if not accepted(f"settings/{each}")
+        }
+        _check_names(f"study {name!r}", wrong)
         if not self.trials:
             raise UserError(f"study {name!r} has no trials: every axis needs at least one value")
         repeated = [trial for trial, count in Counter(trial.name for trial in self.trials).items() if count > 1]
