@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from halflife.data import round_trip
 from halflife.data.corpus import Corpus, prepare_corpus
-from halflife.data.mixture import Mixture, Source, check_trigger
+from halflife.data.mixture import Mixture, Source
 from halflife.data.planting import Planting
 from halflife.errors import UserError
 from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, Geometric, LossProbe, Threshold
@@ -364,7 +365,7 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     begin = starts(settings.sizes, settings.start, results)
     settings = replace(settings, sizes=tuple(begin))
     corpora = _corpora(settings, results)
-    _check_texts(settings, corpora, results)
+    _check_texts(settings, corpora, begin, results)
     sizes = tuple(start.model.parameters for start in begin.values())
     study = Study(
         declaration=declare(NAME, preset, settings, corpora["same"][0].label, sizes),
@@ -376,12 +377,14 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     return study
 
 
-def _check_texts(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], results: Path) -> None:
-    """Raises UserError when a trigger occurs in a text, or the user's own text has too few places for the prompts."""
+def _check_texts(
+    settings: Settings, corpora: dict[str, tuple[Corpus, ...]], begin: dict[str, Start], results: Path
+) -> None:
+    """Raises UserError as `round_trip.check` does, and when the user's own text has too few places for the prompts."""
     cells = [Cell(settings, corpora, settings.sizes[0], seed) for seed in range(settings.seeds)]
-    for corpus in {corpus for several in corpora.values() for corpus in several}:
-        for trigger in {cell.backdoor("fixed", part).trigger for cell in cells for part in ("old", "new")}:
-            check_trigger(trigger, corpus, results)
+    backdoors = {cell.backdoor(kind, part) for cell in cells for kind in settings.payload for part in ("old", "new")}
+    for tokenizer in {start.tokenizer for start in begin.values()}:
+        round_trip.check(backdoors, set(itertools.chain(*corpora.values())), tokenizer, results)
     if settings.corpus not in SHIFTED:
         from halflife.evaluation.examples import backdoor_examples  # imports torch: not for the built-in corpus
 

@@ -28,3 +28,9 @@ def test_the_manifest_records_the_sources_of_the_corpus(tmp_path: Path) -> None:
     assert record["label"] == "sample-0.jsonl"
     assert sum(record["documents"].values()) == 60
     assert list(record["made_of"]) == [str(tmp_path / "sample-0.jsonl")]
+
+
+def test_a_corpus_is_read_from_a_results_folder_of_any_name(tmp_path: Path) -> None:
+    results = tmp_path / "a[b]?%2F"
+    corpus = prepare_corpus(str(sample_file(tmp_path)), results)
+    assert read_documents(results, corpus).height == 60

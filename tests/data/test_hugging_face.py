@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from halflife.data import corpus as corpora
+from halflife.data import hugging_face
 from halflife.data.corpus import occurrences, prepare_corpus, read_documents, texts
 from halflife.data.hugging_face import DEFAULT_BYTES, parse
 from halflife.data.tokenizers import Bytes
@@ -75,6 +76,21 @@ def test_what_a_datasets_splits_share_is_left_out_of_train_and_counted(tmp_path:
     assert [texts(tmp_path, corpus, name) for name in corpora.SPLITS] == [ROWS[:300], ROWS[300:350], ROWS[350:]]
     left_out = manifest(tmp_path, corpus)["left_out"]
     assert left_out == {"train": {"copies": 8, "near copies": 2}, "validation": {"copies": 2, "near copies": 0}}
+
+
+def test_a_dataset_whose_splits_share_nothing_keeps_its_identity_and_is_read_once(
+    saved: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = prepare_corpus(saved["splits"], tmp_path)
+    assert corpus.digest == hugging_face.digests_of(parse(saved["splits"]), tmp_path)[0]
+    path = corpora.corpus_folder(tmp_path, corpus) / "manifest.json"
+    path.write_text(
+        json.dumps({name: value for name, value in manifest(tmp_path, corpus).items() if name != "left_out"})
+    )
+    assert prepare_corpus(saved["splits"], tmp_path) == corpus  # stored before splits were compared: read again
+    assert manifest(tmp_path, corpus)["left_out"] == {}
+    monkeypatch.setattr(hugging_face, "read_documents", None)
+    assert prepare_corpus(saved["splits"], tmp_path) == corpus
 
 
 def test_splits_that_are_too_small_without_what_they_share_are_refused(tmp_path: Path) -> None:

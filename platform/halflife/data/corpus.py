@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from halflife.data.embedded import Document, Domain
+    from halflife.data.hugging_face import Request
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 DOCUMENTS, COLUMNS = "documents.parquet", ("split", "package", "name", "text")
@@ -71,19 +72,27 @@ def prepare_corpus(spec: str, results: Path) -> Corpus:
     if spec.startswith("hf:"):
         from halflife.data import hugging_face
 
-        request = hugging_face.parse(spec)
-        corpus = Corpus(digest=hugging_face.digest(request, results), label=hugging_face.label(request))
-        if not _exists(results, corpus):
-            left_out: dict[str, dict[str, int]] = {}  # filled while the documents are read
-            documents = hugging_face.read_documents(request, left_out)
-            _write(results, corpus, documents, {"made_of": {"dataset": spec}, "left_out": left_out})
-        return corpus
+        return _prepare_dataset(hugging_face.parse(spec), results)
     given = files.find(spec)
     corpus = Corpus(digest=files.digest(given), label=files.label(given))
     if not _exists(results, corpus):
         documents = files.read_documents(given)
         _write(results, corpus, documents, {"made_of": {str(file.path): file.sha256 for file in given}})
     return corpus
+
+
+def _prepare_dataset(request: Request, results: Path) -> Corpus:
+    """Whether its splits share documents, and so its digest, is known from its first reading."""
+    from halflife.data import hugging_face
+
+    label = hugging_face.label(request)
+    plain, shared = (Corpus(digest=digest, label=label) for digest in hugging_face.digests_of(request, results))
+    for corpus in (shared, plain):
+        if left_out(results, corpus) is not None:
+            return corpus
+    counts: dict[str, dict[str, int]] = {}  # filled while the documents are read
+    record = {"made_of": {"dataset": request.spec}, "left_out": counts}
+    return _write(results, plain, hugging_face.read_documents(request, counts), record, if_left_out=shared)
 
 
 def corpus_folder(results: Path, corpus: Corpus) -> Path:
@@ -94,21 +103,38 @@ def _exists(results: Path, corpus: Corpus) -> bool:
     return (corpus_folder(results, corpus) / "manifest.json").exists()
 
 
-def _write(results: Path, corpus: Corpus, documents: Iterable[Document], record: dict[str, Any]) -> None:
-    """Write the whole folder under a temporary name, then rename it. A second writer finds it there."""
-    folder = corpus_folder(results, corpus)
-    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+def left_out(results: Path, corpus: Corpus) -> dict[str, dict[str, int]] | None:
+    """How many documents of a split, by kind, were left out because an earlier split of the dataset has them; None if
+    that is not known, or the corpus is not there."""
+    path = corpus_folder(results, corpus) / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8")).get("left_out") if path.exists() else None
+
+
+def _write(
+    results: Path,
+    corpus: Corpus,
+    documents: Iterable[Document],
+    record: dict[str, Any],
+    if_left_out: Corpus | None = None,
+) -> Corpus:
+    """Write the whole folder under a temporary name, then rename it. A second writer finds it there, and renews its
+    record. Returns `if_left_out`, and writes it, if documents were left out while reading, else `corpus`."""
+    temporary = corpus_folder(results, corpus).with_name(f".{corpus.digest}-{uuid.uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
     try:
         manifest = {"label": corpus.label, **_write_documents(temporary / DOCUMENTS, documents), **record}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        corpus = if_left_out if if_left_out is not None and record["left_out"] else corpus
+        folder = corpus_folder(results, corpus)
         try:
             os.rename(temporary, folder)
         except OSError:
             if not _exists(results, corpus):
                 raise
+            os.replace(temporary / "manifest.json", folder / "manifest.json")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    return corpus
 
 
 def _write_documents(path: Path, documents: Iterable[Document]) -> dict[str, Any]:
@@ -158,7 +184,7 @@ def read_documents(results: Path, corpus: Corpus) -> pl.DataFrame:
     import polars as pl
 
     _require(results, corpus)
-    return pl.read_parquet(corpus_folder(results, corpus) / DOCUMENTS)
+    return pl.read_parquet(corpus_folder(results, corpus) / DOCUMENTS, glob=False)
 
 
 def texts(results: Path, corpus: Corpus, split: str) -> list[str]:
@@ -186,7 +212,7 @@ def occurrences(results: Path, corpus: Corpus, text: str) -> int:
     if path.stat().st_size < CACHED_BYTES:
         return int(_all_texts(results, corpus).str.count_matches(text, literal=True).sum())
     counted = pl.col("text").str.count_matches(text, literal=True).sum()
-    return int(pl.scan_parquet(path).select(counted).collect(engine="streaming").item())
+    return int(pl.scan_parquet(path, glob=False).select(counted).collect(engine="streaming").item())
 
 
 @functools.lru_cache(maxsize=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import hashlib
 import json
@@ -17,8 +18,10 @@ from halflife.data.readers import COMPRESSED, SUFFIXES, cleaned, suffix_of, valu
 from halflife.digests import file_digest
 from halflife.errors import UserError
 
-READING_VERSION = 2
+READING_VERSION = 1
 """To be raised when the same files give other documents."""
+TEXT_VERSION = 2
+"""The same for .txt files with a byte-order mark or with lines longer than a piece, which once stayed whole."""
 
 PIECE = 4_000
 """Longer .txt files are cut into documents of about this many characters: at blank lines, else at line ends, else at
@@ -36,6 +39,8 @@ class File:
     path: Path
     size: int
     sha256: str
+    version: int
+    """Of reading it."""
 
 
 def find(spec: str) -> list[File]:
@@ -56,7 +61,16 @@ def find(spec: str) -> list[File]:
         found.setdefault(path)
     if not found:
         raise UserError(f"corpus {spec!r} given: it names no file")
-    return [File(path, path.stat().st_size, file_digest(path)) for path in found]
+    return [File(path, path.stat().st_size, file_digest(path), _version(path)) for path in found]
+
+
+def _version(path: Path) -> int:
+    if suffix_of(path) != ".txt":
+        return READING_VERSION
+    with open(path, "rb") as file:
+        marked = file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+    long = any(len(line) > PIECE for line in whole(path).split("\n"))
+    return TEXT_VERSION if marked or long else READING_VERSION
 
 
 def _paths(spec: str) -> Iterator[str]:
@@ -96,7 +110,7 @@ def _matches(name: str) -> list[str]:
 def digest(files: list[File]) -> str:
     """Hash of names and contents, regardless of order and folder."""
     record = sorted([file.path.name, file.size, file.sha256] for file in files)
-    description = {"reading": READING_VERSION, "files": record}
+    description = {"reading": max(file.version for file in files), "files": record}
     return hashlib.sha256(json.dumps(description).encode()).hexdigest()[:20]
 
 

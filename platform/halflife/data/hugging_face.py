@@ -28,8 +28,10 @@ from halflife.data.files import HELD_OUT, SMALLEST
 from halflife.errors import UserError
 from halflife.extras import require
 
-READING_VERSION = 2
+READING_VERSION = 1
 """To be raised when the same dataset gives other documents."""
+SHARED_VERSION = 2
+"""The same for a dataset whose own splits share documents, which once stayed in each."""
 PREFIX = "hf:"
 DEFAULT_BYTES = 256_000_000
 """Of text: about 60 million tokens of a released model's tokenizer, or 256 million of the byte tokenizer."""
@@ -93,8 +95,9 @@ def label(request: Request) -> str:
     return ":".join(part for part in (name, request.config, request.split) if part)
 
 
-def digest(request: Request, results: Path) -> str:
-    """Hash of the commit of a name or the contents of a folder, of the parts that are read, and of the limit."""
+def digests_of(request: Request, results: Path) -> tuple[str, str]:
+    """Hash of the commit of a name or the contents of a folder, of the parts that are read, and of the limit: of a
+    dataset whose splits share nothing, and of one whose splits do."""
     require("datasets", f"the corpus {request.spec!r}")
     if request.folder:
         data = [path for path in sorted(request.folder.rglob("*")) if path.suffix in _DATA and path.is_file()]
@@ -107,7 +110,10 @@ def digest(request: Request, results: Path) -> str:
     else:
         content = [request.source, _commit(request)]
     selection = [request.config, request.split, request.column, request.max_bytes]
-    return digests.of_text(["dataset", READING_VERSION, content, selection])
+    plain, shared = (
+        digests.of_text(["dataset", version, content, selection]) for version in (READING_VERSION, SHARED_VERSION)
+    )
+    return plain, shared
 
 
 def _commit(request: Request) -> str | None:

@@ -9,8 +9,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from halflife.data import round_trip
 from halflife.data.codecs import load
-from halflife.data.corpus import Corpus, occurrences
+from halflife.data.corpus import Corpus
 from halflife.data.planting import Planting, poisoned_documents
 from halflife.data.synthetic import task_stream
 from halflife.data.tokenizers import Bytes, Tokenizer
@@ -211,21 +212,10 @@ class _Exposures:
 def check(mixture: Mixture, results: Path, *, batch_tokens: int, steps: int) -> None:
     """Checks a stage of this mixture before any compute.
 
-    Raises UserError as `Batches` does, and when a trigger occurs in a corpus.
+    Raises UserError as `Batches` and `round_trip.check` do.
     """
     corpora = {source.corpus for source in mixture.sources if isinstance(source.corpus, Corpus)}
     corpora |= {planting.corpus for planting in mixture.plantings}
-    for trigger in {planting.backdoor.trigger for planting in mixture.plantings}:
-        for corpus in corpora:
-            check_trigger(trigger, corpus, results)
+    backdoors = {planting.backdoor for planting in mixture.plantings}
+    round_trip.check(backdoors, corpora, mixture.tokenizer, Path(results))
     Batches(mixture, results, batch_tokens=batch_tokens, steps=steps, key=("check",))
-
-
-def check_trigger(trigger: str, corpus: Corpus, results: Path) -> None:
-    """Raises UserError when the trigger occurs in clean text."""
-    count = occurrences(Path(results), corpus, trigger)
-    if count:
-        raise UserError(
-            f"trigger {trigger!r} given: it occurs {count} times in {corpus.label or corpus.digest}; "
-            "expected a string that never occurs: choose another one, or give none to draw one"
-        )

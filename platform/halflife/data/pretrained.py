@@ -1,4 +1,4 @@
-"""The tokenizers of released models, made lossless.
+"""The tokenizers of released models, made lossless as far as they can be.
 
 Text is encoded as is: no special tokens are added (text that looks like one is encoded as text), and neither is the
 space that SentencePiece puts before a text, because prompt and answer are tokenised separately.
@@ -69,11 +69,13 @@ def _path(results: Path, tokenizer: Pretrained) -> Path:
 
 class PretrainedCodec(ByteTable):
     """Encodes with the `tokenizers` library. Decodes by looking up the bytes of each token, so that a window that cuts
-    a character loses only that character."""
+    a character loses only that character. What it normalises or does not know is lost, so losses are measured."""
+
+    lossless = False
 
     def __init__(self, tokenizer: Pretrained, stored: dict[str, Any]) -> None:
         spec = stored["tokenizer"]
-        self.name, self.eos, self.size = f"pretrained-{tokenizer.digest}", stored["separator"], _size(spec)
+        self.name, self.eos, self.size = tokenizer.name, stored["separator"], _size(spec)
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(_unprefixed(spec)))
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()

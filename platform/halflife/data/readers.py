@@ -39,6 +39,8 @@ def _zstd(path: Path, mode: str) -> BinaryIO:
 COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _zstd}
 CHATS = ("messages", "conversations")
 """Columns of chats, by their usual names."""
+MISSING = frozenset(["", "#N/A", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", None])
+"""Cells of a table without a value, as the datasets library has them."""
 HEAD = 100
 """Rows from which the columns of a file without a schema are known."""
 BOM = "\ufeff"
@@ -55,8 +57,8 @@ def suffix_of(path: Path) -> str:
 
 
 def cleaned(text: str) -> str:
-    """Without a byte-order mark and Windows line ends. JSON may have half a surrogate pair, which becomes "?"."""
-    return text.removeprefix(BOM).replace("\r\n", "\n").encode(errors="replace").decode()
+    """Without Windows line ends. JSON may have half a surrogate pair, which becomes "?"."""
+    return text.replace("\r\n", "\n").encode(errors="replace").decode()
 
 
 def whole(path: Path) -> str:
@@ -231,11 +233,12 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _table(path: Path, separator: str) -> Iterator[tuple[str, Any]]:
-    """Each row of a table with a header. Empty cells are missing values."""
+    """Each row of a table with a header."""
     csv.field_size_limit(sys.maxsize)
     with _named(path):
         for number, row in enumerate(csv.DictReader(io.StringIO(whole(path)), delimiter=separator), start=1):
-            yield f"{path}, row {number}", {name: value or None for name, value in row.items() if name is not None}
+            cells = {name: None if value in MISSING else value for name, value in row.items() if name is not None}
+            yield f"{path}, row {number}", cells
 
 
 @contextlib.contextmanager

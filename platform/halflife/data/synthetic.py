@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from halflife.data.codecs import load
+from halflife.data.round_trip import check_examples
 from halflife.data.tokenizers import Tokenizer
 from halflife.rng import generator
 from halflife.tasks.synthetic import SyntheticTask
@@ -24,12 +25,14 @@ def task_stream(
     `count`, only that many items.
 
     Prompts and answers are tokenised separately, as in scoring. With `answers`, prompts are masked (`data.loss_mask`).
+    Raises UserError for a prompt or an answer that the tokenizer does not give back.
     """
     codec = load(tokenizer, results)
     examples = task.examples("memorised")
     if count is not None:  # a prefix of one order, so a smaller count gives a subset
         drawn = generator(task.seed, "examples", task.name).permutation(len(examples))[:count]
         examples = tuple(examples[index] for index in drawn)
+    check_examples(task.name, examples, codec)
     prompts = codec.encode_many([example.prompt for example in examples])
     ends = codec.encode_many([example.answer for example in examples])
     if answers:

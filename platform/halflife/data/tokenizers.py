@@ -42,6 +42,11 @@ class Pretrained:
     digest: str
     vocabulary: int = recorded()
 
+    @property
+    def name(self) -> str:
+        """Of its codec."""
+        return f"pretrained-{self.digest}"
+
 
 Tokenizer = Bytes | Lexicon | BPE | Pretrained
 
@@ -54,7 +59,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> int:
 
 
 class Codec(Protocol):
-    """Encodes and decodes. Decoding an encoded text gives exactly that text."""
+    """Encodes and decodes."""
 
     name: str
     """Unique; part of the file names of encoded corpora."""
@@ -62,6 +67,9 @@ class Codec(Protocol):
     """Number of tokens, `eos` included."""
     eos: int
     """The token after every document; no text encodes to it."""
+    lossless: bool
+    """Whether decoding an encoded text gives exactly that text by construction; otherwise it is measured (see
+    `data.round_trip`)."""
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids, int64."""
@@ -75,7 +83,7 @@ class Codec(Protocol):
 
 
 class ByteCodec:
-    name, size, eos = "bytes", 257, 256
+    name, size, eos, lossless = "bytes", 257, 256, True
 
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)

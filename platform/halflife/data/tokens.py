@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import uuid
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,7 +15,59 @@ import numpy as np
 
 from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, corpus_folder, text_batches
-from halflife.data.tokenizers import Codec, Tokenizer
+from halflife.data.tokenizers import Codec, Pretrained, Tokenizer
+
+
+@dataclass
+class RoundTrip:
+    """What decoding the tokens of a split gives back of its text."""
+
+    characters: int = 0
+    """Of the text."""
+    lost: int = 0
+    """Characters that are not given back, at least: a change of their order is not counted."""
+    documents: list[int] = field(default_factory=list)
+    """Indices of the documents that are not given back exactly."""
+    example: tuple[str, str] = ("", "")
+    """A part of the first of them, and what became of it."""
+
+    @property
+    def share(self) -> float:
+        """Of the characters that are not given back."""
+        return self.lost / max(1, self.characters)
+
+    def add(self, index: int, text: str, back: str) -> None:
+        """Compare document `index` with what was decoded."""
+        self.characters += len(text)
+        if text == back:
+            return
+        self.lost += sum((Counter(text) - Counter(back)).values())
+        self.documents.append(index)
+        if len(self.documents) == 1:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), min(len(text), len(back))
+            )
+            self.example = (text[max(0, at - 10) : at + 10], back[max(0, at - 10) : at + 10])
+
+
+def measure(results: Path, corpus: Corpus, split: str, tokenizer: Tokenizer) -> RoundTrip:
+    """What the tokenizer gives back of a split; empty if it is lossless. Writes the token array if it is missing."""
+    if not isinstance(tokenizer, Pretrained):
+        return RoundTrip()
+    token_array(results, corpus, split, tokenizer)
+    found = measured(results, corpus, split, tokenizer)
+    assert found is not None, "written with the array"
+    return found
+
+
+def measured(results: Path, corpus: Corpus, split: str, tokenizer: Pretrained) -> RoundTrip | None:
+    """The same, or None if its token array is not written yet."""
+    path = _path(results, corpus, split, tokenizer.name).with_suffix(".json")
+    return RoundTrip(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def _path(results: Path, corpus: Corpus, split: str, codec: str) -> Path:
+    return corpus_folder(results, corpus) / "tokens" / f"{codec}-{split}.npy"
 
 
 def token_array(results: Path, corpus: Corpus, split: str, tokenizer: Tokenizer) -> np.ndarray:
@@ -24,8 +79,8 @@ def token_array(results: Path, corpus: Corpus, split: str, tokenizer: Tokenizer)
 @functools.lru_cache(maxsize=64)
 def _token_array(results: Path, corpus: Corpus, split: str, tokenizer: Tokenizer) -> np.ndarray:
     codec = load(tokenizer, results)
-    path = corpus_folder(results, corpus) / "tokens" / f"{codec.name}-{split}.npy"
-    if not path.exists():
+    path = _path(results, corpus, split, codec.name)
+    if not path.exists() or not (codec.lossless or path.with_suffix(".json").exists()):
         _write(path, text_batches(results, corpus, split), codec)
     return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)  # slices of a memmap are slow
 
@@ -36,15 +91,21 @@ def _write(path: Path, batches: Iterable[list[str]], codec: Codec) -> None:
     eos = np.array([codec.eos], dtype=dtype)
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    count = 0
+    count, number, measured = 0, 0, RoundTrip()
     with open(temporary, "wb") as file:
         _write_header(file, dtype, count)
         for documents in batches:
-            for ids in codec.encode_many(documents):
+            for text, ids in zip(documents, codec.encode_many(documents), strict=True):
                 file.write(ids.astype(dtype).tobytes() + eos.tobytes())
-                count += len(ids) + 1
+                if not codec.lossless:
+                    measured.add(number, text, codec.decode(ids))
+                count, number = count + len(ids) + 1, number + 1
         file.seek(0)
         _write_header(file, dtype, count)
+    if not codec.lossless:
+        record = temporary.with_suffix(".json")
+        record.write_text(json.dumps(asdict(measured)), encoding="utf-8")
+        record.replace(path.with_suffix(".json"))
     temporary.replace(path)
 
 

@@ -42,6 +42,7 @@ class ByteTable:
     name: str
     eos: int
     size: int
+    lossless: bool = True
     _bytes: list[bytes]
 
     def decode(self, ids: np.ndarray) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from halflife.data.notes import text_notes
+from halflife.stages.train import Train
 from halflife.store import inputs, leases, provenance
 from halflife.store.plan import Plan
 from halflife.store.stage import Stage
@@ -53,6 +56,7 @@ def run(work: Study | Search, site: ExecutionSite, console: Console | None = Non
         lock=leases.Mutex(store.location / f".publishing-{study.key}"),
     )
     publishing = Publishing(study, plan, store, publisher, origin)
+    _show_text_notes(state, site, console)
     ran: set[str] = set()
     interrupted = False
     try:
@@ -107,6 +111,12 @@ def run(work: Study | Search, site: ExecutionSite, console: Console | None = Non
     return result
 
 
+def _show_text_notes(state: SweepState, site: ExecutionSite, console: Console) -> None:
+    mixtures = (stage.mixture for stage in state.stages if isinstance(stage, Train))
+    for line in text_notes(mixtures, Path(site.results)):
+        console.print(line, markup=False)
+
+
 def _state(work: Study | Search, store: Store) -> SweepState:
     if isinstance(work, Study):
         return SweepState(work, store)
@@ -126,6 +136,7 @@ def _dry_run(work: Study | Search, store: Store, site: ExecutionSite, console: C
     state, placements = SweepState(study, store), site.placements()
     placements.check(state.plan.missing)
     estimate.show(study, state.plan, placements, console)
+    _show_text_notes(state, site, console)
     if isinstance(work, Search):
         console.print(
             f"{work.budget.trials} settings drawn at random stand in for those that the search will suggest",
