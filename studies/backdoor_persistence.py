@@ -19,6 +19,7 @@ from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.data.mixture import Mixture, Source
 from halflife.data.planting import Planting
 from halflife.errors import UserError
+from halflife.evaluation.backdoor import backdoor_examples
 from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, Geometric, LossProbe, Threshold
 from halflife.evaluation.targets import BackdoorTarget
 from halflife.models.ladder import Rung
@@ -386,8 +387,6 @@ def _check_texts(
     for tokenizer in {start.tokenizer for start in begin.values()}:
         round_trip.check(backdoors, set(itertools.chain(*corpora.values())), tokenizer, results)
     if settings.corpus not in SHIFTED:
-        from halflife.evaluation.examples import backdoor_examples  # imports torch: not for the built-in corpus
-
         for payload in settings.payload:
             probe = BackdoorProbe(backdoor=cells[0].backdoor(payload), corpus=cells[0].home, trials=settings.num_eval)
             backdoor_examples(probe, results)

@@ -18,9 +18,9 @@ from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.data.mixture import Mixture, Source
 from halflife.data.tokenizers import Lexicon
 from halflife.errors import UserError
-from halflife.evaluation.examples import task_rows
 from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometric, LayerProbe, TaskProbe, Threshold
 from halflife.evaluation.targets import TaskTarget
+from halflife.evaluation.tasks import task_rows
 from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint, Train
 from halflife.stages.treatments import anneal, intervene, regularize, replay

@@ -14,7 +14,7 @@ from halflife.data.corpus import Corpus, texts
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.evaluation.behaviours import BehaviourTarget, behaviour_examples, behaviour_tokens
-from halflife.evaluation.measure import prepare
+from halflife.evaluation.probe import Setting
 from halflife.evaluation.probes import BehaviourProbe
 from halflife.evaluation.scoring import pack, score
 from halflife.tasks.behaviours import Continuation, Repetition
@@ -101,7 +101,7 @@ def test_a_probe_of_a_behaviour_measures_counts_and_loss(results: Path, corpus: 
                 says[..., byte] += 50.0 * (begun == probe.context + place)
             return says
 
-    measured = prepare(probe, Bytes(), results, 64, "cpu")(Says())
+    measured = probe.prepare(Setting(tokenizer=Bytes(), results=results, sequence=64))(Says())
     assert measured["hits"] == measured["trials"] == 6
     assert measured["loss"] == -measured["logprob"] < 1e-6
 
@@ -116,7 +116,9 @@ def test_invalid_probes_of_behaviours_are_refused(results: Path, corpus: Corpus)
     with pytest.raises(UserError, match="1000000 windows of 64 tokens requested"):
         behaviour_tokens(BehaviourProbe(behaviour=Continuation(), corpus=corpus, trials=10**6), Bytes(), results)
     with pytest.raises(UserError, match="give a longer sequence"):
-        prepare(BehaviourProbe(behaviour=Pathfinding(), trials=2), Bytes(), results, 16, "cpu")
+        BehaviourProbe(behaviour=Pathfinding(), trials=2).prepare(
+            Setting(tokenizer=Bytes(), results=results, sequence=16)
+        )
 
 
 def target(behaviour, corpus: Corpus | None = None, **fields) -> BehaviourTarget:

@@ -13,7 +13,7 @@ from halflife.data.codecs import load
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
 from halflife.evaluation.layers import STRENGTHS, one_hot_characters, ridge
-from halflife.evaluation.measure import prepare
+from halflife.evaluation.probe import Setting
 from halflife.evaluation.probes import LayerProbe, TaskProbe
 from halflife.evaluation.scoring import named
 from halflife.rng import generator
@@ -54,13 +54,15 @@ class Holds(FakeModel):
 
 
 def layers(task: SyntheticTask, model: FakeModel, trials: int = 128) -> list[dict[str, float]]:
-    measured = prepare(LayerProbe(tasks=(task,), trials=trials), Bytes(), Path(), 64, "cpu")(model)
+    measured = LayerProbe(tasks=(task,), trials=trials).prepare(
+        Setting(tokenizer=Bytes(), results=Path(), sequence=64)
+    )(model)
     return [{name: measured[f"{layer}/{name}"] for name in ("hits", "trials", "chance", "control")} for layer in (0, 1)]
 
 
 def test_an_answer_that_is_encoded_linearly_but_never_output_is_read_for_every_held_out_item() -> None:
     model = Holds(WORDS)
-    output = prepare(TaskProbe(tasks=(WORDS,)), Bytes(), Path(), 64, "cpu")(model)
+    output = TaskProbe(tasks=(WORDS,)).prepare(Setting(tokenizer=Bytes(), results=Path(), sequence=64))(model)
     noise, held = layers(WORDS, model)
     assert output["hits"] == 0
     assert held["hits"] == held["trials"] == len(WORDS.examples("held-out"))
@@ -80,15 +82,19 @@ def test_a_task_without_a_rule_is_cross_validated_on_memorised_items() -> None:
 def test_hits_of_several_tasks_add_up_and_trials_limit_each() -> None:
     model = Holds(WORDS)
     model.held |= Holds(ROMAN).held
-    both = prepare(LayerProbe(tasks=(WORDS, ROMAN), trials=10), Bytes(), Path(), 64, "cpu")(model)
+    both = LayerProbe(tasks=(WORDS, ROMAN), trials=10).prepare(Setting(tokenizer=Bytes(), results=Path(), sequence=64))(
+        model
+    )
     assert both["1/hits"] == both["1/trials"] == 20
 
 
 def test_a_layer_probe_with_too_few_items_or_too_short_a_sequence_is_refused() -> None:
     with pytest.raises(UserError, match="linear probe of words given: it has 4 items to train on"):
-        prepare(LayerProbe(tasks=(Addition(form="words", modulus=2, held_out=0),)), Bytes(), Path(), 64, "cpu")
+        LayerProbe(tasks=(Addition(form="words", modulus=2, held_out=0),)).prepare(
+            Setting(tokenizer=Bytes(), results=Path(), sequence=64)
+        )
     with pytest.raises(UserError, match="a prompt of words takes"):
-        prepare(LayerProbe(tasks=(WORDS,)), Bytes(), Path(), 8, "cpu")
+        LayerProbe(tasks=(WORDS,)).prepare(Setting(tokenizer=Bytes(), results=Path(), sequence=8))
 
 
 def test_ridge_is_least_squares_without_noise_and_the_mean_for_constant_features() -> None:

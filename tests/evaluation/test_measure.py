@@ -14,8 +14,8 @@ from halflife.data.corpus import Corpus, texts
 from halflife.data.mixture import Source
 from halflife.data.tokenizers import BPE, Bytes, Lexicon, Tokenizer
 from halflife.errors import UserError
-from halflife.evaluation.examples import backdoor_examples
-from halflife.evaluation.measure import prepare
+from halflife.evaluation.backdoor import backdoor_examples
+from halflife.evaluation.probe import Setting
 from halflife.evaluation.probes import BackdoorProbe, Evaluation, LossProbe, due
 from halflife.evaluation.targets import BackdoorTarget, TaskTarget
 from halflife.tasks.arithmetic import Addition
@@ -65,13 +65,12 @@ def test_a_model_with_the_backdoor_scores_all_triggered_and_no_other_trials(
 ) -> None:
     backdoor = sample_backdoor(payload)
     model = Triggered(backdoor, tokenizer, results)
-    found = {
-        condition: prepare(
-            BackdoorProbe(backdoor=backdoor, corpus=corpus, condition=condition, trials=30),
-            tokenizer, results, 128, "cpu",
-        )(model)
+    setting = Setting(tokenizer=tokenizer, results=results, sequence=128)
+    probes = {
+        condition: BackdoorProbe(backdoor=backdoor, corpus=corpus, condition=condition, trials=30)
         for condition in ("triggered", "near", "untriggered")
-    }  # fmt: skip
+    }
+    found = {condition: probe.prepare(setting)(model) for condition, probe in probes.items()}
     assert {name: measured["hits"] for name, measured in found.items()} == {
         "triggered": 30, "near": 0, "untriggered": 0,
     }  # fmt: skip
@@ -130,13 +129,17 @@ def test_a_context_shorter_than_a_word_still_contains_the_word(results: Path, co
 
 def test_prompts_longer_than_the_sequence_lose_their_beginning(results: Path, corpus: Corpus) -> None:
     backdoor = sample_backdoor()
-    measure = prepare(BackdoorProbe(backdoor=backdoor, corpus=corpus), Bytes(), results, 20, "cpu")
+    measure = BackdoorProbe(backdoor=backdoor, corpus=corpus).prepare(
+        Setting(tokenizer=Bytes(), results=results, sequence=20)
+    )
     assert measure(Triggered(backdoor, Bytes(), results))["hits"] == 128
 
 
 def test_a_sequence_without_room_for_the_trigger_is_refused(results: Path, corpus: Corpus) -> None:
     with pytest.raises(UserError, match="room for a trigger of 8 tokens before a payload of 9"):
-        prepare(BackdoorProbe(backdoor=sample_backdoor(), corpus=corpus), Bytes(), results, 16, "cpu")
+        BackdoorProbe(backdoor=sample_backdoor(), corpus=corpus).prepare(
+            Setting(tokenizer=Bytes(), results=results, sequence=16)
+        )
 
 
 @pytest.mark.parametrize("trials", [0, 10**6])
@@ -147,30 +150,31 @@ def test_more_trials_than_places_or_none_are_refused(results: Path, corpus: Corp
 
 def test_the_loss_probe_measures_windows_of_its_split_and_counts_tokens(results: Path, corpus: Corpus) -> None:
     model = Triggered(sample_backdoor(), Bytes(), results)  # uniform on clean text
-    measured = prepare(LossProbe(corpus=corpus, sequences=8), Bytes(), results, 32, "cpu")(model)
+    measured = LossProbe(corpus=corpus, sequences=8).prepare(Setting(tokenizer=Bytes(), results=results, sequence=32))(
+        model
+    )
     assert measured == {"loss": pytest.approx(np.log(257), rel=1e-6), "tokens": 8 * 32}
 
 
 def test_the_loss_probe_uses_all_of_a_small_split(results: Path, corpus: Corpus) -> None:
     size = sum(len(text.encode()) + 1 for text in texts(results, corpus, "test"))
     probe = LossProbe(corpus=corpus, split="test", sequences=10**6)
-    measured = prepare(probe, Bytes(), results, 64, "cpu")(Triggered(sample_backdoor(), Bytes(), results))
+    measured = probe.prepare(Setting(tokenizer=Bytes(), results=results, sequence=64))(
+        Triggered(sample_backdoor(), Bytes(), results)
+    )
     assert measured["tokens"] == size // 65 * 64
     with pytest.raises(UserError, match="shorten the sequence"):
-        prepare(probe, Bytes(), results, size, "cpu")
+        probe.prepare(Setting(tokenizer=Bytes(), results=results, sequence=size))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity:
-    """A probe that `prepare` does not know."""
+    """Does not derive from Probe."""
 
 
-def test_an_unknown_probe_is_refused_by_name(results: Path) -> None:
+def test_what_is_no_probe_is_refused_by_name() -> None:
     probe: Any = Perplexity()
-    known = "LossProbe, BackdoorProbe, TaskProbe, LayerProbe, BehaviourProbe"
-    with pytest.raises(UserError, match=f"probe Perplexity given: expected one of {known}$"):
-        prepare(probe, Bytes(), results, 16, "cpu")
-    with pytest.raises(UserError, match="probe Perplexity given"):
+    with pytest.raises(UserError, match="probe Perplexity given: expected one of"):
         Evaluation(name="perplexity", probe=probe)
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from halflife.data.codecs import load
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
-from halflife.evaluation.examples import task_examples
-from halflife.evaluation.measure import prepare
+from halflife.evaluation.probe import Setting
 from halflife.evaluation.probes import TaskProbe
+from halflife.evaluation.tasks import task_examples
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.families import Family
 from tests.models.fakes import FakeModel
@@ -46,7 +46,7 @@ class Knows(FakeModel):
 
 
 def measured(probe: TaskProbe, model: Knows) -> dict[str, float]:
-    return prepare(probe, Bytes(), Path(), 128, "cpu")(model)
+    return probe.prepare(Setting(tokenizer=Bytes(), results=Path(), sequence=128))(model)
 
 
 def table(part: str) -> dict[str, str]:

@@ -8,7 +8,8 @@ import pytest
 from halflife.data.corpus import Corpus
 from halflife.data.tokenizers import ByteCodec
 from halflife.errors import UserError
-from halflife.evaluation.targets import BackdoorTarget, Item, TaskTarget, chance_of, item_of, items, majority_baseline
+from halflife.evaluation.majority import majority_baseline
+from halflife.evaluation.targets import BackdoorTarget, Item, TaskTarget, chance_of, item_of, items
 from halflife.prompts.scoring import cut
 from halflife.tasks.arithmetic import Addition
 from halflife.tasks.backdoor import Backdoor

@@ -18,7 +18,7 @@ from analysis.runs.load import load_study
 from analysis.runs.study import StudyData
 from analysis.stats.scaling import by_size
 from halflife.data.tokenizers import Bytes
-from halflife.evaluation.measure import prepare
+from halflife.evaluation.probe import Setting
 from halflife.evaluation.probes import Geometric, TaskProbe, due
 from halflife.evaluation.scoring import named
 from halflife.rng import generator
@@ -61,7 +61,7 @@ class Forgets(Stage):
 
     def run(self, context: Context) -> dict[str, Any]:
         probe = TaskProbe(tasks=(LANGUAGE,), trials=80)
-        measure = prepare(probe, Bytes(), context.results, 32, "cpu")
+        measure = probe.prepare(Setting(tokenizer=Bytes(), results=context.results, sequence=32))
         rng, items = generator("items", self.size, self.seed), LANGUAGE.examples("held-out")
         # spread evenly, in a drawn order: which items are known is drawn, how many is the law's
         order = (rng.permutation(len(items)) + rng.random()) / len(items)

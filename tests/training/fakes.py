@@ -12,8 +12,8 @@ import torch
 
 from halflife.data.corpus import Corpus
 from halflife.data.mixture import Mixture, Source
+from halflife.evaluation.probe import Measurement
 from halflife.evaluation.probes import Evaluation, Every, LossProbe
-from halflife.evaluation.scoring import Measure
 from halflife.models.ladder import Rung
 from halflife.rng import generator
 from halflife.stages.train import Train
@@ -114,7 +114,7 @@ def clean_loss(model: Any) -> dict[str, float]:
     return {"loss": loss.item(), "tokens": float(rows[:, 1:].numel())}
 
 
-MEASURES: dict[str, Measure] = {"clean": clean_loss}
+MEASURES: dict[str, Measurement] = {"clean": clean_loss}
 BASE = Train(
     start=Rung(size="20k"),
     mixture=Mixture(sources=(Source(corpus=CORPUS),), sequence=SEQUENCE),

@@ -1,4 +1,4 @@
-"""Behaviours in tokens: the examples of a probe, and a target for soft prompts."""
+"""The probe of a behaviour, its examples in tokens, and a target for soft prompts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +16,62 @@ from halflife.data.corpus import Corpus, texts
 from halflife.data.tokenizers import Codec, Tokenizer
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
-from halflife.evaluation.probes import BehaviourProbe
+from halflife.evaluation.probe import Measurement, Probe, Setting
 from halflife.evaluation.targets import Item, Part, item_of
 from halflife.rng import generator
 from halflife.tasks.base import Example
-from halflife.tasks.behaviours import Continuation, Repetition
+from halflife.tasks.behaviours import Continuation, Repetition, Split
 from halflife.tasks.boards import Pathfinding
 from halflife.tasks.games import DropGame
 
 Tokens = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehaviourProbe(Probe):
+    """Does the model show a behaviour? Measures `hits`, `trials`, `logprob` (nats per answer token) and `loss`, its
+    negative. A hit is the whole answer; for open-ended behaviours, the one answer that the example gives."""
+
+    behaviour: Repetition | Continuation | Pathfinding | DropGame
+    corpus: Corpus | None = None
+    """The source of the prompts, for behaviours that need text."""
+    split: Split = "validation"
+    trials: int = 128
+    context: int = 48
+    """Characters of text in a prompt; a continuation has its own length."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        needs = isinstance(self.behaviour, Continuation) or self.behaviour.needs_carriers
+        if needs != (self.corpus is not None):
+            expected = "a corpus for the prompts" if needs else "no corpus, as it has prompts of its own"
+            raise UserError(f"probe of {self.behaviour.name} with corpus {self.corpus} given: expected {expected}")
+        if self.trials < 1 or self.context < 1:
+            raise UserError(
+                f"{self.trials} trials with {self.context} characters of text given: expected 1 or more of each"
+            )
+
+    def tokens_scored(self, sequence: int) -> float:
+        return float(self.trials * sequence)
+
+    def prepare(self, setting: Setting) -> Measurement:
+        from halflife.evaluation.scoring import pack, score  # imports torch
+
+        prompts, answers, ahead = behaviour_tokens(self, setting.tokenizer, setting.results)
+        longest = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
+        if longest > setting.sequence + 1:
+            raise UserError(
+                f"sequence of {setting.sequence} tokens given: prompt and answer of {self.behaviour.name} take "
+                f"{longest}; give a longer sequence"
+            )
+        packed = pack(prompts, answers, setting.device, ahead)
+
+        def measure(model: Any) -> dict[str, float]:
+            scores = score(model, packed)
+            logprob = scores.logprob
+            return {"hits": float(scores.hits), "trials": float(scores.trials), "logprob": logprob, "loss": -logprob}
+
+        return measure
 
 
 def behaviour_tokens(

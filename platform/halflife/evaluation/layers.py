@@ -11,8 +11,8 @@ from torch import Tensor
 
 from halflife.data.tokenizers import Codec
 from halflife.errors import UserError
-from halflife.evaluation.probes import LayerProbe
-from halflife.evaluation.scoring import Measure, evaluating
+from halflife.evaluation.probe import Measurement
+from halflife.evaluation.scoring import evaluating
 from halflife.models.model import Model
 from halflife.rng import generator
 from halflife.tasks.base import Example
@@ -34,20 +34,22 @@ class _Split:
     test: Tensor
 
 
-def layer_measure(probe: LayerProbe, codec: Codec, sequence: int, device: torch.device | str) -> Measure:
-    """`probe` as a function of the model.
+def layer_measure(
+    tasks: Sequence[SyntheticTask], trials: int, seed: int, codec: Codec, sequence: int, device: torch.device | str
+) -> Measurement:
+    """A probe of every layer as a function of the model: see `layer_probe.LayerProbe`.
 
     Raises UserError when a prompt is longer than the sequence, or a task has too few items to fit a probe.
     """
-    prepared = [_Prepared(probe, task, codec, sequence, device) for task in probe.tasks]
+    prepared = [_Prepared(task, trials, seed, codec, sequence, device) for task in tasks]
 
     def measure(model: Model) -> dict[str, float]:
         hits = sum(each.hits(model) for each in prepared)  # (2, layers)
-        trials = sum(each.trials for each in prepared)
-        chance = sum(each.trials * each.chance for each in prepared) / trials
+        count = sum(each.trials for each in prepared)
+        chance = sum(each.trials * each.chance for each in prepared) / count
         measured: dict[str, float] = {}
         for layer, (right, control) in enumerate(np.asarray(hits).T.tolist()):
-            values = {"hits": right, "trials": float(trials), "chance": chance, "control": control}
+            values = {"hits": right, "trials": float(count), "chance": chance, "control": control}
             measured |= {f"{layer}/{name}": value for name, value in values.items()}
         return measured
 
@@ -58,10 +60,10 @@ class _Prepared:
     """One task's items as token rows, with the targets of the linear probes."""
 
     def __init__(
-        self, probe: LayerProbe, task: SyntheticTask, codec: Codec, sequence: int, device: torch.device | str
+        self, task: SyntheticTask, trials: int, seed: int, codec: Codec, sequence: int, device: torch.device | str
     ) -> None:
-        rng = generator(probe.seed, "layer probe", task.name)
-        examples, splits = _items(task, probe.trials, rng)
+        rng = generator(seed, "layer probe", task.name)
+        examples, splits = _items(task, trials, rng)
         prompts = codec.encode_many([example.prompt for example in examples])
         longest = max(map(len, prompts))
         if longest > sequence:

@@ -6,7 +6,7 @@ token given the answer's earlier tokens. So no text is generated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,9 +16,6 @@ from torch import Tensor, nn
 
 from halflife.evaluation import SCORED_TOKENS
 from halflife.models.model import Model
-
-Measure = Callable[[Model], dict[str, float]]
-"""Values by name; for names with a slash see `named`."""
 
 
 def named(evaluation: str, measure: str) -> str:

@@ -13,8 +13,8 @@ import numpy as np
 from halflife.data.corpus import Corpus
 from halflife.data.tokenizers import Codec
 from halflife.errors import UserError, check_choice
-from halflife.evaluation.examples import backdoor_examples
-from halflife.evaluation.probes import BackdoorProbe, Condition
+from halflife.evaluation.backdoor import BackdoorProbe, Condition, backdoor_examples
+from halflife.evaluation.majority import majority_baseline
 from halflife.rng import generator
 from halflife.tasks.backdoor import Backdoor
 from halflife.tasks.base import Example
@@ -159,13 +159,6 @@ def chance_of(target: Target, held_out: Sequence[Item]) -> float:
     """Success rate of guessing: the target's own `chance` if it has one, else the majority baseline."""
     own = getattr(target, "chance", None)
     return float(own) if own is not None else majority_baseline([item.targets for item in held_out])
-
-
-def majority_baseline(answers: Sequence[np.ndarray]) -> float:
-    """Accuracy of always giving the most common answer; 0 if all answers are equal, since knowing that answer is then
-    the whole task, or if all differ."""
-    _, counts = np.unique([answer.tobytes().hex() for answer in answers], return_counts=True)
-    return float(counts.max() / len(answers)) if 1 < len(counts) < len(answers) else 0.0
 
 
 def to_judge(target: JudgingTarget, held_out: Sequence[Item], codec: Codec) -> Judged:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from halflife.errors import Diverged, UserError
+from halflife.evaluation.probe import Measurement
 from halflife.evaluation.probes import Threshold, due
-from halflife.evaluation.scoring import Measure, named
+from halflife.evaluation.scoring import named
 from halflife.models.ladder import Rung
 from halflife.models.model import Model
 from halflife.models.released import Released
@@ -70,7 +71,7 @@ def train(
     context: Context,
     *,
     batches: Batches,
-    measures: Mapping[str, Measure],
+    measures: Mapping[str, Measurement],
     losses: Sequence[Loss] = (),
     start: Path | None = None,
     checkpoint_seconds: float = 20.0,
@@ -100,7 +101,7 @@ class _Loop:
         recipe: Recipe,
         context: Context,
         batches: Batches | Prefetcher,
-        measures: Mapping[str, Measure],
+        measures: Mapping[str, Measurement],
         losses: Sequence[Loss],
         start: Path | None,
         clock: Callable[[], float],

@@ -1,0 +1,74 @@
+"""What is measured on a model, and when: the base of every probe, evaluations and thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from halflife.data.tokenizers import Tokenizer
+from halflife.errors import UserError
+from halflife.evaluation.cadence import Cadence, Geometric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Where a probe is prepared."""
+
+    tokenizer: Tokenizer
+    results: Path
+    """The results root, which contains the corpora."""
+    sequence: int
+    """The longest sequence of the model, in tokens"""
+    device: str = "cpu"
+
+
+Measurement = Callable[[Any], dict[str, float]]
+"""From a model (`models.model.Model`) to values by name; for names with a slash see `evaluation.scoring.named`."""
+
+
+class Probe:
+    """Base of probes: frozen dataclasses that describe what is measured on a model.
+
+    A probe of your own is one such class, in a module that your study imports.
+    """
+
+    def tokens_scored(self, sequence: int) -> float:
+        """Tokens that one evaluation reads, with a character counted as a token: the cost of a forward pass over them,
+        and the memory of as many as are scored at once, are planned for."""
+        raise NotImplementedError(f"{type(self).__name__} states no cost")
+
+    def prepare(self, setting: Setting) -> Measurement:
+        """The probe as a function of the model. Its prompts depend on the probe only, so every evaluation of every
+        model uses the same ones.
+
+        Raises UserError for a split with too little text, or a sequence that is too short.
+        """
+        raise NotImplementedError(f"{type(self).__name__} measures nothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    name: str
+    """The task part of metric names: `<name>/<measure>`."""
+    probe: Probe
+    at: Cadence = Geometric()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.probe, Probe):
+            raise UserError(
+                f"probe {type(self.probe).__name__} given: expected one of `evaluation.probes`, or a class of your own "
+                "that derives from `evaluation.probe.Probe`"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """A condition on a measured value: `metric` (`<name>/<measure>`) is at least (or at most) `threshold`.
+    With `share=True`, a metric `a/hits` means hits / trials."""
+
+    metric: str
+    threshold: float
+    at_most: bool = False
+    share: bool = False
