@@ -208,6 +208,11 @@ def test_a_downloaded_folder_keeps_its_identity_without_being_read(results: Path
     assert digest_of("0" * 64, noted) != plain.digest  # it was not read
     assert digest_of("0" * 64, noted - 60) == plain.digest
     assert digest_of("0" * 40, noted) == plain.digest  # of a small file, git's digest
+    blob = tmp_path / "blobs" / digest  # as in huggingface_hub's cache
+    blob.parent.mkdir()
+    (folder / SINGLE).rename(blob)
+    (folder / SINGLE).symlink_to(blob)
+    assert digests.downloaded_digest(folder / SINGLE) == digest
 
 
 @pytest.mark.parametrize(
