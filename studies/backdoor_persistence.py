@@ -383,7 +383,7 @@ def _check_texts(
 ) -> None:
     """Raises UserError as `round_trip.check` does, and when the user's own text has too few places for the prompts."""
     cells = [Cell(settings, corpora, settings.sizes[0], seed) for seed in range(settings.seeds)]
-    backdoors = {cell.backdoor(kind, part) for cell in cells for kind in settings.payload for part in ("old", "new")}
+    backdoors = [cell.backdoor(kind, part) for part in ("old", "new") for cell in cells for kind in settings.payload]
     for tokenizer in {start.tokenizer for start in begin.values()}:
         round_trip.check(backdoors, set(itertools.chain(*corpora.values())), tokenizer, results)
     if settings.corpus not in SHIFTED:

@@ -16,6 +16,8 @@ from halflife.data import corpus as corpora
 from halflife.data import hugging_face
 from halflife.data.corpus import occurrences, prepare_corpus, read_documents, texts
 from halflife.data.hugging_face import DEFAULT_BYTES, parse
+from halflife.data.mixture import Mixture, Source
+from halflife.data.notes import text_notes
 from halflife.data.tokenizers import Bytes
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
@@ -76,6 +78,10 @@ def test_what_a_datasets_splits_share_is_left_out_of_train_and_counted(tmp_path:
     assert [texts(tmp_path, corpus, name) for name in corpora.SPLITS] == [ROWS[:300], ROWS[300:350], ROWS[350:]]
     left_out = manifest(tmp_path, corpus)["left_out"]
     assert left_out == {"train": {"copies": 8, "near copies": 2}, "validation": {"copies": 2, "near copies": 0}}
+    assert text_notes([Mixture(sources=(Source(corpus=corpus),))], tmp_path) == [
+        "leaky: 10 documents of train are left out, as copies (8) or near copies (2) of held-out ones",
+        "leaky: 2 documents of validation are left out, as copies (2) or near copies (0) of held-out ones",
+    ]
 
 
 def test_a_dataset_whose_splits_share_nothing_keeps_its_identity_and_is_read_once(

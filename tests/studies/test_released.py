@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from halflife.data.tokenizers import Pretrained
 from halflife.errors import UserError
@@ -13,6 +17,7 @@ from halflife.models.released import Released
 from halflife.stages.train import Train
 from halflife.store.plan import Plan
 from halflife.store.store import Store
+from halflife.sweep.launch import run
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
 from halflife.training.parameters import LoRA
@@ -88,6 +93,29 @@ def test_what_cannot_be_run_is_one_line(
     with pytest.raises(UserError, match=line) as refused:
         study.build("smoke", settings(models, text, **changes), site)
     assert "\n" not in str(refused.value)
+
+
+def test_a_trigger_that_the_tokenizer_of_any_model_changes_is_refused(
+    models: tuple[str, ...], text: str, site: ExecutionSite, tmp_path: Path
+) -> None:
+    lower = shutil.copytree(models[0], tmp_path / "lower")
+    spec = json.loads((lower / "tokenizer.json").read_text()) | {"normalizer": {"type": "Lowercase"}}
+    (lower / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(UserError, match="trigger 'ZQX' given: the tokenizer gives back 'zqx'; expected a text that"):
+        study.build("smoke", settings((models[1], str(lower)), text, trigger="ZQX"), site)
+
+
+def test_a_plan_says_what_its_texts_splits_shared(models: tuple[str, ...], text: str, tmp_path: Path) -> None:
+    rows = Path(text).read_text().split("\n\n")
+    documents = ["\n".join(rows[first : first + 10]) for first in range(0, len(rows), 10)]
+    (tmp_path / "leaky").mkdir()
+    for name, part in {"train": documents, "validation": documents[:15], "test": documents[20:35]}.items():
+        lines = [json.dumps({"text": document}) + "\n" for document in part]
+        (tmp_path / "leaky" / f"{name}.jsonl").write_text("".join(lines))
+    site = ExecutionSite(results=tmp_path / "results", dry_run=True)
+    shown = io.StringIO()
+    run(study.build("smoke", settings(models[:1], f"hf:{tmp_path}/leaky"), site), site, Console(file=shown, width=200))
+    assert "leaky: 30 documents of train are left out, as copies (30)" in shown.getvalue()
 
 
 def test_two_models_of_one_name_are_refused(

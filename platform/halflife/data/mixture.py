@@ -216,6 +216,6 @@ def check(mixture: Mixture, results: Path, *, batch_tokens: int, steps: int) -> 
     """
     corpora = {source.corpus for source in mixture.sources if isinstance(source.corpus, Corpus)}
     corpora |= {planting.corpus for planting in mixture.plantings}
-    backdoors = {planting.backdoor for planting in mixture.plantings}
+    backdoors = [planting.backdoor for planting in mixture.plantings]
     round_trip.check(backdoors, corpora, mixture.tokenizer, Path(results))
     Batches(mixture, results, batch_tokens=batch_tokens, steps=steps, key=("check",))

@@ -19,8 +19,9 @@ def text_notes(mixtures: Iterable[Mixture], results: Path) -> list[str]:
         for corpus in texts | {planting.corpus for planting in mixture.plantings}:
             name = corpus.label or corpus.digest
             for split, counts in (left_out(results, corpus) or {}).items():
-                kinds = " and ".join(f"{count:,} {kind}" for kind, count in counts.items())
-                lines.add(f"{name}: {kinds} of held-out documents are left out of {split}")
+                kinds = " or ".join(f"{kind} ({count:,})" for kind, count in counts.items())
+                total = sum(counts.values())
+                lines.add(f"{name}: {total:,} documents of {split} are left out, as {kinds} of held-out ones")
             if not isinstance(mixture.tokenizer, Pretrained):
                 continue
             found = measured(results, corpus, "train", mixture.tokenizer)

@@ -29,12 +29,12 @@ def check(backdoors: Iterable[Backdoor], corpora: Iterable[Corpus], tokenizer: T
     Raises UserError when a trigger occurs in a text, and when the tokenizer loses a trigger, a payload, or too much of
     a text.
     """
-    backdoors = set(backdoors)
+    backdoors = list(dict.fromkeys(backdoors))
     for backdoor in backdoors:
         _check_backdoor(backdoor, load(tokenizer, results))
     for corpus in corpora:
         _check_text(corpus, tokenizer, results)
-        for trigger in {backdoor.trigger for backdoor in backdoors}:
+        for trigger in dict.fromkeys(backdoor.trigger for backdoor in backdoors):
             _check_trigger(trigger, corpus, tokenizer, results)
 
 
@@ -85,8 +85,8 @@ def _check_returns(what: str, text: str, before: str, codec: Codec) -> None:
     if not back.endswith(text) or (not before and back != text):
         place = f"{before + text!r} as " if before else ""
         raise UserError(
-            f"{what} {text!r} given: the tokenizer gives back {place}{back!r}; expected a text that it keeps: choose "
-            "another one, or a model with another tokenizer"
+            f"{what} {text!r} given: the tokenizer gives back {place}{back!r}; expected a text that it keeps: choose a "
+            "model with another tokenizer, or another text if this one was not drawn"
         )
 
 
