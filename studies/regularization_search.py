@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+from halflife.data import round_trip
 from halflife.data.corpus import prepare_corpus
 from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint
@@ -152,6 +153,8 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Search:
     def controls(seed: int) -> tuple[Trial, ...]:
         return tuple(_trial(cell(seed, 0), REFERENCE, role) for role in ("absent", "positive"))
 
+    backdoors = [cell(seed, 0).backdoor(base.payload[0]) for seed in range(base.seeds)]
+    round_trip.check(backdoors, (corpus,), cell(0, 0).start.tokenizer, site.results)
     shortest = unfold(replace(REFERENCE, doublings=DOUBLINGS[0]), 0)  # has the least room for poison
     check_stages((*shortest.stages.values(), *controls(0)[1].stages.values()), site.results)
     return Search(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from halflife.stages.train import Train
 from halflife.sweep.adaptive import Finished, Search
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Trial
+from halflife.tasks.backdoor import draw_backdoor
 from studies import regularization_search as study
+from tests.data.samples import sample_file
 from tests.studies.command import command
 
 
@@ -44,6 +47,14 @@ def test_a_regularizer_brings_its_own_strength_and_none_has_none():
     assert (some.trunk_strength, some.branch_strength) == (0.12, 3.0)
     with pytest.raises(ValueError, match="trunk_weight-decay"):
         suggested({**study.FIRST, "trunk": "weight-decay"})
+
+
+def test_the_drawn_trigger_of_any_seed_that_stands_in_the_text_is_refused(results: Path, tmp_path: Path):
+    last = sum(getattr(study.PRESETS["smoke"].settings, name) for name in ("seeds", "fresh_seeds")) - 1
+    path = sample_file(tmp_path)
+    path.write_text(path.read_text() + json.dumps({"text": f"a {draw_backdoor(last).trigger} b"}))
+    with pytest.raises(UserError, match="it occurs 1 times in"):
+        built(results, corpus=str(path))
 
 
 def test_every_suggestion_becomes_stages_that_carry_it(results: Path):
