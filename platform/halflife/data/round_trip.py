@@ -85,8 +85,8 @@ def _check_returns(what: str, text: str, before: str, codec: Codec) -> None:
     if not back.endswith(text) or (not before and back != text):
         place = f"{before + text!r} as " if before else ""
         raise UserError(
-            f"{what} {text!r} given: the tokenizer gives back {place}{back!r}; expected a text that it keeps: choose a "
-            "model with another tokenizer, or another text if this one was not drawn"
+            f"{what} {text!r} given: the tokenizer gives back {place}{back!r}; expected a text that it keeps: choose "
+            "another one if you gave it, else a model with another tokenizer"
         )
 
 
