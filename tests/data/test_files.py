@@ -69,9 +69,11 @@ def test_a_byte_order_mark_of_a_text_file_is_no_text(tmp_path: Path) -> None:
         (tmp_path / name).write_text(sentences(ord(name[0]), 200), encoding="utf-8-sig")
     corpus = prepare_corpus(str(tmp_path / "*.txt"), tmp_path)
     assert not read_documents(tmp_path, corpus)["text"].str.contains("\ufeff").any()
-    (tmp_path / "plain.txt").write_text(sentences(1, 200))
+    (tmp_path / "plain.txt").write_text(sentences(1, 200) + "é" * (files.PIECE // 2 + 1))
+    (tmp_path / "wide.txt").write_text("é" * (files.PIECE + 1))
     versions = [file.version for file in files.find(str(tmp_path / "*.txt"))]
-    assert versions == [files.TEXT_VERSION, files.TEXT_VERSION, files.READING_VERSION]  # others keep their identity
+    marked, plain = files.TEXT_VERSION, files.READING_VERSION  # other texts keep their identity
+    assert versions == [marked, marked, plain, marked]
 
 
 def test_a_chat_is_read_as_lines_of_its_roles(tmp_path: Path) -> None:

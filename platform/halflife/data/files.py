@@ -65,12 +65,13 @@ def find(spec: str) -> list[File]:
 
 
 def _version(path: Path) -> int:
-    if suffix_of(path) != ".txt":
+    if path.suffix.lower() != ".txt":
         return READING_VERSION
     with open(path, "rb") as file:
         marked = file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
-    long = any(len(line) > PIECE for line in whole(path).split("\n"))
-    return TEXT_VERSION if marked or long else READING_VERSION
+        long = (line.decode(errors="replace").splitlines() for line in file if len(line) > PIECE)  # bytes, then text
+        changed = marked or any(len(part) > PIECE for parts in long for part in parts)
+    return TEXT_VERSION if changed else READING_VERSION
 
 
 def _paths(spec: str) -> Iterator[str]:
