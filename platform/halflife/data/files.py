@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from halflife.data.deduplication import Seen
 from halflife.data.embedded import Document
 from halflife.data.readers import COMPRESSED, SUFFIXES, cleaned, suffix_of, values, whole
@@ -65,13 +67,15 @@ def find(spec: str) -> list[File]:
 
 
 def _version(path: Path) -> int:
-    if path.suffix.lower() != ".txt":
+    """From the bytes of a text: only lines of more bytes than a piece has characters are decoded."""
+    if path.suffix.lower() != ".txt" or not path.stat().st_size:
         return READING_VERSION
-    with open(path, "rb") as file:
-        marked = file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
-        long = (line.decode(errors="replace").splitlines() for line in file if len(line) > PIECE)  # bytes, then text
-        changed = marked or any(len(part) > PIECE for parts in long for part in parts)
-    return TEXT_VERSION if changed else READING_VERSION
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    ends = np.concatenate([[-1], np.flatnonzero(data == ord("\n")), [len(data)]])
+    long = np.flatnonzero(np.diff(ends) > PIECE)
+    lines = (data[ends[index] + 1 : ends[index + 1]].tobytes().decode(errors="replace") for index in long)
+    changed = any(len(part) > PIECE for line in lines for part in line.splitlines())
+    return TEXT_VERSION if changed or data[:3].tobytes() == codecs.BOM_UTF8 else READING_VERSION
 
 
 def _paths(spec: str) -> Iterator[str]:
