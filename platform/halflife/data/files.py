@@ -7,12 +7,11 @@ import glob
 import hashlib
 import json
 import math
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from halflife.data.deduplication import Seen
 from halflife.data.embedded import Document
@@ -67,15 +66,22 @@ def find(spec: str) -> list[File]:
 
 
 def _version(path: Path) -> int:
-    """From the bytes of a text: only lines of more bytes than a piece has characters are decoded."""
+    """From the bytes of a text, most of which are skipped: to the last line end within a piece's length."""
     if path.suffix.lower() != ".txt" or not path.stat().st_size:
         return READING_VERSION
-    data = np.memmap(path, dtype=np.uint8, mode="r")
-    ends = np.concatenate([[-1], np.flatnonzero(data == ord("\n")), [len(data)]])
-    long = np.flatnonzero(np.diff(ends) > PIECE)
-    lines = (data[ends[index] + 1 : ends[index + 1]].tobytes().decode(errors="replace") for index in long)
-    changed = any(len(part) > PIECE for line in lines for part in line.splitlines())
-    return TEXT_VERSION if changed or data[:3].tobytes() == codecs.BOM_UTF8 else READING_VERSION
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[:3] == codecs.BOM_UTF8:
+            return TEXT_VERSION
+        start = 0
+        while len(data) - start > PIECE:
+            end = data.rfind(b"\n", start, start + PIECE + 1)
+            if end < 0:  # many bytes, but perhaps fewer characters
+                end = data.find(b"\n", start)
+                end = len(data) if end < 0 else end
+                if any(len(line) > PIECE for line in data[start:end].decode(errors="replace").splitlines()):
+                    return TEXT_VERSION
+            start = end + 1
+    return READING_VERSION
 
 
 def _paths(spec: str) -> Iterator[str]:
