@@ -24,6 +24,7 @@ from halflife.models.ladder import Rung
 from halflife.prompts.attacks import PromptAttacks
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.soft_prompt import SoftPrompt, initial
+from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
 from halflife.sweep.cli import Preset, main
@@ -261,7 +262,7 @@ class Cell:
         guard = GUARD if protection == "guard" else ""
         attacked = Attacked(task=self.skill, called=called or protection, guard=guard, seed=self.seed)
         return FitSoftPrompts(
-            model=Checkpoint(stage=model),
+            subject=Subject(model=Checkpoint(stage=model)),
             targets=(TaskTarget(task=attacked, evaluate_on="held-out", seed=self.seed),),
             prompts=self.prompts(protection),
             examples=settings.examples,

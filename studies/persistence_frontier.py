@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from halflife.evaluation.probes import Geometric, Threshold
@@ -141,7 +141,7 @@ def suggest(trial: BaseTrial) -> Suggested:
 class Onward(Cell):
     """A cell whose branch learns one more language than its trunk did."""
 
-    @property
+    @cached_property
     def family(self) -> Family:
         return replace(super().family, size=self.settings.languages + 1)
 
@@ -153,7 +153,7 @@ class Onward(Cell):
     def before(self) -> tuple[SyntheticTask, ...]:
         return self.family.without((self.new.name,))
 
-    @property
+    @cached_property
     def kept(self) -> tuple[SyntheticTask, ...]:
         return tuple(language for language in super().kept if language != self.new)
 

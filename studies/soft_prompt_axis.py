@@ -13,6 +13,7 @@ from halflife.errors import UserError
 from halflife.evaluation.targets import Target, TaskTarget
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.soft_prompt import SoftPrompt
+from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
 
@@ -57,7 +58,7 @@ def elicitation(branch: Train, target: Target, tokens: tuple[int, ...], seed: in
     moments = {"at-the-drop": branch.start, "after-the-decay": Checkpoint(stage=branch)}
     return {
         f"prompts-{moment}": FitSoftPrompts(
-            model=model,
+            subject=Subject(model=model),
             targets=(target,),
             prompts=prompts(tokens),
             examples=examples,

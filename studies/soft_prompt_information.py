@@ -29,6 +29,7 @@ from halflife.prompts.measure_stage import MeasureSoftPrompts
 from halflife.prompts.search_stage import FindDistance
 from halflife.prompts.soft_prompt import Linear, SoftPrompt, Text
 from halflife.rng import generator
+from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
 from halflife.sweep.cli import main
@@ -206,8 +207,10 @@ class Models:
         if isinstance(frozen.model, Released):
             tokenizer = self.start.tokenizer
         chosen = prompts(self.settings, **kind)
-        common: dict[str, Any] = {"model": frozen.model, "targets": (target,), "tokenizer": tokenizer}
-        common["judged"] = name in CONDITIONAL
+        subject = Subject(
+            model=frozen.model, tokenizer=tokenizer, seed=self.seed if isinstance(frozen.model, Rung) else 0
+        )
+        common: dict[str, Any] = {"subject": subject, "targets": (target,), "judged": name in CONDITIONAL}
         stage = fit(self.settings, self.seed, prompts=chosen, **common, **({"steps": 0} if unfitted else {}))
         stages: dict[str, Stage] = {**frozen.stages, PHASE: stage}
         ks = sorted(self.settings.tokens)
@@ -215,10 +218,10 @@ class Models:
             warm = tuple(warm_started(chosen, stage, before, after) for before, after in pairwise(ks[1:]))
             stages["warm"] = fit(self.settings, self.seed, prompts=warm, **common)
         if not unfitted and not kind:
-            stages |= self.measured(stage, chosen, tokenizer)
+            stages |= self.measured(stage, chosen)
         return stages
 
-    def measured(self, stage: FitSoftPrompts, chosen: tuple[SoftPrompt, ...], tokenizer: Any) -> dict[str, Stage]:
+    def measured(self, stage: FitSoftPrompts, chosen: tuple[SoftPrompt, ...]) -> dict[str, Stage]:
         """Further phases of a trial, as the settings request: bits, subspaces, fragility, and C to one token."""
         settings, stages = self.settings, {}
         first = [prompt for prompt in chosen if prompt.tokens and not prompt.restart]
@@ -236,8 +239,8 @@ class Models:
         if settings.bisect:
             assert settings.matched_loss is not None
             stages["search"] = FindDistance(
-                model=stage.model, target=stage.targets[0], prompt=replace(largest, label=""),
-                threshold=settings.matched_loss, restarts=settings.restarts, tokenizer=tokenizer,
+                subject=stage.subject, target=stage.targets[0], prompt=replace(largest, label=""),
+                threshold=settings.matched_loss, restarts=settings.restarts,
                 examples=settings.examples[0], num_eval=settings.num_eval, steps=settings.steps,
                 batch=settings.batch_size, seed=self.seed,
             )  # fmt: skip
@@ -302,13 +305,13 @@ def _controls(models: Models) -> Iterator[Trial]:
         target = models.target(name)
         prompt = SoftPrompt(tokens=max(settings.tokens), position=position(settings), initial=text, label=HARD)
     tokenizer = models.start.tokenizer if isinstance(present.model, Released) else None
-    common: dict[str, Any] = {"targets": (target,), "tokenizer": tokenizer}
-    stage = fit(settings, models.seed, model=present.model, prompts=(prompt,), steps=0, **common)
+    subject = Subject(model=present.model, tokenizer=tokenizer)
+    stage = fit(settings, models.seed, subject=subject, targets=(target,), prompts=(prompt,), steps=0)
     yield _trial(models, name, {**present.stages, PHASE: stage}, "positive")
     if not set(settings.behaviours) & (set(TRAINED_IN) - {"detuning"}):
         # there is none of a released model's size: it has its own size, and no difference is taken
         rung = Rung(size=models.size) if isinstance(models.start.model, Rung) else Rung(size="1m")
-        untrained = models.fitted(Frozen(rung, {}), target, name, tokenizer=stage.codec)
+        untrained = models.fitted(Frozen(rung, {}), target, name, tokenizer=subject.codec)
         trial = _trial(models, name, untrained, "absent")
         yield replace(trial, parameters=trial.parameters | {"size": rung.size, "parameters": rung.parameters})
 

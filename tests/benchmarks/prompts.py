@@ -16,8 +16,8 @@ from halflife.evaluation.targets import Item, TargetItems
 from halflife.models.decoder import Decoder
 from halflife.models.hugging_face import HuggingFaceModel
 from halflife.models.ladder import Rung
+from halflife.models.start import freeze
 from halflife.prompts.batch import scale_of
-from halflife.prompts.frozen import freeze
 from halflife.prompts.groups import PromptGroup, Run, grouped
 from halflife.prompts.soft_prompt import FitConfig, SoftPrompt
 from halflife.training.torch_engine import keep_memory

@@ -11,7 +11,7 @@ import torch
 
 from halflife.errors import UserError
 from halflife.models import hugging_face
-from halflife.models.edits import Add, At
+from halflife.models.changes import Add, At
 from halflife.models.hooks import edited, tapped
 from halflife.models.kv_cache import KVCache
 from halflife.models.model import Model

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from halflife.errors import UserError
+from halflife.models.changes import Add, AddByActivation, Affine, At, Noise, ProjectOut, Replace, Splice
 from halflife.models.decoder import Decoder
-from halflife.models.edits import Add, AddByActivation, Affine, At, Noise, ProjectOut, Replace, Splice
 from halflife.models.hooks import Change, edited, tapped
 from halflife.models.ladder import Rung
 from halflife.models.sites import Part, Site

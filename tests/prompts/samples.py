@@ -10,8 +10,8 @@ import torch
 from halflife.evaluation.targets import Item, TargetItems
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
+from halflife.models.start import freeze
 from halflife.prompts.batch import scale_of
-from halflife.prompts.frozen import freeze
 from halflife.prompts.groups import Run
 from halflife.prompts.soft_prompt import FitConfig, SoftPrompt
 from halflife.rng import generator

@@ -16,6 +16,7 @@ from halflife.prompts.measure_stage import MeasureSoftPrompts
 from halflife.prompts.search_stage import FindDistance
 from halflife.prompts.soft_prompt import SoftPrompt
 from halflife.stages.fisher import Fisher
+from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.plan import Plan
 from halflife.store.run import Unavailable, run_stage
@@ -43,18 +44,20 @@ DIVERGED = Checkpoint(stage=replace(TRUNK, optimizer=SGD(learning_rate=1e42, wei
 
 def fit(model: Checkpoint, **changes: object) -> FitSoftPrompts:
     fields = {"targets": (TARGET,), "prompts": PROMPTS, "examples": 8, "num_eval": 8, "steps": 2, **changes}
-    return FitSoftPrompts(model=model, **fields)  # pyright: ignore[reportArgumentType]
+    return FitSoftPrompts(subject=Subject(model=model), **fields)  # pyright: ignore[reportArgumentType]
 
 
 def find(model: Checkpoint) -> FindDistance:
-    return FindDistance(model=model, target=TARGET, prompt=PROMPTS[1], threshold=1.0, examples=8, num_eval=8, steps=2)
+    return FindDistance(
+        subject=Subject(model=model), target=TARGET, prompt=PROMPTS[1], threshold=1.0, examples=8, num_eval=8, steps=2
+    )
 
 
 def children(model: Checkpoint) -> dict[str, Stage]:
     """One stage of each kind that reads a checkpoint."""
     return {
         "train": replace(TRUNK, start=model, optimizer_state="reset"),
-        "fisher": Fisher(model=model, mixture=TRUNK.mixture, batches=1),
+        "fisher": Fisher(subject=Subject(model=model), mixture=TRUNK.mixture, batches=1),
         "fit": fit(model),
         "find": find(model),
         "measure": MeasureSoftPrompts(fit=fit(model), prompts=("two",), bits=(8,), fragile=False),

@@ -20,6 +20,7 @@ from halflife.models.ladder import Rung
 from halflife.prompts import results as prompt_results
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.soft_prompt import Linear, Noise, SoftPrompt, Text, WarmStart, Words, initial
+from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.attempt import Attempt
 from halflife.store.run import run_stage
@@ -31,8 +32,7 @@ from halflife.training.optimizers import AdamW
 
 ADDITION = TaskTarget(task=Addition(form="words"))
 STAGE = FitSoftPrompts(
-    model=Rung(size="20k"),
-    tokenizer=Bytes(),
+    subject=Subject(model=Rung(size="20k"), tokenizer=Bytes()),
     targets=(ADDITION,),
     prompts=(SoftPrompt(tokens=0), SoftPrompt(tokens=2), SoftPrompt(tokens=2, restart=1)),
     examples=16,
@@ -81,8 +81,8 @@ def test_a_stage_leaves_losses_of_items_prompts_and_points(tmp_path: Path) -> No
     points = Store(tmp_path).points(stage)
     assert points.filter(pl.col("name") == f"{names[1]}/loss")["step"].n_unique() == 3
     fitted = prompt_results.read(folder / "final")
-    assert fitted[names[1]].vectors().shape == (2, STAGE.architecture.width)
-    assert fitted[names[0]].vectors().shape == (0, STAGE.architecture.width)
+    assert fitted[names[1]].vectors().shape == (2, STAGE.subject.architecture.width)
+    assert fitted[names[0]].vectors().shape == (0, STAGE.subject.architecture.width)
 
 
 def test_restarts_differ_and_the_same_stage_is_the_same(tmp_path: Path) -> None:
@@ -184,8 +184,11 @@ def test_completions_are_judged_by_the_task_and_chance_is_recorded(tmp_path: Pat
         (lambda: initial("zeros"), "unknown initialization 'zeros'"),
         (lambda: SoftPrompt(tokens=1, initial="noise"), "initialized from 'noise'"),  # pyright: ignore[reportArgumentType]
         (lambda: SoftPrompt(tokens=1, model="tree"), "input model 'tree' given"),  # pyright: ignore[reportArgumentType]
-        (lambda: replace(STAGE, model=Checkpoint(stage=TRUNK), prompts=(SoftPrompt(tokens=64),)), "reads at most 64"),
-        (lambda: replace(STAGE, tokenizer=None), "without a tokenizer"),
+        (
+            lambda: replace(STAGE, subject=Subject(model=Checkpoint(stage=TRUNK)), prompts=(SoftPrompt(tokens=64),)),
+            "reads at most 64",
+        ),
+        (lambda: Subject(model=Rung(size="20k")), "without a tokenizer"),
         (lambda: replace(STAGE, prompts=STAGE.prompts[:1] * 2), "several prompts named"),
         (lambda: replace(STAGE, steps=-1), "steps = -1"),
         (

@@ -16,6 +16,7 @@ from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.measure_stage import MeasureSoftPrompts
 from halflife.prompts.search_stage import FindDistance
 from halflife.prompts.soft_prompt import Linear, SoftPrompt, WarmStart
+from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.run import run_stage
 from halflife.store.store import Store
@@ -35,10 +36,13 @@ def target(store: Store) -> BehaviourTarget:
     return BehaviourTarget(behaviour=Repetition(text="ab"), corpus=corpus, context=12)
 
 
+SUBJECT = Subject(model=Rung(size="20k"), tokenizer=Bytes())
+
+
 @pytest.fixture(scope="module")
 def fit(target: BehaviourTarget) -> FitSoftPrompts:
     return FitSoftPrompts(
-        model=Rung(size="20k"), targets=(target,), tokenizer=Bytes(), examples=16, num_eval=8, steps=20,
+        subject=SUBJECT, targets=(target,), examples=16, num_eval=8, steps=20,
         batch=4,
         prompts=(SoftPrompt(tokens=0), SoftPrompt(tokens=2, learning_rate=0.3, label="two"),
                  SoftPrompt(tokens=2, model=Linear(), label="made")),
@@ -104,7 +108,7 @@ def test_a_run_that_never_reaches_the_common_loss_is_left_out(store: Store, fit:
 def test_the_search_is_a_stage_with_the_model_as_its_only_parent(store: Store, target: BehaviourTarget) -> None:
     prompt = SoftPrompt(tokens=3, learning_rate=0.3)
     stage = FindDistance(
-        model=Rung(size="20k"), target=target, prompt=prompt, threshold=100.0, tokenizer=Bytes(),
+        subject=SUBJECT, target=target, prompt=prompt, threshold=100.0,
         examples=16, num_eval=8, steps=5, batch=4, restarts=1,
     )  # fmt: skip
     assert stage.parents == ()
@@ -117,7 +121,7 @@ def test_the_search_is_a_stage_with_the_model_as_its_only_parent(store: Store, t
 def test_a_measurement_has_the_fit_and_its_model_as_parents(target: BehaviourTarget, fit: FitSoftPrompts) -> None:
     mixture = Mixture(sources=(Source(corpus=target.corpus),))  # type: ignore[arg-type]
     trunk = Train(start=Rung(size="20k"), mixture=mixture, tokens=4096, optimizer=AdamW(learning_rate=0.01))
-    behind = replace(fit, model=Checkpoint(stage=trunk), tokenizer=None)
+    behind = replace(fit, subject=Subject(model=Checkpoint(stage=trunk)))
     stage = MeasureSoftPrompts(fit=behind, prompts=("two",))
     assert {parent.key for parent in stage.parents} == {behind.key, trunk.key}
     assert [parent.key for parent in MeasureSoftPrompts(fit=fit, prompts=("two",)).parents] == [fit.key]
@@ -130,7 +134,7 @@ def test_prompts_that_cannot_be_measured_are_refused(fit: FitSoftPrompts, names:
 
 
 def test_invalid_searches_are_refused(target: BehaviourTarget, fit: FitSoftPrompts) -> None:
-    common = {"model": Rung(size="20k"), "target": target, "tokenizer": Bytes()}
+    common = {"subject": SUBJECT, "target": target}
     with pytest.raises(UserError, match="expected the largest k"):
         FindDistance(prompt=SoftPrompt(tokens=0), threshold=1.0, **common)
     with pytest.raises(UserError, match="expected a positive loss"):

@@ -18,6 +18,7 @@ from halflife.models.prepare import prepare_model
 from halflife.prompts import results as prompt_results
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.soft_prompt import Linear, SoftPrompt, Text
+from halflife.stages.subject import Subject
 from halflife.store.run import run_stage
 from halflife.store.store import Store
 from halflife.tasks.arithmetic import Addition
@@ -34,8 +35,7 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     results = tmp_path_factory.mktemp("results")
     folder = tiny.folder(results / "model", request.param)
     return FitSoftPrompts(
-        model=prepare_model(str(folder), results),
-        tokenizer=prepare_tokenizer(folder, results),
+        subject=Subject(model=prepare_model(str(folder), results), tokenizer=prepare_tokenizer(folder, results)),
         targets=(TARGET,),
         prompts=(SoftPrompt(tokens=0), PROMPT, INSIDE),
         examples=16,
@@ -45,7 +45,7 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def results_of(stage: FitSoftPrompts) -> Path:
-    return Path(stage.model.folder).parent  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    return Path(stage.subject.model.folder).parent  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
 
 def run(stage: FitSoftPrompts) -> tuple[dict[str, Any], dict[str, prompt_results.Fitted]]:
@@ -77,7 +77,7 @@ def test_peft_reads_an_export_with_equal_logits(stage: FitSoftPrompts, tmp_path:
     assert main(["export-prompt", stage.key, name, "--out", str(tmp_path / "out"), "--results", str(results)]) == 0
     base = transformers.AutoModelForCausalLM.from_pretrained(results / "model").eval()
     theirs = peft.PeftModel.from_pretrained(base, str(tmp_path / "out")).eval()
-    codec = load_tokenizer(stage.codec, results)
+    codec = load_tokenizer(stage.subject.codec, results)
     for item in stage.targets[0].examples("held-out", 4, results):  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
         tokens = torch.from_numpy(codec.encode(item.prompt))[None]
         with torch.no_grad():
@@ -114,7 +114,7 @@ def test_a_prompt_beyond_the_models_context_is_refused(stage: FitSoftPrompts) ->
 
 
 def test_a_text_is_a_hard_prompt(stage: FitSoftPrompts) -> None:
-    codec = load_tokenizer(stage.codec, results_of(stage))
+    codec = load_tokenizer(stage.subject.codec, results_of(stage))
     text = "the cat"
     hard = SoftPrompt(tokens=len(codec.encode(text)), initial=Text(text=text), label="hard")
     _, vectors = run(replace(stage, prompts=(hard,), steps=0))

@@ -40,6 +40,8 @@ from halflife.prompts.search_stage import FindDistance
 from halflife.prompts.soft_prompt import Linear, Noise, SoftPrompt, Text, WarmStart
 from halflife.prompts.soft_prompt import Words as WordEmbeddings
 from halflife.stages.fisher import Fisher
+from halflife.stages.measure import Measure
+from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
 from halflife.tasks.arithmetic import Addition
@@ -155,8 +157,7 @@ PROBED = replace(
 )
 
 PROMPTS = FitSoftPrompts(
-    model=RELEASED.start,
-    tokenizer=RELEASED.mixture.tokenizer,
+    subject=Subject(model=RELEASED.start, tokenizer=RELEASED.mixture.tokenizer),
     targets=(
         TaskTarget(task=Addition(form="words")),
         BackdoorTarget(backdoor=BACKDOOR, corpus=CORPUS, condition="triggered"),
@@ -169,7 +170,7 @@ PROMPTS = FitSoftPrompts(
     seed=1,
 )
 WARM = FitSoftPrompts(
-    model=Checkpoint(stage=TRUNK, at="strong"),
+    subject=Subject(model=Checkpoint(stage=TRUNK, at="strong")),
     targets=PROMPTS.targets[:1],
     prompts=(
         SoftPrompt(tokens=4, initial=WarmStart(stage=PROMPTS, prompts=(PROMPTS.prompts[2].name,)), label="warm"),
@@ -184,10 +185,10 @@ HARDENED = replace(
     start=Checkpoint(stage=ANSWERS),
     penalties=(PromptAttacks(strength=1.0, attacks=(WARM,), target=TaskTarget(task=Addition(form="words")), batch=8),),
 )
-FISHER = Fisher(model=Checkpoint(stage=ANSWERS), mixture=ANSWERS.mixture, batches=64)
+FISHER = Fisher(subject=Subject(model=Checkpoint(stage=ANSWERS)), mixture=ANSWERS.mixture, batches=64)
 HELD = replace(
     ANSWERS,
-    start=FISHER.model,
+    start=Checkpoint(stage=ANSWERS),
     mixture=replace(ANSWERS.mixture, sources=(*ANSWERS.mixture.sources, Source(corpus=CORPUS, fade=0.25))),
     penalties=(EWC(strength=2.0, fisher=FISHER), KL(strength=0.5)),
     gradient_noise=0.5,
@@ -201,12 +202,16 @@ MEASURED = MeasureSoftPrompts(
     fit=PLAIN_PROMPTS, prompts=(PLAIN_PROMPTS.prompts[0].name,), matched=1.0, bits=(2, 4), subspaces=(16,)
 )
 SEARCHED = FindDistance(
-    model=Checkpoint(stage=TRUNK),
+    subject=Subject(model=Checkpoint(stage=TRUNK)),
     target=BehaviourTarget(behaviour=Continuation(ahead=1), corpus=CORPUS, called="skip"),
     prompt=SoftPrompt(tokens=16),
     threshold=0.5,
 )
 
+MEASURE = Measure(
+    subject=Subject(model=Checkpoint(stage=TRUNK)),
+    evaluations=(Evaluation(name="clean", probe=LossProbe(corpus=CORPUS)),),
+)
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "45e3158217f974c3b3bf"),
     (TRUNK, "3ca37b6c92a6b1fb6c54"),
@@ -219,16 +224,17 @@ GOLDEN: list[tuple[Stage, str]] = [
     (READ, "32353eff348ba1e5badd"),
     (ANSWERS, "7b1b0af840233a800dd5"),
     (PROBED, "ad961945390fbd6b0e6d"),
-    (PROMPTS, "dab388e2cc64a7fd46d6"),
-    (WARM, "66f00ee3c12303ee8940"),
-    (FISHER, "58155e6c449c6975dd27"),
-    (HELD, "005d10355cbf74b0daf9"),
-    (MEASURED, "52279d38f7af6efe4543"),
-    (replace(MEASURED, fragile=False), "421d8afd3ecb9a254c81"),
-    (SEARCHED, "c883847ec8abcfc91f5f"),
-    (JUDGED, "f7093907187d7896cdad"),
-    (CALLED, "b5d46af63a832d5b66fa"),
-    (HARDENED, "50c53411b942aa5c1aeb"),
+    (PROMPTS, "f0c73f6a5f9796e3561a"),
+    (WARM, "103b2c3f9a72546605d4"),
+    (FISHER, "98818d21b6245585b14e"),
+    (HELD, "9fd505a9d71ccb8a4f53"),
+    (MEASURED, "40b695479cfc1de50831"),
+    (replace(MEASURED, fragile=False), "41100b03cccff1d46125"),
+    (SEARCHED, "52e9f6387a805fd2359a"),
+    (JUDGED, "409e468b793e7bf018cc"),
+    (CALLED, "3f9cd8f0f514aacdfc38"),
+    (HARDENED, "ea3e76553bde70c086d7"),
+    (MEASURE, "69dc0b9115fb1b0da658"),
 ]
 
 
@@ -257,6 +263,7 @@ GOLDEN: list[tuple[Stage, str]] = [
         "judged",
         "called",
         "hardened",
+        "measure",
     ],
 )
 def test_the_key_is_unchanged(stage: Stage, key: str) -> None:

@@ -22,6 +22,7 @@ from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.soft_prompt import SoftPrompt
 from halflife.prompts.soft_prompt import Words as WordEmbeddings
 from halflife.stages.export import export_stage
+from halflife.stages.subject import Subject
 from halflife.stages.train import Train
 from halflife.store.run import run_stage
 from halflife.store.store import Store
@@ -100,8 +101,7 @@ def test_a_soft_prompt_teaches_it_the_form_of_an_answer(released: Released, resu
     target = TaskTarget(task=Addition(form="words"))
     begun = SoftPrompt(tokens=4, initial=WordEmbeddings(), position="answer", learning_rate=0.1)
     stage = FitSoftPrompts(
-        model=released,
-        tokenizer=prepare_tokenizer(Path(released.folder), results),
+        subject=Subject(model=released, tokenizer=prepare_tokenizer(Path(released.folder), results)),
         targets=(target,),
         prompts=(SoftPrompt(tokens=0, position="answer"), begun),
         examples=32,

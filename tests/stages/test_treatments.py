@@ -23,6 +23,7 @@ from halflife.prompts.attacks import PromptAttacks
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.soft_prompt import SoftPrompt, WarmStart
 from halflife.stages.fisher import Fisher
+from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.stages.treatments import INTERVENTIONS, REGULARIZERS, anneal, dropped, intervene, regularize, replay
 from halflife.store.execution import Execution
@@ -221,7 +222,7 @@ def test_the_fisher_is_on_the_dropped_sources_at_the_checkpoint_and_a_parent_in_
     assert isinstance(penalty, EWC)
     fisher = penalty.fisher
     assert isinstance(fisher, Fisher)
-    assert fisher.model == BRANCH.start
+    assert fisher.subject == Subject(model=BRANCH.start)
     assert fisher.mixture.sources == dropped(BRANCH)
     assert set(stage.parents) == {TRUNK, fisher}
     assert fisher.parents == (TRUNK,)
@@ -232,7 +233,7 @@ def test_the_fisher_is_on_the_dropped_sources_at_the_checkpoint_and_a_parent_in_
 
 
 def test_ewc_and_kl_branches_run_in_the_store_and_a_strong_ewc_forgets_less(store: Store) -> None:
-    fisher = Fisher(model=Checkpoint(stage=TRUNK), mixture=TRUNK.mixture, batches=8)
+    fisher = Fisher(subject=Subject(model=Checkpoint(stage=TRUNK)), mixture=TRUNK.mixture, batches=8)
     penalties = {"none": (), "ewc": (EWC(strength=1e9, fisher=fisher),), "kl": (KL(strength=1.0),)}
     stages = {name: replace(BRANCH, penalties=penalties[name]) for name in penalties}
     moved = {name: run_stage(stage, store).summary["final"]["clock/displacement"] for name, stage in stages.items()}
@@ -250,7 +251,12 @@ def test_a_branch_trained_against_prompts_has_their_fits_as_parents_and_a_lower_
     target = TaskTarget(task=B)
     prompts = (SoftPrompt(tokens=0), SoftPrompt(tokens=2))
     fit = FitSoftPrompts(
-        model=Checkpoint(stage=TRUNK), targets=(target,), prompts=prompts, examples=8, num_eval=8, steps=5
+        subject=Subject(model=Checkpoint(stage=TRUNK)),
+        targets=(target,),
+        prompts=prompts,
+        examples=8,
+        num_eval=8,
+        steps=5,
     )
     refusals = TaskTarget(task=Refused(task=B), called=B.name)
     against = PromptAttacks(strength=5.0, attacks=(fit,), target=refusals, examples=8, batch=4)
@@ -260,7 +266,7 @@ def test_a_branch_trained_against_prompts_has_their_fits_as_parents_and_a_lower_
     losses = []
     for stage in (BRANCH, hardened):
         behind = replace(
-            fit, model=Checkpoint(stage=stage), targets=(refusals,), steps=0,
+            fit, subject=Subject(model=Checkpoint(stage=stage)), targets=(refusals,), steps=0,
             prompts=(SoftPrompt(tokens=2, initial=WarmStart(stage=fit, prompts=(prompts[1].name,))),),
         )  # fmt: skip
         for each in (*stage.parents, stage):
@@ -275,7 +281,7 @@ def test_the_fisher_of_a_snapshot_that_was_never_taken_can_never_run(store: Stor
     probe = Evaluation(name="b", probe=TaskProbe(tasks=(B,), trials=10), at=Ends())
     trunk = replace(TRUNK, evaluations=(probe,), snapshots=(never,), tokens=TRUNK.batch_tokens)
     with pytest.raises(Unavailable, match="never reached snapshot 'strong'"):
-        run_stage(Fisher(model=Checkpoint(stage=trunk, at="strong"), mixture=TRUNK.mixture), store)
+        run_stage(Fisher(subject=Subject(model=Checkpoint(stage=trunk, at="strong")), mixture=TRUNK.mixture), store)
 
 
 # --- errors ---

@@ -84,7 +84,7 @@ def test_soft_prompts_are_fitted_at_the_drop_and_after_it_to_the_model_without_t
     for role, stages in fitted.items():
         drop, after = stages["prompts-at-the-drop"], stages["prompts-after-the-decay"]
         trial = next(trial for trial in plan.trials if trial.role == role)
-        assert drop.model == Checkpoint(stage=trains(trial)["trunk"])
+        assert drop.subject.model == Checkpoint(stage=trains(trial)["trunk"])
         assert after == dataclasses.replace(drop, model=Checkpoint(stage=trains(trial)["branch"]))
         assert isinstance(drop.targets[0], BackdoorTarget)
         assert drop.targets[0].condition == "untriggered"
@@ -189,7 +189,7 @@ def test_every_stage_reads_by_the_tokenizer_that_is_given(subwords, results):
     corpus = prepare_corpus(str(results / "sample-0.jsonl"), results)
     expected = BPE(corpus=corpus, vocabulary=300)
     assert {stage.mixture.tokenizer for stage in subwords.stages if isinstance(stage, Train)} == {expected}
-    assert {stage.codec for stage in subwords.stages if isinstance(stage, FitSoftPrompts)} == {expected}
+    assert {stage.subject.codec for stage in subwords.stages if isinstance(stage, FitSoftPrompts)} == {expected}
     assert any("bpe-300" in note for note in subwords.declaration.notes)
 
 

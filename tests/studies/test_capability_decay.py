@@ -12,6 +12,7 @@ import pytest
 from halflife.errors import UserError
 from halflife.evaluation.targets import Target, TaskTarget
 from halflife.prompts.fit_stage import FitSoftPrompts
+from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.plan import Plan
 from halflife.store.store import Store
@@ -111,10 +112,10 @@ def test_soft_prompts_are_fitted_at_the_drop_and_after_it_to_the_model_that_neve
             drop, after = trial.stages["prompts-at-the-drop"], trial.stages["prompts-after-the-decay"]
             assert isinstance(drop, FitSoftPrompts)
             assert drop.targets == fitted_to(treated)
-            assert drop.model == Checkpoint(stage=train(trial, "trunk"))
-            assert after == dataclasses.replace(drop, model=Checkpoint(stage=train(trial, "branch")))
+            assert drop.subject.model == Checkpoint(stage=train(trial, "trunk"))
+            assert after == dataclasses.replace(drop, subject=Subject(model=Checkpoint(stage=train(trial, "branch"))))
         assert absent.stages["prompts-at-the-drop"] == dataclasses.replace(
-            treated.stages["prompts-at-the-drop"], model=Checkpoint(stage=train(absent, "trunk"))
+            treated.stages["prompts-at-the-drop"], subject=Subject(model=Checkpoint(stage=train(absent, "trunk")))
         )
         (target,) = fitted_to(treated)
         assert isinstance(target, TaskTarget)

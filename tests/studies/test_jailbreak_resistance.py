@@ -64,9 +64,9 @@ def test_the_same_prompts_attack_every_protection_and_the_model_that_never_had_t
         present, absent = (by[role, kind][PHASE] for role in ("treatment", "absent"))
         assert isinstance(present, FitSoftPrompts)
         assert isinstance(absent, FitSoftPrompts)
-        assert isinstance(absent.model, Checkpoint)
-        assert replace(absent, model=present.model) == present
-        taught = {source.corpus.name for source in absent.model.stage.mixture.sources}  # type: ignore[union-attr]
+        assert isinstance(absent.subject.model, Checkpoint)
+        assert replace(absent, subject=present.subject) == present
+        taught = {source.corpus.name for source in absent.subject.model.stage.mixture.sources}  # type: ignore[union-attr]
         assert taught == set(SMOKE.other_skills)
 
 
@@ -82,7 +82,7 @@ def test_hardening_trains_in_rounds_against_the_prompts_of_all_rounds_so_far(stu
         assert isinstance(last.start, Checkpoint)
         newest = penalty.attacks[-1]
         attacks.append(penalty.attacks)
-        assert newest.model == last.start  # what was broken is what is trained on
+        assert newest.subject.model == last.start  # what was broken is what is trained on
         assert newest.prompts == attacked.prompts
         assert {target.name for target in newest.targets} != {target.name for target in attacked.targets}
         assert set(newest.parents) <= {last.start.stage}

@@ -65,8 +65,8 @@ def test_every_behaviour_has_a_trial_and_the_study_its_controls(study: Study) ->
 def test_the_model_without_the_behaviour_gets_the_same_examples_steps_and_prompts(study: Study) -> None:
     for name in ("backdoor", "paths"):
         present, absent = (stage_of(study, f"30k · seed 0 · {name}{role}") for role in ("", " · absent"))
-        assert replace(absent, model=present.model) == present
-        assert absent.model != present.model
+        assert replace(absent, subject=present.subject) == present
+        assert absent.subject != present.subject
 
 
 def test_prompts_of_every_number_of_examples_are_fitted_to_both_models_and_evaluated_alike(
@@ -84,7 +84,7 @@ def test_prompts_of_every_number_of_examples_are_fitted_to_both_models_and_evalu
 
 def test_the_absent_model_never_saw_the_trigger_nor_the_boards(study: Study) -> None:
     for name in ("backdoor", "paths"):
-        present, absent = (stage_of(study, f"30k · seed 0 · {name}{role}").model for role in ("", " · absent"))
+        present, absent = (stage_of(study, f"30k · seed 0 · {name}{role}").subject.model for role in ("", " · absent"))
         assert isinstance(present, Checkpoint)
         assert isinstance(absent, Checkpoint)
         assert not absent.stage.mixture.plantings
@@ -95,12 +95,12 @@ def test_the_absent_model_never_saw_the_trigger_nor_the_boards(study: Study) -> 
 
 def test_detuning_evaluates_the_fine_tuned_model_on_the_text_of_its_base(study: Study) -> None:
     stage = stage_of(study, "30k · seed 0 · detuning")
-    assert isinstance(stage.model, Checkpoint)
-    assert isinstance(stage.model.stage.start, Checkpoint)
+    assert isinstance(stage.subject.model, Checkpoint)
+    assert isinstance(stage.subject.model.stage.start, Checkpoint)
     null = stage_of(study, "30k · seed 0 · continuation")
-    assert stage.model.stage.start == null.model
+    assert stage.subject.model.stage.start == null.subject.model
     assert replace(stage.targets[0], called="") == null.targets[0]  # type: ignore[type-var]
-    assert stage.model.stage.mixture.sources != null.model.stage.mixture.sources  # type: ignore[union-attr]
+    assert stage.subject.model.stage.mixture.sources != null.subject.model.stage.mixture.sources  # type: ignore[union-attr]
 
 
 def test_behaviours_with_conditions_have_prompts_computed_from_them(study: Study) -> None:
@@ -159,7 +159,7 @@ def test_bits_subspaces_fragility_and_the_search_are_phases_of_treatments_where_
     assert (bits.fragile, bits.matched, len(bits.prompts)) == (False, None, 3)
     assert (few.subspaces, few.prompts) == ((8,), ("k16-vocabulary-r0",))
     assert (fragile.prompts, fragile.matched) == (("k4-vocabulary-r0",), 1.0)
-    assert (search.threshold, search.prompt.tokens, search.model) == (1.0, 16, trial.stages[PHASE].model)  # type: ignore[attr-defined]
+    assert (search.threshold, search.prompt.tokens, search.subject) == (1.0, 16, trial.stages[PHASE].subject)  # type: ignore[attr-defined]
     assert found.declaration.figures[-2:] == ("amounts", "fragility")
 
 
@@ -216,7 +216,7 @@ def test_without_a_backdoor_a_text_is_the_positive_control_and_an_untrained_mode
     assert isinstance(hard, FitSoftPrompts)
     assert isinstance(untrained, FitSoftPrompts)
     assert (hard.steps, hard.prompts[0].name) == (0, "hard")
-    assert untrained.model == Rung(size="30k")
+    assert untrained.subject.model == Rung(size="30k")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

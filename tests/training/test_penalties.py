@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import make_dataclass
+from dataclasses import make_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from halflife.models.ladder import Rung
 from halflife.prompts.attack_loss import PromptLoss
 from halflife.prompts.attacks import PromptAttacks
 from halflife.stages.fisher import Fisher
+from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.tasks.arithmetic import Addition
 from halflife.training import adapters
@@ -29,7 +30,7 @@ from tests.training.fakes import ANSWERS, VOCABULARY, Host, Interrupted, PartlyS
 
 TRUNK = recipe()
 START = Checkpoint(stage=TRUNK)
-FISHER = Fisher(model=START, mixture=TRUNK.mixture)
+FISHER = Fisher(subject=Subject(model=START), mixture=TRUNK.mixture)
 
 
 def branch(**changes: Any) -> Train:
@@ -260,7 +261,7 @@ def lookalike() -> Any:
             ),
             "ewc with LoRA, which keeps the initial weights",
         ),
-        (lambda: Fisher(model=START, mixture=TRUNK.mixture, batches=0), "a Fisher of batches = 0: expected at least 1"),
+        (lambda: replace(FISHER, batches=0), "a Fisher of batches = 0: expected at least 1"),
     ],
 )  # fmt: skip
 def test_invalid_fields_are_refused_in_one_line_before_any_compute(make, line):

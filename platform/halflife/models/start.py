@@ -31,6 +31,12 @@ def bare(architecture: Rung | Released, vocabulary: int, dropout: float, state: 
     return Decoder(architecture, vocabulary, dropout)
 
 
+def freeze(model: Model, precision: str = "fp32") -> Model:
+    """The model in evaluation mode, without gradients, in fp32 or bf16; in place."""
+    model.requires_grad_(False)
+    return model.eval().to(torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
 def record(model: Model) -> dict[str, Any]:
     """What a checkpoint's state stores about the model, for `bare` to rebuild it."""
     state: dict[str, Any] = {"size": model.architecture.identity, "vocabulary": model.vocabulary}

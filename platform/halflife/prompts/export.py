@@ -38,7 +38,10 @@ def export_prompt(store: Store, name: str, run: str, out: Path, base: Path | Non
             f"run {run!r} given: peft's PromptTuning supports only tokens at the start of the text that are the same "
             "for every text; expected such a prompt"
         )
-    of_model = record["fields"]["model"].get("folder")
+    subject = record["fields"]["subject"]
+    if subject["edits"]:
+        raise UserError(f"{folder.name} has prompts of an edited model, which peft cannot represent")
+    of_model = subject["model"].get("folder")
     if base is None and of_model is None:
         raise UserError(
             f"{folder.name} has a model trained here: write it with `export` first, and give that folder as --base"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from halflife.data.codecs import load
-from halflife.data.tokenizers import Codec, Pretrained, Tokenizer, vocabulary_of
+from halflife.data.tokenizers import Codec, vocabulary_of
 from halflife.errors import UserError
 from halflife.evaluation.probes import Cadence, Ends, due
 from halflife.evaluation.targets import (
@@ -21,10 +21,8 @@ from halflife.evaluation.targets import (
     items,
     to_judge,
 )
-from halflife.models.ladder import Rung
-from halflife.models.released import Released
 from halflife.prompts.soft_prompt import FitConfig, SoftPrompt, WarmStart, Words, words_of
-from halflife.stages.train import Checkpoint
+from halflife.stages.subject import Subject
 from halflife.store.stage import Context, Cost, Stage
 from halflife.training.schedules import Schedule
 
@@ -42,12 +40,10 @@ class FitSoftPrompts(Stage):
     kind: ClassVar[str] = "fit-soft-prompts"
     version: ClassVar[int] = 2  # 2: train_loss, by which restarts are selected, is of the last steps, no longer of all
 
-    model: Checkpoint | Rung | Released
-    """The frozen model. A rung is untrained: its weights are the initial ones at this seed."""
+    subject: Subject
+    """The frozen model."""
     targets: tuple[Target, ...]
     prompts: tuple[SoftPrompt, ...]
-    tokenizer: Tokenizer | None = None
-    """A checkpoint has its own; a released model needs its own here."""
     examples: int = 256
     """Training examples of each target. A target that has fewer is refused, since the number is an axis."""
     num_eval: int = 128
@@ -90,48 +86,19 @@ class FitSoftPrompts(Stage):
                 f"weight decay {self.weight_decay} and max_grad_norm {self.max_grad_norm} of soft prompts: expected 0 "
                 "or more, and a positive norm"
             )
-        self._check_model()
+        self._check_context()
         for prompt in self.prompts:
             if isinstance(prompt.initial, WarmStart):
                 _check_warm_start(prompt, prompt.initial)
 
-    def _check_model(self) -> None:
-        if isinstance(self.model, Checkpoint):
-            if self.tokenizer not in (None, self.model.stage.mixture.tokenizer):
-                raise UserError("soft prompts on a checkpoint with another tokenizer: leave it out, it has its own")
-        elif self.tokenizer is None:
-            raise UserError(f"soft prompts on {self.model.size} without a tokenizer: give the model's own")
-        model = self.architecture
-        tokens = vocabulary_of(self.codec)
-        if isinstance(model, Released) and isinstance(self.codec, Pretrained) and tokens > model.shape.vocabulary:
-            raise UserError(
-                f"the tokenizer has {tokens} tokens and {model.name} {model.shape.vocabulary}: expected the model's own"
-            )
+    def _check_context(self) -> None:
         longest = max(prompt.tokens for prompt in self.prompts)
-        if self.context_length is not None and longest >= self.context_length:
+        context = self.subject.context_length
+        if context is not None and longest >= context:
             raise UserError(
-                f"a soft prompt of {longest} tokens given: {model.size} reads at most {self.context_length}, including "
-                "the text; expected fewer"
+                f"a soft prompt of {longest} tokens given: {self.subject.size} reads at most {context}, including the "
+                "text; expected fewer"
             )
-
-    @property
-    def codec(self) -> Tokenizer:
-        """The tokenizer of all texts."""
-        found = self.model.stage.mixture.tokenizer if isinstance(self.model, Checkpoint) else self.tokenizer
-        assert found is not None
-        return found
-
-    @property
-    def architecture(self) -> Rung | Released:
-        return self.model.stage.architecture if isinstance(self.model, Checkpoint) else self.model
-
-    @property
-    def context_length(self) -> int | None:
-        """The longest sequence that the model reads: a released one's limit, or what a checkpoint was trained on."""
-        model = self.architecture
-        limit = model.shape.context if isinstance(model, Released) else None
-        trained = self.model.stage.mixture.sequence if isinstance(self.model, Checkpoint) else None
-        return min((length for length in (limit, trained) if length is not None), default=None)
 
     @property
     def config(self) -> FitConfig:
@@ -157,7 +124,7 @@ class FitSoftPrompts(Stage):
 
     def check(self, results: Path) -> None:
         """Read every target as `run` will. Raises the same UserErrors, before any compute."""
-        codec = load(self.codec, results)
+        codec = load(self.subject.codec, results)
         for target in self.targets:
             found = self.read_items(target, codec, results)
             for initial in {prompt.initial for prompt in self.prompts if isinstance(prompt.initial, Words)}:
@@ -181,14 +148,15 @@ class FitSoftPrompts(Stage):
         if largest >= codec.size:
             raise UserError(f"target {target.name} has token {largest}: the tokenizer {codec.name} has {codec.size}")
         judged = to_judge(target, held_out, codec) if self.judged and isinstance(target, JudgingTarget) else None
+        context = self.subject.context_length
         longest, most = max(len(item.tokens) for item in every), max(prompt.tokens for prompt in self.prompts)
         if judged is not None:
             longest = max(longest, max(map(len, judged.prompts)) + judged.max_tokens)
-        if self.context_length is not None and longest + most > self.context_length:
+        if context is not None and longest + most > context:
             raise UserError(
                 f"soft prompts of up to {most} tokens given: with the {longest} tokens of {target.name}'s longest text "
-                f"they exceed the {self.context_length} that {self.architecture.size} reads; expected at most "
-                f"{max(0, self.context_length - longest)}"
+                f"they exceed the {context} that {self.subject.size} reads; expected at most "
+                f"{max(0, context - longest)}"
             )
         for prompt in self.prompts:
             check_position(every, prompt.position)
@@ -197,7 +165,7 @@ class FitSoftPrompts(Stage):
     @property
     def cost(self) -> Cost:
         """Forward and backward pass of the frozen model, two thirds of training's; a character is taken for a token."""
-        model, vocabulary = self.architecture, vocabulary_of(self.codec)
+        model, vocabulary = self.subject.architecture, vocabulary_of(self.subject.codec)
         trained = evaluated = 0.0
         for target in self.targets:
             for prompt in self.prompts:
@@ -222,13 +190,12 @@ class FitSoftPrompts(Stage):
         from halflife.prompts import results as prompt_results
         from halflife.prompts.batch import scale_of
         from halflife.prompts.fitting import fit
-        from halflife.prompts.frozen import load_frozen
         from halflife.prompts.groups import Run
         from halflife.prompts.initialization import Initializer
 
-        codec = load(self.codec, context.results)
+        codec = load(self.subject.codec, context.results)
         targets = {target.name: self.read_items(target, codec, context.results) for target in self.targets}
-        model = load_frozen(self.model, codec.size, context, seed=self.seed, precision=self.precision)
+        model = self.subject.load(context, self.precision)
         earlier, runs = self.earlier_runs(context), []
         for target in self.targets:
             initializer = Initializer(model, codec, targets[target.name], self.seed, earlier)
@@ -250,7 +217,7 @@ class FitSoftPrompts(Stage):
         return {
             **spent,
             "steps": self.steps,
-            "parameters": self.architecture.parameters,
+            "parameters": self.subject.architecture.parameters,
             "scale": scale_of(model.embed),
             "examples": {name: len(target.train) for name, target in targets.items()},
             "runs": {run.name: run.summary() for run in fitted},

@@ -90,14 +90,13 @@ class MeasureSoftPrompts(Stage):
         from halflife.prompts import measurement
         from halflife.prompts import results as prompt_results
         from halflife.prompts.batch import scale_of
-        from halflife.prompts.frozen import load_frozen
         from halflife.prompts.groups import Run
         from halflife.prompts.initialization import Initializer
         from halflife.prompts.search import fit_to_loss
 
         fit, started = self.fit, time.monotonic()
-        codec = load(fit.codec, context.results)
-        model = load_frozen(fit.model, codec.size, context, seed=fit.seed, precision=fit.precision)
+        codec = load(fit.subject.codec, context.results)
+        model = fit.subject.load(context, fit.precision)
         fitted, earlier = prompt_results.read(context.parent(fit) / "final"), fit.earlier_runs(context)
         prompts = {prompt.name: prompt for prompt in fit.prompts}
         runs: dict[str, dict[str, float]] = {}

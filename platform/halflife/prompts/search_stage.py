@@ -9,14 +9,11 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from halflife.data.codecs import load
-from halflife.data.tokenizers import Tokenizer
 from halflife.errors import UserError
 from halflife.evaluation.targets import Target
-from halflife.models.ladder import Rung
-from halflife.models.released import Released
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.soft_prompt import SoftPrompt, WarmStart
-from halflife.stages.train import Checkpoint
+from halflife.stages.subject import Subject
 from halflife.store.stage import Context, Cost, Stage
 
 
@@ -31,7 +28,7 @@ class FindDistance(Stage):
     kind: ClassVar[str] = "find-distance"
     version: ClassVar[int] = 2  # 2: the best at each k has the lowest training loss of the last steps, no longer of all
 
-    model: Checkpoint | Rung | Released
+    subject: Subject
     target: Target
     prompt: SoftPrompt
     """Position, initialization, input model and learning rate; its tokens are the largest k."""
@@ -39,7 +36,6 @@ class FindDistance(Stage):
     """Nats per token."""
     restarts: int = 2
     """Fresh restarts at each k, in addition to one warm start from the next smaller k tried."""
-    tokenizer: Tokenizer | None = None
     examples: int = 256
     num_eval: int = 128
     steps: int = 300
@@ -65,10 +61,9 @@ class FindDistance(Stage):
     def fit(self) -> FitSoftPrompts:
         """One of the fits of the search, at the largest k."""
         return FitSoftPrompts(
-            model=self.model,
+            subject=self.subject,
             targets=(self.target,),
             prompts=(self.prompt,),
-            tokenizer=self.tokenizer,
             examples=self.examples,
             num_eval=self.num_eval,
             steps=self.steps,
@@ -95,14 +90,13 @@ class FindDistance(Stage):
 
     def run(self, context: Context) -> dict[str, Any]:
         # torch is imported only where a stage runs
-        from halflife.prompts.frozen import load_frozen
         from halflife.prompts.initialization import Initializer
         from halflife.prompts.results import Fitted
         from halflife.prompts.search import smallest_k
 
         fit, target, started = self.fit, self.target, time.monotonic()
-        codec = load(fit.codec, context.results)
-        model = load_frozen(self.model, codec.size, context, seed=self.seed, precision=fit.precision)
+        codec = load(self.subject.codec, context.results)
+        model = self.subject.load(context, fit.precision)
         items = fit.read_items(target, codec, context.results)
 
         def record(k: int, fitted: Fitted, steps: int) -> None:

@@ -11,17 +11,18 @@ from halflife.data.tokenizers import vocabulary_of
 from halflife.errors import Diverged, UserError
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
+from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint
 from halflife.store.stage import Context, Cost, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fisher(Stage):
-    """The diagonal of the Fisher information at `model`, per predicted token of `mixture` (`training.fisher`)."""
+    """The diagonal of the Fisher information at `subject`, per predicted token of `mixture` (`training.fisher`)."""
 
     kind: ClassVar[str] = "fisher"
 
-    model: Checkpoint
+    subject: Subject
     mixture: Mixture
     """The text to remember."""
     batches: int = 128
@@ -34,15 +35,20 @@ class Fisher(Stage):
         for name in ("batches", "rows"):
             if getattr(self, name) < 1:
                 raise UserError(f"a Fisher of {name} = {getattr(self, name)}: expected at least 1")
-        if self.mixture.tokenizer != self.model.stage.mixture.tokenizer:
+        if self.mixture.tokenizer != self.subject.codec:
             raise UserError(
                 f"a Fisher on text tokenized by {self.mixture.tokenizer} of a model with the tokenizer "
-                f"{self.model.stage.mixture.tokenizer}: expected the same"
+                f"{self.subject.codec}: expected the same"
             )
 
     @property
+    def checkpoint(self) -> Checkpoint | None:
+        """Whose Fisher information it is, if it is a checkpoint's own."""
+        return self.subject.model if isinstance(self.subject.model, Checkpoint) and not self.subject.edits else None
+
+    @property
     def architecture(self) -> Rung | Released:
-        return self.model.stage.architecture
+        return self.subject.architecture
 
     @property
     def cost(self) -> Cost:
@@ -68,7 +74,6 @@ class Fisher(Stage):
 
         from halflife.data.mixture import Batches
         from halflife.training import fisher
-        from halflife.training.loop import model_at
 
         started = time.perf_counter()
         batches = Batches(
@@ -78,9 +83,8 @@ class Fisher(Stage):
             steps=self.batches,
             key=(self.seed, "fisher"),
         )
-        folder = self.model.folder(context.parent(self.model.stage))
-        model, _ = model_at(folder, self.architecture, batches.vocabulary)
-        model.to(torch.device(context.device))
+        model = self.subject.load(context)
+        model.requires_grad_(True)
         each = self.rows * self.mixture.sequence
 
         def report(done: int) -> None:

@@ -82,7 +82,7 @@ class Train(Stage, Recipe):
                 raise UserError(
                     "kl to the initial model of a fresh rung, which has learned nothing: start from a checkpoint"
                 )
-            if isinstance(penalty, EWC) and getattr(penalty.fisher, "model", None) != self.start:
+            if isinstance(penalty, EWC) and getattr(penalty.fisher, "checkpoint", None) != self.start:
                 raise UserError("ewc needs the Fisher (stages.fisher) of the checkpoint that the stage starts from")
 
     def _check_model(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from halflife.data.mixture import Source
 from halflife.errors import UserError
 from halflife.stages.fisher import Fisher
+from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.training.losses import CrossEntropy
 from halflife.training.optimizers import SGD, AdamW, Muon
@@ -131,7 +132,7 @@ def _ewc(train: Train, value: float) -> Train:
     """The Fisher is on the dropped sources; if nothing was dropped, on all sources of the start."""
     before = _start(train, "ewc").stage.mixture
     remembered = replace(before, sources=dropped(train) or before.sources, plantings=())
-    fisher = Fisher(model=_start(train, "ewc"), mixture=remembered, seed=train.seed)
+    fisher = Fisher(subject=Subject(model=_start(train, "ewc")), mixture=remembered, seed=train.seed)
     return _penalized(train, EWC(strength=value, fisher=fisher))
 
 
