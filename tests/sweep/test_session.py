@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,4 +89,54 @@ def test_no_cluster_at_the_address_is_refused_in_one_line(tmp_path: Path, monkey
     session.cluster.cache_clear()
     with pytest.raises(UserError, match=r"no Ray answers at RAY_ADDRESS=127\.0\.0\.1:9 ") as error:
         ExecutionSite(results=tmp_path).check()
+    assert "\n" not in str(error.value)
+
+
+def test_an_address_at_which_no_ray_of_ours_answers_is_refused_in_seconds(monkeypatch: pytest.MonkeyPatch):
+    """Such as another user's: Ray itself would try for minutes."""
+    monkeypatch.setattr(session, "_ANSWER_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(
+            UserError, match=r"no Ray answers at RAY_ADDRESS=127.* \(nothing within 1 s.*: start it"
+        ) as error:
+            session._join()
+        assert time.monotonic() - began < 10
+    assert "\n" not in str(error.value)
+
+
+def test_auto_without_a_ray_to_join_is_refused_with_rays_reason(monkeypatch: pytest.MonkeyPatch):
+    reason = "ConnectionError: Could not find any running Ray instance."
+    monkeypatch.setattr(session, "_PROBE", f"import sys; sys.exit('[a place in C++] {reason}')")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(UserError, match=rf"no Ray answers at RAY_ADDRESS=auto \(it exits with 1: {reason}\)"):
+        session._join()
+
+
+@pytest.mark.parametrize(("address", "joins"), [(None, False), ("", False), ("local", False), ("auto", True)])
+def test_a_ray_is_joined_if_it_is_not_to_be_a_local_one(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, joins: bool
+):
+    monkeypatch.setenv("RAY_ADDRESS", address or "")
+    assert session.joins() == joins
+
+
+def test_rays_sockets_lie_in_a_folder_that_is_short_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    long = tmp_path / "of-a-batch-job-with-its-number-123456"
+    long.mkdir()
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert session.short_folder() == Path("/tmp")
+    monkeypatch.setattr(session, "_SOCKET_BYTES", 1000)
+    assert session.short_folder() == long, "the user's choice comes first"
+
+
+def test_a_machine_without_a_short_folder_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 30)))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(
+        UserError, match=r"too long for Ray's sockets.*expected at most 21 characters; set TMPDIR"
+    ) as error:
+        session.short_folder()
     assert "\n" not in str(error.value)

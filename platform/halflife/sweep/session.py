@@ -11,6 +11,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -42,13 +44,20 @@ ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """For a Ray on this machine only: its servers then bind 127.0.0.1, otherwise every interface (ray/_private/services.py,
 get_node_ip_address)."""
 _SCRATCH = "halflife-"
+_RAYS_PATH = "/ray/session_2026-01-31_12-59-59_123456_1234567/sockets/plasma_store"
+"""What Ray appends to the driver's folder."""
+_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
+"""The longest path of a Unix socket."""
+_ANSWER_SECONDS = 15.0
+"""Within which a Ray to join must answer. Ray itself would retry for minutes."""
+_PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 _GPU_PATIENCE = 1800.0
 """Seconds to wait for a cluster's first host with a GPU."""
 
 
 def joins() -> bool:
     """Whether this process runs sweeps on a cluster: in a job submitted to it, or because the user set RAY_ADDRESS."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+    return os.environ.get("RAY_ADDRESS") not in (None, "", "local")
 
 
 def set_environment() -> None:
@@ -60,7 +69,7 @@ def set_environment() -> None:
 def running(cpus: int, gpus: int) -> Iterator[Path]:
     """Connect to Ray; yields a scratch folder for the driver. A Ray of our own gets `cpus` cores and ends on exit."""
     _remove_abandoned()
-    scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=short_folder()))
     try:
         leases.acquire(scratch, leases.Watch(leases.PULSE), leases.PULSE)  # marks the folder as ours
         if joins():
@@ -100,17 +109,32 @@ def _join() -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Raises UserError when nothing answers at host:port. Ray itself would retry for minutes."""
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdecimal()):
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10.0).close()
-    except OSError as error:
+    """Raises UserError when no Ray that this process may join answers at `address`, which may be `auto`."""
+    if why := _no_answer(address):
         raise UserError(
-            f"no Ray answers at RAY_ADDRESS={address} ({error.strerror or error}): start it, or unset RAY_ADDRESS to "
-            "run on this machine only"
-        ) from error
+            f"no Ray answers at RAY_ADDRESS={address} ({why}): start it, set RAY_AUTH_MODE=token if it has a token, or "
+            "unset RAY_ADDRESS to run on this machine only"
+        )
+
+
+def _no_answer(address: str) -> str:
+    """Why no Ray answers; empty if one does."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=10.0).close()
+        except OSError as error:
+            return error.strerror or str(error)
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # it has started this process, as a job
+        return ""
+    # What listens may be another user's Ray, or none. Only joining tells, and only a process can be stopped doing that.
+    try:
+        end = subprocess.run([sys.executable, "-c", _PROBE, address], capture_output=True, timeout=_ANSWER_SECONDS)
+        why, written = f"it exits with {end.returncode}" if end.returncode else "", end.stderr
+    except subprocess.TimeoutExpired as timeout:
+        why, written = f"nothing within {_ANSWER_SECONDS:g} s", timeout.stderr or b""
+    lines = [line for line in written.decode(errors="replace").splitlines() if line.strip()]
+    return f"{why}: {lines[-1].rpartition('] ')[2][:200]}" if why and lines else why
 
 
 def _connect(**settings: Any) -> None:
@@ -128,9 +152,31 @@ def _connect(**settings: Any) -> None:
         signal.signal(signal.SIGTERM, terminate)  # Ray installs its own handler, which prints and exits
 
 
+def short_folder() -> Path:
+    """The folder for temporary files, or another that Ray's sockets, whose paths are limited, fit below.
+
+    Raises UserError when there is none that can be written.
+    """
+    for folder in _folders():
+        path = os.fsencode(folder.resolve() / f"{_SCRATCH}12345678{_RAYS_PATH}")
+        if len(path) <= _SOCKET_BYTES and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    room = _SOCKET_BYTES - len(f"/{_SCRATCH}12345678{_RAYS_PATH}")
+    raise UserError(
+        f"the folder for temporary files, {tempfile.gettempdir()}, is too long for Ray's sockets, and /tmp cannot be "
+        f"written: expected at most {room} characters; set TMPDIR to a shorter one"
+    )
+
+
+def _folders() -> list[Path]:
+    """Where scratch folders may be, the user's choice (TMPDIR) first."""
+    places = (tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR"), "/tmp", "/var/tmp", "/dev/shm")
+    return [Path(place) for place in dict.fromkeys(places) if place]
+
+
 def _remove_abandoned() -> None:
     """Remove the scratch folders of processes that were killed. Those with an unknown owner are kept."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+    for folder in (scratch for place in _folders() for scratch in place.glob(f"{_SCRATCH}*")):
         try:
             owner = leases.current(folder)
         except OSError:  # another user's
