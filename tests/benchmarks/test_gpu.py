@@ -62,7 +62,7 @@ def test_sizes_are_measured_as_the_product_would_choose_before_the_other_way():
     assert [(row.size, row.compile) for row in made[4:]] == [(row.size, not row.compile) for row in made[:4]]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_script_measures_and_leaves_a_failed_row_standing(tmp_path, monkeypatch, capsys):
     """On a CPU: the same rows, processes and table."""
     settings = Settings(

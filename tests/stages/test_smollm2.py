@@ -61,6 +61,7 @@ def test_it_has_the_documented_shape_and_answers_easy_prompts(released: Released
     assert scores.logprob > -1
 
 
+@pytest.mark.nightly
 def test_twenty_steps_export_and_reload(released: Released, results: Path, tmp_path: Path) -> None:
     corpus = sample_corpus(results)
     stage = Train(

@@ -233,7 +233,7 @@ assert {{name for name in sys.modules if name.startswith("halflife.")}} == {{
     assert (tmp_path / "report.html").stat().st_size > 100_000
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_report_of_three_hundred_trials_takes_seconds(tmp_path):
     """15 at most on quiet cores, as the README says; here other work may share them."""
     uri = planted.write(tmp_path / "results")
