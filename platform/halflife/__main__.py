@@ -137,7 +137,7 @@ def ladder(sizes: Positional[tuple[str, ...]] = LADDER, sequence: int = 128) -> 
         rung = Rung(size=size)
         table.add_row(
             size,
-            str(rung.depth),
+            str(rung.layers),
             str(rung.width),
             f"{rung.heads} of {rung.head_width}",
             str(rung.feedforward),

@@ -73,7 +73,7 @@ def hugging_face_speed(rung: Rung, vocabulary: int, rows: list[torch.Tensor]) ->
         vocab_size=vocabulary,
         hidden_size=rung.width,
         intermediate_size=rung.feedforward,
-        num_hidden_layers=rung.depth,
+        num_hidden_layers=rung.layers,
         num_attention_heads=rung.heads,
         max_position_embeddings=256,
         tie_word_embeddings=False,

@@ -70,7 +70,7 @@ def llama(model):
         vocab_size=model.vocabulary,
         hidden_size=rung.width,
         intermediate_size=rung.feedforward,
-        num_hidden_layers=rung.depth,
+        num_hidden_layers=rung.layers,
         num_attention_heads=rung.heads,
         rms_norm_eps=1e-6,
         tie_word_embeddings=False,
@@ -113,7 +113,7 @@ def test_residuals_begin_with_the_embedding_and_end_with_the_input_of_the_head()
     model = decoder(head=0.2)
     embedded = model.embed(torch.randint(0, 50, (2, 9)))
     found = model.residuals(embedded)
-    assert len(found) == model.architecture.depth + 1
+    assert len(found) == model.architecture.layers + 1
     assert torch.equal(found[0], embedded)
     assert torch.equal(found[-1], model.hidden(embedded))
     assert all(tap.shape == embedded.shape for tap in found)

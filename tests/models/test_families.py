@@ -32,7 +32,7 @@ def test_a_family_is_counted_loaded_and_continued_as_transformers_has_it(
     theirs = tiny.configured(family)
     released = prepare_model(str(tiny.folder(tmp_path / "model", family)), results)
     assert released.parameters + released.embedding_parameters(0) == sum(map(torch.numel, theirs.parameters()))
-    assert (released.depth, released.width) == (2, 32)
+    assert (released.layers, released.width) == (2, 32)
     ours = hugging_face.load(released).eval()
     tokens = torch.randint(tiny.VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -40,7 +40,7 @@ def test_a_family_is_counted_loaded_and_continued_as_transformers_has_it(
         embedded = ours.embed(tokens)
         whole = ours.hidden(embedded)
         residuals = ours.residuals(embedded)
-        assert len(residuals) == released.depth + 1
+        assert len(residuals) == released.layers + 1
         assert torch.equal(residuals[-1], whole)
         _, past = ours.prefill(embedded[:, :25], torch.tensor([25, 20]))
         found = continued(ours, torch.stack([embedded[0, 25:40], embedded[1, 20:35]]), past)

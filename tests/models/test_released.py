@@ -54,7 +54,7 @@ def test_residuals_begin_with_the_embedding_and_end_with_the_input_of_the_head(r
     with torch.no_grad():
         embedded = ours.embed(tokens())
         found = ours.residuals(embedded)
-        assert len(found) == released.depth + 1
+        assert len(found) == released.layers + 1
         assert torch.equal(found[-1], ours.hidden(embedded))
         assert torch.equal(ours.logits(found[-1]), ours(tokens()))
         assert not torch.equal(found[1], found[0])
@@ -64,7 +64,7 @@ def test_the_description_counts_what_the_model_has(released: Released) -> None:
     model = hugging_face.load(released)
     total = sum(parameter.numel() for parameter in model.parameters())
     assert released.parameters + released.embedding_parameters(0) == total
-    assert (released.depth, released.width, released.shape.vocabulary) == (2, 32, tiny.VOCABULARY)
+    assert (released.layers, released.width, released.shape.vocabulary) == (2, 32, tiny.VOCABULARY)
     assert released.multiplier == 1
 
 

@@ -47,7 +47,7 @@ def released(results: Path) -> Released:
 
 
 def test_it_has_the_documented_shape_and_answers_easy_prompts(released: Released, results: Path) -> None:
-    assert (released.shape.family, released.depth, released.width) == ("llama", 30, 576)
+    assert (released.shape.family, released.layers, released.width) == ("llama", 30, 576)
     assert round((released.parameters + released.embedding_parameters(0)) / 1e6, 1) == 134.5
     codec = load(prepare_tokenizer(Path(released.folder), results), results)
     answers = {

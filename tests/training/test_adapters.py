@@ -78,7 +78,7 @@ def test_lora_starts_as_the_model_and_trains_only_its_own_matrices(model: Model)
     assert all((".lora_" in name) == parameter.requires_grad for name, parameter in model.named_parameters())
     adapted = {name for name, _ in model.named_modules() if name.endswith(".base_layer")}
     per_layer = 4 if not isinstance(model, HuggingFaceModel) or model.architecture.shape.family == "gpt2" else 7
-    assert len(adapted) == per_layer * model.architecture.depth
+    assert len(adapted) == per_layer * model.architecture.layers
 
 
 def test_merged_weights_give_the_adapted_model(model: Model, folders: Path) -> None:

@@ -16,7 +16,7 @@ class Wide(Rung):
     of: int
 
     @cached_property
-    def depth(self) -> int:
+    def layers(self) -> int:
         return 2
 
     @cached_property

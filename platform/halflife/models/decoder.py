@@ -104,10 +104,12 @@ class Decoder(nn.Module):
 
     def __init__(self, rung: Rung, vocabulary: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.architecture, self.vocabulary, self.depth = rung, vocabulary, rung.depth
+        self.architecture, self.vocabulary, self.depth = rung, vocabulary, rung.layers
         self.flow = Flow()
         self.embed = nn.Embedding(vocabulary, rung.width)
-        self.blocks = nn.ModuleList(Block(rung.width, rung.heads, rung.feedforward, dropout) for _ in range(rung.depth))
+        self.blocks = nn.ModuleList(
+            Block(rung.width, rung.heads, rung.feedforward, dropout) for _ in range(rung.layers)
+        )
         self.norm = RMSNorm(rung.width)
         self.head = Linear(rung.width, vocabulary)
 
@@ -127,7 +129,7 @@ class Decoder(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """muP (arXiv 2203.03466): hidden matrices N(0, 1/fan_in), those that write to the residual stream divided by
         sqrt(2 depth), embeddings N(0, 1), the head 0."""
-        residual = 1 / math.sqrt(2 * self.architecture.depth)
+        residual = 1 / math.sqrt(2 * self.architecture.layers)
         with torch.no_grad():
             self.embed.weight.normal_(std=1.0, generator=generator)
             for block in self.blocks:

@@ -47,9 +47,14 @@ class Rung:
     """
 
     size: str
+    depth: int | None = None
+    """Number of layers in place of the ladder's; the width then takes what is left of the parameters."""
 
     def __post_init__(self) -> None:
-        parse_size(self.size)
+        width = 2 * _head_width(parse_size(self.size))
+        deepest = self.target // (4 * width**2 + 3 * width * 8)  # of layers with two heads and a feed-forward of 8
+        if self.depth is not None and not 1 <= self.depth <= deepest:
+            raise UserError(f"{self.depth} layers of {self.size} given: expected 1 to {deepest}")
 
     matrices = ("qkv", "out", "gate_up", "down")
     """The matrices of every layer, by the names that LoRA's targets use."""
@@ -57,7 +62,13 @@ class Rung:
     @property
     def identity(self) -> str:
         """Stored in checkpoints and compared when one is loaded."""
-        return self.size
+        return self.size if self.depth is None else f"{self.size}-d{self.depth}"
+
+    @staticmethod
+    def of_identity(text: str) -> Rung:
+        """The rung with this `identity`."""
+        size, _, depth = text.partition("-d")
+        return Rung(size=size, depth=int(depth) if depth else None)
 
     @cached_property
     def target(self) -> int:
@@ -68,12 +79,12 @@ class Rung:
         return _head_width(self.target)
 
     @cached_property
-    def depth(self) -> int:
-        return max(2, round(2 * (self.target / 1e5) ** 0.25))
+    def layers(self) -> int:
+        return max(2, round(2 * (self.target / 1e5) ** 0.25)) if self.depth is None else self.depth
 
     @cached_property
     def width(self) -> int:
-        per_block = self.target / self.depth
+        per_block = self.target / self.layers
         return max(2, round(math.sqrt(per_block / 12) / self.head_width)) * self.head_width
 
     @property
@@ -82,7 +93,7 @@ class Rung:
 
     @cached_property
     def feedforward(self) -> int:
-        spare = self.target / self.depth - 4 * self.width**2
+        spare = self.target / self.layers - 4 * self.width**2
         return max(8, round(spare / (3 * self.width) / 8) * 8)
 
     @property
@@ -93,7 +104,7 @@ class Rung:
     @cached_property
     def parameters(self) -> int:
         """Actual non-embedding parameters: the matrices, without norm gains."""
-        return self.depth * (4 * self.width**2 + 3 * self.width * self.feedforward)
+        return self.layers * (4 * self.width**2 + 3 * self.width * self.feedforward)
 
     def embedding_parameters(self, vocabulary: int) -> int:
         """Parameters of the embedding and the head."""
@@ -102,15 +113,15 @@ class Rung:
     def flops_per_token(self, sequence: int, vocabulary: int = 0) -> float:
         """Training FLOPs per token: 6 per matrix parameter (including the head's if a vocabulary is given), plus the
         products of causal attention, forward and backward."""
-        return 6 * (self.parameters + vocabulary * self.width) + 6 * self.depth * self.width * sequence
+        return 6 * (self.parameters + vocabulary * self.width) + 6 * self.layers * self.width * sequence
 
     def activation_bytes(self, vocabulary: int) -> float:
         """Estimated fp32 bytes per token: activations kept for the backward pass, logits and their gradient."""
-        return 4.0 * (self.depth * (16 * self.width + 5 * self.feedforward) + 3 * vocabulary)
+        return 4.0 * (self.layers * (16 * self.width + 5 * self.feedforward) + 3 * vocabulary)
 
     def describe(self) -> str:
         return (
-            f"{self.size}: {self.depth} layers x width {self.width}, {self.heads} heads of {self.head_width}, "
+            f"{self.size}: {self.layers} layers x width {self.width}, {self.heads} heads of {self.head_width}, "
             f"feed-forward {self.feedforward}, {self.parameters:,} non-embedding parameters, "
             f"muP multiplier {self.multiplier:g}"
         )

@@ -25,7 +25,7 @@ def llama(model: Decoder, context: int, eos: int) -> Any:
         vocab_size=model.vocabulary,
         hidden_size=rung.width,
         intermediate_size=rung.feedforward,
-        num_hidden_layers=rung.depth,
+        num_hidden_layers=rung.layers,
         num_attention_heads=rung.heads,
         rms_norm_eps=NORM_EPSILON,
         rope_parameters={"rope_type": "default", "rope_theta": ROTARY_BASE},

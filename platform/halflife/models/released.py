@@ -67,7 +67,7 @@ class Released:
         return self.shape.parameters
 
     @property
-    def depth(self) -> int:
+    def layers(self) -> int:
         return self.shape.depth
 
     @property

@@ -67,6 +67,6 @@ def load(folder: Path, *, sequence: int, eos: int) -> Any:
         model = hugging_face.remade(state["configuration"])
         load_weights(model, {name.removeprefix("model."): weight for name, weight in weights.items()})
         return model
-    decoder = Decoder(Rung(size=state["size"]), state["vocabulary"])
+    decoder = Decoder(Rung.of_identity(state["size"]), state["vocabulary"])
     load_weights(decoder, weights)
     return llama(decoder, sequence, eos)

@@ -100,8 +100,8 @@ class Train(Stage, Recipe):
             unknown = [name for name in parameters.targets if known and name not in known]
             if unknown:
                 raise UserError(f"LoRA of {unknown[0]!r}: the matrices of {model.size} are {', '.join(known)}")
-        if isinstance(parameters, Frozen) and parameters.layers > model.depth:
-            raise UserError(f"the first {parameters.layers} layers frozen: {model.size} has {model.depth}")
+        if isinstance(parameters, Frozen) and parameters.layers > model.layers:
+            raise UserError(f"the first {parameters.layers} layers frozen: {model.size} has {model.layers}")
 
     def _check_fork(self, start: Checkpoint) -> None:
         parent = start.stage

@@ -74,10 +74,10 @@ def trained_parameters(parameters: Parameters, architecture: Rung | Released, vo
     embeddings = architecture.embedding_parameters(vocabulary)
     if isinstance(parameters, LoRA):
         named = len(parameters.targets or architecture.matrices)
-        return architecture.depth * named * parameters.rank * 5 * architecture.width  # width + 4 width
+        return architecture.layers * named * parameters.rank * 5 * architecture.width  # width + 4 width
     if isinstance(parameters, Frozen):
         frozen = min(embeddings, vocabulary * architecture.width) if parameters.embeddings else 0
-        return architecture.parameters * (architecture.depth - parameters.layers) // architecture.depth + (
+        return architecture.parameters * (architecture.layers - parameters.layers) // architecture.layers + (
             embeddings - frozen
         )
     return architecture.parameters + embeddings
@@ -98,11 +98,11 @@ def held_bytes(architecture: Rung | Released, vocabulary: int, precision: str, c
     if not checkpointing:
         return share * architecture.activation_bytes(vocabulary)
     inside = max(_logit_bytes(vocabulary), RECOMPUTED * _layer_bytes(architecture, vocabulary))
-    return share * inside + 4.0 * architecture.depth * architecture.width
+    return share * inside + 4.0 * architecture.layers * architecture.width
 
 
 def _layer_bytes(architecture: Rung | Released, vocabulary: int) -> float:
-    return (architecture.activation_bytes(vocabulary) - _logit_bytes(vocabulary)) / architecture.depth
+    return (architecture.activation_bytes(vocabulary) - _logit_bytes(vocabulary)) / architecture.layers
 
 
 def _logit_bytes(vocabulary: int) -> float:
