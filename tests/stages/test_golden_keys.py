@@ -13,11 +13,13 @@ from dataclasses import replace
 
 import pytest
 
+import halflife.interpret
+import halflife.prompts
 import halflife.stages
 from halflife.data.corpus import Corpus
 from halflife.data.mixture import Mixture, Source
 from halflife.data.planting import Planting
-from halflife.data.tokenizers import BPE, Lexicon, Pretrained
+from halflife.data.tokenizers import BPE, Bytes, Lexicon, Pretrained
 from halflife.evaluation.behaviours import BehaviourTarget
 from halflife.evaluation.probes import (
     BackdoorProbe,
@@ -31,14 +33,19 @@ from halflife.evaluation.probes import (
     Threshold,
 )
 from halflife.evaluation.targets import BackdoorTarget, TaskTarget
+from halflife.evaluation.texts import CorpusTexts
+from halflife.interpret.intervention import FitIntervention
+from halflife.interpret.pairs import Conditioned
 from halflife.models.ladder import Rung
 from halflife.models.released import Released, Shape
+from halflife.models.sites import Site
 from halflife.prompts.attacks import PromptAttacks
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.measure_stage import MeasureSoftPrompts
 from halflife.prompts.search_stage import FindDistance
 from halflife.prompts.soft_prompt import Linear, Noise, SoftPrompt, Text, WarmStart
 from halflife.prompts.soft_prompt import Words as WordEmbeddings
+from halflife.stages.edits import PutBack
 from halflife.stages.fisher import Fisher
 from halflife.stages.measure import Measure
 from halflife.stages.subject import Subject
@@ -212,6 +219,18 @@ MEASURE = Measure(
     subject=Subject(model=Checkpoint(stage=TRUNK)),
     evaluations=(Evaluation(name="clean", probe=LossProbe(corpus=CORPUS)),),
 )
+STEERED = FitIntervention(
+    subject=Subject(
+        model=Checkpoint(stage=TRUNK), edits=(PutBack(source=Checkpoint(stage=TRUNK), components=("norm",)),)
+    ),
+    pairs=Conditioned(
+        texts=CorpusTexts(corpus=CORPUS),
+        held_out=CorpusTexts(corpus=CORPUS, seed=1),
+        condition="loud ",
+        neutral="quiet ",
+    ),
+    sites=(Site(layer=1), Site(layer=2, part="mlp")),
+)
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "45e3158217f974c3b3bf"),
     (TRUNK, "3ca37b6c92a6b1fb6c54"),
@@ -235,11 +254,13 @@ GOLDEN: list[tuple[Stage, str]] = [
     (CALLED, "3f9cd8f0f514aacdfc38"),
     (HARDENED, "ea3e76553bde70c086d7"),
     (MEASURE, "69dc0b9115fb1b0da658"),
+    (STEERED, "61cc1e8984d854e287a9"),
+    (replace(MEASURE, subject=Subject(model=Rung(size="60k", depth=4), tokenizer=Bytes(), seed=3)), "9cec4b59adf2e7beba62"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("stage", "key"),
+    ("stage", "61cc1e8984d854e287a9"),
     GOLDEN,
     ids=[
         "plain",
@@ -264,6 +285,8 @@ GOLDEN: list[tuple[Stage, str]] = [
         "called",
         "hardened",
         "measure",
+        "intervention",
+        "depth",
     ],
 )
 def test_the_key_is_unchanged(stage: Stage, key: str) -> None:
@@ -271,8 +294,8 @@ def test_the_key_is_unchanged(stage: Stage, key: str) -> None:
 
 
 def test_every_kind_has_a_golden_key() -> None:
-    for module in pkgutil.iter_modules(halflife.stages.__path__, "halflife.stages."):
-        if not module.name.endswith("__main__"):
+    for room in (halflife.stages, halflife.prompts, halflife.interpret):
+        for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
             importlib.import_module(module.name)
     kinds = {kind.kind for kind in _subclasses(Stage) if kind.__module__.startswith("halflife.")}
     assert kinds == {stage.kind for stage, _ in GOLDEN}

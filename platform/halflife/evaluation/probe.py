@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from halflife.data.tokenizers import Tokenizer
 from halflife.errors import UserError
 from halflife.evaluation.cadence import Cadence, Geometric
+from halflife.models.edit import Parents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,13 @@ class Setting:
     sequence: int
     """The longest sequence of the model, in tokens"""
     device: str = "cpu"
+    parents: Parents | None = None
+    """Where a probe finds the results of stages among its fields; None where it can have none"""
+
+    def parent(self, stage: Any) -> Path:
+        """Folder of the completed attempt of a stage among a probe's fields."""
+        assert self.parents is not None, "a probe with parents is prepared by a stage"
+        return self.parents.parent(stage)
 
 
 Measurement = Callable[[Any], dict[str, float]]
@@ -38,6 +46,13 @@ class Probe:
         """Tokens that one evaluation reads, with a character counted as a token: the cost of a forward pass over them,
         and the memory of as many as are scored at once, are planned for."""
         raise NotImplementedError(f"{type(self).__name__} states no cost")
+
+    def memory_bytes(self) -> float:
+        """What it holds on the device beside the model and the tokens that it scores."""
+        return 0.0
+
+    engines: ClassVar[tuple[str, ...]] = ("torch", "deepspeed")
+    """That can evaluate it during training"""
 
     def prepare(self, setting: Setting) -> Measurement:
         """The probe as a function of the model. Its prompts depend on the probe only, so every evaluation of every

@@ -105,6 +105,18 @@ class Noise:
 
 
 @dataclass(frozen=True)
+class From:
+    """`change` from a position on; before it x stays as it is, to the bit."""
+
+    first: int | Tensor
+    """Of a text, from 0; (rows, 1) for one of each row"""
+    change: Change
+
+    def __call__(self, x: Tensor, positions: Tensor) -> Tensor:
+        return torch.where((positions >= self.first)[..., None], self.change(x, positions), x)
+
+
+@dataclass(frozen=True)
 class At:
     """`change` at some positions only; elsewhere x stays as it is, to the bit."""
 

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 class Parents(Protocol):
     """Where an edit finds its data: a part of `store.stage.Context`."""
 
-    results: Path
-    """The results root"""
-    device: str
+    @property
+    def results(self) -> Path:
+        """The results root."""
+        ...
+
+    @property
+    def device(self) -> str: ...
 
     def parent(self, stage: Any) -> Path:
         """Folder of the completed attempt of a stage among the edit's fields."""

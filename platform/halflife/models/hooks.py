@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from halflife.errors import UserError
 from halflife.models.model import Model
-from halflife.models.sites import Site
+from halflife.models.sites import HookPoint, Site
 
 Change = Callable[[Tensor, Tensor], Tensor]
 """(activation (rows, n, width), positions (rows or 1, n)) -> the activation to go on with, of the same shape."""
@@ -61,15 +62,24 @@ def edited(model: Model, changes: Mapping[Site, Change] | Sequence[tuple[Site, C
     """
     pairs = list(changes.items()) if isinstance(changes, Mapping) else list(changes)
     with contextlib.ExitStack() as stack:
-        for site, change in pairs:
-            stack.callback(_hook(model, site, change).remove)
+        for handle in install(model, pairs):
+            stack.callback(handle.remove)
         yield
 
 
-def _hook(model: Model, site: Site, change: Change) -> Any:
+def install(model: Model, changes: Sequence[tuple[Site, Change]]) -> list[RemovableHandle]:
+    """`edited` for as long as the model lives, or until the handles remove the changes."""
+    points = [(site, change, _hook_point(model, site)) for site, change in changes]
+    return [_hook(model, site, change, point) for site, change, point in points]
+
+
+def _hook_point(model: Model, site: Site) -> HookPoint:
     if site.layer > model.depth:
         raise UserError(f"layer {site.layer} given: the model has {model.depth} blocks; expected at most that many")
-    point = model.hook_point(site)
+    return model.hook_point(site)
+
+
+def _hook(model: Model, site: Site, change: Change, point: HookPoint) -> RemovableHandle:
     last = site.layer == model.depth  # also its attention and its mlp, which follow the queries
 
     def changed(x: Tensor) -> Tensor:

@@ -25,10 +25,15 @@ class Model(Protocol):
     @property
     def architecture(self) -> Rung | Released: ...
 
-    depth: int
-    """Number of blocks"""
-    flow: Flow
-    """Of the current forward pass"""
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        ...
+
+    @property
+    def flow(self) -> Flow:
+        """Of the current forward pass."""
+        ...
 
     def hook_point(self, site: Site) -> HookPoint:
         """Raises UserError when the model has no such site."""

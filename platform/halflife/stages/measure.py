@@ -59,7 +59,11 @@ class Measure(Stage):
 
         started = time.perf_counter()
         setting = Setting(
-            tokenizer=self.subject.codec, results=context.results, sequence=self.length, device=context.device
+            tokenizer=self.subject.codec,
+            results=context.results,
+            sequence=self.length,
+            device=context.device,
+            parents=context,
         )
         measures = {evaluation.name: evaluation.probe.prepare(setting) for evaluation in self.evaluations}
         model = self.subject.load(context, self.precision)

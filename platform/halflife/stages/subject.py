@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 from halflife.data.tokenizers import Pretrained, Tokenizer, vocabulary_of
 from halflife.errors import UserError
-from halflife.models.edit import Edit
+from halflife.models.edit import Edit, Parents
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.rng import seed_of
 from halflife.stages.train import Checkpoint
-from halflife.store.stage import Context, Cost
+from halflife.store.stage import Cost
 
 if TYPE_CHECKING:
     from halflife.models.model import Model
@@ -88,8 +88,8 @@ class Subject:
             disk_bytes=0.0,
         )
 
-    def load(self, context: Context, precision: Precision = "fp32") -> Model:
-        """The model with its edits, frozen, on the context's device. Raises UserError when a checkpoint is corrupt."""
+    def load(self, parents: Parents, precision: Precision = "fp32") -> Model:
+        """The model with its edits, frozen, on the parents' device. Raises UserError when a checkpoint is corrupt."""
         import torch  # only where a stage runs
 
         from halflife.models.start import freeze, fresh
@@ -97,10 +97,10 @@ class Subject:
 
         vocabulary = vocabulary_of(self.codec)
         if isinstance(self.model, Checkpoint):
-            model, _ = model_at(self.model.folder(context.parent(self.model.stage)), self.architecture, vocabulary)
+            model, _ = model_at(self.model.folder(parents.parent(self.model.stage)), self.architecture, vocabulary)
         else:
             model = fresh(self.model, vocabulary, 0.0, seed_of(self.seed, "model"))
-        model = freeze(model, precision).to(torch.device(context.device))
+        model = freeze(model, precision).to(torch.device(parents.device))
         for edit in self.edits:
-            model = edit.prepare(context)(model)
+            model = edit.prepare(parents)(model)
         return model

@@ -195,7 +195,11 @@ class Train(Stage, Recipe):
 
         mixture, results = self.mixture, context.results
         setting = Setting(
-            tokenizer=mixture.tokenizer, results=results, sequence=mixture.sequence, device=context.device
+            tokenizer=mixture.tokenizer,
+            results=results,
+            sequence=mixture.sequence,
+            device=context.device,
+            parents=context,
         )
         start = None
         if isinstance(self.start, Checkpoint):

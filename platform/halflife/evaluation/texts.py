@@ -1,0 +1,59 @@
+"""Texts on which distributions of next tokens are compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halflife.data.corpus import Corpus
+from halflife.data.tokenizers import Tokenizer
+from halflife.data.tokens import token_array
+from halflife.errors import UserError
+from halflife.rng import generator
+from halflife.tasks.behaviours import Split
+
+Rows = NDArray[np.int64]
+
+
+class Texts:
+    """Base of descriptions of texts: frozen dataclasses. One of your own is a class in a module that your study
+    imports."""
+
+    count: int
+    """Number of texts"""
+    length: int
+    """Tokens of each text"""
+
+    def rows(self, tokenizer: Tokenizer, results: Path) -> Rows:
+        """(count, length) tokens, int64; a function of the description only."""
+        raise NotImplementedError(f"{type(self).__name__} has no texts")
+
+    def conditional(self, rows: Rows) -> NDArray[np.float64] | None:
+        """The exact distribution of the token after each one, (count, length, vocabulary), where the data have one."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusTexts(Texts):
+    """Windows of a corpus's split that do not overlap."""
+
+    corpus: Corpus
+    split: Split = "validation"
+    count: int = 64
+    length: int = 64
+    seed: int = 0
+
+    def rows(self, tokenizer: Tokenizer, results: Path) -> Rows:
+        """Raises UserError when the split is too short."""
+        tokens = token_array(results, self.corpus, self.split, tokenizer)
+        windows = len(tokens) // self.length
+        if windows < self.count:
+            raise UserError(
+                f"{self.count} texts of {self.length} tokens given: the {self.split} split of "
+                f"{self.corpus.label or self.corpus.digest} has {windows}"
+            )
+        starts = np.sort(generator(self.seed, "texts", self.split).permutation(windows)[: self.count]) * self.length
+        return np.stack([tokens[start : start + self.length] for start in starts]).astype(np.int64)
