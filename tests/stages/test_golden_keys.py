@@ -231,6 +231,7 @@ STEERED = FitIntervention(
     ),
     sites=(Site(layer=1), Site(layer=2, part="mlp")),
 )
+DEEP = replace(MEASURE, subject=Subject(model=Rung(size="60k", depth=4), tokenizer=Bytes(), seed=3))
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "45e3158217f974c3b3bf"),
     (TRUNK, "3ca37b6c92a6b1fb6c54"),
@@ -255,12 +256,12 @@ GOLDEN: list[tuple[Stage, str]] = [
     (HARDENED, "ea3e76553bde70c086d7"),
     (MEASURE, "69dc0b9115fb1b0da658"),
     (STEERED, "61cc1e8984d854e287a9"),
-    (replace(MEASURE, subject=Subject(model=Rung(size="60k", depth=4), tokenizer=Bytes(), seed=3)), "9cec4b59adf2e7beba62"),
+    (DEEP, "9cec4b59adf2e7beba62"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("stage", "61cc1e8984d854e287a9"),
+    ("stage", "key"),
     GOLDEN,
     ids=[
         "plain",
