@@ -122,7 +122,7 @@ def test_a_server_that_stays_down_is_abandoned_and_the_loss_is_named():
     out.ensure(Run(ref=SWEEP, name="study smoke"))
     out.ensure(Run(ref=TRIAL, name="a trial"))
     left = out.close(patience=0.2)
-    assert left == ["run 'study smoke'", "run 'a trial'"]
+    assert left == ["run 'study smoke': the server is down", "run 'a trial'"]
     store.down = False
     assert publish(store, points(3)) == []
     assert len(run_named(store, "a trial").data.points) == 3
@@ -170,6 +170,29 @@ def test_rejected_requests_are_reported_and_the_rest_is_written_but_the_run_is_n
     trial = run_named(store, "a trial")
     assert trial.info.status == "FINISHED"
     assert schema.TAG_PUBLISHED not in trial.data.tags
+
+
+@pytest.mark.parametrize("error", [PermissionError("read-only"), OSError("disk quota exceeded")])
+def test_artifacts_that_cannot_be_stored_are_reported_with_the_reason_and_never_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch, error: OSError
+):
+    def refuse(*_: str) -> None:
+        raise error
+
+    store = FakeStore()
+    monkeypatch.setattr(store, "log_text", refuse)
+    out = publisher(store)
+    out.ensure(Run(ref=SWEEP, name="study smoke"))
+    out.artifact(SWEEP, "study.json", "{}")
+    out.finish(SWEEP, "FINISHED")
+    permanent = isinstance(error, PermissionError)
+    left = out.close(patience=0.3)
+    assert left[0] == f"artifact study.json: {error}"
+    assert left[1:] == ([] if permanent else ["end of sweep s1"])
+    assert (run_named(store, "study smoke").info.status == "FINISHED") == permanent
+    monkeypatch.undo()
+    assert publish(store) == []
+    assert run_named(store, "study smoke").data.artifacts == {"study.json": "{}"}
 
 
 def test_points_that_cannot_be_read_are_reported_and_the_rest_is_written():

@@ -24,6 +24,8 @@ _PERMANENT = {
     "INVALID_STATE",
     "FEATURE_DISABLED",
 }
+_UNWRITABLE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+"""Of a folder of artifacts on this machine."""
 
 
 class Rejected(Exception):
@@ -93,7 +95,7 @@ def transient(error: Exception) -> bool:
     response = getattr(error, "response", None)  # of an artifact upload
     if response is not None and 400 <= response.status_code < 500:
         return response.status_code in (408, 429)
-    return isinstance(error, OSError)  # the errors of requests are OSErrors
+    return isinstance(error, OSError) and not isinstance(error, _UNWRITABLE)  # the errors of requests are OSErrors
 
 
 def one_line(error: Exception) -> str:

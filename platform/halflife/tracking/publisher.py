@@ -192,7 +192,10 @@ class Publisher:
             self._wake.notify_all()
         self._wait_while(self._thread.is_alive, patience)
         self._abandoned = True
-        return [*self.rejected, *(job.what for job in list(self._jobs))]
+        left = [job.what for job in list(self._jobs)]
+        if left and self._trouble:
+            left[0] += f": {self._trouble}"
+        return [*self.rejected, *left]
 
     def _wait_while(self, condition: Callable[[], bool], patience: float) -> None:
         self._advanced = time.monotonic()
@@ -241,10 +244,14 @@ class Publisher:
         if self._client is None:
             self._client = connect(self._uri)  # imports MLflow
             self._advanced = time.monotonic()
-        self._experiment_id = experiments.find(  # creates the tables of a new database
-            self._client, self._uri, self._experiment, description=self._description, artifacts=self._artifacts
+        known, self._experiment_id = (
+            self._experiment_id,
+            experiments.find(
+                self._client, self._uri, self._experiment, description=self._description, artifacts=self._artifacts
+            ),
         )
-        self._advanced = time.monotonic()
+        if not known:  # which may have created the tables of a new database; doing it again is no progress
+            self._advanced = time.monotonic()
         kind, found = f"tags.`{schema.TAG_KIND}`", []
         ours = f"{kind} = 'trial' and tags.`{schema.TAG_SWEEP}` = '{self._sweep}'"
         for where in (f"{kind} = 'stage'", f"{kind} = 'sweep'", ours):
