@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,9 @@ import torch
 from halflife.data.mixture import Mixture, Source
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
-from halflife.evaluation.probe import Measurement, Probe, Setting
 from halflife.evaluation.probes import Ends, Evaluation, LossProbe, TaskProbe
-from halflife.models.changes import ProjectOut
 from halflife.models.components import component_of
-from halflife.models.edit import Edit, Parents
-from halflife.models.hooks import install
 from halflife.models.ladder import Rung
-from halflife.models.sites import Site
 from halflife.prompts.edit import PromptBefore
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.soft_prompt import SoftPrompt
@@ -33,6 +28,7 @@ from halflife.store.store import Store, read_points
 from halflife.tasks.families import Family
 from halflife.training.optimizers import AdamW
 from tests.data.samples import sample_corpus
+from tests.plugin.added import FirstDirection, Silenced
 
 LANGUAGES = Family(kind="C", size=4, modulus=7).languages
 PROBE = Evaluation(name="b", probe=TaskProbe(tasks=LANGUAGES[:1], trials=16), at=Ends())
@@ -141,37 +137,8 @@ def test_a_fitted_prompt_before_every_text_scores_as_the_stage_that_fitted_it(st
     assert behind > plain + 0.5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Silenced(Edit):
-    """An edit from outside the package: the first directions of the stream are gone."""
-
-    directions: int
-
-    def prepare(self, parents: Parents) -> Callable[[Any], Any]:
-        def edit(model: Any) -> Any:
-            width = model.embed.weight.shape[1]
-            install(model, [(Site(layer=1), ProjectOut(torch.eye(width)[: self.directions]))])
-            return model
-
-        return edit
-
-
-@dataclass(frozen=True, kw_only=True)
-class Norms(Probe):
-    """A probe from outside the package."""
-
-    letters: str
-
-    def tokens_scored(self, sequence: int) -> float:
-        return float(len(self.letters))
-
-    def prepare(self, setting: Setting) -> Measurement:
-        tokens = torch.tensor([list(self.letters.encode())])
-        return lambda model: {"norm": float(model.residuals(model.embed(tokens))[1][..., 0].norm())}
-
-
 def test_a_probe_and_an_edit_from_outside_the_package_are_one_class_each(store: Store) -> None:
-    probe = Evaluation(name="n", probe=Norms(letters="abc"))
+    probe = Evaluation(name="n", probe=FirstDirection(letters="abc"))
     subject = Subject(model=Checkpoint(stage=TRUNK))
     plain = points(store, Measure(subject=subject, evaluations=(probe,)))[0, "n/norm"]
     edited = points(store, Measure(subject=replace(subject, edits=(Silenced(directions=4),)), evaluations=(probe,)))

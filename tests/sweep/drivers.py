@@ -18,12 +18,17 @@ class Driver:
     """One driver process, in its own process group."""
 
     def __init__(
-        self, results: Path, *flags: str, program: str = "program", environment: dict[str, str] | None = None
+        self,
+        results: Path,
+        *flags: str,
+        program: str = "program",
+        package: str = "tests.sweep",
+        environment: dict[str, str] | None = None,
     ) -> None:
         paths = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
         self.results = results
         self.process = subprocess.Popen(
-            [sys.executable, "-m", f"tests.sweep.{program}", str(results), *flags],
+            [sys.executable, "-m", f"{package}.{program}", str(results), *flags],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "200", **(environment or {})},
             stdout=subprocess.PIPE,

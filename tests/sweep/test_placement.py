@@ -26,7 +26,6 @@ from halflife.sweep.placement import (
     Placements,
     ResourceRequest,
     check_choices,
-    check_engine,
     execution_text,
     gpu_fraction,
     place,
@@ -246,8 +245,8 @@ def test_deepspeed_that_is_not_installed_is_refused_before_any_compute(monkeypat
 def test_a_stage_that_the_engine_cannot_train_is_refused(changes: dict, workers: int, zero: int, reason: str):
     execution = Execution(engine="deepspeed", workers=workers, zero=zero)
     with pytest.raises(UserError, match=reason):
-        check_engine(recipe(**changes), execution)
-    check_engine(Fake(name="of another kind"), execution)
+        recipe(**changes).check_execution(execution)
+    Fake(name="of another kind").check_execution(execution)
 
 
 def test_only_training_is_spread_over_workers_and_zero_1_is_the_default():

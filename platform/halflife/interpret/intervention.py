@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from halflife.data.tokenizers import vocabulary_of
@@ -68,6 +69,10 @@ class FitIntervention(Stage):
             raise UserError(f"{again[0]} given several times: expected each site once")
         for site in self.sites:
             _check_site(site, self.subject.architecture)
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        return ("neutral", *(name_of(site, method) for site in self.sites for method in self.methods))
 
     @property
     def label(self) -> str:

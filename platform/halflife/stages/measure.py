@@ -44,6 +44,10 @@ class Measure(Stage):
     def length(self) -> int:
         return self.sequence or self.subject.context_length or 256
 
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(evaluation.name for evaluation in self.evaluations)
+
     @property
     def label(self) -> str:
         return f"measures of {self.subject.size}"

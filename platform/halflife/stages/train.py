@@ -180,9 +180,24 @@ class Train(Stage, Recipe):
             scored=max((e.probe.tokens_scored(self.mixture.sequence) for e in self.evaluations), default=0.0),
             activation_budget=activation_budget,
         )
-        return replace(
-            held, init_weights=held.init_weights + 4.0 * sum(sizes.get(type(penalty), 0) for penalty in self.penalties)
-        )
+        copies = 4.0 * sum(sizes.get(type(penalty), 0) for penalty in self.penalties)
+        probes = sum(evaluation.probe.memory_bytes() for evaluation in self.evaluations)
+        return replace(held, init_weights=held.init_weights + copies, evaluation=held.evaluation + probes)
+
+    def check_execution(self, execution: Execution) -> None:
+        rows = self.batch_tokens // self.mixture.sequence
+        if rows % execution.workers:
+            raise UserError(
+                f"batches of {rows} sequences do not divide among {execution.workers} workers: "
+                f"choose a number of workers that divides {rows}, or another batch size"
+            )
+        parts = [*self.penalties, *(evaluation.probe for evaluation in self.evaluations)]
+        unsupported = [type(part).__name__ for part in parts if execution.engine not in part.engines]
+        unsupported += ["gradient noise"] if self.gradient_noise and execution.engine != "torch" else []
+        if unsupported:
+            raise UserError(f"{unsupported[0]} is not supported by the engine {execution.engine!r}: use --engine torch")
+        if execution.zero == 3 and isinstance(self.parameters, LoRA):
+            raise UserError("LoRA under ZeRO stage 3: merging it needs whole weights; use --zero 2")
 
     def rows_within(self, budget: float) -> int:
         """Sequences whose activations stay within `budget` bytes, at least 1."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from halflife.store.execution import CPU_ACTIVATION_BYTES, Execution, Memory
-from halflife.store.identity import fields, fields_of, is_description, key_of
+from halflife.store.identity import fields, fields_of, is_description, key_of, origin_of
 
 
 class Context(Protocol):
@@ -97,7 +97,7 @@ class Stage:
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        return {"kind": self.kind, "version": self.version, **fields_of(self)}
+        return {"kind": self.kind, "version": self.version, **origin_of(type(self)), **fields_of(self)}
 
     @cached_property
     def key(self) -> str:
@@ -143,6 +143,9 @@ class Stage:
     def memory(self, execution: Execution, activation_budget: float = CPU_ACTIVATION_BYTES) -> Memory:
         """Bytes on each device that computes the stage. Microbatches are limited to `activation_budget` bytes."""
         return Memory(activations=self.cost.memory_bytes)
+
+    def check_execution(self, execution: Execution) -> None:
+        """Raises UserError when the stage cannot be carried out so."""
 
     @property
     def label(self) -> str:

@@ -15,8 +15,6 @@ from halflife.stages.train import Train
 from halflife.store.execution import CPU_ACTIVATION_BYTES, ENGINES, Execution, Memory
 from halflife.store.stage import Stage
 from halflife.training.memory import GPU_ACTIVATION_SHARE
-from halflife.training.parameters import LoRA
-from halflife.training.penalties import L2SP
 
 DEFAULT_ZERO = 1
 """ZeRO stage under DeepSpeed: saves the most memory for the least communication."""
@@ -123,7 +121,7 @@ class Placements:
     def check(self, stages: Iterable[Stage]) -> None:
         """Raises UserError when the chosen engine cannot train a stage."""
         for stage in stages:
-            check_engine(stage, self[stage].execution)
+            stage.check_execution(self[stage].execution)
 
     def check_memory(self, stages: Iterable[Stage]) -> None:
         """Raises UserError when a stage cannot fit: how much it needs for what, and what would make it fit."""
@@ -155,24 +153,6 @@ def check_choices(choices: ExecutionChoices, devices: int) -> None:
             f"{execution.workers} workers on a machine with {devices} device{'s' * (devices != 1)}: "
             f"expected at most {devices}"
         )
-
-
-def check_engine(stage: Stage, execution: Execution) -> None:
-    """Raises UserError when the engine cannot train the stage."""
-    if not isinstance(stage, Train):
-        return
-    rows = stage.batch_tokens // stage.mixture.sequence
-    if rows % execution.workers:
-        raise UserError(
-            f"batches of {rows} sequences do not divide among {execution.workers} workers: "
-            f"choose a number of workers that divides {rows}, or another batch size"
-        )
-    unsupported = [type(penalty).__name__ for penalty in stage.penalties if not isinstance(penalty, L2SP)]
-    unsupported += ["gradient noise"] if stage.gradient_noise else []
-    if execution.engine == "deepspeed" and unsupported:
-        raise UserError(f"{unsupported[0]} is not supported by the engine 'deepspeed': use --engine torch")
-    if execution.zero == 3 and isinstance(stage.parameters, LoRA):
-        raise UserError("LoRA under ZeRO stage 3: merging it needs whole weights; use --zero 2")
 
 
 def place(stage: Stage, choices: ExecutionChoices, budget: DeviceBudget) -> Placement:
@@ -277,7 +257,7 @@ def _spread(
 
 def _supported(stage: Stage, execution: Execution) -> bool:
     try:
-        check_engine(stage, execution)
+        stage.check_execution(execution)
     except UserError:
         return False
     return True

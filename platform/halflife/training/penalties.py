@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from halflife.data.tokenizers import Tokenizer
 from halflife.errors import UserError
+from halflife.store.execution import ENGINES
 from halflife.store.stage import Context
 
 
@@ -16,6 +17,8 @@ from halflife.store.stage import Context
 class L2SP:
     """Pull towards the stage's initial weights, as the proximal step
     theta <- theta_0 + (theta - theta_0) / (1 + eta strength), with eta the learning rate (arXiv 1802.01483)."""
+
+    engines: ClassVar[tuple[str, ...]] = ENGINES
 
     strength: float
 
@@ -28,6 +31,8 @@ class EWC:
     """Elastic weight consolidation (arXiv 1612.00796): L2SP with a separate strength for every weight,
     strength F_i / mean F, with F the diagonal of the Fisher information at the start. So its mean strength over the
     weights is that of L2SP. Its step is proximal as well: no strength is too large."""
+
+    engines: ClassVar[tuple[str, ...]] = ("torch",)
 
     strength: float
     fisher: Any
@@ -42,6 +47,8 @@ class KL:
     """Adds strength KL(p_0 || p) to the loss, a mean over the same tokens as the loss, with p_0 the prediction of the
     initial model on this batch (learning without forgetting at temperature 1, arXiv 1606.09282)."""
 
+    engines: ClassVar[tuple[str, ...]] = ("torch",)
+
     strength: float
 
     def __post_init__(self) -> None:
@@ -52,6 +59,9 @@ class KL:
 class AddedLoss:
     """Base of penalties that are a separate loss, added to the batch's at every step. A room above training declares
     one as a subclass; no other code changes."""
+
+    engines: ClassVar[tuple[str, ...]] = ("torch",)
+    """That can train with it"""
 
     strength: float
 

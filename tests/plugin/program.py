@@ -1,0 +1,66 @@
+"""A study of plug-ins, in a process of its own: python -m tests.plugin.program RESULTS."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from halflife.data.mixture import Mixture, Source
+from halflife.evaluation.probes import Ends, Evaluation, TaskProbe
+from halflife.models.ladder import Rung
+from halflife.stages.measure import Measure
+from halflife.stages.subject import Subject
+from halflife.stages.train import Checkpoint, Train
+from halflife.sweep.launch import run
+from halflife.sweep.site import ExecutionSite
+from halflife.sweep.study import Study, Trial
+from halflife.tasks.families import Family
+from halflife.tracking import schema
+from halflife.training.optimizers import AdamW
+from tests.plugin.added import CountParameters, FirstDirection, Silenced
+from tests.sweep.helpers import declaration
+
+LANGUAGE = Family(kind="C", size=4, modulus=7).languages[0]
+TRUNK = Train(
+    start=Rung(size="20k"),
+    mixture=Mixture(sources=(Source(corpus=LANGUAGE, loss="answers"),), sequence=64),
+    tokens=1024,
+    batch_tokens=256,
+    optimizer=AdamW(learning_rate=0.01),
+    evaluations=(Evaluation(name="skill", probe=TaskProbe(tasks=(LANGUAGE,), trials=4), at=Ends()),),
+)
+
+
+def study() -> Study:
+    plain = Subject(model=Checkpoint(stage=TRUNK))
+    edited = replace(plain, edits=(Silenced(directions=2),))
+    skill, first = TRUNK.evaluations[0], Evaluation(name="first", probe=FirstDirection(letters="abc"))
+    trials = tuple(
+        Trial(
+            name=f"{role} {number}",
+            parameters={"branch": number, "size": "20k", "seed": 0},
+            stages={
+                "trunk": TRUNK,
+                "branch": Measure(subject=subject, evaluations=(skill, first)),
+                "count": CountParameters(subject=subject),
+            },
+            role=role,
+        )
+        for number, (role, subject) in enumerate((("treatment", edited), ("positive", plain), ("absent", plain)))
+    )
+    return Study(declaration=declaration(study="plugins", outcomes=(OUTCOME,)), trials=trials)
+
+
+OUTCOME = schema.Outcome(name="skill", label="skill", phase="branch", task="skill")
+
+
+def main() -> None:
+    result = run(study(), ExecutionSite(results=Path(sys.argv[1]), device="cpu", max_concurrent=2))
+    print("REPORT " + json.dumps(asdict(result), default=str))
+    sys.exit(result.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""A probe, an edit and a kind of stage from outside the package run on Ray's workers as halflife's own do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from halflife.errors import UserError
+from halflife.store import identity
+from halflife.store.store import Store, read_points
+from tests.plugin import added, program
+from tests.sweep.drivers import Driver
+
+
+@pytest.mark.slow
+def test_what_a_user_adds_runs_on_workers_that_import_it(tmp_path: Path):
+    driver = Driver(tmp_path, program="program", package="tests.plugin")
+    report = driver.report()
+    assert (report["failed"], report["run"], report["unpublished"]) == ({}, 5, [])
+    norms, counts = {}, {}
+    for trial in program.study().trials:
+        for phase in ("branch", "count"):
+            stage = trial.stages[phase]
+            done = Store(tmp_path).outcome(stage)
+            assert done is not None
+            points = read_points(tmp_path / "stages" / stage.folder_name / "attempts" / done.attempt)
+            values = dict(points.select("name", "value").iter_rows())
+            if phase == "branch":
+                norms[trial.role] = values["first/norm"]
+            else:
+                counts[trial.role] = values["positive/count"]
+    assert norms["treatment"] < 1e-5 < norms["positive"] == norms["absent"]
+    assert counts["treatment"] == counts["positive"] > 1000
+
+
+def test_the_identity_of_what_a_user_adds_holds_its_package():
+    silenced = added.Silenced(directions=2)
+    assert identity.canonical(silenced) == {"is": "Silenced", "of": "tests", "directions": 2}
+    counted = program.study().trials[0].stages["count"]
+    assert counted.description["of"] == "tests"
+    assert "of" not in program.TRUNK.description
+    assert json.loads(json.dumps(counted.description)) == counted.description
+
+
+def test_two_classes_of_one_name_and_package_are_refused():
+    twin = type("Silenced", (added.Silenced,), {"__module__": "tests.plugin.others"})
+    identity.canonical(added.Silenced(directions=1))
+    with pytest.raises(UserError, match=r"Silenced is defined in tests\.plugin\.added and in tests\.plugin\.others"):
+        identity.canonical(twin(directions=1))
+
+
+def test_a_class_of_the_script_itself_is_refused_as_workers_cannot_import_it():
+    local = type("Silenced", (added.Silenced,), {"__module__": "__main__"})
+    with pytest.raises(UserError, match="move it to a module that the study imports"):
+        identity.canonical(local(directions=1))
