@@ -35,6 +35,7 @@ def data(folder: Path) -> StudyData:
     return results.load(SMALL.study, results=folder)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_docstring_runs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

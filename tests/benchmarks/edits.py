@@ -47,7 +47,7 @@ def _figures(size: str, count: int) -> list[Figure]:
         return model.hidden(x)
 
     def by_hand() -> Tensor:
-        handle = model.blocks[0].register_forward_hook(lambda _, __, output: output + vector)
+        handle = model.blocks[0].register_forward_hook(lambda _, __, output: torch.add(output, vector))
         try:
             return model.hidden(x)
         finally:

@@ -13,6 +13,7 @@ from halflife.data.tokenizers import BPE, Bytes, vocabulary_of
 from halflife.errors import UserError
 from halflife.evaluation.targets import BackdoorTarget
 from halflife.prompts.fit_stage import FitSoftPrompts
+from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.plan import Plan
 from halflife.store.run import run_stage
@@ -85,7 +86,7 @@ def test_soft_prompts_are_fitted_at_the_drop_and_after_it_to_the_model_without_t
         drop, after = stages["prompts-at-the-drop"], stages["prompts-after-the-decay"]
         trial = next(trial for trial in plan.trials if trial.role == role)
         assert drop.subject.model == Checkpoint(stage=trains(trial)["trunk"])
-        assert after == dataclasses.replace(drop, model=Checkpoint(stage=trains(trial)["branch"]))
+        assert after == dataclasses.replace(drop, subject=Subject(model=Checkpoint(stage=trains(trial)["branch"])))
         assert isinstance(drop.targets[0], BackdoorTarget)
         assert drop.targets[0].condition == "untriggered"
     given = [(stage.prompts, stage.targets) for stages in fitted.values() for stage in stages.values()]

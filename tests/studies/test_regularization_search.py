@@ -22,6 +22,7 @@ from halflife.tasks.backdoor import draw_backdoor
 from studies import regularization_search as study
 from tests.data.samples import sample_file
 from tests.studies.command import command
+from tests.sweep.fakes import Fake
 
 
 def built(results: Path, preset: str = "smoke", **changes: Any) -> Search:
@@ -102,7 +103,7 @@ class Stored:
         self._points = points
 
     def points(self, stage: Any) -> pl.DataFrame:
-        return pl.DataFrame(self._points[stage], schema=["step", "name", "value"], orient="row")
+        return pl.DataFrame(self._points[stage.name], schema=["step", "name", "value"], orient="row")
 
 
 def finished(poisoned: list[tuple[int, float]], control: list[tuple[int, float]]) -> Finished:
@@ -111,8 +112,7 @@ def finished(poisoned: list[tuple[int, float]], control: list[tuple[int, float]]
         + [(0, "backdoor/hits", 60.0), (0, "backdoor/trials", 64.0), (9, "clean/loss", 2.0), (99, "clean/loss", 1.5)],
         "clean": [(step, "backdoor/logprob", value) for step, value in control],
     }
-    stages: Any = {"branch": "poisoned"}, {"branch": "clean"}
-    one, other = (Trial(name=str(place), parameters={}, stages=each) for place, each in enumerate(stages))
+    one, other = (Trial(name=name, parameters={}, stages={"branch": Fake(name=name)}) for name in points)
     store: Any = Stored(points)
     return Finished(one, store, {"absent": other})
 

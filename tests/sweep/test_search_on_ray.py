@@ -63,6 +63,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return results, driver(results, "--seeds", "2").report()
 
 
+@pytest.mark.slow
 def test_a_search_evaluates_each_setting_once(swept: tuple[Path, dict[str, Any]]):
     results, report = swept
     assert report["failed"] == {}
@@ -73,6 +74,7 @@ def test_a_search_evaluates_each_setting_once(swept: tuple[Path, dict[str, Any]]
     assert study(results).metric_names == ["height"]
 
 
+@pytest.mark.slow
 def test_objectives_are_metrics_of_the_trials_runs(swept: tuple[Path, dict[str, Any]]):
     connection = sqlite3.connect(swept[0] / "mlflow.db")
     points = connection.execute("SELECT count(*) FROM metrics WHERE key = 'objective/height'").fetchone()
@@ -83,6 +85,7 @@ def test_objectives_are_metrics_of_the_trials_runs(swept: tuple[Path, dict[str, 
     assert statuses == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_a_second_run_starts_no_ray_and_computes_nothing(swept: tuple[Path, dict[str, Any]]):
     results, first = swept
     before, written = computed(results), journal(results)

@@ -201,6 +201,7 @@ def test_a_sweep_without_points_is_one_clear_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_report_needs_neither_torch_nor_ray(tmp_path):
     uri = planted.write(tmp_path / "results", replace(TINY, sizes=("30k",)))
     program = f"""
