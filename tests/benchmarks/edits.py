@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,8 +47,11 @@ def _figures(size: str, count: int) -> list[Figure]:
     def plain() -> Tensor:
         return model.hidden(x)
 
+    def add(module: Any, args: Any, output: Tensor) -> Tensor:
+        return output + vector
+
     def by_hand() -> Tensor:
-        handle = model.blocks[0].register_forward_hook(lambda _, __, output: torch.add(output, vector))
+        handle = model.blocks[0].register_forward_hook(add)
         try:
             return model.hidden(x)
         finally:
