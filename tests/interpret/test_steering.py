@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,3 +223,20 @@ def test_a_vector_that_a_stage_does_not_fit_is_refused_by_name(trunk: Train):
     )
     with pytest.raises(UserError, match=r"vector residual-2.mean given: the stage fits residual-1\.mean"):
         Steer(fit=fit, site=Site(layer=2))
+
+
+def test_the_readmes_example_of_looking_inside_runs(store: Store, trunk: Train):
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("## Looking inside") :]
+    program = section[section.index("```python") + len("```python") :].split("```")[0]
+    corpus = trunk.evaluations[0].probe.corpus  # pyright: ignore[reportAttributeAccessIssue]
+    names: dict[str, Any] = {
+        "trunk": trunk,
+        "branch": replace(trunk, start=Checkpoint(stage=trunk), seed=1),
+        "corpus": corpus,
+        "skill": trunk.evaluations[0],
+    }
+    exec(program, names)
+    assert values(store, replace(names["restored"], sequence=32))["moved/kl"] > 0
+    steered = Measure(subject=names["steered"], evaluations=(names["skill"],), sequence=32)
+    assert values(store, steered)["clean/loss"] > 0
