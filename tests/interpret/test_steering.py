@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from halflife.data.mixture import Mixture, Source
-from halflife.data.tokenizers import Tokenizer
 from halflife.errors import UserError
 from halflife.evaluation.probes import Ends, Evaluation, LossProbe
-from halflife.evaluation.texts import CorpusTexts, Rows
+from halflife.evaluation.texts import CorpusTexts
 from halflife.interpret import steering
 from halflife.interpret.distance import DistanceProbe
 from halflife.interpret.intervention import FitIntervention, Steer
-from halflife.interpret.pairs import Conditioned, Pairs
+from halflife.interpret.pairs import Conditioned
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.models.sites import Site
@@ -30,6 +29,7 @@ from halflife.store.run import run_stage
 from halflife.store.store import Store
 from halflife.training.optimizers import AdamW
 from tests.data.samples import sample_corpus
+from tests.interpret.written import Written
 
 CONDITION, NEUTRAL = 1, 2
 SHARED = 10
@@ -112,26 +112,6 @@ def test_a_vector_at_the_first_shared_token_only_is_added_nowhere_else(model, ve
         for only in (False, True)
     )
     assert everywhere < 1e-3 < first
-
-
-@dataclass(frozen=True, kw_only=True)
-class Written(Pairs):
-    """Pairs of one's own."""
-
-    seed: int = 0
-
-    @property
-    def shared(self) -> int:
-        return 8
-
-    @property
-    def count(self) -> int:
-        return 12
-
-    def rows(self, part: str, tokenizer: Tokenizer, results: Path) -> tuple[Rows, Rows]:
-        text = np.random.default_rng([self.seed, part == "train"]).integers(97, 123, (self.count, self.shared))
-        one, other = (np.concatenate([np.full((self.count, 2), tag), text], axis=1) for tag in (65, 66))
-        return one, other
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,17 @@ import pytest
 from halflife.data.mixture import Mixture, Source
 from halflife.evaluation.probes import Ends, Evaluation, TaskProbe, Threshold
 from halflife.evaluation.targets import TaskTarget
+from halflife.interpret.intervention import FitIntervention
 from halflife.models.ladder import Rung
+from halflife.models.sites import Site
 from halflife.prompts.attacks import PromptAttacks
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.measure_stage import MeasureSoftPrompts
 from halflife.prompts.search_stage import FindDistance
 from halflife.prompts.soft_prompt import SoftPrompt
+from halflife.stages.edits import PutBack
 from halflife.stages.fisher import Fisher
+from halflife.stages.measure import Measure
 from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.plan import Plan
@@ -25,6 +29,7 @@ from halflife.store.store import Store
 from halflife.tasks.families import Family
 from halflife.training.optimizers import SGD, AdamW
 from halflife.training.recipe import Snapshot
+from tests.interpret.written import Written
 
 LANGUAGE = Family(kind="C", size=4, modulus=7).languages[0]
 TARGET = TaskTarget(task=LANGUAGE)
@@ -60,7 +65,15 @@ def children(model: Checkpoint) -> dict[str, Stage]:
         "fisher": Fisher(subject=Subject(model=model), mixture=TRUNK.mixture, batches=1),
         "fit": fit(model),
         "find": find(model),
-        "measure": MeasureSoftPrompts(fit=fit(model), prompts=("two",), bits=(8,), fragile=False),
+        "prompts": MeasureSoftPrompts(fit=fit(model), prompts=("two",), bits=(8,), fragile=False),
+        "measure": Measure(subject=Subject(model=model), evaluations=(PROBE,)),
+        "weights": Measure(
+            subject=Subject(model=Checkpoint(stage=TRUNK), edits=(PutBack(source=model, components=("head",)),)),
+            evaluations=(PROBE,),
+        ),
+        "intervention": FitIntervention(
+            subject=Subject(model=model), pairs=Written(), sites=(Site(layer=1),), steps=1, batch=2
+        ),
     }
 
 

@@ -10,14 +10,15 @@ from halflife.models.ladder import Rung
 
 @dataclass(frozen=True, kw_only=True)
 class Wide(Rung):
-    """Two layers of a given width; `size` is not read."""
+    """Layers of a given width, two by default; `size` is not read."""
 
     size: str = "100k"
     of: int
+    deep: int = 2
 
     @cached_property
     def layers(self) -> int:
-        return 2
+        return self.deep
 
     @cached_property
     def width(self) -> int:
