@@ -122,6 +122,7 @@ def stop(server: subprocess.Popen) -> None:
         server.wait()
 
 
+@pytest.mark.nightly
 def test_a_tracking_server_that_restarts_loses_nothing(tmp_path: Path, port: int, servers: list):
     servers.append(start_server(tmp_path, port))
     results, address = tmp_path / "results", f"http://127.0.0.1:{port}"

@@ -104,7 +104,7 @@ def test_a_grid_imports_no_optuna():
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}).returncode == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_search_killed_midway_resumes_with_as_many_settings_and_computes_nothing_twice(tmp_path: Path):
     """A driver killed with its whole group leaves work that the same command finishes."""
     flags = ("--trials", "8", "--deed", "sleep")
@@ -137,7 +137,7 @@ def test_ctrl_c_puts_pending_settings_back_into_the_queue(tmp_path: Path):
     assert set(statuses(tmp_path).values()) == {"FINISHED"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_searches_at_once_make_one(tmp_path: Path):
     flags = ("--trials", "8", "--deed", "sleep")
     drivers = [driver(tmp_path, *flags), driver(tmp_path, *flags)]

@@ -99,6 +99,7 @@ def test_stages_of_two_workers_survive_deaths_and_ctrl_c_and_end_as_those_of_one
     assert sum(record["resumed"] is not None for record in records(results)) >= 3
 
 
+@pytest.mark.nightly
 def test_engine_auto_runs_a_stage_that_is_too_large_for_one_device_on_two(tmp_path: Path):
     source = text(tmp_path)
     planned = Driver(tmp_path / "auto", str(source), "dry", program="auto_program")
