@@ -28,8 +28,9 @@ pytestmark = pytest.mark.cluster
 HEAD = "10.77.0.10"
 RESULTS = "halflife"
 FEW = "--sizes 30k --seeds 1 --poison-counts 10 --trunk-tokens 20000 --branch-tokens 6000 --relearn-tokens 3000"
+FEW += " --strength None"  # so few tokens implant nothing
 STUDY = ["python", "studies/backdoor_persistence.py", "smoke", "--cluster", "cluster.yaml", *FEW.split()]
-STAGES = 15
+STAGES = 14
 SECONDS = 1200.0
 """Timeout for what takes a minute or two on an idle machine."""
 
