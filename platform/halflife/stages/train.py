@@ -15,7 +15,7 @@ from halflife.evaluation.probes import Setting, due
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.store.execution import CPU_ACTIVATION_BYTES, Execution, Memory
-from halflife.store.stage import Context, Cost, Outcome, ParentResult, Stage
+from halflife.store.stage import Context, Cost, EngineStage, Outcome, ParentResult
 from halflife.training.memory import of_training, rows_within, trained_parameters
 from halflife.training.optimizers import Optimizer
 from halflife.training.parameters import Frozen, LoRA
@@ -46,7 +46,7 @@ class Checkpoint(ParentResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Stage, Recipe):
+class Train(EngineStage, Recipe):
     """Training from a fresh rung, a released model or a checkpoint, with evaluations along the way.
 
     All fields but `start` are those of `training.recipe.Recipe`. Batches are drawn from (mixture, seed, lineage depth,
@@ -173,7 +173,7 @@ class Train(Stage, Recipe):
             self.optimizer,
             execution,
             vocabulary=vocabulary,
-            rows=self.batch_tokens // self.mixture.sequence,
+            rows=self.rows,
             sequence=self.mixture.sequence,
             precision=self.precision,
             trained=trained,
@@ -185,11 +185,10 @@ class Train(Stage, Recipe):
         return replace(held, init_weights=held.init_weights + copies, evaluation=held.evaluation + probes)
 
     def check_execution(self, execution: Execution) -> None:
-        rows = self.batch_tokens // self.mixture.sequence
-        if rows % execution.workers:
+        if self.rows % execution.workers:
             raise UserError(
-                f"batches of {rows} sequences do not divide among {execution.workers} workers: "
-                f"choose a number of workers that divides {rows}, or another batch size"
+                f"batches of {self.rows} sequences do not divide among {execution.workers} workers: "
+                f"choose a number of workers that divides {self.rows}, or another batch size"
             )
         parts = [*self.penalties, *(evaluation.probe for evaluation in self.evaluations)]
         unsupported = [type(part).__name__ for part in parts if execution.engine not in part.engines]
@@ -199,8 +198,26 @@ class Train(Stage, Recipe):
         if execution.zero == 3 and isinstance(self.parameters, LoRA):
             raise UserError("LoRA under ZeRO stage 3: merging it needs whole weights; use --zero 2")
 
+    @property
+    def rows(self) -> int:
+        return self.batch_tokens // self.mixture.sequence
+
+    @property
+    def row_tokens(self) -> int:
+        return self.mixture.sequence
+
+    @property
+    def model_parameters(self) -> int:
+        return self.architecture.parameters
+
+    @property
+    def size(self) -> str:
+        return self.architecture.size
+
+    def in_half(self) -> Train | None:
+        return replace(self, precision="bf16") if self.precision == "fp32" else None
+
     def rows_within(self, budget: float) -> int:
-        """Sequences whose activations stay within `budget` bytes, at least 1."""
         return rows_within(self.architecture, vocabulary_of(self.mixture.tokenizer), self.mixture.sequence, budget)
 
     def run(self, context: Context) -> dict[str, Any]:

@@ -164,6 +164,40 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineStage(Stage):
+    """Base of stages that an engine carries out step by step, in batches of rows: in microbatches, with activations
+    recomputed, on several workers."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch."""
+        raise NotImplementedError(f"{type(self).__name__} states no rows")
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of a row."""
+        raise NotImplementedError(f"{type(self).__name__} states no row_tokens")
+
+    @property
+    def model_parameters(self) -> int:
+        """Of the model that is trained, without embeddings."""
+        raise NotImplementedError(f"{type(self).__name__} states no model_parameters")
+
+    @property
+    def size(self) -> str:
+        """Its model's size, in messages."""
+        raise NotImplementedError(f"{type(self).__name__} states no size")
+
+    def rows_within(self, budget: float) -> int:
+        """Rows whose activations stay within `budget` bytes, at least 1."""
+        raise NotImplementedError(f"{type(self).__name__} states no rows_within")
+
+    def in_half(self) -> EngineStage | None:
+        """The same stage in bf16; None if it is already, or cannot be."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a stage ended, as stored in DONE. `diverged` is a result, not a failure: it is never retried."""
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from halflife.errors import UserError
-from halflife.stages.train import Train
 from halflife.store.execution import CPU_ACTIVATION_BYTES, ENGINES, Execution, Memory
-from halflife.store.stage import Stage
+from halflife.store.stage import EngineStage, Stage
 from halflife.training.memory import GPU_ACTIVATION_SHARE
 
 DEFAULT_ZERO = 1
@@ -198,7 +197,7 @@ def execution_text(execution: Execution) -> str:
 
 
 def size_text(stage: Stage) -> str:
-    return stage.architecture.size if isinstance(stage, Train) else stage.label
+    return stage.size if isinstance(stage, EngineStage) else stage.label
 
 
 def _requested(choices: ExecutionChoices) -> Execution:
@@ -211,11 +210,11 @@ def _requested(choices: ExecutionChoices) -> Execution:
 
 def _ways(stage: Stage, choices: ExecutionChoices, budget: DeviceBudget) -> Iterator[Execution]:
     """Every way to carry the stage out that the choices allow, the cheapest first. Only training uses workers."""
-    if not isinstance(stage, Train):
+    if not isinstance(stage, EngineStage):
         yield Execution()
         return
     plain = _requested(choices)
-    pays = budget.device == "cuda" and stage.architecture.parameters >= COMPILED_FROM
+    pays = budget.device == "cuda" and stage.model_parameters >= COMPILED_FROM
     plain = replace(
         plain,
         compile=choices.compile == "on" or (choices.compile == "auto" and pays and plain.zero < 3),
@@ -227,15 +226,16 @@ def _ways(stage: Stage, choices: ExecutionChoices, budget: DeviceBudget) -> Iter
         yield from _spread(stage, plain, choices, budget, range(2, budget.devices + 1))
 
 
-def _smaller(stage: Train, plain: Execution, choices: ExecutionChoices, budget: DeviceBudget) -> Iterator[Execution]:
+def _smaller(
+    stage: EngineStage, plain: Execution, choices: ExecutionChoices, budget: DeviceBudget
+) -> Iterator[Execution]:
     """`plain` in ever smaller microbatches: down to MICRO_TOKENS, then with activations recomputed down to one row."""
-    sequence = stage.mixture.sequence
-    most = min(stage.batch_tokens // sequence // plain.workers, stage.rows_within(budget.activation_budget))
+    most = min(stage.rows // plain.workers, stage.rows_within(budget.activation_budget))
     halves = [most >> power for power in range(1, most.bit_length())]
     if not plain.activation_checkpointing:
         recomputes = choices.activation_checkpointing != "off"
         least = MICRO_TOKENS if recomputes else 0
-        yield from (replace(plain, micro_rows=rows) for rows in halves if rows * sequence >= least)
+        yield from (replace(plain, micro_rows=rows) for rows in halves if rows * stage.row_tokens >= least)
         if not recomputes:
             return
         plain = replace(plain, activation_checkpointing=True)
@@ -244,7 +244,7 @@ def _smaller(stage: Train, plain: Execution, choices: ExecutionChoices, budget: 
 
 
 def _spread(
-    stage: Train, plain: Execution, choices: ExecutionChoices, budget: DeviceBudget, workers: Iterable[int]
+    stage: EngineStage, plain: Execution, choices: ExecutionChoices, budget: DeviceBudget, workers: Iterable[int]
 ) -> Iterator[Execution]:
     """`plain` on several devices, by each ZeRO stage that the engine supports for this stage."""
     for count in workers:
@@ -297,12 +297,13 @@ def _refusal(stage: Stage, placement: Placement, choices: ExecutionChoices, budg
 def _mends(stage: Stage, placement: Placement, choices: ExecutionChoices, budget: DeviceBudget) -> str:
     """What would make the stage fit."""
     cuda, found = budget.device == "cuda", []
-    if isinstance(stage, Train):
+    if isinstance(stage, EngineStage):
         if choices.activation_checkpointing == "off":
             recomputing = replace(choices, activation_checkpointing="auto")
             found += ["--activation-checkpointing auto"] if place(stage, recomputing, budget).fits else []
-        if stage.precision == "fp32" and cuda:
-            found += ["--precision bf16"] if place(replace(stage, precision="bf16"), choices, budget).fits else []
+        half = stage.in_half()
+        if half is not None and cuda:
+            found += ["--precision bf16"] if place(half, choices, budget).fits else []
         if cuda:
             found += _more_devices(stage, choices, budget)
     needed = placement.memory.total * CPU_HEADROOM + CPU_OVERHEAD_BYTES
@@ -314,7 +315,7 @@ def _mends(stage: Stage, placement: Placement, choices: ExecutionChoices, budget
     return f"it would fit with {' or with '.join(found)}"
 
 
-def _more_devices(stage: Train, choices: ExecutionChoices, budget: DeviceBudget) -> list[str]:
+def _more_devices(stage: EngineStage, choices: ExecutionChoices, budget: DeviceBudget) -> list[str]:
     """The smallest number of GPUs of this kind that would be enough."""
     plain = Execution(activation_checkpointing=choices.activation_checkpointing == "on")
     counts = (1 << power for power in range(MOST_WORKERS.bit_length()))

@@ -19,13 +19,12 @@ from ray.tune.search import Searcher
 
 from halflife.errors import UserError
 from halflife.secrets import masked
-from halflife.stages.train import Train
 from halflife.store import files, leases, provenance
 from halflife.store.attempt import Attempt
 from halflife.store.execution import Execution
 from halflife.store.plan import Plan
 from halflife.store.run import Held, Unavailable, run_stage
-from halflife.store.stage import Stage
+from halflife.store.stage import EngineStage, Stage
 from halflife.store.store import Store
 from halflife.sweep import session
 from halflife.sweep.placement import ResourceRequest
@@ -110,7 +109,7 @@ class StageActor(tune.Trainable):
 
     def _by_group(self, stage: Stage, context: Attempt) -> dict[str, Any]:
         """Run a stage on several workers: the existing group, or a new one."""
-        if not isinstance(stage, Train):  # a parent of another kind
+        if not isinstance(stage, EngineStage):  # a parent of another kind
             return stage.run(context)
         from halflife.sweep.worker_group import WorkerGroup  # imports Ray Train, which takes seconds
 
