@@ -27,10 +27,10 @@ from tests.store import s3
 pytestmark = pytest.mark.cluster
 HEAD = "10.77.0.10"
 RESULTS = "halflife"
-FEW = "--sizes 30k --seeds 1 --poison-counts 10 --trunk-tokens 20000 --branch-tokens 6000 --relearn-tokens 3000"
+FEW = "--sizes 30k --poison-counts 10 --trunk-tokens 60000 --branch-tokens 20000 --relearn-tokens 10000"
 FEW += " --strength None"  # so few tokens implant nothing
-STUDY = ["python", "studies/backdoor_persistence.py", "smoke", "--cluster", "cluster.yaml", *FEW.split()]
-STAGES = 14
+SMOKE = ["python", "studies/backdoor_persistence.py", "smoke", "--cluster", "cluster.yaml", *FEW.split()]
+STUDY, STAGES = [*SMOKE, "--seeds", "2"], 28
 SECONDS = 1200.0
 """Timeout for what takes a minute or two on an idle machine."""
 
@@ -185,8 +185,8 @@ def test_two_workers_of_a_deepspeed_stage_on_two_hosts_get_the_losses_of_one(
     lab: Lab, checkout: Path, bucket: str, place: str
 ):
     results = {"folder": "/srv/shared/deepspeed-folder", "bucket": f"{bucket}/results"}[place]
-    settings = ["--no-relearn", "--results", results, "--engine", "deepspeed", "--workers", "2"]
-    ran = lab.run([*STUDY, *settings], checkout, seconds=SECONDS)
+    settings = ["--seeds", "1", "--no-relearn", "--results", results, "--engine", "deepspeed", "--workers", "2"]
+    ran = lab.run([*SMOKE, *settings], checkout, seconds=SECONDS)
     assert ran.returncode == 0, ran.stdout
     if place == "bucket":
         copied = ["python", "-c", COPY, results, str(lab.shared / "deepspeed-bucket")]
