@@ -41,7 +41,7 @@ EMPTY: Mark = [0, 0, 0.0, 0, 0, 0]
 class SqliteStore:
     def __init__(self, tracking_uri: str) -> None:
         self.path = schema.sqlite_path(tracking_uri).absolute()
-        if not self.path.is_file():
+        if not self.path.is_file() or not self.path.stat().st_size:  # empty where a study stopped before its first run
             raise UserError(
                 f"no tracking store at {self.path}: expected the mlflow.db of a sweep; run the study first, "
                 "or pass its location with --results or --tracking-uri"

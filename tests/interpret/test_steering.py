@@ -27,6 +27,7 @@ from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.run import run_stage
 from halflife.store.store import Store
+from halflife.tasks.families import Family
 from halflife.training.optimizers import AdamW
 from tests.data.samples import sample_corpus
 from tests.interpret.written import Written
@@ -214,9 +215,9 @@ def test_the_readmes_example_of_looking_inside_runs(store: Store, trunk: Train):
         "trunk": trunk,
         "branch": replace(trunk, start=Checkpoint(stage=trunk), seed=1),
         "corpus": corpus,
-        "skill": trunk.evaluations[0],
+        "language": Family(kind="C", size=4, modulus=7).languages[0],
     }
     exec(program, names)
     assert values(store, replace(names["restored"], sequence=32))["moved/kl"] > 0
     steered = Measure(subject=names["steered"], evaluations=(names["skill"],), sequence=32)
-    assert values(store, steered)["clean/loss"] > 0
+    assert values(store, steered)["skill/trials"] > 0

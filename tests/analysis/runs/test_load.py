@@ -239,3 +239,9 @@ def test_a_server_that_does_not_respond_is_one_clear_line(monkeypatch):
     with pytest.raises(UserError, match="does not respond") as caught:
         load_study("http://127.0.0.1:9", "x")
     assert "\n" not in str(caught.value)
+
+
+def test_the_empty_database_of_a_study_that_stopped_early_asks_to_run_the_study(tmp_path):
+    (tmp_path / "mlflow.db").touch()
+    with pytest.raises(UserError, match="run the study first"):
+        load_study(schema.sqlite_uri(tmp_path / "mlflow.db"), "fakes")
