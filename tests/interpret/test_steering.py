@@ -22,6 +22,7 @@ from halflife.interpret.pairs import Conditioned
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.models.sites import Site
+from halflife.prompts.prefixed import Prefixed
 from halflife.stages.measure import Measure
 from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
@@ -113,6 +114,15 @@ def test_a_vector_at_the_first_shared_token_only_is_added_nowhere_else(model, ve
         for only in (False, True)
     )
     assert everywhere < 1e-3 < first
+
+
+def test_behind_a_models_own_prompt_the_vector_is_added_where_the_shared_text_is(model, vector):
+    prompted = Prefixed(model, torch.zeros(3, 32))
+    steer = {"v": (Site(layer=0), vector)}
+    placed = steering.scores(prompted, replace(paired(1), before=3), steer, seed=0)
+    assert placed["v/kl"] < 1e-3 * placed["neutral/kl"]
+    misplaced = steering.scores(prompted, paired(1), steer, seed=0)
+    assert misplaced["v/kl"] > 10 * placed["v/kl"]
 
 
 @pytest.fixture(scope="module")

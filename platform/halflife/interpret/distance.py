@@ -53,7 +53,7 @@ class DistanceProbe(Probe):
             table = self.texts.conditional(rows)
             if table is None:
                 raise UserError("distances to the exact distribution given: these texts have none; give a reference")
-            reference = exact(table, vocabulary_of(setting.tokenizer), setting.device)
+            reference = exact(table, max(table.shape[2], vocabulary_of(setting.tokenizer)), setting.device)
         else:
             if self.reference.codec != setting.tokenizer:
                 raise UserError("distances to a subject with another tokenizer given: expected the same")

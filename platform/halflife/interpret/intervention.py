@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from halflife.data.tokenizers import vocabulary_of
 from halflife.errors import UserError, check_choice
+from halflife.evaluation import SCORED_TOKENS
 from halflife.interpret.pairs import Pairs
 from halflife.models.edit import Edit, Parents
 from halflife.models.ladder import Rung
@@ -69,6 +70,12 @@ class FitIntervention(Stage):
             raise UserError(f"{again[0]} given several times: expected each site once")
         for site in self.sites:
             _check_site(site, self.subject.architecture)
+        longest = self.subject.context_length
+        if longest is not None and self.pairs.shared > longest:
+            raise UserError(
+                f"pairs of {self.pairs.shared} shared tokens given: {self.subject.size} reads at most {longest}; "
+                "shorten them"
+            )
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
@@ -86,10 +93,11 @@ class FitIntervention(Stage):
         read = self.pairs.count * length * (2 + len(self.sites) * len(self.methods) * 2)
         vocabulary = vocabulary_of(self.subject.codec)
         whole = self.subject.reading(2 * fitted + read, length)
+        at_once = max(self.batch * length, min(len(self.sites) * self.batch * length, SCORED_TOKENS))
         return Cost(
             tokens=fitted,
             flops=whole.flops,
-            memory_bytes=whole.memory_bytes + self.batch * length * model.activation_bytes(vocabulary),
+            memory_bytes=whole.memory_bytes + at_once * model.activation_bytes(vocabulary),
             disk_bytes=4.0 * len(self.sites) * len(self.methods) * model.width,
             steps=self.steps,
         )
@@ -102,9 +110,9 @@ class FitIntervention(Stage):
 
         started = time.perf_counter()
         model = self.subject.load(context)
-        shared, codec = self.pairs.shared, self.subject.codec
+        shared, codec, before = self.pairs.shared, self.subject.codec, self.subject.tokens_before
         train, held_out = (
-            steering.Paired.of(self.pairs.rows(part, codec, context.results), shared, context.device)
+            steering.Paired.of(self.pairs.rows(part, codec, context.results), shared, context.device, before)
             for part in ("train", "held-out")
         )
         each = self.batch * shared

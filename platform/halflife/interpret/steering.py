@@ -30,18 +30,20 @@ class Paired:
     """(pairs, length) int64"""
     shared: int
     """Tokens at the end that both have"""
+    before: int = 0
+    """Tokens that the model's own edits put before every text"""
 
     @classmethod
-    def of(cls, rows: tuple[NDArray[np.int64], NDArray[np.int64]], shared: int, device: str) -> Paired:
-        return cls(torch.from_numpy(rows[0]).to(device), torch.from_numpy(rows[1]).to(device), shared)
+    def of(cls, rows: tuple[NDArray[np.int64], NDArray[np.int64]], shared: int, device: str, before: int = 0) -> Paired:
+        return cls(torch.from_numpy(rows[0]).to(device), torch.from_numpy(rows[1]).to(device), shared, before)
 
     @property
     def first(self) -> int:
-        """Position of the first shared token in a neutral text."""
-        return self.neutral.shape[1] - self.shared
+        """Position of the first shared token in a neutral text, as edits count positions."""
+        return self.before + self.neutral.shape[1] - self.shared
 
     def take(self, index: Tensor | slice) -> Paired:
-        return Paired(self.conditioned[index], self.neutral[index], self.shared)
+        return Paired(self.conditioned[index], self.neutral[index], self.shared, self.before)
 
     def __len__(self) -> int:
         return len(self.neutral)

@@ -71,7 +71,12 @@ class Subject:
         limit = model.shape.context if isinstance(model, Released) else None
         trained = self.model.stage.mixture.sequence if isinstance(self.model, Checkpoint) else None
         longest = min((length for length in (limit, trained) if length is not None), default=None)
-        return None if longest is None else longest - sum(edit.tokens for edit in self.edits)
+        return None if longest is None else longest - self.tokens_before
+
+    @property
+    def tokens_before(self) -> int:
+        """Tokens that edits put before every text."""
+        return sum(edit.tokens for edit in self.edits)
 
     @property
     def size(self) -> str:
