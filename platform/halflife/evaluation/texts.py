@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halflife.data.corpus import Corpus
+from halflife.data.loss_mask import read
+from halflife.data.mixture import Batches, Mixture
 from halflife.data.tokenizers import Tokenizer
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
@@ -57,3 +59,35 @@ class CorpusTexts(Texts):
             )
         starts = np.sort(generator(self.seed, "texts", self.split).permutation(windows)[: self.count]) * self.length
         return np.stack([tokens[start : start + self.length] for start in starts]).astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureTexts(Texts):
+    """What training on a mixture would read: `count` sequences, in batches of `batch_rows`.
+
+    Windows of a corpus are at random positions and may overlap.
+    """
+
+    mixture: Mixture
+    count: int = 64
+    batch_rows: int = 64
+    """Sequences of one step; plantings are spread over the steps."""
+    seed: int = 0
+
+    @property
+    def length(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.mixture.sequence
+
+    def rows(self, tokenizer: Tokenizer, results: Path) -> Rows:
+        """Raises UserError when the tokenizer is not the mixture's, and as `data.mixture.Batches` does."""
+        if tokenizer != self.mixture.tokenizer:
+            raise UserError(
+                f"a mixture tokenized by {self.mixture.tokenizer} for a model with the tokenizer {tokenizer} given: "
+                "expected the same"
+            )
+        steps = -(-self.count // self.batch_rows)
+        batches = Batches(
+            self.mixture, results, batch_tokens=self.batch_rows * self.length, steps=steps, key=(self.seed, "texts")
+        )
+        found = [read(batches.batch(step))[:, : self.length] for step in range(steps)]
+        return np.concatenate(found)[: self.count]

@@ -69,7 +69,7 @@ class FitIntervention(Stage):
         if again:
             raise UserError(f"{again[0]} given several times: expected each site once")
         for site in self.sites:
-            _check_site(site, self.subject.architecture)
+            site.check(self.subject.architecture)
         longest = self.subject.context_length
         if longest is not None and self.pairs.shared > longest:
             raise UserError(
@@ -150,7 +150,7 @@ class FitIntervention(Stage):
 
 def name_of(site: Site, method: str) -> str:
     """Of a vector, in points and files, such as `residual-2.mean`."""
-    return f"{site.part}-{site.layer}.{method}"
+    return f"{site.name}.{method}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,7 @@ class Steer(Edit):
             raise UserError(f"vector {name_of(self.site, self.method)} given: the stage fits {known}")
 
     def check(self, architecture: Rung | Released) -> None:
-        _check_site(self.site, architecture)
+        self.site.check(architecture)
         if architecture.width != self.fit.subject.architecture.width:
             raise UserError(
                 f"a vector of {self.fit.subject.size} added to {architecture.size} given: they are "
@@ -190,11 +190,3 @@ class Steer(Edit):
             return model
 
         return edit
-
-
-def _check_site(site: Site, architecture: Rung | Released) -> None:
-    if site.layer > architecture.layers:
-        raise UserError(
-            f"layer {site.layer} of {architecture.size} given: it has {architecture.layers} blocks; expected at most "
-            "that many"
-        )

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from halflife.errors import UserError, check_choice
+from halflife.models.ladder import Rung
+from halflife.models.released import Released
 
 Part = Literal["residual", "attention", "mlp"]
 
@@ -30,6 +32,19 @@ class Site:
         lowest = 0 if self.part == "residual" else 1
         if self.layer < lowest:
             raise UserError(f"layer {self.layer} given: expected {lowest} or more for the part {self.part!r}")
+
+    @property
+    def name(self) -> str:
+        """In points and files, such as `residual-2`."""
+        return f"{self.part}-{self.layer}"
+
+    def check(self, architecture: Rung | Released) -> None:
+        """Raises UserError when such a model has no such site."""
+        if self.layer > architecture.layers:
+            raise UserError(
+                f"layer {self.layer} of {architecture.size} given: it has {architecture.layers} blocks; expected at "
+                "most that many"
+            )
 
 
 @dataclass(frozen=True)

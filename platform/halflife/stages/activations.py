@@ -1,0 +1,118 @@
+"""Activations: what a subject computes at sites of its forward pass, stored once for many fits."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+
+from halflife.data.activations import SHARD_BYTES, Stored, StoredActivations, stored_bytes
+from halflife.errors import UserError, check_choice
+from halflife.evaluation import SCORED_TOKENS
+from halflife.evaluation.texts import Texts
+from halflife.fields import recorded
+from halflife.models.sites import Site
+from halflife.stages.subject import Precision, Subject
+from halflife.store.stage import Context, Cost, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations(Stage):
+    """The activations of every token of `texts` at `sites`, as `data.activations` describes, in `final/`.
+
+    The point `<site>/rms` at step 0 is the root mean square of an element, over the training texts.
+    """
+
+    kind: ClassVar[str] = "activations"
+
+    subject: Subject
+    texts: Texts
+    """A corpus's windows, or `MixtureTexts` of a mixture"""
+    sites: tuple[Site, ...]
+    held_out: float = 0.1
+    """Share of the different texts that no fit trains on"""
+    stored: Stored = "fp32"
+    """Type of the files. bf16 has the range of fp32 and 8 bits of precision, fp16 11 bits and numbers up to 65,504."""
+    precision: Precision = "fp32"
+    """Of the forward pass"""
+    max_bytes: float = recorded(10e9)
+    """Refuse to store more than this."""
+    seed: int = 0
+    """Of the choice of held-out texts"""
+
+    def __post_init__(self) -> None:
+        """Raises UserError when the fields contradict one another, or the activations exceed `max_bytes`."""
+        check_choice("type of stored activations", self.stored, get_args(Stored))
+        if not self.sites:
+            raise UserError("activations at no site given: expected at least one")
+        again = [site for site, count in Counter(self.sites).items() if count > 1]
+        if again:
+            raise UserError(f"{again[0].name} given several times: expected each site once")
+        for site in self.sites:
+            site.check(self.subject.architecture)
+        if not 0 <= self.held_out < 1:
+            raise UserError(f"held_out {self.held_out} given: expected a share from 0 to below 1")
+        longest = self.subject.context_length
+        if longest is not None and self.texts.length > longest:
+            raise UserError(
+                f"texts of {self.texts.length} tokens given: {self.subject.size} reads at most {longest}; shorten them"
+            )
+        if self.bytes > self.max_bytes:
+            raise UserError(
+                f"activations of {self.bytes / 1e9:.3g} GB given ({self.tokens:,} tokens at {len(self.sites)} sites in "
+                f"{self.stored}): at most {self.max_bytes / 1e9:.3g} GB are allowed; store fewer texts or sites, use "
+                "stored='fp16', or raise max_bytes"
+            )
+
+    @property
+    def tokens(self) -> int:
+        return self.texts.count * self.texts.length
+
+    @property
+    def bytes(self) -> int:
+        """Of the files: activations and tokens."""
+        return self.tokens * (stored_bytes(len(self.sites), self.subject.architecture.width, self.stored) + 4)
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(site.name for site in self.sites)
+
+    @property
+    def label(self) -> str:
+        return f"activations of {self.subject.size}"
+
+    @property
+    def cost(self) -> Cost:
+        reading = self.subject.reading(self.tokens, self.texts.length)
+        # the texts, two shards, and what a forward pass holds
+        held = 8.0 * self.tokens + 2 * min(self.bytes, SHARD_BYTES)
+        forward = min(self.tokens, SCORED_TOKENS) * 12.0 * self.subject.architecture.width
+        return replace(reading, memory_bytes=reading.memory_bytes + held + forward, disk_bytes=self.bytes, steps=0.0)
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Raises UserError for texts of which none would be left to train on, and for values beyond fp16; Diverged
+        when activations are not finite."""
+        # torch is imported only where a stage runs
+        from halflife.stages.recording import record
+
+        started = time.perf_counter()
+        record(self, context)
+        found = self.open(context.folder)
+        points = {f"{site}/rms": found.rms(site) for site in found.sites}
+        context.record(0, points)
+        layout = found.layout
+        return {
+            "tokens": self.tokens,
+            "texts": layout.texts,
+            "training_texts": layout.training_texts,
+            "bytes": self.bytes,
+            "seconds_training": time.perf_counter() - started,
+        }
+
+    @staticmethod
+    def open(folder: Path, *sites: Site) -> StoredActivations:
+        """What a completed attempt's folder holds, at these sites, by default all. Raises CorruptActivations."""
+        return StoredActivations(folder / "final", [site.name for site in sites])
