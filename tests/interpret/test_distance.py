@@ -32,7 +32,7 @@ class Chain(Texts):
     def rows(self, tokenizer: Tokenizer, results: Path) -> Rows:
         return np.random.default_rng(1).integers(0, SYMBOLS, (self.count, self.length))
 
-    def conditional(self, rows: Rows) -> NDArray[np.float64]:
+    def conditional(self, rows: Rows, tokenizer: Tokenizer, results: Path) -> NDArray[np.float64]:
         return TABLE[rows]
 
 

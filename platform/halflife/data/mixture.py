@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -13,49 +12,10 @@ from halflife.data import round_trip
 from halflife.data.codecs import load
 from halflife.data.corpus import Corpus
 from halflife.data.planting import Planting, poisoned_documents
-from halflife.data.synthetic import task_stream
+from halflife.data.sources import Source, row_maker
 from halflife.data.tokenizers import Bytes, Tokenizer
-from halflife.data.tokens import token_array
-from halflife.errors import UserError, check_choice
+from halflife.errors import UserError
 from halflife.rng import generator
-from halflife.tasks.synthetic import SyntheticTask
-
-Loss = Literal["all", "answers"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """The training split of a corpus, or the memorised items of a synthetic task, with its share of the sequences."""
-
-    corpus: Corpus | SyntheticTask
-    weight: float = 1.0
-    examples: int | None = None
-    """Number of memorised items of a task, drawn by its seed; a smaller number gives a subset of a larger one."""
-    loss: Loss = "all"
-    """Which tokens are predicted. The prompts of a task are random and contain no skill; if predicted, they take up
-    most of the gradient."""
-    fade: float = 0.0
-    """The share falls linearly from the first step to 0 at this fraction of the stage's steps; 0 means constant. The
-    freed share goes to the constant sources, in proportion to their weights."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.fade <= 1:
-            raise UserError(
-                f"fade {self.fade} given: expected the fraction of the stage, 0 to 1, after which the share is 0"
-            )
-        check_choice("loss of a source", self.loss, get_args(Loss))
-        if self.loss == "answers" and not isinstance(self.corpus, SyntheticTask):
-            raise UserError("loss on the answers of a corpus given: expected a synthetic task, which has answers")
-        if self.examples is None:
-            return
-        if not isinstance(self.corpus, SyntheticTask):
-            raise UserError(f"{self.examples} examples of a corpus given: expected a synthetic task, which has items")
-        available = len(self.corpus.examples("memorised"))
-        if not 1 <= self.examples <= available:
-            raise UserError(
-                f"{self.examples} examples of {self.corpus.name} given: expected 1 to {available}, the number of its "
-                "memorised items"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +37,15 @@ class Mixture:
 
     @property
     def has_loss_mask(self) -> bool:
-        """Whether batches contain tokens that are not predicted."""
-        return any(source.loss == "answers" for source in self.sources)
+        """Whether batches may contain tokens that are not predicted."""
+        return any(source.has_loss_mask for source in self.sources)
 
 
 class Batches:
     """The training stream: `batch(step)` depends only on the mixture, the key and the step.
 
-    Clean rows are windows of a source's training tokens at random positions; of a task, beginning at an item. Poisoned
+    Clean rows are windows of a source's training tokens at random positions; of a task, beginning at an item; or a
+    generated document each. Poisoned
     documents replace clean rows, so a mixture and the same mixture without its plantings share every other row. The
     carriers also stay in the clean text: a poisoned document is a modified copy.
     """
@@ -102,7 +63,7 @@ class Batches:
             raise UserError(
                 f"batch of {batch_tokens} tokens given: expected at least one sequence of {mixture.sequence}"
             )
-        self._streams = [_stream(source, mixture, results) for source in mixture.sources]
+        self._sources = [row_maker(source, mixture.tokenizer, results, mixture.sequence) for source in mixture.sources]
         weights = np.array([source.weight for source in mixture.sources])
         self._weights, self._shares = weights / weights.sum(), np.cumsum(weights) / weights.sum()
         self._fades = np.array([source.fade for source in mixture.sources])
@@ -136,13 +97,9 @@ class Batches:
         sources = np.searchsorted(self._shares_at(step), rng.random(self.rows), side="right")
         positions = rng.random(self.rows)
         result = np.empty((self.rows, self._length), dtype=np.int64)
-        for row, (source, position) in enumerate(zip(sources, positions, strict=True)):
-            stream, starts = self._streams[source]
-            if starts is None:
-                start = int(position * (len(stream) - self._length + 1))
-            else:
-                start = starts[int(position * len(starts))]
-            result[row] = stream[start : start + self._length]
+        for index in np.unique(sources):
+            here = sources == index
+            result[here] = self._sources[index](positions[here], (*self._key, step, "source", int(index)))
         free = rng.permutation(self.rows)
         for planting in self._plantings:
             documents = planting.at(step)
@@ -161,30 +118,6 @@ class Batches:
         shares[~fading] *= (1 - shares[fading].sum()) / shares[~fading].sum()
         cumulative = np.cumsum(shares)
         return cumulative / cumulative[-1]
-
-
-def _stream(source: Source, mixture: Mixture, results: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """The source's training tokens, and the positions where rows may begin (None: anywhere)."""
-    if isinstance(source.corpus, SyntheticTask):
-        answers = source.loss == "answers"
-        stream, starts = task_stream(source.corpus, mixture.tokenizer, results, source.examples, answers=answers)
-        longest = int(np.diff(starts, append=len(stream)).max())
-        if answers and longest > mixture.sequence + 1:  # else a row might have nothing to predict
-            raise UserError(
-                f"sequence of {mixture.sequence} tokens given: an item of {source.corpus.name} has {longest}, and only "
-                f"its answer is predicted; expected at least {longest - 1}"
-            )
-        starts = starts[starts + mixture.sequence < len(stream)]
-        available, name = len(stream) if len(starts) else 0, source.corpus.name
-    else:
-        stream, starts = token_array(results, source.corpus, "train", mixture.tokenizer), None
-        available, name = len(stream), source.corpus.label or source.corpus.digest
-    if available <= mixture.sequence:
-        raise UserError(
-            f"sequence of {mixture.sequence} tokens given: the training split of {name} has {available}; "
-            "shorten the sequence"
-        )
-    return stream, starts
 
 
 class _Exposures:

@@ -12,7 +12,17 @@ from tokenizers import decoders, models, pre_tokenizers
 from halflife.data import pretrained
 from halflife.data.codecs import load
 from halflife.data.corpus import Corpus
-from halflife.data.tokenizers import BPE, Bytes, Lexicon, Pretrained, Tokenizer
+from halflife.data.tokenizers import (
+    BPE,
+    Bytes,
+    CharacterCodec,
+    Characters,
+    Lexicon,
+    Pretrained,
+    Tokenizer,
+    special_ids,
+    without_special,
+)
 from halflife.data.vocabularies import BPECodec, LexiconCodec, byte_letters
 from halflife.errors import UserError
 
@@ -21,8 +31,10 @@ EOS = "<|separator|>"
 
 
 def write(tokenizer: Tokenizer, results: Path, folder: Path, context: int | None) -> None:
-    """Write the two files. Text encodes to the same ids with them as with our codec."""
-    spec, eos = _spec(tokenizer, results)
+    """Write the two files. Text encodes to the same ids with them as with our codec, unless it spells `eos` or a
+    special token."""
+    spec, eos = _spec(without_special(tokenizer), results)
+    spec["added_tokens"] += [_added(name, index) for name, index in special_ids(tokenizer).items()]
     (folder / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -44,6 +56,10 @@ def _spec(tokenizer: Tokenizer, results: Path) -> tuple[dict[str, Any], str]:
     letters = {value: letter for letter, value in byte_letters().items()}
     if isinstance(codec, BPECodec):
         made = tokenizers.Tokenizer.from_str(codec.to_str())
+    elif isinstance(codec, CharacterCodec):
+        vocabulary = {character: index for index, character in enumerate(codec.alphabet)}
+        made = tokenizers.Tokenizer(models.BPE(vocab=vocabulary | {EOS: codec.eos}, merges=[]))
+        made.decoder = decoders.Fuse()
     else:
         vocabulary = {letters[value]: value for value in range(256)}
         steps: list[Any] = []
@@ -58,30 +74,27 @@ def _spec(tokenizer: Tokenizer, results: Path) -> tuple[dict[str, Any], str]:
         made.pre_tokenizer = pre_tokenizers.Sequence(steps)
         made.decoder = decoders.ByteLevel()
     spec = json.loads(made.to_str())
-    spec["added_tokens"] = [
-        {
-            "id": codec.eos,
-            "content": EOS,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-    ]
+    spec["added_tokens"] = [_added(EOS, codec.eos)]
     return spec, EOS
+
+
+def _added(content: str, index: int) -> dict[str, Any]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": index, "content": content, **flags, "special": True}
 
 
 def described(fields: dict[str, Any]) -> Tokenizer:
     """The tokenizer in a stage's record. Raises UserError for a kind that is not known."""
-    kind = fields["is"]
+    kind, special = fields["is"], tuple(fields.get("special", ()))
     if kind == "Bytes":
-        return Bytes()
+        return Bytes(special=special)
+    if kind == "Characters":
+        return Characters(alphabet=fields["alphabet"], special=special)
     if kind == "Lexicon":
-        return Lexicon(pieces=tuple(fields["pieces"]))
+        return Lexicon(pieces=tuple(fields["pieces"]), special=special)
     if kind == "Pretrained":
-        return Pretrained(digest=fields["digest"], vocabulary=fields["vocabulary"])
+        return Pretrained(digest=fields["digest"], vocabulary=fields["vocabulary"], special=special)
     if kind == "BPE":
         corpus = Corpus(digest=fields["corpus"]["digest"], label=fields["corpus"]["label"])
-        return BPE(corpus=corpus, vocabulary=fields["vocabulary"])
-    raise UserError(f"tokenizer {kind!r} of the stage's record: expected Bytes, Lexicon, BPE or Pretrained")
+        return BPE(corpus=corpus, vocabulary=fields["vocabulary"], special=special)
+    raise UserError(f"tokenizer {kind!r} of the stage's record: expected Bytes, Characters, Lexicon, BPE or Pretrained")

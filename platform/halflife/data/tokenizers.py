@@ -1,23 +1,50 @@
-"""Tokenizers: bytes (default), a given lexicon, byte-level BPE trained on a corpus, those of released models."""
+"""Tokenizers: bytes (default), given characters or pieces, byte-level BPE trained on a corpus, a released model's.
+
+Each may have special tokens: ids after all others, which no text encodes to and which decode to nothing.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from halflife.data.corpus import Corpus
+from halflife.errors import UserError
 from halflife.fields import recorded
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bytes:
+class _Special:
+    special: tuple[str, ...] = ()
+    """Names of special tokens, in the order of their ids"""
+
+    def __post_init__(self) -> None:
+        if len(set(self.special)) < len(self.special) or "" in self.special:
+            raise UserError(f"special tokens {self.special} given: expected different names, none of them empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bytes(_Special):
     """UTF-8 bytes and an end-of-document token: 257 tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lexicon:
+class Characters(_Special):
+    """The given characters, one token each, and an end-of-document token. Text with any other character is refused."""
+
+    alphabet: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.alphabet or len(set(self.alphabet)) < len(self.alphabet):
+            raise UserError(f"alphabet {self.alphabet!r} given: expected different characters, at least one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lexicon(_Special):
     """Each piece is one token wherever it occurs (the longest match wins); all other text falls back to bytes.
 
     For synthetic tasks with a known vocabulary: an item takes few tokens, and small models learn its rule rather than
@@ -28,7 +55,7 @@ class Lexicon:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BPE:
+class BPE(_Special):
     """Byte-level byte-pair encoding trained on a corpus's training split."""
 
     corpus: Corpus
@@ -36,8 +63,11 @@ class BPE:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """The tokenizer of a released model, from `data.pretrained.prepare_tokenizer`; the digest is of its content."""
+class Pretrained(_Special):
+    """The tokenizer of a released model, from `data.pretrained.prepare_tokenizer`; the digest is of its content.
+
+    Special tokens take rows of the model's embedding that the tokenizer does not use; what has too few is refused.
+    """
 
     digest: str
     vocabulary: int = recorded()
@@ -48,13 +78,30 @@ class Pretrained:
         return f"pretrained-{self.digest}"
 
 
-Tokenizer = Bytes | Lexicon | BPE | Pretrained
+Tokenizer = Bytes | Characters | Lexicon | BPE | Pretrained
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> int:
-    """Number of tokens, end-of-document included, without loading anything."""
+    """Number of tokens, end-of-document and special ones included, without loading anything."""
+    return _without_special(tokenizer) + len(tokenizer.special)
+
+
+def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """The id of each special token by its name, without loading anything."""
+    first = _without_special(tokenizer)
+    return {name: first + index for index, name in enumerate(tokenizer.special)}
+
+
+def without_special(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer without special tokens: text has the same tokens with both."""
+    return replace(tokenizer, special=())
+
+
+def _without_special(tokenizer: Tokenizer) -> int:
     if isinstance(tokenizer, Lexicon):
         return ByteCodec.size + len(tokenizer.pieces)
+    if isinstance(tokenizer, Characters):
+        return len(tokenizer.alphabet) + 1
     return ByteCodec.size if isinstance(tokenizer, Bytes) else tokenizer.vocabulary
 
 
@@ -94,3 +141,46 @@ class ByteCodec:
     def decode(self, ids: np.ndarray) -> str:
         ids = np.asarray(ids)
         return ids[ids != self.eos].astype(np.uint8).tobytes().decode(errors="ignore")
+
+
+class CharacterCodec:
+    """Ids are indices into the alphabet; `eos` comes after them."""
+
+    lossless = True
+
+    def __init__(self, alphabet: str) -> None:
+        self.name = f"characters-{hashlib.sha256(alphabet.encode()).hexdigest()[:16]}"
+        self.alphabet, self.eos, self.size = alphabet, len(alphabet), len(alphabet) + 1
+        self._ids = {character: index for index, character in enumerate(alphabet)}
+
+    def encode(self, text: str) -> np.ndarray:
+        """Raises UserError for a character that is not in the alphabet."""
+        try:
+            return np.array([self._ids[character] for character in text], dtype=np.int64)
+        except KeyError as error:
+            raise UserError(f"text with {error} given: expected only characters of {self.alphabet!r}") from None
+
+    def encode_many(self, texts: list[str]) -> list[np.ndarray]:
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: np.ndarray) -> str:
+        return "".join(self.alphabet[index] for index in np.asarray(ids).tolist() if index != self.eos)
+
+
+class SpecialCodec:
+    """The codec of a tokenizer with special tokens, from that of the same without them."""
+
+    def __init__(self, codec: Codec, tokenizer: Tokenizer) -> None:
+        self.name, self.eos, self.lossless = codec.name, codec.eos, codec.lossless  # encoded corpora are the same
+        self.size = vocabulary_of(tokenizer)  # a trained BPE may have fewer tokens than it was asked for
+        self._codec = codec
+
+    def encode(self, text: str) -> np.ndarray:
+        return self._codec.encode(text)
+
+    def encode_many(self, texts: list[str]) -> list[np.ndarray]:
+        return self._codec.encode_many(texts)
+
+    def decode(self, ids: np.ndarray) -> str:
+        ids = np.asarray(ids)
+        return self._codec.decode(ids[ids < self._codec.size])

@@ -33,8 +33,9 @@ class Texts:
         """(count, length) tokens, int64; a function of the description only."""
         raise NotImplementedError(f"{type(self).__name__} has no texts")
 
-    def conditional(self, rows: Rows) -> NDArray[np.float64] | None:
-        """The exact distribution of the token after each one, (count, length, vocabulary), where the data have one."""
+    def conditional(self, rows: Rows, tokenizer: Tokenizer, results: Path) -> NDArray[np.float64] | None:
+        """The exact distribution of the token after each one, (count, length, vocabulary), where the data have one; not
+        a number after positions at which it is unknown."""
         return None
 
 

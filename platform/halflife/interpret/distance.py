@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from halflife.data.tokenizers import vocabulary_of
 from halflife.errors import UserError
 from halflife.evaluation.probe import Measurement, Probe, Setting
@@ -50,10 +52,17 @@ class DistanceProbe(Probe):
             )
         rows = self.texts.rows(setting.tokenizer, setting.results)
         if self.reference is None:
-            table = self.texts.conditional(rows)
+            table = self.texts.conditional(rows, setting.tokenizer, setting.results)
             if table is None:
                 raise UserError("distances to the exact distribution given: these texts have none; give a reference")
-            reference = exact(table, max(table.shape[2], vocabulary_of(setting.tokenizer)), setting.device)
+            if unknown := np.flatnonzero(np.isnan(table[:, self.first :]).any((0, 2))).tolist():
+                raise UserError(
+                    f"distances from position {self.first} on given: the exact distribution is unknown after position "
+                    f"{self.first + unknown[-1]}; begin later"
+                )
+            reference = exact(
+                np.nan_to_num(table), max(table.shape[2], vocabulary_of(setting.tokenizer)), setting.device
+            )
         else:
             if self.reference.codec != setting.tokenizer:
                 raise UserError("distances to a subject with another tokenizer given: expected the same")

@@ -1,0 +1,63 @@
+"""Text of an attribute grammar, one document a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from halflife.data.codecs import load
+from halflife.data.documents import Documents, Draw, Generated, Ints
+from halflife.data.tokenizers import Characters, Tokenizer
+from halflife.data.transforms import Transform, special_tokens
+from halflife.errors import UserError
+from halflife.tasks.attributes import UNTOLD, AttributeGrammar
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeText(Generated):
+    grammar: AttributeGrammar
+    length: int | None = None
+    """Symbols of each document; None: as many as a row has room for"""
+
+    def __post_init__(self) -> None:
+        if self.length is not None and self.length < 1:
+            raise UserError(f"documents of {self.length} symbols given: expected at least 1")
+
+    @property
+    def name(self) -> str:
+        return f"attribute grammar {self.grammar.seed}"
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        return (self.grammar.values,) * self.grammar.attributes
+
+    def tokenizer(self, *chains: Sequence[Transform]) -> Characters:
+        """A token for each symbol, and the special tokens that these chains of transforms write."""
+        special = dict.fromkeys(name for chain in chains for name in special_tokens(chain, self.choices))
+        return Characters(alphabet=self.grammar.alphabet, special=tuple(special))
+
+    def symbol_ids(self, tokenizer: Tokenizer, results: Path) -> Ints:
+        """The token of each symbol. Raises UserError when a symbol is not one token."""
+        found = load(tokenizer, results).encode_many(list(self.grammar.alphabet))
+        if any(len(ids) != 1 for ids in found):
+            raise UserError(f"the tokenizer has no token for each of {self.grammar.alphabet!r}: give Characters")
+        return np.concatenate(found)
+
+    def prepare(self, tokenizer: Tokenizer, results: Path) -> Draw:
+        ids = self.symbol_ids(tokenizer, results)
+
+        def draw(rng: np.random.Generator, count: int, room: int) -> Documents:
+            values, symbols = self.grammar.sample(rng, count, self.length or room)
+            return Documents(tokens=ids[symbols], values=values, choices=self.choices)
+
+        return draw
+
+
+def symbols_of(tokens: Ints, symbol_ids: Ints) -> Ints:
+    """Tokens to symbols, UNTOLD for any other token: what the grammar's posterior takes of generated text."""
+    table = np.full(int(max(tokens.max(initial=0), symbol_ids.max())) + 1, UNTOLD)
+    table[symbol_ids] = np.arange(len(symbol_ids))
+    return table[tokens]
