@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import tyro
@@ -17,6 +20,7 @@ from tyro.conf import Positional
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
 from halflife.store import difference, housekeeping
+from halflife.store.plugins import load as load_plugins
 from halflife.store.remote import address_of
 from halflife.store.store import Store
 
@@ -92,23 +96,39 @@ def gc(results: Path = RESULTS, dry_run: bool = False) -> None:
     console.print(f"{count} item{'s' * (count != 1)}, {decimal(total)} {done} in {results}", highlight=False)
 
 
-def export(stage: Positional[str], /, out: Path, at: str = "final", results: Path = RESULTS) -> None:
-    """Write a trained stage as a Hugging Face model folder, tokenizer included, with equal logits.
+def export(
+    stage: Positional[str],
+    /,
+    out: Path,
+    at: str = "final",
+    plugins: tuple[str, ...] = (),
+    results: Path = RESULTS,
+) -> None:
+    """Write the model of a trained stage, or the subject of another one, as a Hugging Face model folder, tokenizer
+    included, with equal logits.
 
     Args:
         stage: Its folder name, its key, or a prefix of either.
         out: The folder to create.
         at: "final", or the name of one of its snapshots.
+        plugins: Modules of your own whose classes the stage is described by.
         results: The results folder.
     """
     from halflife.stages.export import export_stage  # imports torch, which takes seconds
 
+    _import_descriptions(plugins)
     export_stage(_store(results), stage, out, at)
     _console().print(f"{out} is a Hugging Face model folder: --start {out} starts a study from it", highlight=False)
 
 
 def export_prompt(
-    stage: Positional[str], run: Positional[str], /, out: Path, base: Path | None = None, results: Path = RESULTS
+    stage: Positional[str],
+    run: Positional[str],
+    /,
+    out: Path,
+    base: Path | None = None,
+    plugins: tuple[str, ...] = (),
+    results: Path = RESULTS,
 ) -> None:
     """Write a fitted soft prompt as a peft PromptTuning adapter, with equal logits.
 
@@ -117,10 +137,12 @@ def export_prompt(
         run: One of its runs, such as backdoor.k4-start-vocabulary-direct-0.03-r0.
         out: The folder to create.
         base: The model's folder, as written by `export`; not needed for a released model.
+        plugins: Modules of your own whose classes the stage is described by.
         results: The results folder.
     """
     from halflife.prompts import export as exporting  # imports torch, which takes seconds
 
+    _import_descriptions(plugins)
     exporting.export_prompt(_store(results), stage, run, out, base)
     _console().print(f"{out} is a peft adapter: PeftModel.from_pretrained(model, '{out}')", highlight=False)
 
@@ -146,6 +168,16 @@ def ladder(sizes: Positional[tuple[str, ...]] = LADDER, sequence: int = 128) -> 
             f"{rung.flops_per_token(sequence) / 1e6:,.3g}",
         )
     Console().print(table)
+
+
+def _import_descriptions(plugins: Iterable[str]) -> None:
+    """Import every class that a record in the store may name: a record itself imports nothing."""
+    from halflife import interpret, prompts, stages
+
+    for room in (stages, prompts, interpret):
+        for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+            importlib.import_module(module.name)
+    load_plugins(plugins)
 
 
 def _store(results: Path) -> Store:

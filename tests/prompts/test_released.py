@@ -90,8 +90,8 @@ def test_peft_reads_an_export_with_equal_logits(stage: FitSoftPrompts, tmp_path:
 @pytest.mark.parametrize(
     ("run_name", "message"),
     [
-        (f"digits.{INSIDE.name}", "tokens at the start of the text"),
-        (f"digits.{SoftPrompt(tokens=0).name}", "tokens at the start of the text"),
+        (f"digits.{INSIDE.name}", "at the start and the same for every text"),
+        (f"digits.{SoftPrompt(tokens=0).name}", "at the start and the same for every text"),
         ("digits.k9", "expected one of"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
@@ -34,6 +34,9 @@ class Edit:
 
     An edit of your own is one such class, in a module that your study imports.
     """
+
+    in_weights: ClassVar[bool] = False
+    """Whether it changes weights only, so that the edited model is one of the same shape, and can be exported"""
 
     @property
     def tokens(self) -> int:

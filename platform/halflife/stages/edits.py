@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from halflife.errors import UserError
 from halflife.models.edit import Edit, Parents
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class PutBack(Edit):
     """Weights of another checkpoint of the same shape, in some components. All of them make that model, to the bit."""
+
+    in_weights: ClassVar[bool] = True
 
     source: Checkpoint
     components: tuple[str, ...]

@@ -13,7 +13,7 @@ import math
 from functools import cache
 from typing import Any
 
-from halflife.errors import UserError
+from halflife.store.plugins import origin_of
 
 KEY_LENGTH = 20
 """Hex digits of a key: 80 bits, a collision among a billion stages has probability below 1e-6."""
@@ -48,31 +48,6 @@ def canonical(value: Any, *, every: bool = False) -> Any:
             return {"stage": value.key}
         return {"is": type(value).__name__, **origin_of(type(value)), **fields_of(value, every=every)}
     raise TypeError(f"{type(value).__name__} is not allowed in a description: {value!r}")
-
-
-_plugins: dict[tuple[str, str], str] = {}
-"""Modules of the classes seen from outside halflife, by package and name."""
-
-
-def origin_of(kind: type) -> dict[str, str]:
-    """The package of a class from outside halflife, as part of its identity; nothing for halflife's own.
-
-    Raises UserError for a class of the script that runs, which other processes cannot import, and for two classes of
-    one package and name.
-    """
-    module = kind.__module__
-    package = module.partition(".")[0]
-    if package == "halflife":
-        return {}
-    if package == "__main__":
-        raise UserError(
-            f"{kind.__name__} is defined in the script itself, where workers cannot import it: move it to a module "
-            "that the study imports"
-        )
-    known = _plugins.setdefault((package, kind.__name__), module)
-    if known != module:
-        raise UserError(f"{kind.__name__} is defined in {known} and in {module}: expected one name once in {package}")
-    return {"of": package}
 
 
 def fields_of(value: Any, *, every: bool = False) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from halflife.store.execution import CPU_ACTIVATION_BYTES, Execution, Memory
-from halflife.store.identity import fields, fields_of, is_description, key_of, origin_of
+from halflife.store.identity import fields, fields_of, is_description, key_of
+from halflife.store.plugins import origin_of
 
 
 class Context(Protocol):
@@ -217,10 +218,10 @@ class ParentResult:
         raise NotImplementedError(f"{type(self).__name__} does not check its parents")
 
 
-def parts_of(stage: Stage) -> Iterator[Any]:
-    """Stages and descriptions among the fields of `stage`, in dataclasses and tuples at any depth, short of another
-    stage."""
-    stack: list[Any] = [getattr(stage, field.name) for field in fields(type(stage))]
+def parts_of(description: Any) -> Iterator[Any]:
+    """Stages and descriptions among the fields of a stage or another description, in dataclasses and tuples at any
+    depth, short of another stage."""
+    stack: list[Any] = [getattr(description, field.name) for field in fields(type(description))]
     while stack:
         value = stack.pop()
         if value is None or isinstance(value, (str, int, float)):
