@@ -14,7 +14,7 @@ from halflife.data.sources import Source, row_maker
 from halflife.data.tokenizers import Tokenizer, special_ids, vocabulary_of
 from halflife.data.transforms import Tags, Transform, tag
 from halflife.evaluation.texts import Rows, Texts
-from halflife.tasks.attributes import UNTOLD
+from halflife.tasks.attributes import UNTOLD, normalised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class AttributeTexts(Texts):
             told = np.full((*rows.shape, grammar.attributes), UNTOLD)
             told[..., slot.attribute] = slot.values_of(rows)
             weights += grammar.evidence(told, slot.tags.wrong).cumsum(1)
-        weights = np.exp(weights - np.logaddexp.reduce(weights, axis=2, keepdims=True))
+        weights = normalised(weights)
         found = np.full((*rows.shape, vocabulary_of(tokenizer)), np.nan)
         _put(found, symbols_of(following, ids) != UNTOLD, ids, grammar.next_symbol(weights, symbols))
         for slot in slots:

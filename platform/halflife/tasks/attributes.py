@@ -103,7 +103,7 @@ class AttributeGrammar:
         logits = np.broadcast_to(logits, (self.class_count, size, size)).copy()
         for attribute in range(self.attributes - self.inert):
             logits += self._shifts(attribute)[self.classes[:, attribute]]
-        return logits - np.logaddexp.reduce(logits, axis=2, keepdims=True)
+        return logits - _log_sum(logits)[..., None]
 
     def _shifts(self, attribute: int) -> Floats:
         """theta of one attribute, (values, symbols or 1, symbols)."""
@@ -137,7 +137,7 @@ class AttributeGrammar:
         if evidence is None:
             classes = rng.integers(self.class_count, size=count)
         else:
-            weights = np.broadcast_to(_normalised(evidence), (count, self.class_count))
+            weights = np.broadcast_to(normalised(evidence), (count, self.class_count))
             classes = _draw(rng, weights.cumsum(-1))
         cumulative = np.exp(self.log_transitions).cumsum(-1)
         symbols = np.empty((count, length), dtype=np.int64)
@@ -151,7 +151,7 @@ class AttributeGrammar:
 
         UNTOLD among the symbols says nothing, and neither do the transitions to and from it.
         """
-        return _normalised(self.log_weights(symbols, evidence))
+        return normalised(self.log_weights(symbols, evidence))
 
     def log_weights(self, symbols: Ints, evidence: Floats | None = None) -> Floats:
         """Log-probability of the symbols so far given each class, plus its evidence, (count, length, K)."""
@@ -184,7 +184,7 @@ class AttributeGrammar:
     def log_posterior(self, symbols: Ints, told: Ints, evidence: Floats | None = None) -> Floats:
         """Log-probability (count,) that a text has the told values, (attributes,): the perfect classifier."""
         weights = self.log_weights(symbols, evidence)[:, -1]
-        return np.logaddexp.reduce(weights + self.evidence(told), axis=-1) - np.logaddexp.reduce(weights, axis=-1)
+        return _log_sum(weights + self.evidence(told)) - _log_sum(weights)
 
     def entropies(self, length: int) -> Floats:
         """Entropy of each symbol given the earlier ones and all values, nats, (length,): the floor of any model. The
@@ -199,8 +199,14 @@ class AttributeGrammar:
         return np.array(found)
 
 
-def _normalised(log_weights: Floats) -> Floats:
-    return np.exp(log_weights - np.logaddexp.reduce(log_weights, axis=-1, keepdims=True))
+def _log_sum(log_weights: Floats) -> Floats:
+    """log sum exp over the last axis"""
+    return np.logaddexp.reduce(log_weights, axis=-1)
+
+
+def normalised(log_weights: Floats) -> Floats:
+    """Probabilities over the last axis"""
+    return np.exp(log_weights - _log_sum(log_weights)[..., None])
 
 
 def _draw(rng: np.random.Generator, cumulative: Floats) -> Ints:
