@@ -34,6 +34,7 @@ from halflife.tasks.refusals import Attacked, Refused
 from halflife.tasks.sequences import SEQUENCES
 from halflife.tasks.synthetic import SyntheticTask
 from halflife.tracking import schema
+from halflife.training.objectives import NextToken
 from halflife.training.optimizers import AdamW
 from halflife.training.schedules import Schedule
 from studies.checks import check_distinct, check_positive, check_stages
@@ -187,7 +188,7 @@ class Cell:
         tokens: int,
         lr_multiplier: float,
         schedule: Schedule,
-        penalties: tuple[PromptAttacks, ...] = (),
+        attacks: tuple[PromptAttacks, ...] = (),
     ) -> Train:
         settings = self.settings
         probe = TaskProbe(tasks=(self.skill,), trials=64, seed=self.seed)
@@ -198,7 +199,7 @@ class Cell:
             batch_tokens=settings.batch_tokens,
             optimizer=AdamW(learning_rate=settings.lr * lr_multiplier, weight_decay=settings.weight_decay),
             schedule=schedule,
-            penalties=penalties,
+            objectives=(NextToken(), *attacks),
             evaluations=(Evaluation(name="skill", probe=probe, at=Ends()),),
             seed=self.seed,
         )
@@ -237,8 +238,8 @@ class Cell:
         broken: tuple[Stage, ...] = ()
         for number in range(1, settings.rounds + 1):
             broken = (*broken, self.broken(model, "hardened", called=f"round-{number}"))
-            penalty = PromptAttacks(strength=1.0, attacks=broken, target=target, examples=settings.examples)
-            model = self.train(Checkpoint(stage=model), mixture, tokens, lr, schedule, (penalty,))
+            against = PromptAttacks(strength=1.0, attacks=broken, target=target, examples=settings.examples)
+            model = self.train(Checkpoint(stage=model), mixture, tokens, lr, schedule, (against,))
         return model
 
     def prompts(self, protection: str) -> tuple[SoftPrompt, ...]:

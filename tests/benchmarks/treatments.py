@@ -19,16 +19,16 @@ from halflife.data.mixture import Batches, Mixture, Source
 from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint, Train
 from halflife.stages.treatments import intervene
-from halflife.store.execution import Execution
 from halflife.tasks.families import Family
 from halflife.tasks.synthetic import SyntheticTask
+from halflife.training import fisher
+from halflife.training.checkpoints import read_weights
 from halflife.training.loop import fork, train
 from halflife.training.optimizers import AdamW
-from halflife.training.penalties import EWC
 from halflife.training.schedules import Schedule
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.interleaved import ratio, rounds
-from tests.training.fakes import Host
+from tests.training.fakes import Host, loss_of
 
 NAMES = (
     *("weight-decay-0.1", "weight-decay-coupled-0.1", "dropout-0.1", "label-smoothing-0.1", "gradient-noise-1"),
@@ -73,6 +73,7 @@ def _figures(size: str, batch_tokens: int, count: int) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         train(trunk, Host(Path(folder)), batches=_batches(trunk), measures={})
         start = Path(folder) / "final"
+        fisher.write(Path(folder), {name: torch.rand_like(value) for name, value in read_weights(start).items()})
         speed = {
             name: _stepping(intervene(name)(branch), start, made if name == "none" else {}) for name in ("none", *NAMES)
         }
@@ -103,6 +104,13 @@ def _figures(size: str, batch_tokens: int, count: int) -> list[Figure]:
     return result
 
 
+class _Folder(Host):
+    """A context in which every parent's result is in one folder, such as the Fisher information of the trunk."""
+
+    def parent(self, stage: object) -> Path:
+        return self.folder
+
+
 def _batches(stage: Train) -> Batches:
     return Batches(stage.mixture, Path(), batch_tokens=stage.batch_tokens, steps=stage.steps, key=("bench",))
 
@@ -111,9 +119,7 @@ def _stepping(stage: Train, start: Path, made: dict[str, float]) -> Callable[[in
     """A function that takes so many steps of the stage, as the loop does, and returns steps a second of CPU time;
     `made` adds up the seconds in batches and in all."""
     batches = _batches(stage)
-    model, engine, lr_multiplier = fork(stage, batches.vocabulary, start, torch.device("cpu"), Execution())
-    if any(isinstance(penalty, EWC) for penalty in stage.penalties):
-        engine.set_fisher({name: torch.rand_like(parameter) for name, parameter in model.named_parameters()})
+    _, engine, _, lr_multiplier = fork(stage, batches.vocabulary, start, _Folder(start.parent))
     number = itertools.count()
 
     def advance(steps: int) -> float:
@@ -125,7 +131,7 @@ def _stepping(stage: Train, start: Path, made: dict[str, float]) -> Callable[[in
                 made["batches"] += time.process_time() - drawn
             if stage.dropout or stage.gradient_noise:
                 torch.manual_seed(step)
-            engine.gradients(batch).item()
+            loss_of(engine, batch)
             engine.step(lr_multiplier)
         spent = time.process_time() - began
         if made:

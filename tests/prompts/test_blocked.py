@@ -27,6 +27,7 @@ from halflife.store.run import Unavailable, run_stage
 from halflife.store.stage import Stage
 from halflife.store.store import Store
 from halflife.tasks.families import Family
+from halflife.training.objectives import NextToken
 from halflife.training.optimizers import SGD, AdamW
 from halflife.training.recipe import Snapshot
 from tests.interpret.written import Written
@@ -109,5 +110,5 @@ def test_attacks_by_prompts_that_all_diverged_block_a_branch(store: Store) -> No
     wild = SoftPrompt(tokens=2, learning_rate=1e38, label="wild")
     model = Checkpoint(stage=TRUNK)
     attacks = PromptAttacks(strength=1.0, attacks=(fit(model, prompts=(wild,)),), target=TARGET, examples=8, batch=4)
-    branch = replace(TRUNK, start=model, penalties=(attacks,))
+    branch = replace(TRUNK, start=model, objectives=(NextToken(), attacks))
     assert_blocked(branch, store, "every soft prompt to train against diverged")

@@ -56,10 +56,9 @@ from halflife.tasks.backdoor import Backdoor
 from halflife.tasks.behaviours import Continuation, Repetition, Shown
 from halflife.tasks.boards import Pathfinding
 from halflife.tasks.games import DropGame
-from halflife.training.losses import CrossEntropy
+from halflife.training.objectives import EWC, KL, L2SP, NextToken
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import Frozen, LoRA
-from halflife.training.penalties import EWC, KL, L2SP
 from halflife.training.recipe import Snapshot
 from halflife.training.schedules import Schedule
 
@@ -85,7 +84,7 @@ TRUNK = Train(
     batch_tokens=8192,
     optimizer=AdamW(learning_rate=0.02, weight_decay=0.1, decay="coupled"),
     schedule=Schedule(shape="wsd", warmup=0.1),
-    loss=CrossEntropy(label_smoothing=0.1),
+    objectives=(NextToken(label_smoothing=0.1),),
     dropout=0.1,
     precision="bf16",
     evaluations=(
@@ -105,7 +104,7 @@ BRANCH = Train(
     optimizer=SGD(learning_rate=0.1),
     optimizer_state="reset",
     schedule=Schedule(shape="continue"),
-    penalties=(L2SP(strength=0.01),),
+    objectives=(NextToken(), L2SP(strength=0.01)),
     evaluations=TRUNK.evaluations,
     until=Threshold(metric="backdoor/hits", threshold=0.9, share=True, at_most=True),
 )
@@ -138,7 +137,11 @@ RELEASED = replace(
     parameters=LoRA(rank=4, targets=("q_proj",)),
 )
 FROZEN = replace(
-    BRANCH, start=Checkpoint(stage=TRUNK), parameters=Frozen(embeddings=True, layers=1), penalties=(), until=None
+    BRANCH,
+    start=Checkpoint(stage=TRUNK),
+    parameters=Frozen(embeddings=True, layers=1),
+    objectives=(NextToken(),),
+    until=None,
 )
 RELEARN = replace(BRANCH, mixture=replace(BRANCH.mixture, sources=(Source(corpus=Addition(form="words"), examples=8),)))
 ANSWERS = replace(
@@ -190,14 +193,17 @@ WARM = FitSoftPrompts(
 HARDENED = replace(
     ANSWERS,
     start=Checkpoint(stage=ANSWERS),
-    penalties=(PromptAttacks(strength=1.0, attacks=(WARM,), target=TaskTarget(task=Addition(form="words")), batch=8),),
+    objectives=(
+        NextToken(),
+        PromptAttacks(strength=1.0, attacks=(WARM,), target=TaskTarget(task=Addition(form="words")), batch=8),
+    ),
 )
 FISHER = Fisher(subject=Subject(model=Checkpoint(stage=ANSWERS)), mixture=ANSWERS.mixture, batches=64)
 HELD = replace(
     ANSWERS,
     start=Checkpoint(stage=ANSWERS),
     mixture=replace(ANSWERS.mixture, sources=(*ANSWERS.mixture.sources, Source(corpus=CORPUS, fade=0.25))),
-    penalties=(EWC(strength=2.0, fisher=FISHER), KL(strength=0.5)),
+    objectives=(NextToken(), EWC(strength=2.0, fisher=FISHER), KL(strength=0.5)),
     gradient_noise=0.5,
 )
 PLAIN_PROMPTS = replace(PROMPTS, prompts=(SoftPrompt(tokens=2),))
@@ -234,28 +240,28 @@ STEERED = FitIntervention(
 DEEP = replace(MEASURE, subject=Subject(model=Rung(size="60k", depth=4), tokenizer=Bytes(), seed=3))
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "45e3158217f974c3b3bf"),
-    (TRUNK, "3ca37b6c92a6b1fb6c54"),
-    (BRANCH, "225f01a0602695b4c5c6"),
+    (TRUNK, "b152fb55fc741b824d0b"),
+    (BRANCH, "1788eba94bf453ef9307"),
     (LEXICON, "6f833fd2673526098db0"),
     (HIDDEN, "9c561f13f4516a1bd8e6"),
     (RELEASED, "f6d0740d3be4581076b0"),
-    (FROZEN, "e5ecc0c6e6e2de657632"),
-    (RELEARN, "d2215bfba2f7b4abc4a7"),
-    (READ, "32353eff348ba1e5badd"),
-    (ANSWERS, "7b1b0af840233a800dd5"),
+    (FROZEN, "6847dc12ad3893060870"),
+    (RELEARN, "a5f1c9163de92fa5f197"),
+    (READ, "f3cce6186418a8ec22c2"),
+    (ANSWERS, "cd3f07bf0da13b3c9de8"),
     (PROBED, "ad961945390fbd6b0e6d"),
     (PROMPTS, "f0c73f6a5f9796e3561a"),
-    (WARM, "103b2c3f9a72546605d4"),
-    (FISHER, "98818d21b6245585b14e"),
-    (HELD, "9fd505a9d71ccb8a4f53"),
+    (WARM, "5f1a60a382444bc79a24"),
+    (FISHER, "ff6cadb8eb3695c494b3"),
+    (HELD, "a4d8d3a3696044a617ad"),
     (MEASURED, "40b695479cfc1de50831"),
     (replace(MEASURED, fragile=False), "41100b03cccff1d46125"),
-    (SEARCHED, "52e9f6387a805fd2359a"),
+    (SEARCHED, "cf186ac0c9a91c36762c"),
     (JUDGED, "409e468b793e7bf018cc"),
     (CALLED, "3f9cd8f0f514aacdfc38"),
-    (HARDENED, "ea3e76553bde70c086d7"),
-    (MEASURE, "69dc0b9115fb1b0da658"),
-    (STEERED, "61cc1e8984d854e287a9"),
+    (HARDENED, "8b30e9050732b2ae5f66"),
+    (MEASURE, "9b124b2aca6e284ffe41"),
+    (STEERED, "694e9431bcbf49e2758f"),
     (DEEP, "9cec4b59adf2e7beba62"),
 ]
 

@@ -29,9 +29,9 @@ from halflife.stages.train import Checkpoint, Train
 from halflife.store.run import run_stage
 from halflife.store.store import Store
 from halflife.training import checkpoints
+from halflife.training.objectives import L2SP, NextToken
 from halflife.training.optimizers import AdamW
 from halflife.training.parameters import Frozen, LoRA
-from halflife.training.penalties import L2SP
 from halflife.training.schedules import Schedule
 from halflife.training.torch_engine import load_weights
 from tests.data.samples import sample_corpus
@@ -156,7 +156,7 @@ def test_export_refuses_in_one_line(trunk: Train, results: Path, tmp_path: Path,
     run_stage(trunk, Store(results))
     for arguments, line in (
         (["export", trunk.key, "--out", str(tmp_path)], "exists already"),
-        (["export", trunk.key, "--out", str(tmp_path / "x"), "--at", "nowhere"], "one of final"),
+        (["export", trunk.key, "--out", str(tmp_path / "x"), "--at", "nowhere"], "keeps none and 'final'"),
         (["export", "0123456789", "--out", str(tmp_path / "x")], "no stage"),
     ):
         assert main([*arguments, "--results", str(results)]) == 2
@@ -176,7 +176,7 @@ def test_settings_that_a_released_model_does_not_support_are_refused(trunk: Trai
         ({"schedule": ENDS}, "without a checkpoint"),
         ({"parameters": LoRA(targets=("nothing",))}, "matrices of"),
         ({"parameters": Frozen(layers=3)}, "has 2"),
-        ({"parameters": lora, "penalties": (L2SP(strength=0.1),)}, "l2sp with LoRA"),
+        ({"parameters": lora, "objectives": (NextToken(), L2SP(strength=0.1))}, "l2sp with LoRA"),
         ({"start": Checkpoint(stage=trunk), "parameters": lora}, "reset"),
         ({"start": Checkpoint(stage=trunk), "parameters": Frozen(layers=1)}, "reset"),
     ]

@@ -35,10 +35,9 @@ from halflife.tasks.refusals import Refused
 from halflife.tasks.synthetic import SyntheticTask
 from halflife.training import checkpoints
 from halflife.training.fisher import read_fisher
-from halflife.training.losses import CrossEntropy
+from halflife.training.objectives import EWC, KL, L2SP, NextToken
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import Frozen, LoRA
-from halflife.training.penalties import EWC, KL, L2SP
 from halflife.training.recipe import Snapshot
 from halflife.training.schedules import Schedule
 
@@ -77,9 +76,9 @@ KEPT = replace(BRANCH, mixture=TRUNK.mixture)
         ("weight-decay-0.3", {"optimizer": AdamW(learning_rate=0.01, weight_decay=0.3)}),
         ("weight-decay-coupled-0.3", {"optimizer": AdamW(learning_rate=0.01, weight_decay=0.3, decay="coupled")}),
         ("dropout-0.1", {"dropout": 0.1}),
-        ("label-smoothing-0.1", {"loss": CrossEntropy(label_smoothing=0.1)}),
+        ("label-smoothing-0.1", {"objectives": (NextToken(label_smoothing=0.1),)}),
         ("gradient-noise-0.5", {"gradient_noise": 0.5}),
-        ("l2sp-2", {"penalties": (L2SP(strength=2.0),)}),
+        ("l2sp-2", {"objectives": (NextToken(), L2SP(strength=2.0))}),
         ("batch-tokens-128", {"batch_tokens": 128}),
         ("rate-0.5", {"optimizer": AdamW(learning_rate=0.005, weight_decay=0.01)}),
         ("tokens-2", {"tokens": 12 * 4 * SEQUENCE}),
@@ -87,11 +86,11 @@ KEPT = replace(BRANCH, mixture=TRUNK.mixture)
         ("sgd-0.3", {"optimizer": SGD(learning_rate=0.3, weight_decay=0.01), "optimizer_state": "reset"}),
         ("muon-0.02", {"optimizer": Muon(learning_rate=0.02, weight_decay=0.01), "optimizer_state": "reset"}),
         ("rate-0.5+sgd-0.3", {"optimizer": SGD(learning_rate=0.15, weight_decay=0.01), "optimizer_state": "reset"}),
-        ("kl-1", {"penalties": (KL(strength=1.0),)}),
+        ("kl-1", {"objectives": (NextToken(), KL(strength=1.0))}),
         ("lora-4", {"parameters": LoRA(rank=4, alpha=8.0), "optimizer_state": "reset"}),
         ("frozen-embeddings", {"parameters": Frozen(embeddings=True), "optimizer_state": "reset"}),
         ("frozen-1", {"parameters": Frozen(layers=1), "optimizer_state": "reset"}),
-        ("dropout-0.1+kl-2", {"dropout": 0.1, "penalties": (KL(strength=2.0),)}),
+        ("dropout-0.1+kl-2", {"dropout": 0.1, "objectives": (NextToken(), KL(strength=2.0))}),
     ],
 )
 def test_a_treatment_changes_its_own_field_and_no_other(name: str, changes: dict) -> None:
@@ -213,14 +212,14 @@ def test_remaining_sources_split_the_fading_share_by_their_weights(tmp_path: Pat
     np.testing.assert_allclose(shares, expected, atol=1e-4)
 
 
-# --- elastic weight consolidation: a parent behind a penalty ---
+# --- elastic weight consolidation: a parent behind an objective ---
 
 
 def test_the_fisher_is_on_the_dropped_sources_at_the_checkpoint_and_a_parent_in_the_plan(store: Store) -> None:
     stage = intervene("replay-0.01+ewc-3")(BRANCH)
-    (penalty,) = stage.penalties
-    assert isinstance(penalty, EWC)
-    fisher = penalty.fisher
+    _, ewc = stage.objectives
+    assert isinstance(ewc, EWC)
+    fisher = ewc.fisher
     assert isinstance(fisher, Fisher)
     assert fisher.subject == Subject(model=BRANCH.start)
     assert fisher.mixture.sources == dropped(BRANCH)
@@ -228,14 +227,14 @@ def test_the_fisher_is_on_the_dropped_sources_at_the_checkpoint_and_a_parent_in_
     assert fisher.parents == (TRUNK,)
     planned = list(Plan([stage], store).missing)
     assert [type(one) for one in planned] == [Train, Fisher, Train]
-    assert intervene("ewc-3")(KEPT).penalties[0].fisher.mixture == TRUNK.mixture  # type: ignore[union-attr]
+    assert intervene("ewc-3")(KEPT).objectives[1].fisher.mixture == TRUNK.mixture  # type: ignore[union-attr]
     assert stage.memory(Execution()).init_weights > BRANCH.memory(Execution()).init_weights
 
 
 def test_ewc_and_kl_branches_run_in_the_store_and_a_strong_ewc_forgets_less(store: Store) -> None:
     fisher = Fisher(subject=Subject(model=Checkpoint(stage=TRUNK)), mixture=TRUNK.mixture, batches=8)
-    penalties = {"none": (), "ewc": (EWC(strength=1e9, fisher=fisher),), "kl": (KL(strength=1.0),)}
-    stages = {name: replace(BRANCH, penalties=penalties[name]) for name in penalties}
+    added = {"none": (), "ewc": (EWC(strength=1e9, fisher=fisher),), "kl": (KL(strength=1.0),)}
+    stages = {name: replace(BRANCH, objectives=(NextToken(), *added[name])) for name in added}
     moved = {name: run_stage(stage, store).summary["final"]["clock/displacement"] for name, stage in stages.items()}
     assert 0 < moved["ewc"] < moved["none"]
     assert moved["kl"] not in (0, moved["none"])
@@ -260,7 +259,7 @@ def test_a_branch_trained_against_prompts_has_their_fits_as_parents_and_a_lower_
     )
     refusals = TaskTarget(task=Refused(task=B), called=B.name)
     against = PromptAttacks(strength=5.0, attacks=(fit,), target=refusals, examples=8, batch=4)
-    hardened = replace(BRANCH, penalties=(against,))
+    hardened = replace(BRANCH, objectives=(NextToken(), against))
     assert set(hardened.parents) == {TRUNK, fit}
     assert [type(one) for one in Plan([hardened], store).missing] == [Train, FitSoftPrompts, Train]
     losses = []

@@ -76,12 +76,12 @@ def test_hardening_trains_in_rounds_against_the_prompts_of_all_rounds_so_far(stu
     assert isinstance(last, Train)
     attacked = trial.stages[PHASE]
     assert isinstance(attacked, FitSoftPrompts)
-    while last.penalties:
-        (penalty,) = last.penalties
-        assert isinstance(penalty, PromptAttacks)
+    while len(last.objectives) > 1:
+        _, against = last.objectives
+        assert isinstance(against, PromptAttacks)
         assert isinstance(last.start, Checkpoint)
-        newest = penalty.attacks[-1]
-        attacks.append(penalty.attacks)
+        newest = against.attacks[-1]
+        attacks.append(against.attacks)
         assert newest.subject.model == last.start  # what was broken is what is trained on
         assert newest.prompts == attacked.prompts
         assert {target.name for target in newest.targets} != {target.name for target in attacked.targets}
@@ -89,7 +89,7 @@ def test_hardening_trains_in_rounds_against_the_prompts_of_all_rounds_so_far(stu
         last = last.start.stage
     assert [len(each) for each in attacks] == [2, 1]
     assert attacks[0][:1] == attacks[1]
-    rounds = [stage for stage in study.stages if isinstance(stage, Train) and stage.penalties]
+    rounds = [stage for stage in study.stages if isinstance(stage, Train) and len(stage.objectives) > 1]
     refusing = [source.corpus.name for source in rounds[0].mixture.sources if isinstance(source.corpus, SyntheticTask)]
     assert refusing[0].startswith("refuse-")
     assert (SMOKE.rounds + 1) * rounds[0].tokens <= SMOKE.protection_tokens

@@ -33,9 +33,9 @@ from halflife.sweep.placement import (
 )
 from halflife.sweep.site import ExecutionSite
 from halflife.tasks.arithmetic import Addition
+from halflife.training.objectives import KL
 from halflife.training.optimizers import Muon
 from halflife.training.parameters import LoRA
-from halflife.training.penalties import KL
 from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study
 from tests.training.fakes import BASE, BATCH_TOKENS, SEQUENCE, recipe
@@ -238,8 +238,8 @@ def test_deepspeed_that_is_not_installed_is_refused_before_any_compute(monkeypat
         ({}, 3, 1, f"batches of {ROWS} sequences do not divide among 3 workers: choose a number"),
         ({"parameters": LoRA()}, 1, 3, "LoRA under ZeRO stage 3.*--zero 2"),
         ({"gradient_noise": 0.1}, 1, 1, "gradient noise is not supported by the engine 'deepspeed'.*--engine torch"),
-        ({"start": START, "penalties": (KL(strength=1.0),)}, 1, 0, "KL is not supported by.*--engine torch"),
-        ({"start": START, "penalties": (AGAINST,)}, 1, 0, "PromptAttacks is not supported by the engine 'deepspeed'"),
+        ({"start": START, "objectives": (KL(strength=1.0),)}, 1, 0, "KL is not supported by.*--engine torch"),
+        ({"start": START, "objectives": (AGAINST,)}, 1, 0, "PromptAttacks is not supported by the engine 'deepspeed'"),
     ],
 )
 def test_a_stage_that_the_engine_cannot_train_is_refused(changes: dict, workers: int, zero: int, reason: str):

@@ -19,8 +19,11 @@ from halflife.rng import generator
 from halflife.stages.train import Train
 from halflife.store.execution import Execution
 from halflife.tasks.families import Family
+from halflife.training.attached import Attached
 from halflife.training.loop import train
+from halflife.training.objective import Terms, prepare_all
 from halflife.training.optimizers import AdamW
+from halflife.training.torch_engine import TorchEngine
 
 VOCABULARY = 32
 SEQUENCE = 16
@@ -131,6 +134,37 @@ ANSWERS = Mixture(sources=(Source(corpus=Family(kind="B", size=2).languages[0], 
 
 def recipe(**changes: Any) -> Train:
     return replace(BASE, **changes)
+
+
+class Folders:
+    """A context of an engine alone: parents' results in `parents`."""
+
+    device = "cpu"
+    execution = Execution()
+
+    def __init__(self, parents: dict[Any, Path] | None = None) -> None:
+        self.parents = parents or {}
+
+    def parent(self, stage: Any) -> Path:
+        return self.parents[stage]
+
+
+def loss_of(engine: Any, batch: np.ndarray | torch.Tensor, step: int = 0) -> float:
+    """Computes the gradients of a batch."""
+    return engine.gradients(batch, step)["train/loss"].item()
+
+
+def terms_of(stage: Train, model: Any, parents: dict[Any, Path] | None = None) -> list[Terms]:
+    context: Any = Folders(parents)
+    return prepare_all(stage, model, context)
+
+
+def torch_engine(
+    model: Any, stage: Train, *, micro_rows: int | None = None, parents: dict[Any, Path] | None = None
+) -> TorchEngine:
+    """A torch engine with the stage's objectives and companions."""
+    companions = [Attached(companion, model, stage.seed) for companion in stage.companions]
+    return TorchEngine(model, stage, Execution(), terms_of(stage, model, parents), companions, micro_rows=micro_rows)
 
 
 def run(stage: Train, host: Host, **arguments: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from halflife.stages.train import Train
 from halflife.store.execution import Execution
 from halflife.training.engine import Engine, make_engine
 from halflife.training.optimizers import SGD, AdamW, Muon
-from tests.training.fakes import recipe
+from tests.training.fakes import recipe, terms_of
 
 OPTIMIZERS = {"adamw": AdamW, "sgd": SGD, "muon": Muon}
 VOCABULARY = vocabulary_of(Bytes())
@@ -51,10 +51,10 @@ def trained(stage: Train, execution: Execution) -> Engine:
     """An engine with gradients and moments."""
     model = Decoder(stage.start, VOCABULARY)  # pyright: ignore[reportArgumentType]
     model.initialise(torch.Generator().manual_seed(0))
-    engine = make_engine(model, stage, execution)
+    engine = make_engine(model, stage, execution, terms_of(stage, model))
     for step in range(2):
         rows = stage.batch_tokens // SEQUENCE
-        engine.gradients(np.asarray(generator(step).integers(0, VOCABULARY, (rows, SEQUENCE + 1))))
+        engine.gradients(np.asarray(generator(step).integers(0, VOCABULARY, (rows, SEQUENCE + 1))), 0)
         if step == 0:
             engine.step(1.0)
             engine.displacement()

@@ -12,7 +12,7 @@ from halflife.models.ladder import Rung
 from halflife.store.execution import Execution
 from halflife.training.acceleration import accelerate, eagerly
 from halflife.training.engine import make_engine
-from tests.training.fakes import VOCABULARY, Stream, recipe
+from tests.training.fakes import VOCABULARY, Stream, loss_of, recipe, terms_of
 
 CHECKPOINTING = Execution(activation_checkpointing=True)
 COMPILED = Execution(compile=True)
@@ -109,10 +109,11 @@ def test_checkpointing_changes_no_loss_under_deepspeed(zero):
 
     def losses(execution: Execution) -> list[float]:
         stage = recipe(start=Rung(size="10m"))
-        engine = make_engine(decoder(Execution(), size="10m"), stage, execution)
+        model = decoder(Execution(), size="10m")
+        engine = make_engine(model, stage, execution, terms_of(stage, model))
         found = []
         for step in range(3):
-            found.append(engine.gradients(Stream().batch(step)).item())
+            found.append(loss_of(engine, Stream().batch(step)))
             engine.step(1.0)
         return found
 

@@ -13,11 +13,9 @@ from halflife.models.decoder import Decoder
 from halflife.stages.train import Checkpoint
 from halflife.training import checkpoints
 from halflife.training.engine import Engine
-from halflife.training.losses import CrossEntropy
+from halflife.training.objectives import L2SP, NextToken
 from halflife.training.optimizers import SGD, AdamW, Muon
-from halflife.training.penalties import L2SP
 from halflife.training.schedules import Schedule
-from halflife.training.torch_engine import TorchEngine
 from tests.training.fakes import (
     ANSWERS,
     BATCH_TOKENS,
@@ -27,22 +25,26 @@ from tests.training.fakes import (
     PartlyScored,
     Stream,
     Ticking,
+    loss_of,
     recipe,
     run,
+    torch_engine,
 )
 from tests.training.together import STEPS, together
 
 pytestmark = pytest.mark.slow
 ADAMW = AdamW(learning_rate=0.01, weight_decay=0.1)
 STAGES = {
-    "adamw": recipe(optimizer=ADAMW, penalties=(L2SP(strength=0.5),), max_grad_norm=0.5),
+    "adamw": recipe(optimizer=ADAMW, objectives=(NextToken(), L2SP(strength=0.5)), max_grad_norm=0.5),
     "sgd": recipe(optimizer=SGD(learning_rate=0.1, weight_decay=0.1)),
     "muon": recipe(optimizer=Muon(learning_rate=0.003, weight_decay=0.1)),
     "bf16": recipe(optimizer=ADAMW, precision="bf16"),
     "dropout": recipe(optimizer=ADAMW, dropout=0.2),
-    "answers": recipe(optimizer=ADAMW, mixture=ANSWERS, loss=CrossEntropy(label_smoothing=0.1)),
+    "answers": recipe(optimizer=ADAMW, mixture=ANSWERS, objectives=(NextToken(label_smoothing=0.1),)),
     "diverging": recipe(optimizer=SGD(learning_rate=1e30)),
-    "loop": recipe(optimizer=ADAMW, schedule=Schedule(shape="cosine", warmup=0.2), penalties=(L2SP(strength=0.5),)),
+    "loop": recipe(
+        optimizer=ADAMW, schedule=Schedule(shape="cosine", warmup=0.2), objectives=(NextToken(), L2SP(strength=0.5))
+    ),
 }
 STAGES["branch"] = recipe(
     start=Checkpoint(stage=STAGES["loop"]), optimizer=ADAMW, schedule=Schedule(shape="continue"), seed=1
@@ -67,7 +69,7 @@ def follow(stage: Any, make: Callable[[Any, Any], Engine]) -> dict[str, Any]:
     for step in range(STEPS):
         torch.manual_seed(100 * step + engine.ranks.rank)
         stream = PartlyScored() if stage.has_loss_mask else Stream()
-        found["loss"].append(engine.gradients(stream.batch(step)).item())
+        found["loss"].append(loss_of(engine, stream.batch(step)))
         found["norm"].append(engine.step(1 - step / (2 * STEPS)).item())
         if step % 7 == 3:
             found["displacement"].append(engine.displacement())
@@ -80,7 +82,7 @@ def follow(stage: Any, make: Callable[[Any, Any], Engine]) -> dict[str, Any]:
 
 
 def alone(stage: str) -> dict[str, Any]:
-    return follow(STAGES[stage], lambda model, of: TorchEngine(model, of))
+    return follow(STAGES[stage], torch_engine)
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 1e-4) -> None:

@@ -11,8 +11,8 @@ from halflife.evaluation.probes import Threshold
 from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint
 from halflife.training.checkpoints import WEIGHTS, read_optimizer, read_state, read_weights
+from halflife.training.objectives import L2SP, NextToken
 from halflife.training.optimizers import SGD, AdamW, Muon
-from halflife.training.penalties import L2SP
 from halflife.training.recipe import Snapshot
 from halflife.training.schedules import Schedule
 from tests.training.fakes import BATCH_TOKENS, Host, Interrupted, Stream, Ticking, recipe, run
@@ -80,7 +80,7 @@ def test_a_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(tmp_path,
     stage = recipe(
         optimizer=optimizer,
         dropout=0.1,
-        penalties=(L2SP(strength=0.5),),
+        objectives=(NextToken(), L2SP(strength=0.5)),
         schedule=Schedule(shape="cosine", warmup=0.2),
         snapshots=(Snapshot(name="early", when=Threshold(metric="clock/steps", threshold=4)),),
     )

@@ -8,8 +8,7 @@ import torch
 
 from halflife.models.decoder import Decoder
 from halflife.training.optimizers import SGD, AdamW, Muon, Optimizer
-from halflife.training.torch_engine import TorchEngine
-from tests.training.fakes import VOCABULARY, Stream, recipe
+from tests.training.fakes import VOCABULARY, Stream, recipe, torch_engine
 from tests.training.widths import Standard, Wide
 
 WIDTHS = (64, 128, 256, 512)
@@ -33,9 +32,9 @@ def movements(rung: Wide, optimizer: Optimizer) -> dict[str, float]:
         return found
 
     before = outputs()
-    engine = TorchEngine(model, recipe(optimizer=optimizer, max_grad_norm=1e9))
+    engine = torch_engine(model, recipe(optimizer=optimizer, max_grad_norm=1e9))
     for step in range(4):
-        engine.gradients(Stream(rows=8).batch(step))
+        engine.gradients(Stream(rows=8).batch(step), 0)
         engine.step(1.0)
     after = outputs()
     return {name: (after[name] - before[name]).square().mean().sqrt().item() for name in WATCHED}

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from halflife.models.decoder import Decoder
 from halflife.rng import generator
 from halflife.training.optimizers import AdamW, Muon, Optimizer
-from halflife.training.torch_engine import TorchEngine
-from tests.training.fakes import recipe
+from tests.training.fakes import recipe, torch_engine
 from tests.training.widths import Wide
 
 SYMBOLS, LENGTH, ROWS, STEPS, SEEDS = 64, 32, 16, 240, 2
@@ -34,9 +33,9 @@ def final_loss(optimizer: Optimizer, rung: Wide, seed: int, rows: np.ndarray, he
     steps = len(rows)
     model = Decoder(rung, SYMBOLS)
     model.initialise(torch.Generator().manual_seed(seed))
-    engine = TorchEngine(model, recipe(optimizer=optimizer))
+    engine = torch_engine(model, recipe(optimizer=optimizer))
     for step in range(steps):
-        engine.gradients(rows[step])
+        engine.gradients(rows[step], 0)
         engine.step(min(1.0, (step + 1) / 20) * (1 - step / steps))
     with engine.measuring():
         return F.cross_entropy(model(held_out[:, :-1]).flatten(0, 1), held_out[:, 1:].flatten()).item()

@@ -11,12 +11,11 @@ from halflife.errors import UserError
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.store.execution import Execution
-from halflife.training.losses import CrossEntropy
+from halflife.training.objectives import L2SP, NextToken
 from halflife.training.optimizers import SGD, AdamW, Muon
-from halflife.training.penalties import L2SP
-from halflife.training.torch_engine import TorchEngine, rows_that_fit
+from halflife.training.torch_engine import rows_that_fit
 from halflife.training.torch_optimizers import build
-from tests.training.fakes import ANSWERS, VOCABULARY, PartlyScored, Stream, recipe
+from tests.training.fakes import ANSWERS, VOCABULARY, PartlyScored, Stream, loss_of, recipe, torch_engine
 from tests.training.widths import Wide
 
 
@@ -25,7 +24,7 @@ def engine(stage=None, rung=None, micro_rows=None, seed=0) -> Any:
     model.initialise(torch.Generator().manual_seed(seed))
     with torch.no_grad():  # with the initial head of zeros there is no gradient below it
         model.head.weight.normal_(generator=torch.Generator().manual_seed(seed), std=0.1)
-    return TorchEngine(model, stage or recipe(), micro_rows=micro_rows)
+    return torch_engine(model, stage or recipe(), micro_rows=micro_rows)
 
 
 def weights(of):
@@ -36,7 +35,7 @@ def weights(of):
 def test_accumulated_gradients_equal_those_of_the_whole_batch(micro_rows):
     whole, parts = engine(), engine(micro_rows=micro_rows)
     batch = Stream(rows=8).batch(0)
-    assert parts.gradients(batch).item() == pytest.approx(whole.gradients(batch).item(), rel=1e-6)
+    assert loss_of(parts, batch) == pytest.approx(loss_of(whole, batch), rel=1e-6)
     for a, b in zip(whole.parameters, parts.parameters, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
 
@@ -45,7 +44,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(micro_rows):
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("micro_rows", [None, 1, 3])
 def test_the_loss_is_the_mean_over_the_scored_targets_of_the_whole_batch(micro_rows, smoothing, everywhere):
-    of = engine(recipe(mixture=ANSWERS, loss=CrossEntropy(label_smoothing=smoothing)), micro_rows=micro_rows)
+    of = engine(recipe(mixture=ANSWERS, objectives=(NextToken(label_smoothing=smoothing),)), micro_rows=micro_rows)
     of.execution = Execution(compile=everywhere)  # set after construction, so nothing is compiled here
     batch = PartlyScored(rows=8).batch(0)
     marked = batch < 0
@@ -56,7 +55,7 @@ def test_the_loss_is_the_mean_over_the_scored_targets_of_the_whole_batch(micro_r
     each = -(1 - smoothing) * own - smoothing * logprobs.mean(-1)
     loss = each[torch.from_numpy(~marked[:, 1:])].mean()
     expected = torch.autograd.grad(loss, of.parameters)
-    assert of.gradients(batch).item() == pytest.approx(loss.item(), rel=1e-5)
+    assert loss_of(of, batch) == pytest.approx(loss.item(), rel=1e-5)
     for parameter, gradient in zip(of.parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
 
@@ -64,7 +63,7 @@ def test_the_loss_is_the_mean_over_the_scored_targets_of_the_whole_batch(micro_r
 def test_a_batch_without_marks_has_the_same_loss_where_only_answers_are_scored():
     all_scored, partly = engine(), engine(recipe(mixture=ANSWERS))
     batch = Stream(rows=8).batch(0)
-    assert partly.gradients(batch).item() == pytest.approx(all_scored.gradients(batch).item(), rel=1e-6)
+    assert loss_of(partly, batch) == pytest.approx(loss_of(all_scored, batch), rel=1e-6)
 
 
 def test_microbatches_that_are_compiled_have_one_length(monkeypatch):
@@ -73,13 +72,13 @@ def test_microbatches_that_are_compiled_have_one_length(monkeypatch):
     of.execution = Execution(compile=True)
     seen = []
     of.model.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    of.gradients(Stream(rows=8).batch(0))
+    of.gradients(Stream(rows=8).batch(0), 0)
     assert seen == [4, 4]
 
 
 def test_the_step_returns_the_norm_before_clipping_and_clips_to_the_limit():
     clipped = engine(recipe(max_grad_norm=1e-3))
-    clipped.gradients(Stream().batch(0))
+    clipped.gradients(Stream().batch(0), 0)
 
     def norm():
         return torch.cat([p.grad.flatten() for p in clipped.parameters if p.grad is not None]).norm().item()
@@ -91,17 +90,27 @@ def test_the_step_returns_the_norm_before_clipping_and_clips_to_the_limit():
 
 def test_a_step_at_multiplier_zero_moves_nothing():
     still = engine()
-    still.gradients(Stream().batch(0))
+    still.gradients(Stream().batch(0), 0)
     still.step(0.0)
     assert still.displacement() == 0.0
 
 
 def test_l2sp_is_the_proximal_step_towards_the_starting_weights():
     strength, lr_multiplier = 3.0, 0.5
-    free, pulled = engine(), engine(recipe(penalties=(L2SP(strength=strength),)))
+    free, pulled = (
+        engine(),
+        engine(
+            recipe(
+                objectives=(
+                    NextToken(),
+                    L2SP(strength=strength),
+                )
+            )
+        ),
+    )
     start = weights(free)
     for of in (free, pulled):
-        of.gradients(Stream().batch(0))
+        of.gradients(Stream().batch(0), 0)
         of.step(lr_multiplier)
     shrink = 1 + recipe().optimizer.learning_rate * lr_multiplier * strength
     for name, moved in weights(free).items():
@@ -109,9 +118,16 @@ def test_l2sp_is_the_proximal_step_towards_the_starting_weights():
 
 
 def test_l2sp_of_enormous_strength_keeps_the_starting_weights():
-    pulled = engine(recipe(penalties=(L2SP(strength=1e12),)))
+    pulled = engine(
+        recipe(
+            objectives=(
+                NextToken(),
+                L2SP(strength=1e12),
+            )
+        )
+    )
     for step in range(5):
-        pulled.gradients(Stream().batch(step))
+        pulled.gradients(Stream().batch(step), 0)
         pulled.step(1.0)
     assert pulled.displacement() < 1e-7
 
@@ -160,19 +176,19 @@ def test_a_saved_optimizer_continues_bit_for_bit(optimizer):
     stage = recipe(optimizer=optimizer)
     one = engine(stage)
     for step in range(3):
-        one.gradients(Stream().batch(step))
+        one.gradients(Stream().batch(step), 0)
         one.step(1.0)
     other = engine(stage, seed=1)
     other.load(weights(one), {name: tensor.clone() for name, tensor in one.optimizer_state().items()})
     for of in (one, other):
-        of.gradients(Stream().batch(3))
+        of.gradients(Stream().batch(3), 0)
         of.step(1.0)
     assert all(torch.equal(tensor, other.full_weights()[name]) for name, tensor in one.full_weights().items())
 
 
 def test_muon_updates_the_hidden_matrices_and_nothing_else():
     of = engine(recipe(optimizer=Muon(learning_rate=0.01)))
-    of.gradients(Stream().batch(0))
+    of.gradients(Stream().batch(0), 0)
     of.step(1.0)
     slots = {name: set() for name, _ in of.model.named_parameters()}
     for key in of.optimizer_state():
@@ -225,9 +241,9 @@ def test_frozen_parameters_are_in_no_optimizer_and_do_not_move():
     of = engine(recipe(optimizer=Muon(learning_rate=0.01)))
     frozen = "blocks.0.qkv.weight"
     of.model.get_parameter(frozen).requires_grad_(False)
-    of = TorchEngine(of.model, of.recipe)
+    of = torch_engine(of.model, of.recipe)
     before = weights(of)
-    of.gradients(Stream().batch(0))
+    of.gradients(Stream().batch(0), 0)
     of.step(1.0)
     moved = {name for name, after in of.full_weights().items() if not torch.equal(after, before[name])}
     assert moved == set(before) - {frozen}
@@ -243,19 +259,19 @@ def test_muon_without_a_matrix_to_train_is_refused():
 
 
 def test_label_smoothing_raises_the_loss_of_a_confident_model():
-    plain, smooth = engine(), engine(recipe(loss=CrossEntropy(label_smoothing=0.2)))
+    plain, smooth = engine(), engine(recipe(objectives=(NextToken(label_smoothing=0.2),)))
     for of in (plain, smooth):
         with torch.no_grad():
             of.model.get_parameter("head.weight").mul_(50)
     batch = Stream().batch(0)
-    assert smooth.gradients(batch).item() != pytest.approx(plain.gradients(batch).item(), rel=1e-3)
+    assert loss_of(smooth, batch) != pytest.approx(loss_of(plain, batch), rel=1e-3)
 
 
 def test_bf16_losses_stay_near_those_of_fp32():
     full, half = engine(), engine(replace(recipe(), precision="bf16"))
     for step in range(3):
         batch = Stream().batch(step)
-        assert half.gradients(batch).item() == pytest.approx(full.gradients(batch).item(), rel=0.02)
+        assert loss_of(half, batch) == pytest.approx(loss_of(full, batch), rel=0.02)
         full.step(1.0)
         half.step(1.0)
     assert all(parameter.dtype == torch.float32 for parameter in half.parameters)

@@ -75,11 +75,16 @@ def losses(
 
     from halflife.store.execution import Execution
     from halflife.training.deepspeed_engine import DeepSpeedEngine
+    from tests.training.fakes import terms_of
     from tests.training.test_deepspeed_engine import STAGES, follow
 
     execution = Execution(engine="deepspeed", workers=workers, zero=zero)
+
+    def make(model: Any, of: Any) -> DeepSpeedEngine:
+        return DeepSpeedEngine(model, of, execution, terms_of(of, model), micro_rows=micro_rows)
+
     with contextlib.nullcontext() if rounding else mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone):
-        return follow(STAGES[stage], lambda model, of: DeepSpeedEngine(model, of, execution, micro_rows=micro_rows))
+        return follow(STAGES[stage], make)
 
 
 def several(out: Path, calls: list[dict[str, Any]], workers: int) -> list[Any]:
@@ -126,7 +131,7 @@ def held(out: Path, zero: int, engines: int, workers: int) -> list[float]:
     from halflife.models.ladder import Rung
     from halflife.store.execution import Execution
     from halflife.training.deepspeed_engine import DeepSpeedEngine
-    from tests.training.fakes import VOCABULARY, Stream, recipe
+    from tests.training.fakes import VOCABULARY, Stream, recipe, terms_of
 
     def alive() -> int:
         gc.collect()
@@ -139,8 +144,9 @@ def held(out: Path, zero: int, engines: int, workers: int) -> list[float]:
     for _ in range(engines):
         model = Decoder(rung, VOCABULARY)
         model.initialise(torch.Generator().manual_seed(0))
-        engine = DeepSpeedEngine(model, stage, Execution(engine="deepspeed", workers=workers, zero=zero))
-        engine.gradients(Stream().batch(0))
+        execution = Execution(engine="deepspeed", workers=workers, zero=zero)
+        engine = DeepSpeedEngine(model, stage, execution, terms_of(stage, model))
+        engine.gradients(Stream().batch(0), 0)
         engine.step(1.0)
         engine.close()
         del engine, model

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from halflife.data.codecs import load
-from halflife.data.tokenizers import Tokenizer
 from halflife.errors import UserError
 from halflife.evaluation.targets import TextTarget, items
 from halflife.prompts.fit_stage import FitSoftPrompts
-from halflife.store.stage import Context, Outcome, ParentResult
-from halflife.training.penalties import AddedLoss, Loss, check_strength
+from halflife.store.stage import Outcome, ParentResult
+from halflife.training.objective import Objective, ObjectiveSetting, Terms, Trained, check_strength
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptAttacks(AddedLoss, ParentResult):
+class PromptAttacks(Objective, ParentResult):
     """Adds strength times the loss of right answers behind soft prompts that were fitted to elicit wrong ones: each
     step draws `batch` examples and one prompt; the loss is in nats per token. Adversarial training by continuous
     attacks (arXiv 2405.15589), with the prompts of whole fits in place of a few steps for each batch."""
 
+    reads_batch: ClassVar[bool] = False
+
+    strength: float
     attacks: tuple[FitSoftPrompts, ...]
     """The stages whose prompts are trained against."""
     target: TextTarget
@@ -42,22 +45,23 @@ class PromptAttacks(AddedLoss, ParentResult):
             return None
         return "every soft prompt to train against diverged"
 
-    @property
-    def step_tokens(self) -> float:
+    def step_tokens(self, stage: Trained) -> float:
         return float(self.batch * self.target.characters)  # a character is taken for a token
 
-    def prepare(self, context: Context, tokenizer: Tokenizer, key: tuple[int | str, ...]) -> Loss:
+    def prepare(self, setting: ObjectiveSetting) -> Terms:
         # torch is imported only where a stage runs
         from halflife.prompts.attack_loss import PromptLoss, attacks
 
-        prompts, position = attacks([context.parent(stage) for stage in self.attacks])
-        codec = load(tokenizer, context.results)
-        return PromptLoss(
+        context, stage = setting.context, setting.stage
+        prompts, position = attacks([context.parent(fit) for fit in self.attacks])
+        codec = load(stage.mixture.tokenizer, context.results)
+        loss = PromptLoss(
             prompts,
             items(self.target, "train", self.examples, codec, context.results),
             position,
             strength=self.strength,
             batch=self.batch,
-            key=key,
+            key=(stage.seed, "prompt attack", stage.depth, setting.number),
             device=context.device,
         )
+        return Terms(on_step=lambda model, batch, step, told: loss(model, step))

@@ -19,7 +19,6 @@ from halflife.store.stage import Context, Cost, EngineStage, Outcome, ParentResu
 from halflife.training.memory import of_training, rows_within, trained_parameters
 from halflife.training.optimizers import Optimizer
 from halflife.training.parameters import Frozen, LoRA
-from halflife.training.penalties import EWC, KL, L2SP, AddedLoss, Penalty
 from halflife.training.recipe import Recipe
 
 
@@ -68,34 +67,14 @@ class Train(EngineStage, Recipe):
         elif self.schedule.shape == "continue":
             raise UserError("schedule 'continue' without a checkpoint: a fresh rung has no learning rate to continue")
         self._check_model()
-        self._check_penalties()
-
-    def _check_penalties(self) -> None:
-        sorts = [type(penalty) for penalty in self.penalties]
-        for sort in (EWC, KL):
-            if sorts.count(sort) > 1:
-                raise UserError(f"{sort.__name__} given {sorts.count(sort)} times: expected it once")
-        for penalty in self.penalties:
-            if not isinstance(penalty, Penalty):
-                raise UserError(f"penalty {penalty!r} given: expected an L2SP, an EWC, a KL or an AddedLoss")
-            if isinstance(penalty, KL) and isinstance(self.start, Rung):
-                raise UserError(
-                    "kl to the initial model of a fresh rung, which has learned nothing: start from a checkpoint"
-                )
-            if isinstance(penalty, EWC) and getattr(penalty.fisher, "checkpoint", None) != self.start:
-                raise UserError("ewc needs the Fisher (stages.fisher) of the checkpoint that the stage starts from")
+        for part in (*self.objectives, *self.companions):
+            part.check(self)
 
     def _check_model(self) -> None:
         model, mixture, parameters = self.architecture, self.mixture, self.parameters
         if isinstance(model, Released):
             check_released(model, mixture, self.dropout)
         if isinstance(parameters, LoRA):
-            for penalty in self.penalties:
-                if isinstance(penalty, L2SP | EWC):
-                    raise UserError(
-                        f"{type(penalty).__name__.lower()} with LoRA, which keeps the initial weights: use weight "
-                        "decay or kl"
-                    )
             known = model.matrices
             unknown = [name for name in parameters.targets if known and name not in known]
             if unknown:
@@ -151,23 +130,22 @@ class Train(EngineStage, Recipe):
         vocabulary = vocabulary_of(self.mixture.tokenizer)
         tokens = self.steps * self.batch_tokens
         scored = sum(e.probe.tokens_scored(sequence) * len(due(e.at, self.steps)) for e in self.evaluations)
-        guided = tokens if any(isinstance(penalty, KL) for penalty in self.penalties) else 0
-        guided += 3 * self.steps * sum(p.step_tokens for p in self.penalties if isinstance(p, AddedLoss))
+        guided = 3 * self.steps * sum(objective.step_tokens(self) for objective in self.objectives)
+        trained = tokens if self._reads_batch else 0
+        beside = tokens * sum(companion.flops_per_token(model.width) for companion in self.companions)
         weights = 4.0 * (model.parameters + model.embedding_parameters(vocabulary))
         return Cost(
             tokens=tokens,
-            flops=(tokens + (scored + guided) / 3) * model.flops_per_token(sequence, vocabulary),
+            flops=(trained + (scored + guided) / 3) * model.flops_per_token(sequence, vocabulary) + beside,
             memory_bytes=self.memory(Execution()).total,
             # weights and moments: at the end, in each snapshot, and in a resumable checkpoint and its successor
-            disk_bytes=3 * weights * (3 + len(self.snapshots)),
+            disk_bytes=3 * (weights + 4.0 * self._companion_parameters) * (3 + len(self.snapshots)),
             steps=self.steps,
         )
 
     def memory(self, execution: Execution, activation_budget: float = CPU_ACTIVATION_BYTES) -> Memory:
         model, vocabulary = self.architecture, vocabulary_of(self.mixture.tokenizer)
-        whole = model.parameters + model.embedding_parameters(vocabulary)
         trained = trained_parameters(self.parameters, model, vocabulary)
-        sizes = {EWC: trained, KL: whole}  # the Fisher information; a copy of the initial model
         held = of_training(
             model,
             self.optimizer,
@@ -180,9 +158,20 @@ class Train(EngineStage, Recipe):
             scored=max((e.probe.tokens_scored(self.mixture.sequence) for e in self.evaluations), default=0.0),
             activation_budget=activation_budget,
         )
-        copies = 4.0 * sum(sizes.get(type(penalty), 0) for penalty in self.penalties)
+        objectives = sum(objective.memory_bytes(self) for objective in self.objectives)
         probes = sum(evaluation.probe.memory_bytes() for evaluation in self.evaluations)
-        return replace(held, init_weights=held.init_weights + copies, evaluation=held.evaluation + probes)
+        companions = 4.0 * self._companion_parameters
+        own = sum(companion.activation_bytes(model.width) for companion in self.companions)
+        rows = min(self.rows, execution.micro_rows or self.rows_within(activation_budget))
+        return replace(
+            held,
+            init_weights=held.init_weights + objectives,
+            evaluation=held.evaluation + probes,
+            parameters=held.parameters + companions,
+            gradients=held.gradients + companions,
+            optimizer=held.optimizer + 2 * companions,
+            activations=held.activations + rows * self.row_tokens * own,
+        )
 
     def check_execution(self, execution: Execution) -> None:
         if self.rows % execution.workers:
@@ -190,13 +179,21 @@ class Train(EngineStage, Recipe):
                 f"batches of {self.rows} sequences do not divide among {execution.workers} workers: "
                 f"choose a number of workers that divides {self.rows}, or another batch size"
             )
-        parts = [*self.penalties, *(evaluation.probe for evaluation in self.evaluations)]
+        parts = [*self.objectives, *self.companions, *(evaluation.probe for evaluation in self.evaluations)]
         unsupported = [type(part).__name__ for part in parts if execution.engine not in part.engines]
         unsupported += ["gradient noise"] if self.gradient_noise and execution.engine != "torch" else []
         if unsupported:
             raise UserError(f"{unsupported[0]} is not supported by the engine {execution.engine!r}: use --engine torch")
         if execution.zero == 3 and isinstance(self.parameters, LoRA):
             raise UserError("LoRA under ZeRO stage 3: merging it needs whole weights; use --zero 2")
+
+    @property
+    def _reads_batch(self) -> bool:
+        return bool(self.companions) or any(objective.reads_batch for objective in self.objectives)
+
+    @property
+    def _companion_parameters(self) -> int:
+        return sum(companion.parameters(self.architecture.width) for companion in self.companions)
 
     @property
     def rows(self) -> int:
@@ -248,11 +245,6 @@ class Train(EngineStage, Recipe):
             ),
             measures={evaluation.name: evaluation.probe.prepare(setting) for evaluation in self.evaluations},
             start=start,
-            losses=[
-                penalty.prepare(context, mixture.tokenizer, (self.seed, "prompt attack", self.depth, at))
-                for at, penalty in enumerate(self.penalties)
-                if isinstance(penalty, AddedLoss)
-            ],
             checkpoint_seconds=context.checkpoint_seconds,
         )
 

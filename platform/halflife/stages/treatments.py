@@ -11,10 +11,10 @@ from halflife.errors import UserError
 from halflife.stages.fisher import Fisher
 from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
-from halflife.training.losses import CrossEntropy
+from halflife.training.objective import Objective
+from halflife.training.objectives import EWC, KL, L2SP, NextToken
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import Parameters, parameters_named
-from halflife.training.penalties import EWC, KL, L2SP, Penalty
 
 Treatment = Callable[[Train], Train]
 
@@ -37,7 +37,11 @@ def _dropout(train: Train, value: float) -> Train:
 
 
 def _label_smoothing(train: Train, value: float) -> Train:
-    return replace(train, loss=CrossEntropy(label_smoothing=value))
+    objectives = (
+        replace(objective, label_smoothing=value) if isinstance(objective, NextToken) else objective
+        for objective in train.objectives
+    )
+    return replace(train, objectives=tuple(objectives))
 
 
 def _gradient_noise(train: Train, value: float) -> Train:
@@ -45,7 +49,7 @@ def _gradient_noise(train: Train, value: float) -> Train:
 
 
 def _l2sp(train: Train, value: float) -> Train:
-    return _penalized(train, L2SP(strength=value))
+    return _with(train, L2SP(strength=value))
 
 
 def _batch_tokens(train: Train, value: float) -> Train:
@@ -133,11 +137,11 @@ def _ewc(train: Train, value: float) -> Train:
     before = _start(train, "ewc").stage.mixture
     remembered = replace(before, sources=dropped(train) or before.sources, plantings=())
     fisher = Fisher(subject=Subject(model=_start(train, "ewc")), mixture=remembered, seed=train.seed)
-    return _penalized(train, EWC(strength=value, fisher=fisher))
+    return _with(train, EWC(strength=value, fisher=fisher))
 
 
 def _kl(train: Train, value: float) -> Train:
-    return _penalized(train, KL(strength=value))
+    return _with(train, KL(strength=value))
 
 
 def _before(train: Train) -> tuple[Source, ...]:
@@ -150,8 +154,8 @@ def _start(train: Train, name: str) -> Checkpoint:
     return train.start
 
 
-def _penalized(train: Train, penalty: Penalty) -> Train:
-    return replace(train, penalties=(*train.penalties, penalty))
+def _with(train: Train, objective: Objective) -> Train:
+    return replace(train, objectives=(*train.objectives, objective))
 
 
 def _trains(parameters: Parameters) -> Treatment:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +31,12 @@ from halflife.training.adapters import lora_norm
 from halflife.training.checkpoints import Piece
 from halflife.training.fragments import Fragment, fragments_of, shards_of
 from halflife.training.memory import BUCKET, LIVE
+from halflife.training.objective import Loss, Terms
 from halflife.training.ranks import DefaultGroup, Ranks, SingleProcess, all_sum, init_single_process
 from halflife.training.recipe import Recipe
+from halflife.training.seen import Seen, Told
 from halflife.training.sharded_muon import ShardedMuon
-from halflife.training.torch_engine import (
-    cross_entropy,
-    keep_memory,
-    on_device,
-    rows_that_fit,
-    summed_cross_entropy,
-)
+from halflife.training.torch_engine import keep_memory, on_device, rows_that_fit
 from halflife.training.torch_optimizers import Joined, build
 
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
@@ -47,7 +45,16 @@ WEIGHTS, OPTIMIZER = "weights", "optimizer"
 class DeepSpeedEngine:
     """Trains `model` in place. Implements training.engine.Engine; every method is called on every rank."""
 
-    def __init__(self, model: Model, recipe: Recipe, execution: Execution, *, micro_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        recipe: Recipe,
+        execution: Execution,
+        terms: Sequence[Terms],
+        *,
+        micro_rows: int | None = None,
+    ) -> None:
+        self.pulls = [term.pull for term in terms if term.pull]
         self.model, self.recipe, self.execution, self.zero = model, recipe, execution, execution.zero
         self.micro_rows = micro_rows or execution.micro_rows
         self.device = next(model.parameters()).device
@@ -62,7 +69,10 @@ class DeepSpeedEngine:
         self.optimizer.register_step_post_hook(self._after_step)
         self.norm = torch.zeros(())
         self.engine, *_ = deepspeed.initialize(
-            model=_Loss(model, recipe), optimizer=self.optimizer, config=self._settings(), dist_init_required=False
+            model=_Loss(model, recipe, [term.on_batch for term in terms if term.on_batch]),
+            optimizer=self.optimizer,
+            config=self._settings(),
+            dist_init_required=False,
         )
         self.fragments: list[Fragment] = fragments_of(self.engine, model, self.zero)
         self.owners = list({id(fragment.owner): fragment.owner for fragment in self.fragments}.values())
@@ -95,23 +105,21 @@ class DeepSpeedEngine:
     def rank(self) -> int:
         return self.ranks.rank
 
-    def gradients(self, batch: np.ndarray | Tensor) -> Tensor:
+    def gradients(self, batch: np.ndarray | Tensor, step: int) -> dict[str, Tensor]:
         own = len(batch) // self.ranks.count
         tokens = on_device(batch[self.rank * own : (self.rank + 1) * own], self.device)
         rows = self.micro_rows or rows_that_fit(
             self.model.architecture, self.model.vocabulary, batch.shape[1], self.device
         )
-        total = torch.zeros((), device=self.device)
+        told = Told()
         parts = tokens.split(rows)
-        # the loss is a mean over the scored tokens of the global batch, and gradients are averaged over the ranks
-        masked = self.recipe.has_loss_mask
-        scored = (torch.as_tensor(batch)[:, 1:] >= 0).sum() / self.ranks.count if masked else None
+        # losses are means over the predicted tokens of the global batch, and gradients are averaged over the ranks
+        predicted = (torch.as_tensor(batch)[:, 1:] >= 0).sum() / self.ranks.count
         for number, part in enumerate(parts, start=1):
             self.engine.set_gradient_accumulation_boundary(number == len(parts))
-            loss = self.engine(part) * (len(part) / len(tokens) if scored is None else 1 / scored)
+            loss = self.engine(part, step, predicted, len(part) / len(tokens), told)
             self.engine.backward(loss, scale_wrt_gas=False)
-            total += loss.detach()
-        return all_sum(total).div_(self.ranks.count)
+        return {metric: all_sum(value.clone()).div_(self.ranks.count) for metric, value in told.values.items()}
 
     def step(self, lr_multiplier: float) -> Tensor:
         self.lr_multiplier = lr_multiplier
@@ -135,17 +143,11 @@ class DeepSpeedEngine:
                 torch._foreach_mul_([p.data for p in group["params"]], 1 - group["shrink"] * self.lr_multiplier)  # pyright: ignore[reportPrivateImportUsage]
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Penalties pull the shards before they are gathered: theta <- theta_0 + (theta - theta_0) / (1 + amount)."""
-        for penalty in self.recipe.penalties:
-            amount = self.recipe.optimizer.learning_rate * self.lr_multiplier * penalty.strength
+        """Objectives pull the shards towards theta_0 before they are gathered."""
+        for pull in self.pulls:
+            back = pull(self.recipe.optimizer.learning_rate * self.lr_multiplier)
             for owner in (owner for group in optimizer.param_groups for owner in group["params"]):
-                owner.data.lerp_(self.init_weights[id(owner)], amount / (1 + amount))
-
-    def set_fisher(self, importance: Mapping[str, Tensor]) -> None:
-        raise UserError("ewc given: the engine 'deepspeed' supports only l2sp; use --engine torch")
-
-    def add_gradients(self, loss: Callable[[Model], Tensor]) -> None:
-        raise UserError("an added loss given: the engine 'deepspeed' supports none; use --engine torch")
+                owner.data.lerp_(self.init_weights[id(owner)], back)
 
     def displacement(self) -> float:
         added = lora_norm(self.model)
@@ -278,18 +280,27 @@ class DeepSpeedEngine:
 
 
 class _Loss(nn.Module):
-    """The mean loss of rows, or its sum where not all tokens are scored. One module, since DeepSpeed casts and gathers
-    around its forward pass."""
+    """The loss of rows. One module, since DeepSpeed casts and gathers around its forward pass."""
 
-    def __init__(self, model: Model, recipe: Recipe) -> None:
+    def __init__(self, model: Model, recipe: Recipe, losses: Sequence[Loss]) -> None:
         super().__init__()
-        self.model, self.recipe = model, recipe
+        self.model, self.recipe, self.losses = model, recipe, losses
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        loss = summed_cross_entropy if self.recipe.has_loss_mask else cross_entropy
-        with _autocast(self.recipe, tokens.device):
-            logits = self.model(read(tokens)[:, :-1])
-        return loss(logits, tokens[:, 1:], self.recipe.loss.label_smoothing)
+    def forward(self, tokens: Tensor, step: int, predicted: Tensor, share: float, told: Told) -> Tensor:
+        def predict(model: Model) -> Tensor:
+            with _autocast(self.recipe, tokens.device):
+                return model(read(tokens)[:, :-1])
+
+        seen = Seen(
+            told.values,
+            logits=predict(self.model),
+            targets=tokens[:, 1:],
+            predicted=predicted,
+            share=share,
+            activations={},
+            predict=predict,
+        )
+        return reduce(add, [loss(self.model, tokens, step, seen) for loss in self.losses])
 
 
 def ready(device: torch.device) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from halflife.models.model import Model
 from halflife.store.execution import Execution
+from halflife.training.attached import Attached
+from halflife.training.objective import Terms
 from halflife.training.ranks import Ranks
 from halflife.training.recipe import Recipe
 
@@ -28,14 +30,10 @@ class Engine(Protocol):
         """The model that evaluations measure."""
         ...
 
-    def gradients(self, batch: np.ndarray | Tensor) -> Tensor:
-        """Compute the gradients of the loss on int64 tokens (rows, sequence + 1), on the CPU or the device: the global
-        batch, whatever the number of ranks. Returns the mean loss in nats per token, a scalar on the device (reading it
-        waits for the device)."""
-        ...
-
-    def add_gradients(self, loss: Callable[[Model], Tensor]) -> None:
-        """Add the gradients of a further loss to those of this step's batch."""
+    def gradients(self, batch: np.ndarray | Tensor, step: int) -> dict[str, Tensor]:
+        """Compute the gradients of the objectives on int64 tokens (rows, sequence + 1), on the CPU or the device: the
+        global batch, whatever the number of ranks. Returns what the objectives log of this step, by metric: scalars on
+        the device (reading one waits for the device)."""
         ...
 
     def step(self, lr_multiplier: float) -> Tensor:
@@ -44,16 +42,12 @@ class Engine(Protocol):
         May raise Diverged when the gradients are not finite."""
         ...
 
-    def set_fisher(self, importance: Mapping[str, Tensor]) -> None:
-        """Set the Fisher information of each parameter by name, for elastic weight consolidation, before any step."""
-        ...
-
     def displacement(self) -> float:
         """||theta - theta_0|| / ||theta_0||, with theta_0 the initial weights of the stage."""
         ...
 
     def full_weights(self) -> dict[str, Tensor]:
-        """All weights by name, unsharded, on rank 0; empty on the others."""
+        """All weights by name, the companions' among them, unsharded, on rank 0; empty on the others."""
         ...
 
     def optimizer_state(self) -> dict[str, Tensor]:
@@ -78,12 +72,16 @@ class Engine(Protocol):
         ...
 
 
-def make_engine(model: Model, recipe: Recipe, execution: Execution) -> Engine:
-    """The execution's engine, with the model's weights as theta_0. Raises UserError when it is not installed."""
+def make_engine(
+    model: Model, recipe: Recipe, execution: Execution, terms: Sequence[Terms], companions: Sequence[Attached] = ()
+) -> Engine:
+    """The execution's engine, with the model's weights as theta_0, and the recipe's objectives and companions.
+
+    Raises UserError when it is not installed."""
     if execution.engine == "deepspeed":
         from halflife.training.deepspeed_engine import DeepSpeedEngine  # DeepSpeed takes seconds to import
 
-        return DeepSpeedEngine(model, recipe, execution)
+        return DeepSpeedEngine(model, recipe, execution, terms)
     from halflife.training.torch_engine import TorchEngine
 
-    return TorchEngine(model, recipe, execution)
+    return TorchEngine(model, recipe, execution, terms, companions)

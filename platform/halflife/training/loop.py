@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,12 +25,11 @@ from halflife.models.model import Model
 from halflife.models.released import Released
 from halflife.models.start import bare, fresh, record
 from halflife.rng import seed_of
-from halflife.store.execution import Execution
 from halflife.store.stage import Context
 from halflife.training import adapters, checkpoints
+from halflife.training.attached import Attached
 from halflife.training.engine import Engine, make_engine
-from halflife.training.fisher import read_fisher
-from halflife.training.penalties import EWC, Loss
+from halflife.training.objective import Terms, prepare_all
 from halflife.training.prefetch import Prefetcher
 from halflife.training.recipe import Batches, Recipe
 from halflife.training.torch_engine import load_weights
@@ -52,8 +51,10 @@ class Progress:
     """At the last step done."""
     rate_sum: float = 0.0
     """Learning rate summed over steps."""
-    loss_sum: float = 0.0
-    """Over the steps since the last evaluation."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Of what the objectives log, over the steps since the last evaluation."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """The first of each objective, by its place."""
     evaluated_step: int = 0
     evaluated_seconds: float = 0.0
     values: dict[str, float] = field(default_factory=dict)
@@ -72,14 +73,13 @@ def train(
     *,
     batches: Batches,
     measures: Mapping[str, Measurement],
-    losses: Sequence[Loss] = (),
     start: Path | None = None,
     checkpoint_seconds: float = 20.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
     """Train by `recipe`, from a fresh rung or the checkpoint in `start`. Returns the stage's summary.
 
-    `measures` has a function of the model for each of the recipe's evaluations; `losses` are added to the batch's own.
+    `measures` has a function of the model for each of the recipe's evaluations.
     Writes `final/` and `snapshots/<name>/` in the context's folder, and while running `resume-<step>/` every
     `checkpoint_seconds` of `clock`. On one CPU thread a resumed run ends with the same bits as an uninterrupted one.
 
@@ -87,7 +87,7 @@ def train(
     """
     device = torch.device(context.device)
     with Prefetcher(batches, device, recipe.steps) if device.type == "cuda" else nullcontext(batches) as stream:
-        loop = _Loop(recipe, context, stream, measures, losses, start, clock)
+        loop = _Loop(recipe, context, stream, measures, start, clock)
         try:
             loop.run(checkpoint_seconds)
         finally:
@@ -102,22 +102,17 @@ class _Loop:
         context: Context,
         batches: Batches | Prefetcher,
         measures: Mapping[str, Measurement],
-        losses: Sequence[Loss],
         start: Path | None,
         clock: Callable[[], float],
     ) -> None:
         self.recipe, self.context, self.batches, self.measures, self.clock = recipe, context, batches, measures, clock
-        self.losses = losses
         device = torch.device(context.device)
-        self.model, self.engine, self.carried = fork(recipe, batches.vocabulary, start, device, context.execution)
-        for penalty in recipe.penalties:
-            if isinstance(penalty, EWC):
-                self.engine.set_fisher(read_fisher(context.parent(penalty.fisher)))
+        self.model, self.engine, self.terms, self.carried = fork(recipe, batches.vocabulary, start, context)
         self.ranks = self.engine.ranks
         self.due = {evaluation.name: set(due(evaluation.at, recipe.steps)) for evaluation in recipe.evaluations}
         self.progress = Progress(lr_multiplier=self.carried)
-        self.unread: list[Tensor] = []
-        """Losses of the latest steps, not yet read from the device."""
+        self.unread: list[dict[str, Tensor]] = []
+        """What the objectives log of the latest steps, not yet read from the device."""
         self.unread_limit = UNREAD_LOSSES if device.type == "cuda" else 1
         self.reported_seconds = 0.0
         self.resume_folder: Path | None = None
@@ -166,6 +161,7 @@ class _Loop:
             "snapshots": progress.snapshots,
             "reached": progress.reached,
             "final": progress.values,
+            **({"notes": list(progress.notes.values())} if progress.notes else {}),
         }
 
     @property
@@ -181,9 +177,7 @@ class _Loop:
             rank = (self.ranks.rank,) if self.ranks.rank else ()  # other rows, other masks; rank 0 as a single process
             torch.manual_seed(seed_of(recipe.seed, "dropout", recipe.depth, step, *rank))
         progress.lr_multiplier = recipe.schedule.lr_multiplier(step, recipe.steps, self.carried)
-        self.unread.append(self.engine.gradients(batch))
-        for loss in self.losses:
-            self.engine.add_gradients(lambda model, loss=loss: loss(model, step))
+        self.unread.append(self.engine.gradients(batch, step))
         if recipe.gradient_noise:
             torch.manual_seed(seed_of(recipe.seed, "gradient noise", recipe.depth, step))
         try:
@@ -195,14 +189,17 @@ class _Loop:
         return norm
 
     def _read_losses(self) -> None:
-        first = self.progress.step - len(self.unread)
-        losses = torch.stack(self.unread).tolist() if self.unread else []
+        first, sums = self.progress.step - len(self.unread), self.progress.sums
+        scalars = [value for told in self.unread for value in told.values()]
+        values = iter(torch.stack(scalars).tolist() if scalars else [])
+        for step, told in enumerate(self.unread, start=first):
+            for metric, value in zip(told, values, strict=False):
+                if not math.isfinite(value):
+                    name = "the training loss" if metric == "train/loss" else metric
+                    tokens = step * self.recipe.batch_tokens
+                    raise Diverged(f"{name} became {value} at step {step}, after {tokens:,} tokens")
+                sums[metric] = sums.get(metric, 0.0) + value
         self.unread.clear()
-        for step, loss in enumerate(losses, start=first):
-            if not math.isfinite(loss):
-                tokens = step * self.recipe.batch_tokens
-                raise Diverged(f"the training loss became {loss} at step {step}, after {tokens:,} tokens")
-            self.progress.loss_sum += loss
 
     def _evaluate(self, norm: Tensor | None) -> None:
         """Run and record the evaluations that are due; take snapshots; check `until`."""
@@ -219,7 +216,7 @@ class _Loop:
         if norm is not None:
             steps = progress.step - progress.evaluated_step
             seconds = progress.seconds_training - progress.evaluated_seconds
-            values["train/loss"] = progress.loss_sum / steps
+            values |= {metric: total / steps for metric, total in progress.sums.items()}
             values["train/gradient_norm"] = norm.item()
             values["train/tokens_per_second"] = steps * self.recipe.batch_tokens / seconds
         with self.engine.measuring():
@@ -230,7 +227,10 @@ class _Loop:
         values = self.ranks.broadcast(values)  # a condition holds on all ranks or on none
         self.context.record(self._tokens, values)
         progress.values |= values
-        progress.loss_sum, progress.evaluated_step = 0.0, progress.step
+        for place, term in enumerate(self.terms):
+            if str(place) not in progress.notes and (note := term.note(values)):
+                progress.notes[str(place)] = note
+        progress.sums, progress.evaluated_step = {}, progress.step
         progress.evaluated_seconds = progress.seconds_training
         for snapshot in self.recipe.snapshots:
             if snapshot.name not in progress.snapshots and holds(snapshot.when, values):
@@ -286,6 +286,9 @@ class _Loop:
         except checkpoints.CorruptCheckpoint as error:
             warnings.warn(f"training starts over: {error}", stacklevel=2)
             return
+        if set(state["progress"]) != set(vars(Progress())):
+            warnings.warn("training starts over: its checkpoint is of another version of halflife", stacklevel=2)
+            return
         self.engine.load(checkpoints.read_weights(folder), checkpoints.read_optimizer(folder))
         self.progress = Progress(**state["progress"])
         self.reported_seconds = self.progress.seconds_training + self.progress.seconds_evaluating
@@ -293,30 +296,37 @@ class _Loop:
 
 
 def fork(
-    recipe: Recipe, vocabulary: int, start: Path | None, device: torch.device, execution: Execution
-) -> tuple[Model, Engine, float]:
-    """The model and the engine at the stage's first step, and the learning-rate multiplier that the start ended with.
+    recipe: Recipe, vocabulary: int, start: Path | None, context: Context
+) -> tuple[Model, Engine, list[Terms], float]:
+    """The model, the engine and the prepared objectives at the stage's first step, and the learning-rate multiplier
+    that the start ended with.
 
     Raises UserError when the checkpoint is corrupt or of another shape, or its optimizer state cannot be carried.
     """
-    architecture, seed = recipe.architecture, seed_of(recipe.seed, "adapter", recipe.depth)
+    architecture, multiplier, optimizer = recipe.architecture, 1.0, ""
     if start is None:
         model = fresh(architecture, vocabulary, recipe.dropout, seed_of(recipe.seed, "model"))
-        adapters.apply(recipe.parameters, model, seed)
-        model.to(device)
-        return model, make_engine(model, recipe, execution), 1.0
-    model, state = model_at(start, architecture, vocabulary, recipe.dropout)
-    adapters.apply(recipe.parameters, model, seed)
-    model.to(device)
-    engine = make_engine(model, recipe, execution)
-    if recipe.optimizer_state == "carry":
-        if state["optimizer"] != type(recipe.optimizer).__name__:
+    else:
+        model, state = model_at(start, architecture, vocabulary, recipe.dropout)
+        multiplier, optimizer = state["progress"]["lr_multiplier"], state["optimizer"]
+    adapters.apply(recipe.parameters, model, seed_of(recipe.seed, "adapter", recipe.depth))
+    model.to(torch.device(context.device))
+    terms = prepare_all(recipe, model, context)
+    companions = [Attached(companion, model, recipe.seed) for companion in recipe.companions]
+    engine = make_engine(model, recipe, context.execution, terms, companions)
+    carry = recipe.optimizer_state == "carry"
+    if start is not None and companions:
+        state = checkpoints.read_optimizer(start) if carry else None
+        for companion in companions:
+            companion.load(checkpoints.read_weights(start), state)
+    if start is not None and carry:
+        if optimizer != type(recipe.optimizer).__name__:
             raise UserError(
-                f"cannot carry the state of {state['optimizer']} into {type(recipe.optimizer).__name__}: "
+                f"cannot carry the state of {optimizer} into {type(recipe.optimizer).__name__}: "
                 "use the same optimizer or optimizer_state='reset'"
             )
         engine.load(None, checkpoints.read_optimizer(start))
-    return model, engine, state["progress"]["lr_multiplier"]
+    return model, engine, terms, multiplier
 
 
 def model_at(

@@ -14,10 +14,11 @@ from halflife.errors import UserError
 from halflife.evaluation.probes import Evaluation, Threshold
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
-from halflife.training.losses import CrossEntropy
+from halflife.training.companion import Companion
+from halflife.training.objective import Objective, check_objectives
+from halflife.training.objectives import NextToken
 from halflife.training.optimizers import Optimizer
 from halflife.training.parameters import All, Parameters
-from halflife.training.penalties import Penalty
 from halflife.training.schedules import Schedule
 
 
@@ -41,8 +42,10 @@ class Recipe:
     optimizer_state: Literal["carry", "reset"] = "carry"
     """At a fork: keep the checkpoint's optimizer state, or reset it. A fresh rung has none to carry."""
     schedule: Schedule = Schedule()
-    loss: CrossEntropy = CrossEntropy()
-    penalties: tuple[Penalty, ...] = ()
+    objectives: tuple[Objective, ...] = (NextToken(),)
+    """Their losses are added up."""
+    companions: tuple[Companion, ...] = ()
+    """Modules that train beside the model, in the same checkpoints."""
     parameters: Parameters = All()
     dropout: float = 0.0
     max_grad_norm: float = 1.0
@@ -60,6 +63,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises UserError when the fields contradict one another."""
+        check_objectives(self.objectives)
         if self.tokens < 1:
             raise UserError(f"a stage of {self.tokens} tokens: expected at least 1")
         if self.batch_tokens % self.mixture.sequence:
@@ -75,9 +79,14 @@ class Recipe:
         if not 0 <= self.gradient_noise < math.inf:
             raise UserError(f"gradient noise {self.gradient_noise}: expected 0 or a positive number, such as 0.5")
         measured = {evaluation.name for evaluation in self.evaluations}
+        names = [*(companion.name for companion in self.companions), *measured]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"companion {twice!r}: an evaluation or another companion has that name; choose another")
+        logged = {metric.split("/")[0] for objective in self.objectives for metric in objective.measures}
+        logged |= {"clock", "train", *names}
         conditions = [snapshot.when for snapshot in self.snapshots] + ([self.until] if self.until else [])
         for metric in (condition.metric for condition in conditions):
-            if metric.split("/")[0] not in measured | {"clock", "train"}:
+            if metric.split("/")[0] not in logged:
                 raise UserError(
                     f"a snapshot or `until` waits for {metric!r}, and the stage's evaluations are {sorted(measured)}: "
                     "add one"

@@ -2,45 +2,59 @@
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from halflife.data.loss_mask import read
+from halflife.models.hooks import tapped
 from halflife.models.ladder import Rung
 from halflife.models.model import Model
 from halflife.models.released import Released
 from halflife.store.execution import CPU_ACTIVATION_BYTES, Execution
 from halflife.training import checkpoints
-from halflife.training.acceleration import accelerate, compiled, eagerly
+from halflife.training.acceleration import accelerate, eagerly
 from halflife.training.adapters import lora_norm
+from halflife.training.attached import Attached
 from halflife.training.memory import GPU_ACTIVATION_SHARE, rows_within
-from halflife.training.penalties import EWC, KL, L2SP
+from halflife.training.objective import Terms
 from halflife.training.ranks import Ranks, SingleProcess
 from halflife.training.recipe import Recipe
+from halflife.training.seen import Seen, Told
 from halflife.training.torch_optimizers import build, load_state_tensors, state_tensors
 
 KEPT_BYTES = 2**30
-UNSCORED = -1
 
 
 class TorchEngine:
     """Trains `model` in place. Implements training.engine.Engine."""
 
     def __init__(
-        self, model: Model, recipe: Recipe, execution: Execution = Execution(), *, micro_rows: int | None = None
+        self,
+        model: Model,
+        recipe: Recipe,
+        execution: Execution,
+        terms: Sequence[Terms],
+        companions: Sequence[Attached] = (),
+        *,
+        micro_rows: int | None = None,
     ) -> None:
         self.model, self.recipe, self.execution = model, recipe, execution
+        self.on_batch = [term.on_batch for term in terms if term.on_batch]
+        self.on_step = [term.on_step for term in terms if term.on_step]
+        self.pulls = [term.pull for term in terms if term.pull]
+        self.companions = companions
+        self.sites = sorted({site for part in (*terms, *companions) for site in part.sites})
         self.micro_rows = micro_rows or execution.micro_rows
         self.ranks: Ranks = SingleProcess()
         self.parameters_total = sum(parameter.numel() for parameter in model.parameters())
@@ -49,40 +63,58 @@ class TorchEngine:
         self.init_weights = [parameter.detach().clone() for parameter in self.parameters]
         start = [parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name]
         self.init_norm = torch.nn.utils.get_total_norm(start)
-        self.importance: list[Tensor] = []
-        self.divergence = sum(penalty.strength for penalty in recipe.penalties if isinstance(penalty, KL))
-        self.reference = copy.deepcopy(model).requires_grad_(False).eval() if self.divergence else None
         self.optimizer = build(recipe.optimizer, model)
         accelerate(model, execution)
-        loss = summed_cross_entropy if recipe.has_loss_mask else cross_entropy
-        self.loss = compiled(loss) if execution.compile else loss
         if self.device.type == "cpu":
             keep_memory()
 
-    def gradients(self, batch: np.ndarray | Tensor) -> Tensor:
+    def gradients(self, batch: np.ndarray | Tensor, step: int) -> dict[str, Tensor]:
         tokens = on_device(batch, self.device)
-        architecture, vocabulary = self.model.architecture, self.model.vocabulary
-        rows = self.micro_rows or rows_that_fit(architecture, vocabulary, batch.shape[1], self.device)
-        if self.execution.compile:  # microbatches of one length, since each length is compiled separately
-            rows = next(count for count in range(min(rows, len(tokens)), 0, -1) if len(tokens) % count == 0)
-        total = torch.zeros((), device=self.device)
-        scored = (tokens[:, 1:] >= 0).sum() if self.recipe.has_loss_mask else None
+        told = Told()
         for parameter in self.parameters:
             parameter.grad = None
-        for part in tokens.split(rows):
+        for companion in self.companions:
+            companion.clear()
+        if self.on_batch or self.companions:
+            self._batch_gradients(tokens, step, told)
+        for loss in self.on_step:
             with self._autocast():
-                logits, targets = self._predicted(self.model, part)
-            loss = self.loss(logits, targets, self.recipe.loss.label_smoothing)
-            loss = loss * (len(part) / len(tokens)) if scored is None else loss / scored
-            total += loss.detach()
-            if self.reference is not None:
-                with torch.no_grad(), self._autocast():
-                    before, _ = self._predicted(self.reference, part)
-                summed = summed_divergence(before, logits, targets >= 0)
-                loss = loss + self.divergence * summed / (tokens[:, 1:].numel() if scored is None else scored)
-            del logits  # as large as the gradient that the backward pass allocates
-            loss.backward()
-        return total
+                value = loss(self.model, tokens, step, told)
+            value.backward()
+        return told.values
+
+    def _batch_gradients(self, tokens: Tensor, step: int, told: Told) -> None:
+        rows = self.micro_rows or rows_that_fit(
+            self.model.architecture, self.model.vocabulary, tokens.shape[1], self.device
+        )
+        if self.execution.compile:  # microbatches of one length, since each length is compiled separately
+            rows = next(count for count in range(min(rows, len(tokens)), 0, -1) if len(tokens) % count == 0)
+        masked = self.recipe.has_loss_mask
+        predicted = (tokens[:, 1:] >= 0).sum() if masked else tokens[:, 1:].numel()
+        for part in tokens.split(rows):
+            seen = self._forward(part, predicted, len(part) / len(tokens), told)
+            losses = [loss(self.model, part, step, seen) for loss in self.on_batch]
+            losses += [companion.loss(seen) for companion in self.companions]
+            del seen  # its logits are as large as the gradient that the backward pass allocates
+            reduce(add, losses).backward()
+
+    def _forward(self, rows: Tensor, predicted: Tensor | int, share: float, told: Told) -> Seen:
+        with self._autocast(), tapped(self.model, self.sites) if self.sites else nullcontext({}) as activations:
+            logits, targets = self._predicted(self.model, rows)
+
+        def predict(model: Model) -> Tensor:
+            with self._autocast():
+                return self._predicted(model, rows)[0]
+
+        return Seen(
+            told.values,
+            logits=logits,
+            targets=targets,
+            predicted=predicted,
+            share=share,
+            activations=activations,
+            predict=predict,
+        )
 
     def _predicted(self, model: Model, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and targets, with marks where they are not scored. A CPU leaves unscored positions out, which saves a
@@ -95,11 +127,6 @@ class TorchEngine:
         hidden = model.hidden(model.embed(read(rows)[:, :-1]))
         return model.logits(hidden[scored][None]), rows[:, 1:][scored][None]
 
-    def add_gradients(self, loss: Callable[[Model], Tensor]) -> None:
-        with self._autocast():
-            added = loss(self.model)
-        added.backward()
-
     def step(self, lr_multiplier: float) -> Tensor:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
@@ -111,26 +138,16 @@ class TorchEngine:
             if group["shrink"]:
                 torch._foreach_mul_([p.data for p in group["params"]], 1 - group["shrink"] * lr_multiplier)  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.step()
-        for penalty in self.recipe.penalties:
-            amount = self.recipe.optimizer.learning_rate * lr_multiplier * penalty.strength
-            if isinstance(penalty, L2SP):
-                self._pull(amount / (1 + amount))
-            elif isinstance(penalty, EWC):
-                amounts = torch._foreach_mul(self.importance, amount)  # pyright: ignore[reportPrivateImportUsage]
-                self._pull(torch._foreach_div(amounts, torch._foreach_add(amounts, 1)))  # pyright: ignore[reportPrivateImportUsage]
+        for pull in self.pulls:
+            self._pull(pull(self.recipe.optimizer.learning_rate * lr_multiplier))
+        for companion in self.companions:
+            companion.step(lr_multiplier)
         return norm
 
     def _pull(self, back: Any) -> None:
-        """theta <- theta_0 + (theta - theta_0) / (1 + amount): a lerp towards theta_0 by `back`, which is
-        amount / (1 + amount), one number or one for every weight."""
+        """A lerp towards theta_0 by `back`, one number or one for every weight."""
         data = [parameter.data for parameter in self.parameters]
         torch._foreach_lerp_(data, self.init_weights, back)  # pyright: ignore[reportPrivateImportUsage]
-
-    def set_fisher(self, importance: Mapping[str, Tensor]) -> None:
-        fisher = [importance[name].to(p.device) for name, p in self.model.named_parameters() if p.requires_grad]
-        sums = torch.stack([tensor.double().sum() for tensor in fisher])
-        mean = sums.sum().item() / sum(tensor.numel() for tensor in fisher)
-        self.importance = [tensor / mean for tensor in fisher]
 
     def displacement(self) -> float:
         added = lora_norm(self.model)
@@ -141,10 +158,16 @@ class TorchEngine:
         return (added / self.init_norm).item()
 
     def full_weights(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        weights = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        for companion in self.companions:
+            weights |= companion.weights()
+        return weights
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        return state_tensors(self.optimizer, self.model)
+        state = state_tensors(self.optimizer, self.model)
+        for companion in self.companions:
+            state |= companion.optimizer_state()
+        return state
 
     def close(self) -> None:
         """There is nothing to free."""
@@ -157,6 +180,8 @@ class TorchEngine:
             load_weights(self.model, weights)
         if optimizer is not None:
             load_state_tensors(self.optimizer, self.model, optimizer)
+        for companion in self.companions:
+            companion.load(weights, optimizer)
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -167,27 +192,6 @@ class TorchEngine:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
-
-
-def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-    """Mean over all tokens, in fp32, of logits (rows, length, vocabulary) against targets (rows, length)."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=label_smoothing)
-
-
-def summed_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-    """Sum over the targets without a mark (`data.loss_mask`), in fp32."""
-    flat = targets.flatten().clamp(min=UNSCORED)
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(), flat, label_smoothing=label_smoothing, ignore_index=UNSCORED, reduction="sum"
-    )
-
-
-def summed_divergence(before: Tensor, logits: Tensor, scored: Tensor) -> Tensor:
-    """Sum of KL(before || now) over the scored tokens, in fp32, for logits (rows, length, vocabulary)."""
-    each = F.kl_div(
-        logits.float().log_softmax(-1), before.float().log_softmax(-1), log_target=True, reduction="none"
-    ).sum(-1)
-    return (each * scored).sum()
 
 
 def add_noise(gradients: list[Tensor], strength: float) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from halflife.errors import UserError
 from halflife.models.model import Model
+from halflife.training.companion import PREFIX
 from halflife.training.optimizers import MUON_SCALE, SGD, AdamW, Muon, Optimizer
 
 
@@ -96,11 +97,14 @@ def state_tensors(optimizer: torch.optim.Optimizer, model: Model) -> dict[str, T
 
 
 def load_state_tensors(optimizer: torch.optim.Optimizer, model: Model, tensors: Mapping[str, Tensor]) -> None:
-    """Restore what `state_tensors` returned. Parameters without state start without any."""
+    """Restore what `state_tensors` returned. Parameters without state start without any; of other tensors, such as a
+    companion's, nothing is read."""
     named = dict(model.named_parameters())
     optimizer.state.clear()
     for key, value in tensors.items():
         slot, name = key.split(".", 1)
+        if name.startswith(PREFIX):
+            continue
         parameter = named[name]
         # Adam's step counter is on the device too, since the optimizer is fused
         optimizer.state[parameter][slot] = value.to(parameter.device)

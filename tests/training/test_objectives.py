@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import make_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,26 @@ from halflife.stages.fisher import Fisher
 from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.tasks.arithmetic import Addition
-from halflife.training import adapters
-from halflife.training.losses import CrossEntropy
+from halflife.training import adapters, fisher
+from halflife.training.objectives import EWC, KL, L2SP, NextToken
 from halflife.training.optimizers import AdamW
 from halflife.training.parameters import LoRA
-from halflife.training.penalties import EWC, KL, L2SP
 from halflife.training.schedules import Schedule
+from halflife.training.seen import Seen
 from halflife.training.torch_engine import TorchEngine, add_noise
-from tests.training.fakes import ANSWERS, VOCABULARY, Host, Interrupted, PartlyScored, Stream, Ticking, recipe, run
+from tests.training.fakes import (
+    ANSWERS,
+    VOCABULARY,
+    Host,
+    Interrupted,
+    PartlyScored,
+    Stream,
+    Ticking,
+    loss_of,
+    recipe,
+    run,
+    torch_engine,
+)
 
 TRUNK = recipe()
 START = Checkpoint(stage=TRUNK)
@@ -37,35 +50,41 @@ def branch(**changes: Any) -> Train:
     return recipe(start=START, optimizer=AdamW(learning_rate=0.01), schedule=Schedule(shape="continue"), **changes)
 
 
-def engine(stage: Train, micro_rows: int | None = None) -> TorchEngine:
+def engine(stage: Train, micro_rows: int | None = None, tmp_fisher: Path | None = None) -> TorchEngine:
     model = Decoder(Rung(size="20k"), VOCABULARY)
     model.initialise(torch.Generator().manual_seed(0))
     with torch.no_grad():
         model.head.weight.normal_(generator=torch.Generator().manual_seed(0), std=0.1)
-    return TorchEngine(model, stage, micro_rows=micro_rows)
+    parents = {FISHER: tmp_fisher} if tmp_fisher else {}
+    return torch_engine(model, stage, micro_rows=micro_rows, parents=parents)
 
 
 def trained(of: TorchEngine, steps: int = 10, lr_multiplier: float = 1.0) -> dict[str, torch.Tensor]:
     for step in range(steps):
-        of.gradients(Stream().batch(step))
+        of.gradients(Stream().batch(step), 0)
         of.step(lr_multiplier)
     return {name: tensor.clone() for name, tensor in of.full_weights().items()}
 
 
-def importance(of: TorchEngine, large: float = 1.0, small: float = 0.0) -> dict[str, torch.Tensor]:
-    """`large` for the first half of every tensor's elements, `small` for the others."""
-    return {
-        name: torch.where(torch.arange(p.numel()).view_as(p) < p.numel() / 2, large, small)
-        for name, p in of.model.named_parameters()
-    }
+def importance(folder: Path, large: float = 1.0, small: float = 0.0) -> Path:
+    """A folder with Fisher information: `large` for the first half of every tensor's elements, `small` for the rest."""
+    model = Decoder(Rung(size="20k"), VOCABULARY)
+    fisher.write(
+        folder,
+        {
+            name: torch.where(torch.arange(p.numel()).view_as(p) < p.numel() / 2, large, small)
+            for name, p in model.named_parameters()
+        },
+    )
+    return folder
 
 
 # --- elastic weight consolidation ---
 
 
-def test_ewc_of_enormous_strength_keeps_the_important_weights_and_frees_the_others():
-    free, held = engine(branch()), engine(branch(penalties=(EWC(strength=1e12, fisher=FISHER),)))
-    held.set_fisher(importance(held))
+def test_ewc_of_enormous_strength_keeps_the_important_weights_and_frees_the_others(tmp_path):
+    free = engine(branch())
+    held = engine(branch(objectives=(NextToken(), EWC(strength=1e12, fisher=FISHER))), tmp_fisher=importance(tmp_path))
     start = {name: tensor.clone() for name, tensor in held.full_weights().items()}
     alone, kept = trained(free), trained(held)
     for name, begin in start.items():
@@ -75,10 +94,17 @@ def test_ewc_of_enormous_strength_keeps_the_important_weights_and_frees_the_othe
         assert moved[half:].norm() > 0.3 * (alone[name] - begin).flatten()[half:].norm(), name
 
 
-def test_with_equal_fisher_information_ewc_is_l2sp_at_any_scale_of_the_fisher():
-    pulled = engine(branch(penalties=(L2SP(strength=30.0),)))
-    held = engine(branch(penalties=(EWC(strength=30.0, fisher=FISHER),)))
-    held.set_fisher(importance(held, large=7e-5, small=7e-5))
+def test_with_equal_fisher_information_ewc_is_l2sp_at_any_scale_of_the_fisher(tmp_path):
+    pulled = engine(
+        branch(
+            objectives=(
+                NextToken(),
+                L2SP(strength=30.0),
+            )
+        )
+    )
+    even = importance(tmp_path, large=7e-5, small=7e-5)
+    held = engine(branch(objectives=(NextToken(), EWC(strength=30.0, fisher=FISHER))), tmp_fisher=even)
     expected, found = trained(pulled, lr_multiplier=0.5), trained(held, lr_multiplier=0.5)
     assert pulled.displacement() > 0
     for name, tensor in expected.items():
@@ -105,19 +131,20 @@ def test_a_loss_behind_prompts_depends_on_the_step_alone_and_reaches_every_weigh
     values = [float(loss(of.model, step).detach()) for step in range(6)]
     assert values == [float(again(of.model, step).detach()) for step in range(6)]
     assert len(set(values)) > 3
-    of.gradients(Stream().batch(0))
+    of.gradients(Stream().batch(0), 0)
     alone = [parameter.grad.clone() for parameter in of.parameters if parameter.grad is not None]
-    of.add_gradients(lambda model: loss(model, 0))
+    of.on_step.append(lambda model, batch, step, told: loss(model, step))
+    of.gradients(Stream().batch(0), 0)
     both = [parameter.grad for parameter in of.parameters if parameter.grad is not None]
     assert all(not torch.equal(one, two) for one, two in zip(alone, both, strict=True))
 
 
 def test_training_against_prompts_lowers_the_loss_behind_them():
     of, loss = engine(branch()), prompt_loss()
+    of.on_step.append(lambda model, batch, step, told: loss(model, step))
     before = np.mean([float(loss(of.model, step).detach()) for step in range(10)])
     for step in range(30):
-        of.gradients(Stream().batch(step))
-        of.add_gradients(lambda model, step=step: loss(model, step))
+        of.gradients(Stream().batch(step), step)
         of.step(1.0)
     after = np.mean([float(loss(of.model, step).detach()) for step in range(100, 110)])
     assert after < 0.2 * before
@@ -131,6 +158,20 @@ def outputs(of: TorchEngine) -> torch.Tensor:
         return of.model(torch.from_numpy(Stream("elsewhere", rows=16).batch(0))[:, :-1]).log_softmax(-1)
 
 
+def reference_of(of: TorchEngine) -> Any:
+    """The model that the engine's KL, its second objective, compares with."""
+    found: list[Any] = []
+    one = torch.zeros(1, 1, VOCABULARY)
+
+    def predict(model: Any) -> torch.Tensor:
+        found.append(model)
+        return one
+
+    seen = Seen(logits=one, targets=one[..., 0].long(), predicted=1, share=1.0, activations={}, predict=predict)
+    of.on_batch[1](of.model, None, 0, seen)
+    return found[0]
+
+
 def divergence(before: torch.Tensor, now: torch.Tensor) -> float:
     return (before.exp() * (before - now)).sum(-1).mean().item()
 
@@ -138,7 +179,14 @@ def divergence(before: torch.Tensor, now: torch.Tensor) -> float:
 def test_kl_of_enormous_strength_keeps_the_outputs_while_the_weights_may_move():
     moved = {}
     for strength in (0.0, 1e4):
-        of = engine(branch(penalties=(KL(strength=strength),)))
+        of = engine(
+            branch(
+                objectives=(
+                    NextToken(),
+                    KL(strength=strength),
+                )
+            )
+        )
         before = outputs(of)
         trained(of, steps=60, lr_multiplier=0.1)
         moved[strength] = divergence(before, outputs(of)), of.displacement()
@@ -149,20 +197,29 @@ def test_kl_of_enormous_strength_keeps_the_outputs_while_the_weights_may_move():
 
 @pytest.mark.parametrize("micro_rows", [None, 1])
 def test_the_gradient_of_kl_is_that_of_the_mean_over_scored_tokens(micro_rows):
-    of = engine(branch(mixture=ANSWERS, penalties=(KL(strength=3.0),), dropout=0.0), micro_rows)
-    start = outputs(of)
+    of = engine(
+        branch(
+            mixture=ANSWERS,
+            objectives=(
+                NextToken(),
+                KL(strength=3.0),
+            ),
+            dropout=0.0,
+        ),
+        micro_rows,
+    )
+    start, reference = outputs(of), reference_of(of)
     with torch.no_grad():
         for parameter in of.parameters:
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     assert divergence(start, outputs(of)) > 1e-3
     batch = torch.from_numpy(PartlyScored(rows=8).batch(0))
     ids, scored = torch.where(batch < 0, ~batch, batch), batch[:, 1:] >= 0
-    assert of.reference is not None
-    now, before = of.model(ids[:, :-1]).log_softmax(-1), of.reference(ids[:, :-1]).log_softmax(-1)
+    now, before = of.model(ids[:, :-1]).log_softmax(-1), reference(ids[:, :-1]).log_softmax(-1)
     loss = -now.gather(-1, ids[:, 1:, None])[..., 0][scored].mean()
     total = loss + 3.0 * (before.exp() * (before - now)).sum(-1)[scored].mean()
     expected = torch.autograd.grad(total, of.parameters)
-    assert of.gradients(batch).item() == pytest.approx(loss.item(), rel=1e-5)  # the reported loss excludes KL
+    assert loss_of(of, batch) == pytest.approx(loss.item(), rel=1e-5)  # the reported loss excludes KL
     for parameter, gradient in zip(of.parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
 
@@ -170,12 +227,11 @@ def test_the_gradient_of_kl_is_that_of_the_mean_over_scored_tokens(micro_rows):
 def test_the_reference_of_kl_has_no_dropout_and_is_not_trained():
     model = Decoder(Rung(size="20k"), VOCABULARY, dropout=0.5)
     model.initialise(torch.Generator().manual_seed(0))
-    of = TorchEngine(model, branch(penalties=(KL(strength=1.0),), dropout=0.5))
-    assert of.reference is not None
+    of = torch_engine(model, branch(objectives=(NextToken(), KL(strength=1.0)), dropout=0.5))
     tokens = torch.arange(16)[None]
-    before = of.reference(tokens)
+    before = reference_of(of)(tokens)
     trained(of, steps=3)
-    assert torch.equal(of.reference(tokens), before)
+    assert torch.equal(reference_of(of)(tokens), before)
 
 
 def test_with_lora_the_reference_of_kl_is_the_model_without_lora():
@@ -186,10 +242,10 @@ def test_with_lora_the_reference_of_kl_is_the_model_without_lora():
     tokens = torch.arange(16)[None]
     before = model(tokens).detach()
     adapters.apply(LoRA(rank=2), model, seed=0)
-    of = TorchEngine(model, branch(penalties=(KL(strength=1.0),), parameters=LoRA(rank=2), optimizer_state="reset"))
+    low_rank = {"parameters": LoRA(rank=2), "optimizer_state": "reset"}
+    of = torch_engine(model, branch(objectives=(NextToken(), KL(strength=1.0)), **low_rank))
     trained(of, steps=5)
-    assert of.reference is not None
-    torch.testing.assert_close(of.reference(tokens), before)
+    torch.testing.assert_close(reference_of(of)(tokens), before)
     assert (model(tokens) - before).abs().max() > 0.01
 
 
@@ -233,7 +289,7 @@ def test_noise_depends_on_seed_and_step_alone_and_a_resumed_run_has_the_same(tmp
 
 
 def lookalike() -> Any:
-    """An object with the name and field of a penalty, of another class."""
+    """An object with the name and field of an objective, of another class."""
     return make_dataclass("L2SP", [("strength", float)], frozen=True)(strength=1.0)
 
 
@@ -247,17 +303,17 @@ def lookalike() -> Any:
             lambda: PromptAttacks(strength=1.0, attacks=(), target=TaskTarget(task=Addition(form="digits"))),
             "0 prompt attacks",
         ),
-        (lambda: CrossEntropy(label_smoothing=1.5), "label smoothing 1.5: expected a fraction from 0 to 1"),
+        (lambda: NextToken(label_smoothing=1.5), "label smoothing 1.5: expected a fraction from 0 to 1"),
         (lambda: recipe(gradient_noise=-0.1), "gradient noise -0.1: expected 0 or a positive number"),
-        (lambda: recipe(penalties=(KL(strength=1.0),)), "kl to the initial model of a fresh rung"),
-        (lambda: recipe(penalties=(EWC(strength=1.0, fisher=FISHER),)), "ewc needs the Fisher"),
-        (lambda: branch(penalties=(EWC(strength=1.0, fisher=None),)), "ewc needs the Fisher"),
-        (lambda: branch(penalties=(KL(strength=1.0),) * 2), "KL given 2 times: expected it once"),
-        (lambda: branch(penalties=("l2sp",)), "penalty 'l2sp' given: expected an L2SP, an EWC, a KL or an AddedLoss"),
-        (lambda: branch(penalties=(lookalike(),)), r"penalty L2SP\(strength=1.0\) given: expected an L2SP"),
+        (lambda: recipe(objectives=(NextToken(), KL(strength=1.0),)), "kl to the initial model of a fresh rung"),
+        (lambda: recipe(objectives=(NextToken(), EWC(strength=1.0, fisher=FISHER),)), "ewc needs the Fisher"),
+        (lambda: branch(objectives=(NextToken(), EWC(strength=1.0, fisher=None),)), "ewc needs the Fisher"),
+        (lambda: branch(objectives=(KL(strength=1.0),) * 2), "KL given 2 times: expected it once"),
+        (lambda: branch(objectives=("l2sp",)), "objective 'l2sp' given: expected one of `training.objectives`"),
+        (lambda: branch(objectives=(lookalike(),)), r"objective L2SP\(strength=1.0\) given: expected one of"),
         (
             lambda: branch(
-                penalties=(EWC(strength=1.0, fisher=FISHER),), parameters=LoRA(), optimizer_state="reset"
+                objectives=(NextToken(), EWC(strength=1.0, fisher=FISHER),), parameters=LoRA(), optimizer_state="reset"
             ),
             "ewc with LoRA, which keeps the initial weights",
         ),

@@ -1,0 +1,70 @@
+"""Companions: modules that train beside a model, on its activations, such as a dictionary in pretraining."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from halflife.errors import UserError
+from halflife.models.sites import Site
+from halflife.training.objective import Trained, check_strength
+from halflife.training.optimizers import AdamW
+
+PREFIX = "companion."
+"""Of companions' weights in checkpoints; no parameter of a model begins with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Companion:
+    """Base of companions: frozen dataclasses in the `companions` of a Train.
+
+    Its gradient is clipped and stepped apart from the model's, so that at strength 0 the model's weights are those of
+    training without it, to the bit. A companion of your own is one such class, in a module that your study imports.
+    """
+
+    engines: ClassVar[tuple[str, ...]] = ("torch",)
+
+    name: str
+    """Of its weights in checkpoints, `companion.<name>.<parameter>`, and of what it logs, `<name>/<measure>`"""
+    sites: tuple[Site, ...]
+    """Whose activations it reads"""
+    optimizer: AdamW
+    """Its learning rate follows the stage's schedule, and not muP's rules of width."""
+    strength: float = 0.0
+    """Of its loss in the model's own: at 0 the model gets no gradient from it, at any other strength the gradient of
+    strength times the loss. The companion's own training does not depend on it."""
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_strength(f"companion {self.name}", self.strength)
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", self.name) or self.name in ("train", "clock"):
+            raise UserError(f"companion {self.name!r}: expected a name of lower-case letters, digits and '-'")
+        if not self.sites:
+            raise UserError(f"companion {self.name} without a site: expected at least one, such as Site(layer=1)")
+
+    def check(self, stage: Trained) -> None:
+        """Raises UserError when the stage cannot have this companion."""
+        deepest = max(site.layer for site in self.sites)
+        if deepest > stage.architecture.layers:
+            raise UserError(
+                f"companion {self.name} at layer {deepest}: {stage.architecture.size} has {stage.architecture.layers}"
+            )
+
+    def parameters(self, width: int) -> int:
+        """Its number of parameters beside a model of this width."""
+        raise NotImplementedError(f"{type(self).__name__} states no parameters")
+
+    def flops_per_token(self, width: int) -> float:
+        """Of a forward and a backward pass; by default six for each parameter and site."""
+        return 6.0 * len(self.sites) * self.parameters(width)
+
+    def activation_bytes(self, width: int) -> float:
+        """Held per token between the forward and the backward pass."""
+        raise NotImplementedError(f"{type(self).__name__} states no activation_bytes")
+
+    def build(self, width: int, seed: int) -> Any:
+        """A torch module that is called with (activations by site, each (rows, length, width); `training.seen.Told`)
+        and returns its loss, a mean over these rows. What it tells as `fvu` is logged as `<name>/fvu`. If it has a
+        method `after_step`, that is called after each of its steps, for constraints on its weights."""
+        raise NotImplementedError(f"{type(self).__name__} builds no module")
