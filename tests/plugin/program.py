@@ -1,13 +1,17 @@
-"""A study of plug-ins, in a process of its own: python -m tests.plugin.program RESULTS."""
+"""A study of plug-ins, in a process of its own: python -m tests.plugin.program RESULTS [--lost]."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import shutil
 import sys
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from halflife.data.mixture import Mixture, Source
+from halflife.data.tokenizers import Bytes
 from halflife.evaluation.probes import Ends, Evaluation, TaskProbe
 from halflife.models.ladder import Rung
 from halflife.stages.measure import Measure
@@ -56,8 +60,20 @@ def study() -> Study:
 OUTCOME = schema.Outcome(name="skill", label="skill", phase="branch", task="skill")
 
 
+def lost(made: Study) -> Study:
+    """With one stage only, of a module that is gone before the workers start."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(Path(__file__).with_name("added.py"), Path(folder) / "lost.py")
+        sys.path.insert(0, folder)
+        kind = importlib.import_module("lost").CountParameters
+        sys.path.remove(folder)
+    counted = kind(subject=Subject(model=Rung(size="20k"), tokenizer=Bytes()))
+    return replace(made, trials=tuple(replace(trial, stages={"count": counted}) for trial in made.trials))
+
+
 def main() -> None:
-    result = run(study(), ExecutionSite(results=Path(sys.argv[1]), device="cpu", max_concurrent=2))
+    made = lost(study()) if "--lost" in sys.argv else study()
+    result = run(made, ExecutionSite(results=Path(sys.argv[1]), device="cpu", max_concurrent=2))
     print("REPORT " + json.dumps(asdict(result), default=str))
     sys.exit(result.exit_code)
 

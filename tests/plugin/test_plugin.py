@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from socket import gethostname
 
 import pytest
 
 from halflife.errors import UserError
 from halflife.store import identity
 from halflife.store.store import Store, read_points
+from halflife.sweep.packing import Packed
 from tests.plugin import added, program
 from tests.sweep.drivers import Driver
 
@@ -55,3 +57,20 @@ def test_a_class_of_the_script_itself_is_refused_as_workers_cannot_import_it():
     local = type("Silenced", (added.Silenced,), {"__module__": "__main__"})
     with pytest.raises(UserError, match="move it to a module that the study imports"):
         identity.canonical(local(directions=1))
+
+
+@pytest.mark.slow
+def test_a_module_that_workers_lack_is_named_in_one_line_with_the_worker(tmp_path: Path):
+    driver = Driver(tmp_path, "--lost", program="program", package="tests.plugin")
+    failed = driver.report()["failed"]
+    (line,) = set(failed.values())
+    assert line.startswith(f"module lost, whose classes describe a stage, cannot be imported on {gethostname()}")
+    assert "Traceback" not in driver.output
+    assert "retrying" not in driver.output
+
+
+def test_a_stage_names_the_modules_that_a_worker_imports_before_it_is_unpacked():
+    stage = program.study().trials[0].stages["count"]
+    packed = Packed.of(stage)
+    assert "tests.plugin.added" in packed.modules
+    assert packed.stage() == stage

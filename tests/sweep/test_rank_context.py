@@ -64,7 +64,7 @@ class Ranks:
         contexts = []
         for rank, host in enumerate(self._hosts):
             self._at(host)
-            contexts.append(context_of(job, rank, mailbox))
+            contexts.append(context_of(job, stage, rank, mailbox))
         self._at(Path(cache).name)
         ended: list[BaseException | None] = [None] * len(contexts)
 

@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from tests.sweep.helpers import study
 
 os.environ.update(session.ENVIRONMENT)
 from halflife.sweep import tuning
+from halflife.sweep.packing import Packed
 from halflife.sweep.tuning import PlanSearcher, Task, run_plan
 
 PULSE = leases.Pulse()
@@ -46,7 +48,12 @@ class Setting:
 
     def make_task(self, stage: Stage, wait: bool) -> Task:
         return Task(
-            stage=stage, results=str(self.store.root), device="cpu", request=ResourceRequest(), origin={}, wait=wait
+            packed=Packed.of(stage),
+            results=str(self.store.root),
+            device="cpu",
+            request=ResourceRequest(),
+            origin={},
+            wait=wait,
         )
 
     def hold(self, stage: Stage) -> leases.Holding:
@@ -78,12 +85,12 @@ def test_a_stage_that_another_sweep_computes_comes_last_and_is_then_waited_for(t
     setting = Setting(tmp_path)
     held, free = setting.stages
     with setting.hold(held):
-        assert setting.suggest("a").stage == free
+        assert setting.suggest("a").packed.stage() == free
         assert setting.suggest("b") is None  # running stages may make others ready
         run_stage(free, setting.store)
         setting.searcher.on_trial_complete("a", {"here": True})
         task = setting.suggest("b")
-    assert task.stage == held
+    assert task.packed.stage() == held
     assert task.wait
 
 
@@ -91,7 +98,7 @@ def test_a_stage_that_another_sweep_has_completed_is_not_run(tmp_path: Path):
     setting = Setting(tmp_path)
     done, missing = setting.stages
     run_stage(done, setting.store)
-    assert setting.suggest("a").stage == missing
+    assert setting.suggest("a").packed.stage() == missing
     assert done.key in setting.plan.outcomes
     assert setting.ran == set()
 
@@ -116,7 +123,7 @@ def test_a_task_is_copied_for_nothing_and_prints_short(tmp_path: Path):
 
     task = Setting(tmp_path).make_task(Fake(name="s"), False)
     assert copy.deepcopy({"task": task})["task"] is task
-    assert repr(task) == task.stage.folder_name
+    assert repr(task) == task.packed.stage().folder_name
 
 
 def scratch(temporary: Path, name: str, owner: str | None) -> Path:
@@ -179,6 +186,19 @@ def test_a_plan_that_narrows_and_widens_again_keeps_its_actors(tmp_path: Path):
     )
     assert len(plan.outcomes) == 5
     assert len({pid for pids in runs(tmp_path).values() for pid in pids}) == 2
+
+
+def test_an_actor_that_cannot_import_a_plug_in_names_the_module_and_the_host(tmp_path: Path):
+    setting = Setting(tmp_path)
+    task = setting.make_task(setting.stages[0], False)
+    actor = object.__new__(tuning.StageActor)
+    actor.setup({"task": replace(task, packed=replace(task.packed, modules=("lab.absent",), data=b"never read"))})
+    refused = actor.step()["refused"]
+    assert refused.startswith(
+        f"module lab.absent, whose classes describe a stage, cannot be imported on {gethostname()}"
+    )
+    assert "\n" not in refused
+    assert not runs(tmp_path)
 
 
 def test_an_actor_with_other_code_than_the_driver_refuses(tmp_path: Path):

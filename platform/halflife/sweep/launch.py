@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
+from halflife.data.mixture import Mixture
 from halflife.data.notes import text_notes
-from halflife.stages.train import Train
 from halflife.store import inputs, leases, provenance
 from halflife.store.plan import Plan
-from halflife.store.stage import Stage
+from halflife.store.stage import Stage, parts_of
 from halflife.store.store import Store
 from halflife.sweep import estimate, interrupts, report, session
 from halflife.sweep.adaptive import Search
@@ -112,8 +112,8 @@ def run(work: Study | Search, site: ExecutionSite, console: Console | None = Non
 
 
 def _show_text_notes(state: SweepState, site: ExecutionSite, console: Console) -> None:
-    mixtures = (stage.mixture for stage in state.stages if isinstance(stage, Train))
-    for line in text_notes(mixtures, Path(site.results)):
+    described = {part for stage in state.stages for part in parts_of(stage) if isinstance(part, Mixture)}
+    for line in text_notes(described, Path(site.results)):
         console.print(line, markup=False)
 
 
@@ -160,13 +160,14 @@ def _compute(
     """Run what is missing on Ray Tune; the keys of the stages that ran here are added to `ran`."""
     session.set_environment()
     from halflife.sweep import tuning  # takes seconds, so only if there is something to run
+    from halflife.sweep.packing import Packed
 
     budget, requests = placements.budget, placements.requests(state.stages)
     slots, uniform = placements.slots(state.stages), len(set(requests)) == 1
 
     def make_task(stage: Stage, wait: bool) -> tuning.Task:
         return tuning.Task(
-            stage=stage,
+            packed=Packed.of(stage),
             results=store.address,
             device=budget.device,
             execution=placements[stage].execution,

@@ -22,13 +22,14 @@ from halflife.store.execution import Execution
 from halflife.store.remote import Remote
 from halflife.store.stage import Stage
 from halflife.store.store import METRICS, RECORD, Corrupt, Store
+from halflife.sweep.packing import Packed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What every rank gets. Paths are on the attempt's host."""
 
-    stage: Stage
+    packed: Packed
     results: Path
     folder: Path
     resume: Path | None
@@ -44,7 +45,7 @@ class Job:
     @staticmethod
     def of(stage: Stage, attempt: Attempt) -> Job:
         return Job(
-            stage=stage,
+            packed=Packed.of(stage),
             results=attempt.results,
             folder=attempt.folder,
             resume=attempt.resume,
@@ -57,9 +58,9 @@ class Job:
         )
 
 
-def context_of(job: Job, rank: int, mailbox: Any) -> RankContext:
-    """`mailbox` is a worker_group.Mailbox actor."""
-    return (RankInBucket if job.bucket else RankContext)(job, rank, mailbox)
+def context_of(job: Job, stage: Stage, rank: int, mailbox: Any) -> RankContext:
+    """`stage` is the job's, unpacked; `mailbox` is a worker_group.Mailbox actor."""
+    return RankInBucket(job, stage, rank, mailbox) if job.bucket else RankContext(job, rank, mailbox)
 
 
 class RankContext:
@@ -111,12 +112,12 @@ class RankContext:
 class RankInBucket(RankContext):
     """With results in a bucket. Raises Corrupt when an input is missing or damaged."""
 
-    def __init__(self, job: Job, rank: int, mailbox: Any) -> None:
+    def __init__(self, job: Job, stage: Stage, rank: int, mailbox: Any) -> None:
         super().__init__(job, rank, mailbox)
         assert job.bucket is not None
         self._store = store = Store(job.bucket)
-        attempts = store.folder(job.stage) / "attempts"
-        stored = store.home(job.stage) / "attempts" / job.folder.name
+        attempts = store.folder(stage) / "attempts"
+        stored = store.home(stage) / "attempts" / job.folder.name
         assert isinstance(stored, Remote)
         self._stored = stored
         self.results = store.root
@@ -124,8 +125,8 @@ class RankInBucket(RankContext):
         self._sent: set[str] = set()
         self._began = 0.0
         with FileLock(store.root / ".fetching"):  # one rank per host downloads, the others find the files
-            inputs.fetch(job.stage, store)
-            self._parents = {parent.key: self._verified(parent) for parent in job.stage.parents}
+            inputs.fetch(stage, store)
+            self._parents = {parent.key: self._verified(parent) for parent in stage.parents}
             if job.resume is not None:
                 self.resume = store.root / job.resume.relative_to(job.results)
                 source = store.location / job.resume.relative_to(job.results).as_posix()

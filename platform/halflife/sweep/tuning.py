@@ -27,6 +27,7 @@ from halflife.store.run import Held, Unavailable, run_stage
 from halflife.store.stage import EngineStage, Stage
 from halflife.store.store import Store
 from halflife.sweep import session
+from halflife.sweep.packing import Packed
 from halflife.sweep.placement import ResourceRequest
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ OTHER_CODE = "host {host} runs different code from the driver: run `ray up` agai
 class Task:
     """What an actor gets. Tune copies and prints a trial's settings often, so copying is free and the repr is short."""
 
-    stage: Stage
+    packed: Packed
     results: str
     device: str
     request: ResourceRequest
@@ -59,7 +60,7 @@ class Task:
         return self
 
     def __repr__(self) -> str:
-        return self.stage.folder_name
+        return self.packed.name
 
 
 class StageActor(tune.Trainable):
@@ -89,10 +90,11 @@ class StageActor(tune.Trainable):
         task, store = self._task, Store(self._task.results)
         if task.origin.get("code", provenance.code()) != provenance.code():
             return {"done": True, "refused": OTHER_CODE.format(host=socket.gethostname())}
-        before = set(files.names(store.home(task.stage) / "attempts"))
         try:
+            stage = task.packed.stage()
+            before = set(files.names(store.home(stage) / "attempts"))
             outcome = run_stage(
-                task.stage,
+                stage,
                 store,
                 device=task.device,
                 execution=task.execution,
@@ -145,7 +147,8 @@ class PlanSearcher(Searcher):
         super().__init__()
         self._plan, self._store, self._make_task = plan, store, make_task
         self._ran, self._feed = ran, feed
-        self._running: dict[str, Stage] = {}
+        self.running: dict[str, Stage] = {}
+        """By trial"""
         self._watches: dict[str, leases.Watch] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -153,7 +156,7 @@ class PlanSearcher(Searcher):
         stage, wait = self._next()
         if stage is None:
             return cast(None, Searcher.FINISHED) if self._plan.finished and not more else None
-        self._running[trial_id] = stage
+        self.running[trial_id] = stage
         return {"task": self._make_task(stage, wait)}
 
     def _next(self) -> tuple[Stage | None, bool]:
@@ -167,7 +170,7 @@ class PlanSearcher(Searcher):
                 held.append(stage)
             else:
                 chosen = stage
-        wait = chosen is None and bool(held) and not self._running
+        wait = chosen is None and bool(held) and not self.running
         if wait:
             chosen = held.pop(0)  # nothing else to do: take its result, or take over if its holder dies
         for stage in held:
@@ -183,7 +186,7 @@ class PlanSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if error:
             return  # `gave_up` is called next, with the reason
-        stage = self._running.pop(trial_id)
+        stage = self.running.pop(trial_id)
         outcome = self._store.outcome(stage)
         if outcome:
             self._plan.completed(stage.key, outcome)
@@ -196,7 +199,7 @@ class PlanSearcher(Searcher):
 
     def gave_up(self, trial_id: str, reason: str) -> None:
         """The stage has failed after its last retry."""
-        self._plan.failed(self._running.pop(trial_id).key, reason)
+        self._plan.failed(self.running.pop(trial_id).key, reason)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to do: the store has the state."""
@@ -226,7 +229,7 @@ class _Watcher(tune.Callback):
         kept.invalidate_cache()
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._retried(trial.config["task"].stage, _reason(trial))
+        self._retried(self._searcher.running[trial.trial_id], _reason(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._searcher.gave_up(trial.trial_id, _reason(trial))

@@ -181,10 +181,11 @@ def work(config: dict[str, Any]) -> None:
 
 def _run(job: Job, rank: int, mailbox: Any) -> tuple[str, Any]:
     """Run the job's stage on this rank. Returns the status, and the summary or the message."""
-    context = context_of(job, rank, mailbox)
+    stage = job.packed.stage()
+    context = context_of(job, stage, rank, mailbox)
     try:
         try:
-            ended = ("complete", job.stage.run(context))
+            ended = ("complete", stage.run(context))
         except Diverged as error:  # every rank sees the same loss
             ended = ("diverged", str(error))
         context.complete()
