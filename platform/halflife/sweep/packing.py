@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Ray's own transport, from this sweep's driver: nothing from the store passes here
-from ray.cloudpickle import dumps, loads  # pyright: ignore[reportPrivateImportUsage]
+from ray.cloudpickle import dumps, loads  # pyright: ignore[reportAttributeAccessIssue]
 
 from halflife.store import plugins
 from halflife.store.stage import Stage
