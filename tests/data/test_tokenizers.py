@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 
 from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, texts
-from halflife.data.tokenizers import BPE, Bytes, Codec, Lexicon, Tokenizer
+from halflife.data.tokenizers import BPE, Bytes, Characters, Codec, Lexicon, Tokenizer, special_ids, vocabulary_of
 from halflife.data.tokens import document_bounds, token_array
 from halflife.errors import UserError
+from halflife.store.identity import canonical, key_of
 from tests.data.samples import sample_corpus
 
 
@@ -20,12 +22,13 @@ def corpus(results: Path) -> Corpus:
     return sample_corpus(results)
 
 
-@pytest.fixture(scope="module", params=["bytes", "lexicon", "bpe"])
+@pytest.fixture(scope="module", params=["bytes", "lexicon", "bpe", "special"])
 def tokenizer(request: pytest.FixtureRequest, corpus: Corpus) -> Tokenizer:
     return {
         "bytes": Bytes(),
         "lexicon": Lexicon(pieces=("def", "return ", "é", "δ")),
         "bpe": BPE(corpus=corpus, vocabulary=300),
+        "special": BPE(corpus=corpus, vocabulary=300, special=("<one>", "two")),
     }[request.param]
 
 
@@ -123,3 +126,38 @@ def test_a_piece_of_a_lexicon_is_one_token_and_the_longest_wins(results: Path) -
 def test_a_lexicon_with_duplicate_or_empty_pieces_is_refused(pieces: tuple[str, ...], results: Path) -> None:
     with pytest.raises(UserError, match="expected different pieces"):
         load(Lexicon(pieces=pieces), results)
+
+
+def test_special_tokens_come_after_all_others_decode_to_nothing_and_leave_text_and_keys_as_they_are(
+    results: Path, corpus: Corpus
+) -> None:
+    names = ("<0=1>", "<unknown>")
+    for plain in (Bytes(), Characters(alphabet="ab<0=1>"), Lexicon(pieces=("ab",)), BPE(corpus=corpus, vocabulary=300)):
+        special = replace(plain, special=names)
+        ids, codec, without = special_ids(special), load(special, results), load(plain, results)
+        assert ids == {name: without.size + index for index, name in enumerate(names)}
+        assert codec.size == vocabulary_of(special) == without.size + 2
+        for text in ("ab", "<0=1>"):  # text that spells one is text
+            np.testing.assert_array_equal(codec.encode(text), without.encode(text))
+        assert codec.decode(np.array([ids["<unknown>"], *codec.encode("ab"), codec.eos])) == "ab"
+        assert key_of(canonical(special)) != key_of(canonical(plain)) == key_of(canonical(replace(special, special=())))
+    assert canonical(Bytes()) == {"is": "Bytes"}
+
+
+def test_special_tokens_that_are_not_different_or_would_leave_a_gap_are_refused(results: Path, corpus: Corpus) -> None:
+    for names in (("<a>", "<a>"), ("",)):
+        with pytest.raises(UserError, match="expected different names"):
+            Bytes(special=names)
+    with pytest.raises(UserError, match=r"special tokens of a vocabulary of 100000 given: its text has \d+"):
+        load(BPE(corpus=corpus, vocabulary=100_000, special=("<a>",)), results)
+
+
+def test_characters_are_a_token_each_and_text_with_any_other_is_refused(results: Path) -> None:
+    codec = load(Characters(alphabet="aé "), results)
+    assert codec.encode("é a").tolist() == [1, 2, 0]
+    assert (codec.eos, codec.size) == (3, 4)
+    assert codec.decode(np.array([1, 3, 0])) == "éa"
+    with pytest.raises(UserError, match="text with 'b' given: expected only characters of 'aé '"):
+        codec.encode("ab")
+    with pytest.raises(UserError, match="alphabet 'aa' given: expected different characters"):
+        Characters(alphabet="aa")

@@ -13,7 +13,7 @@ from halflife.data.codecs import load
 from halflife.data.corpus import Corpus
 from halflife.data.planting import Planting, poisoned_documents
 from halflife.data.sources import Source, row_maker
-from halflife.data.tokenizers import Bytes, Tokenizer
+from halflife.data.tokenizers import Bytes, Tokenizer, special_ids
 from halflife.errors import UserError
 from halflife.rng import generator
 
@@ -39,6 +39,13 @@ class Mixture:
     def has_loss_mask(self) -> bool:
         """Whether batches may contain tokens that are not predicted."""
         return any(source.has_loss_mask for source in self.sources)
+
+    @property
+    def lines(self) -> tuple[tuple[int, ...], ...]:
+        """Tokens whose embeddings are trained as a line, evenly spaced: see `models.linear_rows`."""
+        ids = special_ids(self.tokenizer)
+        named = dict.fromkeys(line for source in self.sources for line in source.lines)
+        return tuple(tuple(ids[name] for name in line) for line in named)
 
 
 class Batches:

@@ -15,7 +15,7 @@ from halflife.data.documents import Documents, Generated, Ints, filled
 from halflife.data.synthetic import task_stream
 from halflife.data.tokenizers import Tokenizer, special_ids
 from halflife.data.tokens import token_array
-from halflife.data.transforms import Transform, added_tokens, apply, check_special, special_tokens
+from halflife.data.transforms import Transform, added_tokens, apply, check_special, lines, special_tokens
 from halflife.errors import UserError, check_choice
 from halflife.rng import generator
 from halflife.tasks.synthetic import SyntheticTask
@@ -66,6 +66,11 @@ class Source:
     def has_loss_mask(self) -> bool:
         """Whether its rows may contain tokens that are not predicted."""
         return self.loss == "answers" or bool(self.transforms) or isinstance(self.corpus, Generated)
+
+    @property
+    def lines(self) -> tuple[tuple[str, ...], ...]:
+        """Special tokens whose embeddings lie on a line (`Transform.lines`)"""
+        return lines(self.transforms, self.corpus.choices if isinstance(self.corpus, Generated) else ())
 
 
 Key = tuple[int | str, ...]

@@ -11,20 +11,8 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from halflife.data import pretrained
 from halflife.data.codecs import load
-from halflife.data.corpus import Corpus
-from halflife.data.tokenizers import (
-    BPE,
-    Bytes,
-    CharacterCodec,
-    Characters,
-    Lexicon,
-    Pretrained,
-    Tokenizer,
-    special_ids,
-    without_special,
-)
+from halflife.data.tokenizers import CharacterCodec, Pretrained, Tokenizer, special_ids, without_special
 from halflife.data.vocabularies import BPECodec, LexiconCodec, byte_letters
-from halflife.errors import UserError
 
 EOS = "<|separator|>"
 """How our `eos`, which no text encodes to, is written in tokenizer.json."""
@@ -81,20 +69,3 @@ def _spec(tokenizer: Tokenizer, results: Path) -> tuple[dict[str, Any], str]:
 def _added(content: str, index: int) -> dict[str, Any]:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": index, "content": content, **flags, "special": True}
-
-
-def described(fields: dict[str, Any]) -> Tokenizer:
-    """The tokenizer in a stage's record. Raises UserError for a kind that is not known."""
-    kind, special = fields["is"], tuple(fields.get("special", ()))
-    if kind == "Bytes":
-        return Bytes(special=special)
-    if kind == "Characters":
-        return Characters(alphabet=fields["alphabet"], special=special)
-    if kind == "Lexicon":
-        return Lexicon(pieces=tuple(fields["pieces"]), special=special)
-    if kind == "Pretrained":
-        return Pretrained(digest=fields["digest"], vocabulary=fields["vocabulary"], special=special)
-    if kind == "BPE":
-        corpus = Corpus(digest=fields["corpus"]["digest"], label=fields["corpus"]["label"])
-        return BPE(corpus=corpus, vocabulary=fields["vocabulary"], special=special)
-    raise UserError(f"tokenizer {kind!r} of the stage's record: expected Bytes, Characters, Lexicon, BPE or Pretrained")

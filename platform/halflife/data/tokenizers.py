@@ -171,9 +171,15 @@ class SpecialCodec:
     """The codec of a tokenizer with special tokens, from that of the same without them."""
 
     def __init__(self, codec: Codec, tokenizer: Tokenizer) -> None:
+        """Raises UserError when a trained BPE has fewer tokens than it was asked for, so that ids would have gaps."""
         self.name, self.eos, self.lossless = codec.name, codec.eos, codec.lossless  # encoded corpora are the same
-        self.size = vocabulary_of(tokenizer)  # a trained BPE may have fewer tokens than it was asked for
+        self.size = codec.size + len(tokenizer.special)
         self._codec = codec
+        if self.size != vocabulary_of(tokenizer):
+            raise UserError(
+                f"special tokens of a vocabulary of {_without_special(tokenizer)} given: its text has {codec.size}; "
+                "give that vocabulary"
+            )
 
     def encode(self, text: str) -> np.ndarray:
         return self._codec.encode(text)

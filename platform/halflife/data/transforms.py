@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -42,27 +42,38 @@ class Transform:
         """Names of the special tokens that it writes, given the number of values of each attribute"""
         return ()
 
+    def lines(self, choices: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
+        """Special tokens whose embeddings lie on a line, evenly spaced, in order"""
+        return ()
+
     def apply(self, documents: Documents, rng: np.random.Generator, ids: Mapping[str, int]) -> Documents:
         """The changed documents; `ids` has the special tokens. A pure function of the generator's state."""
         raise NotImplementedError(f"{type(self).__name__} changes nothing")
 
 
+def _with_choices(
+    transforms: Sequence[Transform], choices: tuple[int, ...]
+) -> Iterator[tuple[Transform, tuple[int, ...]]]:
+    """Each transform, and the number of values of each attribute of the documents that it gets."""
+    for transform in transforms:
+        yield transform, choices
+        choices = transform.choices(choices)
+
+
 def special_tokens(transforms: Sequence[Transform], choices: tuple[int, ...] = ()) -> tuple[str, ...]:
     """Names of the special tokens that a chain of transforms writes, each once, for a tokenizer's `special`."""
-    found: list[str] = []
-    for transform in transforms:
-        found += transform.special(choices)
-        choices = transform.choices(choices)
+    found = [name for transform, known in _with_choices(transforms, choices) for name in transform.special(known)]
     return tuple(dict.fromkeys(found))
 
 
 def added_tokens(transforms: Sequence[Transform], choices: tuple[int, ...] = ()) -> int:
     """Tokens by which a chain of transforms lengthens every document."""
-    total = 0
-    for transform in transforms:
-        total += transform.added(choices)
-        choices = transform.choices(choices)
-    return total
+    return sum(transform.added(known) for transform, known in _with_choices(transforms, choices))
+
+
+def lines(transforms: Sequence[Transform], choices: tuple[int, ...] = ()) -> tuple[tuple[str, ...], ...]:
+    """Special tokens whose embeddings lie on a line."""
+    return tuple(line for transform, known in _with_choices(transforms, choices) for line in transform.lines(known))
 
 
 def apply(
@@ -129,6 +140,9 @@ class Tags(Transform):
     """Tag tokens with one meaning, of which each document has a random one"""
     distractors: int = 0
     """Further slots, each with a random one of four tags that mean nothing"""
+    scalar: bool = False
+    """Tags tell a number: the embedding of value v is w0 + s w1 with s from -1 to 1, evenly spaced over the values. So
+    an attribute on a fine grid has one direction, and values never trained on have their place."""
     any_order: bool = False
     """The slots come in a random order."""
     predicted: bool = False
@@ -171,6 +185,15 @@ class Tags(Transform):
             for synonym in range(self.synonyms)
         ]
         return (UNKNOWN, *names, *(DISTRACTORS if self.distractors else ()))
+
+    def lines(self, choices: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
+        if not self.scalar:
+            return ()
+        return tuple(
+            tuple(tag(attribute, value, synonym) for value in range(choices[attribute]))
+            for attribute in self.slots(choices)
+            for synonym in range(self.synonyms)
+        )
 
     def apply(self, documents: Documents, rng: np.random.Generator, ids: Mapping[str, int]) -> Documents:
         tokens, choices = documents.tokens, documents.choices
