@@ -32,7 +32,7 @@ DTYPES: dict[Stored, str] = {"fp32": "<f4", "fp16": "<f2", "bf16": "<u2"}
 Part = Literal["train", "held-out"]
 INDEX = "activations.json"
 TOKENS = "tokens"
-SHARD_BYTES = 2**27
+SHARD_BYTES = 2**26
 """Of a shard's activations, all sites together, if a batch of texts fits into it."""
 FORMAT = 1
 
@@ -141,6 +141,14 @@ class Index:
             self.sums[site] += sums[site]
             self.squares[site] += squares[site]
 
+    def mean(self, site: str) -> NDArray[np.float64]:
+        """(width,), over the training texts."""
+        return self.sums[site] / len(self.layout.part("train"))
+
+    def rms(self, site: str) -> float:
+        """Root mean square of an element, over the training texts."""
+        return math.sqrt(self.squares[site] / (len(self.layout.part("train")) * self.layout.width))
+
     def write(self, folder: Path) -> None:
         sums = {site: total.tolist() for site, total in self.sums.items()}
         body = {"format": FORMAT, "layout": asdict(self.layout), "files": self.files}
@@ -188,9 +196,8 @@ class StoredActivations:
 
         Raises CorruptActivations, which names the file, and UserError when a site was not stored.
         """
-        index = Index.read(folder)
+        index = self.index = Index.read(folder)
         self.layout, self.sites = index.layout, tuple(sites or index.layout.sites)
-        self._index = index
         if unknown := [site for site in self.sites if site not in self.layout.sites]:
             raise UserError(f"site {unknown[0]!r} given: activations were stored at {', '.join(self.layout.sites)}")
         if index.shards != self.layout.shards:
@@ -206,18 +213,10 @@ class StoredActivations:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise CorruptActivations(f"{folder / name} cannot be read: {error.strerror}") from error
-        if found != self._index.files[name]:
+        if found != self.index.files[name]:
             raise CorruptActivations(f"{folder / name} does not match its checksum in {INDEX}")
         array = np.load(folder / name, mmap_mode="r", allow_pickle=False).view(np.ndarray)  # slices of memmap are slow
         return array.reshape(-1, *array.shape[2:])
-
-    def mean(self, site: str) -> NDArray[np.float64]:
-        """(width,), over the training texts."""
-        return self._index.sums[site] / len(self.layout.part("train"))
-
-    def rms(self, site: str) -> float:
-        """Root mean square of an element, over the training texts."""
-        return math.sqrt(self._index.squares[site] / (len(self.layout.part("train")) * self.layout.width))
 
     def read(self, vectors: NDArray[np.int64]) -> Vectors:
         """The vectors of these numbers (rows,), in their order."""

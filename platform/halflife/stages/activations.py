@@ -99,11 +99,9 @@ class Activations(Stage):
         from halflife.stages.recording import record
 
         started = time.perf_counter()
-        record(self, context)
-        found = self.open(context.folder)
-        points = {f"{site}/rms": found.rms(site) for site in found.sites}
-        context.record(0, points)
-        layout = found.layout
+        index = record(self, context)
+        layout = index.layout
+        context.record(0, {f"{site}/rms": index.rms(site) for site in layout.sites})
         return {
             "tokens": self.tokens,
             "texts": layout.texts,

@@ -44,8 +44,8 @@ class Shard:
     squares: dict[str, float]
 
 
-def record(stage: Activations, context: Context) -> None:
-    """Write `final/` of the context's folder. A resumed run ends with the same bits as an uninterrupted one: every
+def record(stage: Activations, context: Context) -> Index:
+    """Write `final/` of the context's folder, and return its index. A resumed run ends with the same bits as an uninterrupted one: every
     forward pass reads the same texts. Raises UserError and Diverged as `Activations.run` does."""
     rows = stage.texts.rows(stage.subject.codec, context.results)
     held_out = files.is_held_out(rows, stage.held_out, stage.seed)
@@ -65,6 +65,7 @@ def record(stage: Activations, context: Context) -> None:
             waiting.append((shard, writer.submit(files.write_shard, folder, shard.number, shard.arrays)))
         log.written(waiting)
     index.write(folder)
+    return index
 
 
 def layout_of(stage: Activations, training_texts: int) -> Layout:
@@ -124,7 +125,8 @@ def shards(
 
 
 def _check(found: Tensor, site: Site, stored: Stored, text: int) -> None:
-    largest = float(torch.linalg.vector_norm(found, float("inf")))
+    low, high = torch.aminmax(found)  # ten times as fast as a norm or isfinite
+    largest = float(torch.maximum(-low, high))
     if not largest < float("inf"):
         raise Diverged(f"activations at {site.name} are not finite, in text {text} or soon after")
     if largest > torch.finfo(DTYPES[stored]).max:
