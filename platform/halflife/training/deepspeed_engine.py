@@ -32,11 +32,12 @@ from halflife.training.checkpoints import Piece
 from halflife.training.fragments import Fragment, fragments_of, shards_of
 from halflife.training.memory import BUCKET, LIVE
 from halflife.training.objective import Loss, Terms
+from halflife.training.prefetch import on_device
 from halflife.training.ranks import DefaultGroup, Ranks, SingleProcess, all_sum, init_single_process
 from halflife.training.recipe import Recipe
 from halflife.training.seen import Seen, Told
 from halflife.training.sharded_muon import ShardedMuon
-from halflife.training.torch_engine import keep_memory, on_device, rows_that_fit
+from halflife.training.torch_engine import keep_memory, rows_that_fit
 from halflife.training.torch_optimizers import Joined, build
 
 WEIGHTS, OPTIMIZER = "weights", "optimizer"

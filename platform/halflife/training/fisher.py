@@ -11,16 +11,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from halflife.data.loss_mask import read
+from halflife.data.streams import TokenStream
 from halflife.models.model import Model
 from halflife.rng import seed_of
-from halflife.training.recipe import Batches
-from halflife.training.torch_engine import on_device
+from halflife.training.prefetch import on_device
 
 FILE = "fisher.safetensors"
 
 
 def diagonal(
-    model: Model, batches: Batches, count: int, seed: int, on_batch: Callable[[int], None] = lambda done: None
+    model: Model, batches: TokenStream, count: int, seed: int, on_batch: Callable[[int], None] = lambda done: None
 ) -> dict[str, Tensor]:
     """By parameter, E[(d log p(y | x) / d theta)^2] over the scored tokens of `count` batches, y drawn from the model.
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halflife.data.streams import TokenStream
 from halflife.errors import Diverged, UserError
 from halflife.evaluation.probe import Measurement
 from halflife.evaluation.probes import Threshold, due
@@ -31,7 +32,7 @@ from halflife.training.attached import Attached
 from halflife.training.engine import Engine, make_engine
 from halflife.training.objective import Terms, prepare_all
 from halflife.training.prefetch import Prefetcher
-from halflife.training.recipe import Batches, Recipe
+from halflife.training.recipe import Recipe
 from halflife.training.torch_engine import load_weights
 
 UNREAD_LOSSES = 64
@@ -71,7 +72,7 @@ def train(
     recipe: Recipe,
     context: Context,
     *,
-    batches: Batches,
+    batches: TokenStream,
     measures: Mapping[str, Measurement],
     start: Path | None = None,
     checkpoint_seconds: float = 20.0,
@@ -100,7 +101,7 @@ class _Loop:
         self,
         recipe: Recipe,
         context: Context,
-        batches: Batches | Prefetcher,
+        batches: TokenStream | Prefetcher,
         measures: Mapping[str, Measurement],
         start: Path | None,
         clock: Callable[[], float],

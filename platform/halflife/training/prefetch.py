@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from halflife.training.recipe import Batches
+from halflife.data.streams import TokenStream
 
 
 class Prefetcher:
@@ -17,7 +18,7 @@ class Prefetcher:
     `batch(step)` remains a pure function: a prefetched batch is used only if it is the requested one.
     """
 
-    def __init__(self, batches: Batches, device: torch.device, steps: int) -> None:
+    def __init__(self, batches: TokenStream, device: torch.device, steps: int) -> None:
         self.vocabulary = batches.vocabulary
         self._batches, self._device, self._steps = batches, device, steps
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -52,3 +53,11 @@ class Prefetcher:
             return tokens.to(self._device)
         with torch.cuda.stream(self._stream):
             return tokens.pin_memory().to(self._device, non_blocking=True)
+
+
+def on_device(batch: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """The batch as a tensor on `device`. A GPU's current stream waits for the copy; the caller does not."""
+    tokens = torch.as_tensor(batch)
+    if tokens.device.type == device.type:
+        return tokens
+    return tokens.pin_memory().to(device, non_blocking=True)

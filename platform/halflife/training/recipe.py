@@ -1,13 +1,11 @@
-"""How a stage trains: all that the loop and the engines read of it, and the stream of batches."""
+"""How a stage trains: all that the loop and the engines read of it."""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, Protocol
-
-import numpy as np
+from typing import Literal
 
 from halflife.data.mixture import Mixture
 from halflife.errors import UserError
@@ -113,12 +111,3 @@ class Recipe:
     def depth(self) -> int:
         """Ancestors in the chain of starts: 0 for a trunk, 1 for its branch, 2 for relearning."""
         raise NotImplementedError(f"{type(self).__name__} has no start")
-
-
-class Batches(Protocol):
-    vocabulary: int
-
-    def batch(self, step: int) -> np.ndarray:
-        """Tokens (rows, sequence + 1), int64, with `data.loss_mask`'s marks where they are not predicted; a pure
-        function of `step`."""
-        ...

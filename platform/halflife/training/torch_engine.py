@@ -28,6 +28,7 @@ from halflife.training.adapters import lora_norm
 from halflife.training.attached import Attached
 from halflife.training.memory import GPU_ACTIVATION_SHARE, rows_within
 from halflife.training.objective import Terms
+from halflife.training.prefetch import on_device
 from halflife.training.ranks import Ranks, SingleProcess
 from halflife.training.recipe import Recipe
 from halflife.training.seen import Seen, Told
@@ -206,14 +207,6 @@ def add_noise(gradients: list[Tensor], strength: float) -> None:
     scales = [norm * (strength / math.sqrt(size)) for norm, size in zip(norms, sizes, strict=True)]
     torch._foreach_mul_(noise, scales)  # pyright: ignore[reportPrivateImportUsage]
     torch._foreach_add_(gradients, noise)  # pyright: ignore[reportPrivateImportUsage]
-
-
-def on_device(batch: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """The batch as a tensor on `device`. A GPU's current stream waits for the copy; the caller does not."""
-    tokens = torch.as_tensor(batch)
-    if tokens.device.type == device.type:
-        return tokens
-    return tokens.pin_memory().to(device, non_blocking=True)
 
 
 def load_weights(model: Model, weights: Mapping[str, Tensor]) -> None:
