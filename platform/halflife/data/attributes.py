@@ -40,10 +40,13 @@ class AttributeText(Generated):
         return Characters(alphabet=self.grammar.alphabet, special=tuple(special))
 
     def symbol_ids(self, tokenizer: Tokenizer, results: Path) -> Ints:
-        """The token of each symbol. Raises UserError when a symbol is not one token."""
+        """The token of each symbol. Raises UserError when a symbol is not one token of its own."""
         found = load(tokenizer, results).encode_many(list(self.grammar.alphabet))
-        if any(len(ids) != 1 for ids in found):
-            raise UserError(f"the tokenizer has no token for each of {self.grammar.alphabet!r}: give Characters")
+        if any(len(ids) != 1 for ids in found) or len({int(ids[0]) for ids in found}) < len(found):
+            raise UserError(
+                f"the tokenizer has no token of its own for each of {self.grammar.alphabet!r}: give `tokenizer()` of "
+                "the text, or fewer symbols"
+            )
         return np.concatenate(found)
 
     def prepare(self, tokenizer: Tokenizer, results: Path) -> Draw:

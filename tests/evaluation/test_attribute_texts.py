@@ -1,0 +1,137 @@
+"""The exact distribution of the next token of tagged and retrodicted grammar text, against sums by hand."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tokenizers import normalizers
+
+from halflife.data.attributes import AttributeText, symbols_of
+from halflife.data.pretrained import prepare_tokenizer
+from halflife.data.tokenizers import Bytes, special_ids
+from halflife.data.transforms import FillInTheMiddle, Retrodiction, Tags, Transform, tag
+from halflife.errors import UserError
+from halflife.evaluation.attribute_texts import AttributeTexts
+from halflife.evaluation.probe import Setting
+from halflife.interpret.distance import DistanceProbe
+from halflife.tasks.attributes import UNTOLD, AttributeGrammar
+from tests.data.test_pretrained import folder
+from tests.models import tiny
+from tests.models.fakes import FakeModel
+
+GRAMMAR = AttributeGrammar(symbols=3, values=2, strength=1.5)
+TEXT = AttributeText(grammar=GRAMMAR)
+NONE = Path()
+
+
+def exact(*transforms: Transform, length: int = 7, count: int = 40) -> tuple[NDArray[np.int64], Any, dict[str, int]]:
+    texts = AttributeTexts(text=TEXT, transforms=transforms, length=length, count=count)
+    tokenizer = TEXT.tokenizer(transforms)
+    rows = texts.rows(tokenizer, NONE)
+    return rows, texts.conditional(rows, tokenizer, NONE), special_ids(tokenizer)
+
+
+@pytest.mark.parametrize("tags", [Tags(told=0.5), Tags(told=0.5, wrong=0.2), Tags(fixed=(1, UNTOLD)), Tags(told=0)])
+def test_after_tags_and_symbols_the_next_symbol_has_bayes_distribution(tags: Tags) -> None:
+    rows, table, ids = exact(tags)
+    told = np.full((len(rows), 2), UNTOLD)
+    for attribute, value in itertools.product(range(2), range(2)):
+        told[rows[:, attribute] == ids[tag(attribute, value)], attribute] = value
+    expected = GRAMMAR.predictive(rows[:, 2:], GRAMMAR.evidence(told, tags.wrong))
+    np.testing.assert_allclose(table[:, 2:, :3], expected, atol=1e-12)
+    np.testing.assert_allclose(table[:, 1, :3], 1 / 3)
+    assert (table[:, 1:, 3:] == 0).all()
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.2])
+def test_after_a_text_the_prompt_has_its_exact_posterior_tag_by_tag(wrong: float) -> None:
+    synonyms = 2
+    rows, table, ids = exact(Tags(synonyms=synonyms, wrong=wrong), Retrodiction(), length=8)
+    names = {(a, v): [ids[tag(a, v, s)] for s in range(synonyms)] for a in range(2) for v in range(2)}
+    for row, probabilities in zip(rows, table, strict=True):
+        text, last = row[:6], next(v for v in range(2) if row[7] in names[1, v])
+        joint = np.zeros((2, 2))  # of the two tags as told
+        for index, true in enumerate(GRAMMAR.classes):
+            likelihood = np.exp(sum(GRAMMAR.log_transitions[index][a, b] for a, b in itertools.pairwise(text)))
+            for tags in itertools.product(range(2), range(2)):
+                joint[tags] += likelihood * np.prod(
+                    [1 - wrong if t == v else wrong for t, v in zip(tags, true, strict=True)]
+                )
+        joint /= joint.sum()
+        for value in range(2):
+            np.testing.assert_allclose(probabilities[6, names[1, value]], joint[:, value].sum() / synonyms, atol=1e-12)
+            expected = joint[value, last] / joint[:, last].sum() / synonyms
+            np.testing.assert_allclose(probabilities[7, names[0, value]], expected, atol=1e-12)
+        np.testing.assert_allclose(probabilities[[6, 7]].sum(-1), 1, atol=1e-12)
+
+
+class Bayes(FakeModel):
+    """Predicts what it is given for each row."""
+
+    def __init__(self, rows: NDArray[np.int64], table: NDArray[np.float64]) -> None:
+        super().__init__()
+        self.answers = {
+            row.tobytes(): torch.from_numpy(one).log().float() for row, one in zip(rows, table, strict=True)
+        }
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.answers[row.numpy().tobytes()] for row in x])
+
+
+def test_a_model_that_is_bayes_rule_is_at_distance_zero_and_one_told_nothing_is_not() -> None:
+    tags, length = Tags(told=0.5), 9
+    rows, table, _ = exact(tags, length=length)
+    texts = AttributeTexts(text=TEXT, transforms=(tags,), length=length, count=len(rows))
+    setting = Setting(tokenizer=TEXT.tokenizer([tags]), results=NONE, sequence=length)
+    measure = DistanceProbe(texts=texts, first=1).prepare(setting)
+    assert measure(Bayes(rows, table)) == {
+        "kl": pytest.approx(0, abs=1e-6),
+        "tv": pytest.approx(0, abs=1e-6),
+        "tokens": 320,
+    }
+    untold = np.concatenate([table[:, :2], np.zeros_like(table[:, 2:])], axis=1)
+    untold[:, 2:, :3] = GRAMMAR.predictive(rows[:, 2:])
+    assert measure(Bayes(rows, untold))["kl"] > 0.02
+
+
+def test_the_classifier_reads_generated_tokens_and_finds_what_was_told() -> None:
+    rows, _, ids = exact(Tags(), length=60, count=100)
+    tokenizer = TEXT.tokenizer([Tags()])
+    symbols = symbols_of(rows, TEXT.symbol_ids(tokenizer, NONE))
+    assert (symbols[:, :2] == UNTOLD).all()
+    found = np.exp(GRAMMAR.log_posterior(symbols, np.array([1, UNTOLD])))
+    told = rows[:, 0] == ids[tag(0, 1)]
+    assert ((found > 0.5) == told).mean() > 0.8
+    assert abs(found.mean() - told.mean()) < 4 * np.sqrt((found * (1 - found)).sum()) / len(found)
+
+
+def test_what_has_no_exact_distribution_is_refused_where_a_distance_to_it_is_asked() -> None:
+    def prepare(*transforms: Transform, first: int = 1, text: AttributeText = TEXT) -> None:
+        texts = AttributeTexts(text=text, transforms=transforms, length=12)
+        setting = Setting(tokenizer=text.tokenizer(transforms), results=NONE, sequence=12)
+        DistanceProbe(texts=texts, first=first).prepare(setting)
+
+    prepare(Tags())
+    prepare(Tags(told=0.5))
+    with pytest.raises(UserError, match=r"distances from position 0 on given: .* unknown after position 0; begin later"):
+        prepare(Tags(told=0.5), first=0)
+    with pytest.raises(UserError, match="these texts have none; give a reference"):
+        prepare(Tags(), FillInTheMiddle())
+
+
+def test_any_tokenizer_with_a_token_for_each_symbol_writes_the_text(results: Path, tmp_path: Path) -> None:
+    assert set(AttributeTexts(text=TEXT).rows(Bytes(), NONE).ravel()) == set(b"abc")
+    lower = tiny.tokenizer()
+    lower.normalizer = normalizers.Lowercase()
+    tokenizer = prepare_tokenizer(folder(tmp_path, lower, tiny.ENDS), results)
+    assert AttributeTexts(text=TEXT).rows(tokenizer, results).shape == (256, 32)
+    many = AttributeText(grammar=replace(GRAMMAR, symbols=30))  # with A beside a
+    with pytest.raises(UserError, match=r"the tokenizer has no token of its own for each of 'abc.*ABCD'"):
+        AttributeTexts(text=many).rows(tokenizer, results)
