@@ -169,10 +169,12 @@ def test_export_refuses_in_one_line(trunk: Train, results: Path, tmp_path: Path,
 def test_settings_that_a_released_model_does_not_support_are_refused(trunk: Train, released: Released) -> None:
     mixture, lora = trunk.mixture, LoRA(rank=2)
     large = Pretrained(digest="0" * 20, vocabulary=tiny.VOCABULARY + 1)
+    tagged = replace(mixture.tokenizer, special=tuple(f"<{index}>" for index in range(tiny.VOCABULARY)))
     cases = [
         ({"mixture": replace(mixture, sequence=256), "batch_tokens": 256}, "reads at most 128"),
         ({"mixture": Mixture(sources=mixture.sources, sequence=32)}, "its own tokenizer"),
         ({"mixture": replace(mixture, tokenizer=large)}, "own tokenizer"),
+        ({"mixture": replace(mixture, tokenizer=tagged)}, "special tokens, as many as its embedding has unused rows"),
         ({"schedule": ENDS}, "without a checkpoint"),
         ({"parameters": LoRA(targets=("nothing",))}, "matrices of"),
         ({"parameters": Frozen(layers=3)}, "has 2"),

@@ -26,6 +26,7 @@ def on_a_line(embedding: nn.Embedding, rows: Sequence[int]) -> Callable[[], None
     def place() -> None:
         weight[at[1:-1]] = (shares.T @ weight[at[[0, -1]]])[1:-1]
 
-    weight.register_hook(to_the_ends)
+    if weight.requires_grad:
+        weight.register_hook(to_the_ends)
     place()
     return place

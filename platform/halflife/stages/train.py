@@ -181,7 +181,9 @@ class Train(EngineStage, Recipe):
             )
         parts = [*self.objectives, *self.companions, *(evaluation.probe for evaluation in self.evaluations)]
         unsupported = [type(part).__name__ for part in parts if execution.engine not in part.engines]
-        unsupported += ["gradient noise"] if self.gradient_noise and execution.engine != "torch" else []
+        if execution.engine != "torch":
+            unsupported += ["gradient noise"] if self.gradient_noise else []
+            unsupported += ["a scalar tag"] if self.mixture.lines else []
         if unsupported:
             raise UserError(f"{unsupported[0]} is not supported by the engine {execution.engine!r}: use --engine torch")
         if execution.zero == 3 and isinstance(self.parameters, LoRA):
@@ -253,10 +255,11 @@ def check_released(model: Released, mixture: Mixture, dropout: float) -> None:
     """Raises UserError when a released model cannot train on the mixture or with the dropout."""
     if not isinstance(mixture.tokenizer, Pretrained):
         raise UserError(f"the released model {model.name} has its own tokenizer: expected that of data.pretrained")
-    if mixture.tokenizer.vocabulary > model.shape.vocabulary:
+    tokens, spare = vocabulary_of(mixture.tokenizer), model.shape.vocabulary - mixture.tokenizer.vocabulary
+    if tokens > model.shape.vocabulary:
         raise UserError(
-            f"the tokenizer has {mixture.tokenizer.vocabulary} tokens and {model.name} {model.shape.vocabulary}: "
-            "expected the model's own tokenizer"
+            f"the tokenizer has {tokens} tokens and {model.name} {model.shape.vocabulary}: expected the model's own "
+            f"tokenizer, with at most {max(0, spare)} special tokens, as many as its embedding has unused rows"
         )
     if model.shape.context is not None and mixture.sequence > model.shape.context:
         raise UserError(

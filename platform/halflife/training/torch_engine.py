@@ -19,6 +19,7 @@ from torch import Tensor
 from halflife.data.loss_mask import read
 from halflife.models.hooks import tapped
 from halflife.models.ladder import Rung
+from halflife.models.linear_rows import on_a_line
 from halflife.models.model import Model
 from halflife.models.released import Released
 from halflife.store.execution import CPU_ACTIVATION_BYTES, Execution
@@ -61,6 +62,7 @@ class TorchEngine:
         self.parameters_total = sum(parameter.numel() for parameter in model.parameters())
         self.device = next(model.parameters()).device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.place_lines = [on_a_line(model.embed, rows) for rows in recipe.mixture.lines]
         self.init_weights = [parameter.detach().clone() for parameter in self.parameters]
         start = [parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name]
         self.init_norm = torch.nn.utils.get_total_norm(start)
@@ -141,6 +143,8 @@ class TorchEngine:
         self.optimizer.step()
         for pull in self.pulls:
             self._pull(pull(self.recipe.optimizer.learning_rate * lr_multiplier))
+        for place in self.place_lines:
+            place()
         for companion in self.companions:
             companion.step(lr_multiplier)
         return norm
