@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
-from halflife.data.activations import SHARD_BYTES, Stored, StoredActivations, stored_bytes
+from halflife.data.activations import SHARD_BYTES, Stored, StoredActivations, is_held_out, stored_bytes
 from halflife.errors import UserError, check_choice
 from halflife.evaluation import SCORED_TOKENS
 from halflife.evaluation.texts import Texts
@@ -83,6 +83,10 @@ class Activations(Stage):
     @property
     def label(self) -> str:
         return f"activations of {self.subject.size}"
+
+    def check(self, results: Path) -> None:
+        """Read the texts as `run` will. Raises the same UserErrors, before any compute."""
+        is_held_out(self.texts.rows(self.subject.codec, results), self.held_out, self.seed)
 
     @property
     def cost(self) -> Cost:

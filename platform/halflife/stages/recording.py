@@ -45,8 +45,11 @@ class Shard:
 
 
 def record(stage: Activations, context: Context) -> Index:
-    """Write `final/` of the context's folder, and return its index. A resumed run ends with the same bits as an uninterrupted one: every
-    forward pass reads the same texts. Raises UserError and Diverged as `Activations.run` does."""
+    """Write `final/` of the context's folder, and return its index. Raises UserError and Diverged as `Activations.run`
+    does.
+
+    A resumed run ends with the same bits as an uninterrupted one: every forward pass reads the same texts.
+    """
     rows = stage.texts.rows(stage.subject.codec, context.results)
     held_out = files.is_held_out(rows, stage.held_out, stage.seed)
     tokens = torch.from_numpy(np.concatenate([rows[~held_out], rows[held_out]]))
