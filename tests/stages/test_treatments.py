@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halflife.data.codecs import load
+from halflife.data.corpus import Corpus
 from halflife.data.loss_mask import read
 from halflife.data.mixture import Batches, Mixture, Source
 from halflife.data.tokenizers import Bytes
+from halflife.data.transforms import Backwards
 from halflife.errors import UserError
 from halflife.evaluation.probes import Ends, Evaluation, TaskProbe, Threshold
 from halflife.evaluation.targets import TaskTarget
@@ -334,3 +336,11 @@ def test_invalid_treatments_are_refused() -> None:
             replay(BRANCH, TRUNK.mixture.sources, fraction)
         with pytest.raises(UserError, match="expected a fraction of the stage from 0 to 1"):
             anneal(BRANCH, TRUNK.mixture.sources, fraction)
+
+
+def test_the_same_text_under_another_transform_is_another_source() -> None:
+    corpus = Corpus(digest="0")
+    rows = (Source(corpus=corpus), Source(corpus=corpus, transforms=(Backwards(),)))
+    trunk = replace(TRUNK, mixture=replace(TRUNK.mixture, sources=rows))
+    branch = replace(BRANCH, start=Checkpoint(stage=trunk), mixture=replace(BRANCH.mixture, sources=rows[:1]))
+    assert dropped(branch) == rows[1:]

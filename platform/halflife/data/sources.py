@@ -63,6 +63,11 @@ class Source:
             )
 
     @property
+    def content(self) -> tuple[Corpus | SyntheticTask | Generated, tuple[Transform, ...]]:
+        """What its rows are made of: sources with the same content differ only in share and loss."""
+        return self.corpus, self.transforms
+
+    @property
     def has_loss_mask(self) -> bool:
         """Whether its rows may contain tokens that are not predicted."""
         return self.loss == "answers" or bool(self.transforms) or isinstance(self.corpus, Generated)

@@ -99,8 +99,8 @@ def anneal(train: Train, before: tuple[Source, ...], fraction: float) -> Train:
 
 
 def _lost(train: Train, before: tuple[Source, ...]) -> tuple[Source, ...]:
-    present = {source.corpus for source in train.mixture.sources}
-    return tuple(source for source in before if source.corpus not in present)
+    present = {source.content for source in train.mixture.sources}
+    return tuple(source for source in before if source.content not in present)
 
 
 def _share(train: Train, before: tuple[Source, ...]) -> float:
@@ -119,8 +119,8 @@ def _again(train: Train, before: tuple[Source, ...], share: float, fade: float =
     scale = share / (1 - share) * kept / sum(source.weight for source in lost)
     if math.isclose(scale, 1.0, rel_tol=1e-9):
         scale = 1.0  # nothing was dropped: the same weights to the bit, the same stage
-    own = {source.corpus: source for source in train.mixture.sources}
-    sources = [own.pop(s.corpus, None) or replace(s, weight=scale * s.weight, fade=fade) for s in before]
+    own = {source.content: source for source in train.mixture.sources}
+    sources = [own.pop(s.content, None) or replace(s, weight=scale * s.weight, fade=fade) for s in before]
     return replace(train, mixture=replace(train.mixture, sources=(*sources, *own.values())))
 
 
