@@ -63,10 +63,12 @@ def ls(results: Path = RESULTS) -> None:
         table.add_column(name, justify=justify, no_wrap=name != "status")  # type: ignore[arg-type]
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
+    table.add_column("title")
     count = total = 0
     for entry in housekeeping.entries(_store(results)):
         tokens = "" if entry.tokens is None else f"{entry.tokens:,}"
-        table.add_row(entry.kind, entry.key, escape(entry.status), tokens, decimal(entry.bytes), _ago(entry.age))
+        size, age = decimal(entry.bytes), _ago(entry.age)
+        table.add_row(entry.kind, entry.key, escape(entry.status), tokens, size, age, escape(entry.title))
         count, total = count + 1, total + entry.bytes
     console = _console()
     if count:

@@ -105,7 +105,9 @@ def test_a_stage_that_is_unknown_or_ambiguous_is_refused_in_one_line(
 ) -> None:
     for name in "ab":
         run_stage(Walk(name=name), store)
-    assert "no stage 'zzz'" in _refused(capsys, "diff", "zzz", "walk", "--results", str(store.root))
+    unknown = _refused(capsys, "diff", "zzz", "walk", "--results", str(store.root))
+    assert "no stage 'zzz'" in unknown
+    assert "`python -m halflife ls`" in unknown
     assert "matches 2 stages" in _refused(capsys, "diff", "walk", "walk", "--results", str(store.root))
     assert "no results folder" in _refused(capsys, "ls", "--results", str(store.root / "none"))
 
@@ -121,6 +123,14 @@ def test_ls_shows_every_stage_and_its_status(store: Store, capsys: pytest.Captur
         assert text in out
     assert Walk(name="a", steps=1234).key in out
     assert "4 stages" in out
+
+
+def test_ls_shows_what_the_study_calls_a_stage(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    run_stage(Walk(name="a"), store, title="batch_size: 30k · seed 0 · trunk")
+    run_stage(Walk(name="b"), store)
+    header, *rows, _ = _run(capsys, "ls", "--results", str(store.root)).splitlines()
+    assert header.split() == ["kind", "key", "status", "tokens", "size", "age", "title"]
+    assert sum(row.endswith("batch_size: 30k · seed 0 · trunk") for row in map(str.rstrip, rows)) == 1
 
 
 def test_ls_of_an_empty_store_says_so(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

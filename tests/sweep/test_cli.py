@@ -122,6 +122,21 @@ def test_ctrl_c_while_the_study_is_built_is_one_line(command: Command, capsys: p
     assert capsys.readouterr().err == "stopped: run the same command again to resume\n"
 
 
+def test_a_dry_run_tells_what_it_writes(command: Command, capsys: pytest.CaptureFixture[str]):
+    command.end = {"dry_run": True}
+    command.run("--dry-run")
+    assert "written" not in capsys.readouterr().out
+
+    def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
+        (site.results / "corpora" / "0123456789abcdef").mkdir(parents=True)
+        return study()
+
+    command.build = build
+    command.run("--dry-run")
+    told = f"written below {command.results}: corpora, as the plan needs the text itself; nothing else\n"
+    assert capsys.readouterr().out == told
+
+
 def test_a_dry_run_prepares_no_store(command: Command):
     command.end = {"dry_run": True}
     command.run("--dry-run")

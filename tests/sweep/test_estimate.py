@@ -13,6 +13,7 @@ from halflife.store.run import run_stage
 from halflife.store.stage import Cost
 from halflife.store.store import Store
 from halflife.sweep import estimate as estimating
+from halflife.sweep import launch
 from halflife.sweep.estimate import ASSUMED_FLOPS, STARTUP_SECONDS, STEP_SECONDS, assumed_seconds, estimate
 from halflife.sweep.site import ExecutionSite
 from tests.sweep.fakes import Fake
@@ -88,6 +89,25 @@ def test_each_step_takes_time_in_addition_to_its_flops(tmp_path: Path):
 def test_a_complete_study_takes_no_time(tmp_path: Path):
     found = estimate(*prepared(tmp_path, completed=8))
     assert (found.seconds, found.disk_bytes, found.memory_bytes) == (0.0, 0.0, 0.0)
+
+
+def test_no_line_of_a_file_is_wrapped(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    launch.run(study(), ExecutionSite(results=tmp_path / "none", device="cpu", dry_run=True))
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("about "))
+    assert line.endswith(" GB of disk")
+
+
+def test_blocked_stages_cost_nothing_and_are_told(tmp_path: Path):
+    made, store = study(trunks=1, branches=3, deeds={"trunk0": "diverge"}), Store(tmp_path)
+    run_stage(made.stages[0], store)
+    site, console = ExecutionSite(results=tmp_path, device="cpu"), Console(record=True, width=120, file=io.StringIO())
+    plan, placements = Plan(made.stages, store), site.placements()
+    assert estimate(made, plan, placements).total.missing == 0
+    estimating.show(made, plan, placements, console)
+    text = console.export_text()
+    assert "3 trials; 0 of 4 stages missing" in text
+    assert "blocked: 3 stages: parent fake-" in text
+    assert "memory on each device" not in text
 
 
 def test_the_table_is_printed(tmp_path: Path):

@@ -110,6 +110,25 @@ def test_a_stage_that_was_taken_from_under_us_is_ready_again(tmp_path: Path):
     assert [stage.key for stage in setting.plan.ready()] == [setting.stages[0].key]
 
 
+def test_what_completes_while_the_sweep_is_stopped_counts_as_run(tmp_path: Path):
+    setting = Setting(tmp_path, count=2)
+    done, stopped = (setting.suggest(trial).packed.stage() for trial in "ab")
+    run_stage(done, setting.store)
+    setting.searcher.settle()
+    assert set(setting.plan.outcomes) == setting.ran == {done.key}
+    assert setting.plan.running == [stopped]
+
+
+def test_what_another_sweep_completes_while_this_one_is_stopped_counts_as_its_own(tmp_path: Path):
+    setting = Setting(tmp_path, count=1)
+    with setting.hold(setting.stages[0]):
+        assert setting.suggest("a").wait
+    run_stage(setting.stages[0], setting.store)
+    setting.searcher.settle()
+    assert set(setting.plan.outcomes) == {setting.stages[0].key}
+    assert setting.ran == set()
+
+
 def test_a_stage_that_refuses_fails_without_another_try(tmp_path: Path):
     setting = Setting(tmp_path, count=1)
     setting.suggest("a")

@@ -39,7 +39,7 @@ def find(store: Store, name: str) -> files.AnyPath:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UserError(f"no stage {name!r} in {store.stages}: list them with `ls`")
+        raise UserError(f"no stage {name!r} in {store.stages}: list them with `python -m halflife ls`")
     first = ", ".join(folder.name for folder in found[:4])
     raise UserError(
         f"{name!r} matches {len(found)} stages ({first}{', ...' if found[4:] else ''}): give more of the key"

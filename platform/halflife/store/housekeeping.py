@@ -28,6 +28,8 @@ class Entry:
     bytes: int
     age: float
     """Seconds since its folder was modified."""
+    title: str
+    """What the study that computed it calls it; empty where that is not recorded"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,7 @@ def entries(store: Store) -> Iterator[Entry]:
             tokens=done.outcome.summary.get("tokens") if done else None,
             bytes=sum(entry["bytes"] for entry in done.files.values()) if done else files.size(folder),
             age=files.age(folder),
+            title=record_of(folder).get("title") or "",
         )
 
 

@@ -44,14 +44,16 @@ def run_stage(
     checkpoint_seconds: float = 20.0,
     wait: bool = True,
     origin: dict[str, Any] | None = None,
+    title: str = "",
     pulse: leases.Pulse = leases.PULSE,
 ) -> Outcome:
     """The stage's outcome: from the store, or computed here, or waited for while another process computes it.
 
     Missing or corrupt parents are computed first, here. The newest checkpoint of earlier attempts is resumed. An
     exception of the stage propagates after the lease is released, with the checkpoint left for the next attempt; only
-    Diverged is a result. `origin` is the driver's `provenance.gather()`, by default this process's. `compute` replaces
-    `stage.run` to run the stage in other processes; it returns the summary.
+    Diverged is a result. `origin` is the driver's `provenance.gather()`, by default this process's; `title` is what its
+    study calls the stage, for readers. `compute` replaces `stage.run` to run the stage in other processes; it returns
+    the summary.
 
     Raises Held (with `wait=False`), Unavailable, UserError (the results folder cannot be written), and what the
     stage raises.
@@ -99,7 +101,7 @@ def run_stage(
             stage,
             store,
             **options,
-            provenance={**(origin or provenance.gather()), **provenance.of_this_process()},
+            provenance={**(origin or provenance.gather()), **provenance.of_this_process(), "title": title},
             on_progress=update,
         )
         return _compute(stage, store, attempt, compute or _here)

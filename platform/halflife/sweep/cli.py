@@ -14,6 +14,7 @@ from typing import Any
 
 from halflife.errors import UserError
 from halflife.secrets import masked
+from halflife.store import files, inputs
 from halflife.sweep import head, session
 from halflife.sweep.adaptive import Search
 from halflife.sweep.report import SweepReport
@@ -113,12 +114,16 @@ def _execute(
     site.check()  # first, as building a study may take as long as building a corpus
     if not site.dry_run:
         site.store().prepare()
+    before = _inputs(site.results)
     try:
         study = build(preset, command.settings, site)
     except OSError as error:
         raise UserError(
             f"the study cannot be prepared ({error}): free some space, or choose another folder with --results"
         ) from error
+    if site.dry_run and (written := _inputs(site.results) - before):
+        kinds = ", ".join(sorted({name.partition("/")[0] for name in written}))
+        print(f"written below {site.results}: {kinds}, as the plan needs the text itself; nothing else")
     result = run(study, site)
     if not (result.dry_run or result.interrupted or result.unpublished):  # the report reads what is published
         path = report(result.study, site, result.sweep)
@@ -128,6 +133,11 @@ def _execute(
             raise SystemExit(1)
     if result.exit_code:
         raise SystemExit(result.exit_code)
+
+
+def _inputs(results: Path) -> set[str]:
+    """Corpora, tokenizers and converted models below the results folder."""
+    return {f"{kind}/{name}" for kind in inputs.KINDS for name in files.names(results / kind)}
 
 
 def _run_on_cluster(arguments: list[str], cluster: Path) -> int:

@@ -14,7 +14,7 @@ from halflife.store.execution import Execution, Memory
 from halflife.store.plan import Plan
 from halflife.store.stage import Stage
 from halflife.sweep.placement import Placement, Placements, execution_text, size_text
-from halflife.sweep.report import duration
+from halflife.sweep.report import blocked_lines, duration
 from halflife.sweep.study import Study
 
 ASSUMED_FLOPS = {"cpu": 60e9, "cuda": 100e12}
@@ -34,11 +34,17 @@ class Row:
 
     stages: int = 0
     cached: int = 0
+    blocked: int = 0
+    """Stages that can never run."""
     tokens: float = 0.0
-    """This and the following: over the missing stages."""
+    """This and the following: over the stages that are missing and can run."""
     flops: float = 0.0
     seconds: float = 0.0
     """On one slot."""
+
+    @property
+    def missing(self) -> int:
+        return self.stages - self.cached - self.blocked
 
 
 @dataclass(kw_only=True)
@@ -56,13 +62,13 @@ class Estimate:
     @property
     def total(self) -> Row:
         rows = list(self.phases.values())
-        names = ("stages", "cached", "tokens", "flops", "seconds")
+        names = ("stages", "cached", "blocked", "tokens", "flops", "seconds")
         return Row(**{name: sum(getattr(row, name) for row in rows) for name in names})
 
 
 def estimate(study: Study, plan: Plan, placements: Placements) -> Estimate:
     """What the missing stages of a plan would take."""
-    missing = [stage for stage in plan.missing if stage.key not in plan.blocked]
+    missing = _runnable(plan)
     slots, device = placements.slots(missing), placements.budget.device
     paces = measured_paces(plan, device)
     seconds = {stage.key: assumed_seconds(stage, device) * paces.get(pace_group(stage), 1.0) for stage in missing}
@@ -72,6 +78,7 @@ def estimate(study: Study, plan: Plan, placements: Placements) -> Estimate:
         row = phases.setdefault(users[0][1] if users else _ANCESTORS, Row())
         row.stages += 1
         row.cached += stage.key in plan.outcomes
+        row.blocked += stage.key in plan.blocked
         if stage.key in seconds:
             row.tokens += stage.cost.tokens
             row.flops += stage.cost.flops
@@ -102,7 +109,7 @@ def show(study: Study, plan: Plan, placements: Placements, console: Console) -> 
             name,
             str(row.stages),
             str(row.cached),
-            str(row.stages - row.cached),
+            str(row.missing),
             _si(row.tokens),
             _si(row.flops),
             duration(row.seconds),
@@ -111,11 +118,13 @@ def show(study: Study, plan: Plan, placements: Placements, console: Console) -> 
     console.print(table)
     for line in _sizes(plan.stages.values()):
         console.print(line, markup=False)
-    show_memory(plan.missing, placements, console)
-    missing = total.stages - total.cached
+    show_memory(_runnable(plan), placements, console)
+    missing = total.missing
     console.print(
         f"{len(study.trials)} trials; {missing} of {total.stages} stages missing, {found.slots} at once on {device}"
     )
+    for line in blocked_lines(plan.blocked.values()):
+        console.print(line, markup=False)
     if missing:
         flops = _si(ASSUMED_FLOPS[device])
         basis = f"assuming {flops}FLOP/s per slot and {1e3 * STEP_SECONDS:.0f} ms overhead per step"
@@ -125,6 +134,10 @@ def show(study: Study, plan: Plan, placements: Placements, console: Console) -> 
             f"about {duration(found.seconds)} ({basis}), {found.memory_bytes / 1e9:.1f} GB of memory for tensors, "
             f"{found.disk_bytes / 1e9:.2f} GB of disk"
         )
+
+
+def _runnable(plan: Plan) -> list[Stage]:
+    return [stage for stage in plan.missing if stage.key not in plan.blocked]
 
 
 def show_memory(stages: Iterable[Stage], placements: Placements, console: Console) -> None:

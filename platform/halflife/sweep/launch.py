@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from halflife.sweep.state import SweepState
 from halflife.sweep.study import Study
 from halflife.tracking.publisher import Publisher
 
+UNWRAPPED = 10_000
+"""Columns where the output is a file: no line is wrapped"""
+
 
 def run(work: Study | Search, site: ExecutionSite, console: Console | None = None) -> SweepReport:
     """Compute and publish what the study is missing; for a search, also choose the settings to try.
@@ -33,7 +37,7 @@ def run(work: Study | Search, site: ExecutionSite, console: Console | None = Non
     Ctrl-C stops it and the report is marked `interrupted`; a second Ctrl-C exits at once. Raises UserError for bad
     input, before any compute.
     """
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else UNWRAPPED)
     site.check()
     store = site.store()
     if site.dry_run:
@@ -175,6 +179,7 @@ def _compute(
             origin=origin,
             wait=wait,
             keep=uniform,
+            title=f"{state.study.declaration.study}: {state.study.title(stage)}",
         )
 
     tuning.run_plan(

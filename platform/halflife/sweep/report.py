@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,16 +93,19 @@ class SweepReport:
             )
         yield from self.findings
         yield from (f"failed: {stage}: {why}" for stage, why in self.failed.items())
-        reasons: dict[str, int] = {}
-        for why in self.blocked.values():
-            reasons[why] = reasons.get(why, 0) + 1
-        yield from (f"blocked: {count} stages: {why}" for why, count in reasons.items())
+        yield from blocked_lines(self.blocked.values())
         if self.unpublished:
             where, first = masked(self.tracking_uri), self.unpublished[0]
             yield f"not published to {where}: {len(self.unpublished)} items, first {first}"
             yield "run the same command again: it publishes what is missing, and computes nothing again"
         if self.interrupted or self.failed:
             yield "completed stages are kept: run the same command again to resume"
+
+
+def blocked_lines(reasons: Iterable[str]) -> Iterator[str]:
+    """Why stages can never run, a line for each reason."""
+    for why, count in Counter(reasons).items():
+        yield f"blocked: {count} stage{'s' * (count > 1)}: {why}"
 
 
 def tokens(plan: Plan, study: Study) -> tuple[int, int]:

@@ -55,6 +55,8 @@ class Task:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     keep: bool = True
     """Whether workers started for this stage stay for the next one, and keep their cores or GPUs."""
+    title: str = ""
+    """What the study calls the stage"""
 
     def __deepcopy__(self, memory: dict[int, Any]) -> Task:
         return self
@@ -102,6 +104,7 @@ class StageActor(tune.Trainable):
                 checkpoint_seconds=task.checkpoint_seconds,
                 wait=task.wait,
                 origin=task.origin,
+                title=task.title,
             )
         except Held:
             return {"done": True, "held": True}
@@ -149,6 +152,8 @@ class PlanSearcher(Searcher):
         self._ran, self._feed = ran, feed
         self.running: dict[str, Stage] = {}
         """By trial"""
+        self._waiting: set[str] = set()
+        """Keys of running stages that another process computes"""
         self._watches: dict[str, leases.Watch] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -157,6 +162,8 @@ class PlanSearcher(Searcher):
         if stage is None:
             return cast(None, Searcher.FINISHED) if self._plan.finished and not more else None
         self.running[trial_id] = stage
+        if wait:
+            self._waiting.add(stage.key)
         return {"task": self._make_task(stage, wait)}
 
     def _next(self) -> tuple[Stage | None, bool]:
@@ -196,6 +203,14 @@ class PlanSearcher(Searcher):
             self._plan.failed(stage.key, result["refused"])
         else:  # held by another process, or found corrupt right after completion
             self._plan.put_back(stage.key)
+
+    def settle(self) -> None:
+        """After the workers were stopped: what they had just completed is complete."""
+        for stage in self.running.values():
+            if outcome := self._store.outcome(stage):
+                self._plan.completed(stage.key, outcome)
+                if stage.key not in self._waiting:
+                    self._ran.add(stage.key)
 
     def gave_up(self, trial_id: str, reason: str) -> None:
         """The stage has failed after its last retry."""
@@ -272,24 +287,28 @@ def run_plan(
     KeyboardInterrupt passes through.
     """
     searcher = PlanSearcher(plan, store, make_task, ran, feed)
-    with session.running(cpus, gpus) as scratch:
-        tune.run(  # not Tuner, which first pickles the searcher and the callbacks
-            StageActor,
-            name="sweep",
-            storage_path=str(scratch / "tune"),
-            search_alg=searcher,
-            scheduler=_KeepActors(slots if same_request else 0),
-            num_samples=-1,
-            max_concurrent_trials=slots,
-            reuse_actors=True,
-            max_failures=RETRIES,
-            raise_on_failed_trial=False,
-            callbacks=[_Watcher(searcher, refresh, retried)],
-            trial_name_creator=_name,
-            trial_dirname_creator=_name,
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            verbose=0,
-        )
+    try:
+        with session.running(cpus, gpus) as scratch:
+            tune.run(  # not Tuner, which first pickles the searcher and the callbacks
+                StageActor,
+                name="sweep",
+                storage_path=str(scratch / "tune"),
+                search_alg=searcher,
+                scheduler=_KeepActors(slots if same_request else 0),
+                num_samples=-1,
+                max_concurrent_trials=slots,
+                reuse_actors=True,
+                max_failures=RETRIES,
+                raise_on_failed_trial=False,
+                callbacks=[_Watcher(searcher, refresh, retried)],
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            )
+    except KeyboardInterrupt:
+        searcher.settle()
+        raise
 
 
 def _name(trial: Any) -> str:
