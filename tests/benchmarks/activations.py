@@ -22,7 +22,6 @@ from halflife.evaluation.texts import CorpusTexts
 from halflife.models.ladder import Rung
 from halflife.models.sites import Site
 from halflife.stages.activations import Activations
-from halflife.stages.recording import layout_of, record
 from halflife.stages.subject import Subject
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.interleaved import ratio, rounds
@@ -70,7 +69,7 @@ def _bare(stage: Activations, results: Path) -> Callable[[], float]:
     """Tokens per second."""
     model = stage.subject.load(Host(results))
     tokens = torch.from_numpy(stage.texts.rows(stage.subject.codec, results))
-    parts = tokens.split(layout_of(stage, 0).pass_texts)
+    parts = tokens.split(stage.layout(0).pass_texts)
 
     def turn() -> float:
         began = time.process_time()
@@ -89,7 +88,7 @@ def _stored(stage: Activations, results: Path) -> Callable[[], float]:
         host.checkpoint_seconds = 20.0
         host.folder.mkdir()
         began = time.process_time()
-        record(stage, host)
+        stage.run(host)
         spent = time.process_time() - began
         shutil.rmtree(host.folder)
         return stage.tokens / spent

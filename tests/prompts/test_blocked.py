@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from halflife.data.corpus import Corpus
 from halflife.data.mixture import Mixture, Source
 from halflife.evaluation.probes import Ends, Evaluation, TaskProbe, Threshold
 from halflife.evaluation.targets import TaskTarget
+from halflife.evaluation.texts import CorpusTexts
 from halflife.interpret.intervention import FitIntervention
 from halflife.models.ladder import Rung
 from halflife.models.sites import Site
@@ -17,6 +19,7 @@ from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.measure_stage import MeasureSoftPrompts
 from halflife.prompts.search_stage import FindDistance
 from halflife.prompts.soft_prompt import SoftPrompt
+from halflife.stages.activations import Activations
 from halflife.stages.edits import PutBack
 from halflife.stages.fisher import Fisher
 from halflife.stages.measure import Measure
@@ -33,6 +36,7 @@ from halflife.training.recipe import Snapshot
 from tests.interpret.written import Written
 
 LANGUAGE = Family(kind="C", size=4, modulus=7).languages[0]
+CORPUS, SITES = Corpus(digest="none"), (Site(layer=1),)
 TARGET = TaskTarget(task=LANGUAGE)
 PROMPTS = (SoftPrompt(tokens=0), SoftPrompt(tokens=2, label="two"))
 TRUNK = Train(
@@ -72,9 +76,8 @@ def children(model: Checkpoint) -> dict[str, Stage]:
             subject=Subject(model=Checkpoint(stage=TRUNK), edits=(PutBack(source=model, components=("head",)),)),
             evaluations=(PROBE,),
         ),
-        "intervention": FitIntervention(
-            subject=Subject(model=model), pairs=Written(), sites=(Site(layer=1),), steps=1, batch=2
-        ),
+        "activations": Activations(subject=Subject(model=model), texts=CorpusTexts(corpus=CORPUS), sites=SITES),
+        "intervention": FitIntervention(subject=Subject(model=model), pairs=Written(), sites=SITES, steps=1, batch=2),
     }
 
 

@@ -33,7 +33,7 @@ from halflife.evaluation.probes import (
     Threshold,
 )
 from halflife.evaluation.targets import BackdoorTarget, TaskTarget
-from halflife.evaluation.texts import CorpusTexts
+from halflife.evaluation.texts import CorpusTexts, MixtureTexts
 from halflife.interpret.intervention import FitIntervention
 from halflife.interpret.pairs import Conditioned
 from halflife.models.ladder import Rung
@@ -45,6 +45,7 @@ from halflife.prompts.measure_stage import MeasureSoftPrompts
 from halflife.prompts.search_stage import FindDistance
 from halflife.prompts.soft_prompt import Linear, Noise, SoftPrompt, Text, WarmStart
 from halflife.prompts.soft_prompt import Words as WordEmbeddings
+from halflife.stages.activations import Activations
 from halflife.stages.edits import PutBack
 from halflife.stages.fisher import Fisher
 from halflife.stages.measure import Measure
@@ -238,6 +239,12 @@ STEERED = FitIntervention(
     sites=(Site(layer=1), Site(layer=2, part="mlp")),
 )
 DEEP = replace(MEASURE, subject=Subject(model=Rung(size="60k", depth=4), tokenizer=Bytes(), seed=3))
+STORED = Activations(
+    subject=MEASURE.subject, texts=CorpusTexts(corpus=CORPUS), sites=(Site(layer=1), Site(layer=2, part="mlp"))
+)
+DRAWN = replace(
+    STORED, texts=MixtureTexts(mixture=TRUNK.mixture, count=500), stored="bf16", max_bytes=1e9, held_out=0.2
+)
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "45e3158217f974c3b3bf"),
     (TRUNK, "b152fb55fc741b824d0b"),
@@ -263,6 +270,8 @@ GOLDEN: list[tuple[Stage, str]] = [
     (MEASURE, "9b124b2aca6e284ffe41"),
     (STEERED, "694e9431bcbf49e2758f"),
     (DEEP, "9cec4b59adf2e7beba62"),
+    (STORED, "16452bd2ff298637722c"),
+    (DRAWN, "22bd9cb59cc9905ac730"),
 ]
 
 
@@ -294,6 +303,8 @@ GOLDEN: list[tuple[Stage, str]] = [
         "measure",
         "intervention",
         "depth",
+        "activations",
+        "drawn",
     ],
 )
 def test_the_key_is_unchanged(stage: Stage, key: str) -> None:

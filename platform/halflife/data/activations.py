@@ -69,11 +69,6 @@ class Layout:
         return range(middle) if part == "train" else range(middle, self.texts * self.length)
 
 
-def stored_bytes(sites: int, width: int, stored: Stored) -> int:
-    """Of one token's activations."""
-    return sites * width * np.dtype(DTYPES[stored]).itemsize
-
-
 def file_of(shard: int, name: str) -> str:
     return f"shard-{shard:05}.{name}.npy"
 

@@ -9,10 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
-from halflife.data.activations import SHARD_BYTES, Stored, StoredActivations, is_held_out, stored_bytes
+import numpy as np
+
+from halflife.data import activations
+from halflife.data.activations import DTYPES, Layout, Stored, StoredActivations, is_held_out
 from halflife.errors import UserError, check_choice
 from halflife.evaluation import SCORED_TOKENS
-from halflife.evaluation.texts import Texts
+from halflife.evaluation.texts import Rows, Texts
 from halflife.fields import recorded
 from halflife.models.sites import Site
 from halflife.stages.subject import Precision, Subject
@@ -74,7 +77,12 @@ class Activations(Stage):
     @property
     def bytes(self) -> int:
         """Of the files: activations and tokens."""
-        return self.tokens * (stored_bytes(len(self.sites), self.subject.architecture.width, self.stored) + 4)
+        return self.tokens * (self._stored_bytes + 4)
+
+    @property
+    def _stored_bytes(self) -> int:
+        """Of the activations of one token."""
+        return len(self.sites) * self.subject.architecture.width * np.dtype(DTYPES[self.stored]).itemsize
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
@@ -86,13 +94,35 @@ class Activations(Stage):
 
     def check(self, results: Path) -> None:
         """Read the texts as `run` will. Raises the same UserErrors, before any compute."""
-        is_held_out(self.texts.rows(self.subject.codec, results), self.held_out, self.seed)
+        self.rows(results)
+
+    def rows(self, results: Path) -> tuple[Rows, int]:
+        """The texts, (count, length) tokens, those to train on first; and the number of these."""
+        rows = self.texts.rows(self.subject.codec, results)
+        held_out = is_held_out(rows, self.held_out, self.seed)
+        return np.concatenate([rows[~held_out], rows[held_out]]), int((~held_out).sum())
+
+    def layout(self, training_texts: int) -> Layout:
+        length = self.texts.length
+        each = length * self._stored_bytes
+        pass_texts = max(1, min(SCORED_TOKENS // length, activations.SHARD_BYTES // each))
+        return Layout(
+            sites=self.tasks,
+            width=self.subject.architecture.width,
+            length=length,
+            texts=self.texts.count,
+            training_texts=training_texts,
+            pass_texts=pass_texts,
+            shard_texts=pass_texts * max(1, activations.SHARD_BYTES // (each * pass_texts)),
+            stored=self.stored,
+            first_position=self.subject.tokens_before,
+        )
 
     @property
     def cost(self) -> Cost:
         reading = self.subject.reading(self.tokens, self.texts.length)
         # the texts, two shards, and what a forward pass holds
-        held = 8.0 * self.tokens + 2 * min(self.bytes, SHARD_BYTES)
+        held = 8.0 * self.tokens + 2 * min(self.bytes, activations.SHARD_BYTES)
         forward = min(self.tokens, SCORED_TOKENS) * 12.0 * self.subject.architecture.width
         return replace(reading, memory_bytes=reading.memory_bytes + held + forward, disk_bytes=self.bytes, steps=0.0)
 
@@ -103,8 +133,9 @@ class Activations(Stage):
         from halflife.stages.recording import record
 
         started = time.perf_counter()
-        index = record(self, context)
-        layout = index.layout
+        rows, training_texts = self.rows(context.results)
+        layout = self.layout(training_texts)
+        index = record(self.subject.load(context, self.precision), rows, self.sites, layout, context)
         context.record(0, {f"{site}/rms": index.rms(site) for site in layout.sites})
         return {
             "tokens": self.tokens,

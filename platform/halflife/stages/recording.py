@@ -19,12 +19,10 @@ from torch import Tensor
 from halflife.data import activations as files
 from halflife.data.activations import CorruptActivations, Index, Layout, Stored
 from halflife.errors import Diverged, UserError
-from halflife.evaluation import SCORED_TOKENS
 from halflife.evaluation.scoring import evaluating
 from halflife.models.hooks import tapped
 from halflife.models.model import Model
 from halflife.models.sites import Site
-from halflife.stages.activations import Activations
 from halflife.store.stage import Context
 from halflife.training.loop import link_tree
 from halflife.training.torch_engine import keep_memory
@@ -44,48 +42,26 @@ class Shard:
     squares: dict[str, float]
 
 
-def record(stage: Activations, context: Context) -> Index:
-    """Write `final/` of the context's folder, and return its index. Raises UserError and Diverged as `Activations.run`
-    does.
+def record(model: Model, rows: NDArray[np.int64], sites: Sequence[Site], layout: Layout, context: Context) -> Index:
+    """Write the activations of texts (count, length) to `final/` of the context's folder, and return their index.
 
-    A resumed run ends with the same bits as an uninterrupted one: every forward pass reads the same texts.
+    A resumed run ends with the same bits as an uninterrupted one: every forward pass reads the same texts. Raises
+    UserError and Diverged as `shards` does.
     """
-    rows = stage.texts.rows(stage.subject.codec, context.results)
-    held_out = files.is_held_out(rows, stage.held_out, stage.seed)
-    tokens = torch.from_numpy(np.concatenate([rows[~held_out], rows[held_out]]))
-    layout = layout_of(stage, training_texts=int((~held_out).sum()))
     folder = context.folder / "final"
     index = _resumed(context, layout, folder) or Index.empty(layout)
     folder.mkdir(exist_ok=True)
-    model = stage.subject.load(context, stage.precision)
     if context.device == "cpu":
         keep_memory()
     log = _Log(context, index, folder)
     with ThreadPoolExecutor(1, thread_name_prefix="shards") as writer:
         waiting: list[tuple[Shard, Future[dict[str, str]]]] = []
-        for shard in shards(model, tokens, layout, stage.sites, index.shards, log.computed):
+        for shard in shards(model, torch.from_numpy(rows), layout, sites, index.shards, log.computed):
             log.written(waiting)
             waiting.append((shard, writer.submit(files.write_shard, folder, shard.number, shard.arrays)))
         log.written(waiting)
     index.write(folder)
     return index
-
-
-def layout_of(stage: Activations, training_texts: int) -> Layout:
-    width, length = stage.subject.architecture.width, stage.texts.length
-    each = length * files.stored_bytes(len(stage.sites), width, stage.stored)
-    pass_texts = max(1, min(SCORED_TOKENS // length, files.SHARD_BYTES // each))
-    return Layout(
-        sites=tuple(site.name for site in stage.sites),
-        width=width,
-        length=length,
-        texts=stage.texts.count,
-        training_texts=training_texts,
-        pass_texts=pass_texts,
-        shard_texts=pass_texts * max(1, files.SHARD_BYTES // (each * pass_texts)),
-        stored=stage.stored,
-        first_position=stage.subject.tokens_before,
-    )
 
 
 def shards(
@@ -98,7 +74,8 @@ def shards(
 ) -> Iterator[Shard]:
     """The shards from number `first` on. The arrays of one are overwritten by the next but one.
 
-    `on_texts` is called with the number of texts done. Raises UserError and Diverged as `Activations.run` does.
+    `on_texts` is called with the number of texts done. Raises UserError when fp16 cannot hold a number, Diverged when
+    activations are not finite.
     """
     device, dtype = next(model.parameters()).device, DTYPES[layout.stored]
     size = (min(layout.texts, layout.shard_texts), layout.length, layout.width)
