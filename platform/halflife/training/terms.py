@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from halflife.models.hooks import tapped
 from halflife.models.model import Model
+from halflife.models.sites import Site
 from halflife.training.acceleration import compiled
 from halflife.training.objective import Loss, Pull
 from halflife.training.seen import Seen
@@ -31,13 +33,35 @@ def next_token(label_smoothing: float, strength: float, *, masked: bool, compile
     return loss
 
 
-def matching_logits(reference: Model, strength: float) -> Loss:
-    """strength KL(reference || model), a mean over the predicted tokens."""
+def matching_logits(reference: Model, strength: float, metric: str | None = None) -> Loss:
+    """strength KL(reference || model), a mean over the predicted tokens, logged as `metric` without the strength."""
 
     def loss(model: Model, batch: Tensor, step: int, seen: Seen) -> Tensor:
         with torch.no_grad():
             before = seen.predict(reference)
-        return seen.mean(strength * summed_divergence(before, seen.logits, seen.targets >= 0))
+        divergence = summed_divergence(before, seen.logits, seen.targets >= 0)
+        if metric:
+            seen.tell(metric, seen.mean(divergence))
+        return seen.mean(strength * divergence)
+
+    return loss
+
+
+def matching_activations(reference: Model, sites: Sequence[Site], strength: float, metric: str) -> Loss:
+    """strength |a - t|^2 / |t|^2 of the activations a of the model and t of the reference, a mean over positions and
+    sites, logged as `metric` without the strength."""
+
+    def loss(model: Model, batch: Tensor, step: int, seen: Seen) -> Tensor:
+        with torch.no_grad(), tapped(reference, sites) as taps:
+            seen.predict(reference)
+        errors = []
+        for site in sites:
+            theirs = taps[site].float()
+            error = (seen.activations[site].float() - theirs).square().sum(-1)
+            errors.append((error / theirs.square().sum(-1)).mean())
+        value = seen.share * torch.stack(errors).mean()
+        seen.tell(metric, value)
+        return strength * value
 
     return loss
 
