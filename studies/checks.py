@@ -8,7 +8,6 @@ from typing import Any
 
 from halflife.data.mixture import check
 from halflife.errors import UserError
-from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.stages.train import Train
 from halflife.store.stage import Stage
 
@@ -54,8 +53,7 @@ def check_stages(stages: Iterable[Stage], results: Path) -> None:
     for the poison, an item longer than a sequence. Each mixture is checked once for each length of training."""
     checked = set()
     for stage in stages:
-        if isinstance(stage, FitSoftPrompts):
-            stage.check(results)
+        stage.check(results)
         if isinstance(stage, Train) and (stage.mixture, stage.batch_tokens, stage.steps) not in checked:
             checked.add((stage.mixture, stage.batch_tokens, stage.steps))
             check(stage.mixture, results, batch_tokens=stage.batch_tokens, steps=stage.steps)

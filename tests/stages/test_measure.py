@@ -181,3 +181,16 @@ def test_a_component_that_a_model_does_not_have_is_refused_by_name(component: st
     edits = (PutBack(source=Checkpoint(stage=TRUNK), components=(component,)),)
     with pytest.raises(UserError, match=f"component '{component}' of 20k given: expected all, embed, head, norm"):
         Subject(model=Checkpoint(stage=BRANCH), edits=edits)
+
+
+def test_the_memory_of_measuring_is_that_of_the_same_evaluation_in_training() -> None:
+    from halflife.store.execution import Execution
+
+    probe = TaskProbe(tasks=LANGUAGES[:1], trials=999)
+    big = replace(TRUNK, start=Rung(size="3m"), evaluations=(replace(PROBE, probe=probe),))
+    trained = big.memory(Execution())
+    found = Measure(subject=Subject(model=Checkpoint(stage=big)), evaluations=big.evaluations)
+    held = found.memory(Execution())
+    assert (held.parameters, held.evaluation) == (trained.parameters, trained.evaluation)
+    assert held.evaluation > 1e6
+    assert found.cost.memory_bytes == held.total == held.parameters + held.evaluation

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 from halflife.errors import UserError
 from halflife.evaluation.probe import Evaluation, Setting
 from halflife.stages.subject import Precision, Subject
+from halflife.store.execution import CPU_ACTIVATION_BYTES, Execution, Memory
 from halflife.store.stage import Context, Cost, Stage
 
 
@@ -55,7 +56,12 @@ class Measure(Stage):
     @property
     def cost(self) -> Cost:
         scored = sum(evaluation.probe.tokens_scored(self.length) for evaluation in self.evaluations)
-        return self.subject.reading(scored, self.length)
+        return replace(self.subject.reading(scored, self.length), memory_bytes=self.memory(Execution()).total)
+
+    def memory(self, execution: Execution, activation_budget: float = CPU_ACTIVATION_BYTES) -> Memory:
+        held = self.subject.memory(max(evaluation.probe.tokens_scored(self.length) for evaluation in self.evaluations))
+        probes = sum(evaluation.probe.memory_bytes() for evaluation in self.evaluations)
+        return replace(held, evaluation=held.evaluation + probes)
 
     def run(self, context: Context) -> dict[str, Any]:
         # torch is imported only where a stage runs

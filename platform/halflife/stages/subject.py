@@ -12,7 +12,9 @@ from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.rng import seed_of
 from halflife.stages.train import Checkpoint
+from halflife.store.execution import Memory
 from halflife.store.stage import Cost
+from halflife.training.memory import scoring_bytes
 
 if TYPE_CHECKING:
     from halflife.models.model import Model
@@ -82,14 +84,21 @@ class Subject:
     def size(self) -> str:
         return self.architecture.size
 
-    def reading(self, tokens: float, sequence: int) -> Cost:
-        """The cost of reading so many tokens, in texts of up to `sequence`: a third of training's FLOPs."""
+    def memory(self, tokens: float) -> Memory:
+        """Of a pass over texts with so many tokens."""
         model, vocabulary = self.architecture, vocabulary_of(self.codec)
-        weights = 4.0 * (model.parameters + model.embedding_parameters(vocabulary))
+        return Memory(
+            parameters=4.0 * (model.parameters + model.embedding_parameters(vocabulary)),
+            evaluation=scoring_bytes(model, vocabulary, tokens) + sum(edit.memory_bytes(model) for edit in self.edits),
+        )
+
+    def reading(self, tokens: float, sequence: int) -> Cost:
+        """The cost of reading so many tokens, in texts of up to `sequence`: a third of training's FLOPs. The memory is
+        of the model alone."""
         return Cost(
             tokens=tokens,
-            flops=tokens / 3 * model.flops_per_token(sequence, vocabulary),
-            memory_bytes=weights + sum(edit.memory_bytes(model) for edit in self.edits),
+            flops=tokens / 3 * self.architecture.flops_per_token(sequence, vocabulary_of(self.codec)),
+            memory_bytes=self.memory(0).total,
             disk_bytes=0.0,
         )
 

@@ -145,6 +145,9 @@ class Stage:
         """Bytes on each device that computes the stage. Microbatches are limited to `activation_budget` bytes."""
         return Memory(activations=self.cost.memory_bytes)
 
+    def check(self, results: Path) -> None:
+        """Read the texts below `results` as `run` will. Raises the same UserErrors, before any compute."""
+
     def check_execution(self, execution: Execution) -> None:
         """Raises UserError when the stage cannot be carried out so."""
 

@@ -63,10 +63,15 @@ def of_training(
         optimizer=4.0 * (moments + (shard if zero else 0.0)),  # DeepSpeed updates a copy of its shard
         init_weights=4.0 * shard,
         activations=max(micro * sequence * held + casts + 4.0 * passing, 4.0 * updates),
-        # without gradients a layer's tensors are freed as it proceeds: half of them at a time
-        evaluation=min(scored, SCORED_TOKENS) * (_layer_bytes(architecture, vocabulary) / 2 + _logit_bytes(vocabulary))
-        + casts,
+        evaluation=scoring_bytes(architecture, vocabulary, scored) + casts,
     )
+
+
+def scoring_bytes(architecture: Rung | Released, vocabulary: int, tokens: float) -> float:
+    """Of a forward pass without gradients over so many tokens, of which some are scored at once."""
+    # a layer's tensors are freed as it proceeds: half of them at a time
+    each = _layer_bytes(architecture, vocabulary) / 2 + _logit_bytes(vocabulary)
+    return min(tokens, SCORED_TOKENS) * each
 
 
 def trained_parameters(parameters: Parameters, architecture: Rung | Released, vocabulary: int) -> int:
