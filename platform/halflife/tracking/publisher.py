@@ -244,13 +244,11 @@ class Publisher:
         if self._client is None:
             self._client = connect(self._uri)  # imports MLflow
             self._advanced = time.monotonic()
-        known, self._experiment_id = (
-            self._experiment_id,
-            experiments.find(
-                self._client, self._uri, self._experiment, description=self._description, artifacts=self._artifacts
-            ),
+        first = not self._experiment_id
+        self._experiment_id = experiments.find(
+            self._client, self._uri, self._experiment, description=self._description, artifacts=self._artifacts
         )
-        if not known:  # which may have created the tables of a new database; doing it again is no progress
+        if first:  # which may have created the tables of a new database; doing it again is no progress
             self._advanced = time.monotonic()
         kind, found = f"tags.`{schema.TAG_KIND}`", []
         ours = f"{kind} = 'trial' and tags.`{schema.TAG_SWEEP}` = '{self._sweep}'"
