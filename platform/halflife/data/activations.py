@@ -117,6 +117,8 @@ class Index:
     """By site, the sum of the training vectors (width,)"""
     squares: dict[str, float]
     """By site, the sum of their squared norms"""
+    seconds: float = 0.0
+    """Spent on computing them, in all attempts; in checkpoints only"""
 
     @classmethod
     def empty(cls, layout: Layout) -> Index:
@@ -146,8 +148,8 @@ class Index:
 
     def write(self, folder: Path) -> None:
         sums = {site: total.tolist() for site, total in self.sums.items()}
-        body = {"format": FORMAT, "layout": asdict(self.layout), "files": self.files}
-        (folder / INDEX).write_text(json.dumps({**body, "sums": sums, "squares": self.squares}), encoding="utf-8")
+        body = {**vars(self), "format": FORMAT, "layout": asdict(self.layout), "sums": sums}
+        (folder / INDEX).write_text(json.dumps(body), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Index:
@@ -161,6 +163,7 @@ class Index:
                 files=body["files"],
                 sums={site: np.array(total) for site, total in body["sums"].items()},
                 squares=body["squares"],
+                seconds=body["seconds"],
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptActivations(f"{folder} holds no stored activations: {error}") from error

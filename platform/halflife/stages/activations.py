@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -120,11 +119,11 @@ class Activations(Stage):
 
     @property
     def cost(self) -> Cost:
-        reading = self.subject.reading(self.tokens, self.texts.length)
-        # the texts, two shards, and what a forward pass holds
-        held = 8.0 * self.tokens + 2 * min(self.bytes, activations.SHARD_BYTES)
-        forward = min(self.tokens, SCORED_TOKENS) * 12.0 * self.subject.architecture.width
-        return replace(reading, memory_bytes=reading.memory_bytes + held + forward, disk_bytes=self.bytes, steps=0.0)
+        reading, model = self.subject.reading(self.tokens, self.texts.length), self.subject.architecture
+        # the texts and copies of them, two shards, and what a block of the forward pass holds
+        held = 4 * 8.0 * self.tokens + 2 * min(self.bytes, activations.SHARD_BYTES)
+        forward = min(self.tokens, SCORED_TOKENS) * model.activation_bytes(0) / model.layers
+        return replace(reading, memory_bytes=reading.memory_bytes + held + forward, disk_bytes=self.bytes)
 
     def run(self, context: Context) -> dict[str, Any]:
         """Raises UserError for texts of which none would be left to train on, and for values beyond fp16; Diverged
@@ -132,7 +131,6 @@ class Activations(Stage):
         # torch is imported only where a stage runs
         from halflife.stages.recording import record
 
-        started = time.perf_counter()
         rows, training_texts = self.rows(context.results)
         layout = self.layout(training_texts)
         index = record(self.subject.load(context, self.precision), rows, self.sites, layout, context)
@@ -142,7 +140,7 @@ class Activations(Stage):
             "texts": layout.texts,
             "training_texts": layout.training_texts,
             "bytes": self.bytes,
-            "seconds_training": time.perf_counter() - started,
+            "seconds_training": index.seconds,
         }
 
     @staticmethod

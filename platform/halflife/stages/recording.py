@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def record(model: Model, rows: NDArray[np.int64], sites: Sequence[Site], layout:
             log.written(waiting)
             waiting.append((shard, writer.submit(files.write_shard, folder, shard.number, shard.arrays)))
         log.written(waiting)
-    index.write(folder)
+    replace(index, seconds=0.0).write(folder)
     return index
 
 
@@ -139,6 +139,7 @@ class _Log:
         rate = (texts - self.first) * layout.length / (now - self.began)
         self.context.progress(texts * layout.length, layout.texts * layout.length, rate)
         self.context.computing(now - self.reported)
+        self.index.seconds += now - self.reported
         self.reported = now
 
     def written(self, waiting: list[tuple[Shard, Future[dict[str, str]]]]) -> None:
