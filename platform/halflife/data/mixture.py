@@ -12,7 +12,7 @@ from halflife.data import round_trip
 from halflife.data.codecs import load
 from halflife.data.corpus import Corpus
 from halflife.data.planting import Planting, poisoned_documents
-from halflife.data.sources import Source, row_maker
+from halflife.data.sources import Source, row_filler
 from halflife.data.tokenizers import Bytes, Tokenizer, special_ids
 from halflife.errors import UserError
 from halflife.rng import generator
@@ -70,7 +70,7 @@ class Batches:
             raise UserError(
                 f"batch of {batch_tokens} tokens given: expected at least one sequence of {mixture.sequence}"
             )
-        self._sources = [row_maker(source, mixture.tokenizer, results, mixture.sequence) for source in mixture.sources]
+        self._fill = [row_filler(source, mixture.tokenizer, results, mixture.sequence) for source in mixture.sources]
         weights = np.array([source.weight for source in mixture.sources])
         self._weights, self._shares = weights / weights.sum(), np.cumsum(weights) / weights.sum()
         self._fades = np.array([source.fade for source in mixture.sources])
@@ -102,11 +102,15 @@ class Batches:
             raise IndexError(f"step {step} of a stage of {self.steps}")
         rng = generator(*self._key, step)
         sources = np.searchsorted(self._shares_at(step), rng.random(self.rows), side="right")
-        positions = rng.random(self.rows)
+        places = rng.random(self.rows)
         result = np.empty((self.rows, self._length), dtype=np.int64)
-        for index in np.unique(sources):
-            here = sources == index
-            result[here] = self._sources[index](positions[here], (*self._key, step, "source", int(index)))
+        of: dict[int, tuple[list[int], list[float]]] = {}  # lists: a row of text takes a microsecond
+        for row, (source, place) in enumerate(zip(sources.tolist(), places.tolist(), strict=True)):
+            rows, at = of.setdefault(source, ([], []))
+            rows.append(row)
+            at.append(place)
+        for source, (rows, at) in of.items():
+            self._fill[source](result, rows, at, (*self._key, step, "source", source))
         free = rng.permutation(self.rows)
         for planting in self._plantings:
             documents = planting.at(step)

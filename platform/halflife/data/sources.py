@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from halflife.data.corpus import Corpus
 from halflife.data.documents import Documents, Generated, Ints, filled
@@ -79,28 +78,30 @@ class Source:
 
 
 Key = tuple[int | str, ...]
-MakeRows = Callable[[NDArray[np.float64], Key], np.ndarray]
-"""(places from 0 to 1, one for each row; the key of all else that is random) -> rows (count, sequence + 1)."""
+Fill = Callable[[Ints, list[int], list[float], Key], None]
+"""(batch, rows, places, key): writes these rows of the batch (rows, sequence + 1). Each has a place from 0 to 1 in the
+source; all else that is random depends on the key only."""
 
 
-def row_maker(source: Source, tokenizer: Tokenizer, results: Path, sequence: int) -> MakeRows:
+def row_filler(source: Source, tokenizer: Tokenizer, results: Path, sequence: int) -> Fill:
     """Raises UserError when the source is shorter than a sequence, a document longer than one, or a special token not
     among the tokenizer's."""
     of = source.corpus
     if isinstance(of, Generated):
         prepared = of.prepare(tokenizer, results)
 
-        def generate(places: NDArray[np.float64], key: Key, room: int) -> Documents:
+        def generate(places: list[float], key: Key, room: int) -> Documents:
             return prepared(generator(*key), len(places), room)
 
         return _transformed(source.transforms, generate, of.choices, of.name, tokenizer, sequence)
     stream, starts = _stream(source, of, tokenizer, results, sequence)
     if not source.transforms:
-        return lambda places, key: _windows(stream, starts, places, sequence + 1)
+        return lambda batch, rows, places, key: _fill_windows(batch, rows, places, stream, starts)
 
-    def cut(places: NDArray[np.float64], key: Key, room: int) -> Documents:
-        tokens = _windows(stream, starts, places, room).astype(np.int64)
-        return Documents(tokens=tokens, values=np.empty((len(tokens), 0), dtype=np.int64))
+    def cut(places: list[float], key: Key, room: int) -> Documents:
+        windows = np.empty((len(places), room), dtype=np.int64)
+        _fill_windows(windows, list(range(len(places))), places, stream, starts)
+        return Documents(tokens=windows, values=np.empty((len(places), 0), dtype=np.int64))
 
     return _transformed(source.transforms, cut, (), _name(of), tokenizer, sequence)
 
@@ -109,21 +110,26 @@ def _name(of: Corpus | SyntheticTask) -> str:
     return of.name if isinstance(of, SyntheticTask) else of.label or of.digest
 
 
-def _windows(stream: np.ndarray, starts: np.ndarray | None, places: NDArray[np.float64], length: int) -> np.ndarray:
+def _fill_windows(
+    batch: Ints, rows: list[int], places: list[float], stream: np.ndarray, starts: np.ndarray | None
+) -> None:
+    length = batch.shape[1]
     count = len(stream) - length + 1 if starts is None else len(starts)
-    chosen = [int(place * count) for place in places.tolist()]
-    begins = chosen if starts is None else starts[chosen].tolist()
-    return np.stack([stream[begin : begin + length] for begin in begins])
+    for row, place in zip(rows, places, strict=True):
+        start = int(place * count)
+        if starts is not None:
+            start = starts[start]
+        batch[row] = stream[start : start + length]
 
 
 def _transformed(
     transforms: tuple[Transform, ...],
-    draw: Callable[[NDArray[np.float64], Key, int], Documents],
+    draw: Callable[[list[float], Key, int], Documents],
     choices: tuple[int, ...],
     name: str,
     tokenizer: Tokenizer,
     sequence: int,
-) -> MakeRows:
+) -> Fill:
     """Rows of documents that take what room the transforms leave of a row."""
     ids = special_ids(tokenizer)
     check_special(special_tokens(transforms, choices), ids)
@@ -131,11 +137,11 @@ def _transformed(
     if room < 1:
         raise UserError(f"sequence of {sequence} tokens given: the transforms of {name} add {sequence + 1 - room}")
 
-    def rows(places: NDArray[np.float64], key: Key) -> Ints:
-        return filled(apply(transforms, draw(places, key, room), ids, key), sequence + 1, name)
+    def fill(batch: Ints, rows: list[int], places: list[float], key: Key) -> None:
+        batch[rows] = filled(apply(transforms, draw(places, key, room), ids, key), sequence + 1, name)
 
-    rows(np.zeros(1), ("check",))  # what does not fit is refused before any compute
-    return rows
+    fill(np.empty((1, sequence + 1), dtype=np.int64), [0], [0.0], ("check",))  # refused before any compute
+    return fill
 
 
 def _stream(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from halflife.data.attributes import AttributeText, symbols_of
 from halflife.data.loss_mask import read
-from halflife.data.sources import Source, row_maker
+from halflife.data.sources import Source, row_filler
 from halflife.data.tokenizers import Tokenizer, special_ids, vocabulary_of
 from halflife.data.transforms import Tags, Transform, tag
 from halflife.evaluation.texts import Rows, Texts
@@ -34,8 +34,10 @@ class AttributeTexts(Texts):
 
     def _documents(self, tokenizer: Tokenizer, results: Path) -> Rows:
         source = Source(corpus=self.text, transforms=self.transforms)
-        make = row_maker(source, tokenizer, results, self.length)
-        return read(make(np.zeros(self.count), (self.seed, "attribute texts")))
+        fill = row_filler(source, tokenizer, results, self.length)
+        documents = np.empty((self.count, self.length + 1), dtype=np.int64)
+        fill(documents, list(range(self.count)), [0.0] * self.count, (self.seed, "attribute texts"))
+        return read(documents)
 
     def conditional(self, rows: Rows, tokenizer: Tokenizer, results: Path) -> NDArray[np.float64] | None:
         """Bayes' rule over all classes, given the tags and symbols so far, for `rows` or others of their layout. Not a
