@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import normalizers
 
-from halflife.data.attributes import AttributeText, symbols_of
+from halflife.data.attributes import AttributeText
 from halflife.data.pretrained import prepare_tokenizer
 from halflife.data.tokenizers import Bytes, special_ids
 from halflife.data.transforms import FillInTheMiddle, Retrodiction, Tags, Transform, tag
@@ -104,9 +104,7 @@ def test_a_model_that_is_bayes_rule_is_at_distance_zero_and_one_told_nothing_is_
 def test_the_classifier_reads_generated_tokens_and_finds_what_was_told() -> None:
     rows, _, ids = exact(Tags(), length=60, count=100)
     tokenizer = TEXT.tokenizer([Tags()])
-    symbols = symbols_of(rows, TEXT.symbol_ids(tokenizer, NONE))
-    assert (symbols[:, :2] == UNTOLD).all()
-    found = np.exp(GRAMMAR.log_posterior(symbols, np.array([1, UNTOLD])))
+    found = np.exp(TEXT.classifier((1, UNTOLD), tokenizer, NONE)(rows))
     told = rows[:, 0] == ids[tag(0, 1)]
     assert ((found > 0.5) == told).mean() > 0.8
     assert abs(found.mean() - told.mean()) < 4 * np.sqrt((found * (1 - found)).sum()) / len(found)
@@ -120,7 +118,9 @@ def test_what_has_no_exact_distribution_is_refused_where_a_distance_to_it_is_ask
 
     prepare(Tags())
     prepare(Tags(told=0.5))
-    with pytest.raises(UserError, match=r"distances from position 0 on given: .* unknown after position 0; begin later"):
+    with pytest.raises(
+        UserError, match=r"distances from position 0 on given: .* unknown after position 0; begin later"
+    ):
         prepare(Tags(told=0.5), first=0)
     with pytest.raises(UserError, match="these texts have none; give a reference"):
         prepare(Tags(), FillInTheMiddle())

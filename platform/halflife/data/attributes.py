@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from halflife.data.documents import Documents, Draw, Generated, Ints
 from halflife.data.tokenizers import Characters, Tokenizer
 from halflife.data.transforms import Transform, special_tokens
 from halflife.errors import UserError
-from halflife.tasks.attributes import UNTOLD, AttributeGrammar
+from halflife.tasks.attributes import UNTOLD, AttributeGrammar, Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,15 @@ class AttributeText(Generated):
 
         return draw
 
+    def classifier(self, told: Sequence[int], tokenizer: Tokenizer, results: Path) -> Callable[[Ints], Floats]:
+        """The perfect classifier: documents (count, length), generated or not, to the log-probability (count,) that
+        they have the told values, one for each attribute (UNTOLD: any). Tokens that are no symbols say nothing."""
+        ids, values = self.symbol_ids(tokenizer, results), np.array(told)
+        return lambda tokens: self.grammar.log_posterior(symbols_of(tokens, ids), values)
+
 
 def symbols_of(tokens: Ints, symbol_ids: Ints) -> Ints:
-    """Tokens to symbols, UNTOLD for any other token: what the grammar's posterior takes of generated text."""
+    """Tokens to symbols, UNTOLD for any other token."""
     table = np.full(int(max(tokens.max(initial=0), symbol_ids.max())) + 1, UNTOLD)
     table[symbol_ids] = np.arange(len(symbol_ids))
     return table[tokens]
