@@ -16,10 +16,12 @@ import pytest
 import halflife.interpret
 import halflife.prompts
 import halflife.stages
+from halflife.data.attributes import AttributeText
 from halflife.data.corpus import Corpus
 from halflife.data.mixture import Mixture, Source
 from halflife.data.planting import Planting
 from halflife.data.tokenizers import BPE, Bytes, Lexicon, Pretrained
+from halflife.data.transforms import FillInTheMiddle, Tags
 from halflife.evaluation.behaviours import BehaviourTarget
 from halflife.evaluation.probes import (
     BackdoorProbe,
@@ -46,6 +48,7 @@ from halflife.prompts.search_stage import FindDistance
 from halflife.prompts.soft_prompt import Linear, Noise, SoftPrompt, Text, WarmStart
 from halflife.prompts.soft_prompt import Words as WordEmbeddings
 from halflife.stages.activations import Activations
+from halflife.stages.attribute_trunk import attribute_trunk
 from halflife.stages.edits import PutBack
 from halflife.stages.fisher import Fisher
 from halflife.stages.measure import Measure
@@ -53,6 +56,7 @@ from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
 from halflife.tasks.arithmetic import Addition
+from halflife.tasks.attributes import AttributeGrammar
 from halflife.tasks.backdoor import Backdoor
 from halflife.tasks.behaviours import Continuation, Repetition, Shown
 from halflife.tasks.boards import Pathfinding
@@ -111,6 +115,14 @@ BRANCH = Train(
 )
 
 LEXICON = replace(PLAIN, mixture=replace(PLAIN.mixture, tokenizer=Lexicon(pieces=("one", " plus "))), seed=1)
+GRAMMAR = AttributeText(
+    grammar=AttributeGrammar(symbols=12, attributes=3, values=4, strength=0.5, tables="unigram", inert=1), length=16
+)
+TAGGED = attribute_trunk(
+    GRAMMAR,
+    (Tags(told=0.5, wrong=0.1, synonyms=2), FillInTheMiddle(of_prompt=True, loss="last")),
+    rung=Rung(size="60k"),
+)
 HIDDEN = replace(PLAIN, optimizer=Muon(learning_rate=0.01, momentum=0.9))
 
 RELEASED = replace(
@@ -272,6 +284,7 @@ GOLDEN: list[tuple[Stage, str]] = [
     (DEEP, "9cec4b59adf2e7beba62"),
     (STORED, "16452bd2ff298637722c"),
     (DRAWN, "22bd9cb59cc9905ac730"),
+    (TAGGED, "dd2bcac1ce1fc165e3e8"),
 ]
 
 
@@ -305,6 +318,7 @@ GOLDEN: list[tuple[Stage, str]] = [
         "depth",
         "activations",
         "drawn",
+        "tagged",
     ],
 )
 def test_the_key_is_unchanged(stage: Stage, key: str) -> None:
