@@ -35,7 +35,8 @@ class Activations(Stage):
     """A corpus's windows, or `MixtureTexts` of a mixture"""
     sites: tuple[Site, ...]
     held_out: float = 0.1
-    """Share of the different texts that no fit trains on"""
+    """Share of the different texts that no fit trains on. Windows of a mixture may overlap across the two parts; those
+    of `CorpusTexts` never do."""
     stored: Stored = "fp32"
     """Type of the files. bf16 has the range of fp32 and 8 bits of precision, fp16 11 bits and numbers up to 65,504."""
     precision: Precision = "fp32"
