@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from halflife.store.execution import Execution
 from halflife.tasks.base import Example
 from halflife.training import checkpoints
 from halflife.training.latent_attack import LatentAttack
+from halflife.training.loop import model_at
 from halflife.training.objective import Objective, ObjectiveSetting, Terms
 from halflife.training.objectives import NextToken
 from halflife.training.optimizers import AdamW
@@ -91,8 +92,9 @@ def against(attack: LatentAttack, **changes: Any) -> Train:
 def prepared(attack: LatentAttack, model: Any, folder: Path, stage: Train = BASE) -> AttackLoss:
     """The function behind the objective."""
     host: Any = Host(folder)
-    terms = attack.prepare(ObjectiveSetting(stage=replace(stage, objectives=(attack,)), model=model, context=host))
-    (cell,) = [cell.cell_contents for cell in terms.on_step.__closure__]
+    stage = replace(stage, objectives=(attack,))
+    on_step: Any = attack.prepare(ObjectiveSetting(stage=stage, model=model, context=host)).on_step
+    (cell,) = [cell.cell_contents for cell in on_step.__closure__]
     assert isinstance(cell, AttackLoss)
     return cell
 
@@ -141,7 +143,7 @@ class OnExamples(Objective):
         return Terms(on_step=loss)
 
 
-def trained(stage: Train, folder: Path) -> dict[str, Tensor]:
+def trained(stage: Train, folder: Path) -> Mapping[str, Tensor]:
     run(stage, Host(folder), batches=ByteStream())
     return checkpoints.read_weights(folder / "final")
 
@@ -309,8 +311,7 @@ def test_after_training_under_attack_the_attack_does_little(tmp_path):
             Host(tmp_path / str(radius)),
             batches=ByteStream(),
         )
-        model = fresh(SIZE, VOCABULARY, 0.0, 0)
-        model.load_state_dict(checkpoints.read_weights(tmp_path / str(radius) / "final"))
+        model, _ = model_at(tmp_path / str(radius) / "final", SIZE, VOCABULARY)
         losses[radius] = told(prepared(replace(ATTACK, batch=12), model, tmp_path), model)
     assert losses[0.0]["latent-attack/start_loss"] < 0.1
     assert losses[0.0]["latent-attack/end_loss"] > 1
@@ -358,7 +359,8 @@ def test_with_layers_computed_twice_the_attack_on_the_stream_is_the_same(tmp_pat
 
 def test_frozen_layers_stay_as_they_are_under_attack(tmp_path):
     stage = against(ATTACK, parameters=Frozen(embeddings=True, layers=1))
-    start, end = fresh(SIZE, VOCABULARY, 0.0, seed_of(0, "model")).state_dict(), trained(stage, tmp_path)
+    start = dict(fresh(SIZE, VOCABULARY, 0.0, seed_of(0, "model")).named_parameters())
+    end = trained(stage, tmp_path)
     held = {name for name in start if name.startswith(("embed.", "blocks.0."))}
     assert {name for name, tensor in end.items() if torch.equal(tensor, start[name])} == held
 
