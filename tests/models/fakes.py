@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from halflife.models.hook_points import Flow, HookPoint
 from halflife.models.kv_cache import KVCache
 from halflife.models.model import Kind
-from halflife.models.sites import Flow, HookPoint, Site
+from halflife.models.sites import Site
 
 
 class FakeModel(nn.Module):

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halflife.models import kernels
+from halflife.models.hook_points import Flow, HookPoint
 from halflife.models.hooks import residuals
 from halflife.models.kv_cache import KVCache, attend, extend_cache
 from halflife.models.ladder import Rung
 from halflife.models.model import Kind
-from halflife.models.sites import Flow, HookPoint, Site
+from halflife.models.sites import Site
 
 ROTARY_BASE = 10_000.0
 NORM_EPSILON = 1e-6

@@ -1,4 +1,4 @@
-"""Where transformers' modules hold what a block adds to the residual stream.
+"""The modules at which a site is hooked, and where transformers' blocks hold what they add to the residual stream.
 
 Families name and order these modules in their own ways, so they are found by what they compute: the two children of a
 block whose outputs add up to the change of the stream.
@@ -7,6 +7,7 @@ block whose outputs add up to the change of the stream.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -15,6 +16,30 @@ from torch import Tensor, nn
 
 TOLERANCE = 1e-4
 """Of the change's norm: sums differ by rounding only."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Where the activations of the current forward pass stand in their texts."""
+
+    length: int = 0
+    start: Tensor | None = None
+    """(rows,): number of cached tokens before each row; None without a cache."""
+    columns: Tensor | None = None
+    """(rows, n): the columns that the last block computes; None if it computes all."""
+
+    def positions(self, device: torch.device, *, last: bool) -> Tensor:
+        """(rows or 1, n) int64: the position in its text of each activation; `last`: of the last block."""
+        columns = self.columns if last and self.columns is not None else torch.arange(self.length, device=device)[None]
+        return columns if self.start is None else columns + self.start[:, None]
+
+
+@dataclass(frozen=True)
+class HookPoint:
+    """The module whose output is the activation, or with `before` its first input."""
+
+    module: nn.Module
+    before: bool = False
 
 
 def find_parts(blocks: list[nn.Module], run: Callable[[], Any]) -> list[dict[str, nn.Module]]:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from halflife.errors import UserError
+from halflife.models.hook_points import HookPoint
 from halflife.models.model import Model
-from halflife.models.sites import HookPoint, Site
+from halflife.models.sites import Site
 
 Change = Callable[[Tensor, Tensor], Tensor]
 """(activation (rows, n, width), positions (rows or 1, n)) -> the activation to go on with, of the same shape."""

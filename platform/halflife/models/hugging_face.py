@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from halflife.errors import UserError
-from halflife.models.hook_points import find_parts
+from halflife.models.hook_points import Flow, HookPoint, find_parts
 from halflife.models.hooks import layers, residuals
 from halflife.models.kv_cache import KVCache, extend_cache
 from halflife.models.model import Kind
 from halflife.models.released import Released
-from halflife.models.sites import Flow, HookPoint, Site
+from halflife.models.sites import Site
 
 CHECKED_TOKENS = 8
 

@@ -8,10 +8,11 @@ from typing import Literal, Protocol, Self, overload
 import torch
 from torch import Tensor, nn
 
+from halflife.models.hook_points import Flow, HookPoint
 from halflife.models.kv_cache import KVCache
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
-from halflife.models.sites import Flow, HookPoint, Site
+from halflife.models.sites import Site
 
 Kind = Literal["embed", "hidden", "gain", "head"]
 

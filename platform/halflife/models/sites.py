@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
-from torch import Tensor, nn
-
 from halflife.errors import UserError, check_choice
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
@@ -45,27 +42,3 @@ class Site:
                 f"layer {self.layer} of {architecture.size} given: it has {architecture.layers} blocks; expected at "
                 "most that many"
             )
-
-
-@dataclass(frozen=True)
-class Flow:
-    """Where the activations of the current forward pass stand in their texts."""
-
-    length: int = 0
-    start: Tensor | None = None
-    """(rows,): number of cached tokens before each row; None without a cache."""
-    columns: Tensor | None = None
-    """(rows, n): the columns that the last block computes; None if it computes all."""
-
-    def positions(self, device: torch.device, *, last: bool) -> Tensor:
-        """(rows or 1, n) int64: the position in its text of each activation; `last`: of the last block."""
-        columns = self.columns if last and self.columns is not None else torch.arange(self.length, device=device)[None]
-        return columns if self.start is None else columns + self.start[:, None]
-
-
-@dataclass(frozen=True)
-class HookPoint:
-    """The module whose output is the activation, or with `before` its first input."""
-
-    module: nn.Module
-    before: bool = False

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from halflife.models.hook_points import Flow, HookPoint
 from halflife.models.hooks import residuals
 from halflife.models.kv_cache import KVCache
 from halflife.models.model import Kind, Model
-from halflife.models.sites import Flow, HookPoint, Site
+from halflife.models.sites import Site
 
 
 class Prefixed(nn.Module):
