@@ -51,6 +51,7 @@ from halflife.stages.activations import Activations
 from halflife.stages.attribute_trunk import attribute_trunk
 from halflife.stages.edits import PutBack
 from halflife.stages.fisher import Fisher
+from halflife.stages.matching import Matching
 from halflife.stages.measure import Measure
 from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
@@ -61,6 +62,7 @@ from halflife.tasks.backdoor import Backdoor
 from halflife.tasks.behaviours import Continuation, Repetition, Shown
 from halflife.tasks.boards import Pathfinding
 from halflife.tasks.games import DropGame
+from halflife.training.latent_attack import LatentAttack
 from halflife.training.objectives import EWC, KL, L2SP, NextToken
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import Frozen, LoRA
@@ -211,6 +213,26 @@ HARDENED = replace(
         PromptAttacks(strength=1.0, attacks=(WARM,), target=TaskTarget(task=Addition(form="words")), batch=8),
     ),
 )
+ATTACKED = replace(
+    ANSWERS,
+    start=Checkpoint(stage=ANSWERS),
+    objectives=(
+        LatentAttack(
+            target=TaskTarget(task=Addition(form="words")),
+            toward=TaskTarget(task=Addition(form="words", shuffled=True), called="wrong"),
+            sites=(Site(layer=0), Site(layer=2, part="mlp")),
+            radius=0.3,
+        ),
+    ),
+)
+MATCHED = replace(
+    ANSWERS,
+    start=Checkpoint(stage=ANSWERS),
+    objectives=(
+        Matching(teacher=Subject(model=Checkpoint(stage=FROZEN))),
+        Matching(teacher=Subject(model=Checkpoint(stage=FROZEN)), sites=(Site(layer=1),), strength=0.5),
+    ),
+)
 FISHER = Fisher(subject=Subject(model=Checkpoint(stage=ANSWERS)), mixture=ANSWERS.mixture, batches=64)
 HELD = replace(
     ANSWERS,
@@ -285,6 +307,8 @@ GOLDEN: list[tuple[Stage, str]] = [
     (STORED, "16452bd2ff298637722c"),
     (DRAWN, "22bd9cb59cc9905ac730"),
     (TAGGED, "dd2bcac1ce1fc165e3e8"),
+    (ATTACKED, "18d33c1c68c1b380d3d8"),
+    (MATCHED, "31145136415d574af552"),
 ]
 
 
@@ -319,6 +343,8 @@ GOLDEN: list[tuple[Stage, str]] = [
         "activations",
         "drawn",
         "tagged",
+        "attacked",
+        "matched",
     ],
 )
 def test_the_key_is_unchanged(stage: Stage, key: str) -> None:
