@@ -1,4 +1,4 @@
-"""What a user adds from outside the package: a probe, an edit and a kind of stage, one class each."""
+"""What a user adds from outside the package: a probe, an edit, an objective and a kind of stage, one class each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from halflife.models.edit import Edit, Parents
 from halflife.models.sites import Site
 from halflife.stages.subject import Subject
 from halflife.store.stage import Context, Cost, Stage
+from halflife.training.objective import Objective, ObjectiveSetting, Terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,26 @@ class Silenced(Edit):
             return model
 
         return edit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZLoss(Objective):
+    """Adds strength (log Z)^2, a mean over predicted tokens, with Z the softmax's denominator (arXiv 2204.02311)."""
+
+    strength: float
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return ("z-loss/loss",)
+
+    def prepare(self, setting: ObjectiveSetting) -> Terms:
+        def loss(model: Any, batch: Any, step: int, seen: Any) -> Any:
+            squares = seen.logits.float().logsumexp(-1).square()
+            value = seen.mean((squares * (seen.targets >= 0)).sum())
+            seen.tell("z-loss/loss", value)
+            return self.strength * value
+
+        return Terms(on_batch=loss)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,9 @@ from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial
 from halflife.tasks.families import Family
 from halflife.tracking import schema
+from halflife.training.objectives import NextToken
 from halflife.training.optimizers import AdamW
-from tests.plugin.added import CountParameters, FirstDirection, Silenced
+from tests.plugin.added import CountParameters, FirstDirection, Silenced, ZLoss
 from tests.sweep.helpers import declaration
 
 LANGUAGE = Family(kind="C", size=4, modulus=7).languages[0]
@@ -33,6 +34,7 @@ TRUNK = Train(
     tokens=1024,
     batch_tokens=256,
     optimizer=AdamW(learning_rate=0.01),
+    objectives=(NextToken(), ZLoss(strength=0.1)),
     evaluations=(Evaluation(name="skill", probe=TaskProbe(tasks=(LANGUAGE,), trials=4), at=Ends()),),
 )
 

@@ -1,4 +1,4 @@
-"""A probe, an edit and a kind of stage from outside the package run on Ray's workers as halflife's own do."""
+"""A probe, edit, objective and kind of stage from outside the package run on Ray's workers as halflife's own do."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from halflife.errors import UserError
 from halflife.store import identity
+from halflife.store.stage import Stage
 from halflife.store.store import Store, read_points
 from halflife.sweep.packing import Packed
 from tests.plugin import added, program
@@ -21,18 +22,17 @@ def test_what_a_user_adds_runs_on_workers_that_import_it(tmp_path: Path):
     driver = Driver(tmp_path, program="program", package="tests.plugin")
     report = driver.report()
     assert (report["failed"], report["run"], report["unpublished"]) == ({}, 5, [])
-    norms, counts = {}, {}
-    for trial in program.study().trials:
-        for phase in ("branch", "count"):
-            stage = trial.stages[phase]
-            done = Store(tmp_path).outcome(stage)
-            assert done is not None
-            points = read_points(tmp_path / "stages" / stage.folder_name / "attempts" / done.attempt)
-            values = dict(points.select("name", "value").iter_rows())
-            if phase == "branch":
-                norms[trial.role] = values["first/norm"]
-            else:
-                counts[trial.role] = values["positive/count"]
+
+    def values(stage: Stage) -> dict[str, float]:
+        done = Store(tmp_path).outcome(stage)
+        assert done is not None
+        points = read_points(tmp_path / "stages" / stage.folder_name / "attempts" / done.attempt)
+        return dict(points.select("name", "value").iter_rows())
+
+    trials = program.study().trials
+    norms = {trial.role: values(trial.stages["branch"])["first/norm"] for trial in trials}
+    counts = {trial.role: values(trial.stages["count"])["positive/count"] for trial in trials}
+    assert values(program.TRUNK)["z-loss/loss"] > 1
     assert norms["treatment"] < 1e-5 < norms["positive"] == norms["absent"]
     assert counts["treatment"] == counts["positive"] > 1000
 
@@ -43,6 +43,7 @@ def test_the_identity_of_what_a_user_adds_holds_its_package():
     counted = program.study().trials[0].stages["count"]
     assert counted.description["of"] == "tests"
     assert "of" not in program.TRUNK.description
+    assert program.TRUNK.description["objectives"][1] == {"is": "ZLoss", "of": "tests", "strength": 0.1}
     assert json.loads(json.dumps(counted.description)) == counted.description
 
 
