@@ -228,9 +228,13 @@ def interrupted(stage: Stage, attempt: Attempt) -> dict[str, Any]:
     return stage.run(attempt)
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(params=["disk", "memory", pytest.param("s3", marks=pytest.mark.slow)])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "shared") if request.param == "disk" else f"memory://laboratory/{uuid.uuid4().hex}"
+    """An empty results folder, in a bucket or not."""
+    if request.param == "disk":
+        return str(tmp_path / "shared")
+    name = uuid.uuid4().hex
+    return f"memory://laboratory/{name}" if request.param == "memory" else f"{request.getfixturevalue('bucket')}/{name}"
 
 
 def test_an_interrupted_pass_resumes_at_its_shards_on_another_machine_and_ends_with_the_same_bits(

@@ -55,7 +55,7 @@ def record(model: Model, rows: NDArray[np.int64], sites: Sequence[Site], layout:
         keep_memory()
     log = _Log(context, index, folder)
     with ThreadPoolExecutor(1, thread_name_prefix="shards") as writer:
-        waiting: list[tuple[Shard, Future[dict[str, str]]]] = []
+        waiting: list[tuple[Shard, Future[dict[str, int]]]] = []
         for shard in shards(model, torch.from_numpy(rows), layout, sites, index.shards, log.computed):
             log.written(waiting)
             waiting.append((shard, writer.submit(files.write_shard, folder, shard.number, shard.arrays)))
@@ -143,10 +143,10 @@ class _Log:
         self.index.seconds += now - self.reported
         self.reported = now
 
-    def written(self, waiting: list[tuple[Shard, Future[dict[str, str]]]]) -> None:
+    def written(self, waiting: list[tuple[Shard, Future[dict[str, int]]]]) -> None:
         """Wait for these shards, and write a checkpoint if one is due."""
-        for shard, digests in waiting:
-            self.index.add(digests.result(), shard.sums, shard.squares)
+        for shard, checksums in waiting:
+            self.index.add(checksums.result(), shard.sums, shard.squares)
         waiting.clear()
         pause = max(self.context.checkpoint_seconds, self.context.min_checkpoint_seconds)
         pause = max(pause, self.checkpoint_seconds * (1 / CHECKPOINTING - 1))
