@@ -142,6 +142,8 @@ class Folders:
     device = "cpu"
     execution = Execution()
 
+    results = Path()
+
     def __init__(self, parents: dict[Any, Path] | None = None) -> None:
         self.parents = parents or {}
 

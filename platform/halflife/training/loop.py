@@ -214,8 +214,8 @@ class _Loop:
             "clock/learning_rate_sum": progress.rate_sum,
             "clock/displacement": displacement,
         }
+        steps = progress.step - progress.evaluated_step
         if norm is not None:
-            steps = progress.step - progress.evaluated_step
             seconds = progress.seconds_training - progress.evaluated_seconds
             values |= {metric: total / steps for metric, total in progress.sums.items()}
             values["train/gradient_norm"] = norm.item()
@@ -229,7 +229,7 @@ class _Loop:
         self.context.record(self._tokens, values)
         progress.values |= values
         for place, term in enumerate(self.terms):
-            if str(place) not in progress.notes and (note := term.note(values)):
+            if str(place) not in progress.notes and (note := term.note(values, steps)):
                 progress.notes[str(place)] = note
         progress.sums, progress.evaluated_step = {}, progress.step
         progress.evaluated_seconds = progress.seconds_training

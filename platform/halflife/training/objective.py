@@ -46,6 +46,8 @@ class Trained(Protocol):
     def depth(self) -> int: ...
     @property
     def seed(self) -> int: ...
+    @property
+    def objectives(self) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,9 @@ class Terms:
     pull: Pull | None = None
     sites: tuple[Site, ...] = ()
     """Whose activations `on_batch` reads"""
-    note: Callable[[Mapping[str, float]], str | None] = lambda values: None
-    """From the values of an evaluation to a sentence for the stage's summary, such as a warning, or None"""
+    note: Callable[[Mapping[str, float], int], str | None] = lambda values, steps: None
+    """From the values of an evaluation, and the number of steps since the last one, to a sentence for the stage's
+    summary, such as a warning, or None"""
 
 
 @dataclass(frozen=True, kw_only=True)
