@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halflife.errors import UserError
+from halflife.tasks import attributes
 from halflife.tasks.attributes import UNTOLD, AttributeGrammar
 
 TINY = AttributeGrammar(symbols=3, attributes=2, values=2, strength=1.0, base=0.5)
@@ -160,6 +162,23 @@ def test_a_seed_draws_everything_and_fewer_attributes_are_a_prefix() -> None:
     assert np.abs(grammar.log_transitions - other.log_transitions).max() > 0.1
     more = AttributeGrammar(attributes=2, inert=1)
     np.testing.assert_array_equal(more.log_transitions[::3], grammar.log_transitions)
+
+
+def test_many_texts_are_scored_in_parts_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, symbols = SIGNED.sample(RNG, 30, 10)
+    told = np.array([1, UNTOLD, 0])
+    whole = SIGNED.log_posterior(symbols, told)
+    monkeypatch.setattr(attributes, "MOST_ENTRIES", 7 * 10 * 8)
+    assert len(SIGNED.chunks(30, 10)) == 5
+    np.testing.assert_array_equal(SIGNED.log_posterior(symbols, told), whole)
+
+
+def test_a_description_travels_without_its_tables() -> None:
+    grammar = AttributeGrammar(attributes=6)
+    grammar.sample(RNG, 1, 2)
+    sent = pickle.dumps(grammar)  # as Ray sends it to a worker
+    assert len(sent) < 500
+    assert pickle.loads(sent) == grammar
 
 
 @pytest.mark.parametrize(

@@ -47,27 +47,29 @@ class AttributeTexts(Texts):
         """
         if not all(transform.exact for transform in self.transforms):
             return None
-        grammar, ids = self.text.grammar, self.text.symbol_ids(tokenizer, results)
-        following = np.concatenate([rows[:, 1:], self._documents(tokenizer, results)[: len(rows), -1:]], axis=1)
-        symbols = symbols_of(rows, ids)
-        weights = grammar.log_weights(symbols)
+        ids = self.text.symbol_ids(tokenizer, results)
         slots = [slot for transform in self.transforms for slot in _slots(transform, self.text, tokenizer)]
+        following = np.concatenate([rows[:, 1:], self._documents(tokenizer, results)[: len(rows), -1:]], axis=1)
+        found = np.full((*rows.shape, vocabulary_of(tokenizer)), np.nan)
+        for part in self.text.grammar.chunks(*rows.shape):
+            self._write(found[part], rows[part], following[part], ids, slots)
+        return found
+
+    def _write(self, found: NDArray[np.float64], rows: Rows, following: Rows, ids: Rows, slots: list[_Slot]) -> None:
+        grammar, symbols = self.text.grammar, symbols_of(rows, ids)
+        weights = grammar.log_weights(symbols)
         for slot in slots:
             told = np.full((*rows.shape, grammar.attributes), UNTOLD)
             told[..., slot.attribute] = slot.values_of(rows)
             weights += grammar.evidence(told, slot.tags.wrong).cumsum(1)
         weights = normalised(weights)
-        found = np.full((*rows.shape, vocabulary_of(tokenizer)), np.nan)
         _put(found, symbols_of(following, ids) != UNTOLD, ids, grammar.next_symbol(weights, symbols))
         for slot in slots:
             if slot.is_always_told:
-                probabilities = grammar.marginals(weights)[:, :, slot.attribute]
-                probabilities = probabilities + slot.tags.wrong * (1 - probabilities * grammar.values) / (
-                    grammar.values - 1
-                )
-                each = np.repeat(probabilities, slot.tags.synonyms, axis=2) / slot.tags.synonyms
+                right = grammar.marginals(weights)[:, :, slot.attribute]
+                told = right * (1 - slot.tags.wrong) + (1 - right) * slot.tags.wrong / (grammar.values - 1)
+                each = np.repeat(told / slot.tags.synonyms, slot.tags.synonyms, axis=2)
                 _put(found, slot.values_of(following) != UNTOLD, slot.ids.ravel(), each)
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ K = N^A classes, the combinations of values.
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ ALPHABET = string.ascii_letters + string.digits
 UNTOLD = -1
 """In place of a value: nothing is known of it. In place of a symbol: something that the grammar does not have."""
 MOST_ENTRIES = 2**24
-"""Of all transition tables: 128 MiB."""
+"""Of all transition tables, and of the weights of classes held at once: 128 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,10 @@ class AttributeGrammar:
                 f"{MOST_ENTRIES // self.symbols**2}, as all are enumerated; give fewer attributes or values"
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The description without the tables, which are computed where they are needed."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     @property
     def class_count(self) -> int:
         """K"""
@@ -87,7 +91,7 @@ class AttributeGrammar:
 
     @property
     def scalars(self) -> Floats:
-        """The number that each value of a scalar attribute stands for, (values,)."""
+        """The number that each value of a scalar attribute stands for, (values,). `marginals` @ it: its mean."""
         return np.linspace(-1, 1, self.values)
 
     @cached_property
@@ -179,12 +183,21 @@ class AttributeGrammar:
     def marginals(self, weights: Floats) -> Floats:
         """Probability of each value of each attribute, (..., attributes, values), from weights of the classes."""
         chosen = self.classes[:, :, None] == np.arange(self.values)
-        return np.tensordot(weights, chosen.astype(np.float64), axes=1)
+        return np.einsum("...k,kav->...av", weights, chosen.astype(np.float64))
 
     def log_posterior(self, symbols: Ints, told: Ints, evidence: Floats | None = None) -> Floats:
-        """Log-probability (count,) that a text has the told values, (attributes,): the perfect classifier."""
-        weights = self.log_weights(symbols, evidence)[:, -1]
-        return _log_sum(weights + self.evidence(told)) - _log_sum(weights)
+        """Log-probability (count,) that a text has the told values, (attributes,): the perfect classifier. `evidence`,
+        (K,), is the same for all texts."""
+        found: list[Floats] = []
+        for part in self.chunks(*np.shape(symbols)):
+            weights = self.log_weights(symbols[part], evidence)[:, -1]
+            found.append(_log_sum(weights + self.evidence(told)) - _log_sum(weights))
+        return np.concatenate(found)
+
+    def chunks(self, count: int, length: int) -> list[slice]:
+        """Parts of so many texts whose weights are held at once."""
+        size = max(1, MOST_ENTRIES // (length * self.class_count))
+        return [slice(start, start + size) for start in range(0, count, size)]
 
     def entropies(self, length: int) -> Floats:
         """Entropy of each symbol given the earlier ones and all values, nats, (length,): the floor of any model. The
