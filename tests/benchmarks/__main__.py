@@ -1,5 +1,5 @@
 """`python -m tests.benchmarks`: the training loop beside a bare one and the Hugging Face Trainer; loading runs; fitting
-laws; what treatments, edits and stored activations cost; compiled programs."""
+laws; what treatments, edits, latent attacks and stored activations cost; compiled programs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from tests.benchmarks.figure import Figure
 
 TARGETS = {"bare PyTorch loop": 0.95, "Hugging Face Trainer": 1.05}
 SECONDS_A_TURN = 1.2
-PARTS = {"loading": 8, "fitting": 6, "treatments": 10, "prompts": 10, "edits": 10, "activations": 8, "programs": 6}
-PARTS |= {"attacks": 10}
+PARTS = {
+    "loading": 8, "fitting": 6, "treatments": 10, "prompts": 10, "edits": 10, "activations": 8, "programs": 6, "attacks": 10,
+}  # fmt: skip
 """Modules here with `figures(rounds)`, and how many rounds each takes."""
 
 
