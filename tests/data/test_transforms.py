@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from halflife.data.attributes import AttributeText
 from halflife.data.codecs import load
 from halflife.data.corpus import texts
-from halflife.data.documents import UNUSED, Documents, Draw, Generated
+from halflife.data.documents import Documents, Draw, Generated
 from halflife.data.loss_mask import read
 from halflife.data.mixture import Batches, Mixture
 from halflife.data.sources import Source
@@ -134,15 +134,15 @@ def test_a_document_with_its_middle_at_the_end_gives_back_the_document(
     assert row[:prompt] + front + middle + suffix == given[0].tolist()
 
 
-def test_documents_are_rearranged_as_often_as_asked_and_the_others_end_in_unused_tokens() -> None:
+def test_documents_are_rearranged_as_often_as_asked_and_the_others_end_in_tokens_not_predicted() -> None:
     batch, ids = rows(Tags(), FillInTheMiddle(rate=0.6, suffix_first=0.25), count=2000)
-    changed = (batch == ids[MIDDLE]).any(axis=1)
+    changed = (batch == ids[MIDDLE]).any(axis=1)  # predicted: elsewhere it only fills the row
     spm = changed & (batch[:, 3] == ids[SUFFIX]) & (batch[:, 4] != ids[MIDDLE])
     assert abs(changed.mean() - 0.6) < 0.04
     assert (
         0.25 - 0.04 < (spm | (changed & (batch[:, 3] == ids[SUFFIX]))).mean() / 0.6 < 0.25 + 0.1
     )  # empty prefixes too
-    assert (batch[~changed][:, -3:] == UNUSED).all()
+    assert (batch[~changed][:, -3:] < 0).all()
     assert (batch[changed][:, 2:] >= 0).all()
 
 
@@ -179,9 +179,9 @@ def test_backwards_twice_is_the_document() -> None:
     assert (rows(Tags(), Backwards())[0] == batch[:, ::-1]).all()
 
 
-def test_shorter_documents_leave_tokens_unused_and_longer_ones_are_refused() -> None:
+def test_shorter_documents_end_in_eos_and_longer_ones_are_refused() -> None:
     batch, _ = rows(Tags(), text=replace(TEXT, length=10))
-    assert (batch[:, 12:] == UNUSED).all()
+    assert (batch[:, 12:] == ~4).all()  # eos
     with pytest.raises(UserError, match="sequence of 15 tokens given: the documents of attribute grammar 0 take 16"):
         rows(Tags(), text=replace(TEXT, length=15))
     with pytest.raises(UserError, match="the transforms of attribute grammar 0 add 2"):

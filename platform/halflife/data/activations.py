@@ -63,6 +63,9 @@ class Layout:
     def shards(self) -> int:
         return -(-self.texts // self.shard_texts)
 
+    def texts_of(self, shard: int) -> range:
+        return range(shard * self.shard_texts, min(self.texts, (shard + 1) * self.shard_texts))
+
     def part(self, part: Part) -> range:
         """The vectors of a part: text t has those from t * length."""
         middle = self.training_texts * self.length
@@ -91,18 +94,22 @@ def is_held_out(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.
 # Writing.
 
 
-def write_shard(folder: Path, shard: int, arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
-    """Write the arrays of a shard, by site or TOKENS. Returns the files' CRC-32, which costs less than half of the
-    SHA-256 that the store adds when the stage is complete."""
-    checksums = {}
+def append(folder: Path, shard: int, texts: int, arrays: Mapping[str, NDArray[Any]], checksums: dict[str, int]) -> None:
+    """Append the arrays of some texts, by site or TOKENS, to the files of a shard of `texts` texts.
+
+    `checksums` (CRC-32, by file) are carried on from those of the texts before, and empty at the first. The store adds
+    SHA-256 when the stage is complete.
+    """
     for name, array in arrays.items():
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-        with open(folder / file_of(shard, name), "wb") as file:
+        file_name, header = file_of(shard, name), io.BytesIO()
+        if file_name not in checksums:
+            described = np.lib.format.header_data_from_array_1_0(array) | {"shape": (texts, *array.shape[1:])}
+            np.lib.format.write_array_header_1_0(header, described)
+        with open(folder / file_name, "ab") as file:
             file.write(header.getvalue())
             file.write(array.data)
-        checksums[file_of(shard, name)] = zlib.crc32(array.data.cast("B"), zlib.crc32(header.getvalue()))
-    return checksums
+        before = zlib.crc32(header.getvalue(), checksums.get(file_name, 0))
+        checksums[file_name] = zlib.crc32(array.data.cast("B"), before)
 
 
 @dataclass(kw_only=True)
@@ -127,15 +134,6 @@ class Index:
     @property
     def shards(self) -> int:
         return len(self.files) // (len(self.layout.sites) + 1)
-
-    def add(
-        self, files: Mapping[str, int], sums: Mapping[str, NDArray[np.float64]], squares: Mapping[str, float]
-    ) -> None:
-        """The next shard is complete."""
-        self.files |= files
-        for site in self.layout.sites:
-            self.sums[site] += sums[site]
-            self.squares[site] += squares[site]
 
     def mean(self, site: str) -> NDArray[np.float64]:
         """(width,), over the training texts."""

@@ -52,15 +52,12 @@ class Generated:
         raise NotImplementedError(f"{type(self).__name__} makes no documents")
 
 
-UNUSED = ~0
-"""Fills rows that are longer than their document: a token that is not predicted, behind all that is."""
-
-
-def filled(documents: Documents, length: int, name: str) -> Ints:
-    """Rows (count, length). Raises UserError when the documents are longer."""
+def filled(documents: Documents, length: int, name: str, eos: int) -> Ints:
+    """Rows (count, length): shorter documents end in `eos`, which is not predicted. Raises UserError when they are
+    longer."""
     count, given = documents.tokens.shape
     if given > length:
         raise UserError(
             f"sequence of {length - 1} tokens given: the documents of {name} take {given - 1}; lengthen the sequence"
         )
-    return np.concatenate([documents.tokens, np.full((count, length - given), UNUSED)], axis=1)
+    return np.concatenate([documents.tokens, np.full((count, length - given), ~eos)], axis=1)

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from halflife.data.codecs import load
 from halflife.data.corpus import Corpus
 from halflife.data.documents import Documents, Generated, Ints, filled
 from halflife.data.synthetic import task_stream
@@ -93,7 +94,7 @@ def row_filler(source: Source, tokenizer: Tokenizer, results: Path, sequence: in
         def generate(places: list[float], key: Key, room: int) -> Documents:
             return prepared(generator(*key), len(places), room)
 
-        return _transformed(source.transforms, generate, of.choices, of.name, tokenizer, sequence)
+        return _transformed(source.transforms, generate, of.choices, of.name, tokenizer, results, sequence)
     stream, starts = _stream(source, of, tokenizer, results, sequence)
     if not source.transforms:
         return lambda batch, rows, places, key: _fill_windows(batch, rows, places, stream, starts)
@@ -103,7 +104,7 @@ def row_filler(source: Source, tokenizer: Tokenizer, results: Path, sequence: in
         _fill_windows(windows, list(range(len(places))), places, stream, starts)
         return Documents(tokens=windows, values=np.empty((len(places), 0), dtype=np.int64))
 
-    return _transformed(source.transforms, cut, (), _name(of), tokenizer, sequence)
+    return _transformed(source.transforms, cut, (), _name(of), tokenizer, results, sequence)
 
 
 def _name(of: Corpus | SyntheticTask) -> str:
@@ -128,17 +129,18 @@ def _transformed(
     choices: tuple[int, ...],
     name: str,
     tokenizer: Tokenizer,
+    results: Path,
     sequence: int,
 ) -> Fill:
     """Rows of documents that take what room the transforms leave of a row."""
-    ids = special_ids(tokenizer)
+    ids, eos = special_ids(tokenizer), load(tokenizer, results).eos
     check_special(special_tokens(transforms, choices), ids)
     room = sequence + 1 - added_tokens(transforms, choices)
     if room < 1:
         raise UserError(f"sequence of {sequence} tokens given: the transforms of {name} add {sequence + 1 - room}")
 
     def fill(batch: Ints, rows: list[int], places: list[float], key: Key) -> None:
-        batch[rows] = filled(apply(transforms, draw(places, key, room), ids, key), sequence + 1, name)
+        batch[rows] = filled(apply(transforms, draw(places, key, room), ids, key), sequence + 1, name, eos)
 
     fill(np.empty((1, sequence + 1), dtype=np.int64), [0], [0.0], ("check",))  # refused before any compute
     return fill

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from halflife.data.documents import UNUSED, Documents
+from halflife.data.documents import Documents
 from halflife.data.loss_mask import read
 from halflife.errors import UserError, check_choice
 from halflife.rng import generator
@@ -223,7 +223,7 @@ Scored = Literal["all", "last"]
 @dataclass(frozen=True, kw_only=True)
 class FillInTheMiddle(Transform):
     """Moves a middle span to the end (arXiv 2207.14255), as PSM: PREFIX p SUFFIX s MIDDLE m, or as SPM: PREFIX SUFFIX s
-    MIDDLE p m (the paper's second variant). Documents that it leaves as they are end in three unused tokens."""
+    MIDDLE p m (the paper's second variant). Documents that it leaves as they are end in three tokens not predicted."""
 
     rate: float = 0.5
     """Share of the documents that are changed"""
@@ -271,7 +271,7 @@ class FillInTheMiddle(Transform):
         markers = np.broadcast_to(markers if self.loss == "all" else ~markers, (count, 3))
         order = np.concatenate([parts, np.broadcast_to([1, 3, 5], (count, 3))], axis=1).argsort(axis=1, kind="stable")
         moved = np.take_along_axis(np.concatenate([moved, markers], axis=1), order, axis=1)
-        kept = np.concatenate([tokens, np.full((count, 3), UNUSED)], axis=1)
+        kept = np.concatenate([tokens, np.full((count, 3), ~ids[MIDDLE])], axis=1)
         prompt = 0 if self.of_prompt else start
         return replace(documents, tokens=np.where(changed[:, None], moved, kept), prompt=prompt)
 

@@ -58,7 +58,7 @@ class DistanceProbe(Probe):
             if unknown := np.flatnonzero(np.isnan(table[:, self.first :]).any((0, 2))).tolist():
                 raise UserError(
                     f"distances from position {self.first} on given: the exact distribution is unknown after position "
-                    f"{self.first + unknown[-1]}; begin later"
+                    f"{self.first + unknown[-1]}; begin later, or shorten the texts"
                 )
             reference = exact(
                 np.nan_to_num(table), max(table.shape[2], vocabulary_of(setting.tokenizer)), setting.device
