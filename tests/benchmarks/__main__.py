@@ -22,8 +22,15 @@ from tests.benchmarks.figure import Figure
 TARGETS = {"bare PyTorch loop": 0.95, "Hugging Face Trainer": 1.05}
 SECONDS_A_TURN = 1.2
 PARTS = {
-    "loading": 8, "fitting": 6, "treatments": 10, "prompts": 10, "edits": 10, "activations": 8, "programs": 6, "attacks": 10,
-}  # fmt: skip
+    "loading": 8,
+    "fitting": 6,
+    "treatments": 10,
+    "prompts": 10,
+    "edits": 10,
+    "activations": 8,
+    "programs": 6,
+    "attacks": 10,
+}
 """Modules here with `figures(rounds)`, and how many rounds each takes."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from halflife.data.codecs import load
 from halflife.data.tokenizers import vocabulary_of
@@ -29,8 +29,9 @@ class LatentAttack(Objective):
         d <- P(d - step_size r g / |g|),   g = dJ/dd,   r = radius x mean |activation|
 
     with P the projection onto |d| <= r, and the mean over the attacked tokens of that site, in the step's first pass. J
-    is the loss of the wrong answers, or without them minus that of the right ones. The model then takes its gradient
-    with d held fixed. At radius 0 it trains on the right answers as they are.
+    is the loss of the wrong answers, or without them minus that of the right ones. The attacker's passes are without
+    dropout. The model then takes its gradient with d held fixed. At radius 0 it trains on the right answers as they
+    are.
 
     Logs, in nats per token: `latent-attack/loss`, of the right answers under the attack; and where there is an attack,
     the loss that the attacker lowers or raises, `/start_loss` before its first step and `/end_loss` after its last.
@@ -99,15 +100,16 @@ class LatentAttack(Objective):
     def prepare(self, setting: ObjectiveSetting) -> Terms:
         """Raises UserError when the model has no such site or cannot be attacked there as it is executed, an example is
         too long for it, or a prompt has no wrong answer."""
-        from halflife.training.perturbation import AttackLoss  # imports torch
+        from halflife.training.acceleration import eagerly  # imports torch
+        from halflife.training.perturbation import AttackLoss
 
         context, stage, model = setting.context, setting.stage, setting.model
         for site in self.sites:
             model.hook_point(site)
-            if site.part != "residual" and (context.execution.compile or context.execution.activation_checkpointing):
+            if site.part != "residual" and context.execution.activation_checkpointing:
                 raise UserError(
-                    f"latent attack at {site.name}, inside a block that is compiled or computed twice: expected the "
-                    "part 'residual', or neither compile nor activation checkpointing"
+                    f"latent attack at {site.name} with activation checkpointing, which computes what is inside a block "
+                    "again without the attack: expected the part 'residual', or no activation checkpointing"
                 )
         codec = load(stage.mixture.tokenizer, context.results)
         right = items(self.target, "train", self.examples, codec, context.results)
@@ -133,7 +135,12 @@ class LatentAttack(Objective):
             key=(stage.seed, "latent attack", stage.depth),
             device=context.device,
         )
-        return Terms(on_step=lambda model, batch, step, told: loss(model, step, told))
+
+        def on_step(model: Any, batch: Any, step: int, told: Any) -> Any:
+            with eagerly(context.execution):  # texts have many lengths
+                return loss(model, step, told)
+
+        return Terms(on_step=on_step)
 
 
 def _paired(right: Sequence[Item], wrong: Sequence[Item], name: str) -> list[Item]:
