@@ -221,6 +221,11 @@ def test_tags_of_unknown_attributes_or_tokens_are_refused() -> None:
         Batches(mixture, NONE, batch_tokens=15, steps=1, key=(0,))
     with pytest.raises(UserError, match="documents with a prompt of 0 tokens given: expected at least 1; put Tags"):
         rows(Retrodiction())
+    for prompt, line in ((0, "prompt of 0 tokens given: expected at least 1"), (40, "the documents have 15; shorten")):
+        with pytest.raises(UserError, match=line):
+            rows(Retrodiction(prompt=prompt))
+    with pytest.raises(UserError, match="2 known tokens given: expected 0 or more of a prompt"):
+        FillInTheMiddle(known=2)
     with pytest.raises(UserError, match=r"told = 1\.5 given: expected a probability"):
         Tags(told=1.5)
 

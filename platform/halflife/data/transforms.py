@@ -240,6 +240,8 @@ class FillInTheMiddle(Transform):
         check_choice("loss of fill-in-the-middle", self.loss, get_args(Scored))
         if not (0 <= self.rate <= 1 and 0 <= self.suffix_first <= 1):
             raise UserError(f"rates {self.rate} and {self.suffix_first} given: expected two shares, from 0 to 1")
+        if self.known < 0 or (self.known and not self.of_prompt):
+            raise UserError(f"{self.known} known tokens given: expected 0 or more of a prompt (of_prompt=True)")
 
     @property
     def exact(self) -> bool:
@@ -287,6 +289,8 @@ class Retrodiction(Transform):
 
     def __post_init__(self) -> None:
         check_choice("loss of retrodiction", self.loss, get_args(Scored))
+        if self.prompt is not None and self.prompt < 1:
+            raise UserError(f"prompt of {self.prompt} tokens given: expected at least 1")
 
     @property
     def exact(self) -> bool:
@@ -299,8 +303,9 @@ class Retrodiction(Transform):
         return (RETRODICT,)
 
     def apply(self, documents: Documents, rng: np.random.Generator, ids: Mapping[str, int]) -> Documents:
-        prompt = _check_prompt(documents, 1) if self.prompt is None else self.prompt
-        tokens = read(documents.tokens)
+        prompt, tokens = self.prompt or _check_prompt(documents, 1), read(documents.tokens)
+        if prompt >= tokens.shape[1]:
+            raise UserError(f"prompt of {prompt} tokens given: the documents have {tokens.shape[1]}; shorten it")
         marker = np.full((len(tokens), 1), ids[RETRODICT])
         first = np.concatenate([tokens[:, prompt:], marker], axis=1)
         if self.loss == "last":

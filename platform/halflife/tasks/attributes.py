@@ -31,7 +31,7 @@ MOST_ENTRIES = 2**24
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeGrammar:
-    """The defaults are measured: see `data.attributes`."""
+    """The defaults are those of `stages.attribute_trunk`, where what models reach is measured."""
 
     symbols: int = 8
     attributes: int = 2
