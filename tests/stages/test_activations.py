@@ -29,7 +29,7 @@ from halflife.models.model import Model
 from halflife.models.sites import Site
 from halflife.prompts.prefixed import Prefixed
 from halflife.stages.activations import Activations
-from halflife.stages.recording import shards
+from halflife.stages.recording import passes
 from halflife.stages.subject import Subject
 from halflife.store import files
 from halflife.store.attempt import Attempt
@@ -149,7 +149,7 @@ def test_behind_a_prompt_of_the_subjects_own_only_the_texts_tokens_are_stored() 
     rows = np.random.default_rng(0).integers(0, 256, (60, 16))
     layout = replace(STAGE.layout(60), first_position=3)
     prefixed = Prefixed(model, prefix)
-    found = [shard.arrays["residual-2"].copy() for shard in shards(prefixed, torch.from_numpy(rows), layout, SITES)]
+    found = [each.arrays["residual-2"] for each in passes(prefixed, torch.from_numpy(rows), layout, SITES)]
     with torch.no_grad(), tapped(model, SITES) as taps:
         model.hidden(torch.cat([prefix.expand(60, -1, -1), model.embed(torch.from_numpy(rows))], dim=1))
     expected = taps[Site(layer=2)][:, 3:]
@@ -161,11 +161,11 @@ def test_numbers_beyond_fp16_are_refused_and_those_that_are_not_finite_are_a_res
     rows = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (60, 16)))
     model.embed.weight.mul_(1e6)
     with pytest.raises(UserError, match=r"at residual-0 given: fp16 holds numbers up to 65,504; use stored='bf16'"):
-        next(shards(model, rows, replace(STAGE, stored="fp16").layout(60), SITES))
-    next(shards(model, rows, replace(STAGE, stored="bf16").layout(60), SITES))
+        next(passes(model, rows, replace(STAGE, stored="fp16").layout(60), SITES))
+    next(passes(model, rows, replace(STAGE, stored="bf16").layout(60), SITES))
     model.embed.weight[rows[30, 3]] = float("nan")
     with pytest.raises(Diverged, match=r"activations at residual-0 are not finite, in text \d+ or soon after"):
-        list(shards(model, rows, STAGE.layout(60), SITES))
+        list(passes(model, rows, STAGE.layout(60), SITES))
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,10 @@ class Activations(Stage):
     @property
     def cost(self) -> Cost:
         reading, model = self.subject.reading(self.tokens, self.texts.length), self.subject.architecture
-        # the texts and copies of them, two shards, and what a block of the forward pass holds
-        held = 4 * 8.0 * self.tokens + 2 * min(self.bytes, activations.SHARD_BYTES)
-        forward = min(self.tokens, SCORED_TOKENS) * model.activation_bytes(0) / model.layers
+        # the texts and copies of them, what is written, and what a block of the forward pass holds
+        tokens = min(self.tokens, SCORED_TOKENS)
+        held = 4 * 8.0 * self.tokens + 2.0 * tokens * self._stored_bytes
+        forward = tokens * model.activation_bytes(0) / model.layers
         return replace(reading, memory_bytes=reading.memory_bytes + held + forward, disk_bytes=self.bytes)
 
     def run(self, context: Context) -> dict[str, Any]:

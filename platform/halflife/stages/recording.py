@@ -1,11 +1,11 @@
-"""Writing a subject's activations, one shard while the next is computed. The complete shards are the checkpoint."""
+"""Writing a subject's activations, one pass while the next is computed. The complete shards are the checkpoint."""
 
 from __future__ import annotations
 
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,8 +34,12 @@ CHECKPOINTING = 0.1
 
 
 @dataclass(frozen=True)
-class Shard:
-    number: int
+class Pass:
+    """What one forward pass leaves of texts `start` to `stop`, which are in one shard."""
+
+    shard: int
+    start: int
+    stop: int
     arrays: dict[str, NDArray[Any]]
     """By site, and `data.activations.TOKENS`, as they are stored"""
     sums: dict[str, NDArray[np.float64]]
@@ -46,63 +50,44 @@ def record(model: Model, rows: NDArray[np.int64], sites: Sequence[Site], layout:
     """Write the activations of texts (count, length) to `final/` of the context's folder, and return their index.
 
     A resumed run ends with the same bits as an uninterrupted one: every forward pass reads the same texts. Raises
-    UserError and Diverged as `shards` does.
+    UserError and Diverged as `passes` does.
     """
-    folder = context.folder / "final"
-    index = _resumed(context, layout, folder) or Index.empty(layout)
-    folder.mkdir(exist_ok=True)
     if context.device == "cpu":
         keep_memory()
-    log = _Log(context, index, folder)
-    with ThreadPoolExecutor(1, thread_name_prefix="shards") as writer:
-        waiting: list[tuple[Shard, Future[dict[str, int]]]] = []
-        for shard in shards(model, torch.from_numpy(rows), layout, sites, index.shards, log.computed):
-            log.written(waiting)
-            waiting.append((shard, writer.submit(files.write_shard, folder, shard.number, shard.arrays)))
-        log.written(waiting)
-    replace(index, seconds=0.0).write(folder)
-    return index
+    recording = _Recording(context, layout)
+    with ThreadPoolExecutor(1, thread_name_prefix="shards") as thread:
+        writing: list[tuple[Pass, Future[None]]] = []
+        for each in passes(model, torch.from_numpy(rows), layout, sites, recording.index.shards):
+            recording.report(each.stop)
+            recording.complete(writing)
+            writing.append((each, thread.submit(recording.write, each)))
+        recording.complete(writing)
+    replace(recording.index, seconds=0.0).write(recording.folder)
+    return recording.index
 
 
-def shards(
-    model: Model,
-    tokens: Tensor,
-    layout: Layout,
-    sites: Sequence[Site],
-    first: int = 0,
-    on_texts: Callable[[int], None] = lambda done: None,
-) -> Iterator[Shard]:
-    """The shards from number `first` on. The arrays of one are overwritten by the next but one.
+def passes(model: Model, tokens: Tensor, layout: Layout, sites: Sequence[Site], first: int = 0) -> Iterator[Pass]:
+    """Forward passes over the texts (count, length) of the shards from number `first` on.
 
-    `on_texts` is called with the number of texts done. Raises UserError when fp16 cannot hold a number, Diverged when
-    activations are not finite.
+    Raises UserError when fp16 cannot hold a number, Diverged when activations are not finite.
     """
-    device, dtype = next(model.parameters()).device, DTYPES[layout.stored]
-    size = (min(layout.texts, layout.shard_texts), layout.length, layout.width)
-    pinned = device.type == "cuda"  # copies from the GPU are several times as fast
-    buffers = [{site: torch.empty(size, dtype=dtype, pin_memory=pinned) for site in sites} for _ in range(2)]
+    device = next(model.parameters()).device
     with evaluating(model), tapped(model, sites) as taps:
-        for number in range(first, layout.shards):
-            start = number * layout.shard_texts
-            stop = min(layout.texts, start + layout.shard_texts)
-            buffer = buffers[number % 2]
-            sums = {site.name: np.zeros(layout.width) for site in sites}
-            squares = dict.fromkeys(sums, 0.0)
-            for at in range(start, stop, layout.pass_texts):
-                end = min(stop, at + layout.pass_texts)
-                model.hidden(model.embed(tokens[at:end].to(device)))
-                training = max(0, min(end, layout.training_texts) - at)
+        for shard in range(first, layout.shards):
+            texts = layout.texts_of(shard)
+            for start in range(texts.start, texts.stop, layout.pass_texts):
+                stop = min(texts.stop, start + layout.pass_texts)
+                model.hidden(model.embed(tokens[start:stop].to(device)))
+                arrays = {files.TOKENS: tokens[start:stop].numpy().astype(np.uint32)}
+                sums, squares = {}, {}
                 for site in sites:
                     found = taps[site]
-                    _check(found, site, layout.stored, at)
-                    buffer[site][at - start : end - start].copy_(found)
-                    train = found[:training].flatten(0, 1).float()
-                    sums[site.name] += train.sum(0).double().cpu().numpy()
-                    squares[site.name] += float(torch.linalg.vector_norm(train)) ** 2
-                on_texts(end)
-            arrays = {site.name: _as_stored(buffer[site][: stop - start]) for site in sites}
-            arrays[files.TOKENS] = tokens[start:stop].numpy().astype(np.uint32)
-            yield Shard(number, arrays, sums, squares)
+                    _check(found, site, layout.stored, start)
+                    arrays[site.name] = _as_stored(found, layout.stored)
+                    train = found[: max(0, layout.training_texts - start)].flatten(0, 1).float()
+                    sums[site.name] = train.sum(0).double().cpu().numpy()
+                    squares[site.name] = float(torch.linalg.vector_norm(train)) ** 2
+                yield Pass(shard, start, stop, arrays, sums, squares)
 
 
 def _check(found: Tensor, site: Site, stored: Stored, text: int) -> None:
@@ -117,54 +102,71 @@ def _check(found: Tensor, site: Site, stored: Stored, text: int) -> None:
         )
 
 
-def _as_stored(values: Tensor) -> NDArray[Any]:
-    return (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
+def _as_stored(found: Tensor, stored: Stored) -> NDArray[Any]:
+    values = found.to("cpu", DTYPES[stored]).contiguous()
+    return (values.view(torch.uint16) if stored == "bf16" else values).numpy()
 
 
-class _Log:
-    """Tells the live view and the store how far shards are computed and written."""
+class _Recording:
+    """The files so far: what is written, told to the live view, and taken up again."""
 
-    def __init__(self, context: Context, index: Index, folder: Path) -> None:
-        self.context, self.index, self.folder = context, index, folder
-        self.first = index.shards * index.layout.shard_texts
+    def __init__(self, context: Context, layout: Layout) -> None:
+        self.context, self.layout, self.folder = context, layout, context.folder / "final"
+        self.index = _resumed(context, layout, self.folder) or Index.empty(layout)
+        self.folder.mkdir(exist_ok=True)
+        self.checksums: dict[str, int] = {}
+        """Of the shard that is being written"""
+        self.first = self.index.shards * layout.shard_texts
         """The first text that is computed here"""
         self.began = self.reported = self.checkpointed = time.monotonic()
         self.checkpoint_seconds = 0.0
         """That the latest checkpoint took"""
         self.resume_folder: Path | None = None
 
-    def computed(self, texts: int) -> None:
-        now, layout = time.monotonic(), self.index.layout
-        if now - self.reported < REPORT_SECONDS and texts < layout.texts:
+    def write(self, done: Pass) -> None:
+        texts = len(self.layout.texts_of(done.shard))
+        files.append(self.folder, done.shard, texts, done.arrays, self.checksums)
+
+    def complete(self, writing: list[tuple[Pass, Future[None]]]) -> None:
+        """Wait until these passes are written; write a checkpoint if a shard is complete and one is due."""
+        for done, written in writing:
+            written.result()
+            for site in self.layout.sites:
+                self.index.sums[site] += done.sums[site]
+                self.index.squares[site] += done.squares[site]
+            if done.stop == self.layout.texts_of(done.shard).stop:
+                self.index.files |= self.checksums
+                self.checksums = {}
+                self._maybe_checkpoint()
+        writing.clear()
+
+    def report(self, texts: int) -> None:
+        now, length = time.monotonic(), self.layout.length
+        if now - self.reported < REPORT_SECONDS and texts < self.layout.texts:
             return
-        rate = (texts - self.first) * layout.length / (now - self.began)
-        self.context.progress(texts * layout.length, layout.texts * layout.length, rate)
+        rate = (texts - self.first) * length / (now - self.began)
+        self.context.progress(texts * length, self.layout.texts * length, rate)
         self.context.computing(now - self.reported)
         self.index.seconds += now - self.reported
         self.reported = now
 
-    def written(self, waiting: list[tuple[Shard, Future[dict[str, int]]]]) -> None:
-        """Wait for these shards, and write a checkpoint if one is due."""
-        for shard, checksums in waiting:
-            self.index.add(checksums.result(), shard.sums, shard.squares)
-        waiting.clear()
+    def _maybe_checkpoint(self) -> None:
+        """Write `resume-<shards>/`, if it is due: the index, and links to the shards in `final/`."""
+        shards, began = self.index.shards, time.monotonic()
         pause = max(self.context.checkpoint_seconds, self.context.min_checkpoint_seconds)
-        pause = max(pause, self.checkpoint_seconds * (1 / CHECKPOINTING - 1))
-        began = time.monotonic()
-        if began - self.checkpointed >= pause and 0 < self.index.shards < self.index.layout.shards:
-            self._checkpoint()
-            self.checkpointed = time.monotonic()
-            self.checkpoint_seconds = self.checkpointed - began
-
-    def _checkpoint(self) -> None:
-        """Write `resume-<shards>/`: the index, and links to the shards in `final/`."""
-        layout, folder = self.index.layout, self.context.folder / f"resume-{self.index.shards}"
+        if began - self.checkpointed < max(pause, self.checkpoint_seconds * (1 / CHECKPOINTING - 1)):
+            return
+        if shards == self.layout.shards:
+            return
+        folder = self.context.folder / f"resume-{shards}"
         link_tree(self.folder, folder / "final")
         self.index.write(folder)
-        self.context.checkpointed(self.index.shards * layout.shard_texts * layout.length, folder)
+        self.context.checkpointed(shards * self.layout.shard_texts * self.layout.length, folder)
         if self.resume_folder is not None:
             shutil.rmtree(self.resume_folder)
         self.resume_folder = folder
+        self.checkpointed = time.monotonic()
+        self.checkpoint_seconds = self.checkpointed - began
 
 
 def _resumed(context: Context, layout: Layout, folder: Path) -> Index | None:
