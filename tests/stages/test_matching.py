@@ -185,6 +185,13 @@ def test_a_resumed_student_has_the_same_bits(teacher, tmp_path, precision):
         assert rest.points[last][name] == whole.points[last][name] > 0
 
 
+def test_activations_inside_compiled_layers_are_refused_before_training(teacher, tmp_path):
+    host = Child(tmp_path, teacher)
+    host.execution = Execution(compile=True)
+    with pytest.raises(UserError, match="activations at mlp-2, inside a compiled layer, cannot be read"):
+        run(student(MSE), host, batches=ByteStream())
+
+
 # --- the plan ---
 
 

@@ -420,6 +420,13 @@ def test_prompts_without_a_wrong_answer_and_texts_that_are_too_long_are_refused_
         prepared(ATTACK, fresh(released, vocabulary_of(tokenizer), 0.0, 0), tmp_path, stage)
 
 
+def test_a_part_that_a_released_models_blocks_lack_is_refused_before_training(tmp_path):
+    released = prepare_model(str(tiny.folder(tmp_path / "model", "bloom")), tmp_path)
+    attack = replace(ATTACK, sites=(Site(layer=1, part="mlp"),))
+    with pytest.raises(UserError, match="expected the part 'residual'"):
+        prepared(attack, fresh(released, tiny.VOCABULARY, 0.0, 0), tmp_path)
+
+
 def test_a_site_inside_a_block_is_refused_where_blocks_are_computed_twice(model, tmp_path):
     host: Any = Host(tmp_path)
     host.execution = Execution(activation_checkpointing=True)

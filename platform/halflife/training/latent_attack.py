@@ -108,7 +108,7 @@ class LatentAttack(Objective):
             model.hook_point(site)
             if site.part != "residual" and context.execution.activation_checkpointing:
                 raise UserError(
-                    f"latent attack at {site.name} with activation checkpointing, which computes what is inside a block "
+                    f"latent attack at {site.name} with activation checkpointing, which computes the inside of a block "
                     "again without the attack: expected the part 'residual', or no activation checkpointing"
                 )
         codec = load(stage.mixture.tokenizer, context.results)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from halflife.data.loss_mask import read
+from halflife.errors import UserError
 from halflife.models.hooks import tapped
 from halflife.models.ladder import Rung
 from halflife.models.linear_rows import on_a_line
@@ -57,6 +58,11 @@ class TorchEngine:
         self.pulls = [term.pull for term in terms if term.pull]
         self.companions = companions
         self.sites = sorted({site for part in (*terms, *companions) for site in part.sites})
+        if execution.compile and (inner := [site.name for site in self.sites if site.part != "residual"]):
+            raise UserError(
+                f"activations at {inner[0]}, inside a compiled layer, cannot be read: expected the part 'residual', or "
+                "layers that are not compiled"
+            )
         self.micro_rows = micro_rows or execution.micro_rows
         self.ranks: Ranks = SingleProcess()
         self.parameters_total = sum(parameter.numel() for parameter in model.parameters())
