@@ -83,12 +83,12 @@ Tokenizer = Bytes | Characters | Lexicon | BPE | Pretrained
 
 def vocabulary_of(tokenizer: Tokenizer) -> int:
     """Number of tokens, end-of-document and special ones included, without loading anything."""
-    return _without_special(tokenizer) + len(tokenizer.special)
+    return _text_size(tokenizer) + len(tokenizer.special)
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
     """The id of each special token by its name, without loading anything."""
-    first = _without_special(tokenizer)
+    first = _text_size(tokenizer)
     return {name: first + index for index, name in enumerate(tokenizer.special)}
 
 
@@ -97,7 +97,8 @@ def without_special(tokenizer: Tokenizer) -> Tokenizer:
     return replace(tokenizer, special=())
 
 
-def _without_special(tokenizer: Tokenizer) -> int:
+def _text_size(tokenizer: Tokenizer) -> int:
+    """Number of tokens without the special ones"""
     if isinstance(tokenizer, Lexicon):
         return ByteCodec.size + len(tokenizer.pieces)
     if isinstance(tokenizer, Characters):
@@ -111,7 +112,9 @@ class Codec(Protocol):
     name: str
     """Unique; part of the file names of encoded corpora."""
     size: int
-    """Number of tokens, `eos` included."""
+    """Number of tokens, `eos` and special ones included."""
+    special: int
+    """Number of special tokens, the last ones"""
     eos: int
     """The token after every document; no text encodes to it."""
     lossless: bool
@@ -130,7 +133,7 @@ class Codec(Protocol):
 
 
 class ByteCodec:
-    name, size, eos, lossless = "bytes", 257, 256, True
+    name, size, special, eos, lossless = "bytes", 257, 0, 256, True
 
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)
@@ -146,7 +149,7 @@ class ByteCodec:
 class CharacterCodec:
     """Ids are indices into the alphabet; `eos` comes after them."""
 
-    lossless = True
+    special, lossless = 0, True
 
     def __init__(self, alphabet: str) -> None:
         self.name = f"characters-{hashlib.sha256(alphabet.encode()).hexdigest()[:16]}"
@@ -173,11 +176,12 @@ class SpecialCodec:
     def __init__(self, codec: Codec, tokenizer: Tokenizer) -> None:
         """Raises UserError when a trained BPE has fewer tokens than it was asked for, so that ids would have gaps."""
         self.name, self.eos, self.lossless = codec.name, codec.eos, codec.lossless  # encoded corpora are the same
-        self.size = codec.size + len(tokenizer.special)
+        self.special = len(tokenizer.special)
+        self.size = codec.size + self.special
         self._codec = codec
         if self.size != vocabulary_of(tokenizer):
             raise UserError(
-                f"special tokens of a vocabulary of {_without_special(tokenizer)} given: its text has {codec.size}; "
+                f"special tokens of a vocabulary of {_text_size(tokenizer)} given: its text has {codec.size}; "
                 "give that vocabulary"
             )
 

@@ -42,6 +42,7 @@ class ByteTable:
     name: str
     eos: int
     size: int
+    special: int = 0
     lossless: bool = True
     _bytes: list[bytes]
 

@@ -67,7 +67,7 @@ class Initializer:
 
     def _tokens(self, initial: Vocabulary | Words | Text, k: int, rng: np.random.Generator) -> np.ndarray:
         if isinstance(initial, Vocabulary):
-            drawn = rng.integers(self.codec.size - 1, size=k)
+            drawn = rng.integers(self.codec.size - self.codec.special - 1, size=k)  # no special token is drawn
             return drawn + (drawn >= self.codec.eos)
         if isinstance(initial, Text):
             return np.resize(self.codec.encode(initial.text), k)
