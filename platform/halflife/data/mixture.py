@@ -51,10 +51,9 @@ class Mixture:
 class Batches:
     """The training stream: `batch(step)` depends only on the mixture, the key and the step.
 
-    Clean rows are windows of a source's training tokens at random positions; of a task, beginning at an item; or a
-    generated document each. Poisoned
-    documents replace clean rows, so a mixture and the same mixture without its plantings share every other row. The
-    carriers also stay in the clean text: a poisoned document is a modified copy.
+    Clean rows are windows of a source's training tokens at random positions; of a task, beginning at an item; or one
+    generated document each. Poisoned documents replace clean rows, so a mixture and the same mixture without its
+    plantings share every other row. The carriers also stay in the clean text: a poisoned document is a modified copy.
     """
 
     def __init__(
