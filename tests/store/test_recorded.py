@@ -89,6 +89,19 @@ def test_a_record_of_another_version_is_refused(store: Store, place: tuple[str, 
         stage_of(store, folder)
 
 
+def test_a_field_newer_than_the_record_has_its_default(store: Store) -> None:
+    folder = recorded(TRUNK, store)
+    (path,) = Path(str(folder)).glob("attempts/*/stage.json")
+    record = json.loads(path.read_text())
+    del record["fields"]["start"]["depth"]
+    path.write_text(json.dumps(record))
+    assert stage_of(store, folder) == TRUNK
+    del record["fields"]["mixture"]["sources"]  # has no default
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="another version"):
+        stage_of(store, folder)
+
+
 def test_a_stage_that_is_its_own_ancestor_is_damaged(store: Store) -> None:
     one = Walk(name="one")
     other = Walk(name="other", starts=(one,))

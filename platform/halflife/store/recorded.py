@@ -6,7 +6,7 @@ A record names classes, never modules: only classes that this process has import
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import MISSING, is_dataclass
 from typing import Any, get_args, get_type_hints
 
 from halflife.errors import UserError
@@ -53,9 +53,11 @@ def _stage(record: dict[str, Any], made: dict[str, Stage]) -> Stage:
 
 
 def _filled(kind: type, given: dict[str, Any], record: dict[str, Any], made: dict[str, Stage]) -> Any:
-    """An instance of a dataclass. Whether its fields have the right types shows in the key."""
+    """An instance of a dataclass. Fields that are newer than the record have their defaults; whether all this describes
+    the same thing shows in the key."""
     values = {name: value for name, value in given.items() if name not in ("is", "of")}
-    if values.keys() != {field.name for field in fields(kind)}:
+    every = {field.name: field.default is MISSING and field.default_factory is MISSING for field in fields(kind)}
+    if not {name for name, required in every.items() if required} <= values.keys() <= every.keys():
         raise _other_version(record)
     hints = get_type_hints(kind)
     return kind(**{name: _value(value, hints[name], record, made) for name, value in values.items()})
