@@ -28,10 +28,10 @@ class LatentAttack(Objective):
 
         d <- P(d - step_size r g / |g|),   g = dJ/dd,   r = radius x mean |activation|
 
-    with P the projection onto |d| <= r, and the mean over the attacked tokens of that site, in the step's first pass. J
-    is the loss of the wrong answers, or without them minus that of the right ones. The attacker's passes are without
-    dropout. The model then takes its gradient with d held fixed. At radius 0 it trains on the right answers as they
-    are.
+    with |.| the L2 norm, P the projection onto |d| <= r, and the mean over the attacked tokens of that site, in the
+    step's first pass. J is the loss of the wrong answers, or without them minus that of the right ones. The attacker's
+    passes are without dropout. The model then takes its gradient with d held fixed. At radius 0 it trains on the right
+    answers as they are.
 
     Logs, in nats per token: `latent-attack/loss`, of the right answers under the attack; and where there is an attack,
     the loss that the attacker lowers or raises, `/start_loss` before its first step and `/end_loss` after its last.
@@ -116,11 +116,12 @@ class LatentAttack(Objective):
         wrong = None
         if self.toward is not None:
             wrong = _paired(right, items(self.toward, "train", self.examples, codec, context.results), self.toward.name)
-        longest, limit = max(len(item.tokens) for item in [*right, *(wrong or ())]), _longest(stage)
-        if longest > limit:
+        longest = max(len(item.tokens) for item in [*right, *(wrong or ())])
+        limit = stage.architecture.shape.context if isinstance(stage.architecture, Released) else None
+        if limit is not None and longest > limit:
             raise UserError(
-                f"latent attack on examples of up to {longest} tokens: {stage.architecture.size} reads at most "
-                f"{limit:.0f}; shorten them"
+                f"latent attack on examples of up to {longest} tokens: {stage.architecture.size} reads at most {limit}; "
+                "shorten them"
             )
         loss = AttackLoss(
             right,
@@ -153,8 +154,3 @@ def _paired(right: Sequence[Item], wrong: Sequence[Item], name: str) -> list[Ite
             "expected the same prompts in both targets"
         )
     return [by_prompt[prompt] for prompt in prompts]
-
-
-def _longest(stage: Trained) -> float:
-    model = stage.architecture
-    return model.shape.context or math.inf if isinstance(model, Released) else math.inf
