@@ -120,8 +120,8 @@ class LatentAttack(Objective):
         limit = stage.architecture.shape.context if isinstance(stage.architecture, Released) else None
         if limit is not None and longest > limit:
             raise UserError(
-                f"latent attack on examples of up to {longest} tokens: {stage.architecture.size} reads at most {limit}; "
-                "shorten them"
+                f"latent attack on examples of up to {longest} tokens: {stage.architecture.size} reads at most "
+                f"{limit}; shorten them"
             )
         loss = AttackLoss(
             right,
