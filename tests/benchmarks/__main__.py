@@ -1,5 +1,5 @@
 """`python -m tests.benchmarks`: the training loop beside a bare one and the Hugging Face Trainer; loading runs; fitting
-laws; what treatments, edits, latent attacks and stored activations cost; compiled programs."""
+laws; what treatments, edits, latent attacks, policy gradients and stored activations cost; compiled programs."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ PARTS = {
     "activations": 8,
     "programs": 6,
     "attacks": 10,
+    "policy": 10,
 }
 """Modules here with `figures(rounds)`, and how many rounds each takes."""
 

@@ -1,4 +1,4 @@
-"""A real trunk and branch in a real store, killed and resumed."""
+"""A real trunk, with a companion, and branch, by a policy gradient, in a real store: killed and resumed."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_weights_and_points_of_a_killed_training_are_those_of_an_uninterrupted_o
     text = _text(tmp_path)
     uninterrupted = _completed(tmp_path / "uninterrupted", text)
     results = tmp_path / "killed"
-    for _ in range(2):  # in the trunk, then in trunk or branch
-        assert _worker(results, text, "killed").returncode == -signal.SIGKILL
+    for stage in ("trunk", "branch"):  # beside a companion, and by a policy gradient
+        assert _worker(results, text, stage).returncode == -signal.SIGKILL
     killed = _completed(results, text)
     records = [files.read_json(record) or {} for record in results.glob("stages/*/attempts/*/stage.json")]
     assert sum(record["resumed"] is not None for record in records) == 2
