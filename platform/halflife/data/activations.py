@@ -15,7 +15,6 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -259,11 +258,6 @@ class ActivationBatches:
             raise UserError(
                 f"batches of {rows} rows of {len(self._range)} {part} vectors given: expected at least 1 of each"
             )
-
-    @cached_property
-    def pass_steps(self) -> float:
-        """Steps of a pass."""
-        return len(self._range) / self.rows
 
     def batch(self, step: int) -> Vectors:
         """Raises IndexError for a negative step."""

@@ -25,6 +25,9 @@ from halflife.store.stage import Context, Cost, Stage
 class Activations(Stage):
     """The activations of every token of `texts` at `sites`, as `data.activations` describes, in `final/`.
 
+    A stage that has this one among its fields reads them, at any of the sites, as
+    `ActivationBatches(stage.open(context.parent(stage)), rows=4096, key=(seed, "fit"))`.
+
     The point `<site>/rms` at step 0 is the root mean square of an element, over the training texts.
     """
 
