@@ -122,7 +122,7 @@ def test_what_has_no_exact_distribution_is_refused_where_a_distance_to_it_is_ask
         UserError, match=r"distances from position 0 on given: .* unknown after position 0; begin later"
     ):
         prepare(Tags(told=0.5), first=0)
-    with pytest.raises(UserError, match="unknown after position 11; begin later, or shorten"):  # there is no text from there on
+    with pytest.raises(UserError, match="unknown after position 11; begin later, or shorten"):
         prepare(Tags(), text=replace(TEXT, length=8))
     with pytest.raises(UserError, match="these texts have none; give a reference"):
         prepare(Tags(), FillInTheMiddle())
