@@ -1,7 +1,7 @@
 """Studies written under an older schema are read as if they had the current one: one small pure function per version.
 
 `UPGRADES[v]` converts schema v to v + 1; upgrades are applied in sequence. A newer schema than this code's is refused.
-Version 1 was the first released, so the registry starts empty.
+Version 1 was the first released.
 """
 
 from __future__ import annotations
@@ -29,7 +29,18 @@ class Upgrade:
     """Converts the name of a metric as logged, `<phase>/<task>/<measure>`."""
 
 
-UPGRADES: dict[int, Upgrade] = {}
+_MEASURED = ("payload", "family", "subject")
+"""Axes of schema 1 that said what was measured."""
+
+
+def _with_roles(value: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 added the roles of axes; those that the name does not tell have `schema.Axis`'s default. It has
+    questions too, of which schema 1 had none."""
+    axes = [{"role": "measured", **axis} if axis["name"] in _MEASURED else axis for axis in value["axes"]]
+    return {**value, "axes": axes}
+
+
+UPGRADES: dict[int, Upgrade] = {1: Upgrade(declaration=_with_roles)}
 
 
 def path(version: int, upgrades: Mapping[int, Upgrade]) -> Upgrade:

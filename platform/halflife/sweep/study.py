@@ -11,6 +11,7 @@ from typing import Any
 from halflife.errors import UserError
 from halflife.store.identity import key_of
 from halflife.store.stage import Stage
+from halflife.tracking.check import check
 from halflife.tracking.names import EXPECTED, accepted, is_folder, renamed
 from halflife.tracking.schema import TAG_SUMMARY_PREFIX, Declaration
 
@@ -123,6 +124,8 @@ class Study:
         for axis in self.declaration.axes:
             if axis.name not in parameters:
                 raise UserError(f"study {name!r} declares the axis {axis.name!r}, which no trial has as a parameter")
+        if problems := check(self.declaration, self.trials):
+            raise UserError(f"study {name!r}: {problems[0]}")
 
     @cached_property
     def key(self) -> str:

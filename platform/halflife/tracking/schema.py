@@ -1,18 +1,23 @@
 """The interface from halflife to analysis: names, tags, the declaration. Standard library only.
 
-Version 1. A newer analysis reads older schemas through small upgrade functions; an older one refuses newer schemas.
+Version 2 added the roles of axes, quantities and questions. A newer analysis reads older schemas through small upgrade
+functions; an older one refuses newer schemas.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-SCHEMA = 1
+from halflife.tracking import questions
+from halflife.tracking.questions import Quantity, Question
+
+SCHEMA = 2
 DECLARATION = "study.json"
 """Artifact of the parent run that carries the declaration."""
 
@@ -90,6 +95,14 @@ class Axis:
     unit: str = ""
     scale: str = "category"
     """category | linear | log"""
+    role: str = ""
+    """replicate (repeats: seeds) | treatment (what is compared) | dose (an amount) | measured (what is measured). By
+    default replicate for `seed`, dose for an axis with a numeric scale, treatment otherwise."""
+
+    def __post_init__(self) -> None:
+        if not self.role:
+            usual = "replicate" if self.name == "seed" else "treatment" if self.scale == "category" else "dose"
+            object.__setattr__(self, "role", usual)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,14 +189,33 @@ class Declaration:
     prompt's parameters (k, restart, initial, ...)."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The settings as given, for reproduction."""
+    quantities: tuple[Quantity, ...] = ()
+    questions: tuple[Question, ...] = ()
+    looks: tuple[int, ...] = ()
+    """Numbers of seeds at which the questions are looked at, the first 5 or more; empty: once, at all seeds."""
+    pilot_seeds: tuple[int, ...] = ()
+    """Seeds seen before the declaration: left out of every answer."""
+    declared: str = ""
+    """When the study was declared, before its first stage: ISO 8601, UTC."""
     schema: int = SCHEMA
+
+    @property
+    def digest(self) -> str:
+        """Of what is asked and how it is judged; the same for any number of seeds, and any preset."""
+        asked = dataclasses.asdict(self)
+        kept = {name: asked[name] for name in ("study", "quantities", "questions", "looks", "pilot_seeds")}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+    def quantity(self, name: str) -> Quantity:
+        """Raises KeyError if it is not declared."""
+        return {each.name: each for each in self.quantities}[name]
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
 
     @staticmethod
     def from_json(text: str) -> Declaration:
-        """Raises ValueError when the declaration has a newer schema than this code."""
+        """Raises ValueError when the declaration has a newer schema than this code, or cannot be read."""
         data = json.loads(text)
         if data["schema"] > SCHEMA:
             raise ValueError(
@@ -194,5 +226,8 @@ class Declaration:
         data["controls"] = tuple(Control(**control) for control in data["controls"])
         data["objectives"] = tuple(Objective(**objective) for objective in data.get("objectives", ()))
         data["constraints"] = tuple(Constraint(**constraint) for constraint in data.get("constraints", ()))
-        data["figures"], data["notes"] = tuple(data["figures"]), tuple(data["notes"])
+        data["quantities"] = tuple(questions.quantity(each) for each in data.get("quantities", ()))
+        data["questions"] = tuple(questions.read(questions.QUESTIONS, each) for each in data.get("questions", ()))
+        for name in ("figures", "notes", "looks", "pilot_seeds"):
+            data[name] = tuple(data.get(name, ()))
         return Declaration(**data)

@@ -169,7 +169,7 @@ def test_an_unknown_study_is_refused_with_the_known_ones(small_uri):
 def test_a_newer_schema_is_refused(tmp_path):
     uri = planted.write(tmp_path, TINY)
     for path in tmp_path.glob("artifacts/**/study.json"):
-        path.write_text(path.read_text().replace('"schema": 1', '"schema": 99'))
+        path.write_text(path.read_text().replace(f'"schema": {schema.SCHEMA}', '"schema": 99'))
     with pytest.raises(UserError, match="schema 99"):
         load_study(uri, TINY.study)
 

@@ -1,0 +1,158 @@
+"""Bad questions, found in the plan: each in one line. Standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from halflife.tracking import questions
+from halflife.tracking.questions import Quantity, Question
+from halflife.tracking.schema import CHANCE, HITS, LOGPROB, LOSS, TRIALS, Declaration
+
+PRIMARIES = 3
+FIRST_LOOK = 5
+"""Fewest seeds of a first look: with fewer, Student-t intervals are too wide to stop on."""
+PREDICTIONS = ("", "positive", "negative", "equivalent")
+ROLES = ("replicate", "treatment", "dose", "measured")
+_SCORED = (HITS, TRIALS, LOGPROB, CHANCE, LOSS)
+"""Measures that only evaluations log; others may come from an objective, whose names are not known here."""
+
+
+class Planned(Protocol):
+    """A trial of a plan, as far as questions see it."""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def stages(self) -> Mapping[str, Any]:
+        """By phase; of a stage only its `tasks` are read."""
+        ...
+
+
+def check(declaration: Declaration, trials: Sequence[Planned]) -> list[str]:
+    """What is wrong with the declared quantities and questions, one line each; empty if nothing is."""
+    problems = list(_whole(declaration))
+    if not declaration.questions and not declaration.quantities:
+        return problems
+    for quantity in declaration.quantities:
+        problems += [f"the quantity {quantity.name!r}: {text}" for text in _quantity(quantity, trials)]
+    for question in declaration.questions:
+        problems += [f"the question {question.name!r}: {text}" for text in _question(question, declaration, trials)]
+    return problems
+
+
+def _whole(declaration: Declaration) -> Iterator[str]:
+    for axis in declaration.axes:
+        if axis.role not in ROLES:
+            yield f"the axis {axis.name!r} has the role {axis.role!r}: expected one of {', '.join(ROLES)}"
+    for what, group in (("quantities", declaration.quantities), ("questions", declaration.questions)):
+        for name, count in Counter(each.name for each in group).items():
+            if count > 1:
+                yield f"{count} {what} are named {name!r}: expected unique names"
+    primary = [question.name for question in declaration.questions if question.primary]
+    if len(primary) > PRIMARIES:
+        yield (
+            f"{len(primary)} questions are primary ({', '.join(primary)}): expected at most {PRIMARIES}; "
+            "ask the others without primary=True"
+        )
+    looks = declaration.looks
+    if looks and (looks[0] < FIRST_LOOK or list(looks) != sorted(set(looks))):
+        yield f"looks {looks}: expected growing numbers of seeds, the first {FIRST_LOOK} or more"
+
+
+def _quantity(quantity: Quantity, trials: Sequence[Planned]) -> Iterator[str]:
+    if not (quantity.phase and quantity.task and quantity.measure.rpartition("/")[2]):
+        yield f"measure {quantity.measure!r}: expected <phase>/<task>/<measure>"
+        return
+    phases = {phase: None for trial in trials for phase in trial.stages}
+    if quantity.phase not in phases:
+        yield f"no trial has the phase {quantity.phase!r}: expected one of {', '.join(phases)}"
+        return
+    stages = [trial.stages[quantity.phase] for trial in trials if quantity.phase in trial.stages]
+    tasks = dict.fromkeys(task for stage in stages for task in stage.tasks)
+    known = all(stage.tasks for stage in stages) and quantity.measure.rpartition("/")[2] in _SCORED
+    if known and quantity.task not in tasks and quantity.task != "train":
+        yield f"nobody measures {quantity.task!r} in {quantity.phase!r}: expected one of {', '.join(tasks)}"
+    if quantity.transform not in questions.TRANSFORMS:
+        yield f"transform {quantity.transform!r}: expected one of {', '.join(questions.TRANSFORMS)}"
+    if quantity.against is not None:
+        roles = sorted({trial.role for trial in trials})
+        if quantity.against.role not in roles:
+            yield f"no trial has the role {quantity.against.role!r}: expected one of {', '.join(roles)}"
+        if quantity.against.how not in ("difference", "ratio", "retention"):
+            yield f"against {quantity.against.how!r}: expected difference, ratio or retention"
+
+
+def _question(question: Question, declaration: Declaration, trials: Sequence[Planned]) -> Iterator[str]:
+    declared = [quantity.name for quantity in declaration.quantities]
+    for name in question.quantities:
+        if name not in declared:
+            yield f"no quantity {name!r} is declared: expected one of {', '.join(declared) or '(none)'}"
+    outcomes = [outcome.name for outcome in declaration.outcomes]
+    for name in question.outcomes:
+        if name not in outcomes:
+            yield f"no outcome {name!r} is declared: expected one of {', '.join(outcomes)}"
+    yield from _judged(question)
+    parameters = dict.fromkeys(name for trial in trials for name in trial.parameters)
+    selected = [trial for trial in trials if trial.parameters.get("seed") not in declaration.pilot_seeds]
+    if trials and not selected:
+        yield "every seed is a pilot seed: nothing is left to answer it with"
+        return
+    roles = {trial.role for trial in selected}
+    for role in question.roles:
+        if role not in roles:
+            yield f"no trial has the role {role!r}: expected one of {', '.join(sorted(roles))}"
+            return
+    selected = [trial for trial in selected if trial.role in question.roles]
+    for name, value in question.where.items():
+        if name not in parameters:
+            yield f"where: no trial has {name!r}: expected one of {', '.join(parameters)}"
+            return
+        selected = [trial for trial in selected if trial.parameters.get(name) == value]
+        if not selected:
+            yield f"where: no trial has {name} = {value!r}"
+            return
+    for name, needed in question.axes.items():
+        yield from _axis(question, name, needed, parameters, selected)
+
+
+def _judged(question: Question) -> Iterator[str]:
+    """Margin, reason and prediction."""
+    if question.margin is not None and not (question.margin > 0 and math.isfinite(question.margin)):
+        yield f"margin {question.margin:g}: expected a number above 0, the smallest effect of interest either way"
+    if question.margin is not None and not question.reason.strip():
+        yield "a margin without a reason: say in `reason` why it is the smallest effect of interest"
+    if question.prediction not in PREDICTIONS:
+        yield f"prediction {question.prediction!r}: expected positive, negative or equivalent"
+    if question.prediction == "equivalent" and question.margin is None:
+        yield "it predicts equivalence without a margin: give margin and reason"
+    if question.primary and not question.has_verdict:
+        yield "it has no verdict, so it cannot be primary"
+    if len(set(question.quantities)) < len(question.quantities):
+        yield f"it compares {question.quantity!r} with itself"
+
+
+def _axis(
+    question: Question, name: str, needed: int, parameters: Mapping[str, None], selected: Sequence[Planned]
+) -> Iterator[str]:
+    if name not in parameters:
+        yield f"no trial has {name!r}: expected one of {', '.join(parameters)}"
+        return
+    values = dict.fromkeys(trial.parameters[name] for trial in selected if trial.parameters.get(name) is not None)
+    if len(values) < needed:
+        shown = ", ".join(str(value) for value in values) or "none"
+        count = f"{len(values)} value{'s' * (len(values) != 1)}"
+        yield f"the axis {name!r} has {count} ({shown}): expected at least {needed}"
+        return
+    for value in question.values.get(name, ()):
+        if value not in values:
+            yield f"no trial has {name} = {value!r}: expected one of {', '.join(str(each) for each in values)}"
+    numeric = [isinstance(value, (int, float)) and not isinstance(value, bool) for value in values]
+    if name in question.amounts and not all(numeric):
+        yield f"the axis {name!r} is no number ({next(iter(values))!r}): expected an amount, such as parameters"
+    elif name in question.amounts and getattr(question, "scale", "linear") == "log" and min(values) <= 0:
+        yield f"the axis {name!r} has {min(values):g}, which has no logarithm: ask with scale='linear'"

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halflife.tracking import questions, schema
+from halflife.tracking.check import check
+from halflife.tracking.questions import (
+    Against,
+    Association,
+    At,
+    Contrast,
+    Crossing,
+    Curve,
+    Decay,
+    Frontier,
+    Last,
+    Mean,
+    Quantity,
+    Question,
+    Slope,
+    Trend,
+)
+
+HALF_LIFE = Quantity(
+    name="half_life", label="the half-life", measure="branch/skill/logprob", unit="tokens", transform="log",
+    moment=Crossing(threshold=0.5), against=Against(role="absent", how="retention"),
+)  # fmt: skip
+KEPT = Quantity(name="kept", label="what is kept", measure="branch/skill/hits", moment=Last())
+GAMMA = Trend(name="gamma", label="Does size slow the decay?", quantity="half_life", axis="parameters", primary=True)
+WAYS = Contrast(name="ways", label="Does b keep more than a?", quantity="kept", axis="way", high="b", low="a")
+
+
+@dataclass(frozen=True)
+class Stage:
+    tasks: tuple[str, ...] = ("skill",)
+
+
+@dataclass(frozen=True)
+class Trial:
+    parameters: dict[str, Any]
+    role: str = "treatment"
+    stages: dict[str, Stage] = field(default_factory=lambda: {"branch": Stage()})
+
+
+TRIALS = [
+    Trial({"parameters": n, "seed": seed, "way": way}, role)
+    for n in (1000, 2000, 4000)
+    for seed in range(5)
+    for way in ("a", "b")
+    for role in ("treatment", "absent")
+]
+
+
+def declaration(*asked: Question, **changes: Any) -> schema.Declaration:
+    fields: dict[str, Any] = {
+        "study": "s", "title": "", "question": "", "reading": "", "preset": "p", "controls": (), "figures": (),
+        "axes": (schema.Axis(name="seed", label="seed", values=(0, 1)),),
+        "outcomes": (schema.Outcome(name="skill", label="skill", phase="branch", task="skill"),),
+        "quantities": (HALF_LIFE, KEPT), "questions": asked,
+    }  # fmt: skip
+    return schema.Declaration(**fields | changes)
+
+
+names = st.text("abcdefgh_", min_size=1, max_size=8)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+spans = {"start": st.none() | numbers, "end": st.none() | numbers, "clock": names}
+moments = st.one_of(
+    st.builds(Last), st.builds(At, amount=numbers, clock=names), st.builds(Mean, **spans), st.builds(Slope, **spans),
+    st.builds(Crossing, threshold=numbers, direction=st.sampled_from(["below", "above"]), sustained=st.booleans()),
+)  # fmt: skip
+quantities = st.builds(
+    Quantity, name=names, label=names, measure=names, moment=moments, chance=numbers,
+    transform=st.sampled_from(questions.TRANSFORMS), against=st.none() | st.builds(Against, role=names),
+)  # fmt: skip
+common = {
+    "name": names, "label": names, "quantity": names, "primary": st.booleans(), "margin": st.none() | numbers,
+    "where": st.dictionaries(names, names | numbers | st.booleans(), max_size=2),
+}  # fmt: skip
+kinds = st.one_of(
+    st.builds(Trend, axis=names, **common),
+    st.builds(Contrast, axis=names, high=names | numbers, low=names | numbers, **common),
+    st.builds(Curve, axis=names, threshold=st.none() | numbers, **common),
+    st.builds(Association, other=names, items=names, **common), st.builds(Decay, outcome=names, **common),
+    st.builds(Frontier, other=names, axis=names, **common),
+)  # fmt: skip
+
+
+@given(st.lists(quantities, max_size=3), st.lists(kinds, max_size=4), st.lists(st.integers(0, 30), max_size=3))
+def test_a_declaration_survives_json(measured, asked, looks):
+    made = declaration(*asked, quantities=tuple(measured), looks=tuple(looks), pilot_seeds=tuple(looks))
+    again = schema.Declaration.from_json(made.to_json())
+    assert again == made
+    assert again.digest == made.digest
+
+
+def test_the_digest_is_of_what_is_asked_and_not_of_how_many_seeds_answer():
+    made = declaration(GAMMA)
+    more = replace(made, preset="q", axes=(schema.Axis(name="seed", label="seed", values=tuple(range(12))),))
+    assert more.digest == made.digest != declaration(GAMMA, looks=(5, 8)).digest
+    assert declaration(replace(GAMMA, margin=0.1, reason="r")).digest != made.digest
+
+
+def test_an_unknown_kind_is_refused():
+    data = json.loads(declaration(GAMMA).to_json())
+    data["questions"][0]["kind"] = "guess"
+    with pytest.raises(ValueError, match="unknown kind 'guess': expected one of trend, contrast"):
+        schema.Declaration.from_json(json.dumps(data))
+
+
+def test_axes_have_the_role_of_their_name_and_scale_unless_told():
+    seed, size, way = (schema.Axis(name=n, label=n, values=(1, 2), scale=s)
+                       for n, s in (("seed", "category"), ("parameters", "log"), ("way", "category")))  # fmt: skip
+    assert [axis.role for axis in (seed, size, way)] == ["replicate", "dose", "treatment"]
+    assert schema.Axis(name="seed", label="", values=(), role="treatment").role == "treatment"
+
+
+def test_good_questions_have_no_problems():
+    asked = (GAMMA, WAYS, replace(WAYS, name="roles", axis="role", high="treatment", low="absent"),
+             Decay(name="decay", label="d", outcome="skill"))  # fmt: skip
+    assert check(declaration(*asked), TRIALS) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "said"),
+    [
+        (replace(WAYS, where={"way": "a"}), {}, "the axis 'way' has 1 value (a): expected at least 2"),
+        (replace(WAYS, margin=-0.1, reason="r"), {}, "margin -0.1: expected a number above 0"),
+        (replace(WAYS, margin=0.1), {}, "a margin without a reason"),
+        (replace(WAYS, prediction="up"), {}, "prediction 'up': expected positive, negative or equivalent"),
+        (replace(WAYS, prediction="equivalent"), {}, "it predicts equivalence without a margin"),
+        (replace(WAYS, quantity="k"), {}, "no quantity 'k' is declared: expected one of half_life, kept"),
+        (replace(WAYS, axis="wy"), {}, "no trial has 'wy': expected one of parameters, seed, way"),
+        (replace(WAYS, high="c"), {}, "no trial has way = 'c': expected one of a, b"),
+        (replace(WAYS, axis="role", high="treatment", low="null"), {}, "no trial has the role 'null'"),
+        (replace(WAYS, where={"size": "1k"}), {}, "where: no trial has 'size'"),
+        (replace(WAYS, where={"seed": 9}), {}, "where: no trial has seed = 9"),
+        (replace(GAMMA, axis="way"), {}, "the axis 'way' is no number ('a')"),
+        (replace(GAMMA, axis="seed"), {}, "the axis 'seed' has 0, which has no logarithm"),
+        (GAMMA, {"pilot_seeds": tuple(range(5))}, "every seed is a pilot seed"),
+        (GAMMA, {"looks": (3, 5)}, "looks (3, 5): expected growing numbers of seeds, the first 5 or more"),
+        (GAMMA, {"looks": (8, 5)}, "looks (8, 5): expected growing"),
+        (WAYS, {"quantities": (replace(KEPT, measure="trunk/skill/hits"),)}, "no trial has the phase 'trunk'"),
+        (WAYS, {"quantities": (replace(KEPT, measure="branch/skil/hits"),)}, "nobody measures 'skil' in 'branch'"),
+        (WAYS, {"quantities": (replace(KEPT, measure="hits"),)}, "expected <phase>/<task>/<measure>"),
+        (WAYS, {"quantities": (replace(KEPT, transform="ln"),)}, "transform 'ln': expected one of none, log"),
+        (WAYS, {"quantities": (replace(KEPT, against=Against(role="null")),)}, "no trial has the role 'null'"),
+        (WAYS, {"quantities": (KEPT, KEPT)}, "2 quantities are named 'kept'"),
+        (Decay(name="d", label="d", outcome="o"), {}, "no outcome 'o' is declared: expected one of skill"),
+        (
+            Frontier(name="f", label="f", quantity="kept", other="kept", axis="way", primary=True), {},
+            "it has no verdict, so it cannot be primary",
+        ),
+    ],
+)  # fmt: skip
+def test_a_bad_question_is_one_line(asked, changes, said):
+    problems = check(declaration(asked, **changes), TRIALS)
+    assert any(said in problem for problem in problems), problems
+    assert not any("\n" in problem for problem in problems)
+
+
+def test_a_fourth_primary_is_refused():
+    asked = [replace(WAYS, name=f"q{i}", primary=True) for i in range(4)]
+    assert check(declaration(*asked[:3]), TRIALS) == []
+    assert check(declaration(*asked), TRIALS) == [
+        "4 questions are primary (q0, q1, q2, q3): expected at most 3; ask the others without primary=True"
+    ]
