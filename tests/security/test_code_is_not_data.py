@@ -27,8 +27,16 @@ FORBIDDEN_METHODS = {"read_pickle"}
 FORBIDDEN_ARGUMENTS = {"allow_pickle", "shell", "trust_remote_code"}
 
 
+TRANSPORT = "platform/halflife/sweep/packing.py"
+"""Unpacks what Ray carries from this sweep's driver to its workers, as Ray does itself; nothing that was stored."""
+
+
 def sources() -> list[Path]:
     return [path for room in ("platform", "analysis", "studies") for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def unpickles(module: str) -> bool:
+    return bool(FORBIDDEN_MODULES & set(module.split(".")))
 
 
 def offences(text: str) -> list[str]:
@@ -36,8 +44,8 @@ def offences(text: str) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name.split(".")[0] in FORBIDDEN_MODULES]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in FORBIDDEN_MODULES:
+            found += [alias.name for alias in node.names if unpickles(alias.name)]
+        elif isinstance(node, ast.ImportFrom) and unpickles(node.module or ""):
             found.append(str(node.module))
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
@@ -54,6 +62,7 @@ def offences(text: str) -> list[str]:
     [
         "import pickle",
         "from joblib import load",
+        "from ray.cloudpickle import loads",
         "torch.load(path)",
         "np.load(path, allow_pickle=True)",
         "subprocess.run(command, shell=True)",
@@ -67,7 +76,7 @@ def test_an_offence_is_noticed(text: str) -> None:
 
 def test_no_module_unpickles_or_runs_text_as_code() -> None:
     found = {str(path.relative_to(ROOT)): what for path in sources() if (what := offences(path.read_text()))}
-    assert found == {}
+    assert found == {TRANSPORT: ["ray.cloudpickle"]}
 
 
 class Bomb:

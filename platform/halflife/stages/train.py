@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from halflife.data.mixture import Mixture
+from halflife.data.mixture import check as check_batches
 from halflife.data.tokenizers import Pretrained, vocabulary_of
 from halflife.errors import UserError
 from halflife.evaluation.probes import Setting, due
@@ -104,7 +105,9 @@ class Train(EngineStage, Recipe):
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
-        return tuple(evaluation.name for evaluation in self.evaluations)
+        logged = (metric.split("/")[0] for objective in self.objectives for metric in objective.measures)
+        names = [*(part.name for part in (*self.evaluations, *self.companions)), *logged]
+        return tuple(dict.fromkeys(name for name in names if name != "train"))
 
     @cached_property
     def _lineage(self) -> tuple[Train, ...]:
@@ -172,6 +175,9 @@ class Train(EngineStage, Recipe):
             optimizer=held.optimizer + 2 * companions,
             activations=held.activations + rows * self.row_tokens * own,
         )
+
+    def check(self, results: Path) -> None:
+        _check_mixture(self.mixture, results, self.batch_tokens, self.steps)
 
     def check_execution(self, execution: Execution) -> None:
         if self.rows % execution.workers:
@@ -249,6 +255,11 @@ class Train(EngineStage, Recipe):
             start=start,
             checkpoint_seconds=context.checkpoint_seconds,
         )
+
+
+@lru_cache(maxsize=4096)  # stages of a study share their mixtures
+def _check_mixture(mixture: Mixture, results: Path, batch_tokens: int, steps: int) -> None:
+    check_batches(mixture, results, batch_tokens=batch_tokens, steps=steps)
 
 
 def check_released(model: Released, mixture: Mixture, dropout: float) -> None:
