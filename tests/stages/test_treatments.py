@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -344,3 +345,15 @@ def test_the_same_text_under_another_transform_is_another_source() -> None:
     trunk = replace(TRUNK, mixture=replace(TRUNK.mixture, sources=rows))
     branch = replace(BRANCH, start=Checkpoint(stage=trunk), mixture=replace(BRANCH.mixture, sources=rows[:1]))
     assert dropped(branch) == rows[1:]
+
+
+def test_the_readmes_example_of_objectives_runs(store: Store) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("## What training minimizes") :]
+    program = section[section.index("```python") + len("```python") :].split("```")[0]
+    names: dict[str, Any] = {"branch": BRANCH, "language": B}
+    exec(program, names)
+    rewarded, hardened = (run_stage(names[name], store).summary["final"] for name in ("rewarded", "hardened"))
+    assert rewarded["policy/length"] > 0
+    assert "train/loss" not in rewarded
+    assert hardened["latent-attack/end_loss"] > hardened["latent-attack/start_loss"]
