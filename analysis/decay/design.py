@@ -103,10 +103,12 @@ def value_text(value: Any) -> str:
 def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[str, str]:
     """Trial -> the control of this role, of the same size and seed, that agrees with it most, among `among`.
 
-    What is measured (the payload, the dropped language) must agree where both have it. The rest need not: settings
-    share controls. Ties go to the control at the reference setting.
+    What is measured (the payload, the dropped language) and what repeats must agree where both have it. The rest need
+    not: settings share controls. Ties go to the control at the reference setting.
     """
     chosen = reference(data)
+    same = {axis.name for axis in data.declaration.axes if axis.role in ("replicate", "measured")}
+    same |= {*MEASURED, "parameters"}
     declared = [axis.name for axis in data.declaration.axes]
     order = [*MATCH_FIRST, *(name for name in declared if name not in (*MATCH_FIRST, *REPLICATES))]
 
@@ -123,7 +125,7 @@ def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[
         candidates = [
             control
             for control in found.get((row.get("size"), row.get("seed")), [])
-            if all(None in (pair := (row.get(name), control.get(name))) or pair[0] == pair[1] for name in MEASURED)
+            if all(None in (pair := (row.get(name), control.get(name))) or pair[0] == pair[1] for name in same)
         ]
         if candidates:
             matches[row["trial"]] = max(candidates, key=partial(agreement, row))["trial"]
