@@ -317,6 +317,7 @@ def lookalike() -> Any:
             ),
             "ewc with LoRA, which keeps the initial weights",
         ),
+        (lambda: engine(branch(objectives=(L2SP(strength=1.0),))), "objectives without a loss given: L2SP"),
         (lambda: replace(FISHER, batches=0), "a Fisher of batches = 0: expected at least 1"),
     ],
 )  # fmt: skip

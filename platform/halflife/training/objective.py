@@ -116,14 +116,18 @@ class Objective:
 
 
 def prepare_all(stage: Any, model: Any, context: Context) -> list[Terms]:
-    """The terms of all objectives of a stage, in their order."""
+    """The terms of all objectives of a stage, in their order. Raises UserError when none of them has a loss."""
     kinds = [type(objective) for objective in stage.objectives]
-    return [
+    terms = [
         objective.prepare(
             ObjectiveSetting(stage=stage, model=model, context=context, number=kinds[:at].count(type(objective)))
         )
         for at, objective in enumerate(stage.objectives)
     ]
+    if not any(term.on_batch or term.on_step for term in terms):
+        names = ", ".join(kind.__name__ for kind in kinds)
+        raise UserError(f"objectives without a loss given: {names}; add one to learn from, such as NextToken()")
+    return terms
 
 
 def check_objectives(objectives: Sequence[Any]) -> None:

@@ -20,7 +20,7 @@ class Told:
 
     def tell(self, metric: str, value: Tensor) -> None:
         """Add to a metric `<task>/<measure>` of this step: a microbatch tells its share of the step's mean."""
-        value = value.detach()
+        value = value.detach().float()
         self.values[metric] = self.values[metric] + value if metric in self.values else value
 
 
