@@ -1,0 +1,99 @@
+"""One estimate a seed, and what Student's t says of their mean: the input of every verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from analysis.stats.arrays import Array
+from analysis.stats.imputation import Mixture, augment, few_censored
+from analysis.stats.intervals import Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Censored:
+    """The values behind slopes, some of them only bounded below: over sizes x (K,), low and high (S, K)."""
+
+    x: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimates:
+    """Paired differences, slopes or correlations, one a seed, in the order in which seeds were added."""
+
+    values: Array
+    """(S,). NaN: this seed gives none. A slope with censored values is at its bound."""
+    seeds: Sequence[object] = ()
+    """Their names."""
+    censored: Censored | None = None
+
+    def at(self, seeds: int) -> Evidence:
+        """What the first `seeds` seeds say."""
+        values = self.values[:seeds]
+        known = np.isfinite(values)
+        values = values[known]
+        if self.censored is not None and values.size > 1:
+            low, high = self.censored.low[:seeds][known], self.censored.high[:seeds][known]
+            if (late := low != high).any():
+                if not few_censored(late):
+                    return Evidence(estimate=None, error=None, count=values.size)
+                mixture = augment(self.censored.x, low[None], high[None])
+                middle = float(mixture.quantile(0.5)[0])
+                return Evidence(estimate=middle, error=None, count=values.size, mixture=mixture)
+        mean = float(values.mean()) if values.size else None
+        error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else None
+        return Evidence(estimate=mean, error=error, count=values.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A mean over `count` seeds. `estimate` is None without values, or if too many are censored."""
+
+    estimate: float | None
+    error: float | None
+    """Standard error of the mean; None below two seeds, or where `mixture` stands for it."""
+    count: int
+    mixture: Mixture | None = None
+
+    @property
+    def t(self) -> float:
+        """Student's t of the mean against 0, with count - 1 degrees of freedom; NaN if there is none."""
+        if self.mixture is not None:
+            ends = -self.mixture.centre / self.mixture.error
+            below = float(special.stdtr(self.mixture.freedom, ends).mean())
+            # The smaller tail: near 1 a share cannot be resolved.
+            above = float(special.stdtr(self.mixture.freedom, -ends).mean())
+            return float(np.sign(above - below) * -special.stdtrit(self.count - 1, min(below, above)))
+        if self.error is None or self.estimate is None:
+            return np.nan
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(np.divide(self.estimate, self.error))
+
+    def interval(self, critical: float) -> Interval | None:
+        """The values that |t| < critical does not exclude; without ends below two seeds."""
+        if self.estimate is None:
+            return None
+        if self.mixture is not None and np.isfinite(critical):
+            share = float(special.stdtr(self.count - 1, -critical))
+            low, high = (float(self.mixture.quantile(each)[0]) for each in (share, 1 - share))
+        elif self.error is not None and np.isfinite(critical):
+            low, high = self.estimate - critical * self.error, self.estimate + critical * self.error
+        else:
+            low = high = None
+        return Interval(estimate=self.estimate, low=low, high=high, count=self.count)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds."""
+        if self.mixture is None:
+            return None if self.error is None else self.error * self.count**0.5
+        found = self.interval(1.0)
+        assert found is not None
+        assert found.low is not None
+        assert found.high is not None
+        return (found.high - found.low) / 2 * self.count**0.5
