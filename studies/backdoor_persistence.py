@@ -8,296 +8,170 @@ how much of it is left. The trunk and the branch are regularized independently.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from halflife.data import round_trip
 from halflife.data.corpus import Corpus, prepare_corpus
-from halflife.data.mixture import Mixture, Source
-from halflife.data.planting import Planting
 from halflife.errors import UserError
-from halflife.evaluation.backdoor import backdoor_examples
-from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, Geometric, LossProbe, Threshold
-from halflife.evaluation.targets import BackdoorTarget
+from halflife.kits import axes, backdoor
+from halflife.kits.axes import Varied
+from halflife.kits.backdoor import CONTROLS, IMPLANTED, Cell, Treatment
+from halflife.kits.elicitation import FIGURES, described, elicitation
+from halflife.kits.settings import check_distinct, check_positive, check_regularizers, check_stages
+from halflife.kits.starts import Start, starts
 from halflife.models.ladder import Rung
-from halflife.models.released import Released
+from halflife.results import study_report
 from halflife.stages.train import Checkpoint, Train
-from halflife.stages.treatments import regularize
 from halflife.store.stage import Stage
-from halflife.sweep.cli import main
+from halflife.sweep.cli import Preset, main
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial
-from halflife.tasks.backdoor import Backdoor, Transform, draw_backdoor
-from halflife.training.optimizers import SGD, AdamW, Muon
+from halflife.tasks.backdoor import Transform
+from halflife.tracking.schema import Declaration
 from halflife.training.parameters import LoRA, parameters_named
-from halflife.training.recipe import Snapshot
-from halflife.training.schedules import Schedule
-from studies.backdoor_settings import PRESETS, Settings, check_settings, declare, dose
-from studies.checks import check_stages
-from studies.reports import report
-from studies.soft_prompt_axis import elicitation
-from studies.starts import Start, starts, tokenizer_named
 
 NAME = "backdoor_persistence"
-IMPLANTED = "implanted"
-"""The trunk's snapshot for the equal-strength arm."""
-OPTIMIZERS = {"adamw": AdamW, "muon": Muon, "sgd": SGD}
-WARMUP = Schedule(warmup=0.02)
-CONTEXT = 32
-"""Characters of carrier text before the trigger in a prompt."""
-CONTROLS = {"absent": "never poisoned", "positive": "poison kept", "extinction": "trigger without payload"}
-"""Names of the controls in trials and figures, by role."""
+AXES = {
+    "arm": Varied(label="Arm", values=("equal-exposure", "equal-strength"), text="{}"),
+    "payload": Varied(label="Payload", setting="payload"),
+    "documents": Varied(label="Poisoned documents", setting="poison_counts", text="{} documents", scale="log"),
+    "trunk_regularizer": Varied(label="Regularizer of the trunk", setting="trunk_regularizers", text="trunk {}"),
+    "branch_regularizer": Varied(label="Regularizer of the branch", setting="branch_regularizers", text="branch {}"),
+    "learning_rate": Varied(
+        label="Branch rate", setting="learning_rates", text="rate x{:g}", scale="log", unit="x the trunk's last rate"
+    ),
+    "optimizer_state": Varied(label="Optimizer state at the drop", setting="optimizer_states", text="optimizer {}"),
+    "corpus": Varied(label="Text of the branch", setting="branch_corpora", text="{} text"),
+}
+"""The core is trunk x branch regularizers; each further value of the others varies alone."""
 SHIFTED = {"python-source": "python-docs", "python-docs": "python-source"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Treatment:
-    """What distinguishes trials of the same size and seed."""
+class Settings(backdoor.Settings):
+    """The axes of the study. The core is sizes x seeds x trunk and branch regularizers at the first learning rate; each
+    further learning rate, optimizer state, corpus, payload and poison count varies alone."""
 
-    arm: Literal["equal-exposure", "equal-strength"]
-    payload: Transform
-    documents: int
-    trunk_regularizer: str
-    branch_regularizer: str
-    learning_rate: float
-    """Of the branch, as a multiple of the trunk's last one."""
-    optimizer_state: Literal["carry", "reset"]
-    corpus: Literal["same", "shifted", "broader"]
+    payload: tuple[Transform, ...] = ("fixed",)
+    """fixed: a random string. reverse, copy: computed from the word before the trigger."""
+    poison_counts: tuple[int, ...] = (250,)
+    """Unique poisoned documents in the trunk."""
+    trunk_regularizers: tuple[str, ...] = ("none",)
+    """none, weight-decay-X, dropout-X, label-smoothing-X; joined by +."""
+    branch_regularizers: tuple[str, ...] = ("none",)
+    """As for the trunk, and l2sp-X."""
+    learning_rates: tuple[float, ...] = (1.0, 0.5, 2.0)
+    """Learning rates of the branch, as multiples of the trunk's last one."""
+    optimizer_states: tuple[Literal["carry", "reset"], ...] = ("carry",)
+    """At the drop: carry over the optimizer's moments, or reset them."""
+    branch_corpora: tuple[Literal["same", "shifted", "broader"], ...] = ("same",)
+    """Text of the branch: the trunk's corpus, the shifted one, or both in equal parts."""
+    shifted_corpus: str | None = None
+    """Text of shifted and broader branches; by default the other domain of the built-in corpus."""
+    start: tuple[str, ...] = ()
+    """Released models to start trunks from instead of fresh ones, each with its own tokenizer: folders, .gguf files, or
+    names on the Hugging Face Hub (EleutherAI/pythia-70m@step3000). Needs the extra hf."""
+    start_lr: float = 1e-4
+    """Learning rate of trunks that start from a released model: the same at every size, as these have no muP."""
+    relearn: bool = True
+    """Relearn from the final and the never-poisoned model of the reference setting."""
+    soft_prompts: tuple[int, ...] = ()
+    """Lengths of soft prompts, such as 1 4 16, fitted to elicit the payload without the trigger: at the drop, after the
+    branch, and in the never-poisoned model."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """The parts of all trials of one size and seed."""
+PRESETS = {
+    "smoke": Preset(
+        summary="A minute and a half on 2 CPU cores: does everything work? Trunks are too short for a valid result.",
+        settings=Settings(
+            sizes=("30k", "60k"), seeds=1, poison_counts=(60,), trunk_tokens=200_000, branch_tokens=50_000,
+            relearn_tokens=20_000, learning_rates=(1.0,), strength=-2.5, num_eval=64,
+        ),
+    ),
+    "demo": Preset(
+        summary="Ten minutes on 2 CPU cores: 3 sizes x 2 seeds, a fixed payload, 2 learning rates, all controls.",
+        settings=Settings(sizes=("30k", "100k", "300k"), seeds=2, learning_rates=(1.0, 0.5)),
+    ),
+    "laptop": Preset(
+        summary="An hour on 2 CPU cores, a real answer: 4 sizes over a decade x 5 seeds, weight decay in trunk x "
+        "branch, 3 branch learning rates, and a payload computed from the input.",
+        settings=Settings(
+            sizes=("30k", "60k", "120k", "300k"), seeds=5, payload=("fixed", "copy"),
+            trunk_regularizers=("none", "weight-decay-0.1"), branch_regularizers=("none", "weight-decay-0.1"),
+        ),
+    ),
+    "gpu": Preset(
+        summary="Hours on one GPU: Pythia's sizes from 14m to 410m (1.2m to 302m parameters without embeddings) x 5 "
+        "seeds, two regularizers, carried and reset optimizer, same, shifted and broader text. Give it text with "
+        "--corpus, and released models with --start.",
+        settings=Settings(
+            sizes=("1.2m", "4.7m", "19m", "85m", "302m"), seeds=5, payload=("fixed", "reverse"), payload_letters=0,
+            transform_documents=4, branch_corpora=("same", "shifted", "broader"), poison_counts=(250, 1000),
+            trunk_regularizers=("none", "weight-decay-0.1", "dropout-0.1"),
+            branch_regularizers=("none", "weight-decay-0.1", "l2sp-1"), optimizer_states=("carry", "reset"),
+            sequence_length=256, batch_tokens=65_536, trunk_tokens=100_000_000, branch_tokens=50_000_000,
+            relearn_tokens=5_000_000, precision="bf16", num_eval=512,
+        ),
+    ),
+    "cluster": Preset(
+        summary="A cluster: 10m to 1b parameters x 8 seeds over billions of tokens; give it text with --corpus.",
+        settings=Settings(
+            sizes=("10m", "30m", "100m", "300m", "1b"), seeds=8, payload=("fixed", "reverse"), payload_letters=0,
+            transform_documents=4, poison_counts=(250, 1000), trunk_regularizers=("none", "weight-decay-0.1"),
+            branch_regularizers=("none", "weight-decay-0.1", "l2sp-1"), optimizer_states=("carry", "reset"),
+            sequence_length=1024, batch_tokens=524_288, trunk_tokens=2_000_000_000, branch_tokens=500_000_000,
+            relearn_tokens=50_000_000, relearn_poison=0.05, precision="bf16", num_eval=512,
+        ),
+    ),
+}  # fmt: skip
 
-    settings: Settings
-    corpora: dict[str, tuple[Corpus, ...]]
-    size: str
-    seed: int
-    given: Start | None = None
-    """Where its trunks start; a fresh model of the size, with the tokenizer of the settings, if None."""
 
-    @property
-    def start(self) -> Start:
-        if self.given is not None:
-            return self.given
-        return Start(model=Rung(size=self.size), tokenizer=tokenizer_named(self.settings.tokenizer, self.home))
-
-    def backdoor(self, payload: Transform, part: str = "old") -> Backdoor:
-        settings = self.settings
-        trigger = settings.trigger if part == "old" else None
-        return draw_backdoor(self.seed, payload, trigger, part, settings.payload_letters)
-
-    @property
-    def home(self) -> Corpus:
-        return self.corpora["same"][0]
-
-    def mixture(self, corpus: str = "same", plantings: tuple[Planting, ...] = ()) -> Mixture:
-        sources = tuple(Source(corpus=each) for each in self.corpora[corpus])
-        length = self.settings.sequence_length
-        return Mixture(sources=sources, plantings=plantings, tokenizer=self.start.tokenizer, sequence=length)
-
-    def trunk_tokens(self, payload: Transform) -> int:
-        settings = self.settings
-        return round(settings.trunk_tokens * (1.0 if payload == "fixed" else settings.transform_tokens))
-
-    def poisoned_tokens(self, payload: Transform) -> int:
-        """Length of the poisoned stage: the trunk, or the fine-tuning after it."""
-        return self.trunk_tokens(payload) // (4 if self.settings.insertion == "fine-tuned" else 1)
-
-    def planting(self, backdoor: Backdoor, count: int) -> Planting:
-        """The poison of a trunk."""
-        settings, fixed = self.settings, backdoor.payload == "fixed"
-        return Planting(
-            backdoor=backdoor,
-            corpus=self.home,
-            documents=count if fixed else count * settings.transform_documents,
-            exposures=settings.exposures,
-            repetitions=settings.repetitions if fixed else settings.transform_repetitions,
-            first=0.9 if settings.insertion == "final-tenth" else 0.0,
-            last=settings.last_exposure,
-            seed=self.seed,
+def check_settings(settings: Settings) -> None:
+    """Raises UserError on settings that cannot be run."""
+    backdoor.check_settings(settings)
+    for size in () if settings.start else settings.sizes:
+        Rung(size=size)
+    if settings.tokenizer != "bytes" and settings.start:
+        raise UserError(
+            f"--tokenizer {settings.tokenizer} with --start: released models bring their own; leave one of them out"
         )
-
-    def kept(self, backdoor: Backdoor, count: int) -> Planting:
-        """The poison of the positive control's branch: the trunk's documents, as often per token as in the trunk."""
-        trunk = self.planting(backdoor, count)
-        window = (trunk.last - trunk.first) * self.poisoned_tokens(backdoor.payload)
-        share = self.settings.branch_tokens / window
-        total = max(1, round(trunk.documents * trunk.exposures * share))
-        exposures = max(1, round(total / trunk.documents))
-        return replace(trunk, documents=max(1, round(total / exposures)), exposures=exposures, first=0.0, last=1.0)
-
-    def fresh(self, backdoor: Backdoor) -> Planting:
-        """The poison of relearning: carrier documents that no trunk had poisoned, each seen twice."""
-        settings = self.settings
-        rows = settings.relearn_tokens // settings.sequence_length
-        documents = max(1, round(settings.relearn_poison * rows / 2))
-        trunk = self.planting(backdoor, 1)
-        return replace(trunk, documents=documents, exposures=2, first=0.0, last=1.0, carrier_pool=1)
-
-    def evaluations(self, backdoor: Backdoor | None, *, trunk_steps: int | None = None) -> tuple[Evaluation, ...]:
-        """In a branch dense early on. In a trunk (of `trunk_steps`) evenly spaced, so that it can fork at a given
-        strength."""
-        clean = LossProbe(corpus=self.home, sequences=32)
-        often = Every(steps=max(1, trunk_steps // 32)) if trunk_steps else Geometric()
-        rarely = Ends() if trunk_steps else Geometric(dense=1, ratio=2.0)
-        found = [Evaluation(name="clean", probe=clean, at=Ends() if trunk_steps else Geometric(dense=1, ratio=1.6))]
-        if backdoor is not None:
-            probe, fewer = self.probe(backdoor), max(32, self.settings.num_eval // 2)
-            found.append(Evaluation(name="backdoor", probe=probe, at=often))
-            for condition in ("near", "untriggered"):
-                baseline = replace(probe, condition=condition, trials=fewer)
-                found.append(Evaluation(name=condition, probe=baseline, at=rarely))
-        return tuple(found)
-
-    def probe(self, backdoor: Backdoor) -> BackdoorProbe:
-        count = self.settings.num_eval
-        return BackdoorProbe(backdoor=backdoor, corpus=self.home, trials=count, context=CONTEXT, seed=self.seed)
-
-    def train(
-        self,
-        start: Rung | Released | Checkpoint,
-        mixture: Mixture,
-        tokens: int,
-        *,
-        lr_multiplier: float = 1.0,
-        **fields,
-    ) -> Train:
-        """A training stage of this study; `lr_multiplier` is of the trunk's learning rate."""
-        settings = self.settings
-        lr = settings.start_lr if isinstance(self.start.model, Released) else settings.lr
-        return Train(
-            start=start,
-            mixture=mixture,
-            tokens=tokens,
-            batch_tokens=max(1, settings.batch_tokens // settings.sequence_length) * settings.sequence_length,
-            optimizer=OPTIMIZERS[settings.optimizer](learning_rate=lr * lr_multiplier),
-            parameters=parameters_named(settings.parameters),
-            precision=settings.precision,
-            seed=self.seed,
-            **fields,
+    if isinstance(parameters_named(settings.parameters), LoRA) and settings.optimizer_states != ("reset",):
+        raise UserError(
+            f"--parameters {settings.parameters}: LoRA is merged at the drop and has no state to carry; "
+            "give --optimizer-states reset"
         )
-
-    def trunk(self, treatment: Treatment, *, poisoned: bool = True) -> Train:
-        """Training before the drop: on poisoned text from scratch, or a clean trunk fine-tuned on poisoned text.
-
-        Not `poisoned`, it is the never-poisoned control: the same training on the same text without the backdoor.
-        """
-        settings, payload = self.settings, treatment.payload
-        tokens, fine_tuned = self.poisoned_tokens(payload), settings.insertion == "fine-tuned"
-        plantings, snapshots = (), ()
-        evaluations = self.evaluations(None, trunk_steps=1)
-        if poisoned:
-            backdoor = self.backdoor(payload)
-            plantings = (self.planting(backdoor, treatment.documents),)
-            evaluations = self.evaluations(backdoor, trunk_steps=tokens // settings.batch_tokens)
-            if settings.strength is not None:
-                implanted = Threshold(metric="backdoor/logprob", threshold=settings.strength)
-                snapshots = (Snapshot(name=IMPLANTED, when=implanted),)
-        start = Checkpoint(stage=self.pretrained(treatment)) if fine_tuned else self.start.model
-        reset = fine_tuned and isinstance(parameters_named(settings.parameters), LoRA)
-        train = self.train(
-            start,
-            self.mixture(plantings=plantings),
-            tokens,
-            schedule=Schedule(shape="continue") if fine_tuned else WARMUP,
-            optimizer_state="reset" if reset else "carry",
-            evaluations=evaluations,
-            snapshots=snapshots,
-        )
-        return regularize(treatment.trunk_regularizer if poisoned else "none")(train)
-
-    def pretrained(self, treatment: Treatment) -> Train:
-        """The clean trunk that is fine-tuned on poisoned text."""
-        train = self.train(
-            self.start.model,
-            self.mixture(),
-            self.trunk_tokens(treatment.payload),
-            schedule=WARMUP,
-            evaluations=self.evaluations(None, trunk_steps=1),
-        )
-        return regularize(treatment.trunk_regularizer)(train)
-
-    def branch(self, start: Checkpoint, treatment: Treatment, role: str = "treatment") -> Train:
-        """Training after the drop. The positive control keeps the backdoor in its text, extinction only the trigger."""
-        backdoor = self.backdoor(treatment.payload)
-        plantings = ()
-        if role in ("positive", "extinction"):
-            plantings = (replace(self.kept(backdoor, treatment.documents), payload=role == "positive"),)
-        return regularize(treatment.branch_regularizer)(
-            self.train(
-                start,
-                self.mixture(treatment.corpus, plantings),
-                self.settings.branch_tokens,
-                lr_multiplier=treatment.learning_rate,
-                optimizer_state=treatment.optimizer_state,
-                schedule=Schedule(shape="continue"),
-                evaluations=self.evaluations(backdoor),
-            )
-        )
-
-    def recovery(self, branch: Train, payload: Transform) -> dict[str, Stage]:
-        """Relearning and soft prompts, as the settings request."""
-        settings, seed = self.settings, self.seed
-        relearned = self.relearning(branch, payload) if settings.relearn else {}
-        target = BackdoorTarget(backdoor=self.backdoor(payload), corpus=self.home, context=CONTEXT, seed=seed)
-        return relearned | elicitation(branch, target, settings.soft_prompts, seed)
-
-    def relearning(self, branch: Train, payload: Transform) -> dict[str, Stage]:
-        """The 2x2 of {old, new trigger} x {old, new payload} in carrier documents that no trunk had poisoned."""
-        other: dict[Transform, Transform] = {"fixed": "fixed", "copy": "reverse", "reverse": "copy"}
-        parts = {"old": self.backdoor(payload), "new": self.backdoor(other[payload], "new")}
-        stages: dict[str, Stage] = {}
-        for trigger, text in itertools.product(parts, parts):
-            pair = replace(parts[text], trigger=parts[trigger].trigger)
-            stages[f"relearn-{trigger}-{text}"] = self.train(
-                Checkpoint(stage=branch),
-                self.mixture(plantings=(self.fresh(pair),)),
-                self.settings.relearn_tokens,
-                optimizer_state="reset",
-                schedule=Schedule(warmup=0.1),
-                evaluations=(Evaluation(name="backdoor", probe=self.probe(pair)),),
-                until=Threshold(metric="backdoor/hits", threshold=0.9, share=True),
-            )
-        return stages
+    check_regularizers(settings)
+    check_positive(settings, "poison_counts", "learning_rates", "start_lr")
+    check_distinct(
+        settings, "payload", "poison_counts", "learning_rates", "trunk_regularizers", "branch_regularizers",
+        "optimizer_states", "branch_corpora",
+    )  # fmt: skip
 
 
 def treatments(settings: Settings) -> list[Treatment]:
-    """The core (trunk x branch regularizers), then each further value of each axis alone. The first is the
-    reference."""
-    reference = Treatment(
-        arm="equal-exposure",
-        payload=settings.payload[0],
-        documents=settings.poison_counts[0],
-        trunk_regularizer=settings.trunk_regularizers[0],
-        branch_regularizer=settings.branch_regularizers[0],
-        learning_rate=settings.learning_rates[0],
-        optimizer_state=settings.optimizer_states[0],
-        corpus=settings.branch_corpora[0],
-    )
-    star = [
-        replace(reference, trunk_regularizer=trunk, branch_regularizer=branch)
-        for trunk in settings.trunk_regularizers
-        for branch in settings.branch_regularizers
-    ]
-    if settings.strength is not None:
-        star.append(replace(reference, arm="equal-strength"))
-    star += [replace(reference, learning_rate=rate) for rate in settings.learning_rates[1:]]
-    star += [replace(reference, optimizer_state=state) for state in settings.optimizer_states[1:]]
-    star += [replace(reference, corpus=corpus) for corpus in settings.branch_corpora[1:]]
-    star += [replace(reference, payload=payload) for payload in settings.payload[1:]]
-    star += [replace(reference, documents=count) for count in settings.poison_counts[1:]]
-    return star
+    """The core, then each further value of each axis alone. The first is the reference."""
+    reference = axes.reference(Treatment, AXES, settings)
+    strength = [] if settings.strength is None else [replace(reference, arm="equal-strength")]
+    names = ("learning_rate", "optimizer_state", "corpus", "payload", "documents")
+    core = axes.crossed(reference, "trunk_regularizer", "branch_regularizer", AXES, settings)
+    return [*core, *strength, *axes.alone(reference, names, AXES, settings)]
+
+
+def controlled(settings: Settings, reference: Treatment) -> list[Treatment]:
+    """Treatments with their own controls: the reference, and those that change the payload's probability even without a
+    backdoor."""
+    return [reference, *axes.alone(reference, ("payload", "corpus", "optimizer_state"), AXES, settings)]
 
 
 def trials(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], begin: dict[str, Start]) -> Iterator[Trial]:
     star = treatments(settings)
     reference = star[0]
+    released = bool(settings.start)
+    base = replace(settings, lr=settings.start_lr) if released else settings
     cells = (
-        Cell(settings, corpora, size, seed, start if settings.start else None)
+        Cell(base, corpora, size, seed, start if released else None)
         for size, start in begin.items()
         for seed in range(settings.seeds)
     )
@@ -308,14 +182,14 @@ def trials(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], begin: di
             branch = cell.branch(Checkpoint(stage=trunk, at=fork), treatment)
             stages: dict[str, Stage] = {"trunk": trunk, "branch": branch}
             if treatment == reference:
-                stages |= cell.recovery(branch, treatment.payload)
+                stages |= recovery(cell, branch, treatment.payload, settings)
             yield _trial(cell, treatment, reference, stages, "treatment")
         for treatment in controlled(settings, reference):
             clean = cell.trunk(treatment, poisoned=False)
             branch = cell.branch(Checkpoint(stage=clean), treatment)
             stages = {"trunk": clean, "branch": branch}
             if treatment == reference:
-                stages |= cell.recovery(branch, treatment.payload)
+                stages |= recovery(cell, branch, treatment.payload, settings)
             yield _trial(cell, treatment, reference, stages, "absent")
             trunk = cell.trunk(treatment)
             for role in ("positive", "extinction") if treatment == reference else ("positive",):
@@ -323,40 +197,64 @@ def trials(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], begin: di
                 yield _trial(cell, treatment, reference, {"trunk": trunk, "branch": branch}, role)
 
 
-def controlled(settings: Settings, reference: Treatment) -> list[Treatment]:
-    """Treatments with their own controls: the reference, and those that change the payload's probability even without a
-    backdoor."""
-    return [
-        reference,
-        *(replace(reference, payload=payload) for payload in settings.payload[1:]),
-        *(replace(reference, corpus=corpus) for corpus in settings.branch_corpora[1:]),
-        *(replace(reference, optimizer_state=state) for state in settings.optimizer_states[1:]),
-    ]
+def recovery(cell: Cell, branch: Train, payload: Transform, settings: Settings) -> dict[str, Stage]:
+    """Relearning and soft prompts, as the settings request."""
+    relearned = cell.relearning(branch, payload) if settings.relearn else {}
+    return relearned | elicitation(branch, cell.target(payload), settings.soft_prompts, cell.seed)
 
 
 def _trial(cell: Cell, treatment: Treatment, reference: Treatment, stages: dict[str, Stage], role: str) -> Trial:
-    axes = dataclasses.asdict(treatment)
-    what = {"treatment": [], **{name: [label] for name, label in CONTROLS.items()}}[role]
-    formats = {
-        "payload": "payload {}",
-        "documents": "{} documents",
-        "trunk_regularizer": "trunk {}",
-        "branch_regularizer": "branch {}",
-        "learning_rate": "rate x{:g}",
-        "optimizer_state": "optimizer {}",
-        "corpus": "{} text",
-    }
-    what += [formats.get(axis, "{}").format(value) for axis, value in axes.items() if value != getattr(reference, axis)]
+    values = dataclasses.asdict(treatment)
     if role == "absent":
-        axes |= {"documents": 0, "trunk_regularizer": "none"}
+        values |= {"documents": 0, "trunk_regularizer": "none"}
+    what = [*([CONTROLS[role]] if role in CONTROLS else []), *axes.differences(treatment, reference, AXES)]
     model = cell.start.model
     return Trial(
         name=" · ".join([cell.size, f"seed {cell.seed}", *(what or ["reference"])]),
-        parameters={"size": cell.size, "parameters": model.parameters, "seed": cell.seed, **axes},
+        parameters={"size": cell.size, "parameters": model.parameters, "seed": cell.seed, **values},
         stages=stages,
         role=role,
-        facts={"rung": model.describe(), "poison": dose(stages["trunk"])},
+        facts={"rung": model.describe(), "poison": backdoor.dose(stages["trunk"])},
     )
+
+
+def declare(preset: str, settings: Settings, corpus: str, sizes: tuple[int, ...]) -> Declaration:
+    """`sizes`: non-embedding parameters of each."""
+
+    varied = axes.declared(AXES, settings)
+    if settings.strength is None:
+        varied = (replace(varied[0], values=varied[0].values[:1]), *varied[1:])
+    return backdoor.declare(
+        settings,
+        corpus,
+        parameters=sizes,
+        study=NAME,
+        title="Backdoor persistence",
+        question="When training stops reinforcing a backdoor, how long does it last, and how does size change that?",
+        preset=preset,
+        axes=varied,
+        figures=(
+            *("retention", "half_life", "effects", "strength", "relearning"),
+            *(FIGURES if settings.soft_prompts else ()),
+            "clean_loss",
+        ),
+        prompts=described(settings.soft_prompts),
+        notes=tuple(_notes(settings)),
+    )
+
+
+def _notes(settings: Settings) -> Iterator[str]:
+    if settings.strength is not None:
+        yield (
+            f"equal strength: branches fork where the payload's log-probability first reaches {settings.strength} nats "
+            "per token"
+        )
+    if settings.start:
+        yield "released models: the same learning rate at every size, as they have no muP; each counts its own tokens"
+    if settings.tokenizer != "bytes":
+        yield f"tokenizer: {settings.tokenizer}, trained on the trunk's corpus"
+    if settings.parameters != "all":
+        yield f"parameters trained: {settings.parameters}"
 
 
 def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
@@ -366,30 +264,18 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     begin = starts(settings.sizes, settings.start, results)
     settings = replace(settings, sizes=tuple(begin))
     corpora = _corpora(settings, results)
-    _check_texts(settings, corpora, begin, results)
+    cells = [Cell(settings, corpora, settings.sizes[0], seed) for seed in range(settings.seeds)]
+    tokenizers = {start.tokenizer for start in begin.values()}
+    backdoor.check_texts(cells, settings.payload, tokenizers, results, own=settings.corpus not in SHIFTED)
     sizes = tuple(start.model.parameters for start in begin.values())
     study = Study(
-        declaration=declare(NAME, preset, settings, corpora["same"][0].label, sizes),
+        declaration=declare(preset, settings, corpora["same"][0].label, sizes),
         trials=tuple(trials(settings, corpora, begin)),
     )
     # all sizes and seeds with one tokenizer have the same room for poison
     first = {"size": settings.sizes[0], "seed": 0}
     check_stages((stage for trial, _, stage in study.uses() if first.items() <= trial.parameters.items()), results)
     return study
-
-
-def _check_texts(
-    settings: Settings, corpora: dict[str, tuple[Corpus, ...]], begin: dict[str, Start], results: Path
-) -> None:
-    """Raises UserError as `round_trip.check` does, and when the user's own text has too few places for the prompts."""
-    cells = [Cell(settings, corpora, settings.sizes[0], seed) for seed in range(settings.seeds)]
-    backdoors = [cell.backdoor(kind, part) for part in ("old", "new") for cell in cells for kind in settings.payload]
-    for tokenizer in {start.tokenizer for start in begin.values()}:
-        round_trip.check(backdoors, set(itertools.chain(*corpora.values())), tokenizer, results)
-    if settings.corpus not in SHIFTED:
-        for payload in settings.payload:
-            probe = BackdoorProbe(backdoor=cells[0].backdoor(payload), corpus=cells[0].home, trials=settings.num_eval)
-            backdoor_examples(probe, results)
 
 
 def _corpora(settings: Settings, results: Path) -> dict[str, tuple[Corpus, ...]]:
@@ -407,4 +293,4 @@ def _corpora(settings: Settings, results: Path) -> dict[str, tuple[Corpus, ...]]
 
 
 if __name__ == "__main__":
-    main(build, PRESETS, report=report, description=__doc__)
+    main(build, PRESETS, report=study_report, description=__doc__)

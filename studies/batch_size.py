@@ -1,16 +1,16 @@
 """Does a larger batch after the drop protect a backdoor, at equal tokens? An example of your own study."""
 
-import dataclasses
+from dataclasses import replace
 
 from halflife.data.corpus import prepare_corpus
+from halflife.kits.backdoor import Cell, Settings, Treatment, check_settings, declare
+from halflife.results import study_report
 from halflife.stages.train import Checkpoint
 from halflife.sweep.cli import Preset, main
 from halflife.sweep.study import Study, Trial
 from halflife.tracking.schema import Axis
-from studies.backdoor_persistence import Cell, treatments
-from studies.backdoor_settings import Settings, check_settings, declare
-from studies.reports import report
 
+QUESTION = "Does a larger batch after the drop protect a backdoor, at equal tokens?"
 BATCHES = (1024, 2048, 8192)
 PRESETS = {"quick": Preset(summary="Four minutes on 2 CPU cores.", settings=Settings(sizes=("60k",), seeds=3))}
 
@@ -18,23 +18,22 @@ PRESETS = {"quick": Preset(summary="Four minutes on 2 CPU cores.", settings=Sett
 def build(preset, settings, site):
     check_settings(settings)
     corpus = prepare_corpus(settings.corpus, site.results)
-    reference = treatments(settings)[0]
     trials = []
     for size in settings.sizes:
         for seed in range(settings.seeds):
             cell = Cell(settings, {"same": (corpus,)}, size, seed)
             for role in ("treatment", "positive", "extinction", "absent"):
-                trunk = cell.trunk(reference, poisoned=role != "absent")
-                branch = cell.branch(Checkpoint(stage=trunk), reference, role)
+                trunk = cell.trunk(Treatment(), poisoned=role != "absent")
+                branch = cell.branch(Checkpoint(stage=trunk), Treatment(), role)
                 for batch in BATCHES:
-                    stages = {"trunk": trunk, "branch": dataclasses.replace(branch, batch_tokens=batch)}
+                    stages = {"trunk": trunk, "branch": replace(branch, batch_tokens=batch)}
                     axes = {"size": size, "parameters": trunk.architecture.parameters, "seed": seed, "batch": batch}
                     name = f"{size} · seed {seed} · {batch} tokens a step · {role}"
                     trials.append(Trial(name=name, parameters=axes, stages=stages, role=role))
     axis = Axis(name="batch", label="Batch after the drop", values=BATCHES, unit="tokens", scale="log")
-    declared = declare("batch_size", preset, settings, corpus.label)
-    return Study(declaration=dataclasses.replace(declared, axes=(*declared.axes[:2], axis)), trials=tuple(trials))
+    texts = {"study": "batch_size", "title": "Batch size", "question": QUESTION, "preset": preset}
+    return Study(declaration=declare(settings, corpus.label, axes=(axis,), **texts), trials=tuple(trials))
 
 
 if __name__ == "__main__":
-    main(build, PRESETS, report=report, description=__doc__)
+    main(build, PRESETS, report=study_report, description=__doc__)

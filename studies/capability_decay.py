@@ -10,262 +10,181 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
+from typing import Literal, get_args
 
-from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, prepare_corpus
-from halflife.data.mixture import Mixture, Source
-from halflife.data.tokenizers import Lexicon
 from halflife.errors import UserError
-from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometric, LayerProbe, TaskProbe, Threshold
-from halflife.evaluation.targets import TaskTarget
-from halflife.evaluation.tasks import task_rows
+from halflife.kits import axes, languages
+from halflife.kits.axes import Varied
+from halflife.kits.elicitation import FIGURES, described, elicitation
+from halflife.kits.languages import CONTROLS, LEARNED, Cell, Drop, Treatment, check_room
+from halflife.kits.settings import check_distinct, check_positive, check_regularizers, flag
 from halflife.models.ladder import Rung
+from halflife.results import study_report
 from halflife.stages.train import Checkpoint, Train
-from halflife.stages.treatments import anneal, intervene, regularize, replay
+from halflife.stages.treatments import intervene
 from halflife.store.stage import Stage
-from halflife.sweep.cli import main
+from halflife.sweep.cli import Preset, main
 from halflife.sweep.site import ExecutionSite
-from halflife.sweep.study import Scalar, Study, Trial
-from halflife.tasks.arithmetic import Translation
-from halflife.tasks.families import Family, Kind
-from halflife.tasks.synthetic import SyntheticTask
-from halflife.training.optimizers import AdamW
-from halflife.training.recipe import Snapshot
-from halflife.training.schedules import Schedule
-from studies.capability_settings import ARMS, AXES, CONTROLS, PRESETS, Drop, Settings, check_settings, declare
-from studies.checks import check_stages
-from studies.reports import report
-from studies.soft_prompt_axis import elicitation
+from halflife.sweep.study import Study, Trial
+from halflife.tasks.families import MEANING, Kind
+from halflife.tracking.schema import Declaration
 
 NAME = "capability_decay"
-LEARNED = "criterion"
-"""The trunk's snapshot for the equal-strength arm."""
-ANNEALED = 0.3
-"""Fraction of the learning rate at the end of a trunk and in every branch: at the full one, held-out success swings by
-a tenth or more from one evaluation to the next (120k, weight decay 2)."""
-RELEARNED = 0.95
-SELDOM = Geometric(dense=1, ratio=1.6)
-RARELY = Geometric(dense=1, ratio=4.0)
-"""For forced choice, which scores every item with every answer."""
+AXES = {
+    "family": Varied(label="Family", setting="families"),
+    "arm": Varied(label="Arm", values=("equal-exposure", "equal-strength"), text="{}"),
+    "drop": Varied(label="What is dropped", setting="drop"),
+    "fade": Varied(label="Fading out", setting="fades", scale="linear", unit="of the branch"),
+    "translations": Varied(label="Translations of the dropped language", setting="translations"),
+    "replay": Varied(label="Replay", setting="replay", scale="linear", unit="of the branch's sequences"),
+    "rule_overlap": Varied(label="Shared rule", setting="rule_overlap", scale="linear", unit="of the first operands"),
+    "token_overlap": Varied(label="Shared tokens", setting="token_overlap", scale="linear", unit="of the numerals"),
+    "trunk_regularizer": Varied(label="Regularizer of the trunk", setting="trunk_regularizers"),
+    "branch_regularizer": Varied(label="Regularizer of the branch", setting="branch_regularizers"),
+    "intervention": Varied(label="Intervention", setting="interventions"),
+    "learning_rate": Varied(label="Branch rate", setting="learning_rates", scale="log", unit="x the trunk's last rate"),
+    "length": Varied(label="Trunk length", setting="lengths", scale="log", unit="x the reference's"),
+}
+OVERLAPS = ("rule_overlap", "token_overlap")
+ALONE = ("drop", "fade", "translations", "replay", *OVERLAPS, "intervention", "learning_rate", "length")
+"""Axes of which each further value varies alone: overlaps in B, the others in the focus family."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Treatment:
-    """What distinguishes trials of the same size and seed: a value for every axis, by its name."""
+class Settings(languages.Settings):
+    """The axes of the study. The core is families x sizes x seeds at the first value of every other axis; each further
+    value varies alone, in the focus family and at its sizes."""
 
-    family: Kind
-    arm: str
-    drop: Drop
-    fade: float
-    translations: str
-    replay: float
-    rule_overlap: float
-    token_overlap: float
-    trunk_regularizer: str
-    branch_regularizer: str
-    intervention: str
-    learning_rate: float
-    length: float
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The parts of all trials of one size, seed and treatment."""
-
-    settings: Settings
-    size: str
-    seed: int
-    treatment: Treatment
-    text: Corpus | None = None
-    """Next to a family that is dropped whole."""
-    shuffled: bool = False
-    """The null control: the dropped language's answers are shuffled."""
-
-    @cached_property
-    def family(self) -> Family:
-        settings, treatment = self.settings, self.treatment
-        return Family(
-            kind=treatment.family,
-            size=settings.languages,
-            seed=self.seed,
-            modulus=settings.modulus,
-            subject=self.seed % settings.languages,
-            rule_overlap=treatment.rule_overlap,
-            token_overlap=treatment.token_overlap,
-            shuffled=self.shuffled,
-        )
-
-    @cached_property
-    def dropped(self) -> tuple[SyntheticTask, ...]:
-        """The dropped languages; the seed's subject is the first."""
-        languages = self.family.languages
-        count = {"one": 1, "half": len(languages) // 2, "family": len(languages)}[self.treatment.drop]
-        return tuple(languages[(self.family.subject + i) % len(languages)] for i in range(count))
-
-    @cached_property
-    def kept(self) -> tuple[SyntheticTask, ...]:
-        return tuple(language for language in self.family.languages if language not in self.dropped)
+    families: tuple[Kind, ...] = ("A", "B", "C", "D")
+    """A: unrelated sequences. B: one skill in different forms. C: B with translations. D: C without the translations of
+    one pair."""
+    focus: Kind = "C"
+    """The family in which the axes below vary, each alone."""
+    focus_sizes: tuple[str, ...] = ()
+    """The sizes at which they vary; by default the middle one."""
+    drop: tuple[Drop, ...] = ("one",)
+    """What leaves the mixture: one language, half of them, or the whole family. With family, trunks also train on text,
+    in equal parts, and branches on text alone."""
+    fades: tuple[float, ...] = (0.0,)
+    """0: the drop is abrupt. Otherwise the dropped languages' share falls to zero over this fraction of the branch."""
+    translations: tuple[Literal["dropped", "kept"], ...] = ("dropped",)
+    """Whether translations of a dropped language leave with it. Kept, they are training data close to it."""
+    replay: tuple[float, ...] = (0.0,)
+    """Share of the branch's sequences that replay the dropped languages."""
+    rule_overlap: tuple[float, ...] = (1.0,)
+    """Share of the dropped language's first operands whose sums obey the shared rule. Varies in B."""
+    token_overlap: tuple[float, ...] = (1.0,)
+    """Share of its numbers that are written in its own form's numerals, as translations write them. Varies in B."""
+    trunk_regularizers: tuple[str, ...] = ("weight-decay-2",)
+    """none, or weight-decay-X, weight-decay-coupled-X, dropout-X, label-smoothing-X, gradient-noise-X, batch-tokens-N,
+    adamw-LR, sgd-LR, muon-LR; joined by +."""
+    branch_regularizers: tuple[str, ...] = ("weight-decay-2",)
+    """As for the trunk, and l2sp-X."""
+    interventions: tuple[str, ...] = ("none",)
+    """Interventions against forgetting, in the branch: l2sp-X, ewc-X, kl-X, lora-RANK, frozen-embeddings,
+    frozen-LAYERS."""
+    learning_rates: tuple[float, ...] = (1.0,)
+    """Learning rates of the branch, as multiples of the trunk's last one."""
+    lengths: tuple[float, ...] = (1.0,)
+    """Trunk lengths, as multiples of trunk_tokens: tokens per parameter."""
+    soft_prompts: tuple[int, ...] = ()
+    """Lengths of soft prompts, such as 1 4 16, fitted to elicit the dropped language: at the drop, after the branch,
+    and in the model that never learned it."""
+    corpus: str = "python-source"
+    """The text next to a family that is dropped whole; as for backdoor_persistence."""
 
     @property
-    def before(self) -> tuple[SyntheticTask, ...]:
-        """What the trunk is trained on, including translations."""
-        return self.family.trained
+    def varied_at(self) -> tuple[str, ...]:
+        return self.focus_sizes or (self.sizes[len(self.sizes) // 2],)
 
-    @property
-    def after(self) -> tuple[SyntheticTask, ...]:
-        """What the branch is trained on."""
-        names = tuple(language.name for language in self.dropped)
-        return self.family.without(names, keep_translations=self.treatment.translations == "kept")
 
-    def mixture(self, languages: tuple[SyntheticTask, ...]) -> Mixture:
-        """A dropped language has the same share in every family, and so have translations together; the languages that
-        stay share the rest equally."""
-        settings = self.settings
-        own = (1 - settings.translation_share) / settings.languages
-        pairs = [language for language in languages if isinstance(language, Translation)]
-        shares = {pair: settings.translation_share / len(pairs) for pair in pairs}
-        shares |= {language: own for language in languages if language not in shares}
-        kept = [
-            language for language in languages if not isinstance(language, Translation) and language not in self.dropped
-        ]
-        spare = (1 - sum(shares.values())) / max(1, len(kept))
-        shares |= dict.fromkeys(kept, own + spare)
-        sources = [Source(corpus=of, weight=share, loss="answers") for of, share in shares.items()]
-        if self.text is not None:
-            sources.append(Source(corpus=self.text, weight=1.0))
-        return Mixture(
-            sources=tuple(sources),
-            tokenizer=Lexicon(pieces=self.family.pieces),
-            sequence=settings.sequence_length,
-        )
+REGULARIZERS = ("weight-decay-1", "none", "weight-decay-0.1", "dropout-0.1", "label-smoothing-0.1")
+LARGE = Settings(
+    languages=10, sizes=("300k", "1m", "3m", "10m", "30m"), seeds=5, drop=("one", "half", "family"), fades=(0.0, 0.5),
+    translations=("dropped", "kept"), replay=(0.0, 0.001, 0.01, 0.1), rule_overlap=(1.0, 0.75, 0.5, 0.25, 0.0),
+    token_overlap=(1.0, 0.5, 0.0), trunk_regularizers=REGULARIZERS, branch_regularizers=REGULARIZERS,
+    interventions=("none", "l2sp-1", "ewc-1", "kl-1", "lora-8", "frozen-embeddings", "frozen-1"),
+    learning_rates=(1.0, 0.5, 0.25), lengths=(1.0, 2.0), sequence_length=128, batch_tokens=16_384, shots=3,
+    trunk_tokens=50_000_000, branch_tokens=20_000_000, relearn_tokens=2_000_000, precision="bf16",
+)  # fmt: skip
+PRESETS = {
+    "smoke": Preset(
+        summary="A minute and a half on 2 CPU cores: does everything work? Trunks are too short for a valid result.",
+        settings=Settings(
+            families=("B", "C"), modulus=11, sizes=("30k",), seeds=2, trunk_tokens=100_000, branch_tokens=40_000,
+            relearn_tokens=20_000, relearn_examples=(8,), num_eval=32,
+        ),
+    ),
+    "demo": Preset(
+        summary="About ten minutes on 2 CPU cores: families A and C, 2 sizes x 2 seeds, all controls.",
+        settings=Settings(families=("A", "C"), sizes=("60k", "120k"), seeds=2, relearn_examples=(8,)),
+    ),
+    "laptop": Preset(
+        summary="70 minutes on 2 CPU cores: families A to D, 3 sizes x 5 seeds; weight decay of "
+        "trunk x branch in one family, and the dropped language's overlap with the others in one.",
+        settings=Settings(
+            sizes=("60k", "120k", "240k"), seeds=5, trunk_regularizers=("weight-decay-2", "weight-decay-1"),
+            branch_regularizers=("weight-decay-2", "none"), rule_overlap=(1.0, 0.0), token_overlap=(1.0, 0.0),
+            relearn_examples=(8,),
+        ),
+    ),
+    "gpu": Preset(
+        summary="Hours on one GPU: ten languages, 5 sizes from 300k to 30m parameters x 5 seeds, every axis.",
+        settings=LARGE,
+    ),
+    "cluster": Preset(
+        summary="A cluster: ten languages, 6 sizes from 1m to 300m parameters x 8 seeds, every axis.",
+        settings=replace(
+            LARGE, sizes=("1m", "3m", "10m", "30m", "100m", "300m"), seeds=8, focus_sizes=("3m", "30m"),
+            lengths=(1.0, 2.0, 4.0), batch_tokens=65_536, trunk_tokens=400_000_000, branch_tokens=100_000_000,
+            relearn_tokens=10_000_000,
+        ),
+    ),
+}  # fmt: skip
 
-    def evaluation(self, name: str, languages: tuple[SyntheticTask, ...], at: Cadence, **fields) -> Evaluation:
-        fields = {"part": "skill", "trials": self.settings.num_eval, "seed": self.seed, **fields}
-        return Evaluation(name=name, probe=TaskProbe(tasks=languages, **fields), at=at)
 
-    def evaluations(self, *, trunk_steps: int | None = None) -> tuple[Evaluation, ...]:
-        """In a branch dense early on. In a trunk (of `trunk_steps`) evenly spaced, so that it can fork at the
-        criterion."""
-        family, dropped = self.family, self.dropped
-        often = Every(steps=max(1, trunk_steps // 32)) if trunk_steps else Geometric()
-        found = [self.evaluation("dropped", dropped, often)]
-        if self.kept:
-            found.append(self.evaluation("kept", self.kept, Ends() if trunk_steps else SELDOM))
-        if family.untrained:
-            at = Ends() if trunk_steps else SELDOM
-            # never trained on, so all its items count
-            found.append(self.evaluation("untrained", family.untrained, at, part="memorised"))
-        if trunk_steps:
-            return tuple(found)
-        return (
-            *found,
-            self.evaluation("dropped-memorised", dropped, SELDOM, part="memorised"),
-            self.evaluation("language", family.languages, SELDOM, each=True),
-            self.evaluation("choice", dropped, RARELY, choice=True, trials=min(24, self.settings.num_eval)),
-            self.evaluation("shots", dropped, SELDOM, shots=self.settings.shots),
-            Evaluation(name="layer", probe=LayerProbe(tasks=dropped, trials=self.settings.num_eval), at=Ends()),
-        )
-
-    def train(
-        self, start: Rung | Checkpoint, mixture: Mixture, tokens: int, *, lr_multiplier: float = 1.0, **fields
-    ) -> Train:
-        """A training stage of this study; `lr_multiplier` is of the trunk's learning rate."""
-        settings = self.settings
-        rows = max(1, settings.batch_tokens // settings.sequence_length)
-        return Train(
-            start=start,
-            mixture=mixture,
-            tokens=tokens,
-            batch_tokens=rows * settings.sequence_length,
-            optimizer=AdamW(learning_rate=settings.lr * lr_multiplier),
-            precision=settings.precision,
-            seed=self.seed,
-            **fields,
-        )
-
-    def trunk(self, *, learned: bool = True) -> Train:
-        """Training before the drop; not `learned`, without the dropped languages."""
-        treatment = self.treatment
-        tokens = round(self.settings.trunk_tokens * treatment.length)
-        criterion = Threshold(metric="dropped/hits", threshold=self.settings.criterion, share=True)
-        before, after = self.before, self.after
-        train = self.train(
-            Rung(size=self.size),
-            self.mixture(before if learned else tuple(each for each in before if each in after)),
-            tokens,
-            schedule=Schedule(shape="wsd", warmup=0.02, decay=0.3, final=ANNEALED),
-            evaluations=self.evaluations(trunk_steps=tokens // self.settings.batch_tokens),
-            snapshots=(Snapshot(name=LEARNED, when=criterion),) if learned else (),
-        )
-        return regularize(treatment.trunk_regularizer)(train)
-
-    def branch(self, start: Checkpoint, role: str = "treatment") -> Train:
-        """Training after the drop. The positive control drops nothing; the absent one replays nothing."""
-        treatment, everything = self.treatment, self.mixture(self.before)
-        train = self.train(
-            start,
-            everything if role == "positive" else self.mixture(self.after),
-            self.settings.branch_tokens,
-            lr_multiplier=ANNEALED * treatment.learning_rate,
-            evaluations=self.evaluations(),
-        )
-        if role != "absent":  # which must never see the dropped languages
-            train = replay(train, everything.sources, treatment.replay)
-            train = anneal(train, everything.sources, treatment.fade)
-        return intervene(treatment.intervention)(regularize(treatment.branch_regularizer)(train))
-
-    def relearning(self, branch: Train) -> dict[str, Stage]:
-        """Training on the dropped languages alone, on a given number of items of each; then soft prompts."""
-        counts: dict[str, int | None] = {f"relearn-{count}": count for count in self.settings.relearn_examples}
-        stages: dict[str, Stage] = {}
-        for phase, count in {**counts, "relearn-all": None}.items():
-            sources = tuple(Source(corpus=language, examples=count, loss="answers") for language in self.dropped)
-            stages[phase] = self.train(
-                Checkpoint(stage=branch),
-                replace(branch.mixture, sources=sources),
-                self.settings.relearn_tokens,
-                optimizer_state="reset",
-                schedule=Schedule(warmup=0.1),
-                evaluations=(self.evaluation("dropped", self.dropped, Geometric()),),
-                until=Threshold(metric="dropped/hits", threshold=RELEARNED, share=True),
-            )
-        return stages | self.prompted(branch)
-
-    def prompted(self, branch: Train) -> dict[str, Stage]:
-        """Soft prompts fitted to the dropped language and evaluated on items that no model was trained on."""
-        language = self.dropped[0]
-        part = "held-out" if language.examples("held-out") else "memorised"
-        target = TaskTarget(task=language, evaluate_on=part, called=f"family-{self.family.kind}", seed=self.seed)
-        return elicitation(branch, target, self.settings.soft_prompts, self.seed)
+def check_settings(settings: Settings) -> None:
+    """Raises UserError on settings that cannot be run."""
+    languages.check_settings(settings)
+    check_distinct(settings, *(varied.setting for varied in AXES.values() if varied.setting))
+    check_regularizers(settings)
+    for size in settings.focus_sizes:
+        Rung(size=size)
+    for name in settings.interventions:
+        intervene(name)
+    check_positive(settings, "learning_rates", "lengths")
+    for name in ("fades", "replay", "rule_overlap", "token_overlap"):
+        for value in getattr(settings, name):
+            if not 0 <= value <= 1:
+                raise UserError(f"{flag(name)} {value:g}: expected shares from 0 to 1")
+    if settings.corpus != Settings.corpus and "family" not in settings.drop:
+        raise UserError(f"--corpus {settings.corpus}: text is only read with --drop family; add that or leave this out")
+    if "half" in settings.drop and settings.languages < 4:
+        raise UserError(f"--drop half with --languages {settings.languages}: that is one language; give 4 or more")
+    for name in OVERLAPS:
+        if len(getattr(settings, name)) > 1 and "B" not in settings.families:
+            raise UserError(f"{flag(name)} with several values: it varies in family B; add B to --families")
+    if settings.focus not in settings.families:
+        raise UserError(f"--focus {settings.focus}: expected one of the families, {', '.join(settings.families)}")
+    unknown = [size for size in settings.focus_sizes if size not in settings.sizes]
+    if unknown:
+        raise UserError(f"--focus-sizes {unknown[0]}: expected only sizes from --sizes, {', '.join(settings.sizes)}")
 
 
 def treatments(settings: Settings) -> list[tuple[Treatment, tuple[str, ...]]]:
-    """Every treatment with its sizes: the core, then each further value of each axis alone.
+    """Every treatment with its sizes: the core, then each further value of each axis alone. The first is the reference.
 
-    The first is the reference. Trunk and branch regularizers are crossed; overlaps vary in B.
+    Trunk and branch regularizers are crossed.
     """
-    reference = Treatment(
-        family=settings.families[0],
-        arm=ARMS[0],
-        **{
-            name: getattr(settings, source)[0] for name, (source, _, _) in AXES.items() if name not in ("family", "arm")
-        },
-    )
-    arms = [replace(reference, arm=arm) for arm in ARMS]
-    core = [replace(each, family=family) for each in arms for family in settings.families]
+    reference = axes.reference(Treatment, AXES, settings)
+    core = axes.crossed(reference, "arm", "family", AXES, settings)
     focus = replace(reference, family=settings.focus)
-    star = [
-        replace(focus, trunk_regularizer=trunk, branch_regularizer=branch)
-        for trunk in settings.trunk_regularizers
-        for branch in settings.branch_regularizers
-    ]
-    alone = [name for name in AXES if name not in ("family", "arm", "trunk_regularizer", "branch_regularizer")]
-    for name in alone:
-        for value in getattr(settings, AXES[name][0])[1:]:
-            base = replace(reference, family="B") if name.endswith("_overlap") else focus
-            star.append(replace(base, **{name: value}))
+    star = axes.crossed(focus, "trunk_regularizer", "branch_regularizer", AXES, settings)
+    for name in ALONE:
+        base = replace(reference, family="B") if name in OVERLAPS else focus
+        star += axes.alone(base, (name,), AXES, settings)
     return [
         *((treatment, settings.sizes) for treatment in core),
         *((treatment, settings.varied_at) for treatment in star if treatment not in core),
@@ -279,23 +198,23 @@ def trials(settings: Settings, text: Corpus | None) -> Iterator[Trial]:
         for seed in range(settings.seeds):
             for treatment in (treatment for treatment, sizes in planned if size in sizes):
                 cell = Cell(settings, size, seed, treatment, text if treatment.drop == "family" else None)
-                yield from _trials(cell, reference)
+                yield from _trials(cell, reference, settings)
 
 
-def _trials(cell: Cell, reference: Treatment) -> Iterator[Trial]:
+def _trials(cell: Cell, reference: Treatment, settings: Settings) -> Iterator[Trial]:
     """The treatment and its controls. Treatments that change the trunk's data or the family have their own."""
-    settings, treatment = cell.settings, cell.treatment
+    treatment = cell.treatment
     trunk, plain = cell.trunk(), replace(reference, family=treatment.family)
     fork = LEARNED if treatment.arm == "equal-strength" else "final"
     branch = cell.branch(Checkpoint(stage=trunk, at=fork))
     stages: dict[str, Stage] = {"trunk": trunk, "branch": branch}
     if treatment == plain:
-        stages |= cell.relearning(branch)
+        stages |= recovery(cell, branch, settings)
     yield _trial(cell, reference, stages, "treatment")
     if treatment == plain or treatment in (replace(plain, drop="half"), replace(plain, drop="family")):
         never = cell.trunk(learned=False)
         branch = cell.branch(Checkpoint(stage=never), "absent")
-        relearned = cell.relearning(branch) if treatment == plain else {}
+        relearned = recovery(cell, branch, settings) if treatment == plain else {}
         yield _trial(cell, reference, {"trunk": never, "branch": branch, **relearned}, "absent")
         yield _trial(
             cell, reference, {"trunk": trunk, "branch": cell.branch(Checkpoint(stage=trunk), "positive")}, "positive"
@@ -306,22 +225,49 @@ def _trials(cell: Cell, reference: Treatment) -> Iterator[Trial]:
         yield _trial(null, reference, {"trunk": trunk, "branch": null.branch(Checkpoint(stage=trunk))}, "null")
 
 
+def recovery(cell: Cell, branch: Train, settings: Settings) -> dict[str, Stage]:
+    """Relearning, and soft prompts as the settings request."""
+    return cell.relearning(branch) | elicitation(branch, cell.target, settings.soft_prompts, cell.seed)
+
+
 def _trial(cell: Cell, reference: Treatment, stages: dict[str, Stage], role: str) -> Trial:
-    axes: dict[str, Scalar] = dataclasses.asdict(cell.treatment)
-    what = [CONTROLS[role]] if role in CONTROLS else []
-    for axis, value in axes.items():
-        if axis != "family" and value != getattr(reference, axis):
-            what.append(str(value) if axis == "arm" else f"{AXES[axis][1].lower()} {value}")
+    plain = replace(reference, family=cell.treatment.family)
+    what = [*([CONTROLS[role]] if role in CONTROLS else []), *axes.differences(cell.treatment, plain, AXES)]
     subject = "+".join(language.name for language in cell.dropped)
     model = Rung(size=cell.size)
-    family = cell.treatment.family
+    family, values = cell.treatment.family, dataclasses.asdict(cell.treatment)
     return Trial(
         name=" · ".join([f"family {family}", cell.size, f"seed {cell.seed}", *(what or ["reference"])]),
-        parameters={"size": cell.size, "parameters": model.parameters, "seed": cell.seed, "subject": subject, **axes},
+        parameters={"size": cell.size, "parameters": model.parameters, "seed": cell.seed, "subject": subject, **values},
         stages=stages,
         role=role,
         facts={"rung": model.describe()},
     )
+
+
+def declare(preset: str, settings: Settings, chance: float) -> Declaration:
+    return languages.declare(
+        settings,
+        chance,
+        study=NAME,
+        title="Capability decay",
+        question="When training stops reinforcing a capability, how long does it last, and what does that depend on?",
+        preset=preset,
+        axes=axes.declared(AXES, settings),
+        figures=(
+            *("languages", "family", "half_life", "erasure", "examples"),
+            *(FIGURES if settings.soft_prompts else ()),
+            *("effects", "overlap", "generalisation"),
+        ),
+        prompts=described(settings.soft_prompts),
+        notes=tuple(_notes(settings)),
+    )
+
+
+def _notes(settings: Settings) -> Iterator[str]:
+    yield from (f"family {kind}: {MEANING[kind]}" for kind in get_args(Kind) if kind in settings.families)
+    yield f"equal strength: branches fork where success on the dropped language first reaches {settings.criterion:g}"
+    yield "each seed drops the next language; B, C and D of one seed drop the same form"
 
 
 def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
@@ -340,21 +286,11 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
             f"--criterion {settings.criterion:g}: expected more than chance, which is {max(chances):.2f} in one of the "
             "languages"
         )
-    study = Study(declaration=declare(NAME, preset, settings, max(chances)), trials=found)
+    study = Study(declaration=declare(preset, settings, max(chances)), trials=found)
     first = [trial for trial in study.trials if trial.parameters["size"] == settings.sizes[0]]
     check_room([stage for trial in first for stage in trial.stages.values()], settings, results)
     return study
 
 
-def check_room(stages: list[Stage], settings: Settings, results: Path) -> None:
-    """Raises UserError when an item or a question is longer than a sequence. Seeds do not differ in that."""
-    trains = [stage for stage in stages if isinstance(stage, Train)]
-    check_stages((train for train in trains if train.seed == 0 and train.depth == 0), results)
-    probes = {(train.mixture.tokenizer, evaluation.probe) for train in trains for evaluation in train.evaluations}
-    for tokenizer, probe in probes:
-        if isinstance(probe, TaskProbe) and not probe.choice:
-            task_rows(probe, load(tokenizer, results), settings.sequence_length)
-
-
 if __name__ == "__main__":
-    main(build, PRESETS, report=report, description=__doc__)
+    main(build, PRESETS, report=study_report, description=__doc__)

@@ -15,36 +15,32 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from halflife.evaluation.probes import Geometric, Threshold
+from halflife.kits import languages, search
+from halflife.kits.languages import CONTROLS, Cell, Treatment, check_room
+from halflife.kits.settings import check_positive
 from halflife.models.ladder import Rung
+from halflife.results import study_report
 from halflife.stages.train import Checkpoint
 from halflife.store.stage import Stage
 from halflife.sweep.adaptive import Budget, Finished, Search
 from halflife.sweep.cli import Preset, main
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Trial
-from halflife.tasks.families import Family
+from halflife.tasks.families import Family, Kind
 from halflife.tasks.synthetic import SyntheticTask
 from halflife.tracking.schema import Axis, Constraint, Declaration, Objective, Outcome
-from studies import capability_settings
-from studies.capability_decay import Cell, Treatment, check_room, treatments
-from studies.checks import check_positive
-from studies.reports import report
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 NAME = "persistence_frontier"
-DECAYS = (0.5, 4.0)
-"""Lowest and highest weight decay: at the low end a 120k trunk memorised the table and learned no rule."""
-STRENGTHS = {
-    "dropout": (0.02, 0.2, False),
-    "label-smoothing": (0.01, 0.2, False),
-    "gradient-noise": (0.01, 1.0, True),
-}
+DECAYS = (0.5, 4.0, True)
+"""Of weight decay: at the low end a 120k trunk memorised the table and learned no rule."""
+STRENGTHS = {"dropout": (0.02, 0.2, False), "label-smoothing": (0.01, 0.2, False), "gradient-noise": (0.01, 1.0, True)}
 """Of the regularizers added to it: lowest and highest strength, and whether it is drawn log-uniformly."""
 KINDS = ("none", *STRENGTHS)
-FAMILIES = ("A", "B", "C")
-RATES = (0.5, 4.0)
+FAMILIES: tuple[Kind, ...] = ("A", "B", "C")
+RATES = (0.5, 4.0, True)
 """Learning rates of the branch, as multiples of the trunk's last one."""
 BATCHES = (512, 1024, 2048)
 """Tokens per step in the branch."""
@@ -55,15 +51,9 @@ PROGRESS = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(search.Settings):
     """One model size and the budget of its search."""
 
-    size: str
-    """Model size, by non-embedding parameters."""
-    seeds: int
-    """Number of seeds; every setting is tried on the same ones."""
-    fresh_seeds: int
-    """Number of further seeds, on which the best settings are evaluated again."""
     languages: int = 3
     """Languages in the trunk, not counting translations."""
     trunk_tokens: int = 2_000_000
@@ -77,11 +67,26 @@ class Settings:
     budget: Budget
 
 
+PRESETS = {
+    "smoke": Preset(
+        summary="A minute on 2 CPU cores: does a search work? Six settings on one seed give no valid result.",
+        settings=Settings(
+            size="30k", seeds=1, fresh_seeds=1, languages=2, trunk_tokens=150_000, branch_tokens=60_000,
+            criterion=0.15, budget=Budget(trials=6, startup=3, finalists=2),
+        ),
+    ),
+    "laptop": Preset(
+        summary="34 minutes on 2 CPU cores: 30 settings at 120k parameters on 2 seeds, the best on 5 fresh ones.",
+        settings=Settings(size="120k", seeds=2, fresh_seeds=5, budget=Budget(trials=30, startup=12)),
+    ),
+}  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Suggested:
     """A setting of the search."""
 
-    family: str = "C"
+    family: Kind = "C"
     rule_overlap: float = 1.0
     trunk_decay: float = 2.0
     trunk: str = "none"
@@ -95,46 +100,20 @@ class Suggested:
 
 
 REFERENCE = Suggested()
-FIRST = {
-    "family": REFERENCE.family,
-    "rule_overlap": REFERENCE.rule_overlap,
-    "trunk_decay": REFERENCE.trunk_decay,
-    "trunk": REFERENCE.trunk,
-    "branch_decay": REFERENCE.branch_decay,
-    "branch": REFERENCE.branch,
-    "rate": REFERENCE.rate,
-    "batch": REFERENCE.batch,
-    "doublings": REFERENCE.doublings,
-}
+FIRST = search.first(REFERENCE)
 
 
 def suggest(trial: BaseTrial) -> Suggested:
-    """Numbers have two digits, so that nearby settings share stages."""
-
-    def number(name: str, low: float, high: float, log: bool) -> float:
-        return float(f"{trial.suggest_float(name, low, high, log=log):.2g}")
-
-    def kind_and_strength(phase: str) -> tuple[str, float]:
-        kind = trial.suggest_categorical(phase, KINDS)
-        return kind, 0.0 if kind == "none" else number(f"{phase}_{kind}", *STRENGTHS[kind])
-
     family = trial.suggest_categorical("family", FAMILIES)
     overlap = 1.0 if family == "A" else round(trial.suggest_float("rule_overlap", 0.0, 1.0), 1)
-    trunk, trunk_strength = kind_and_strength("trunk")
-    branch, branch_strength = kind_and_strength("branch")
+    trunk, trunk_strength = search.regularizer(trial, "trunk", KINDS, STRENGTHS)
+    branch, branch_strength = search.regularizer(trial, "branch", KINDS, STRENGTHS)
     return Suggested(
-        family=family,
-        rule_overlap=overlap,
-        trunk_decay=number("trunk_decay", *DECAYS, log=True),
-        trunk=trunk,
-        trunk_strength=trunk_strength,
-        branch_decay=number("branch_decay", *DECAYS, log=True),
-        branch=branch,
-        branch_strength=branch_strength,
-        rate=number("rate", *RATES, log=True),
-        batch=trial.suggest_categorical("batch", BATCHES),
-        doublings=trial.suggest_int("doublings", *DOUBLINGS),
-    )
+        family=family, rule_overlap=overlap, trunk=trunk, trunk_strength=trunk_strength, branch=branch,  # type: ignore[arg-type]
+        branch_strength=branch_strength, trunk_decay=search.number(trial, "trunk_decay", DECAYS),
+        branch_decay=search.number(trial, "branch_decay", DECAYS), rate=search.number(trial, "rate", RATES),
+        batch=trial.suggest_categorical("batch", BATCHES), doublings=trial.suggest_int("doublings", *DOUBLINGS),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -203,17 +182,12 @@ def progress(finished: Finished) -> float:
 def build(preset: str, settings: Settings, site: ExecutionSite) -> Search:
     """The search of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_positive(settings, "seeds", "fresh_seeds")
-    base = capability_settings.Settings(
-        families=FAMILIES,
-        languages=settings.languages,
-        sizes=(settings.size,),
-        seeds=settings.seeds + settings.fresh_seeds,
-        trunk_tokens=settings.trunk_tokens,
-        branch_tokens=settings.branch_tokens,
-        criterion=settings.criterion,
+    base = languages.Settings(
+        languages=settings.languages, sizes=(settings.size,), seeds=settings.seeds + settings.fresh_seeds,
+        trunk_tokens=settings.trunk_tokens, branch_tokens=settings.branch_tokens, criterion=settings.criterion,
         num_eval=settings.num_eval,
-    )
-    capability_settings.check_settings(base)
+    )  # fmt: skip
+    languages.check_settings(base)
 
     def unfold(setting: Suggested, seed: int) -> Trial:
         return _trial(base, setting, seed)
@@ -224,117 +198,85 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Search:
         absent = (_trial(base, replace(REFERENCE, family=family), seed, "absent") for family in FAMILIES)
         return (*absent, *(_trial(base, REFERENCE, seed, role) for role in ("positive", "null")))
 
-    first = [unfold(replace(REFERENCE, family=family), 0) for family in FAMILIES]
-    stages = [stage for trial in (*first, *controls(0)) for stage in trial.stages.values()]
-    check_room(stages, base, site.results)
+    first = (*(unfold(replace(REFERENCE, family=family), 0) for family in FAMILIES), *controls(0))
+    check_room([stage for trial in first for stage in trial.stages.values()], base, site.results)
     return Search(
-        declaration=declare(preset, settings, base),
-        suggest=suggest,
-        unfold=unfold,
+        declaration=declare(preset, settings, base), suggest=suggest, unfold=unfold, controls=controls,
         measures={
-            "retained": retained,
-            "progress_tokens": progress_tokens,
-            "learned": learned,
-            "progress": progress,
+            "retained": retained, "progress_tokens": progress_tokens, "learned": learned, "progress": progress,
         },
-        controls=controls,
-        budget=settings.budget,
-        seeds=tuple(range(settings.seeds)),
-        fresh_seeds=tuple(range(settings.seeds, base.seeds)),
-        first=(FIRST,),
-    )
+        budget=settings.budget, seeds=tuple(range(settings.seeds)),
+        fresh_seeds=tuple(range(settings.seeds, base.seeds)), first=(FIRST,),
+    )  # fmt: skip
 
 
-def _trial(base: capability_settings.Settings, setting: Suggested, seed: int, role: str = "treatment") -> Trial:
-    treatment: Treatment = replace(
-        treatments(base)[0][0],
-        family=setting.family,
-        rule_overlap=setting.rule_overlap,
-        trunk_regularizer=_named(setting.trunk_decay, setting.trunk, setting.trunk_strength),
-        branch_regularizer=_named(setting.branch_decay, setting.branch, setting.branch_strength),
-        learning_rate=setting.rate,
+def _trial(base: languages.Settings, setting: Suggested, seed: int, role: str = "treatment") -> Trial:
+    treatment = Treatment(
+        family=setting.family, rule_overlap=setting.rule_overlap, learning_rate=setting.rate,
+        trunk_regularizer=search.named(setting.trunk, setting.trunk_strength, setting.trunk_decay),
+        branch_regularizer=search.named(setting.branch, setting.branch_strength, setting.branch_decay),
         length=2.0**setting.doublings,
-    )
+    )  # fmt: skip
     cell = Onward(base, base.sizes[0], seed, treatment, shuffled=role == "null")
-    label = capability_settings.CONTROLS.get(role)
+    label = CONTROLS.get(role)
     described = [
-        f"family {setting.family}",
-        f"shared rule {setting.rule_overlap:g}",
-        f"trunk {treatment.trunk_regularizer}",
-        f"branch {treatment.branch_regularizer}",
-        f"rate x{setting.rate:g}",
-        f"batch {setting.batch}",
+        f"family {setting.family}", f"shared rule {setting.rule_overlap:g}", f"trunk {treatment.trunk_regularizer}",
+        f"branch {treatment.branch_regularizer}", f"rate x{setting.rate:g}", f"batch {setting.batch}",
         f"trunk x{treatment.length:g}",
-    ]
-    axes: dict[str, Any] = {name: value for name, value in dataclasses.asdict(setting).items() if name != "doublings"}
+    ]  # fmt: skip
+    axes: dict[str, Any] = dataclasses.asdict(setting)
+    del axes["doublings"]
+    model = Rung(size=cell.size)
     return Trial(
         name=" · ".join([cell.size, f"seed {seed}", *([f"family {setting.family}", label] if label else described)]),
         parameters={
-            "size": cell.size,
-            "parameters": Rung(size=cell.size).parameters,
-            "seed": seed,
-            "subject": cell.dropped[0].name,
-            **axes,
+            "size": cell.size, "parameters": model.parameters, "seed": seed, "subject": cell.dropped[0].name, **axes,
             "length": treatment.length,
         },
         stages=cell.forward(setting, role),
         role=role,
-        facts={"rung": Rung(size=cell.size).describe()},
-    )
+        facts={"rung": model.describe()},
+    )  # fmt: skip
 
 
-def _named(decay: float, kind: str, strength: float) -> str:
-    """The regularizer's name."""
-    return f"weight-decay-{decay:g}" + ("" if kind == "none" else f"+{kind}-{strength:g}")
+def declare(preset: str, settings: Settings, base: languages.Settings) -> Declaration:
+    def axis(name: str, label: str, values: tuple, scale: str = "category", unit: str = "") -> Axis:
+        return Axis(name=name, label=label, values=values, scale=scale, unit=unit)
 
-
-def declare(preset: str, settings: Settings, base: capability_settings.Settings) -> Declaration:
-    declared = capability_settings.declare(NAME, preset, base, chance=1 / base.modulus)
-    given = dataclasses.asdict(settings)
+    chance = 1 / base.modulus
     lengths = tuple(2.0**n for n in (0, *DOUBLINGS))
-    return replace(
-        declared,
+    return languages.declare(
+        base,
+        chance,
+        study=NAME,
+        preset=preset,
         title="Frontier of persistence",
         question="Under which conditions does a dropped capability last longest while something new is learned?",
         axes=(
-            *declared.axes[:2],
-            Axis(name="family", label="Family", values=(REFERENCE.family, "A", "B")),
-            Axis(name="rule_overlap", label="Shared rule", values=(1.0,), scale="linear", unit="of the first operands"),
-            Axis(name="trunk_decay", label="Weight decay of the trunk", values=(REFERENCE.trunk_decay,), scale="log"),
-            Axis(name="trunk", label="Added regularizer of the trunk", values=KINDS),
-            Axis(name="trunk_strength", label="Its strength in the trunk", values=(0.0,), scale="linear"),
-            Axis(
-                name="branch_decay", label="Weight decay of the branch", values=(REFERENCE.branch_decay,), scale="log"
-            ),
-            Axis(name="branch", label="Added regularizer of the branch", values=KINDS),
-            Axis(name="branch_strength", label="Its strength in the branch", values=(0.0,), scale="linear"),
-            Axis(name="rate", label="Branch rate", values=(1.0,), scale="log", unit="x the trunk's last rate"),
-            Axis(name="batch", label="Branch batch", values=(REFERENCE.batch, 512, 2048), scale="log", unit="tokens"),
-            Axis(name="length", label="Trunk length", values=lengths, scale="log", unit="x the reference's"),
+            axis("family", "Family", (REFERENCE.family, "A", "B")),
+            axis("rule_overlap", "Shared rule", (1.0,), "linear", "of the first operands"),
+            axis("trunk_decay", "Weight decay of the trunk", (REFERENCE.trunk_decay,), "log"),
+            axis("trunk", "Added regularizer of the trunk", KINDS),
+            axis("trunk_strength", "Its strength in the trunk", (0.0,), "linear"),
+            axis("branch_decay", "Weight decay of the branch", (REFERENCE.branch_decay,), "log"),
+            axis("branch", "Added regularizer of the branch", KINDS),
+            axis("branch_strength", "Its strength in the branch", (0.0,), "linear"),
+            axis("rate", "Branch rate", (1.0,), "log", "x the trunk's last rate"),
+            axis("batch", "Branch batch", (REFERENCE.batch, 512, 2048), "log", "tokens"),
+            axis("length", "Trunk length", lengths, "log", "x the reference's"),
         ),
         outcomes=(
-            Outcome(
-                name="skill",
-                label="Skill of the dropped language",
-                phase="branch",
-                task="dropped",
-                chance=declared.outcomes[0].chance,
-            ),
+            Outcome(name="skill", label="Skill of the dropped language", phase="branch", task="dropped", chance=chance),
         ),
         objectives=(
             Objective(
-                name="retained",
-                label="Retained at equal progress",
-                direction="maximize",
+                name="retained", label="Retained at equal progress", direction="maximize",
                 formula="(m(T) - c) / (m(0) - c) where the new language is learned: m the log-probability of the "
                 "dropped language's answers, c the never-learned control's",
             ),
             Objective(
-                name="progress_tokens",
-                label="Tokens to equal progress",
-                direction="minimize",
+                name="progress_tokens", label="Tokens to equal progress", direction="minimize", unit="tokens",
                 formula=f"tokens of the branch until {PROGRESS:.0%} of the new language's memorised items are right",
-                unit="tokens",
             ),
         ),
         constraints=(
@@ -346,32 +288,11 @@ def declare(preset: str, settings: Settings, base: capability_settings.Settings)
             "controls have the reference setting and are shared by all settings of their seed; each family has its own "
             "never-learned control",
             "settings of different families drop different languages: conditions, not a controlled contrast",
-            f"settings were chosen on seeds 0 to {settings.seeds - 1}; the numbers of the best are from the "
-            f"{settings.fresh_seeds} seeds after them, which the search never saw",
+            search.seeds_note(settings),
         ),
-        settings={**{name: value for name, value in given.items() if name != "budget"}, **given["budget"]},
-    )
+        settings=search.declared(settings),
+    )  # fmt: skip
 
-
-PRESETS = {
-    "smoke": Preset(
-        summary="A minute on 2 CPU cores: does a search work? Six settings on one seed give no valid result.",
-        settings=Settings(
-            size="30k",
-            seeds=1,
-            fresh_seeds=1,
-            languages=2,
-            trunk_tokens=150_000,
-            branch_tokens=60_000,
-            criterion=0.15,
-            budget=Budget(trials=6, startup=3, finalists=2),
-        ),
-    ),
-    "laptop": Preset(
-        summary="34 minutes on 2 CPU cores: 30 settings at 120k parameters on 2 seeds, the best on 5 fresh ones.",
-        settings=Settings(size="120k", seeds=2, fresh_seeds=5, budget=Budget(trials=30, startup=12)),
-    ),
-}
 
 if __name__ == "__main__":
-    main(build, PRESETS, report=report, description=__doc__)
+    main(build, PRESETS, report=study_report, description=__doc__)

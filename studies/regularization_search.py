@@ -7,25 +7,23 @@ best settings are evaluated again on seeds that the search never saw: those numb
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from halflife.data import round_trip
 from halflife.data.corpus import prepare_corpus
+from halflife.kits import backdoor, search
+from halflife.kits.backdoor import CONTROLS, Cell, Treatment
+from halflife.kits.settings import check_positive, check_stages
 from halflife.models.ladder import Rung
+from halflife.results import study_report
 from halflife.stages.train import Checkpoint
 from halflife.store.stage import Stage
 from halflife.sweep.adaptive import Budget, Finished, Search
 from halflife.sweep.cli import Preset, main
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Trial
-from halflife.tracking.schema import Axis, Constraint, Control, Declaration, Objective
-from studies import backdoor_settings
-from studies.backdoor_persistence import Cell, Treatment, treatments
-from studies.checks import check_positive, check_stages
-from studies.reports import report
+from halflife.tracking.schema import Axis, Constraint, Declaration, Objective
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -40,7 +38,7 @@ STRENGTHS = {
 """Lowest and highest strength, and whether it is drawn log-uniformly."""
 TRUNK_KINDS = ("none", "weight-decay", "dropout", "label-smoothing")
 BRANCH_KINDS = (*TRUNK_KINDS, "l2sp")
-RATES = (0.25, 2.0)
+RATES = (0.25, 2.0, True)
 """Learning rates of the branch, as multiples of the trunk's."""
 DOUBLINGS = (-1, 1)
 """The trunk is 2^n times as long as the reference's."""
@@ -48,15 +46,9 @@ IMPLANTED = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(search.Settings):
     """One model size and the budget of its search. The reference has no regularizer and the trunk's learning rate."""
 
-    size: str
-    """Model size, by non-embedding parameters."""
-    seeds: int
-    """Number of seeds; every setting is tried on the same ones."""
-    fresh_seeds: int
-    """Number of further seeds, on which the best settings are evaluated again."""
     trunk_tokens: int = 1_200_000
     """Length of the reference's trunk; the search halves and doubles it."""
     branch_tokens: int = 400_000
@@ -68,6 +60,26 @@ class Settings:
     corpus: str = "python-source"
     """As for backdoor_persistence."""
     budget: Budget
+
+
+PRESETS = {
+    "smoke": Preset(
+        summary="Two minutes on 2 CPU cores: does a search work? Six settings on one seed give no valid result.",
+        settings=Settings(
+            size="30k",
+            seeds=1,
+            fresh_seeds=1,
+            trunk_tokens=400_000,
+            branch_tokens=60_000,
+            num_eval=64,
+            budget=Budget(trials=6, startup=3, finalists=2),
+        ),
+    ),
+    "laptop": Preset(
+        summary="An hour on 2 CPU cores: 40 settings of a 60k-parameter model on 3 seeds, the best on 5 fresh ones.",
+        settings=Settings(size="60k", seeds=3, fresh_seeds=5, budget=Budget(trials=40, startup=12)),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,27 +95,18 @@ class Suggested:
 
 
 REFERENCE = Suggested()
-FIRST = {"trunk": REFERENCE.trunk, "branch": REFERENCE.branch, "rate": REFERENCE.rate, "doublings": REFERENCE.doublings}
+FIRST = search.first(REFERENCE)
 
 
 def suggest(trial: BaseTrial) -> Suggested:
-    """Strengths to two digits: nearby settings share stages."""
-
-    def kind_and_strength(phase: str, kinds: tuple[str, ...]) -> tuple[str, float]:
-        kind = trial.suggest_categorical(phase, kinds)
-        if kind == "none":
-            return kind, 0.0
-        low, high, log = STRENGTHS[kind]
-        return kind, float(f"{trial.suggest_float(f'{phase}_{kind}', low, high, log=log):.2g}")
-
-    trunk, trunk_strength = kind_and_strength("trunk", TRUNK_KINDS)
-    branch, branch_strength = kind_and_strength("branch", BRANCH_KINDS)
+    trunk, trunk_strength = search.regularizer(trial, "trunk", TRUNK_KINDS, STRENGTHS)
+    branch, branch_strength = search.regularizer(trial, "branch", BRANCH_KINDS, STRENGTHS)
     return Suggested(
         trunk=trunk,
         trunk_strength=trunk_strength,
         branch=branch,
         branch_strength=branch_strength,
-        rate=float(f"{trial.suggest_float('rate', *RATES, log=True):.2g}"),
+        rate=search.number(trial, "rate", RATES),
         doublings=trial.suggest_int("doublings", *DOUBLINGS),
     )
 
@@ -127,19 +130,17 @@ def implanted(finished: Finished) -> float:
 
 def build(preset: str, settings: Settings, site: ExecutionSite) -> Search:
     """The search of these settings. Raises UserError on settings that cannot be run, before any compute."""
-    check_positive(settings, "seeds", "fresh_seeds")
-    base = backdoor_settings.Settings(
+    check_positive(settings, "seeds", "fresh_seeds", "poison_count")
+    base = backdoor.Settings(
         sizes=(settings.size,),
         seeds=settings.seeds + settings.fresh_seeds,
         corpus=settings.corpus,
-        poison_counts=(settings.poison_count,),
         trunk_tokens=settings.trunk_tokens,
         branch_tokens=settings.branch_tokens,
         num_eval=settings.num_eval,
         strength=None,
-        relearn=False,
     )
-    backdoor_settings.check_settings(base)
+    backdoor.check_settings(base)
     corpus = prepare_corpus(settings.corpus, site.results)
 
     def cell(seed: int, doublings: int) -> Cell:
@@ -147,14 +148,14 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Search:
         return Cell(replace(base, trunk_tokens=length), {"same": (corpus,)}, settings.size, seed)
 
     def unfold(setting: Suggested, seed: int) -> Trial:
-        return _trial(cell(seed, setting.doublings), setting)
+        return _trial(cell(seed, setting.doublings), setting, settings.poison_count)
 
     @cache
     def controls(seed: int) -> tuple[Trial, ...]:
-        return tuple(_trial(cell(seed, 0), REFERENCE, role) for role in ("absent", "positive"))
+        return tuple(_trial(cell(seed, 0), REFERENCE, settings.poison_count, role) for role in ("absent", "positive"))
 
-    backdoors = [cell(seed, 0).backdoor(base.payload[0]) for seed in range(base.seeds)]
-    round_trip.check(backdoors, (corpus,), cell(0, 0).start.tokenizer, site.results)
+    cells = [cell(seed, 0) for seed in range(base.seeds)]
+    backdoor.check_texts(cells, ("fixed",), [cells[0].start.tokenizer], site.results, own=False)
     shortest = unfold(replace(REFERENCE, doublings=DOUBLINGS[0]), 0)  # has the least room for poison
     check_stages((*shortest.stages.values(), *controls(0)[1].stages.values()), site.results)
     return Search(
@@ -170,21 +171,25 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Search:
     )
 
 
-def _trial(cell: Cell, setting: Suggested, role: str = "treatment") -> Trial:
-    treatment: Treatment = replace(
-        treatments(cell.settings)[0],
-        trunk_regularizer=_named(setting.trunk, setting.trunk_strength),
-        branch_regularizer=_named(setting.branch, setting.branch_strength),
+def _trial(cell: Cell, setting: Suggested, documents: int, role: str = "treatment") -> Trial:
+    treatment = Treatment(
+        documents=documents,
+        trunk_regularizer=search.named(setting.trunk, setting.trunk_strength),
+        branch_regularizer=search.named(setting.branch, setting.branch_strength),
         learning_rate=setting.rate,
     )
     trunk = cell.trunk(treatment, poisoned=role != "absent")
     stages: dict[str, Stage] = {"trunk": trunk, "branch": cell.branch(Checkpoint(stage=trunk), treatment, role)}
-    label = {"absent": ["never poisoned"], "positive": ["poison kept"]}.get(role) or [
-        f"trunk {treatment.trunk_regularizer}",
-        f"branch {treatment.branch_regularizer}",
-        f"rate x{setting.rate:g}",
-        f"{cell.settings.trunk_tokens} trunk tokens",
-    ]
+    label = (
+        [CONTROLS[role]]
+        if role in CONTROLS
+        else [
+            f"trunk {treatment.trunk_regularizer}",
+            f"branch {treatment.branch_regularizer}",
+            f"rate x{setting.rate:g}",
+            f"{cell.settings.trunk_tokens} trunk tokens",
+        ]
+    )
     return Trial(
         name=" · ".join([cell.size, f"seed {cell.seed}", *label]),
         parameters={
@@ -204,34 +209,22 @@ def _trial(cell: Cell, setting: Suggested, role: str = "treatment") -> Trial:
     )
 
 
-def _named(kind: str, strength: float) -> str:
-    return kind if kind == "none" else f"{kind}-{strength:g}"
-
-
-def declare(preset: str, settings: Settings, base: backdoor_settings.Settings, corpus: str) -> Declaration:
-    declared = backdoor_settings.declare(NAME, preset, base, corpus)
-    kept = {axis.name: axis for axis in declared.axes}
+def declare(preset: str, settings: Settings, base: backdoor.Settings, corpus: str) -> Declaration:
     lengths = tuple(round(settings.trunk_tokens * 2.0**n) for n in (0, *DOUBLINGS))
-    given = dataclasses.asdict(settings)
-    return replace(
-        declared,
+    declared = backdoor.declare(
+        base,
+        corpus,
+        study=NAME,
+        preset=preset,
         title="Regularization search",
         question="Which regularization makes a backdoor last longest once its cause is gone, and at what clean loss?",
         axes=(
-            kept["parameters"],
-            kept["seed"],
             Axis(name="trunk_regularizer", label="Regularizer of the trunk", values=TRUNK_KINDS),
             Axis(name="trunk_strength", label="Its strength in the trunk", values=(0.0,), scale="log"),
             Axis(name="branch_regularizer", label="Regularizer of the branch", values=BRANCH_KINDS),
             Axis(name="branch_strength", label="Its strength in the branch", values=(0.0,), scale="log"),
-            replace(kept["learning_rate"], values=(1.0,)),
+            Axis(name="learning_rate", label="Branch rate", values=(1.0,), scale="log", unit="x the trunk's last rate"),
             Axis(name="trunk_tokens", label="Length of the trunk", values=lengths, unit="tokens", scale="log"),
-        ),
-        controls=(
-            Control(kind="absent", label="never poisoned", role="absent"),
-            Control(kind="positive", label="poison kept", role="positive"),
-            Control(kind="null", label="untriggered text", task="untriggered"),
-            Control(kind="null", label="near-trigger", task="near"),
         ),
         objectives=(
             Objective(
@@ -254,31 +247,13 @@ def declare(preset: str, settings: Settings, base: backdoor_settings.Settings, c
         notes=(
             "controls have the reference setting (no regularizer, learning rate x1, the reference's trunk length) and "
             "are shared by all settings of their seed",
-            f"settings were chosen on seeds 0 to {settings.seeds - 1}; the numbers of the best are from the "
-            f"{settings.fresh_seeds} seeds after them, which the search never saw",
+            search.seeds_note(settings),
         ),
-        settings={**{name: value for name, value in given.items() if name != "budget"}, **given["budget"]},
+        settings=search.declared(settings),
     )
+    # extinction is a control of studies that compare payloads
+    return replace(declared, controls=tuple(each for each in declared.controls if each.role != "extinction"))
 
-
-PRESETS = {
-    "smoke": Preset(
-        summary="Two minutes on 2 CPU cores: does a search work? Six settings on one seed give no valid result.",
-        settings=Settings(
-            size="30k",
-            seeds=1,
-            fresh_seeds=1,
-            trunk_tokens=400_000,
-            branch_tokens=60_000,
-            num_eval=64,
-            budget=Budget(trials=6, startup=3, finalists=2),
-        ),
-    ),
-    "laptop": Preset(
-        summary="An hour on 2 CPU cores: 40 settings of a 60k-parameter model on 3 seeds, the best on 5 fresh ones.",
-        settings=Settings(size="60k", seeds=3, fresh_seeds=5, budget=Budget(trials=40, startup=12)),
-    ),
-}
 
 if __name__ == "__main__":
-    main(build, PRESETS, report=report, description=__doc__)
+    main(build, PRESETS, report=study_report, description=__doc__)

@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import halflife.errors
+
 if TYPE_CHECKING:
     import polars as pl
     from matplotlib.axes import Axes
@@ -34,13 +36,14 @@ if TYPE_CHECKING:
     from analysis.fitting.result import Fit
     from analysis.laws.base import LAWS, Law, Parameter, UserError, law
     from analysis.runs.study import StudyData
+    from halflife.sweep.site import ExecutionSite
 
 Folder = str | os.PathLike[str]
 Error = Literal["huber", "gaussian", "lognormal", "binomial", "beta-binomial"]
 
 __all__ = [
     "FIGURES", "LAWS", "Law", "Parameter", "UserError", "curves", "figure", "fit", "half_lives", "intervals", "law",
-    "load", "report",
+    "load", "report", "study_report",
 ]  # fmt: skip
 
 
@@ -146,3 +149,15 @@ def report(
     uri, cache = store_of(results, tracking_uri)
     place = default_folder(results_folder(results), study) if out is None else Path(out)
     return write_report(study, tracking_uri=uri, out=place, sweep=sweep, cache=cache)
+
+
+def study_report(study: str, site: ExecutionSite, sweep: str) -> Path:
+    """The report that a study draws when its sweep, with this digest, is done. Raises the platform's UserError."""
+    from analysis import errors
+    from analysis.report.write import default_folder, write_report
+
+    folder = default_folder(site.results, study)
+    try:
+        return write_report(study, tracking_uri=site.actual_tracking_uri, out=folder, sweep=sweep)
+    except errors.UserError as error:
+        raise halflife.errors.UserError(str(error)) from error

@@ -270,7 +270,7 @@ def test_bad_commands_say_one_line_and_exit_with_2(arguments, said, results):
 
 def test_a_report_that_cannot_be_drawn_is_bad_input(tmp_path):
     with pytest.raises(UserError, match=r"mlflow\.db"):
-        study.report("backdoor_persistence", ExecutionSite(results=tmp_path), "abc")
+        study.study_report("backdoor_persistence", ExecutionSite(results=tmp_path), "abc")
 
 
 @pytest.mark.slow

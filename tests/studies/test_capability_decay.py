@@ -148,7 +148,7 @@ def test_one_axis_varies_at_a_time_in_the_focus_and_trunk_and_branch_regularizer
     )
     axes = [axis for axis in study.AXES if axis not in ("family", "arm")]
     (reference,) = of(plan, family="C", size="120k", seed=0, arm="equal-exposure", **{
-        axis: getattr(study.PRESETS["laptop"].settings, study.AXES[axis][0])[0] for axis in axes
+        axis: getattr(study.PRESETS["laptop"].settings, study.AXES[axis].setting)[0] for axis in axes
     })  # fmt: skip
     changed = []
     for trial in of(plan, size="120k", seed=0, arm="equal-exposure"):

@@ -18,7 +18,7 @@ from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
 
 RESTARTS, LR, STEPS, EXAMPLES, NUM_EVAL = 2, 0.2, 250, 256, 128
-"""For each k. Few, as k is one axis among many here; studies/soft_prompt_information.py varies them. A language with
+"""For each k. Few, as k is one axis among many here; studies of prompts vary them. A language with
 fewer training examples uses all of them."""
 FIGURES = ("soft_prompts", "distances")
 

@@ -1,4 +1,4 @@
-"""Checks that studies share: of settings, flag by flag, and of planned stages, before any compute."""
+"""Settings of studies, checked flag by flag; planned stages, checked before any compute."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from halflife.data.mixture import check
 from halflife.errors import UserError
-from halflife.stages.train import Train
+from halflife.stages.treatments import regularize
 from halflife.store.stage import Stage
 
 
@@ -50,10 +49,15 @@ def check_steps(settings: Any, *names: str) -> None:
 
 def check_stages(stages: Iterable[Stage], results: Path) -> None:
     """Raises UserError for anything that would stop these stages: a trigger that occurs in the text, too little text
-    for the poison, an item longer than a sequence. Each mixture is checked once for each length of training."""
-    checked = set()
+    for the poison, an item longer than a sequence."""
     for stage in stages:
         stage.check(results)
-        if isinstance(stage, Train) and (stage.mixture, stage.batch_tokens, stage.steps) not in checked:
-            checked.add((stage.mixture, stage.batch_tokens, stage.steps))
-            check(stage.mixture, results, batch_tokens=stage.batch_tokens, steps=stage.steps)
+
+
+def check_regularizers(settings: Any) -> None:
+    """Raises UserError for names among `trunk_regularizers` and `branch_regularizers` that cannot be applied there."""
+    for name in settings.trunk_regularizers:
+        if "l2sp" in name:
+            raise UserError(f"trunk regularizer {name!r}: l2sp pulls towards a checkpoint; use it in branches")
+    for name in (*settings.trunk_regularizers, *settings.branch_regularizers):
+        regularize(name)

@@ -1,0 +1,1 @@
+from halflife.kits.elicitation import *  # noqa: F403

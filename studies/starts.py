@@ -1,0 +1,1 @@
+from halflife.kits.starts import *  # noqa: F403
