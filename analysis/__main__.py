@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from analysis.answers.on_tables import associate, contrast, trend
 from analysis.errors import UserError
 from analysis.fitting.command import compare, fit
 from analysis.runs.places import results_folder, store_of, tracking_uri_of
@@ -122,7 +123,7 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
 
 COMMANDS = {
     "report": report, "export": export, "gallery": gallery, "prompts": prompts, "sweeps": sweeps,
-    "fit": fit, "compare": compare,
+    "fit": fit, "compare": compare, "contrast": contrast, "trend": trend, "associate": associate,
 }  # fmt: skip
 
 

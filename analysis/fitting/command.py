@@ -75,7 +75,7 @@ def fit(
     if json is not None:
         result = as_json(made, found) | _source(data, columns, left_out)
         result |= {"held_out_error": {part: _finite(each.error) for part, each in predicted.items()}}
-        _write(json, result | ({"bootstrap": _ends(resampled)} if resampled else {}))
+        write_json(json, result | ({"bootstrap": _ends(resampled)} if resampled else {}))
     _print_fit(made, found, resampled, predicted, left_out)
 
 
@@ -113,7 +113,7 @@ def compare(
                "held_out_log_likelihood": _finite(each.held_out_log_likelihood)}
             for each in found.ranked
         ]  # fmt: skip
-        _write(json, table)
+        write_json(json, table)
     _print_comparison(found, left_out)
 
 
@@ -128,7 +128,8 @@ def _source(data: Path, columns: Columns, left_out: int) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, result: object) -> None:
+def write_json(path: Path, result: object) -> None:
+    """Raises UserError if the file cannot be written."""
     try:
         path.write_text(encoder.dumps(result, indent=2) + "\n")
     except OSError as error:

@@ -29,7 +29,7 @@ def contrast(
     frame = _columns(table, [quantity, axis, seed, *pair], numeric=[quantity], gaps=[quantity])
     arms = [_value(frame, axis, each) for each in (high, low)]
     if arms[0] == arms[1]:
-        raise UserError(f"both arms of {axis} are {arms[0]}; expected two different values")
+        raise UserError(f"both arms of {axis} are {_shown(arms[0])}; expected two different values")
     frame = frame.filter(pl.col(axis).is_in(arms))
     _once(frame, [seed, axis, *pair], ", or a further column that pairs them")
     seeds = _names(frame, seed)
@@ -131,11 +131,11 @@ def _value(frame: pl.DataFrame, axis: str, given: object) -> object:
     """The value of the axis that is meant, as the column holds it: 1 is 1.0, and text is exact."""
     levels = frame[axis].unique().sort().to_list()
     if len(levels) < 2:
-        raise UserError(f"column {axis} has one value, {levels[0]}; a contrast needs two")
+        raise UserError(f"column {axis} has one value, {_shown(levels[0])}; a contrast needs two")
     for level in levels:
         if str(level) == str(given) or (isinstance(level, int | float) and _number(given) == level):
             return level
-    shown = [str(level) for level in levels]
+    shown = [_shown(level) for level in levels]
     raise UserError(f"column {axis} has no value {given!s}{nearest(str(given), shown)}; it has {', '.join(shown[:20])}")
 
 
@@ -149,8 +149,12 @@ def _number(text: object) -> float | None:
 def _once(frame: pl.DataFrame, cell: Sequence[str], hint: str = "") -> None:
     twice = frame.group_by(cell, maintain_order=True).len().filter(pl.col("len") > 1)
     if twice.height:
-        where = ", ".join(f"{name} {twice[name][0]}" for name in cell)
+        where = ", ".join(f"{name} {_shown(twice[name][0])}" for name in cell)
         raise UserError(f"{twice['len'][0]} rows have {where}; expected one{hint}")
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _names(frame: pl.DataFrame, seed: str) -> pl.DataFrame:

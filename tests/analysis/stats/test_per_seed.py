@@ -79,7 +79,7 @@ def test_an_association_is_one_rank_correlation_a_seed():
     rows = [(s, i, x[s, i], y[s, i]) for s in range(5) for i in range(9)]
     table = pl.DataFrame(rows, schema=["seed", "item", "x", "y"], orient="row")
     found = association(table, "x", "y", item="item", seed="seed").values
-    assert found[:4] == pytest.approx([stats.spearmanr(a, b).statistic for a, b in zip(x[:4], y[:4], strict=True)])
+    assert found[:4] == pytest.approx([stats.spearmanr(a, b)[0] for a, b in zip(x[:4], y[:4], strict=True)])
     assert math.isnan(found[4])
     with pytest.raises(UserError, match="needs 5 or more"):
         association(table.filter(pl.col("seed") < 4), "x", "y", item="item", seed="seed")

@@ -69,8 +69,9 @@ def test_a_seed_without_an_estimate_changes_the_boundary_and_no_look_is_counted_
     assert len(set(boundaries((1, 8, 8), plan.spent(ALPHA)))) == 2
 
 
-@pytest.mark.parametrize(("seeds", "needs"), [((3, 5), "first of several needs 5"), ((8, 5), "ascending"), ((), "missing"),
-                                             ((1,), "from 2")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seeds", "needs"), [((3, 5), "of several needs 5"), ((8, 5), "ascending"), ((), "missing"), ((1,), "from 2")]
+)
 def test_looks_that_make_no_sense_are_refused(seeds, needs):
     with pytest.raises(UserError, match=needs):
         Looks(seeds)

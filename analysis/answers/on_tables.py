@@ -1,0 +1,122 @@
+"""`python -m analysis contrast`, `trend` and `associate`: the verdict on a question, from any table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from analysis.errors import UserError
+
+if TYPE_CHECKING:
+    from analysis.stats.estimates import Estimates
+    from analysis.stats.sequential import Looks
+
+Table = Annotated[Path, tyro.conf.Positional]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """How the estimates, one a seed, are judged."""
+
+    seed: str = "seed"
+    """Column with the seed of each row."""
+    margin: float | None = None
+    """Smallest effect of interest, above 0, in the unit of the estimate; without it nothing is equivalent."""
+    why: str = ""
+    """The reason for the margin, in terms of the outcome."""
+    looks: str = ""
+    """Numbers of seeds, declared beforehand, at which the study may stop, as 5,8,12; by default one look at all."""
+    json: Path | None = None
+    """File to write the result to."""
+
+
+Judged = Annotated[Judging, tyro.conf.arg(name="")]
+
+
+def contrast(
+    table: Table, /, *, quantity: str, axis: str, high: str, low: str, judging: Judged, pair: str = ""
+) -> None:
+    """Does a quantity differ between two values of a column? Paired by seed; prints the verdict.
+
+    Args:
+        table: A .csv, .tsv, .parquet or .jsonl file.
+        quantity: Column with the quantity.
+        axis: Column that tells the two arms apart.
+        high: Its value in the arm that the other is subtracted from.
+        low: Its value in the other arm.
+        pair: Further columns that pair rows, such as size; several separated by commas.
+    """
+    from analysis.fitting.table import read_table
+    from analysis.stats import per_seed
+
+    columns = [name.strip() for name in pair.split(",") if name.strip()]
+    found = per_seed.contrast(
+        read_table(table), quantity, axis, high=high, low=low, seed=judging.seed, pair=columns
+    )  # fmt: skip
+    subject = f"the difference in {quantity}, {axis} {high} minus {low},"
+    _judge(found, judging, subject, {"table": str(table), "quantity": quantity, "axis": axis, "high": high, "low": low,
+                                     "pair": columns})  # fmt: skip
+
+
+def trend(
+    table: Table, /, *, quantity: str, axis: str, judging: Judged, log: bool = False, censored: str | None = None
+) -> None:
+    """Does a quantity rise or fall along a numeric column? One slope per seed; prints the verdict.
+
+    Args:
+        table: A .csv, .tsv, .parquet or .jsonl file.
+        quantity: Column with the quantity.
+        axis: Column with numbers, such as parameters.
+        log: Use the logarithm of the axis.
+        censored: Column that is true where the quantity is only a lower bound.
+    """
+    from analysis.fitting.table import read_table
+    from analysis.stats import per_seed
+
+    found = per_seed.trend(read_table(table), quantity, axis, seed=judging.seed, log=log, censored=censored)
+    subject = f"the slope of {quantity} over {f'ln {axis}' if log else axis}"
+    _judge(found, judging, subject, {"table": str(table), "quantity": quantity, "axis": axis, "log": log,
+                                     "censored": censored})  # fmt: skip
+
+
+def associate(table: Table, /, *, quantity: str, other: str, item: str, judging: Judged) -> None:
+    """Do two quantities go together over items? One rank correlation per seed; prints the verdict.
+
+    Args:
+        table: A .csv, .tsv, .parquet or .jsonl file.
+        quantity: Column with one quantity.
+        other: Column with the other.
+        item: Column with the item of each row.
+    """
+    from analysis.fitting.table import read_table
+    from analysis.stats import per_seed
+
+    found = per_seed.association(read_table(table), quantity, other, item=item, seed=judging.seed)
+    subject = f"the rank correlation of {quantity} and {other} over {item}"
+    _judge(found, judging, subject, {"table": str(table), "quantity": quantity, "other": other, "item": item})
+
+
+def _judge(estimates: Estimates, judging: Judging, subject: str, asked: dict[str, Any]) -> None:
+    from analysis.fitting.command import write_json
+    from analysis.stats.verdict_text import as_json, sentence
+    from analysis.stats.verdicts import Question, judge
+
+    looks = _looks(judging.looks)
+    if judging.why and judging.margin is None:
+        raise UserError("--why gives a reason for a margin, but there is no --margin")
+    [verdict] = judge([Question(estimates=estimates, margin=judging.margin)], looks)
+    if judging.json is not None:
+        write_json(judging.json, as_json(verdict, estimates) | {"why": judging.why or None, "question": asked})
+    print(sentence(verdict, estimates, subject, judging.why))
+
+
+def _looks(given: str) -> Looks | None:
+    from analysis.stats.sequential import Looks
+
+    try:
+        return Looks(tuple(int(each) for each in given.split(","))) if given else None
+    except ValueError:
+        raise UserError(f"--looks is {given!r}; expected ascending numbers of seeds, as 5,8,12") from None
