@@ -73,6 +73,34 @@ def export(
         print(path)
 
 
+def answers(
+    study: Annotated[str, tyro.conf.Positional],
+    /,
+    *,
+    sweep: str | None = None,
+    results: Path | None = None,
+    tracking_uri: str | None = None,
+    out: Path | None = None,
+) -> None:
+    """Answer the questions that a study declared, one sentence each, and write answers.json and answers.csv.
+
+    Args:
+        study: Name of the study, such as backdoor_persistence.
+        sweep: Digest of a sweep, or its first characters; by default the newest.
+        results: Results folder or bucket of the runs (also HALFLIFE_RESULTS; default: results).
+        tracking_uri: MLflow store to read, or folder written by export; by default mlflow.db in the results folder.
+        out: Folder to write to; by default reports/STUDY in the results folder.
+    """
+    from analysis.answers.write import lines, write_answers
+    from analysis.report.write import default_folder
+    from analysis.runs.load import load_study
+
+    uri, cache = store_of(results, tracking_uri)
+    data = load_study(uri, study, sweep, cache)
+    paths = write_answers(data, out or default_folder(results_folder(results), study))
+    print("\n".join([*lines(data), *map(str, paths)]))
+
+
 def gallery(*, out: Path | None = None) -> None:
     """Draw every figure from generated data and print the path of the page.
 
@@ -122,7 +150,7 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
 
 
 COMMANDS = {
-    "report": report, "export": export, "gallery": gallery, "prompts": prompts, "sweeps": sweeps,
+    "report": report, "answers": answers, "export": export, "gallery": gallery, "prompts": prompts, "sweeps": sweeps,
     "fit": fit, "compare": compare, "contrast": contrast, "trend": trend, "associate": associate,
 }  # fmt: skip
 

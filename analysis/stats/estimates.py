@@ -15,7 +15,8 @@ from analysis.stats.intervals import Interval
 
 @dataclass(frozen=True, kw_only=True)
 class Censored:
-    """The values behind slopes, some of them only bounded below: over sizes x (K,), low and high (S, K)."""
+    """The values behind slopes over sizes x (K,), some only bounded: low and high (S, K). With one x, the values
+    themselves."""
 
     x: Array
     low: Array
@@ -42,7 +43,7 @@ class Estimates:
             if (late := low != high).any():
                 if not few_censored(late):
                     return Evidence(estimate=None, error=None, count=values.size)
-                mixture = augment(self.censored.x, low[None], high[None])
+                mixture = augment(self.censored.x, low[None], high[None], contrast=min(1, self.censored.x.size - 1))
                 middle = float(mixture.quantile(0.5)[0])
                 return Evidence(estimate=middle, error=None, count=values.size, mixture=mixture)
         mean = float(values.mean()) if values.size else None

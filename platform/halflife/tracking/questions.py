@@ -141,6 +141,7 @@ class Question:
     """Trial parameters that select the trials, such as {"payload": "fixed"}."""
     role: str = "treatment"
     """The role of the trials that are asked about."""
+    kind: str = field(default="", init=False)
 
     has_verdict: ClassVar[bool] = True
 

@@ -1,0 +1,316 @@
+"""From declared questions to answers: one estimate per seed (analysis.stats.per_seed), then a verdict.
+
+One function per kind of question, found by its kind in `KINDS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from analysis.answers.quantities import values
+from analysis.decay.floors import floors
+from analysis.decay.formulas import crossing, rising
+from analysis.decay.numbers import reference_times
+from analysis.decay.retention import main_measure, retention_curves
+from analysis.decay.savings import relearning_times, savings_summary
+from analysis.decay.search import on_front
+from analysis.errors import UserError
+from analysis.runs.study import StudyData
+from analysis.stats import per_seed, verdicts
+from analysis.stats.arrays import Array
+from analysis.stats.estimates import Censored, Estimates
+from analysis.stats.intervals import Median, median_interval
+from analysis.stats.scaling import by_size
+from analysis.stats.sequential import Looks
+from analysis.stats.verdicts import Verdict
+from halflife.tracking.questions import Association, Contrast, Curve, Decay, Frontier, Quantity, Question, Trend
+
+SEED = "seed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a kind of question computes: estimates for the verdict, and numbers that are told beside it."""
+
+    estimates: Estimates
+    used: pl.DataFrame
+    """The rows of `quantities.values` that it is about."""
+    told: dict[str, Any] = field(default_factory=dict)
+    """By name: a number, a Median, or a list of names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A question with its verdict, or with the problem why there is none."""
+
+    question: Question
+    quantities: tuple[Quantity, ...]
+    verdict: Verdict | None = None
+    estimates: Estimates | None = None
+    told: dict[str, Any] = field(default_factory=dict)
+    trials: int = 0
+    censored: int = 0
+    missing: dict[str, int] = field(default_factory=dict)
+    """By reason, the trials without a number."""
+    problem: str = ""
+
+    @property
+    def word(self) -> str:
+        """effect | equivalent | undecided | told"""
+        if not self.question.has_verdict:
+            return "told"
+        return "undecided" if self.verdict is None else self.verdict.answer
+
+
+def answers(data: StudyData) -> list[Answer]:
+    """Of every declared question, in the declared order; primaries share one error rate. Computed once per `data`."""
+    if "answers" not in data.derived:
+        data.derived["answers"] = _answers(data)
+    return data.derived["answers"]
+
+
+def _answers(data: StudyData) -> list[Answer]:
+    declaration = data.declaration
+    looks = Looks(declaration.looks) if declaration.looks else None
+    found = [_estimated(data, question) for question in declaration.questions]
+    together = [i for i, each in enumerate(found) if each.question.primary and each.estimates is not None]
+    alone = [
+        [i] for i, each in enumerate(found)
+        if not each.question.primary and each.estimates is not None and each.question.has_verdict
+    ]  # fmt: skip
+    for family in [together, *alone] if together else alone:
+        asked = [
+            verdicts.Question(estimates=estimates, margin=found[i].question.margin)
+            for i in family
+            if (estimates := found[i].estimates) is not None
+        ]
+        for i, verdict in zip(family, verdicts.judge(asked, looks), strict=True):
+            found[i] = replace(found[i], verdict=verdict)
+    return found
+
+
+def _estimated(data: StudyData, question: Question) -> Answer:
+    """The answer without its verdict."""
+    quantities: tuple[Quantity, ...] = ()
+    try:
+        quantities = tuple(data.declaration.quantity(name) for name in question.quantities)
+        found = KINDS[question.kind](data, question, quantities)
+    except KeyError as error:
+        return Answer(question=question, quantities=quantities, problem=f"{error.args[0]!r} is not declared")
+    except UserError as error:
+        return Answer(question=question, quantities=quantities, problem=str(error))
+    reasons = found.used["reason"].drop_nulls()
+    return Answer(
+        question=question, quantities=quantities, estimates=found.estimates, told=found.told, trials=found.used.height,
+        censored=found.used.filter(pl.col("reason").is_null() & pl.col("value").is_null()).height,
+        missing=dict(reasons.value_counts(sort=True).iter_rows()),
+    )  # fmt: skip
+
+
+def _selected(data: StudyData, question: Question, quantity: Quantity, *needed: str) -> pl.DataFrame:
+    """The quantity of the trials that the question is about, without those of pilot seeds.
+
+    Raises UserError if a column is lacking, or no trial is left.
+    """
+    frame = values(data, quantity).filter(pl.col("role").is_in(question.roles))
+    for name in (SEED, *needed, *question.where):
+        if name not in frame.columns:
+            raise UserError(f"no trial has {name!r}{per_seed.nearest(name, frame.columns)}")
+    for name, value in question.where.items():
+        frame = frame.filter(pl.col(name) == value)
+    frame = frame.filter(~pl.col(SEED).is_in(data.declaration.pilot_seeds)).drop_nulls([SEED, *needed])
+    if frame.is_empty():
+        raise UserError("no trial has been measured yet")
+    return frame.with_columns(
+        pair=_varying(frame, [SEED, *needed], [name for name in data.parameters if name in frame.columns])
+    )
+
+
+def _varying(frame: pl.DataFrame, cell: Sequence[str], parameters: Sequence[str]) -> pl.Expr:
+    """The parameters that differ within a cell, as one text: the settings that a comparison has to keep apart."""
+    others = [name for name in parameters if name not in cell]
+    counts = frame.group_by(cell).agg(pl.col(name).n_unique() for name in others).select(others).max()
+    apart = [name for name in others if counts[name][0] > 1]
+    texts = [pl.col(name).cast(pl.String).fill_null("none") for name in apart]
+    return pl.concat_str(texts, separator=", ") if texts else pl.lit("")
+
+
+def _cells(frame: pl.DataFrame, cell: Sequence[str]) -> pl.DataFrame:
+    """One row per cell: value, low and high, means over its settings; null unless every setting has them."""
+    settings = frame["pair"].n_unique()
+    whole = [
+        pl.when(pl.col(name).is_not_null().all() & (pl.len() == settings)).then(pl.col(name).mean()).alias(name)
+        for name in ("value", "low", "high")
+    ]
+    return frame.group_by(cell, maintain_order=True).agg(whole)
+
+
+def _trend(data: StudyData, question: Trend, quantities: tuple[Quantity, ...]) -> Found:
+    frame = _selected(data, question, quantities[0], question.axis)
+    # A value known only from above has no place in a slope, as in analysis.stats.scaling.
+    table = _cells(frame, [SEED, question.axis]).with_columns(
+        value=pl.when(pl.col("low").is_finite()).then("low"), late=pl.col("low") != pl.col("high")
+    )
+    table = table.filter(pl.col("value").is_not_null())
+    if table.is_empty():
+        return Found(estimates=_none(frame), used=frame)
+    late = {"censored": "late"} if table["late"].any() else {}
+    log = question.scale == "log"
+    found = per_seed.trend(table, "value", question.axis, seed=SEED, log=log, **late)
+    return Found(estimates=_of_all(found, frame), used=frame)
+
+
+def _contrast(data: StudyData, question: Contrast, quantities: tuple[Quantity, ...]) -> Found:
+    axis = question.axis
+    needed = () if axis == "role" else (axis,)
+    frame = _selected(data, question, quantities[0], *needed)
+    if axis == "role":
+        cell = [SEED, "role"]
+        frame = frame.with_columns(pair=_varying(frame, cell, [name for name in data.parameters if name != "role"]))
+    frame = frame.filter(pl.col(axis).is_in([question.high, question.low]))
+    return Found(estimates=_differences(frame, axis, question.high, question.low), used=frame)
+
+
+def _differences(frame: pl.DataFrame, axis: str, high: Any, low: Any) -> Estimates:
+    """Paired differences, one per seed, within their bounds where some are censored."""
+    frame = frame.with_columns(pl.col("low", "high").fill_nan(None))
+    if frame.drop_nulls("low").is_empty():
+        return _none(frame)
+    up = pl.col(axis) == high
+    ends: list[Array] = []
+    for own, other in (("low", "high"), ("high", "low")):
+        side = frame.with_columns(value=pl.when(up).then(own).otherwise(other))
+        if not side["value"].is_finite().any():
+            return _none(frame)
+        found = per_seed.contrast(side, "value", axis, high=high, low=low, seed=SEED, pair=["pair"])
+        ends.append(found.values)
+    bottom, top = ends
+    known = np.isfinite(bottom) | np.isfinite(top)
+    estimates = Estimates(values=np.where(np.isfinite(bottom), bottom, top), seeds=found.seeds)
+    if (known & (bottom != top)).any():
+        least, most = (np.where(known & np.isnan(end), fill, end) for end, fill in ((bottom, -np.inf), (top, np.inf)))
+        estimates = replace(estimates, censored=Censored(x=np.zeros(1), low=least[:, None], high=most[:, None]))
+    return estimates
+
+
+def _curve(data: StudyData, question: Curve, quantities: tuple[Quantity, ...]) -> Found:
+    """The change from the smallest to the largest amount; threshold and saturation as medians over seeds."""
+    frame = _selected(data, question, quantities[0], question.axis)
+    amounts = frame[question.axis].unique().sort()
+    estimates = _differences(frame.filter(pl.col(question.axis).is_in([amounts[0], amounts[-1]])), question.axis,
+                             amounts[-1], amounts[0])  # fmt: skip
+    grows = bool(np.nanmean(estimates.values) >= 0) if np.isfinite(estimates.values).any() else True
+    reached, flat = [], []
+    for (_,), part in _cells(frame, [SEED, question.axis]).drop_nulls("value").group_by([SEED]):
+        part = part.sort(question.axis)
+        at, level = part[question.axis].cast(pl.Float64).to_numpy(), part["value"].to_numpy()
+        if question.threshold is not None:
+            found = rising(at, level, question.threshold) if grows else crossing(at, level, question.threshold)
+            reached.append(_amount(found))
+        change = abs(level[-1] - level[0])
+        flat.append(_amount(crossing(at, np.abs(level - level[-1]), question.saturation * change, sustained=True)))
+    medians = {"threshold": _median(reached), "saturation": _median(flat)}
+    told = {"smallest": amounts[0], "largest": amounts[-1]} | {name: each for name, each in medians.items() if each}
+    return Found(estimates=estimates, used=frame, told=told)
+
+
+def _amount(found: Any) -> float:
+    """NaN without two points; infinite if it was not reached."""
+    if found is None:
+        return math.nan
+    return {"observed": found.estimate, "censored": math.inf, "at-start": found.high}[found.kind]
+
+
+def _median(found: list[float]) -> Median | None:
+    known = [each for each in found if not math.isnan(each)]
+    return median_interval(known) if known else None
+
+
+def _association(data: StudyData, question: Association, quantities: tuple[Quantity, ...]) -> Found:
+    cell = [SEED, question.items]
+    frames = [_selected(data, question, quantity, question.items) for quantity in quantities]
+    one, other = (_cells(frame, cell).select(*cell, "value") for frame in frames)
+    table = one.join(other, on=cell, suffix="_other").sort(cell)
+    found = per_seed.association(table, "value", "value_other", item=question.items, seed=SEED)
+    return Found(estimates=found, used=pl.concat(frames, how="diagonal_relaxed"))
+
+
+def _decay(data: StudyData, question: Decay, quantities: tuple[Quantity, ...]) -> Found:
+    """Floor for the verdict; half-life and savings as in reports."""
+    outcome = {each.name: each for each in data.declaration.outcomes}[question.outcome]
+    curves = retention_curves(data, outcome).filter(~pl.col("seed").is_in(data.declaration.pilot_seeds))
+    main = curves.filter((pl.col("role") == question.role) & pl.col("is_reference"))
+    if main.is_empty():
+        raise UserError("no trial has been measured yet")
+    settled = floors(main).filter(pl.col("measure") == main_measure(curves))
+    whole = not settled.is_empty() and (settled["kind"] == "settled").all()
+    # Runs that did not settle have no floor: the others alone would be selected by their result.
+    means = settled.group_by("seed").agg(pl.col("floor").mean()).sort("seed")
+    estimates = Estimates(
+        values=means["floor"].to_numpy().astype(float) if whole else np.full(means.height, np.nan),
+        seeds=means["seed"].to_list(),
+    )
+    told: dict[str, Any] = {
+        f"half-life of {row['size']}": row["estimate"] if row["bound"] is None else f"at least {row['bound']:.3g}"
+        for row in by_size(reference_times(curves)).iter_rows(named=True)
+    }
+    savings = savings_summary(relearning_times(data, outcome))
+    found = savings.unique("pair", keep="first", maintain_order=True)
+    told |= {f"savings of {pair}": ratio for pair, ratio in found.select("pair", "ratio").rows()}
+    used = settled.select(
+        value="floor", reason=pl.when(pl.col("kind") != "settled").then(pl.lit("retention has not settled"))
+    )
+    return Found(estimates=estimates, used=used, told={name: each for name, each in told.items() if each is not None})
+
+
+def _frontier(data: StudyData, question: Frontier, quantities: tuple[Quantity, ...]) -> Found:
+    frames = [_selected(data, question, quantity, question.axis) for quantity in quantities]
+    one, other = (
+        _cells(frame, [SEED, question.axis]).group_by(question.axis, maintain_order=True).agg(pl.col("value").mean())
+        for frame in frames
+    )
+    table = one.join(other, on=question.axis, suffix="_other").drop_nulls()
+    signs = np.array([1.0 if side == "high" else -1.0 for side in question.better])
+    points = table.select("value", "value_other").to_numpy() * signs
+    front = on_front(points, np.ones(table.height, dtype=bool))
+    best = table.filter(pl.Series(front))
+    return Found(
+        estimates=_none(frames[0]), used=pl.concat(frames, how="diagonal_relaxed"),
+        told={"frontier": [str(value) for value in best[question.axis]]},
+    )  # fmt: skip
+
+
+def _none(frame: pl.DataFrame) -> Estimates:
+    """No estimate for any seed."""
+    seeds = frame[SEED].unique().sort().to_list()
+    return Estimates(values=np.full(len(seeds), np.nan), seeds=seeds)
+
+
+def _of_all(found: Estimates, frame: pl.DataFrame) -> Estimates:
+    """With a row for every seed: those without a value count as seen."""
+    seeds = frame[SEED].unique().sort().to_list()
+    at = [seeds.index(seed) for seed in found.seeds]
+
+    def placed(values: Array) -> Array:
+        every = np.full((len(seeds), *values.shape[1:]), np.nan)
+        every[at] = values
+        return every
+
+    late = found.censored
+    return Estimates(
+        values=placed(found.values), seeds=seeds,
+        censored=None if late is None else Censored(x=late.x, low=placed(late.low), high=placed(late.high)),
+    )  # fmt: skip
+
+
+KINDS: dict[str, Callable[[StudyData, Any, tuple[Quantity, ...]], Found]] = {
+    "trend": _trend, "contrast": _contrast, "curve": _curve, "association": _association, "decay": _decay,
+    "frontier": _frontier,
+}  # fmt: skip
+"""By kind of question."""

@@ -1,0 +1,131 @@
+"""The answers of a study, for readers and for programs: lines of text, `answers.json`, `answers.csv`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from analysis.answers.questions import Answer, answers
+from analysis.answers.sentences import sentence
+from analysis.errors import UserError
+from analysis.runs.study import StudyData
+from analysis.stats.format import plural
+from analysis.stats.verdicts import holm
+from halflife.tracking import schema
+
+FILES = ("answers.json", "answers.csv")
+
+
+def document(data: StudyData) -> dict[str, Any]:
+    """The content of `answers.json`. Missing and infinite numbers are null."""
+    declaration, found = data.declaration, answers(data)
+    return {
+        "study": declaration.study, "preset": declaration.preset,
+        "sweep": data.sweep.tags.get(schema.TAG_SWEEP, ""), "digest": declaration.digest,
+        "declared": declared(data), "looks": list(declaration.looks), "pilot_seeds": list(declaration.pilot_seeds),
+        "questions": [_row(answer, data) | {"p_holm": p} for answer, p in zip(found, _holm(found), strict=True)],
+    }  # fmt: skip
+
+
+def _holm(found: list[Answer]) -> list[float | None]:
+    """p-values of the primaries, corrected for their number; None for the others."""
+    primary = {i: p for i, each in enumerate(found) if each.question.primary and each.verdict
+               and (p := each.verdict.p) is not None}  # fmt: skip
+    corrected = dict(zip(primary, holm(list(primary.values())), strict=True))
+    return [corrected.get(i) for i in range(len(found))]
+
+
+def _row(answer: Answer, data: StudyData) -> dict[str, Any]:
+    question, verdict, estimates = answer.question, answer.verdict, answer.estimates
+    found = verdict.interval if verdict else None
+    settling = verdict.settling if verdict and verdict.answer == "undecided" else None
+    return {
+        "name": question.name, "label": question.label, "kind": question.kind, "primary": question.primary,
+        "verdict": answer.word, "sentence": sentence(answer, data.declaration),
+        "estimate": _finite(found.estimate if found else None), "low": _finite(found.low if found else None),
+        "high": _finite(found.high if found else None), "margin": question.margin, "reason": question.reason,
+        "prediction": question.prediction, "smaller_than_margin": bool(verdict and verdict.small),
+        "seeds": found.count if found else 0, "look": verdict.look if verdict else None,
+        "p": _finite(verdict.p if verdict else None), "family": verdict.family if verdict else None,
+        "seeds_to_settle": dataclasses.asdict(settling) if settling else None, "trials": answer.trials,
+        "censored": answer.censored, "missing": answer.missing, "problem": answer.problem,
+        "told": {name: _plain(value) for name, value in answer.told.items()},
+        "estimates": [
+            {"seed": seed, "estimate": _finite(float(value))}
+            for seed, value in zip(estimates.seeds, estimates.values, strict=True)
+        ] if estimates and question.has_verdict else [],
+    }  # fmt: skip
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {name: _plain(part) for name, part in dataclasses.asdict(value).items()}
+    return _finite(value) if isinstance(value, float) else value
+
+
+def table(data: StudyData) -> pl.DataFrame:
+    """The content of `answers.csv`: one row per question."""
+    kept = ("name", "kind", "primary", "verdict", "estimate", "low", "high", "margin", "seeds", "p", "trials")
+    kept += ("censored",)
+    rows = [
+        {**{name: row[name] for name in kept}, "missing": sum(row["missing"].values()), "sentence": row["sentence"]}
+        for row in document(data)["questions"]
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def declared(data: StudyData) -> str:
+    """When the study was declared: before its sweep, or as it began. ISO 8601, UTC."""
+    begun = datetime.fromtimestamp(data.sweep.started / 1000, UTC).isoformat(timespec="seconds")
+    return data.declaration.declared or begun
+
+
+def lines(data: StudyData) -> list[str]:
+    """For the terminal: primaries first, each in a sentence, then what they share and what was declared when."""
+    declaration, found = data.declaration, answers(data)
+    primary = [answer for answer in found if answer.question.primary]
+    others = [answer for answer in found if not answer.question.primary]
+    text = [sentence(answer, declaration) for answer in primary]
+    if len(primary) > 1:
+        text.append(
+            f"These {len(primary)} share an error rate of 5%: tests by Holm, intervals simultaneous (Bonferroni)."
+        )
+    if others:
+        text.append(f"Exploratory, {len(others)} looked at, not corrected for that:")
+        text += [sentence(answer, declaration) for answer in others]
+    left_out = ""
+    if declaration.pilot_seeds:
+        left_out = f"; pilot {plural(len(declaration.pilot_seeds), 'seed')} left out: " + ", ".join(
+            str(seed) for seed in declaration.pilot_seeds
+        )
+    if data.sweep.status == "RUNNING":
+        text.append("The sweep is running: none of this is final.")
+    return [*text, f"Declared {declared(data)}, hash {declaration.digest[:12]}{left_out}."]
+
+
+def write_answers(data: StudyData, out: Path) -> list[Path]:
+    """Write FILES into `out`. Raises UserError if the study declares no question, or `out` cannot be written."""
+    if not data.declaration.questions:
+        raise UserError(
+            f"study {data.declaration.study!r} declares no questions: expected `questions` in its declaration"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        paths = [out / name for name in FILES]
+        paths[0].write_text(json.dumps(document(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        table(data).write_csv(paths[1])
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename or out}: {error.strerror}; name another folder with --out"
+        ) from None
+    return paths
