@@ -97,7 +97,7 @@ report: $(VENV)/.train  ## draw the report of the backdoor study again from MLfl
 gallery: $(VENV)/.train  ## every figure, drawn from generated data
 	$(BIN)/python -m analysis gallery
 
-validate: $(VENV)/.dev  ## plant truths, count how often intervals hold them: docs/validation.md
+validate: $(VENV)/.dev  ## plant truths, count how often intervals and verdicts are right: docs/validation*.md
 	$(BIN)/python -m tests.validation
 
 bench: $(VENV)/.dev  ## speed, as ratios measured in one run

@@ -46,7 +46,7 @@ def seeds_to_settle(margin: float, deviation: float, count: int, looks: Looks, a
     # The upper tail's quantile first: it gives the smallest deviation, and so the fewest seeds.
     ends = [special.chdtri(freedom, share) for share in ((1 - SPREAD_LEVEL) / 2, (1 + SPREAD_LEVEL) / 2)]
     ratios = [margin / (deviation * math.sqrt(freedom / float(end))) for end in ends]
-    found = {truth: [_seeds(ratio, truth, count, looks, alpha) for ratio in ratios] for truth in get_args(Truth)}
+    found = {truth: [seeds_at(ratio, truth, count, looks, alpha) for ratio in ratios] for truth in get_args(Truth)}
     return Settling(**{truth: (few, many) for truth, (few, many) in found.items()})
 
 
@@ -65,7 +65,8 @@ def chances(ratio: float, truth: Truth, looks: tuple[int, ...], critical: tuple[
     return right.cumsum(axis=0).mean(axis=1)
 
 
-def _seeds(ratio: float, truth: Truth, count: int, looks: Looks, alpha: float) -> int | None:
+def seeds_at(ratio: float, truth: Truth, count: int, looks: Looks, alpha: float) -> int | None:
+    """The least number of seeds above `count` at which `chances` reach 0.8; None above 10,000."""
     critical, last = looks.boundaries(alpha), looks.seeds[-1]
     for seeds, chance in zip(looks.seeds, chances(ratio, truth, looks.seeds, critical), strict=True):
         if seeds > count and chance >= WANTED:

@@ -1,4 +1,5 @@
-"""`python -m tests.validation`: simulates data with known truth, measures coverage, writes docs/validation.md."""
+"""`python -m tests.validation`: simulates data with known truth, measures how often intervals and verdicts are right,
+writes docs/validation.md and docs/validation_verdicts.md."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -27,14 +28,46 @@ TITLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every cell simulates `replicates` data sets with its truth, all solved as one batched problem."""
+    """Every cell of intervals simulates `replicates` data sets with its truth, all solved as one batched problem."""
 
     replicates: int = 1000
+    verdicts: int = 10_000
+    """Replicates of the cells of verdicts."""
+    only: Literal["intervals", "verdicts"] | None = None
     out: Path = ROOT / "docs" / "validation.md"
 
 
 def main(settings: Settings) -> int:
     """1 when a cell misses."""
+    missed = 0
+    if settings.only != "verdicts":
+        missed |= _intervals(settings)
+    if settings.only != "intervals":
+        missed |= _verdicts(settings)
+    return missed
+
+
+def _verdicts(settings: Settings) -> int:
+    from tests.validation import verdicts
+
+    started, used, out = time.perf_counter(), time.process_time(), settings.out.with_name("validation_verdicts.md")
+    found = verdicts.rates(settings.verdicts)
+    missed, seconds = [each for each in found if not each.holds], time.perf_counter() - started
+    preamble = f"`make validate`, {_run(seconds, time.process_time() - used)}."
+    out.write_text(verdicts.page(found, settings.verdicts, preamble), encoding="utf-8")
+    print(f"{out} written: {len(found)} cells, {len(missed)} miss, {seconds:.0f} s")
+    return int(bool(missed))
+
+
+def _run(seconds: float, processor: float) -> str:
+    """When, how long and on what."""
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {seconds:.0f} s ({processor:.0f} s of processor time) on one thread of "
+        f"{machine()}, Python {platform.python_version()}"
+    )
+
+
+def _intervals(settings: Settings) -> int:
     import importlib
 
     started = time.perf_counter()
@@ -62,9 +95,8 @@ def page(cells: list[Cell], replicates: int, seconds: float, processor: float) -
     lines = [
         "# Validation: do the 95 % intervals cover the truth?",
         "",
-        f"`make validate`, {time.strftime('%Y-%m-%d')}, {seconds:.0f} s ({processor:.0f} s of processor time) on one "
-        f"thread of {machine()}, Python {platform.python_version()}. {replicates:,} replicates per cell, "
-        f"{NULLS * replicates:,} where gamma is 0; seeds fixed.",
+        f"`make validate`, {_run(seconds, processor)}. {replicates:,} replicates per cell, {NULLS * replicates:,} "
+        "where gamma is 0; seeds fixed. Verdicts: [validation_verdicts.md](validation_verdicts.md).",
         "",
         f"Promised: coverage of {low:.0%} to {high:.0%} for identified quantities, and gamma = 0 called a slope in at "
         f"most {FALSE_POSITIVES:.0%}. {len(cells) - len(missed)} of {len(cells)} cells meet this; false positives at "

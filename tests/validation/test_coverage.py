@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.validation import cells, decay, scaling, seeds
+from tests.validation import cells, decay, scaling, seeds, verdicts
 from tests.validation.cells import CI, Cell
 
 REPLICATES = 200
@@ -35,3 +35,16 @@ def test_intervals_over_seeds_hold_the_planted_truth(part):
 @pytest.mark.parametrize("part", [decay, scaling, seeds])
 def test_every_cell_of_the_table_holds_the_planted_truth(part):
     assert wrong(part.cells(REPLICATES)) == []
+
+
+VERDICTS = [verdicts.alone, verdicts.at_looks, verdicts.at_the_margin, verdicts.families, verdicts.powers]
+
+
+@pytest.mark.parametrize("part", VERDICTS)
+def test_verdicts_are_no_more_often_wrong_than_they_may_be(part):
+    assert [rate for rate in part(REPLICATES) if not rate.holds] == []
+
+
+@pytest.mark.nightly
+def test_every_rate_of_the_table_of_verdicts_is_what_it_may_be():
+    assert [rate for rate in verdicts.rates(10 * REPLICATES) if not rate.holds] == []
