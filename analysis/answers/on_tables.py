@@ -28,7 +28,8 @@ class Judging:
     why: str = ""
     """The reason for the margin, in terms of the outcome."""
     looks: str = ""
-    """Numbers of seeds, declared beforehand, at which the study may stop, as 5,8,12; by default one look at all."""
+    """Numbers of seeds, declared beforehand, at which the study may stop, as 5,8,12; by default one look at all.
+    Seeds count in ascending order."""
     json: Path | None = None
     """File to write the result to."""
 

@@ -37,7 +37,7 @@ LEAST_P, MOST_P = 1e-8, 0.9
 
 @dataclass(frozen=True)
 class Looks:
-    """Numbers of seeds at which a study is judged, ascending. Raises UserError if they are not, or start below 5."""
+    """Numbers of seeds at which a study is judged. Raises UserError if they do not ascend, or several start below 5."""
 
     seeds: tuple[int, ...]
 

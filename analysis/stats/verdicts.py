@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,8 +102,7 @@ def judge(questions: Sequence[Question], looks: Looks | None = None, alpha: floa
         for i, question in enumerate(questions):
             if i not in answers:
                 evidence[i].append(question.estimates.at(look))
-        while found := [i for i in range(len(questions)) if i not in answers and _rejected(evidence[i], looks, alpha / (
-            len(questions) - list(answers.values()).count("effect")))]:  # fmt: skip
+        while found := _effects(evidence, answers, looks, alpha):
             answers |= dict.fromkeys(found, "effect")
         for i, question in enumerate(questions):
             if i not in answers and _within(_interval(evidence[i], looks, alpha / len(questions)), question.margin):
@@ -129,6 +128,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _critical(evidence: Sequence[Evidence], looks: Looks, alpha: float) -> tuple[float, ...]:
     return looks.boundaries(alpha, [each.count for each in evidence])
+
+
+def _effects(
+    evidence: Sequence[Sequence[Evidence]], answers: Mapping[int, Answer], looks: Looks, alpha: float
+) -> list[int]:
+    """The open questions that one step of Holm's procedure answers."""
+    left = len(evidence) - list(answers.values()).count("effect")
+    return [i for i, each in enumerate(evidence) if i not in answers and _rejected(each, looks, alpha / left)]
 
 
 def _rejected(evidence: Sequence[Evidence], looks: Looks, alpha: float) -> bool:

@@ -13,7 +13,7 @@ from scipy import stats
 from analysis.errors import UserError
 from analysis.stats.arrays import Array
 from analysis.stats.estimates import Censored, Estimates
-from analysis.stats.imputation import interval_over_seeds
+from analysis.stats.imputation import interval_over_seeds, mean_over_seeds
 from analysis.stats.intervals import t_interval
 from analysis.stats.sequential import ALPHA, Looks
 from analysis.stats.settling import WANTED
@@ -132,9 +132,22 @@ def test_a_few_censored_slopes_have_the_interval_of_their_imputation():
         (want.estimate, want.low, want.high), abs=1e-6
     )
     assert found.answer == "effect"
+    touching = found.evidence[0].interval(abs(found.evidence[0].t))
+    assert touching is not None
+    assert touching.low == pytest.approx(0, abs=1e-6)
     high[:, 1:] = np.inf
     nothing = judge([Question(estimates=Estimates(values=slopes, censored=Censored(x=x, low=low, high=high)))])[0]
     assert (nothing.answer, nothing.interval, nothing.p, nothing.settling) == ("undecided", None, None, None)
+
+
+def test_bounds_of_differences_give_the_interval_of_their_imputation():
+    low, high = NOISE[:8, None] - 2.0, NOISE[:8, None] - 2.0
+    low[0], high[3] = -np.inf, np.inf
+    one = Censored(x=np.zeros(1), low=low, high=high)
+    found = judge([Question(estimates=Estimates(values=NOISE[:8] - 2.0, censored=one))])[0]
+    want = mean_over_seeds(low[:, 0], high[:, 0])
+    assert found.answer == "effect"
+    assert ends(found) == pytest.approx((want.low, want.high), abs=1e-6)
 
 
 def power(seeds: int, ratio: float) -> float:
