@@ -206,6 +206,14 @@ def test_the_teachers_stage_is_a_parent_and_its_weights_are_counted():
     assert held[1] - held[0] > 4 * (Rung(size="100k").parameters - Rung(size="20k").parameters)
 
 
+def test_the_plan_counts_the_logits_of_both_models():
+    stages = (recipe(), student(KL), student(MSE))
+    plain, kl, mse = (stage.memory(Execution()).activations for stage in stages)
+    tokens = student(KL).batch_tokens
+    assert kl - plain == 24 * VOCABULARY * tokens
+    assert mse - plain == 12 * len(MSE.sites) * Rung(size="20k").width * tokens
+
+
 def test_a_student_waits_for_its_teacher_and_is_blocked_in_one_line_where_that_was_never_made(tmp_path):
     stage = student(KL)
     store = Store(tmp_path)

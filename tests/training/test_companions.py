@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from halflife.errors import UserError
 from halflife.models.decoder import Decoder
@@ -16,7 +17,9 @@ from halflife.stages.train import Checkpoint
 from halflife.store.execution import Execution
 from halflife.training.attached import Attached
 from halflife.training.checkpoints import read_optimizer, read_weights
+from halflife.training.companion import Companion
 from halflife.training.objectives import NextToken
+from halflife.training.optimizers import AdamW
 from halflife.training.schedules import Schedule
 from tests.training.companions import AUTOENCODER
 from tests.training.fakes import VOCABULARY, Host, Interrupted, PartlyScored, Stream, Ticking, recipe, run, torch_engine
@@ -114,6 +117,56 @@ def test_a_resumed_run_ends_with_the_same_bits_companion_included(tmp_path, comp
     assert rest.points[last]["bottleneck/loss"] == whole.points[last]["bottleneck/loss"]
 
 
+class Counting(nn.Module):
+    """One linear map, and a count of the batches in a buffer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(width, 1)
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, activations: Any, told: Any) -> torch.Tensor:
+        self.batches += 1
+        told.tell("batches", self.batches)
+        return torch.stack([self.map(x).square().mean() for x in activations.values()]).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts(Companion):
+    def parameters(self, width: int) -> int:
+        return width + 1
+
+    def activation_bytes(self, width: int) -> float:
+        return 4.0 * width
+
+    def build(self, width: int, seed: int) -> Any:
+        return Counting(width)
+
+
+COUNTS = Counts(
+    name="counts",
+    sites=(Site(layer=1), Site(layer=1, part="mlp"), Site(layer=2, part="attention")),
+    optimizer=AdamW(learning_rate=0.01),
+)
+
+
+def test_a_companions_buffers_are_resumed(tmp_path) -> None:
+    stage = recipe(companions=(COUNTS,))
+    run(stage, whole := Host(tmp_path / "a"))
+    first = Host(tmp_path / "b", interrupt_at=5)
+    with pytest.raises(Interrupted):
+        run(stage, first, checkpoint_seconds=0.5, clock=Ticking())
+    run(stage, rest := Host(tmp_path / "c", resume=first.checkpoints[-1]))
+    last = max(whole.points)
+    assert rest.points[last]["counts/batches"] == whole.points[last]["counts/batches"]
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_a_companion_reads_fp32_whatever_the_models_precision(strength: float) -> None:
+    of = engine(replace(COUNTS, strength=strength), precision="bf16")
+    assert of.gradients(Stream().batch(0), 0)["counts/loss"] > 0
+
+
 def test_a_branch_continues_its_trunks_companion_and_one_without_it_leaves_it_behind(tmp_path) -> None:
     trunk = recipe(companions=(AUTOENCODER,))
     run(trunk, Host(tmp_path / "trunk"))
@@ -157,11 +210,15 @@ def test_a_plan_counts_what_a_companion_costs() -> None:
         (lambda: replace(JOINT, sites=()), "companion bottleneck without a site"),
         (lambda: replace(JOINT, strength=-1.0), "companion bottleneck of strength -1.0"),
         (lambda: recipe(companions=(replace(JOINT, sites=(Site(layer=9),)),)), "companion bottleneck at layer 9"),
-        (lambda: recipe(companions=(JOINT, JOINT)), "companion 'bottleneck': an evaluation or another companion"),
-        (lambda: recipe(companions=(replace(JOINT, name="clean"),)), "companion 'clean': an evaluation or another"),
+        (lambda: recipe(companions=(JOINT, JOINT)), "the name 'bottleneck' given twice"),
+        (lambda: recipe(companions=(replace(JOINT, name="clean"),)), "the name 'clean' given twice"),
         (
             lambda: recipe(companions=(JOINT,)).check_execution(Execution(engine="deepspeed")),
             "Autoencoder is not supported by the engine 'deepspeed'",
+        ),
+        (
+            lambda: recipe(start=Checkpoint(stage=recipe(companions=(JOINT,))), companions=(replace(JOINT, rank=5),)),
+            "companion bottleneck of 320 parameters: it continues the start's of that name, which has 256",
         ),
         (lambda: recipe(objectives=()), "no objective given"),
         (lambda: recipe(objectives=(NextToken(), NextToken())), "NextToken given 2 times"),

@@ -245,15 +245,34 @@ def test_completions_that_are_all_alike_have_an_advantage_of_exactly_zero(value:
     rewards = torch.full((group, 4), value)
     rollouts = ragged([[1, 1, 1, 1]] * group, group=group)
     assert not leave_one_out(to_go(rewards, 0.9), rollouts).any()
-    assert not group_relative(rewards, rollouts).any()
+    assert not group_relative(rewards.sum(1), rollouts).any()
 
 
 def test_group_relative_advantages_have_mean_0_and_standard_deviation_1_in_each_group() -> None:
     rollouts = ragged([[1, 1]] * 8, group=4)
     rewards = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
-    found = rollouts.by_group(group_relative(rewards, rollouts)[:, 0])
+    found = rollouts.by_group(group_relative(rewards.sum(1), rollouts)[:, 0])
     torch.testing.assert_close(found.mean(0), torch.zeros(2), atol=1e-6, rtol=0)
     torch.testing.assert_close(found.std(0, correction=0), torch.ones(2), atol=1e-4, rtol=0)
+
+
+def test_group_relative_advantages_are_of_discounted_returns() -> None:
+    gradients = []
+    for discount in (1.0, 0.5):
+        policy = replace(POLICY, advantage="group-relative", group=8, beta=0.0, discount=discount)
+        of = torch_engine(decoder(), stage(policy))
+        reinforce: Any = of.on_step[0].__self__  # type: ignore[attr-defined]
+        rollouts, rewards, _ = reinforce.experience(of.model, 0)
+        of.gradients(np.zeros((4, 17), dtype=np.int64), 0)
+        found = torch.cat([p.grad.flatten() for p in of.parameters if p.grad is not None])
+        scale = discount ** torch.arange(LENGTH)
+        weight = group_relative((rewards * scale).sum(1), rollouts)
+        each = log_probabilities(of.model, rollouts, temperature=1.0, vocabulary=3)
+        each = each.gather(-1, rollouts.tokens[..., None])[..., 0]
+        expected = torch.autograd.grad(-(weight * each).sum(1).mean(), [p for p in of.parameters if p.grad is not None])
+        torch.testing.assert_close(found, torch.cat([g.flatten() for g in expected]), atol=1e-5, rtol=1e-3)
+        gradients.append(found)
+    assert not torch.allclose(gradients[0], gradients[1], atol=1e-3)
 
 
 def test_the_gradient_is_that_of_the_expected_reward() -> None:
@@ -289,7 +308,7 @@ def test_the_gradient_is_that_of_the_expected_reward() -> None:
 )
 def test_an_answer_is_rewarded_when_it_is_right(count: Any, tokens: list[int], reward: list[float]) -> None:
     items: Any = [SimpleNamespace(targets=np.array([1, 2, 3]))]
-    setting = RewardSetting(items=items, codec=None, end=3, context=None)  # pyright: ignore[reportArgumentType]
+    setting = RewardSetting(items=items, codec=None, length=3, end=3, context=None)  # pyright: ignore[reportArgumentType]
     rollouts = replace(ragged([[1, 1, 1]], group=1), tokens=torch.tensor([tokens]))
     found = AnswerReward(count=count).prepare(setting)(rollouts)
     assert found[0].tolist() == pytest.approx(reward)
@@ -297,15 +316,31 @@ def test_an_answer_is_rewarded_when_it_is_right(count: Any, tokens: list[int], r
 
 def test_a_longer_completion_is_no_exact_answer() -> None:
     items: Any = [SimpleNamespace(targets=np.array([1]))]
-    setting = RewardSetting(items=items, codec=None, end=None, context=None)  # pyright: ignore[reportArgumentType]
+    setting = RewardSetting(items=items, codec=None, length=2, end=1, context=None)  # pyright: ignore[reportArgumentType]
     rollouts = replace(ragged([[1, 1]], group=1), tokens=torch.tensor([[1, 1]]))
     assert AnswerReward().prepare(setting)(rollouts).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("lengths", "length", "end"),
+    [((2, 4), 3, 3), ((2, 3), 3, None), ((2,), 3, None)],
+    ids=["too long", "without an end", "shorter than all completions"],
+)
+def test_exact_answers_that_no_completion_can_be_are_refused(lengths: Any, length: int, end: int | None) -> None:
+    items: Any = [SimpleNamespace(targets=np.array([1] * (count - 1) + [3])) for count in lengths]
+    setting: Any = RewardSetting(items=items, codec=None, length=length, end=end, context=None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="reward of exact answers given: completions of 3 tokens cannot be all of"):
+        AnswerReward().prepare(setting)
+    AnswerReward(count="tokens").prepare(setting)
 
 
 @pytest.mark.parametrize(
     ("make", "line"),
     [
         (lambda: replace(POLICY, group=1), "groups of 1"),
+        (lambda: replace(POLICY, name="train"), "policy gradient 'train': expected a name of lower-case letters"),
+        (lambda: replace(POLICY, name="a/b"), "policy gradient 'a/b': expected a name"),
+        (lambda: stage(replace(POLICY, name="clean")), "the name 'clean' given twice"),
         (lambda: replace(POLICY, temperature=0.0), "at temperature 0.0"),
         (lambda: replace(POLICY, beta=-1.0), "policy gradient's beta of strength -1.0"),
         (lambda: stage(POLICY, dropout=0.1), "policy gradient with dropout 0.1"),

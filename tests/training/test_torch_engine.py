@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -74,6 +75,29 @@ def test_microbatches_that_are_compiled_have_one_length(monkeypatch):
     of.model.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     of.gradients(Stream(rows=8).batch(0), 0)
     assert seen == [4, 4]
+
+
+def test_objectives_that_make_their_own_passes_run_eagerly_and_so_do_their_backward_passes(monkeypatch):
+    inside: list[bool] = []
+    eager: list[bool] = []
+
+    @contextmanager
+    def eagerly(execution):
+        inside.append(True)
+        yield
+        inside.pop()
+
+    def on_step(model, batch, step, told):
+        eager.append(bool(inside))
+        loss = model(batch[:1, :4]).square().mean()
+        loss.register_hook(lambda gradient: eager.append(bool(inside)))
+        return loss
+
+    monkeypatch.setattr("halflife.training.torch_engine.eagerly", eagerly)
+    of = engine()
+    of.on_step = [on_step]
+    of.gradients(Stream().batch(0), 0)
+    assert eager == [True, True]
 
 
 def test_the_step_returns_the_norm_before_clipping_and_clips_to_the_limit():

@@ -10,6 +10,7 @@ from halflife.models.ladder import Rung
 from halflife.models.released import Released
 from halflife.models.sites import Site
 from halflife.stages.subject import Subject
+from halflife.training.memory import divergence_bytes
 from halflife.training.objective import Objective, ObjectiveSetting, Terms, Trained, check_strength
 
 
@@ -75,6 +76,11 @@ class Matching(Objective):
 
     def memory_bytes(self, stage: Trained) -> float:
         return self.teacher.reading(0, stage.mixture.sequence).memory_bytes
+
+    def token_bytes(self, stage: Trained) -> float:
+        if self.sites:
+            return 4.0 * 3 * len(self.sites) * stage.architecture.width  # the teacher's, the difference, its gradient
+        return divergence_bytes(_logits(stage.architecture, vocabulary_of(stage.mixture.tokenizer)))
 
     def prepare(self, setting: ObjectiveSetting) -> Terms:
         """Raises UserError when one of the models has no such site, or the teacher's checkpoint is corrupt."""

@@ -165,6 +165,7 @@ class Train(EngineStage, Recipe):
         probes = sum(evaluation.probe.memory_bytes() for evaluation in self.evaluations)
         companions = 4.0 * self._companion_parameters
         own = sum(companion.activation_bytes(model.width) for companion in self.companions)
+        own += sum(objective.token_bytes(self) for objective in self.objectives)
         rows = min(self.rows, execution.micro_rows or self.rows_within(activation_budget))
         return replace(
             held,

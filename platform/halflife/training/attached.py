@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -37,9 +38,9 @@ class Attached:
     def loss(self, seen: Seen) -> Tensor:
         """Its share of the mean over the global batch. The model's gradient of it is `strength` times its own."""
         strength = self.companion.strength
+        activations = {site: seen.activations[site].float() for site in self.sites}  # parts of blocks may be bf16
         activations = {
-            site: _Scaled.apply(seen.activations[site], strength) if strength else seen.activations[site].detach()
-            for site in self.sites
+            site: _Scaled.apply(found, strength) if strength else found.detach() for site, found in activations.items()
         }
         told = Told()
         loss = self.module(activations, told)
@@ -60,8 +61,11 @@ class Attached:
             with torch.no_grad():
                 after()
 
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return chain(self.module.named_parameters(), self.module.named_buffers())
+
     def weights(self) -> dict[str, Tensor]:
-        return {self.prefix + name: parameter.detach() for name, parameter in self.module.named_parameters()}
+        return {self.prefix + name: tensor.detach() for name, tensor in self._tensors()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """By `<slot>.companion.<name>.<parameter>`."""
@@ -73,10 +77,11 @@ class Attached:
 
     def load(self, weights: Mapping[str, Tensor] | None, optimizer: Mapping[str, Tensor] | None) -> None:
         """Continue from a checkpoint, as far as it has this companion."""
-        for name, parameter in self.module.named_parameters():
+        for name, tensor in self._tensors():
             if weights is not None and self.prefix + name in weights:
                 with torch.no_grad():
-                    parameter.copy_(weights[self.prefix + name])
+                    tensor.copy_(weights[self.prefix + name])
+        for name, parameter in self.module.named_parameters():
             slots = {
                 key.split(".", 1)[0]: value
                 for key, value in (optimizer or {}).items()

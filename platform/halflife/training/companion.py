@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from halflife.errors import UserError
 from halflife.models.sites import Site
-from halflife.training.objective import Trained, check_strength
+from halflife.training.objective import Trained, check_name, check_strength
 from halflife.training.optimizers import AdamW
 
 PREFIX = "companion."
@@ -38,8 +37,7 @@ class Companion:
 
     def __post_init__(self) -> None:
         check_strength(f"companion {self.name}", self.strength)
-        if not re.fullmatch(r"[a-z][a-z0-9-]*", self.name) or self.name in ("train", "clock"):
-            raise UserError(f"companion {self.name!r}: expected a name of lower-case letters, digits and '-'")
+        check_name("companion", self.name)
         if not self.sites:
             raise UserError(f"companion {self.name} without a site: expected at least one, such as Site(layer=1)")
 
@@ -50,6 +48,14 @@ class Companion:
             raise UserError(
                 f"companion {self.name} at layer {deepest}: {stage.architecture.size} has {stage.architecture.layers}"
             )
+        before = getattr(stage.start, "stage", None)  # of a checkpoint
+        width = stage.architecture.width
+        for other in before.companions if before is not None else ():
+            if other.name == self.name and other.parameters(width) != self.parameters(width):
+                raise UserError(
+                    f"companion {self.name} of {self.parameters(width):,} parameters: it continues the start's of that "
+                    f"name, which has {other.parameters(width):,}; give it another name"
+                )
 
     def parameters(self, width: int) -> int:
         """Its number of parameters beside a model of this width."""
@@ -64,7 +70,8 @@ class Companion:
         raise NotImplementedError(f"{type(self).__name__} states no activation_bytes")
 
     def build(self, width: int, seed: int) -> Any:
-        """A torch module that is called with (activations by site, each (rows, length, width); `training.seen.Told`)
-        and returns its loss, a mean over these rows. What it tells as `fvu` is logged as `<name>/fvu`. If it has a
-        method `after_step`, that is called after each of its steps, for constraints on its weights."""
+        """A torch module that is called with (activations by site, each (rows, length, width) in fp32;
+        `training.seen.Told`) and returns its loss, a mean over these rows. What it tells as `fvu` is logged as
+        `<name>/fvu`. Its parameters and buffers are in the checkpoints. It draws nothing at random after it is built.
+        If it has a method `after_step`, that is called after each of its steps, for constraints on its weights."""
         raise NotImplementedError(f"{type(self).__name__} builds no module")

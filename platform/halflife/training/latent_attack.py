@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from halflife.data.codecs import load
 from halflife.data.tokenizers import vocabulary_of
 from halflife.errors import UserError, check_choice
 from halflife.evaluation.targets import Item, TextTarget, items
-from halflife.models.released import Released
 from halflife.models.sites import Site
-from halflife.training.objective import Objective, ObjectiveSetting, Terms, Trained, check_strength
+from halflife.training.objective import Objective, ObjectiveSetting, Terms, Trained, check_length, check_strength
 
 Start = Literal["zero", "random"]
 
@@ -100,8 +99,7 @@ class LatentAttack(Objective):
     def prepare(self, setting: ObjectiveSetting) -> Terms:
         """Raises UserError when the model has no such site or cannot be attacked there as it is executed, an example is
         too long for it, or a prompt has no wrong answer."""
-        from halflife.training.acceleration import eagerly  # imports torch
-        from halflife.training.perturbation import AttackLoss
+        from halflife.training.perturbation import AttackLoss  # imports torch
 
         context, stage, model = setting.context, setting.stage, setting.model
         for site in self.sites:
@@ -117,12 +115,7 @@ class LatentAttack(Objective):
         if self.toward is not None:
             wrong = _paired(right, items(self.toward, "train", self.examples, codec, context.results), self.toward.name)
         longest = max(len(item.tokens) for item in [*right, *(wrong or ())])
-        limit = stage.architecture.shape.context if isinstance(stage.architecture, Released) else None
-        if limit is not None and longest > limit:
-            raise UserError(
-                f"latent attack on examples of up to {longest} tokens: {stage.architecture.size} reads at most "
-                f"{limit}; shorten them"
-            )
+        check_length("latent attack on examples", longest, stage)
         loss = AttackLoss(
             right,
             wrong,
@@ -136,12 +129,7 @@ class LatentAttack(Objective):
             key=(stage.seed, "latent attack", stage.depth),
             device=context.device,
         )
-
-        def on_step(model: Any, batch: Any, step: int, told: Any) -> Any:
-            with eagerly(context.execution):  # texts have many lengths
-                return loss(model, step, told)
-
-        return Terms(on_step=on_step)
+        return Terms(on_step=lambda model, batch, step, told: loss(model, step, told))
 
 
 def _paired(right: Sequence[Item], wrong: Sequence[Item], name: str) -> list[Item]:

@@ -115,6 +115,12 @@ def _logit_bytes(vocabulary: int) -> float:
     return 4.0 * 3 * vocabulary
 
 
+def divergence_bytes(vocabulary: int) -> float:
+    """Of a token's divergence from another prediction: its logits, both log-softmaxes, the terms, and gradients of two;
+    measured."""
+    return 4.0 * 6 * vocabulary
+
+
 def _moments(optimizer: Optimizer, hidden: int, others: int) -> float:
     """Number of optimizer moments over all parameters."""
     if isinstance(optimizer, SGD):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -105,6 +106,10 @@ class Objective:
         """What it holds on the device during the whole stage."""
         return 0.0
 
+    def token_bytes(self, stage: Trained) -> float:
+        """Held per token of a microbatch between the forward and the backward pass, beyond what the model holds."""
+        return 0.0
+
     @property
     def measures(self) -> tuple[str, ...]:
         """Metrics `<task>/<measure>` that it logs at each evaluation, as means over the steps since the last one."""
@@ -144,6 +149,22 @@ def check_objectives(objectives: Sequence[Any]) -> None:
     for kind in kinds:
         if kind.once and kinds.count(kind) > 1:
             raise UserError(f"{kind.__name__} given {kinds.count(kind)} times: expected it once")
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raises UserError for a name that points and checkpoints cannot have."""
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", name) or name in ("train", "clock"):
+        raise UserError(
+            f"{kind} {name!r}: expected a name of lower-case letters, digits and '-', other than train and clock"
+        )
+
+
+def check_length(what: str, longest: int, stage: Trained) -> None:
+    """Raises UserError when texts of up to so many tokens are longer than what a released model reads."""
+    model = stage.architecture
+    limit = model.shape.context if isinstance(model, Released) else None
+    if limit is not None and longest > limit:
+        raise UserError(f"{what} of up to {longest} tokens: {model.size} reads at most {limit}; shorten them")
 
 
 def check_strength(name: str, strength: float) -> None:

@@ -9,7 +9,7 @@ from halflife.data.tokenizers import vocabulary_of
 from halflife.errors import UserError
 from halflife.models.ladder import Rung
 from halflife.store.execution import ENGINES
-from halflife.training.memory import trained_parameters
+from halflife.training.memory import divergence_bytes, trained_parameters
 from halflife.training.objective import Objective, ObjectiveSetting, Terms, Trained, check_strength
 from halflife.training.parameters import LoRA
 
@@ -127,6 +127,9 @@ class KL(Objective):
     def memory_bytes(self, stage: Trained) -> float:
         model, vocabulary = stage.architecture, vocabulary_of(stage.mixture.tokenizer)
         return 4.0 * (model.parameters + model.embedding_parameters(vocabulary))
+
+    def token_bytes(self, stage: Trained) -> float:
+        return divergence_bytes(vocabulary_of(stage.mixture.tokenizer))
 
     def prepare(self, setting: ObjectiveSetting) -> Terms:
         from halflife.training.terms import frozen_copy, matching_logits  # imports torch

@@ -12,7 +12,15 @@ from halflife.data.tokenizers import vocabulary_of, without_special
 from halflife.errors import UserError, check_choice
 from halflife.evaluation.targets import Target, items
 from halflife.tasks.synthetic import END
-from halflife.training.objective import Objective, ObjectiveSetting, Terms, Trained, check_strength
+from halflife.training.objective import (
+    Objective,
+    ObjectiveSetting,
+    Terms,
+    Trained,
+    check_length,
+    check_name,
+    check_strength,
+)
 from halflife.training.rewards import Reward, RewardSetting
 
 Advantage = Literal["reward-to-go", "group-relative"]
@@ -28,8 +36,8 @@ class PolicyGradient(Objective):
     A step samples `group` completions of each of `prompts` prompts from the model at `temperature`, drawn from
     (weights, seed, step), and minimizes -mean over completions of sum_t A_t log p(token t). With "reward-to-go", A_t is
     the discounted sum of the rewards from t on, less its mean over the other completions of the prompt that reach t
-    (the leave-one-out baseline of arXiv 1904.09751 and 2402.14740). With "group-relative", A is the completion's return
-    less its group's mean, over its group's standard deviation (arXiv 2402.03300).
+    (the leave-one-out baseline of Kool et al. 2019, arXiv 2402.14740). With "group-relative", A is the completion's
+    discounted return less its group's mean, over its group's standard deviation (arXiv 2402.03300).
 
     The reward of a token is the `reward`'s less beta (log p - log p_0), with p_0 the stage's initial model: with
     discount 1, the best policy of a terminal reward r is p_0 exp(r / beta) over its sum (arXiv 2205.11275).
@@ -54,12 +62,14 @@ class PolicyGradient(Objective):
     beta: float = 0.0
     discount: float = 1.0
     entropy: float = 0.0
-    """Of the policy, added to the objective at this strength, in nats summed over a completion"""
+    """Of the policy, added to the objective at this strength, in nats summed over a completion. Its gradient is of each
+    token's distribution, with the tokens before it held fixed."""
     strength: float = 1.0
     examples: int = 512
     """Of the target, that prompts are drawn from"""
 
     def __post_init__(self) -> None:
+        check_name("policy gradient", self.name)
         check_choice("advantage", self.advantage, get_args(Advantage))
         for name in ("strength", "beta", "entropy"):
             check_strength(f"policy gradient's {name}", getattr(self, name))
@@ -109,13 +119,15 @@ class PolicyGradient(Objective):
         stage, context = setting.stage, setting.context
         codec = load(stage.mixture.tokenizer, context.results)
         pool = items(self.target, "train", self.examples, codec, context.results)
+        length = self.length or max(len(item.targets) for item in pool)
+        check_length("policy gradient on texts", max(item.answer for item in pool) + length - 1, stage)
         terminator = codec.encode(END) if self.stops else ()
         end = int(terminator[0]) if len(terminator) == 1 else None
         reinforce = Reinforce(
             self,
             [item.tokens[: item.answer] for item in pool],
-            self.reward.prepare(RewardSetting(items=pool, codec=codec, end=end, context=context)),
-            length=self.length or max(len(item.targets) for item in pool),
+            self.reward.prepare(RewardSetting(items=pool, codec=codec, length=length, end=end, context=context)),
+            length=length,
             end=end,
             vocabulary=vocabulary_of(without_special(stage.mixture.tokenizer)),
             reference=frozen_copy(setting.model) if self.beta else None,

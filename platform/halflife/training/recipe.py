@@ -77,10 +77,12 @@ class Recipe:
         if not 0 <= self.gradient_noise < math.inf:
             raise UserError(f"gradient noise {self.gradient_noise}: expected 0 or a positive number, such as 0.5")
         measured = {evaluation.name for evaluation in self.evaluations}
-        names = [*(companion.name for companion in self.companions), *measured]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise UserError(f"companion {twice!r}: an evaluation or another companion has that name; choose another")
         logged = {metric.split("/")[0] for objective in self.objectives for metric in objective.measures}
+        names = [*(companion.name for companion in self.companions), *measured, *(logged - {"train"})]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(
+                f"the name {twice!r} given twice: expected another for each evaluation, companion and objective"
+            )
         logged |= {"clock", "train", *names}
         conditions = [snapshot.when for snapshot in self.snapshots] + ([self.until] if self.until else [])
         for metric in (condition.metric for condition in conditions):

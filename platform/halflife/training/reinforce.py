@@ -62,7 +62,7 @@ class Reinforce:
         if self.of.advantage == "reward-to-go":
             advantages = leave_one_out(to_go(returns, self.of.discount), rollouts)
         else:
-            advantages = group_relative(returns, rollouts)
+            advantages = group_relative(to_go(returns, self.of.discount)[:, 0], rollouts)
         spread = rollouts.by_group(rewards.sum(1)).var(0, correction=0).mean()
         values = {"reward": rewards.sum(1).mean(), "reward_variance": spread, "entropy": entropy.mean()}
         for measure, value in {**values, "length": rollouts.valid.sum(1).float().mean()}.items():
@@ -104,9 +104,9 @@ def leave_one_out(returns: Tensor, rollouts: Rollouts) -> Tensor:
 
 
 def group_relative(returns: Tensor, rollouts: Rollouts) -> Tensor:
-    """Each completion's return less its group's mean, over its group's standard deviation: (rows, length)."""
-    grouped = rollouts.by_group(returns.sum(1))
+    """Each completion's return (rows,) less its group's mean, over its group's standard deviation: (rows, length)."""
+    grouped = rollouts.by_group(returns)
     centered = grouped - grouped[:1]
     centered = centered - centered.mean(0)
     scaled = centered / (centered.square().mean(0).sqrt() + 1e-6)
-    return scaled.flatten()[:, None].expand_as(returns)
+    return scaled.flatten()[:, None].expand_as(rollouts.tokens)

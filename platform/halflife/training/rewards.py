@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from halflife.data.tokenizers import Codec
-from halflife.errors import check_choice
+from halflife.errors import UserError, check_choice
 from halflife.evaluation.targets import Item
 from halflife.store.stage import Context
 
@@ -22,6 +22,8 @@ class RewardSetting:
     items: Sequence[Item]
     """Prompts with their right answers; `Rollouts.items` counts them."""
     codec: Codec
+    length: int
+    """Most tokens of a completion"""
     end: int | None
     """The token that ends a completion"""
     context: Context
@@ -49,6 +51,15 @@ class AnswerReward(Reward):
         check_choice("count of an answer reward", self.count, get_args(Literal["exact", "tokens"]))
 
     def prepare(self, setting: RewardSetting) -> Score:
+        """Raises UserError when no completion can be exactly some answer."""
+        ends = [len(item.targets) == setting.length or item.targets[-1] == setting.end for item in setting.items]
+        fits = [len(item.targets) <= setting.length for item in setting.items]
+        if self.count == "exact" and not all(end and fit for end, fit in zip(ends, fits, strict=True)):
+            raise UserError(
+                f"reward of exact answers given: completions of {setting.length} tokens cannot be all of the answers, "
+                "which are longer, or shorter without the token that ends a completion; expected a length of 0 with "
+                "stops=True and answers that end in it, or count='tokens'"
+            )
         import torch  # only where a stage runs
 
         longest = max(len(item.targets) for item in setting.items)

@@ -87,9 +87,10 @@ class TorchEngine:
         if self.on_batch or self.companions:
             self._batch_gradients(tokens, step, told)
         for loss in self.on_step:
-            with self._autocast():
-                value = loss(self.model, tokens, step, told)
-            value.backward()
+            with eagerly(self.execution):  # completions and examples have many lengths
+                with self._autocast():
+                    value = loss(self.model, tokens, step, told)
+                value.backward()
         return told.values
 
     def _batch_gradients(self, tokens: Tensor, step: int, told: Told) -> None:
