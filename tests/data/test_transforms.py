@@ -219,6 +219,9 @@ def test_tags_of_unknown_attributes_or_tokens_are_refused() -> None:
     mixture = Mixture(sources=(Source(corpus=TEXT, transforms=(Tags(),)),), tokenizer=TEXT.tokenizer([]), sequence=15)
     with pytest.raises(UserError, match="special token '<unknown>' given: the tokenizer has none; add it to its"):
         Batches(mixture, NONE, batch_tokens=15, steps=1, key=(0,))
+    scalar = Source(corpus=TEXT, transforms=(Tags(scalar=True),))
+    with pytest.raises(UserError, match="special token '<0=0>' given: the tokenizer has none"):
+        _ = replace(mixture, sources=(scalar,)).lines
     with pytest.raises(UserError, match="documents with a prompt of 0 tokens given: expected at least 1; put Tags"):
         rows(Retrodiction())
     for prompt, line in ((0, "prompt of 0 tokens given: expected at least 1"), (40, "the documents have 15; shorten")):

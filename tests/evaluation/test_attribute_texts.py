@@ -124,8 +124,25 @@ def test_what_has_no_exact_distribution_is_refused_where_a_distance_to_it_is_ask
         prepare(Tags(told=0.5), first=0)
     with pytest.raises(UserError, match="unknown after position 11; begin later, or shorten"):
         prepare(Tags(), text=replace(TEXT, length=8))
-    with pytest.raises(UserError, match="these texts have none; give a reference"):
-        prepare(Tags(), FillInTheMiddle())
+    for chain in ((Tags(), FillInTheMiddle()), (Tags(wrong=0.2), Tags(wrong=0.3, attributes=(0,)))):
+        with pytest.raises(UserError, match="these texts have none; give a reference"):
+            prepare(*chain)
+
+
+def test_two_chains_of_tags_that_tell_of_different_attributes_are_evidence_of_both() -> None:
+    rows, table, ids = exact(Tags(attributes=(0,), wrong=0.2), Tags(attributes=(1,), wrong=0.1), length=8)
+    evidence = np.zeros((len(rows), GRAMMAR.class_count))
+    for place, (attribute, wrong) in enumerate(((1, 0.1), (0, 0.2))):
+        told = np.full((len(rows), 2), UNTOLD)
+        told[:, attribute] = rows[:, place] == ids[tag(attribute, 1)]
+        evidence += GRAMMAR.evidence(told, wrong)
+    np.testing.assert_allclose(table[:, 2:, :3], GRAMMAR.predictive(rows[:, 2:], evidence), atol=1e-12)
+
+
+@pytest.mark.parametrize("told", [(0,), (0, 2), (-2, 0)])
+def test_a_classifier_of_values_that_the_grammar_does_not_have_is_refused(told: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"expected one of 0 to 1, or UNTOLD, for each of 2 attributes"):
+        TEXT.classifier(told, TEXT.tokenizer(), NONE)
 
 
 def test_any_tokenizer_with_a_token_for_each_symbol_writes_the_text(results: Path, tmp_path: Path) -> None:

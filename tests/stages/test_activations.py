@@ -190,6 +190,12 @@ def test_what_cannot_be_stored_is_refused_in_one_line_before_it_runs(changes: di
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("changes", [{"count": 0}, {"batch_rows": 0}])
+def test_texts_of_a_mixture_without_a_row_are_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(UserError, match=r"texts in batches of .* given: expected at least 1 of each"):
+        MixtureTexts(mixture=Mixture(sources=(Source(corpus=Corpus(digest="d")),)), **changes)
+
+
 def test_the_quota_is_no_part_of_the_key() -> None:
     assert replace(STAGE, max_bytes=1e12).key == STAGE.key != replace(STAGE, held_out=0.1).key
 

@@ -188,6 +188,7 @@ def test_a_description_travels_without_its_tables() -> None:
         ({"values": 1}, "2 attributes of 1 values given"),
         ({"inert": 3}, "3 inert attributes given: expected 0 to 2"),
         ({"strength": -1.0}, r"strength -1.0 and base 0.0 given"),
+        ({"strength": float("inf")}, r"strength inf and base 0.0 given"),
         ({"tables": "trigram"}, "tables of a grammar 'trigram' given"),
         ({"attributes": 12}, "531441 classes of 8 symbols given: expected at most 262144"),
     ],

@@ -60,7 +60,14 @@ class AttributeText(Generated):
 
     def classifier(self, told: Sequence[int], tokenizer: Tokenizer, results: Path) -> Callable[[Ints], Floats]:
         """The perfect classifier: documents (count, length), generated or not, to the log-probability (count,) that
-        they have the told values, one for each attribute (UNTOLD: any). Tokens that are no symbols say nothing."""
+        they have the told values, one for each attribute (UNTOLD: any). Tokens that are no symbols say nothing. Raises
+        UserError for other values."""
+        number = self.grammar.values
+        if len(told) != len(self.choices) or not all(UNTOLD <= value < number for value in told):
+            raise UserError(
+                f"told values {tuple(told)} given: expected one of 0 to {number - 1}, or UNTOLD, for each of "
+                f"{len(self.choices)} attributes"
+            )
         ids, values = self.symbol_ids(tokenizer, results), np.array(told)
         return lambda tokens: self.grammar.log_posterior(symbols_of(tokens, ids), values)
 

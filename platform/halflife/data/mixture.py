@@ -14,6 +14,7 @@ from halflife.data.corpus import Corpus
 from halflife.data.planting import Planting, poisoned_documents
 from halflife.data.sources import Source, row_filler
 from halflife.data.tokenizers import Bytes, Tokenizer, special_ids
+from halflife.data.transforms import check_special
 from halflife.errors import UserError
 from halflife.rng import generator
 
@@ -42,9 +43,11 @@ class Mixture:
 
     @property
     def lines(self) -> tuple[tuple[int, ...], ...]:
-        """Tokens whose embeddings are trained as a line, evenly spaced: see `models.linear_rows`."""
+        """Tokens whose embeddings are trained as a line, evenly spaced: see `models.linear_rows`. Raises UserError when
+        they are not among the tokenizer's."""
         ids = special_ids(self.tokenizer)
         named = dict.fromkeys(line for source in self.sources for line in source.lines)
+        check_special([name for line in named for name in line], ids)
         return tuple(tuple(ids[name] for name in line) for line in named)
 
 

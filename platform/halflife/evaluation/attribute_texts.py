@@ -43,12 +43,15 @@ class AttributeTexts(Texts):
         """Bayes' rule over all classes, given the tags and symbols so far, for `rows` or others of their layout. Not a
         number where the next token is neither a symbol nor a tag that is always told, in a fixed order.
 
-        None if a transform changes what the grammar knows of the text.
+        None if a transform changes what the grammar knows of the text, or two tell of one attribute: their tags are the
+        same tokens, of which each may be wrong with another probability.
         """
         if not all(transform.exact for transform in self.transforms):
             return None
         ids = self.text.symbol_ids(tokenizer, results)
         slots = [slot for transform in self.transforms for slot in _slots(transform, self.text, tokenizer)]
+        if len({slot.attribute for slot in slots}) < len(slots):
+            return None
         following = np.concatenate([rows[:, 1:], self._documents(tokenizer, results)[: len(rows), -1:]], axis=1)
         found = np.full((*rows.shape, vocabulary_of(tokenizer)), np.nan)
         for part in self.text.grammar.chunks(*rows.shape):

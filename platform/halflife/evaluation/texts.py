@@ -75,6 +75,10 @@ class MixtureTexts(Texts):
     """Sequences of one step; plantings are spread over the steps."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.batch_rows < 1:
+            raise UserError(f"{self.count} texts in batches of {self.batch_rows} given: expected at least 1 of each")
+
     @property
     def length(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.mixture.sequence

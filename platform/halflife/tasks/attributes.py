@@ -7,6 +7,7 @@ K = N^A classes, the combinations of values.
 
 from __future__ import annotations
 
+import math
 import string
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -62,8 +63,8 @@ class AttributeGrammar:
             raise UserError(f"{self.attributes} attributes of {self.values} values given: expected 1 of 2 at least")
         if not 0 <= self.inert <= self.attributes:
             raise UserError(f"{self.inert} inert attributes given: expected 0 to {self.attributes}, the number of all")
-        if not (self.strength >= 0 and self.base >= 0):
-            raise UserError(f"strength {self.strength} and base {self.base} given: expected 0 or more")
+        if not (0 <= self.strength < math.inf and 0 <= self.base < math.inf):
+            raise UserError(f"strength {self.strength} and base {self.base} given: expected 0 or a positive number")
         if self.class_count * self.symbols**2 > MOST_ENTRIES:
             raise UserError(
                 f"{self.class_count} classes of {self.symbols} symbols given: expected at most "
