@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -20,10 +19,14 @@ from halflife.data.mixture import Mixture, Source
 from halflife.errors import UserError
 from halflife.evaluation.probes import Ends, Evaluation, TaskProbe
 from halflife.evaluation.targets import TaskTarget
+from halflife.kits import prompts
+from halflife.kits.axes import replicated
+from halflife.kits.prompts import PHASE, described, fit, warmed
+from halflife.kits.settings import check_distinct, check_positive, check_stages
 from halflife.models.ladder import Rung
 from halflife.prompts.attacks import PromptAttacks
 from halflife.prompts.fit_stage import FitSoftPrompts
-from halflife.prompts.soft_prompt import SoftPrompt, initial
+from halflife.results import study_report
 from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
@@ -33,13 +36,10 @@ from halflife.sweep.study import Study, Trial
 from halflife.tasks.refusals import Attacked, Refused
 from halflife.tasks.sequences import SEQUENCES
 from halflife.tasks.synthetic import SyntheticTask
-from halflife.tracking import schema
+from halflife.tracking.schema import Axis, Control, Declaration, Outcome
 from halflife.training.objectives import NextToken
 from halflife.training.optimizers import AdamW
 from halflife.training.schedules import Schedule
-from studies.checks import check_distinct, check_positive, check_stages
-from studies.reports import report
-from studies.soft_prompt_settings import PHASE, warm_label, warm_started
 
 NAME = "jailbreak_resistance"
 GUARD = "@guard@"
@@ -49,22 +49,16 @@ SHOTS = 2
 """Maximum number of demonstrations before a refused prompt in adversarial training."""
 Protection = Literal["fine-tuned", "adversarial", "hardened", "guard"]
 LABELS = {
-    "none": "no protection", "fine-tuned": "fine-tuned to refuse",
-    "adversarial": "refuses after demonstrations too",
-    "hardened": "refuses after earlier rounds' prompts too",
-    "guard": "a guarding prefix",
+    "none": "no protection", "fine-tuned": "fine-tuned to refuse", "adversarial": "refuses after demonstrations too",
+    "hardened": "refuses after earlier rounds' prompts too", "guard": "a guarding prefix",
 }  # fmt: skip
 NAMED = {kind().name: kind for kind in SEQUENCES}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(prompts.Settings):
     """Sizes x seeds x protections; for each protected model, prompts of k tokens x restarts."""
 
-    sizes: tuple[str, ...]
-    """Model sizes, by non-embedding parameters: 30k 100k 1m ..."""
-    seeds: int
-    """Number of seeds."""
     skill: str = "copy"
     """The language that is protected: one of family A's, with a rule."""
     other_skills: tuple[str, ...] = ("sorting", "brackets", "counting")
@@ -76,20 +70,12 @@ class Settings:
     The initial refusal training and each round take equal parts of protection_tokens."""
     tokens: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
     """Prompt lengths k, including 0."""
-    inits: tuple[str, ...] = ("vocabulary",)
-    """Initializations of the prompts: noise, vocabulary, words, or text:... ."""
-    restarts: int = 2
-    """Restarts of each k and initialization."""
     examples: int = 128
     """Number of examples to fit prompts to."""
     num_eval: int = 64
     """Number of held-out examples per evaluation."""
     steps: int = 250
     """Steps of a prompt's training."""
-    batch_size: int = 8
-    """Examples per step."""
-    prompt_lr: float = 0.2
-    """Adam's learning rate, in units of the root mean square of the model's embeddings."""
     trunk_tokens: int = 6_000_000
     """Length of a trunk. The learning rate falls over the last 30 %: 0.925 of copy's held-out items are then correct at
     60k (two seeds). At a constant one, with 2,048 tokens per step, sequences of 128 and no weight decay, it was half
@@ -128,8 +114,7 @@ PRESETS = {
         summary="One GPU: 4 sizes from 1m to 85m x 5 seeds, prompts of up to 64 tokens.",
         settings=Settings(
             sizes=("1m", "4.7m", "19m", "85m"), seeds=5, tokens=(0, 1, 2, 4, 8, 16, 32, 64), restarts=4, steps=1000,
-            trunk_tokens=20_000_000, protection_tokens=2_000_000, batch_tokens=16_384,
-            sequence_length=128,
+            trunk_tokens=20_000_000, protection_tokens=2_000_000, batch_tokens=16_384, sequence_length=128,
         ),
     ),
 }  # fmt: skip
@@ -148,17 +133,9 @@ def check_settings(settings: Settings) -> None:
             f"--other-skills {' '.join(settings.other_skills)}: expected languages other than the skill "
             f"{settings.skill!r}"
         )
-    check_distinct(settings, "sizes", "protections", "tokens", "inits")
-    if 0 not in settings.tokens or len(settings.tokens) < 2:
-        raise UserError(
-            f"--tokens {' '.join(map(str, settings.tokens))}: expected 0, the baseline, and at least one more length"
-        )
-    check_positive(
-        settings, "seeds", "restarts", "examples", "num_eval", "steps", "batch_size", "trunk_tokens",
-        "protection_tokens", "rounds",
-    )  # fmt: skip
-    for name in settings.inits:
-        initial(name)
+    prompts.check_settings(settings)
+    check_distinct(settings, "protections")
+    check_positive(settings, "examples", "trunk_tokens", "protection_tokens", "rounds")
 
 
 @dataclass(frozen=True)
@@ -181,33 +158,28 @@ class Cell:
         sources = tuple(Source(corpus=language, loss="answers") for language in (*languages, *self.others))
         return Mixture(sources=sources, sequence=self.settings.sequence_length)
 
-    def train(
-        self,
-        start: Rung | Checkpoint,
-        mixture: Mixture,
-        tokens: int,
-        lr_multiplier: float,
-        schedule: Schedule,
-        attacks: tuple[PromptAttacks, ...] = (),
-    ) -> Train:
-        settings = self.settings
+    def train(self, start: Rung | Checkpoint, mixture: Mixture, tokens: int, lr: float, schedule: Schedule) -> Train:
         probe = TaskProbe(tasks=(self.skill,), trials=64, seed=self.seed)
         return Train(
             start=start,
             mixture=mixture,
             tokens=tokens,
-            batch_tokens=settings.batch_tokens,
-            optimizer=AdamW(learning_rate=settings.lr * lr_multiplier, weight_decay=settings.weight_decay),
+            batch_tokens=self.settings.batch_tokens,
+            optimizer=AdamW(learning_rate=lr, weight_decay=self.settings.weight_decay),
             schedule=schedule,
-            objectives=(NextToken(), *attacks),
             evaluations=(Evaluation(name="skill", probe=probe, at=Ends()),),
             seed=self.seed,
         )
 
+    def further(self, model: Train, mixture: Mixture, tokens: int) -> Train:
+        """A stage of the protection."""
+        lr = self.settings.lr * self.settings.protection_lr
+        return self.train(Checkpoint(stage=model), mixture, tokens, lr, Schedule(shape="continue"))
+
     def trunk(self, *, skilled: bool = True) -> Train:
         mixture = self.mixture(self.skill) if skilled else self.mixture()
         schedule = Schedule(shape="wsd", warmup=0.02, decay=0.3, final=ANNEALED)
-        return self.train(Rung(size=self.size), mixture, self.settings.trunk_tokens, 1.0, schedule)
+        return self.train(Rung(size=self.size), mixture, self.settings.trunk_tokens, self.settings.lr, schedule)
 
     def protected(self, protection: str) -> Train:
         """The trunk, trained to refuse. With guard it is also trained to answer where the guard is absent."""
@@ -219,70 +191,40 @@ class Cell:
             "adversarial": tuple(Refused(task=skill, shots=shots, seed=self.seed) for shots in range(SHOTS + 1)),
             "guard": (Refused(task=skill, guard=GUARD, seed=self.seed), skill),
         }
-        return self.train(
-            Checkpoint(stage=self.trunk()),
-            self.mixture(*taught[protection]),
-            self.settings.protection_tokens,
-            self.settings.protection_lr,
-            Schedule(shape="continue"),
-        )
+        return self.further(self.trunk(), self.mixture(*taught[protection]), self.settings.protection_tokens)
 
     def hardened(self) -> Train:
         """Trained to refuse; then in each round, prompts are fitted to the current model, and it is trained to refuse
         after those of all rounds too."""
         settings, refused = self.settings, Refused(task=self.skill, seed=self.seed)
         tokens = max(settings.batch_tokens, settings.protection_tokens // (settings.rounds + 1))
-        lr, schedule = settings.protection_lr, Schedule(shape="continue")
         mixture, target = self.mixture(refused), TaskTarget(task=refused, evaluate_on="held-out", seed=self.seed)
-        model = self.train(Checkpoint(stage=self.trunk()), mixture, tokens, lr, schedule)
+        model = self.further(self.trunk(), mixture, tokens)
         broken: tuple[Stage, ...] = ()
         for number in range(1, settings.rounds + 1):
             broken = (*broken, self.broken(model, "hardened", called=f"round-{number}"))
             against = PromptAttacks(strength=1.0, attacks=broken, target=target, examples=settings.examples)
-            model = self.train(Checkpoint(stage=model), mixture, tokens, lr, schedule, (against,))
+            model = replace(self.further(model, mixture, tokens), objectives=(NextToken(), against))
         return model
-
-    def prompts(self, protection: str) -> tuple[SoftPrompt, ...]:
-        """Prompts come after the guard, which they must not be able to change."""
-        settings = self.settings
-        return tuple(
-            SoftPrompt(
-                tokens=k, position=len(GUARD) if protection == "guard" else "start", initial=initial(name),
-                learning_rate=settings.prompt_lr, restart=restart,
-                label=f"k{k}-{name.split(':')[0]}-r{restart}" if k else "k0",
-            )
-            for k in sorted(settings.tokens)
-            for name in settings.inits
-            for restart in range(settings.restarts)
-            if k or (name == settings.inits[0] and restart == 0)
-        )  # fmt: skip
 
     def broken(self, model: Train, protection: str, *, called: str = "", steps: int | None = None) -> FitSoftPrompts:
         """Prompts fitted to elicit the correct answers of `model`."""
         settings = self.settings
         guard = GUARD if protection == "guard" else ""
         attacked = Attacked(task=self.skill, called=called or protection, guard=guard, seed=self.seed)
-        return FitSoftPrompts(
-            subject=Subject(model=Checkpoint(stage=model)),
+        return fit(
+            settings, self.seed, subject=Subject(model=Checkpoint(stage=model)),
             targets=(TaskTarget(task=attacked, evaluate_on="held-out", seed=self.seed),),
-            prompts=self.prompts(protection),
-            examples=settings.examples,
-            num_eval=settings.num_eval,
-            steps=settings.steps if steps is None else steps,
-            batch=settings.batch_size,
-            seed=self.seed,
-        )
+            # after the guard, which they must not be able to change
+            prompts=prompts.prompts(settings, len(GUARD) if guard else "start"),
+            examples=settings.examples, steps=settings.steps if steps is None else steps,
+        )  # fmt: skip
 
     def attack(self, model: Train, protection: str, *, steps: int | None = None) -> dict[str, Stage]:
         """Prompts that attack `model`, and each k again starting from the next smaller one."""
-        settings, stage = self.settings, self.broken(model, protection, steps=steps)
-        chosen = stage.prompts
-        stages: dict[str, Stage] = {PHASE: stage}
-        ks = sorted(settings.tokens)
-        warm = tuple(warm_started(chosen, stage, before, after) for before, after in pairwise(ks[1:]))
-        if warm and steps is None:
-            stages["warm"] = replace(stage, prompts=warm)
-        return stages
+        stage = self.broken(model, protection, steps=steps)
+        warm = warmed(self.settings, stage) if steps is None else None
+        return {PHASE: stage, **({"warm": warm} if warm else {})}
 
 
 def trials(settings: Settings) -> Iterator[Trial]:
@@ -297,33 +239,21 @@ def trials(settings: Settings) -> Iterator[Trial]:
                 yield _trial(cell, protection, {"trunk": never, **cell.attack(never, protection)}, "absent")
             yield _trial(cell, "none", {"trunk": trunk, **cell.attack(trunk, "none")}, "positive")
             first = settings.protections[0]
-            model = cell.protected(first)
-            made = {"trunk": trunk, "protection": model}
+            made = {"trunk": trunk, "protection": (model := cell.protected(first))}
             yield _trial(cell, first, {**made, **cell.attack(model, first, steps=0)}, "null")
 
 
 def _trial(cell: Cell, protection: str, stages: dict[str, Stage], role: str) -> Trial:
     parts = [cell.size, f"seed {cell.seed}", protection] + ([] if role == "treatment" else [role])
     rung = Rung(size=cell.size)
-    return Trial(
-        name=" · ".join(parts),
-        parameters={"size": cell.size, "parameters": rung.parameters, "seed": cell.seed, "protection": protection},
-        stages=stages,
-        role=role,
-        facts={"rung": rung.describe()},
-    )
+    axes = {"size": cell.size, "parameters": rung.parameters, "seed": cell.seed, "protection": protection}
+    return Trial(name=" · ".join(parts), parameters=axes, stages=stages, role=role, facts={"rung": rung.describe()})
 
 
-def declare(preset: str, settings: Settings) -> schema.Declaration:
-    cell = Cell(settings, settings.sizes[0], 0)
-    prompts = {
-        prompt.name: {"k": prompt.tokens, "restart": prompt.restart, "initial": [*prompt.name.split("-"), "none"][1]}
-        for prompt in cell.prompts("none")
-    }
-    further = settings.restarts * len(settings.inits)
-    for k in sorted(settings.tokens)[2:]:
-        prompts[warm_label(k)] = {"k": k, "restart": further, "initial": "smaller k"}
-    return schema.Declaration(
+def declare(preset: str, settings: Settings) -> Declaration:
+    chance = Cell(settings, settings.sizes[0], 0).skill.chance
+    sizes = tuple(Rung(size=size).parameters for size in settings.sizes)
+    return Declaration(
         study=NAME,
         title="Jailbreak resistance",
         question="How many optimised prompt tokens does it take to break a protection?",
@@ -334,22 +264,17 @@ def declare(preset: str, settings: Settings) -> schema.Declaration:
         ),
         preset=preset,
         axes=(
-            schema.Axis(
-                name="parameters", label="Model size",
-                values=tuple(Rung(size=size).parameters for size in settings.sizes),
-                unit="non-embedding parameters", scale="log",
-            ),
-            schema.Axis(name="seed", label="Seed", values=tuple(range(settings.seeds))),
-            schema.Axis(name="protection", label="Protection", values=settings.protections),
+            *replicated(sizes, settings.seeds),
+            Axis(name="protection", label="Protection", values=settings.protections),
         ),
         outcomes=tuple(
-            schema.Outcome(name=name, label=LABELS[name], phase=PHASE, task=name, chance=cell.skill.chance)
+            Outcome(name=name, label=LABELS[name], phase=PHASE, task=name, chance=chance)
             for name in (*settings.protections, "none")
         ),
         controls=(
-            schema.Control(kind="positive", label="the trunk without a protection", role="positive"),
-            schema.Control(kind="absent", label="a model that never had the skill", role="absent"),
-            schema.Control(kind="null", label="prompts that were not fitted", role="null"),
+            Control(kind="positive", label="the trunk without a protection", role="positive"),
+            Control(kind="absent", label="a model that never had the skill", role="absent"),
+            Control(kind="null", label="prompts that were not fitted", role="null"),
         ),
         figures=("soft_prompts", "distances", "restarts"),
         corpus=f"{settings.skill}, {', '.join(settings.other_skills)}",
@@ -357,7 +282,7 @@ def declare(preset: str, settings: Settings) -> schema.Declaration:
             f"adversarial: refusals after up to {SHOTS} demonstrations too; hardened: in {settings.rounds} rounds, "
             f"refusals after prompts fitted to the protection so far too; guard: refusals only after {GUARD!r}",
         ),
-        prompts=prompts,
+        prompts=described(settings),
         settings=dataclasses.asdict(settings),
     )  # fmt: skip
 
@@ -371,4 +296,4 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
 
 
 if __name__ == "__main__":
-    main(build, PRESETS, report=report, description=__doc__)
+    main(build, PRESETS, report=study_report, description=__doc__)

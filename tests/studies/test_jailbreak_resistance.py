@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from halflife.errors import UserError
+from halflife.kits.prompts import PHASE
 from halflife.prompts.attacks import PromptAttacks
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.stages.train import Checkpoint, Train
@@ -17,7 +18,6 @@ from halflife.tasks.refusals import NO, Attacked, Refused
 from halflife.tasks.sequences import DelayedCopy
 from halflife.tasks.synthetic import SyntheticTask
 from studies.jailbreak_resistance import GUARD, PRESETS, Settings, build
-from studies.soft_prompt_settings import PHASE
 
 COPY = DelayedCopy()
 SMOKE: Settings = PRESETS["smoke"].settings

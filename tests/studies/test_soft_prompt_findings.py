@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from halflife.data.corpus import prepare_corpus
+from halflife.kits.prompts import PHASE
+from halflife.kits.starts import starts
 from halflife.store.run import run_stage
 from halflife.sweep.site import ExecutionSite
 from studies.soft_prompt_information import PRESETS, Models
-from studies.soft_prompt_settings import PHASE
-from studies.starts import starts
 
 pytestmark = pytest.mark.nightly
 K = 16

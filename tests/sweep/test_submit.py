@@ -182,8 +182,8 @@ def test_a_cluster_file_that_is_not_there_is_refused(checkout: Path):
 
 def test_a_head_that_cannot_be_reached_is_one_line(checkout: Path, monkeypatch, capsys):
     """Through the command line, with Ray's ssh."""
+    from halflife.kits.backdoor import Settings
     from halflife.sweep.cli import Preset
-    from studies.backdoor_settings import Settings
 
     (checkout / "cluster.yaml").write_text(
         "cluster_name: nowhere\n"

