@@ -37,9 +37,9 @@ def contrast(
     if pair:  # a pair that only one arm has cannot be compared
         sides = [side.join(other, on=pair, how="semi") for side, other in zip(sides, sides[::-1], strict=True)]
     pairs = sides[0].select(pair).n_unique() if pair else 1
-    both = sides[0].join(sides[1], on=[seed, *pair], suffix="_low").drop_nulls()
-    change = (pl.col(quantity) - pl.col(f"{quantity}_low")).mean().alias(quantity)
-    found = both.group_by(seed).agg(change, pl.len().alias("pairs")).filter(pl.col("pairs") == pairs)
+    both = sides[0].join(sides[1], on=[seed, *pair], suffix=" of the other arm").drop_nulls()
+    change = (pl.col(quantity) - pl.col(f"{quantity} of the other arm")).mean()
+    found = both.filter(pl.len().over(seed) == pairs).group_by(seed).agg(change)
     values = seeds.join(found, on=seed, how="left", maintain_order="left").select(quantity)
     return Estimates(values=_array(values), seeds=seeds[seed].to_list())
 
@@ -133,7 +133,8 @@ def _value(frame: pl.DataFrame, axis: str, given: object) -> object:
     if len(levels) < 2:
         raise UserError(f"column {axis} has one value, {_shown(levels[0])}; a contrast needs two")
     for level in levels:
-        if str(level) == str(given) or (isinstance(level, int | float) and _number(given) == level):
+        same = str(level).lower() == str(given).lower() if isinstance(level, bool) else str(level) == str(given)
+        if same or (isinstance(level, int | float) and _number(given) == level):
             return level
     shown = [_shown(level) for level in levels]
     raise UserError(f"column {axis} has no value {given!s}{nearest(str(given), shown)}; it has {', '.join(shown[:20])}")
@@ -147,10 +148,12 @@ def _number(text: object) -> float | None:
 
 
 def _once(frame: pl.DataFrame, cell: Sequence[str], hint: str = "") -> None:
-    twice = frame.group_by(cell, maintain_order=True).len().filter(pl.col("len") > 1)
+    cells = frame.select(cell)
+    twice = cells.filter(cells.is_duplicated())
     if twice.height:
-        where = ", ".join(f"{name} {_shown(twice[name][0])}" for name in cell)
-        raise UserError(f"{twice['len'][0]} rows have {where}; expected one{hint}")
+        first = twice.row(0)
+        where = ", ".join(f"{name} {_shown(value)}" for name, value in zip(cell, first, strict=True))
+        raise UserError(f"{twice.rows().count(first)} rows have {where}; expected one{hint}")
 
 
 def _shown(value: object) -> str:

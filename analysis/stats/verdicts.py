@@ -68,7 +68,7 @@ class Verdict:
     @functools.cached_property
     def p(self) -> float | None:
         """p-value over the looks so far, before Holm's correction; None without a t statistic."""
-        if not any(math.isfinite(each.t) or math.isinf(each.t) for each in self.evidence):
+        if all(math.isnan(each.t) for each in self.evidence):
             return None
         return self.looks.p_value([each.t for each in self.evidence], [each.count for each in self.evidence])
 

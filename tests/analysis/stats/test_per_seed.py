@@ -54,6 +54,13 @@ def test_sizes_that_only_one_arm_has_are_left_out_and_numbers_are_matched_as_num
     assert found.values == pytest.approx([0.6, 0.7, 0.8])
 
 
+@pytest.mark.parametrize("high", ["true", "True", True, "1"])
+def test_arms_may_be_true_and_false_and_columns_may_have_any_name(high):
+    table = cells().with_columns(pl.col("arm") == "b").rename({"seed": "len", "size": "y_right", "y": "pairs"})
+    found = contrast(table, "pairs", "arm", high=high, low=False, seed="len", pair=["y_right"])
+    assert found.values == pytest.approx([0.6, 0.7, 0.8])
+
+
 def test_a_trend_is_one_slope_a_seed():
     table = cells().filter(pl.col("arm") == "a").with_columns(pl.col("y") * pl.col("seed"))
     found = trend(table, "y", "size", seed="seed", log=True)
