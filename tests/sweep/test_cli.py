@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -22,6 +22,8 @@ from tests.sweep.helpers import study
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     branches: int = 2
+    text: Literal["same", "shifted"] = "same"
+    relearn: bool = True
 
 
 PRESETS = {"smoke": Preset(summary="Nothing.", settings=Settings())}
@@ -79,7 +81,16 @@ def test_the_report_is_of_the_requested_sweep(command: Command):
     ("flags", "said"),
     [
         (("--branches", "x"), "Error parsing --branches: invalid literal for int() with base 10: 'x'"),
-        (("--branchs", "3"), "Unrecognized options: --branchs, 3"),
+        (("--branchs", "3"), "Unrecognized options: --branchs, 3, did you mean --branches?"),
+        (
+            ("--no-relern", "--dry-rn"),
+            "Unrecognized options: --no-relern, --dry-rn, did you mean --no-relearn --dry-run?",
+        ),
+        (("--quark", "3"), "Unrecognized options: --quark, 3"),
+        (
+            ("--text", "shiftd"),
+            "invalid choice 'shiftd' for argument '--text'. Expected one of ('same', 'shifted'), did you mean shifted?",
+        ),
     ],
 )
 def test_a_flag_that_cannot_be_parsed_is_one_line(
@@ -89,6 +100,14 @@ def test_a_flag_that_cannot_be_parsed_is_one_line(
         command.run(*flags)
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"error: {said} (--help explains every flag)\n"
+
+
+@pytest.mark.parametrize(("given", "hint"), [("smok", ", did you mean smoke?"), ("laptop", "")])
+def test_a_misspelt_preset_is_answered_with_the_nearest_one(command: Command, capsys, given: str, hint: str):
+    with pytest.raises(SystemExit) as ended:
+        main(command._build, PRESETS, report=command._report, description="", arguments=[given])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: unknown preset {given!r}{hint}: expected one of smoke")
 
 
 def test_an_invalid_site_is_refused_before_the_study_is_built(command: Command, capsys: pytest.CaptureFixture):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import difflib
 import io
+import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -69,7 +72,7 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
 
     if not arguments or (arguments[0] not in presets and arguments[0] not in ("-h", "--help")):
         absent = not arguments or arguments[0].startswith("-")
-        given = "no preset given" if absent else f"unknown preset {arguments[0]!r}"
+        given = "no preset given" if absent else f"unknown preset {arguments[0]!r}{_nearest(arguments[:1], presets)}"
         raise UserError(f"{given}: expected one of {', '.join(presets)} as the first word (--help explains them)")
     settings_type = type(next(iter(presets.values())).settings)
     command_type = dataclass(frozen=True, kw_only=True)(
@@ -90,7 +93,33 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
     except SystemExit as end:
         if not end.code:  # --help
             raise
-        raise UserError(f"{_first_sentence(refusal.getvalue())} (--help explains every flag)") from None
+        said = _first_sentence(refusal.getvalue()).rstrip(".")
+        if said.startswith("invalid choice"):  # 'given' for argument '--flag'. Expected one of ('these', ...)
+            quoted = re.findall(r"'([^']*)'", said)
+            hint = _nearest(quoted[:1], quoted[2:])
+        else:
+            flags = (*_flags(next(iter(presets.values())).settings), *_flags(ExecutionSite()))
+            hint = _nearest(re.findall(r"--[\w-]+", said), flags)
+        raise UserError(f"{said}{hint} (--help explains every flag)") from None
+
+
+def _flags(settings: Any) -> Iterator[str]:
+    """The flags of settings, those of groups among them as well."""
+    for field in dataclasses.fields(settings):
+        value, name = getattr(settings, field.name), field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            yield from _flags(value)
+        else:
+            yield from (f"--{name}", f"--no-{name}") if isinstance(value, bool) else (f"--{name}",)
+
+
+def _nearest(given: Iterable[str], known: Iterable[str]) -> str:
+    """ ", did you mean --seeds?" for words that are misspelt; nothing if none is near a known one."""
+    known = sorted(known)
+    close = [
+        near for word in given if word not in known for near in difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    ]
+    return f", did you mean {' '.join(dict.fromkeys(close))}?" if close else ""
 
 
 def _first_sentence(box: str) -> str:
