@@ -50,7 +50,7 @@ def load_study(tracking_uri: str, study: str, sweep: str | None = None, cache: P
     if is_tables(tracking_uri):
         return read_tables(Path(tracking_uri), study)
     store = open_store(tracking_uri)
-    sweeps = find_sweeps(store, study)
+    sweeps = published = find_sweeps(store, study)
     if not sweeps:
         known = sorted({run.tags.get(schema.TAG_STUDY, "") for run in find_sweeps(store)} - {""})
         has = f"it has {', '.join(known)}" if known else "it has no studies yet"
@@ -65,6 +65,8 @@ def load_study(tracking_uri: str, study: str, sweep: str | None = None, cache: P
         sweeps = chosen
     parent = sweeps[-1]
     declaration, upgrade = _declaration(store, parent)
+    if times := [run.params[name] for run in published if (name := declaration.declared_parameter) in run.params]:
+        declaration = replace(declaration, declared=min(times))  # more seeds are another sweep of one declaration
     runs = [run for run in store.runs(schema.PARENT_RUN, [parent.id]) if run.tags.get(schema.TAG_KIND) == "trial"]
     newest = {run.tags.get(schema.TAG_TRIAL, run.id): run for run in runs}  # one was deleted, replaced and restored
     runs = [replace(run, tags=upgrade.tags(run.tags)) for run in newest.values()]

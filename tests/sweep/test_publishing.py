@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 from halflife.store.plan import Plan
 from halflife.store.run import run_stage
@@ -10,6 +13,7 @@ from halflife.sweep.publishing import Publishing
 from halflife.sweep.study import Study
 from halflife.tracking import schema
 from halflife.tracking.publisher import Publisher, Status
+from halflife.tracking.questions import Contrast, Quantity
 from tests.sweep.helpers import study
 from tests.tracking.fake_store import FakeStore
 
@@ -167,3 +171,21 @@ def test_one_stage_in_two_phases_of_a_trial_has_its_own_run(tmp_path: Path):
     assert "both · branch (shared)" in runs(tracking)
     assert runs(tracking)["both"].data.points == []
     assert runs(tracking)["both"].data.tags[schema.TAG_PUBLISHED] == "complete"
+
+
+def test_a_sweep_with_questions_keeps_the_time_when_they_were_first_published(tmp_path: Path, monkeypatch):
+    asked = Contrast(name="q", label="Is it better?", quantity="kept", axis="role", high="treatment", low="absent")
+    kept = Quantity(name="kept", label="what is kept", measure="branch/skill/hits")
+    made = small()
+    made = replace(made, declaration=replace(made.declaration, quantities=(kept,), questions=(asked,)))
+    stricter = replace(asked, margin=0.1, reason="r")
+    other = replace(made, declaration=replace(made.declaration, questions=(stricter,)))
+    tracking = FakeStore()
+    for second, each in enumerate((made, made, other)):
+        clock = SimpleNamespace(now=lambda zone, second=second: datetime(2026, 1, 1, second=second, tzinfo=zone),
+                                fromisoformat=datetime.fromisoformat)  # fmt: skip
+        monkeypatch.setattr("halflife.sweep.publishing.datetime", clock)
+        sweep(tmp_path, tracking, each, give_up=("branch0.2",), status="FAILED")
+    params = runs(tracking)["fakes smoke"].data.params
+    assert params[made.declaration.declared_parameter] == "2026-01-01T00:00:00+00:00"
+    assert params[other.declaration.declared_parameter] == "2026-01-01T00:00:02+00:00"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
@@ -91,12 +91,15 @@ class Publishing:
 
     def _announce_sweep(self, origin: dict[str, Any]) -> None:
         declaration = self._study.declaration
+        parameters = {f"settings/{name}": _setting(value) for name, value in declaration.settings.items()}
+        if declaration.questions:
+            parameters[declaration.declared_parameter] = datetime.now(UTC).isoformat(timespec="seconds")
         self._publisher.ensure(
             Run(
                 ref=self._sweep,
                 name=f"{declaration.study} {declaration.preset}",
                 description=_sweep_description(self._study),
-                parameters={f"settings/{name}": _setting(value) for name, value in declaration.settings.items()},
+                parameters=parameters,
                 tags={
                     schema.TAG_COMMAND: origin.get("command") or "",
                     schema.TAG_COMMIT: origin.get("commit") or "",

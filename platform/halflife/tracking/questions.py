@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
 
 TOKENS = "tokens"
@@ -308,6 +308,18 @@ def read(kinds: Mapping[str, type], data: Mapping[str, Any]) -> Any:
         raise ValueError(f"unknown kind {kind!r}: expected one of {', '.join(kinds)}")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
     return kinds[kind](**{name: value for name, value in given.items() if name != "kind"})
+
+
+def chosen(value: Any) -> Any:
+    """JSON data of what differs from the defaults, so that a field that is added later changes no digest."""
+    if is_dataclass(value):
+        found = {each.name: (getattr(value, each.name), each) for each in fields(value)}
+        return {
+            name: chosen(own)
+            for name, (own, each) in found.items()
+            if name == "kind" or own != (each.default if each.default_factory is MISSING else each.default_factory())
+        }
+    return [chosen(each) for each in value] if isinstance(value, tuple) else value
 
 
 def quantity(data: Mapping[str, Any]) -> Quantity:

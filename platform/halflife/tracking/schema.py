@@ -40,6 +40,9 @@ TAG_COMMIT = "halflife.commit"
 TAG_CHANGES = "halflife.changes"  # digest of uncommitted changes, empty if there were none
 TAG_VERSIONS = "halflife.versions"  # JSON: library -> version
 PARENT_RUN = "mlflow.parentRunId"
+DECLARED_PREFIX = "declared/"
+"""Parameter of the sweep's run, which MLflow never changes: + digest of the declaration -> when a sweep with questions
+first published it, before its first stage. ISO 8601, UTC."""
 
 STAGE_PHASE = "stage"
 """Phase of the metrics on a shared stage's run: `stage/<task>/<measure>`. A trial refers to it by the tag
@@ -196,15 +199,19 @@ class Declaration:
     pilot_seeds: tuple[int, ...] = ()
     """Seeds seen before the declaration: left out of every answer."""
     declared: str = ""
-    """When the study was declared, before its first stage: ISO 8601, UTC."""
+    """When the questions were declared, before the first stage (`DECLARED_PREFIX`): set on reading. ISO 8601, UTC."""
     schema: int = SCHEMA
 
     @property
     def digest(self) -> str:
         """Of what is asked and how it is judged; the same for any number of seeds, and any preset."""
-        asked = dataclasses.asdict(self)
-        kept = {name: asked[name] for name in ("study", "quantities", "questions", "looks", "pilot_seeds")}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+        asked = (self.study, self.quantities, self.questions, self.looks, self.pilot_seeds)
+        return hashlib.sha256(json.dumps(questions.chosen(asked), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def declared_parameter(self) -> str:
+        """Name of the parameter with the time of this declaration."""
+        return f"{DECLARED_PREFIX}{self.digest[:16]}"
 
     def quantity(self, name: str) -> Quantity:
         """Raises KeyError if it is not declared."""

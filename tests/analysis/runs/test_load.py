@@ -12,6 +12,7 @@ from analysis.runs.load import find_sweeps, load_study, trial_frame
 from analysis.runs.open import open_store
 from analysis.runs.records import Run
 from halflife.tracking import schema
+from halflife.tracking.questions import Contrast
 from tests.analysis import planted
 from tests.analysis.conftest import TINY
 
@@ -245,3 +246,19 @@ def test_the_empty_database_of_a_study_that_stopped_early_asks_to_run_the_study(
     (tmp_path / "mlflow.db").touch()
     with pytest.raises(UserError, match="run the study first"):
         load_study(schema.sqlite_uri(tmp_path / "mlflow.db"), "fakes")
+
+
+def test_a_declaration_dates_from_the_first_sweep_that_published_it(tmp_path, monkeypatch):
+    asked = Contrast(name="q", label="q", quantity="kept", axis="role", high="treatment", low="absent")
+    made = replace(planted.declaration(TINY), questions=(asked,))
+    monkeypatch.setattr(planted, "declaration", lambda plan: made)
+    uri = planted.write(tmp_path, TINY)
+    planted.write(tmp_path, replace(TINY, sweep="m0re5eed5", started=TINY.started + 1))
+    assert load_study(uri, TINY.study).declaration.declared == ""
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        sweeps = connection.execute("SELECT run_uuid FROM tags WHERE key = ? AND value = 'sweep'", (schema.TAG_KIND,))
+        for day, (run,) in enumerate(sweeps.fetchall()):
+            row = (made.declared_parameter, f"2026-01-0{2 - day}T00:00:00+00:00", run)
+            connection.execute("INSERT INTO params VALUES (?,?,?)", row)
+    assert load_study(uri, TINY.study).declaration.declared == "2026-01-01T00:00:00+00:00"
+    assert load_study(uri, TINY.study).declaration.digest == made.digest

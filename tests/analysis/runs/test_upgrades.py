@@ -8,6 +8,7 @@ import pytest
 from analysis.errors import UserError
 from analysis.runs import upgrades
 from analysis.runs.load import load_study
+from analysis.runs.study import declared
 from analysis.runs.upgrades import Upgrade
 from halflife.tracking import schema
 from tests.analysis import planted
@@ -60,6 +61,20 @@ def test_a_store_with_an_older_schema_is_read_as_the_current_one(old_store, monk
     assert data.points.select("phase", "name", "value").rows() == [
         ("branch", "a/loss", 1.0), ("branch", "backdoor/hits", 3.0), ("trunk", "a/loss", 2.0),
     ]  # fmt: skip
+
+
+def test_schema_1_is_read_with_the_roles_of_its_axes_and_without_questions(tmp_path):
+    written = json.loads(planted.declaration(TINY).to_json())
+    for name in ("quantities", "questions", "looks", "pilot_seeds", "declared"):
+        del written[name]
+    for axis in written["axes"]:
+        del axis["role"]
+    read, _ = declared(json.dumps(written | {"schema": 1}), "study.json")
+    assert {axis.name: axis.role for axis in read.axes} == {
+        "size": "dose", "seed": "replicate", "arm": "treatment", "payload": "measured", "learning_rate": "dose",
+        "trunk_regularizer": "treatment", "branch_regularizer": "treatment", "optimizer_state": "treatment",
+    }  # fmt: skip
+    assert replace(read, axes=()) == replace(planted.declaration(TINY), axes=())
 
 
 def test_upgrades_are_applied_in_sequence(monkeypatch):
