@@ -31,7 +31,7 @@ from analysis.stats.sequential import Looks
 from analysis.stats.verdicts import Verdict
 from halflife.tracking.questions import Association, Contrast, Curve, Decay, Frontier, Quantity, Question, Trend
 
-SEED = "seed"
+SEED, SETTING = "seed", "_setting"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,27 +123,39 @@ def _selected(data: StudyData, question: Question, quantity: Quantity, *needed: 
         if name not in frame.columns:
             raise UserError(f"no trial has {name!r}{per_seed.nearest(name, frame.columns)}")
     for name, value in question.where.items():
-        frame = frame.filter(pl.col(name) == value)
+        frame = frame.filter(pl.col(name) == _level(frame, name, value))
     frame = frame.filter(~pl.col(SEED).is_in(data.declaration.pilot_seeds)).drop_nulls([SEED, *needed])
     if frame.is_empty():
         raise UserError("no trial has been measured yet")
-    return frame.with_columns(
-        pair=_varying(frame, [SEED, *needed], [name for name in data.parameters if name in frame.columns])
-    )
+    return _apart(data, frame, [SEED, *needed])
 
 
-def _varying(frame: pl.DataFrame, cell: Sequence[str], parameters: Sequence[str]) -> pl.Expr:
-    """The parameters that differ within a cell, as one text: the settings that a comparison has to keep apart."""
-    others = [name for name in parameters if name not in cell]
-    counts = frame.group_by(cell).agg(pl.col(name).n_unique() for name in others).select(others).max()
-    apart = [name for name in others if counts[name][0] > 1]
+def _level(frame: pl.DataFrame, name: str, given: Any) -> Any:
+    """A declared value as the column holds it: parameters are logged as text, and typed when they are read."""
+    levels = frame[name].unique().drop_nulls().sort().to_list()
+    for level in levels:
+        if level == given or str(level) == str(given):
+            return level
+    raise UserError(f"no trial has {name} = {given!r}: expected one of {', '.join(str(level) for level in levels)}")
+
+
+def _apart(data: StudyData, frame: pl.DataFrame, cell: Sequence[str]) -> pl.DataFrame:
+    """With SETTING: the axes that differ within a cell, as one text; where they do not tell its trials apart, all
+    parameters that differ."""
+    apart: list[str] = []
+    for among in ([axis.name for axis in data.declaration.axes], data.parameters):
+        others = [name for name in among if name in frame.columns and name not in cell]
+        counts = frame.group_by(cell).agg(pl.col(name).n_unique() for name in others).select(others).max()
+        apart = [name for name in others if counts[name][0] > 1]
+        if not frame.select(*cell, *apart).is_duplicated().any():
+            break
     texts = [pl.col(name).cast(pl.String).fill_null("none") for name in apart]
-    return pl.concat_str(texts, separator=", ") if texts else pl.lit("")
+    return frame.with_columns((pl.concat_str(texts, separator=", ") if texts else pl.lit("")).alias(SETTING))
 
 
 def _cells(frame: pl.DataFrame, cell: Sequence[str]) -> pl.DataFrame:
     """One row per cell: value, low and high, means over its settings; null unless every setting has them."""
-    settings = frame["pair"].n_unique()
+    settings = frame[SETTING].n_unique()
     whole = [
         pl.when(pl.col(name).is_not_null().all() & (pl.len() == settings)).then(pl.col(name).mean()).alias(name)
         for name in ("value", "low", "high")
@@ -171,10 +183,10 @@ def _contrast(data: StudyData, question: Contrast, quantities: tuple[Quantity, .
     needed = () if axis == "role" else (axis,)
     frame = _selected(data, question, quantities[0], *needed)
     if axis == "role":
-        cell = [SEED, "role"]
-        frame = frame.with_columns(pair=_varying(frame, cell, [name for name in data.parameters if name != "role"]))
-    frame = frame.filter(pl.col(axis).is_in([question.high, question.low]))
-    return Found(estimates=_differences(frame, axis, question.high, question.low), used=frame)
+        frame = _apart(data, frame, [SEED, "role"])
+    high, low = (_level(frame, axis, value) for value in (question.high, question.low))
+    frame = frame.filter(pl.col(axis).is_in([high, low]))
+    return Found(estimates=_differences(frame, axis, high, low), used=frame)
 
 
 def _differences(frame: pl.DataFrame, axis: str, high: Any, low: Any) -> Estimates:
@@ -188,7 +200,7 @@ def _differences(frame: pl.DataFrame, axis: str, high: Any, low: Any) -> Estimat
         side = frame.with_columns(value=pl.when(up).then(own).otherwise(other))
         if not side["value"].is_finite().any():
             return _none(frame)
-        found = per_seed.contrast(side, "value", axis, high=high, low=low, seed=SEED, pair=["pair"])
+        found = per_seed.contrast(side, "value", axis, high=high, low=low, seed=SEED, pair=[SETTING])
         ends.append(found.values)
     bottom, top = ends
     known = np.isfinite(bottom) | np.isfinite(top)

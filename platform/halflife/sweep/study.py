@@ -124,7 +124,8 @@ class Study:
         for axis in self.declaration.axes:
             if axis.name not in parameters:
                 raise UserError(f"study {name!r} declares the axis {axis.name!r}, which no trial has as a parameter")
-        if problems := check(self.declaration, self.trials):
+        # The trials of a search are not known yet.
+        if not self.identity and (problems := check(self.declaration, self.trials)):
             raise UserError(f"study {name!r}: {problems[0]}")
 
     @cached_property

@@ -125,6 +125,33 @@ def test_roles_are_compared_at_the_same_seed_and_size():
     assert interval(answers(data)[0]).estimate == pytest.approx(2.0)
 
 
+def test_settings_are_kept_apart_by_the_declared_axes():
+    """`steps` differs with the size within each setting, and is no axis: settings match across sizes all the same."""
+    trials = [
+        {"parameters": n, "seed": seed, "pair": pair, "steps": n * pair}
+        for n in SIZES for seed in range(5) for pair in (1, 2)
+    ]  # fmt: skip
+    rng = np.random.default_rng(4)
+    data = study(
+        trials,
+        lambda row: {"lamp/glow/lumens": [(0, 0.3 * math.log(row["parameters"]) + row["pair"] + rng.normal(0, 0.01))]},
+        [GLOW], [UP],
+    )  # fmt: skip
+    axes = tuple(axis for axis in data.declaration.axes if axis.name != "steps")
+    found = answers(replace(data, declaration=replace(data.declaration, axes=axes)))[0]
+    assert interval(found).contains(0.3)
+
+
+def test_a_value_is_found_as_the_column_holds_it():
+    """Parameters are logged as text and typed on reading: "12" becomes 12, and True stays True."""
+    trials = [{"seed": seed, "way": way, "code": 12, "on": on}
+              for seed in range(5) for way in ("a", "b") for on in (True, False)]  # fmt: skip
+    question = replace(WAYS, where={"code": "12", "on": True})
+    data = study(trials, lambda row: {"lamp/glow/lumens": [(0, row["seed"] + (row["way"] == "b"))]}, [GLOW], [question])
+    assert interval(answers(data)[0]).estimate == pytest.approx(1.0)
+    assert answers(data)[0].trials == 10
+
+
 def test_a_missing_trial_is_told_and_its_seed_gives_no_estimate():
     found = answer(UP, slope=0.3, drop={(1000, 2, "a")})
     assert interval(found).count == 7
@@ -306,7 +333,8 @@ def test_the_exponent_of_the_half_life_is_that_of_the_report(small):
     [
         (replace(UP, quantity="gleam"), "'gleam' is not declared"),
         (replace(UP, axis="parameter"), "no trial has 'parameter' (did you mean 'parameters'?)"),
-        (replace(UP, where={"way": "c"}), "no trial has been measured yet"),
+        (replace(UP, where={"way": "c"}), "no trial has way = 'c': expected one of a, b"),
+        (replace(WAYS, low="c"), "no trial has way = 'c': expected one of a, b"),
     ],
 )
 def test_what_cannot_be_answered_is_undecided_with_the_reason(question, said):
