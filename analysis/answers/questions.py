@@ -25,7 +25,8 @@ from analysis.runs.study import StudyData
 from analysis.stats import per_seed, verdicts
 from analysis.stats.arrays import Array
 from analysis.stats.estimates import Censored, Estimates
-from analysis.stats.intervals import Median, median_interval
+from analysis.stats.format import short
+from analysis.stats.intervals import Interval, Median, median_interval
 from analysis.stats.scaling import by_size
 from analysis.stats.sequential import Looks
 from analysis.stats.verdicts import Verdict
@@ -42,7 +43,7 @@ class Found:
     used: pl.DataFrame
     """The rows of `quantities.values` that it is about."""
     told: dict[str, Any] = field(default_factory=dict)
-    """By name: a number, a Median, or a list of names."""
+    """By name: a number, an Interval or a Median over seeds, text, or a list of names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,16 +270,22 @@ def _decay(data: StudyData, question: Decay, quantities: tuple[Quantity, ...]) -
         seeds=means["seed"].to_list(),
     )
     told: dict[str, Any] = {
-        f"half-life of {row['size']}": row["estimate"] if row["bound"] is None else f"at least {row['bound']:.3g}"
+        f"half-life of {row['size']}": f"at least {short(row['bound'])}" if row["estimate"] is None else _told(row)
         for row in by_size(reference_times(curves)).iter_rows(named=True)
     }
-    savings = savings_summary(relearning_times(data, outcome))
-    found = savings.unique("pair", keep="first", maintain_order=True)
-    told |= {f"savings of {pair}": ratio for pair, ratio in found.select("pair", "ratio").rows()}
+    savings = savings_summary(relearning_times(data, outcome)).unique("pair", keep="first", maintain_order=True)
+    told |= {
+        f"savings of {row['pair']}": _told(row | {"estimate": row["ratio"]})
+        for row in savings.drop_nulls("ratio").iter_rows(named=True)
+    }
     used = settled.select(
         value="floor", reason=pl.when(pl.col("kind") != "settled").then(pl.lit("retention has not settled"))
     )
-    return Found(estimates=estimates, used=used, told={name: each for name, each in told.items() if each is not None})
+    return Found(estimates=estimates, used=used, told=told)
+
+
+def _told(row: dict[str, Any]) -> Interval:
+    return Interval(estimate=row["estimate"], low=row["low"], high=row["high"], count=row["seeds"])
 
 
 def _frontier(data: StudyData, question: Frontier, quantities: tuple[Quantity, ...]) -> Found:

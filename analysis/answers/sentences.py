@@ -110,6 +110,8 @@ def _number(name: str, value: Any) -> str:
     if isinstance(value, Median):
         ends = [short(end) if math.isfinite(end) else "not reached" for end in (value.estimate, value.low, value.high)]
         return f"{name} {ends[0]} [{ends[1]}, {ends[2]}] (median over {plural(value.count, 'seed')})"
+    if isinstance(value, Interval):
+        return f"{name} {Shown('').interval(value)}"
     return f"{name} {short(value) if isinstance(value, float) else value}"
 
 

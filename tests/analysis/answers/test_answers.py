@@ -13,7 +13,10 @@ from analysis.__main__ import main
 from analysis.answers.questions import Answer, answers
 from analysis.answers.sentences import sentence
 from analysis.answers.write import document, lines, table, write_answers
+from analysis.decay.numbers import reference_times
+from analysis.decay.retention import retention_curves
 from analysis.errors import UserError
+from analysis.stats.scaling import by_size, slope
 from analysis.stats.verdicts import Verdict
 from halflife.tracking import schema
 from halflife.tracking.questions import (
@@ -308,14 +311,13 @@ def test_a_decay_says_what_the_decay_room_says(small):
     text = sentence(found, data.declaration)
     assert "3 of 9 trials have no number (retention has not settled: 3)" in text
     assert "half-life of 100k " in text
+    known = by_size(reference_times(retention_curves(small))).filter(pl.col("size") == "100k").row(0, named=True)
+    half = found.told["half-life of 100k"]
+    assert (half.estimate, half.low, half.high) == (known["estimate"], known["low"], known["high"])
 
 
 def test_the_exponent_of_the_half_life_is_that_of_the_report(small):
     """The declared question over `parameters` gives the slope of analysis.stats.scaling, at the reference setting."""
-    from analysis.decay.numbers import reference_times
-    from analysis.decay.retention import retention_curves
-    from analysis.stats.scaling import slope
-
     quantity = Quantity(
         name="t", label="the half-life", measure="branch/backdoor/logprob", transform="log",
         moment=Crossing(threshold=0.5), against=Against(role="absent", how="retention"),
