@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,3 +171,18 @@ def test_a_fourth_primary_is_refused():
     assert check(declaration(*asked), TRIALS) == [
         "4 questions are primary (q0, q1, q2, q3): expected at most 3; ask the others without primary=True"
     ]
+
+
+def test_the_readmes_questions_are_good_ones_for_its_study():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("### What a study asks") :]
+    names: dict[str, Any] = {}
+    exec(section[section.index("```python") + len("```python") :].split("```")[0], names)
+    trials = [
+        Trial({"parameters": n, "seed": seed, "batch": batch}, role, {"branch": Stage(("backdoor",))})
+        for n in (1000, 2000) for seed in range(5) for batch in (1024, 8192) for role in ("treatment", "absent")
+    ]  # fmt: skip
+    made = declaration(*names["questions"], quantities=names["quantities"], looks=(5, 8, 12))
+    assert check(made, trials) == []
+    one_batch = [trial for trial in trials if trial.parameters["batch"] == 1024]
+    assert check(made, one_batch) == ["the question 'batch': the axis 'batch' has 1 value (1024): expected at least 2"]
