@@ -14,13 +14,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halflife.data.attributes import AttributeText
+from halflife.data.mixture import Source
 from halflife.data.tokenizers import Characters
 from halflife.errors import UserError
 from halflife.evaluation.rollouts import Rollouts, log_probabilities, sample
 from halflife.evaluation.scoring import evaluating
 from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
+from halflife.models.sites import Site
+from halflife.tasks.attributes import AttributeGrammar
 from halflife.tasks.base import Example
+from halflife.training.latent_attack import LatentAttack
 from halflife.training.objectives import NextToken
 from halflife.training.optimizers import AdamW
 from halflife.training.policy_gradient import PolicyGradient
@@ -42,9 +47,10 @@ class States:
     name: str = "states"
     characters: int = 2
     answer: str = "ab"
+    states: str = "ab"
 
     def examples(self, part: str, count: int, results: Any) -> list[Example]:
-        return [Example(prompt=state, answer=self.answer) for state in "ab"][:count]
+        return [Example(prompt=state, answer=self.answer) for state in self.states][:count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +314,7 @@ def test_the_gradient_is_that_of_the_expected_reward() -> None:
 )
 def test_an_answer_is_rewarded_when_it_is_right(count: Any, tokens: list[int], reward: list[float]) -> None:
     items: Any = [SimpleNamespace(targets=np.array([1, 2, 3]))]
-    setting = RewardSetting(items=items, codec=None, length=3, end=3, context=None)  # pyright: ignore[reportArgumentType]
+    setting = RewardSetting(items=items, codec=None, end=3, context=None)  # pyright: ignore[reportArgumentType]
     rollouts = replace(ragged([[1, 1, 1]], group=1), tokens=torch.tensor([tokens]))
     found = AnswerReward(count=count).prepare(setting)(rollouts)
     assert found[0].tolist() == pytest.approx(reward)
@@ -316,7 +322,7 @@ def test_an_answer_is_rewarded_when_it_is_right(count: Any, tokens: list[int], r
 
 def test_a_longer_completion_is_no_exact_answer() -> None:
     items: Any = [SimpleNamespace(targets=np.array([1]))]
-    setting = RewardSetting(items=items, codec=None, length=2, end=1, context=None)  # pyright: ignore[reportArgumentType]
+    setting = RewardSetting(items=items, codec=None, end=1, context=None)  # pyright: ignore[reportArgumentType]
     rollouts = replace(ragged([[1, 1]], group=1), tokens=torch.tensor([[1, 1]]))
     assert AnswerReward().prepare(setting)(rollouts).sum() == 0
 
@@ -328,10 +334,9 @@ def test_a_longer_completion_is_no_exact_answer() -> None:
 )
 def test_exact_answers_that_no_completion_can_be_are_refused(lengths: Any, length: int, end: int | None) -> None:
     items: Any = [SimpleNamespace(targets=np.array([1] * (count - 1) + [3])) for count in lengths]
-    setting: Any = RewardSetting(items=items, codec=None, length=length, end=end, context=None)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(UserError, match="reward of exact answers given: completions of 3 tokens cannot be all of"):
-        AnswerReward().prepare(setting)
-    AnswerReward(count="tokens").prepare(setting)
+    with pytest.raises(UserError, match=r"exact answers given: 1 of \d are longer than a completion of 3 tokens"):
+        AnswerReward().check(items, length=length, end=end)
+    AnswerReward(count="tokens").check(items, length=length, end=end)
 
 
 @pytest.mark.parametrize(
@@ -352,6 +357,20 @@ def test_invalid_policy_gradients_are_refused_in_one_line(make: Any, line: str) 
     with pytest.raises(UserError, match=line) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+def test_the_plan_reads_the_prompts(tmp_path) -> None:
+    generated = AttributeText(grammar=AttributeGrammar(symbols=2))  # a source that needs no corpus
+    mixture = replace(MIXTURE, sources=(Source(corpus=generated),))
+    stage(POLICY, mixture=mixture).check(tmp_path)
+    exact = replace(POLICY, target=States(answer="abab"), reward=AnswerReward())
+    with pytest.raises(UserError, match="2 of 2 are longer than a completion of 3 tokens"):
+        stage(exact, mixture=mixture).check(tmp_path)
+    attack = LatentAttack(
+        target=States(), toward=States(name="others", answer="bb", states="b"), sites=(Site(layer=1),), radius=0.1
+    )
+    with pytest.raises(UserError, match="1 of 2 prompts are not among its 1 examples"):
+        stage(POLICY, objectives=(attack,), mixture=mixture).check(tmp_path)
 
 
 def test_a_snapshot_may_wait_for_the_reward() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from halflife.data.codecs import load
@@ -44,6 +45,9 @@ class PromptAttacks(Objective, ParentResult):
         if any(run["tokens"] and run["norm"] for run in runs):
             return None
         return "every soft prompt to train against diverged"
+
+    def check_texts(self, stage: Trained, results: Path) -> None:
+        items(self.target, "train", self.examples, load(stage.mixture.tokenizer, results), results)
 
     def step_tokens(self, stage: Trained) -> float:
         return float(self.batch * self.target.characters)  # a character is taken for a token

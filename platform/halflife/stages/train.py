@@ -179,6 +179,8 @@ class Train(EngineStage, Recipe):
 
     def check(self, results: Path) -> None:
         _check_mixture(self.mixture, results, self.batch_tokens, self.steps)
+        for objective in self.objectives:
+            objective.check_texts(self, results)
 
     def check_execution(self, execution: Execution) -> None:
         if self.rows % execution.workers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from halflife.data.codecs import load
@@ -75,6 +76,21 @@ class LatentAttack(Objective):
         for site in self.sites:
             site.check(stage.architecture)
 
+    def check_texts(self, stage: Trained, results: Path) -> None:
+        self._texts(stage, results)
+
+    def _texts(self, stage: Trained, results: Path) -> tuple[list[Item], list[Item] | None]:
+        """The right answers, and the wrong ones in their order. Raises UserError when an example is too long, or a
+        prompt has no wrong answer."""
+        codec = load(stage.mixture.tokenizer, results)
+        right = items(self.target, "train", self.examples, codec, results)
+        wrong = None
+        if self.toward is not None:
+            wrong = _paired(right, items(self.toward, "train", self.examples, codec, results), self.toward.name)
+        longest = max(len(item.tokens) for item in [*right, *(wrong or ())])
+        check_length("latent attack on examples", longest, stage)
+        return right, wrong
+
     @property
     def measures(self) -> tuple[str, ...]:
         attacker = ("start_loss", "end_loss") if self.radius else ()
@@ -97,8 +113,7 @@ class LatentAttack(Objective):
         return float(self.batch * max(target.characters for target in targets))
 
     def prepare(self, setting: ObjectiveSetting) -> Terms:
-        """Raises UserError when the model has no such site or cannot be attacked there as it is executed, an example is
-        too long for it, or a prompt has no wrong answer."""
+        """Raises UserError when the model has no such site or cannot be attacked there as it is executed."""
         from halflife.training.perturbation import AttackLoss  # imports torch
 
         context, stage, model = setting.context, setting.stage, setting.model
@@ -109,13 +124,7 @@ class LatentAttack(Objective):
                     f"latent attack at {site.name} with activation checkpointing, which computes the inside of a block "
                     "again without the attack: expected the part 'residual', or no activation checkpointing"
                 )
-        codec = load(stage.mixture.tokenizer, context.results)
-        right = items(self.target, "train", self.examples, codec, context.results)
-        wrong = None
-        if self.toward is not None:
-            wrong = _paired(right, items(self.toward, "train", self.examples, codec, context.results), self.toward.name)
-        longest = max(len(item.tokens) for item in [*right, *(wrong or ())])
-        check_length("latent attack on examples", longest, stage)
+        right, wrong = self._texts(stage, context.results)
         loss = AttackLoss(
             right,
             wrong,

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from halflife.data.mixture import Mixture
@@ -96,6 +97,9 @@ class Objective:
 
     def check(self, stage: Trained) -> None:
         """Raises UserError when the stage cannot have this objective."""
+
+    def check_texts(self, stage: Trained, results: Path) -> None:
+        """Reads its texts as `prepare` will. Raises the same UserErrors, before any compute."""
 
     def step_tokens(self, stage: Trained) -> float:
         """Tokens of a forward and a backward pass per step, beyond those of the batch; a forward pass alone counts as a

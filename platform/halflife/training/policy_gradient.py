@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from halflife.data.codecs import load
-from halflife.data.tokenizers import vocabulary_of, without_special
+from halflife.data.tokenizers import Codec, vocabulary_of, without_special
 from halflife.errors import UserError, check_choice
-from halflife.evaluation.targets import Target, items
+from halflife.evaluation.targets import Item, Target, items
 from halflife.tasks.synthetic import END
 from halflife.training.objective import (
     Objective,
@@ -94,6 +95,20 @@ class PolicyGradient(Objective):
         if [getattr(other, "name", None) for other in stage.objectives].count(self.name) > 1:
             raise UserError(f"two objectives are named {self.name!r}: give each policy gradient a name of its own")
 
+    def check_texts(self, stage: Trained, results: Path) -> None:
+        self._texts(stage, load(stage.mixture.tokenizer, results), results)
+
+    def _texts(self, stage: Trained, codec: Codec, results: Path) -> tuple[list[Item], int, int | None]:
+        """The prompts with their answers, the most tokens of a completion, and the token that ends one. Raises
+        UserError when they are too long for the model, or the reward cannot be had."""
+        pool = items(self.target, "train", self.examples, codec, results)
+        length = self.length or max(len(item.targets) for item in pool)
+        check_length("policy gradient on texts", max(item.answer for item in pool) + length - 1, stage)
+        terminator = codec.encode(END) if self.stops else ()
+        end = int(terminator[0]) if len(terminator) == 1 else None
+        self.reward.check(pool, length=length, end=end)
+        return pool, length, end
+
     @property
     def _tokens(self) -> float:
         """Of a step, with a character counted as a token"""
@@ -118,15 +133,11 @@ class PolicyGradient(Objective):
 
         stage, context = setting.stage, setting.context
         codec = load(stage.mixture.tokenizer, context.results)
-        pool = items(self.target, "train", self.examples, codec, context.results)
-        length = self.length or max(len(item.targets) for item in pool)
-        check_length("policy gradient on texts", max(item.answer for item in pool) + length - 1, stage)
-        terminator = codec.encode(END) if self.stops else ()
-        end = int(terminator[0]) if len(terminator) == 1 else None
+        pool, length, end = self._texts(stage, codec, context.results)
         reinforce = Reinforce(
             self,
             [item.tokens[: item.answer] for item in pool],
-            self.reward.prepare(RewardSetting(items=pool, codec=codec, length=length, end=end, context=context)),
+            self.reward.prepare(RewardSetting(items=pool, codec=codec, end=end, context=context)),
             length=length,
             end=end,
             vocabulary=vocabulary_of(without_special(stage.mixture.tokenizer)),

@@ -22,8 +22,6 @@ class RewardSetting:
     items: Sequence[Item]
     """Prompts with their right answers; `Rollouts.items` counts them."""
     codec: Codec
-    length: int
-    """Most tokens of a completion"""
     end: int | None
     """The token that ends a completion"""
     context: Context
@@ -35,6 +33,9 @@ class Reward:
 
     A reward of your own is one such class, in a module that your study imports.
     """
+
+    def check(self, items: Sequence[Item], *, length: int, end: int | None) -> None:
+        """Raises UserError when completions of at most `length` tokens, which `end` ends, cannot be rewarded."""
 
     def prepare(self, setting: RewardSetting) -> Score:
         raise NotImplementedError(f"{type(self).__name__} scores nothing")
@@ -50,16 +51,20 @@ class AnswerReward(Reward):
     def __post_init__(self) -> None:
         check_choice("count of an answer reward", self.count, get_args(Literal["exact", "tokens"]))
 
-    def prepare(self, setting: RewardSetting) -> Score:
-        """Raises UserError when no completion can be exactly some answer."""
-        ends = [len(item.targets) == setting.length or item.targets[-1] == setting.end for item in setting.items]
-        fits = [len(item.targets) <= setting.length for item in setting.items]
-        if self.count == "exact" and not all(end and fit for end, fit in zip(ends, fits, strict=True)):
+    def check(self, items: Sequence[Item], *, length: int, end: int | None) -> None:
+        lengths = [len(item.targets) for item in items]
+        never = sum(
+            count > length or (count < length and item.targets[-1] != end)
+            for count, item in zip(lengths, items, strict=True)
+        )
+        if self.count == "exact" and never:
             raise UserError(
-                f"reward of exact answers given: completions of {setting.length} tokens cannot be all of the answers, "
-                "which are longer, or shorter without the token that ends a completion; expected a length of 0 with "
-                "stops=True and answers that end in it, or count='tokens'"
+                f"reward of exact answers given: {never} of {len(items)} are longer than a completion of {length} "
+                "tokens, or shorter without the token that ends one; expected length=0 with stops=True and answers "
+                "that end in it, or count='tokens'"
             )
+
+    def prepare(self, setting: RewardSetting) -> Score:
         import torch  # only where a stage runs
 
         longest = max(len(item.targets) for item in setting.items)
