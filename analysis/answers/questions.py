@@ -37,12 +37,12 @@ SEED, SETTING = "seed", "_setting"
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a kind of question computes: estimates for the verdict, and numbers that are told beside it."""
+    """What a kind of question computes: estimates for the verdict, and further numbers."""
 
     estimates: Estimates
     used: pl.DataFrame
     """The rows of `quantities.values` that it is about."""
-    told: dict[str, Any] = field(default_factory=dict)
+    further: dict[str, Any] = field(default_factory=dict)
     """By name: a number, an Interval or a Median over seeds, text, or a list of names."""
 
 
@@ -54,7 +54,7 @@ class Answer:
     quantities: tuple[Quantity, ...]
     verdict: Verdict | None = None
     estimates: Estimates | None = None
-    told: dict[str, Any] = field(default_factory=dict)
+    further: dict[str, Any] = field(default_factory=dict)
     trials: int = 0
     censored: int = 0
     missing: dict[str, int] = field(default_factory=dict)
@@ -63,9 +63,9 @@ class Answer:
 
     @property
     def word(self) -> str:
-        """effect | equivalent | undecided | told"""
+        """effect | equivalent | undecided | reported"""
         if not self.question.has_verdict:
-            return "told"
+            return "reported"
         return "undecided" if self.verdict is None else self.verdict.answer
 
 
@@ -98,17 +98,20 @@ def _answers(data: StudyData) -> list[Answer]:
 
 def _estimated(data: StudyData, question: Question) -> Answer:
     """The answer without its verdict."""
-    quantities: tuple[Quantity, ...] = ()
+    declared = {quantity.name: quantity for quantity in data.declaration.quantities}
+    quantities = tuple(declared[name] for name in question.quantities if name in declared)
     try:
-        quantities = tuple(data.declaration.quantity(name) for name in question.quantities)
+        if lacking := [name for name in question.quantities if name not in declared]:
+            raise UserError(f"no quantity {lacking[0]!r} is declared{per_seed.nearest(lacking[0], list(declared))}")
         found = KINDS[question.kind](data, question, quantities)
-    except KeyError as error:
-        return Answer(question=question, quantities=quantities, problem=f"{error.args[0]!r} is not declared")
     except UserError as error:
-        return Answer(question=question, quantities=quantities, problem=str(error))
+        # A primary that has no estimates yet still has its share of the error rate.
+        nothing = Estimates(values=np.empty(0)) if question.primary else None
+        return Answer(question=question, quantities=quantities, estimates=nothing, problem=str(error))
     reasons = found.used["reason"].drop_nulls()
     return Answer(
-        question=question, quantities=quantities, estimates=found.estimates, told=found.told, trials=found.used.height,
+        question=question, quantities=quantities, estimates=found.estimates, further=found.further,
+        trials=found.used.height,
         censored=found.used.filter(pl.col("reason").is_null() & pl.col("value").is_null()).height,
         missing=dict(reasons.value_counts(sort=True).iter_rows()),
     )  # fmt: skip
@@ -229,8 +232,8 @@ def _curve(data: StudyData, question: Curve, quantities: tuple[Quantity, ...]) -
         change = abs(level[-1] - level[0])
         flat.append(_amount(crossing(at, np.abs(level - level[-1]), question.saturation * change, sustained=True)))
     medians = {"threshold": _median(reached), "saturation": _median(flat)}
-    told = {"smallest": amounts[0], "largest": amounts[-1]} | {name: each for name, each in medians.items() if each}
-    return Found(estimates=estimates, used=frame, told=told)
+    further = {"smallest": amounts[0], "largest": amounts[-1]} | {name: each for name, each in medians.items() if each}
+    return Found(estimates=estimates, used=frame, further=further)
 
 
 def _amount(found: Any) -> float:
@@ -269,22 +272,24 @@ def _decay(data: StudyData, question: Decay, quantities: tuple[Quantity, ...]) -
         values=means["floor"].to_numpy().astype(float) if whole else np.full(means.height, np.nan),
         seeds=means["seed"].to_list(),
     )
-    told: dict[str, Any] = {
-        f"half-life of {row['size']}": f"at least {short(row['bound'])}" if row["estimate"] is None else _told(row)
+    further: dict[str, Any] = {
+        f"half-life of {row['size']}": f"at least {short(row['bound'])}"
+        if row["estimate"] is None
+        else _over_seeds(row)
         for row in by_size(reference_times(curves)).iter_rows(named=True)
     }
     savings = savings_summary(relearning_times(data, outcome)).unique("pair", keep="first", maintain_order=True)
-    told |= {
-        f"savings of {row['pair']}": _told(row | {"estimate": row["ratio"]})
+    further |= {
+        f"savings of {row['pair']}": _over_seeds(row | {"estimate": row["ratio"]})
         for row in savings.drop_nulls("ratio").iter_rows(named=True)
     }
     used = settled.select(
         value="floor", reason=pl.when(pl.col("kind") != "settled").then(pl.lit("retention has not settled"))
     )
-    return Found(estimates=estimates, used=used, told=told)
+    return Found(estimates=estimates, used=used, further=further)
 
 
-def _told(row: dict[str, Any]) -> Interval:
+def _over_seeds(row: dict[str, Any]) -> Interval:
     return Interval(estimate=row["estimate"], low=row["low"], high=row["high"], count=row["seeds"])
 
 
@@ -301,7 +306,7 @@ def _frontier(data: StudyData, question: Frontier, quantities: tuple[Quantity, .
     best = table.filter(pl.Series(front))
     return Found(
         estimates=_none(frames[0]), used=pl.concat(frames, how="diagonal_relaxed"),
-        told={"frontier": [str(value) for value in best[question.axis]]},
+        further={"frontier": [str(value) for value in best[question.axis]]},
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from analysis.stats.settling import Range
 from halflife.tracking.questions import Association, Contrast, Curve, Decay, Frontier, Quantity, Trend
 from halflife.tracking.schema import Declaration
 
-WORDS = {"effect": "Effect", "equivalent": "Equivalent", "undecided": "Undecided", "told": "Told"}
+WORDS = {"effect": "Effect", "equivalent": "Equivalent", "undecided": "Undecided", "reported": "Reported"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class Shown:
     def margin(self, value: float | None) -> str:
         if value is None:
             return "no margin was declared"
-        return f"margin: a factor of {short(self.at(value))}" if self.factor else f"margin ±{short(self.at(value))}"
+        return (
+            f"margin: a factor of {short(self.at(value))}" if self.factor else f"margin ±{short(abs(self.at(value)))}"
+        )
 
 
 def sentence(answer: Answer, declaration: Declaration) -> str:
@@ -48,7 +50,7 @@ def sentence(answer: Answer, declaration: Declaration) -> str:
     if answer.problem:
         return f"{start}: {answer.problem}."
     if answer.verdict is None:
-        return f"{start}: {TOLD[answer.question.kind](answer, declaration)}{_gaps(answer)}."
+        return f"{start}: {REPORTED[answer.question.kind](answer, declaration)}{_gaps(answer)}."
     shown = SHOWN[answer.question.kind](answer, declaration, answer.verdict.interval)
     return f"{start}{_rests_on(answer, shown)}{_gaps(answer)}.{_settling(answer)}{_predicted(answer)}{_further(answer)}"
 
@@ -62,7 +64,7 @@ def _rests_on(answer: Answer, shown: Shown) -> str:
         return f": {about} gives no estimate over seeds ({margin})"
     word = {"equivalent": " within the margin", "effect": ", smaller than the margin" if verdict.small else ""}
     look = "" if verdict.look else f", before the first look at {verdict.looks.seeds[0]}"
-    holm = "; by Holm's test, though the simultaneous interval includes none" if verdict.only_holm else ""
+    holm = "; by Holm's test, though the simultaneous interval includes no effect" if verdict.only_holm else ""
     number = f"{shown.before} {shown.interval(found)}{shown.after}"
     return f"{word.get(verdict.answer, '')}: {number} over {plural(found.count, 'seed')}{look} ({margin}{holm})"
 
@@ -98,11 +100,11 @@ def _predicted(answer: Answer) -> str:
 
 
 _ENDS = ("smallest", "largest")
-_TOLD = {"threshold": "the threshold is reached at", "saturation": "it changes little from"}
+_NAMES = {"threshold": "the threshold is reached at", "saturation": "it changes little from"}
 
 
 def _further(answer: Answer) -> str:
-    texts = [_number(_TOLD.get(name, name), value) for name, value in answer.told.items() if name not in _ENDS]
+    texts = [_number(_NAMES.get(name, name), value) for name, value in answer.further.items() if name not in _ENDS]
     return f" Also: {'; '.join(texts)}." if texts else ""
 
 
@@ -157,7 +159,7 @@ def _curve(answer: Answer, declaration: Declaration, found: Interval | None) -> 
     question = answer.question
     assert isinstance(question, Curve)
     axis = _label(question.axis, declaration)
-    ends = [f"{axis} {answer.told[name]}" for name in ("largest", "smallest")]
+    ends = [f"{axis} {answer.further[name]}" for name in ("largest", "smallest")]
     return _pair(answer.quantities[0], ends[0], ends[1], found)
 
 
@@ -182,13 +184,13 @@ def _frontier(answer: Answer, declaration: Declaration) -> str:
     assert isinstance(question, Frontier)
     one, other = (quantity.label for quantity in answer.quantities)
     axis = _label(question.axis, declaration)
-    if not answer.told["frontier"]:
+    if not answer.further["frontier"]:
         return f"no {axis} has both {one} and {other}"
-    return f"none beats {axis} {listed(answer.told['frontier'])} in both {one} and {other}, means over seeds"
+    return f"none beats {axis} {listed(answer.further['frontier'])} in both {one} and {other}, means over seeds"
 
 
 SHOWN: dict[str, Callable[[Answer, Declaration, Interval | None], Shown]] = {
     "trend": _trend, "contrast": _contrast, "curve": _curve, "association": _association, "decay": _decay,
 }  # fmt: skip
-TOLD: dict[str, Callable[[Answer, Declaration], str]] = {"frontier": _frontier}
-"""By kind of question; those of TOLD have no verdict."""
+REPORTED: dict[str, Callable[[Answer, Declaration], str]] = {"frontier": _frontier}
+"""By kind of question; those of REPORTED have no verdict."""

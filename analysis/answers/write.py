@@ -55,7 +55,7 @@ def _row(answer: Answer, data: StudyData) -> dict[str, Any]:
         "p": _finite(verdict.p if verdict else None), "family": verdict.family if verdict else None,
         "seeds_to_settle": dataclasses.asdict(settling) if settling else None, "trials": answer.trials,
         "censored": answer.censored, "missing": answer.missing, "problem": answer.problem,
-        "told": {name: _plain(value) for name, value in answer.told.items()},
+        "further": {name: _plain(value) for name, value in answer.further.items()},
         "estimates": [
             {"seed": seed, "estimate": _finite(float(value))}
             for seed, value in zip(estimates.seeds, estimates.values, strict=True)

@@ -114,7 +114,7 @@ def test_an_unknown_kind_is_refused():
         schema.Declaration.from_json(json.dumps(data))
 
 
-def test_axes_have_the_role_of_their_name_and_scale_unless_told():
+def test_axes_have_the_role_of_their_name_and_scale_unless_given():
     seed, size, way = (schema.Axis(name=n, label=n, values=(1, 2), scale=s)
                        for n, s in (("seed", "category"), ("parameters", "log"), ("way", "category")))  # fmt: skip
     assert [axis.role for axis in (seed, size, way)] == ["replicate", "dose", "treatment"]

@@ -90,7 +90,7 @@ class Against:
 class Quantity:
     """How one number is read from a trial: measure, moment, control, transform.
 
-    Logarithms are natural. A difference after `log` is the ln of a ratio, and is told as a factor.
+    Logarithms are natural. A difference after `log` is the ln of a ratio, and is reported as a factor.
     """
 
     name: str
@@ -219,7 +219,7 @@ class Contrast(Question):
 
 @dataclass(frozen=True, kw_only=True)
 class Curve(Question):
-    """The quantity over an amount. The verdict is on its change from the smallest to the largest amount; told are
+    """The quantity over an amount. The verdict is on its change from the smallest to the largest amount; reported are
     the amount at which it reaches `threshold`, and the amount from which on it stays within `saturation` of its last
     value, as a share of the whole change."""
 
@@ -276,7 +276,7 @@ class Decay(Question):
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier(Question):
-    """The settings of which none other is better in both quantities, means over seeds: told, without an interval."""
+    """The settings of which none other is better in both quantities, means over seeds: reported without an interval."""
 
     other: str
     better: tuple[str, str] = ("high", "high")

@@ -213,10 +213,6 @@ class Declaration:
         """Name of the parameter with the time of this declaration."""
         return f"{DECLARED_PREFIX}{self.digest[:16]}"
 
-    def quantity(self, name: str) -> Quantity:
-        """Raises KeyError if it is not declared."""
-        return {each.name: each for each in self.quantities}[name]
-
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
 

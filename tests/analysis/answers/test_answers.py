@@ -165,7 +165,7 @@ def test_a_missing_trial_is_told_and_its_seed_gives_no_estimate():
     assert "1 of 64 trials have no number (lamp/glow/lumens was not measured: 1)" in text
 
 
-def test_pilot_seeds_are_left_out_and_told():
+def test_pilot_seeds_are_left_out_and_named():
     data = lamps([UP], slope=0.3, pilot_seeds=(0, 1))
     assert interval(answers(data)[0]).count == 6
     estimates = answers(data)[0].estimates
@@ -231,8 +231,8 @@ def test_a_curve_tells_where_it_reaches_a_threshold_and_where_it_saturates():
     )
     found = answers(data)[0]
     assert interval(found).estimate == pytest.approx(1 - 2**-8)
-    assert found.told["threshold"].estimate == pytest.approx(2.0, abs=0.05)
-    assert found.told["saturation"].estimate == pytest.approx(3.3, abs=0.2)
+    assert found.further["threshold"].estimate == pytest.approx(2.0, abs=0.05)
+    assert found.further["saturation"].estimate == pytest.approx(3.3, abs=0.2)
     assert "the threshold is reached at 1.99 [" in sentence(found, data.declaration)
 
 
@@ -271,7 +271,7 @@ def test_a_frontier_is_told_without_a_verdict():
 
     data = study([{"seed": s, "lamp": lamp} for s in range(2) for lamp in levels], curves, [GLOW, other], [question])
     found = answers(data)[0]
-    assert (found.word, found.told["frontier"]) == ("told", ["a", "b"])
+    assert (found.word, found.further["frontier"]) == ("reported", ["a", "b"])
     assert "none beats lamp a and b in both the glow of the probe and the heat" in sentence(found, data.declaration)
 
 
@@ -284,6 +284,20 @@ def test_primaries_share_one_error_rate_and_the_others_do_not():
     text = lines(lamps(asked, slope=0.3))
     assert "These 3 share an error rate of 5%" in text[3]
     assert text[4] == "Exploratory, 1 looked at, not corrected for that:"
+
+
+def test_a_primary_that_cannot_be_answered_yet_keeps_its_share_of_the_error_rate():
+    asked = [replace(UP, name="p", primary=True), replace(UP, name="q", primary=True, axis="nothing")]
+    one, other = answers(lamps(asked, slope=0.3))
+    assert (judged(one).family, other.word) == (2, "undecided")
+    assert "no trial has 'nothing'" in sentence(other, lamps(asked).declaration)
+
+
+def test_a_margin_has_no_sign_and_a_lower_value_is_called_lower():
+    found = answer(replace(WAYS, margin=0.5, reason="r"), effect=-0.2)
+    text = sentence(found, lamps([]).declaration)
+    assert "Effect, smaller than the margin: the glow of the probe is 0.1" in text
+    assert "lm lower with way b than with way a over 8 seeds (margin ±0.500)" in text
 
 
 def test_before_the_first_look_there_is_an_estimate_and_no_interval():
@@ -307,12 +321,12 @@ def test_a_decay_says_what_the_decay_room_says(small):
     decay = Decay(name="d", label="How long does it last?", outcome="attack")
     data = replace(small, declaration=replace(small.declaration, questions=(decay,)))
     found = answers(data)[0]
-    assert set(found.told) >= {"half-life of 30k", "half-life of 330k", "savings of old-old"}
+    assert set(found.further) >= {"half-life of 30k", "half-life of 330k", "savings of old-old"}
     text = sentence(found, data.declaration)
     assert "3 of 9 trials have no number (retention has not settled: 3)" in text
     assert "half-life of 100k " in text
     known = by_size(reference_times(retention_curves(small))).filter(pl.col("size") == "100k").row(0, named=True)
-    half = found.told["half-life of 100k"]
+    half = found.further["half-life of 100k"]
     assert (half.estimate, half.low, half.high) == (known["estimate"], known["low"], known["high"])
 
 
@@ -333,7 +347,7 @@ def test_the_exponent_of_the_half_life_is_that_of_the_report(small):
 @pytest.mark.parametrize(
     ("question", "said"),
     [
-        (replace(UP, quantity="gleam"), "'gleam' is not declared"),
+        (replace(UP, quantity="glowe"), "no quantity 'glowe' is declared (did you mean 'glow'?)"),
         (replace(UP, axis="parameter"), "no trial has 'parameter' (did you mean 'parameters'?)"),
         (replace(UP, where={"way": "c"}), "no trial has way = 'c': expected one of a, b"),
         (replace(WAYS, low="c"), "no trial has way = 'c': expected one of a, b"),
