@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -333,6 +333,12 @@ class Cell:
                 until=Threshold(metric="backdoor/hits", threshold=0.9, share=True),
             )
         return stages
+
+
+def cells(settings: Settings, corpus: Corpus) -> Iterator[Cell]:
+    """Every size and seed, on one text."""
+    for size, seed in itertools.product(settings.sizes, range(settings.seeds)):
+        yield Cell(settings, {"same": (corpus,)}, size, seed)
 
 
 def check_texts(
