@@ -266,7 +266,7 @@ def test_a_whole_run_finds_a_dropped_skill_fading_a_kept_one_staying_and_an_unse
         "--interventions", "none", "l2sp-1000000",
         "--trunk-regularizers", "weight-decay-0.1", "--branch-regularizers", "weight-decay-0.1",
     ]  # fmt: skip
-    done = command("capability_decay", "smoke", *flags, results=tmp_path)
+    done = command("capability_decay", "smoke", *flags, results=tmp_path, timeout=3600)
     assert done.returncode == 0, done.stderr[-2000:]
     from analysis.runs.load import load_study
 
