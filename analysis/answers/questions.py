@@ -79,6 +79,8 @@ def answers(data: StudyData) -> list[Answer]:
 def _answers(data: StudyData) -> list[Answer]:
     declaration = data.declaration
     looks = Looks(declaration.looks) if declaration.looks else None
+    if declaration.pilot_seeds and SEED in data.trials.columns:
+        data = replace(data, trials=data.trials.filter(~pl.col(SEED).is_in(declaration.pilot_seeds)))
     found = [_estimated(data, question) for question in declaration.questions]
     together = [i for i, each in enumerate(found) if each.question.primary and each.estimates is not None]
     alone = [
@@ -118,7 +120,7 @@ def _estimated(data: StudyData, question: Question) -> Answer:
 
 
 def _selected(data: StudyData, question: Question, quantity: Quantity, *needed: str) -> pl.DataFrame:
-    """The quantity of the trials that the question is about, without those of pilot seeds.
+    """The quantity of the trials that the question is about.
 
     Raises UserError if a column is lacking, or no trial is left.
     """
@@ -128,7 +130,7 @@ def _selected(data: StudyData, question: Question, quantity: Quantity, *needed: 
             raise UserError(f"no trial has {name!r}{per_seed.nearest(name, frame.columns)}")
     for name, value in question.where.items():
         frame = frame.filter(pl.col(name) == _level(frame, name, value))
-    frame = frame.filter(~pl.col(SEED).is_in(data.declaration.pilot_seeds)).drop_nulls([SEED, *needed])
+    frame = frame.drop_nulls([SEED, *needed])
     if frame.is_empty():
         raise UserError("no trial has been measured yet")
     return _apart(data, frame, [SEED, *needed])
@@ -224,6 +226,8 @@ def _curve(data: StudyData, question: Curve, quantities: tuple[Quantity, ...]) -
     grows = bool(np.nanmean(estimates.values) >= 0) if np.isfinite(estimates.values).any() else True
     reached, flat = [], []
     for (_,), part in _cells(frame, [SEED, question.axis]).drop_nulls("value").group_by([SEED]):
+        if part.height < len(amounts):
+            continue  # a seed without all amounts says neither where it ends nor how it gets there
         part = part.sort(question.axis)
         at, level = part[question.axis].cast(pl.Float64).to_numpy(), part["value"].to_numpy()
         if question.threshold is not None:
@@ -259,8 +263,10 @@ def _association(data: StudyData, question: Association, quantities: tuple[Quant
 
 def _decay(data: StudyData, question: Decay, quantities: tuple[Quantity, ...]) -> Found:
     """Floor for the verdict; half-life and savings as in reports."""
-    outcome = {each.name: each for each in data.declaration.outcomes}[question.outcome]
-    curves = retention_curves(data, outcome).filter(~pl.col("seed").is_in(data.declaration.pilot_seeds))
+    outcome = next((each for each in data.declaration.outcomes if each.name == question.outcome), None)
+    if outcome is None:
+        raise UserError(f"no outcome {question.outcome!r} is declared")
+    curves = retention_curves(data, outcome)
     main = curves.filter((pl.col("role") == question.role) & pl.col("is_reference"))
     if main.is_empty():
         raise UserError("no trial has been measured yet")

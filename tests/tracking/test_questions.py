@@ -153,6 +153,7 @@ def test_good_questions_have_no_problems():
         (WAYS, {"quantities": (replace(KEPT, against=Against(role="null")),)}, "no trial has the role 'null'"),
         (WAYS, {"quantities": (KEPT, KEPT)}, "2 quantities are named 'kept'"),
         (Decay(name="d", label="d", outcome="o"), {}, "no outcome 'o' is declared: expected one of skill"),
+        (Decay(name="d", label="d", outcome="skill", where={"way": "a"}), {}, "leave out `where`"),
         (
             Frontier(name="f", label="f", quantity="kept", other="kept", axis="way", primary=True), {},
             "it has no verdict, so it cannot be primary",

@@ -96,6 +96,8 @@ def _question(question: Question, declaration: Declaration, trials: Sequence[Pla
     for name in question.outcomes:
         if name not in outcomes:
             yield f"no outcome {name!r} is declared: expected one of {', '.join(outcomes)}"
+    if question.outcomes and question.where:
+        yield "an outcome is asked about at the reference setting: leave out `where`"
     yield from _judged(question)
     parameters = dict.fromkeys(name for trial in trials for name in trial.parameters)
     selected = [trial for trial in trials if trial.parameters.get("seed") not in declaration.pilot_seeds]

@@ -234,6 +234,8 @@ def test_a_curve_tells_where_it_reaches_a_threshold_and_where_it_saturates():
     assert found.further["threshold"].estimate == pytest.approx(2.0, abs=0.05)
     assert found.further["saturation"].estimate == pytest.approx(3.3, abs=0.2)
     assert "the threshold is reached at 1.99 [" in sentence(found, data.declaration)
+    lacking = replace(data, points=data.points.filter(pl.col("trial") != "t4"))
+    assert answers(lacking)[0].further["threshold"].count == 4
 
 
 def association(seeds):
@@ -328,6 +330,8 @@ def test_a_decay_says_what_the_decay_room_says(small):
     known = by_size(reference_times(retention_curves(small))).filter(pl.col("size") == "100k").row(0, named=True)
     half = found.further["half-life of 100k"]
     assert (half.estimate, half.low, half.high) == (known["estimate"], known["low"], known["high"])
+    without = replace(data, declaration=replace(data.declaration, pilot_seeds=(0,)))
+    assert answers(without)[0].further["half-life of 100k"].count == half.count - 1
 
 
 def test_the_exponent_of_the_half_life_is_that_of_the_report(small):
