@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.stats.arrays import Array
-from analysis.stats.estimates import Estimates
+from analysis.stats.estimates import Censored, Estimates
 from analysis.stats.imputation import slopes_over_seeds
 from analysis.stats.intervals import binomial_interval
 from analysis.stats.sequential import ALPHA, Looks
@@ -24,6 +24,9 @@ SEEDS = (3, 5, 8, 12)
 PLANS = ((5, 8), (5, 8, 12), (5, 8, 12, 20))
 SLOW = 10
 """Factor by which cells with imputation have fewer replicates."""
+
+LATE = 0.31
+"""Which a fifth of the values of `censored_looks` are above."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,8 @@ class Rate:
 def rates(replicates: int) -> list[Rate]:
     parts = (alone, counted, at_looks, associations, at_the_margin, families, powers, ranges)
     found = [rate for part in parts for rate in part(replicates)]
-    return found + censored_trends(max(1, replicates // SLOW))
+    few = max(1, replicates // SLOW)
+    return found + censored_trends(few) + censored_looks(few)
 
 
 def _judged(values: Array, margin: float | None = None, looks: Looks | None = None) -> list[Verdict]:
@@ -247,6 +251,20 @@ def censored_trends(replicates: int) -> list[Rate]:
                 rate=float(covered.mean()), target=1 - ALPHA, replicates=int(given.sum()),
             ))  # fmt: skip
     return found
+
+
+def censored_looks(replicates: int) -> list[Rate]:
+    """Slopes as those of `censored_trends`, without an effect, judged from look to look."""
+    looks, x, rng = Looks((5, 8, 12)), np.linspace(-0.5, 0.5, 4) * np.log(10), generator(29)
+    found = []
+    for _ in range(replicates):
+        values = 0.3 * rng.standard_normal((12, 1)) + 0.1 * rng.standard_normal((12, 1)) * x
+        values += 0.2 * rng.standard_normal((12, 4))
+        low, high = np.minimum(values, LATE), np.where(values > LATE, np.inf, values)
+        slopes = Estimates(values=low @ x / (x @ x), censored=Censored(x=x, low=low, high=high))
+        found.append(judge([Question(estimates=slopes)], looks)[0])
+    design = "looks 5, 8, 12 x 4 sizes, a fifth censored"
+    return [_false_effects("false effects, from look to look", design, found, "about")]
 
 
 def page(found: list[Rate], replicates: int, preamble: str) -> str:
