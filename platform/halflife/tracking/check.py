@@ -14,7 +14,11 @@ from halflife.tracking.schema import CHANCE, HITS, LOGPROB, LOSS, TRIALS, Declar
 PRIMARIES = 3
 FIRST_LOOK = 5
 """Fewest seeds of a first look: with fewer, Student-t intervals are too wide to stop on."""
-PREDICTIONS = ("", "positive", "negative", "equivalent")
+CHOICES = {
+    "scale": ("log", "linear"), "direction": ("below", "above"), "transform": questions.TRANSFORMS,
+    "how": ("difference", "ratio", "retention"), "prediction": ("", "positive", "negative", "equivalent"),
+}  # fmt: skip
+"""Words that fields of quantities and questions may have."""
 ROLES = ("replicate", "treatment", "dose", "measured")
 _SCORED = (HITS, TRIALS, LOGPROB, CHANCE, LOSS)
 """Measures that only evaluations log; others may come from an objective, whose names are not known here."""
@@ -77,14 +81,18 @@ def _quantity(quantity: Quantity, trials: Sequence[Planned]) -> Iterator[str]:
     known = all(stage.tasks for stage in stages) and quantity.measure.rpartition("/")[2] in _SCORED
     if known and quantity.task not in tasks and quantity.task != "train":
         yield f"nobody measures {quantity.task!r} in {quantity.phase!r}: expected one of {', '.join(tasks)}"
-    if quantity.transform not in questions.TRANSFORMS:
-        yield f"transform {quantity.transform!r}: expected one of {', '.join(questions.TRANSFORMS)}"
+    for part in (quantity, quantity.moment, quantity.against):
+        yield from _words(part)
     if quantity.against is not None:
         roles = sorted({trial.role for trial in trials})
         if quantity.against.role not in roles:
             yield f"no trial has the role {quantity.against.role!r}: expected one of {', '.join(roles)}"
-        if quantity.against.how not in ("difference", "ratio", "retention"):
-            yield f"against {quantity.against.how!r}: expected difference, ratio or retention"
+
+
+def _words(part: Any) -> Iterator[str]:
+    for name, known in CHOICES.items():
+        if getattr(part, name, known[0]) not in known:
+            yield f"{name} {getattr(part, name)!r}: expected one of {', '.join(word for word in known if word)}"
 
 
 def _question(question: Question, declaration: Declaration, trials: Sequence[Planned]) -> Iterator[str]:
@@ -128,8 +136,7 @@ def _judged(question: Question) -> Iterator[str]:
         yield f"margin {question.margin:g}: expected a number above 0, the smallest effect of interest either way"
     if question.margin is not None and not question.reason.strip():
         yield "a margin without a reason: say in `reason` why it is the smallest effect of interest"
-    if question.prediction not in PREDICTIONS:
-        yield f"prediction {question.prediction!r}: expected positive, negative or equivalent"
+    yield from _words(question)
     if question.prediction == "equivalent" and question.margin is None:
         yield "it predicts equivalence without a margin: give margin and reason"
     if question.primary and not question.has_verdict:
