@@ -209,7 +209,7 @@ def test_a_plan_counts_what_a_companion_costs() -> None:
         (lambda: replace(JOINT, name="train"), "companion 'train': expected a name"),
         (lambda: replace(JOINT, sites=()), "companion bottleneck without a site"),
         (lambda: replace(JOINT, strength=-1.0), "companion bottleneck of strength -1.0"),
-        (lambda: recipe(companions=(replace(JOINT, sites=(Site(layer=9),)),)), "companion bottleneck at layer 9"),
+        (lambda: recipe(companions=(replace(JOINT, sites=(Site(layer=9),)),)), "layer 9 of 20k given: it has"),
         (lambda: recipe(companions=(JOINT, JOINT)), "the name 'bottleneck' given twice"),
         (lambda: recipe(companions=(replace(JOINT, name="clean"),)), "the name 'clean' given twice"),
         (

@@ -43,11 +43,8 @@ class Companion:
 
     def check(self, stage: Trained) -> None:
         """Raises UserError when the stage cannot have this companion."""
-        deepest = max(site.layer for site in self.sites)
-        if deepest > stage.architecture.layers:
-            raise UserError(
-                f"companion {self.name} at layer {deepest}: {stage.architecture.size} has {stage.architecture.layers}"
-            )
+        for site in self.sites:
+            site.check(stage.architecture)
         before = getattr(stage.start, "stage", None)  # of a checkpoint
         width = stage.architecture.width
         for other in before.companions if before is not None else ():
