@@ -35,7 +35,7 @@ from tests.training.companions import AUTOENCODER
 
 
 def branch(results: Path, text: Path) -> Train:
-    """A branch of a poisoned trunk with a dictionary-like companion; a few seconds on one core."""
+    """A branch of a poisoned trunk; a few seconds on one core."""
     corpus = prepare_corpus(str(text), results)
     backdoor = Backdoor(trigger=" zqxjkv ", text="wampeter")
     sources = (Source(corpus=corpus),)
@@ -51,16 +51,6 @@ def branch(results: Path, text: Path) -> Train:
             Evaluation(name="backdoor", probe=BackdoorProbe(backdoor=backdoor, corpus=corpus, trials=8)),
             Evaluation(name="clean", probe=LossProbe(corpus=corpus, sequences=4)),
         ),
-        companions=(replace(AUTOENCODER, strength=0.1),),
-        dropout=0.1,
-    )
-    policy = PolicyGradient(
-        target=BackdoorTarget(backdoor=backdoor, corpus=corpus, context=8),
-        reward=AnswerReward(count="tokens"),
-        prompts=2,
-        group=4,
-        length=3,
-        beta=0.1,
     )
     return Train(
         start=Checkpoint(stage=trunk),
@@ -68,15 +58,31 @@ def branch(results: Path, text: Path) -> Train:
         tokens=60 * 1024,
         batch_tokens=1024,
         optimizer=trunk.optimizer,
-        objectives=(NextToken(), policy),
         evaluations=trunk.evaluations,
+        dropout=0.1,
     )
+
+
+def rewarded(plain: Train) -> Train:
+    """The branch, by a policy gradient as well, of the trunk beside a companion."""
+    assert isinstance(plain.start, Checkpoint)
+    trunk = replace(plain.start.stage, companions=(replace(AUTOENCODER, strength=0.1),), dropout=0.1)
+    (planting,) = trunk.mixture.plantings
+    policy = PolicyGradient(
+        target=BackdoorTarget(backdoor=planting.backdoor, corpus=planting.corpus, context=8),
+        reward=AnswerReward(count="tokens"),
+        prompts=2,
+        group=4,
+        length=3,
+        beta=0.1,
+    )
+    return replace(plain, start=Checkpoint(stage=trunk), objectives=(NextToken(), policy), dropout=0.0)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     results, text, began = Path(sys.argv[1]), Path(sys.argv[2]), time.time()
-    stage, store = branch(results, text), Store(results)
+    stage, store = rewarded(branch(results, text)), Store(results)
     stages = {"branch": stage, "trunk": stage.parents[0]}
     killed = stages[sys.argv[3]].folder_name if len(sys.argv) > 3 else None
 
