@@ -45,7 +45,7 @@ def test_a_study_of_edits_is_planned_computed_through_a_kill_and_not_computed_ag
 
     driver = Driver(tmp_path, program="study_program", package="tests.interpret")
     store, attempts = Store(tmp_path), tmp_path / "stages" / FIT.folder_name / "attempts"
-    wait_for(lambda: attempts.exists() and list(attempts.iterdir()) or driver.process.poll() is not None)
+    wait_for(lambda: (attempts.exists() and list(attempts.iterdir())) or driver.process.poll() is not None)
     holder = store.holder(FIT)
     assert holder
     os.kill(holder.pid, signal.SIGKILL)
