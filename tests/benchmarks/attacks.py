@@ -21,7 +21,7 @@ from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.models.sites import Site
 from halflife.training.perturbation import AttackLoss
-from halflife.training.seen import Told
+from halflife.training.seen import Metrics
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.interleaved import ratio, rounds
 
@@ -84,7 +84,7 @@ def _attacked(model: Decoder, right: list[Item], wrong: list[Item] | None) -> Ca
     steps = iter(range(2**62))
 
     def step() -> None:
-        loss(model, next(steps), Told()).backward()
+        loss(model, next(steps), Metrics()).backward()
 
     return step
 

@@ -20,7 +20,7 @@ from halflife.tasks.base import Example
 from halflife.training.policy_gradient import PolicyGradient
 from halflife.training.reinforce import Reinforce
 from halflife.training.rewards import AnswerReward
-from halflife.training.seen import Told
+from halflife.training.seen import Metrics
 from halflife.training.terms import frozen_copy
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.interleaved import ratio, rounds
@@ -64,7 +64,7 @@ def figures(count: int) -> list[Figure]:
         F.cross_entropy(model.logits(hidden).flatten(0, 1), rollouts.tokens.flatten()).backward()
 
     def update() -> None:
-        reinforce.update(model, rollouts, rewards, before, Told()).backward()
+        reinforce.update(model, rollouts, rewards, before, Metrics()).backward()
 
     contenders = {"plain": plain, "update": update, "rollouts": lambda: reinforce.experience(model, 0)}
     found: dict[str, list[float]] = {name: [] for name in contenders}

@@ -64,7 +64,7 @@ class ZLoss(Objective):
         def loss(model: Any, batch: Any, step: int, seen: Any) -> Any:
             squares = seen.logits.float().logsumexp(-1).square()
             value = seen.mean((squares * (seen.targets >= 0)).sum())
-            seen.tell("z-loss/loss", value)
+            seen.log("z-loss/loss", value)
             return self.strength * value
 
         return Terms(on_batch=loss)

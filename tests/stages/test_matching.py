@@ -100,8 +100,8 @@ def engine(objective: Matching, teacher: Path, at: Path | None = None, micro_row
 @pytest.mark.parametrize("objective", [KL, MSE], ids=["kl", "mse"])
 def test_a_model_with_the_teachers_weights_has_distance_0_and_no_gradient(teacher, objective):
     of = engine(objective, teacher, at=teacher)
-    told = of.gradients(ByteStream().batch(0), 0)
-    assert abs(float(told[objective.measures[0]])) < 1e-6
+    metrics = of.gradients(ByteStream().batch(0), 0)
+    assert abs(float(metrics[objective.measures[0]])) < 1e-6
     assert max(float(p.grad.abs().max()) for p in of.parameters if p.grad is not None) < 1e-6
 
 
@@ -130,8 +130,8 @@ def test_the_gradient_is_that_of_the_mean_over_the_whole_batch(teacher, objectiv
     batch = torch.from_numpy(Marked(rows=8).batch(0))
     value = expected(of.model, theirs.requires_grad_(False), read(batch), batch[:, 1:] >= 0)
     wanted = torch.autograd.grad(3 * value, of.parameters, allow_unused=True)
-    told = of.gradients(batch, 0)
-    assert float(told[objective.measures[0]]) == pytest.approx(value.item(), rel=1e-4)
+    metrics = of.gradients(batch, 0)
+    assert float(metrics[objective.measures[0]]) == pytest.approx(value.item(), rel=1e-4)
     assert value.item() > 1e-3
     for parameter, gradient in zip(of.parameters, wanted, strict=True):
         if gradient is None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from halflife.models.sites import Site
 from halflife.training.companion import Companion
 from halflife.training.optimizers import AdamW
-from halflife.training.seen import Told
+from halflife.training.seen import Metrics
 
 
 class Bottleneck(nn.Module):
@@ -22,10 +22,10 @@ class Bottleneck(nn.Module):
         self.down = nn.Parameter(torch.randn(width, rank, generator=generator) / width**0.5)
         self.up = nn.Parameter(torch.zeros(rank, width))
 
-    def forward(self, activations: Mapping[Site, Tensor], told: Told) -> Tensor:
+    def forward(self, activations: Mapping[Site, Tensor], metrics: Metrics) -> Tensor:
         x = torch.stack(list(activations.values())).float()
         error = (x - x @ self.down @ self.up).square().sum()
-        told.tell("fvu", error / x.square().sum())
+        metrics.log("fvu", error / x.square().sum())
         return error / x[..., 0].numel()
 
     def after_step(self) -> None:

@@ -79,11 +79,11 @@ def test_the_model_gets_strength_times_the_gradient_of_the_companions_loss_and_t
         of.gradients(batch, 0)
     module, tokens = joint.companions[0].module, torch.from_numpy(batch)[:, :-1]
     from halflife.models.hooks import tapped
-    from halflife.training.seen import Told
+    from halflife.training.seen import Metrics
 
     with tapped(plain.model, JOINT.sites) as taps:
         plain.model(tokens)
-    loss = module({site: taps[site] for site in JOINT.sites}, Told())
+    loss = module({site: taps[site] for site in JOINT.sites}, Metrics())
     expected = torch.autograd.grad(loss, plain.parameters, allow_unused=True)
     for before, now, part in zip(plain.parameters, joint.parameters, expected, strict=True):
         added = torch.zeros_like(before) if part is None else 0.5 * part
@@ -96,8 +96,8 @@ def test_where_only_answers_are_predicted_a_companion_still_reads_every_position
     from tests.training.fakes import ANSWERS
 
     some, everything = engine(AUTOENCODER, mixture=ANSWERS), engine(AUTOENCODER)
-    told = some.gradients(PartlyScored(rows=8).batch(0), 0)["bottleneck/loss"]
-    assert told.item() == pytest.approx(everything.gradients(Stream(rows=8).batch(0), 0)["bottleneck/loss"].item())
+    metrics = some.gradients(PartlyScored(rows=8).batch(0), 0)["bottleneck/loss"]
+    assert metrics.item() == pytest.approx(everything.gradients(Stream(rows=8).batch(0), 0)["bottleneck/loss"].item())
 
 
 @pytest.mark.parametrize("companion", [AUTOENCODER, JOINT])
@@ -125,9 +125,9 @@ class Counting(nn.Module):
         self.map = nn.Linear(width, 1)
         self.register_buffer("batches", torch.zeros(()))
 
-    def forward(self, activations: Any, told: Any) -> torch.Tensor:
+    def forward(self, activations: Any, metrics: Any) -> torch.Tensor:
         self.batches += 1
-        told.tell("batches", self.batches)
+        metrics.log("batches", self.batches)
         return torch.stack([self.map(x).square().mean() for x in activations.values()]).mean()
 
 

@@ -40,7 +40,7 @@ from halflife.training.objectives import NextToken
 from halflife.training.optimizers import AdamW
 from halflife.training.parameters import Frozen
 from halflife.training.perturbation import AttackLoss, Perturbation
-from halflife.training.seen import Told
+from halflife.training.seen import Metrics
 from tests.models import tiny
 from tests.training.fakes import BASE, Host, Interrupted, Stream, Ticking, recipe, run
 
@@ -106,17 +106,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for step in range(60):
         optimizer.zero_grad()
-        loss(model, step, Told()).backward()
+        loss(model, step, Metrics()).backward()
         optimizer.step()
     optimizer.zero_grad()
-    assert told(loss, model)["latent-attack/loss"] < 0.1
+    assert metrics(loss, model)["latent-attack/loss"] < 0.1
     return model
 
 
-def told(loss: AttackLoss, model: Any, step: int = 0) -> dict[str, float]:
-    told = Told()
-    loss(model, step, told)
-    return {name: float(value) for name, value in told.values.items()}
+def metrics(loss: AttackLoss, model: Any, step: int = 0) -> dict[str, float]:
+    metrics = Metrics()
+    loss(model, step, metrics)
+    return {name: float(value) for name, value in metrics.values.items()}
 
 
 # --- radius 0 ---
@@ -132,7 +132,7 @@ class OnExamples(Objective):
         codec = load(setting.stage.mixture.tokenizer, setting.context.results)
         drawn = items(RIGHT, "train", ATTACK.examples, codec, setting.context.results)
 
-        def loss(model: Any, batch: Tensor, step: int, told: Told) -> Tensor:
+        def loss(model: Any, batch: Tensor, step: int, metrics: Metrics) -> Tensor:
             chosen = generator(setting.stage.seed, "latent attack", 0, step).permutation(len(drawn))[: ATTACK.batch]
             some = [drawn[index] for index in chosen]
             packed = pack([item.tokens[: item.answer] for item in some], [item.targets for item in some], "cpu")
@@ -166,7 +166,7 @@ def test_an_attack_of_radius_0_is_plain_training_to_the_bit(tmp_path, changes, d
 def test_a_perturbation_that_stays_0_changes_no_gradient(model, tmp_path):
     """The passes and the edit themselves are neutral, to the bit."""
     losses = [prepared(replace(ATTACK, **still), model, tmp_path) for still in ({"radius": 0.0}, {"step_size": 0.0})]
-    plain, attacked = (torch.autograd.grad(loss(model, 3, Told()), list(model.parameters())) for loss in losses)
+    plain, attacked = (torch.autograd.grad(loss(model, 3, Metrics()), list(model.parameters())) for loss in losses)
     assert all(torch.equal(one, other) for one, other in zip(plain, attacked, strict=True))
 
 
@@ -203,7 +203,7 @@ def test_only_prompts_are_attacked_and_the_radius_is_that_of_the_sites_mean_norm
     attack = replace(attack, sites=(Site(layer=0), Site(layer=2)))
     loss = prepared(attack, model, tmp_path)
     index = np.arange(6)
-    found = loss.attack(model, index, 0, Told())
+    found = loss.attack(model, index, 0, Metrics())
     texts = loss.right.take(index, "cpu")
     with torch.no_grad(), tapped(model, attack.sites) as taps:
         model.hidden(model.embed(texts.tokens))
@@ -224,9 +224,9 @@ def test_only_prompts_are_attacked_and_the_radius_is_that_of_the_sites_mean_norm
 
 @pytest.mark.parametrize("site", EVERY, ids=lambda site: site.name)
 def test_the_attacker_lowers_the_wrong_answers_loss_or_raises_the_right_ones(model, tmp_path, site):
-    toward = told(prepared(replace(TARGETED, sites=(site,), radius=1.0), model, tmp_path), model)
+    toward = metrics(prepared(replace(TARGETED, sites=(site,), radius=1.0), model, tmp_path), model)
     assert toward["latent-attack/end_loss"] < 0.85 * toward["latent-attack/start_loss"]
-    away = told(prepared(replace(ATTACK, sites=(site,), radius=1.0), model, tmp_path), model)
+    away = metrics(prepared(replace(ATTACK, sites=(site,), radius=1.0), model, tmp_path), model)
     assert away["latent-attack/end_loss"] > 10 * away["latent-attack/start_loss"]
     assert away["latent-attack/end_loss"] == away["latent-attack/loss"]
 
@@ -234,7 +234,7 @@ def test_the_attacker_lowers_the_wrong_answers_loss_or_raises_the_right_ones(mod
 @pytest.mark.parametrize("attack", [ATTACK, TARGETED], ids=["away", "toward"])
 def test_a_larger_ball_and_more_steps_make_a_stronger_attack(model, tmp_path, attack):
     def end(**changes: Any) -> float:
-        value = told(prepared(replace(attack, **changes), model, tmp_path), model)["latent-attack/end_loss"]
+        value = metrics(prepared(replace(attack, **changes), model, tmp_path), model)["latent-attack/end_loss"]
         return value if attack.toward else -value
 
     by_radius = [end(radius=radius) for radius in (0.1, 0.3, 1.0)]
@@ -245,17 +245,17 @@ def test_a_larger_ball_and_more_steps_make_a_stronger_attack(model, tmp_path, at
 
 def test_the_start_loss_is_that_of_the_answers_without_an_attack(model, tmp_path):
     wrong = replace(ATTACK, target=WRONG, radius=0.0)
-    clean = told(prepared(replace(ATTACK, radius=0.0, batch=12), model, tmp_path), model)["latent-attack/loss"]
-    assert told(prepared(replace(ATTACK, batch=12), model, tmp_path), model)["latent-attack/start_loss"] == clean
-    clean = told(prepared(replace(wrong, batch=12), model, tmp_path), model)["latent-attack/loss"]
-    toward = told(prepared(replace(TARGETED, batch=12), model, tmp_path), model)["latent-attack/start_loss"]
+    clean = metrics(prepared(replace(ATTACK, radius=0.0, batch=12), model, tmp_path), model)["latent-attack/loss"]
+    assert metrics(prepared(replace(ATTACK, batch=12), model, tmp_path), model)["latent-attack/start_loss"] == clean
+    clean = metrics(prepared(replace(wrong, batch=12), model, tmp_path), model)["latent-attack/loss"]
+    toward = metrics(prepared(replace(TARGETED, batch=12), model, tmp_path), model)["latent-attack/start_loss"]
     assert toward == pytest.approx(clean, rel=1e-5)
 
 
 def test_the_random_start_is_inside_the_ball_and_depends_on_seed_and_step_alone(model, tmp_path):
     still = replace(ATTACK, start="random", step_size=0.0)
     found = [
-        prepared(still, model, tmp_path, replace(BASE, seed=seed)).attack(model, np.arange(6), step, Told())
+        prepared(still, model, tmp_path, replace(BASE, seed=seed)).attack(model, np.arange(6), step, Metrics())
         for seed, step in ((0, 0), (0, 0), (0, 1), (1, 0))
     ]
     first, again, other, seeded = (each[ATTACK.sites[0]] for each in found)
@@ -277,7 +277,7 @@ def test_the_inner_loop_leaves_the_weights_their_gradients_and_the_mode_as_they_
     before = copy.deepcopy(model.state_dict())
     loss = prepared(TARGETED, model, tmp_path)
     state = torch.random.get_rng_state()
-    loss.attack(model, np.arange(6), 0, Told())
+    loss.attack(model, np.arange(6), 0, Metrics())
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert [parameter.requires_grad for parameter in model.parameters()] == trained
@@ -288,9 +288,9 @@ def test_the_inner_loop_leaves_the_weights_their_gradients_and_the_mode_as_they_
 
 def test_the_weights_get_the_gradient_of_the_loss_under_the_perturbations_held_fixed(model, tmp_path):
     loss = prepared(replace(TARGETED, sites=(Site(layer=0), Site(layer=1, part="mlp")), strength=2.0), model, tmp_path)
-    found = torch.autograd.grad(loss(model, 5, Told()), list(model.parameters()))
+    found = torch.autograd.grad(loss(model, 5, Metrics()), list(model.parameters()))
     index = generator(*loss.key, 5).permutation(len(loss.right.tokens))[:6]
-    perturbations = loss.attack(model, index, 5, Told())
+    perturbations = loss.attack(model, index, 5, Metrics())
     with edited(model, perturbations):
         expected = torch.autograd.grad(2 * loss.right.take(index, "cpu").loss(model), list(model.parameters()))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
@@ -311,7 +311,7 @@ def test_after_training_under_attack_the_attack_does_little(tmp_path):
             batches=ByteStream(),
         )
         model, _ = model_at(tmp_path / str(radius) / "final", SIZE, VOCABULARY)
-        losses[radius] = told(prepared(replace(ATTACK, batch=12), model, tmp_path), model)
+        losses[radius] = metrics(prepared(replace(ATTACK, batch=12), model, tmp_path), model)
     assert losses[0.0]["latent-attack/start_loss"] < 0.1
     assert losses[0.0]["latent-attack/end_loss"] > 1
     assert losses[0.3]["latent-attack/end_loss"] < 0.2 * losses[0.0]["latent-attack/end_loss"]
@@ -338,8 +338,8 @@ def test_the_attackers_losses_are_logged_and_a_resumed_run_has_the_same_bits(tmp
 def test_under_autocast_every_weight_that_is_trained_gets_its_gradient(model, tmp_path, attack):
     """Autocast keeps the casts of weights: one that was made without gradients would be used again."""
     loss = prepared(attack, model, tmp_path)
-    expected = torch.autograd.grad(loss(model, 0, Told()), list(model.parameters()))
-    values = Told()
+    expected = torch.autograd.grad(loss(model, 0, Metrics()), list(model.parameters()))
+    values = Metrics()
     with torch.autocast("cpu", torch.bfloat16):
         value = loss(model, 0, values)
     found = torch.autograd.grad(value, list(model.parameters()))
@@ -372,7 +372,7 @@ def test_released_models_are_attacked_at_their_own_sites(family, tmp_path):
     model = fresh(released, vocabulary_of(tokenizer), 0.0, 0)
     for part in ("residual", "attention", "mlp"):
         loss = prepared(replace(TARGETED, radius=2.0, sites=(Site(layer=1, part=part),)), model, tmp_path, stage)
-        found = told(loss, model)
+        found = metrics(loss, model)
         assert found["latent-attack/end_loss"] < found["latent-attack/start_loss"] - 0.01
 
 

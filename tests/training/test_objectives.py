@@ -133,7 +133,7 @@ def test_a_loss_behind_prompts_depends_on_the_step_alone_and_reaches_every_weigh
     assert len(set(values)) > 3
     of.gradients(Stream().batch(0), 0)
     alone = [parameter.grad.clone() for parameter in of.parameters if parameter.grad is not None]
-    of.on_step.append(lambda model, batch, step, told: loss(model, step))
+    of.on_step.append(lambda model, batch, step, metrics: loss(model, step))
     of.gradients(Stream().batch(0), 0)
     both = [parameter.grad for parameter in of.parameters if parameter.grad is not None]
     assert all(not torch.equal(one, two) for one, two in zip(alone, both, strict=True))
@@ -141,7 +141,7 @@ def test_a_loss_behind_prompts_depends_on_the_step_alone_and_reaches_every_weigh
 
 def test_training_against_prompts_lowers_the_loss_behind_them():
     of, loss = engine(branch()), prompt_loss()
-    of.on_step.append(lambda model, batch, step, told: loss(model, step))
+    of.on_step.append(lambda model, batch, step, metrics: loss(model, step))
     before = np.mean([float(loss(of.model, step).detach()) for step in range(10)])
     for step in range(30):
         of.gradients(Stream().batch(step), step)

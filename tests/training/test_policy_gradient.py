@@ -31,7 +31,7 @@ from halflife.training.optimizers import AdamW
 from halflife.training.policy_gradient import PolicyGradient
 from halflife.training.reinforce import Reinforce, group_relative, leave_one_out, to_go
 from halflife.training.rewards import AnswerReward, Reward, RewardSetting, Score
-from halflife.training.seen import Told
+from halflife.training.seen import Metrics
 from tests.training.fakes import VOCABULARY, Host, Interrupted, Ticking, recipe, run, torch_engine
 
 LENGTH = 3
@@ -125,8 +125,8 @@ def test_a_constant_reward_without_beta_leaves_the_weights_as_they_are(advantage
     of = torch_engine(decoder(), stage(policy))
     start = {name: tensor.clone() for name, tensor in of.full_weights().items()}
     for step in range(3):
-        told = of.gradients(np.zeros((4, 17), dtype=np.int64), step)
-        assert told["policy/reward_variance"] < 1e-12
+        metrics = of.gradients(np.zeros((4, 17), dtype=np.int64), step)
+        assert metrics["policy/reward_variance"] < 1e-12
         of.step(1.0)
     assert all(torch.equal(tensor, start[name]) for name, tensor in of.full_weights().items())
 
@@ -382,8 +382,8 @@ def test_a_snapshot_may_wait_for_the_reward() -> None:
 
 
 def test_told_values_of_microbatches_add_up() -> None:
-    told = Told()
-    told.tell("a/b", torch.tensor(0.25))
-    told.tell("a/b", torch.tensor(0.5))
-    values: Mapping[str, torch.Tensor] = told.values
+    metrics = Metrics()
+    metrics.log("a/b", torch.tensor(0.25))
+    metrics.log("a/b", torch.tensor(0.5))
+    values: Mapping[str, torch.Tensor] = metrics.values
     assert values["a/b"].item() == 0.75

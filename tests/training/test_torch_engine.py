@@ -87,7 +87,7 @@ def test_objectives_that_make_their_own_passes_run_eagerly_and_so_do_their_backw
         yield
         inside.pop()
 
-    def on_step(model, batch, step, told):
+    def on_step(model, batch, step, metrics):
         eager.append(bool(inside))
         loss = model(batch[:1, :4]).square().mean()
         loss.register_hook(lambda gradient: eager.append(bool(inside)))

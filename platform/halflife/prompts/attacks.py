@@ -68,4 +68,4 @@ class PromptAttacks(Objective, ParentResult):
             key=(stage.seed, "prompt attack", stage.depth, setting.number),
             device=context.device,
         )
-        return Terms(on_step=lambda model, batch, step, told: loss(model, step))
+        return Terms(on_step=lambda model, batch, step, metrics: loss(model, step))

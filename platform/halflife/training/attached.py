@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from halflife.models.model import Model
 from halflife.rng import seed_of
 from halflife.training.companion import PREFIX, Companion
-from halflife.training.seen import Seen, Told
+from halflife.training.seen import Metrics, Seen
 
 
 class Attached:
@@ -42,10 +42,10 @@ class Attached:
         activations = {
             site: _Scaled.apply(found, strength) if strength else found.detach() for site, found in activations.items()
         }
-        told = Told()
-        loss = self.module(activations, told)
-        for name, value in {"loss": loss, **told.values}.items():
-            seen.tell(f"{self.companion.name}/{name}", value.detach() * seen.share)
+        metrics = Metrics()
+        loss = self.module(activations, metrics)
+        for name, value in {"loss": loss, **metrics.values}.items():
+            seen.log(f"{self.companion.name}/{name}", value.detach() * seen.share)
         return loss * seen.share
 
     def clear(self) -> None:

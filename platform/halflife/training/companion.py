@@ -68,7 +68,7 @@ class Companion:
 
     def build(self, width: int, seed: int) -> Any:
         """A torch module that is called with (activations by site, each (rows, length, width) in fp32;
-        `training.seen.Told`) and returns its loss, a mean over these rows. What it tells as `fvu` is logged as
+        `training.seen.Metrics`) and returns its loss, a mean over these rows. What it logs as `fvu` is recorded as
         `<name>/fvu`. Its parameters and buffers are in the checkpoints. It draws nothing at random after it is built.
         If it has a method `after_step`, that is called after each of its steps, for constraints on its weights."""
         raise NotImplementedError(f"{type(self).__name__} builds no module")

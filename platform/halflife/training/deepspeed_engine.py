@@ -35,7 +35,7 @@ from halflife.training.objective import Loss, Terms
 from halflife.training.prefetch import on_device
 from halflife.training.ranks import DefaultGroup, Ranks, SingleProcess, all_sum, init_single_process
 from halflife.training.recipe import Recipe
-from halflife.training.seen import Seen, Told
+from halflife.training.seen import Metrics, Seen
 from halflife.training.sharded_muon import ShardedMuon
 from halflife.training.torch_engine import keep_memory, rows_that_fit
 from halflife.training.torch_optimizers import Joined, build
@@ -112,15 +112,15 @@ class DeepSpeedEngine:
         rows = self.micro_rows or rows_that_fit(
             self.model.architecture, self.model.vocabulary, batch.shape[1], self.device
         )
-        told = Told()
+        metrics = Metrics()
         parts = tokens.split(rows)
         # losses are means over the predicted tokens of the global batch, and gradients are averaged over the ranks
         predicted = (torch.as_tensor(batch)[:, 1:] >= 0).sum() / self.ranks.count
         for number, part in enumerate(parts, start=1):
             self.engine.set_gradient_accumulation_boundary(number == len(parts))
-            loss = self.engine(part, step, predicted, len(part) / len(tokens), told)
+            loss = self.engine(part, step, predicted, len(part) / len(tokens), metrics)
             self.engine.backward(loss, scale_wrt_gas=False)
-        return {metric: all_sum(value.clone()).div_(self.ranks.count) for metric, value in told.values.items()}
+        return {metric: all_sum(value.clone()).div_(self.ranks.count) for metric, value in metrics.values.items()}
 
     def step(self, lr_multiplier: float) -> Tensor:
         self.lr_multiplier = lr_multiplier
@@ -287,13 +287,13 @@ class _Loss(nn.Module):
         super().__init__()
         self.model, self.recipe, self.losses = model, recipe, losses
 
-    def forward(self, tokens: Tensor, step: int, predicted: Tensor, share: float, told: Told) -> Tensor:
+    def forward(self, tokens: Tensor, step: int, predicted: Tensor, share: float, metrics: Metrics) -> Tensor:
         def predict(model: Model) -> Tensor:
             with _autocast(self.recipe, tokens.device):
                 return model(read(tokens)[:, :-1])
 
         seen = Seen(
-            told.values,
+            metrics.values,
             logits=predict(self.model),
             targets=tokens[:, 1:],
             predicted=predicted,

@@ -138,7 +138,7 @@ class LatentAttack(Objective):
             key=(stage.seed, "latent attack", stage.depth),
             device=context.device,
         )
-        return Terms(on_step=lambda model, batch, step, told: loss(model, step, told))
+        return Terms(on_step=lambda model, batch, step, metrics: loss(model, step, metrics))
 
 
 def _paired(right: Sequence[Item], wrong: Sequence[Item], name: str) -> list[Item]:

@@ -191,10 +191,10 @@ class _Loop:
 
     def _read_losses(self) -> None:
         first, sums = self.progress.step - len(self.unread), self.progress.sums
-        scalars = [value for told in self.unread for value in told.values()]
+        scalars = [value for metrics in self.unread for value in metrics.values()]
         values = iter(torch.stack(scalars).tolist() if scalars else [])
-        for step, told in enumerate(self.unread, start=first):
-            for metric, value in zip(told, values, strict=False):
+        for step, metrics in enumerate(self.unread, start=first):
+            for metric, value in zip(metrics, values, strict=False):
                 if not math.isfinite(value):
                     name = "the training loss" if metric == "train/loss" else metric
                     tokens = step * self.recipe.batch_tokens

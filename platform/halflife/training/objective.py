@@ -60,7 +60,7 @@ class Terms:
     """Called with every microbatch: tokens (rows, sequence + 1) with `data.loss_mask`'s marks, and the one forward pass
     over them (`training.seen.Seen`). Returns their share of a mean over the predicted tokens of the global batch."""
     on_step: Loss | None = None
-    """Called once a step with the global batch and `training.seen.Told`; makes forward passes of its own."""
+    """Called once a step with the global batch and `training.seen.Metrics`; makes forward passes of its own."""
     pull: Pull | None = None
     sites: tuple[Site, ...] = ()
     """Whose activations `on_batch` reads"""

@@ -16,7 +16,7 @@ from halflife.models.hooks import edited
 from halflife.models.model import Model
 from halflife.models.sites import Site
 from halflife.rng import generator
-from halflife.training.seen import Told
+from halflife.training.seen import Metrics
 
 LEAST_NORM = 1e-20
 """Of a gradient or a perturbation that is divided by its norm: squares of smaller numbers are 0 in float32."""
@@ -46,19 +46,19 @@ class AttackLoss:
         self.sites, self.radius, self.steps, self.step_size, self.random = sites, radius, steps, step_size, random
         self.strength, self.batch, self.key, self.device = strength, batch, key, device
 
-    def __call__(self, model: Model, step: int, told: Told) -> Tensor:
+    def __call__(self, model: Model, step: int, metrics: Metrics) -> Tensor:
         """strength x nats per answer token."""
         index = generator(*self.key, step).permutation(len(self.right.tokens))[: self.batch]
         right = self.right.take(index, self.device)
-        found = self.attack(model, index, step, told) if self.radius else {}
+        found = self.attack(model, index, step, metrics) if self.radius else {}
         with edited(model, found):
             loss = right.loss(model)
-        told.tell("latent-attack/loss", loss)
+        metrics.log("latent-attack/loss", loss)
         if found and self.wrong is None:
-            told.tell("latent-attack/end_loss", loss)
+            metrics.log("latent-attack/end_loss", loss)
         return loss if self.strength == 1 else self.strength * loss
 
-    def attack(self, model: Model, index: np.ndarray, step: int, told: Told) -> dict[Site, Perturbation]:
+    def attack(self, model: Model, index: np.ndarray, step: int, metrics: Metrics) -> dict[Site, Perturbation]:
         """The perturbations that the attacker ends with, for the items at `index`. Changes no gradient of a weight."""
         texts = (self.right if self.wrong is None else self.wrong).take(index, self.device)
         descent = -self.step_size if self.wrong is None else self.step_size
@@ -72,14 +72,14 @@ class AttackLoss:
             for number in range(self.steps):
                 loss = texts.loss(model)
                 if number == 0:
-                    told.tell("latent-attack/start_loss", loss)
+                    metrics.log("latent-attack/start_loss", loss)
                 with torch.autocast(texts.tokens.device.type, enabled=False):  # a backward pass has its own types
                     gradients = torch.autograd.grad(loss, [each.value for each in found.values()])
                 for each, gradient in zip(found.values(), gradients, strict=True):
                     each.step(gradient, descent)
             if self.wrong is not None:
                 with torch.no_grad():
-                    told.tell("latent-attack/end_loss", texts.loss(model))
+                    metrics.log("latent-attack/end_loss", texts.loss(model))
         for each in found.values():
             each.value = each.value.detach()
         return found

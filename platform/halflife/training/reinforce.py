@@ -14,7 +14,7 @@ from halflife.evaluation.scoring import evaluating
 from halflife.models.model import Model
 from halflife.rng import generator
 from halflife.training.rewards import Score
-from halflife.training.seen import Told
+from halflife.training.seen import Metrics
 
 
 class Reinforce:
@@ -35,10 +35,10 @@ class Reinforce:
         self.reference, self.key = reference, key
         self.policy = {"temperature": described.temperature, "vocabulary": vocabulary}
 
-    def loss(self, model: Model, batch: Tensor, step: int, told: Told) -> Tensor:
+    def loss(self, model: Model, batch: Tensor, step: int, metrics: Metrics) -> Tensor:
         """Its gradient is strength times that of -(mean return of a completion + entropy)."""
         rollouts, rewards, before = self.experience(model, step)
-        return self.update(model, rollouts, rewards, before, told)
+        return self.update(model, rollouts, rewards, before, metrics)
 
     def experience(self, model: Model, step: int) -> tuple[Rollouts, Tensor, Tensor | None]:
         """Completions, their rewards (rows, length), and log p_0 of their tokens, of that shape, with beta."""
@@ -52,13 +52,15 @@ class Reinforce:
             before = self._own(self.reference, rollouts)[0] if self.reference is not None else None
         return rollouts, rewards, before
 
-    def update(self, model: Model, rollouts: Rollouts, rewards: Tensor, before: Tensor | None, told: Told) -> Tensor:
+    def update(
+        self, model: Model, rollouts: Rollouts, rewards: Tensor, before: Tensor | None, metrics: Metrics
+    ) -> Tensor:
         own, entropy = self._own(model, rollouts)
         returns = rewards
         if before is not None:
             divergence = (own.detach() - before) * rollouts.valid
             returns = rewards - self.of.beta * divergence
-            told.tell(f"{self.of.name}/kl", divergence.sum(1).mean())
+            metrics.log(f"{self.of.name}/kl", divergence.sum(1).mean())
         if self.of.advantage == "reward-to-go":
             advantages = leave_one_out(to_go(returns, self.of.discount), rollouts)
         else:
@@ -66,7 +68,7 @@ class Reinforce:
         spread = rollouts.by_group(rewards.sum(1)).var(0, correction=0).mean()
         values = {"reward": rewards.sum(1).mean(), "reward_variance": spread, "entropy": entropy.mean()}
         for measure, value in {**values, "length": rollouts.valid.sum(1).float().mean()}.items():
-            told.tell(f"{self.of.name}/{measure}", value)
+            metrics.log(f"{self.of.name}/{measure}", value)
         gained = (advantages * own * rollouts.valid).sum(1).mean() + self.of.entropy * entropy.mean()
         return -self.of.strength * gained
 

@@ -12,20 +12,20 @@ from halflife.models.sites import Site
 
 
 @dataclass
-class Told:
+class Metrics:
     """Values that objectives log. Reading one waits for the device, so they stay there until they are needed."""
 
     values: dict[str, Tensor] = field(default_factory=dict)
     """By metric; scalars"""
 
-    def tell(self, metric: str, value: Tensor) -> None:
-        """Add to a metric `<task>/<measure>` of this step: a microbatch tells its share of the step's mean."""
+    def log(self, metric: str, value: Tensor) -> None:
+        """Add to a metric `<task>/<measure>` of this step: a microbatch logs its share of the step's mean."""
         value = value.detach().float()
         self.values[metric] = self.values[metric] + value if metric in self.values else value
 
 
 @dataclass
-class Seen(Told):
+class Seen(Metrics):
     """The forward pass over some rows of a batch."""
 
     logits: Tensor = field(kw_only=True)

@@ -27,7 +27,7 @@ def next_token(label_smoothing: float, strength: float, *, masked: bool, compile
     def loss(model: Model, batch: Tensor, step: int, seen: Seen) -> Tensor:
         value = function(seen.logits, seen.targets, label_smoothing)
         value = seen.mean(value) if masked else value * seen.share
-        seen.tell("train/loss", value)
+        seen.log("train/loss", value)
         return value if strength == 1 else strength * value
 
     return loss
@@ -41,7 +41,7 @@ def matching_logits(reference: Model, strength: float, metric: str | None = None
             before = seen.predict(reference)
         divergence = summed_divergence(before, seen.logits, seen.targets >= 0)
         if metric:
-            seen.tell(metric, seen.mean(divergence))
+            seen.log(metric, seen.mean(divergence))
         return seen.mean(strength * divergence)
 
     return loss
@@ -60,7 +60,7 @@ def matching_activations(reference: Model, sites: Sequence[Site], strength: floa
             error = (seen.activations[site].float() - theirs).square().sum(-1)
             errors.append((error / theirs.square().sum(-1)).mean())
         value = seen.share * torch.stack(errors).mean()
-        seen.tell(metric, value)
+        seen.log(metric, value)
         return strength * value
 
     return loss

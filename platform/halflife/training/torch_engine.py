@@ -33,7 +33,7 @@ from halflife.training.objective import Terms
 from halflife.training.prefetch import on_device
 from halflife.training.ranks import Ranks, SingleProcess
 from halflife.training.recipe import Recipe
-from halflife.training.seen import Seen, Told
+from halflife.training.seen import Metrics, Seen
 from halflife.training.torch_optimizers import build, load_state_tensors, state_tensors
 
 KEPT_BYTES = 2**30
@@ -79,21 +79,21 @@ class TorchEngine:
 
     def gradients(self, batch: np.ndarray | Tensor, step: int) -> dict[str, Tensor]:
         tokens = on_device(batch, self.device)
-        told = Told()
+        metrics = Metrics()
         for parameter in self.parameters:
             parameter.grad = None
         for companion in self.companions:
             companion.clear()
         if self.on_batch or self.companions:
-            self._batch_gradients(tokens, step, told)
+            self._batch_gradients(tokens, step, metrics)
         for loss in self.on_step:
             with eagerly(self.execution):  # completions and examples have many lengths
                 with self._autocast():
-                    value = loss(self.model, tokens, step, told)
+                    value = loss(self.model, tokens, step, metrics)
                 value.backward()
-        return told.values
+        return metrics.values
 
-    def _batch_gradients(self, tokens: Tensor, step: int, told: Told) -> None:
+    def _batch_gradients(self, tokens: Tensor, step: int, metrics: Metrics) -> None:
         rows = self.micro_rows or rows_that_fit(
             self.model.architecture, self.model.vocabulary, tokens.shape[1], self.device
         )
@@ -102,13 +102,13 @@ class TorchEngine:
         masked = self.recipe.has_loss_mask
         predicted = (tokens[:, 1:] >= 0).sum() if masked else tokens[:, 1:].numel()
         for part in tokens.split(rows):
-            seen = self._forward(part, predicted, len(part) / len(tokens), told)
+            seen = self._forward(part, predicted, len(part) / len(tokens), metrics)
             losses = [loss(self.model, part, step, seen) for loss in self.on_batch]
             losses += [companion.loss(seen) for companion in self.companions]
             del seen  # its logits are as large as the gradient that the backward pass allocates
             reduce(add, losses).backward()
 
-    def _forward(self, rows: Tensor, predicted: Tensor | int, share: float, told: Told) -> Seen:
+    def _forward(self, rows: Tensor, predicted: Tensor | int, share: float, metrics: Metrics) -> Seen:
         with self._autocast(), tapped(self.model, self.sites) if self.sites else nullcontext({}) as activations:
             logits, targets = self._predicted(self.model, rows)
 
@@ -117,7 +117,7 @@ class TorchEngine:
                 return self._predicted(model, rows)[0]
 
         return Seen(
-            told.values,
+            metrics.values,
             logits=logits,
             targets=targets,
             predicted=predicted,
