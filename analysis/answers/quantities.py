@@ -75,13 +75,15 @@ def values(data: StudyData, quantity: Quantity) -> pl.DataFrame:
     key = f"quantity/{quantity!r}"
     if key not in data.derived:
         found = _readings(data, quantity)
-        rows = [astuple(found[trial]) for trial in data.trials["trial"]]
-        about = data.trials.select("trial", "role", *(n for n in data.parameters if n not in ("trial", "role")))
-        if taken := set(about.columns) & set(READING):
-            about = about.rename({name: f"parameter_{name}" for name in taken})
-        frame = pl.DataFrame(rows, schema=READING, orient="row")
-        data.derived[key] = pl.concat([about, frame], how="horizontal")
+        frame = pl.DataFrame([astuple(found[trial]) for trial in data.trials["trial"]], schema=READING, orient="row")
+        data.derived[key] = pl.concat([about(data), frame], how="horizontal")
     return data.derived[key]
+
+
+def about(data: StudyData) -> pl.DataFrame:
+    """trial, role and the parameters of every trial; one that has the name of a column of READING gets a prefix."""
+    frame = data.trials.select("trial", "role", *(n for n in data.parameters if n not in ("trial", "role")))
+    return frame.rename({name: f"parameter_{name}" for name in frame.columns if name in READING})
 
 
 def _readings(data: StudyData, quantity: Quantity) -> dict[str, Reading]:

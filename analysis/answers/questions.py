@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.answers.quantities import values
+from analysis.answers.quantities import about, values
 from analysis.decay.floors import floors
 from analysis.decay.formulas import crossing, rising
 from analysis.decay.numbers import reference_times
@@ -41,7 +41,7 @@ class Found:
 
     estimates: Estimates
     used: pl.DataFrame
-    """The rows of `quantities.values` that it is about."""
+    """The rows of `quantities.values` that it is about, with SETTING and `quantity`, its name."""
     further: dict[str, Any] = field(default_factory=dict)
     """By name: a number, an Interval or a Median over seeds, text, or a list of names."""
 
@@ -60,10 +60,22 @@ class Answer:
     missing: dict[str, int] = field(default_factory=dict)
     """By reason, the trials without a number."""
     problem: str = ""
+    used: pl.DataFrame = field(default_factory=pl.DataFrame, repr=False, compare=False)
+    """The rows of `quantities.values` that it is about: trial, role, parameters, value, low, high, hits, trials,
+    reason, `quantity` (its name) and `_setting` (what else sets trials of a cell apart). Without columns if there are
+    none."""
+    invalid: tuple[str, ...] = ()
+    """Names of required checks of the sweep that fail: then no verdict is claimed."""
+
+    @property
+    def valid(self) -> bool:
+        return not self.invalid
 
     @property
     def word(self) -> str:
-        """effect | equivalent | undecided | reported"""
+        """effect | equivalent | undecided | reported | not valid"""
+        if not self.valid:
+            return "not valid"
         if not self.question.has_verdict:
             return "reported"
         return "undecided" if self.verdict is None else self.verdict.answer
@@ -115,7 +127,7 @@ def _estimated(data: StudyData, question: Question) -> Answer:
         question=question, quantities=quantities, estimates=found.estimates, further=found.further,
         trials=found.used.height,
         censored=found.used.filter(pl.col("reason").is_null() & pl.col("value").is_null()).height,
-        missing=dict(reasons.value_counts(sort=True).iter_rows()),
+        missing=dict(reasons.value_counts(sort=True).iter_rows()), used=found.used,
     )  # fmt: skip
 
 
@@ -133,7 +145,7 @@ def _selected(data: StudyData, question: Question, quantity: Quantity, *needed: 
     frame = frame.drop_nulls([SEED, *needed])
     if frame.is_empty():
         raise UserError("no trial has been measured yet")
-    return _apart(data, frame, [SEED, *needed])
+    return _apart(data, frame, [SEED, *needed]).with_columns(quantity=pl.lit(quantity.name))
 
 
 def _level(frame: pl.DataFrame, name: str, given: Any) -> Any:
@@ -290,8 +302,11 @@ def _decay(data: StudyData, question: Decay, quantities: tuple[Quantity, ...]) -
         for row in savings.drop_nulls("ratio").iter_rows(named=True)
     }
     used = settled.select(
-        value="floor", reason=pl.when(pl.col("kind") != "settled").then(pl.lit("retention has not settled"))
-    )
+        "trial", value="floor", low="floor", high="floor", quantity=pl.lit("floor"),
+        hits=pl.lit(None, pl.Float64), trials=pl.lit(None, pl.Float64),
+        reason=pl.when(pl.col("kind") != "settled").then(pl.lit("retention has not settled")),
+    )  # fmt: skip
+    used = about(data).join(used, on="trial").with_columns(pl.lit("").alias(SETTING))
     return Found(estimates=estimates, used=used, further=further)
 
 

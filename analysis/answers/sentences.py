@@ -14,7 +14,8 @@ from analysis.stats.settling import Range
 from halflife.tracking.questions import Association, Contrast, Curve, Decay, Frontier, Quantity, Trend
 from halflife.tracking.schema import Declaration
 
-WORDS = {"effect": "Effect", "equivalent": "Equivalent", "undecided": "Undecided", "reported": "Reported"}
+WORDS = {"effect": "Effect", "equivalent": "Equivalent", "undecided": "Undecided", "reported": "Reported",
+         "not valid": "Not valid"}  # fmt: skip
 
 
 @dataclass(frozen=True)
