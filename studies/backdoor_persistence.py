@@ -15,7 +15,7 @@ from typing import Literal
 
 from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.errors import UserError
-from halflife.kits import axes, backdoor
+from halflife.kits import axes, backdoor, backdoor_questions
 from halflife.kits.axes import Varied
 from halflife.kits.backdoor import CONTROLS, IMPLANTED, Cell, Treatment
 from halflife.kits.elicitation import FIGURES, described, elicitation
@@ -224,6 +224,7 @@ def declare(preset: str, settings: Settings, corpus: str, sizes: tuple[int, ...]
     varied = axes.declared(AXES, settings)
     if settings.strength is None:
         varied = (replace(varied[0], values=varied[0].values[:1]), *varied[1:])
+    reference = {axis.name: axis.values[0] for axis in varied if len(axis.values) > 1}
     return backdoor.declare(
         settings,
         corpus,
@@ -240,6 +241,7 @@ def declare(preset: str, settings: Settings, corpus: str, sizes: tuple[int, ...]
         ),
         prompts=described(settings.soft_prompts),
         notes=tuple(_notes(settings)),
+        **backdoor_questions.asked(reference, several=len(sizes) > 1, relearn=settings.relearn),
     )
 
 
