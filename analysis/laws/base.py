@@ -28,8 +28,8 @@ steps.
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +68,17 @@ class Parameter:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Derived:
+    """A number that follows from a law's parameters, such as a compute-optimal exponent: shown with its interval."""
+
+    function: Function
+    """Of the parameters, in order; elementwise."""
+    meaning: str
+    log: bool = False
+    """Whether it is positive and its interval is searched on the logarithm."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Law:
     """A law y = function(*inputs, *parameters), elementwise in float64. The module says how to declare one."""
 
@@ -85,11 +96,19 @@ class Law:
     """Parameters in which the value is linear and homogeneous given the others: starts solve for them."""
     floor: str | None = None
     """The parameter that the decay settles at."""
+    half_name: str = "half-life"
+    """What `half` is called: time to half recovery in a curve that rises."""
+    derived: Mapping[str, Derived] = field(default_factory=dict, hash=False)
+    """By name, what follows from the parameters."""
+    purpose: str = ""
+    """What it is for: its place in the menu (`python -m analysis laws`). Default: PURPOSE of the function's module."""
 
     def __post_init__(self) -> None:
         unknown = set(self.linear) - set(self.names)
         if unknown or len(set(self.names)) != len(self.names):
             raise UserError(f"law {self.name}: parameters {self.names} must differ and include linear {self.linear}")
+        if not self.purpose:
+            object.__setattr__(self, "purpose", getattr(self.function, "__globals__", {}).get("PURPOSE", "your own"))
         about = [
             f"    {p.name} in [{p.low:g}, {p.high:g}]{' (solved as its logarithm)' if p.log else ''}: {p.meaning}"
             for p in self.parameters

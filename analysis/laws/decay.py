@@ -10,6 +10,7 @@ import numpy as np
 
 from analysis.laws.base import Parameter, law
 
+PURPOSE = "decay of a skill after the drop"
 LEVEL = Parameter(name="a", low=0, high=1e12, unit="y", start=(0.5, 1.2), meaning="level at the drop")
 FLOOR = Parameter(name="f", low=0, high=1e12, unit="y", start=(0, 0.5), meaning="level that decay settles at")
 SCALE = Parameter(name="T", low=1e-12, high=1e21, log=True, unit="x", meaning="time scale, in units of x")
@@ -184,7 +185,7 @@ def bnsl(x, f, b, c0, c1, d, g):
         Parameter(name="A", low=-1e12, high=1e12, unit="y", start=(0.5, 1.5), meaning="total rise of the loss"),
         SCALE, EXPONENT,
     ),
-    linear=("L0", "A"), half=lambda l0, a, t, b: t * np.expm1(np.log(2) / b),
+    linear=("L0", "A"), half=lambda l0, a, t, b: t * np.expm1(np.log(2) / b), half_name="time to half of the rise",
 )  # fmt: skip
 def cpt_loss_shift(x, l0, a, t, b):
     """Half-life: where half of the rise A has happened."""

@@ -16,6 +16,7 @@ from analysis.laws.base import Law, Parameter, law
 from analysis.laws.decay import exponential, exponential_floor, power_floor, shifted_power, stretched
 from analysis.stats.arrays import Array
 
+PURPOSE = "half-life over size and other axes"
 SOURCE = "separable in logarithms, following the decay and backdoor literature; gamma as in Tirumala 2022"
 MILLION = 1e6
 T0 = Parameter(name="T0", low=1e-12, high=1e21, log=True, unit="y", meaning="half-life at a million parameters")

@@ -6,6 +6,7 @@ import numpy as np
 
 from analysis.laws.base import Parameter, law
 
+PURPOSE = "human forgetting"
 FREE = Parameter(name="a", low=-1e12, high=1e12, unit="y", start=(0, 1.2), meaning="level at x = 1")
 
 

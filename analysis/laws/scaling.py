@@ -6,6 +6,7 @@ import numpy as np
 
 from analysis.laws.base import Parameter, law
 
+PURPOSE = "loss over parameters, tokens and compute"
 HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556, equation 2 and appendix D.3"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from analysis.laws.base import Law, Parameter, law
 from analysis.stats.arrays import Array
 
+PURPOSE = "loss over the length of a soft prompt"
 SOURCE = "Nordby 2025, arXiv 2505.14943, for the measure; the forms are those of decay"
 LIMIT = Parameter(name="E", low=0, high=1e12, unit="y", start=(-0.1, 0.5), meaning="loss with a prompt of any length")
 GAIN = Parameter(name="A", low=0, high=1e12, unit="y", start=(0.3, 1.2), meaning="loss that a prompt can remove")
@@ -21,6 +22,7 @@ LENGTH = Parameter(name="K", low=1e-6, high=1e9, log=True, start=(0.1, 100), mea
 @law(
     name="soft_prompt_exponential", formula="L = E + A exp(-k/K)", source=SOURCE, inputs=("k",),
     parameters=(LIMIT, GAIN, LENGTH), linear=("E", "A"), half=lambda e, a, k0: k0 * np.log(2),
+    half_name="tokens for half of the gain",
 )  # fmt: skip
 def soft_prompt_exponential(k, e, a, k0):
     """Half-life: tokens for half of the gain."""
@@ -34,7 +36,7 @@ def soft_prompt_exponential(k, e, a, k0):
         LIMIT, GAIN, LENGTH,
         Parameter(name="b", low=0.01, high=50, log=True, start=(0.1, 3), meaning="exponent of the tail"),
     ),
-    linear=("E", "A"), half=lambda e, a, k0, b: k0 * np.expm1(np.log(2) / b),
+    linear=("E", "A"), half=lambda e, a, k0, b: k0 * np.expm1(np.log(2) / b), half_name="tokens for half of the gain",
 )  # fmt: skip
 def soft_prompt_power(k, e, a, k0, b):
     """Half-life: tokens for half of the gain."""
