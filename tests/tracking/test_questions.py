@@ -33,6 +33,7 @@ HALF_LIFE = Quantity(
     moment=Crossing(threshold=0.5), against=Against(role="absent", how="retention"),
 )  # fmt: skip
 KEPT = Quantity(name="kept", label="what is kept", measure="branch/skill/hits", moment=Last())
+BITS = Quantity(name="bits", label="what it takes", derived="information", unit="bits")
 GAMMA = Trend(name="gamma", label="Does size slow the decay?", quantity="half_life", axis="parameters", primary=True)
 WAYS = Contrast(name="ways", label="Does b keep more than a?", quantity="kept", axis="way", high="b", low="a")
 
@@ -127,6 +128,14 @@ def test_good_questions_have_no_problems():
     assert check(declaration(*asked), TRIALS) == []
 
 
+def test_items_of_a_derived_reading_may_be_asked_about():
+    loss = replace(BITS, name="loss", derived="prompt_loss")
+    asked = Curve(name="c", label="c", quantity="loss", axis="k", where={"kind": "say", "way": "a"})
+    made = declaration(asked, quantities=(loss,))
+    assert check(made, TRIALS) == []
+    assert schema.Declaration.from_json(made.to_json()) == made
+
+
 @pytest.mark.parametrize(
     ("asked", "changes", "said"),
     [
@@ -153,6 +162,18 @@ def test_good_questions_have_no_problems():
         (WAYS, {"quantities": (replace(KEPT, measure="hits"),)}, "expected <phase>/<task>/<measure>"),
         (WAYS, {"quantities": (replace(KEPT, transform="ln"),)}, "transform 'ln': expected one of none, log"),
         (WAYS, {"quantities": (replace(KEPT, against=Against(role="null")),)}, "no trial has the role 'null'"),
+        (WAYS, {"quantities": (replace(KEPT, derived="distance"),)}, "both a measure and a derived reading"),
+        (WAYS, {"quantities": (replace(KEPT, measure=""),)}, "neither a measure nor a derived reading"),
+        (WAYS, {"quantities": (replace(BITS, name="kept", derived="bit"),)}, "no reading 'bit' is known"),
+        (WAYS, {"quantities": (replace(BITS, name="kept", moment=At(amount=1.0)),)}, "leave out `moment`"),
+        (
+            WAYS, {"quantities": (replace(BITS, name="kept", against=Against(role="absent", how="retention")),)},
+            "the derived reading 'information' is no curve",
+        ),
+        (
+            Curve(name="c", label="c", quantity="bits", axis="k"), {"quantities": (BITS,)},
+            "no trial has 'k': expected one of parameters, seed, way",
+        ),
         (WAYS, {"quantities": (KEPT, KEPT)}, "2 quantities are named 'kept'"),
         (Decay(name="d", label="d", outcome="o"), {}, "no outcome 'o' is declared: expected one of skill"),
         (Decay(name="d", label="d", outcome="skill", where={"way": "a"}), {}, "leave out `where`"),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from halflife.tracking import questions
-from halflife.tracking.questions import Quantity, Question
+from halflife.tracking.questions import DERIVED, Last, Quantity, Question
 from halflife.tracking.schema import CHANCE, HITS, LOGPROB, LOSS, TRIALS, Declaration
 
 PRIMARIES = 3
@@ -69,6 +69,34 @@ def _whole(declaration: Declaration) -> Iterator[str]:
 
 
 def _quantity(quantity: Quantity, trials: Sequence[Planned]) -> Iterator[str]:
+    if bool(quantity.measure) == bool(quantity.derived):
+        given = (
+            "both a measure and a derived reading" if quantity.derived else "neither a measure nor a derived reading"
+        )
+        yield f"{given}: expected one of them"
+        return
+    if quantity.derived:
+        yield from _derived(quantity)
+    else:
+        yield from _measured(quantity, trials)
+    for part in (quantity, quantity.moment, quantity.against):
+        yield from _words(part)
+    if quantity.against is not None:
+        roles = sorted({trial.role for trial in trials})
+        if quantity.against.role not in roles:
+            yield f"no trial has the role {quantity.against.role!r}: expected one of {', '.join(roles)}"
+
+
+def _derived(quantity: Quantity) -> Iterator[str]:
+    if quantity.derived not in DERIVED:
+        yield f"no reading {quantity.derived!r} is known: expected one of {', '.join(DERIVED)}"
+    if quantity.moment != Last():
+        yield f"the derived reading {quantity.derived!r} has its own moment: leave out `moment`"
+    if quantity.against is not None and quantity.against.how == "retention":
+        yield f"the derived reading {quantity.derived!r} is no curve: expected how='difference' or 'ratio'"
+
+
+def _measured(quantity: Quantity, trials: Sequence[Planned]) -> Iterator[str]:
     if not (quantity.phase and quantity.task and quantity.measure.rpartition("/")[2]):
         yield f"measure {quantity.measure!r}: expected <phase>/<task>/<measure>"
         return
@@ -81,12 +109,6 @@ def _quantity(quantity: Quantity, trials: Sequence[Planned]) -> Iterator[str]:
     known = all(stage.tasks for stage in stages) and quantity.measure.rpartition("/")[2] in _SCORED
     if known and quantity.task not in tasks and quantity.task != "train":
         yield f"nobody measures {quantity.task!r} in {quantity.phase!r}: expected one of {', '.join(tasks)}"
-    for part in (quantity, quantity.moment, quantity.against):
-        yield from _words(part)
-    if quantity.against is not None:
-        roles = sorted({trial.role for trial in trials})
-        if quantity.against.role not in roles:
-            yield f"no trial has the role {quantity.against.role!r}: expected one of {', '.join(roles)}"
 
 
 def _words(part: Any) -> Iterator[str]:
@@ -118,7 +140,10 @@ def _question(question: Question, declaration: Declaration, trials: Sequence[Pla
             yield f"no trial has the role {role!r}: expected one of {', '.join(sorted(roles))}"
             return
     selected = [trial for trial in selected if trial.role in question.roles]
+    items = {name for each in declaration.quantities if each.name in question.quantities for name in _items(each)}
     for name, value in question.where.items():
+        if name in items:  # what it has is known only from the readings
+            continue
         if name not in parameters:
             yield f"where: no trial has {name!r}: expected one of {', '.join(parameters)}"
             return
@@ -127,7 +152,12 @@ def _question(question: Question, declaration: Declaration, trials: Sequence[Pla
             yield f"where: no trial has {name} = {value!r}"
             return
     for name, needed in question.axes.items():
-        yield from _axis(question, name, needed, parameters, selected)
+        if name not in items:
+            yield from _axis(question, name, needed, parameters, selected)
+
+
+def _items(quantity: Quantity) -> tuple[str, ...]:
+    return DERIVED[quantity.derived].items if quantity.derived in DERIVED else ()
 
 
 def _judged(question: Question) -> Iterator[str]:

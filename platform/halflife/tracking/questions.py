@@ -87,8 +87,76 @@ class Against:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Derived:
+    """A reading that analysis computes from more than one measure (analysis.answers.derived): one row per trial, or per
+    trial and item."""
+
+    text: str
+    """What it is, for which trials, and when it is censored."""
+    items: tuple[str, ...] = ()
+    """Columns that it adds to those of trials; a question may name them as axis, as items or in `where`."""
+
+
+_PROMPT_ITEMS = ("moment", "kind", "length")
+"""moment: when prompts were fitted, by the phase (`prompts-at-the-drop`: "at the drop"; `prompts`: ""). kind, length:
+of a behaviour such as `say-16` ("say", 16); kind is the whole name where there is no number, and length null."""
+DERIVED = {
+    "prompt_loss": Derived(
+        text="held-out loss, nats per token of the answer, with the best restart (by training loss) of each k",
+        items=("k", *_PROMPT_ITEMS),
+    ),
+    "prompt_success": Derived(
+        text="share of right answers with the best restart of each k, with its counts; as judged, where answers are",
+        items=("k", *_PROMPT_ITEMS),
+    ),
+    "distance": Derived(
+        text="C: the fewest tokens that reach the declared `matched_loss`, or without one close half of the gap in "
+        "loss (of that behaviour, size and seed, which models share), to one token where it was searched for; above "
+        "the largest k (low) if none does; missing without a gain",
+        items=_PROMPT_ITEMS,
+    ),
+    "success_distance": Derived(
+        text="the fewest tokens with which half of the answers are right, above chance; above the largest k if none do",
+        items=_PROMPT_ITEMS,
+    ),
+    "information": Derived(
+        text="bits of a prompt: the least bits per number x numbers, over k, restarts and roundings, that reach the "
+        "threshold of `distance`; above the most tried if none does; missing without a gain, or without rounding",
+        items=_PROMPT_ITEMS,
+    ),
+    **{
+        f"fragility_{name}": Derived(text=f"{text}, of the prompts that reach `matched_loss`, at the k that most have")
+        for name, text in (
+            ("f1", "gradient under noise"), ("f2", "rise of the loss under noise"), ("f3", "its worst rise"),
+            ("r50", "radius of noise that halves success"), ("curvature", "largest curvature"),
+        )
+    },
+    "own_savings": Derived(
+        text="ln T(new, old) + ln T(old, new) - ln T(old, old) - ln T(new, new): T tokens until relearning a pair "
+        "of (trigger, payload) reaches success 0.5, in trials of any role that relearn all four. Treatment minus absent "
+        "is the saving that is specific to the backdoor (analysis.decay.savings.interactions)",
+    ),
+    "share_left": Derived(
+        text="share of the advantage at the drop over the never-exposed control that each reading of the skill still "
+        "has at the end (analysis.decay.erasure.shares): 1 all, 0 nothing; relearning: the saving; bounds where a time "
+        "is censored. reading: said, shots, choice, layer, relearning",
+        items=("reading",),
+    ),
+    "first_objective": Derived(
+        text="a search's first objective on the seeds that it never saw (role held-out). chosen: reference; best "
+        "first, best second: the setting that was best in the first, second objective on the search's own seeds, among those "
+        "that met the constraints; a setting that is several of these has as many rows",
+        items=("chosen",),
+    ),
+    "second_objective": Derived(text="its second objective, likewise", items=("chosen",)),
+}  # fmt: skip
+"""By name, what a Quantity may have as `derived`. Its transform applies as to measures; of `against` only difference
+and ratio do."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """How one number is read from a trial: measure, moment, control, transform.
+    """How one number is read from a trial: a measure at a moment, or a derived reading; control, transform.
 
     Logarithms are natural. A difference after `log` is the ln of a ratio, and is reported as a factor.
     """
@@ -96,8 +164,11 @@ class Quantity:
     name: str
     label: str
     """In words, as the subject of a sentence: "the half-life"."""
-    measure: str
-    """`<phase>/<task>/<measure>`; with the measure `hits` the rate of hits among trials, whose counts are kept."""
+    measure: str = ""
+    """`<phase>/<task>/<measure>`, of a search `objective/<name>`; with the measure `hits` the rate of hits among
+    trials, whose counts are kept."""
+    derived: str = ""
+    """Instead of measure and moment: a name in DERIVED."""
     moment: Moment = field(default_factory=Last)
     unit: str = ""
     transform: str = "none"
