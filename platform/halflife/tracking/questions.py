@@ -132,8 +132,8 @@ DERIVED = {
         )
     },
     "own_savings": Derived(
-        text="ln T(new, old) + ln T(old, new) - ln T(old, old) - ln T(new, new): T tokens until relearning a pair "
-        "of (trigger, payload) reaches success 0.5, in trials of any role that relearn all four. Treatment minus absent "
+        text="ln T(new, old) + ln T(old, new) - ln T(old, old) - ln T(new, new): T tokens until relearning a pair of "
+        "(trigger, payload) reaches success 0.5, in trials of any role that relearn all four. Treatment minus absent "
         "is the saving that is specific to the backdoor (analysis.decay.savings.interactions)",
     ),
     "share_left": Derived(
@@ -143,9 +143,9 @@ DERIVED = {
         items=("reading",),
     ),
     "first_objective": Derived(
-        text="a search's first objective on the seeds that it never saw (role held-out). chosen: reference; best "
-        "first, best second: the setting that was best in the first, second objective on the search's own seeds, among those "
-        "that met the constraints; a setting that is several of these has as many rows",
+        text="a search's first objective on the seeds that it never saw (role held-out). chosen: reference, or "
+        "best first, best second: the setting that was best in the first, second objective on the search's own seeds "
+        "among those that met the constraints; a setting that is several of these has as many rows",
         items=("chosen",),
     ),
     "second_objective": Derived(text="its second objective, likewise", items=("chosen",)),
