@@ -171,7 +171,7 @@ def _apart(data: StudyData, frame: pl.DataFrame, cell: Sequence[str]) -> pl.Data
     return frame.with_columns((pl.concat_str(texts, separator=", ") if texts else pl.lit("")).alias(SETTING))
 
 
-def _cells(frame: pl.DataFrame, cell: Sequence[str]) -> pl.DataFrame:
+def cells(frame: pl.DataFrame, cell: Sequence[str]) -> pl.DataFrame:
     """One row per cell: value, low and high, means over its settings; null unless every setting has them."""
     settings = frame[SETTING].n_unique()
     whole = [
@@ -184,7 +184,7 @@ def _cells(frame: pl.DataFrame, cell: Sequence[str]) -> pl.DataFrame:
 def _trend(data: StudyData, question: Trend, quantities: tuple[Quantity, ...]) -> Found:
     frame = _selected(data, question, quantities[0], question.axis)
     # A value known only from above has no place in a slope, as in analysis.stats.scaling.
-    table = _cells(frame, [SEED, question.axis]).with_columns(
+    table = cells(frame, [SEED, question.axis]).with_columns(
         value=pl.when(pl.col("low").is_finite()).then("low"), late=pl.col("low") != pl.col("high")
     )
     table = table.filter(pl.col("value").is_not_null())
@@ -237,7 +237,7 @@ def _curve(data: StudyData, question: Curve, quantities: tuple[Quantity, ...]) -
                              amounts[-1], amounts[0])  # fmt: skip
     grows = bool(np.nanmean(estimates.values) >= 0) if np.isfinite(estimates.values).any() else True
     reached, flat = [], []
-    for (_,), part in _cells(frame, [SEED, question.axis]).drop_nulls("value").group_by([SEED]):
+    for (_,), part in cells(frame, [SEED, question.axis]).drop_nulls("value").group_by([SEED]):
         if part.height < len(amounts):
             continue  # a seed without all amounts says neither where it ends nor how it gets there
         part = part.sort(question.axis)
@@ -267,7 +267,7 @@ def _median(found: list[float]) -> Median | None:
 def _association(data: StudyData, question: Association, quantities: tuple[Quantity, ...]) -> Found:
     cell = [SEED, question.items]
     frames = [_selected(data, question, quantity, question.items) for quantity in quantities]
-    one, other = (_cells(frame, cell).select(*cell, "value") for frame in frames)
+    one, other = (cells(frame, cell).select(*cell, "value") for frame in frames)
     table = one.join(other, on=cell, suffix="_other").sort(cell)
     found = per_seed.association(table, "value", "value_other", item=question.items, seed=SEED)
     return Found(estimates=found, used=pl.concat(frames, how="diagonal_relaxed"))
@@ -317,7 +317,7 @@ def _over_seeds(row: dict[str, Any]) -> Interval:
 def _frontier(data: StudyData, question: Frontier, quantities: tuple[Quantity, ...]) -> Found:
     frames = [_selected(data, question, quantity, question.axis) for quantity in quantities]
     one, other = (
-        _cells(frame, [SEED, question.axis]).group_by(question.axis, maintain_order=True).agg(pl.col("value").mean())
+        cells(frame, [SEED, question.axis]).group_by(question.axis, maintain_order=True).agg(pl.col("value").mean())
         for frame in frames
     )
     table = one.join(other, on=question.axis, suffix="_other").drop_nulls()
