@@ -130,7 +130,7 @@ def test_bad_input_is_one_line(folder: Path, data: StudyData) -> None:
         results.figure("half_life", data, axes=Figure().add_axes((0, 0, 1, 1)))
     with pytest.raises(results.UserError, match="there is no column 'tau'"):
         results.fit(data.trials, "exponential", x="tau", y="seed")
-    with pytest.raises(results.UserError, match="there is no law 'none'; laws: "):
+    with pytest.raises(results.UserError, match="there is no law 'none'; `python -m analysis laws` lists all"):
         results.fit(data.trials, "none", x="seed", y="seed")
 
 

@@ -27,16 +27,19 @@ steps.
 
 from __future__ import annotations
 
+import difflib
 import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import UserError
+from analysis.laws import units
 from analysis.stats.arrays import Array
 
 Function = Callable[..., Any]
@@ -48,23 +51,35 @@ STEP = 1e-30
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One parameter with bounds `low` and `high`; with `log` the fitter solves for its logarithm (then low > 0).
+    """One parameter with bounds `low` and `high`; with `log` the fitter solves for its logarithm. Where the law sets no
+    bound, `low` is 0 (with `log`) or -inf and `high` is inf: the fitter then keeps it within the data's own scale.
 
-    Starts are drawn from `start`, a range in the parameter's `unit`: "x" scales it by the span of the (first) input,
-    "y" by that of the response, "1" not at all. The default is the span itself, or the bounds.
+    `unit` says how it is measured, as a product of powers: "x" (the first input), "y" (the response), the name of an
+    input, "1/x", "N^2", "1" for a number without a unit, "ln y" for the logarithm of something in y. `shift` says what
+    else moves when an input's unit changes: A of A/N^alpha has unit "y" and shift "alpha ln N", for it is measured in
+    y N^alpha. Data are fitted in units of their own size wherever units and shifts say how to go back.
+
+    Starts are drawn from `start`, a range in the parameter's `unit`: "x" scales it by the span of that input, "y" by
+    that of the response, others not at all; with a `shift` at the geometric mean of the inputs. The default is the span
+    itself, or the bounds.
     """
 
     name: str
     low: float
     high: float
     log: bool = False
-    unit: Literal["x", "y", "1"] = "1"
+    unit: str = "1"
+    shift: str = ""
     start: tuple[float, float] | None = None
     meaning: str = ""
 
     def __post_init__(self) -> None:
-        if not self.low < self.high or (self.log and self.low <= 0):
-            raise UserError(f"parameter {self.name}: bounds {self.low} to {self.high}; expected low < high, > 0 if log")
+        if not self.low < self.high or (self.log and self.low < 0):
+            raise UserError(
+                f"parameter {self.name}: bounds {self.low} to {self.high}; expected low < high, and 0 or more if log"
+            )
+        units.powers(self.unit)
+        units.shifts(self.shift)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +111,14 @@ class Law:
     """Parameters in which the value is linear and homogeneous given the others: starts solve for them."""
     floor: str | None = None
     """The parameter that the decay settles at."""
+    least: float | None = None
+    """The smallest first input that it is a law of; by default 0 where it has a half-life, which counts from 0."""
     half_name: str = "half-life"
     """What `half` is called: time to half recovery in a curve that rises."""
     derived: Mapping[str, Derived] = field(default_factory=dict, hash=False)
     """By name, what follows from the parameters."""
+    optimum: Function | None = None
+    """(N D, *parameters) -> parameters N and tokens D of the lowest loss at that product, which is compute over 6."""
     purpose: str = ""
     """What it is for: its place in the menu (`python -m analysis laws`). Default: PURPOSE of the function's module."""
 
@@ -107,6 +126,16 @@ class Law:
         unknown = set(self.linear) - set(self.names)
         if unknown or len(set(self.names)) != len(self.names):
             raise UserError(f"law {self.name}: parameters {self.names} must differ and include linear {self.linear}")
+        for parameter in self.parameters:
+            used = {*units.powers(parameter.unit), *(i for i, _, _ in units.shifts(parameter.shift))}
+            named = {name for _, name, _ in units.shifts(parameter.shift)}
+            if used - {"x", "y", *self.inputs} or named - {p.name for p in self.parameters if not p.log}:
+                raise UserError(
+                    f"law {self.name}: unit {parameter.unit!r} and shift {parameter.shift!r} of {parameter.name}; expected "
+                    f"y, inputs ({', '.join(self.inputs)}), and in a shift parameters that are not solved as logarithms"
+                )
+        if self.least is None and (self.decays or self.half is not None):
+            object.__setattr__(self, "least", 0.0)
         if not self.purpose:
             object.__setattr__(self, "purpose", getattr(self.function, "__globals__", {}).get("PURPOSE", "your own"))
         about = [
@@ -125,6 +154,12 @@ class Law:
     def bounds(self) -> tuple[Array, Array]:
         """Low and high, each (P,)."""
         return np.array([p.low for p in self.parameters], float), np.array([p.high for p in self.parameters], float)
+
+    @cached_property
+    def scalable(self) -> tuple[str, ...]:
+        """The inputs, and "y", whose unit may change: the declared units then give the same curve. Tried on numbers, so
+        that a law that declares none, or measures in a unit of its own, is fitted as the data are."""
+        return units.scalable(self)
 
     @property
     def log(self) -> NDArray[np.bool_]:
@@ -211,7 +246,9 @@ def find_law(name: str) -> Law:
     if colon and file.endswith(".py"):
         return _law_of_file(Path(file), own)
     if name not in LAWS:
-        raise UserError(f"there is no law {name!r}; laws: {', '.join(sorted(LAWS))}; your own is FILE.py:NAME")
+        close = difflib.get_close_matches(name, LAWS, n=1)
+        meant = f" (did you mean {close[0]!r}?)" if close else ""
+        raise UserError(f"there is no law {name!r}{meant}; `python -m analysis laws` lists all; yours is FILE.py:NAME")
     return LAWS[name]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from analysis.laws.allocation import balanced, exponents
 from analysis.laws.base import Parameter, law
 
 PURPOSE = "loss over parameters, tokens and compute"
@@ -23,6 +24,8 @@ HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556, equation 2 and appendix D.3"
         Parameter(name="beta", low=0, high=20, start=(0, 2), meaning="exponent of data"),
     ),
     linear=("E", "A", "B"),
+    derived=exponents(3, 4),
+    optimum=lambda product, e, a, b, alpha, beta: balanced(a, b, alpha, beta, product),
 )
 def chinchilla(n, d, e, a, b, alpha, beta):
     log_n, log_d = np.log(n), np.log(d)
@@ -45,6 +48,7 @@ def chinchilla(n, d, e, a, b, alpha, beta):
         Parameter(name="b", low=0, high=20, start=(0, 1), meaning="exponent of both"),
     ),
     linear=("E", "a", "c"),
+    optimum=lambda product, e, a, c, b: balanced(a, c, b, b, product),
 )
 def gadre(n, d, e, a, c, b):
     log_n, log_d = np.log(n), np.log(d)
@@ -53,6 +57,25 @@ def gadre(n, d, e, a, c, b):
     slope_n, slope_d = -log_n * of_size, -log_d * of_data
     second = {(1, 3): -log_n * size, (2, 3): -log_d * data, (3, 3): -log_n * slope_n - log_d * slope_d}
     return e + of_size + of_data, (np.ones(1), size, data, slope_n + slope_d), second
+
+
+@law(
+    name="saturating_power",
+    formula="L = E + A x^-a",
+    source="Hestness et al. 2017, arXiv 1712.00409, section 3; Henighan et al. 2020, arXiv 2010.14701, equation 1.1",
+    parameters=(
+        Parameter(name="E", low=0, high=1e12, unit="y", start=(-2, 1), meaning="limit at large x"),
+        Parameter(name="A", low=1e-130, high=1e130, log=True, start=(1e-3, 1e6), meaning="distance from it at x = 1"),
+        Parameter(name="a", low=0, high=20, start=(0, 2), meaning="exponent of x"),
+    ),
+    linear=("E", "A"),
+)
+def saturating_power(x, e, a, exponent):
+    """x above 0: parameters, tokens, compute or data."""
+    log = np.log(x)
+    power = np.exp(-exponent * log)
+    above = a * power
+    return e + above, (np.ones(1), power, -log * above), {(1, 2): -log * power, (2, 2): log * log * above}
 
 
 @law(
