@@ -16,7 +16,9 @@ PURPOSE = "loss over parameters, tokens and compute"
     source="Muennighoff et al. 2023, arXiv 2305.16264, section 3.1 and appendix A: repeated tokens lose value",
     inputs=("N", "D", "U"),
     parameters=(
-        *chinchilla.parameters,
+        *chinchilla.parameters[:3],
+        Parameter(name="alpha", low=1e-3, high=20, start=(0.05, 2), meaning="exponent of size"),
+        Parameter(name="beta", low=1e-3, high=20, start=(0.05, 2), meaning="exponent of data"),
         Parameter(name="R_D", low=1e-3, high=1e6, log=True, start=(1, 100), meaning="scale of useful repetitions"),
         Parameter(name="R_N", low=1e-3, high=1e6, log=True, start=(1, 100), meaning="the same of excess parameters"),
     ),
