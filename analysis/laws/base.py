@@ -31,7 +31,6 @@ import difflib
 import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import UserError
-from analysis.laws import units
+from analysis.laws.units import powers, shifts
 from analysis.stats.arrays import Array
 
 Function = Callable[..., Any]
@@ -78,8 +77,8 @@ class Parameter:
             raise UserError(
                 f"parameter {self.name}: bounds {self.low} to {self.high}; expected low < high, and 0 or more if log"
             )
-        units.powers(self.unit)
-        units.shifts(self.shift)
+        powers(self.unit)
+        shifts(self.shift)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +112,8 @@ class Law:
     """The parameter that the decay settles at."""
     least: float | None = None
     """The smallest first input that it is a law of; by default 0 where it has a half-life, which counts from 0."""
+    alike: tuple[str, ...] = ()
+    """Inputs that are measured in the same unit, such as tokens and those of them that differ."""
     half_name: str = "half-life"
     """What `half` is called: time to half recovery in a curve that rises."""
     derived: Mapping[str, Derived] = field(default_factory=dict, hash=False)
@@ -127,12 +128,13 @@ class Law:
         if unknown or len(set(self.names)) != len(self.names):
             raise UserError(f"law {self.name}: parameters {self.names} must differ and include linear {self.linear}")
         for parameter in self.parameters:
-            used = {*units.powers(parameter.unit), *(i for i, _, _ in units.shifts(parameter.shift))}
-            named = {name for _, name, _ in units.shifts(parameter.shift)}
+            moves = shifts(parameter.shift)
+            used = {*powers(parameter.unit), *(given for given, _, _ in moves)}
+            named = {name for _, name, _ in moves}
             if used - {"x", "y", *self.inputs} or named - {p.name for p in self.parameters if not p.log}:
                 raise UserError(
-                    f"law {self.name}: unit {parameter.unit!r} and shift {parameter.shift!r} of {parameter.name}; expected "
-                    f"y, inputs ({', '.join(self.inputs)}), and in a shift parameters that are not solved as logarithms"
+                    f"law {self.name}, {parameter.name}: unit {parameter.unit!r}, shift {parameter.shift!r}; expected y, "
+                    f"inputs ({', '.join(self.inputs)}) and, in a shift, parameters that are not solved as logarithms"
                 )
         if self.least is None and (self.decays or self.half is not None):
             object.__setattr__(self, "least", 0.0)
@@ -154,12 +156,6 @@ class Law:
     def bounds(self) -> tuple[Array, Array]:
         """Low and high, each (P,)."""
         return np.array([p.low for p in self.parameters], float), np.array([p.high for p in self.parameters], float)
-
-    @cached_property
-    def scalable(self) -> tuple[str, ...]:
-        """The inputs, and "y", whose unit may change: the declared units then give the same curve. Tried on numbers, so
-        that a law that declares none, or measures in a unit of its own, is fitted as the data are."""
-        return units.scalable(self)
 
     @property
     def log(self) -> NDArray[np.bool_]:

@@ -11,9 +11,10 @@ import numpy as np
 from analysis.laws.base import Parameter, law
 
 PURPOSE = "decay of a skill after the drop"
-LEVEL = Parameter(name="a", low=0, high=1e12, unit="y", start=(0.5, 1.2), meaning="level at the drop")
-FLOOR = Parameter(name="f", low=0, high=1e12, unit="y", start=(0, 0.5), meaning="level that decay settles at")
-SCALE = Parameter(name="T", low=1e-12, high=1e21, log=True, unit="x", meaning="time scale, in units of x")
+INF = float("inf")
+LEVEL = Parameter(name="a", low=0, high=INF, unit="y", start=(0.5, 1.2), meaning="level at the drop")
+FLOOR = Parameter(name="f", low=0, high=INF, unit="y", start=(0, 0.5), meaning="level that decay settles at")
+SCALE = Parameter(name="T", low=0, high=INF, log=True, unit="x", meaning="time scale, in units of x")
 EXPONENT = Parameter(name="b", low=0.01, high=50, log=True, start=(0.1, 3), meaning="exponent of the tail")
 WIXTED = "Wickelgren 1974, Memory & Cognition 2, 775; Wixted 2004, Psychonomic Bulletin & Review 11, 864"
 
@@ -97,8 +98,8 @@ def stretched(x, a, t, s):
     name="double_exponential", formula="y = a1 exp(-x/T) + a2 exp(-x/(k T))",
     source="Rubin, Hinton and Wenzel 1999, JEP: Learning, Memory, and Cognition 25, 1161",
     parameters=(
-        Parameter(name="a1", low=0, high=1e12, unit="y", start=(0.1, 0.9), meaning="part that decays fast"),
-        Parameter(name="a2", low=0, high=1e12, unit="y", start=(0.1, 0.9), meaning="part that decays slowly"),
+        Parameter(name="a1", low=0, high=INF, unit="y", start=(0.1, 0.9), meaning="part that decays fast"),
+        Parameter(name="a2", low=0, high=INF, unit="y", start=(0.1, 0.9), meaning="part that decays slowly"),
         SCALE,
         Parameter(name="k", low=1, high=1e9, log=True, start=(2, 1e3), meaning="slow over fast time scale"),
     ),
@@ -115,7 +116,7 @@ def double_exponential(x, a1, a2, t, k):
     source="Chang et al. 2024, arXiv 2406.11813: retainability is linear in the logarithm of the step",
     parameters=(
         LEVEL, SCALE,
-        Parameter(name="b", low=0, high=1e12, unit="y", start=(0.02, 0.6), meaning="loss per e-fold beyond T"),
+        Parameter(name="b", low=0, high=INF, unit="y", start=(0.02, 0.6), meaning="loss per e-fold beyond T"),
     ),
     half=lambda a, t, b: t * np.expm1(a / (2 * b)), decays=True,
 )  # fmt: skip
@@ -155,11 +156,11 @@ def logistic_log(x, a, t, s):
     name="bnsl", formula="y = f + b x^-c0 (1 + (x/d)^(1/g))^(-c1 g)",
     source="Caballero et al. 2023, arXiv 2210.14891: smoothly broken power law, one break",
     parameters=(
-        Parameter(name="f", low=0, high=1e12, unit="y", start=(0, 0.9), meaning="limit"),
-        Parameter(name="b", low=1e-12, high=1e30, log=True, start=(1e-3, 1e4), meaning="weight"),
+        Parameter(name="f", low=0, high=INF, unit="y", start=(0, 0.9), meaning="limit"),
+        Parameter(name="b", low=0, high=INF, log=True, unit="y", shift="c0 ln x", start=(1e-3, 1e1), meaning="weight"),
         Parameter(name="c0", low=-10, high=20, start=(0, 1), meaning="exponent before the break"),
         Parameter(name="c1", low=-20, high=20, start=(-0.5, 1), meaning="change of the exponent at the break"),
-        Parameter(name="d", low=1e-12, high=1e21, log=True, unit="x", start=(1, 1), meaning="location of the break"),
+        Parameter(name="d", low=0, high=INF, log=True, unit="x", start=(1, 1), meaning="location of the break"),
         Parameter(name="g", low=0.01, high=20, log=True, start=(0.1, 3), meaning="width of the break in ln x"),
     ),
     linear=("f", "b"), floor="f",
@@ -181,8 +182,8 @@ def bnsl(x, f, b, c0, c1, d, g):
     name="cpt_loss_shift", formula="L = L0 + A (1 - (1 + x/T)^-b)",
     source="the distribution-shift term of Wang et al. 2025, arXiv 2505.07796 (continual pretraining), in x",
     parameters=(
-        Parameter(name="L0", low=0, high=1e12, unit="y", start=(-0.1, 0.3), meaning="loss on B at the drop"),
-        Parameter(name="A", low=-1e12, high=1e12, unit="y", start=(0.5, 1.5), meaning="total rise of the loss"),
+        Parameter(name="L0", low=0, high=INF, unit="y", start=(-0.1, 0.3), meaning="loss on B at the drop"),
+        Parameter(name="A", low=-INF, high=INF, unit="y", start=(0.5, 1.5), meaning="total rise of the loss"),
         SCALE, EXPONENT,
     ),
     linear=("L0", "A"), half=lambda l0, a, t, b: t * np.expm1(np.log(2) / b), half_name="time to half of the rise",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.laws.base import Parameter, law
+from analysis.laws.decay import INF
 
 PURPOSE = "downstream accuracy from a loss"
 
@@ -13,10 +14,10 @@ PURPOSE = "downstream accuracy from a loss"
     name="accuracy_sigmoid", formula="acc = b + a / (1 + exp(k (L - L0)))", inputs=("L",),
     source="Bhagia et al. 2024, arXiv 2412.04403, step 2: task accuracy as a sigmoid of the task's loss",
     parameters=(
-        Parameter(name="a", low=0, high=1e12, unit="y", start=(0.5, 1.5), meaning="accuracy that skill adds"),
-        Parameter(name="k", low=1e-3, high=1e3, log=True, start=(0.5, 10), meaning="steepness over the loss"),
-        Parameter(name="L0", low=1e-6, high=1e6, log=True, unit="x", start=(1, 1), meaning="loss at half of the range"),
-        Parameter(name="b", low=0, high=1e12, unit="y", start=(-0.1, 0.3), meaning="accuracy without skill"),
+        Parameter(name="a", low=0, high=INF, unit="y", start=(0.5, 1.5), meaning="accuracy that skill adds"),
+        Parameter(name="k", low=0, high=INF, log=True, unit="1/x", start=(0.5, 10), meaning="steepness over the loss"),
+        Parameter(name="L0", low=0, high=INF, log=True, unit="x", start=(1, 1), meaning="loss at half of the range"),
+        Parameter(name="b", low=0, high=INF, unit="y", start=(-0.1, 0.3), meaning="accuracy without skill"),
     ),
     linear=("a", "b"),
 )  # fmt: skip
@@ -31,9 +32,9 @@ def accuracy_sigmoid(loss, a, k, l0, b):
     name="error_exponential", formula="err = e - k exp(-g L)", inputs=("L",),
     source="Gadre et al. 2024, arXiv 2403.08540, equation 5: average downstream error from the validation loss",
     parameters=(
-        Parameter(name="e", low=0, high=1e12, unit="y", start=(0.9, 1.5), meaning="error without skill"),
-        Parameter(name="k", low=0, high=1e30, unit="y", start=(0.5, 20), meaning="weight of skill"),
-        Parameter(name="g", low=1e-3, high=1e3, log=True, start=(0.1, 5), meaning="rate over the loss"),
+        Parameter(name="e", low=0, high=INF, unit="y", start=(0.9, 1.5), meaning="error without skill"),
+        Parameter(name="k", low=0, high=INF, unit="y", start=(0.5, 20), meaning="weight of skill"),
+        Parameter(name="g", low=0, high=INF, log=True, unit="1/x", start=(0.1, 5), meaning="rate over the loss"),
     ),
     linear=("e", "k"),
 )  # fmt: skip

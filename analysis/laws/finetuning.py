@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.laws.base import Parameter, law
+from analysis.laws.decay import INF
 
 PURPOSE = "forgetting and gain in continued training"
 
@@ -15,8 +16,11 @@ PURPOSE = "forgetting and gain in continued training"
     source="Bethune et al. 2025, arXiv 2502.06042: the law of the pretraining loss after fine-tuning with injection",
     inputs=("D", "N", "p"),
     parameters=(
-        Parameter(name="E", low=-1e12, high=1e12, unit="y", start=(-0.5, 0.5), meaning="rise at any size"),
-        Parameter(name="A", low=1e-130, high=1e130, log=True, start=(1e-6, 1e6), meaning="weight of forgetting"),
+        Parameter(name="E", low=-INF, high=INF, unit="y", start=(-0.5, 0.5), meaning="rise at any size"),
+        Parameter(
+            name="A", low=0, high=INF, log=True, unit="y", shift="alpha ln N - beta ln D", start=(0.01, 10),
+            meaning="weight of forgetting",
+        ),
         Parameter(name="B", low=1e-6, high=1e9, log=True, start=(1, 1e4), meaning="how far injection enlarges N"),
         Parameter(name="alpha", low=0, high=20, start=(0, 1.5), meaning="exponent of size"),
         Parameter(name="beta", low=0, high=20, start=(0, 1.5), meaning="exponent of fine-tuning tokens"),
@@ -40,10 +44,16 @@ def forgetting_injection(d, n, p, e, a, b, alpha, beta):
     source="Que et al. 2024, arXiv 2406.01375, the D-CPT law: loss on a domain, or on general text",
     inputs=("N", "D", "r"),
     parameters=(
-        Parameter(name="E", low=0, high=1e12, unit="y", start=(-1, 0.5), meaning="loss of perfect prediction"),
-        Parameter(name="A", low=1e-9, high=1e130, log=True, start=(1, 1e6), meaning="weight of finite size"),
-        Parameter(name="B", low=1e-9, high=1e130, log=True, start=(1, 1e6), meaning="weight of finite data"),
-        Parameter(name="C", low=1e-9, high=1e12, log=True, unit="y", start=(0.01, 1), meaning="weight of the share"),
+        Parameter(name="E", low=0, high=INF, unit="y", start=(-1, 0.5), meaning="loss of perfect prediction"),
+        Parameter(
+            name="A", low=0, high=INF, log=True, unit="y", shift="alpha ln N", start=(0.01, 10),
+            meaning="weight of finite size",
+        ),
+        Parameter(
+            name="B", low=0, high=INF, log=True, unit="y", shift="beta ln D", start=(0.01, 10),
+            meaning="weight of finite data",
+        ),
+        Parameter(name="C", low=0, high=INF, log=True, unit="y", start=(0.01, 1), meaning="weight of the share"),
         Parameter(name="alpha", low=0, high=20, start=(0, 1), meaning="exponent of size"),
         Parameter(name="beta", low=0, high=20, start=(0, 1), meaning="exponent of tokens"),
         Parameter(name="gamma", low=0, high=20, start=(0, 2), meaning="exponent of the share"),

@@ -7,19 +7,21 @@ parameters, so that T0 and f0 are values of a model that exists.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from analysis.errors import UserError
 from analysis.laws.base import Law, Parameter, law
-from analysis.laws.decay import exponential, exponential_floor, power_floor, shifted_power, stretched
+from analysis.laws.decay import INF, exponential, exponential_floor, power_floor, shifted_power, stretched
 from analysis.stats.arrays import Array
 
 PURPOSE = "half-life over size and other axes"
 SOURCE = "separable in logarithms, following the decay and backdoor literature; gamma as in Tirumala 2022"
 MILLION = 1e6
-T0 = Parameter(name="T0", low=1e-12, high=1e21, log=True, unit="y", meaning="half-life at a million parameters")
+T0 = Parameter(
+    name="T0", low=0, high=INF, log=True, unit="y", shift="-gamma ln N", meaning="half-life at a million parameters"
+)
 GAMMA = Parameter(name="gamma", low=-20, high=20, start=(-1.5, 1.5), meaning="exponent of size")
 Part = Callable[..., tuple[Array, list[Array]]]
 
@@ -32,6 +34,8 @@ class Term:
     inputs: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     function: Part
+    shift: str = ""
+    """What it adds to the shift of T0 (see Parameter)."""
 
 
 def _regularization(size, strength, delta, scale, xi):
@@ -55,34 +59,37 @@ def _poison(size, count, half, h):
     return -np.logaddexp(0, h * log), [-h * share / half, -log * share]
 
 
-def _free(name: str, meaning: str, half_width: float = 1.0) -> Parameter:
-    return Parameter(name=name, low=-50, high=50, start=(-half_width, half_width), meaning=meaning)
+def _free(name: str, meaning: str, half_width: float = 1.0, **units: str) -> Parameter:
+    return Parameter(name=name, low=-50, high=50, start=(-half_width, half_width), meaning=meaning, **units)
 
 
 TERMS = {
     "regularization": Term(
         formula="(delta + xi ln(N/1e6)) ln(1 + lambda/lambda0)", inputs=("lambda",), function=_regularization,
         parameters=(
-            _free("delta", "exponent of the regularization strength lambda"),
-            Parameter(name="lambda0", low=1e-9, high=1e6, log=True, start=(1e-3, 1), meaning="scale of lambda"),
+            _free("delta", "exponent of the regularization strength lambda", shift="-xi ln N"),
+            Parameter(
+                name="lambda0", low=0, high=INF, log=True, unit="lambda", start=(1e-2, 1), meaning="scale of lambda"
+            ),
             _free("xi", "interaction of size and lambda", 0.3),
         ),
     ),
     "overlap": Term(
         formula="(kappa + kappa2 s + zeta ln(N/1e6)) s", inputs=("s",), function=_overlap,
         parameters=(
-            _free("kappa", "slope over the overlap s", 2), _free("kappa2", "its curvature: need not be monotone", 2),
-            _free("zeta", "interaction of size and overlap", 0.5),
+            _free("kappa", "slope over the overlap s", 2, unit="1/s", shift="-zeta ln N"),
+            _free("kappa2", "its curvature: need not be monotone", 2, unit="1/s^2"),
+            _free("zeta", "interaction of size and overlap", 0.5, unit="1/s"),
         ),
     ),
     "data": Term(
-        formula="rho ln(D/(20 N))", inputs=("D",), function=_data,
+        formula="rho ln(D/(20 N))", inputs=("D",), function=_data, shift=" + rho ln N - rho ln D",
         parameters=(_free("rho", "exponent of pretraining tokens per parameter"),),
     ),
     "poison": Term(
         formula="- ln(1 + (c/count)^h)", inputs=("count",), function=_poison,
         parameters=(
-            Parameter(name="c", low=1e-3, high=1e9, log=True, start=(10, 1e3), meaning="count that gives half of T"),
+            Parameter(name="c", low=0, high=INF, log=True, unit="count", meaning="count that gives half of T"),
             Parameter(name="h", low=0.05, high=20, log=True, start=(0.5, 4), meaning="steepness over ln count"),
         ),
     ),
@@ -114,7 +121,10 @@ def half_life_law(name: str, *terms: str, register: bool = False) -> Law:
         register=register, name=name, source=SOURCE, linear=("T0",),
         formula=" + ".join(["ln T = ln T0 + gamma ln(N/1e6)", *(part.formula for part in parts)]).replace("+ -", "-"),
         inputs=("N", *(given for part in parts for given in part.inputs)),
-        parameters=(T0, GAMMA, *(p for part in parts for p in part.parameters)),
+        parameters=(
+            replace(T0, shift=T0.shift + "".join(part.shift for part in parts)), GAMMA,
+            *(p for part in parts for p in part.parameters),
+        ),
     )(function)  # fmt: skip
 
 
@@ -125,7 +135,9 @@ half_life_data = half_life_law("half_life_data", "data", register=True)
 half_life_poison = half_life_law("half_life_poison", "poison", register=True)
 half_life_full = half_life_law("half_life_full", *TERMS, register=True)
 
-F0 = Parameter(name="f0", low=-40, high=40, start=(-4, 1), meaning="logit of the floor at a million parameters")
+F0 = Parameter(
+    name="f0", low=-40, high=40, shift="-phi ln N", start=(-4, 1), meaning="logit of the floor at a million parameters"
+)
 PHI = Parameter(name="phi", low=-20, high=20, start=(-1, 1), meaning="slope of the floor's logit over ln N")
 
 
@@ -150,7 +162,15 @@ def over_size(base: Law, register: bool = False) -> Law:
     if "T" not in base.names:
         raise UserError(f"{base.name} has no time scale T that could depend on size; it has {', '.join(base.names)}")
     time, floor = base.names.index("T"), None if base.floor is None else base.names.index(base.floor)
-    scale = Parameter(name="T0", low=1e-12, high=1e21, log=True, unit="x", meaning="time scale at a million parameters")
+    scale = Parameter(
+        name="T0",
+        low=0,
+        high=INF,
+        log=True,
+        unit="x",
+        shift="-gamma ln N",
+        meaning="time scale at a million parameters",
+    )
     changed = {time: (scale, GAMMA)} | ({} if floor is None else {floor: (F0, PHI)})
     parameters = [p for i, own in enumerate(base.parameters) for p in changed.get(i, (own,))]
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.laws.base import Parameter, law
+from analysis.laws.decay import INF
 
 PURPOSE = "human forgetting"
-FREE = Parameter(name="a", low=-1e12, high=1e12, unit="y", start=(0, 1.2), meaning="level at x = 1")
+FREE = Parameter(name="a", low=-INF, high=INF, unit="y", shift="b ln x", start=(0, 1.2), meaning="level at x = 1")
 
 
 @law(
     name="power", formula="y = a x^-b", source="Wixted and Ebbesen 1991, Psychological Science 2, 409",
     parameters=(
-        Parameter(name="a", low=0, high=1e30, unit="y", start=(0.5, 1.5), meaning="level at x = 1"),
+        Parameter(
+            name="a", low=0, high=INF, log=True, unit="y", shift="b ln x", start=(0.5, 1.5), meaning="level at x = 1"
+        ),
         Parameter(name="b", low=-10, high=20, start=(0, 1), meaning="exponent"),
     ),
     linear=("a",),
@@ -26,7 +29,7 @@ def power(x, a, b):
 
 @law(
     name="log", formula="y = a - b ln x", source="Strong 1913, Psychological Review 20, 339",
-    parameters=(FREE, Parameter(name="b", low=-1e12, high=1e12, unit="y", start=(0, 0.3), meaning="loss per e-fold")),
+    parameters=(FREE, Parameter(name="b", low=-INF, high=INF, unit="y", start=(0, 0.3), meaning="loss per e-fold")),
     linear=("a", "b"),
 )  # fmt: skip
 def log(x, a, b):

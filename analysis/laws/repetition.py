@@ -22,7 +22,7 @@ PURPOSE = "loss over parameters, tokens and compute"
         Parameter(name="R_D", low=1e-3, high=1e6, log=True, start=(1, 100), meaning="scale of useful repetitions"),
         Parameter(name="R_N", low=1e-3, high=1e6, log=True, start=(1, 100), meaning="the same of excess parameters"),
     ),
-    linear=("E", "A", "B"),
+    linear=("E", "A", "B"), alike=("D", "U"),
 )  # fmt: skip
 def data_constrained(n, d, u, e, a, b, alpha, beta, r_d, r_n):
     """N parameters, D tokens in all, of which U differ; D at most U is one pass or less.

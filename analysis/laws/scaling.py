@@ -6,6 +6,7 @@ import numpy as np
 
 from analysis.laws.allocation import balanced, exponents
 from analysis.laws.base import Parameter, law
+from analysis.laws.decay import INF
 
 PURPOSE = "loss over parameters, tokens and compute"
 HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556, equation 2 and appendix D.3"
@@ -17,9 +18,27 @@ HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556, equation 2 and appendix D.3"
     source=HOFFMANN,
     inputs=("N", "D"),
     parameters=(
-        Parameter(name="E", low=0, high=1e6, start=(0.37, 2.72), meaning="loss of perfect prediction"),
-        Parameter(name="A", low=1e-9, high=1e130, log=True, start=(1, 7.2e10), meaning="weight of finite size"),
-        Parameter(name="B", low=1e-9, high=1e130, log=True, start=(1, 7.2e10), meaning="weight of finite data"),
+        Parameter(name="E", low=0, high=INF, unit="y", start=(-2, 1), meaning="loss of perfect prediction"),
+        Parameter(
+            name="A",
+            low=0,
+            high=INF,
+            log=True,
+            unit="y",
+            shift="alpha ln N",
+            start=(0.01, 10),
+            meaning="weight of finite size",
+        ),
+        Parameter(
+            name="B",
+            low=0,
+            high=INF,
+            log=True,
+            unit="y",
+            shift="beta ln D",
+            start=(0.01, 10),
+            meaning="weight of finite data",
+        ),
         Parameter(name="alpha", low=0, high=20, start=(0, 2), meaning="exponent of size"),
         Parameter(name="beta", low=0, high=20, start=(0, 2), meaning="exponent of data"),
     ),
@@ -42,9 +61,27 @@ def chinchilla(n, d, e, a, b, alpha, beta):
     source="Gadre et al. 2024, arXiv 2403.08540, equation 4 in N and D: over-training moves the loss, not the exponent",
     inputs=("N", "D"),
     parameters=(
-        Parameter(name="E", low=0, high=1e6, start=(0.37, 2.72), meaning="loss of perfect prediction"),
-        Parameter(name="a", low=1e-9, high=1e130, log=True, start=(1, 1e5), meaning="weight of finite size"),
-        Parameter(name="c", low=1e-9, high=1e130, log=True, start=(1, 1e5), meaning="weight of finite data"),
+        Parameter(name="E", low=0, high=INF, unit="y", start=(-2, 1), meaning="loss of perfect prediction"),
+        Parameter(
+            name="a",
+            low=0,
+            high=INF,
+            log=True,
+            unit="y",
+            shift="b ln N",
+            start=(0.01, 10),
+            meaning="weight of finite size",
+        ),
+        Parameter(
+            name="c",
+            low=0,
+            high=INF,
+            log=True,
+            unit="y",
+            shift="b ln D",
+            start=(0.01, 10),
+            meaning="weight of finite data",
+        ),
         Parameter(name="b", low=0, high=20, start=(0, 1), meaning="exponent of both"),
     ),
     linear=("E", "a", "c"),
@@ -64,8 +101,17 @@ def gadre(n, d, e, a, c, b):
     formula="L = E + A x^-a",
     source="Hestness et al. 2017, arXiv 1712.00409, section 3; Henighan et al. 2020, arXiv 2010.14701, equation 1.1",
     parameters=(
-        Parameter(name="E", low=0, high=1e12, unit="y", start=(-2, 1), meaning="limit at large x"),
-        Parameter(name="A", low=1e-130, high=1e130, log=True, start=(1e-3, 1e6), meaning="distance from it at x = 1"),
+        Parameter(name="E", low=0, high=INF, unit="y", start=(-2, 1), meaning="limit at large x"),
+        Parameter(
+            name="A",
+            low=0,
+            high=INF,
+            log=True,
+            unit="y",
+            shift="a ln x",
+            start=(0.01, 10),
+            meaning="distance from it at x = 1",
+        ),
         Parameter(name="a", low=0, high=20, start=(0, 2), meaning="exponent of x"),
     ),
     linear=("E", "A"),
@@ -84,9 +130,19 @@ def saturating_power(x, e, a, exponent):
     source="Clark et al. 2022, arXiv 2202.01169, equation 7: loss over dense parameters N and experts X",
     inputs=("N", "X"),
     parameters=(
-        Parameter(name="d", low=-100, high=100, start=(0, 5), meaning="ln loss at N = X = 1"),
-        Parameter(name="a", low=-10, high=10, start=(-0.3, 0), meaning="exponent of size without routing"),
-        Parameter(name="b", low=-10, high=10, start=(-0.5, 0), meaning="exponent of experts at N = 1"),
+        Parameter(
+            name="d",
+            low=-100,
+            high=100,
+            unit="ln y",
+            shift="-a ln N - b ln X",
+            start=(-1, 1),
+            meaning="ln loss at N = X = 1",
+        ),
+        Parameter(
+            name="a", low=-10, high=10, shift="-c ln X", start=(-0.3, 0), meaning="exponent of size without routing"
+        ),
+        Parameter(name="b", low=-10, high=10, shift="-c ln N", start=(-0.5, 0), meaning="exponent of experts at N = 1"),
         Parameter(name="c", low=-10, high=10, start=(0, 0.05), meaning="decline of routing's gain with size"),
     ),
 )

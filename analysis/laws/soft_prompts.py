@@ -10,13 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.laws.base import Law, Parameter, law
+from analysis.laws.decay import INF
 from analysis.stats.arrays import Array
 
 PURPOSE = "loss over the length of a soft prompt"
 SOURCE = "Nordby 2025, arXiv 2505.14943, for the measure; the forms are those of decay"
-LIMIT = Parameter(name="E", low=0, high=1e12, unit="y", start=(-0.1, 0.5), meaning="loss with a prompt of any length")
-GAIN = Parameter(name="A", low=0, high=1e12, unit="y", start=(0.3, 1.2), meaning="loss that a prompt can remove")
-LENGTH = Parameter(name="K", low=1e-6, high=1e9, log=True, start=(0.1, 100), meaning="token scale of the gain")
+LIMIT = Parameter(name="E", low=0, high=INF, unit="y", start=(-0.1, 0.5), meaning="loss with a prompt of any length")
+GAIN = Parameter(name="A", low=0, high=INF, unit="y", start=(0.3, 1.2), meaning="loss that a prompt can remove")
+LENGTH = Parameter(name="K", low=0, high=INF, log=True, unit="x", start=(0.1, 10), meaning="token scale of the gain")
 
 
 @law(

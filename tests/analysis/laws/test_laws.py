@@ -23,7 +23,7 @@ def drawn(law: Law, rng: np.random.Generator) -> np.ndarray:
     """A parameter vector within the bounds, in the range used in practice."""
     theta = []
     for p in law.parameters:
-        low, high = {"x": (1.0, 300.0), "y": (0.05, 2.0)}.get(p.unit, p.start or (p.low, p.high))
+        low, high = {"x": (1.0, 300.0), "y": (0.05, 2.0)}.get(p.unit, p.start or (max(p.low, 0.05), min(p.high, 300.0)))
         low, high = max(low, p.low), min(high, p.high)
         theta.append(np.exp(rng.uniform(np.log(low), np.log(high))) if p.log else rng.uniform(low, high))
     return np.array(theta)
@@ -177,7 +177,7 @@ def test_conditional_distance_is_the_shortest_prompt_that_reaches_the_target() -
 
 def test_a_law_with_bad_bounds_or_an_unknown_name_is_refused() -> None:
     with pytest.raises(UserError, match="expected low < high"):
-        Parameter(name="T", low=0, high=1, log=True)
+        Parameter(name="T", low=-1, high=1, log=True)
     a = Parameter(name="a", low=0, high=1)
     with pytest.raises(UserError, match="linear"):
         Law(name="q", formula="", source="", parameters=(a,), linear=("b",), function=abs)
