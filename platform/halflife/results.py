@@ -19,8 +19,9 @@ raises `results.UserError`: what was given, what was expected, how to mend it.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from analysis.fitting.result import Fit
     from analysis.laws.base import LAWS, Law, Parameter, UserError, law
     from analysis.runs.study import StudyData
+    from halflife.sweep.reporting import Answered, Written
     from halflife.sweep.site import ExecutionSite
 
 Folder = str | os.PathLike[str]
@@ -151,13 +153,46 @@ def report(
     return write_report(study, tracking_uri=uri, out=place, sweep=sweep, cache=cache)
 
 
-def study_report(study: str, site: ExecutionSite, sweep: str) -> Path:
-    """The report that a study draws when its sweep, with this digest, is done. Raises the platform's UserError."""
-    from analysis import errors
-    from analysis.report.write import default_folder, write_report
+class _StudyReport:
+    """What a study's sweep asks of the analysis (halflife.sweep.reporting). Raises the platform's UserError."""
 
-    folder = default_folder(site.results, study)
+    def write(self, study: str, site: ExecutionSite, sweep: str) -> Written:
+        from halflife.sweep.reporting import Written
+
+        path = self._drawn(study, site, sweep, live=False)
+        return Written(path=path, answers=self.answers(study, site, sweep))
+
+    def redraw(self, study: str, site: ExecutionSite, sweep: str) -> Path:
+        return self._drawn(study, site, sweep, live=True)
+
+    def answers(self, study: str, site: ExecutionSite, sweep: str) -> tuple[Answered, ...]:
+        from analysis.answers.write import document
+        from halflife.sweep.reporting import Answered
+
+        with _one_error():
+            data = load(study, tracking_uri=site.actual_tracking_uri, sweep=sweep)
+            rows = document(data)["questions"]
+        names = ("name", "primary", "verdict", "sentence")
+        found = [Answered(**{name: row[name] for name in names}, valid=row.get("valid", True)) for row in rows]
+        return tuple(sorted(found, key=lambda answer: not answer.primary))
+
+    def _drawn(self, study: str, site: ExecutionSite, sweep: str, *, live: bool) -> Path:
+        from analysis.report.write import default_folder, write_report
+
+        folder = default_folder(site.results, study)
+        with _one_error():
+            return write_report(study, tracking_uri=site.actual_tracking_uri, out=folder, sweep=sweep)
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    from analysis import errors
+
     try:
-        return write_report(study, tracking_uri=site.actual_tracking_uri, out=folder, sweep=sweep)
+        yield
     except errors.UserError as error:
         raise halflife.errors.UserError(str(error)) from error
+
+
+study_report = _StudyReport()
+"""For a study's `main`: the report and the answers of its sweep."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from halflife.errors import UserError
 from halflife.store.store import Store
+from halflife.sweep.report import seconds_in
 from halflife.sweep.study import SEPARATOR, Trial
 from halflife.tracking import schema
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import numpy as np
     import optuna
     from numpy.typing import NDArray
-
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +50,7 @@ class Budget:
     @property
     def seconds(self) -> float | None:
         """The timeout, or None."""
-        if self.timeout is None:
-            return None
-        parts = re.fullmatch(r"(\d+\.?\d*|\.\d+)([smhd]?)", self.timeout)
-        if parts is None or float(parts[1]) == 0:
-            raise UserError(f"--timeout {self.timeout}: expected a time such as 90 (seconds), 30m or 2h")
-        return float(parts[1]) * _UNITS[parts[2]]
+        return None if self.timeout is None else seconds_in(self.timeout, "--timeout")
 
 
 class Unfinished(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import io
 import re
 import shlex
@@ -20,9 +21,12 @@ from halflife.secrets import masked
 from halflife.store import files, inputs
 from halflife.sweep import head, session
 from halflife.sweep.adaptive import Search
-from halflife.sweep.report import SweepReport
+from halflife.sweep.report import SweepReport, seconds_in
+from halflife.sweep.reporting import Reporting, Written
+from halflife.sweep.settling import Settle
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
+from halflife.tracking import schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,19 @@ class Command:
 
     settings: Any
     site: ExecutionSite
+    seeds: MoreSeeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoreSeeds:
+    """How many seeds a study gets beyond those of its settings."""
+
+    settle: bool = False
+    """Add seeds, from each look that the study declares to the next, until every primary question is answered."""
+    budget: str | None = None
+    """With --settle: stop where a further look would not be done within this time of the command, such as 90m or 3h."""
+    max_seeds: int | None = None
+    """With --settle: seeds at most; by default those of the last look."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +62,11 @@ def main(
     build: Callable[[str, Any, ExecutionSite], Study | Search],
     presets: Mapping[str, Preset],
     *,
-    report: Callable[[str, ExecutionSite, str], Path],
+    report: Reporting,
     description: str | None,
     arguments: list[str] | None = None,
 ) -> None:
-    """Parse the command, run the study, write its report. Bad input prints one line and exits with 2.
-
-    `report` takes the study's name, the site and the sweep's digest, and returns the file that it has written.
-    """
+    """Parse the command, run the study, write its report. Bad input prints one line and exits with 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         command = _parse(presets, description, arguments)
@@ -76,14 +90,25 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
         raise UserError(f"{given}: expected one of {', '.join(presets)} as the first word (--help explains them)")
     settings_type = type(next(iter(presets.values())).settings)
     command_type = dataclass(frozen=True, kw_only=True)(
-        type("Command", (Command,), {"__annotations__": {"settings": settings_type, "site": ExecutionSite}})
+        type(
+            "Command",
+            (Command,),
+            {"__annotations__": {"settings": settings_type, "site": ExecutionSite, "seeds": MoreSeeds}},
+        )
     )
+
+    def defaults(preset: Preset) -> Command:
+        return command_type(settings=preset.settings, site=ExecutionSite(), seeds=MoreSeeds())
+
     refusal = io.StringIO()
     try:
         with contextlib.redirect_stderr(refusal):
             return tyro.extras.overridable_config_cli(
                 {
-                    name: (preset.summary, command_type(settings=preset.settings, site=ExecutionSite()))
+                    name: (
+                        preset.summary,
+                        command_type(settings=preset.settings, site=ExecutionSite(), seeds=MoreSeeds()),
+                    )
                     for name, preset in presets.items()
                 },
                 description=description or "",
@@ -98,7 +123,8 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
             quoted = re.findall(r"'([^']*)'", said)
             hint = _nearest(quoted[:1], quoted[2:])
         else:
-            flags = (*_flags(next(iter(presets.values())).settings), *_flags(ExecutionSite()))
+            groups = (next(iter(presets.values())).settings, ExecutionSite(), MoreSeeds())
+            flags = [flag for group in groups for flag in _flags(group)]
             hint = _nearest(re.findall(r"--[\w-]+", said), flags)
         raise UserError(f"{said}{hint} (--help explains every flag)") from None
 
@@ -133,7 +159,7 @@ def _execute(
     build: Callable[[str, Any, ExecutionSite], Study | Search],
     preset: str,
     command: Command,
-    report: Callable[[str, ExecutionSite, str], Path],
+    report: Reporting,
 ) -> None:
     from halflife.sweep.launch import run
 
@@ -145,7 +171,7 @@ def _execute(
         site.store().prepare()
     before = _inputs(site.results)
     try:
-        study = build(preset, command.settings, site)
+        study = _extended(build, preset, command, report)
     except OSError as error:
         raise UserError(
             f"the study cannot be prepared ({error}): free some space, or choose another folder with --results"
@@ -153,15 +179,46 @@ def _execute(
     if site.dry_run and (written := _inputs(site.results) - before):
         kinds = ", ".join(sorted({name.partition("/")[0] for name in written}))
         print(f"written below {site.results}: {kinds}, as the plan needs the text itself; nothing else")
-    result = run(study, site)
+    result = run(study, site, reporting=report)
     if not (result.dry_run or result.interrupted or result.unpublished):  # the report reads what is published
-        path = report(result.study, site, result.sweep)
-        print(f"report: {path.absolute().as_uri()}")
+        written = report.write(result.study, site, result.sweep)
+        for answer in written.answers:
+            if answer.primary:
+                print(answer.sentence)
+        print(f"report: {written.path.absolute().as_uri()}")
         print(f"runs:   {_runs_address(site)}", flush=True)
-        if not _attach(result, path.parent) and not result.exit_code:
+        if not _attach(result, written) and not result.exit_code:
             raise SystemExit(1)
     if result.exit_code:
         raise SystemExit(result.exit_code)
+
+
+def _extended(
+    build: Callable[[str, Any, ExecutionSite], Study | Search], preset: str, command: Command, report: Reporting
+) -> Study | Search | Settle:
+    """The study of the settings, or with --settle the one that grows from them."""
+    study, wanted = build(preset, command.settings, command.site), command.seeds
+    if not wanted.settle:
+        if wanted.budget is not None or wanted.max_seeds is not None:
+            raise UserError("--budget and --max-seeds limit --settle: add --settle, or leave them out")
+        return study
+    if not isinstance(study, Study) or not hasattr(command.settings, "seeds"):
+        raise UserError("--settle: expected a study of which --seeds gives the number of seeds, and no search")
+    name = study.declaration.study
+
+    @functools.cache
+    def study_of(seeds: int) -> Study:
+        found = build(preset, dataclasses.replace(command.settings, seeds=seeds), command.site)
+        assert isinstance(found, Study)
+        return found
+
+    return Settle(
+        study_of=study_of,
+        looks=study.declaration.looks,
+        answers=lambda sweep: report.answers(name, command.site, sweep),
+        most=wanted.max_seeds,
+        seconds=None if wanted.budget is None else seconds_in(wanted.budget, "--budget"),
+    )
 
 
 def _inputs(results: Path) -> set[str]:
@@ -179,12 +236,18 @@ def _run_on_cluster(arguments: list[str], cluster: Path) -> int:
         return 130
 
 
-def _attach(result: SweepReport, folder: Path) -> bool:
-    """Attach the report, which is on disk already, to the sweep's run. Returns whether that was possible."""
+def _attach(result: SweepReport, written: Written) -> bool:
+    """Attach the report, which is on disk already, and the answers to the sweep's run. Returns whether that was
+    possible."""
     from halflife.tracking.publisher import attach
 
+    tags = {f"{schema.TAG_ANSWER_PREFIX}{answer.name}": answer.sentence for answer in written.answers}
+    tags |= {f"{schema.TAG_VERDICT_PREFIX}{answer.name}": answer.verdict for answer in written.answers if answer.valid}
+    folder = written.path.parent
     try:
-        attach(result.tracking_uri, experiment=result.study, sweep=result.sweep, folder=folder, name="report")
+        attach(
+            result.tracking_uri, experiment=result.study, sweep=result.sweep, folder=folder, name="report", tags=tags
+        )
     except UserError as error:
         print(f"not published: {error}; run the same command again to store it", file=sys.stderr)
         return False

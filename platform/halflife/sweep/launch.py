@@ -21,7 +21,10 @@ from halflife.sweep.adaptive import Search
 from halflife.sweep.live import View
 from halflife.sweep.placement import Placements
 from halflife.sweep.publishing import Publishing
+from halflife.sweep.redrawing import Redrawing
 from halflife.sweep.report import SweepReport
+from halflife.sweep.reporting import Reporting
+from halflife.sweep.settling import Settle, Settling
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.state import SweepState
 from halflife.sweep.study import Study
@@ -31,8 +34,14 @@ UNWRAPPED = 10_000
 """Columns where the output is a file: no line is wrapped"""
 
 
-def run(work: Study | Search, site: ExecutionSite, console: Console | None = None) -> SweepReport:
-    """Compute and publish what the study is missing; for a search, also choose the settings to try.
+Work = Study | Search | Settle
+
+
+def run(
+    work: Work, site: ExecutionSite, console: Console | None = None, *, reporting: Reporting | None = None
+) -> SweepReport:
+    """Compute and publish what the study is missing; for a search, also choose the settings to try. `reporting` redraws
+    the report meanwhile.
 
     Ctrl-C stops it and the report is marked `interrupted`; a second Ctrl-C exits at once. Raises UserError for bad
     input, before any compute.
@@ -42,7 +51,7 @@ def run(work: Study | Search, site: ExecutionSite, console: Console | None = Non
     store = site.store()
     if site.dry_run:
         return _dry_run(work, store, site, console)
-    state, placements = _state(work, store), site.placements()
+    state, placements = _state(work, store, console), site.placements()
     study, plan = state.study, state.plan
     placements.check(state.stages)
     placements.check_memory(stage for stage in state.stages if stage.key not in plan.outcomes)
@@ -61,6 +70,7 @@ def run(work: Study | Search, site: ExecutionSite, console: Console | None = Non
     )
     publishing = Publishing(study, plan, store, publisher, origin)
     _show_text_notes(state, site, console)
+    redrawing = _redrawing(study, site, reporting, lambda text: console.print(text, style="dim", markup=False))
     ran: set[str] = set()
     interrupted = False
     try:
@@ -84,6 +94,8 @@ def run(work: Study | Search, site: ExecutionSite, console: Console | None = Non
                     def refresh() -> None:
                         publishing.update()
                         view.refresh()
+                        if redrawing:
+                            redrawing.update(len(plan.outcomes))
 
                     _compute(
                         state,
@@ -107,8 +119,11 @@ def run(work: Study | Search, site: ExecutionSite, console: Console | None = Non
         raise
     state.close()
     result = _report(state, site, placements, ran=ran, interrupted=interrupted)
-    publishing.finish("KILLED" if interrupted else "FAILED" if result.failed else "FINISHED", result.numbers())
+    status = "KILLED" if interrupted else "FAILED" if result.failed else "FINISHED"
+    publishing.finish(status, result.numbers(), complete=state.complete)
     unpublished = publisher.close(patience=10.0 if interrupted or publisher.troubled else 30.0)
+    if redrawing:
+        redrawing.close(again=interrupted)  # it says then that the sweep is unfinished
     result = dataclasses.replace(result, unpublished=tuple(unpublished))
     for line in result.lines():
         console.print(line, markup=False)
@@ -121,18 +136,28 @@ def _show_text_notes(state: SweepState, site: ExecutionSite, console: Console) -
         console.print(line, markup=False)
 
 
-def _state(work: Study | Search, store: Store) -> SweepState:
+def _redrawing(
+    study: Study, site: ExecutionSite, reporting: Reporting | None, told: Callable[[str], None]
+) -> Redrawing | None:
+    if reporting is None:
+        return None
+    return Redrawing(lambda: reporting.redraw(study.declaration.study, site, study.key), told)
+
+
+def _state(work: Work, store: Store, console: Console) -> SweepState:
     if isinstance(work, Study):
         return SweepState(work, store)
+    if isinstance(work, Settle):
+        return Settling(work, store, tell=lambda text: console.print(text, markup=False, highlight=False))
     from halflife.sweep.campaign import Campaign  # imports Optuna: only for a search
 
     store.prepare()  # the search's journal goes there
     return Campaign(work, store)
 
 
-def _dry_run(work: Study | Search, store: Store, site: ExecutionSite, console: Console) -> SweepReport:
-    """Print the plan; for a search, that of settings drawn at random."""
-    study = work
+def _dry_run(work: Work, store: Store, site: ExecutionSite, console: Console) -> SweepReport:
+    """Print the plan; for a search, that of settings drawn at random; to settle, that of the first look."""
+    study = work.first if isinstance(work, Settle) else work
     if isinstance(study, Search):
         from halflife.sweep.campaign import example_study
 
@@ -146,6 +171,8 @@ def _dry_run(work: Study | Search, store: Store, site: ExecutionSite, console: C
             f"{work.budget.trials} settings drawn at random stand in for those that the search will suggest",
             markup=False,
         )
+    if isinstance(work, Settle):
+        console.print(f"this is the first look; all looks, in seeds: {', '.join(map(str, work.planned))}", markup=False)
     placements.check_memory(state.plan.missing)
     return _report(state, site, placements, ran=set(), dry_run=True)
 

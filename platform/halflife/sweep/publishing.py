@@ -48,6 +48,8 @@ class Publishing:
 
     def grow(self, study: Study, trials: Sequence[Trial], *, held: Iterable[Trial] = ()) -> None:
         """Add these trials, now part of `study`. The runs of those in `held` stay open until `conclude`."""
+        if study.declaration != self._study.declaration:  # more seeds
+            self._declare(study)
         self._study = study
         self._held |= {trial.key for trial in held}
         seen = {key for group, count in zip(self._ended_groups(), self._seen, strict=True) for key in [*group][:count]}
@@ -76,9 +78,14 @@ class Publishing:
         self._held.discard(trial.key)
         self._finish_ended(trial)
 
-    def finish(self, status: Status, numbers: dict[str, float]) -> None:
-        """End all runs; `numbers` are the sweep's metrics (`sweep/<name>`)."""
-        whole = status == "FINISHED"
+    def drain(self) -> None:
+        """Wait until everything is published, as far as the store can be reached."""
+        self._publisher.drain()
+
+    def finish(self, status: Status, numbers: dict[str, float], *, complete: bool = True) -> None:
+        """End all runs; `numbers` are the sweep's metrics (`sweep/<name>`). `complete`: a sweep that finished will not
+        grow any more."""
+        whole = status == "FINISHED" and complete
         for trial in self._study.trials:
             if trial.key in self._announced and (trial.key in self._held or not self._ended(trial)):
                 self._publisher.finish(
@@ -110,7 +117,10 @@ class Publishing:
                 },
             )
         )
-        self._publisher.artifact(self._sweep, schema.DECLARATION, declaration.to_json())
+        self._declare(self._study)
+
+    def _declare(self, study: Study) -> None:
+        self._publisher.artifact(self._sweep, schema.DECLARATION, study.declaration.to_json())
 
     def _announce(self, trial: Trial) -> None:
         if trial.key in self._announced:

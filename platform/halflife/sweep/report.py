@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from halflife.errors import UserError
 from halflife.secrets import masked
 from halflife.store.plan import Plan
 from halflife.store.stage import Stage
@@ -138,6 +140,17 @@ def seconds_since_start() -> float:
         return float(Path("/proc/uptime").read_text().split()[0]) - started
     except (OSError, ValueError):
         return time.time() - _IMPORTED
+
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds_in(text: str, flag: str) -> float:
+    """Of a time such as 90 (seconds), 30m or 2h. Raises UserError, which names the flag, for anything else."""
+    parts = re.fullmatch(r"(\d+\.?\d*|\.\d+)([smhd]?)", text)
+    if parts is None or float(parts[1]) == 0:
+        raise UserError(f"{flag} {text}: expected a time such as 90 (seconds), 30m or 2h")
+    return float(parts[1]) * _UNITS[parts[2]]
 
 
 def duration(seconds: float) -> str:

@@ -14,9 +14,13 @@ from halflife.sweep.study import Study
 class SweepState:
     """For a study whose trials are known from the start; sweep/campaign.py has the subclass for a search."""
 
+    complete = True
+    """Whether a sweep that ended without failures will never change."""
+
     def __init__(self, study: Study, store: Store) -> None:
         self.study = study
         self.plan = Plan(study.stages, store)
+        self._store = store
 
     @property
     def stages(self) -> Sequence[Stage]:

@@ -356,13 +356,15 @@ def connect(tracking_uri: str) -> Any:
     return MlflowClient(tracking_uri)
 
 
-def attach(tracking_uri: str, *, experiment: str, sweep: str, folder: Path, name: str) -> str:
-    """Store the files below `folder` as artifacts `name/...` of the sweep's run. Returns the run's id.
+def attach(
+    tracking_uri: str, *, experiment: str, sweep: str, folder: Path, name: str, tags: dict[str, str] | None = None
+) -> str:
+    """Store the files below `folder` as artifacts `name/...` of the sweep's run, and these tags. Returns its id.
 
     Raises UserError when the store has no such sweep, cannot be reached, or rejects the files.
     """
     try:
-        return _attach(connect(tracking_uri), experiment, sweep, folder, name)
+        return _attach(connect(tracking_uri), experiment, sweep, folder, name, tags or {})
     except UserError:
         raise
     except Exception as error:
@@ -370,11 +372,14 @@ def attach(tracking_uri: str, *, experiment: str, sweep: str, folder: Path, name
         raise UserError(f"{folder} could not be stored in {where}: {one_line(error)}") from error
 
 
-def _attach(client: Any, experiment: str, sweep: str, folder: Path, name: str) -> str:
+def _attach(client: Any, experiment: str, sweep: str, folder: Path, name: str, tags: dict[str, str]) -> str:
     found = client.get_experiment_by_name(experiment)
     where = f"tags.`{schema.TAG_KIND}` = 'sweep' and tags.`{schema.TAG_SWEEP}` = '{sweep}'"
     runs = client.search_runs([found.experiment_id], where, max_results=1) if found else []
     if not runs:
         raise UserError(f"no run of sweep {sweep} in experiment {experiment!r}: run the study's command again")
-    client.log_artifacts(runs[0].info.run_id, str(folder), name)
-    return runs[0].info.run_id
+    run_id = runs[0].info.run_id
+    client.log_artifacts(run_id, str(folder), name)
+    for tag, value in tags.items():
+        client.set_tag(run_id, tag, value)
+    return run_id

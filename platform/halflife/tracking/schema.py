@@ -34,6 +34,8 @@ TAG_OUTCOME_PREFIX = "halflife.outcome."  # on trial (+ phase) runs: complete | 
 TAG_SUMMARY_PREFIX = "halflife.summary."  # on trial (+ phase) and stage (+ "stage") runs: JSON of the stage's summary
 TAG_PUBLISHED = "halflife.published"  # "complete" once every point of the run is written
 TAG_RESULT = "halflife.told"  # on a trial run of an adaptive search: what the search got: complete | failed: why
+TAG_ANSWER_PREFIX = "halflife.answer."  # on the sweep's run: + question -> its answer in a sentence
+TAG_VERDICT_PREFIX = "halflife.verdict."  # + question -> effect | equivalent | undecided | reported; if valid
 # On the sweep's run: the provenance of its numbers.
 TAG_COMMAND = "halflife.command"
 TAG_COMMIT = "halflife.commit"

@@ -1,0 +1,46 @@
+"""What a sweep asks of the analysis: a report, redrawn while it runs, and the answers to the study's questions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from halflife.sweep.site import ExecutionSite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """The answer to one declared question."""
+
+    name: str
+    primary: bool
+    verdict: str
+    """effect | equivalent | undecided | reported"""
+    sentence: str
+    valid: bool = True
+    """False where a required check fails: the runs cannot answer it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A report on disk."""
+
+    path: Path
+    answers: tuple[Answered, ...] = ()
+    """In the order of the questions, primaries first."""
+
+
+class Reporting(Protocol):
+    """`study` is the study's name, `sweep` the digest of its sweep. Each raises UserError where nothing is published
+    that it can read."""
+
+    def write(self, study: str, site: ExecutionSite, sweep: str) -> Written:
+        """The report of a sweep that is done."""
+        ...
+
+    def redraw(self, study: str, site: ExecutionSite, sweep: str) -> Path:
+        """The report of a sweep that runs; within seconds."""
+        ...
+
+    def answers(self, study: str, site: ExecutionSite, sweep: str) -> tuple[Answered, ...]: ...
