@@ -132,9 +132,18 @@ def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[
     return matches
 
 
+def decaying(data: StudyData) -> tuple[Outcome, ...]:
+    """The declared outcomes that are followed over time; that of soft prompts is how much it takes to elicit them."""
+    found = [outcome for outcome in data.declaration.outcomes if not outcome.phase.startswith("prompts")]
+    once = data.points.group_by("phase").agg(pl.col("step").max()).filter(pl.col("step") == 0)["phase"].to_list()
+    return tuple(outcome for outcome in found if outcome.phase not in once)
+
+
 def vocabulary(data: StudyData) -> dict[str, str]:
     """The leading outcome's words for its skill, answer and success, for texts that fit any study."""
-    outcome = data.declaration.outcomes[0]
+    outcome = next(iter(data.declaration.outcomes), None)
+    if outcome is None:
+        return {"skill": "skill", "answer": "answer", "success": "success"}
     success = outcome.label[:1].lower() + outcome.label[1:]
     return {"skill": outcome.skill, "answer": outcome.answer, "success": success}
 

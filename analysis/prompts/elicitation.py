@@ -88,6 +88,11 @@ def _declared(data: StudyData, models: Mapping[str, str]) -> pl.DataFrame:
     return _all_columns(found)
 
 
+def is_elicited(data: StudyData) -> bool:
+    """Whether every outcome is how much it takes to elicit a behaviour, and none how long it lasts."""
+    return bool(data.declaration.prompts) and all(each.phase == "prompts" for each in data.declaration.outcomes)
+
+
 def judged(data: StudyData, models: Mapping[str, str] = MODELS) -> pl.DataFrame:
     """The answers that models generated after prompts, as judged by the task: one row per behaviour, model, series and
     k, with the counts of the best restart of each seed, summed, and their `success` and `chance`. Empty if nothing was

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis.checks.decay import decay_checks
 from analysis.decay import fits
 from analysis.decay.clocks import half_lives_by_clock
 from analysis.decay.design import control_label, reference_label, setting_axes, vocabulary
@@ -18,7 +19,6 @@ from analysis.decay.retention import CLOCKS, common_span, half_lives, retention_
 from analysis.decay.survival import TimeRatios, study_time_ratios
 from analysis.errors import UserError
 from analysis.figures import FIGURES
-from analysis.report.checks.decay import decay_checks
 from analysis.report.fitting_checklist import checklist
 from analysis.report.other_outcomes import OutcomeSummary, outcome_tables, summaries
 from analysis.report.panels import FigurePanel, draw_panel, pages

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis.checks.prompts import prompt_checks
 from analysis.decay.design import vocabulary
 from analysis.errors import UserError
 from analysis.figures import FIGURES
@@ -15,7 +16,6 @@ from analysis.figures.distances import NO_C, OWN_THRESHOLD, by_both
 from analysis.figures.soft_prompts import SEED_BY_SEED
 from analysis.prompts import amounts, elicitation, fragility, information
 from analysis.prompts.published import read_prompts
-from analysis.report.checks.prompts import prompt_checks
 from analysis.report.panels import draw_panel, new_folders, pages
 from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, provenance
 from analysis.report.sentences.prompts import prompt_answer, tokens_needed
@@ -25,14 +25,7 @@ from analysis.stats.format import plural
 from halflife.secrets import masked
 from halflife.tracking import schema
 
-PHASE = "prompts"
-"""Phase of all outcomes of a study of how much information a behaviour takes."""
 SHOWN = ("soft_prompts", "distances", "restarts")
-
-
-def is_prompt_study(data: StudyData) -> bool:
-    """Whether the study is about how much it takes to elicit its behaviours, and not about how long they last."""
-    return bool(data.declaration.prompts) and all(outcome.phase == PHASE for outcome in data.declaration.outcomes)
 
 
 def prompts_page(data: StudyData, out: Path, tracking_uri: str) -> str:

@@ -7,8 +7,8 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+from analysis.checks.check import Check
 from analysis.decay.design import setting_axes, value_text, values_of
-from analysis.report.checks.check import Check
 from analysis.runs.study import StudyData
 from analysis.stats.format import listed, plural, short
 from halflife.tracking import schema

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from analysis.errors import UserError
 from analysis.figures import FIGURES
+from analysis.prompts.elicitation import is_elicited
 from analysis.report.decay_page import decay_page
 from analysis.report.panels import new_folders
-from analysis.report.prompts_page import is_prompt_study, prompts_page
+from analysis.report.prompts_page import prompts_page
 from analysis.report.rows import slug
 from analysis.runs.load import load_study
 
@@ -34,7 +35,7 @@ def write_report(
     other = [f"retention-{slug(outcome.name)}" for outcome in data.declaration.outcomes]
     new_folders(out, (*TABLES, *FIGURES, *other))
     path = out / "report.html"
-    page = prompts_page if is_prompt_study(data) else decay_page
+    page = prompts_page if is_elicited(data) else decay_page
     path.write_text(page(data, out, tracking_uri), encoding="utf-8")
     return path
 

@@ -34,6 +34,10 @@ class StudyData:
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Cache of results computed from this data and shared by figures; a modified copy starts empty."""
 
+    @property
+    def running(self) -> bool:
+        return self.sweep.status == "RUNNING"
+
 
 def declared(text: str, what: str) -> tuple[Declaration, upgrades.Upgrade]:
     """The declaration in the current schema, and the upgrade for everything else written under its own schema.

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
+from analysis.checks.prompts import BASE, at_size, gain_of, label_of, negligible
 from analysis.prompts import amounts, elicitation, fragility, information
-from analysis.report.checks.prompts import BASE, at_size, gain_of, label_of, negligible
 from analysis.runs.study import StudyData
 from analysis.stats.format import listed, plural
 from analysis.stats.intervals import t_interval

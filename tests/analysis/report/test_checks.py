@@ -6,10 +6,10 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
+from analysis.checks.decay import decay_checks
 from analysis.decay.numbers import every_number, size_summary
 from analysis.decay.retention import retention_curves
 from analysis.gallery import generated
-from analysis.report.checks.decay import decay_checks
 from analysis.report.sentences.decay import answer
 from analysis.runs.load import load_study
 from analysis.runs.study import StudyData

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from analysis.checks.decay import decay_checks
 from analysis.decay.conditions import MEASURE, conditions, missed
 from analysis.decay.design import controls
 from analysis.decay.effects import effects
@@ -21,7 +22,6 @@ from analysis.figures.languages import languages_table
 from analysis.figures.overlap import overlap_table
 from analysis.gallery import generated_languages as planted
 from analysis.gallery.generated import STEP
-from analysis.report.checks.decay import decay_checks
 from analysis.report.export import write_tables
 from analysis.report.sentences.families import _depth, family_answer, gated, overlap, sharing
 from analysis.runs.study import StudyData

@@ -8,11 +8,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from analysis.checks.prompts import gain_of, prompt_checks
 from analysis.gallery import generated
 from analysis.prompts import elicitation, information
+from analysis.prompts.elicitation import is_elicited
 from analysis.report import panels
-from analysis.report.checks.prompts import gain_of, prompt_checks
-from analysis.report.prompts_page import PHASE, is_prompt_study, prompts_page
+from analysis.report.prompts_page import prompts_page
 from analysis.report.sentences.prompts import _detuned, prompt_answer
 from analysis.runs.study import POINTS, StudyData
 from halflife.tracking import schema
@@ -38,17 +39,17 @@ def study() -> StudyData:
             prompts[name] = {"k": row["k"], "restart": row["restart"], "initial": "words" if row["k"] else "none"}
             hits = 20.0 * (row["loss"] < 1.0)
             for measure, value in (("loss", row["loss"]), ("hits", hits), ("trials", 20.0)):
-                points.append((trial, PHASE, 100, f"{task}.{name}/{measure}", value))
+                points.append((trial, "prompts", 100, f"{task}.{name}/{measure}", value))
     for role, name, hits in (("positive", "k0-r0", 20.0), ("null", "k4-r0", 0.0)):
         trials.append({"trial": role, "name": role, "role": role, "size": "30k", "parameters": 30_000, "seed": 0}
                       | {"outcome_prompts": "complete"})  # fmt: skip
         for measure, value in (("loss", 0.1), ("hits", hits), ("trials", 20.0)):
-            points.append((role, PHASE, 0, f"backdoor-triggered.{name}/{measure}", value))
+            points.append((role, "prompts", 0, f"backdoor-triggered.{name}/{measure}", value))
     tasks = {**{task: label for label, task in TASKS.items()}, "backdoor-triggered": "trigger given"}
     declaration = replace(
         base.declaration, title="Soft prompts", axes=(), figures=("soft_prompts", "distances", "restarts"),
         prompts=prompts,
-        outcomes=tuple(schema.Outcome(name=t, label=label, phase=PHASE, task=t) for t, label in tasks.items()),
+        outcomes=tuple(schema.Outcome(name=t, label=label, phase="prompts", task=t) for t, label in tasks.items()),
         controls=(
             schema.Control(kind="positive", label="trigger given", role="positive"),
             schema.Control(kind="absent", label="never poisoned", role="absent"),
@@ -99,7 +100,7 @@ def test_hits_judged_by_the_task_are_the_success_above_its_own_chance(study: Stu
     runs = name.select("trial", run=pl.col("name").list.first()).unique().sort("trial", "run")
     given = {"generated_hits": 9.0, "generated_trials": 12.0, "generated_moves": 30.0, "chance": 0.25}
     added = pl.concat([
-        runs.select("trial", phase=pl.lit(PHASE), step=pl.lit(100), name=pl.col("run") + f"/{measure}", value=value)
+        runs.select("trial", phase=pl.lit("prompts"), step=pl.lit(100), name=pl.col("run") + f"/{measure}", value=value)
         for measure, value in given.items()
     ])  # fmt: skip
     counted = replace(study, points=pl.concat([study.points, added.cast(dict(study.points.schema))]))  # pyright: ignore[reportArgumentType]
@@ -115,8 +116,8 @@ def test_hits_judged_by_the_task_are_the_success_above_its_own_chance(study: Stu
 
 
 def test_it_is_distinguished_from_a_study_of_decay(study: StudyData) -> None:
-    assert is_prompt_study(study)
-    assert not is_prompt_study(generated.overlap())
+    assert is_elicited(study)
+    assert not is_elicited(generated.overlap())
 
 
 def test_the_answer_has_the_tokens_beyond_teaching_and_the_gain_of_the_null(study: StudyData) -> None:

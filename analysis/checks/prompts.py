@@ -6,8 +6,8 @@ import itertools
 
 import polars as pl
 
+from analysis.checks.check import Check
 from analysis.prompts import elicitation
-from analysis.report.checks.check import Check
 from analysis.runs.study import StudyData
 from analysis.stats.format import listed, plural
 from analysis.stats.intervals import Interval, binomial_interval, t_interval

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 
+from analysis.checks.check import Check
 from analysis.decay.conditions import FAMILY, conditions
 from analysis.decay.erasure import layers
 from analysis.decay.formulas import MIN_SUCCESS
 from analysis.decay.retention import wide_points
-from analysis.report.checks.check import Check
 from analysis.runs.study import StudyData
 from halflife.tracking import schema
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from analysis.checks.check import Check
+from analysis.checks.families import criterion, family_checks
 from analysis.decay.conditions import FAMILY, is_family_study
-from analysis.decay.design import REPLICATES, control_label, controls, described, reference, vocabulary
+from analysis.decay.design import REPLICATES, control_label, controls, decaying, described, reference, vocabulary
 from analysis.decay.formulas import MIN_SUCCESS
 from analysis.decay.numbers import CLEAN_GAP, at_drop
-from analysis.report.checks.check import Check
-from analysis.report.checks.families import criterion, family_checks
 from analysis.runs.study import StudyData
 from analysis.stats.format import listed, plural
 from analysis.stats.intervals import binomial_interval
@@ -33,14 +33,14 @@ def decay_checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
         _payloads_implanted(data, drop, words),
         None if searched else _others_implanted(data, drop, words, criterion(data) if families else SUCCESS_AT_DROP),
         None if families else _clean_loss(data, words),
-        _controls_present(data),
+        controls_present(data),
         None if searched else _never_had(data, drop, words),
         _positive(curves, words, criterion(data) if families else KEPT),
         _absent(curves, words),
         _extinction(data, curves),
         _silent(drop, words) if "untriggered" in tasks else None,
         _near(drop, words) if "near" in tasks else None,
-        _ended(data),
+        ended(data),
     ]
     return [check for check in found if check is not None]
 
@@ -154,20 +154,22 @@ def _clean_loss(data: StudyData, words: Words) -> Check:
     return Check(name=name, expected=expected, found=shown, passed=max(gaps["gap"].abs()) <= CLEAN_GAP, required=True)
 
 
-def _controls_present(data: StudyData) -> Check:
+def controls_present(data: StudyData) -> Check:
     roles, tasks = set(data.trials["role"]), set(data.points["name"].str.split("/").list.first())
     missing = [
         control.label
         for control in data.declaration.controls
         if (control.role and control.role not in roles) or (control.task and control.task not in tasks)
     ]
-    lonely = len(set(data.trials.filter(pl.col("role") == "treatment")["trial"]) - set(controls(data, "absent")))
+    alone = set(data.trials.filter(pl.col("role") == "treatment")["trial"]) - set(controls(data, "absent"))
+    lonely = len(alone) if decaying(data) else 0
     found = f"missing: {listed(missing)}" if missing else f"all {len(data.declaration.controls)} declared controls"
     if lonely:
         found += f"; {plural(lonely, 'treatment')} without a never-exposed control"
+    whole = not missing and not lonely
     return Check(
         name="Controls ran", expected="every declared control, and a never-exposed control for each treatment",
-        found=found, passed=not missing and not lonely, required=True,
+        found=found, passed=whole or (None if data.running else False), required=True,
     )  # fmt: skip
 
 
@@ -294,7 +296,7 @@ def _near(drop: pl.DataFrame, words: Words) -> Check:
     )  # fmt: skip
 
 
-def _ended(data: StudyData) -> Check:
+def ended(data: StudyData) -> Check:
     """Every phase for which a trial has a stage must be complete; a phase without an outcome has not run."""
     phases = [name.removeprefix("stage_") for name in data.trials.columns if name.startswith("stage_")]
     phases += [name.removeprefix("outcome_") for name in data.trials.columns if name.startswith("outcome_")]
@@ -311,6 +313,7 @@ def _ended(data: StudyData) -> Check:
             ends[state] = ends.get(state, 0) + 1
     bad = [f"{count} with a phase {state}" for state, count in ends.items() if count]
     stopped = data.sweep.status not in ("FINISHED", "")
+    unknown = data.running and not any(count for state, count in ends.items() if state != "not run")
     found = [
         f"{whole} of {data.trials.height}",
         *bad,
@@ -318,5 +321,5 @@ def _ended(data: StudyData) -> Check:
     ]
     return Check(
         name="Trials complete", expected="all; incomplete trials are shown as far as they got", found="; ".join(found),
-        passed=not bad and not stopped,
+        passed=None if unknown else not bad and not stopped,
     )  # fmt: skip

@@ -1,0 +1,33 @@
+"""The checks of a sweep, by what it measured."""
+
+from __future__ import annotations
+
+from analysis.checks.check import Check
+from analysis.checks.decay import controls_present, decay_checks, ended
+from analysis.checks.prompts import prompt_checks
+from analysis.decay.design import decaying, leading
+from analysis.decay.retention import retention_curves
+from analysis.prompts.elicitation import is_elicited
+from analysis.runs.study import StudyData
+
+
+def checks(data: StudyData) -> list[Check]:
+    """Of the leading outcome that decays; else of prompts; else of the controls alone. Computed once per `data`."""
+    if "checks" not in data.derived:
+        data.derived["checks"] = _checks(data)
+    return data.derived["checks"]
+
+
+def failing(data: StudyData) -> tuple[str, ...]:
+    """Names of the required checks that fail: then the sweep answers nothing."""
+    return tuple(check.name for check in checks(data) if check.required and check.passed is False)
+
+
+def _checks(data: StudyData) -> list[Check]:
+    if outcomes := decaying(data):
+        first = outcomes[0] == data.declaration.outcomes[0]
+        view = data if first else leading(data, outcomes[0])
+        return decay_checks(view, retention_curves(view))
+    if is_elicited(data):
+        return prompt_checks(data)
+    return [controls_present(data), ended(data)]
