@@ -155,14 +155,22 @@ def jackknife_half_width(whole: Array, parts: Array, level: float = LEVEL) -> Ar
     return stats.t.ppf(0.5 + level / 2, count - 1) * pseudo.std(axis=-1, ddof=1) / np.sqrt(count)
 
 
+def without_groups(fit: Fit) -> FitBatch:
+    """The law fitted without each group, in the order of np.unique(group). Computed once per fit."""
+    if "without_groups" not in fit.derived:
+        data = fit.observations
+        assert data.group is not None
+        weights = (data.group != np.unique(data.group)[:, None]).astype(float)
+        weights = weights * (1.0 if data.weights is None else data.weights)
+        fit.derived["without_groups"] = fit_many(fit.law, data, weights=weights, around=fit)
+    return fit.derived["without_groups"]
+
+
 def _jackknife(fit: Fit, level: float) -> Intervals:
     """Delete-one-group pseudo-values and Student's t over them (Tukey 1958; for a mean it is the t interval itself)."""
     data = fit.observations
-    assert data.group is not None
-    names = np.unique(data.group)
-    weights = (data.group != names[:, None]).astype(float) * (1.0 if data.weights is None else data.weights)
-    without = fit_many(fit.law, data, weights=weights, around=fit)
-    count = names.size
+    without = without_groups(fit)
+    count = without.theta.shape[0]
 
     def interval(whole: float, parts: Array) -> Interval:
         half_width = float(jackknife_half_width(np.array(whole), parts, level))

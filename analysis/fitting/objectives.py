@@ -99,13 +99,16 @@ class Gaussian:
     """Half the summed squares of value - y (of their logarithms with `log`); the variance is profiled out."""
 
     log: bool = False
-    name: str = "gaussian"
     own: Parameter | None = None
     profiled: int = 1
 
+    @property
+    def name(self) -> str:
+        return "lognormal" if self.log else "gaussian"
+
     def check(self, data: Observations) -> None:
         if data.y is None:
-            raise UserError("gaussian is for a response: pass y, not hits and trials")
+            raise UserError(f"{self.name} is for a response: pass y, not hits and trials")
         if self.log and (data.y <= 0).any():
             raise UserError("lognormal errors need y above 0")
 

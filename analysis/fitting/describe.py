@@ -1,0 +1,107 @@
+"""A fit in words: what was fitted to what, its parameters and what follows from them with intervals, its warnings."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from analysis.stats.intervals import Interval
+
+if TYPE_CHECKING:
+    from analysis.fitting.extrapolation import HeldOut
+    from analysis.fitting.intervals import HalfLife, Intervals
+    from analysis.fitting.result import Fit
+
+Row = tuple[str, str, str, str]
+
+
+def summary(
+    fit: Fit, found: Intervals, derived: dict[str, Interval], resampled: Intervals | None = None, left_out: int = 0
+) -> list[str]:
+    """Lines: the law, the data, a table of estimates with 95 % intervals, how they were found."""
+    law = fit.law
+    rows = [
+        (p.name, _number(found.parameters[p.name].estimate), _ends(found.parameters[p.name], p.name in fit.fixed),
+         p.meaning) for p in law.parameters
+    ]  # fmt: skip
+    rows += [(name, _number(derived[name].estimate), bracket(derived[name]), each.meaning)
+             for name, each in law.derived.items() if name in derived]  # fmt: skip
+    others = {name: bracket(each) for name, each in resampled.parameters.items()} if resampled else {}
+    if found.half_life is not None:
+        half = found.half_life
+        rows.append((law.half_name, _number(half.estimate), bracket(half), _reach(half, fit)))
+        if resampled and resampled.half_life:
+            others[law.half_name] = bracket(resampled.half_life)
+    lines = [f"{law.name}: {law.formula}", data(fit, left_out), *_table(rows, others if resampled else None)]
+    value = ("summed huber", fit.objective) if fit.log_likelihood is None else ("log-likelihood", fit.log_likelihood)
+    lines.append(f"{value[0]} {value[1]:.8g}; {fit.starts_at_optimum:.0%} of {fit.starts} starts reached it")
+    lines.append(f"95 % intervals: {found.method}{f'; {resampled.method}' if resampled else ''}")
+    if fit.error.own is not None and fit.own is not None:
+        lines.append(f"{fit.error.own.name} {fit.own:.4g}: {fit.error.own.meaning}")
+    return lines
+
+
+def notes(fit: Fit, found: Intervals, predicted: dict[str, HeldOut], resampled: bool) -> list[str]:
+    """Lines: predictions of held-out parts, what the warnings are about, the warnings."""
+    lines = [f"held out: {part} ({each.points} points), predicted with error {_number(each.error)}"
+             for part, each in predicted.items()]  # fmt: skip
+    pooled = any(found.parameters[name].estimate != value for name, value in fit.parameters.items())
+    if (fit.warnings or resampled) and pooled:
+        shown = ", ".join(f"{name} = {_number(value)}" for name, value in fit.parameters.items())
+        about = " and ".join([*(["the bootstrap"] if resampled else []), *(["the warnings"] if fit.warnings else [])])
+        lines.append(f"{about}: about the fit to all points at once ({shown}), not the mean over groups")
+    return [*lines, *(f"warning: {warning}" for warning in fit.warnings)]
+
+
+def data(fit: Fit, left_out: int = 0) -> str:
+    """The number of points, groups and bounds, and the errors that were assumed."""
+    points = fit.observations
+    groups = "" if points.group is None else f" in {len(set(points.group.tolist()))} groups"
+    weighted = "" if points.weights is None else ", weighted"
+    dropped = f"; {left_out} rows without a response left out" if left_out else ""
+    return f"{points.n} points{groups}{_bounded(fit)}, {fit.error.name} errors{weighted}{dropped}"
+
+
+def _bounded(fit: Fit) -> str:
+    low, high = getattr(fit.observations, "low", None), getattr(fit.observations, "high", None)
+    return "" if low is None or high is None else f" ({int((low != high).sum())} of them only bounded)"
+
+
+def half_life(half: HalfLife | None) -> str:
+    """A half-life in one cell; beyond the data with what it is at least."""
+    if half is None:
+        return "none in this law"
+    if half.estimate is None:
+        return f"beyond the data{'' if half.low is None else f', at least {_number(half.low)}'}"
+    return f"{_number(half.estimate)} {bracket(half)}{' (beyond the data)' if half.censored else ''}"
+
+
+def _reach(half: HalfLife, fit: Fit) -> str:
+    unit = f"in units of {fit.law.inputs[0]}"
+    if not half.censored:
+        return unit
+    if half.estimate is None:
+        return f"beyond the data{'' if half.low is None else f': at least {_number(half.low)}'}, {unit}"
+    return f"beyond the data, which end at {_number(float(fit.observations.x[:, 0].max()))}, {unit}"
+
+
+def _table(rows: list[Row], others: dict[str, str] | None) -> list[str]:
+    """Aligned columns; `others` by name: a further interval."""
+    cells = [["", "estimate", "95 % interval", *(["bootstrap"] if others is not None else []), ""]]
+    for name, estimate, ends, meaning in rows:
+        cells.append([name, estimate, ends, *([others.get(name, "")] if others is not None else []), meaning])
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]) - 1)]
+    return ["  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+            for row in cells]  # fmt: skip
+
+
+def _ends(found: Interval, held: bool) -> str:
+    return "held" if held else bracket(found)
+
+
+def bracket(found: Interval | HalfLife) -> str:
+    return f"[{_number(found.low)}, {_number(found.high)}]"
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None or not math.isfinite(value) else f"{value:.4g}"
