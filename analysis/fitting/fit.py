@@ -219,7 +219,7 @@ def _covariance(problem: Problem, hessian: Array, z: Array, free: NDArray[np.boo
         return np.full_like(hessian, np.nan)
     inverse = np.linalg.inv(inner / np.outer(scale, scale)) / np.outer(scale, scale)
     n = problem.x.shape[0]
-    if problem.objective.name == "gaussian":
+    if problem.objective.profiled:
         inverse *= 2 * value / max(n - int(free.sum()), 1)
     elif problem.objective.name == "huber":
         scores = problem.scores(z)[:, free]
