@@ -224,7 +224,6 @@ def declare(preset: str, settings: Settings, corpus: str, sizes: tuple[int, ...]
     varied = axes.declared(AXES, settings)
     if settings.strength is None:
         varied = (replace(varied[0], values=varied[0].values[:1]), *varied[1:])
-    reference = {axis.name: axis.values[0] for axis in varied if len(axis.values) > 1}
     return backdoor.declare(
         settings,
         corpus,
@@ -241,7 +240,9 @@ def declare(preset: str, settings: Settings, corpus: str, sizes: tuple[int, ...]
         ),
         prompts=described(settings.soft_prompts),
         notes=tuple(_notes(settings)),
-        **backdoor_questions.asked(reference, several=len(sizes) > 1, relearn=settings.relearn),
+        **backdoor_questions.asked(
+            varied, several=len(sizes) > 1, relearn=settings.relearn, soft_prompts=settings.soft_prompts
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from halflife.prompts.soft_prompt import SoftPrompt
 from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
+from halflife.tracking.questions import Contrast, Curve, Quantity, Question
 
 RESTARTS, LR, STEPS, EXAMPLES, NUM_EVAL = 2, 0.2, 250, 256, 128
 """For each k. Few, as k is one axis among many here; studies of prompts vary them. A language with
@@ -41,6 +42,37 @@ def described(tokens: tuple[int, ...]) -> dict[str, dict[str, Any]]:
     return (
         {prompt.name: {"k": prompt.tokens, "restart": prompt.restart} for prompt in prompts(tokens)} if tokens else {}
     )
+
+
+def elicited(tokens: tuple[int, ...], what: str, where: dict[str, Any]) -> tuple[list[Quantity], list[Question]]:
+    """What a study asks of these prompts, in trials as in `where`: whether they elicit `what` rather than teach it, and
+    whether the decay makes that harder."""
+    if not tokens:
+        return [], []
+    loss = Quantity(
+        name="prompt_loss", label=f"the loss of {what} after a fitted prompt", derived="prompt_loss",
+        unit="nats per token",
+    )  # fmt: skip
+    most, after, drop = max(tokens), "after the decay", "at the drop"
+    found: list[Question] = [
+        Contrast(
+            name="elicited", quantity=loss.name, high="treatment", low="absent",
+            where={**where, "k": most, "moment": after},
+            label=f"Do {most} prompt tokens elicit {what} after the decay, rather than teach it?",
+        ),
+        Contrast(
+            name="elicited_later", quantity=loss.name, axis="moment", high=after, low=drop, where={**where, "k": most},
+            label=f"Does the decay make {what} harder to elicit with {most} tokens?",
+        ),
+    ]  # fmt: skip
+    if len(tokens) > 1:
+        label = f"How does the loss of {what} fall with the length of the prompt, after the decay?"
+        found.append(
+            Curve(
+                name="elicited_by_length", label=label, quantity=loss.name, axis="k", where={**where, "moment": after}
+            )
+        )
+    return [loss], found
 
 
 def elicitation(branch: Train, target: Target, tokens: tuple[int, ...], seed: int) -> dict[str, Stage]:
