@@ -118,6 +118,8 @@ class Law:
     """What `half` is called: time to half recovery in a curve that rises."""
     derived: Mapping[str, Derived] = field(default_factory=dict, hash=False)
     """By name, what follows from the parameters."""
+    times: bool = False
+    """Whether the response is a time, such as a half-life: a missing one was not reached, which is a lower bound."""
     optimum: Function | None = None
     """(N D, *parameters) -> parameters N and tokens D of the lowest loss at that product, which is compute over 6."""
     purpose: str = ""

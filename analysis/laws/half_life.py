@@ -118,7 +118,7 @@ def half_life_law(name: str, *terms: str, register: bool = False) -> Law:
         return value, (factor, *(value * slope for slope in slopes))
 
     return law(
-        register=register, name=name, source=SOURCE, linear=("T0",),
+        register=register, name=name, source=SOURCE, linear=("T0",), times=True,
         formula=" + ".join(["ln T = ln T0 + gamma ln(N/1e6)", *(part.formula for part in parts)]).replace("+ -", "-"),
         inputs=("N", *(given for part in parts for given in part.inputs)),
         parameters=(
