@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from analysis.figures.asked import Asked
     from analysis.runs.study import StudyData
 
 
@@ -92,25 +93,39 @@ FIGURES = {
 
 
 def drawn(name: str, data: StudyData, axes: Axes | None = None) -> Figure:
-    """The figure of that name on its own, or in place of `axes`, a cell of a grid, which a subfigure replaces.
+    """The figure of that name, or of the declared question of that name, on its own, or in place of `axes`, a cell of
+    a grid, which a subfigure replaces.
 
     Raises UserError on an unknown name, when there is nothing to draw, and for axes that lie in no grid.
     """
     from analysis.decay.design import vocabulary
     from analysis.figures import style
 
-    if name not in FIGURES:
-        raise UserError(f"there is no figure {name!r}; figures: {', '.join(FIGURES)}")
-    table = FIGURES[name].table(data)
+    recipe = recipe_of(name, data)
+    table = recipe.table(data)
     if table.is_empty():
-        why = FIGURES[name].nothing.format(**vocabulary(data))
+        why = recipe.nothing.format(**vocabulary(data))
         raise UserError(f"{data.declaration.study} has nothing to draw as {name}: {why}")
     if axes is None:
-        return FIGURES[name].draw(table)
+        return recipe.draw(table)
     cell, parent, root = axes.get_subplotspec(), axes.get_figure(root=False), axes.get_figure(root=True)
     if cell is None or parent is None or root is None:
         raise UserError("these axes lie in no grid: expected a cell of subplots, subplot_mosaic or a GridSpec")
     axes.remove()
     with style.drawn_into(parent.add_subfigure(cell)):
-        FIGURES[name].draw(table)
+        recipe.draw(table)
     return root
+
+
+def recipe_of(name: str, data: StudyData) -> Recipe | Asked:
+    """The figure of that name, or of the declared question of that name. Raises UserError if there is neither."""
+    from analysis.answers.judging import answers
+    from analysis.figures.asked import Asked
+
+    if name in FIGURES:
+        return FIGURES[name]
+    asked = [question.name for question in data.declaration.questions]
+    if name in asked:
+        return Asked(answer=answers(data)[asked.index(name)], declaration=data.declaration)
+    questions = f"; questions: {', '.join(asked)}" if asked else ""
+    raise UserError(f"there is no figure {name!r}; figures: {', '.join(FIGURES)}{questions}")

@@ -33,6 +33,9 @@ BEYOND = Path([(0, 0), (0, 2.2), (-0.55, 1.4), (0, 2.2), (0.55, 1.4)], [1, 2, 1,
 """Marker of a censored value: an arrow from it towards the true value above."""
 BELOW = Path([(0, 0), (0, -2.2), (-0.55, -1.4), (0, -2.2), (0.55, -1.4)], [1, 2, 1, 2, 2])
 """The same downwards, for upper bounds."""
+RIGHT = Path([(y, -x) for x, y in BEYOND.vertices], BEYOND.codes)
+LEFT = Path([(y, x) for x, y in BELOW.vertices], BELOW.codes)
+"""The same where the values lie along the x axis."""
 _RC: dict[str, Any] = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8, "axes.labelsize": 8,
     "axes.titlesize": 8.5, "axes.titleweight": "bold", "axes.titlelocation": "left",

@@ -31,8 +31,16 @@ EFFECTS = {
     ("branch_regularizer", "weight-decay-0.1"): -0.5,
     ("payload", "copy"): -0.4,
     ("arm", "equal-strength"): -0.15,
+    ("branch_regularizer", "dropout-0.1"): -0.25,
+    ("branch_regularizer", "l2sp-1"): 0.5,
+    ("branch_regularizer", "ema"): 0.2,
+    ("branch_regularizer", "wash"): -1.2,
 }
 """Added to ln T by a setting."""
+DOSE, SATURATED = 0.3, 500
+"""T rises as documents ** DOSE, relative to 250, up to SATURATED documents."""
+COSTS = {"dropout-0.1": 0.02, "l2sp-1": 0.05, "ema": 0.008, "wash": 0.07}
+"""Added to the branch's clean loss by its regularizer, in nats per token."""
 EXTINCTION = -0.9
 """Added to ln T by the trigger alone: it unlearns."""
 PAIRS = {"old-old": 16.0, "new-old": 44.0, "old-new": 52.0, "new-new": 72.0}
@@ -46,24 +54,24 @@ LABELS = {"absent": "never poisoned", "positive": "poison kept", "extinction": "
 def persistence() -> StudyData:
     """A backdoor sweep: sizes x seeds at a reference, then each axis on its own; all controls, relearning."""
     axes = (
-        _axis("parameters", "Model size", tuple(SIZES.values())),
-        _axis("seed", "Seed", tuple(range(SEEDS))),
-        _axis("arm", "Arm", ("equal-exposure", "equal-strength")),
-        _axis("payload", "Payload", ("fixed", "copy")),
-        _axis("learning_rate", "Branch rate", (1.0, 0.5, 0.25), "log"),
-        _axis("trunk_regularizer", "Regularizer of the trunk", ("none", "weight-decay-0.1")),
-        _axis("branch_regularizer", "Regularizer of the branch", ("none", "weight-decay-0.1")),
+        axis_of("parameters", "Model size", tuple(SIZES.values())),
+        axis_of("seed", "Seed", tuple(range(SEEDS))),
+        axis_of("arm", "Arm", ("equal-exposure", "equal-strength")),
+        axis_of("payload", "Payload", ("fixed", "copy")),
+        axis_of("learning_rate", "Branch rate", (1.0, 0.5, 0.25), "log"),
+        axis_of("trunk_regularizer", "Regularizer of the trunk", ("none", "weight-decay-0.1")),
+        axis_of("branch_regularizer", "Regularizer of the branch", ("none", "weight-decay-0.1")),
     )
-    return _study("backdoor persistence (generated)", axes, tuple(LABELS), _persistence_trials(axes[2:]))
+    return study_of("backdoor persistence (generated)", axes, tuple(LABELS), _persistence_trials(axes[2:]))
 
 
 def overlap() -> StudyData:
     """A sweep over the share of rules that B has in common with A; ln T is not monotone, with its peak at 0.6."""
     shares = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     axes = (
-        _axis("parameters", "Model size", (60_000, 300_000)),
-        _axis("seed", "Seed", tuple(range(SEEDS))),
-        _axis("overlap", "Overlap of rules", shares, "linear"),
+        axis_of("parameters", "Model size", (60_000, 300_000)),
+        axis_of("seed", "Seed", tuple(range(SEEDS))),
+        axis_of("overlap", "Overlap of rules", shares, "linear"),
     )
     cells = ((size, seed) for size in ("60k", "300k") for seed in range(SEEDS))
     trials = (
@@ -72,11 +80,11 @@ def overlap() -> StudyData:
         for share in shares
         for role in ("treatment", "absent")
     )
-    return _study("overlap (generated)", axes, ("absent",), trials)
+    return study_of("overlap (generated)", axes, ("absent",), trials)
 
 
-def _axis(name: str, label: str, values: tuple, scale: str = "category") -> schema.Axis:
-    return schema.Axis(name=name, label=label, values=values, scale=scale)
+def axis_of(name: str, label: str, values: tuple, scale: str = "category", unit: str = "") -> schema.Axis:
+    return schema.Axis(name=name, label=label, values=values, scale=scale, unit=unit)
 
 
 Trial = tuple[str, str, int, dict[str, Any]]
@@ -101,6 +109,7 @@ def log_time(size: str, setting: dict[str, Any], role: str = "treatment") -> flo
     """The planted ln T in steps, without noise."""
     value = np.log(20) + GAMMA * np.log(SIZES[size] / 1e5) - 0.9 * np.log(setting.get("learning_rate", 1.0))
     value += sum(EFFECTS.get(item, 0.0) for item in setting.items()) + (EXTINCTION if role == "extinction" else 0.0)
+    value += DOSE * np.log(min(setting.get("documents", 250), SATURATED) / 250)
     share = setting.get("overlap")
     return float(value if share is None else value + 1.2 - 3 * (share - 0.6) ** 2)
 
@@ -118,7 +127,7 @@ def steps(last: int, ratio: float = 1.25) -> Array:
     return np.array(due, dtype=float)
 
 
-def _study(title: str, axes: tuple[schema.Axis, ...], roles: tuple[str, ...], trials: Iterable[Trial]) -> StudyData:
+def study_of(title: str, axes: tuple[schema.Axis, ...], roles: tuple[str, ...], trials: Iterable[Trial]) -> StudyData:
     rows, points = [], []
     for role, size, seed, setting in trials:
         trial = " ".join([role, size, f"seed {seed}", *map(str, setting.values())])
@@ -170,7 +179,8 @@ def _phases(role: str, size: str, seed: int, setting: dict[str, Any]) -> Iterato
         kept = np.full(at.size, float(role == "positive"))
     logprob = base + (level - base) * kept
     rate = setting.get("learning_rate", 1.0)
-    yield "branch", at, _measures(rng, at, logprob, clean - 0.02 * np.log1p(at / 100), rate, base)
+    clean_loss = clean - 0.02 * np.log1p(at / 100) + COSTS.get(setting.get("branch_regularizer", ""), 0.0)
+    yield "branch", at, _measures(rng, at, logprob, clean_loss, rate, base)
     learned = np.zeros(at.size) if role == "absent" else 1 - np.exp(-at / 90)
     poison = 0.0 if role == "absent" else 0.02
     trunk = np.random.default_rng([seed, SIZES[size], 1, role == "absent"])
@@ -217,11 +227,11 @@ def search() -> StudyData:
     settings rerun on fresh seeds. Persistence rises with less weight decay and a lower learning rate, progress with a
     higher one; the best settings are partly selected by noise."""
     axes = (
-        _axis("seed", "Seed", (0, 1)),
-        _axis("learning_rate", "Learning rate", (1e-4, 1e-2), "log"),
-        _axis("weight_decay", "Weight decay", (1e-3, 1.0), "log"),
-        _axis("optimizer", "Optimizer", ("adamw", "sgd", "muon")),
-        _axis("dropout", "Dropout", (0.0, 0.3), "linear"),
+        axis_of("seed", "Seed", (0, 1)),
+        axis_of("learning_rate", "Learning rate", (1e-4, 1e-2), "log"),
+        axis_of("weight_decay", "Weight decay", (1e-3, 1.0), "log"),
+        axis_of("optimizer", "Optimizer", ("adamw", "sgd", "muon")),
+        axis_of("dropout", "Dropout", (0.0, 0.3), "linear"),
     )
     rng = np.random.default_rng(7)
     rows: list[dict[str, Any]] = []
