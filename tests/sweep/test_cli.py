@@ -13,6 +13,8 @@ from halflife.errors import UserError
 from halflife.sweep import cli, launch
 from halflife.sweep.cli import Preset, main
 from halflife.sweep.report import SweepReport
+from halflife.sweep.reporting import Answered, Reporting, Written
+from halflife.sweep.settling import Settle
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
 from halflife.tracking import publisher
@@ -24,6 +26,7 @@ class Settings:
     branches: int = 2
     text: Literal["same", "shifted"] = "same"
     relearn: bool = True
+    seeds: int = 2
 
 
 PRESETS = {"smoke": Preset(summary="Nothing.", settings=Settings())}
@@ -37,12 +40,14 @@ class Command:
     build: Any = None
     end: dict[str, Any] = dataclasses.field(default_factory=dict)
     drawn: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    answered: tuple[Answered, ...] = ()
 
     def run(self, *flags: str) -> None:
         arguments = ["smoke", "--results", str(self.results), "--device", "cpu", *flags]
-        main(self.build or self._build, PRESETS, report=self._report, description="", arguments=arguments)
+        main(self.build or self._build, PRESETS, report=self, description="", arguments=arguments)
 
-    def swept(self, made: Study, site: ExecutionSite) -> SweepReport:
+    def swept(self, made: Study | Settle, site: ExecutionSite, *, reporting: Reporting) -> SweepReport:
+        made = made.first if isinstance(made, Settle) else made
         counts = SweepReport(
             study=made.declaration.study, sweep=made.key, tracking_uri=site.actual_tracking_uri,
             results=site.results, stages=0, cached=0, run=0,
@@ -52,9 +57,15 @@ class Command:
     def _build(self, preset: str, settings: Settings, site: ExecutionSite) -> Study:
         return study(branches=settings.branches)
 
-    def _report(self, name: str, site: ExecutionSite, sweep: str) -> Path:
-        self.drawn.append((name, sweep))
-        return site.results / "reports" / name / "report.html"
+    def write(self, study: str, site: ExecutionSite, sweep: str) -> Written:
+        self.drawn.append((study, sweep))
+        return Written(path=self.redraw(study, site, sweep), answers=self.answers(study, site, sweep))
+
+    def redraw(self, study: str, site: ExecutionSite, sweep: str) -> Path:
+        return site.results / "reports" / study / "report.html"
+
+    def answers(self, study: str, site: ExecutionSite, sweep: str) -> tuple[Answered, ...]:
+        return self.answered
 
 
 @pytest.fixture
@@ -105,7 +116,7 @@ def test_a_flag_that_cannot_be_parsed_is_one_line(
 @pytest.mark.parametrize(("given", "hint"), [("smok", ", did you mean smoke?"), ("laptop", "")])
 def test_a_misspelt_preset_is_answered_with_the_nearest_one(command: Command, capsys, given: str, hint: str):
     with pytest.raises(SystemExit) as ended:
-        main(command._build, PRESETS, report=command._report, description="", arguments=[given])
+        main(command._build, PRESETS, report=command, description="", arguments=[given])
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: unknown preset {given!r}{hint}: expected one of smoke")
 
@@ -182,6 +193,44 @@ def test_a_report_that_cannot_be_attached_is_still_printed_and_fails_the_command
     out, err = capsys.readouterr()
     assert f"report: {(command.results / 'reports/fakes/report.html').as_uri()}" in out
     assert err == "not published: the report could not be kept; run the same command again to store it\n"
+
+
+def test_primary_answers_are_printed_and_all_become_tags_of_the_run(
+    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    attached: dict[str, Any] = {}
+    monkeypatch.setattr(publisher, "attach", lambda *_, **given: attached.update(given))
+    command.answered = (
+        Answered(name="size", primary=True, verdict="effect", sentence="Size slows it."),
+        Answered(name="rate", primary=False, verdict="undecided", sentence="The rate may."),
+        Answered(name="lost", primary=False, verdict="undecided", sentence="Not valid.", valid=False),
+    )
+    command.run()
+    out = capsys.readouterr().out
+    assert out.startswith("Size slows it.\n")
+    assert "may" not in out
+    assert attached["tags"] == {
+        "halflife.answer.size": "Size slows it.", "halflife.verdict.size": "effect",
+        "halflife.answer.rate": "The rate may.", "halflife.verdict.rate": "undecided",
+        "halflife.answer.lost": "Not valid.",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--budget", "2h"), "--budget and --max-seeds limit --settle: add --settle, or leave them out"),
+        (("--settle",), "--settle: the study declares no looks"),
+        (("--settl",), "Unrecognized options: --settl, did you mean --settle?"),
+    ],
+)
+def test_a_study_that_cannot_be_settled_is_refused_in_one_line(
+    command: Command, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
+):
+    assert ended(command, *flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {said}")
+    assert error.count("\n") == 1
 
 
 def test_the_hint_shows_the_runs_of_this_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -183,6 +183,7 @@ def test_a_cluster_file_that_is_not_there_is_refused(checkout: Path):
 def test_a_head_that_cannot_be_reached_is_one_line(checkout: Path, monkeypatch, capsys):
     """Through the command line, with Ray's ssh."""
     from halflife.kits.backdoor import Settings
+    from halflife.results import study_report
     from halflife.sweep.cli import Preset
 
     (checkout / "cluster.yaml").write_text(
@@ -197,7 +198,7 @@ def test_a_head_that_cannot_be_reached_is_one_line(checkout: Path, monkeypatch, 
         main(
             lambda *_: pytest.fail("nothing is built here"),  # pyright: ignore[reportArgumentType]
             presets,
-            report=lambda *_: Path(),
+            report=study_report,
             description=None,
             arguments=["smoke", "--cluster", str(checkout / "cluster.yaml")],
         )
