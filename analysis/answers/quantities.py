@@ -130,7 +130,8 @@ def _series(data: StudyData, quantity: Quantity) -> dict[str, Series | Reading]:
     ended = f"outcome_{quantity.phase}"
     found: dict[str, Series | Reading] = {}
     for row in data.trials.to_dicts():
-        end, part = row.get(ended) or "complete", parts.get((row["trial"],))
+        ahead = data.running and row.get(f"stage_{quantity.phase}")
+        end, part = row.get(ended) or ("not finished yet" if ahead else "complete"), parts.get((row["trial"],))
         if part is None:
             why = f"no trial has {quantity.phase}/{lacking[0]}" if lacking else f"{quantity.measure} was not measured"
             found[row["trial"]] = Reading(reason=why if end == "complete" else f"{quantity.phase}: {end}")

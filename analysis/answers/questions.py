@@ -1,4 +1,4 @@
-"""From declared questions to answers: one estimate per seed (analysis.stats.per_seed), then a verdict.
+"""From declared questions to estimates, one per seed (analysis.stats.per_seed); verdicts: analysis.answers.judging.
 
 One function per kind of question, found by its kind in `KINDS`.
 """
@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from analysis.answers.quantities import about, values
+from analysis.decay.design import reference
 from analysis.decay.floors import floors
 from analysis.decay.formulas import crossing, rising
 from analysis.decay.numbers import reference_times
@@ -22,17 +23,17 @@ from analysis.decay.savings import relearning_times, savings_summary
 from analysis.decay.search import on_front
 from analysis.errors import UserError
 from analysis.runs.study import StudyData
-from analysis.stats import per_seed, verdicts
+from analysis.stats import per_seed
 from analysis.stats.arrays import Array
 from analysis.stats.estimates import Censored, Estimates
 from analysis.stats.format import short
 from analysis.stats.intervals import Interval, Median, median_interval
 from analysis.stats.scaling import by_size
-from analysis.stats.sequential import Looks
 from analysis.stats.verdicts import Verdict
 from halflife.tracking.questions import Association, Contrast, Curve, Decay, Frontier, Quantity, Question, Trend
 
 SEED, SETTING = "seed", "_setting"
+ONLY_ABOVE = "known only from above, which no slope can use"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,8 @@ class Answer:
     none."""
     invalid: tuple[str, ...] = ()
     """Names of required checks of the sweep that fail: then no verdict is claimed."""
+    p: float | None = None
+    """p-value; of a primary corrected by Holm."""
 
     @property
     def valid(self) -> bool:
@@ -81,36 +84,7 @@ class Answer:
         return "undecided" if self.verdict is None else self.verdict.answer
 
 
-def answers(data: StudyData) -> list[Answer]:
-    """Of every declared question, in the declared order; primaries share one error rate. Computed once per `data`."""
-    if "answers" not in data.derived:
-        data.derived["answers"] = _answers(data)
-    return data.derived["answers"]
-
-
-def _answers(data: StudyData) -> list[Answer]:
-    declaration = data.declaration
-    looks = Looks(declaration.looks) if declaration.looks else None
-    if declaration.pilot_seeds and SEED in data.trials.columns:
-        data = replace(data, trials=data.trials.filter(~pl.col(SEED).is_in(declaration.pilot_seeds)))
-    found = [_estimated(data, question) for question in declaration.questions]
-    together = [i for i, each in enumerate(found) if each.question.primary and each.estimates is not None]
-    alone = [
-        [i] for i, each in enumerate(found)
-        if not each.question.primary and each.estimates is not None and each.question.has_verdict
-    ]  # fmt: skip
-    for family in [together, *alone] if together else alone:
-        asked = [
-            verdicts.Question(estimates=estimates, margin=found[i].question.margin)
-            for i in family
-            if (estimates := found[i].estimates) is not None
-        ]
-        for i, verdict in zip(family, verdicts.judge(asked, looks), strict=True):
-            found[i] = replace(found[i], verdict=verdict)
-    return found
-
-
-def _estimated(data: StudyData, question: Question) -> Answer:
+def estimated(data: StudyData, question: Question) -> Answer:
     """The answer without its verdict."""
     declared = {quantity.name: quantity for quantity in data.declaration.quantities}
     quantities = tuple(declared[name] for name in question.quantities if name in declared)
@@ -183,10 +157,11 @@ def cells(frame: pl.DataFrame, cell: Sequence[str]) -> pl.DataFrame:
 
 def _trend(data: StudyData, question: Trend, quantities: tuple[Quantity, ...]) -> Found:
     frame = _selected(data, question, quantities[0], question.axis)
-    # A value known only from above has no place in a slope, as in analysis.stats.scaling.
-    table = cells(frame, [SEED, question.axis]).with_columns(
-        value=pl.when(pl.col("low").is_finite()).then("low"), late=pl.col("low") != pl.col("high")
-    )
+    # What was already so at the start is known only from above, as in analysis.stats.scaling.
+    early = pl.col("value").is_null() & pl.col("high").is_finite()
+    frame = frame.with_columns(reason=pl.when(early).then(pl.lit(ONLY_ABOVE)).otherwise("reason"))
+    kept = frame.with_columns(pl.when(~early.fill_null(False)).then(name).alias(name) for name in ("low", "high"))
+    table = cells(kept, [SEED, question.axis]).with_columns(value="low", late=pl.col("low") != pl.col("high"))
     table = table.filter(pl.col("value").is_not_null())
     if table.is_empty():
         return Found(estimates=_none(frame), used=frame)
@@ -278,7 +253,8 @@ def _decay(data: StudyData, question: Decay, quantities: tuple[Quantity, ...]) -
     outcome = next((each for each in data.declaration.outcomes if each.name == question.outcome), None)
     if outcome is None:
         raise UserError(f"no outcome {question.outcome!r} is declared")
-    curves = retention_curves(data, outcome)
+    chosen = _at_setting(data, question)
+    curves = retention_curves(data, outcome).with_columns(is_reference=pl.col("trial").is_in(chosen))
     main = curves.filter((pl.col("role") == question.role) & pl.col("is_reference"))
     if main.is_empty():
         raise UserError("no trial has been measured yet")
@@ -296,7 +272,10 @@ def _decay(data: StudyData, question: Decay, quantities: tuple[Quantity, ...]) -
         else _over_seeds(row)
         for row in by_size(reference_times(curves)).iter_rows(named=True)
     }
-    savings = savings_summary(relearning_times(data, outcome)).unique("pair", keep="first", maintain_order=True)
+    times = relearning_times(data, outcome)
+    if question.where:
+        times = times.filter((pl.col("role") != question.role) | pl.col("trial").is_in(chosen))
+    savings = savings_summary(times).unique("pair", keep="first", maintain_order=True)
     further |= {
         f"savings of {row['pair']}": _over_seeds(row | {"estimate": row["ratio"]})
         for row in savings.drop_nulls("ratio").iter_rows(named=True)
@@ -308,6 +287,19 @@ def _decay(data: StudyData, question: Decay, quantities: tuple[Quantity, ...]) -
     )  # fmt: skip
     used = about(data).join(used, on="trial").with_columns(pl.lit("").alias(SETTING))
     return Found(estimates=estimates, used=used, further=further)
+
+
+def _at_setting(data: StudyData, question: Decay) -> list[str]:
+    """The trials with the values of `where`, and else at the reference setting.
+
+    Raises UserError if there are none.
+    """
+    trials = data.trials
+    for name, value in (reference(data) | question.where).items():
+        if name not in trials.columns:
+            raise UserError(f"no trial has {name!r}{per_seed.nearest(name, trials.columns)}")
+        trials = trials.filter(pl.col(name).eq_missing(pl.lit(_level(data.trials, name, value))))
+    return trials["trial"].to_list()
 
 
 def _over_seeds(row: dict[str, Any]) -> Interval:

@@ -11,7 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from analysis.answers.questions import Answer, answers
+from analysis.answers.judging import answers
+from analysis.answers.questions import Answer
 from analysis.answers.sentences import sentence
 from analysis.errors import UserError
 from analysis.runs.study import StudyData

@@ -38,10 +38,10 @@ class Estimates:
         values = self.values[:seeds]
         known = np.isfinite(values)
         values = values[known]
-        if self.censored is not None and values.size > 1:
+        if self.censored is not None and values.size:
             low, high = self.censored.low[:seeds][known], self.censored.high[:seeds][known]
             if (late := low != high).any():
-                if not few_censored(late):
+                if values.size < 2 or not few_censored(late):
                     return Evidence(estimate=None, error=None, count=values.size)
                 mixture = augment(self.censored.x, low[None], high[None], contrast=min(1, self.censored.x.size - 1))
                 middle = float(mixture.quantile(0.5)[0])

@@ -82,12 +82,15 @@ class Verdict:
         return seeds_to_settle(self.margin, deviation, count, self.looks, self.alpha / self.family)
 
 
-def judge(questions: Sequence[Question], looks: Looks | None = None, alpha: float = ALPHA) -> list[Verdict]:
+def judge(
+    questions: Sequence[Question], looks: Looks | None = None, alpha: float = ALPHA, *, whole: int | None = None
+) -> list[Verdict]:
     """Verdicts of questions that share the error rate `alpha`: primaries together, an exploratory one alone.
 
     At each look that all seeds of `looks` have reached (None: one look, at the seeds there are), an effect is what
     Holm's procedure finds, which an interval that excludes 0 implies; equivalent is an interval within the margin; the
-    rest is undecided. A question that is answered is frozen: later seeds do not change it.
+    rest is undecided. A question that is answered is frozen: later seeds do not change it. `whole`: the seeds that are
+    complete, if more are on their way: looks wait for them.
     Raises UserError with more than three.
     """
     if len(questions) > PRIMARIES:
@@ -97,7 +100,7 @@ def judge(questions: Sequence[Question], looks: Looks | None = None, alpha: floa
     evidence: list[list[Evidence]] = [[] for _ in questions]
     answers: dict[int, Answer] = {}
     for look in looks.seeds:
-        if look > seeds:
+        if look > (seeds if whole is None else min(seeds, whole)):
             break
         for i, question in enumerate(questions):
             if i not in answers:

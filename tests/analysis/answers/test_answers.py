@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from analysis.__main__ import main
-from analysis.answers.questions import Answer, answers
+from analysis.answers.judging import answers
+from analysis.answers.questions import Answer
 from analysis.answers.sentences import sentence
 from analysis.answers.write import document, lines, table, write_answers
 from analysis.decay.numbers import reference_times
