@@ -88,17 +88,14 @@ def about(data: StudyData) -> pl.DataFrame:
 
 def _readings(data: StudyData, quantity: Quantity) -> dict[str, Reading]:
     """By trial."""
-    series = _series(data, quantity)
-    against = quantity.against
-    pairs = controls(data, against.role) if against else {}
-    if against and against.how == "retention":
-        series = {trial: _retained(found, series.get(pairs.get(trial, ""))) for trial, found in series.items()}
+    series, against = _curves(data, quantity), quantity.against
     span = _common_span([found for found in series.values() if isinstance(found, Series)])
     read = {
         trial: _transformed(_moment(quantity, found, span), quantity, found) if isinstance(found, Series) else found
         for trial, found in series.items()
     }
     if against and against.how != "retention":
+        pairs = controls(data, against.role)
         read = {
             trial: _compared(own, read[pairs[trial]], quantity) if trial in pairs else _alone(own, against.role)
             for trial, own in read.items()
@@ -110,13 +107,30 @@ def _alone(own: Reading, role: str) -> Reading:
     return own if own.reason else Reading(reason=f"no control of role {role!r} of the same seed and size")
 
 
+def _curves(data: StudyData, quantity: Quantity) -> dict[str, Series | Reading]:
+    """By trial: its series, as retention if the quantity reads that. Quantities of one measure share them."""
+    role = quantity.against.role if quantity.against and quantity.against.how == "retention" else None
+    key = f"series/{quantity.measure}/{_clock(quantity)}/{quantity.chance}/{role}"
+    if key not in data.derived:
+        series = _series(data, quantity)
+        if role is not None:
+            pairs = controls(data, role)
+            series = {trial: _retained(found, series.get(pairs.get(trial, ""))) for trial, found in series.items()}
+        data.derived[key] = series
+    return data.derived[key]
+
+
+def _clock(quantity: Quantity) -> str:
+    return getattr(quantity.moment, "clock", TOKENS)
+
+
 def _series(data: StudyData, quantity: Quantity) -> dict[str, Series | Reading]:
     """By trial: its series, or why there is none."""
     wide = wide_points(data, quantity.phase)
     name = quantity.measure.partition("/")[2]
     counted = name.rpartition("/")[2] == HITS
     trials = f"{quantity.task}/{TRIALS}"
-    clock = getattr(quantity.moment, "clock", TOKENS)
+    clock = _clock(quantity)
     columns = {"tokens": "step", "clock": "step" if clock == TOKENS else clock, "level": name}
     columns |= {"trials": trials} if counted else {}
     parts: Mapping[Any, pl.DataFrame] = {}
