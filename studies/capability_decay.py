@@ -8,6 +8,7 @@ the others. How fast it decays, and how much of it is left, is compared with a m
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,19 +16,19 @@ from typing import Literal, get_args
 
 from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.errors import UserError
-from halflife.kits import axes, languages
+from halflife.kits import axes, language_questions, languages
 from halflife.kits.axes import Varied
 from halflife.kits.elicitation import FIGURES, described, elicitation
 from halflife.kits.languages import CONTROLS, LEARNED, Cell, Drop, Treatment, check_room
 from halflife.kits.settings import check_distinct, check_positive, check_regularizers, flag
 from halflife.models.ladder import Rung
 from halflife.results import study_report
-from halflife.stages.train import Checkpoint, Train
+from halflife.stages.train import Checkpoint
 from halflife.stages.treatments import intervene
 from halflife.store.stage import Stage
 from halflife.sweep.cli import Preset, main
 from halflife.sweep.site import ExecutionSite
-from halflife.sweep.study import Study, Trial
+from halflife.sweep.study import Study, Trial, trial
 from halflife.tasks.families import MEANING, Kind
 from halflife.tracking.schema import Declaration
 
@@ -173,79 +174,57 @@ def check_settings(settings: Settings) -> None:
         raise UserError(f"--focus-sizes {unknown[0]}: expected only sizes from --sizes, {', '.join(settings.sizes)}")
 
 
-def treatments(settings: Settings) -> list[tuple[Treatment, tuple[str, ...]]]:
-    """Every treatment with its sizes: the core, then each further value of each axis alone. The first is the reference.
-
-    Trunk and branch regularizers are crossed.
-    """
+def treatments(settings: Settings, size: str) -> list[Treatment]:
+    """The core and, at the sizes where others vary, each further value of each axis alone. The first is the reference.
+    Trunk and branch regularizers are crossed."""
     reference = axes.reference(Treatment, AXES, settings)
     core = axes.crossed(reference, "arm", "family", AXES, settings)
+    if size not in settings.varied_at:
+        return core
     focus = replace(reference, family=settings.focus)
     star = axes.crossed(focus, "trunk_regularizer", "branch_regularizer", AXES, settings)
     for name in ALONE:
         base = replace(reference, family="B") if name in OVERLAPS else focus
         star += axes.alone(base, (name,), AXES, settings)
-    return [
-        *((treatment, settings.sizes) for treatment in core),
-        *((treatment, settings.varied_at) for treatment in star if treatment not in core),
-    ]
+    return core + [treatment for treatment in star if treatment not in core]
+
+
+def roles(treatment: Treatment, plain: Treatment, settings: Settings, size: str) -> Iterator[str]:
+    """The treatment's, and its controls': what changes the trunk's data or the family has its own."""
+    yield "treatment"
+    if treatment in (plain, replace(plain, drop="half"), replace(plain, drop="family")):
+        yield from ("absent", "positive")
+    if treatment == plain and treatment.family == settings.focus and size in settings.varied_at:
+        yield "null"
 
 
 def trials(settings: Settings, text: Corpus | None) -> Iterator[Trial]:
-    planned = treatments(settings)
-    reference = planned[0][0]
-    for size in settings.sizes:
-        for seed in range(settings.seeds):
-            for treatment in (treatment for treatment, sizes in planned if size in sizes):
-                cell = Cell(settings, size, seed, treatment, text if treatment.drop == "family" else None)
-                yield from _trials(cell, reference, settings)
+    reference = axes.reference(Treatment, AXES, settings)
+    for size, seed in itertools.product(settings.sizes, range(settings.seeds)):
+        for treatment in treatments(settings, size):
+            plain = replace(reference, family=treatment.family)
+            for role in roles(treatment, plain, settings, size):
+                read = text if treatment.drop == "family" else None
+                cell = Cell(settings, size, seed, treatment, read, shuffled=role == "null")
+                values = {"subject": "+".join(each.name for each in cell.dropped), **dataclasses.asdict(treatment)}
+                words, before = axes.words(treatment, plain, AXES, role, CONTROLS), [f"family {treatment.family}"]
+                yield trial(cell, values, stages(cell, role, plain, settings), *words, role=role, before=before)
 
 
-def _trials(cell: Cell, reference: Treatment, settings: Settings) -> Iterator[Trial]:
-    """The treatment and its controls. Treatments that change the trunk's data or the family have their own."""
-    treatment = cell.treatment
-    trunk, plain = cell.trunk(), replace(reference, family=treatment.family)
-    fork = LEARNED if treatment.arm == "equal-strength" else "final"
-    branch = cell.branch(Checkpoint(stage=trunk, at=fork))
-    stages: dict[str, Stage] = {"trunk": trunk, "branch": branch}
-    if treatment == plain:
-        stages |= recovery(cell, branch, settings)
-    yield _trial(cell, reference, stages, "treatment")
-    if treatment == plain or treatment in (replace(plain, drop="half"), replace(plain, drop="family")):
-        never = cell.trunk(learned=False)
-        branch = cell.branch(Checkpoint(stage=never), "absent")
-        relearned = recovery(cell, branch, settings) if treatment == plain else {}
-        yield _trial(cell, reference, {"trunk": never, "branch": branch, **relearned}, "absent")
-        yield _trial(
-            cell, reference, {"trunk": trunk, "branch": cell.branch(Checkpoint(stage=trunk), "positive")}, "positive"
-        )
-    if treatment == plain and treatment.family == settings.focus and cell.size in settings.varied_at:
-        null = replace(cell, shuffled=True)
-        trunk = null.trunk()
-        yield _trial(null, reference, {"trunk": trunk, "branch": null.branch(Checkpoint(stage=trunk))}, "null")
-
-
-def recovery(cell: Cell, branch: Train, settings: Settings) -> dict[str, Stage]:
-    """Relearning, and soft prompts as the settings request."""
-    return cell.relearning(branch) | elicitation(branch, cell.target, settings.soft_prompts, cell.seed)
-
-
-def _trial(cell: Cell, reference: Treatment, stages: dict[str, Stage], role: str) -> Trial:
-    plain = replace(reference, family=cell.treatment.family)
-    what = [*([CONTROLS[role]] if role in CONTROLS else []), *axes.differences(cell.treatment, plain, AXES)]
-    subject = "+".join(language.name for language in cell.dropped)
-    model = Rung(size=cell.size)
-    family, values = cell.treatment.family, dataclasses.asdict(cell.treatment)
-    return Trial(
-        name=" · ".join([f"family {family}", cell.size, f"seed {cell.seed}", *(what or ["reference"])]),
-        parameters={"size": cell.size, "parameters": model.parameters, "seed": cell.seed, "subject": subject, **values},
-        stages=stages,
-        role=role,
-        facts={"rung": model.describe()},
-    )
+def stages(cell: Cell, role: str, plain: Treatment, settings: Settings) -> dict[str, Stage]:
+    """Plain treatments, and the models that never learned, are also relearned from, with soft prompts as requested."""
+    trunk = cell.trunk(learned=role != "absent")
+    fork = LEARNED if cell.treatment.arm == "equal-strength" else "final"
+    branch = cell.branch(Checkpoint(stage=trunk, at=fork), role)
+    found: dict[str, Stage] = {"trunk": trunk, "branch": branch}
+    if cell.treatment == plain and role in ("treatment", "absent"):
+        found |= cell.relearning(branch)
+        found |= elicitation(branch, cell.target, settings.soft_prompts, cell.seed)
+    return found
 
 
 def declare(preset: str, settings: Settings, chance: float) -> Declaration:
+    varied = axes.declared(AXES, settings)
     return languages.declare(
         settings,
         chance,
@@ -253,7 +232,7 @@ def declare(preset: str, settings: Settings, chance: float) -> Declaration:
         title="Capability decay",
         question="When training stops reinforcing a capability, how long does it last, and what does that depend on?",
         preset=preset,
-        axes=axes.declared(AXES, settings),
+        axes=varied,
         figures=(
             *("languages", "family", "half_life", "erasure", "examples"),
             *(FIGURES if settings.soft_prompts else ()),
@@ -261,7 +240,11 @@ def declare(preset: str, settings: Settings, chance: float) -> Declaration:
         ),
         prompts=described(settings.soft_prompts),
         notes=tuple(_notes(settings)),
-    )
+        **language_questions.asked(
+            varied, settings.focus, Rung(size=settings.varied_at[-1]).parameters, several=len(settings.sizes) > 1,
+            soft_prompts=settings.soft_prompts,
+        ),
+    )  # fmt: skip
 
 
 def _notes(settings: Settings) -> Iterator[str]:
@@ -277,8 +260,8 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     text = prepare_corpus(settings.corpus, results) if "family" in settings.drop else None
     found = tuple(trials(settings, text))
     chances = [
-        Cell(settings, settings.sizes[0], seed, treatment).dropped[0].chance
-        for treatment, _ in treatments(settings)[: len(settings.families)]
+        Cell(settings, settings.sizes[0], seed, Treatment(family=family)).dropped[0].chance
+        for family in settings.families
         for seed in range(settings.seeds)
     ]
     if max(chances) >= settings.criterion:

@@ -25,12 +25,15 @@ class Varied:
     """A value in the name of a trial; the label and the value by default."""
     scale: str = "category"
     unit: str = ""
+    role: str = ""
+    """As schema.Axis has it."""
 
     def listed(self, settings: Any) -> tuple:
         return getattr(settings, self.setting) if self.setting else self.values
 
     def axis(self, name: str, settings: Any) -> Axis:
-        return Axis(name=name, label=self.label, values=self.listed(settings), scale=self.scale, unit=self.unit)
+        values = self.listed(settings)
+        return Axis(name=name, label=self.label, values=values, scale=self.scale, unit=self.unit, role=self.role)
 
 
 def replicated(parameters: tuple[int, ...], seeds: int) -> tuple[Axis, Axis]:
@@ -75,3 +78,11 @@ def differences(treatment: Any, base: Any, axes: Mapping[str, Varied]) -> list[s
         for name, value in dataclasses.asdict(treatment).items()
         if value != getattr(base, name)
     ]
+
+
+def words(
+    treatment: Any, base: Any, axes: Mapping[str, Varied], role: str = "", controls: Mapping[str, str] | None = None
+) -> list[str]:
+    """What sets a trial apart: the name of its role among `controls`, and its values that are not those of `base`."""
+    named = [controls[role]] if controls and role in controls else []
+    return [*named, *differences(treatment, base, axes)] or ["reference"]

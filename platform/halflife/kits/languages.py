@@ -134,6 +134,10 @@ class Cell:
     shuffled: bool = False
     """The null control: the dropped language's answers are shuffled."""
 
+    @property
+    def model(self) -> Rung:
+        return Rung(size=self.size)
+
     @cached_property
     def family(self) -> Family:
         settings, treatment = self.settings, self.treatment
@@ -243,7 +247,7 @@ class Cell:
         criterion = Threshold(metric="dropped/hits", threshold=self.settings.criterion, share=True)
         before, after = self.before, self.after
         train = self.train(
-            Rung(size=self.size),
+            self.model,
             self.mixture(before if learned else tuple(each for each in before if each in after)),
             tokens,
             schedule=Schedule(shape="wsd", warmup=0.02, decay=0.3, final=ANNEALED),

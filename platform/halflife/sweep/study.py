@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from halflife.errors import UserError
 from halflife.store.identity import key_of
@@ -63,6 +64,40 @@ class Trial:
                 "stages": {phase: stage.key for phase, stage in self.stages.items()},
             }
         )
+
+
+class Cell(Protocol):
+    """What the trials of one size and seed have in common."""
+
+    @property
+    def size(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def model(self) -> Any:
+        """With `parameters`, without embeddings, and `describe()`."""
+        ...
+
+
+def trial(
+    cell: Cell,
+    values: Mapping[str, Scalar],
+    stages: Mapping[str, Stage],
+    *words: str,
+    role: str = "treatment",
+    before: Iterable[str] = (),
+    **facts: str,
+) -> Trial:
+    """A trial of a cell: named by its size, seed and `words` (after those of `before`); its parameters are size and
+    seed, and the `values` of what else the study varies."""
+    sized = {"size": cell.size, "parameters": cell.model.parameters, "seed": cell.seed}
+    return Trial(
+        name=SEPARATOR.join([*before, cell.size, f"seed {cell.seed}", *words]),
+        parameters={**sized, **values},
+        stages=stages,
+        role=role,
+        facts={"rung": cell.model.describe(), **facts},
+    )
 
 
 def _check_names(what: str, wrong: dict[str, str]) -> None:
@@ -158,6 +193,14 @@ class Study:
         for trial, phase, stage in self.uses():
             found.setdefault(stage.key, []).append((trial, phase))
         return {key: tuple(users) for key, users in found.items()}
+
+    def check(self, results: Path, **like: Scalar) -> Study:
+        """The study itself. Raises UserError for what would stop a stage of the trials with these parameters: a trigger
+        that occurs in the text, too little text for the poison, an item longer than a sequence."""
+        for each, _, stage in self.uses():
+            if like.items() <= each.parameters.items():
+                stage.check(results)
+        return self
 
     def title(self, stage: Stage) -> str:
         """A readable title: the common parts of its trials' names, and its phase ("1m · seed 0 · trunk")."""
