@@ -1,0 +1,115 @@
+"""What studies of a dropped language ask: how long it lasts, what that depends on, and whether it is erased."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from halflife.kits.elicitation import elicited
+from halflife.kits.questions import FACTOR, LOOKS, at_reference, effects
+from halflife.tracking.questions import Against, Contrast, Crossing, Decay, First, Mean, Quantity, Question, Trend
+from halflife.tracking.schema import Axis
+
+SHARING = "ABDC"
+"""Families, from sharing nothing to sharing most."""
+HIDDEN = {"choice": "by forced choice", "shots": "with examples in context", "layer": "by a linear probe"}
+"""Readings that do not need the model to say it."""
+KEPT = Against(role="absent", how="retention")
+HALF_LIFE = Quantity(
+    name="half_life", label="the language's half-life", measure="branch/dropped/hits", unit="tokens",
+    moment=Crossing(threshold=0.5), transform="log", against=KEPT,
+)  # fmt: skip
+"""Tokens until half of the success above the never-learned control's is gone for good."""
+RETAINED = Quantity(
+    name="retained", label="the language's mean retention", measure="branch/dropped/hits", moment=Mean(), against=KEPT
+)
+RELEARNING = Quantity(
+    name="relearning", label="relearning until half of the items are right", measure="relearn-all/dropped/hits",
+    unit="tokens", moment=Crossing(threshold=0.5, direction="above"), transform="log",
+)  # fmt: skip
+UNTRAINED = Quantity(
+    name="untrained", label="success on the pair that was left out of training", measure="branch/untrained/hits",
+    moment=First(),
+)  # fmt: skip
+LEFT = Quantity(name="share_left", label="the share left of the advantage at the drop", derived="share_left")
+
+
+def asked(
+    axes: tuple[Axis, ...], focus: str, size: int, *, several: bool, soft_prompts: tuple[int, ...]
+) -> dict[str, Any]:
+    """What a declaration asks. `axes`: besides size and seed; further values are varied in the `focus` family, overlaps
+    in B, at `size` parameters. `several`: whether there are several sizes."""
+    families = sorted(next(axis.values for axis in axes if axis.name == "family"), key=SHARING.index)
+    reference = at_reference(axes, "family")
+    own = reference | {"family": focus}
+    primary: list[Question] = [_saved(own)]
+    further: list[Question] = [Decay(name="decay", label="How long does it last?", outcome="skill")]
+    if len(families) > 1:
+        primary.insert(0, _shared(HALF_LIFE, families[-1], families[0], reference))
+        further += [_shared(HALF_LIFE, high, families[0], reference, primary=False) for high in families[1:-1]]
+        further += [_shared(RETAINED, high, families[0], reference, primary=False) for high in families[1:]]
+    if several:
+        primary.insert(-1, _size(HALF_LIFE, focus, own))
+        others = [family for family in families if family != focus]
+        further += [_size(HALF_LIFE, family, reference | {"family": family}, primary=False) for family in others]
+        further.append(_size(RETAINED, focus, own, primary=False))
+    further += [
+        Contrast(
+            name=f"hidden_{reading}", quantity=LEFT.name, axis="reading", high=reading, low="said", where=own,
+            label=f"Erased, or only not said: is more of it found {text} than in what the model says?",
+        )
+        for reading, text in HIDDEN.items()
+    ]  # fmt: skip
+    for quantity in (HALF_LIFE, RETAINED):
+        for axis in axes:
+            if axis.name != "family":
+                at = own | {"parameters": size} | ({"family": "B"} if axis.name.endswith("_overlap") else {})
+                further += effects((axis,), quantity, at)
+    if "D" in families:
+        label = "Does translation generalise to the pair that was left out of training?"
+        where = reference | {"family": "D"}
+        further.append(
+            Contrast(name="untrained", label=label, quantity="untrained", high="treatment", low="absent", where=where)
+        )
+    measured, of_prompts = elicited(soft_prompts, "the dropped language", own)
+    quantities = (HALF_LIFE, RETAINED, RELEARNING, LEFT, *([UNTRAINED] if "D" in families else []), *measured)
+    return {"quantities": quantities, "questions": (*primary, *further, *of_prompts), "looks": LOOKS}
+
+
+def _shared(quantity: Quantity, high: str, low: str, where: dict[str, Any], *, primary: bool = True) -> Question:
+    judged: dict[str, Any] = {
+        "primary": True, "prediction": "positive", "margin": FACTOR,
+        "reason": "a quarter more or less training until half is lost decides nothing about what to keep in the data",
+    }  # fmt: skip
+    return Contrast(
+        name=f"{quantity.name}_{high}_against_{low}", quantity=quantity.name, axis="family", high=high, low=low,
+        label=f"Does a language last longer that shares more with those that stay: {quantity.label} in family {high} "
+        f"against {low}?",
+        where=where, **(judged if primary else {}),
+    )  # fmt: skip
+
+
+def _size(quantity: Quantity, family: str, where: dict[str, Any], *, primary: bool = True) -> Question:
+    judged: dict[str, Any] = {
+        "primary": True, "prediction": "positive", "margin": 0.1,
+        "reason": "an exponent of 0.1 is a factor of 1.26 for ten times the parameters: no plan for a larger model "
+        "would change",
+    }  # fmt: skip
+    return Trend(
+        name=f"{quantity.name}_by_size_{family}", quantity=quantity.name, axis="parameters", where=where,
+        label=f"Does size change {quantity.label} in family {family}?", **(judged if primary else {}),
+    )  # fmt: skip
+
+
+def _saved(where: dict[str, Any]) -> Question:
+    return Contrast(
+        name="savings",
+        label="Is the dropped language relearned faster than it is learned by a model that never saw it?",
+        quantity=RELEARNING.name,
+        high="treatment",
+        low="absent",
+        primary=True,
+        prediction="negative",
+        margin=FACTOR,
+        reason="a quarter of the relearning saved is too little to say that the language is still there",
+        where=where,
+    )
