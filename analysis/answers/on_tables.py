@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from analysis.errors import UserError
 if TYPE_CHECKING:
     from analysis.stats.estimates import Estimates
     from analysis.stats.sequential import Looks
+    from analysis.stats.verdicts import Verdict
 
 Table = Annotated[Path, tyro.conf.Positional]
 
@@ -57,7 +59,7 @@ def contrast(
     found = per_seed.contrast(
         read_table(table), quantity, axis, high=high, low=low, seed=judging.seed, pair=columns
     )  # fmt: skip
-    subject = f"the difference in {quantity}, {axis} {high} minus {low},"
+    subject = f"the difference in {quantity} ({axis} {high} minus {low})"
     _judge(found, judging, subject, {"table": str(table), "quantity": quantity, "axis": axis, "high": high, "low": low,
                                      "pair": columns})  # fmt: skip
 
@@ -101,8 +103,9 @@ def associate(table: Table, /, *, quantity: str, other: str, item: str, judging:
 
 
 def _judge(estimates: Estimates, judging: Judging, subject: str, asked: dict[str, Any]) -> None:
+    from analysis.answers.sentences import judged
+    from analysis.answers.subjects import Shown
     from analysis.fitting.command import write_json
-    from analysis.stats.verdict_text import as_json, sentence
     from analysis.stats.verdicts import Question, judge
 
     looks = _looks(judging.looks)
@@ -110,8 +113,37 @@ def _judge(estimates: Estimates, judging: Judging, subject: str, asked: dict[str
         raise UserError("--why gives a reason for a margin, but there is no --margin")
     [verdict] = judge([Question(estimates=estimates, margin=judging.margin)], looks)
     if judging.json is not None:
-        write_json(judging.json, as_json(verdict, estimates) | {"why": judging.why or None, "question": asked})
-    print(sentence(verdict, estimates, subject, judging.why))
+        write_json(judging.json, _as_json(verdict, estimates) | {"why": judging.why or None, "question": asked})
+    print(judged(verdict, estimates, Shown(f"{subject} is", what=subject), reason=judging.why, p=verdict.p))
+
+
+def _as_json(verdict: Verdict, estimates: Estimates) -> dict[str, Any]:
+    """The verdict as JSON data; `seeds_to_settle` is null if it is settled or there is no margin, and an end of its
+    ranges where more than 10,000 would be needed."""
+    from analysis.stats.settling import WANTED
+
+    interval, settling = verdict.interval, verdict.settling if verdict.answer == "undecided" else None
+    names = estimates.seeds or range(estimates.values.size)
+    return {
+        "verdict": verdict.answer,
+        "estimate": None if interval is None else interval.estimate,
+        "low": None if interval is None else interval.low,
+        "high": None if interval is None else interval.high,
+        "level": 1 - verdict.alpha / verdict.family,
+        "seeds": None if interval is None else interval.count,
+        "p": verdict.p,
+        "margin": verdict.margin,
+        "smaller_than_margin": verdict.small,
+        "looks": list(verdict.looks.seeds),
+        "look": verdict.look,
+        "seeds_to_settle": None
+        if settling is None
+        else {"effect": list(settling.effect), "equivalent": list(settling.equivalent), "probability": WANTED},
+        "by_seed": {
+            str(name): float(value) if math.isfinite(value) else None
+            for name, value in zip(names, estimates.values, strict=True)
+        },
+    }
 
 
 def _looks(given: str) -> Looks | None:

@@ -1,73 +1,112 @@
-"""One sentence in plain English per question: what was found, with its interval and margin, always."""
+"""One sentence in plain English per question: what was found, with its interval and margin, always.
+
+The same for declared questions and for questions about tables: to the terminal, the report, answers.json and MLflow.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from analysis.answers.questions import Answer
+from analysis.answers.subjects import REPORTED, SHOWN, Shown
+from analysis.runs.study import StudyData
+from analysis.stats.estimates import Estimates
 from analysis.stats.format import listed, plural, short
 from analysis.stats.intervals import Interval, Median
-from analysis.stats.settling import Range
-from halflife.tracking.questions import Association, Contrast, Curve, Decay, Frontier, Quantity, Trend
-from halflife.tracking.schema import Declaration
+from analysis.stats.sequential import LEAST_P
+from analysis.stats.settling import MOST, WANTED, Range
+from analysis.stats.verdicts import Verdict
+from halflife.tracking import schema
 
 WORDS = {"effect": "Effect", "equivalent": "Equivalent", "undecided": "Undecided", "reported": "Reported",
          "not valid": "Not valid"}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Shown:
-    """How a kind of question reads: the text around its number, and the number's scale."""
+@dataclass(frozen=True, kw_only=True)
+class More:
+    """What further seeds cost."""
 
-    before: str
-    after: str = ""
-    scale: float = 1.0
-    factor: bool = False
-    """Whether the estimate is the ln of a factor."""
-
-    def at(self, value: float) -> float:
-        return (math.exp(value) if value < 700 else math.inf) if self.factor else self.scale * value
-
-    def interval(self, found: Interval) -> str:
-        if found.low is None or found.high is None:
-            return f"{short(self.at(found.estimate))} (no interval)"
-        low, high = sorted((self.at(found.low), self.at(found.high)))
-        return f"{short(self.at(found.estimate))} [{short(low)}, {short(high)}]"
-
-    def margin(self, value: float | None) -> str:
-        if value is None:
-            return "no margin was declared"
-        return (
-            f"margin: a factor of {short(self.at(value))}" if self.factor else f"margin ±{short(abs(self.at(value)))}"
-        )
+    hours: float | None = None
+    """Hours a seed on this sweep's slots; None if the runs do not say."""
+    command: str = ""
+    """What the sweep was started with."""
 
 
-def sentence(answer: Answer, declaration: Declaration) -> str:
+def sentence(answer: Answer, data: StudyData) -> str:
     """The question's label, the verdict and what it rests on."""
     start = f"{answer.question.label} {WORDS[answer.word]}"
+    if not answer.valid:
+        fails = "a required check fails" if len(answer.invalid) == 1 else "required checks fail"
+        return f"{start}: {fails} ({'; '.join(answer.invalid)}), so these runs cannot answer it."
     if answer.problem:
         return f"{start}: {answer.problem}."
-    if answer.verdict is None:
-        return f"{start}: {REPORTED[answer.question.kind](answer, declaration)}{_gaps(answer)}."
-    shown = SHOWN[answer.question.kind](answer, declaration, answer.verdict.interval)
-    return f"{start}{_rests_on(answer, shown)}{_gaps(answer)}.{_settling(answer)}{_predicted(answer)}{_further(answer)}"
+    if answer.verdict is None or answer.estimates is None:
+        return f"{start}: {REPORTED[answer.question.kind](answer, data.declaration)}{_gaps(answer)}."
+    shown = SHOWN[answer.question.kind](answer, data.declaration, answer.verdict.interval)
+    text = judged(
+        answer.verdict, answer.estimates, shown, reason=answer.question.reason, p=answer.p, gaps=_gaps(answer),
+        more=more(data),
+    )  # fmt: skip
+    return f"{answer.question.label} {text}{_predicted(answer)}{_further(answer)}"
 
 
-def _rests_on(answer: Answer, shown: Shown) -> str:
-    verdict = answer.verdict
-    assert verdict is not None
-    found, margin = verdict.interval, shown.margin(verdict.margin)
+def judged(
+    verdict: Verdict, estimates: Estimates, shown: Shown, *, reason: str = "", p: float | None = None, gaps: str = "",
+    more: More | None = None,
+) -> str:  # fmt: skip
+    """ "Effect: the slope of y over x is 0.41 [0.33, 0.49] over 8 seeds (margin ±0.1; p = 0.002)." """
+    found, margin = verdict.interval, shown.margin(verdict.margin, reason)
+    word = WORDS[verdict.answer]
     if found is None:
-        about = listed([quantity.label for quantity in answer.quantities]) or "what is kept"
-        return f": {about} gives no estimate over seeds ({margin})"
-    word = {"equivalent": " within the margin", "effect": ", smaller than the margin" if verdict.small else ""}
-    look = "" if verdict.look else f", before the first look at {verdict.looks.seeds[0]}"
-    holm = "; by Holm's test, though the simultaneous interval includes no effect" if verdict.only_holm else ""
-    number = f"{shown.before} {shown.interval(found)}{shown.after}"
-    return f"{word.get(verdict.answer, '')}: {number} over {plural(found.count, 'seed')}{look} ({margin}{holm})"
+        return f"{word}: {_no_estimate(estimates, shown)}{gaps} ({margin})."
+    if verdict.small:
+        word += " within the margin" if verdict.answer == "equivalent" else ", smaller than the margin"
+    notes = [margin]
+    if verdict.look is not None and found.low is not None:
+        notes.append(p_text(p) + (", by Holm" if verdict.family > 1 else ""))
+    if verdict.only_holm:
+        notes.append("the simultaneous interval includes no effect")
+    notes += _looks(verdict, estimates)
+    counted = plural(found.count, "seed") + _left(estimates)
+    text = f"{word}: {shown.before} {shown.interval(found)}{shown.after} over {counted}{gaps} ({'; '.join(notes)})."
+    return f"{text}{_settling(verdict, estimates, more)}" if verdict.answer == "undecided" else text
+
+
+def _no_estimate(estimates: Estimates, shown: Shown) -> str:
+    late = estimates.censored
+    known = np.isfinite(estimates.values)
+    if late is not None and (bounds := (late.low != late.high)[known]).any():
+        how = "all" if bounds.all() else f"{int(bounds.sum())} of {bounds.size}"
+        return f"no estimate of {shown.what}, as {how} values over {plural(int(known.sum()), 'seed')} are only bounds"
+    return f"no estimate of {shown.what}, as no seed has all its values"
+
+
+def _left(estimates: Estimates) -> str:
+    left = int((~np.isfinite(estimates.values)).sum())
+    return f" ({left} left out: they lack values)" if left else ""
+
+
+def _looks(verdict: Verdict, estimates: Estimates) -> list[str]:
+    """At which look of several, or what it waits for."""
+    if not verdict.look:
+        return [f"no verdict before {verdict.looks.seeds[0]} seeds"]
+    if len(verdict.looks.seeds) == 1:
+        return []
+    later = estimates.values.size - verdict.look
+    unused = f", {plural(later, 'later seed')} unused" if later > 0 else ""
+    return [f"look {verdict.look} of {', '.join(map(str, verdict.looks.seeds))}{unused}"]
+
+
+def p_text(p: float | None) -> str:
+    """ "p = 0.012"; the smallest p-value at looks is a bound."""
+    if p is None:
+        return "no p-value"
+    return f"p < {LEAST_P:.0e}" if p <= LEAST_P else f"p = {short(p, 2)}"
 
 
 def _gaps(answer: Answer) -> str:
@@ -78,17 +117,77 @@ def _gaps(answer: Answer) -> str:
     return f"; {listed(parts)}" if parts else ""
 
 
-def _settling(answer: Answer) -> str:
-    verdict = answer.verdict
-    if verdict is None or verdict.answer != "undecided" or verdict.settling is None:
+def _settling(verdict: Verdict, estimates: Estimates, more: More | None) -> str:
+    """Seeds in all that would settle it, their hours, and the command."""
+    if verdict.look is None:
         return ""
-    effect, none = _seeds(verdict.settling.effect), _seeds(verdict.settling.equivalent)
-    return f" To settle it takes {effect} if the true effect equals the margin, and {none} if there is none."
+    if (settling := verdict.settling) is None:
+        needed = "a margin, the smallest effect of interest" if verdict.margin is None else "a spread over seeds"
+        return f" What would settle it can be said only with {needed}."
+    text = (
+        f" To settle it takes {range_text(settling.effect)} in all if the true effect equals the margin, "
+        f"{range_text(settling.equivalent)} if there is none (with probability {WANTED:g})"
+    )
+    ends = [end for end in (*settling.effect, *settling.equivalent) if end is not None]
+    if more is None or not ends:
+        return f"{text}."
+    have, few, many = estimates.values.size, min(ends), max(ends)
+    beyond = None in (*settling.effect, *settling.equivalent)
+    if more.hours is not None:
+        hours = [f"{short(more.hours * max(0, end - have), 2)}" for end in (few, many)]
+        spent = f"{hours[0]} hours or" if beyond else hours[0] if hours[0] == hours[1] else f"{hours[0]} to {hours[1]}"
+        text += f", {spent} {'more' if beyond else 'more hours'}"
+    return f"{text}.{_command(verdict, more.command, few, many)}"
 
 
-def _seeds(found: Range) -> str:
-    ends = ["more than 10,000" if end is None else str(end) for end in found]
-    return f"{ends[0]} seeds" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]} seeds"
+def _command(verdict: Verdict, command: str, few: int, many: int) -> str:
+    if not command:
+        return ""
+    last = verdict.looks.seeds[-1]
+    if len(verdict.looks.seeds) > 1:
+        if few > last:
+            return f" That is beyond the last declared look, {last} seeds."
+        return f" Command: {command if '--settle' in command.split() else f'{command} --settle'}"
+    words, kept = command.split(" "), list[str]()
+    while words:
+        word = words.pop(0)
+        if word == "--seeds" and words:
+            words.pop(0)
+        elif not word.startswith("--seeds="):
+            kept.append(word)
+    return f" Command: {' '.join(kept)} --seeds {many}"
+
+
+def range_text(seeds: Range) -> str:
+    """ "12 to 40 seeds"."""
+    few, many = seeds
+    if few is None:
+        return f"more than {MOST:,} seeds"
+    return f"{few} seeds or more" if many is None else f"{few} seeds" if few == many else f"{few} to {many} seeds"
+
+
+def more(data: StudyData) -> More:
+    """Hours a seed, from what the sweep's stages took, and the command of the sweep. Computed once per `data`."""
+    if "more" not in data.derived:
+        command = data.sweep.tags.get(schema.TAG_COMMAND, "")
+        command = f"python {command}" if command and not command.startswith("python") else command
+        seeds = data.trials["seed"].n_unique() if "seed" in data.trials.columns else 0
+        seconds = _stage_seconds(data) or data.totals.get("sweep/compute_seconds")
+        slots = max(1.0, data.totals.get("sweep/slots", 1.0))
+        hours = seconds / slots / seeds / 3600 if seconds and seeds else None
+        data.derived["more"] = More(hours=hours, command=command)
+    return data.derived["more"]
+
+
+def _stage_seconds(data: StudyData) -> float:
+    """Seconds of computing in all distinct stages, also those that an earlier sweep computed."""
+    found: dict[str, float] = {}
+    for name in (name for name in data.trials.columns if name.startswith("summary_")):
+        stage = f"stage_{name.removeprefix('summary_')}"
+        if stage in data.trials.columns:
+            for folder, text in data.trials.select(stage, name).drop_nulls().unique().iter_rows():
+                found[folder] = json.loads(text).get("seconds_computing") or 0.0
+    return sum(found.values())
 
 
 def _predicted(answer: Answer) -> str:
@@ -116,82 +215,3 @@ def _number(name: str, value: Any) -> str:
     if isinstance(value, Interval):
         return f"{name} {Shown('').interval(value)}"
     return f"{name} {short(value) if isinstance(value, float) else value}"
-
-
-def _label(name: str, declaration: Declaration) -> str:
-    labels = {axis.name: axis.label for axis in declaration.axes}
-    label = labels.get(name, name.replace("_", " "))
-    return label[:1].lower() + label[1:]
-
-
-def _unit(quantity: Quantity) -> str:
-    return f" {quantity.unit}" if quantity.unit else ""
-
-
-def _trend(answer: Answer, declaration: Declaration, found: Interval | None) -> Shown:
-    question, quantity = answer.question, answer.quantities[0]
-    assert isinstance(question, Trend)
-    axis = _label(question.axis, declaration)
-    if question.scale == "log" and quantity.on_log_scale:
-        return Shown(f"{quantity.label} goes as {axis} to the power")
-    if question.scale == "log":
-        return Shown(f"{quantity.label} changes by", f"{_unit(quantity)} per doubling of {axis}", scale=math.log(2))
-    if quantity.on_log_scale:
-        return Shown(f"{quantity.label} changes by a factor of", f" per unit of {axis}", factor=True)
-    return Shown(f"{quantity.label} changes by", f"{_unit(quantity)} per unit of {axis}")
-
-
-def _pair(quantity: Quantity, high: str, low: str, found: Interval | None) -> Shown:
-    if quantity.on_log_scale:
-        return Shown(f"{quantity.label} with {high} is", f" times that with {low}", factor=True)
-    lower = found is not None and found.estimate < 0
-    after = f"{_unit(quantity)} {'lower' if lower else 'higher'} with {high} than with {low}"
-    return Shown(f"{quantity.label} is", after, scale=-1.0 if lower else 1.0)
-
-
-def _contrast(answer: Answer, declaration: Declaration, found: Interval | None) -> Shown:
-    question = answer.question
-    assert isinstance(question, Contrast)
-    axis = _label(question.axis, declaration)
-    return _pair(answer.quantities[0], f"{axis} {question.high}", f"{axis} {question.low}", found)
-
-
-def _curve(answer: Answer, declaration: Declaration, found: Interval | None) -> Shown:
-    question = answer.question
-    assert isinstance(question, Curve)
-    axis = _label(question.axis, declaration)
-    ends = [f"{axis} {answer.further[name]}" for name in ("largest", "smallest")]
-    return _pair(answer.quantities[0], ends[0], ends[1], found)
-
-
-def _association(answer: Answer, declaration: Declaration, found: Interval | None) -> Shown:
-    question = answer.question
-    assert isinstance(question, Association)
-    one, other = (quantity.label for quantity in answer.quantities)
-    return Shown(
-        f"the rank correlation of {one} and {other} over the values of {_label(question.items, declaration)} is"
-    )
-
-
-def _decay(answer: Answer, declaration: Declaration, found: Interval | None) -> Shown:
-    question = answer.question
-    assert isinstance(question, Decay)
-    skill = {outcome.name: outcome.skill for outcome in declaration.outcomes}[question.outcome]
-    return Shown(f"what is kept of the {skill} settles at", " of what it was at the drop")
-
-
-def _frontier(answer: Answer, declaration: Declaration) -> str:
-    question = answer.question
-    assert isinstance(question, Frontier)
-    one, other = (quantity.label for quantity in answer.quantities)
-    axis = _label(question.axis, declaration)
-    if not answer.further["frontier"]:
-        return f"no {axis} has both {one} and {other}"
-    return f"none beats {axis} {listed(answer.further['frontier'])} in both {one} and {other}, means over seeds"
-
-
-SHOWN: dict[str, Callable[[Answer, Declaration, Interval | None], Shown]] = {
-    "trend": _trend, "contrast": _contrast, "curve": _curve, "association": _association, "decay": _decay,
-}  # fmt: skip
-REPORTED: dict[str, Callable[[Answer, Declaration], str]] = {"frontier": _frontier}
-"""By kind of question; those of REPORTED have no verdict."""

@@ -17,7 +17,6 @@ from analysis.answers.sentences import sentence
 from analysis.errors import UserError
 from analysis.runs.study import StudyData
 from analysis.stats.format import plural
-from analysis.stats.verdicts import holm
 from halflife.tracking import schema
 
 FILES = ("answers.json", "answers.csv")
@@ -30,16 +29,8 @@ def document(data: StudyData) -> dict[str, Any]:
         "study": declaration.study, "preset": declaration.preset,
         "sweep": data.sweep.tags.get(schema.TAG_SWEEP, ""), "digest": declaration.digest,
         "declared": declared(data), "looks": list(declaration.looks), "pilot_seeds": list(declaration.pilot_seeds),
-        "questions": [_row(answer, data) | {"p_holm": p} for answer, p in zip(found, _holm(found), strict=True)],
+        "questions": [_row(answer, data) for answer in found],
     }  # fmt: skip
-
-
-def _holm(found: list[Answer]) -> list[float | None]:
-    """p-values of the primaries, corrected for their number; None for the others."""
-    primary = {i: p for i, each in enumerate(found) if each.question.primary and each.verdict
-               and (p := each.verdict.p) is not None}  # fmt: skip
-    corrected = dict(zip(primary, holm(list(primary.values())), strict=True))
-    return [corrected.get(i) for i in range(len(found))]
 
 
 def _row(answer: Answer, data: StudyData) -> dict[str, Any]:
@@ -48,12 +39,14 @@ def _row(answer: Answer, data: StudyData) -> dict[str, Any]:
     settling = verdict.settling if verdict and verdict.answer == "undecided" else None
     return {
         "name": question.name, "label": question.label, "kind": question.kind, "primary": question.primary,
-        "verdict": answer.word, "sentence": sentence(answer, data.declaration),
+        "verdict": answer.word, "valid": answer.valid, "invalid": list(answer.invalid),
+        "sentence": sentence(answer, data),
         "estimate": _finite(found.estimate if found else None), "low": _finite(found.low if found else None),
         "high": _finite(found.high if found else None), "margin": question.margin, "reason": question.reason,
         "prediction": question.prediction, "smaller_than_margin": bool(verdict and verdict.small),
         "seeds": found.count if found else 0, "look": verdict.look if verdict else None,
-        "p": _finite(verdict.p if verdict else None), "family": verdict.family if verdict else None,
+        "p": _finite(verdict.p if verdict else None), "p_holm": _finite(answer.p if question.primary else None),
+        "family": verdict.family if verdict else None,
         "seeds_to_settle": dataclasses.asdict(settling) if settling else None, "trials": answer.trials,
         "censored": answer.censored, "missing": answer.missing, "problem": answer.problem,
         "further": {name: _plain(value) for name, value in answer.further.items()},
@@ -76,7 +69,7 @@ def _plain(value: Any) -> Any:
 
 def table(data: StudyData) -> pl.DataFrame:
     """The content of `answers.csv`: one row per question."""
-    kept = ("name", "kind", "primary", "verdict", "estimate", "low", "high", "margin", "seeds", "p", "trials")
+    kept = ("name", "kind", "primary", "verdict", "valid", "estimate", "low", "high", "margin", "seeds", "p", "trials")
     kept += ("censored",)
     rows = [
         {**{name: row[name] for name in kept}, "missing": sum(row["missing"].values()), "sentence": row["sentence"]}
@@ -96,14 +89,14 @@ def lines(data: StudyData) -> list[str]:
     declaration, found = data.declaration, answers(data)
     primary = [answer for answer in found if answer.question.primary]
     others = [answer for answer in found if not answer.question.primary]
-    text = [sentence(answer, declaration) for answer in primary]
+    text = [sentence(answer, data) for answer in primary]
     if len(primary) > 1:
         text.append(
             f"These {len(primary)} share an error rate of 5%: tests by Holm, intervals simultaneous (Bonferroni)."
         )
     if others:
         text.append(f"Exploratory, {len(others)} looked at, not corrected for that:")
-        text += [sentence(answer, declaration) for answer in others]
+        text += [sentence(answer, data) for answer in others]
     left_out = ""
     if declaration.pilot_seeds:
         left_out = f"; pilot {plural(len(declaration.pilot_seeds), 'seed')} left out: " + ", ".join(
@@ -123,10 +116,17 @@ def write_answers(data: StudyData, out: Path) -> list[Path]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         paths = [out / name for name in FILES]
-        paths[0].write_text(json.dumps(document(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        table(data).write_csv(paths[1])
+        replaced(paths[0], json.dumps(document(data), indent=2, allow_nan=False) + "\n")
+        replaced(paths[1], table(data).write_csv())
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename or out}: {error.strerror}; name another folder with --out"
         ) from None
     return paths
+
+
+def replaced(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new one, never a part."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -105,7 +105,7 @@ def test_no_effect_is_equivalent_within_a_margin_or_undecided_without():
     assert answer(WAYS).word == "undecided"
     unclear = answer(replace(WAYS, margin=0.01, reason="r"))
     assert unclear.word == "undecided"
-    assert "To settle it takes" in sentence(unclear, lamps([]).declaration)
+    assert "To settle it takes" in sentence(unclear, lamps([]))
 
 
 def test_a_null_is_called_an_effect_in_one_of_twenty_studies():
@@ -162,7 +162,7 @@ def test_a_missing_trial_is_told_and_its_seed_gives_no_estimate():
     assert found.estimates is not None
     assert math.isnan(found.estimates.values[2])
     assert found.missing == {"lamp/glow/lumens was not measured": 1}
-    text = sentence(found, lamps([UP]).declaration)
+    text = sentence(found, lamps([UP]))
     assert "1 of 64 trials have no number (lamp/glow/lumens was not measured: 1)" in text
 
 
@@ -197,7 +197,7 @@ def test_a_planted_exponent_of_a_time_is_found_with_a_fifth_censored(censored):
     assert (found.censored > 0) is censored
     assert found.word == "effect"
     assert interval(found).contains(0.5)
-    text = sentence(found, times(censored).declaration)
+    text = sentence(found, times(censored))
     assert "the time to dim goes as parameters to the power 0.5" in text
     assert ("values are censored" in text) is censored
 
@@ -218,7 +218,7 @@ def test_a_contrast_of_times_bounds_what_is_censored():
     assert found.word == "effect"
     assert interval(found).contains(math.log(3))
     assert interval(found).count == 8
-    text = sentence(found, lamps([]).declaration)
+    text = sentence(found, lamps([]))
     assert "times that with way a" in text
     assert "1 of 16 values are censored" in text
 
@@ -234,7 +234,7 @@ def test_a_curve_tells_where_it_reaches_a_threshold_and_where_it_saturates():
     assert interval(found).estimate == pytest.approx(1 - 2**-8)
     assert found.further["threshold"].estimate == pytest.approx(2.0, abs=0.05)
     assert found.further["saturation"].estimate == pytest.approx(3.3, abs=0.2)
-    assert "the threshold is reached at 1.99 [" in sentence(found, data.declaration)
+    assert "the threshold is reached at 1.99 [" in sentence(found, data)
     lacking = replace(data, points=data.points.filter(pl.col("trial") != "t4"))
     assert answers(lacking)[0].further["threshold"].count == 4
 
@@ -258,7 +258,7 @@ def test_an_association_over_items_is_one_correlation_per_seed_from_five_seeds_o
     assert 0.5 < interval(found).estimate < 1
     few = answers(association(4))[0]
     assert (few.word, few.verdict) == ("undecided", None)
-    assert "5 or more" in sentence(few, association(4).declaration)
+    assert "5 or more" in sentence(few, association(4))
 
 
 def test_a_frontier_is_told_without_a_verdict():
@@ -275,7 +275,7 @@ def test_a_frontier_is_told_without_a_verdict():
     data = study([{"seed": s, "lamp": lamp} for s in range(2) for lamp in levels], curves, [GLOW, other], [question])
     found = answers(data)[0]
     assert (found.word, found.further["frontier"]) == ("reported", ["a", "b"])
-    assert "none beats lamp a and b in both the glow of the probe and the heat" in sentence(found, data.declaration)
+    assert "none beats lamp a and b in both the glow of the probe and the heat" in sentence(found, data)
 
 
 def test_primaries_share_one_error_rate_and_the_others_do_not():
@@ -293,27 +293,27 @@ def test_a_primary_that_cannot_be_answered_yet_keeps_its_share_of_the_error_rate
     asked = [replace(UP, name="p", primary=True), replace(UP, name="q", primary=True, axis="nothing")]
     one, other = answers(lamps(asked, slope=0.3))
     assert (judged(one).family, other.word) == (2, "undecided")
-    assert "no trial has 'nothing'" in sentence(other, lamps(asked).declaration)
+    assert "no trial has 'nothing'" in sentence(other, lamps(asked))
 
 
 def test_a_margin_has_no_sign_and_a_lower_value_is_called_lower():
     found = answer(replace(WAYS, margin=0.5, reason="r"), effect=-0.2)
-    text = sentence(found, lamps([]).declaration)
+    text = sentence(found, lamps([]))
     assert "Effect, smaller than the margin: the glow of the probe is 0.1" in text
-    assert "lm lower with way b than with way a over 8 seeds (margin ±0.500)" in text
+    assert "lm lower with way b than with way a over 8 seeds (margin ±0.5: r; p = 3.2e-07)" in text
 
 
 def test_before_the_first_look_there_is_an_estimate_and_no_interval():
     found = answer(UP, slope=0.3, seeds=4, looks=(5, 8))
     assert (found.word, interval(found).low) == ("undecided", None)
-    assert "(no interval)" in sentence(found, lamps([UP]).declaration)
-    assert "before the first look at 5" in sentence(found, lamps([UP]).declaration)
+    assert "(no interval)" in sentence(found, lamps([UP]))
+    assert "no verdict before 5 seeds" in sentence(found, lamps([UP]))
     assert judged(answer(UP, slope=0.3, seeds=6, looks=(5, 8))).look == 5
 
 
 def test_a_prediction_is_compared_with_what_came():
     said = [
-        sentence(answer(replace(UP, prediction=prediction), slope=0.3), lamps([UP]).declaration)
+        sentence(answer(replace(UP, prediction=prediction), slope=0.3), lamps([UP]))
         for prediction in ("positive", "negative")
     ]
     assert said[0].endswith("As predicted.")
@@ -325,7 +325,7 @@ def test_a_decay_says_what_the_decay_room_says(small):
     data = replace(small, declaration=replace(small.declaration, questions=(decay,)))
     found = answers(data)[0]
     assert set(found.further) >= {"half-life of 30k", "half-life of 330k", "savings of old-old"}
-    text = sentence(found, data.declaration)
+    text = sentence(found, data)
     assert "3 of 9 trials have no number (retention has not settled: 3)" in text
     assert "half-life of 100k " in text
     known = by_size(reference_times(retention_curves(small))).filter(pl.col("size") == "100k").row(0, named=True)
@@ -361,7 +361,7 @@ def test_the_exponent_of_the_half_life_is_that_of_the_report(small):
 def test_what_cannot_be_answered_is_undecided_with_the_reason(question, said):
     found = answer(question)
     assert (found.word, found.verdict) == ("undecided", None)
-    assert said in sentence(found, lamps([]).declaration)
+    assert said in sentence(found, lamps([]))
 
 
 def every_kind() -> list[Question]:
@@ -376,7 +376,7 @@ def every_kind() -> list[Question]:
 def test_interval_and_margin_are_in_every_sentence_with_a_verdict():
     data = lamps(every_kind(), slope=0.3)
     for found in answers(data):
-        text = sentence(found, data.declaration)
+        text = sentence(found, data)
         assert text.startswith(found.question.label)
         assert "\n" not in text
         if found.verdict is not None:

@@ -43,7 +43,7 @@ def test_a_contrast_finds_the_planted_difference(table, tmp_path, capsys, name):
     assert (found["seeds"], found["level"], found["seeds_to_settle"]) == (8, 0.95, None)
     assert list(found["by_seed"]) == [str(s) for s in range(8)]
     shown = capsys.readouterr().out
-    assert shown.startswith("An effect: the difference in y, arm b minus a, is 0.")
+    assert shown.startswith("Effect: the difference in y (arm b minus a) is 0.")
     assert shown.count("\n") == 1
 
 
@@ -60,21 +60,21 @@ def test_no_difference_is_equivalent_within_a_wide_margin_and_undecided_within_a
     same = table.with_columns(pl.col("y") + pl.when(pl.col("arm") == "b").then(shift).otherwise(0.0))
     wide = run(tmp_path, same, [*CONTRAST, "--pair", "size", "--margin", "1", "--why", "one unit"])
     assert (wide["verdict"], wide["smaller_than_margin"]) == ("equivalent", True)
-    assert "within the margin of 1.00 (one unit)." in capsys.readouterr().out
+    assert "(margin ±1: one unit; p = 0.80)." in capsys.readouterr().out
     narrow = run(tmp_path, same, [*CONTRAST, "--pair", "size", "--margin", "0.04"])
     assert narrow["verdict"] == "undecided"
     few, many = narrow["seeds_to_settle"]["effect"]
     assert 8 < few < many
-    assert f"{few} to {many} seeds would show an effect as large as the margin" in capsys.readouterr().out
+    assert f"{few} to {many} seeds in all if the true effect equals the margin" in capsys.readouterr().out
 
 
 def test_looks_use_only_the_seeds_of_the_look_that_answers(table, tmp_path, capsys):
     found = run(tmp_path, table, [*CONTRAST, "--pair", "size", "--looks", "5,8,12"])
     assert (found["verdict"], found["look"], found["looks"], found["seeds"]) == ("effect", 5, [5, 8, 12], 5)
-    assert "over 5 seeds (look 5 of 5, 8, 12; 3 later seeds unused)" in capsys.readouterr().out
+    assert "look 5 of 5, 8, 12, 3 later seeds unused)" in capsys.readouterr().out
     early = run(tmp_path, table.filter(pl.col("seed") < 4), [*CONTRAST, "--pair", "size", "--looks", "5,8,12"])
     assert (early["verdict"], early["low"], early["p"]) == ("undecided", None, None)
-    assert "no interval before 5 seeds" in capsys.readouterr().out
+    assert "no verdict before 5 seeds" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,125 @@
+"""How each kind of question reads: the words around its number, and the number's scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from analysis.answers.questions import Answer
+from analysis.stats.format import bracket, listed, short
+from analysis.stats.intervals import Interval
+from halflife.tracking.questions import Association, Contrast, Curve, Decay, Frontier, Quantity, Trend
+from halflife.tracking.schema import Declaration
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a number reads: the text around it, and its scale."""
+
+    before: str
+    after: str = ""
+    scale: float = 1.0
+    factor: bool = False
+    """Whether the estimate is the ln of a factor."""
+    what: str = "what was asked"
+    """The number's name, where there is none."""
+
+    def at(self, value: float) -> float:
+        return (math.exp(value) if value < 700 else math.inf) if self.factor else self.scale * value
+
+    def interval(self, found: Interval) -> str:
+        if found.low is None or found.high is None:
+            return f"{short(self.at(found.estimate))} (no interval)"
+        low, high = sorted((self.at(found.low), self.at(found.high)))
+        ends = bracket(low, high) if self.factor else f"[{short(low)}, {short(high)}]"
+        return f"{short(self.at(found.estimate))} {ends}"
+
+    def margin(self, value: float | None, reason: str = "") -> str:
+        if value is None:
+            return "no margin was declared"
+        number = f"{abs(self.at(value)):.3g}"
+        shown = f"a factor of {number}" if self.factor else f"±{number}"
+        return f"margin {shown}{f': {reason}' if reason else ''}"
+
+
+def _label(name: str, declaration: Declaration) -> str:
+    labels = {axis.name: axis.label for axis in declaration.axes}
+    label = labels.get(name, name.replace("_", " "))
+    return label[:1].lower() + label[1:]
+
+
+def _unit(quantity: Quantity) -> str:
+    return f" {quantity.unit}" if quantity.unit else ""
+
+
+def _trend(answer: Answer, declaration: Declaration, found: Interval | None) -> Shown:
+    question, quantity = answer.question, answer.quantities[0]
+    assert isinstance(question, Trend)
+    axis = _label(question.axis, declaration)
+    what = f"the slope of {quantity.label} over {axis}"
+    if question.scale == "log" and quantity.on_log_scale:
+        return Shown(f"{quantity.label} goes as {axis} to the power", what=what)
+    if question.scale == "log":
+        after = f"{_unit(quantity)} per doubling of {axis}"
+        return Shown(f"{quantity.label} changes by", after, scale=math.log(2), what=what)
+    if quantity.on_log_scale:
+        return Shown(f"{quantity.label} changes by a factor of", f" per unit of {axis}", factor=True, what=what)
+    return Shown(f"{quantity.label} changes by", f"{_unit(quantity)} per unit of {axis}", what=what)
+
+
+def _pair(quantity: Quantity, high: str, low: str, found: Interval | None) -> Shown:
+    what = f"the difference in {quantity.label} between {high} and {low}"
+    if quantity.on_log_scale:
+        return Shown(f"{quantity.label} with {high} is", f" times that with {low}", factor=True, what=what)
+    lower = found is not None and found.estimate < 0
+    after = f"{_unit(quantity)} {'lower' if lower else 'higher'} with {high} than with {low}"
+    return Shown(f"{quantity.label} is", after, scale=-1.0 if lower else 1.0, what=what)
+
+
+def _contrast(answer: Answer, declaration: Declaration, found: Interval | None) -> Shown:
+    question = answer.question
+    assert isinstance(question, Contrast)
+    axis = _label(question.axis, declaration)
+    return _pair(answer.quantities[0], f"{axis} {question.high}", f"{axis} {question.low}", found)
+
+
+def _curve(answer: Answer, declaration: Declaration, found: Interval | None) -> Shown:
+    question = answer.question
+    assert isinstance(question, Curve)
+    axis = _label(question.axis, declaration)
+    ends = [f"{axis} {answer.further[name]}" for name in ("largest", "smallest")]
+    return _pair(answer.quantities[0], ends[0], ends[1], found)
+
+
+def _association(answer: Answer, declaration: Declaration, found: Interval | None) -> Shown:
+    question = answer.question
+    assert isinstance(question, Association)
+    one, other = (quantity.label for quantity in answer.quantities)
+    what = f"the rank correlation of {one} and {other} over the values of {_label(question.items, declaration)}"
+    return Shown(f"{what} is", what=what)
+
+
+def _decay(answer: Answer, declaration: Declaration, found: Interval | None) -> Shown:
+    question = answer.question
+    assert isinstance(question, Decay)
+    skill = {outcome.name: outcome.skill for outcome in declaration.outcomes}[question.outcome]
+    kept = f"what is kept of the {skill}"
+    return Shown(f"{kept} settles at", " of what it was at the drop", what=f"where {kept} settles")
+
+
+def _frontier(answer: Answer, declaration: Declaration) -> str:
+    question = answer.question
+    assert isinstance(question, Frontier)
+    one, other = (quantity.label for quantity in answer.quantities)
+    axis = _label(question.axis, declaration)
+    if not answer.further["frontier"]:
+        return f"no {axis} has both {one} and {other}"
+    return f"none beats {axis} {listed(answer.further['frontier'])} in both {one} and {other}, means over seeds"
+
+
+SHOWN: dict[str, Callable[[Answer, Declaration, Interval | None], Shown]] = {
+    "trend": _trend, "contrast": _contrast, "curve": _curve, "association": _association, "decay": _decay,
+}  # fmt: skip
+REPORTED: dict[str, Callable[[Answer, Declaration], str]] = {"frontier": _frontier}
+"""By kind of question; those of REPORTED have no verdict."""
