@@ -19,7 +19,7 @@ FLAGS = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_sweep_that_settles_resumes_and_decides_alike(tmp_path: Path):
     first = subprocess.Popen(
         [sys.executable, "studies/backdoor_persistence.py", *FLAGS, "--results", str(tmp_path)],
