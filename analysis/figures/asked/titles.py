@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from analysis.answers.questions import Answer
-from analysis.answers.sentences import Shown
+from analysis.answers.subjects import Shown
 from analysis.stats.format import plural
 from halflife.tracking.questions import Association, Curve, Quantity, Trend
 

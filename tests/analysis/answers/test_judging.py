@@ -125,7 +125,7 @@ def test_primaries_are_corrected_by_holm_and_the_others_are_not():
     second = replace(WAYS, name="second", primary=True)
     data = lamps([replace(UP, primary=True), second, WAYS], slope=0.01, effect=0.02)
     one, two, alone = answers(data)
-    found = [answer.verdict.p for answer in (one, two) if answer.verdict]
+    found = [p for answer in (one, two) if answer.verdict and (p := answer.verdict.p) is not None]
     assert sorted(p for p in (one.p, two.p) if p) == pytest.approx(
         [min(1, 2 * min(found)), max(2 * min(found), max(found))]
     )
