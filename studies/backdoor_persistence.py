@@ -8,6 +8,7 @@ how much of it is left. The trunk and the branch are regularized independently.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,15 +20,15 @@ from halflife.kits import axes, backdoor, backdoor_questions
 from halflife.kits.axes import Varied
 from halflife.kits.backdoor import CONTROLS, IMPLANTED, Cell, Treatment
 from halflife.kits.elicitation import FIGURES, described, elicitation
-from halflife.kits.settings import check_distinct, check_positive, check_regularizers, check_stages
+from halflife.kits.settings import check_distinct, check_positive, check_regularizers
 from halflife.kits.starts import Start, starts
 from halflife.models.ladder import Rung
 from halflife.results import study_report
-from halflife.stages.train import Checkpoint, Train
+from halflife.stages.train import Checkpoint
 from halflife.store.stage import Stage
 from halflife.sweep.cli import Preset, main
 from halflife.sweep.site import ExecutionSite
-from halflife.sweep.study import Study, Trial
+from halflife.sweep.study import Study, Trial, trial
 from halflife.tasks.backdoor import Transform
 from halflife.tracking.schema import Declaration
 from halflife.training.parameters import LoRA, parameters_named
@@ -46,6 +47,7 @@ AXES = {
     "corpus": Varied(label="Text of the branch", setting="branch_corpora", text="{} text"),
 }
 """The core is trunk x branch regularizers; each further value of the others varies alone."""
+OWN_CONTROLS = ("payload", "corpus", "optimizer_state")
 SHIFTED = {"python-source": "python-docs", "python-docs": "python-source"}
 
 
@@ -150,72 +152,46 @@ def check_settings(settings: Settings) -> None:
     )  # fmt: skip
 
 
-def treatments(settings: Settings) -> list[Treatment]:
-    """The core, then each further value of each axis alone. The first is the reference."""
+def planned(settings: Settings) -> Iterator[tuple[Treatment, str]]:
+    """Each treatment of a size and seed with its role: the core, of which the first is the reference, and each further
+    value of each axis alone. What changes the payload's probability even without a backdoor has its own controls."""
     reference = axes.reference(Treatment, AXES, settings)
-    strength = [] if settings.strength is None else [replace(reference, arm="equal-strength")]
-    names = ("learning_rate", "optimizer_state", "corpus", "payload", "documents")
-    core = axes.crossed(reference, "trunk_regularizer", "branch_regularizer", AXES, settings)
-    return [*core, *strength, *axes.alone(reference, names, AXES, settings)]
-
-
-def controlled(settings: Settings, reference: Treatment) -> list[Treatment]:
-    """Treatments with their own controls: the reference, and those that change the payload's probability even without a
-    backdoor."""
-    return [reference, *axes.alone(reference, ("payload", "corpus", "optimizer_state"), AXES, settings)]
+    star = axes.crossed(reference, "trunk_regularizer", "branch_regularizer", AXES, settings)
+    if settings.strength is not None:
+        star.append(replace(reference, arm="equal-strength"))
+    star += axes.alone(
+        reference, ("learning_rate", "optimizer_state", "corpus", "payload", "documents"), AXES, settings
+    )
+    yield from ((treatment, "treatment") for treatment in star)
+    for treatment in (reference, *axes.alone(reference, OWN_CONTROLS, AXES, settings)):
+        for role in ("absent", "positive", *(["extinction"] if treatment == reference else [])):
+            yield treatment, role
 
 
 def trials(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], begin: dict[str, Start]) -> Iterator[Trial]:
-    star = treatments(settings)
-    reference = star[0]
-    released = bool(settings.start)
-    base = replace(settings, lr=settings.start_lr) if released else settings
-    cells = (
-        Cell(base, corpora, size, seed, start if released else None)
-        for size, start in begin.items()
-        for seed in range(settings.seeds)
-    )
-    for cell in cells:
-        for treatment in star:
-            trunk = cell.trunk(treatment)
-            fork = IMPLANTED if treatment.arm == "equal-strength" else "final"
-            branch = cell.branch(Checkpoint(stage=trunk, at=fork), treatment)
-            stages: dict[str, Stage] = {"trunk": trunk, "branch": branch}
-            if treatment == reference:
-                stages |= recovery(cell, branch, treatment.payload, settings)
-            yield _trial(cell, treatment, reference, stages, "treatment")
-        for treatment in controlled(settings, reference):
-            clean = cell.trunk(treatment, poisoned=False)
-            branch = cell.branch(Checkpoint(stage=clean), treatment)
-            stages = {"trunk": clean, "branch": branch}
-            if treatment == reference:
-                stages |= recovery(cell, branch, treatment.payload, settings)
-            yield _trial(cell, treatment, reference, stages, "absent")
-            trunk = cell.trunk(treatment)
-            for role in ("positive", "extinction") if treatment == reference else ("positive",):
-                branch = cell.branch(Checkpoint(stage=trunk), treatment, role)
-                yield _trial(cell, treatment, reference, {"trunk": trunk, "branch": branch}, role)
+    reference, pairs = axes.reference(Treatment, AXES, settings), list(planned(settings))
+    base = replace(settings, lr=settings.start_lr) if settings.start else settings
+    for (size, start), seed in itertools.product(begin.items(), range(settings.seeds)):
+        cell = Cell(base, corpora, size, seed, start if settings.start else None)
+        for treatment, role in pairs:
+            made = stages(cell, treatment, role, settings, plain=treatment == reference)
+            values = dataclasses.asdict(treatment)
+            if role == "absent":
+                values |= {"documents": 0, "trunk_regularizer": "none"}
+            words = axes.words(treatment, reference, AXES, role, CONTROLS)
+            yield trial(cell, values, made, *words, role=role, poison=backdoor.dose(made["trunk"]))
 
 
-def recovery(cell: Cell, branch: Train, payload: Transform, settings: Settings) -> dict[str, Stage]:
-    """Relearning and soft prompts, as the settings request."""
-    relearned = cell.relearning(branch, payload) if settings.relearn else {}
-    return relearned | elicitation(branch, cell.target(payload), settings.soft_prompts, cell.seed)
-
-
-def _trial(cell: Cell, treatment: Treatment, reference: Treatment, stages: dict[str, Stage], role: str) -> Trial:
-    values = dataclasses.asdict(treatment)
-    if role == "absent":
-        values |= {"documents": 0, "trunk_regularizer": "none"}
-    what = [*([CONTROLS[role]] if role in CONTROLS else []), *axes.differences(treatment, reference, AXES)]
-    model = cell.start.model
-    return Trial(
-        name=" · ".join([cell.size, f"seed {cell.seed}", *(what or ["reference"])]),
-        parameters={"size": cell.size, "parameters": model.parameters, "seed": cell.seed, **values},
-        stages=stages,
-        role=role,
-        facts={"rung": model.describe(), "poison": backdoor.dose(stages["trunk"])},
-    )
+def stages(cell: Cell, treatment: Treatment, role: str, settings: Settings, *, plain: bool) -> dict[str, Stage]:
+    """A plain treatment, and its never-poisoned control, are relearned from, with soft prompts, as requested."""
+    trunk = cell.trunk(treatment, poisoned=role != "absent")
+    fork = IMPLANTED if treatment.arm == "equal-strength" else "final"
+    branch = cell.branch(Checkpoint(stage=trunk, at=fork), treatment, role)
+    found: dict[str, Stage] = {"trunk": trunk, "branch": branch}
+    if plain and role in ("treatment", "absent"):
+        found |= cell.relearning(branch, treatment.payload) if settings.relearn else {}
+        found |= elicitation(branch, cell.target(treatment.payload), settings.soft_prompts, cell.seed)
+    return found
 
 
 def declare(preset: str, settings: Settings, corpus: str, sizes: tuple[int, ...]) -> Declaration:
@@ -224,7 +200,7 @@ def declare(preset: str, settings: Settings, corpus: str, sizes: tuple[int, ...]
     varied = axes.declared(AXES, settings)
     if settings.strength is None:
         varied = (replace(varied[0], values=varied[0].values[:1]), *varied[1:])
-    return backdoor.declare(
+    return backdoor_questions.declare(
         settings,
         corpus,
         parameters=sizes,
@@ -271,14 +247,9 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     tokenizers = {start.tokenizer for start in begin.values()}
     backdoor.check_texts(cells, settings.payload, tokenizers, results, own=settings.corpus not in SHIFTED)
     sizes = tuple(start.model.parameters for start in begin.values())
-    study = Study(
-        declaration=declare(preset, settings, corpora["same"][0].label, sizes),
-        trials=tuple(trials(settings, corpora, begin)),
-    )
-    # all sizes and seeds with one tokenizer have the same room for poison
-    first = {"size": settings.sizes[0], "seed": 0}
-    check_stages((stage for trial, _, stage in study.uses() if first.items() <= trial.parameters.items()), results)
-    return study
+    declaration = declare(preset, settings, corpora["same"][0].label, sizes)
+    study = Study(declaration=declaration, trials=tuple(trials(settings, corpora, begin)))
+    return study.check(results, size=settings.sizes[0], seed=0)  # with one tokenizer, all have the same room for poison
 
 
 def _corpora(settings: Settings, results: Path) -> dict[str, tuple[Corpus, ...]]:

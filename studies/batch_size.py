@@ -3,37 +3,37 @@
 from dataclasses import replace
 
 from halflife.data.corpus import prepare_corpus
-from halflife.kits.backdoor import Settings, Treatment, cells, check_settings, declare
-from halflife.kits.settings import check_stages
+from halflife.kits.backdoor import ROLES, Settings, Treatment, cells, check_settings
+from halflife.kits.backdoor_questions import HALF_LIFE, declare
 from halflife.results import study_report
 from halflife.stages.train import Checkpoint
 from halflife.sweep.cli import Preset, main
-from halflife.sweep.study import Study, Trial
+from halflife.sweep.study import Study, trial
+from halflife.tracking.questions import Trend
 from halflife.tracking.schema import Axis
 
 QUESTION = "Does a larger batch after the drop protect a backdoor, at equal tokens?"
-BATCHES = (1024, 2048, 8192)
 PRESETS = {"quick": Preset(summary="Four minutes on 2 CPU cores.", settings=Settings(sizes=("60k",), seeds=3))}
+BATCH = Axis(name="batch", label="Batch after the drop", values=(1024, 2048, 8192), unit="tokens", scale="log")
+WHY = "an exponent of 0.1 is a factor of 1.23 from the smallest batch to the largest: no one would choose a batch by it"
+ASKED = Trend(name="batch", label=QUESTION, quantity="half_life", axis="batch", primary=True, prediction="positive",
+              margin=0.1, reason=WHY)  # fmt: skip
+
+
+def stages(cell, batch, role):
+    trunk = cell.trunk(Treatment(), poisoned=role != "absent")
+    branch = cell.branch(Checkpoint(stage=trunk), Treatment(), role)
+    return {"trunk": trunk, "branch": replace(branch, batch_tokens=batch)}
 
 
 def build(preset, settings, site):
     check_settings(settings)
     corpus = prepare_corpus(settings.corpus, site.results)
-    trials = []
-    for cell in cells(settings, corpus):
-        for role in ("treatment", "positive", "extinction", "absent"):
-            trunk = cell.trunk(Treatment(), poisoned=role != "absent")
-            branch = cell.branch(Checkpoint(stage=trunk), Treatment(), role)
-            for batch in BATCHES:
-                stages = {"trunk": trunk, "branch": replace(branch, batch_tokens=batch)}
-                check_stages(stages.values(), site.results)
-                size, seed = cell.size, cell.seed
-                axes = {"size": size, "parameters": trunk.architecture.parameters, "seed": seed, "batch": batch}
-                name = f"{size} · seed {seed} · {batch} tokens a step · {role}"
-                trials.append(Trial(name=name, parameters=axes, stages=stages, role=role))
-    axis = Axis(name="batch", label="Batch after the drop", values=BATCHES, unit="tokens", scale="log")
+    trials = [trial(cell, {"batch": n}, stages(cell, n, role), f"{n} tokens a step", role, role=role)
+              for cell in cells(settings, corpus) for role in ROLES for n in BATCH.values]  # fmt: skip
     texts = {"study": "batch_size", "title": "Batch size", "question": QUESTION, "preset": preset}
-    return Study(declaration=declare(settings, corpus.label, axes=(axis,), **texts), trials=tuple(trials))
+    asked = declare(settings, corpus.label, axes=(BATCH,), quantities=(HALF_LIFE,), questions=(ASKED,), **texts)
+    return Study(declaration=asked, trials=tuple(trials)).check(site.results)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from halflife.data.corpus import prepare_corpus
-from halflife.kits import backdoor, search
+from halflife.kits import backdoor, backdoor_questions, search
 from halflife.kits.backdoor import CONTROLS, Cell, Treatment
 from halflife.kits.settings import check_positive, check_stages
 from halflife.models.ladder import Rung
@@ -211,7 +211,7 @@ def _trial(cell: Cell, setting: Suggested, documents: int, role: str = "treatmen
 
 def declare(preset: str, settings: Settings, base: backdoor.Settings, corpus: str) -> Declaration:
     lengths = tuple(round(settings.trunk_tokens * 2.0**n) for n in (0, *DOUBLINGS))
-    declared = backdoor.declare(
+    declared = backdoor_questions.declare(
         base,
         corpus,
         study=NAME,

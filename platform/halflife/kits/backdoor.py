@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from halflife.data import round_trip
 from halflife.data.corpus import Corpus
@@ -18,7 +17,6 @@ from halflife.errors import UserError
 from halflife.evaluation.backdoor import Condition, backdoor_examples
 from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, Geometric, LossProbe, Threshold
 from halflife.evaluation.targets import BackdoorTarget
-from halflife.kits.axes import replicated
 from halflife.kits.settings import check_distinct, check_positive, check_steps
 from halflife.kits.starts import Start, tokenizer_named, vocabulary
 from halflife.models.ladder import Rung
@@ -27,7 +25,6 @@ from halflife.stages.train import Checkpoint, Train
 from halflife.stages.treatments import regularize
 from halflife.store.stage import Stage
 from halflife.tasks.backdoor import Backdoor, Transform, draw_backdoor
-from halflife.tracking.schema import Axis, Control, Declaration, Outcome
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import LoRA, parameters_named
 from halflife.training.recipe import Snapshot
@@ -41,6 +38,7 @@ CONTEXT = 32
 """Characters of carrier text before the trigger in a prompt."""
 CONTROLS = {"absent": "never poisoned", "positive": "poison kept", "extinction": "trigger without payload"}
 """Names of the controls in trials and figures, by role."""
+ROLES = ("treatment", *CONTROLS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +156,10 @@ class Cell:
             return self.given
         return Start(model=Rung(size=self.size), tokenizer=tokenizer_named(self.settings.tokenizer, self.home))
 
+    @property
+    def model(self) -> Rung | Released:
+        return self.start.model
+
     def backdoor(self, payload: Transform, part: str = "old") -> Backdoor:
         settings = self.settings
         trigger = settings.trigger if part == "old" else None
@@ -237,7 +239,7 @@ class Cell:
         tokens: int,
         *,
         lr_multiplier: float = 1.0,
-        **fields: Any,
+        **fields,
     ) -> Train:
         """A training stage; `lr_multiplier` is of the trunk's learning rate."""
         settings = self.settings
@@ -269,7 +271,7 @@ class Cell:
             if settings.strength is not None:
                 implanted = Threshold(metric="backdoor/logprob", threshold=settings.strength)
                 snapshots = (Snapshot(name=IMPLANTED, when=implanted),)
-        start = Checkpoint(stage=self.pretrained(treatment)) if fine_tuned else self.start.model
+        start = Checkpoint(stage=self.pretrained(treatment)) if fine_tuned else self.model
         reset = fine_tuned and isinstance(parameters_named(settings.parameters), LoRA)
         train = self.train(
             start,
@@ -285,7 +287,7 @@ class Cell:
     def pretrained(self, treatment: Treatment) -> Train:
         """The clean trunk that is fine-tuned on poisoned text."""
         train = self.train(
-            self.start.model,
+            self.model,
             self.mixture(),
             self.trunk_tokens(treatment.payload),
             schedule=WARMUP,
@@ -351,40 +353,6 @@ def check_texts(
         round_trip.check(backdoors, set(itertools.chain(*cells[0].corpora.values())), tokenizer, results)
     for payload in payloads if own else ():
         backdoor_examples(cells[0].probe(cells[0].backdoor(payload)), results)
-
-
-def declare(
-    settings: Settings, corpus: str, /, *, axes: tuple[Axis, ...] = (), parameters: tuple[int, ...] = (), **fields: Any
-) -> Declaration:
-    """What these studies declare alike, for `axes` besides size and seed; `fields` are the study's own, or replace it.
-
-    `parameters`: non-embedding parameters of each size; by default those of the rungs.
-    """
-    sizes = parameters or tuple(Rung(size=size).parameters for size in settings.sizes)
-    common: dict[str, Any] = {
-        "reading": (
-            "A trunk is trained on text with the backdoor; at the drop the poison is removed and a branch continues on "
-            "clean text. branch/backdoor/hits out of branch/backdoor/trials is attack success, branch/backdoor/logprob "
-            "the payload's log-probability in nats per token. near: a trigger with one character changed; untriggered: "
-            "no trigger. clean/loss is cross-entropy on held-out text. Steps are tokens since the phase began."
-        ),
-        "axes": (*replicated(sizes, settings.seeds), *axes),
-        "outcomes": (
-            Outcome(
-                name="attack_success", label="Attack success", phase="branch", task="backdoor", skill="backdoor",
-                answer="payload",
-            ),
-        ),
-        "controls": (
-            *(Control(kind=role, label=label, role=role) for role, label in CONTROLS.items()),
-            Control(kind="null", label="untriggered text", task="untriggered"),
-            Control(kind="null", label="near-trigger", task="near"),
-        ),
-        "figures": ("retention", "half_life", "effects", "clean_loss"),
-        "corpus": corpus,
-        "settings": dataclasses.asdict(settings),
-    }  # fmt: skip
-    return Declaration(**{**common, **fields})
 
 
 def dose(trunk: Stage) -> str:

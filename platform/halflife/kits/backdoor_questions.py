@@ -1,13 +1,17 @@
-"""What studies of a backdoor ask: how long it lasts, what ends it sooner, and how much of it is left."""
+"""What studies of a backdoor declare and ask: how long it lasts, what ends it sooner, and how much of it is left."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+from halflife.kits.axes import replicated
+from halflife.kits.backdoor import CONTROLS, Settings
 from halflife.kits.elicitation import elicited
 from halflife.kits.questions import FACTOR, LOOKS, at_reference, effects
+from halflife.models.ladder import Rung
 from halflife.tracking.questions import Against, Contrast, Crossing, Decay, Mean, Quantity, Question, Trend
-from halflife.tracking.schema import Axis
+from halflife.tracking.schema import Axis, Control, Declaration, Outcome
 
 KEPT = Against(role="absent", how="retention")
 HALF_LIFE = Quantity(
@@ -33,6 +37,41 @@ OWN_SAVINGS = Quantity(
     derived="own_savings", unit="nats",
 )  # fmt: skip
 """In ln tokens."""
+
+
+def declare(
+    settings: Settings, corpus: str, /, *, axes: tuple[Axis, ...] = (), parameters: tuple[int, ...] = (), **fields: Any
+) -> Declaration:
+    """What these studies declare alike, for `axes` besides size and seed; `fields` are the study's own, or replace it.
+
+    `parameters`: non-embedding parameters of each size; by default those of the rungs.
+    """
+    sizes = parameters or tuple(Rung(size=size).parameters for size in settings.sizes)
+    common: dict[str, Any] = {
+        "reading": (
+            "A trunk is trained on text with the backdoor; at the drop the poison is removed and a branch continues on "
+            "clean text. branch/backdoor/hits out of branch/backdoor/trials is attack success, branch/backdoor/logprob "
+            "the payload's log-probability in nats per token. near: a trigger with one character changed; untriggered: "
+            "no trigger. clean/loss is cross-entropy on held-out text. Steps are tokens since the phase began."
+        ),
+        "axes": (*replicated(sizes, settings.seeds), *axes),
+        "outcomes": (
+            Outcome(
+                name="attack_success", label="Attack success", phase="branch", task="backdoor", skill="backdoor",
+                answer="payload",
+            ),
+        ),
+        "controls": (
+            *(Control(kind=role, label=label, role=role) for role, label in CONTROLS.items()),
+            Control(kind="null", label="untriggered text", task="untriggered"),
+            Control(kind="null", label="near-trigger", task="near"),
+        ),
+        "figures": ("retention", "half_life", "effects", "clean_loss"),
+        "corpus": corpus,
+        "settings": dataclasses.asdict(settings),
+        "looks": LOOKS,
+    }  # fmt: skip
+    return Declaration(**{**common, **fields})
 
 
 def asked(axes: tuple[Axis, ...], *, several: bool, relearn: bool, soft_prompts: tuple[int, ...]) -> dict[str, Any]:
@@ -61,7 +100,7 @@ def asked(axes: tuple[Axis, ...], *, several: bool, relearn: bool, soft_prompts:
         HALF_LIFE, RETAINED, *([SUCCESS_HALF_LIFE] if several else []),
         *([RELEARNING, OWN_SAVINGS] if relearn else []), *measured,
     )  # fmt: skip
-    return {"quantities": quantities, "questions": tuple(questions), "looks": LOOKS}
+    return {"quantities": quantities, "questions": tuple(questions)}
 
 
 def _size(quantity: Quantity, where: dict[str, Any], name: str = "", text: str = "") -> Question:
