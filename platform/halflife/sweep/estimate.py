@@ -13,15 +13,19 @@ from rich.table import Table
 from halflife.store.execution import Execution, Memory
 from halflife.store.plan import Plan
 from halflife.store.stage import Stage
+from halflife.sweep import machine
 from halflife.sweep.placement import Placement, Placements, execution_text, size_text
 from halflife.sweep.report import blocked_lines, duration
 from halflife.sweep.study import Study
 
-ASSUMED_FLOPS = {"cpu": 60e9, "cuda": 100e12}
-"""FLOP/s of one slot before anything has been measured: a server core, a GPU at modest utilisation."""
+CORE_SHARE = 0.7
+"""Of a core's speed in matrix products, what training uses of it before anything has been measured."""
+GPU_FLOPS = 100e12
+"""FLOP/s of a GPU at modest utilisation."""
 STEP_SECONDS = 0.01
 """Overhead of an optimizer step before anything has been measured: Python, launches, small tensors. With both constants
-the presets' stages (30k to 300k parameters on a core of an AMD EPYC) took 0.7 to 1.4 times as long as estimated."""
+the presets' stages (30k to 300k parameters on a core of an AMD EPYC, 86 GFLOP/s) took 0.7 to 1.4 times as long as
+estimated."""
 STARTUP_SECONDS = 12.0
 """Starting Ray, and the first stage's imports."""
 _ANCESTORS = "ancestors"
@@ -126,8 +130,9 @@ def show(study: Study, plan: Plan, placements: Placements, console: Console) -> 
     for line in blocked_lines(plan.blocked.values()):
         console.print(line, markup=False)
     if missing:
-        flops = _si(ASSUMED_FLOPS[device])
-        basis = f"assuming {flops}FLOP/s per slot and {1e3 * STEP_SECONDS:.0f} ms overhead per step"
+        core = f", {CORE_SHARE:.0%} of a core's in matrix products," if device == "cpu" else ""
+        flops = f"{_si(assumed_flops(device))}FLOP/s per slot{core}"
+        basis = f"assuming {flops} and {1e3 * STEP_SECONDS:.0f} ms overhead per step"
         if found.measured:
             basis = f"as measured for {found.measured} of {missing} stages, otherwise {basis}"
         console.print(
@@ -178,9 +183,14 @@ def pace_group(stage: Stage) -> tuple[Any, ...]:
     return stage.kind, getattr(stage, "architecture", None)
 
 
+def assumed_flops(device: str) -> float:
+    """FLOP/s of one slot before any stage has been measured."""
+    return CORE_SHARE * machine.core_flops() if device == "cpu" else GPU_FLOPS
+
+
 def assumed_seconds(stage: Stage, device: str) -> float:
     """On one slot, evaluations included, before anything has been measured."""
-    return stage.cost.flops / ASSUMED_FLOPS[device] + stage.cost.steps * STEP_SECONDS
+    return stage.cost.flops / assumed_flops(device) + stage.cost.steps * STEP_SECONDS
 
 
 def measured_paces(plan: Plan, device: str) -> dict[tuple[Any, ...], float]:

@@ -16,7 +16,7 @@ from halflife.store import inputs, leases, provenance
 from halflife.store.plan import Plan
 from halflife.store.stage import Stage, parts_of
 from halflife.store.store import Store
-from halflife.sweep import estimate, interrupts, report, session
+from halflife.sweep import estimate, interrupts, machine, report, session
 from halflife.sweep.adaptive import Search
 from halflife.sweep.live import View
 from halflife.sweep.placement import Placements
@@ -250,6 +250,7 @@ def _report(
         dry_run=dry_run,
         slots=placements.slots(plan.stages.values()),
         wall_seconds=report.seconds_since_start(),
+        core_flops=machine.core_flops() if ran and placements.budget.device == "cpu" else None,
         compute_seconds=report.compute_seconds(plan, ran),
         tokens_trained=trained,
         tokens_unshared=unshared,

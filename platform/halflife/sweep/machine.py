@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -70,3 +72,24 @@ def gpus() -> Gpus:
         cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
         memories.append(float(memory.value))
     return Gpus(count=len(memories), memory_bytes=min(memories)) if memories else none
+
+
+_PRODUCTS = """
+import sys, time, numpy
+matrix, fastest, end = numpy.ones((512, 512), "f"), 1.0, time.perf_counter() + 0.3
+while time.perf_counter() < end:
+    began = time.perf_counter()
+    matrix @ matrix
+    fastest = min(fastest, time.perf_counter() - began)
+sys.stdout.write(str(2 * 512**3 / fastest))
+"""
+
+
+@cache
+def core_flops() -> float:
+    """FLOP/s of one core in products of fp32 matrices, measured in half a second: cores differ by a factor of three.
+
+    In a process of its own, as a library that is already loaded may use all cores.
+    """
+    alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return float(subprocess.check_output([sys.executable, "-c", _PRODUCTS], env={**os.environ, **alone}))

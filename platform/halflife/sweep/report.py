@@ -42,6 +42,8 @@ class SweepReport:
     slots: int = 1
     wall_seconds: float = 0.0
     """From the start of the process."""
+    core_flops: float | None = None
+    """FLOP/s of a core in products of fp32 matrices; None when nothing was run, or not on cores."""
     compute_seconds: float = 0.0
     """Time in training and evaluation, summed over the stages that this process has run."""
     tokens_trained: int = 0
@@ -78,6 +80,8 @@ class SweepReport:
             "tokens_unshared": self.tokens_unshared,
             **self.search,
         }
+        if self.core_flops is not None:
+            numbers["core_flops"] = self.core_flops
         return numbers if self.efficiency is None else {**numbers, "efficiency": self.efficiency}
 
     def lines(self) -> Iterator[str]:
@@ -88,9 +92,10 @@ class SweepReport:
         counts += [f"{len(self.blocked)} blocked"] if self.blocked else []
         yield f"{self.study}: {', '.join(counts)} of {self.stages}, in {duration(self.wall_seconds)}"
         if self.efficiency is not None:
+            cores = f", cores of {self.core_flops / 1e9:.0f} GFLOP/s" if self.core_flops else ""
             yield (
                 f"efficiency {self.efficiency:.2f}: {duration(self.compute_seconds)} of training and evaluation in "
-                f"{self.slots} slots; {self.tokens_trained:.3g} tokens trained, "
+                f"{self.slots} slots{cores}; {self.tokens_trained:.3g} tokens trained, "
                 f"{self.tokens_unshared:.3g} without trunk sharing"
             )
         yield from self.findings

@@ -40,9 +40,9 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 """Ray and torch read these on import, here and in the processes that Ray starts."""
-ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""For a Ray on this machine only: its servers then bind 127.0.0.1, otherwise every interface (ray/_private/services.py,
-get_node_ip_address)."""
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
+"""For a Ray on this machine only. Its servers then bind 127.0.0.1, otherwise every interface (ray/_private/services.py,
+get_node_ip_address); its workers are as nice as the command that started them, not by 15 more."""
 _SCRATCH = "halflife-"
 _RAYS_PATH = "/ray/session_2026-01-31_12-59-59_123456_1234567/sockets/plasma_store"
 """What Ray appends to the driver's folder."""
