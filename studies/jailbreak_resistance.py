@@ -10,19 +10,19 @@ the skill.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from halflife.data.mixture import Mixture, Source
 from halflife.errors import UserError
 from halflife.evaluation.probes import Ends, Evaluation, TaskProbe
 from halflife.evaluation.targets import TaskTarget
-from halflife.kits import prompts
+from halflife.kits import prompt_questions, prompts
 from halflife.kits.axes import replicated
 from halflife.kits.prompts import PHASE, described, fit, warmed
-from halflife.kits.settings import check_distinct, check_positive, check_stages
+from halflife.kits.settings import check_distinct, check_positive
 from halflife.models.ladder import Rung
 from halflife.prompts.attacks import PromptAttacks
 from halflife.prompts.fit_stage import FitSoftPrompts
@@ -32,7 +32,7 @@ from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
 from halflife.sweep.cli import Preset, main
 from halflife.sweep.site import ExecutionSite
-from halflife.sweep.study import Study, Trial
+from halflife.sweep.study import Study, Trial, trial
 from halflife.tasks.refusals import Attacked, Refused
 from halflife.tasks.sequences import SEQUENCES
 from halflife.tasks.synthetic import SyntheticTask
@@ -147,15 +147,16 @@ class Cell:
     seed: int
 
     @property
+    def model(self) -> Rung:
+        return Rung(size=self.size)
+
+    @property
     def skill(self) -> SyntheticTask:
         return NAMED[self.settings.skill](seed=self.seed)
 
-    @property
-    def others(self) -> tuple[SyntheticTask, ...]:
-        return tuple(NAMED[name](seed=self.seed) for name in self.settings.other_skills)
-
     def mixture(self, *languages: SyntheticTask) -> Mixture:
-        sources = tuple(Source(corpus=language, loss="answers") for language in (*languages, *self.others))
+        others = (NAMED[name](seed=self.seed) for name in self.settings.other_skills)
+        sources = tuple(Source(corpus=language, loss="answers") for language in (*languages, *others))
         return Mixture(sources=sources, sequence=self.settings.sequence_length)
 
     def train(self, start: Rung | Checkpoint, mixture: Mixture, tokens: int, lr: float, schedule: Schedule) -> Train:
@@ -179,7 +180,7 @@ class Cell:
     def trunk(self, *, skilled: bool = True) -> Train:
         mixture = self.mixture(self.skill) if skilled else self.mixture()
         schedule = Schedule(shape="wsd", warmup=0.02, decay=0.3, final=ANNEALED)
-        return self.train(Rung(size=self.size), mixture, self.settings.trunk_tokens, self.settings.lr, schedule)
+        return self.train(self.model, mixture, self.settings.trunk_tokens, self.settings.lr, schedule)
 
     def protected(self, protection: str) -> Train:
         """The trunk, trained to refuse. With guard it is also trained to answer where the guard is absent."""
@@ -227,27 +228,27 @@ class Cell:
         return {PHASE: stage, **({"warm": warm} if warm else {})}
 
 
+def planned(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Every protection of a size and seed with its role."""
+    for protection in settings.protections:
+        yield from ((protection, "treatment"), (protection, "absent"))
+    yield from (("none", "positive"), (settings.protections[0], "null"))
+
+
 def trials(settings: Settings) -> Iterator[Trial]:
-    for size in settings.sizes:
-        for seed in range(settings.seeds):
-            cell = Cell(settings, size, seed)
-            trunk, never = cell.trunk(), cell.trunk(skilled=False)
-            for protection in settings.protections:
-                model = cell.protected(protection)
-                made = {"trunk": trunk, "protection": model}
-                yield _trial(cell, protection, {**made, **cell.attack(model, protection)}, "treatment")
-                yield _trial(cell, protection, {"trunk": never, **cell.attack(never, protection)}, "absent")
-            yield _trial(cell, "none", {"trunk": trunk, **cell.attack(trunk, "none")}, "positive")
-            first = settings.protections[0]
-            made = {"trunk": trunk, "protection": (model := cell.protected(first))}
-            yield _trial(cell, first, {**made, **cell.attack(model, first, steps=0)}, "null")
+    for size, seed in itertools.product(settings.sizes, range(settings.seeds)):
+        cell = Cell(settings, size, seed)
+        for protection, role in planned(settings):
+            words = [protection] + ([] if role == "treatment" else [role])
+            yield trial(cell, {"protection": protection}, stages(cell, protection, role), *words, role=role)
 
 
-def _trial(cell: Cell, protection: str, stages: dict[str, Stage], role: str) -> Trial:
-    parts = [cell.size, f"seed {cell.seed}", protection] + ([] if role == "treatment" else [role])
-    rung = Rung(size=cell.size)
-    axes = {"size": cell.size, "parameters": rung.parameters, "seed": cell.seed, "protection": protection}
-    return Trial(name=" · ".join(parts), parameters=axes, stages=stages, role=role, facts={"rung": rung.describe()})
+def stages(cell: Cell, protection: str, role: str) -> dict[str, Stage]:
+    trunk = model = cell.trunk(skilled=role != "absent")
+    made: dict[str, Stage] = {"trunk": trunk}
+    if role in ("treatment", "null"):
+        made["protection"] = model = cell.protected(protection)
+    return made | cell.attack(model, protection, steps=0 if role == "null" else None)
 
 
 def declare(preset: str, settings: Settings) -> Declaration:
@@ -284,15 +285,14 @@ def declare(preset: str, settings: Settings) -> Declaration:
         ),
         prompts=described(settings),
         settings=dataclasses.asdict(settings),
+        **prompt_questions.protections(settings.protections, LABELS, settings.tokens, len(sizes) > 1),
     )  # fmt: skip
 
 
 def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_settings(settings)
-    study = Study(declaration=declare(preset, settings), trials=tuple(trials(settings)))
-    check_stages((stage for trial, _, stage in study.uses() if trial.parameters["seed"] == 0), Path(site.results))
-    return study
+    return Study(declaration=declare(preset, settings), trials=tuple(trials(settings))).check(site.results, seed=0)
 
 
 if __name__ == "__main__":
