@@ -12,8 +12,8 @@ import tyro
 from analysis.errors import UserError
 
 if TYPE_CHECKING:
+    from analysis.answers.ask import Asked
     from analysis.stats.estimates import Estimates
-    from analysis.stats.sequential import Looks
     from analysis.stats.verdicts import Verdict
 
 Table = Annotated[Path, tyro.conf.Positional]
@@ -35,6 +35,10 @@ class Judging:
     json: Path | None = None
     """File to write the result to."""
 
+    @property
+    def given(self) -> dict[str, Any]:
+        return {"seed": self.seed, "margin": self.margin, "why": self.why, "looks": _looks(self.looks)}
+
 
 Judged = Annotated[Judging, tyro.conf.arg(name="")]
 
@@ -52,16 +56,15 @@ def contrast(
         low: Its value in the other arm.
         pair: Further columns that pair rows, such as size; several separated by commas.
     """
+    from analysis.answers import ask
     from analysis.fitting.table import read_table
-    from analysis.stats import per_seed
 
     columns = [name.strip() for name in pair.split(",") if name.strip()]
-    found = per_seed.contrast(
-        read_table(table), quantity, axis, high=high, low=low, seed=judging.seed, pair=columns
+    found = ask.contrast(
+        read_table(table), quantity, axis, high=high, low=low, pair=columns, **judging.given
     )  # fmt: skip
-    subject = f"the difference in {quantity} ({axis} {high} minus {low})"
-    _judge(found, judging, subject, {"table": str(table), "quantity": quantity, "axis": axis, "high": high, "low": low,
-                                     "pair": columns})  # fmt: skip
+    _told(found, judging, {"table": str(table), "quantity": quantity, "axis": axis, "high": high, "low": low,
+                           "pair": columns})  # fmt: skip
 
 
 def trend(
@@ -76,13 +79,11 @@ def trend(
         log: Use the logarithm of the axis.
         censored: Column that is true where the quantity is only a lower bound.
     """
+    from analysis.answers import ask
     from analysis.fitting.table import read_table
-    from analysis.stats import per_seed
 
-    found = per_seed.trend(read_table(table), quantity, axis, seed=judging.seed, log=log, censored=censored)
-    subject = f"the slope of {quantity} over {f'ln {axis}' if log else axis}"
-    _judge(found, judging, subject, {"table": str(table), "quantity": quantity, "axis": axis, "log": log,
-                                     "censored": censored})  # fmt: skip
+    found = ask.trend(read_table(table), quantity, axis, log=log, censored=censored, **judging.given)
+    _told(found, judging, {"table": str(table), "quantity": quantity, "axis": axis, "log": log, "censored": censored})
 
 
 def associate(table: Table, /, *, quantity: str, other: str, item: str, judging: Judged) -> None:
@@ -94,27 +95,20 @@ def associate(table: Table, /, *, quantity: str, other: str, item: str, judging:
         other: Column with the other.
         item: Column with the item of each row.
     """
+    from analysis.answers import ask
     from analysis.fitting.table import read_table
-    from analysis.stats import per_seed
 
-    found = per_seed.association(read_table(table), quantity, other, item=item, seed=judging.seed)
-    subject = f"the rank correlation of {quantity} and {other} over {item}"
-    _judge(found, judging, subject, {"table": str(table), "quantity": quantity, "other": other, "item": item})
+    found = ask.associate(read_table(table), quantity, other, item=item, **judging.given)
+    _told(found, judging, {"table": str(table), "quantity": quantity, "other": other, "item": item})
 
 
-def _judge(estimates: Estimates, judging: Judging, subject: str, asked: dict[str, Any]) -> None:
-    from analysis.answers.sentences import judged
-    from analysis.answers.subjects import Shown
+def _told(found: Asked, judging: Judging, question: dict[str, Any]) -> None:
     from analysis.fitting.command import write_json
-    from analysis.stats.verdicts import Question, judge
 
-    looks = _looks(judging.looks)
-    if judging.why and judging.margin is None:
-        raise UserError("--why gives a reason for a margin, but there is no --margin")
-    [verdict] = judge([Question(estimates=estimates, margin=judging.margin)], looks)
-    if judging.json is not None:
-        write_json(judging.json, _as_json(verdict, estimates) | {"why": judging.why or None, "question": asked})
-    print(judged(verdict, estimates, Shown(f"{subject} is", what=subject), reason=judging.why, p=verdict.p))
+    if judging.json is not None and found.judged is not None and found.estimates is not None:
+        details = _as_json(found.judged, found.estimates)
+        write_json(judging.json, details | {"why": judging.why or None, "question": question})
+    print(found)
 
 
 def _as_json(verdict: Verdict, estimates: Estimates) -> dict[str, Any]:
@@ -146,10 +140,8 @@ def _as_json(verdict: Verdict, estimates: Estimates) -> dict[str, Any]:
     }
 
 
-def _looks(given: str) -> Looks | None:
-    from analysis.stats.sequential import Looks
-
+def _looks(given: str) -> list[int]:
     try:
-        return Looks(tuple(int(each) for each in given.split(","))) if given else None
+        return [int(each) for each in given.split(",")] if given else []
     except ValueError:
         raise UserError(f"--looks is {given!r}; expected ascending numbers of seeds, as 5,8,12") from None

@@ -1,0 +1,93 @@
+"""Questions from Python: of any table (one estimate per seed), or those that a study declared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from analysis.answers.judging import answers
+from analysis.answers.sentences import judged, sentence
+from analysis.answers.subjects import Shown
+from analysis.errors import UserError
+from analysis.stats import per_seed
+from analysis.stats.estimates import Estimates
+from analysis.stats.intervals import Interval
+from analysis.stats.sequential import Looks
+from analysis.stats.verdicts import Question, Verdict, judge
+
+if TYPE_CHECKING:
+    from analysis.runs.study import StudyData
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the data say of one question; printed as its sentence."""
+
+    sentence: str
+    verdict: str
+    """effect, equivalent or undecided; of a study's question also reported (it has no verdict), or not valid, where a
+    required check failed."""
+    interval: Interval | None
+    """At every look at once, in the unit of the estimate; None if too many values are only bounds."""
+    judged: Verdict | None
+    estimates: Estimates | None
+    """One a seed."""
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+def of_study(data: StudyData) -> list[Asked]:
+    """The questions that a study declared, in their order; empty if it declared none."""
+    return [
+        Asked(
+            sentence=sentence(each, data), verdict=each.word, judged=each.verdict, estimates=each.estimates,
+            interval=each.verdict.interval if each.valid and each.verdict is not None else None,
+        ) for each in answers(data)
+    ]  # fmt: skip
+
+
+def contrast(
+    table: pl.DataFrame, quantity: str, axis: str, *, high: object, low: object, seed: str = "seed",
+    pair: Sequence[str] = (), margin: float | None = None, why: str = "", looks: Sequence[int] = (),
+) -> Asked:  # fmt: skip
+    """Does `quantity` differ where `axis` is `high` from where it is `low`? Paired by seed and the columns `pair`.
+
+    `margin`: the smallest effect of interest, with the reason `why`; `looks`: declared numbers of seeds at which the
+    study may stop. Raises UserError on missing columns or arms and on cells with two rows.
+    """
+    found = per_seed.contrast(table, quantity, axis, high=high, low=low, seed=seed, pair=pair)
+    return _asked(found, f"the difference in {quantity} ({axis} {high} minus {low})", margin, why, looks)
+
+
+def trend(
+    table: pl.DataFrame, quantity: str, axis: str, *, seed: str = "seed", log: bool = False,
+    censored: str | None = None, margin: float | None = None, why: str = "", looks: Sequence[int] = (),
+) -> Asked:  # fmt: skip
+    """Does `quantity` rise or fall along `axis`, or along its logarithm? One slope per seed; the rest as in contrast.
+
+    `censored`: a column that is true where the quantity is only a lower bound.
+    """
+    found = per_seed.trend(table, quantity, axis, seed=seed, log=log, censored=censored)
+    return _asked(found, f"the slope of {quantity} over {f'ln {axis}' if log else axis}", margin, why, looks)
+
+
+def associate(
+    table: pl.DataFrame, quantity: str, other: str, *, item: str, seed: str = "seed", margin: float | None = None,
+    why: str = "", looks: Sequence[int] = (),
+) -> Asked:  # fmt: skip
+    """Do two quantities go together over the items of column `item`? One rank correlation per seed; the rest as in
+    contrast."""
+    found = per_seed.association(table, quantity, other, item=item, seed=seed)
+    return _asked(found, f"the rank correlation of {quantity} and {other} over {item}", margin, why, looks)
+
+
+def _asked(estimates: Estimates, subject: str, margin: float | None, why: str, looks: Sequence[int]) -> Asked:
+    if why and margin is None:
+        raise UserError("--why gives a reason for a margin, but there is no --margin")
+    [verdict] = judge([Question(estimates=estimates, margin=margin)], Looks(tuple(looks)) if looks else None)
+    text = judged(verdict, estimates, Shown(f"{subject} is", what=subject), reason=why, p=verdict.p)
+    return Asked(sentence=text, verdict=verdict.answer, interval=verdict.interval, judged=verdict, estimates=estimates)
