@@ -113,6 +113,12 @@ def test_a_flag_that_cannot_be_parsed_is_one_line(
     assert capsys.readouterr().err == f"error: {said} (--help explains every flag)\n"
 
 
+def test_a_pattern_that_the_shell_has_replaced_is_recognised(command: Command, capsys: pytest.CaptureFixture[str]):
+    command.results.parent.joinpath("b.txt").touch()
+    assert ended(command, "--text", "same", str(command.results.parent / "b.txt")) == 2
+    assert "Quote it, as in --corpus '*.txt'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("given", "hint"), [("smok", ", did you mean smoke?"), ("laptop", "")])
 def test_a_misspelt_preset_is_answered_with_the_nearest_one(command: Command, capsys, given: str, hint: str):
     with pytest.raises(SystemExit) as ended:

@@ -126,6 +126,8 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
             groups = (next(iter(presets.values())).settings, ExecutionSite(), MoreSeeds())
             flags = [flag for group in groups for flag in _flags(group)]
             hint = _nearest(re.findall(r"--[\w-]+", said), flags)
+            if any(Path(word.strip(",")).exists() for word in said.split()):
+                hint = ": files that the shell found for a pattern? Quote it, as in --corpus '*.txt'"
         raise UserError(f"{said}{hint} (--help explains every flag)") from None
 
 
