@@ -48,14 +48,14 @@ def allocation(fit: Fit, compute: float, level: float = LEVEL) -> dict[str, Inte
 
 
 def of_functions(fit: Fit, functions: Mapping[str, Derived], level: float = LEVEL) -> dict[str, Interval]:
-    """Intervals of functions of the parameters: over groups where each can be fitted alone, else by the delete-one-group
-    jackknife, else from the profile likelihood. Those without a finite value at the optimum are left out."""
+    """Intervals of functions of the parameters: over groups where each can be fitted alone, else by the jackknife over
+    groups, else from the profile likelihood. Those without a finite value at the optimum are left out."""
     found: dict[str, Interval] = {}
     group = fit.observations.group
     several = group is not None and np.unique(group).size > 1
     alone = several and fits_alone(fit)
     quantities: dict[str, Quantity] = {}
-    problem = Problem(fit.law, fit.error, fit.observations)
+    problem = Problem(fit.law, fit.error, fit.observations, fixed=fit.fixed)
     size = len(fit.law.parameters)
     for name, each in functions.items():
         value = _scaled(each)
@@ -75,7 +75,7 @@ def of_functions(fit: Fit, functions: Mapping[str, Derived], level: float = LEVE
     if quantities:
         own = [] if fit.own is None else [fit.own]
         z = problem.solved(np.concatenate([fit.theta, own])[None])
-        ends = profile(problem, z, np.array([fit.objective]), list(quantities.values()), level)
+        ends = profile(problem, z, list(quantities.values()), level)
         for name, end in zip(quantities, ends, strict=True):
             low, high = (float(each[0]) if np.isfinite(each[0]) else None for each in (end.low, end.high))
             found[name] = replace(found[name], low=low, high=high)

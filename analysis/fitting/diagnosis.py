@@ -49,7 +49,7 @@ def _at_bound(fit: Fit, problem: Problem, z: Array) -> dict[str, float]:
             near = 1e-6 * (high[i] - low[i]) if problem.log[i] else 1e-8 * problem.scale[i]
             for end in (low[i], high[i]):
                 if abs(z[i] - end) <= near:
-                    found[name] = float(np.exp(end) if problem.log[i] else end)
+                    found[name] = float(problem.natural(np.where(np.arange(z.size) == i, end, z))[i])
     return found
 
 
@@ -74,7 +74,7 @@ def _unidentified(fit: Fit, problem: Problem, hessian: Array, z: Array) -> list[
             lambda z, at: problem.evaluate(z, rows[at]), np.array(starts), np.array([e[0] for e in ends]),
             np.array([e[1] for e in ends]), tolerance=1e-9,
         )  # fmt: skip
-        lost = likelihood_ratio(fit, profile.objective)
+        lost = likelihood_ratio(fit, problem.total(profile.objective))
         for (i, _), loss in zip(tested, lost, strict=True):
             flat.setdefault(int(i), []).append(bool(loss < FLAT))
     names = [problem.names[i] for i, sides in flat.items() if all(sides)]

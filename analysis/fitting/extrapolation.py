@@ -14,7 +14,7 @@ from analysis.errors import UserError
 from analysis.fitting.fit import fit_many
 from analysis.fitting.objectives import Gaussian, Objective, default_objective
 from analysis.fitting.observations import Observations
-from analysis.fitting.problem import Problem
+from analysis.fitting.problem import in_units
 from analysis.fitting.result import Fit
 from analysis.laws.base import Law
 from analysis.stats.arrays import Array
@@ -23,6 +23,8 @@ from analysis.stats.intervals import Interval, t_interval
 SHARES = (0.5, 0.65, 0.8)
 """Shares of the clock's log span that a law is fitted to before it predicts the rest."""
 STARTS = 32
+CLOCKS = ("x", "k")
+"""First inputs that are run through: predicting means going on."""
 ROLLING = {
     "group": pl.String, "seen": pl.Float64, "points": pl.Int64, "error": pl.Float64, "log_likelihood": pl.Float64,
 }  # fmt: skip
@@ -80,21 +82,33 @@ def largest(law: Law, data: Observations, name: str, objective: Objective | None
     return _held_out(law, data, objective, [np.stack([x < x.max(), x == x.max()])])[0]
 
 
-def held_out(fit: Fit) -> dict[str, HeldOut]:
-    """How the law of a fit predicts held-out parts of its own data: "the last part" of a clock from the first 80 % of
-    its log span (mean over groups), "the largest N" from the smaller ones. Empty if too few points are left to fit."""
+def held_out(fit: Fit, name: str = "") -> dict[str, HeldOut]:
+    """How the law of a fit predicts held-out parts of its own data, by what was held out. Empty if too few points are
+    left to fit.
+
+    Of a clock (x or k) the last part, from the first 80 % of its log span (mean over groups); the largest N; and the
+    largest of the input `name`. Raises UserError if the law has no such input.
+    """
     law, data, found = fit.law, fit.observations, {}
-    if law.inputs[0] not in ("N", "D"):
+    if law.inputs[0] in CLOCKS:
         cut = rolling(law, data, fit.error, SHARES[-1:]).drop_nulls("error")
         if cut.height:
             likelihood = cut["log_likelihood"].mean()
-            found["the last part"] = HeldOut(
+            found[last_part(law)] = HeldOut(
                 points=int(cut["points"].sum()), error=float(np.mean(cut["error"].to_numpy())),
                 log_likelihood=float(likelihood) if isinstance(likelihood, float) else None,
             )  # fmt: skip
-    if "N" in law.inputs and (one := largest(law, data, "N", fit.error)) is not None:
-        found["the largest N"] = one
+    for each in [*(["N"] if "N" in law.inputs else []), *([name] if name not in ("", "N") else [])]:
+        if (one := largest(law, data, each, fit.error)) is not None:
+            found[f"the largest {each}"] = one
     return found
+
+
+def last_part(law: Law) -> str:
+    """What `rolling` holds out, in words: the last part of the decay, of the curve, or of an input's range."""
+    if law.inputs[0] in CLOCKS:
+        return f"the last part of the {'decay' if law.decays else 'curve'}"
+    return f"the upper part of {law.inputs[0]}"
 
 
 def _held_out(law: Law, data: Observations, objective: Objective | None, parts: list[Array]) -> list[HeldOut | None]:
@@ -109,15 +123,16 @@ def _held_out(law: Law, data: Observations, objective: Objective | None, parts: 
     if data.weights is not None:
         weights = weights * data.weights
     fits = fit_many(law, data, objective=objective, weights=weights, starts=STARTS)
-    problem = Problem(law, objective, data)
+    names = ("y", "hits", "trials", "low", "high")
+    arrays = in_units(objective, {name: a for name in names if (a := getattr(data, name)) is not None})
     for row, i in enumerate(usable):
         shown, held = parts[i]
         own = None if fits.own is None else fits.own[row : row + 1, None]
         value = law.value(fits.theta[row], data.x)
-        loss = objective.terms(value[None], problem.arrays, own).loss[0]
-        logs = "log_y" in problem.arrays and getattr(objective, "log", objective.name == "huber")
+        loss = objective.terms(value[None], arrays, own).loss[0]
         with np.errstate(all="ignore"):
-            residual = np.log(value) - problem.arrays["log_y"] if logs else _rate(objective, value) - data.response
+            relative = objective.relative
+            residual = np.log(value) - arrays["log_y"] if relative else _rate(objective, value) - data.response
         residual = residual[held & np.isfinite(residual)]
         likelihood = None
         if isinstance(objective, Gaussian):
@@ -126,7 +141,7 @@ def _held_out(law: Law, data: Observations, objective: Objective | None, parts: 
             with np.errstate(over="ignore"):  # a fit without residuals gives other points a likelihood of 0
                 likelihood = float(np.mean(-loss[held] / variance) - 0.5 * np.log(2 * np.pi * variance))
             if objective.log:
-                likelihood -= float(np.mean(problem.arrays["log_y"][held]))
+                likelihood -= float(np.mean(arrays["log_y"][held]))
         elif objective.log_likelihood(np.zeros(1), data) is not None:
             likelihood = float(-np.mean(loss[held]))
         if residual.size:

@@ -8,13 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import UserError
+from analysis.fitting.censored import Censored
 from analysis.fitting.diagnosis import diagnose, likelihood_ratio
-from analysis.fitting.objectives import Objective, default_objective
+from analysis.fitting.objectives import Gaussian, Objective, default_objective
 from analysis.fitting.observations import Observations
 from analysis.fitting.problem import Problem
 from analysis.fitting.result import Fit, FitBatch
 from analysis.fitting.solver import Minima, minimise
 from analysis.fitting.starts import sobol
+from analysis.fitting.units import scalable
 from analysis.laws.base import Law
 from analysis.stats.arrays import Array
 
@@ -26,6 +28,10 @@ NEAR = 1e-2
 """Initial damping of these starts."""
 COARSE, MANY = 48, 96
 """With at least MANY points and MANY starts, the starts are first minimised on COARSE random points."""
+MANY_ROWS = 100_000
+"""Rows above which the number of different inputs is not counted."""
+FEW_POINTS, BEST = 2048, 6
+"""With many more than FEW_POINTS, the BEST of these are then minimised on so many."""
 
 
 def fit(
@@ -38,17 +44,15 @@ def fit(
     for counts and Gaussian for a response. `fixed`: parameters held at these values. Raises UserError on data that
     cannot be fitted.
     """
-    objective = objective or default_objective(data)
-    check(law, data, objective)
+    objective = bounded(objective or default_objective(data), data)
+    check(law, data, objective, fixed)
     problem = Problem(law, objective, data, fixed=fixed)
-    first = sobol(law, data, starts, seed) if isinstance(starts, int) else np.atleast_2d(starts)
-    z = problem.solved(_with_own(first, objective))
-    z, multiplicity = _coarse(problem, law, objective, data, z, seed, fixed)
+    z = _starts(problem, starts, seed)
+    count = z.shape[0]
+    z, multiplicity = _coarse(problem, z, seed)
     found = _minimise(problem, z, np.zeros(z.shape[0], dtype=np.intp))
     if not np.isfinite(found.objective).any():
-        raise UserError(
-            f"{law.name} has no finite objective at any of {first.shape[0]} starts: check that it suits these data"
-        )
+        raise UserError(f"{law.name} has no finite objective at any of {count} starts: check that it suits these data")
     optima, share = _optima(problem, found, multiplicity)
     best, value = optima[0][1], optima[0][0]
     held = np.zeros(1, dtype=np.intp)
@@ -56,7 +60,8 @@ def fit(
     _, gradient, _, _ = problem.evaluate(best[None], held)
     free = (best > problem.low[0]) & (best < problem.high[0])
     size = len(law.parameters)
-    natural = tuple((f, problem.natural(z)[:size]) for f, z in optima)
+    natural = tuple((float(problem.total(np.array(f))), problem.natural(z)[:size]) for f, z in optima)
+    value = float(problem.total(np.array(value)))
     likelihood = objective.log_likelihood(np.array(value), data)
     made = Fit(
         law=law, observations=data, theta=natural[0][1], objective=float(value),
@@ -64,8 +69,8 @@ def fit(
         log_likelihood=None if likelihood is None else float(likelihood),
         extra=objective.profiled + (objective.own is not None),
         gradient_norm=float(np.abs(gradient[0] * free).max(initial=0.0)),
-        covariance=_covariance(problem, hessian, best, free, float(value))[:size, :size],
-        starts=int(first.shape[0]), starts_at_optimum=share, optima=natural, warnings=(),
+        covariance=_covariance(problem, hessian, best, free, optima[0][0])[:size, :size],
+        starts=count, starts_at_optimum=share, optima=natural, warnings=(), fixed=dict(fixed or {}),
     )  # fmt: skip
     if np.isnan(made.covariance if made.covariance is not None else 0).any():
         object.__setattr__(made, "covariance", None)
@@ -84,16 +89,13 @@ def fit_many(
     `fixed`. With `around` a fit, each replicate starts from its optima and a few points near the best, instead of from
     `starts`: a number, (S, P), or (R, S, P) on the natural scale.
     """
-    objective = objective or (around.error if around else default_objective(data))
+    objective = bounded(objective or (around.error if around else default_objective(data)), data)
+    fixed = fixed if around is None else {**around.fixed, **(fixed or {})}
     problem = Problem(law, objective, data, weights=weights, y=y, hits=hits, trials=trials, fixed=fixed)
     count = problem.replicates
-    if around is not None:
-        first = _with_own(starts_around(around, seed), objective, around.own)
-    else:
-        given = sobol(law, data, starts, seed) if isinstance(starts, int) else np.asarray(starts, dtype=float)
-        first = _with_own(given, objective)
+    first = _starts(problem, starts if around is None else starts_around(around, seed), seed, around)
     each = first.shape[-2]
-    z = np.broadcast_to(problem.solved(first), (count, each, first.shape[-1])).reshape(count * each, -1)
+    z = np.broadcast_to(first, (count, each, first.shape[-1])).reshape(count * each, -1)
     rows = np.repeat(np.arange(count), each)
     found = _minimise(problem, z, rows, damping=1.0 if around is None else NEAR)
     values = np.where(np.isfinite(found.objective), found.objective, np.inf).reshape(count, each)
@@ -105,7 +107,7 @@ def fit_many(
     with np.errstate(invalid="ignore"):
         share = (values <= (value + _tolerance(value))[:, None]).mean(axis=1)
     return FitBatch(
-        law=law, theta=theta[:, :size], own=theta[:, size] if objective.own else None, objective=value,
+        law=law, theta=theta[:, :size], own=theta[:, size] if objective.own else None, objective=problem.total(value),
         gradient_norm=norm, starts_at_optimum=share,
     )  # fmt: skip
 
@@ -116,63 +118,106 @@ def starts_around(fit: Fit, seed: int = 0) -> Array:
     known = np.array([theta for (_, theta), loss in zip(fit.optima, losses, strict=True) if loss < RIVAL_LOSS][:RIVALS])
     log, (low, high) = fit.law.log, fit.law.bounds
     best = np.where(log, np.log(np.where(log, fit.theta, 1.0)), fit.theta)
-    spread = np.diag(np.full(best.size, 0.1) ** 2) if fit.covariance is None else fit.covariance
-    z = np.random.default_rng(seed).multivariate_normal(best, WIDE**2 * spread, size=DRAWS, method="eigh")
+    if fit.covariance is None:
+        error, shape = 0.1 * np.where(log, 1.0, np.maximum(np.abs(best), 1e-2)), np.eye(best.size)
+    else:
+        error = np.sqrt(np.diagonal(fit.covariance))
+        shape = fit.covariance / np.where(error > 0, error, 1.0) / np.where(error > 0, error, 1.0)[:, None]
+    draws = np.random.default_rng(seed).multivariate_normal(np.zeros(best.size), shape, size=DRAWS, method="eigh")
+    z = best + WIDE * error * draws
     drawn = np.where(log, np.exp(np.clip(np.where(log, z, 0.0), -700, 700)), z)
     return np.concatenate([known, np.clip(drawn, low, high)])
 
 
-def check(law: Law, data: Observations, objective: Objective) -> None:
+def check(law: Law, data: Observations, objective: Objective, fixed: Mapping[str, float] | None = None) -> None:
     """Raises UserError if the data cannot determine the law."""
     objective.check(data)
     if data.x.shape[1] != len(law.inputs):
         raise UserError(f"{law.name} takes {len(law.inputs)} inputs ({', '.join(law.inputs)}); got {data.x.shape[1]}")
-    needed = len(law.parameters) + (objective.own is not None)
+    free = len(law.parameters) - len(fixed or {})
+    needed = free + (objective.own is not None)
     used = data.n if data.weights is None else int((data.weights > 0).sum())
     if used < needed:
         raise UserError(f"{used} points cannot fit the {needed} parameters of {law.name} ({', '.join(law.names)})")
+    if data.y is not None and not data.y.any():
+        raise UserError(f"y is 0 in all {data.n} rows: there is nothing to fit")
     for i, name in enumerate(law.inputs):
         if needed > 1 and np.ptp(data.x[:, i]) == 0:
             raise UserError(f"{name} is constant ({data.x[0, i]:g}): a law of it cannot be fitted")
-    middle = np.array([p.start[0] if p.start and p.unit == "1" else max(p.low, 1.0) for p in law.parameters])
-    if (wrong := ~np.isfinite(law.value(middle, data.x))).any():
-        at = ", ".join(f"{name} = {v:g}" for name, v in zip(law.inputs, data.x[wrong][0], strict=True))
+    if (different := np.unique(data.x[:MANY_ROWS], axis=0).shape[0]) < free and data.n <= MANY_ROWS:
         raise UserError(
-            f"{law.name} has no value at {int(wrong.sum())} of {data.n} points, such as {at}: leave them out"
+            f"{', '.join(law.inputs)} has {different} different values, but {law.name} has {free} parameters: expected as "
+            "many values or more"
+        )
+    middle = np.array([p.start[0] if p.start and p.unit == "1" else max(p.low, 1.0) for p in law.parameters])
+    sizes = np.abs(data.x).max(axis=0)
+    wrong = ~np.isfinite(law.value(middle, data.x / np.where([n in scalable(law) for n in law.inputs], sizes, 1.0)))
+    wrong |= data.x[:, 0] < (-np.inf if law.least is None else law.least)
+    if wrong.any():
+        at = ", ".join(f"{name} = {v:g}" for name, v in zip(law.inputs, data.x[wrong][0], strict=True))
+        least = "" if law.least is None else f"; {law.inputs[0]} is {law.least:g} or more"
+        raise UserError(
+            f"{law.name} has no value at {int(wrong.sum())} of {data.n} points, such as {at}: leave them out{least}"
         )
 
 
-def _minimise(problem: Problem, z: Array, rows: NDArray[np.intp], damping: float = 1.0) -> Minima:
+def _minimise(
+    problem: Problem, z: Array, rows: NDArray[np.intp], damping: float = 1.0, tolerance: float = 1e-11
+) -> Minima:
     return minimise(
-        lambda z, at: problem.evaluate(z, rows[at]), z, problem.low[rows], problem.high[rows], damping=damping
-    )
+        lambda z, at: problem.evaluate(z, rows[at]), z, problem.low[rows], problem.high[rows], damping=damping,
+        tolerance=tolerance,
+    )  # fmt: skip
 
 
-def _with_own(theta: Array, objective: Objective, own: float | None = None) -> Array:
-    """`theta` (..., S, P) with a column for the objective's own parameter, spread over its starting range."""
-    if objective.own is None:
-        return theta
-    low, high = objective.own.start or (objective.own.low, objective.own.high)
-    spread = (
-        np.geomspace(low, high, 3)[np.arange(theta.shape[-2]) % 3] if own is None else np.full(theta.shape[-2], own)
-    )
-    return np.concatenate([theta, np.broadcast_to(spread[:, None], (*theta.shape[:-1], 1))], axis=-1)
+def bounded(objective: Objective, data: Observations) -> Objective:
+    """The objective that takes bounds for values, where some of the data are bounds."""
+    if data.censored is not None and isinstance(objective, Gaussian):
+        return Censored(log=objective.log)
+    return objective
 
 
-def _coarse(
-    problem: Problem, law: Law, objective: Objective, data: Observations, z: Array, seed: int,
-    fixed: Mapping[str, float] | None,
-) -> tuple[Array, NDArray[np.intp]]:  # fmt: skip
-    """Starts after minimisation on a subset of the points. Starts that converged together become one, with a count."""
-    if data.n < MANY or z.shape[0] < MANY:
-        return z, np.ones(z.shape[0], dtype=np.intp)
-    part = np.sort(np.random.default_rng(seed).permutation(data.n)[: max(COARSE, 8 * z.shape[1])])
-    coarse = Problem(law, objective, data.take(part), fixed=fixed)
-    rows = np.zeros(z.shape[0], dtype=np.intp)
-    found = minimise(lambda z, at: coarse.evaluate(z, rows[at]), z, coarse.low[rows], coarse.high[rows], tolerance=1e-8)
-    usable = np.where(np.isfinite(found.objective)[:, None], found.z, z)
-    _, first, counts = np.unique(np.round(usable, 3), axis=0, return_index=True, return_counts=True)
-    return usable[first], counts
+def _starts(problem: Problem, starts: int | Array, seed: int, around: Fit | None = None) -> Array:
+    """z (..., S, Q) of a number of starts, or of given ones on the natural scale; the objective's own parameter is
+    spread over its starting range, or that of the fit `around`."""
+    own = problem.objective.own
+    if isinstance(starts, int):
+        # Many points place starts no better than some of them.
+        few = problem.part(_some(problem, FEW_POINTS, seed)) if problem.x.shape[0] > FEW_POINTS else problem
+        theta, to_z = sobol(problem.law, few.observations(), starts, seed), problem.started
+    else:
+        theta, to_z = np.atleast_2d(np.asarray(starts, dtype=float)), problem.solved
+    if own is None:
+        return to_z(theta)
+    low, high = own.start or (own.low, own.high)
+    column = np.geomspace(low, high, 3)[np.arange(theta.shape[-2]) % 3]
+    z = to_z(np.concatenate([theta, np.broadcast_to(column[:, None], (*theta.shape[:-1], 1))], axis=-1))
+    held = np.log(column) if around is None else np.log(around.own or 1.0) - problem.offset[-1]
+    z[..., -1] = np.clip(held, problem.low[0, -1], problem.high[0, -1])
+    return z
+
+
+def _some(problem: Problem, count: int, seed: int) -> NDArray[np.intp]:
+    return np.sort(np.random.default_rng(seed).permutation(problem.x.shape[0])[:count])
+
+
+def _coarse(problem: Problem, z: Array, seed: int) -> tuple[Array, NDArray[np.intp]]:
+    """Starts after minimisation on parts of the points. Starts that converged together become one, with a count; of
+    what a larger part separates, the best go on."""
+    multiplicity = np.ones(z.shape[0], dtype=np.intp)
+    if problem.x.shape[0] < MANY or z.shape[0] < MANY:
+        return z, multiplicity
+    for points, most in ((max(COARSE, 8 * z.shape[1]), z.shape[0]), (FEW_POINTS, BEST)):
+        if problem.x.shape[0] <= 4 * points and points > COARSE and most == BEST:
+            break
+        part = problem.part(_some(problem, points, seed))
+        found = _minimise(part, z, np.zeros(z.shape[0], dtype=np.intp), tolerance=1e-8)
+        usable = np.where(np.isfinite(found.objective)[:, None], found.z, z)
+        _, first, place = np.unique(np.round(usable, 3), axis=0, return_index=True, return_inverse=True)
+        counts = np.bincount(place.ravel(), multiplicity).astype(np.intp)
+        order = np.argsort(found.objective[first], kind="stable")[:most]
+        z, multiplicity = usable[first][order], counts[order]
+    return z, multiplicity
 
 
 def _tolerance(value: Array | float) -> Array:
@@ -218,11 +263,11 @@ def _covariance(problem: Problem, hessian: Array, z: Array, free: NDArray[np.boo
     if values[0] <= 1e-10:
         return np.full_like(hessian, np.nan)
     inverse = np.linalg.inv(inner / np.outer(scale, scale)) / np.outer(scale, scale)
-    n = problem.x.shape[0]
+    n = float(problem.points)
     if problem.objective.profiled:
         inverse *= 2 * value / max(n - int(free.sum()), 1)
     elif problem.objective.name == "huber":
         scores = problem.scores(z)[:, free]
         inverse = inverse @ (scores.T @ scores) @ inverse * n / max(n - int(free.sum()), 1)
     out[np.ix_(free, free)] = inverse
-    return out
+    return problem.matrix @ out @ problem.matrix.T

@@ -7,7 +7,6 @@ group share its noise and never count as independent.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -112,8 +111,7 @@ def _within_bounds(fit: Fit, i: int, found: Interval) -> Interval:
     """
     low, high = (float(end[i]) for end in fit.law.bounds)
     if fit.law.log[i]:
-        found = replace(found, low=_clipped(found.low, math.log(low), math.log(high)),
-                        high=_clipped(found.high, math.log(low), math.log(high))).exp()  # fmt: skip
+        found = found.exp()
     return replace(found, low=_clipped(found.low, low, high), high=_clipped(found.high, low, high))
 
 
@@ -193,16 +191,16 @@ def _jackknife(fit: Fit, level: float) -> Intervals:
 
 
 def _profiled(fit: Fit, level: float) -> Intervals:
-    problem = Problem(fit.law, fit.error, fit.observations)
+    problem = Problem(fit.law, fit.error, fit.observations, fixed=fit.fixed)
     own = [] if fit.own is None else [fit.own]
     z = problem.solved(np.concatenate([fit.theta, own])[None])
     size = len(fit.law.parameters)
-    quantities: list[Quantity] = [coordinate(i) for i in range(size)]
+    quantities: list[Quantity] = [coordinate(problem, i) for i in range(size)]
     half = fit.half_life
     reached = half is not None and np.isfinite(half) and half > 0
     if reached:
         quantities.append(log_half_life(fit.law, problem))
-    ends = profile(problem, z, np.array([fit.objective]), quantities, level)
+    ends = profile(problem, z, quantities, level)
     found = {}
     for i, (name, log) in enumerate(zip(fit.law.names, fit.law.log, strict=True)):
         low, high = _shown(ends[i].low[0], log), _shown(ends[i].high[0], log)

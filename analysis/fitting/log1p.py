@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.errors import UserError
-from analysis.fitting.objectives import Terms
+from analysis.fitting.objectives import Objective, Terms
 from analysis.fitting.observations import Observations
-from analysis.laws.base import Parameter
 from analysis.stats.arrays import Array
 
 
 @dataclass(frozen=True, kw_only=True)
-class Log1p:
+class Log1p(Objective):
     """Half the summed squares of ln(1 + value) - ln(1 + y); the variance is profiled out.
 
     Relative for large y, absolute near 0, where a logarithm would not exist. The unit of y matters: 1 of it divides
@@ -22,8 +21,8 @@ class Log1p:
     """
 
     name: str = "log1p"
-    own: Parameter | None = None
     profiled: int = 1
+    unit: str = "1"
 
     def check(self, data: Observations) -> None:
         if data.y is None:

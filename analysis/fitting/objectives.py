@@ -7,7 +7,6 @@ respect to that value.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from scipy import special
@@ -38,24 +37,43 @@ class Terms:
     own_curvature: Array | None = None
 
 
-class Objective(Protocol):
-    """`data` holds y, hits or trials as (n,) or (b, n). `own`: an error parameter fitted together with the law's."""
+class Objective:
+    """`data` holds y, log_y, low, high, hits or trials as (n,) or (b, n). One of its own is a subclass."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def own(self) -> Parameter | None: ...
-    def check(self, data: Observations) -> None: ...
-    def terms(self, value: Array, data: dict[str, Array], own: Array | None) -> Terms: ...
-    def log_likelihood(self, objective: Array, data: Observations) -> Array | None: ...
-    @property
-    def profiled(self) -> int:
-        """Number of error parameters solved in closed form, which count in AICc."""
-        ...
+    name: str = ""
+    own: Parameter | None = None
+    """An error parameter fitted together with the law's."""
+    profiled: int = 0
+    """Number of error parameters solved in closed form, which count in AICc."""
+    sufficient: str = ""
+    """What suffices at each x: "counts" (summed hits and trials), "means" (of `response`), or "" (the rows)."""
+    response: str = "y"
+    relative: bool = False
+    """Whether errors are of the logarithm of y, which data then hold as log_y."""
+    unit: str = "y"
+    """What y is measured in: "y", a unit of its own that may change, or "1", an absolute one."""
+
+    def check(self, data: Observations) -> None:
+        raise NotImplementedError
+
+    def terms(self, value: Array, data: dict[str, Array], own: Array | None) -> Terms:
+        raise NotImplementedError
+
+    def log_likelihood(self, objective: Array, data: Observations) -> Array | None:
+        """(R,) from the minimised objective; None for a loss that is not a likelihood."""
+        raise NotImplementedError
+
+    def size(self, y: Array) -> float:
+        """The size of a response, in units of which it is fitted."""
+        return float(np.exp(np.log(y).mean()) if self.relative else np.abs(y).max(initial=0.0))
+
+    def rescaled(self, objective: Array, scale: float, data: dict[str, Array]) -> Array:
+        """The objective (R,) of `data` times `scale`, from that of `data`."""
+        return objective
 
 
 @dataclass(frozen=True, kw_only=True)
-class Huber:
+class Huber(Objective):
     """Summed Huber loss of ln(value) - ln(y): quadratic below `delta`, linear above (Hoffmann et al. 2022).
 
     Summed, not averaged: with an averaged loss this small, optimizers stop early.
@@ -63,8 +81,7 @@ class Huber:
 
     delta: float = 1e-3
     name: str = "huber"
-    own: Parameter | None = None
-    profiled: int = 0
+    relative: bool = True
 
     def check(self, data: Observations) -> None:
         if not self.delta > 0:
@@ -73,6 +90,7 @@ class Huber:
             raise UserError("huber is for a response: pass y, not hits and trials")
         if (data.y <= 0).any():
             raise UserError("huber works on logarithms, but y has values of 0 or below: use --error gaussian")
+        _whole(data, self.name)
 
     def terms(self, value: Array, data: dict[str, Array], own: Array | None) -> Terms:
         with np.errstate(all="ignore"):
@@ -95,22 +113,28 @@ class Huber:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gaussian:
+class Gaussian(Objective):
     """Half the summed squares of value - y (of their logarithms with `log`); the variance is profiled out."""
 
     log: bool = False
-    own: Parameter | None = None
     profiled: int = 1
+    sufficient: str = "means"
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return "lognormal" if self.log else "gaussian"
 
+    @property
+    def relative(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.log
+
+    @property
+    def response(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "log_y" if self.log else "y"
+
     def check(self, data: Observations) -> None:
-        if data.y is None:
-            raise UserError(f"{self.name} is for a response: pass y, not hits and trials")
-        if self.log and (data.y <= 0).any():
-            raise UserError("lognormal errors need y above 0")
+        measured(data, self.name, 0.0 if self.log else -np.inf)
+        _whole(data, self.name)
 
     def terms(self, value: Array, data: dict[str, Array], own: Array | None) -> Terms:
         if not self.log:
@@ -123,6 +147,9 @@ class Gaussian:
         loss = np.where(value > 0, 0.5 * residual * residual, np.inf)
         return Terms(loss=loss, slope=residual / value, curvature=(1 - residual) * square, metric=square)
 
+    def rescaled(self, objective: Array, scale: float, data: dict[str, Array]) -> Array:
+        return objective if self.log else objective * scale**2
+
     def log_likelihood(self, objective: Array, data: Observations) -> Array | None:
         """With the maximum-likelihood variance, SSR / n for unweighted data."""
         n = data.n if data.weights is None else data.weights.sum()
@@ -133,29 +160,51 @@ class Gaussian:
         return found
 
 
-def _counts(data: Observations, name: str) -> None:
+def measured(data: Observations, name: str, least: float = 0.0) -> None:
+    if data.y is None:
+        raise UserError(f"{name} is for a response: pass y, not hits and trials")
+    if (wrong := data.y <= least).any():
+        raise UserError(
+            f"{name} errors need y above {least:g}, but {int(wrong.sum())} of {data.n} values are not, such as "
+            f"{data.y[wrong][0]:g}: use --error gaussian"
+        )
+
+
+def _whole(data: Observations, name: str) -> None:
+    if data.censored is not None:
+        raise UserError(f"{name} cannot take censored values: use --error gaussian or lognormal")
+
+
+def _counts(data: Observations, name: str, chance: float) -> None:
     if data.hits is None or data.trials is None:
         raise UserError(f"{name} is for counts: pass hits and trials")
     if data.trials.sum() == 0:
         raise UserError("trials are all 0: nothing was counted")
+    if not 0 <= chance < 1:
+        raise UserError(f"chance is {chance}; expected 0 or more, and below 1")
+    rates = data.response
+    if chance and not (rates > chance).any():
+        raise UserError(
+            f"no rate is above --chance {chance:g}: the highest is {np.nanmax(rates):.3g}, so no skill is left to fit; "
+            "chance is the rate of guessing, between 0 and 1"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Binomial:
+class Binomial(Objective):
     """Negative log-likelihood of hits out of trials at rate chance + (1 - chance) value.
 
-    The binomial coefficients are left out, as in Myung 2003; AICc differences do not depend on them.
+    The binomial coefficients are left out, as in Myung 2003; AICc differences do not depend on them. With `adapts`,
+    fit() takes the beta-binomial instead where the counts scatter more than a binomial's.
     """
 
     chance: float = 0.0
+    adapts: bool = False
     name: str = "binomial"
-    own: Parameter | None = None
-    profiled: int = 0
+    sufficient: str = "counts"
 
     def check(self, data: Observations) -> None:
-        _counts(data, self.name)
-        if not 0 <= self.chance < 1:
-            raise UserError(f"chance is {self.chance}; expected 0 or more, and below 1")
+        _counts(data, self.name, self.chance)
 
     def terms(self, value: Array, data: dict[str, Array], own: Array | None) -> Terms:
         hits, trials = data["hits"], data["trials"]
@@ -191,7 +240,7 @@ CONCENTRATION = Parameter(
 
 
 @dataclass(frozen=True, kw_only=True)
-class BetaBinomial:
+class BetaBinomial(Objective):
     """Negative log-likelihood of counts whose rate varies between clusters with a beta distribution.
 
     Mean chance + (1 - chance) value; `concentration` is a + b of the beta: its correlation within a cluster of trials
@@ -201,12 +250,9 @@ class BetaBinomial:
     chance: float = 0.0
     name: str = "beta-binomial"
     own: Parameter | None = CONCENTRATION
-    profiled: int = 0
 
     def check(self, data: Observations) -> None:
-        _counts(data, self.name)
-        if not 0 <= self.chance < 1:
-            raise UserError(f"chance is {self.chance}; expected 0 or more, and below 1")
+        _counts(data, self.name, self.chance)
 
     def terms(self, value: Array, data: dict[str, Array], own: Array | None) -> Terms:
         assert own is not None
@@ -250,5 +296,5 @@ class BetaBinomial:
 
 
 def default_objective(data: Observations) -> Objective:
-    """Binomial for counts, Gaussian otherwise."""
-    return Gaussian() if data.y is not None else Binomial()
+    """Binomial for counts, which adapts to their scatter; Gaussian otherwise."""
+    return Gaussian() if data.y is not None else Binomial(adapts=True)

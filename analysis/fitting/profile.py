@@ -42,6 +42,8 @@ class Quantity:
     """(b,)."""
     derivatives: Callable[[Array, Array], Array] | None = None
     """(b, Q), from z and the value there; by default central differences."""
+    unit: float = 1.0
+    """What the value is measured in: ends are multiplied by it."""
 
     def slope(self, z: Array, value: Array) -> Array:
         """(b, Q), 0 where undefined."""
@@ -75,9 +77,8 @@ def threshold(problem: Problem, z: Array, objective: Array, level: float = LEVEL
     ratio of the variance of psi to the mean of its slope (Schrader and Hettmansperger 1980, Biometrika 67, 93).
     """
     free = (problem.low < problem.high).sum(axis=1)
-    weights = problem.arrays.get("weights")
-    points = np.full(z.shape[0], float(problem.x.shape[0])) if weights is None else (weights > 0).sum(axis=-1)
-    left = np.maximum(points - free, 1.0)
+    points = np.broadcast_to(problem.points, z.shape[:1])
+    left = np.where(points > free, points - free, np.nan)
     if problem.objective.profiled:
         return objective * stats.f.ppf(level, 1, left) / left
     if isinstance(problem.objective, Huber):
@@ -94,21 +95,31 @@ def _huber_scale(problem: Problem, delta: float, z: Array, left: Array) -> Array
     nearest 0: a fit that nearly minimises absolute values passes through as many points as it has parameters.
     """
     size = len(problem.law.parameters)
-    value = problem.law.value(problem.natural(z)[:, :size], problem.x)
+    value = problem.law.value(problem.inner(z)[:, :size], problem.x)
     with np.errstate(all="ignore"):
-        residual = np.sort(np.abs(np.log(value) - problem.arrays["log_y"]), axis=1)
+        residual = np.abs(np.log(value) - problem.arrays["log_y"])
+    order = np.argsort(residual, axis=1)
+    weights = np.broadcast_to(problem.arrays.get("weights", np.ones(1)), residual.shape)
+    residual, weights = (np.take_along_axis(a, order, axis=1) for a in (residual, weights))
     n = residual.shape[1]
     clipped = np.minimum(residual, delta)
-    variance = (clipped**2).sum(axis=1) / left
-    beyond = residual[:, size:] if n > 2 * size else residual
-    window = np.maximum(delta, 1.06 * np.median(beyond, axis=1) / 0.6745 * n**-0.2)
-    inside = (beyond <= window[:, None]).sum(axis=1) / beyond.shape[1]
+    variance = (weights * clipped**2).sum(axis=1) / left
+    beyond = np.arange(n) >= (size if n > 2 * size else 0)
+    shares = np.cumsum(weights * beyond, axis=1)
+    middle = (shares >= shares[:, -1:] / 2).argmax(axis=1)
+    median = np.take_along_axis(residual, middle[:, None], axis=1)[:, 0]
+    window = np.maximum(delta, 1.06 * median / 0.6745 * shares[:, -1] ** -0.2)
+    inside = (weights * beyond * (residual <= window[:, None])).sum(axis=1) / shares[:, -1]
     return variance / np.maximum(inside * delta / window, 1e-12)
 
 
-def coordinate(at: int) -> Quantity:
-    """The parameter at index `at`, on the solved scale."""
-    return Quantity(value=lambda z: z[:, at], derivatives=lambda z, _: np.broadcast_to(np.eye(z.shape[1])[at], z.shape))
+def coordinate(problem: Problem, at: int) -> Quantity:
+    """The parameter at index `at`, or its logarithm if it is solved so, in the data's own units."""
+    unit = problem.matrix[at, at]
+    row, offset = problem.matrix[at] / unit, problem.offset[at] / unit
+    return Quantity(
+        value=lambda z: z @ row + offset, derivatives=lambda z, _: np.broadcast_to(row, z.shape), unit=float(unit)
+    )
 
 
 def log_half_life(law: Law, problem: Problem) -> Quantity:
@@ -126,26 +137,23 @@ def log_half_life(law: Law, problem: Problem) -> Quantity:
         instead of 2 P."""
         theta, at = problem.natural(z)[:, :size], np.exp(log)
         ends = np.stack([at, np.zeros_like(at)], axis=1)[..., None]
-        gradient = np.where(problem.log[:size], theta, 1.0)[:, None] * law.gradient(theta, ends)
+        gradient = np.where(law.log, theta, 1.0)[:, None] * law.gradient(theta, ends)
         step = 1e-5 * at[:, None, None] * np.array([[1.0], [-1.0]])
         with np.errstate(all="ignore"):
             up, down = law.value(theta, at[:, None, None] + step).T
             found = (gradient[:, 1] / 2 - gradient[:, 0]) / ((up - down) / 2e-5)[:, None]
-        whole = np.zeros(z.shape)
-        whole[:, :size] = found
-        return whole
+        return found @ problem.matrix[:size]
 
     return Quantity(value=value, derivatives=derivatives if law.half is None else None)
 
 
-def profile(
-    problem: Problem, z: Array, objective: Array, quantities: list[Quantity], level: float = LEVEL
-) -> list[Ends]:
-    """Intervals of `quantities` around the optima z (R, Q) with `objective` (R,), one Ends per quantity.
+def profile(problem: Problem, z: Array, quantities: list[Quantity], level: float = LEVEL) -> list[Ends]:
+    """Intervals of `quantities` around the optima z (R, Q), one Ends per quantity.
 
-    Both ends are infinite if a quantity is not finite at the optimum.
+    Both ends are infinite if a quantity is not finite at the optimum, or if no degrees of freedom are left.
     """
     count, many = z.shape[0], len(quantities)
+    objective = problem.evaluate(z, np.arange(count))[0]
     allowed = threshold(problem, z, objective, level)
     hessian = _curvature(problem, z)
     inverse = np.linalg.pinv(hessian + 1e-12 * np.eye(z.shape[1]) * np.abs(hessian).max(axis=(1, 2), keepdims=True))
@@ -160,7 +168,10 @@ def profile(
         errors[which, row],
     )  # fmt: skip
     ends = search.run().reshape(many, count, 2)
-    return [Ends(low=end[:, 0], high=end[:, 1]) for end in ends]
+    return [
+        Ends(low=end[:, 0] * quantity.unit, high=end[:, 1] * quantity.unit)
+        for end, quantity in zip(ends, quantities, strict=True)
+    ]
 
 
 def _curvature(problem: Problem, z: Array) -> Array:
@@ -188,7 +199,7 @@ class _Search:
         z = self.z.copy()
         distance = self.error * self.root * np.sqrt(2.0)
         exact = self.root**2 < NOISELESS  # the rise would drown in rounding
-        open_ = np.isfinite(self.centre) & ~exact
+        open_ = np.isfinite(self.centre) & ~exact & np.isfinite(self.root)
         end = np.where(exact, distance, np.inf)
         for _ in range(STEPS):
             at = np.flatnonzero(open_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,8 @@ class Fit:
     optima: tuple[tuple[float, Array], ...]
     """Distinct local optima, best first: (objective, theta)."""
     warnings: tuple[str, ...]
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    """Parameters that were held, by name."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Cache of results computed from this fit."""
 
@@ -74,6 +77,12 @@ class Fit:
         found = self.law.half_life(self.theta)
         return None if found is None else float(found)
 
+    def __str__(self) -> str:
+        """The law, the data, estimates with 95 % intervals, warnings: some ten lines."""
+        from analysis.fitting.describe import told  # which imports this module
+
+        return "\n".join(told(self))
+
     def predict(self, x: Array) -> Array:
         """The law's values at x (m, inputs), (m,)."""
         return self.law.value(self.theta, np.asarray(x, dtype=float))
@@ -84,6 +93,6 @@ class Fit:
         loss that is not a likelihood."""
         if self.log_likelihood is None:
             return None
-        count = len(self.law.parameters) + self.extra
+        count = len(self.law.parameters) - len(self.fixed) + self.extra
         left = self.observations.n - count - 1
         return 2 * count - 2 * self.log_likelihood + (2 * count * (count + 1) / left if left > 0 else float("inf"))

@@ -30,7 +30,7 @@ def project(law: Law, theta: Array, data: Observations) -> Array:
     y = data.response
     weight = np.ones(data.n) if data.trials is None else np.sqrt(data.trials)
     if data.y is not None and (y > 0).all():
-        weight = 1 / y  # relative errors, as in losses over logarithms
+        weight = np.abs(y).max() / y  # relative errors, as in losses over logarithms
     if data.weights is not None:
         weight = weight * np.sqrt(data.weights)
     known = np.isfinite(y)
@@ -49,8 +49,9 @@ def project(law: Law, theta: Array, data: Observations) -> Array:
 def _range(parameter: Parameter, data: Observations, law: Law) -> tuple[float, float]:
     y = data.response[np.isfinite(data.response)]
     low, high = parameter.low, parameter.high
-    if parameter.unit == "x":
-        positive = data.x[:, 0][data.x[:, 0] > 0]
+    if parameter.unit == "x" or parameter.unit in law.inputs:
+        column = data.x[:, 0 if parameter.unit == "x" else law.inputs.index(parameter.unit)]
+        positive = column[column > 0]
         least, most = (positive.min(), positive.max()) if positive.size else (1.0, 1.0)
         factors = parameter.start or (0.1, 10.0)
         found = least * factors[0], most * factors[1]

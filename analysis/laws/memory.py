@@ -40,6 +40,7 @@ def log(x, a, b):
 
 @law(
     name="ebbinghaus", formula="y = k / ((log10 x)^c + k)", source="Ebbinghaus 1885, section 29: savings over minutes",
+    least=1.0,
     parameters=(
         Parameter(name="k", low=1e-6, high=1e6, log=True, start=(0.1, 10), meaning="value of the power where y = 1/2"),
         Parameter(name="c", low=0.01, high=20, log=True, start=(0.3, 3), meaning="exponent of log10 x"),

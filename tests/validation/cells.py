@@ -101,11 +101,11 @@ def profiled(
     quantities: list[tuple[str, Quantity, float]] = []
     for i, (name, log) in enumerate(zip(law.names, law.log, strict=True)):
         value = float(np.log(theta[i])) if log else float(theta[i])
-        quantities.append((f"ln {name}" if log else name, coordinate(i), value))
+        quantities.append((f"ln {name}" if log else name, coordinate(problem, i), value))
     half = law.half_life(truth)
     if half is not None and np.isfinite(half[0]) and half[0] > 0:
         quantities.append(("ln half-life", log_half_life(law, problem), float(np.log(half[0]))))
-    ends = profile(problem, z, fits.objective, [quantity for _, quantity, _ in quantities])
+    ends = profile(problem, z, [quantity for _, quantity, _ in quantities])
     lowest = [0.0 if parameter.low == 0 else -np.inf for parameter in law.parameters] + [-np.inf]
     return [
         cell(part, law.name, design, name, np.maximum(end.low, least), end.high, value)

@@ -197,7 +197,7 @@ def test_profiles_under_hubers_loss_are_wider_than_least_squares_by_its_efficien
     for error in (Gaussian(log=True), Huber(delta=1e-3)):
         found = [intervals(noisy(0.1, seed, error, n=40)).parameters["b"] for seed in range(12)]
         widths[error.name] = np.median([width(each) for each in found])
-    assert 1.0 < widths["huber"] / widths["gaussian"] < 1.7  # least absolute values: sqrt(pi / 2) = 1.25
+    assert 1.0 < widths["huber"] / widths["lognormal"] < 1.7  # least absolute values: sqrt(pi / 2) = 1.25
 
 
 def test_profiles_of_many_replicates_equal_those_of_each():
@@ -206,7 +206,7 @@ def test_profiles_of_many_replicates_equal_those_of_each():
     data = Observations(x=STEPS, hits=hits[0], trials=np.full(STEPS.size, 200.0))
     fits = fit_many(LAW, data, hits=hits)
     problem = Problem(LAW, Binomial(), data, hits=hits)
-    together = profile(problem, problem.solved(fits.theta), fits.objective, [coordinate(1)])[0]
+    together = profile(problem, problem.solved(fits.theta), [coordinate(problem, 1)])[0]
     for row in range(3):
         made = fit(LAW, Observations(x=STEPS, hits=hits[row], trials=np.full(STEPS.size, 200.0)))
         alone = known(intervals(made).parameters["T"])[1:]
