@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from analysis.answers.derived import READINGS
 from analysis.decay.design import controls
 from analysis.decay.formulas import MIN_GAP, MIN_SUCCESS, area, control_at, crossing, retention, rising
 from analysis.decay.retention import wide_points
+from analysis.errors import UserError
 from analysis.runs.study import StudyData
 from analysis.stats.arrays import Array
+from analysis.stats.per_seed import nearest
 from halflife.tracking.questions import TOKENS, At, Crossing, First, Last, Mean, Quantity, Slope
 from halflife.tracking.schema import CHANCE, HITS, TRIALS
 
@@ -71,13 +74,47 @@ class Series:
 
 
 def values(data: StudyData, quantity: Quantity) -> pl.DataFrame:
-    """One row per trial: trial, role, its parameters, and the columns of READING. Computed once per `data`."""
+    """One row per trial, of a derived reading per trial and item: trial, role, its parameters, items, and the columns
+    of READING. Computed once per `data`."""
     key = f"quantity/{quantity!r}"
-    if key not in data.derived:
+    if key in data.derived:
+        return data.derived[key]
+    if quantity.derived:
+        data.derived[key] = _derived(data, quantity)
+    else:
         found = _readings(data, quantity)
         frame = pl.DataFrame([astuple(found[trial]) for trial in data.trials["trial"]], schema=READING, orient="row")
         data.derived[key] = pl.concat([about(data), frame], how="horizontal")
     return data.derived[key]
+
+
+def _derived(data: StudyData, quantity: Quantity) -> pl.DataFrame:
+    """Trials without a reading have one row, with a reason."""
+    if quantity.derived not in READINGS:
+        raise UserError(f"no reading {quantity.derived!r} is known{nearest(quantity.derived, list(READINGS))}")
+    frame, against = READINGS[quantity.derived](data), quantity.against
+    items = [name for name in frame.columns if name not in ("trial", *READING)]
+    rows = {
+        (row["trial"], *(row[name] for name in items)): _transformed(
+            Reading(**{name: row[name] for name in READING}), quantity, quantity.chance
+        )
+        for row in frame.iter_rows(named=True)
+    }
+    if against:
+        pairs = controls(data, against.role)
+        rows = {
+            (trial, *item): _compared(own, rows[pairs[trial], *item], quantity)
+            if (pairs.get(trial), *item) in rows
+            else _alone(own, against.role)
+            for (trial, *item), own in rows.items()
+        }
+    types = {"trial": pl.String} | {name: frame.schema[name] for name in items} | READING
+    read = pl.DataFrame([(*key, *astuple(own)) for key, own in rows.items()], schema=types, orient="row")
+    whole = about(data).drop(items, strict=False)
+    lacking = pl.col("reason").is_null() & pl.col("low").is_null()
+    return whole.join(read, on="trial", how="left", maintain_order="left_right").with_columns(
+        reason=pl.when(lacking).then(pl.lit("it was not measured")).otherwise("reason")
+    )
 
 
 def about(data: StudyData) -> pl.DataFrame:
@@ -91,7 +128,9 @@ def _readings(data: StudyData, quantity: Quantity) -> dict[str, Reading]:
     series, against = _curves(data, quantity), quantity.against
     span = _common_span([found for found in series.values() if isinstance(found, Series)])
     read = {
-        trial: _transformed(_moment(quantity, found, span), quantity, found) if isinstance(found, Series) else found
+        trial: found
+        if isinstance(found, Reading)
+        else _transformed(_moment(quantity, found, span), quantity, found.chance)
         for trial, found in series.items()
     }
     if against and against.how != "retention":
@@ -267,11 +306,11 @@ READERS: dict[str, Callable[[Any, Series, Span | None], Reading]] = {
 """By kind of moment."""
 
 
-def _transformed(read: Reading, quantity: Quantity, series: Series) -> Reading:
+def _transformed(read: Reading, quantity: Quantity, chance: float) -> Reading:
     if read.low is None or read.high is None or quantity.transform == "none":
         return read
     if quantity.transform == "above chance":
-        low, high = read.low - series.chance, read.high - series.chance
+        low, high = read.low - chance, read.high - chance
         return _known(low, read.hits, read.trials) if read.value is not None else _between(low, high)
     if quantity.transform == "log":
         if read.high <= 0 or (read.low <= 0 and read.value is not None):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from analysis.answers.derived import ITEMS
 from analysis.answers.quantities import about, values
 from analysis.decay.design import reference
 from analysis.decay.floors import floors
@@ -136,6 +137,7 @@ def _apart(data: StudyData, frame: pl.DataFrame, cell: Sequence[str]) -> pl.Data
     parameters that differ."""
     apart: list[str] = []
     for among in ([axis.name for axis in data.declaration.axes], data.parameters):
+        among = dict.fromkeys([*among, *ITEMS])
         others = [name for name in among if name in frame.columns and name not in cell]
         counts = frame.group_by(cell).agg(pl.col(name).n_unique() for name in others).select(others).max()
         apart = [name for name in others if counts[name][0] > 1]

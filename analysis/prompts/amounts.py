@@ -24,7 +24,7 @@ AMOUNTS = {
     "tokens": "tokens (C)", "numbers": "numbers (C × width)", "bits": "bits",
     "directions": "numbers in random directions",
 }  # fmt: skip
-INDEX = ("behaviour", "model", "series", "seed", "k", "restart", "numbers")
+INDEX = ("trial", "phase", "task", "behaviour", "model", "series", "seed", "k", "restart", "numbers")
 
 
 def matched_loss(data: StudyData) -> float | None:
@@ -83,7 +83,7 @@ def _columns(found: Median, name: str) -> dict[str, Any]:
 
 
 def searched(data: StudyData) -> pl.DataFrame:
-    """C to one token by doubling and bisection, one row per behaviour, model, series and seed: `c` (infinite if the
+    """C to one token by doubling and bisection, one row per trial, behaviour, model, series and seed: `c` (infinite if the
     largest k does not reach it), the `prompt_steps` of the search, `tried` lengths. Empty without a search."""
     threshold = matched_loss(data)
     if threshold is None or not (data.points["phase"] == SEARCH).any():
@@ -94,7 +94,7 @@ def searched(data: StudyData) -> pl.DataFrame:
     return (
         elicitation.declared_points(declared, elicitation.MODELS, (SEARCH,))
         .join(steps, on="trial", maintain_order="left")
-        .group_by("behaviour", "model", "series", "seed", maintain_order=True)
+        .group_by("trial", "behaviour", "model", "series", "seed", maintain_order=True)
         .agg(
             c=pl.when(pl.col("loss") <= threshold).then(pl.col("k").cast(pl.Float64)).otherwise(pl.lit(np.inf)).min(),
             prompt_steps=pl.col("prompt_steps").first(),
