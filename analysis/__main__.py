@@ -16,6 +16,7 @@ import tyro
 from analysis.answers.on_tables import associate, contrast, trend
 from analysis.errors import UserError
 from analysis.fitting.command import compare, fit
+from analysis.fitting.scaling_commands import isoflop, laws
 from analysis.runs.places import results_folder, store_of, tracking_uri_of
 
 
@@ -151,7 +152,8 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
 
 COMMANDS = {
     "report": report, "answers": answers, "export": export, "gallery": gallery, "prompts": prompts, "sweeps": sweeps,
-    "fit": fit, "compare": compare, "contrast": contrast, "trend": trend, "associate": associate,
+    "laws": laws, "fit": fit, "compare": compare, "isoflop": isoflop, "contrast": contrast, "trend": trend,
+    "associate": associate,
 }  # fmt: skip
 
 

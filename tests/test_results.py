@@ -35,7 +35,6 @@ def data(folder: Path) -> StudyData:
     return results.load(SMALL.study, results=folder)
 
 
-@pytest.mark.slow
 def test_the_example_of_the_docstring_runs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,7 +50,9 @@ def test_the_example_of_the_docstring_runs(
     assert isinstance(found["fit"], Fit)
     assert found["fit"].observations.n == found["largest"].height
     assert Path("half_life.pdf").read_bytes().startswith(b"%PDF")
-    assert Path(capsys.readouterr().out.splitlines()[-1]) == Path("results/reports/backdoor_persistence/report.html")
+    shown = capsys.readouterr().out
+    assert ": the slope of estimate over ln parameters is " in shown
+    assert "exponential_floor: y = f + (a - f) exp(-x/T)" in shown
 
 
 def test_importing_it_imports_nothing_heavy() -> None:
@@ -137,3 +138,44 @@ def test_bad_input_is_one_line(folder: Path, data: StudyData) -> None:
 def test_figures_give_their_tables(data: StudyData) -> None:
     assert results.FIGURES is FIGURES
     assert results.FIGURES["half_life"].table(data)["size"].unique().sort().to_list() == sorted(SMALL.sizes)
+
+
+def test_a_fit_is_printed_in_ten_readable_lines() -> None:
+    x = np.concatenate([[0.0], np.geomspace(1, 3000, 30)])
+    y = results.LAWS["exponential_floor"].value(np.array([0.9, 60.0, 0.2]), x[:, None])
+    frame = pl.DataFrame({"x": x, "y": y + 0.01 * np.random.default_rng(0).normal(size=x.size)})
+    lines = str(results.fit(frame, "exponential_floor", x="x", y="y", starts=16)).splitlines()
+    assert len(lines) <= 10
+    assert lines[:2] == ["exponential_floor: y = f + (a - f) exp(-x/T)", "31 points, gaussian errors"]
+    assert lines[2].split() == ["estimate", "95", "%", "interval"]
+    assert [line.split()[0] for line in lines[3:7]] == ["a", "T", "f", "half-life"]
+
+
+def test_a_table_is_asked_and_answers_with_verdict_interval_and_sentence() -> None:
+    rng = np.random.default_rng(0)
+    rows = [(s, n, 0.4 * np.log(n) + 0.1 * s + 0.05 * rng.normal()) for s in range(6) for n in (1e5, 1e6, 1e7)]
+    frame = pl.DataFrame(rows, schema=["seed", "N", "y"], orient="row")
+    found = results.trend(frame, "y", "N", log=True, margin=0.1)
+    assert isinstance(found, results.Asked)
+    assert found.verdict == "effect"
+    assert found.interval is not None
+    assert found.interval.low is not None
+    assert found.interval.low < 0.4 < (found.interval.high or 0)
+    assert str(found).startswith("Effect: the slope of y over ln N is 0.4")
+    other = results.contrast(frame, "y", "N", high=1e7, low=1e5)
+    assert other.interval is not None
+    assert other.interval.estimate == pytest.approx(0.4 * np.log(100), rel=0.05)
+    with pytest.raises(results.UserError, match="there is no column 'z'"):
+        results.associate(frame, "y", "z", item="N")
+
+
+def test_inputs_bounds_and_held_parameters_are_given_by_name() -> None:
+    rng, size = np.random.default_rng(0), np.tile(np.geomspace(1e5, 1e7, 5), 5)
+    time = 1e4 * (size / 1e6) ** 0.25 * np.exp(0.2 * rng.normal(size=25))
+    late = time > np.quantile(time, 0.7)
+    frame = pl.DataFrame({"size": size, "time": np.minimum(time, np.quantile(time, 0.7)), "late": late})
+    fit = results.fit(frame, "half_life_size", x={"N": "size"}, y="time", censored="late", starts=16)
+    assert fit.parameters["gamma"] == pytest.approx(0.25, abs=0.06)
+    held = results.fit(frame, "half_life_size", x=["size"], y="time", censored="late", fix={"gamma": 0.25}, starts=16)
+    assert held.parameters["gamma"] == 0.25
+    assert held.parameters["T0"] == pytest.approx(1e4, rel=0.2)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json as encoder
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -15,12 +16,12 @@ from analysis.errors import UserError
 if TYPE_CHECKING:
     import polars as pl
 
-    from analysis.fitting.extrapolation import HeldOut
     from analysis.fitting.intervals import HalfLife, Intervals
     from analysis.fitting.objectives import Objective
     from analysis.fitting.result import Fit
     from analysis.fitting.selection import Comparison
     from analysis.laws.base import Law
+    from analysis.stats.arrays import Array
     from analysis.stats.intervals import Interval
 
 
@@ -29,21 +30,33 @@ class Columns:
     """What to fit."""
 
     x: str
-    """Input column of the law; several separated by commas, as N,D."""
+    """Input columns of the law: named, as x=step,N=params, or alone in the law's order, as N,D."""
     y: str | None = None
     """Response column."""
     hits: str | None = None
     """Column of successes, whole numbers."""
     trials: str | None = None
     """Column of trials."""
+    censored: str | None = None
+    """Column that is true where y is only a lower bound, such as a time that was not reached."""
+    low: str | None = None
+    """Column of lower bounds of the response, in place of y; blank where there is none."""
+    high: str | None = None
+    """Column of its upper bounds; equal to the lower where it is known."""
     group: str | None = None
     """Column with the seed or run of each row; rows of one group are not independent."""
-    error: Literal["huber", "gaussian", "lognormal", "binomial", "beta-binomial"] | None = None
-    """Error model. Default: binomial for counts, gaussian for y."""
+    weights: str | None = None
+    """Column of weights."""
+    errors: str | None = None
+    """Column of standard errors of y: rows weigh 1 / error^2."""
+    error: Literal["huber", "gaussian", "lognormal", "log1p", "binomial", "beta-binomial"] | None = None
+    """Error model. Default: binomial for counts, lognormal for bounds and times, gaussian for other y."""
     delta: float = 1e-3
     """Threshold of the Huber loss on log residuals."""
     chance: float = 0.0
     """Success rate of guessing, held fixed: the law describes the skill above it."""
+    fix: str = ""
+    """Parameters to hold, as b=0.25,alpha=0.34."""
     starts: int = 128
     """Number of starting points."""
 
@@ -55,6 +68,8 @@ def fit(
     law: str = "exponential_floor",
     columns: Annotated[Columns, tyro.conf.arg(name="")],
     bootstrap: int = 0,
+    hold_out: str = "",
+    compute: str = "",
     json: Path | None = None,
 ) -> None:
     """Fit a law to a table and print its parameters with 95 % intervals, its half-life, and warnings.
@@ -62,21 +77,34 @@ def fit(
     Args:
         data: A .csv, .tsv, .parquet or .jsonl file.
         law: Name of the law, such as chinchilla, or your own as mylaw.py:its_name; by default decay to a floor.
+            `python -m analysis laws` lists them.
         bootstrap: Also show bootstrap intervals from this many resamples of the groups, or of the rows if there is no
             --group. 0: none.
+        hold_out: Input whose largest value is predicted from the others, such as N.
+        compute: Budgets in FLOPs at which to show the optimal parameters and tokens, as 1e20,1e21 (C = 6 N D).
         json: File to write the result to.
     """
+    from analysis.fitting import describe
+    from analysis.fitting.derived import allocation, derived_intervals
     from analysis.fitting.extrapolation import held_out
     from analysis.fitting.intervals import cluster_bootstrap, intervals
+    from analysis.fitting.scatter import uneven
 
-    made, left_out = fitted(data, law, columns)
-    found, predicted = intervals(made), held_out(made)
+    made, left_out, x = fitted(data, law, columns)
+    at = budgets("--compute", compute)
+    found, predicted, follows = intervals(made), held_out(made, hold_out), derived_intervals(made)
+    allocated = {budget: allocation(made, budget) for budget in at}
     resampled = cluster_bootstrap(made, bootstrap) if bootstrap else None
     if json is not None:
-        result = as_json(made, found) | _source(data, columns, left_out)
+        result = as_json(made, found) | _source(data, columns, x, left_out)
         result |= {"held_out_error": {part: _finite(each.error) for part, each in predicted.items()}}
-        write_json(json, result | ({"bootstrap": _ends(resampled)} if resampled else {}))
-    _print_fit(made, found, resampled, predicted, left_out)
+        result |= {"scatter": uneven(made)} | {"derived": {name: _interval(each) for name, each in follows.items()}}
+        result |= {"allocation": [{"compute": budget} | {name: _interval(each) for name, each in parts.items()}
+                                  for budget, parts in allocated.items()]}  # fmt: skip
+        write_json(json, result | ({"bootstrap": _ends(resampled, made.law)} if resampled else {}))
+    lines = describe.summary(made, found, follows, resampled, left_out)
+    lines += [describe.allocation(budget, parts) for budget, parts in allocated.items()]
+    _print([*lines, *describe.notes(made, found, predicted, resampled is not None)])
 
 
 def compare(
@@ -100,15 +128,15 @@ def compare(
     if len(set(names)) < 2:
         raise UserError(f"--laws is {laws!r}; expected two or more different names separated by commas")
     made = [fitted(data, name, columns) for name in names]
-    left_out = made[0][1]  # the same rows for all laws
-    found = selection.compare([each for each, _ in made])
+    _, left_out, x = made[0]  # the same rows for all laws
+    found = selection.compare([each.fit for each in made])
     if found.ranked[0].aicc == math.inf:
         points = found.ranked[0].fit.observations.n
         raise UserError(f"{points} points are too few for the AICc of any of these laws")
     if json is not None:
         table = [
             as_json(each.fit, each.intervals)
-            | _source(data, columns, left_out)
+            | _source(data, columns, x, left_out)
             | {"aicc": _finite(each.aicc), "delta_aicc": _finite(each.delta), "held_out_error": _finite(each.held_out),
                "held_out_log_likelihood": _finite(each.held_out_log_likelihood)}
             for each in found.ranked
@@ -117,15 +145,11 @@ def compare(
     _print_comparison(found, left_out)
 
 
-def _source(data: Path, columns: Columns, left_out: int) -> dict[str, Any]:
+def _source(data: Path, columns: Columns, x: list[str], left_out: int) -> dict[str, Any]:
     """What was fitted, as JSON data: the file, its columns by role, and the number of rows without a response."""
-    roles = {name: getattr(columns, name) for name in ("y", "hits", "trials", "group")}
-    x = [name.strip() for name in columns.x.split(",")]
-    return {
-        "data": str(data),
-        "columns": {"x": x} | {name: value for name, value in roles.items() if value is not None},
-        "left_out": left_out,
-    }
+    roles = ("y", "hits", "trials", "censored", "low", "high", "group", "weights", "errors")
+    given = {name: getattr(columns, name) for name in roles if getattr(columns, name) is not None}
+    return {"data": str(data), "columns": {"x": x} | given, "left_out": left_out}
 
 
 def write_json(path: Path, result: object) -> None:
@@ -136,32 +160,91 @@ def write_json(path: Path, result: object) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
-def fitted(data: Path | pl.DataFrame, law: str | Law, columns: Columns) -> tuple[Fit, int]:
-    """The fit, and the number of rows left out because they have no response.
+class Fitted(NamedTuple):
+    """A fit to a table."""
+
+    fit: Fit
+    left_out: int
+    """Rows without a response."""
+    x: list[str]
+    """Columns of the law's inputs, in its order."""
+
+
+def fitted(data: Path | pl.DataFrame, law: str | Law, columns: Columns) -> Fitted:
+    """A law fitted to columns of a table.
 
     Raises UserError on bad input, before any fitting.
     """
     from analysis.fitting.fit import fit
-    from analysis.fitting.table import observations, read_table
+    from analysis.fitting.table import Roles, inputs, likely_group, observations, read_table
     from analysis.laws import find_law
 
     found = find_law(law) if isinstance(law, str) else law
     if columns.starts < 1:
         raise UserError(f"--starts is {columns.starts}; expected 1 or more")
     table = read_table(data) if isinstance(data, Path) else data
-    names = [name.strip() for name in columns.x.split(",")]
-    points, left_out = observations(
-        table, found, names, y=columns.y, hits=columns.hits, trials=columns.trials, group=columns.group
-    )
-    return fit(found, points, objective=_objective(columns), starts=columns.starts), left_out
+    names = [name for name in Roles.__dataclass_fields__ if name != "x"]
+    roles = Roles(x=inputs(found, columns.x, table), **{name: getattr(columns, name) for name in names})
+    points, left_out = observations(table, found, roles, _relative_to(_error(columns, found)))
+    objective = _objective(columns, found)
+    made = fit(found, points, objective=objective, starts=columns.starts, fixed=_held(columns.fix, found))
+    if columns.group is None and (run := likely_group(table, roles)) is not None:
+        warning = f"inputs repeat in rows that {run} tells apart: rows of one run share its noise; pass --group {run}"
+        made = replace(made, warnings=(*made.warnings, warning))
+    return Fitted(made, left_out, roles.x)
 
 
-def _objective(columns: Columns) -> Objective:
+def _held(given: str, law: Law) -> dict[str, float]:
+    """NAME=VALUE,... as numbers by name. Raises UserError on other words and on names that the law does not have."""
+    held: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in given.split(","))):
+        name, _, value = (each.strip() for each in part.partition("="))
+        if name not in law.names:
+            raise UserError(f"--fix {part}: {law.name} has no parameter {name!r}; it has {', '.join(law.names)}")
+        try:
+            held[name] = float(value)
+        except ValueError:
+            raise UserError(f"--fix {part}: expected NAME=NUMBER, such as {name}=0.5") from None
+        parameter = law.parameters[law.names.index(name)]
+        if not parameter.low <= held[name] <= parameter.high or (parameter.log and held[name] <= 0):
+            raise UserError(f"--fix {part}: {name} lies between {parameter.low:g} and {parameter.high:g}")
+    if len(held) == len(law.names):
+        raise UserError(f"--fix holds all parameters of {law.name}: there is nothing to fit")
+    return held
+
+
+def budgets(flag: str, given: str) -> list[float]:
+    try:
+        found = [float(part) for part in given.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"{flag} is {given!r}; expected numbers separated by commas, such as 1e20,1e21") from None
+    if any(not (math.isfinite(each) and each > 0) for each in found):
+        raise UserError(f"{flag} is {given!r}; expected numbers above 0")
+    return found
+
+
+def _error(columns: Columns, law: Law) -> str:
+    if columns.error is not None:
+        return columns.error
+    if columns.y is None:
+        return "binomial" if columns.hits is not None else "lognormal"
+    return "lognormal" if columns.censored is not None and law.times else "gaussian"
+
+
+def _relative_to(error: str) -> Callable[[Array], Array] | None:
+    """What standard errors of y are relative to, so that they weigh residuals of ln y or ln(1 + y)."""
+    return {"huber": lambda y: y, "lognormal": lambda y: y, "log1p": lambda y: 1 + y}.get(error)
+
+
+def _objective(columns: Columns, law: Law) -> Objective:
+    from analysis.fitting.log1p import Log1p
     from analysis.fitting.objectives import BetaBinomial, Binomial, Gaussian, Huber
 
-    error = columns.error or ("gaussian" if columns.y is not None else "binomial")
+    error = _error(columns, law)
     if error == "huber":
         return Huber(delta=columns.delta)
+    if error == "log1p":
+        return Log1p()
     if error in ("gaussian", "lognormal"):
         return Gaussian(log=error == "lognormal")
     return (Binomial if error == "binomial" else BetaBinomial)(chance=columns.chance)
@@ -176,79 +259,49 @@ def as_json(fit: Fit, found: Intervals) -> dict[str, Any]:
         "points": fit.observations.n,
         "groups": None if fit.observations.group is None else len(set(fit.observations.group.tolist())),
         "error": fit.error.name,
-        **_ends(found),
+        **_ends(found, fit.law),
         "objective": _finite(value),
         "starts_at_optimum": fit.starts_at_optimum,
         "warnings": list(fit.warnings),
     }
 
 
-def _ends(found: Intervals) -> dict[str, Any]:
+def _ends(found: Intervals, law: Law) -> dict[str, Any]:
     """Intervals as JSON data."""
     half = found.half_life
     return {
         "intervals": found.method,
-        "parameters": {
-            name: {"estimate": _finite(each.estimate), "low": _finite(each.low), "high": _finite(each.high)}
-            for name, each in found.parameters.items()
-        },
-        "half_life": None
-        if half is None
-        else {
-            "estimate": _finite(half.estimate),
-            "low": _finite(half.low),
-            "high": _finite(half.high),
-            "censored": bool(half.censored),
-        },
-    }
+        "parameters": {name: _interval(each) for name, each in found.parameters.items()},
+        "half_life": None if half is None
+        else _interval(half) | {"censored": bool(half.censored)},
+        "half_life_is": None if half is None else law.half_name,
+    }  # fmt: skip
+
+
+def _interval(each: Interval | HalfLife) -> dict[str, float | None]:
+    return {"estimate": _finite(each.estimate), "low": _finite(each.low), "high": _finite(each.high)}
 
 
 def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _print_fit(
-    fit: Fit, found: Intervals, resampled: Intervals | None, predicted: dict[str, HeldOut], left_out: int
-) -> None:
+def _print(lines: list[str]) -> None:
+    """Lines as they are, warnings in colour on a terminal."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"[bold]{fit.law.name}[/bold]: {fit.law.formula}", f"({_data(fit, left_out)})")
-    table = Table("", "estimate", "low", "high", *(["bootstrap"] if resampled else []), "", box=None, pad_edge=False)
-    for parameter in fit.law.parameters:
-        each = found.parameters[parameter.name]
-        other = [_bracket(resampled.parameters[parameter.name])] if resampled else []
-        ends = map(_number, (each.estimate, each.low, each.high))
-        table.add_row(parameter.name, *ends, *other, parameter.meaning)
-    if found.half_life is not None:
-        half, other = found.half_life, [_bracket(resampled.half_life)] if resampled and resampled.half_life else []
-        note = "beyond the data" if half.censored else f"in units of {fit.law.inputs[0]}"
-        table.add_row("half-life", *map(_number, (half.estimate, half.low, half.high)), *other, note)
-    console.print(table)
-    value = ("summed huber", fit.objective) if fit.log_likelihood is None else ("log-likelihood", fit.log_likelihood)
-    console.print(f"{value[0]} {value[1]:.8g}; {fit.starts_at_optimum:.0%} of {fit.starts} starts reached it")
-    console.print(f"95 % intervals: {found.method}{f'; {resampled.method}' if resampled else ''}")
-    if fit.error.own is not None and fit.own is not None:
-        console.print(f"{fit.error.own.name} {fit.own:.4g}: {fit.error.own.meaning}")
-    for part, each in predicted.items():
-        console.print(f"held out: {part} ({each.points} points), predicted with error {_number(each.error)}")
-    if (fit.warnings or resampled) and not _of_all_points(fit, found):
-        shown = ", ".join(f"{name} = {_number(value)}" for name, value in fit.parameters.items())
-        about = " and ".join([*(["the bootstrap"] if resampled else []), *(["the warnings"] if fit.warnings else [])])
-        console.print(f"{about}: about the fit to all points at once ({shown}), not the mean over groups")
-    for warning in fit.warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}")
-
-
-def _of_all_points(fit: Fit, found: Intervals) -> bool:
-    """Whether the estimates shown are those of the fit to all points."""
-    return all(found.parameters[name].estimate == value for name, value in fit.parameters.items())
+    for line in lines:
+        console.print(Text(line, style="yellow" if line.startswith("warning:") else ""))
 
 
 def _print_comparison(found: Comparison, left_out: int) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from analysis.fitting.describe import data, half_life
 
     console = Console(soft_wrap=True, highlight=False, width=max(110, Console().width))
     table = Table("law", "parameters", "log-likelihood", "ΔAICc", "held-out error", "half-life", "warnings", box=None,
@@ -257,35 +310,12 @@ def _print_comparison(found: Comparison, left_out: int) -> None:
         made = each.fit
         table.add_row(
             made.law.name, str(len(made.law.parameters) + made.extra), f"{made.log_likelihood:.2f}",
-            f"{each.delta:.2f}", "" if each.held_out is None else _number(each.held_out), _half_life(each.half_life),
-            str(len(made.warnings)) if made.warnings else "",
+            f"{each.delta:.2f}", "" if each.held_out is None else f"{each.held_out:.4g}",
+            Text(half_life(each.half_life)), str(len(made.warnings)) if made.warnings else "",
         )  # fmt: skip
-    console.print(_data(found.ranked[0].fit, left_out))
+    console.print(data(found.ranked[0].fit, left_out))
     console.print(table)
     console.print(f"{found.text}.")
     for each in found.ranked:
         for warning in each.fit.warnings:
             console.print(f"[yellow]warning:[/yellow] {each.fit.law.name}: {warning}")
-
-
-def _data(fit: Fit, left_out: int) -> str:
-    group = fit.observations.group
-    groups = "" if group is None else f" in {len(set(group.tolist()))} groups"
-    dropped = f"; {left_out} rows without a response left out" if left_out else ""
-    return f"{fit.observations.n} points{groups}, {fit.error.name} errors{dropped}"
-
-
-def _half_life(half: HalfLife | None) -> str:
-    if half is None:
-        return "none in this law"
-    if half.estimate is None:
-        return f"beyond the data{'' if half.low is None else f', at least {_number(half.low)}'}"
-    return f"{_number(half.estimate)} {_bracket(half)}{' (beyond the data)' if half.censored else ''}"
-
-
-def _bracket(found: Interval | HalfLife) -> str:
-    return rf"\[{_number(found.low)}, {_number(found.high)}]"
-
-
-def _number(value: float | None) -> str:
-    return "?" if value is None or not math.isfinite(value) else f"{value:.4g}"

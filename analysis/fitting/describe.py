@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from analysis.fitting.scatter import advice
 from analysis.stats.intervals import Interval
 
 if TYPE_CHECKING:
@@ -20,10 +21,8 @@ def summary(
 ) -> list[str]:
     """Lines: the law, the data, a table of estimates with 95 % intervals, how they were found."""
     law = fit.law
-    rows = [
-        (p.name, _number(found.parameters[p.name].estimate), _ends(found.parameters[p.name], p.name in fit.fixed),
-         p.meaning) for p in law.parameters
-    ]  # fmt: skip
+    ends = {name: "held" if name in fit.fixed else bracket(each) for name, each in found.parameters.items()}
+    rows = [(p.name, _number(found.parameters[p.name].estimate), ends[p.name], p.meaning) for p in law.parameters]
     rows += [(name, _number(derived[name].estimate), bracket(derived[name]), each.meaning)
              for name, each in law.derived.items() if name in derived]  # fmt: skip
     others = {name: bracket(each) for name, each in resampled.parameters.items()} if resampled else {}
@@ -41,6 +40,23 @@ def summary(
     return lines
 
 
+def told(fit: Fit) -> list[str]:
+    """`summary` and the warnings, with the intervals that the data allow."""
+    from analysis.fitting.derived import derived_intervals
+    from analysis.fitting.intervals import intervals
+
+    if "intervals" not in fit.derived:
+        fit.derived["intervals"] = intervals(fit), derived_intervals(fit)
+    found, follows = fit.derived["intervals"]
+    return [*summary(fit, found, follows), *notes(fit, found, {}, False)]
+
+
+def allocation(compute: float, parts: dict[str, Interval]) -> str:
+    """The best split of a budget, in one line."""
+    shown = [f"{name} = {_number(each.estimate)} {bracket(each)}" for name, each in parts.items()]
+    return f"optimum at C = {compute:g} FLOPs: {', '.join(shown)}"
+
+
 def notes(fit: Fit, found: Intervals, predicted: dict[str, HeldOut], resampled: bool) -> list[str]:
     """Lines: predictions of held-out parts, what the warnings are about, the warnings."""
     lines = [f"held out: {part} ({each.points} points), predicted with error {_number(each.error)}"
@@ -50,7 +66,8 @@ def notes(fit: Fit, found: Intervals, predicted: dict[str, HeldOut], resampled: 
         shown = ", ".join(f"{name} = {_number(value)}" for name, value in fit.parameters.items())
         about = " and ".join([*(["the bootstrap"] if resampled else []), *(["the warnings"] if fit.warnings else [])])
         lines.append(f"{about}: about the fit to all points at once ({shown}), not the mean over groups")
-    return [*lines, *(f"warning: {warning}" for warning in fit.warnings)]
+    trust = advice(fit, resampled)
+    return [*lines, *(f"warning: {warning}" for warning in [*fit.warnings, *([trust] if trust else [])])]
 
 
 def data(fit: Fit, left_out: int = 0) -> str:
@@ -59,12 +76,8 @@ def data(fit: Fit, left_out: int = 0) -> str:
     groups = "" if points.group is None else f" in {len(set(points.group.tolist()))} groups"
     weighted = "" if points.weights is None else ", weighted"
     dropped = f"; {left_out} rows without a response left out" if left_out else ""
-    return f"{points.n} points{groups}{_bounded(fit)}, {fit.error.name} errors{weighted}{dropped}"
-
-
-def _bounded(fit: Fit) -> str:
-    low, high = getattr(fit.observations, "low", None), getattr(fit.observations, "high", None)
-    return "" if low is None or high is None else f" ({int((low != high).sum())} of them only bounded)"
+    bounded = "" if points.censored is None else f" ({int(points.censored.sum())} of them only bounded)"
+    return f"{points.n} points{groups}{bounded}, {fit.error.name} errors{weighted}{dropped}"
 
 
 def half_life(half: HalfLife | None) -> str:
@@ -93,10 +106,6 @@ def _table(rows: list[Row], others: dict[str, str] | None) -> list[str]:
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]) - 1)]
     return ["  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
             for row in cells]  # fmt: skip
-
-
-def _ends(found: Interval, held: bool) -> str:
-    return "held" if held else bracket(found)
 
 
 def bracket(found: Interval | HalfLife) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 
 from analysis.errors import UserError
-from analysis.fitting.extrapolation import SHARES, over_groups, rolling
+from analysis.fitting.describe import half_life
+from analysis.fitting.extrapolation import SHARES, last_part, over_groups, rolling
 from analysis.fitting.intervals import HalfLife, Intervals, by_group, fits_alone, intervals
 from analysis.fitting.observations import Observations
 from analysis.fitting.result import Fit
@@ -76,15 +77,18 @@ class Comparison:
         halves = self.half_lives
         if self.winner is not None:
             text = f"{near[0]} leads by ΔAICc {self.ranked[1].delta:.1f}"
+        elif all(each.half_life is None for each in self.ranked if each.delta < EQUAL):
+            text = f"no winner: {listed(near)} are within ΔAICc {EQUAL:g}"
         elif self.agree:
             text = f"no winner: {listed(near)} are within ΔAICc {EQUAL:g} and agree on the half-life"
         else:
-            values = [f"{name} {short(halves[name]) if name in halves else 'beyond the data'}" for name in near]
+            shown = [(each.fit.law.name, half_life(each.half_life)) for each in self.ranked if each.delta < EQUAL]
+            values = [f"{name} {short(halves[name]) if name in halves else text}" for name, text in shown]
             text = f"no winner: the half-lives under laws within ΔAICc {EQUAL:g} are {', '.join(values)}"
         errors = [(each.held_out, each.fit.law.name) for each in self.ranked if each.held_out is not None]
         if len(errors) > 1:
             error, name = min(errors)
-            text += f"; {name} predicts the last part of the decay best (error {short(error, 2)})"
+            text += f"; {name} predicts {last_part(self.ranked[0].fit.law)} best (error {short(error, 2)})"
         return text
 
 

@@ -6,6 +6,8 @@ import contextlib
 import gzip
 import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -17,6 +19,8 @@ from analysis.fitting.observations import Observations
 from analysis.laws.base import Law
 from analysis.stats.arrays import Array
 
+RUN = re.compile(r"seed|run|trial|replica|rep\b|repeat|subject|model|name|id\b", re.IGNORECASE)
+"""In the name of a column that tells runs apart."""
 ROW = "row of the table"
 """Column of row numbers, from 1 without the header, which errors name even after rows were left out."""
 
@@ -97,42 +101,162 @@ def _unquoted(frame: pl.DataFrame, decimal_comma: bool = False) -> pl.DataFrame:
     return frame
 
 
-def observations(
-    frame: pl.DataFrame, law: Law, x: list[str], *, y: str | None, hits: str | None, trials: str | None,
-    group: str | None,
-) -> tuple[Observations, int]:  # fmt: skip
-    """Columns of a table as observations of a law, and the number of rows left out because their response is missing.
-    Inputs with the law's names may come in any order.
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """The columns of a table by what they are; `x` in the order of the law's inputs."""
 
-    Raises UserError on a missing column, text, missing values, or rates given as counts.
+    x: list[str]
+    y: str | None = None
+    hits: str | None = None
+    trials: str | None = None
+    censored: str | None = None
+    """True where y is only a lower bound."""
+    low: str | None = None
+    high: str | None = None
+    """Bounds of y in place of y; blank where there is none, equal where y is known."""
+    group: str | None = None
+    weights: str | None = None
+    errors: str | None = None
+    """Standard errors of y: the weight of a row is 1 / error^2 (of ln y where errors are relative)."""
+
+    def __post_init__(self) -> None:
+        given = {"--y": self.y, "--hits": self.hits, "--trials": self.trials, "--low": self.low, "--high": self.high}
+        named = [flag for flag, column in given.items() if column is not None]
+        if named not in (["--y"], ["--hits", "--trials"], ["--low", "--high"]):
+            has = f"; got {' and '.join(named)}" if named else ""
+            raise UserError(f"pass either --y, or both --hits and --trials, or both --low and --high{has}")
+        if self.censored is not None and self.y is None:
+            raise UserError("--censored says where --y is a lower bound: pass it with --y")
+        if self.weights is not None and self.errors is not None:
+            raise UserError("pass --weights or --errors, not both: standard errors become weights 1 / error^2")
+        if self.errors is not None and self.y is None:
+            raise UserError("--errors are standard errors of --y: pass it with --y")
+
+
+def inputs(law: Law, given: str, frame: pl.DataFrame) -> list[str]:
+    """The columns of a law's inputs, in its order, from `given`: INPUT=COLUMN,... or columns in the law's order.
+
+    Inputs whose columns have the law's names may come in any order. Raises UserError on names that the law does not
+    have, on inputs without a column, and on columns whose names say that they are swapped.
     """
-    if len(x) != len(law.inputs):
-        needed = ",".join(law.inputs)
-        given = f"--x gives {len(x)} ({','.join(x)})"
-        raise UserError(f"{law.name} takes {len(law.inputs)} inputs ({needed}); {given}; name another law with --law")
-    if set(x) == set(law.inputs):
-        x = list(law.inputs)
-    if (y is None) == (hits is None and trials is None):
-        raise UserError("pass either --y, or both --hits and --trials")
-    if y is None and (hits is None or trials is None):
-        raise UserError("counts need both --hits and --trials")
-    response = [name for name in (y, hits, trials) if name is not None]
+    parts = [part.strip() for part in given.split(",")]
+    needed = ",".join(law.inputs)
+    example = ",".join(f"{name}=COLUMN" for name in law.inputs)
+    if any("=" in part and part not in frame.columns for part in parts):
+        pairs = [[each.strip() for each in part.rpartition("=")] for part in parts]
+        if sorted(name for name, _, _ in pairs) != sorted(law.inputs):
+            raise UserError(f"{law.name} takes {needed}; --x gives {given!r}: name each input once, as --x {example}")
+        columns = {name: column for name, _, column in pairs}
+        return [columns[name] for name in law.inputs]
+    if len(parts) != len(law.inputs):
+        what = f"{len(law.inputs)} input{'s' * (len(law.inputs) != 1)} ({needed})"
+        raise UserError(f"{law.name} takes {what}; --x gives {len(parts)} ({given}); name another law with --law")
+    if set(parts) == set(law.inputs):
+        return list(law.inputs)
+    for name, column in zip(law.inputs, parts, strict=True):
+        if column in law.inputs and column != name:
+            raise UserError(
+                f"column {column} is given for {name}, but {law.name} has an input {column}: name them, --x {example}"
+            )
+    return parts
+
+
+def observations(
+    frame: pl.DataFrame, law: Law, roles: Roles, scale: Callable[[Array], Array] | None = None
+) -> tuple[Observations, int]:
+    """Columns of a table as observations of a law, and the number of rows left out because their response is missing.
+
+    `scale`: of y, that standard errors are relative to (default: absolute). Raises UserError on a missing column, text,
+    missing values, rates given as counts, and on times that are missing where they should be bounds.
+    """
+    bounded = [name for name in (roles.low, roles.high) if name is not None]
+    response = [name for name in (roles.y, roles.hits, roles.trials) if name is not None] + bounded
     if absent := [name for name in response if name not in frame.columns]:
         raise _no_column(frame, absent[0])
     rows = frame.height
-    frame = frame.with_row_index(ROW, offset=1).filter(~pl.all_horizontal(pl.col(response).is_null()))
+    frame = frame.with_row_index(ROW, offset=1)
+    empty = frame.select(pl.all_horizontal(pl.col(response).is_null())).to_series()
+    if empty.any() and (law.times or roles.censored is not None):
+        raise UserError(
+            f"column {roles.y or response[0]} is blank in {int(empty.sum())} rows, first in row "
+            f"{_row(frame, empty.to_numpy())}: a time that was not reached is a lower bound. Write the last time seen "
+            "and --censored COLUMN, true in such rows, or give both bounds with --low and --high"
+        )
+    frame = frame.filter(~empty)
     if frame.is_empty():
         raise UserError(f"no row has a value of {' or '.join(response)}: there is nothing to fit")
-    counts = [numbers(frame, name, whole=True) for name in (hits, trials) if name is not None]
+    counts = [numbers(frame, name, whole=True) for name in (roles.hits, roles.trials) if name is not None]
     if counts:
-        _check_counts(frame, law, str(hits), str(trials), *counts)
+        _check_counts(frame, law, str(roles.hits), str(roles.trials), *counts)
+    y = None if roles.y is None else numbers(frame, roles.y)
+    low = high = None
+    if roles.censored is not None and y is not None:
+        late = _truth(frame, roles.censored)
+        low, high = (y, np.where(late, np.inf, y)) if late.any() else (None, None)
+    elif roles.low is not None and roles.high is not None:
+        low, high = (numbers(frame.with_columns(pl.col(name).fill_null(end)), name, bounds=True)
+                     for name, end in ((roles.low, -np.inf), (roles.high, np.inf)))  # fmt: skip
+        if (wrong := ~(low <= high)).any():
+            where = f"{int(wrong.sum())} rows, first in {_row(frame, wrong)}"
+            raise UserError(f"{roles.low} is above {roles.high} in {where}")
+        if (low == high).all():
+            y, low, high = low, None, None
     points = Observations(
-        x=np.stack([numbers(frame, name) for name in x], axis=1),
-        y=None if y is None else numbers(frame, y),
+        x=np.stack([numbers(frame, name) for name in roles.x], axis=1), y=None if low is not None else y,
         hits=counts[0] if counts else None, trials=counts[1] if counts else None,
-        group=None if group is None else _labels(frame, group),
+        **({} if low is None else {"low": low, "high": high}),
+        group=None if roles.group is None else labels(frame, roles.group), weights=_weights(frame, roles, y, scale),
     )  # fmt: skip
     return points, rows - frame.height
+
+
+def likely_group(frame: pl.DataFrame, roles: Roles) -> str | None:
+    """A column that tells apart rows of equal inputs, such as the seed of a run; None if no row repeats an input.
+
+    Its values are no measurement (text or whole numbers), none has an input twice, and each has two rows or more.
+    """
+    inputs = frame.select(roles.x)
+    if inputs.n_unique() == inputs.height:
+        return None
+    used = {each for each in vars(roles).values() if isinstance(each, str)} | {*roles.x, ROW}
+    found = []
+    for column in frame.drop(used, strict=False):
+        apart = column.n_unique()
+        measured = column.dtype.is_float() or column.dtype.is_nested()
+        if measured or column.null_count() or not 1 < apart <= column.len() / 2:
+            continue
+        if inputs.with_columns(column.alias(ROW)).n_unique() == inputs.height:
+            found.append((not RUN.search(column.name), apart, column.name))
+    return min(found)[2] if found else None
+
+
+def _truth(frame: pl.DataFrame, name: str) -> np.ndarray:
+    """A column of true and false, or of 1 and 0."""
+    column = _column(frame, name)
+    values = column.cast(pl.String).str.to_lowercase()
+    known = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
+    if (wrong := ~values.is_in(list(known))).any():
+        first = column.filter(wrong)[0]
+        raise UserError(f"column {name} has {first!r} in row {_row(frame, wrong.to_numpy())}; expected true or false")
+    return values.replace_strict(known, return_dtype=pl.Boolean).to_numpy()
+
+
+def _weights(
+    frame: pl.DataFrame, roles: Roles, y: Array | None, scale: Callable[[Array], Array] | None
+) -> Array | None:
+    """Weights with mean 1, from a column of them or of standard errors."""
+    name = roles.weights or roles.errors
+    if name is None:
+        return None
+    found = numbers(frame, name)
+    if (wrong := found <= 0 if roles.errors else found < 0).any():
+        least = "above 0" if roles.errors else "0 or more"
+        raise UserError(f"column {name} has {found[wrong][0]:g} in row {_row(frame, wrong)}; expected {least}")
+    if roles.errors and y is not None:
+        found = ((1.0 if scale is None else scale(y)) / found) ** 2
+    if not found.sum() > 0:
+        raise UserError(f"column {name} is 0 in all rows: there is nothing to fit")
+    return found / found.mean()
 
 
 def _check_counts(frame: pl.DataFrame, law: Law, hits: str, trials: str, hit: Array, tried: Array) -> None:
@@ -153,8 +277,8 @@ def _check_counts(frame: pl.DataFrame, law: Law, hits: str, trials: str, hit: Ar
         )
 
 
-def numbers(frame: pl.DataFrame, name: str, whole: bool = False) -> Array:
-    """A column as float64 without missing values."""
+def numbers(frame: pl.DataFrame, name: str, whole: bool = False, bounds: bool = False) -> Array:
+    """A column as float64 without missing values; `bounds` may be infinite."""
     column = _column(frame, name)
     if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
         wrong = column.cast(pl.Float64, strict=False).is_null() if column.dtype == pl.String else column.is_not_null()
@@ -163,7 +287,7 @@ def numbers(frame: pl.DataFrame, name: str, whole: bool = False) -> Array:
         first = column.filter(wrong)[0]
         raise UserError(f"column {name} has {first!r} in row {_row(frame, wrong.to_numpy())}; expected numbers")
     values = column.cast(pl.Float64).to_numpy()
-    if (wrong := ~np.isfinite(values)).any():
+    if (wrong := np.isnan(values) if bounds else ~np.isfinite(values)).any():
         raise UserError(
             f"column {name} has {int(wrong.sum())} values that are NaN or infinite, first in row {_row(frame, wrong)}"
         )
@@ -176,7 +300,8 @@ def numbers(frame: pl.DataFrame, name: str, whole: bool = False) -> Array:
     return values
 
 
-def _labels(frame: pl.DataFrame, name: str) -> np.ndarray:
+def labels(frame: pl.DataFrame, name: str) -> np.ndarray:
+    """A column as text without missing values."""
     return _column(frame, name).cast(pl.String).to_numpy().astype(str)
 
 

@@ -36,7 +36,7 @@ def data_constrained(n, d, u, e, a, b, alpha, beta, r_d, r_n):
         best = np.exp(scale + beta / alpha * (scale + np.log(u)))
     n, d, u, best = np.broadcast_arrays(n, d, u, best)
     seen = np.where(d < u, d, u)
-    size = np.where(n < best.real, n, best)  # comparisons on real parts, so that complex steps pass
+    size = np.where(n < np.real(best), n, best)  # comparisons on real parts, so that complex steps pass
     tokens = seen * (1 - r_d * np.expm1(-(d / seen - 1) / r_d))
     parameters = size * (1 - r_n * np.expm1(-(n / size - 1) / r_n))
     return e + a * np.exp(-alpha * np.log(parameters)) + b * np.exp(-beta * np.log(tokens))

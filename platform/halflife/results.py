@@ -3,25 +3,27 @@
     from halflife import results
 
     data = results.load("backdoor_persistence")
-    curves = results.curves(data)
-    times = results.half_lives(data).filter(criterion="logprob", clock="tokens", is_reference=True)
+    curves, halves = results.curves(data), results.half_lives(data)
+    times = halves.filter(criterion="logprob", clock="tokens", is_reference=True)
     print(data.trials, data.points, times.select("size", "seed", "kind", "low", "high", "estimate"))
+    print(results.trend(times, "estimate", "parameters", log=True), *results.answers(data), sep="\\n")
     largest = curves.filter(role="treatment", is_reference=True, parameters=curves["parameters"].max())
     fit = results.fit(largest, "exponential_floor", x="tokens", hits="hits", trials="trials", group="seed")
-    print(results.intervals(fit).half_life)
+    print(fit)
     results.figure("half_life", data).savefig("half_life.pdf")
-    print(results.report("backdoor_persistence"))
 
-`results.LAWS` holds the laws by name; pass one to `fit`, or your own, declared with `@results.law(...)` and
-`results.Parameter`. `results.FIGURES` holds the figures by name, each with `table(data)` and `draw(table)`. Bad input
-raises `results.UserError`: what was given, what was expected, how to mend it.
+`results.report(study)` draws the whole page. `contrast`, `trend` and `associate` ask any table, `answers` what the
+study declared: each an `Asked` with its verdict, interval and sentence. `results.LAWS` holds the laws by name; pass one
+to `fit`, or your own, declared with `@results.law(...)` and `results.Parameter`. `results.FIGURES` holds the figures by
+name, each with `table(data)` and `draw(table)`. Bad input raises `results.UserError`: what was given, what was
+expected, how to mend it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from analysis.answers.ask import Asked, associate, contrast, trend
     from analysis.figures import FIGURES
     from analysis.fitting.intervals import intervals
     from analysis.fitting.result import Fit
@@ -41,11 +44,11 @@ if TYPE_CHECKING:
     from halflife.sweep.site import ExecutionSite
 
 Folder = str | os.PathLike[str]
-Error = Literal["huber", "gaussian", "lognormal", "binomial", "beta-binomial"]
+Error = Literal["huber", "gaussian", "lognormal", "log1p", "binomial", "beta-binomial"]
 
 __all__ = [
-    "FIGURES", "LAWS", "Law", "Parameter", "UserError", "curves", "figure", "fit", "half_lives", "intervals", "law",
-    "load", "report", "study_report",
+    "FIGURES", "LAWS", "Asked", "Law", "Parameter", "UserError", "answers", "associate", "contrast", "curves", "figure",
+    "fit", "half_lives", "intervals", "law", "load", "report", "study_report", "trend",
 ]  # fmt: skip
 
 
@@ -53,6 +56,8 @@ def __getattr__(name: str) -> object:
     """What stands in analysis as it is, and `main`, which the console script halflife-analysis calls."""
     if name in ("LAWS", "Law", "Parameter", "UserError", "law"):
         from analysis.laws import base as home
+    elif name in ("Asked", "associate", "contrast", "trend"):
+        from analysis.answers import ask as home
     elif name == "intervals":
         from analysis.fitting import intervals as home
     elif name == "FIGURES":
@@ -104,23 +109,38 @@ def half_lives(data: StudyData) -> pl.DataFrame:
     return half_lives(curves(data))
 
 
-def fit(
-    table: pl.DataFrame | Folder, law: str | Law, *, x: str | Sequence[str], y: str | None = None,
-    hits: str | None = None, trials: str | None = None, group: str | None = None, error: Error | None = None,
-    delta: float = 1e-3, chance: float = 0.0, starts: int = 128,
-) -> Fit:  # fmt: skip
-    """A law (a name in LAWS, FILE.py:NAME, or a Law) fitted to the columns of a frame or a file.
+def answers(data: StudyData) -> list[Asked]:
+    """What the study asked, in its order: each with verdict, interval and sentence. Empty if it declared nothing."""
+    from analysis.answers.ask import of_study
 
-    `x` names a column for each of the law's inputs; the response is `y`, or counts: `hits` of `trials`. Rows without
-    a response are left out. `group` names the column of seeds: rows of one seed are not independent. `error` is
-    binomial for counts and gaussian for `y` by default; `delta` is Huber's, `chance` the success rate of guessing.
+    return of_study(data)
+
+
+def fit(
+    table: pl.DataFrame | Folder, law: str | Law, *, x: str | Sequence[str] | Mapping[str, str], y: str | None = None,
+    hits: str | None = None, trials: str | None = None, censored: str | None = None, low: str | None = None,
+    high: str | None = None, group: str | None = None, weights: str | None = None, errors: str | None = None,
+    error: Error | None = None, delta: float = 1e-3, chance: float = 0.0, fix: Mapping[str, float] | None = None,
+    starts: int = 128,
+) -> Fit:  # fmt: skip
+    """A law (a name in LAWS, FILE.py:NAME, or a Law) fitted to columns of a frame or a file; printed as ten lines.
+
+    `x` names a column for each of the law's inputs, as {"N": "params", "D": "tokens"} or in the law's order. The
+    response is `y` (a lower bound where `censored` is true), its bounds `low` and `high`, or counts: `hits` of
+    `trials`. Rows without a response are left out, but a missing time is refused. `group` names the column of seeds:
+    rows of one seed are not independent. `weights` or standard `errors` of y weigh the rows. `error` is binomial for
+    counts, lognormal for bounds, gaussian for other `y` by default; `delta` is Huber's, `chance` the success rate of
+    guessing; `fix` holds parameters.
     Raises UserError on a missing column, on missing or impossible values, and when no start has a finite objective.
     """
     from analysis.fitting.command import Columns, fitted
 
+    named = [f"{name}={column}" for name, column in x.items()] if isinstance(x, Mapping) else x
     columns = Columns(
-        x=x if isinstance(x, str) else ",".join(x), y=y, hits=hits, trials=trials, group=group, error=error,
-        delta=delta, chance=chance, starts=starts,
+        x=named if isinstance(named, str) else ",".join(named), y=y, hits=hits, trials=trials, censored=censored,
+        low=low, high=high, group=group, weights=weights, errors=errors, error=error, delta=delta, chance=chance,
+        starts=starts,
+        fix=",".join(f"{name}={value!r}" for name, value in (fix or {}).items()),
     )  # fmt: skip
     return fitted(Path(table) if isinstance(table, str | os.PathLike) else table, law, columns)[0]
 
