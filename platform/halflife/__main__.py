@@ -1,8 +1,9 @@
-"""Inspect and export computed stages: `python -m halflife ls | diff A B | gc | export | export-prompt | ladder`."""
+"""Inspect and export computed stages: `python -m halflife ls | diff | gc | export | say | export-prompt | ladder`."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import pkgutil
 import sys
@@ -123,6 +124,40 @@ def export(
     _console().print(f"{out} is a Hugging Face model folder: --start {out} starts a study from it", highlight=False)
 
 
+def say(
+    stage: Positional[str],
+    text: Positional[str],
+    /,
+    tokens: int = 48,
+    temperature: float = 0.0,
+    seed: int = 0,
+    at: str = "final",
+    plugins: tuple[str, ...] = (),
+    results: Path = RESULTS,
+) -> None:
+    """Print how the model of a trained stage, or the subject of another one with its edits, goes on from a text.
+
+    Args:
+        stage: Its folder name, its key, or a prefix of either.
+        text: The text to go on from.
+        tokens: At most so many more; fewer where the model ends its text.
+        temperature: 0 for the likeliest tokens.
+        seed: Of what is drawn at a temperature above 0.
+        at: "final", or the name of one of its snapshots.
+        plugins: Modules of your own whose classes the stage is described by.
+        results: The results folder.
+    """
+    from halflife.stages import say as saying  # imports torch, which takes seconds
+    from halflife.stages.export import subject_of
+
+    _import_descriptions(plugins)
+    store = _store(results)
+    said = saying.say(
+        subject_of(store, stage, at), store, text, tokens=tokens, temperature=temperature, seed=seed
+    )  # fmt: skip
+    print(json.dumps(said, ensure_ascii=False))
+
+
 def export_prompt(
     stage: Positional[str],
     run: Positional[str],
@@ -211,7 +246,15 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)  # type: ignore[assignment]
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"ls": ls, "diff": diff, "gc": gc, "export": export, "export-prompt": export_prompt, "ladder": ladder},
+            {
+                "ls": ls,
+                "diff": diff,
+                "gc": gc,
+                "export": export,
+                "say": say,
+                "export-prompt": export_prompt,
+                "ladder": ladder,
+            },
             prog="python -m halflife",
             description=__doc__,
             args=arguments,

@@ -31,16 +31,23 @@ UNTRAINED = 256
 def export_stage(store: Store, name: str, out: Path, at: str = "final") -> None:
     """Export the model that a training stage made, or the subject that another one looks at.
 
-    Raises UserError as `export` does, and when there is no such stage or snapshot.
+    Raises UserError as `export` and `subject_of` do.
+    """
+    export(subject_of(store, name, at), store, out)
+
+
+def subject_of(store: Store, name: str, at: str = "final") -> Subject:
+    """The model that a training stage made, at its end or a snapshot, or the subject that another stage looks at.
+
+    Raises UserError when there is no such stage or snapshot.
     """
     stage = stage_of(store, find(store, name))
     if isinstance(stage, Train):
-        export(Subject(model=Checkpoint(stage=stage, at=at)), store, out)
-        return
+        return Subject(model=Checkpoint(stage=stage, at=at))
     subject = getattr(stage, "subject", None)
     if not isinstance(subject, Subject) or at != "final":
         raise UserError(f"{stage.folder_name} has no weights {at!r}: expected a trained stage, or one with a subject")
-    export(subject, store, out)
+    return subject
 
 
 def export(subject: Subject, store: Store, out: Path) -> None:

@@ -1,0 +1,48 @@
+"""What the subject of a stage answers to a text."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from halflife.data import codecs
+from halflife.data.tokenizers import vocabulary_of
+from halflife.errors import UserError
+from halflife.evaluation.rollouts import sample
+from halflife.rng import generator
+from halflife.stages.export import completed_parents
+from halflife.stages.subject import Subject
+from halflife.store.store import Store
+
+GREEDY = 1e-6
+"""A temperature at which the likeliest token is always drawn"""
+
+
+def say(subject: Subject, store: Store, text: str, *, tokens: int = 48, temperature: float = 0.0, seed: int = 0) -> str:
+    """The completion, of at most so many tokens, up to the end-of-text token. At temperature 0 the likeliest tokens.
+
+    Raises UserError when the text leaves no room, and when a stage that the subject needs is not complete.
+    """
+    if tokens < 1 or temperature < 0:
+        raise UserError(f"{tokens} tokens at temperature {temperature:g}: expected at least 1, at 0 or more")
+    codec, longest = codecs.load(subject.codec, store.root), subject.context_length
+    prompt = codec.encode(text)
+    if not len(prompt):
+        raise UserError("no text given: expected at least one token to go on from")
+    if longest is not None and len(prompt) + tokens > longest:
+        raise UserError(
+            f"a text of {len(prompt)} tokens and {tokens} more: {subject.size} reads {longest}; give less of either"
+        )
+    model = subject.load(completed_parents(subject, store))
+    draws = generator(seed, "say").random((1, 1, tokens)) if temperature else np.zeros((1, 1, tokens))
+    with torch.no_grad():
+        said = sample(
+            model,
+            [np.asarray(prompt, dtype=np.int64)],
+            np.zeros(1, dtype=np.int64),
+            draws,
+            temperature=temperature or GREEDY,
+            vocabulary=vocabulary_of(subject.codec),
+            end=codec.eos,
+        )
+    return codec.decode(said.tokens[0][said.valid[0]].numpy())
