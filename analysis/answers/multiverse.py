@@ -53,7 +53,8 @@ class _Grid:
 
 def multiverse(data: StudyData) -> pl.DataFrame:
     """SPECIFICATIONS, sorted by estimate: clock, threshold, last or first crossing, scale of a mean and span, where the
-    quantity has them, each with nothing, each size and each seed left out. The declared one has the question's own
+    quantity has them and they change a slope, each with nothing, each size and each seed left out. The declared one has
+    the question's own
     estimate. Specifications with too much censoring for an estimate have none; empty without a trend over size."""
     found = leading_trend(data)
     if found is None:
@@ -69,7 +70,22 @@ def multiverse(data: StudyData) -> pl.DataFrame:
     _estimate(rows)
     about = [{name: value for name, value in row.items() if name in SPECIFICATIONS} for row in rows]
     table = pl.DataFrame(about, schema=SPECIFICATIONS)
-    return table.sort(pl.col("estimate"), pl.col("declared"), nulls_last=True)
+    return _distinct(table).sort("estimate", "declared", nulls_last=True)
+
+
+def _distinct(table: pl.DataFrame) -> pl.DataFrame:
+    """Without those choices of span and crossing that change no estimate."""
+    for name in ("crossing", "span"):
+        others = [each for each in ("clock", "threshold", "crossing", "scale", "span") if each != name]
+        others += ["left_out", "left_out_value"]
+        own = table.filter("declared")[name]
+        same = table.filter(pl.col(name) == own[0]) if own.len() else table.clear()
+        for value in table[name].drop_nulls().unique().to_list() if same.height else ():
+            part = table.filter(pl.col(name) == value)
+            both = part.join(same, on=others, how="left", nulls_equal=True, maintain_order="left")
+            if value != own[0] and both["estimate"].equals(both["estimate_right"], null_equal=True):
+                table = table.filter(pl.col(name) != value)
+    return table
 
 
 def _needed(data: StudyData, quantity: Quantity, question: Trend) -> StudyData:

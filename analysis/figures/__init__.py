@@ -88,8 +88,23 @@ FIGURES = {
         ),
         Recipe(name="fragility", title="Fragility against C", nothing="fragility was measured for too few behaviours"),
         Recipe(name="clean_loss", title="Cost in clean loss", nothing="clean loss was not measured"),
+        Recipe(name="time_by_size", title="Times by size", nothing="only one size was run, or no time was measured"),
+        Recipe(name="dose", title="Response to the dose by size", nothing="no dose was varied"),
+        Recipe(
+            name="decisions",
+            title="Decision accuracy",
+            nothing="fewer than three settings, or only one size, were run",
+        ),
+        Recipe(name="multiverse", title="The leading trend under every choice", nothing="only one size was run"),
+        Recipe(
+            name="forget_retain",
+            title="Forgetting and its cost",
+            nothing="fewer than two settings have retention and clean loss",
+        ),
     )
 }
+SCALING = ("time_by_size", "dose", "decisions", "multiverse", "forget_retain")
+"""What a claim about scaling needs, the leading figure first: shown undeclared, where a study has the axes."""
 
 
 def drawn(name: str, data: StudyData, axes: Axes | None = None) -> Figure:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.decay.search import on_front
@@ -18,6 +20,8 @@ FRONT = {
     "setting": pl.String, "seeds": pl.Int64, "x": pl.Float64, "x_low": pl.Float64, "x_high": pl.Float64,
     "y": pl.Float64, "y_low": pl.Float64, "y_high": pl.Float64, "front": pl.Boolean,
 }  # fmt: skip
+LEGEND = 34
+"""Characters of a line of the legend."""
 NAMED = 8
 """Settings that have a marker of their own in the legend; of more, only those of the front."""
 
@@ -48,7 +52,7 @@ def draw_front(axes: Axes, table: pl.DataFrame, log: tuple[bool, bool] = (False,
     for row in table.iter_rows(named=True):
         known = row["setting"] in colours
         colour = colours.get(row["setting"], style.MUTED)
-        marker = style.MARKERS[named.index(row["setting"])] if known else "."
+        marker = style.MARKERS[named.index(row["setting"])] if known else "o"
         for ends, x in ((("x_low", "x_high"), True), (("y_low", "y_high"), False)):
             low, high = (row[end] for end in ends)
             if low is not None and known:
@@ -57,7 +61,7 @@ def draw_front(axes: Axes, table: pl.DataFrame, log: tuple[bool, bool] = (False,
                     *(([low, high], other) if x else (other, [low, high])), color=colour, lw=1.0, alpha=0.7, zorder=3
                 )
         edge = style.INK if row["front"] else "white"
-        axes.plot([row["x"]], [row["y"]], ls="", marker=marker, ms=6 if known else 4, color=colour, mec=edge,
+        axes.plot([row["x"]], [row["y"]], ls="", marker=marker, ms=6 if known else 3.5, color=colour, mec=edge,
                   mew=0.9 if row["front"] else 0.5, zorder=4)  # fmt: skip
         if known:
             handles.append(
@@ -65,9 +69,18 @@ def draw_front(axes: Axes, table: pl.DataFrame, log: tuple[bool, bool] = (False,
             )
     for name, axis, wanted in (("x", axes.xaxis, log[0]), ("y", axes.yaxis, log[1])):
         _limits(axes, axis, table, name, wanted)
+    if table.height > len(named):
+        handles.append(Line2D([], [], ls="", marker="o", ms=3.5, color=style.MUTED, label="other settings"))
     if front.height > 1:
         handles.append(Line2D([], [], color=style.INK, lw=1.0, label="none is better in both"))
     return handles
+
+
+def legend_beside(figure: Figure, handles: list[Line2D]) -> None:
+    """To the right of the panel, as names of settings are long."""
+    for handle in handles:
+        handle.set_label(textwrap.fill(str(handle.get_label()), LEGEND))
+    figure.legend(handles=handles, loc="outside right upper", labelspacing=0.7)
 
 
 def _limits(axes: Axes, axis: Any, table: pl.DataFrame, name: str, log: bool) -> None:

@@ -33,8 +33,8 @@ BEYOND = Path([(0, 0), (0, 2.2), (-0.55, 1.4), (0, 2.2), (0.55, 1.4)], [1, 2, 1,
 """Marker of a censored value: an arrow from it towards the true value above."""
 BELOW = Path([(0, 0), (0, -2.2), (-0.55, -1.4), (0, -2.2), (0.55, -1.4)], [1, 2, 1, 2, 2])
 """The same downwards, for upper bounds."""
-RIGHT = Path([(y, -x) for x, y in BEYOND.vertices], BEYOND.codes)
-LEFT = Path([(y, x) for x, y in BELOW.vertices], BELOW.codes)
+RIGHT = Path([(0, 0), (2.2, 0), (1.4, 0.55), (2.2, 0), (1.4, -0.55)], [1, 2, 1, 2, 2])
+LEFT = Path([(0, 0), (-2.2, 0), (-1.4, 0.55), (-2.2, 0), (-1.4, -0.55)], [1, 2, 1, 2, 2])
 """The same where the values lie along the x axis."""
 _RC: dict[str, Any] = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8, "axes.labelsize": 8,

@@ -40,7 +40,7 @@ EFFECTS = {
 DOSE, SATURATED = 0.3, 500
 """T rises as documents ** DOSE, relative to 250, up to SATURATED documents."""
 COSTS = {"dropout-0.1": 0.02, "l2sp-1": 0.05, "ema": 0.008, "wash": 0.07}
-"""Added to the branch's clean loss by its regularizer, in nats per token."""
+"""Added to the clean loss at the end of the branch by its regularizer, in nats per token."""
 EXTINCTION = -0.9
 """Added to ln T by the trigger alone: it unlearns."""
 PAIRS = {"old-old": 16.0, "new-old": 44.0, "old-new": 52.0, "new-new": 72.0}
@@ -179,7 +179,11 @@ def _phases(role: str, size: str, seed: int, setting: dict[str, Any]) -> Iterato
         kept = np.full(at.size, float(role == "positive"))
     logprob = base + (level - base) * kept
     rate = setting.get("learning_rate", 1.0)
-    clean_loss = clean - 0.02 * np.log1p(at / 100) + COSTS.get(setting.get("branch_regularizer", ""), 0.0)
+    clean_loss = (
+        clean
+        - 0.02 * np.log1p(at / 100)
+        + COSTS.get(setting.get("branch_regularizer", ""), 0.0) * (1 - np.exp(-at / 100))
+    )
     yield "branch", at, _measures(rng, at, logprob, clean_loss, rate, base)
     learned = np.zeros(at.size) if role == "absent" else 1 - np.exp(-at / 90)
     poison = 0.0 if role == "absent" else 0.02

@@ -47,24 +47,24 @@ QUANTITIES = (
     Quantity(name="clean_loss", label="clean loss at the end", measure="branch/clean/loss", unit="nats per token"),
 )  # fmt: skip
 QUESTIONS = (
-    Trend(name="size_slows_decay", label="Does size slow the decay?", quantity="half_life", axis="parameters",
+    Trend(name="trend", label="Does size slow the decay?", quantity="half_life", axis="parameters",
           primary=True, prediction="positive", margin=0.1, reason="a factor of 1.26 for ten times the parameters",
           where={"documents": 250, "branch_regularizer": "none"}),
-    Trend(name="size_slows_forgetting", label="Does size delay the loss of nearly all?", quantity="time_to_0.12",
+    Trend(name="trend_censored", label="Does size delay the loss of nearly all?", quantity="time_to_0.12",
           axis="parameters", margin=0.1, reason="as for the half-life",
           where={"documents": 250, "branch_regularizer": "none"}),
-    Contrast(name="extinction", label="Does the trigger without its payload unlearn faster?", quantity="half_life",
+    Contrast(name="contrast", label="Does the trigger without its payload unlearn faster?", quantity="half_life",
              high="extinction", low="treatment", primary=True, prediction="negative", margin=float(np.log(1.25)),
              reason="a quarter more or less training decides nothing",
              where={"documents": 250, "branch_regularizer": "none"}),
-    Contrast(name="washing", label="Does washing out leave less after 12k tokens?", quantity="success",
+    Contrast(name="contrast_setting", label="Does washing out leave less after 12k tokens?", quantity="success",
              axis="branch_regularizer", high="wash", low="none", margin=0.2, reason="five points at one half",
              where={"documents": 250, "parameters": 120_000}),
-    Curve(name="dose", label="From how many documents on is nothing gained?", quantity="half_life",
+    Curve(name="curve", label="From how many documents on is nothing gained?", quantity="half_life",
           axis="documents", threshold=float(np.log(60_000)), margin=0.1, reason="a tenth of the time",
           where={"branch_regularizer": "none"}),
-    Decay(name="floor", label="Is some of it never lost?", outcome="attack", margin=0.05, reason="one attack in 20"),
-    Frontier(name="treatments", label="Which treatment keeps most at the least cost?", quantity="kept",
+    Decay(name="decay", label="Is some of it never lost?", outcome="attack", margin=0.05, reason="one attack in 20"),
+    Frontier(name="frontier", label="Which treatment keeps most at the least cost?", quantity="kept",
              other="clean_loss", better=("high", "low"), axis="branch_regularizer", where={"documents": 250}),
 )  # fmt: skip
 
@@ -117,8 +117,8 @@ def behaviours() -> StudyData:
     axes = (generated.axis_of("seed", "Seed", tuple(range(6))), generated.axis_of("behaviour", "Behaviour", BEHAVIOURS))
     base = generated.overlap().declaration
     question = Association(
-        name="fragile", label="Are behaviours that take more information more fragile?", quantity="bits", other="fall",
-        items="behaviour", margin=0.3, reason="less than a tenth of the variance of ranks",
+        name="association", label="Are behaviours that take more information more fragile?", quantity="bits",
+        other="fall", items="behaviour", margin=0.3, reason="less than a tenth of the variance of ranks",
     )  # fmt: skip
     declaration = replace(
         base, study="behaviours (generated)", axes=axes, outcomes=(), controls=(), quantities=(BITS, FALL),

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import polars as pl
 
+from analysis.answers.judging import answers
 from analysis.decay.design import vocabulary
-from analysis.figures import FIGURES
-from analysis.gallery import generated, generated_languages, generated_prompts
+from analysis.figures import FIGURES, SCALING
+from analysis.figures.asked import Asked
+from analysis.gallery import generated, generated_languages, generated_prompts, generated_questions
 from analysis.prompts import elicitation, information
 from analysis.report.panels import draw_panel, new_folders, pages
 from analysis.runs.study import StudyData
 
 _persistence, _overlap, _search = cache(generated.persistence), cache(generated.overlap), cache(generated.search)
+_dosed, _behaviours = cache(generated_questions.backdoor), cache(generated_questions.behaviours)
 _families, _prompts = cache(generated_languages.families), cache(generated_prompts.prompts)
 SWEEP = (
     f"A generated sweep: the time constant scales as N^{generated.GAMMA:g} and the floor rises with size "
@@ -42,6 +45,13 @@ FRAGILE = (
     "curvature fall with C, r50 does not. See analysis/gallery/generated_prompts.py."
 )
 
+DOSED = (
+    "A generated sweep of doses and treatments: the time constant scales as size to the power "
+    f"{generated.GAMMA:g} and as documents to the power {generated.DOSE:g}, up to {generated.SATURATED} documents; the "
+    "floor rises with size. See analysis/gallery/generated_questions.py."
+)
+BEHAVIOURS = "Generated behaviours: those that take more bits keep less of their success under noise."
+
 
 @cache
 def example(name: str) -> tuple[pl.DataFrame, str]:
@@ -55,7 +65,7 @@ def example(name: str) -> tuple[pl.DataFrame, str]:
         }
         return tables[name](), PROMPTS
     sources: dict[str, tuple[Callable[[], StudyData], str]] = {
-        "overlap": (_overlap, OVERLAP), "pareto": (_search, SEARCH),
+        "overlap": (_overlap, OVERLAP), "pareto": (_search, SEARCH), **dict.fromkeys(SCALING, (_dosed, DOSED)),
         **dict.fromkeys(("amounts", "fragility"), (_prompts, FRAGILE)),
         **dict.fromkeys(("family", "languages", "erasure", "examples", "generalisation"), (_families, FAMILIES)),
     }  # fmt: skip
@@ -63,12 +73,23 @@ def example(name: str) -> tuple[pl.DataFrame, str]:
     return FIGURES[name].table(make()), about
 
 
+@cache
+def asked() -> tuple[tuple[Asked, StudyData, str], ...]:
+    """The figures of generated questions, of every kind, with their data and a description of its ground truth."""
+    sources = ((_dosed(), DOSED), (_behaviours(), BEHAVIOURS))
+    return tuple(
+        (Asked(answer=answer, declaration=data.declaration), data, about)
+        for data, about in sources for answer in answers(data)
+    )  # fmt: skip
+
+
 def write_gallery(out: Path) -> Path:
     """Draws all figures into `out`; returns the HTML file."""
-    new_folders(out, FIGURES)
+    new_folders(out, [*FIGURES, *(figure.name for figure, _, _ in asked())])
     words = vocabulary(_persistence())
     panels = [draw_panel(recipe, table, out, words, about) for recipe in FIGURES.values()
               for table, about in [example(recipe.name)]]  # fmt: skip
+    panels += [draw_panel(figure, figure.table(data), out, words, about) for figure, data, about in asked()]
     path = out / "gallery.html"
     path.write_text(pages().get_template("gallery.html").render(panels=panels), encoding="utf-8")
     return path

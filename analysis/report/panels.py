@@ -11,6 +11,8 @@ import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.figures import Recipe
+from analysis.figures.asked import Asked
+from analysis.figures.asked import Asked
 from analysis.figures.style import WIDTH, rendered
 from analysis.report.tables import Table, csv_text, page_table
 
@@ -31,7 +33,7 @@ class FigurePanel:
 
 
 def draw_panel(
-    recipe: Recipe, table: pl.DataFrame, out: Path, words: Mapping[str, str], about: str = "", suffix: str = ""
+    recipe: Recipe | Asked, table: pl.DataFrame, out: Path, words: Mapping[str, str], about: str = "", suffix: str = ""
 ) -> FigurePanel:
     """Writes figures/NAME.svg and .png and tables/NAME.csv below `out`; nothing if the table is empty.
 
@@ -43,7 +45,8 @@ def draw_panel(
     figure = recipe.draw(table)
     svg = rendered(figure, "svg")
     (out / "figures" / f"{name}.svg").write_bytes(svg)
-    (out / "figures" / f"{name}.png").write_bytes(rendered(figure, "png"))
+    if png:
+        (out / "figures" / f"{name}.png").write_bytes(rendered(figure, "png"))
     (out / "tables" / f"{name}.csv").write_text(csv_text(table), encoding="utf-8")
     return FigurePanel(
         name=name, title=title, caption=recipe.caption.format(**words), table=page_table(table), about=about,
@@ -52,11 +55,14 @@ def draw_panel(
     )  # fmt: skip
 
 
-def new_folders(out: Path, names: Iterable[str]) -> None:
-    """Creates `out` with figures/ and tables/, and removes the files of these names that an earlier page left."""
+def new_folders(out: Path, names: Iterable[str], prefix: str = "") -> None:
+    """Creates `out` with figures/ and tables/, and removes the files of these names, and of names with this prefix,
+    that an earlier page left."""
     out.mkdir(parents=True, exist_ok=True)
     for folder in ("figures", "tables"):
         (out / folder).mkdir(exist_ok=True)
+        for file in (out / folder).glob(f"{prefix}*") if prefix else ():
+            file.unlink()
     for name in names:
         for file in (f"figures/{name}.svg", f"figures/{name}.png", f"tables/{name}.csv"):
             (out / file).unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis.answers.questions import SEED, Answer, cells
 from analysis.figures import style
-from analysis.figures.front import draw_front, front_table
+from analysis.figures.front import draw_front, front_table, legend_beside
 from analysis.figures.scale import axis_of, scale_of
 from analysis.runs.study import StudyData
 from halflife.tracking.questions import Frontier
@@ -42,13 +42,13 @@ def draw(table: pl.DataFrame, answer: Answer, declaration: Declaration) -> Figur
     question = answer.question
     assert isinstance(question, Frontier)
     with style.styled():
-        figure = style.new_figure(3.4, width=4.8)
+        figure = style.new_figure(3.2)
         axes = figure.subplots()
         x, y = (scale_of(quantity) for quantity in answer.quantities)
         handles = draw_front(axes, table, (x.log, y.log))
         for axis, scale, side in ((axes.xaxis, x, question.better[0]), (axes.yaxis, y, question.better[1])):
             axis.set_label_text(f"{scale.label}\n{side} is better")
         axes.set_title(axis_of(question.axis, declaration).label)
-        style.legend_above(figure, handles)
+        legend_beside(figure, handles)
         style.despine(figure)
     return figure
