@@ -31,9 +31,18 @@ class Shown:
     def interval(self, found: Interval) -> str:
         if found.low is None or found.high is None:
             return f"{short(self.at(found.estimate))} (no interval)"
+        if math.isinf(found.low) or math.isinf(found.high):
+            return self._bound(found.estimate, found.low, found.high)
         low, high = sorted((self.at(found.low), self.at(found.high)))
         ends = bracket(low, high) if self.factor else f"[{short(low)}, {short(high)}]"
         return f"{short(self.at(found.estimate))} {ends}"
+
+    def _bound(self, estimate: float, low: float, high: float) -> str:
+        """Where most values are bounds: their mean, and the end of the interval that they have."""
+        above = math.isinf(low)
+        end = short(self.at(high if above else low))
+        side, verb = ("most", "ends") if above == (self.scale > 0) else ("least", "begins")
+        return f"at {side} {short(self.at(estimate))} (its interval {verb} at {end})"
 
     def margin(self, value: float | None, reason: str = "") -> str:
         if value is None:

@@ -41,8 +41,10 @@ class Estimates:
         if self.censored is not None and values.size:
             low, high = self.censored.low[:seeds][known], self.censored.high[:seeds][known]
             if (late := low != high).any():
-                if values.size < 2 or not few_censored(late):
+                if values.size < 2:
                     return Evidence(estimate=None, error=None, count=values.size)
+                if not few_censored(late):
+                    return _bounded(self.censored.x, low, high)
                 mixture = augment(self.censored.x, low[None], high[None], contrast=min(1, self.censored.x.size - 1))
                 middle = float(mixture.quantile(0.5)[0])
                 return Evidence(estimate=middle, error=None, count=values.size, mixture=mixture)
@@ -60,10 +62,17 @@ class Evidence:
     """Standard error of the mean; None below two seeds, or where `mixture` stands for it."""
     count: int
     mixture: Mixture | None = None
+    bounds: tuple[Array, Array] | None = None
+    """Where too many values are censored to impute them: bounds of each seed's estimate (S,) from below and from above,
+    all finite or all infinite. The mean of the bounds from above is at least the mean itself, whatever lies behind
+    them, so Student's t on them errs on the safe side."""
 
     @property
     def t(self) -> float:
         """Student's t of the mean against 0, with count - 1 degrees of freedom; NaN if there is none."""
+        if self.bounds is not None and self.estimate is not None:
+            below, above = (np.sqrt(self.count) * _ratio(ends) for ends in self.bounds)
+            return above if above < 0 else below if below > 0 else 0.0
         if self.mixture is not None:
             ends = -self.mixture.centre / self.mixture.error
             below = float(special.stdtr(self.mixture.freedom, ends).mean())
@@ -79,7 +88,12 @@ class Evidence:
         """The values that |t| < critical does not exclude; without ends below two seeds."""
         if self.estimate is None:
             return None
-        if self.mixture is not None and np.isfinite(critical):
+        if self.bounds is not None and np.isfinite(critical):
+            half = [
+                critical * float(ends.std(ddof=1)) / self.count**0.5 if known(ends) else 0.0 for ends in self.bounds
+            ]
+            low, high = float(self.bounds[0].mean()) - half[0], float(self.bounds[1].mean()) + half[1]
+        elif self.mixture is not None and np.isfinite(critical):
             share = float(special.stdtr(self.count - 1, -critical))
             low, high = (float(self.mixture.quantile(each)[0]) for each in (share, 1 - share))
         elif self.error is not None and np.isfinite(critical):
@@ -91,6 +105,8 @@ class Evidence:
     @property
     def deviation(self) -> float | None:
         """Standard deviation over seeds."""
+        if self.bounds is not None:
+            return None
         if self.mixture is None:
             return None if self.error is None else self.error * self.count**0.5
         found = self.interval(1.0)
@@ -98,3 +114,30 @@ class Evidence:
         assert found.low is not None
         assert found.high is not None
         return (found.high - found.low) / 2 * self.count**0.5
+
+
+def known(ends: Array) -> bool:
+    return bool(np.isfinite(ends).all())
+
+
+def _ratio(ends: Array) -> float:
+    """Mean over standard deviation; 0, which excludes nothing, where the ends are unknown."""
+    if not known(ends):
+        return 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.divide(ends.mean(), ends.std(ddof=1)))
+
+
+def _bounded(x: Array, low: Array, high: Array) -> Evidence:
+    """From bounds (S, K) of values at x (K,): bounds of each seed's value, or of its least-squares slope. `estimate`
+    is the mean of those from above where they are finite, otherwise from below; None if neither are."""
+    weights = np.ones(1) if x.size == 1 else (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    ends: list[Array] = []
+    for rising, falling in ((low, high), (high, low)):
+        parts = np.where(weights > 0, rising, falling)
+        found = np.where(weights == 0, 0.0, parts) @ weights
+        ends.append(found if known(found) else np.full(len(found), -np.inf if len(ends) == 0 else np.inf))
+    means = [float(each.mean()) for each in reversed(ends) if known(each)]
+    return Evidence(
+        estimate=means[0] if means else None, error=None, count=len(low), bounds=(ends[0], ends[1])
+    )  # fmt: skip

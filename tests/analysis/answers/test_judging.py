@@ -13,7 +13,9 @@ import pytest
 from analysis.answers.judging import answers, first_look
 from analysis.answers.questions import ONLY_ABOVE
 from analysis.answers.sentences import sentence
+from analysis.answers.subjects import Shown
 from analysis.answers.write import document
+from analysis.stats.intervals import Interval
 from halflife.tracking.questions import Crossing, Decay, Quantity, Trend
 from halflife.tracking.schema import Control
 from tests.analysis.answers.made import study
@@ -132,3 +134,17 @@ def test_primaries_are_corrected_by_holm_and_the_others_are_not():
     assert ", by Holm" in sentence(one, data)
     assert ", by Holm" not in sentence(alone, data)
     assert GLOW.label in sentence(alone, data)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "scale", "factor", "said"),
+    [
+        (-math.inf, -0.5, 1.0, True, "at most 0.301 (its interval ends at 0.607)"),
+        (0.5, math.inf, 1.0, True, "at least 0.301 (its interval begins at 1.65)"),
+        (-math.inf, -0.5, 1.0, False, "at most -1.20 (its interval ends at -0.500)"),
+        (-math.inf, -0.5, -1.0, False, "at least 1.20 (its interval begins at 0.500)"),
+    ],
+)
+def test_a_bound_is_told_as_one(low: float, high: float, scale: float, factor: bool, said: str):
+    found = Interval(estimate=-1.2, low=low, high=high, count=5)
+    assert Shown("", scale=scale, factor=factor).interval(found) == said

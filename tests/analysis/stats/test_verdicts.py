@@ -136,6 +136,11 @@ def test_a_few_censored_slopes_have_the_interval_of_their_imputation():
     assert touching is not None
     assert touching.low == pytest.approx(0, abs=1e-6)
     high[:, 1:] = np.inf
+    bound = judge([Question(estimates=Estimates(values=slopes, censored=Censored(x=x, low=low, high=high)))])[0]
+    assert bound.answer == "effect"  # of a slope that is only bounded from below
+    assert bound.interval is not None
+    assert (bound.interval.estimate, bound.interval.high) == (pytest.approx(slopes.mean()), np.inf)
+    high[:] = np.inf
     nothing = judge([Question(estimates=Estimates(values=slopes, censored=Censored(x=x, low=low, high=high)))])[0]
     assert (nothing.answer, nothing.interval, nothing.p, nothing.settling) == ("undecided", None, None, None)
 
