@@ -80,5 +80,6 @@ def _carries(made: Fit, unit: float) -> bool:
 def _times(half: HalfLife | None, unit: float) -> HalfLife | None:
     if half is None:
         return None
-    estimate, low, high = (None if end is None else unit * end for end in (half.estimate, half.low, half.high))
-    return HalfLife(estimate=estimate, low=low, high=high, censored=half.censored)
+    ends = (half.estimate, half.low, half.high, half.bound)
+    estimate, low, high, bound = (None if end is None else unit * end for end in ends)
+    return HalfLife(estimate=estimate, low=low, high=high, censored=half.censored, bound=bound)

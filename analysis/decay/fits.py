@@ -12,7 +12,7 @@ import polars as pl
 from analysis.decay.retention import CLOCKS, retention_curves
 from analysis.fitting.extrapolation import SHARES, over_groups, predict_largest, rolling
 from analysis.fitting.fit import fit
-from analysis.fitting.intervals import by_group, last_seen
+from analysis.fitting.intervals import by_group, half_lives_by_group
 from analysis.fitting.observations import Observations
 from analysis.fitting.selection import Comparison, Ranked, compare
 from analysis.laws import LAWS, Law
@@ -96,14 +96,16 @@ def ranking(data: StudyData) -> pl.DataFrame:
 
 
 def half_lives_by_law(data: StudyData) -> pl.DataFrame:
-    """law, size, parameters, seed, estimate: each law's half-life in each run; null if it lies beyond the data."""
+    """law, size, parameters, seed, estimate: each law's half-life in each run; null where the data only bound it, after
+    the last evaluation or before the first one after the drop."""
     rows = []
     sizes = dict(reference_curves(data).select("size", "parameters").unique().iter_rows())
     for size, found in comparisons(data).items():
         for each in found.ranked:
-            last = last_seen(each.fit.observations)
-            for seed, half, end in zip(seeds(each), _half_lives(each), last, strict=True):
-                rows.append((each.fit.law.name, size, sizes[size], seed, float(half) if half <= end else None))
+            reached = half_lives_by_group(each.fit)
+            assert reached is not None
+            for seed, low, high in zip(seeds(each), reached.low, reached.high, strict=True):
+                rows.append((each.fit.law.name, size, sizes[size], seed, float(low) if low == high else None))
     kinds = {"law": pl.String, "size": pl.String, "parameters": pl.Int64, "seed": pl.Int64, "estimate": pl.Float64}
     return pl.DataFrame(rows, schema=kinds, orient="row")
 

@@ -273,7 +273,7 @@ def _ends(found: Intervals, law: Law) -> dict[str, Any]:
         "intervals": found.method,
         "parameters": {name: _interval(each) for name, each in found.parameters.items()},
         "half_life": None if half is None
-        else _interval(half) | {"censored": bool(half.censored)},
+        else _interval(half) | {"censored": bool(half.censored), "at_least": half.bound},
         "half_life_is": None if half is None else law.half_name,
     }  # fmt: skip
 

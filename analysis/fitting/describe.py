@@ -85,17 +85,22 @@ def half_life(half: HalfLife | None) -> str:
     if half is None:
         return "none in this law"
     if half.estimate is None:
-        return f"beyond the data{'' if half.low is None else f', at least {_number(half.low)}'}"
+        return f"{_beyond(half)}{'' if half.bound is None else f', at least {_number(half.bound)}'}"
     return f"{_number(half.estimate)} {bracket(half)}{' (beyond the data)' if half.censored else ''}"
+
+
+def _beyond(half: HalfLife) -> str:
+    return "beyond the data" if half.censored else "not bounded by the data"
 
 
 def _reach(half: HalfLife, fit: Fit) -> str:
     unit = f"in units of {fit.law.inputs[0]}"
-    if not half.censored:
+    if half.estimate is not None and not half.censored:
         return unit
     if half.estimate is None:
-        return f"beyond the data{'' if half.low is None else f': at least {_number(half.low)}'}, {unit}"
-    return f"beyond the data, which end at {_number(float(fit.observations.x[:, 0].max()))}, {unit}"
+        return f"{half_life(half)}, {unit}"
+    who = "" if fit.observations.group is None else "of some groups "
+    return f"{who}beyond the data, which end at {_number(float(fit.observations.x[:, 0].max()))}, {unit}"
 
 
 def _table(rows: list[Row], others: dict[str, str] | None) -> list[str]:

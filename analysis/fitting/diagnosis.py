@@ -118,7 +118,8 @@ def _short_span(fit: Fit) -> list[str]:
     decades = np.log10(max(x.max(), 1e-300) / scale)
     if decades >= SPAN:
         return []
-    how = f"{decades:.1f} decades beyond" if decades > 0 else "not as far as"
+    # Rounded down, so that what is shown falls short as the number does.
+    how = f"{np.floor(100 * decades) / 100:.2f} decades beyond" if decades > 0 else "not as far as"
     return [f"{law.inputs[0]} reaches {how} {clocks[0]} = {scale:.3g}; a tail or floor needs {SPAN}"]
 
 

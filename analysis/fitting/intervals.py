@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.errors import UserError
@@ -36,6 +37,8 @@ class HalfLife:
     low: float | None
     high: float | None
     censored: bool
+    bound: float | None = None
+    """Without an estimate, what it is at least: the end of the data, or the mean over groups of the ends of theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,7 @@ def by_group(fit: Fit) -> FitBatch:
         weights = (data.group == np.unique(data.group)[:, None]).astype(float)
         if data.weights is not None:
             weights = weights * data.weights
-        fit.derived["by_group"] = fit_many(fit.law, data, weights=weights, around=fit)
+        fit.derived["by_group"] = fit_many(fit.law, data, weights=weights, around=fit, fixed=fit.fixed)
     return fit.derived["by_group"]
 
 
@@ -119,31 +122,87 @@ def _clipped(end: float | None, low: float, high: float) -> float | None:
     return None if end is None else min(max(end, low), high)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reached:
+    """Half-lives of groups, each (groups,) and within bounds: a run that had not lost half by its last point has that
+    as `low` and `high` inf; one that had by its first point after 0 has `low` 0 and that as `high`; one that never had
+    the skill, a response of 0 throughout, has none (NaN)."""
+
+    low: Array
+    high: Array
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        return ~np.isnan(self.low)
+
+    @property
+    def bounded(self) -> NDArray[np.bool_]:
+        return self.known & (self.low != self.high)
+
+
+def half_lives_by_group(fit: Fit) -> Reached | None:
+    """In the order of np.unique(group); None if the law has no half-life."""
+    half, data = by_group(fit).half_life, fit.observations
+    if half is None or data.group is None:
+        return None
+    own = data.group == np.unique(data.group)[:, None]
+    x, y = data.x[:, 0], data.response
+    first = np.where(own & (x > 0), x, np.inf).min(axis=1)
+    late, early = ~(half <= last_seen(data)), half < first
+    never = ~(own & (y != 0) & ~np.isnan(y)).any(axis=1)
+    low = np.where(late, last_seen(data), np.where(early, 0.0, half))
+    high = np.where(late, np.inf, np.where(early, first, half))
+    return Reached(low=np.where(never, np.nan, low), high=np.where(never, np.nan, high))
+
+
 def _over_groups(fit: Fit, level: float) -> Intervals:
-    each = by_group(fit)
-    found = {}
-    for i, name in enumerate(fit.law.names):
-        interval = t_interval(_solved(fit, each.theta)[:, i], level)
-        assert interval is not None
-        found[name] = _within_bounds(fit, i, interval)
+    """A group that never had the skill determines levels alone (the law's linear parameters). A time scale is bounded
+    where the half-life is: the other parameters equal, it is in proportion to it."""
+    each, reached = by_group(fit), half_lives_by_group(fit)
+    half, solved, found = each.half_life, _solved(fit, each.theta), {}
     count = each.theta.shape[0]
-    half = each.half_life
+    known = np.ones(count, dtype=bool) if reached is None else reached.known
+    for i, parameter in enumerate(fit.law.parameters):
+        own = np.ones(count, dtype=bool) if parameter.name in fit.law.linear or not known.any() else known
+        low = high = solved[:, i]
+        if reached is not None and half is not None and parameter.log and parameter.unit == "x":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ends = (np.log(end) - np.log(half) for end in (reached.low, reached.high))
+                low, high = (np.where(np.isfinite(np.log(half)), solved[:, i] + end, solved[:, i]) for end in ends)
+        found[parameter.name] = _within_bounds(fit, i, _mean(low[own], high[own], level))
+    never = count - int(known.sum())
+    others = f" ({never} of them never above 0, which determines levels alone)" if never else ""
     return Intervals(
-        parameters=found, half_life=None if half is None else _mean_half_life(fit, half, level),
-        method=f"one fit per group, Student-t over {count} groups",
+        parameters=found, half_life=None if reached is None else _mean_half_life(reached, level),
+        method=f"one fit per group, Student-t over {count} groups{others}",
     )  # fmt: skip
 
 
-def _mean_half_life(fit: Fit, half: Array, level: float) -> HalfLife:
-    """Groups that never reach half within their own data count as censored there."""
-    last = last_seen(fit.observations)
-    late = ~(half <= last)
-    if not few_censored(late[:, None]):
-        return HalfLife(estimate=None, low=None, high=None, censored=True)
-    least = np.log(np.where(late, last, half))
-    mean = mean_over_seeds(least, np.where(late, np.inf, least), level)
-    estimate, low, high = (None if end is None else _shown(end, True) for end in (mean.estimate, mean.low, mean.high))
-    return HalfLife(estimate=estimate, low=low, high=high, censored=bool(late.any()))
+def _mean(low: Array, high: Array, level: float) -> Interval:
+    """Over groups, of values between bounds; without an estimate (NaN) if too many are only bounded."""
+    bounded = low != high
+    if bounded.any() and (low.size < 2 or not few_censored(bounded[:, None])):
+        return Interval(estimate=float("nan"), low=None, high=None, count=low.size)
+    found = mean_over_seeds(low, high, level) if bounded.any() else t_interval(low, level)
+    assert found is not None
+    return found
+
+
+def _mean_half_life(reached: Reached, level: float) -> HalfLife:
+    own = reached.known
+    with np.errstate(divide="ignore"):
+        low, high = np.log(reached.low[own]), np.log(reached.high[own])
+    late = np.isinf(high)
+    if not own.any():
+        return HalfLife(estimate=None, low=None, high=None, censored=False)
+    mean = _mean(low, high, level)
+    if np.isnan(mean.estimate):
+        bound = None if np.isinf(low).any() else _shown(float(low.mean()), True)
+        return HalfLife(estimate=None, low=None, high=None, censored=bool(late.any()), bound=bound)
+    estimate, low_end, high_end = (
+        None if end is None else _shown(end, True) for end in (mean.estimate, mean.low, mean.high)
+    )
+    return HalfLife(estimate=estimate, low=low_end, high=high_end, censored=bool(late.any()))
 
 
 def jackknife_half_width(whole: Array, parts: Array, level: float = LEVEL) -> Array:
@@ -160,7 +219,7 @@ def without_groups(fit: Fit) -> FitBatch:
         assert data.group is not None
         weights = (data.group != np.unique(data.group)[:, None]).astype(float)
         weights = weights * (1.0 if data.weights is None else data.weights)
-        fit.derived["without_groups"] = fit_many(fit.law, data, weights=weights, around=fit)
+        fit.derived["without_groups"] = fit_many(fit.law, data, weights=weights, around=fit, fixed=fit.fixed)
     return fit.derived["without_groups"]
 
 
@@ -186,7 +245,7 @@ def _jackknife(fit: Fit, level: float) -> Intervals:
             low, high = (None if end is None else _shown(end, True) for end in (ends.low, ends.high))
             shown = HalfLife(estimate=half, low=low, high=high, censored=half > last)
         else:
-            shown = HalfLife(estimate=None, low=None, high=None, censored=True)
+            shown = HalfLife(estimate=None, low=None, high=None, censored=True, bound=float(last))
     return Intervals(parameters=found, half_life=shown, method=f"delete-one-group jackknife, t over {count} groups")
 
 
@@ -210,7 +269,7 @@ def _profiled(fit: Fit, level: float) -> Intervals:
     shown = None
     if half is not None:
         last = float(fit.observations.x[:, 0].max())
-        shown = HalfLife(estimate=None, low=None, high=None, censored=True)
+        shown = HalfLife(estimate=None, low=None, high=None, censored=True, bound=last)
         if reached:
             around = _around(half, _shown(ends[-1].low[0], True), _shown(ends[-1].high[0], True))
             shown = HalfLife(estimate=half, low=around.low, high=around.high, censored=half > last)
@@ -258,7 +317,7 @@ def cluster_bootstrap(fit: Fit, replicates: int, level: float = LEVEL, seed: int
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(names.size, np.full(names.size, 1 / names.size), size=replicates).astype(float)
     weights = counts[:, place] * (1.0 if fit.observations.weights is None else fit.observations.weights)
-    drawn = fit_many(fit.law, fit.observations, weights=weights, around=fit)
+    drawn = fit_many(fit.law, fit.observations, weights=weights, around=fit, fixed=fit.fixed)
     shares = expanded(names.size, level)
     low, high = np.quantile(drawn.theta, shares, axis=0)
     half, halves, shown = fit.half_life, drawn.half_life, None

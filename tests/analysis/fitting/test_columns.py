@@ -291,3 +291,58 @@ def test_scatter_that_grows_with_the_value_is_told_with_the_intervals_to_trust(
     assert "trust --bootstrap 1000 instead; or --error lognormal" in capsys.readouterr().out
     run(tmp_path, frame, *arguments, "uneven", "--bootstrap", "200")
     assert "trust the bootstrap, not the profile likelihood" in capsys.readouterr().out
+
+
+def counts(last: float | None = None) -> pl.DataFrame:
+    """Six seeds that decay with T = 60, but for the last, whose rate is always what is given."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for seed in range(6):
+        for t in np.concatenate([[0.0], np.geomspace(1, 3000, 20)]):
+            rate = last if seed == 5 and last is not None else 0.9 * np.exp(-t / 60)
+            rows.append((t, int(rng.binomial(300, rate)), 300, seed))
+    return pl.DataFrame(rows, schema=["tau", "hits", "trials", "seed"], orient="row")
+
+
+FIT_COUNTS = ["fit", "--law", "exponential", "--x", "tau", "--hits", "hits", "--trials", "trials", "--group", "seed"]
+
+
+def test_a_seed_that_never_had_the_skill_says_nothing_of_its_half_life(tmp_path: Path) -> None:
+    """It would otherwise enter with whatever time scale the fit to zeros ends at, such as 0.008."""
+    found = run(tmp_path, counts(0.0), *FIT_COUNTS)
+    for name, truth in (("half_life", 60 * np.log(2)), ("T", 60.0)):
+        each = found["half_life"] if name == "half_life" else found["parameters"][name]
+        assert each["low"] < truth < each["high"]
+        assert each["estimate"] == pytest.approx(truth, rel=0.03)
+    assert "1 of them never above 0" in found["intervals"]
+    assert found["parameters"]["a"]["estimate"] == pytest.approx(0.9 * 5 / 6, abs=0.01)  # its level is one
+
+
+def test_a_seed_that_never_loses_the_skill_is_a_bound_at_its_last_point(tmp_path: Path) -> None:
+    found = run(tmp_path, counts(0.9), *FIT_COUNTS)
+    half = found["half_life"]
+    assert half["censored"] is True
+    assert half["estimate"] > 60 * np.log(2)
+    assert half["high"] > 3000 ** (1 / 6) * (60 * np.log(2)) ** (5 / 6)  # the mean is at least that of the bounds
+    lost = counts().with_columns(hits=pl.when((pl.col("seed") == 5) & (pl.col("tau") > 0)).then(0).otherwise("hits"))
+    early = run(tmp_path, lost, *FIT_COUNTS)["half_life"]  # lost by the first point after 0, at 1
+    assert early["low"] < 60 ** (5 / 6) < early["high"]
+    assert early["estimate"] > (60 * np.log(2)) ** (5 / 6) * 0.02 ** (1 / 6)
+
+
+def test_beyond_the_data_is_told_with_a_lower_bound(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tau = np.linspace(0, 10, 12)
+    frame = pl.DataFrame({"tau": tau, "y": 0.9 + 0.01 * np.sin(tau)})
+    found = run(tmp_path, frame, "fit", "--law", "constant", "--x", "tau", "--y", "y")
+    assert found["half_life"]["at_least"] == 10
+    assert "beyond the data, at least 10, in units of x" in capsys.readouterr().out
+    run(tmp_path, frame, "compare", "--laws", "constant,exponential", "--x", "tau", "--y", "y")
+    assert "beyond the data, at least 10" in capsys.readouterr().out
+
+
+def test_a_span_that_falls_short_is_not_rounded_up_to_what_is_needed(tmp_path: Path) -> None:
+    x = np.concatenate([[0.0], np.geomspace(1, 60 * 10**1.496, 30)])
+    y = LAWS["exponential_floor"].value(np.array([0.9, 60.0, 0.2]), x[:, None])
+    frame = pl.DataFrame({"x": x, "y": y})
+    warned = run(tmp_path, frame, "fit", "--law", "exponential_floor", "--x", "x", "--y", "y")["warnings"]
+    assert any("reaches 1.49 decades beyond T = 60; a tail or floor needs 1.5" in warning for warning in warned)
