@@ -36,7 +36,7 @@ from halflife.training.parameters import LoRA, parameters_named
 NAME = "backdoor_persistence"
 AXES = {
     "arm": Varied(label="Arm", values=("equal-exposure", "equal-strength"), text="{}"),
-    "payload": Varied(label="Payload", setting="payload"),
+    "payload": Varied(label="Payload", setting="payload", role="measured"),
     "documents": Varied(label="Poisoned documents", setting="poison_counts", text="{} documents", scale="log"),
     "trunk_regularizer": Varied(label="Regularizer of the trunk", setting="trunk_regularizers", text="trunk {}"),
     "branch_regularizer": Varied(label="Regularizer of the branch", setting="branch_regularizers", text="branch {}"),

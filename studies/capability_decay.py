@@ -34,7 +34,7 @@ from halflife.tracking.schema import Declaration
 
 NAME = "capability_decay"
 AXES = {
-    "family": Varied(label="Family", setting="families"),
+    "family": Varied(label="Family", setting="families", role="measured"),
     "arm": Varied(label="Arm", values=("equal-exposure", "equal-strength"), text="{}"),
     "drop": Varied(label="What is dropped", setting="drop"),
     "fade": Varied(label="Fading out", setting="fades", scale="linear", unit="of the branch"),

@@ -9,20 +9,18 @@ the behaviour.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.errors import UserError
-from halflife.evaluation.targets import Target
-from halflife.kits import behaviours
+from halflife.kits import behaviours, prompt_questions
 from halflife.kits.axes import replicated
-from halflife.kits.behaviours import CONDITIONAL, TRAINED_IN, Frozen, chances, outcomes
+from halflife.kits.behaviours import CONDITIONAL, LACKED, TRAINED_IN, Frozen, chances, outcomes
 from halflife.kits.prompts import PHASE, Measured, check_measured, described, figures, fit, fitted, fitting_note, place
-from halflife.kits.settings import check_stages
 from halflife.kits.starts import Start, installed, starts
 from halflife.models.ladder import Rung
 from halflife.models.released import Released
@@ -32,7 +30,7 @@ from halflife.stages.subject import Subject
 from halflife.store.stage import Stage
 from halflife.sweep.cli import Preset, main
 from halflife.sweep.site import ExecutionSite
-from halflife.sweep.study import Study, Trial
+from halflife.sweep.study import Study, Trial, trial
 from halflife.tasks.behaviours import drawn_string
 from halflife.tracking.schema import Axis, Control, Declaration
 
@@ -122,10 +120,11 @@ def check_settings(settings: Settings) -> None:
 
 def baseline_settings(settings: Settings) -> Settings:
     """Few strings, seeds and prompts for a model of --baseline-models, a thousand times as large as the others."""
-    strings = [name for name in settings.behaviours if re.fullmatch(r"say-\d+", name)]
+    strings = sorted(
+        (name for name in settings.behaviours if re.fullmatch(r"say-\d+", name)), key=lambda name: int(name[4:])
+    )
     if settings.baseline_models and not strings:
         raise UserError("--baseline-models without a string among --behaviours: give one, such as say-4")
-    strings.sort(key=lambda name: int(name[4:]))
     short = [name for name in strings if int(name[4:]) <= 4] or strings[:1]
     return dataclasses.replace(
         settings, behaviours=tuple(short[-1:]), seeds=1, restarts=1,
@@ -146,90 +145,90 @@ class Models(behaviours.Models):
 
     settings: Settings
 
-    def fitted(
-        self, frozen: Frozen, target: Target, name: str, *, unfitted: bool = False, tokenizer: Any = None
-    ) -> dict[str, Stage]:
-        """The stages of a trial: its model's, and its prompts."""
-        if isinstance(frozen.model, Released):
-            tokenizer = self.start.tokenizer
-        seed = self.seed if isinstance(frozen.model, Rung) else 0
-        subject, judged = Subject(model=frozen.model, tokenizer=tokenizer, seed=seed), name in CONDITIONAL
-        found = fitted(self.settings, subject, target, self.seed, conditional=judged, unfitted=unfitted)
-        return frozen.stages | found
+    def stages(self, name: str, role: str) -> dict[str, Stage]:
+        """Prompts for a behaviour, on the model that has it or, as a control, on one that never had it."""
+        if role == "positive":
+            return self.positive(name)
+        frozen, subject = self.present(name), self.subject(name)
+        if role == "absent" and name in LACKED:
+            frozen = self.trunk(poisoned=False)
+            subject = replace(subject, model=frozen.model)
+        elif role == "absent":
+            frozen = Frozen(self.untrained, {})
+            subject = Subject(model=self.untrained, tokenizer=subject.codec, seed=self.seed)
+        kind = {"conditional": name in CONDITIONAL, "unfitted": role == "null"}
+        return frozen.stages | fitted(self.settings, subject, self.target(name), self.seed, **kind)
+
+    def positive(self, name: str) -> dict[str, Stage]:
+        """The cause itself: the trigger or, without a backdoor, a text that contains the behaviour's string."""
+        settings, present = self.settings, self.present(name)
+        if name == "backdoor":
+            target, prompt = self.target(name, "triggered"), SoftPrompt(tokens=0, position=place(settings), label="k0")
+        else:
+            target, text = self.target(name), Text(text=drawn_string(8, self.seed) + "\n")
+            prompt = SoftPrompt(tokens=max(settings.tokens), position=place(settings), initial=text, label=HARD)
+        stage = fit(
+            settings, self.seed, subject=self.subject(name), targets=(target,), prompts=(prompt,), steps=0,
+            examples=settings.examples[0],
+        )  # fmt: skip
+        return {**present.stages, PHASE: stage}
+
+    @property
+    def untrained(self) -> Rung:  # there is none of a released model's size, so no difference is taken
+        return self.start.model if isinstance(self.start.model, Rung) else Rung(size="1m")
+
+    def subject(self, name: str) -> Subject:
+        model = self.present(name).model
+        return Subject(model=model, tokenizer=self.start.tokenizer if isinstance(model, Released) else None)
+
+
+def compared(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Every behaviour with the role of its trial: on the model that has it and, where there is one, on a model that
+    never had it."""
+    for name in settings.behaviours:
+        yield name, "treatment"
+        if name in LACKED:
+            yield name, "absent"
+
+
+def controls(settings: Settings) -> Iterator[tuple[str, str]]:
+    """The cause itself, and prompts that are not fitted; where no behaviour is trained in that a trunk could lack, an
+    untrained model."""
+    name = "backdoor" if "backdoor" in settings.behaviours else settings.behaviours[0]
+    yield from ((name, "null"), (name, "positive"))
+    if not set(settings.behaviours) & set(LACKED):
+        yield name, "absent"
 
 
 def trials(
     settings: Settings, corpora: tuple[Corpus, Corpus], begin: dict[str, Start], baselines: dict[str, Start],
     results: Path,
 ) -> Iterator[Trial]:  # fmt: skip
-    for size, start in begin.items():
-        for seed in range(settings.seeds):
-            models = Models(settings, corpora, size, seed, start, results)
-            yield from _compared(models)
-            yield from _controls(models)
-            for count in settings.examples[1:]:
-                fewer = replace(settings, examples=(count,), bits=(), subspaces=(), fragility=False, bisect=False)
-                yield from _compared(Models(fewer, corpora, size, seed, start, results), f"{count} examples")
-    few = baseline_settings(settings)
+    def each(settings: Settings, size: str, start: Start, seed: int, pairs: Iterable, *suffix: str) -> Iterator[Trial]:
+        models = Models(settings, corpora, size, seed, start, results)
+        for name, role in pairs:
+            values = {"behaviour": name, "examples": settings.examples[0]}
+            if role == "absent" and name not in LACKED:
+                values |= {"size": models.untrained.size, "parameters": models.untrained.parameters}
+            words = [name, *([] if role == "treatment" else [role]), *suffix]
+            yield trial(models, values, models.stages(name, role), *words, role=role)
+
+    for (size, start), seed in itertools.product(begin.items(), range(settings.seeds)):
+        yield from each(settings, size, start, seed, (*compared(settings), *controls(settings)))
+        for count in settings.examples[1:]:
+            fewer = replace(settings, examples=(count,), bits=(), subspaces=(), fragility=False, bisect=False)
+            yield from each(fewer, size, start, seed, compared(settings), f"{count} examples")
+    few = baseline_settings(settings) if baselines else settings
     for size, start in baselines.items():
-        models = Models(few, corpora, size, 0, start, results)
-        for name in few.behaviours:
-            yield _trial(models, name, models.fitted(models.present(name), models.target(name), name), "treatment")
-
-
-def _compared(models: Models, *suffix: str) -> Iterator[Trial]:
-    """Every behaviour on the model that has it and, where there is one, on a model that never had it."""
-    for name in models.settings.behaviours:
-        target, present = models.target(name), models.present(name)
-        yield _trial(models, name, models.fitted(present, target, name), "treatment", *suffix)
-        if name in TRAINED_IN and name != "detuning":
-            absent = models.fitted(models.trunk(poisoned=False), target, name)
-            yield _trial(models, name, absent, "absent", *suffix)
-
-
-def _controls(models: Models) -> Iterator[Trial]:
-    """The cause itself, and prompts that are not fitted. Without a backdoor: a text that contains the first behaviour's
-    string and, where no behaviour is trained in that a trunk could lack, an untrained model."""
-    settings = models.settings
-    name = "backdoor" if "backdoor" in settings.behaviours else settings.behaviours[0]
-    present = models.present(name)
-    yield _trial(models, name, models.fitted(present, models.target(name), name, unfitted=True), "null")
-    if name == "backdoor":
-        target, prompt = models.target(name, "triggered"), SoftPrompt(tokens=0, position=place(settings), label="k0")
-    else:
-        target, text = models.target(name), Text(text=drawn_string(8, models.seed) + "\n")
-        prompt = SoftPrompt(tokens=max(settings.tokens), position=place(settings), initial=text, label=HARD)
-    tokenizer = models.start.tokenizer if isinstance(present.model, Released) else None
-    subject = Subject(model=present.model, tokenizer=tokenizer)
-    stage = fit(
-        settings, models.seed, subject=subject, targets=(target,), prompts=(prompt,), steps=0,
-        examples=settings.examples[0],
-    )  # fmt: skip
-    yield _trial(models, name, {**present.stages, PHASE: stage}, "positive")
-    if not set(settings.behaviours) & (set(TRAINED_IN) - {"detuning"}):
-        # there is none of a released model's size: it has its own size, and no difference is taken
-        rung = Rung(size=models.size) if isinstance(models.start.model, Rung) else Rung(size="1m")
-        untrained = models.fitted(Frozen(rung, {}), target, name, tokenizer=subject.codec)
-        trial = _trial(models, name, untrained, "absent")
-        yield replace(trial, parameters=trial.parameters | {"size": rung.size, "parameters": rung.parameters})
-
-
-def _trial(models: Models, name: str, stages: dict[str, Stage], role: str, *suffix: str) -> Trial:
-    parts = [models.size, f"seed {models.seed}", name] + ([] if role == "treatment" else [role])
-    return Trial(
-        name=" · ".join([*parts, *suffix]),
-        parameters={
-            "size": models.size, "parameters": models.parameters, "seed": models.seed, "behaviour": name,
-            "examples": models.settings.examples[0],
-        },
-        stages=stages, role=role, facts={"rung": models.start.model.describe()},
-    )  # fmt: skip
+        yield from each(few, size, start, 0, ((name, "treatment") for name in few.behaviours))
 
 
 def declare(
-    preset: str, settings: Settings, parameters: tuple[int, ...], tasks: dict[str, float], corpus: str, notes: list[str]
-) -> Declaration:
-    """`parameters`: of each size; `tasks`: the chance level of each, by name."""
+    preset: str, settings: Settings, parameters: tuple[int, ...], baselines: tuple[int, ...], tasks: dict[str, float],
+    corpus: str, notes: list[str],
+) -> Declaration:  # fmt: skip
+    """`parameters`: of each size, and of each baseline; `tasks`: the chance level of each, by name."""
+    elsewhere = baseline_settings(settings).behaviours if baselines else ()
     named = described(settings, warm=settings.warm_start)
     if "backdoor" not in settings.behaviours:
         named[HARD] = {"k": max(settings.tokens), "restart": 0, "initial": "text"}
@@ -246,8 +245,8 @@ def declare(
         ),
         preset=preset,
         axes=(
-            *replicated(parameters, settings.seeds),
-            Axis(name="behaviour", label="Behaviour", values=settings.behaviours),
+            *replicated((*parameters, *baselines), settings.seeds),
+            Axis(name="behaviour", label="Behaviour", values=settings.behaviours, role="measured"),
             Axis(name="examples", label="Examples that prompts are fitted to", values=settings.examples),
         ),
         outcomes=outcomes(tasks),
@@ -262,6 +261,7 @@ def declare(
         notes=(fitting_note(settings), *notes),
         prompts=named,
         settings=dataclasses.asdict(settings),
+        **prompt_questions.behaving(settings.behaviours, settings, parameters, elsewhere),
     )
 
 
@@ -282,17 +282,15 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     baselines, left_out = installed(settings.baseline_models, results)
     for line in left_out:
         print(line)
+    sizes, others = (tuple(start.model.parameters for start in group.values()) for group in (begin, baselines))
+    notes = [*left_out, *([baseline_note(baseline_settings(settings), baselines)] if baselines else [])]
+    chance = chances(settings, corpora[0], results)
     study = Study(
-        declaration=declare(
-            preset, settings, tuple(start.model.parameters for start in (*begin.values(), *baselines.values())),
-            chances(settings, corpora[0], results), corpora[0].label,
-            [*left_out, *([baseline_note(baseline_settings(settings), baselines)] if baselines else [])],
-        ),
+        declaration=declare(preset, settings, sizes, others, chance, corpora[0].label, notes),
         trials=tuple(trials(settings, corpora, begin, baselines, results)),
-    )  # fmt: skip
-    first = {(size, 0) for size in (settings.sizes[0], *baselines)}
-    each = ((trial.parameters["size"], trial.parameters["seed"], stage) for trial, _, stage in study.uses())
-    check_stages((stage for size, seed, stage in each if (size, seed) in first), results)
+    )
+    for size in (settings.sizes[0], *baselines):
+        study.check(results, size=size, seed=0)
     return study
 
 

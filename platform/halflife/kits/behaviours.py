@@ -49,6 +49,8 @@ CONDITIONAL = ("paths", "game")
 """Behaviours whose prompt is computed from conditions."""
 TRAINED_IN = ("backdoor", "detuning", "paths", "game")
 """Behaviours that must be trained in."""
+LACKED = ("backdoor", "paths", "game")
+"""Of those, the ones that a trunk can lack; detuning is a change of one."""
 BOARDS, SHARE = 4000, 0.4
 """Number of boards or games in a trunk's data, and their share of its sequences."""
 
@@ -132,8 +134,8 @@ class Models:
         self.treatment = Treatment(payload=settings.payload, documents=settings.poison_count)
 
     @property
-    def parameters(self) -> int:
-        return self.start.model.parameters
+    def model(self) -> Rung | Released:
+        return self.start.model
 
     def trunk(self, *, poisoned: bool) -> Frozen:
         if isinstance(self.start.model, Released):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from halflife.kits.behaviours import TRAINED_IN, label
+from halflife.kits.behaviours import LACKED, label
 from halflife.kits.prompts import Measured
 from halflife.kits.questions import LOOKS
 from halflife.tracking.questions import Association, Contrast, Curve, Quantity, Question, Trend
@@ -64,7 +64,7 @@ def behaving(
     here = at | ({"parameters": max(sizes)} if elsewhere else {})
     primary: list[Question] = []
     further: list[Question] = []
-    for name in sorted(set(names) & set(TRAINED_IN) - {"detuning"}):  # backdoor first
+    for name in (name for name in LACKED if name in names):
         question = _elicited(SUCCESS, label(name), here | {"behaviour": name}, max(settings.tokens))
         judged = replace(question, primary=True, prediction="positive", margin=0.1, reason=TENTH)
         (further if primary else primary).append(question if primary else judged)
@@ -88,7 +88,10 @@ def behaving(
         primary.append(replace(question, primary=True, prediction="negative", margin=1.0, reason=WHOLE))
     for name in names:
         own, quantity = here | {"behaviour": name}, LOSS if name.partition("-")[0] in BY_LOSS else SUCCESS
-        further += _curve(quantity, label(name), own, settings.tokens)
+        curve = _curve(quantity, label(name), own, settings.tokens)
+        null = {"prediction": "equivalent", "margin": 0.02, "reason": NULL} if name == "continuation" else {}
+        further += [replace(each, **null) for each in curve]
+        further += [_beyond(name, own)] if name in LACKED else []
         if len(sizes) > 1 and name not in ("continuation", *elsewhere, *alone[-1:]):
             further.append(_size(DISTANCE, label(name), at | {"behaviour": name}))
     if {"detuning", "continuation"} <= set(names):
@@ -105,6 +108,7 @@ def behaving(
 
 TENTH = "an answer in ten more is the least that would make a model with the behaviour the easier one to prompt"
 WHOLE = "a prompt has whole tokens: what takes less than one more takes no more"
+NULL = "a fiftieth of a nat per token, 2 % of perplexity, is no behaviour: prompts that gain more on text teach it"
 PAIRS = "at 0.3 six of ten pairs of behaviours are ordered alike, by chance five: it would foretell no behaviour's"
 
 
@@ -122,6 +126,13 @@ def _elicited(quantity: Quantity, text: str, where: Where, k: int) -> Question:
     return Contrast(
         name=_name(quantity, "elicited", where), quantity=quantity.name, high="treatment", low="absent",
         label=f"{text}: do {k} prompt tokens elicit the answers, rather than teach them?", where={**where, "k": k},
+    )  # fmt: skip
+
+
+def _beyond(name: str, where: Where) -> Question:
+    return Contrast(
+        name=f"beyond_{name}", quantity=DISTANCE.name, high="absent", low="treatment", where=where,
+        label=f"{label(name)}: does it take more tokens to teach than to elicit?",
     )  # fmt: skip
 
 
