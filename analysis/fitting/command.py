@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as encoder
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -175,6 +175,7 @@ def fitted(data: Path | pl.DataFrame, law: str | Law, columns: Columns) -> Fitte
 
     Raises UserError on bad input, before any fitting.
     """
+    from analysis.fitting.describe import Told
     from analysis.fitting.fit import fit
     from analysis.fitting.table import Roles, inputs, likely_group, observations, read_table
     from analysis.laws import find_law
@@ -188,10 +189,9 @@ def fitted(data: Path | pl.DataFrame, law: str | Law, columns: Columns) -> Fitte
     points, left_out = observations(table, found, roles, _relative_to(_error(columns, found)))
     objective = _objective(columns, found)
     made = fit(found, points, objective=objective, starts=columns.starts, fixed=_held(columns.fix, found))
-    if columns.group is None and (run := likely_group(table, roles)) is not None:
-        warning = f"inputs repeat in rows that {run} tells apart: rows of one run share its noise; pass --group {run}"
-        made = replace(made, warnings=(*made.warnings, warning))
-    return Fitted(made, left_out, roles.x)
+    run = likely_group(table, roles) if columns.group is None else None
+    warning = f"inputs repeat in rows that {run} tells apart: rows of one run share its noise; pass --group {run}"
+    return Fitted(Told.of(made, *([warning] if run else [])), left_out, roles.x)
 
 
 def _held(given: str, law: Law) -> dict[str, float]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
+from analysis.fitting.derived import derived_intervals
+from analysis.fitting.intervals import HalfLife, Intervals, intervals
+from analysis.fitting.result import Fit
 from analysis.fitting.scatter import advice
 from analysis.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from analysis.fitting.extrapolation import HeldOut
-    from analysis.fitting.intervals import HalfLife, Intervals
-    from analysis.fitting.result import Fit
 
 Row = tuple[str, str, str, str]
 
@@ -40,15 +42,20 @@ def summary(
     return lines
 
 
-def told(fit: Fit) -> list[str]:
-    """`summary` and the warnings, with the intervals that the data allow."""
-    from analysis.fitting.derived import derived_intervals
-    from analysis.fitting.intervals import intervals
+class Told(Fit):
+    """A fit that prints as some ten lines: the law, the data, estimates with 95 % intervals, warnings."""
 
-    if "intervals" not in fit.derived:
-        fit.derived["intervals"] = intervals(fit), derived_intervals(fit)
-    found, follows = fit.derived["intervals"]
-    return [*summary(fit, found, follows), *notes(fit, found, {}, False)]
+    @classmethod
+    def of(cls, fit: Fit, *warnings: str) -> Told:
+        """The same fit with further warnings."""
+        given: dict[str, Any] = {each.name: getattr(fit, each.name) for each in fields(fit) if each.init}
+        return cls(**{**given, "warnings": (*fit.warnings, *warnings)})
+
+    def __str__(self) -> str:
+        if "intervals" not in self.derived:
+            self.derived["intervals"] = intervals(self), derived_intervals(self)
+        found, follows = self.derived["intervals"]
+        return "\n".join([*summary(self, found, follows), *notes(self, found, {}, False)])
 
 
 def allocation(compute: float, parts: dict[str, Interval]) -> str:

@@ -77,12 +77,6 @@ class Fit:
         found = self.law.half_life(self.theta)
         return None if found is None else float(found)
 
-    def __str__(self) -> str:
-        """The law, the data, estimates with 95 % intervals, warnings: some ten lines."""
-        from analysis.fitting.describe import told  # which imports this module
-
-        return "\n".join(told(self))
-
     def predict(self, x: Array) -> Array:
         """The law's values at x (m, inputs), (m,)."""
         return self.law.value(self.theta, np.asarray(x, dtype=float))
