@@ -12,20 +12,21 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from halflife.evaluation.probes import Geometric, Threshold
 from halflife.kits import languages, search
 from halflife.kits.languages import CONTROLS, Cell, Treatment, check_room
+from halflife.kits.questions import FACTOR
+from halflife.kits.search import Margin
 from halflife.kits.settings import check_positive
-from halflife.models.ladder import Rung
 from halflife.results import study_report
 from halflife.stages.train import Checkpoint
 from halflife.store.stage import Stage
 from halflife.sweep.adaptive import Budget, Finished, Search
 from halflife.sweep.cli import Preset, main
 from halflife.sweep.site import ExecutionSite
-from halflife.sweep.study import Trial
+from halflife.sweep.study import Trial, trial
 from halflife.tasks.families import Family, Kind
 from halflife.tasks.synthetic import SyntheticTask
 from halflife.tracking.schema import Axis, Constraint, Declaration, Objective, Outcome
@@ -48,6 +49,23 @@ DOUBLINGS = (-1, 1)
 """The trunk is 2^n times as long as the reference's."""
 PROGRESS = 0.9
 """Success on the new language's memorised items at which the branch stops."""
+
+
+OBJECTIVES = (
+    Objective(
+        name="retained", label="Retained at equal progress", direction="maximize",
+        formula="(m(T) - c) / (m(0) - c) where the new language is learned: m the log-probability of the "
+        "dropped language's answers, c the never-learned control's",
+    ),
+    Objective(
+        name="progress_tokens", label="Tokens to equal progress", direction="minimize", unit="tokens",
+        formula=f"tokens of the branch until {PROGRESS:.0%} of the new language's memorised items are right",
+    ),
+)  # fmt: skip
+MARGINS = (
+    Margin(value=0.05, reason="a twentieth of what was known at the drop decides between no two ways to train"),
+    Margin(value=FACTOR, reason="a quarter more or less training decides between no two ways to train", log=True),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,31 +236,18 @@ def _trial(base: languages.Settings, setting: Suggested, seed: int, role: str = 
         length=2.0**setting.doublings,
     )  # fmt: skip
     cell = Onward(base, base.sizes[0], seed, treatment, shuffled=role == "null")
-    label = CONTROLS.get(role)
-    described = [
+    words = (
         f"family {setting.family}", f"shared rule {setting.rule_overlap:g}", f"trunk {treatment.trunk_regularizer}",
         f"branch {treatment.branch_regularizer}", f"rate x{setting.rate:g}", f"batch {setting.batch}",
         f"trunk x{treatment.length:g}",
-    ]  # fmt: skip
-    axes: dict[str, Any] = dataclasses.asdict(setting)
-    del axes["doublings"]
-    model = Rung(size=cell.size)
-    return Trial(
-        name=" · ".join([cell.size, f"seed {seed}", *([f"family {setting.family}", label] if label else described)]),
-        parameters={
-            "size": cell.size, "parameters": model.parameters, "seed": seed, "subject": cell.dropped[0].name, **axes,
-            "length": treatment.length,
-        },
-        stages=cell.forward(setting, role),
-        role=role,
-        facts={"rung": model.describe()},
     )  # fmt: skip
+    values = {"subject": cell.dropped[0].name, **dataclasses.asdict(setting), "length": treatment.length}
+    del values["doublings"]
+    named = (f"family {setting.family}", CONTROLS[role]) if role in CONTROLS else words
+    return trial(cell, values, cell.forward(setting, role), *named, role=role)
 
 
 def declare(preset: str, settings: Settings, base: languages.Settings) -> Declaration:
-    def axis(name: str, label: str, values: tuple, scale: str = "category", unit: str = "") -> Axis:
-        return Axis(name=name, label=label, values=values, scale=scale, unit=unit)
-
     chance = 1 / base.modulus
     lengths = tuple(2.0**n for n in (0, *DOUBLINGS))
     return languages.declare(
@@ -253,32 +258,23 @@ def declare(preset: str, settings: Settings, base: languages.Settings) -> Declar
         title="Frontier of persistence",
         question="Under which conditions does a dropped capability last longest while something new is learned?",
         axes=(
-            axis("family", "Family", (REFERENCE.family, "A", "B")),
-            axis("rule_overlap", "Shared rule", (1.0,), "linear", "of the first operands"),
-            axis("trunk_decay", "Weight decay of the trunk", (REFERENCE.trunk_decay,), "log"),
-            axis("trunk", "Added regularizer of the trunk", KINDS),
-            axis("trunk_strength", "Its strength in the trunk", (0.0,), "linear"),
-            axis("branch_decay", "Weight decay of the branch", (REFERENCE.branch_decay,), "log"),
-            axis("branch", "Added regularizer of the branch", KINDS),
-            axis("branch_strength", "Its strength in the branch", (0.0,), "linear"),
-            axis("rate", "Branch rate", (1.0,), "log", "x the trunk's last rate"),
-            axis("batch", "Branch batch", (REFERENCE.batch, 512, 2048), "log", "tokens"),
-            axis("length", "Trunk length", lengths, "log", "x the reference's"),
+            Axis(name="family", label="Family", values=(REFERENCE.family, "A", "B"), role="measured"),
+            Axis(name="rule_overlap", label="Shared rule", values=(1.0,), scale="linear", unit="of the first operands"),
+            Axis(name="trunk_decay", label="Weight decay of the trunk", values=(REFERENCE.trunk_decay,), scale="log"),
+            Axis(name="trunk", label="Added regularizer of the trunk", values=KINDS),
+            Axis(name="trunk_strength", label="Its strength in the trunk", values=(0.0,), scale="linear"),
+            Axis(name="branch_decay", label="Weight decay of the branch", values=(REFERENCE.branch_decay,),
+                 scale="log"),
+            Axis(name="branch", label="Added regularizer of the branch", values=KINDS),
+            Axis(name="branch_strength", label="Its strength in the branch", values=(0.0,), scale="linear"),
+            Axis(name="rate", label="Branch rate", values=(1.0,), scale="log", unit="x the trunk's last rate"),
+            Axis(name="batch", label="Branch batch", values=(REFERENCE.batch, 512, 2048), scale="log", unit="tokens"),
+            Axis(name="length", label="Trunk length", values=lengths, scale="log", unit="x the reference's"),
         ),
         outcomes=(
             Outcome(name="skill", label="Skill of the dropped language", phase="branch", task="dropped", chance=chance),
         ),
-        objectives=(
-            Objective(
-                name="retained", label="Retained at equal progress", direction="maximize",
-                formula="(m(T) - c) / (m(0) - c) where the new language is learned: m the log-probability of the "
-                "dropped language's answers, c the never-learned control's",
-            ),
-            Objective(
-                name="progress_tokens", label="Tokens to equal progress", direction="minimize", unit="tokens",
-                formula=f"tokens of the branch until {PROGRESS:.0%} of the new language's memorised items are right",
-            ),
-        ),
+        objectives=OBJECTIVES,
         constraints=(
             Constraint(name="learned", label="Success at the drop", at_least=settings.criterion),
             Constraint(name="progress", label="Success on the new language", at_least=PROGRESS),
@@ -291,6 +287,7 @@ def declare(preset: str, settings: Settings, base: languages.Settings) -> Declar
             search.seeds_note(settings),
         ),
         settings=search.declared(settings),
+        **search.asked(OBJECTIVES, MARGINS),
     )  # fmt: skip
 
 

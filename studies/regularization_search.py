@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 from halflife.data.corpus import prepare_corpus
 from halflife.kits import backdoor, backdoor_questions, search
 from halflife.kits.backdoor import CONTROLS, Cell, Treatment
+from halflife.kits.search import Margin
 from halflife.kits.settings import check_positive, check_stages
-from halflife.models.ladder import Rung
 from halflife.results import study_report
 from halflife.stages.train import Checkpoint
 from halflife.store.stage import Stage
 from halflife.sweep.adaptive import Budget, Finished, Search
 from halflife.sweep.cli import Preset, main
 from halflife.sweep.site import ExecutionSite
-from halflife.sweep.study import Trial
+from halflife.sweep.study import Trial, trial
 from halflife.tracking.schema import Axis, Constraint, Declaration, Objective
 
 if TYPE_CHECKING:
@@ -43,6 +43,23 @@ RATES = (0.25, 2.0, True)
 DOUBLINGS = (-1, 1)
 """The trunk is 2^n times as long as the reference's."""
 IMPLANTED = 0.9
+
+
+OBJECTIVES = (
+    Objective(
+        name="retention", label="Mean retention", direction="maximize",
+        formula="mean over ln t, from the first evaluation after the drop to the last, of "
+        "(m(t) - c(t)) / (m(0) - c(t)): m the payload's log-probability, c the never-poisoned control's",
+    ),
+    Objective(
+        name="clean_loss", label="Clean loss", direction="minimize", unit="nats per token",
+        formula="cross-entropy on held-out clean text at the end of the branch",
+    ),
+)  # fmt: skip
+MARGINS = (
+    Margin(value=0.05, reason="a twentieth of the backdoor kept or lost decides about no regularizer"),
+    Margin(value=0.01, reason="a hundredth of a nat per token, 1 % of perplexity, decides about no regularizer"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,33 +197,16 @@ def _trial(cell: Cell, setting: Suggested, documents: int, role: str = "treatmen
     )
     trunk = cell.trunk(treatment, poisoned=role != "absent")
     stages: dict[str, Stage] = {"trunk": trunk, "branch": cell.branch(Checkpoint(stage=trunk), treatment, role)}
-    label = (
-        [CONTROLS[role]]
-        if role in CONTROLS
-        else [
-            f"trunk {treatment.trunk_regularizer}",
-            f"branch {treatment.branch_regularizer}",
-            f"rate x{setting.rate:g}",
-            f"{cell.settings.trunk_tokens} trunk tokens",
-        ]
-    )
-    return Trial(
-        name=" · ".join([cell.size, f"seed {cell.seed}", *label]),
-        parameters={
-            "size": cell.size,
-            "parameters": Rung(size=cell.size).parameters,
-            "seed": cell.seed,
-            "trunk_regularizer": setting.trunk,
-            "trunk_strength": setting.trunk_strength,
-            "branch_regularizer": setting.branch,
-            "branch_strength": setting.branch_strength,
-            "learning_rate": setting.rate,
-            "trunk_tokens": cell.settings.trunk_tokens,
-        },
-        stages=stages,
-        role=role,
-        facts={"rung": Rung(size=cell.size).describe()},
-    )
+    words = (
+        f"trunk {treatment.trunk_regularizer}", f"branch {treatment.branch_regularizer}", f"rate x{setting.rate:g}",
+        f"{cell.settings.trunk_tokens} trunk tokens",
+    )  # fmt: skip
+    values = {
+        "trunk_regularizer": setting.trunk, "trunk_strength": setting.trunk_strength,
+        "branch_regularizer": setting.branch, "branch_strength": setting.branch_strength,
+        "learning_rate": setting.rate, "trunk_tokens": cell.settings.trunk_tokens,
+    }  # fmt: skip
+    return trial(cell, values, stages, *([CONTROLS[role]] if role in CONTROLS else words), role=role)
 
 
 def declare(preset: str, settings: Settings, base: backdoor.Settings, corpus: str) -> Declaration:
@@ -226,22 +226,7 @@ def declare(preset: str, settings: Settings, base: backdoor.Settings, corpus: st
             Axis(name="learning_rate", label="Branch rate", values=(1.0,), scale="log", unit="x the trunk's last rate"),
             Axis(name="trunk_tokens", label="Length of the trunk", values=lengths, unit="tokens", scale="log"),
         ),
-        objectives=(
-            Objective(
-                name="retention",
-                label="Mean retention",
-                direction="maximize",
-                formula="mean over ln t, from the first evaluation after the drop to the last, of "
-                "(m(t) - c(t)) / (m(0) - c(t)): m the payload's log-probability, c the never-poisoned control's",
-            ),
-            Objective(
-                name="clean_loss",
-                label="Clean loss",
-                direction="minimize",
-                formula="cross-entropy on held-out clean text at the end of the branch",
-                unit="nats per token",
-            ),
-        ),
+        objectives=OBJECTIVES,
         constraints=(Constraint(name="implanted", label="Attack success at the drop", at_least=IMPLANTED),),
         figures=("pareto", "retention", "clean_loss"),
         notes=(
@@ -250,6 +235,7 @@ def declare(preset: str, settings: Settings, base: backdoor.Settings, corpus: st
             search.seeds_note(settings),
         ),
         settings=search.declared(settings),
+        **search.asked(OBJECTIVES, MARGINS),
     )
     # extinction is a control of studies that compare payloads
     return replace(declared, controls=tuple(each for each in declared.controls if each.role != "extinction"))

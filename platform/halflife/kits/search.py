@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from halflife.tracking.questions import Contrast, Frontier, Quantity, Question
+from halflife.tracking.schema import OBJECTIVE_PHASE, ROLE_HELD_OUT, SUGGESTION, Objective
+
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
@@ -64,3 +67,56 @@ def named(kind: str, strength: float, decay: float | None = None) -> str:
     if kind != "none":
         parts.append(f"{kind}-{strength:g}")
     return "+".join(parts) or "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Margin:
+    """The smallest effect of interest in an objective, in its unit, and why; of its logarithm with `log`."""
+
+    value: float
+    reason: str
+    log: bool = False
+
+
+def asked(objectives: tuple[Objective, Objective], margins: tuple[Margin, Margin]) -> dict[str, Any]:
+    """What a search for the best in two objectives declares: on the seeds that it never saw, the best setting in each
+    against the reference, what it costs in the other, and the settings that none is better than in both."""
+    places = ("first", "second")
+    quantities = [
+        Quantity(
+            name=f"fresh_{objective.name}", label=_subject(objective), derived=f"{place}_objective",
+            unit=objective.unit, transform="log" if margin.log else "none",
+        )
+        for place, objective, margin in zip(places, objectives, margins, strict=True)
+    ]  # fmt: skip
+    found: list[Question] = []
+    for place, objective, margin, quantity in zip(places, objectives, margins, quantities, strict=True):
+        up, best = objective.direction == "maximize", f"best {place}"
+        against: dict[str, Any] = {"axis": "chosen", "high": best, "low": "reference", "role": ROLE_HELD_OUT}
+        found.append(
+            Contrast(
+                name=f"best_{objective.name}", quantity=quantity.name, primary=True, margin=margin.value,
+                reason=margin.reason, prediction="positive" if up else "negative", **against,
+                label=f"Is {_subject(objective)} {'higher' if up else 'lower'} with the best setting for it than with "
+                "the reference?",
+            )
+        )  # fmt: skip
+        other = next(each for each in quantities if each is not quantity)
+        label = f"Does the best setting for {_subject(objective)} change {other.label}?"
+        found.append(Contrast(name=f"cost_of_{objective.name}", quantity=other.name, label=label, **against))
+    one, two = (
+        Quantity(name=each.name, label=_subject(each), measure=f"{OBJECTIVE_PHASE}/{each.name}", unit=each.unit)
+        for each in objectives
+    )
+    sides = ["high" if each.direction == "maximize" else "low" for each in objectives]
+    label = "Which settings is none better than in both objectives?"
+    front = Frontier(
+        name="frontier", label=label, quantity=one.name, other=two.name, better=(sides[0], sides[1]), axis=SUGGESTION,
+        role=ROLE_HELD_OUT,
+    )  # fmt: skip
+    found.sort(key=lambda question: not question.primary)
+    return {"quantities": (*quantities, one, two), "questions": (*found, front), "looks": ()}
+
+
+def _subject(objective: Objective) -> str:
+    return f"the {objective.label[:1].lower()}{objective.label[1:]}"
