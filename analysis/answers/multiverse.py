@@ -64,36 +64,50 @@ def multiverse(data: StudyData) -> pl.DataFrame:
         data = _needed(data, quantity, question)
     except UserError:
         return pl.DataFrame(schema=SPECIFICATIONS)
-    rows = [row for grid in _grids(data, quantity, question) for row in _left_out(grid)]
+    rows = [row for grid in _distinct(list(_grids(data, quantity, question))) for row in _left_out(grid)]
     if not rows:
         return pl.DataFrame(schema=SPECIFICATIONS)
     _estimate(rows)
     about = [{name: value for name, value in row.items() if name in SPECIFICATIONS} for row in rows]
     table = pl.DataFrame(about, schema=SPECIFICATIONS)
-    return _distinct(table).sort("estimate", "declared", nulls_last=True)
+    return table.sort("estimate", "declared", nulls_last=True)
 
 
-def _distinct(table: pl.DataFrame) -> pl.DataFrame:
-    """Without those choices of span and crossing that change no estimate."""
+def _distinct(grids: list[_Grid]) -> list[_Grid]:
+    """Without those choices of span and crossing that change no value."""
+    own = next((grid.choices for grid in grids if grid.choices["declared"]), None)
+    if own is None:
+        return grids
     for name in ("crossing", "span"):
-        others = [each for each in ("clock", "threshold", "crossing", "scale", "span") if each != name]
-        others += ["left_out", "left_out_value"]
-        own = table.filter("declared")[name]
-        same = table.filter(pl.col(name) == own[0]) if own.len() else table.clear()
-        for value in table[name].drop_nulls().unique().to_list() if same.height else ():
-            part = table.filter(pl.col(name) == value)
-            both = part.join(same, on=others, how="left", nulls_equal=True, maintain_order="left")
-            if value != own[0] and both["estimate"].equals(both["estimate_right"], null_equal=True):
-                table = table.filter(pl.col(name) != value)
-    return table
+        values = dict.fromkeys(grid.choices.get(name) for grid in grids)
+        by_choices = {_apart(grid, name): grid for grid in grids if grid.choices.get(name) == own.get(name)}
+        for value in [value for value in values if value != own.get(name)]:
+            part = [grid for grid in grids if grid.choices.get(name) == value]
+            if all(_same(grid, by_choices.get(_apart(grid, name))) for grid in part):
+                grids = [grid for grid in grids if grid.choices.get(name) != value]
+    return grids
+
+
+def _apart(grid: _Grid, name: str) -> tuple[Any, ...]:
+    """All choices but this one."""
+    return tuple(value for key, value in sorted(grid.choices.items()) if key not in (name, "declared"))
+
+
+def _same(grid: _Grid, other: _Grid | None) -> bool:
+    ends = ("low", "high")
+    return other is not None and all(
+        np.array_equal(getattr(grid, end), getattr(other, end), equal_nan=True) for end in ends
+    )
 
 
 def _needed(data: StudyData, quantity: Quantity, question: Trend) -> StudyData:
     """Only the trials that the question is about, and their controls. Raises UserError if there are none."""
     data = with_quantities(data, [quantity])
     used = estimated(data, question)
-    if used.used.is_empty():
-        raise UserError(used.problem)
+    if used.used.is_empty() or used.used["low"].null_count() == used.used.height:
+        raise UserError(used.problem or "no trial has a number")
+    if quantity.derived:
+        return data  # from more than one phase
     kept = set(used.used["trial"])
     if quantity.against:
         of = controls(data, quantity.against.role)

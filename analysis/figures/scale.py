@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from scipy import special
 
@@ -126,6 +127,7 @@ def value_axis(axes: Axes, scale: Scale, values: list[float], *, room: float = 0
         return
     pad = (high - low) * room or 0.1 * abs(high) or 1.0
     axes.set_ylim(low - pad, high + pad)
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: plain(value))
 
 

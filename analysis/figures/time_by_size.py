@@ -45,6 +45,8 @@ def time_by_size_table(data: StudyData) -> pl.DataFrame:
             if answer.used.is_empty():
                 continue
             rows = points.over(answer.used, SIZE, series=label, place=place)
+            if rows.is_empty():
+                continue
             scale = scale_of(quantity)
             slope = answer.estimates and judge([Question(estimates=answer.estimates)])[0].interval
             about = {"quantity": pl.lit(quantity.name), "label": pl.lit(scale.label), "log": pl.lit(scale.log),

@@ -14,13 +14,15 @@ from analysis.figures import FIGURES
 from analysis.figures.clean_loss import clean_loss_table, trunk_gaps
 from analysis.figures.retention import retention_table, seed_mean
 from analysis.figures.style import colours, drawn_into, new_figure, rendered, styled, trimmed
-from analysis.gallery.page import example, generated
+from analysis.gallery.page import asked, example, generated
 
 NAMES = sorted(FIGURES)
 PROMPTS = ("soft_prompts", "distances", "restarts", "amounts", "fragility")
 FAMILIES = ("family", "languages", "erasure", "examples", "generalisation")
 ELSEWHERE = ("overlap", "pareto", *PROMPTS, *FAMILIES)
 """Figures of other studies than a sweep of backdoors: drawn from the gallery's data only."""
+ASKED = {figure.name: (figure, data) for figure, data, _ in asked()}
+"""Figures of questions."""
 SWEPT = [name for name in NAMES if name not in ELSEWHERE]
 
 
@@ -36,9 +38,14 @@ def drawn(request, examples) -> Callable[[str, str], Figure]:
 
     @cache
     def draw(name: str, kind: str) -> Figure:
-        table = examples[name] if kind == "examples" else FIGURES[name].table(request.getfixturevalue(kind))
+        if kind == "asked":
+            recipe, data = ASKED[name]
+            table = recipe.table(data)
+        else:
+            recipe = FIGURES[name]
+            table = examples[name] if kind == "examples" else recipe.table(request.getfixturevalue(kind))
         with styled():
-            figure = FIGURES[name].draw(table)
+            figure = recipe.draw(table)
             figure.draw_without_rendering()
         return figure
 
@@ -46,6 +53,7 @@ def drawn(request, examples) -> Callable[[str, str], Figure]:
 
 
 CASES = [(name, "examples") for name in NAMES] + [(name, "rough") for name in SWEPT]
+CASES += [(name, "asked") for name in ASKED]
 CASES += [(name, "full") for name in ("retention", "half_life", "effects", "relearning")]
 
 

@@ -9,7 +9,9 @@ from polars.testing import assert_frame_equal
 from analysis.__main__ import main
 from analysis.figures import FIGURES
 from analysis.gallery import generated
+from analysis.gallery.page import asked
 from analysis.report import panels
+from halflife.tracking.questions import QUESTIONS
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def page(tmp_path_factory) -> Path:
 
 def test_the_gallery_holds_every_figure_and_opens_offline(page):
     text = page.read_text(encoding="utf-8")
-    for name in FIGURES:
+    for name in [*FIGURES, *(figure.name for figure, _, _ in asked())]:
         assert f'<section id="{name}">' in text
         assert (page.parent / "figures" / f"{name}.svg").exists()
         assert (page.parent / "figures" / f"{name}.png").exists()
@@ -33,6 +35,11 @@ def test_the_gallery_holds_every_figure_and_opens_offline(page):
     links = re.findall(r'(?:src|href)="([^"]*)"', text)
     assert all(link.startswith(("data:", "#")) for link in links)
     assert "<script" not in text
+
+
+def test_the_gallery_has_a_question_of_every_kind():
+    assert {figure.answer.question.kind for figure, _, _ in asked()} == set(QUESTIONS)
+    assert not any(figure.answer.problem for figure, _, _ in asked())
 
 
 def test_generated_data_are_the_same_every_time():
