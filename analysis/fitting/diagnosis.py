@@ -11,6 +11,8 @@ from analysis.fitting.result import Fit
 from analysis.fitting.solver import minimise
 from analysis.stats.arrays import Array
 
+ENOUGH = 8192
+"""Points on which it is tried what the data determine."""
 SEEDS = 5
 SPAN = 1.5
 """Decades of the clock beyond the time scale needed for a tail or a floor (decay-and-backdoors, fitting practice)."""
@@ -57,6 +59,12 @@ def _unidentified(fit: Fit, problem: Problem, hessian: Array, z: Array) -> list[
     """Log-scale parameters that the data let move a hundredfold both ways (or away from their bound), and directions in
     which the Hessian is singular."""
     low, high = problem.low[0], problem.high[0]
+    some = problem.some(ENOUGH)  # what some of many points determine, all do
+    base = fit.objective
+    if some is not problem:
+        base = float(
+            problem.total(minimise(some.evaluate, z[None], low[None], high[None], tolerance=1e-9).objective)[0]
+        )
     tested, starts, ends = [], [], []
     for i in np.flatnonzero(problem.log & (low < high)):
         for side in (-1, 1):
@@ -71,10 +79,10 @@ def _unidentified(fit: Fit, problem: Problem, hessian: Array, z: Array) -> list[
     if tested:
         rows = np.zeros(len(tested), dtype=np.intp)
         profile = minimise(
-            lambda z, at: problem.evaluate(z, rows[at]), np.array(starts), np.array([e[0] for e in ends]),
+            lambda z, at: some.evaluate(z, rows[at]), np.array(starts), np.array([e[0] for e in ends]),
             np.array([e[1] for e in ends]), tolerance=1e-9,
         )  # fmt: skip
-        lost = likelihood_ratio(fit, problem.total(profile.objective))
+        lost = likelihood_ratio(fit, problem.total(profile.objective), base)
         for (i, _), loss in zip(tested, lost, strict=True):
             flat.setdefault(int(i), []).append(bool(loss < FLAT))
     names = [problem.names[i] for i, sides in flat.items() if all(sides)]
@@ -86,15 +94,16 @@ def _unidentified(fit: Fit, problem: Problem, hessian: Array, z: Array) -> list[
     return [f"{', '.join(names)} not identified: other values fit these data as well"]
 
 
-def likelihood_ratio(fit: Fit, objective: Array) -> Array:
-    """Log-likelihood lost against the fit. For a loss that is not a likelihood, that of Laplace errors of the same
-    size."""
+def likelihood_ratio(fit: Fit, objective: Array, base: float | None = None) -> Array:
+    """Log-likelihood lost against the fit, or against the objective `base`. For a loss that is not a likelihood, that
+    of Laplace errors of the same size."""
+    base = fit.objective if base is None else base
     if fit.error.profiled == 0 and fit.log_likelihood is not None:
-        return objective - fit.objective
+        return objective - base
     n = fit.observations.n if fit.observations.weights is None else fit.observations.weights.sum()
     power = 0.5 if fit.log_likelihood is not None else 1.0
     tiny = np.finfo(float).tiny
-    return power * n * (np.log(np.maximum(objective, tiny)) - np.log(max(fit.objective, tiny)))
+    return power * n * (np.log(np.maximum(objective, tiny)) - np.log(max(base, tiny)))
 
 
 def _singular(names: list[str], hessian: Array) -> list[str]:

@@ -30,8 +30,9 @@ COARSE, MANY = 48, 96
 """With at least MANY points and MANY starts, the starts are first minimised on COARSE random points."""
 MANY_ROWS = 100_000
 """Rows above which the number of different inputs is not counted."""
-FEW_POINTS, BEST = 2048, 6
-"""With many more than FEW_POINTS, the BEST of these are then minimised on so many."""
+FEW_POINTS, BEST, ENOUGH = 2048, 6, 200
+"""With many more than FEW_POINTS, the BEST of these are then minimised on so many; replicates, if ENOUGH of theirs are
+among them."""
 
 
 def fit(
@@ -97,6 +98,13 @@ def fit_many(
     each = first.shape[-2]
     z = np.broadcast_to(first, (count, each, first.shape[-1])).reshape(count * each, -1)
     rows = np.repeat(np.arange(count), each)
+    some = problem.some(FEW_POINTS, seed)
+    if problem.x.shape[0] > 4 * FEW_POINTS and (some.arrays.get("weights", np.ones(1)) > 0).sum(axis=-1).min() > ENOUGH:
+        found = _minimise(some, z, rows, tolerance=1e-8)
+        order = np.argsort(np.where(np.isfinite(found.objective), found.objective, np.inf).reshape(count, each))
+        each = min(each, 2)
+        at = (np.arange(count)[:, None] * found.objective.size // count + order[:, :each]).ravel()
+        z, rows = found.z[at], rows[at]
     found = _minimise(problem, z, rows, damping=1.0 if around is None else NEAR)
     values = np.where(np.isfinite(found.objective), found.objective, np.inf).reshape(count, each)
     best = values.argmin(axis=1)
@@ -146,8 +154,8 @@ def check(law: Law, data: Observations, objective: Objective, fixed: Mapping[str
             raise UserError(f"{name} is constant ({data.x[0, i]:g}): a law of it cannot be fitted")
     if (different := np.unique(data.x[:MANY_ROWS], axis=0).shape[0]) < free and data.n <= MANY_ROWS:
         raise UserError(
-            f"{', '.join(law.inputs)} has {different} different values, but {law.name} has {free} parameters: expected as "
-            "many values or more"
+            f"{', '.join(law.inputs)} has {different} different values, but {law.name} has {free} parameters: expected "
+            "as many values or more"
         )
     middle = np.array([p.start[0] if p.start and p.unit == "1" else max(p.low, 1.0) for p in law.parameters])
     sizes = np.abs(data.x).max(axis=0)
@@ -183,8 +191,8 @@ def _starts(problem: Problem, starts: int | Array, seed: int, around: Fit | None
     own = problem.objective.own
     if isinstance(starts, int):
         # Many points place starts no better than some of them.
-        few = problem.part(_some(problem, FEW_POINTS, seed)) if problem.x.shape[0] > FEW_POINTS else problem
-        theta, to_z = sobol(problem.law, few.observations(), starts, seed), problem.started
+        theta = sobol(problem.law, problem.some(FEW_POINTS, seed).observations(), starts, seed)
+        to_z = problem.started
     else:
         theta, to_z = np.atleast_2d(np.asarray(starts, dtype=float)), problem.solved
     if own is None:
@@ -197,10 +205,6 @@ def _starts(problem: Problem, starts: int | Array, seed: int, around: Fit | None
     return z
 
 
-def _some(problem: Problem, count: int, seed: int) -> NDArray[np.intp]:
-    return np.sort(np.random.default_rng(seed).permutation(problem.x.shape[0])[:count])
-
-
 def _coarse(problem: Problem, z: Array, seed: int) -> tuple[Array, NDArray[np.intp]]:
     """Starts after minimisation on parts of the points. Starts that converged together become one, with a count; of
     what a larger part separates, the best go on."""
@@ -210,8 +214,7 @@ def _coarse(problem: Problem, z: Array, seed: int) -> tuple[Array, NDArray[np.in
     for points, most in ((max(COARSE, 8 * z.shape[1]), z.shape[0]), (FEW_POINTS, BEST)):
         if problem.x.shape[0] <= 4 * points and points > COARSE and most == BEST:
             break
-        part = problem.part(_some(problem, points, seed))
-        found = _minimise(part, z, np.zeros(z.shape[0], dtype=np.intp), tolerance=1e-8)
+        found = _minimise(problem.some(points, seed), z, np.zeros(z.shape[0], dtype=np.intp), tolerance=1e-8)
         usable = np.where(np.isfinite(found.objective)[:, None], found.z, z)
         _, first, place = np.unique(np.round(usable, 3), axis=0, return_index=True, return_inverse=True)
         counts = np.bincount(place.ravel(), multiplicity).astype(np.intp)

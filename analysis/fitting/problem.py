@@ -116,6 +116,11 @@ class Problem:
         found.arrays = {name: a[..., rows] for name, a in self.arrays.items()}
         return found
 
+    def some(self, count: int, seed: int = 0) -> Problem:
+        """The same problem on `count` of its points, drawn at random; itself if it has no more."""
+        size = self.x.shape[0]
+        return self if size <= count else self.part(np.sort(np.random.default_rng(seed).permutation(size)[:count]))
+
     def total(self, objective: Array) -> Array:
         """The objective of the data as they are."""
         return self.objective.rescaled(objective, self.scales.get("y", 1.0), self.arrays)

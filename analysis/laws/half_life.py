@@ -60,7 +60,8 @@ def _poison(size, count, half, h):
 
 
 def _free(name: str, meaning: str, half_width: float = 1.0, **units: str) -> Parameter:
-    return Parameter(name=name, low=-50, high=50, start=(-half_width, half_width), meaning=meaning, **units)
+    high = INF if "unit" in units else 50
+    return Parameter(name=name, low=-high, high=high, start=(-half_width, half_width), meaning=meaning, **units)
 
 
 TERMS = {
