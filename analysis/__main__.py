@@ -17,6 +17,7 @@ from analysis.answers.on_tables import associate, contrast, trend
 from analysis.errors import UserError
 from analysis.fitting.command import compare, fit
 from analysis.fitting.scaling_commands import isoflop, laws
+from analysis.report.scaling_command import scaling
 from analysis.runs.places import results_folder, store_of, tracking_uri_of
 
 
@@ -124,7 +125,7 @@ def prompts(
         threshold: Loss in nats per token that counts as reached; by default half of each behaviour's gap.
         out: Folder to write to; by default reports/prompts in the results folder.
     """
-    from analysis.report.prompts_page import write_prompts
+    from analysis.report.prompts_section import write_prompts
 
     print(write_prompts(table, out or results_folder(None) / "reports" / "prompts", threshold))
 
@@ -152,8 +153,8 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
 
 COMMANDS = {
     "report": report, "answers": answers, "export": export, "gallery": gallery, "prompts": prompts, "sweeps": sweeps,
-    "laws": laws, "fit": fit, "compare": compare, "isoflop": isoflop, "contrast": contrast, "trend": trend,
-    "associate": associate,
+    "laws": laws, "fit": fit, "compare": compare, "isoflop": isoflop, "scaling": scaling,
+    "contrast": contrast, "trend": trend, "associate": associate,
 }  # fmt: skip
 
 

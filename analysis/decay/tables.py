@@ -1,0 +1,79 @@
+"""Half-lives from anyone's table of curves: one row per run and evaluation, with counts or a level of skill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from analysis.decay.formulas import MIN_SUCCESS, crossing, retention
+from analysis.errors import UserError
+from analysis.fitting.table import ROW, labels, numbers
+from analysis.stats import censoring
+from analysis.stats.format import short
+
+TIMES = {"size": pl.String, "parameters": pl.Float64, "seed": pl.String, "run": pl.String, **censoring.COLUMNS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """The columns of such a table."""
+
+    step: str
+    """Clock since training on the skill stopped: steps, tokens, ..."""
+    size: str
+    """Parameters of the model."""
+    seed: str
+    run: str | None = None
+    """Further column that tells runs of one size and seed apart."""
+    hits: str | None = None
+    trials: str | None = None
+    y: str | None = None
+    """A level of skill, in place of counts."""
+    chance: float = 0.0
+    """Its level without skill."""
+
+
+def half_lives_of_table(frame: pl.DataFrame, columns: Curves) -> tuple[pl.DataFrame, int]:
+    """Per run when half of the skill above chance at its first step is lost for good (columns of TIMES), and how many
+    runs never had the skill: below MIN_SUCCESS of the way from chance to 1, or for a level y at or below chance.
+
+    Raises UserError on missing columns or values, and where a run has two rows at one step.
+    """
+    if (columns.y is None) == (columns.hits is None and columns.trials is None):
+        raise UserError("pass either --y, or both --hits and --trials")
+    frame = frame.with_row_index(ROW, offset=1)
+    if columns.y is not None:
+        level, least = numbers(frame, columns.y), 0.0
+    else:
+        if columns.hits is None or columns.trials is None:
+            raise UserError("counts need both --hits and --trials")
+        hits, trials = (numbers(frame, name, whole=True) for name in (columns.hits, columns.trials))
+        if (hits > trials).any() or not (trials > 0).all():
+            raise UserError(f"expected {columns.hits} of at most {columns.trials}, and {columns.trials} above 0")
+        level, least = hits / trials, MIN_SUCCESS * (1 - columns.chance)
+    size = numbers(frame, columns.size)
+    if (size <= 0).any():
+        raise UserError(f"column {columns.size} has values of 0 or below; expected numbers of parameters")
+    run = np.full(frame.height, "") if columns.run is None else labels(frame, columns.run)
+    table = pl.DataFrame({"parameters": size, "seed": labels(frame, columns.seed), "run": run,
+                          "step": numbers(frame, columns.step), "level": level})  # fmt: skip
+    if (twice := table.filter(table.select("parameters", "seed", "run", "step").is_duplicated())).height:
+        first = twice.row(0, named=True)
+        raise UserError(
+            f"{twice.height} rows share size, seed and step, such as {first['parameters']:g}, {first['seed']} and "
+            f"{first['step']:g}: name the column that tells runs apart with --run"
+        )
+    rows, never = [], 0
+    for (n, seed, name), part in table.sort("step").group_by(["parameters", "seed", "run"], maintain_order=True):
+        values = part["level"].to_numpy()
+        found = None
+        if values[0] - columns.chance > 0 and values[0] - columns.chance >= least:
+            kept = retention(values, columns.chance, values[0] - columns.chance)
+            found = crossing(part["step"].to_numpy(), kept, sustained=True)
+        if found is None:
+            never += 1
+        else:
+            rows.append([short(float(str(n))), n, seed, name, *found.row])
+    return pl.DataFrame(rows, schema=TIMES, orient="row").sort("parameters", "seed", "run"), never
