@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 
 from analysis.fitting.fit import fit
-from analysis.fitting.objectives import Gaussian
+from analysis.fitting.objectives import Gaussian, Huber
 from analysis.fitting.observations import Observations
 from analysis.laws import LAWS
 from analysis.laws.allocation import FLOPS
@@ -24,7 +28,7 @@ SIZES, TOKENS = np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 3e11, 6)
 CLOCK = np.concatenate([[0.0], np.geomspace(1, 3000, 24)])[:, None]
 PLANTED = {
     "saturating_power": ([1.7, 400.0, 0.3], np.geomspace(1e17, 1e22, 12)[:, None]),
-    "forgetting_injection": ([0.02, 2.0, 300.0, 0.5, 0.4], grid(np.geomspace(1e6, 1e9, 5), SIZES, [0, 0.001, 0.01, 0.05])),
+    "forgetting_injection": ([0.02, 2.0, 300.0, 0.5, 0.4], grid(np.geomspace(1e6, 1e9, 5), SIZES, [0, 0.001, 0.05])),
     "d_cpt": ([1.2, 300.0, 900.0, 0.1, 0.3, 0.35, 0.5, 0.2, 0.1], grid(SIZES, TOKENS, [0.05, 0.2, 0.4, 0.6, 0.8, 1])),
     "rising_exponential": ([0.1, 0.9, 60.0], CLOCK),
     "rising_power": ([0.1, 0.9, 60.0, 1.2], CLOCK),
@@ -93,3 +97,17 @@ def test_half_of_the_rise_is_made_at_the_time_to_half_recovery(name: str) -> Non
     assert half is not None
     assert law.half_name == "time to half recovery"
     assert law.value(theta, np.reshape(half, (1, 1)))[0] == pytest.approx(0.5)  # between 0.1 and 0.9
+
+
+DATA = Path(__file__).parents[4] / "shared" / "data" / "gemstones"
+HOT = DATA / "published_fits" / "delta1e-3.approach_3_parameters_grid_search_0_hot.json"
+
+
+@pytest.mark.skipif(not HOT.is_file(), reason=f"no published fits at {DATA}")
+def test_the_compute_optimal_exponents_of_the_gemstones_are_those_of_their_published_fit() -> None:
+    frame = pl.read_ndjson(DATA / "wandb_df_for_fitting_hot.jsonl")
+    data = Observations(x=frame.select("params_active_precise", "tokens").to_numpy(), y=frame["final_loss"].to_numpy())
+    made = fit(LAWS["chinchilla"], data, objective=Huber(), starts=32, diagnosed=False)
+    alpha, beta = json.loads(HOT.read_text())["exponents"]["0"]
+    found = {name: float(each.function(*made.theta)) for name, each in made.law.derived.items()}
+    assert found == pytest.approx({"a": beta / (alpha + beta), "b": alpha / (alpha + beta)}, abs=1e-3)
