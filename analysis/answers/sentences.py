@@ -49,8 +49,7 @@ def sentence(answer: Answer, data: StudyData) -> str:
         return f"{start}: {REPORTED[answer.question.kind](answer, data.declaration)}{_gaps(answer)}."
     shown = SHOWN[answer.question.kind](answer, data.declaration, answer.verdict.interval)
     text = judged(
-        answer.verdict, answer.estimates, shown, reason=answer.question.reason, p=answer.p, gaps=_gaps(answer),
-        more=more(data),
+        answer.verdict, answer.estimates, shown, p=answer.p, gaps=_gaps(answer), more=more(data)
     )  # fmt: skip
     return f"{answer.question.label} {text}{_predicted(answer)}{_further(answer)}"
 

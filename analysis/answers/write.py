@@ -84,16 +84,20 @@ def declared(data: StudyData) -> str:
     return data.declaration.declared or begun
 
 
+def shared(data: StudyData) -> str:
+    """What the primaries have in common; empty for one or none."""
+    primary = sum(question.primary for question in data.declaration.questions)
+    if primary < 2:
+        return ""
+    return f"These {primary} share an error rate of 5%: tests by Holm, intervals simultaneous (Bonferroni)."
+
+
 def lines(data: StudyData) -> list[str]:
     """For the terminal: primaries first, each in a sentence, then what they share and what was declared when."""
     declaration, found = data.declaration, answers(data)
-    primary = [answer for answer in found if answer.question.primary]
     others = [answer for answer in found if not answer.question.primary]
-    text = [sentence(answer, data) for answer in primary]
-    if len(primary) > 1:
-        text.append(
-            f"These {len(primary)} share an error rate of 5%: tests by Holm, intervals simultaneous (Bonferroni)."
-        )
+    text = [sentence(answer, data) for answer in found if answer.question.primary]
+    text += [together] if (together := shared(data)) else []
     if others:
         text.append(f"Exploratory, {len(others)} looked at, not corrected for that:")
         text += [sentence(answer, data) for answer in others]
@@ -102,7 +106,7 @@ def lines(data: StudyData) -> list[str]:
         left_out = f"; pilot {plural(len(declaration.pilot_seeds), 'seed')} left out: " + ", ".join(
             str(seed) for seed in declaration.pilot_seeds
         )
-    if data.sweep.status == "RUNNING":
+    if data.running:
         text.append("The sweep is running: none of this is final.")
     return [*text, f"Declared {declared(data)}, hash {declaration.digest[:12]}{left_out}."]
 

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from analysis.decay.design import leading
+from analysis.decay.design import decaying, leading
 from analysis.decay.effects import effects
 from analysis.decay.floors import floor_summary, floors
 from analysis.decay.numbers import size_summary
 from analysis.decay.retention import main_measure, retention_curves
 from analysis.decay.survival import TimeRatios, study_time_ratios
 from analysis.errors import UserError
-from analysis.report.sentences.decay import outcome_answer
 from analysis.runs.study import StudyData
 from halflife.tracking.schema import Outcome
 
@@ -31,7 +30,6 @@ class OutcomeSummary:
     """The sweep with this outcome declared first."""
     measure: str
     """logprob | success: the measure of effects, ratios and mean retention."""
-    sentences: list[str]
     sizes: pl.DataFrame
     """`numbers.size_summary` at the reference, with floor, floor_low, floor_high, settled, unsettled and chance."""
     effects: pl.DataFrame
@@ -43,7 +41,7 @@ class OutcomeSummary:
 def summaries(data: StudyData) -> list[OutcomeSummary]:
     """Every declared outcome but the first, in the declared order, without those that were never measured."""
     found = []
-    for outcome in data.declaration.outcomes[1:]:
+    for outcome in decaying(data)[1:]:
         view = leading(data, outcome)
         curves = retention_curves(view)
         if curves["hits"].null_count() == curves.height and curves["logprob"].null_count() == curves.height:
@@ -55,8 +53,8 @@ def summaries(data: StudyData) -> list[OutcomeSummary]:
             ratios = None
         found.append(
             OutcomeSummary(
-                outcome=outcome, data=view, measure=measure, sentences=outcome_answer(view, curves),
-                sizes=_sizes(curves, measure), effects=effects(view, curves), ratios=ratios,
+                outcome=outcome, data=view, measure=measure, sizes=_sizes(curves, measure),
+                effects=effects(view, curves), ratios=ratios,
             )
         )  # fmt: skip
     return found

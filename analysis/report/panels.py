@@ -12,7 +12,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.figures import Recipe
 from analysis.figures.asked import Asked
-from analysis.figures.asked import Asked
 from analysis.figures.style import WIDTH, rendered
 from analysis.report.tables import Table, csv_text, page_table
 
@@ -33,13 +32,15 @@ class FigurePanel:
 
 
 def draw_panel(
-    recipe: Recipe | Asked, table: pl.DataFrame, out: Path, words: Mapping[str, str], about: str = "", suffix: str = ""
-) -> FigurePanel:
+    recipe: Recipe | Asked, table: pl.DataFrame, out: Path, words: Mapping[str, str], about: str = "", *,
+    prefix: str = "", suffix: str = "", png: bool = True,
+) -> FigurePanel:  # fmt: skip
     """Writes figures/NAME.svg and .png and tables/NAME.csv below `out`; nothing if the table is empty.
 
-    `words`: the study's vocabulary (design.vocabulary). `suffix`: added to the name of a figure that is drawn again.
+    `words`: the study's vocabulary (design.vocabulary). `prefix`, `suffix`: added to the name. `png`: also a PNG, which
+    takes as long again.
     """
-    name, title = recipe.name + suffix, recipe.title.format(**words)
+    name, title = f"{prefix}{recipe.name}{suffix}", recipe.title.format(**words)
     if table.is_empty():
         return FigurePanel(name=name, title=title, caption=f"Nothing to draw: {recipe.nothing.format(**words)}.")
     figure = recipe.draw(table)

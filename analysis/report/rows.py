@@ -1,4 +1,4 @@
-"""Rows that both pages of a report have: checks, axes, counts, efficiency, provenance."""
+"""Rows of a report: checks, axes, counts, progress, efficiency, provenance."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+from analysis.answers.write import declared
 from analysis.checks.check import Check
 from analysis.decay.design import setting_axes, value_text, values_of
 from analysis.runs.study import StudyData
@@ -41,6 +42,22 @@ def counted(data: StudyData) -> str:
     return f"{plural(data.trials.height, 'trial')} over {over}: {named}."
 
 
+def progress(data: StudyData, *, brief: bool) -> dict[str, Any]:
+    """How far a running sweep is. `brief`: the page lacks what takes long to draw."""
+    phases = [name.removeprefix("stage_") for name in data.trials.columns if name.startswith("stage_")]
+    open_phases, done = dict.fromkeys(phases, 0), 0
+    for row in data.trials.iter_rows(named=True):
+        ahead = [phase for phase in phases if row[f"stage_{phase}"] and not row.get(f"outcome_{phase}")]
+        done += not ahead
+        for phase in ahead:
+            open_phases[phase] += 1
+    missing = [f"{phase} of {plural(count, 'trial')}" for phase, count in open_phases.items() if count]
+    return {
+        "done": done, "begun": data.trials.height, "planned": None, "missing": listed(missing),
+        "brief": brief, "reload": data.running,
+    }  # fmt: skip
+
+
 def efficiency_rows(totals: dict[str, float]) -> list[tuple[str, str]]:
     """The cost of the sweep, as far as it was recorded."""
     rows = (
@@ -68,6 +85,7 @@ def provenance(data: StudyData, tracking_uri: str) -> dict[str, Any]:
     except json.JSONDecodeError:
         versions = {"": tags[schema.TAG_VERSIONS]}
     seeds = sorted(data.trials["seed"].drop_nulls().unique()) if "seed" in data.trials.columns else []
+    asks = bool(data.declaration.questions)
     rows = [
         ("Study and preset", f"{data.declaration.study}, {data.declaration.preset}"),
         ("Sweep", tags.get(schema.TAG_SWEEP, "")),
@@ -75,6 +93,9 @@ def provenance(data: StudyData, tracking_uri: str) -> dict[str, Any]:
         ("Commit", tags.get(schema.TAG_COMMIT) or tags.get("mlflow.source.git.commit", "")),
         ("Uncommitted changes", tags.get(schema.TAG_CHANGES, "")),
         ("Seeds", ", ".join(map(str, seeds))),
+        ("Questions declared", f"{declared(data)}, hash {data.declaration.digest[:12]}" if asks else ""),
+        ("Looks at numbers of seeds", ", ".join(map(str, data.declaration.looks))),
+        ("Pilot seeds, left out", ", ".join(map(str, data.declaration.pilot_seeds))),
         ("Stages", f"{len(stages)} distinct" if stages else ""),
         ("Tracking store", tracking_uri),
     ]

@@ -1,28 +1,30 @@
-"""Write the report of a study: choose the sweep, the page and the folder."""
+"""Write the report of a study: choose the sweep and the folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from analysis.answers.write import replaced, write_answers
 from analysis.errors import UserError
 from analysis.figures import FIGURES
-from analysis.prompts.elicitation import is_elicited
-from analysis.report.decay_page import decay_page
+from analysis.report.asked import PREFIX
+from analysis.report.page import report_page
 from analysis.report.panels import new_folders
-from analysis.report.prompts_page import prompts_page
 from analysis.report.rows import slug
 from analysis.runs.load import load_study
 
 TABLES = (
     "numbers", "sizes", "fits", "fit_parameters", "fit_clocks", "outcomes", "outcome_effects", "outcome_time_ratios",
+    "quantities",
 )  # fmt: skip
 
 
 def write_report(
-    study: str, *, tracking_uri: str, out: Path, sweep: str | None = None, cache: Path | None = None
+    study: str, *, tracking_uri: str, out: Path, sweep: str | None = None, cache: Path | None = None, live: bool = False
 ) -> Path:
-    """Write the report of the newest sweep of `study` (or of `sweep`) into `out`; returns the HTML file.
-    `cache`: folder that caches the points, as in `load_study`.
+    """Write the report of the newest sweep of `study` (or of `sweep`) into `out`, and the answers beside it; returns
+    the HTML file, which is replaced at once. `cache`: folder that caches the points, as in `load_study`. `live`: only
+    what is drawn in a few seconds, of a sweep that runs; files of an earlier page stay.
 
     Raises UserError when the store, the study or its points are missing.
     """
@@ -33,10 +35,12 @@ def write_report(
             "let the study continue, or repeat its command to publish the completed trials"
         )
     other = [f"retention-{slug(outcome.name)}" for outcome in data.declaration.outcomes]
-    new_folders(out, (*TABLES, *FIGURES, *other))
+    new_folders(out, () if live else (*TABLES, *FIGURES, *other), "" if live else PREFIX)
     path = out / "report.html"
-    page = prompts_page if is_elicited(data) else decay_page
-    path.write_text(page(data, out, tracking_uri), encoding="utf-8")
+    html = report_page(data, out, tracking_uri, live=live)
+    if data.declaration.questions:
+        write_answers(data, out)
+    replaced(path, html)
     return path
 
 

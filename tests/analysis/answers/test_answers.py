@@ -300,7 +300,7 @@ def test_a_margin_has_no_sign_and_a_lower_value_is_called_lower():
     found = answer(replace(WAYS, margin=0.5, reason="r"), effect=-0.2)
     text = sentence(found, lamps([]))
     assert "Effect, smaller than the margin: the glow of the probe is 0.1" in text
-    assert "lm lower with way b than with way a over 8 seeds (margin ±0.5: r; p = 3.2e-07)" in text
+    assert "lm lower with way b than with way a over 8 seeds (margin ±0.5; p = 3.2e-07)" in text
 
 
 def test_before_the_first_look_there_is_an_estimate_and_no_interval():

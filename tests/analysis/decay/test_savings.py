@@ -7,7 +7,6 @@ import polars as pl
 import pytest
 
 from analysis.decay.savings import PAIRS, interactions, log_savings, relearning_times, savings_summary
-from analysis.report.sentences.decay import own_savings
 from tests.analysis import planted
 
 
@@ -67,7 +66,6 @@ def test_a_pair_that_is_not_relearned_is_censored_and_gives_no_saving(small):
     assert interactions(savings).is_empty()
     summary = savings_summary(times).filter(pl.col("threshold") == 0.5)
     assert summary.row(by_predicate=pl.col("pair") == "own", named=True)["ratio"] is None
-    assert "cannot tell whether" in own_savings(replace(small, points=points))[0]
 
 
 def test_a_skill_that_is_still_there_has_no_relearning_time(small):
@@ -83,12 +81,6 @@ def test_a_trunk_that_never_learned_the_backdoor_is_left_out_of_the_savings(roug
     cells = set(times.select("size", "seed").iter_rows())
     assert ("100k", 1) not in cells
     assert ("100k", 0) in cells
-
-
-def test_without_relearning_there_is_no_sentence_about_it(small):
-    none = small.points.filter(~pl.col("phase").str.starts_with("relearn"))
-    assert own_savings(replace(small, points=none)) == []
-    assert relearning_times(replace(small, points=none)).is_empty()
 
 
 def test_reaching_a_threshold_counts_when_it_is_just_met():
@@ -114,10 +106,3 @@ def test_reaching_a_threshold_counts_when_it_is_just_met():
     assert half["kind"] == "observed"
     assert half["estimate"] == pytest.approx(10.0)
     assert np.isnan(times.row(by_predicate=pl.col("threshold") == 0.9, named=True)["estimate"] or np.nan)
-
-
-def test_the_sentence_about_savings_reports_interaction_old_pair_and_runs_used(full):
-    text = own_savings(full)[0]
-    assert "is specific to the backdoor (the interaction of trigger and payload; 1: no memory of the pair" in text
-    assert "25 of 25 runs used, 5 seeds" in text
-    assert "relearning the old pair takes fewer tokens than in a never-poisoned model by a factor of" in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +9,7 @@ import polars as pl
 import pytest
 
 from analysis.gallery import generated_prompts
-from analysis.prompts import amounts, elicitation
-from analysis.report.sentences.prompts import prompt_answer
+from analysis.prompts import amounts
 from analysis.runs.study import StudyData
 
 
@@ -70,20 +68,6 @@ def test_sizes_that_need_equal_numbers_agree_in_numbers_and_not_in_tokens(study:
     assert ratio["numbers"] == pytest.approx(1.2, abs=0.25)  # at least one token is taken
     assert ratio["directions"] == pytest.approx(1.0, abs=0.2)
     assert table["behaviour"].unique(maintain_order=True).to_list() == list(generated_prompts.BEHAVIOURS)
-
-
-def test_the_report_gives_the_searchs_result_and_nothing_more_for_a_single_k(study: StudyData) -> None:
-    prompts = elicitation.runs(study)
-    table = amounts.search_table(amounts.searched(study), study.declaration.settings).filter(model="present")
-    texts = [text for text in prompt_answer(study, prompts) if text.startswith("Fewest tokens to a loss of 1 nats")]
-    assert len(texts) == 2
-    for row in table.iter_rows(named=True):
-        (text,) = (text for text in texts if f" at {row['series']}:" in text)
-        count = f"{row['c']:g}" if np.isfinite(row["c"]) else "more than 64"
-        assert re.search(rf"(: |; ){count} for [^;]*\b{row['behaviour']}\b", text), row["behaviour"]
-    single = prompt_answer(study, prompts.filter(pl.col("k").is_in([0, 64])))
-    assert set(texts) <= set(single)
-    assert not [text for text in single if text.startswith(("Tokens that close", "Tokens needed beyond"))]
 
 
 def test_the_search_is_read_to_one_token_with_its_cost(study: StudyData) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
-import numpy as np
 import polars as pl
 
 from analysis.figures import FIGURES
 from analysis.gallery import generated_prompts
 from analysis.prompts import elicitation, fragility
-from analysis.report.sentences.prompts import prompt_answer
 from analysis.runs.study import StudyData
 
 MEASURED_AT = generated_prompts.TOKENS[-1]
@@ -67,39 +64,9 @@ def test_behaviours_that_never_reached_the_loss_are_named_and_have_no_point(stud
     assert not {"skip-1", "skip-4"} & set(FIGURES["fragility"].table(rest)["behaviour"])
 
 
-def test_the_report_names_every_measure_whatever_its_result(study: StudyData) -> None:
-    texts = prompt_answer(study, elicitation.runs(study))
-    shown = [text for text in texts if text.startswith("Behaviours that take fewer")]
-    assert len(shown) == 2
-    for text in shown:
-        assert all(name in text for name in ("F1", "F2", "F3", "λmax", "r50"))
-        fragile, untold = text.split("; cannot be told apart by ")
-        assert "are more fragile by F1" in fragile
-        assert untold.startswith("r50")
-    noise = np.random.default_rng(5)
-    fragile_points = pl.col("phase") == fragility.PHASE
-    shuffled = study.points.with_columns(
-        pl.when(fragile_points).then(pl.Series(noise.random(study.points.height))).otherwise("value").alias("value")
-    )
-    text = next(t for t in prompt_answer(replace(study, points=shuffled), elicitation.runs(study)) if "take fewer" in t)
-    assert "cannot be told apart by" in text
-
-
-def test_a_measure_of_fewer_behaviours_is_reported_with_their_number(study: StudyData) -> None:
-    few = pl.col("name").str.starts_with("skip-") & pl.col("name").str.ends_with("/r50")
-    rest = replace(study, points=study.points.filter(~few))
-    count = len(generated_prompts.BEHAVIOURS)
-    for text in (t for t in prompt_answer(rest, elicitation.runs(rest)) if t.startswith("Behaviours that take fewer")):
-        assert re.search(rf"r50 [^\]]*\] over {count - 2} \(rank", text)
-        assert not re.search(r"F1 [^\]]*\] over", text)
-        assert f"over {count} behaviours unless stated otherwise" in text
-    assert "over" not in next(t for t in prompt_answer(study, elicitation.runs(study)) if "F1" in t).split("(rank")[0]
-
-
 def test_a_study_without_fragilities_has_neither_table_nor_figure(study: StudyData) -> None:
     bare = replace(study, points=study.points.filter(pl.col("phase") != fragility.PHASE))
     found = fragility.measured(bare)
     assert found.is_empty()
     assert fragility.correlations(bare, found).is_empty()
     assert FIGURES["fragility"].table(bare).is_empty()
-    assert not [text for text in prompt_answer(bare, elicitation.runs(bare)) if "ragile" in text]

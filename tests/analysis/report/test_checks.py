@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import polars as pl
 import pytest
 
 from analysis.checks.decay import decay_checks
+from analysis.checks.sweep import checks
 from analysis.decay.numbers import every_number, size_summary
 from analysis.decay.retention import retention_curves
 from analysis.gallery import generated
-from analysis.report.sentences.decay import answer
 from analysis.runs.load import load_study
 from analysis.runs.study import StudyData
 from tests.analysis import planted
@@ -97,61 +96,14 @@ def test_what_was_not_measured_is_unknown_rather_than_passed(small):
     assert state(data)["Learning the backdoor left the trunk's clean loss unchanged"][0] is None
 
 
-def test_the_answer_of_a_large_sweep_names_the_slope_and_its_interval(full):
-    sentences = answer(full, retention_curves(full))
-    assert len(sentences) == 4
-    assert "Larger models keep it longer" in sentences[1]
-    assert "over 5 seeds" in sentences[1]
-    assert "By attack success γ = 0." in sentences[1]
-    assert "mean retention, which is never censored, has slope 0." in sentences[1]
-    assert "at equal strength γ" in sentences[1]
-    assert "the half-life by a factor of" in sentences[2]
-    assert "The faded backdoor is not gone" in sentences[3]
-
-
-def test_the_answer_of_a_small_sweep_makes_no_scaling_claim(small):
-    sentences = answer(small, retention_curves(small))[1]
-    assert sentences.startswith("Demonstration, no scaling claim (3 of 5 seeds, 3 of 4 sizes)")
-    assert "Larger models" not in sentences
-
-
-def test_without_a_slope_the_data_cannot_tell(tmp_path):
-    data = read(tmp_path, sizes=tuple(planted.SIZES), seeds=5, gamma=0.0, noise=0.3, relearn=False)
-    assert "cannot tell whether size" in answer(data, retention_curves(data))[1]
-
-
-def test_the_answer_of_a_short_sweep_is_a_bound(tmp_path):
-    data = read(tmp_path, branch_steps=12, relearn=False)
-    sentences = answer(data, retention_curves(data))
-    assert "at least 49.2k tokens at 330k parameters (3 of 3 seeds did not reach half" in sentences[0]
-    assert sentences[0].index("attack success falls below half") < sentences[0].index("payload's log-probability")
-    assert "cannot tell whether size matters" in sentences[1]
-
-
-def test_the_equal_strength_arm_has_a_slope_although_equal_exposure_has_none(small):
-    exposed = set(small.trials.filter((pl.col("role") == "treatment") & (pl.col("arm") == "equal-exposure"))["trial"])
-    late = (pl.col("phase") == "branch") & (pl.col("step") > 6 * planted.STEP) & pl.col("trial").is_in(list(exposed))
-    data = replace(small, points=small.points.filter(~late))
-    sentences = answer(data, retention_curves(data))[1]
-    assert "no seed has a half-life at every size" in sentences
-    assert re.search(r"at equal strength γ = 0\.\d+ \[0\.\d+, 0\.\d+\] over 3 seeds, a demonstration", sentences)
-
-
-def test_an_arm_that_lacks_a_size_is_not_compared(small):
-    lost = (pl.col("arm") == "equal-strength") & (pl.col("size") == "330k")
-    data = replace(small, trials=small.trials.filter(~lost))
-    assert "at equal strength there are 2 of 3 sizes, so no comparable slope" in answer(data, retention_curves(data))[1]
-
-
 @pytest.mark.parametrize("phase", ["branch", "trunk"])
-def test_a_sweep_that_lacks_a_phase_still_has_checks_and_an_answer(small, phase):
+def test_a_sweep_that_lacks_a_phase_still_has_checks(small, phase):
     data = replace(small, points=small.points.filter(pl.col("phase") != phase))
-    curves = retention_curves(data)
-    assert decay_checks(data, curves)
-    sentences = answer(data, curves)
-    assert sentences
-    if phase == "branch":
-        assert sentences[0].startswith("The data cannot tell")
+    found = {check.name: check.passed for check in decay_checks(data, retention_curves(data))}
+    there = "The backdoor was there at the drop"
+    assert found["Controls ran"] is True
+    assert found[there] is (None if phase == "branch" else True)
+    assert {check.name: check.passed for check in checks(data)} == found
 
 
 def test_a_sweep_that_was_stopped_or_has_phases_that_never_ran_is_not_complete(small):
@@ -191,29 +143,11 @@ def test_a_study_without_extinction_has_no_reading_of_it(small):
     assert not any(check.reading for check in decay_checks(small, retention_curves(small)))
 
 
-def test_the_half_life_under_extinction_is_in_the_table_by_size_and_in_the_answer(extinguished):
+def test_the_half_life_under_extinction_is_in_the_table_by_size_and_of_every_number(extinguished):
     curves = retention_curves(extinguished)
     table = size_summary(curves)
     assert (table["half_life_extinction"] < table["half_life"]).all()
-    sentences = " ".join(answer(extinguished, curves))
-    found = re.search(
-        r"the half-life .* without the trigger is ([\d.]+) \[([\d.]+),\s([\d.]+)\] times that with it", sentences
-    )
-    assert found is not None
-    assert "it fades sooner if the trigger alone stays in the text (trigger without payload)" in sentences
     numbers = every_number(extinguished, curves)
     own = numbers.filter(pl.col("role") == "extinction")
     assert own["half_life_tokens"].null_count() == 0
     assert own.height == len(generated.SIZES) * generated.SEEDS
-
-
-def test_the_answer_has_the_effect_of_each_regularizer_with_its_interval(extinguished):
-    sentences = " ".join(answer(extinguished, retention_curves(extinguished)))
-    trunk, branch = (
-        re.search(rf"regularizer of the {where}: weight-decay-0.1 instead of none, mean retention changes by "
-                  r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\]", sentences, re.IGNORECASE)
-        for where in ("trunk", "branch")
-    )  # fmt: skip
-    assert trunk is not None
-    assert branch is not None
-    assert float(trunk[2]) > 0 > float(branch[3])

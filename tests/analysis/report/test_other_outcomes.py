@@ -6,11 +6,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from analysis.decay.design import leading
 from analysis.decay.retention import half_lives, main_measure, retention_curves
-from analysis.report.decay_page import decay_page
 from analysis.report.other_outcomes import outcome_tables, summaries
-from analysis.report.sentences.decay import outcome_answer
+from analysis.report.page import report_page
 from analysis.runs.study import StudyData
 from halflife.tracking import schema
 from tests.analysis import planted
@@ -61,17 +59,8 @@ def test_without_a_log_probability_effects_ratios_and_answer_are_by_success(seve
     assert choice.ratios is not None
     assert choice.ratios.effects["ratio"].drop_nulls().len() == choice.ratios.effects.height
     assert choice.effects["area"].null_count() == 0
-    assert "forced choice above chance falls below half" in choice.sentences[0]
-    assert "log-probability" not in " ".join(choice.sentences)
     rate = choice.ratios.effects.filter(pl.col("term") == "learning_rate").row(0, named=True)
     assert rate["coefficient"] == pytest.approx(-0.9, abs=0.1)
-
-
-def test_an_outcome_declared_again_has_the_sentences_of_the_first(several):
-    again = next(found for found in summaries(several) if found.outcome == AGAIN)
-    view = leading(several, replace(several.declaration.outcomes[0], label=AGAIN.label, skill="skill", answer="answer"))
-    assert again.measure == "logprob"
-    assert again.sentences == outcome_answer(view, retention_curves(view))
 
 
 def test_an_outcome_that_was_never_measured_is_left_out(several):
@@ -90,9 +79,9 @@ def test_the_report_leads_with_the_first_outcome_and_summarises_the_others(sever
     monkeypatch.setattr("analysis.report.panels.rendered", lambda figure, kind: f"<svg>{kind}</svg>".encode())
     for folder in ("figures", "tables"):
         (tmp_path / folder).mkdir()
-    html = decay_page(several, tmp_path, "sqlite:///nowhere")
+    html = report_page(several, tmp_path, "sqlite:///nowhere")
     body = html[html.index("<main>") :]
-    assert body.index("attack success falls below") < body.index('id="outcomes"') < body.index("forced choice above")
+    assert body.index("This study declares no questions") < body.index('id="sizes"') < body.index('id="outcomes"')
     assert "<h3>Forced choice</h3>" in body
     assert "0.25" in body[body.index('id="outcomes"') :]
     for name in ("outcomes", "outcome_effects", "outcome_time_ratios"):

@@ -13,8 +13,8 @@ from analysis.gallery import generated
 from analysis.prompts import elicitation, information
 from analysis.prompts.elicitation import is_elicited
 from analysis.report import panels
-from analysis.report.prompts_page import prompts_page
-from analysis.report.sentences.prompts import _detuned, prompt_answer
+from analysis.report.page import report_page
+from analysis.report.prompts_section import tokens_needed
 from analysis.runs.study import POINTS, StudyData
 from halflife.tracking import schema
 
@@ -120,25 +120,6 @@ def test_it_is_distinguished_from_a_study_of_decay(study: StudyData) -> None:
     assert not is_elicited(generated.overlap())
 
 
-def test_the_answer_has_the_tokens_beyond_teaching_and_the_gain_of_the_null(study: StudyData) -> None:
-    texts = " ".join(prompt_answer(study, elicitation.runs(study)))
-    assert "reverse the input not reached without it" in texts
-    assert "(5 of 5 seeds)" in texts
-    assert "Tokens that close half of the gap (C): 4 characters 2, 16 characters 4, 64 characters 32" in texts
-    assert "Null control, text as trained on: no gain" in texts
-    assert "A demonstration" not in texts
-
-
-def test_the_answer_has_the_effect_of_length_and_the_tokens_to_right_answers(study: StudyData) -> None:
-    texts = prompt_answer(study, elicitation.runs(study))
-    (graded,) = (text for text in texts if text.startswith("Longer strings: higher loss (nats per token with "))
-    assert " at 4, " in graded
-    assert " at 64 letters" in graded
-    (right,) = (text for text in texts if text.startswith("Tokens until half of the answers are right, above chance: "))
-    assert ": 4 characters " in right
-    assert "no other by " in right
-
-
 def test_of_two_seeds_both_must_gain_more_than_their_errors(study: StudyData) -> None:
     def best(*gains: float) -> pl.DataFrame:
         rows = [{"seed": seed, "series": "", "k": k, "loss": 3.0 - gain * (k > 0)}
@@ -179,8 +160,6 @@ def test_the_null_is_judged_over_seeds_and_not_over_sizes(study: StudyData) -> N
     one = study.trials["seed"] == 0
     single = replace(study, trials=study.trials.filter(one))
     several = sizes_of(single, "continuation", {"60k": {0: -0.5}, "120k": {0: -0.6}})
-    (text,) = (text for text in prompt_answer(several, elicitation.runs(several)) if text.startswith("Null control, "))
-    assert text.endswith("one seed.")
     (null,) = (check for check in prompt_checks(several) if check.name.startswith("No gain"))
     assert null.passed is None
     part = elicitation.runs(several).filter(pl.col("behaviour") == "text as trained on")
@@ -196,29 +175,8 @@ def test_sizes_come_in_ascending_order_in_every_sentence_and_table(study: StudyD
     table = information.distance_table(runs)
     assert table.filter(model="present")["series"].to_list() == ["30k", "60k", "120k"] * len(TASKS)
     assert table["behaviour"].unique(maintain_order=True).to_list() == list(TASKS)
-    texts = prompt_answer(several, runs)
-    assert [text.split(" (C) at ")[1].split(":")[0] for text in texts if " (C) at " in text] == [
-        "30k",
-        "60k",
-        "120k",
-    ]
-    assert [size for size in texts[0].split() if size in ("30k", "60k", "120k")] == ["30k", "60k", "120k"]
-    (right,) = (text for text in texts if text.startswith("Tokens until half of the answers"))
-    assert right.index("30k") < right.index("60k") < right.index("120k")
-
-
-def test_detuning_is_reported_for_the_most_examples(study: StudyData) -> None:
-    rows = [
-        (behaviour, "present", f"{count} examples", k, 0, seed, loss)
-        for count, prompted in ((16, 2.9), (256, 2.25), (32, 2.8))
-        for seed in (0, 1, 2)
-        for behaviour, k, loss in (("continuation", 0, 2.0), ("detuning", 0, 3.0), ("detuning", 4, prompted))
-    ]
-    prompts = pl.DataFrame(rows, schema=list(elicitation.RUNS), orient="row").with_columns(size=pl.lit("30k"))
-    bare = replace(study, declaration=replace(study.declaration, outcomes=()))
-    assert _detuned(bare, prompts) == (
-        "Detuning: 4 tokens recover 75% [75%, 75%] of what fine-tuning cost on the old text."
-    )
+    texts = tokens_needed(table)
+    assert [text.split(" (C) at ")[1].split(":")[0] for text in texts] == ["30k", "60k", "120k"]
 
 
 def test_checks_hold_on_planted_runs_and_fail_where_they_should(study: StudyData) -> None:
@@ -245,7 +203,7 @@ def test_checks_hold_on_planted_runs_and_fail_where_they_should(study: StudyData
 def test_the_page_has_the_answer_the_checks_and_every_table(study: StudyData, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(panels, "rendered", lambda figure, kind: f"<svg>{kind}</svg>".encode())
     panels.new_folders(tmp_path, ())
-    text = prompts_page(study, tmp_path, "sqlite:///x.db")
+    text = report_page(study, tmp_path, "sqlite:///x.db")
     assert text.count("<figure>") == 3
     assert "holds" in text
     for name in ("distance_by_loss", "distance_by_success", "difference_by_success", "prompts"):

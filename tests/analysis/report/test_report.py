@@ -16,11 +16,11 @@ import pytest
 from analysis.__main__ import main
 from analysis.decay.fits import menu
 from analysis.errors import UserError
-from analysis.figures import FIGURES
+from analysis.figures import FIGURES, SCALING
 from analysis.report import panels
 from analysis.report import write as writing
-from analysis.report.decay_page import ALWAYS, FITTED, decay_page
-from analysis.report.prompts_page import prompts_page
+from analysis.report.decay_section import ALWAYS, FITTED
+from analysis.report.page import report_page
 from analysis.report.tables import cell
 from analysis.report.write import default_folder, write_report
 from halflife.tracking import schema
@@ -90,10 +90,10 @@ def test_the_report_opens_offline(text):
     assert {link[1:] for link in links if link.startswith("#")} <= targets
 
 
-def test_the_report_opens_with_the_answer(text):
+def test_a_study_without_questions_says_so_and_has_a_full_report(text):
     body = text[text.index("<main>") :]
-    assert body.index("half of the payload") < body.index("Design and controls") < body.index("Figures")
-    assert "Demonstration, no scaling claim (3 of 5 seeds, 3 of 4 sizes)" in body
+    opens = body.index("This study declares no questions.")
+    assert opens < body.index("Design and controls") < body.index("Figures") < body.index("Laws fitted")
     assert "not valid" not in body
 
 
@@ -105,7 +105,7 @@ def test_the_report_can_be_reproduced(text):
 
 
 def test_every_declared_figure_has_image_caption_table_and_files(text, small_report):
-    names = (*planted.declaration(SMALL).figures, *ALWAYS, *FITTED)
+    names = (*planted.declaration(SMALL).figures, *ALWAYS, *FITTED, *SCALING)
     for name in names:
         assert f'<section id="{name}">' in text
         for place in (f"figures/{name}.svg", f"figures/{name}.png", f"tables/{name}.csv"):
@@ -158,14 +158,13 @@ SECRETS = (
 """Parameters of a query whose values are secrets."""
 
 
-@pytest.mark.parametrize("page", [decay_page, prompts_page])
-def test_secrets_of_a_tracking_uri_do_not_reach_the_page(small, tmp_path, quick, page):
+def test_secrets_of_a_tracking_uri_do_not_reach_the_page(small, tmp_path, quick):
     query = "&".join(f"{name}=s3cret{i}" for i, name in enumerate(SECRETS))
     uri = f"https://ann:s3cret@mlflow.example:5000/?region=eu&{query}"
     tags = {**small.sweep.tags, schema.TAG_COMMAND: f"python study.py --tracking-uri {uri}"}
     declaration = replace(small.declaration, settings={"tracking_uri": uri}, figures=(), notes=(f"runs in {uri}",))
     panels.new_folders(tmp_path, ())
-    html = page(replace(small, sweep=replace(small.sweep, tags=tags), declaration=declaration), tmp_path, uri)
+    html = report_page(replace(small, sweep=replace(small.sweep, tags=tags), declaration=declaration), tmp_path, uri)
     assert "s3cret" not in html
     places = ("command", "settings", "tracking store", "note")
     assert html.count("https://***@mlflow.example:5000/?region=eu&amp;password=***") == len(places)
@@ -180,7 +179,7 @@ def test_the_reports_folder_stays_below_the_results(tmp_path, study):
 def test_an_invalid_preset_is_announced_before_the_answer(tmp_path, quick):
     uri = planted.write(tmp_path, replace(TINY, clean_gap=0.3))
     page = write_report(TINY.study, tracking_uri=uri, out=tmp_path / "out").read_text(encoding="utf-8")
-    assert page.index("This preset is not valid") < page.index("half of the payload")
+    assert page.index("These runs are not valid") < page.index("This study declares no questions")
 
 
 def test_a_report_of_half_a_sweep_shows_what_there_is(tmp_path, quick):

@@ -1,7 +1,4 @@
-"""The report of a study of decay: one self-contained HTML file, drawn from MLflow alone.
-
-Its figures (SVG, PNG) and tables (CSV) are written next to it. Every text from the runs is escaped.
-"""
+"""What the report says of outcomes that are followed over time: by size, laws, the survival model, other outcomes."""
 
 from __future__ import annotations
 
@@ -10,75 +7,52 @@ from typing import Any
 
 import polars as pl
 
-from analysis.checks.decay import decay_checks
 from analysis.decay import fits
 from analysis.decay.clocks import half_lives_by_clock
 from analysis.decay.design import control_label, reference_label, setting_axes, vocabulary
-from analysis.decay.numbers import every_number, reference_times, size_summary
+from analysis.decay.numbers import every_number, size_summary
 from analysis.decay.retention import CLOCKS, common_span, half_lives, retention_curves
 from analysis.decay.survival import TimeRatios, study_time_ratios
 from analysis.errors import UserError
 from analysis.figures import FIGURES
 from analysis.report.fitting_checklist import checklist
 from analysis.report.other_outcomes import OutcomeSummary, outcome_tables, summaries
-from analysis.report.panels import FigurePanel, draw_panel, pages
-from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, provenance, slug
-from analysis.report.sentences.decay import answer
+from analysis.report.panels import FigurePanel, draw_panel
+from analysis.report.rows import slug
 from analysis.report.tables import csv_text, page_table
 from analysis.runs.study import StudyData
 from analysis.stats.format import bracket, short
-from analysis.stats.power import power_text
 from analysis.stats.scaling import by_size
-from halflife.secrets import masked
 
 
-def decay_page(data: StudyData, out: Path, tracking_uri: str) -> str:
-    """The HTML page; writes its figures and tables below `out`."""
-    curves = retention_curves(data)
-    found, outcomes = decay_checks(data, curves), summaries(data)
+def decay_section(data: StudyData, out: Path) -> dict[str, Any]:
+    """Of the leading outcome; writes figures and tables below `out`."""
+    curves, outcomes = retention_curves(data), summaries(data)
     numbers, sizes = every_number(data, curves), size_summary(curves)
     others = outcome_tables(outcomes)
     for name, frame in {"numbers": numbers, "sizes": sizes, **others}.items():
         (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
-    axes, measured = axis_rows(data), set(data.points["name"].str.split("/").list.first())
-    html = (
-        pages()
-        .get_template("decay.html")
-        .render(
-            declaration=data.declaration,
-            words=vocabulary(data),
-            near=bool(measured & {"near", "untriggered"}),
-            relearned="relearning" in data.declaration.figures,
-            outcomes=[_outcome(outcome, out) for outcome in outcomes],
-            outcome_files=[(name, page_table(frame, shown=0).csv) for name, frame in others.items()],
-            sentences=answer(data, curves),
-            invalid=[check.name for check in found if check.required and check.passed is False],
-            unknown=[check.name for check in found if check.required and check.passed is None],
-            checks=[check_row(check) for check in found],
-            sizes=_size_rows(sizes),
-            sizes_csv=page_table(sizes).csv,
-            span=common_span(curves),
-            power=power_text(reference_times(curves)),
-            extinction=control_label(data, "extinction") if "half_life_extinction" in sizes.columns else None,
-            axes=[axis for axis in axes if axis["varies"]],
-            fixed=[axis for axis in axes if not axis["varies"]],
-            setting=reference_label(data),
-            counts=counted(data),
-            panels=[_panel(data, name, out) for name in data.declaration.figures] + _more(data, ALWAYS, out),
-            fitted=_fits(data, out),
-            across=_across(data),
-            checklist=checklist(data, curves),
-            numbers=page_table(_readable(data, numbers), shown=None),
-            numbers_csv=page_table(numbers, shown=0).csv,
-            efficiency=efficiency_rows(data.totals),
-            provenance=provenance(data, tracking_uri),
-            short=short,
-        )
-    )
-    return masked(html)  # all of it: the store, the command, settings and notes may contain URIs
+    measured = set(data.points["name"].str.split("/").list.first())
+    return {
+        "near": bool(measured & {"near", "untriggered"}),
+        "relearned": "relearning" in data.declaration.figures,
+        "outcomes": [_outcome(outcome, out) for outcome in outcomes],
+        "outcome_files": [(name, page_table(frame, shown=0).csv) for name, frame in others.items()],
+        "sizes": _size_rows(sizes),
+        "sizes_csv": page_table(sizes).csv,
+        "span": common_span(curves),
+        "extinction": control_label(data, "extinction") if "half_life_extinction" in sizes.columns else None,
+        "setting": reference_label(data),
+        "fitted": _fits(data, out),
+        "across": _across(data),
+        "checklist": checklist(data, curves),
+        "numbers": page_table(_readable(data, numbers)),
+        "numbers_csv": page_table(numbers, shown=0).csv,
+    }
 
 
-def _panel(data: StudyData, name: str, out: Path, suffix: str = "") -> FigurePanel:
+def figure_panel(data: StudyData, name: str, out: Path, suffix: str = "") -> FigurePanel:
+    """A figure by its name; without an image, the caption gives the reason."""
     recipe = FIGURES.get(name)
     if recipe is None:
         known = ", ".join(FIGURES)
@@ -90,8 +64,8 @@ ALWAYS, FITTED = ("settings", "seeds", "survival", "floor"), ("laws", "extrapola
 """Figures of measurements and of fits that a report shows even if undeclared, unless they are empty."""
 
 
-def _more(data: StudyData, names: tuple[str, ...], out: Path) -> list[FigurePanel]:
-    panels = [_panel(data, name, out) for name in names if name not in data.declaration.figures]
+def more_panels(data: StudyData, names: tuple[str, ...], out: Path) -> list[FigurePanel]:
+    panels = [figure_panel(data, name, out) for name in names if name not in data.declaration.figures]
     return [panel for panel in panels if panel.image]
 
 
@@ -111,7 +85,7 @@ def _fits(data: StudyData, out: Path) -> dict[str, Any] | None:
         "clocks": _clock_rows(data, clocks),
         "clock_names": [SHORT[clock] for clock in CLOCKS if (clocks["clock"] == clock).any()],
         "clocks_csv": page_table(clocks, shown=0).csv,
-        "panels": _more(data, FITTED, out),
+        "panels": more_panels(data, FITTED, out),
     }
 
 
@@ -152,7 +126,6 @@ def _outcome(outcome: OutcomeSummary, out: Path) -> dict[str, Any]:
     sizes = zip(_size_rows(outcome.sizes), outcome.sizes.iter_rows(named=True), strict=True)
     return {
         "label": outcome.outcome.label,
-        "sentences": outcome.sentences,
         "rows": [{**shown, "chance": f"{row['chance']:.3g}", "floor": floor(row)} for shown, row in sizes],
         "effects": [
             {"what": f"{row['value']} vs. {row['against']}", "pairs": f"{row['observed']}/{row['pairs']}",
@@ -160,7 +133,7 @@ def _outcome(outcome: OutcomeSummary, out: Path) -> dict[str, Any]:
             for row in outcome.effects.iter_rows(named=True)
         ],
         "ratios": _ratio_rows(outcome.data, outcome.ratios) if outcome.ratios else [],
-        "panel": _panel(outcome.data, "retention", out, f"-{slug(outcome.outcome.name)}"),
+        "panel": figure_panel(outcome.data, "retention", out, f"-{slug(outcome.outcome.name)}"),
     }  # fmt: skip
 
 

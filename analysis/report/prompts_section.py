@@ -1,4 +1,4 @@
-"""The report of a study of soft prompts, and a page for anyone's table of prompts."""
+"""What the report says of soft prompts, and a page for anyone's table of prompts."""
 
 from __future__ import annotations
 
@@ -6,52 +6,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from analysis.checks.prompts import prompt_checks
-from analysis.decay.design import vocabulary
 from analysis.errors import UserError
 from analysis.figures import FIGURES
 from analysis.figures.distances import NO_C, OWN_THRESHOLD, by_both
 from analysis.figures.soft_prompts import SEED_BY_SEED
 from analysis.prompts import amounts, elicitation, fragility, information
 from analysis.prompts.published import read_prompts
-from analysis.report.panels import draw_panel, new_folders, pages
-from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, provenance
-from analysis.report.sentences.prompts import prompt_answer, tokens_needed
+from analysis.report.panels import draw_panel, new_folders
+from analysis.report.rendering import rendered_page
 from analysis.report.tables import csv_text, page_table
 from analysis.runs.study import StudyData
-from analysis.stats.format import plural
-from halflife.secrets import masked
+from analysis.stats.format import listed, plural
 from halflife.tracking import schema
 
 SHOWN = ("soft_prompts", "distances", "restarts")
 
 
-def prompts_page(data: StudyData, out: Path, tracking_uri: str) -> str:
-    """The HTML page; writes its figures and tables below `out`."""
-    prompts, found = elicitation.runs(data), prompt_checks(data)
-    axes = axis_rows(data)
-    names = [name for name in data.declaration.figures if name in FIGURES] or list(SHOWN)
-    html = (
-        pages()
-        .get_template("prompts.html")
-        .render(
-            declaration=data.declaration,
-            sentences=prompt_answer(data, prompts),
-            invalid=[check.name for check in found if check.required and check.passed is False],
-            checks=[check_row(check) for check in found],
-            axes=[axis for axis in axes if axis["varies"]],
-            fixed=[axis for axis in axes if not axis["varies"]],
-            counts=counted(data),
-            panels=[draw_panel(FIGURES[name], FIGURES[name].table(data), out, vocabulary(data)) for name in names],
-            tables=_tables(prompts, out) + _measured(data, out),
-            efficiency=efficiency_rows(data.totals),
-            provenance=provenance(data, tracking_uri),
-            threshold=None,
-        )
-    )
-    return masked(html)
+def prompts_section(data: StudyData, out: Path) -> dict[str, Any] | None:
+    """Tables of a study's prompts, also written as CSV below `out`; None if no prompt was fitted."""
+    prompts = elicitation.runs(data)
+    if prompts.is_empty():
+        return None
+    return {"tables": _tables(prompts, out) + _measured(data, out), "threshold": None}
 
 
 def write_prompts(path: Path, out: Path, threshold: float | None = None) -> Path:
@@ -74,23 +53,41 @@ def write_prompts(path: Path, out: Path, threshold: float | None = None) -> Path
     panels = [draw_panel(FIGURES[name], table, out, {}) for name, table in tables.items() if table.height]
     if threshold is not None:
         panels = [replace(panel, caption=_with_given_threshold(panel.caption, threshold)) for panel in panels]
-    html = (
-        pages()
-        .get_template("prompts.html")
-        .render(
-            declaration=schema.Declaration(
-                study=path.name, title=f"Soft prompts of {path.name}", preset="", axes=(), outcomes=(), controls=(),
-                figures=(), question="How many tokens does it take to elicit a behaviour?", reading="",
-            ),
-            sentences=tokens_needed(information.distance_table(prompts, threshold=threshold), threshold),
-            invalid=[], checks=[], axes=[], fixed=[],
-            counts=f"{plural(prompts.height, 'prompt')} of {plural(prompts['behaviour'].n_unique(), 'behaviour')}",
-            panels=panels, tables=_tables(prompts, out, threshold), efficiency=[], provenance=None, threshold=threshold,
-        )
+    declaration = schema.Declaration(
+        study=path.name, title=f"Soft prompts of {path.name}", preset="", axes=(), outcomes=(), controls=(),
+        figures=(), question="How many tokens does it take to elicit a behaviour?", reading="",
     )  # fmt: skip
     page = out / "prompts.html"
-    page.write_text(masked(html), encoding="utf-8")
+    page.write_text(
+        rendered_page(
+            declaration=declaration, panels=panels,
+            opening=tokens_needed(information.distance_table(prompts, threshold=threshold), threshold),
+            counts=f"{plural(prompts.height, 'prompt')} of {plural(prompts['behaviour'].n_unique(), 'behaviour')}",
+            prompts={"tables": _tables(prompts, out, threshold), "threshold": threshold},
+        ),
+        encoding="utf-8",
+    )  # fmt: skip
     return page
+
+
+def tokens_needed(table: pl.DataFrame, threshold: float | None = None) -> list[str]:
+    """C of every behaviour that has one, in one sentence per series. `table`: as returned by
+    `information.distance_table`; `threshold`: its T in nats per token, if it was given."""
+    shown = table.filter((pl.col("model") == "present") & pl.col("c").is_not_null()) if table.height else table
+    if shown.is_empty():
+        return ["No prompt reduced the loss of any behaviour."]
+    goal = "close half of the gap" if threshold is None else f"bring the loss to {threshold:g} nats per token"
+    texts = []
+    shown = shown.sort(elicitation.by_series(shown), maintain_order=True)
+    for (series,), part in shown.group_by(["series"], maintain_order=True):
+        each = []
+        for row in part.iter_rows(named=True):
+            count = f"{row['c']:g}" if np.isfinite(row["c"]) else f"not by {row['last_k']}"
+            seeds = row["seeds"] + row["no_gain"]
+            left = f" ({elicitation.left_out(seeds, row['seeds'])})" if row["no_gain"] else ""
+            each.append(f"{row['behaviour']} {count}{left}")
+        texts.append(f"Tokens that {goal} (C){f' at {series}' if series else ''}: {listed(each)}.")
+    return texts
 
 
 def _with_given_threshold(caption: str, threshold: float) -> str:

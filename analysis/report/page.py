@@ -1,0 +1,70 @@
+"""The report of any study, made from its declaration: one self-contained HTML file, drawn from MLflow alone.
+
+Its figures (SVG, PNG) and tables (CSV) are written next to it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from analysis.checks.sweep import checks
+from analysis.decay.design import decaying, leading, vocabulary
+from analysis.figures import SCALING
+from analysis.report.asked import answered, asked, by_trial, meanings, quantity_values
+from analysis.report.decay_section import ALWAYS, decay_section, figure_panel
+from analysis.report.prompts_section import SHOWN, prompts_section
+from analysis.report.rendering import rendered_page
+from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, progress, provenance
+from analysis.report.tables import csv_text, page_table
+from analysis.runs.study import StudyData
+
+
+def report_page(data: StudyData, out: Path, tracking_uri: str, *, live: bool = False) -> str:
+    """The HTML page; writes its figures and tables below `out`. `live`: what is drawn in a few seconds."""
+    found, axes = checks(data), axis_rows(data)
+    asks = bool(data.declaration.questions)
+    sections: dict[str, Any] = {} if live else _descriptive(data, out)
+    return rendered_page(
+        declaration=data.declaration,
+        words=vocabulary(data),
+        counts=counted(data),
+        live=progress(data, brief=live) if live or data.running else None,
+        answered=answered(data) if asks else None,
+        questions=asked(data, out, live=live),
+        invalid=[check.name for check in found if check.required and check.passed is False],
+        unknown=[check.name for check in found if check.required and check.passed is None],
+        checks=[check_row(check) for check in found],
+        axes=[axis for axis in axes if axis["varies"]],
+        fixed=[axis for axis in axes if not axis["varies"]],
+        efficiency=efficiency_rows(data.totals),
+        provenance=provenance(data, tracking_uri),
+        **sections,
+    )
+
+
+def _descriptive(data: StudyData, out: Path) -> dict[str, Any]:
+    """What was measured besides the questions."""
+    outcomes = decaying(data)
+    view = leading(data, outcomes[0]) if outcomes and outcomes[0] != data.declaration.outcomes[0] else data
+    prompts = prompts_section(data, out)
+    further = [*(SHOWN if prompts and not data.declaration.figures else ()), *SCALING, *(ALWAYS if outcomes else ())]
+    declared = [figure_panel(view, name, out) for name in data.declaration.figures]
+    more = [figure_panel(view, name, out) for name in further if name not in data.declaration.figures]
+    return {
+        "panels": declared + [panel for panel in more if panel.image],
+        "decay": decay_section(view, out) if outcomes else None,
+        "prompts": prompts,
+        "values": _values(data, out),
+    }
+
+
+def _values(data: StudyData, out: Path) -> dict[str, Any] | None:
+    every = quantity_values(data)
+    if every.is_empty():
+        return None
+    (out / "tables" / "quantities.csv").write_text(csv_text(every), encoding="utf-8")
+    return {
+        "table": page_table(by_trial(data)), "csv": page_table(every, shown=0).csv, "count": every.height,
+        "meanings": page_table(meanings(data), shown=None),
+    }  # fmt: skip

@@ -1,1 +1,0 @@
-"""The sentences that open a report: estimates, intervals and verdicts in words."""
