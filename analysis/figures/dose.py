@@ -89,7 +89,7 @@ def _by_size(frame: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
     if SIZE not in frame.columns:
         return [("", frame)]
     parts = frame.drop_nulls(SIZE).sort(SIZE).partition_by(SIZE, maintain_order=True)
-    return [(part["size"][0] if "size" in part.columns else short(part[SIZE][0]), part) for part in parts]
+    return [(part["size"][0] if "size" in part.columns else style.trimmed(part[SIZE][0]), part) for part in parts]
 
 
 def draw_dose(table: pl.DataFrame) -> Figure:

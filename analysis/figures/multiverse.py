@@ -18,9 +18,9 @@ from analysis.runs.study import StudyData
 CAPTION = (
     "Top: the slope of the leading trend under each combination of choices that a reader could defend, sorted, with "
     "95% t intervals over seeds (no correction: these are not independent tests); dark where the interval excludes 0. "
-    "The large diamond is the declared one, which the vertical line follows down. Bottom: the choices of each. Choices "
-    "that change no slope are left out. A specification curve (Simonsohn et al. 2020) shows "
-    "how far the result rests on one choice; it does not say which is right."
+    "The large diamond is the declared one, over all seeds, which the vertical line follows down. Bottom: the choices "
+    "of each. Choices that change no slope are left out. A specification curve (Simonsohn et al. 2020) shows how far "
+    "the result rests on one choice; it does not say which is right."
 )
 GROUPS = {
     "clock": "clock", "threshold": "threshold", "crossing": "crossing", "scale": "mean over", "span": "span",

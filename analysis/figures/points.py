@@ -97,6 +97,10 @@ def draw_points(
     axes.vlines(spread["at"], spread["low"], spread["high"], color=colour, lw=1.3, zorder=4)
     axes.plot(known["at"], known["value"], ls="-" if joined else "", lw=1.6, color=colour, marker=marker, ms=5,
               mec="white", mew=0.6, zorder=5)  # fmt: skip
+    draw_mean_bounds(axes, means, colour)
+
+
+def draw_mean_bounds(axes: Axes, means: pl.DataFrame, colour: Any = style.INK) -> None:
     for side, arrow in (("above", style.BEYOND), ("below", style.BELOW)):
         bound = means.filter(pl.col("kind") == side)
         axes.plot(bound["at"], bound["value"], ls="", marker=arrow, ms=15, mew=1.5, mfc="none", color=colour, zorder=5)

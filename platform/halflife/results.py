@@ -15,7 +15,8 @@
 `results.report(study)` draws the whole page. `contrast`, `trend` and `associate` ask any table, `answers` what the
 study declared: each an `Asked` with its verdict, interval and sentence. `results.LAWS` holds the laws by name; pass one
 to `fit`, or your own, declared with `@results.law(...)` and `results.Parameter`. `results.FIGURES` holds the figures by
-name, each with `table(data)` and `draw(table)`. Bad input raises `results.UserError`: what was given, what was
+name, each with `table(data)` and `draw(table)`; `draw(fit, axes)` draws a fit to any table. Bad input raises
+`results.UserError`: what was given, what was
 expected, how to mend it.
 """
 
@@ -25,7 +26,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import halflife.errors
 
@@ -47,8 +48,8 @@ Folder = str | os.PathLike[str]
 Error = Literal["huber", "gaussian", "lognormal", "log1p", "binomial", "beta-binomial"]
 
 __all__ = [
-    "FIGURES", "LAWS", "Asked", "Law", "Parameter", "UserError", "answers", "associate", "contrast", "curves", "figure",
-    "fit", "half_lives", "intervals", "law", "load", "report", "study_report", "trend",
+    "FIGURES", "LAWS", "Asked", "Law", "Parameter", "UserError", "answers", "associate", "contrast", "curves", "draw",
+    "figure", "fit", "half_lives", "intervals", "law", "load", "report", "study_report", "trend",
 ]  # fmt: skip
 
 
@@ -146,15 +147,27 @@ def fit(
 
 
 def figure(name: str, data: StudyData, axes: Axes | None = None) -> Figure:
-    """One of the report's figures, as a figure of its own or in place of `axes`, a cell of the caller's `subplots`.
+    """A figure of FIGURES, or that of a declared question, by its name: as a figure of its own or in place of `axes`, a
+    cell of the caller's `subplots`.
 
     Most have several panels: a subfigure that holds them replaces `axes`. Use layout="constrained" in the caller's
-    figure, which is returned. Raises UserError on a name that is not in FIGURES, when there is nothing to draw, and for
-    axes that lie in no grid.
+    figure, which is returned. Raises UserError on an unknown name, when there is nothing to draw, and for axes that lie
+    in no grid.
     """
     from analysis.figures import drawn
 
     return drawn(name, data, axes)
+
+
+def draw(fit: Fit, axes: Axes | None = None, *, x: str = "", y: str = "") -> Figure:
+    """The data of a fit with the law's curve, into the caller's `axes` (with the labels `x` and `y`) or a figure of
+    their own. Arrows are values known only as bounds; further inputs of the law give a curve each."""
+    from analysis.figures.fitted import draw_fitted, fitted_figure, fitted_table
+
+    if axes is None:
+        return fitted_figure(fit)
+    draw_fitted(fitted_table(fit), axes, x_label=x, y_label=y, log_y=fit.error.relative)
+    return cast("Figure", axes.get_figure(root=True))
 
 
 def report(

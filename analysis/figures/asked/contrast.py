@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from analysis.figures import points, style
 from analysis.figures.asked.titles import difference_unit, title
 from analysis.figures.scale import Scale, axis_of, plain, scale_of, value_axis
 from analysis.runs.study import StudyData
-from analysis.stats.format import short
 from halflife.tracking.questions import Contrast
 from halflife.tracking.schema import Declaration
 
@@ -37,7 +37,9 @@ def table(answer: Answer, data: StudyData) -> pl.DataFrame:
     assert isinstance(question, Contrast)
     used = answer.used.with_columns(arm=_arm(answer.used, question)).drop_nulls("arm")
     split = SIZE in used.columns and used[SIZE].n_unique() > 1
-    labels = pl.col("size") if "size" in used.columns else pl.col(SIZE).map_elements(short, return_dtype=pl.String)
+    labels = (
+        pl.col("size") if "size" in used.columns else pl.col(SIZE).map_elements(style.trimmed, return_dtype=pl.String)
+    )
     used = used.with_columns(size=labels if split else pl.lit(ALL), parameters=pl.col(SIZE) if split else pl.lit(0))
     values = used.select(
         "arm", "size", "parameters", SETTING, pl.col(SEED).cast(pl.String).alias("seed"), "low", "high"
@@ -102,7 +104,9 @@ def _answer(answer: Answer) -> dict[str, Any]:
     found = answer.verdict.interval if answer.verdict else None
     if found is None:
         return dict.fromkeys(points.MEAN)
-    return dict(zip(points.MEAN, (found.estimate, found.low, found.high, "known", found.count), strict=True))
+    ends = [None if end is None or math.isinf(end) else end for end in (found.low, found.high)]
+    side = "above" if found.high == math.inf else "below" if found.low == -math.inf else "known"
+    return dict(zip(points.MEAN, (found.estimate, *ends, side, found.count), strict=True))
 
 
 def draw(table: pl.DataFrame, answer: Answer, declaration: Declaration) -> Figure:
@@ -151,6 +155,7 @@ def _pairs(axes: Axes, table: pl.DataFrame, sizes: list[str], scale: Scale, name
         axes.vlines(spread["at"], spread["low"], spread["high"], color=style.INK, lw=1.3, zorder=3)
         known = own.filter(pl.col("kind") == "known")
         axes.plot(known["at"], known["value"], ls="", marker=marker, ms=5, mfc=fill, mec=style.INK, mew=1, zorder=4)
+        points.draw_mean_bounds(axes, own)
     axes.set_xlim(-0.5, len(sizes) - 0.5)
     axes.set_xticks(range(len(sizes)), [] if sizes == [ALL] else sizes)
     axes.tick_params(axis="x", length=0)
@@ -194,8 +199,9 @@ def _rows(axes: Axes, table: pl.DataFrame, sizes: list[str], answer: Answer, nam
         axes.hlines(part["at"], part["low"], part["high"], color=style.MUTED, lw=0.8, ls=":", zorder=2)
     for row in means.drop_nulls("value").iter_rows(named=True):
         place, last = places[row["size"]], row["size"] == ALL
-        if row["low"] is not None:
-            axes.plot([row["low"], row["high"]], [place] * 2, color=style.INK, lw=2.2 if last else 1.3, zorder=3)
+        ends = [row["value"] if row[end] is None else row[end] for end in ("low", "high")]
+        if ends[0] < ends[1]:
+            axes.plot(ends, [place] * 2, color=style.INK, lw=2.2 if last else 1.3, zorder=3)
         marker = {"known": "D" if last else "o", "above": style.RIGHT, "below": style.LEFT}[row["kind"]]
         axes.plot(
             [row["value"]], [place], marker=marker, ms=6 if last else 5, color=style.INK, mec="white", mew=0.6, zorder=4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
@@ -18,10 +20,12 @@ from halflife.tracking.schema import Declaration
 
 CAPTION = (
     "{quantity} by {axis}. Behind: single seeds, each with its own slope. In front: means over seeds with 95% t "
-    "intervals, and the line with the mean slope, which the title gives with its interval. An arrow marks a value that "
-    "is only bounded: the true one lies in its direction. Shaded: slopes within the margin."
+    "intervals, and the line with the mean slope, which the title gives with its interval; dashed, if it is only a "
+    "bound. An arrow marks a value that is only bounded: the true one lies in its direction. Shaded: slopes within the "
+    "margin."
 )
 MEAN = {"lw": 1.6, "zorder": 4, "color": style.INK}
+BOUND = {**MEAN, "ls": "--"}
 SINGLE = {"lw": 0.6, "zorder": 2, "color": style.MUTED, "alpha": 0.5}
 BENT = 25
 """Points of a line that the axis bends."""
@@ -76,13 +80,19 @@ def draw(table: pl.DataFrame, answer: Answer, declaration: Declaration) -> Figur
         lines = table.filter(pl.col("part") == "line")
         _margin(axes, lines.filter(pl.col("seed").is_null()), answer, log)
         for own in lines.partition_by("seed", maintain_order=True):
-            look = MEAN if own["seed"][0] is None else SINGLE
+            look = (BOUND if _bounded(answer) else MEAN) if own["seed"][0] is None else SINGLE
             axes.plot(own["x"], own["value"], **look)
         points.draw_points(axes, table, placed(table["x"], amounts, log), joined=False)
         axes.set_xlabel(axis_label(axis))
         axes.set_title(title(answer))
         style.despine(figure)
     return figure
+
+
+def _bounded(answer: Answer) -> bool:
+    """Whether the slope is only a bound, as most values are censored."""
+    found = answer.verdict.interval if answer.verdict else None
+    return found is not None and any(end is not None and math.isinf(end) for end in (found.low, found.high))
 
 
 def _margin(axes: Axes, line: pl.DataFrame, answer: Answer, log: bool) -> None:
