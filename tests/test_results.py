@@ -179,3 +179,17 @@ def test_inputs_bounds_and_held_parameters_are_given_by_name() -> None:
     held = results.fit(frame, "half_life_size", x=["size"], y="time", censored="late", fix={"gamma": 0.25}, starts=16)
     assert held.parameters["gamma"] == 0.25
     assert held.parameters["T0"] == pytest.approx(1e4, rel=0.2)
+
+
+def test_a_fit_to_a_table_is_drawn_into_the_callers_axes() -> None:
+    steps = np.tile(np.concatenate([[0.0], np.geomspace(1, 500, 12)]), 3)
+    hits = np.random.default_rng(0).binomial(200, 0.25 + 0.75 * 0.9 * np.exp(-steps / 60))
+    frame = pl.DataFrame({"step": steps, "hits": hits, "trials": 200})
+    fit = results.fit(frame, "exponential", x="step", hits="hits", trials="trials", chance=0.25, starts=16)
+    own = Figure()
+    axes = own.subplots(1, 2)[1]
+    assert results.draw(fit, axes, x="steps", y="success") is own
+    curve = axes.lines[-2]
+    assert axes.get_xlabel() == "steps"
+    assert np.asarray(curve.get_ydata(), dtype=float)[0] == pytest.approx(0.25 + 0.75 * 0.9, abs=0.03)  # with chance
+    assert results.draw(fit).axes[0].get_title(loc="left") == "exponential: y = a exp(-x/T)"
