@@ -176,7 +176,12 @@ def test_items_of_a_derived_reading_may_be_asked_about():
         ),
         (WAYS, {"quantities": (KEPT, KEPT)}, "2 quantities are named 'kept'"),
         (Decay(name="d", label="d", outcome="o"), {}, "no outcome 'o' is declared: expected one of skill"),
-        (Decay(name="d", label="d", outcome="skill", where={"way": "a"}), {}, "leave out `where`"),
+        (WAYS, {"quantities": (replace(KEPT, measure="branch/skil/fvu"),)}, "nobody measures 'skil' in 'branch'"),
+        (replace(WAYS, name="a+b"), {}, "the name 'a+b', which MLflow does not store: give another, as 'a-b'"),
+        (
+            WAYS, {"quantities": (replace(KEPT, measure="objective/kept"),)},
+            "no objective or constraint is named 'kept': expected one of (none)",
+        ),
         (
             Frontier(name="f", label="f", quantity="kept", other="kept", axis="way", primary=True), {},
             "it has no verdict, so it cannot be primary",
@@ -187,6 +192,37 @@ def test_a_bad_question_is_one_line(asked, changes, said):
     problems = check(declaration(asked, **changes), TRIALS)
     assert any(said in problem for problem in problems), problems
     assert not any("\n" in problem for problem in problems)
+
+
+def test_each_role_of_a_contrast_has_trials_where_it_is_asked():
+    dosed = [
+        replace(trial, parameters=trial.parameters | {"dose": 2 * (trial.role == "treatment")}) for trial in TRIALS
+    ]
+    asked = replace(WAYS, axis="role", high="treatment", low="absent", where={"dose": 2})
+    assert check(declaration(asked), dosed) == [
+        "the question 'ways': where: no trial of the role 'absent' has dose = 2"
+    ]
+
+
+def test_tasks_of_one_evaluation_and_of_every_training_stage_are_known():
+    measures = ("branch/skill-layer-3/hits", "branch/skill.one/loss", "branch/train/loss", "branch/clock/steps")
+    quantities = tuple(replace(KEPT, name=f"q{place}", measure=measure) for place, measure in enumerate(measures))
+    assert check(declaration(quantities=quantities), TRIALS) == []
+
+
+def test_names_in_a_searchs_questions_are_checked_though_its_settings_are_not_known():
+    objective = schema.Objective(name="best", label="best", direction="maximize")
+    quantity = replace(KEPT, measure="objective/best")
+    asked = Frontier(
+        name="f", label="f", quantity="kept", other="half_life", axis="suggestion", role=schema.ROLE_HELD_OUT,
+        where={"way": "c"},
+    )  # fmt: skip
+    made = declaration(asked, quantities=(quantity, HALF_LIFE), objectives=(objective,))
+    assert check(made, TRIALS, adaptive=True) == []
+    wrong = declaration(replace(asked, axis="suggestio"), quantities=(quantity, HALF_LIFE), objectives=(objective,))
+    assert check(wrong, TRIALS, adaptive=True) == [
+        "the question 'f': no trial has 'suggestio': expected one of parameters, seed, way, suggestion"
+    ]
 
 
 def test_a_fourth_primary_is_refused():

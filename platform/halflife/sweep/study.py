@@ -159,8 +159,7 @@ class Study:
         for axis in self.declaration.axes:
             if axis.name not in parameters:
                 raise UserError(f"study {name!r} declares the axis {axis.name!r}, which no trial has as a parameter")
-        # The trials of a search are not known yet.
-        if not self.identity and (problems := check(self.declaration, self.trials)):
+        if problems := check(self.declaration, self.trials, adaptive=bool(self.identity)):
             raise UserError(f"study {name!r}: {problems[0]}")
 
     @cached_property

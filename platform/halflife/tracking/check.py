@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from halflife.tracking import questions
+from halflife.tracking.names import accepted, renamed
 from halflife.tracking.questions import DERIVED, Last, Quantity, Question
-from halflife.tracking.schema import CHANCE, HITS, LOGPROB, LOSS, TRIALS, Declaration
+from halflife.tracking.schema import (
+    CONSTRAINT_PHASE,
+    OBJECTIVE_PHASE,
+    ROLE_HELD_OUT,
+    SUGGESTION,
+    TAG_ANSWER_PREFIX,
+    Declaration,
+)
 
 PRIMARIES = 3
 FIRST_LOOK = 5
@@ -20,8 +28,8 @@ CHOICES = {
 }  # fmt: skip
 """Words that fields of quantities and questions may have."""
 ROLES = ("replicate", "treatment", "dose", "measured")
-_SCORED = (HITS, TRIALS, LOGPROB, CHANCE, LOSS)
-"""Measures that only evaluations log; others may come from an objective, whose names are not known here."""
+_TRAINING = ("train", "clock")
+"""Tasks of every training stage."""
 
 
 class Planned(Protocol):
@@ -37,15 +45,20 @@ class Planned(Protocol):
         ...
 
 
-def check(declaration: Declaration, trials: Sequence[Planned]) -> list[str]:
-    """What is wrong with the declared quantities and questions, one line each; empty if nothing is."""
+def check(declaration: Declaration, trials: Sequence[Planned], *, adaptive: bool = False) -> list[str]:
+    """What is wrong with the declared quantities and questions, one line each; empty if nothing is.
+
+    `adaptive`: of a search, whose `trials` are its controls. What it will suggest is not known, so of axes and `where`
+    only the names are checked.
+    """
     problems = list(_whole(declaration))
     if not declaration.questions and not declaration.quantities:
         return problems
     for quantity in declaration.quantities:
-        problems += [f"the quantity {quantity.name!r}: {text}" for text in _quantity(quantity, trials)]
+        problems += [f"the quantity {quantity.name!r}: {text}" for text in _quantity(quantity, declaration, trials)]
     for question in declaration.questions:
-        problems += [f"the question {question.name!r}: {text}" for text in _question(question, declaration, trials)]
+        lines = _question(question, declaration, trials, adaptive=adaptive)
+        problems += [f"the question {question.name!r}: {text}" for text in lines]
     return problems
 
 
@@ -57,6 +70,8 @@ def _whole(declaration: Declaration) -> Iterator[str]:
         for name, count in Counter(each.name for each in group).items():
             if count > 1:
                 yield f"{count} {what} are named {name!r}: expected unique names"
+            if not accepted(f"{TAG_ANSWER_PREFIX}{name}"):
+                yield f"{what} have the name {name!r}, which MLflow does not store: give another, as {renamed(name)!r}"
     primary = [question.name for question in declaration.questions if question.primary]
     if len(primary) > PRIMARIES:
         yield (
@@ -68,7 +83,7 @@ def _whole(declaration: Declaration) -> Iterator[str]:
         yield f"looks {looks}: expected growing numbers of seeds, the first {FIRST_LOOK} or more"
 
 
-def _quantity(quantity: Quantity, trials: Sequence[Planned]) -> Iterator[str]:
+def _quantity(quantity: Quantity, declaration: Declaration, trials: Sequence[Planned]) -> Iterator[str]:
     if bool(quantity.measure) == bool(quantity.derived):
         given = (
             "both a measure and a derived reading" if quantity.derived else "neither a measure nor a derived reading"
@@ -77,6 +92,10 @@ def _quantity(quantity: Quantity, trials: Sequence[Planned]) -> Iterator[str]:
         return
     if quantity.derived:
         yield from _derived(quantity)
+    elif quantity.phase in (OBJECTIVE_PHASE, CONSTRAINT_PHASE):
+        known = [each.name for each in (*declaration.objectives, *declaration.constraints)]
+        if (name := quantity.measure.partition("/")[2]) not in known:
+            yield f"no objective or constraint is named {name!r}: expected one of {', '.join(known) or '(none)'}"
     else:
         yield from _measured(quantity, trials)
     for part in (quantity, quantity.moment, quantity.against):
@@ -106,9 +125,11 @@ def _measured(quantity: Quantity, trials: Sequence[Planned]) -> Iterator[str]:
         return
     stages = [trial.stages[quantity.phase] for trial in trials if quantity.phase in trial.stages]
     tasks = dict.fromkeys(task for stage in stages for task in stage.tasks)
-    known = all(stage.tasks for stage in stages) and quantity.measure.rpartition("/")[2] in _SCORED
-    if known and quantity.task not in tasks and quantity.task != "train":
-        yield f"nobody measures {quantity.task!r} in {quantity.phase!r}: expected one of {', '.join(tasks)}"
+    # an evaluation may log several, such as layer-3 of `layer`
+    found = (*tasks, *_TRAINING)
+    logged = any(quantity.task == task or quantity.task.startswith((f"{task}-", f"{task}.")) for task in found)
+    if all(stage.tasks for stage in stages) and not logged:
+        yield f"nobody measures {quantity.task!r} in {quantity.phase!r}: expected one of {', '.join(found)}"
 
 
 def _words(part: Any) -> Iterator[str]:
@@ -117,7 +138,9 @@ def _words(part: Any) -> Iterator[str]:
             yield f"{name} {getattr(part, name)!r}: expected one of {', '.join(word for word in known if word)}"
 
 
-def _question(question: Question, declaration: Declaration, trials: Sequence[Planned]) -> Iterator[str]:
+def _question(
+    question: Question, declaration: Declaration, trials: Sequence[Planned], *, adaptive: bool
+) -> Iterator[str]:
     declared = [quantity.name for quantity in declaration.quantities]
     for name in question.quantities:
         if name not in declared:
@@ -126,34 +149,41 @@ def _question(question: Question, declaration: Declaration, trials: Sequence[Pla
     for name in question.outcomes:
         if name not in outcomes:
             yield f"no outcome {name!r} is declared: expected one of {', '.join(outcomes)}"
-    if question.outcomes and question.where:
-        yield "an outcome is asked about at the reference setting: leave out `where`"
     yield from _judged(question)
+    items = {name for each in declaration.quantities if each.name in question.quantities for name in _items(each)}
     parameters = dict.fromkeys(name for trial in trials for name in trial.parameters)
+    parameters |= {SUGGESTION: None} if adaptive else {}
+    for what, names in (("where: ", question.where), ("", question.axes)):
+        if unknown := [name for name in names if name not in (*parameters, *items)]:
+            yield f"{what}no trial has {unknown[0]!r}: expected one of {', '.join((*parameters, *sorted(items)))}"
+            return
     selected = [trial for trial in trials if trial.parameters.get("seed") not in declaration.pilot_seeds]
     if trials and not selected:
         yield "every seed is a pilot seed: nothing is left to answer it with"
         return
-    roles = {trial.role for trial in selected}
-    for role in question.roles:
-        if role not in roles:
-            yield f"no trial has the role {role!r}: expected one of {', '.join(sorted(roles))}"
-            return
-    selected = [trial for trial in selected if trial.role in question.roles]
-    items = {name for each in declaration.quantities if each.name in question.quantities for name in _items(each)}
+    roles = {trial.role for trial in selected} | ({"treatment", ROLE_HELD_OUT} if adaptive else set())
+    if lacking := [role for role in question.roles if role not in roles]:
+        yield f"no trial has the role {lacking[0]!r}: expected one of {', '.join(sorted(roles))}"
+        return
+    if not adaptive:
+        yield from _chosen(question, [trial for trial in selected if trial.role in question.roles], items)
+
+
+def _chosen(question: Question, selected: Sequence[Planned], items: Collection[str]) -> Iterator[str]:
+    """Whether the trials that the question is about have the values of its `where` and its axes. Those of `items` are
+    known only from the readings."""
     for name, value in question.where.items():
-        if name in items:  # what it has is known only from the readings
+        if name in items:
             continue
-        if name not in parameters:
-            yield f"where: no trial has {name!r}: expected one of {', '.join(parameters)}"
-            return
         selected = [trial for trial in selected if trial.parameters.get(name) == value]
-        if not selected:
-            yield f"where: no trial has {name} = {value!r}"
-            return
+        for role in question.roles:
+            if not any(trial.role == role for trial in selected):
+                of = f" of the role {role!r}" if len(question.roles) > 1 else ""
+                yield f"where: no trial{of} has {name} = {value!r}"
+                return
     for name, needed in question.axes.items():
         if name not in items:
-            yield from _axis(question, name, needed, parameters, selected)
+            yield from _axis(question, name, needed, selected)
 
 
 def _items(quantity: Quantity) -> tuple[str, ...]:
@@ -175,12 +205,7 @@ def _judged(question: Question) -> Iterator[str]:
         yield f"it compares {question.quantity!r} with itself"
 
 
-def _axis(
-    question: Question, name: str, needed: int, parameters: Mapping[str, None], selected: Sequence[Planned]
-) -> Iterator[str]:
-    if name not in parameters:
-        yield f"no trial has {name!r}: expected one of {', '.join(parameters)}"
-        return
+def _axis(question: Question, name: str, needed: int, selected: Sequence[Planned]) -> Iterator[str]:
     values = dict.fromkeys(trial.parameters[name] for trial in selected if trial.parameters.get(name) is not None)
     if len(values) < needed:
         shown = ", ".join(str(value) for value in values) or "none"
