@@ -47,17 +47,20 @@ def draw_seeds(table: pl.DataFrame) -> Figure:
     with style.styled():
         figure = style.new_figure(0.8 + 0.95 * len(sizes))
         grid = figure.subplots(len(sizes), len(seeds), sharex=True, sharey=True, squeeze=False)
+        # All panels share them; set once, as each setting visits every panel that shares.
+        grid[0, 0].set_xscale("log")
+        grid[0, 0].set_xlim(later.min() / 1.3, later.max() * 1.3)
+        style.log_ticks(grid[0, 0].xaxis, later.min(), later.max(), minor=False)
+        grid[0, 0].set_yticks([0, 0.5, 1], ["0", "½", "1"])
         for row, (size, _, colour) in enumerate(sizes):
             for column, seed in enumerate(seeds):
                 axes = grid[row, column]
                 part = table.filter((pl.col("size") == size) & (pl.col("seed") == seed) & (pl.col("tokens") > 0))
-                axes.set_xscale("log")
-                axes.set_xlim(later.min() / 1.3, later.max() * 1.3)
-                style.log_ticks(axes.xaxis, later.min(), later.max(), minor=False)
                 _run(axes, part, colour)
                 if row == 0:
                     axes.set_title(f"seed {seed}")
             grid[row, 0].set_ylabel(size)
+        grid[0, 0].set_ylim(-0.12, 1.12)
         figure.supxlabel("tokens since the drop", fontsize=8)
         style.despine(figure)
         handles = [
@@ -70,8 +73,6 @@ def draw_seeds(table: pl.DataFrame) -> Figure:
 
 
 def _run(axes: Axes, part: pl.DataFrame, colour: object) -> None:
-    axes.set_ylim(-0.12, 1.12)
-    axes.set_yticks([0, 0.5, 1], ["0", "½", "1"])
     if part.is_empty():
         return
     seen = part.drop_nulls("success")
