@@ -40,7 +40,7 @@ class Columns:
     censored: str | None = None
     """Column that is true where y is only a lower bound, such as a time that was not reached."""
     low: str | None = None
-    """Column of lower bounds of the response, in place of y; blank where there is none."""
+    """Column of lower bounds where y is blank, or in place of y; blank where there is none."""
     high: str | None = None
     """Column of its upper bounds; equal to the lower where it is known."""
     group: str | None = None
@@ -50,7 +50,7 @@ class Columns:
     errors: str | None = None
     """Column of standard errors of y: rows weigh 1 / error^2."""
     error: Literal["huber", "gaussian", "lognormal", "log1p", "binomial", "beta-binomial"] | None = None
-    """Error model. Default: binomial for counts, lognormal for bounds and times, gaussian for other y."""
+    """Error model. Default: binomial for counts, lognormal for times of which some are bounds, gaussian for other y."""
     delta: float = 1e-3
     """Threshold of the Huber loss on log residuals."""
     chance: float = 0.0
@@ -226,9 +226,9 @@ def budgets(flag: str, given: str) -> list[float]:
 def _error(columns: Columns, law: Law) -> str:
     if columns.error is not None:
         return columns.error
-    if columns.y is None:
-        return "binomial" if columns.hits is not None else "lognormal"
-    return "lognormal" if columns.censored is not None and law.times else "gaussian"
+    if columns.hits is not None:
+        return "binomial"
+    return "lognormal" if law.times and (columns.censored or columns.low) else "gaussian"
 
 
 def _relative_to(error: str) -> Callable[[Array], Array] | None:

@@ -113,7 +113,7 @@ class Roles:
     """True where y is only a lower bound."""
     low: str | None = None
     high: str | None = None
-    """Bounds of y in place of y; blank where there is none, equal where y is known."""
+    """Bounds where y is blank, or in place of y; blank where there is none, equal where y is known."""
     group: str | None = None
     weights: str | None = None
     errors: str | None = None
@@ -122,11 +122,11 @@ class Roles:
     def __post_init__(self) -> None:
         given = {"--y": self.y, "--hits": self.hits, "--trials": self.trials, "--low": self.low, "--high": self.high}
         named = [flag for flag, column in given.items() if column is not None]
-        if named not in (["--y"], ["--hits", "--trials"], ["--low", "--high"]):
+        if named not in (["--y"], ["--hits", "--trials"], ["--low", "--high"], ["--y", "--low", "--high"]):
             has = f"; got {' and '.join(named)}" if named else ""
             raise UserError(f"pass either --y, or both --hits and --trials, or both --low and --high{has}")
-        if self.censored is not None and self.y is None:
-            raise UserError("--censored says where --y is a lower bound: pass it with --y")
+        if self.censored is not None and (self.y is None or self.low is not None):
+            raise UserError("--censored says where --y is a lower bound: pass it with --y, without --low and --high")
         if self.weights is not None and self.errors is not None:
             raise UserError("pass --weights or --errors, not both: standard errors become weights 1 / error^2")
         if self.errors is not None and self.y is None:
@@ -180,7 +180,7 @@ def observations(
         raise UserError(
             f"column {roles.y or response[0]} is blank in {int(empty.sum())} rows, first in row "
             f"{_row(frame, empty.to_numpy())}: a time that was not reached is a lower bound. Write the last time seen "
-            "and --censored COLUMN, true in such rows, or give both bounds with --low and --high"
+            "and --censored COLUMN, true in such rows, or give its bounds with --low and --high"
         )
     frame = frame.filter(~empty)
     if frame.is_empty():
@@ -188,19 +188,13 @@ def observations(
     counts = [numbers(frame, name, whole=True) for name in (roles.hits, roles.trials) if name is not None]
     if counts:
         _check_counts(frame, law, str(roles.hits), str(roles.trials), *counts)
-    y = None if roles.y is None else numbers(frame, roles.y)
-    low = high = None
-    if roles.censored is not None and y is not None:
-        late = _truth(frame, roles.censored)
-        low, high = (y, np.where(late, np.inf, y)) if late.any() else (None, None)
-    elif roles.low is not None and roles.high is not None:
-        low, high = (numbers(frame.with_columns(pl.col(name).fill_null(end)), name, bounds=True)
-                     for name, end in ((roles.low, -np.inf), (roles.high, np.inf)))  # fmt: skip
-        if (wrong := ~(low <= high)).any():
-            where = f"{int(wrong.sum())} rows, first in {_row(frame, wrong)}"
-            raise UserError(f"{roles.low} is above {roles.high} in {where}")
-        if (low == high).all():
-            y, low, high = low, None, None
+    y, low, high = None, *_bounds(frame, roles)
+    if low is None and roles.y is not None:
+        y = numbers(frame, roles.y)
+        if roles.censored is not None and (late := _truth(frame, roles.censored)).any():
+            low, high = y, np.where(late, np.inf, y)
+    elif low is not None and (low == high).all():
+        y, low, high = low, None, None
     points = Observations(
         x=np.stack([numbers(frame, name) for name in roles.x], axis=1), y=None if low is not None else y,
         hits=counts[0] if counts else None, trials=counts[1] if counts else None,
@@ -208,6 +202,21 @@ def observations(
         group=None if roles.group is None else labels(frame, roles.group), weights=_weights(frame, roles, y, scale),
     )  # fmt: skip
     return points, rows - frame.height
+
+
+def _bounds(frame: pl.DataFrame, roles: Roles) -> tuple[Array, Array] | tuple[None, None]:
+    """Low and high of each row, which are y where it is known; None without columns of bounds."""
+    if roles.low is None or roles.high is None:
+        return None, None
+    known = pl.lit(None, dtype=pl.Float64) if roles.y is None else pl.col(roles.y)
+    low, high = (
+        numbers(frame.with_columns(pl.coalesce(known, pl.col(name).fill_null(end)).alias(name)), name, bounds=True)
+        for name, end in ((roles.low, -np.inf), (roles.high, np.inf))
+    )
+    if (wrong := ~(low <= high)).any():
+        where = f"{int(wrong.sum())} rows, first in row {_row(frame, wrong)}"
+        raise UserError(f"{roles.low} is above {roles.high} in {where}")
+    return low, high
 
 
 def likely_group(frame: pl.DataFrame, roles: Roles) -> str | None:

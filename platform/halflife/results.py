@@ -127,11 +127,11 @@ def fit(
     """A law (a name in LAWS, FILE.py:NAME, or a Law) fitted to columns of a frame or a file; printed as ten lines.
 
     `x` names a column for each of the law's inputs, as {"N": "params", "D": "tokens"} or in the law's order. The
-    response is `y` (a lower bound where `censored` is true), its bounds `low` and `high`, or counts: `hits` of
-    `trials`. Rows without a response are left out, but a missing time is refused. `group` names the column of seeds:
-    rows of one seed are not independent. `weights` or standard `errors` of y weigh the rows. `error` is binomial for
-    counts, lognormal for bounds, gaussian for other `y` by default; `delta` is Huber's, `chance` the success rate of
-    guessing; `fix` holds parameters.
+    response is `y` (a lower bound where `censored` is true; between `low` and `high` where it is blank), or counts:
+    `hits` of `trials`. Rows without a response are left out, but a missing time is refused. `group` names the column of
+    seeds: rows of one seed are not independent. `weights` or standard `errors` of y weigh the rows. `error` is binomial
+    for counts, lognormal for times of which some are bounds, gaussian for other `y`; `delta` is Huber's, `chance` the
+    success rate of guessing; `fix` holds parameters.
     Raises UserError on a missing column, on missing or impossible values, and when no start has a finite objective.
     """
     from analysis.fitting.command import Columns, fitted

@@ -104,6 +104,9 @@ def test_bounds_say_what_a_column_of_censoring_says(tmp_path: Path, capsys: pyte
     frame = frame.with_columns(upper=pl.when(~pl.col("late")).then("half_life"))
     arguments = ["fit", "--law", "half_life_size", "--x", "N", "--low", "half_life", "--high", "upper"]
     other = run(tmp_path, frame, *arguments)
+    blank = frame.with_columns(lower="half_life", half_life=pl.when(~pl.col("late")).then("half_life"))
+    third = run(tmp_path, blank, *FIT_TIME, "--low", "lower", "--high", "upper")
+    assert third["parameters"] == other["parameters"]
     for name, each in one["parameters"].items():
         assert other["parameters"][name]["estimate"] == pytest.approx(each["estimate"], rel=1e-6)
 
@@ -121,7 +124,11 @@ def test_a_blank_time_is_refused_and_a_blank_loss_is_left_out(tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--y", "half_life", "--low", "half_life", "--high", "true"], "pass either --y, or both --hits and --trials"),
+        (["--y", "half_life", "--hits", "seed"], "pass either --y, or both --hits and --trials"),
+        (
+            ["--y", "half_life", "--low", "half_life", "--high", "true", "--censored", "late"],
+            "without --low and --high",
+        ),
         (["--low", "half_life"], "or both --low and --high; got --low"),
         (["--low", "true", "--high", "half_life"], "true is above half_life in"),
         (["--y", "half_life", "--censored", "N"], "column N has 100000.0 in row 1; expected true or false"),
@@ -346,3 +353,15 @@ def test_a_span_that_falls_short_is_not_rounded_up_to_what_is_needed(tmp_path: P
     frame = pl.DataFrame({"x": x, "y": y})
     warned = run(tmp_path, frame, "fit", "--law", "exponential_floor", "--x", "x", "--y", "y")["warnings"]
     assert any("reaches 1.49 decades beyond T = 60; a tail or floor needs 1.5" in warning for warning in warned)
+
+
+def test_errors_in_the_logarithm_of_one_plus_y_take_zeros_and_large_values_alike(tmp_path: Path) -> None:
+    rng, x = np.random.default_rng(0), np.tile(np.geomspace(1, 1000, 20), 2)
+    y = np.expm1(np.maximum(np.log1p(2000 * np.exp(-x / 80)) + 0.1 * rng.normal(size=40), 0))
+    frame = pl.DataFrame({"x": x, "y": np.round(y)})
+    assert (frame["y"] == 0).any()
+    found = run(tmp_path, frame, "fit", "--law", "exponential", "--x", "x", "--y", "y", "--error", "log1p")
+    assert found["error"] == "log1p"
+    for name, truth in (("a", 2000.0), ("T", 80.0)):
+        assert found["parameters"][name]["low"] < truth < found["parameters"][name]["high"]
+        assert found["parameters"][name]["estimate"] == pytest.approx(truth, rel=0.1)

@@ -14,6 +14,7 @@ from analysis.fitting.objectives import Gaussian, Huber
 from analysis.fitting.observations import Observations
 from analysis.laws import LAWS
 from analysis.laws.allocation import FLOPS
+from analysis.laws.menu import INPUTS
 
 MUENNIGHOFF = np.array([np.exp(0.6254804), np.exp(6.255414), np.exp(7.3049974), 0.3526596, 0.3526596, 15.387756,
                         5.309743])  # fmt: skip
@@ -70,6 +71,10 @@ def test_up_to_four_passes_are_worth_nearly_as_much_as_new_tokens() -> None:
     assert worth(4) > 0.9 * 4
     assert worth(16) == pytest.approx(1 + 15.39 * (1 - np.exp(-15 / 15.39)), rel=0.02)
     assert worth(60) - worth(40) < 0.06 * 20
+
+
+def test_every_input_of_a_law_is_described_in_the_menu() -> None:
+    assert {name for law in LAWS.values() for name in law.inputs} == set(INPUTS)
 
 
 def test_no_other_split_of_the_compute_has_a_lower_loss() -> None:
