@@ -8,7 +8,7 @@ from typing import Any
 from halflife.kits.axes import replicated
 from halflife.kits.backdoor import CONTROLS, Settings
 from halflife.kits.elicitation import elicited
-from halflife.kits.questions import FACTOR, LOOKS, at_reference, effects
+from halflife.kits.questions import FACTOR, LOOKS, at_reference, declared, effects
 from halflife.models.ladder import Rung
 from halflife.tracking.questions import Against, Contrast, Crossing, Decay, Mean, Quantity, Question, Trend
 from halflife.tracking.schema import Axis, Control, Declaration, Outcome
@@ -96,11 +96,7 @@ def asked(axes: tuple[Axis, ...], *, several: bool, relearn: bool, soft_prompts:
         *([size_slows(reference)] if several else []), extinction(reference), *([savings(alike)] if relearn else []),
         *further, *asked_of_prompts,
     ]  # fmt: skip
-    quantities = (
-        HALF_LIFE, RETAINED, *([SUCCESS_HALF_LIFE] if several else []),
-        *([RELEARNING, OWN_SAVINGS] if relearn else []), *measured,
-    )  # fmt: skip
-    return {"quantities": quantities, "questions": tuple(questions)}
+    return declared((HALF_LIFE, RETAINED, SUCCESS_HALF_LIFE, RELEARNING, OWN_SAVINGS, *measured), questions)
 
 
 def _size(quantity: Quantity, where: dict[str, Any], name: str = "", text: str = "") -> Question:

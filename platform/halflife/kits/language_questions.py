@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from halflife.kits.elicitation import elicited
-from halflife.kits.questions import FACTOR, LOOKS, at_reference, effects
+from halflife.kits.questions import FACTOR, at_reference, declared, effects
 from halflife.tracking.questions import Against, Contrast, Crossing, Decay, First, Mean, Quantity, Question, Trend
 from halflife.tracking.schema import Axis
 
@@ -42,7 +42,13 @@ def asked(
     reference = at_reference(axes, "family")
     own = reference | {"family": focus}
     primary: list[Question] = [_saved(own)]
-    further: list[Question] = [Decay(name="decay", label="How long does it last?", outcome="skill")]
+    further: list[Question] = [
+        Decay(
+            name=f"decay_{family}", label=f"How long does a language of family {family} last?", outcome="skill",
+            where={"family": family},
+        )
+        for family in families
+    ]  # fmt: skip
     if len(families) > 1:
         primary.insert(0, _shared(HALF_LIFE, families[-1], families[0], reference))
         further += [_shared(HALF_LIFE, high, families[0], reference, primary=False) for high in families[1:-1]]
@@ -71,8 +77,7 @@ def asked(
             Contrast(name="untrained", label=label, quantity="untrained", high="treatment", low="absent", where=where)
         )
     measured, of_prompts = elicited(soft_prompts, "the dropped language", own)
-    quantities = (HALF_LIFE, RETAINED, RELEARNING, LEFT, *([UNTRAINED] if "D" in families else []), *measured)
-    return {"quantities": quantities, "questions": (*primary, *further, *of_prompts), "looks": LOOKS}
+    return declared((HALF_LIFE, RETAINED, RELEARNING, LEFT, UNTRAINED, *measured), (*primary, *further, *of_prompts))
 
 
 def _shared(quantity: Quantity, high: str, low: str, where: dict[str, Any], *, primary: bool = True) -> Question:

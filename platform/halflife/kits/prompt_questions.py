@@ -8,7 +8,7 @@ from typing import Any
 
 from halflife.kits.behaviours import LACKED, label
 from halflife.kits.prompts import Measured
-from halflife.kits.questions import LOOKS
+from halflife.kits.questions import declared
 from halflife.tracking.questions import Association, Contrast, Curve, Quantity, Question, Trend
 
 DISTANCE = Quantity(name="distance", label="the number of tokens that it takes", derived="distance", unit="tokens")
@@ -50,9 +50,9 @@ def protections(
     ]  # fmt: skip
     for name in names:
         own: Where = {"protection": name}
-        asked += [_elicited(SUCCESS, labels[name], own, max(tokens)), *_curve(SUCCESS, labels[name], own, tokens)]
+        asked += [_elicited(SUCCESS, labels[name], own, max(tokens)), _curve(SUCCESS, labels[name], own, tokens)]
         asked += [_size(BROKEN_BY, labels[name], own)] if several else []
-    return {"quantities": (BROKEN_BY, SUCCESS), "questions": tuple(asked), "looks": LOOKS}
+    return declared((BROKEN_BY, SUCCESS), asked)
 
 
 def behaving(
@@ -90,7 +90,7 @@ def behaving(
         own, quantity = here | {"behaviour": name}, LOSS if name.partition("-")[0] in BY_LOSS else SUCCESS
         curve = _curve(quantity, label(name), own, settings.tokens)
         null = {"prediction": "equivalent", "margin": 0.02, "reason": NULL} if name == "continuation" else {}
-        further += [replace(each, **null) for each in curve]
+        further.append(replace(curve, **null))
         further += [_beyond(name, own)] if name in LACKED else []
         if len(sizes) > 1 and name not in ("continuation", *elsewhere, *alone[-1:]):
             further.append(_size(DISTANCE, label(name), at | {"behaviour": name}))
@@ -102,8 +102,7 @@ def behaving(
                 where=here | {"k": max(settings.tokens)},
             )
         )  # fmt: skip
-    quantities = (DISTANCE, SUCCESS, LOSS, *([INFORMATION] if settings.bits else []), *fragile)
-    return {"quantities": quantities, "questions": (*primary, *further), "looks": LOOKS}
+    return declared((DISTANCE, SUCCESS, LOSS, INFORMATION, *FRAGILITY), (*primary, *further))
 
 
 TENTH = "an answer in ten more is the least that would make a model with the behaviour the easier one to prompt"
@@ -136,13 +135,14 @@ def _beyond(name: str, where: Where) -> Question:
     )  # fmt: skip
 
 
-def _curve(quantity: Quantity, text: str, where: Where, tokens: Sequence[int]) -> list[Question]:
-    """Needs three lengths."""
-    threshold = 0.5 if quantity is SUCCESS else None
+def _curve(quantity: Quantity, text: str, where: Where, tokens: Sequence[int]) -> Question:
+    """Of two lengths, the one against the other."""
     label = f"{text}: how does {quantity.label} change with its length?"
-    name = _name(quantity, "curve", where)
-    curve = Curve(name=name, label=label, quantity=quantity.name, axis="k", threshold=threshold, where=where)
-    return [curve] if len(tokens) > 2 else []
+    common: dict[str, Any] = {"name": _name(quantity, "curve", where), "quantity": quantity.name, "axis": "k"}
+    common |= {"label": label, "where": where}
+    if len(tokens) == 2:
+        return Contrast(high=max(tokens), low=min(tokens), **common)
+    return Curve(threshold=0.5 if quantity is SUCCESS else None, **common)
 
 
 def _size(quantity: Quantity, text: str, where: Where) -> Question:

@@ -16,6 +16,17 @@ FACTOR = math.log(1.25)
 """The margin of factors of time: a quarter more or less training decides between no two ways to train."""
 
 
+def declared(quantities: Iterable[Quantity], questions: Iterable[Question]) -> dict[str, Any]:
+    """The part of a declaration that asks: the questions, and of the quantities those that they are about."""
+    questions = tuple(questions)
+    used = {name for question in questions for name in question.quantities}
+    return {
+        "quantities": tuple(quantity for quantity in quantities if quantity.name in used),
+        "questions": questions,
+        "looks": LOOKS,
+    }
+
+
 def at_reference(axes: Iterable[Axis], *apart: str) -> dict[str, Any]:
     """A question's `where`: the first value of every axis that varies, without those of these names."""
     return {axis.name: axis.values[0] for axis in axes if len(axis.values) > 1 and axis.name not in apart}
