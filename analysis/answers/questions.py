@@ -112,6 +112,10 @@ def _selected(data: StudyData, question: Question, quantity: Quantity, *needed: 
     Raises UserError if a column is lacking, or no trial is left.
     """
     frame = values(data, quantity).filter(pl.col("role").is_in(question.roles))
+    stage = f"stage_{quantity.phase}"
+    if stage in data.trials.columns:  # trials without the phase, such as relearning, are not asked about
+        having = data.trials.filter(pl.col(stage).is_not_null())["trial"]
+        frame = frame.filter(pl.col("trial").is_in(having.to_list()))
     for name in (SEED, *needed, *question.where):
         if name not in frame.columns:
             raise UserError(f"no trial has {name!r}{per_seed.nearest(name, frame.columns)}")

@@ -423,3 +423,25 @@ def test_the_command_prints_the_sentences_and_writes_the_files(tmp_path, capsys,
     assert written["questions"][0]["sentence"] in printed
     assert written["declared"].startswith("2025-06-15")
     assert schema.Declaration.from_json(asked.to_json()) == asked
+
+
+def test_settings_without_the_phase_do_not_keep_a_treatment_from_its_control():
+    """Only the reference is relearned from; the control has no dose."""
+    rng = np.random.default_rng(0)
+    kinds = (("treatment", 250, "s1"), ("treatment", 1000, None), ("absent", 0, "s2"))
+    trials = [
+        {"parameters": 1000, "seed": seed, "role": role, "documents": dose, "stage_lamp": stage}
+        for seed in range(6) for role, dose, stage in kinds
+    ]  # fmt: skip
+    levels = {"treatment": 2.0, "absent": 1.0}
+
+    def curves(row):
+        level = levels[row["role"]] + rng.normal(0, 0.01)
+        return {"lamp/glow/lumens": [(0, 0.0), (100, level)]} if row["stage_lamp"] else {}
+
+    asked = Contrast(name="roles", label="?", quantity="glow", high="treatment", low="absent")
+    data = study(trials, curves, [GLOW], [asked])
+    found = answers(replace(data, parameters=("parameters", "seed", "documents")))[0]
+    assert found.word == "effect"
+    assert interval(found).contains(1.0)
+    assert (found.trials, found.missing) == (12, {})
