@@ -65,7 +65,7 @@ def judged(
         return f"{word}: {_no_estimate(estimates, shown)}{gaps} ({margin})."
     if verdict.small:
         word += " within the margin" if verdict.answer == "equivalent" else ", smaller than the margin"
-    notes = [margin]
+    notes = [margin, *([shown.note] if shown.note else [])]
     if verdict.look is not None and found.low is not None:
         notes.append(p_text(p) + (", by Holm" if verdict.family > 1 else ""))
     if verdict.only_holm:

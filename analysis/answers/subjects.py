@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from analysis.answers.questions import Answer
 from analysis.stats.format import bracket, listed, short
 from analysis.stats.intervals import Interval
+from analysis.stats.scaling import DECADES, SIZES
 from halflife.tracking.questions import Association, Contrast, Curve, Decay, Frontier, Quantity, Trend
 from halflife.tracking.schema import Declaration
 
@@ -24,6 +26,8 @@ class Shown:
     """Whether the estimate is the ln of a factor."""
     what: str = "what was asked"
     """The number's name, where there is none."""
+    note: str = ""
+    """On what the number rests besides seeds."""
 
     def at(self, value: float) -> float:
         return (math.exp(value) if value < 700 else math.inf) if self.factor else self.scale * value
@@ -66,15 +70,23 @@ def _trend(answer: Answer, declaration: Declaration, found: Interval | None) -> 
     question, quantity = answer.question, answer.quantities[0]
     assert isinstance(question, Trend)
     axis = _label(question.axis, declaration)
-    what = f"the slope of {quantity.label} over {axis}"
+    shown = partial(Shown, what=f"the slope of {quantity.label} over {axis}", note=_span(answer, question))
     if question.scale == "log" and quantity.on_log_scale:
-        return Shown(f"{quantity.label} goes as {axis} to the power", what=what)
+        return shown(f"{quantity.label} goes as {axis} to the power")
     if question.scale == "log":
         after = f"{_unit(quantity)} per doubling of {axis}"
-        return Shown(f"{quantity.label} changes by", after, scale=math.log(2), what=what)
+        return shown(f"{quantity.label} changes by", after, scale=math.log(2))
     if quantity.on_log_scale:
-        return Shown(f"{quantity.label} changes by a factor of", f" per unit of {axis}", factor=True, what=what)
-    return Shown(f"{quantity.label} changes by", f"{_unit(quantity)} per unit of {axis}", what=what)
+        return shown(f"{quantity.label} changes by a factor of", f" per unit of {axis}", factor=True)
+    return shown(f"{quantity.label} changes by", f"{_unit(quantity)} per unit of {axis}")
+
+
+def _span(answer: Answer, question: Trend) -> str:
+    """The values of the axis; of few sizes, or of sizes close together, that they are no scaling law."""
+    levels = answer.used[question.axis].drop_nulls().unique().sort().cast(float).to_list()
+    text = f"{len(levels)} values from {short(levels[0])} to {short(levels[-1])}"
+    few = len(levels) < SIZES or math.log10(levels[-1] / levels[0]) < DECADES - 1e-3 if levels[0] > 0 else False
+    return f"{text}: too few or too close for a law of scale" if question.axis == "parameters" and few else text
 
 
 def _pair(quantity: Quantity, high: str, low: str, found: Interval | None) -> Shown:
