@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as encoder
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -85,16 +85,20 @@ def fit(
         json: File to write the result to.
     """
     from analysis.fitting import describe
-    from analysis.fitting.derived import allocation, derived_intervals
+    from analysis.fitting.derived import allocation, bootstrapped, of_functions
     from analysis.fitting.extrapolation import held_out
     from analysis.fitting.intervals import cluster_bootstrap, intervals
     from analysis.fitting.scatter import uneven
 
     made, left_out, x = fitted(data, law, columns)
     at = budgets("--compute", compute)
-    found, predicted, follows = intervals(made), held_out(made, hold_out), derived_intervals(made)
-    allocated = {budget: allocation(made, budget) for budget in at}
+    splits = {budget: allocation(made.law, budget) for budget in at}
+    found, predicted, follows = intervals(made), held_out(made, hold_out), of_functions(made, made.law.derived)
+    allocated = {budget: of_functions(made, parts) for budget, parts in splits.items()}
     resampled = cluster_bootstrap(made, bootstrap) if bootstrap else None
+    if resampled is not None:
+        resampled = replace(resampled, parameters=resampled.parameters | bootstrapped(made, made.law.derived))
+        allocated |= {budget: bootstrapped(made, parts) for budget, parts in splits.items()}
     if json is not None:
         result = as_json(made, found) | _source(data, columns, x, left_out)
         result |= {"held_out_error": {part: _finite(each.error) for part, each in predicted.items()}}
@@ -103,7 +107,7 @@ def fit(
                                   for budget, parts in allocated.items()]}  # fmt: skip
         write_json(json, result | ({"bootstrap": _ends(resampled, made.law)} if resampled else {}))
     lines = describe.summary(made, found, follows, resampled, left_out)
-    lines += [describe.allocation(budget, parts) for budget, parts in allocated.items()]
+    lines += [describe.allocation(budget, parts, bool(bootstrap)) for budget, parts in allocated.items()]
     _print([*lines, *describe.notes(made, found, predicted, resampled is not None)])
 
 

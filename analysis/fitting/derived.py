@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from analysis.errors import UserError
-from analysis.fitting.intervals import by_group, fits_alone, jackknife_half_width, without_groups
+from analysis.fitting.intervals import by_group, expanded, fits_alone, jackknife_half_width, without_groups
 from analysis.fitting.problem import Problem
 from analysis.fitting.profile import Quantity, profile
 from analysis.fitting.result import Fit
 from analysis.laws.allocation import FLOPS
-from analysis.laws.base import Derived
+from analysis.laws.base import Derived, Law
 from analysis.stats.arrays import Array
 from analysis.stats.intervals import LEVEL, Interval, t_interval
 
@@ -23,12 +23,11 @@ def derived_intervals(fit: Fit, level: float = LEVEL) -> dict[str, Interval]:
     return of_functions(fit, fit.law.derived, level)
 
 
-def allocation(fit: Fit, compute: float, level: float = LEVEL) -> dict[str, Interval]:
-    """Parameters N, tokens D and the loss of the best split of `compute` FLOPs, by name.
+def allocation(law: Law, compute: float) -> dict[str, Derived]:
+    """Parameters N, tokens D and loss of the best split of `compute` FLOPs, by name, as functions of the parameters.
 
     Raises UserError if the law has no such optimum.
     """
-    law = fit.law
     if law.optimum is None:
         raise UserError(f"{law.name} has no compute-optimal allocation: expected a law of N and D, such as chinchilla")
     if not compute > 0:
@@ -39,12 +38,11 @@ def allocation(fit: Fit, compute: float, level: float = LEVEL) -> dict[str, Inte
         x = np.stack(np.broadcast_arrays(*best(compute / FLOPS, *theta)), axis=-1)
         return law.value(np.stack(np.broadcast_arrays(*theta), axis=-1), x[..., None, :])[..., 0]
 
-    parts = {
+    return {
         "N": Derived(function=lambda *theta: best(compute / FLOPS, *theta)[0], meaning="parameters", log=True),
         "D": Derived(function=lambda *theta: best(compute / FLOPS, *theta)[1], meaning="tokens", log=True),
         "loss": Derived(function=loss, meaning="loss there", log=True),
     }
-    return of_functions(fit, parts, level)
 
 
 def of_functions(fit: Fit, functions: Mapping[str, Derived], level: float = LEVEL) -> dict[str, Interval]:
@@ -80,6 +78,22 @@ def of_functions(fit: Fit, functions: Mapping[str, Derived], level: float = LEVE
             low, high = (float(each[0]) if np.isfinite(each[0]) else None for each in (end.low, end.high))
             found[name] = replace(found[name], low=low, high=high)
     return {name: found[name].exp() if each.log else found[name] for name, each in functions.items() if name in found}
+
+
+def bootstrapped(fit: Fit, functions: Mapping[str, Derived]) -> dict[str, Interval]:
+    """Intervals of functions of the parameters from the draws of the last `cluster_bootstrap` of this fit."""
+    if not functions:
+        return {}
+    drawn, found = fit.derived["bootstrap"], {}
+    group = fit.observations.group
+    clusters = fit.observations.n if group is None else np.unique(group).size
+    for name, each in functions.items():
+        whole, values = float(_scaled(each)(fit.theta)), _scaled(each)(drawn.theta)
+        if np.isfinite(whole) and np.isfinite(values).all():
+            low, high = np.quantile(values, expanded(clusters))
+            interval = Interval(estimate=whole, low=float(low), high=float(high), count=clusters)
+            found[name] = interval.exp() if each.log else interval
+    return found
 
 
 def _scaled(derived: Derived) -> Callable[[Array], Array]:

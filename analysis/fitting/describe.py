@@ -58,10 +58,10 @@ class Told(Fit):
         return "\n".join([*summary(self, found, follows), *notes(self, found, {}, False)])
 
 
-def allocation(compute: float, parts: dict[str, Interval]) -> str:
+def allocation(compute: float, parts: dict[str, Interval], bootstrapped: bool = False) -> str:
     """The best split of a budget, in one line."""
     shown = [f"{name} = {_number(each.estimate)} {bracket(each)}" for name, each in parts.items()]
-    return f"optimum at C = {compute:g} FLOPs: {', '.join(shown)}"
+    return f"optimum at C = {compute:g} FLOPs: {', '.join(shown)}{' (bootstrap)' * bootstrapped}"
 
 
 def notes(fit: Fit, found: Intervals, predicted: dict[str, HeldOut], resampled: bool) -> list[str]:

@@ -44,7 +44,7 @@ def half_lives(seed: int = 0, seeds: int = 5, cut: float = 0.3) -> pl.DataFrame:
     """gamma 0.25, each run's half-life with its own noise; the longest `cut` of them are seen only until a horizon."""
     rng = np.random.default_rng(seed)
     sizes = np.tile(np.geomspace(1e5, 1e7, 5), seeds)
-    times = 1e4 * (sizes / 1e6) ** 0.25 * np.exp(0.4 * rng.normal(size=sizes.size))
+    times = 1e4 * (sizes / 1e6) ** 0.25 * np.exp(0.3 * rng.normal(size=sizes.size))
     horizon = np.quantile(times, 1 - cut)
     return pl.DataFrame({
         "N": sizes, "seed": np.repeat(np.arange(seeds), 5), "half_life": np.minimum(times, horizon),
@@ -84,16 +84,16 @@ def test_names_that_are_not_the_laws_or_seem_swapped_are_refused(
 def test_censored_times_are_bounds_and_give_the_planted_exponent(tmp_path: Path) -> None:
     """Dropped, the slope would be too small: the long half-lives are those of large models."""
     frame, inside, estimates, dropped = half_lives(), 0, [], []
-    for seed in range(8):
+    for seed in range(5):
         frame = half_lives(seed)
         gamma = run(tmp_path, frame, *FIT_TIME, "--censored", "late")["parameters"]["gamma"]
         inside += gamma["low"] <= 0.25 <= gamma["high"]
         estimates.append(gamma["estimate"])
         seen = frame.filter(~pl.col("late"))
         dropped.append(run(tmp_path, seen, *FIT_TIME, "--error", "lognormal")["parameters"]["gamma"]["estimate"])
-    assert np.mean(estimates) == pytest.approx(0.25, abs=0.03)
-    assert np.mean(dropped) < 0.2
-    assert inside >= 6
+    assert np.mean(estimates) == pytest.approx(0.25, abs=0.05)
+    assert np.mean(dropped) < 0.17
+    assert inside >= 4
 
 
 def test_bounds_say_what_a_column_of_censoring_says(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -197,7 +197,7 @@ def test_the_largest_of_an_input_is_held_out_on_demand(tmp_path: Path) -> None:
 
 
 def test_a_parametric_fit_allocates_compute_with_intervals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = [*FIT_LOSS, "--x", "params,tokens", "--compute", "1e21,1e23"]
+    arguments = [*FIT_LOSS, "--x", "params,tokens", "--compute", "1e21"]
     found = run(tmp_path, losses(), *arguments)
     for name, truth in (("a", 0.28 / 0.62), ("b", 0.34 / 0.62)):
         each = found["derived"][name]
@@ -205,14 +205,19 @@ def test_a_parametric_fit_allocates_compute_with_intervals(tmp_path: Path, capsy
         assert each["estimate"] == pytest.approx(truth, abs=0.02)
     best = LAWS["chinchilla"].optimum
     assert best is not None
-    for budget, each in zip((1e21, 1e23), found["allocation"], strict=True):
-        size, tokens = best(budget / 6, *CHINCHILLA)
-        assert each["compute"] == budget
-        assert each["N"]["low"] < size < each["N"]["high"]
-        assert each["D"]["low"] < tokens < each["D"]["high"]
-        assert 6 * each["N"]["estimate"] * each["D"]["estimate"] == pytest.approx(budget)
-        assert each["loss"]["low"] < each["loss"]["high"]
+    size, tokens = best(1e21 / 6, *CHINCHILLA)
+    (split,) = found["allocation"]
+    assert split["compute"] == 1e21
+    assert split["N"]["low"] < size < split["N"]["high"]
+    assert split["D"]["low"] < tokens < split["D"]["high"]
+    assert 6 * split["N"]["estimate"] * split["D"]["estimate"] == pytest.approx(1e21)
+    assert split["loss"]["low"] < split["loss"]["high"]
     assert "optimum at C = 1e+21 FLOPs: N = " in capsys.readouterr().out
+    drawn = run(tmp_path, losses(), *arguments, "--bootstrap", "200")
+    again, first = drawn["bootstrap"]["parameters"]["a"], found["derived"]["a"]
+    assert again["low"] < 0.28 / 0.62 < again["high"]
+    assert 0.4 < (again["high"] - again["low"]) / (first["high"] - first["low"]) < 2.5
+    assert capsys.readouterr().out.count("(bootstrap)") == 1
 
 
 @pytest.mark.parametrize("columns", [["--tokens", "tokens"], ["--budget", "compute"]])
