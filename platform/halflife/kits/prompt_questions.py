@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -71,7 +72,7 @@ def behaving(
     strings = sorted((name for name in names if _length(name, "say")), key=lambda name: _length(name, "say"))
     if len(strings) > 1:
         question = _longer(DISTANCE, "say", here, "Does a longer string take more tokens?")
-        primary.append(replace(question, primary=True, prediction="positive", margin=1.0, reason=WHOLE))
+        primary.append(replace(question, primary=True, prediction="positive", margin=DOUBLING, reason=WHOLE))
         if settings.bits:
             further.append(_longer(INFORMATION, "say", here, "Does a longer string take more bits?"))
     if sum(_length(name, "skip") > 0 for name in names) > 1:
@@ -85,7 +86,7 @@ def behaving(
         further += others
     elif len(sizes) > 1 and alone:
         question = _size(DISTANCE, label(alone[-1]), at | {"behaviour": alone[-1]})
-        primary.append(replace(question, primary=True, prediction="negative", margin=1.0, reason=WHOLE))
+        primary.append(replace(question, primary=True, prediction="negative", margin=DOUBLING, reason=WHOLE))
     for name in names:
         own, quantity = here | {"behaviour": name}, LOSS if name.partition("-")[0] in BY_LOSS else SUCCESS
         curve = _curve(quantity, label(name), own, settings.tokens)
@@ -106,7 +107,9 @@ def behaving(
 
 
 TENTH = "an answer in ten more is the least that would make a model with the behaviour the easier one to prompt"
-WHOLE = "a prompt has whole tokens: what takes less than one more takes no more"
+WHOLE = "a prompt has whole tokens: what takes less than one more or fewer at twice as much takes as many"
+DOUBLING = 1 / math.log(2)
+"""One token per doubling, as a slope over ln."""
 NULL = "a fiftieth of a nat per token, 2 % of perplexity, is no behaviour: prompts that gain more on text teach it"
 PAIRS = "at 0.3 six of ten pairs of behaviours are ordered alike, by chance five: it would foretell no behaviour's"
 
