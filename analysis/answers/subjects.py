@@ -90,26 +90,32 @@ def _span(answer: Answer, question: Trend) -> str:
 
 
 def _pair(quantity: Quantity, high: str, low: str, found: Interval | None) -> Shown:
-    what = f"the difference in {quantity.label} between {high} and {low}"
+    """`high` and `low` with their prepositions."""
+    what = f"the difference in {quantity.label} between that {high} and that {low}"
     if quantity.on_log_scale:
-        return Shown(f"{quantity.label} with {high} is", f" times that with {low}", factor=True, what=what)
+        return Shown(f"{quantity.label} {high} is", f" times that {low}", factor=True, what=what)
     lower = found is not None and found.estimate < 0
-    after = f"{_unit(quantity)} {'lower' if lower else 'higher'} with {high} than with {low}"
+    after = f"{_unit(quantity)} {'lower' if lower else 'higher'} {high} than {low}"
     return Shown(f"{quantity.label} is", after, scale=-1.0 if lower else 1.0, what=what)
 
 
 def _contrast(answer: Answer, declaration: Declaration, found: Interval | None) -> Shown:
     question = answer.question
     assert isinstance(question, Contrast)
-    axis = _label(question.axis, declaration)
-    return _pair(answer.quantities[0], f"{axis} {question.high}", f"{axis} {question.low}", found)
+    if question.axis == "role":
+        named = {control.role: f"in the control “{control.label}”" for control in declaration.controls}
+        high, low = (named.get(role, f"in the {role}") for role in (question.high, question.low))
+    else:
+        axis = _label(question.axis, declaration)
+        high, low = (f"with {axis} {value}" for value in (question.high, question.low))
+    return _pair(answer.quantities[0], high, low, found)
 
 
 def _curve(answer: Answer, declaration: Declaration, found: Interval | None) -> Shown:
     question = answer.question
     assert isinstance(question, Curve)
     axis = _label(question.axis, declaration)
-    ends = [f"{axis} {answer.further[name]}" for name in ("largest", "smallest")]
+    ends = [f"with {axis} {answer.further[name]}" for name in ("largest", "smallest")]
     return _pair(answer.quantities[0], ends[0], ends[1], found)
 
 
