@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from analysis.fitting.adequacy import doubts
 from analysis.fitting.problem import Problem
 from analysis.fitting.result import Fit
 from analysis.fitting.solver import minimise
@@ -34,7 +35,7 @@ def diagnose(fit: Fit, problem: Problem, hessian: Array, z: Array) -> Fit:
         *(f"the term of {name} collapsed to 0" for name in _empty_terms(fit) if name not in bound),
         *_above_one(fit),
     ]
-    found += _constant_groups(fit)
+    found += [*_constant_groups(fit), *doubts(fit, problem), *_dispersed(fit)]
     group = fit.observations.group
     if group is not None and (seeds := np.unique(group).size) < SEEDS:
         found.append(f"{seeds} group{'s' * (seeds != 1)}: below {SEEDS}, intervals over groups are unreliable")
@@ -42,6 +43,23 @@ def diagnose(fit: Fit, problem: Problem, hessian: Array, z: Array) -> Fit:
         reached = max(1, round(fit.starts_at_optimum * fit.starts))
         found.append(f"only {reached} of {fit.starts} starts reached the best objective: there may be a better one")
     return replace(fit, warnings=tuple(found))
+
+
+def _dispersed(fit: Fit) -> list[str]:
+    if fit.dispersion is None:
+        return []
+    if fit.dispersion.over:
+        return [
+            f"counts scatter more than a binomial's ({fit.dispersion.text}): intervals are too narrow; use --error "
+            "beta-binomial"
+        ]
+    if fit.dispersion.under:
+        return [
+            f"counts scatter less than a binomial's ({fit.dispersion.text}), as where the same items are asked at each "
+            f"{fit.law.inputs[0]}: binomial intervals are too wide for these items, and AICc cannot tell laws apart; "
+            "with a row per item and --group ITEM, intervals are over items"
+        ]
+    return []
 
 
 def _at_bound(fit: Fit, problem: Problem, z: Array) -> dict[str, float]:

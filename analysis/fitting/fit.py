@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from analysis.errors import UserError
 from analysis.fitting.censored import Censored
 from analysis.fitting.diagnosis import diagnose, likelihood_ratio
-from analysis.fitting.objectives import Gaussian, Objective, default_objective
+from analysis.fitting.dispersion import Dispersion, dispersion, summed
+from analysis.fitting.objectives import BetaBinomial, Binomial, Gaussian, Objective, default_objective
 from analysis.fitting.observations import Observations
 from analysis.fitting.problem import Problem
 from analysis.fitting.result import Fit, FitBatch
@@ -41,9 +43,9 @@ def fit(
 ) -> Fit:  # fmt: skip
     """The best of many local minima, polished, with warnings.
 
-    `starts`: a number (Sobol and variable projection), or (S, P) on the natural scale. `objective`: by default binomial
-    for counts and Gaussian for a response. `fixed`: parameters held at these values. Raises UserError on data that
-    cannot be fitted.
+    `starts`: a number (Sobol and variable projection), or (S, P) on the natural scale. `objective`: by default Gaussian
+    for a response and binomial for counts, or beta-binomial if they scatter more. `fixed`: parameters held at these
+    values. Raises UserError on data that cannot be fitted.
     """
     objective = bounded(objective or default_objective(data), data)
     check(law, data, objective, fixed)
@@ -75,7 +77,19 @@ def fit(
     )  # fmt: skip
     if np.isnan(made.covariance if made.covariance is not None else 0).any():
         object.__setattr__(made, "covariance", None)
+    if isinstance(objective, Binomial) and (data.group is None or np.unique(data.group).size < 2):
+        together = summed(data)
+        rate = objective.chance + (1 - objective.chance) * np.clip(made.predict(together.x), 0.0, 1.0)
+        object.__setattr__(made, "dispersion", dispersion(together, rate, size - len(fixed or {})))
+        if objective.adapts and made.dispersion is not None and made.dispersion.over and together.n > size + 1:
+            wider = fit(law, together, objective=BetaBinomial(chance=objective.chance), starts=starts, seed=seed,
+                        fixed=fixed, diagnosed=diagnosed)  # fmt: skip
+            return replace(wider, dispersion=made.dispersion, warnings=(_scattered(made.dispersion), *wider.warnings))
     return made if not diagnosed else diagnose(made, problem, hessian, best)
+
+
+def _scattered(found: Dispersion) -> str:
+    return f"counts scatter more than a binomial's ({found.text}): the beta-binomial is fitted instead"
 
 
 def fit_many(

@@ -65,9 +65,12 @@ def intervals(fit: Fit, level: float = LEVEL) -> Intervals:
 
 
 def fits_alone(fit: Fit) -> bool:
-    """Whether every group has more points than parameters and covers most of the range of every input."""
+    """Whether every group has more points than parameters and covers most of the range of every input. Groups with one
+    trial a point are items: none has a curve of its own."""
     data = fit.observations
     assert data.group is not None
+    if data.censored is not None or (data.trials is not None and data.trials.max() <= 1):
+        return False
     least = len(fit.law.parameters) + 1
     spread = np.ptp(_ranks(data.x), axis=0)
     for name in np.unique(data.group):
@@ -268,11 +271,14 @@ def _profiled(fit: Fit, level: float) -> Intervals:
         quantities.append(log_half_life(fit.law, problem))
     ends = ends_of(problem, z, quantities, level)
     found = {}
+    unknown = fit.observations.hits is None and problem.points <= size - len(fit.fixed) + (fit.own is not None)
     for i, (name, log) in enumerate(zip(fit.law.names, fit.law.log, strict=True)):
         low, high = _shown(ends[i].low[0], log), _shown(ends[i].high[0], log)
-        if low is None and not log and fit.law.parameters[i].low == 0:
+        if low is None and not unknown and not log and fit.law.parameters[i].low == 0:
             low = 0.0
         found[name] = _around(float(fit.theta[i]), low, high)
+    if unknown:
+        method = "none, as no degrees of freedom are left"
     shown = None
     if half is not None:
         last = float(fit.observations.x[:, 0].max())
@@ -335,6 +341,7 @@ def cluster_bootstrap(fit: Fit, replicates: int, level: float = LEVEL, seed: int
     counts = rng.multinomial(names.size, np.full(names.size, 1 / names.size), size=replicates).astype(float)
     weights = counts[:, place] * (1.0 if fit.observations.weights is None else fit.observations.weights)
     drawn = fit_many(fit.law, fit.observations, weights=weights, around=fit, fixed=fit.fixed)
+    fit.derived["bootstrap"] = drawn
     shares = expanded(names.size, level)
     low, high = np.quantile(drawn.theta, shares, axis=0)
     half, halves, shown = fit.half_life, drawn.half_life, None

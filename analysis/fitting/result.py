@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.fitting.dispersion import Dispersion
 from analysis.fitting.objectives import Objective
 from analysis.fitting.observations import Observations
 from analysis.laws.base import Law
@@ -62,6 +63,8 @@ class Fit:
     optima: tuple[tuple[float, Array], ...]
     """Distinct local optima, best first: (objective, theta)."""
     warnings: tuple[str, ...]
+    dispersion: Dispersion | None = None
+    """Of counts around a binomial's law: whether they scatter more or less."""
     fixed: Mapping[str, float] = field(default_factory=dict)
     """Parameters that were held, by name."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)

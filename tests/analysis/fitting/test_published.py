@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from analysis.fitting.fit import fit, fit_many
-from analysis.fitting.objectives import Gaussian, Huber
+from analysis.fitting.objectives import Binomial, Gaussian, Huber
 from analysis.fitting.observations import Observations
 from analysis.laws import LAWS
 from analysis.laws.soft_prompts import conditional_distance
@@ -40,7 +40,7 @@ EBBINGHAUS = Observations(
     ("law", "parameters", "likelihood"), [("power", (0.953, 0.498), -313.37), ("exponential", (1.070, 0.131), -305.31)]
 )
 def test_murdock_1961_by_maximum_likelihood(law: str, parameters: tuple[float, float], likelihood: float) -> None:
-    made = fit(LAWS[law], MURDOCK)
+    made = fit(LAWS[law], MURDOCK, objective=Binomial())
     rate = made.theta[1] if law == "power" else 1 / made.theta[1]
     above = "a rate of 1.07 at x = 0, above 1"
     assert [warning for warning in made.warnings if "rate" in warning] == ([above] if law == "exponential" else [])

@@ -1,0 +1,94 @@
+"""Warnings about data that are too few, too equal, or not what the law is for."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+from analysis.fitting.problem import Problem
+from analysis.fitting.result import Fit
+
+SURE = 1e-3
+"""Probability of a lack of fit by chance below which rows at one x are taken to be repeated measurements."""
+MANY = 100_000
+"""Rows above which none is compared with the others."""
+RISING = 0.05
+"""Probability of a rise by chance below which it is told of a law that can only fall."""
+
+
+def doubts(fit: Fit, problem: Problem) -> list[str]:
+    """One line each."""
+    found = (_freedom(fit), _copies(fit), _repeated(fit, problem), _rising(fit), _below_chance(fit))
+    return [line for line in found if line]
+
+
+def _freedom(fit: Fit) -> str | None:
+    count = fit.observations.n if fit.observations.weights is None else int((fit.observations.weights > 0).sum())
+    used = len(fit.law.parameters) - len(fit.fixed) + (fit.error.own is not None)
+    if fit.observations.hits is not None or count > used:
+        return None
+    return f"{count} points and {used} parameters leave no degrees of freedom: the curve meets the points, no intervals"
+
+
+def _copies(fit: Fit) -> str | None:
+    """Rows that equal others in everything. Few values of y, such as 0 and 1, may well repeat; measured ones do not."""
+    data = fit.observations
+    if data.n > MANY or (data.trials is not None and data.trials.max() <= 1):
+        return None
+    names = [name for name in ("y", "high", "hits", "trials") if getattr(data, name) is not None]
+    table = np.column_stack([data.x, *(getattr(data, name) for name in names)])
+    if data.group is not None:
+        table = np.column_stack([table, np.unique(data.group, return_inverse=True)[1]])
+    _, counts = np.unique(table, axis=0, return_counts=True)
+    copies = data.n - counts.size
+    every = counts.min() > 1  # the whole table twice
+    few = data.y is None or np.unique(data.response).size < 0.5 * counts.size or data.censored is not None
+    if not copies or (few and not every):
+        return None
+    return f"{copies} of {data.n} rows are copies of others: they count as independent, so intervals are too narrow"
+
+
+def _repeated(fit: Fit, problem: Problem) -> str | None:
+    """The classical test of lack of fit: rows at one x against the law, by least squares."""
+    data, constant = fit.observations, float(problem.constant)
+    different, used = problem.x.shape[0], len(fit.law.parameters) - len(fit.fixed)
+    alone = data.group is None or np.unique(data.group).size < 2
+    if not alone or not fit.error.profiled or not constant > 0 or different <= used or data.weights is not None:
+        return None
+    whole = fit.objective / float(problem.total(np.ones(1))[0])
+    ratio = ((whole - constant) / (different - used)) / (constant / (data.n - different))
+    if stats.f.sf(ratio, different - used, data.n - different) > SURE:
+        return None
+    return (
+        f"rows at the same {', '.join(fit.law.inputs)} agree far better than {fit.law.name} fits them (lack of fit F = "
+        f"{ratio:.3g}): repeated measurements of one run are not independent, name their run with --group; or the law "
+        "is another"
+    )
+
+
+def _rising(fit: Fit) -> str | None:
+    data, law = fit.observations, fit.law
+    if not law.decays or law.names == ("a",) or data.n < 4:
+        return None
+    x, y = (stats.rankdata(values) for values in (data.x[:, 0], np.nan_to_num(data.response)))
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    correlation = float(np.corrcoef(x, y)[0, 1])
+    t = correlation * np.sqrt((data.n - 2) / max(1 - correlation**2, 1e-12))
+    if stats.t.sf(t, data.n - 2) > RISING:
+        return None
+    what = "the rate" if data.y is None else "y"
+    return (
+        f"{what} rises with {law.inputs[0]} (rank correlation {correlation:.2f}), but {law.name} can only fall: "
+        "rising_exponential and others are laws of recovery"
+    )
+
+
+def _below_chance(fit: Fit) -> str | None:
+    data, chance = fit.observations, getattr(fit.error, "chance", 0.0)
+    if not chance or data.hits is None or data.trials is None:
+        return None
+    rate = data.hits.sum() / data.trials.sum()
+    if rate >= chance:
+        return None
+    return f"the rate over all counts is {rate:.3g}, below --chance {chance:g}: is that the rate of guessing?"
