@@ -36,6 +36,8 @@ from halflife.evaluation.probes import (
 )
 from halflife.evaluation.targets import BackdoorTarget, TaskTarget
 from halflife.evaluation.texts import CorpusTexts, MixtureTexts
+from halflife.interpret.dictionary import BatchTopK, Dictionary, TopK
+from halflife.interpret.fit_dictionary import FitDictionary
 from halflife.interpret.intervention import FitIntervention
 from halflife.interpret.pairs import Conditioned
 from halflife.models.ladder import Rung
@@ -279,6 +281,14 @@ STORED = Activations(
 DRAWN = replace(
     STORED, texts=MixtureTexts(mixture=TRUNK.mixture, count=500), stored="bf16", max_bytes=1e9, held_out=0.2
 )
+LEARNED = FitDictionary(
+    activations=STORED,
+    dictionaries=(
+        Dictionary(latents=512, sparsity=TopK(k=16)),
+        Dictionary(latents=512, sparsity=BatchTopK(k=8), shared=True, seed=1),
+    ),
+    subject=STORED.subject,
+)
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "45e3158217f974c3b3bf"),
     (TRUNK, "b152fb55fc741b824d0b"),
@@ -309,6 +319,7 @@ GOLDEN: list[tuple[Stage, str]] = [
     (TAGGED, "dd2bcac1ce1fc165e3e8"),
     (ATTACKED, "18d33c1c68c1b380d3d8"),
     (MATCHED, "31145136415d574af552"),
+    (LEARNED, "5b7b91fd62b4b1129815"),
 ]
 
 
@@ -345,6 +356,7 @@ GOLDEN: list[tuple[Stage, str]] = [
         "tagged",
         "attacked",
         "matched",
+        "learned",
     ],
 )
 def test_the_key_is_unchanged(stage: Stage, key: str) -> None:

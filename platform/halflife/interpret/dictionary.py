@@ -1,0 +1,125 @@
+"""Dictionaries (sparse autoencoders), described: how large, how sparse, and for which sites."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from halflife.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparsity:
+    """Base of the rules that choose a dictionary's active latents: frozen dataclasses. One of your own is a class in a
+    module that your study imports."""
+
+    label: ClassVar[str]
+    """In names, before k"""
+    needs_threshold: ClassVar[bool] = False
+    """Whether `threshold` sets one"""
+
+    k: int
+    """Active latents per vector, or their mean"""
+
+    def chosen(self, pre: Any) -> Any:
+        """While it is trained: pre-activations (dictionaries, vectors, latents) -> the places of the active ones in the
+        flattened tensor, ascending by vector, int64."""
+        raise NotImplementedError(f"{type(self).__name__} chooses no latents")
+
+    def threshold(self, pre: Any) -> Any | None:
+        """Once it is trained, so that a vector's latents do not depend on the others': above which pre-activation a
+        latent is active, (dictionaries,), from pre-activations like those above; None: the k largest are."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopK(Sparsity):
+    """The k latents with the largest pre-activations of each vector (arXiv 2406.04093)."""
+
+    label: ClassVar[str] = "top"
+
+    def chosen(self, pre: Any) -> Any:
+        import torch  # descriptions import none
+
+        dictionaries, vectors, latents = pre.shape
+        first = latents * torch.arange(dictionaries * vectors, device=pre.device).view(dictionaries, vectors, 1)
+        return (pre.topk(self.k, sorted=False).indices + first).flatten()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchTopK(Sparsity):
+    """The k * vectors largest pre-activations of a batch (arXiv 2412.06410); then those above the threshold that leaves
+    k per held-out vector."""
+
+    label: ClassVar[str] = "batch"
+    needs_threshold: ClassVar[bool] = True
+
+    def chosen(self, pre: Any) -> Any:
+        import torch
+
+        dictionaries, vectors, latents = pre.shape
+        first = vectors * latents * torch.arange(dictionaries, device=pre.device)[:, None]
+        return (pre.flatten(1).topk(self.k * vectors, sorted=False).indices + first).sort().values.flatten()
+
+    def threshold(self, pre: Any) -> Any | None:
+        flat = pre.flatten(1)
+        above = self.k * pre.shape[1]
+        return flat.kthvalue(flat.shape[1] - above, dim=1).values.clamp(min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dictionary:
+    """u = x / rms(x) of each vector; u' = decoder(active latents) + bias; x' = rms(x) u'.
+
+    A token's scale grows with depth and is not for the dictionary to learn: so one dictionary can serve all sites.
+    """
+
+    latents: int
+    sparsity: Sparsity
+    shared: bool = False
+    """One dictionary for all sites, in place of one for each"""
+    seed: int = 0
+    """Of the initial weights"""
+
+    def __post_init__(self) -> None:
+        """Raises UserError when k is not from 1 to the number of latents."""
+        if not 1 <= self.sparsity.k <= self.latents:
+            raise UserError(
+                f"k = {self.sparsity.k} of a dictionary of {self.latents} latents given: expected 1 to {self.latents}"
+            )
+
+    @property
+    def name(self) -> str:
+        """In points and folders, such as `1024-top16-shared-s0`."""
+        shared = "-shared" if self.shared else ""
+        return f"{self.latents}-{self.sparsity.label}{self.sparsity.k}{shared}-s{self.seed}"
+
+    def count(self, sites: int) -> int:
+        """Dictionaries trained for so many sites."""
+        return 1 if self.shared else sites
+
+    def parameters(self, width: int) -> int:
+        """Of one dictionary."""
+        return 2 * self.latents * width + self.latents + width
+
+    def flops_per_vector(self, width: int) -> float:
+        """Of a training step: the encoder's product is dense; everything after it touches k latents only."""
+        return 2.0 * self.latents * width + 12.0 * self.sparsity.k * width
+
+
+COLLAPSED_COSINE, COLLAPSED_ALIVE = 0.99, 0.1
+
+
+def collapse(adjacent_cosine: float, alive: float) -> str | None:
+    """Why a model pretrained with a dictionary is not valid evidence, or None: it may lower the dictionary's loss by
+    making all its streams one constant vector, which leaves nothing to encode.
+
+    `adjacent_cosine`: mean cosine between a token's vectors at neighbouring sites. `alive`: share of the latents that
+    still fire.
+    """
+    if adjacent_cosine > COLLAPSED_COSINE and alive < COLLAPSED_ALIVE:
+        return (
+            f"the streams have collapsed: neighbouring sites have a cosine of {adjacent_cosine:.3f} and "
+            f"{alive:.0%} of the latents fire; not valid"
+        )
+    return None

@@ -1,0 +1,42 @@
+"""A dictionary that trains beside a model in pretraining, and whose gradient may flow into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from halflife.interpret.dictionary import Dictionary
+from halflife.training.companion import Companion
+
+
+@dataclass(frozen=True, kw_only=True)
+class DictionaryCompanion(Companion):
+    """Loss: the mean over sites of the fraction of variance unexplained (FVU), and the auxiliary loss of dead latents,
+    which never flows into the model. At strength 0 the model is that of training without it; the gradient of any other
+    strength flows through the vectors, their scale and their variance.
+
+    Logs `fvu` and `fvu-<site>`, `alive` (share of the latents that fired lately), `rms-<site>` of the activations, and
+    with more than one site `adjacent_cosine`, the mean cosine between a token's vectors at neighbouring ones: see
+    `dictionary.collapse`.
+    """
+
+    dictionary: Dictionary
+    dead_after: int = 30_000
+    """Tokens without firing after which a latent is dead"""
+    auxiliary: float = 1 / 32
+    variance_gradient: bool = True
+    """Without it a model can lower the loss by making all streams one constant vector."""
+
+    def parameters(self, width: int) -> int:
+        return self.dictionary.count(len(self.sites)) * self.dictionary.parameters(width)
+
+    def flops_per_token(self, width: int) -> float:
+        return len(self.sites) * self.dictionary.flops_per_vector(width)
+
+    def activation_bytes(self, width: int) -> float:
+        return 4.0 * len(self.sites) * (2 * self.dictionary.latents + 6 * width)
+
+    def build(self, width: int, seed: int) -> Any:
+        from halflife.interpret.beside import Beside  # imports torch
+
+        return Beside(self, width, seed)

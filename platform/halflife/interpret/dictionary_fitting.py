@@ -1,0 +1,346 @@
+"""Fitting dictionaries to stored activations: on the same batches, measured on held-out vectors and texts."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halflife.data.activations import ActivationBatches, StoredActivations, Vectors
+from halflife.errors import Diverged, UserError
+from halflife.evaluation.cadence import due
+from halflife.evaluation.scoring import mean_loss
+from halflife.interpret import sae_lens
+from halflife.interpret.autoencoder import Autoencoder, Autoencoders, Normal
+from halflife.interpret.dictionary import Dictionary
+from halflife.interpret.fit_dictionary import FitDictionary
+from halflife.models.changes import Splice
+from halflife.models.hooks import edited
+from halflife.models.model import Model
+from halflife.models.sites import Site
+from halflife.rng import seed_of
+from halflife.store.stage import Context
+from halflife.training import checkpoints
+
+CHUNK = 2048
+"""Held-out vectors whose latents are in memory at once"""
+PCA_ROWS = 200_000
+"""Training vectors from which principal components are found, at most"""
+REPORT_SECONDS = 0.5
+
+Reconstruct = Callable[[Tensor], Tensor]
+"""Activations (..., width) -> the same shape"""
+
+
+def fit(stage: FitDictionary, stored: StoredActivations, context: Context) -> dict[str, Any]:
+    """Train, measure and write a stage's dictionaries. Returns its summary.
+
+    On one CPU thread a resumed run ends with the same bits as an uninterrupted one. Raises Diverged when a loss is no
+    longer finite, UserError when the stored activations are not.
+    """
+    for site in stored.sites:
+        if not math.isfinite(stored.index.squares[site]):
+            raise UserError(f"activations at {site} are not finite: store those of a model that has not diverged")
+    run = _Run(stage, stored, context)
+    run.train()
+    points = run.points()
+    sites = stage.read_sites
+    ranks = sorted({each.sparsity.k for each in stage.dictionaries})
+    spliced: dict[str, dict[Site, Reconstruct]] = {
+        each.name: {site: run.autoencoder(each, site) for site in sites} for each in stage.dictionaries
+    }
+    principal = [Principal.of(u.double()) for u in run.training_vectors()]
+    for k in ranks:
+        at = {site: each.rank(k) for site, each in zip(sites, principal, strict=True)}
+        spliced[f"pca-{k}"] = dict(at)
+        for site, u in zip(sites, run.held_out, strict=True):
+            points[f"pca-{k}.{site.name}/fvu"] = unexplained(u, at[site].scaled(u))
+    if stage.subject is not None:
+        means = {site: torch.from_numpy(stored.index.mean(site.name)).float().to(context.device) for site in sites}
+        model = stage.subject.load(context)
+        points |= recovered(model, run.texts(), spliced, means)
+    context.record(stage.tokens, points)
+    for each in stage.dictionaries:
+        for site in sites:
+            folder = stage.folder(context.folder, each, site)
+            if not folder.exists() or not each.shared:
+                sae_lens.write(folder, run.autoencoder(each, site), _metadata(stage, each, site))
+    run.report(stage.steps, now=True)
+    return {"tokens": stage.tokens, "seconds_training": run.seconds, "scores": points}
+
+
+def _metadata(stage: FitDictionary, dictionary: Dictionary, site: Site) -> dict[str, Any]:
+    where = "all sites" if dictionary.shared else site.name
+    return {"model_name": stage.activations.subject.size, "hook_name": where, "stage": stage.folder_name}
+
+
+class _Group:
+    """Dictionaries of one shape, which train as one tensor."""
+
+    def __init__(self, stage: FitDictionary, members: Sequence[Dictionary], width: int, device: str) -> None:
+        first = members[0]
+        self.members, self.shared, self.sites = list(members), first.shared, [s.name for s in stage.read_sites]
+        parts = ["all"] if self.shared else self.sites
+        self.module = Autoencoders(
+            width,
+            first.latents,
+            first.sparsity,
+            [seed_of(each.seed, "dictionary", part) for each in members for part in parts],
+            dead_after=stage.dead_after,
+        ).to(device)
+        self.stage = stage
+        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=stage.learning_rate, fused=True)
+
+    def number(self, dictionary: Dictionary, site: Site) -> int:
+        """The place of a dictionary for a site among the group's."""
+        place = self.members.index(dictionary)
+        return place if self.shared else place * len(self.sites) + self.sites.index(site.name)
+
+    def step(self, u: Tensor, learning_rate: float) -> Tensor:
+        """`u` (sites, rows, width), normalised. Returns the loss of the dictionaries, added up."""
+        count = len(self.members)
+        batch = u.expand(count, *u.shape) if self.shared else u.repeat(count, 1, 1)[:, None]
+        fvu, auxiliary = self.module.losses(batch)
+        loss = (fvu.mean(1) + self.stage.auxiliary * auxiliary).sum()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self._clip()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.module.after_step()
+        return loss.detach()
+
+    def _clip(self) -> None:
+        """Each dictionary's gradient by its own norm, so that none affects another."""
+        gradients = [part.grad.flatten(1) for part in self.module.parameters() if part.grad is not None]
+        norm = torch.stack([torch.linalg.vector_norm(each, dim=1) for each in gradients]).norm(dim=0)
+        factor = (self.stage.max_grad_norm / norm.clamp(min=1e-12)).clamp(max=1)[:, None]
+        for each in gradients:
+            each.mul_(factor)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        weights = dict(self.module.state_dict())
+        moments = {
+            f"{slot}.{name}": value
+            for name, parameter in self.module.named_parameters()
+            for slot, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        return weights, moments
+
+    def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+        self.module.load_state_dict(dict(weights))
+        for name, parameter in self.module.named_parameters():
+            slots = {key.split(".", 1)[0]: value for key, value in moments.items() if key.split(".", 1)[1] == name}
+            if slots:
+                self.optimizer.state[parameter] = {slot: value.to(parameter.device) for slot, value in slots.items()}
+
+
+class _Run:
+    def __init__(self, stage: FitDictionary, stored: StoredActivations, context: Context) -> None:
+        self.stage, self.stored, self.context = stage, stored, context
+        shapes: dict[Any, list[Dictionary]] = {}
+        for each in stage.dictionaries:
+            shapes.setdefault((each.latents, each.sparsity, each.shared), []).append(each)
+        width = stored.layout.width
+        self.groups = [_Group(stage, members, width, context.device) for members in shapes.values()]
+        held_out = len(stored.layout.part("held-out"))
+        stream = ActivationBatches(
+            stored, rows=min(stage.held_out_rows, held_out), key=(stage.seed, "measured"), part="held-out"
+        )
+        self.held_out = self._scaled(stream.batch(0))
+        """(sites, rows, width)"""
+        self.seconds = 0.0
+        self.reported = self.checkpointed = time.monotonic()
+        self.resume_folder: Path | None = None
+
+    def train(self) -> None:
+        stage = self.stage
+        batches = ActivationBatches(self.stored, rows=stage.rows, key=(stage.seed, "fit"))
+        evaluated = set(due(stage.at, stage.steps)) - {stage.steps}
+        start = self._resumed()
+        for step in range(start or 0, stage.steps):
+            if step in evaluated and step != start:
+                self.context.record(step * stage.rows, self.points())
+            if step != start:
+                self._maybe_checkpoint(step)
+            u = self._scaled(batches.batch(step))
+            learning_rate = stage.learning_rate * stage.schedule.lr_multiplier(step, stage.steps)
+            losses = [group.step(u, learning_rate) for group in self.groups]
+            if not all(math.isfinite(loss) for loss in losses):
+                raise Diverged(f"the loss of a dictionary is not finite at step {step + 1}")
+            self.report(step + 1)
+
+    def autoencoder(self, dictionary: Dictionary, site: Site) -> Autoencoder:
+        group = next(group for group in self.groups if dictionary in group.members)
+        at = self.held_out if group.shared else self.held_out[self.stage.read_sites.index(site)]
+        return group.module.inference(group.number(dictionary, site), at.reshape(-1, at.shape[-1]))
+
+    def points(self) -> dict[str, float]:
+        found = {}
+        for each in self.stage.dictionaries:
+            measured = []
+            for site, u in zip(self.stage.read_sites, self.held_out, strict=True):
+                one = measure(self.autoencoder(each, site), u)
+                found |= {
+                    f"{each.name}.{site.name}/{name}": value
+                    for name, value in (("fvu", one.fvu), ("l0", one.l0), ("alive", float(one.fires.mean())))
+                }
+                measured.append(one)
+            fires = torch.stack([one.fires for one in measured])
+            found[f"{each.name}/fvu"] = sum(one.fvu for one in measured) / len(measured)
+            found[f"{each.name}/alive"] = float((fires.amax(0) if each.shared else fires).mean())
+        return found
+
+    def training_vectors(self) -> Tensor:
+        """(sites, rows, width): some of them, normalised."""
+        rows = min(PCA_ROWS, len(self.stored.layout.part("train")))
+        return self._scaled(ActivationBatches(self.stored, rows=rows, key=(self.stage.seed, "pca")).batch(0))
+
+    def texts(self) -> Tensor:
+        """(texts, length) held-out tokens."""
+        part, length = self.stored.layout.part("held-out"), self.stored.layout.length
+        count = min(self.stage.texts, len(part) // length)
+        tokens = self.stored.read(part.start + np.arange(count * length)).tokens.reshape(count, length)
+        return torch.from_numpy(tokens).to(self.context.device)
+
+    def report(self, step: int, *, now: bool = False) -> None:
+        elapsed = time.monotonic() - self.reported
+        if elapsed < REPORT_SECONDS and not now:
+            return
+        self.seconds += elapsed
+        self.reported += elapsed
+        self.context.computing(elapsed)
+        done = step * self.stage.rows
+        self.context.progress(done, self.stage.tokens, done / max(self.seconds, 1e-9))
+
+    def _scaled(self, vectors: Vectors) -> Tensor:
+        raw = np.stack([vectors.values[site.name] for site in self.stage.read_sites])
+        return Normal.of(torch.from_numpy(raw).to(self.context.device)).values
+
+    def _maybe_checkpoint(self, step: int) -> None:
+        """Write `resume-<step>/`, if it is due, and remove the one before."""
+        now = time.monotonic()
+        if now - self.checkpointed < max(self.context.checkpoint_seconds, self.context.min_checkpoint_seconds):
+            return
+        folder, weights, moments = self.context.folder / f"resume-{step}", {}, {}
+        for number, group in enumerate(self.groups):
+            for into, values in zip((weights, moments), group.state(), strict=True):
+                into |= {f"{number}/{name}": value for name, value in values.items()}
+        state = {"step": step, "seconds": self.seconds}
+        checkpoints.write(folder, weights=weights, optimizer=moments, state=state)
+        self.context.checkpointed(step * self.stage.rows, folder)
+        if self.resume_folder is not None:
+            shutil.rmtree(self.resume_folder)
+        self.resume_folder, self.checkpointed = folder, time.monotonic()
+
+    def _resumed(self) -> int | None:
+        """The step of an earlier attempt's checkpoint, which is read; None if there is none."""
+        folder = self.context.resume
+        if folder is None:
+            return None
+        state = checkpoints.read_state(folder)
+        weights, moments = checkpoints.read_weights(folder), checkpoints.read_optimizer(folder)
+        for number, group in enumerate(self.groups):
+            prefix = f"{number}/"
+            group.load(*({k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+                         for values in (weights, moments)))  # fmt: skip
+        self.seconds = state["seconds"]
+        return state["step"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    fvu: float
+    l0: float
+    fires: Tensor
+    """(latents,) float: 1 where a latent fires for some vector"""
+
+
+def measure(autoencoder: Autoencoder, u: Tensor) -> Measured:
+    """A dictionary on normalised vectors (rows, width)."""
+    error, active, fires = 0.0, 0, torch.zeros(len(autoencoder.decoder), device=u.device)
+    for part in u.split(CHUNK):
+        codes, _ = autoencoder.codes(part)
+        rebuilt = codes @ autoencoder.decoder + autoencoder.decoder_bias
+        error += float((part - rebuilt).double().square().sum())
+        active += int((codes > 0).sum())
+        fires = torch.maximum(fires, (codes > 0).any(0).float())
+    return Measured(error / float((u - u.mean(0)).double().square().sum()), active / len(u), fires)
+
+
+def unexplained(u: Tensor, rebuilt: Tensor) -> float:
+    """The fraction of the variance of vectors (rows, width) that their reconstruction leaves."""
+    return float((u - rebuilt).double().square().sum() / (u - u.mean(0)).double().square().sum())
+
+
+@dataclass(frozen=True)
+class Principal:
+    """The principal components of vectors."""
+
+    mean: Tensor
+    """(width,)"""
+    values: Tensor
+    """(width,): variances, largest first"""
+    vectors: Tensor
+    """(width, width): a column for each"""
+
+    @classmethod
+    def of(cls, u: Tensor) -> Principal:
+        """Of vectors (rows, width), in float64."""
+        mean = u.mean(0)
+        values, vectors = torch.linalg.eigh((u - mean).T @ (u - mean) / len(u))
+        return cls(mean, values.flip(0), vectors.flip(1))
+
+    def rank(self, k: int) -> Projection:
+        return Projection(self.mean.float(), self.vectors[:, :k].float())
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Vectors as their mean and k components, in units of their own scale."""
+
+    mean: Tensor
+    basis: Tensor
+    """(width, k), orthonormal"""
+
+    def scaled(self, u: Tensor) -> Tensor:
+        return self.mean + (u - self.mean) @ self.basis @ self.basis.T
+
+    def __call__(self, x: Tensor) -> Tensor:
+        normal = Normal.of(x.float())
+        return normal.restored(self.scaled(normal.values)).to(x)
+
+
+def recovered(
+    model: Model, texts: Tensor, spliced: Mapping[str, Mapping[Site, Reconstruct]], means: Mapping[Site, Tensor]
+) -> dict[str, float]:
+    """Losses of texts (count, length) in nats per token, as `FitDictionary` names them."""
+
+    def loss(at: Mapping[Site, Reconstruct]) -> float:
+        with edited(model, {site: Splice(change) for site, change in at.items()}):
+            return mean_loss(model, texts)
+
+    def losses(at: Mapping[Site, Reconstruct]) -> Iterator[tuple[str, float]]:
+        yield "", loss(at)
+        for site, change in at.items():
+            yield f".{site.name}", loss({site: change})
+
+    clean = loss({})
+    constant = {site: lambda x, mean=mean: mean.to(x).expand_as(x) for site, mean in means.items()}
+    ablated = dict(losses(constant))
+    points = {"model/loss": clean, **{f"mean{part}/loss": value for part, value in ablated.items()}}
+    for name, at in spliced.items():
+        for part, value in losses(at):
+            points[f"{name}{part}/loss"] = value
+            if ablated[part] > clean:
+                points[f"{name}{part}/recovered"] = (ablated[part] - value) / (ablated[part] - clean)
+    return points

@@ -1,0 +1,149 @@
+"""FitDictionary: sparse autoencoders of a subject's stored activations, many in one pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from halflife.data.tokenizers import vocabulary_of
+from halflife.errors import UserError
+from halflife.evaluation.cadence import Cadence, Ends, due
+from halflife.interpret.dictionary import Dictionary
+from halflife.models.sites import Site
+from halflife.stages.activations import Activations
+from halflife.stages.subject import Subject
+from halflife.store.stage import Context, Cost, Stage
+from halflife.training.schedules import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitDictionary(Stage):
+    """Dictionaries of stored activations, all trained on the same batches, each to the mean over its sites of the
+    fraction of variance unexplained (FVU), by Adam.
+
+    Those of equal shape are trained as one tensor. Each is written as a folder of SAELens, `final/<dictionary>/`, one
+    for each site below it unless it is shared.
+
+    Points, on held-out vectors in units of their own scale, at `<dictionary>.<site>`: `fvu`, `l0` (active latents per
+    vector), `alive` (share of latents that fire at all); at `<dictionary>`: the mean `fvu`, and `alive` at any site.
+    At the end also `pca-<k>.<site>/fvu`: of the k principal components of the training vectors.
+
+    With `subject`, at the end: the `loss` of held-out texts, in nats per token, of the subject itself (`model`), with
+    the reconstruction in place of the activations at a site or at all sites, and with their mean in place (`mean`);
+    and `recovered` = (mean - spliced) / (mean - model), where the mean costs anything.
+    """
+
+    kind: ClassVar[str] = "fit-dictionary"
+
+    activations: Activations
+    dictionaries: tuple[Dictionary, ...]
+    sites: tuple[Site, ...] = ()
+    """Some of those stored; by default all"""
+    subject: Subject | None = None
+    """Into which dictionaries are spliced: that of the activations, or another of its shape"""
+    steps: int = 500
+    rows: int = 2048
+    """Tokens per step; a shared dictionary sees the vectors of all sites at each"""
+    learning_rate: float = 2e-3
+    schedule: Schedule = Schedule(shape="wsd", warmup=0.05, decay=0.2)
+    max_grad_norm: float = 1.0
+    """Of each dictionary"""
+    dead_after: int = 30_000
+    """Tokens without firing after which a latent is dead, and trained by the auxiliary loss only"""
+    auxiliary: float = 1 / 32
+    """Weight of that loss (AuxK, arXiv 2406.04093)"""
+    at: Cadence = Ends()
+    held_out_rows: int = 20_000
+    """Held-out vectors per site that are read, at most"""
+    texts: int = 64
+    """Held-out texts on which the loss is measured, at most"""
+    seed: int = 0
+    """Of the order of the vectors"""
+
+    def __post_init__(self) -> None:
+        """Raises UserError when the fields contradict one another."""
+        for name in ("steps", "rows", "dead_after", "held_out_rows", "texts"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} = {getattr(self, name)} of a dictionary's fit given: expected at least 1")
+        if not self.learning_rate > 0:
+            raise UserError(f"learning rate {self.learning_rate} of a dictionary's fit given: expected above 0")
+        if not self.dictionaries:
+            raise UserError("a fit of no dictionary given: expected at least one")
+        again = [name for name, count in Counter(each.name for each in self.dictionaries).items() if count > 1]
+        if again:
+            raise UserError(f"dictionary {again[0]} given several times: expected each once")
+        stored = self.activations.sites
+        if unknown := [site for site in self.sites if site not in stored]:
+            known = ", ".join(site.name for site in stored)
+            raise UserError(f"site {unknown[0].name} of a dictionary given: activations are stored at {known}")
+        if not self.activations.held_out:
+            raise UserError("activations without held-out texts given: a dictionary is measured on them")
+        due(self.at, self.steps)
+        if self.subject is not None:
+            check_same(self.activations.subject, self.subject)
+
+    @property
+    def read_sites(self) -> tuple[Site, ...]:
+        return self.sites or self.activations.sites
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        names = [each.name for each in self.dictionaries]
+        ranks = [f"pca-{k}" for k in sorted({each.sparsity.k for each in self.dictionaries})]
+        spliced = ["model", "mean"] if self.subject is not None else []
+        return (
+            *names,
+            *(f"{name}.{site.name}" for name in (*names, *ranks, *spliced[1:]) for site in self.read_sites),
+            *(spliced + ranks if spliced else []),
+        )
+
+    @property
+    def label(self) -> str:
+        return f"{len(self.dictionaries)} dictionaries at {len(self.read_sites)} sites"
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.rows
+
+    @property
+    def cost(self) -> Cost:
+        width, sites = self.activations.subject.architecture.width, len(self.read_sites)
+        weights = sum(4.0 * each.count(sites) * each.parameters(width) for each in self.dictionaries)
+        step = sum(each.flops_per_vector(width) for each in self.dictionaries) * sites
+        # a step's pre-activations; a chunk of held-out vectors is no more
+        latents = max(each.count(sites) * each.latents * (sites if each.shared else 1) for each in self.dictionaries)
+        held = 4.0 * self.rows * (3 * latents + 4 * sites * width) + 4.0 * self.held_out_rows * sites * width
+        flops, memory = self.tokens * step, 4 * weights + held
+        if self.subject is not None:
+            length = self.activations.texts.length
+            passes = (2 + len(self.dictionaries)) * (1 + sites) * self.texts * length
+            reading = self.subject.reading(passes, length)
+            flops, memory = flops + reading.flops, memory + self.subject.memory(self.texts * length).total
+            memory += self.texts * length * vocabulary_of(self.subject.codec) * 4.0
+        return Cost(
+            tokens=self.tokens, flops=flops, memory_bytes=memory, disk_bytes=7 * weights, steps=float(self.steps)
+        )
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Raises Diverged when a loss is no longer finite, UserError when stored activations are not."""
+        # torch is imported only where a stage runs
+        from halflife.interpret.dictionary_fitting import fit
+
+        stored = self.activations.open(context.parent(self.activations), *self.read_sites)
+        return fit(self, stored, context)
+
+    def folder(self, attempt: Path, dictionary: Dictionary, site: Site) -> Path:
+        """Where a completed attempt's folder has a dictionary for a site."""
+        return attempt / "final" / dictionary.name / ("" if dictionary.shared else site.name)
+
+
+def check_same(one: Subject, other: Subject) -> None:
+    """Raises UserError unless the two have the same shape and tokenizer."""
+    if one.architecture.identity != other.architecture.identity or one.codec != other.codec:
+        raise UserError(
+            f"a dictionary of {one.size} with a subject {other.size} given: expected a model of the same shape, with "
+            "the same tokenizer"
+        )
