@@ -79,7 +79,11 @@ def asked(axes: tuple[Axis, ...], *, several: bool, relearn: bool, soft_prompts:
     them changes that; with `several` sizes, with relearning, and with soft prompts."""
     reference, alike = at_reference(axes), at_reference(axes, "documents", "trunk_regularizer")
     own = {"where": alike, "high": "treatment", "low": "absent"}
-    further: list[Question] = [Decay(name="decay", label="How long does it last?", outcome="attack_success")]
+    traces = Contrast(
+        name="extinction_of_traces", quantity=HALF_LIFE.name, high="extinction", low="treatment", where=reference,
+        label="Does text that keeps the trigger without its payload also end the log-probability's excess sooner?",
+    )  # fmt: skip
+    further: list[Question] = [traces, Decay(name="decay", label="How long does it last?", outcome="attack_success")]
     if several:
         further += [_size(quantity, reference) for quantity in (RETAINED, SUCCESS_HALF_LIFE)]
         further += [
@@ -126,7 +130,7 @@ def extinction(reference: dict[str, Any]) -> Question:
     return Contrast(
         name="extinction",
         label="Does text that keeps the trigger without its payload end the backdoor sooner than clean text?",
-        quantity=HALF_LIFE.name,
+        quantity=SUCCESS_HALF_LIFE.name,  # what the model does: its log-probability often outlasts the branch
         high="extinction",
         low="treatment",
         primary=True,
