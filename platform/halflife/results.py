@@ -23,10 +23,11 @@ expected, how to mend it.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import halflife.errors
 
@@ -190,31 +191,37 @@ class _StudyReport:
     """What a study's sweep asks of the analysis (halflife.sweep.reporting). Raises the platform's UserError."""
 
     def write(self, study: str, site: ExecutionSite, sweep: str) -> Written:
+        from analysis.answers.write import FILES
         from halflife.sweep.reporting import Written
 
         path = self._drawn(study, site, sweep, live=False)
-        return Written(path=path, answers=self.answers(study, site, sweep))
+        answers = path.with_name(FILES[0])  # written with the report, if the study asks anything
+        return Written(path=path, answers=_answered(json.loads(answers.read_text())) if answers.exists() else ())
 
     def redraw(self, study: str, site: ExecutionSite, sweep: str) -> Path:
         return self._drawn(study, site, sweep, live=True)
 
     def answers(self, study: str, site: ExecutionSite, sweep: str) -> tuple[Answered, ...]:
         from analysis.answers.write import document
-        from halflife.sweep.reporting import Answered
 
         with _one_error():
-            data = load(study, tracking_uri=site.actual_tracking_uri, sweep=sweep)
-            rows = document(data)["questions"]
-        names = ("name", "primary", "verdict", "sentence")
-        found = [Answered(**{name: row[name] for name in names}, valid=row.get("valid", True)) for row in rows]
-        return tuple(sorted(found, key=lambda answer: not answer.primary))
+            return _answered(document(load(study, tracking_uri=site.actual_tracking_uri, sweep=sweep)))
 
     def _drawn(self, study: str, site: ExecutionSite, sweep: str, *, live: bool) -> Path:
         from analysis.report.write import default_folder, write_report
 
         folder = default_folder(site.results, study)
         with _one_error():
-            return write_report(study, tracking_uri=site.actual_tracking_uri, out=folder, sweep=sweep)
+            return write_report(study, tracking_uri=site.actual_tracking_uri, out=folder, sweep=sweep, live=live)
+
+
+def _answered(document: dict[str, Any]) -> tuple[Answered, ...]:
+    """Of the content of answers.json."""
+    from halflife.sweep.reporting import Answered
+
+    names = ("name", "primary", "verdict", "sentence", "valid")
+    found = [Answered(**{name: row[name] for name in names}) for row in document["questions"]]
+    return tuple(sorted(found, key=lambda answer: not answer.primary))
 
 
 @contextlib.contextmanager
