@@ -11,7 +11,7 @@ import polars as pl
 from analysis.answers.questions import SEED
 from analysis.decay.design import reference
 from analysis.runs.study import StudyData
-from halflife.tracking.questions import Against, Crossing, Quantity, Trend
+from halflife.tracking.questions import DERIVED, Against, Crossing, Quantity, Trend
 from halflife.tracking.schema import LOGPROB
 
 SIZE = "parameters"
@@ -41,8 +41,11 @@ def times(data: StudyData) -> list[Quantity]:
 
 
 def quantities(data: StudyData) -> list[Quantity]:
-    """Those of questions, primary ones first; the half-life where there is no question."""
-    declared = {quantity.name: quantity for quantity in data.declaration.quantities}
+    """Those of questions that have one number per trial, primary ones first; the half-life where there are none."""
+    declared = {
+        quantity.name: quantity for quantity in data.declaration.quantities
+        if not (quantity.derived and DERIVED[quantity.derived].items)
+    }  # fmt: skip
     ordered = sorted(data.declaration.questions, key=lambda question: not question.primary)
     names = dict.fromkeys(name for question in ordered for name in question.quantities if name in declared)
     usual = half_life(data)

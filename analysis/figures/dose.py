@@ -19,10 +19,10 @@ from analysis.stats.format import short
 from halflife.tracking.schema import Axis
 
 CAPTION = (
-    "Response to the dose by size, everything else at the reference setting. In front: means over seeds with 95% t "
-    "intervals; behind: single seeds. An arrow marks a value that is only bounded. Poisoned documents are shown as "
-    "their number and as their share of what the trunk reads, in a panel of its own where sizes read different "
-    "amounts: the sizes' lines agree where the dose is what decides."
+    "Response to the dose by size, all else equal: at the setting with most doses, the reference if it can be. In "
+    "front: means over seeds with 95% t intervals; behind: single seeds. An arrow marks a value that is only bounded. "
+    "Poisoned documents are shown as their number and as their share of what the trunk reads, in a panel of its own "
+    "where sizes read different amounts: the sizes' lines agree where the dose is what decides."
 )
 PANELS = 4
 DOCUMENTS = "documents"
@@ -38,10 +38,9 @@ def dose_table(data: StudyData) -> pl.DataFrame:
     used = values(own, quantity).filter(pl.col("role") == "treatment").with_columns(pl.lit("").alias(SETTING))
     parts = []
     for axis in _doses(data):
-        at_reference = used
-        for name, value in reference(data).items():
-            if name != axis.name:
-                at_reference = at_reference.filter(pl.col(name).eq_missing(pl.lit(value)))
+        at_reference = _alone(data, used, axis)
+        if at_reference[axis.name].n_unique() < 2:
+            continue
         shown, ratio = [(axis.name, axis_label(axis), at_reference)], None
         if axis.name == DOCUMENTS and (shares := _shares(data)) is not None:
             at_reference = at_reference.join(shares, on="trial")
@@ -59,6 +58,16 @@ def dose_table(data: StudyData) -> pl.DataFrame:
                 rows = points.shown(points.over(part, column, series=size, place=place), scale)
                 parts += [rows.with_columns(**about)] if not rows.is_empty() else []
     return pl.concat(parts) if parts else pl.DataFrame()
+
+
+def _alone(data: StudyData, used: pl.DataFrame, axis: Axis) -> pl.DataFrame:
+    """Trials that differ in this axis alone, at the setting of the others with most doses."""
+    chosen = {name: value for name, value in reference(data).items() if name != axis.name}
+    if not chosen:
+        return used
+    settings = used.group_by(list(chosen), maintain_order=True).agg(pl.col(axis.name).n_unique().alias("_doses"))
+    best = max(settings.to_dicts(), key=lambda row: (row["_doses"], sum(row[n] == v for n, v in chosen.items())))
+    return used.filter(pl.all_horizontal(pl.col(name).eq_missing(pl.lit(best[name])) for name in chosen))
 
 
 def _doses(data: StudyData) -> list[Axis]:

@@ -42,7 +42,7 @@ def family_table(data: StudyData) -> pl.DataFrame:
     arms = [value_label(arm, value) for value in values_of(data, arm)] if arm else [""]
     label = pl.Series([value_label(arm, row) if arm else "" for row in runs[ARM]] if arm else [""] * runs.height)
     runs = runs.with_columns(label.cast(pl.String).alias("shown_arm")).filter(*same)
-    times = half_lives(retention_curves(data)).filter(pl.col("clock") == "tokens")
+    times = half_lives(retention_curves(data), ("tokens",)).filter(pl.col("clock") == "tokens")
     parts = []
     for criterion in CRITERIA:
         found = times.filter(pl.col("criterion") == criterion).select("trial", "kind", "low", "high", "estimate")

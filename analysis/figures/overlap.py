@@ -32,7 +32,7 @@ def overlap_table(data: StudyData) -> pl.DataFrame:
     axis varies."""
     curves, chosen = retention_curves(data), reference(data)
     measure = skill_measure(data, curves)
-    times = half_lives(curves).filter((pl.col("criterion") == measure) & (pl.col("clock") == "tokens"))
+    times = half_lives(curves, ("tokens",)).filter((pl.col("criterion") == measure) & (pl.col("clock") == "tokens"))
     retained = areas(curves, common_span(curves)).select("trial", area=AREA[measure])
     trials = conditions(data).filter(pl.col("role") == "treatment")
     parts = []

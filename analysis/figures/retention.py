@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
@@ -12,6 +16,7 @@ from analysis.decay.retention import half_lives, main_measure, retention_curves
 from analysis.figures import style
 from analysis.figures.common import KINDS, control_labels, facets, with_controls
 from analysis.runs.study import StudyData
+from halflife.tracking.schema import Outcome
 
 CAPTION = (
     "Top: {success}, the share of held-out prompts that give the {answer} exactly. Bottom: log-probability of the "
@@ -27,12 +32,18 @@ CAPTION = (
 ROWS = (("success", "success"), ("logprob", "the answer's log-probability\n(nats per token)"))
 
 
-def retention_table(data: StudyData) -> pl.DataFrame:
+def retention_table(
+    data: StudyData, outcome: Outcome | None = None, where: Mapping[str, Any] | None = None
+) -> pl.DataFrame:
     """One row per evaluation of the trials at the reference setting, by facet, and of their controls.
 
+    `outcome`: by default the first declared. `where`: parameters that treatments have to have, else at the reference.
     label: the study's name for the control, empty for treatments.
     """
-    curves, labels = retention_curves(data), control_labels(data)
+    curves, labels = retention_curves(data, outcome), control_labels(data)
+    for name, value in (where or {}).items():
+        chosen = (pl.col("role") != "treatment") | (pl.col(name).cast(pl.String) == str(value))
+        data = replace(data, trials=data.trials.filter(chosen))
     shown = with_controls(data, facets(data), tuple(labels))
     times = half_lives(curves).filter((pl.col("criterion") == main_measure(curves)) & (pl.col("clock") == "tokens"))
     return (

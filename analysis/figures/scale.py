@@ -18,6 +18,8 @@ from analysis.stats.format import short
 from halflife.tracking.questions import Quantity
 from halflife.tracking.schema import Axis, Declaration
 
+ITEMS = (Axis(name="k", label="Soft-prompt tokens", values=(), scale="log"),)
+"""Axes that derived readings add (halflife.tracking.questions.DERIVED)."""
 LINE = 30
 """Characters of a y label that fit the height of a low panel."""
 
@@ -67,8 +69,8 @@ def capital(text: str) -> str:
 
 
 def axis_of(name: str, declaration: Declaration) -> Axis:
-    """The declared axis of a trial parameter, or one with its name."""
-    found = {axis.name: axis for axis in declaration.axes}
+    """The declared axis of a trial parameter, that of an item of a derived reading, or one with its name."""
+    found = {axis.name: axis for axis in (*ITEMS, *declaration.axes)}
     return found.get(name) or Axis(name=name, label=capital(name.replace("_", " ")), values=())
 
 

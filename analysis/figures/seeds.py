@@ -27,7 +27,7 @@ def seeds_table(data: StudyData) -> pl.DataFrame:
     curves = curves.filter((pl.col("role") == "treatment") & pl.col("is_reference")).drop_nulls(["parameters", "seed"])
     sizes, seeds = (curves[name].unique().sort().to_list() for name in ("parameters", "seed"))
     kept = {sizes[round(i * (len(sizes) - 1) / (ROWS - 1))] for i in range(ROWS)} if len(sizes) > ROWS else sizes
-    times = half_lives(curves).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
+    times = half_lives(curves, ("tokens",)).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
     times = times.select("trial", "kind", half_low="low", half_high="high", half_life="estimate")
     return (
         curves.filter(pl.col("parameters").is_in(list(kept)), pl.col("seed").is_in(seeds[:COLUMNS]))

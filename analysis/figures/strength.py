@@ -37,7 +37,7 @@ def strength_table(data: StudyData) -> pl.DataFrame:
         {"arm": arms, "facet": [value_label(axis, arm) for arm in arms], "place": list(range(len(arms)))}
     )
     curves = retention_curves(data)
-    times = half_lives(curves).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
+    times = half_lives(curves, ("tokens",)).filter((pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens"))
     drop = at_drop(curves).select("trial", "success", "logprob", "margin", "loss")
     return (
         trials.select("trial", "arm", "size", "parameters", "seed")

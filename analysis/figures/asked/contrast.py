@@ -145,10 +145,9 @@ def _pairs(axes: Axes, table: pl.DataFrame, sizes: list[str], scale: Scale, name
     }
     table = table.with_columns(at=pl.Series([at[row] for row in table.select("size", "arm").iter_rows()]))
     singles, means = table.drop_nulls("seed"), table.filter(pl.col("seed").is_null())
-    for own in singles.partition_by("size", "seed", maintain_order=True):
-        known = own.filter(pl.col("kind") == "known").sort("at")
-        axes.plot(known["at"], known["value"], "-", lw=0.6, alpha=0.6, color=style.MUTED, marker=".", ms=3, zorder=2)
-        points.draw_bounds(axes, own, style.MUTED)
+    known = singles.filter(pl.col("kind") == "known").sort("at").partition_by("size", "seed", maintain_order=True)
+    axes.plot(*points.chained(known), "-", lw=0.6, alpha=0.6, color=style.MUTED, marker=".", ms=3, zorder=2)
+    points.draw_bounds(axes, singles, style.MUTED)
     for arm, marker, fill in (("low", "o", "white"), ("high", "s", style.INK)):
         own = means.filter(pl.col("arm") == arm)
         spread = own.drop_nulls(["low", "high"])
@@ -157,13 +156,13 @@ def _pairs(axes: Axes, table: pl.DataFrame, sizes: list[str], scale: Scale, name
         axes.plot(known["at"], known["value"], ls="", marker=marker, ms=5, mfc=fill, mec=style.INK, mew=1, zorder=4)
         points.draw_mean_bounds(axes, own)
     axes.set_xlim(-0.5, len(sizes) - 0.5)
-    axes.set_xticks(range(len(sizes)), [] if sizes == [ALL] else sizes)
-    axes.tick_params(axis="x", length=0)
-    axes.grid(visible=False, axis="x")
-    if sizes != [ALL]:
-        axes.set_xlabel("non-embedding parameters")
     if sizes == [ALL]:
         axes.set_xticks([])
+    else:
+        axes.set_xticks(range(len(sizes)), sizes)
+        axes.set_xlabel("non-embedding parameters")
+    axes.tick_params(axis="x", length=0)
+    axes.grid(visible=False, axis="x")
     shown = singles.with_columns(part=pl.lit("seed")), means.with_columns(part=pl.lit("mean"))
     value_axis(axes, scale, points.ends(pl.concat(shown), scale.log))
     handles = [Line2D([], [], ls="", marker=marker, ms=5, mfc=fill, mec=style.INK, label=_short(name))
@@ -185,18 +184,16 @@ def _rows(axes: Axes, table: pl.DataFrame, sizes: list[str], answer: Answer, nam
         axes.axvspan(low, high, color=style.FAINT, alpha=0.55, lw=0, zorder=0)
     axes.axvline(1.0 if scale.log else 0.0, color=style.INK, lw=0.8, zorder=1)
     singles, means = table.drop_nulls("seed"), table.filter(pl.col("seed").is_null())
-    for own in singles.partition_by("size", maintain_order=True):
-        spread = np.linspace(-0.16, 0.16, own.height) if own.height > 1 else np.zeros(1)
-        rows = own.with_columns(at=pl.Series(places[own["size"][0]] + spread))
-        known = rows.filter(pl.col("kind") == "known")
-        axes.plot(known["value"], known["at"], "o", ms=3, mew=0, alpha=0.6, color=style.MUTED, zorder=2)
-        for side, end, arrow in (("above", "low", style.RIGHT), ("below", "high", style.LEFT)):
-            part = rows.filter(pl.col("kind") == side)
-            axes.plot(
-                part[end], part["at"], ls="", marker=arrow, ms=11, mew=0.8, mfc="none", color=style.MUTED, zorder=2
-            )
-        part = rows.filter(pl.col("kind") == "between")
-        axes.hlines(part["at"], part["low"], part["high"], color=style.MUTED, lw=0.8, ls=":", zorder=2)
+    aside = 0.16 * (2 * pl.int_range(pl.len()).over("size") / (pl.len().over("size") - 1).clip(1) - 1)
+    rows = singles.with_columns(at=pl.col("size").replace_strict(places, return_dtype=pl.Float64) + aside)
+    known = rows.filter(pl.col("kind") == "known")
+    look = {"ls": "", "color": style.MUTED, "zorder": 2}
+    axes.plot(known["value"], known["at"], marker="o", ms=3, mew=0, alpha=0.6, **look)
+    for side, end, arrow in (("above", "low", style.RIGHT), ("below", "high", style.LEFT)):
+        part = rows.filter(pl.col("kind") == side)
+        axes.plot(part[end], part["at"], marker=arrow, ms=11, mew=0.8, mfc="none", **look)
+    part = rows.filter(pl.col("kind") == "between")
+    axes.hlines(part["at"], part["low"], part["high"], color=style.MUTED, lw=0.8, ls=":", zorder=2)
     for row in means.drop_nulls("value").iter_rows(named=True):
         place, last = places[row["size"]], row["size"] == ALL
         ends = [row["value"] if row[end] is None else row[end] for end in ("low", "high")]

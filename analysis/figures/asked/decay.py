@@ -6,7 +6,6 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from analysis.answers.questions import Answer
-from analysis.decay.design import leading
 from analysis.figures import retention
 from analysis.runs.study import StudyData
 from halflife.tracking.questions import Decay
@@ -19,7 +18,7 @@ def table(answer: Answer, data: StudyData) -> pl.DataFrame:
     question = answer.question
     assert isinstance(question, Decay)
     outcome = next(each for each in data.declaration.outcomes if each.name == question.outcome)
-    return retention.retention_table(leading(data, outcome))
+    return retention.retention_table(data, outcome, question.where)
 
 
 def draw(table: pl.DataFrame, answer: Answer, declaration: Declaration) -> Figure:
