@@ -50,7 +50,8 @@ class Columns:
     errors: str | None = None
     """Column of standard errors of y: rows weigh 1 / error^2."""
     error: Literal["huber", "gaussian", "lognormal", "log1p", "binomial", "beta-binomial"] | None = None
-    """Error model. Default: binomial for counts, lognormal for times of which some are bounds, gaussian for other y."""
+    """Error model. Default: binomial for counts (beta-binomial where they scatter more), lognormal for times of which
+    some are bounds, gaussian for other y."""
     delta: float = 1e-3
     """Threshold of the Huber loss on log residuals."""
     chance: float = 0.0
@@ -245,13 +246,19 @@ def _objective(columns: Columns, law: Law) -> Objective:
     from analysis.fitting.objectives import BetaBinomial, Binomial, Gaussian, Huber
 
     error = _error(columns, law)
+    if columns.chance and columns.hits is None:
+        raise UserError(
+            f"--chance {columns.chance:g} is for counts, --hits and --trials: a response --y has no guessing"
+        )
     if error == "huber":
         return Huber(delta=columns.delta)
     if error == "log1p":
         return Log1p()
     if error in ("gaussian", "lognormal"):
         return Gaussian(log=error == "lognormal")
-    return (Binomial if error == "binomial" else BetaBinomial)(chance=columns.chance)
+    if error == "beta-binomial":
+        return BetaBinomial(chance=columns.chance)
+    return Binomial(chance=columns.chance, adapts=columns.error is None)
 
 
 def as_json(fit: Fit, found: Intervals) -> dict[str, Any]:

@@ -54,8 +54,15 @@ class Comparison:
 
     @property
     def winner(self) -> Ranked | None:
-        """The law that leads all others by at least EQUAL."""
-        return self.ranked[0] if len(self.ranked) > 1 and self.ranked[1].delta >= EQUAL else None
+        """The law that leads all others by at least EQUAL, if its likelihood is that of the data."""
+        leads = len(self.ranked) > 1 and self.ranked[1].delta >= EQUAL and not self.paired
+        return self.ranked[0] if leads else None
+
+    @property
+    def paired(self) -> bool:
+        """Whether counts scatter less around a law than a binomial's, as those of the same items at each point do."""
+        found = (each.fit.dispersion for each in self.ranked)
+        return any(each is not None and each.under for each in found)
 
     @property
     def half_lives(self) -> dict[str, float]:
@@ -77,6 +84,8 @@ class Comparison:
         halves = self.half_lives
         if self.winner is not None:
             text = f"{near[0]} leads by ΔAICc {self.ranked[1].delta:.1f}"
+        elif self.paired:
+            text = "no winner: counts scatter less than a binomial's, so AICc cannot tell these laws apart"
         elif all(each.half_life is None for each in self.ranked if each.delta < EQUAL):
             text = f"no winner: {listed(near)} are within ΔAICc {EQUAL:g}"
         elif self.agree:
