@@ -60,8 +60,8 @@ class Told(Fit):
 
 def allocation(compute: float, parts: dict[str, Interval], bootstrapped: bool = False) -> str:
     """The best split of a budget, in one line."""
-    shown = [f"{name} = {_number(each.estimate)} {bracket(each)}" for name, each in parts.items()]
-    return f"optimum at C = {compute:g} FLOPs: {', '.join(shown)}{' (bootstrap)' * bootstrapped}"
+    shown = ", ".join(f"{name} = {_number(each.estimate)} {bracket(each)}" for name, each in parts.items())
+    return f"optimum at C = {compute:g} FLOPs: {shown or 'none in this fit'}{' (bootstrap)' * bootstrapped}"
 
 
 def notes(fit: Fit, found: Intervals, predicted: dict[str, HeldOut], resampled: bool) -> list[str]:
