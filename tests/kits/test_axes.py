@@ -77,3 +77,12 @@ def test_drawn_regularizers_are_named_as_treatments_are() -> None:
     assert search.named("dropout", 0.1) == "dropout-0.1"
     assert search.named("none", 0.0, 2.0) == "weight-decay-2"
     assert search.named("dropout", 0.1, 0.5) == "weight-decay-0.5+dropout-0.1"
+
+
+def test_a_trial_is_named_by_its_role_and_by_what_differs_from_the_reference() -> None:
+    base = Treatment(arm="plain", rate=1.0, text="a", count=3)
+    controls = {"absent": "never had it"}
+    assert axes.words(base, base, AXES) == ["reference"]
+    assert axes.words(base, base, AXES, "absent", controls) == ["never had it"]
+    assert axes.words(replace(base, rate=0.5), base, AXES, "treatment", controls) == ["rate x0.5"]
+    assert axes.words(replace(base, count=7), base, AXES, "absent", controls) == ["never had it", "7 documents"]

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from functools import cached_property
 
 import pytest
 
 from halflife.errors import UserError
-from halflife.sweep.study import Study, Trial
+from halflife.models.ladder import Rung
+from halflife.sweep.study import Study, Trial, trial
 from halflife.tracking import schema
 from tests.sweep.fakes import Fake
 from tests.sweep.helpers import CONTROLS, declaration, study
@@ -116,3 +118,39 @@ def test_a_stage_is_named_by_what_its_trials_have_in_common():
     assert made.title(trunk) == "1m · seed 0 · trunk"
     assert made.title(branch) == "1m · seed 0 · plain · branch"
     assert made.title(Fake(name="an ancestor")) == "an ancestor"
+
+
+@dataclass(frozen=True)
+class Cell:
+    size: str
+    seed: int
+
+    @property
+    def model(self) -> Rung:
+        return Rung(size=self.size)
+
+
+def test_a_trial_of_a_cell_says_its_size_seed_and_architecture():
+    cell, stages = Cell("30k", 3), {"trunk": Fake(name="t")}
+    made = trial(cell, {"batch": 8}, stages, "8 a step", "absent", role="absent", before=["family A"], poison="none")
+    assert made.name == "family A · 30k · seed 3 · 8 a step · absent"
+    assert made.parameters == {"size": "30k", "parameters": cell.model.parameters, "seed": 3, "batch": 8}
+    assert made.facts == {"rung": cell.model.describe(), "poison": "none"}
+    assert (made.role, made.stages) == ("absent", stages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable(Fake):
+    def check(self, results):
+        raise UserError(f"{self.name} cannot be read")
+
+
+def test_a_study_checks_the_stages_of_the_trials_that_are_named(tmp_path):
+    made = study()
+    extra = Trial(name="x", parameters={"branch": 9, "size": "1m"}, stages={"trunk": Unreadable(name="t")})
+    more = dataclasses.replace(made, trials=(*made.trials, extra))
+    assert more.check(tmp_path, branch=0) is more
+    with pytest.raises(UserError, match="t cannot be read"):
+        more.check(tmp_path, size="1m")
+    with pytest.raises(UserError, match="t cannot be read"):
+        more.check(tmp_path)
