@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from analysis.answers.questions import Answer
 from analysis.figures import points, style
-from analysis.figures.asked.titles import title
+from analysis.figures.asked_titles import title
 from analysis.figures.scale import amount_axis, axis_label, axis_of, placed, scale_of, value_axis
 from analysis.runs.study import StudyData
 from analysis.stats.arrays import Array

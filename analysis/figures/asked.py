@@ -1,6 +1,6 @@
 """One figure per kind of question: `table(answer, data)`, `draw(table, answer, declaration)`, and a caption.
 
-A module of this package draws the kind of its name.
+`asked_KIND.py` draws the kind of its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _module(answer: Answer) -> ModuleType:
-    return import_module(f"{__name__}.{answer.question.kind}")
+    return import_module(f"{__name__}_{answer.question.kind}")
 
 
 def table(answer: Answer, data: StudyData) -> pl.DataFrame:

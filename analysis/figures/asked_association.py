@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from analysis.answers.questions import SEED, Answer, cells
 from analysis.figures import style
-from analysis.figures.asked.titles import title
+from analysis.figures.asked_titles import title
 from analysis.figures.scale import scale_of, value_axis
 from analysis.runs.study import StudyData
 from halflife.tracking.questions import Association

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from analysis.answers.questions import SEED, SETTING, Answer
 from analysis.decay.design import value_label
 from analysis.figures import points, style
-from analysis.figures.asked.titles import difference_unit, title
+from analysis.figures.asked_titles import difference_unit, title
 from analysis.figures.scale import Scale, axis_of, plain, scale_of, value_axis
 from analysis.runs.study import StudyData
 from halflife.tracking.questions import Contrast
