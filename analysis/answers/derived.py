@@ -152,7 +152,7 @@ SIGNS = {"new-old": 1, "old-new": 1, "old-old": -1, "new-new": -1}
 
 
 def _own_savings(data: StudyData) -> Iterable[Row]:
-    """Bounds add up."""
+    """Bounds of logarithms add up."""
     if not data.declaration.outcomes:
         return
     times = relearning_times(data, thresholds=THRESHOLDS[:1]).filter(pl.col("pair").is_in(PAIRS))
@@ -168,7 +168,8 @@ def _own_savings(data: StudyData) -> Iterable[Row]:
         if math.isinf(low) and math.isinf(high):
             yield {"trial": trial, "reason": "times of pairs are only bounds: their difference could be anything"}
         else:
-            yield {"trial": trial, "value": low if low == high else None, "low": low, "high": high}
+            least, most = math.exp(low), math.exp(high)
+            yield {"trial": trial, "value": least if low == high else None, "low": least, "high": most}
 
 
 def _share_left(data: StudyData) -> Iterable[Row]:

@@ -34,9 +34,8 @@ RELEARNING = Quantity(
 )  # fmt: skip
 OWN_SAVINGS = Quantity(
     name="own_savings", label="the old pair's head start over what its trigger and its payload alone give",
-    derived="own_savings", unit="nats",
+    derived="own_savings", transform="log",
 )  # fmt: skip
-"""In ln tokens."""
 
 
 def declare(

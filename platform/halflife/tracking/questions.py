@@ -132,9 +132,9 @@ DERIVED = {
         )
     },
     "own_savings": Derived(
-        text="ln T(new, old) + ln T(old, new) - ln T(old, old) - ln T(new, new): T tokens until relearning a pair of "
-        "(trigger, payload) reaches success 0.5, in trials of any role that relearn all four. Treatment minus absent "
-        "is the saving that is specific to the backdoor (analysis.decay.savings.interactions)",
+        text="T(new, old) x T(old, new) / (T(old, old) x T(new, new)): T tokens until relearning a pair of (trigger, "
+        "payload) reaches success 0.5, in trials of any role that relearn all four. Of logarithms, treatment minus "
+        "absent is the saving that is specific to the backdoor (analysis.decay.savings.interactions)",
     ),
     "share_left": Derived(
         text="share of the advantage at the drop over the never-exposed control that each reading of the skill still "

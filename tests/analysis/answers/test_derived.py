@@ -17,7 +17,7 @@ from analysis.gallery import generated_languages, generated_prompts
 from analysis.prompts import amounts, elicitation, information
 from halflife.tracking.questions import DERIVED, Against, Quantity
 
-OWN = Quantity(name="own", label="the head start", derived="own_savings")
+OWN = Quantity(name="own", label="the head start", derived="own_savings", transform="log")
 
 
 @pytest.fixture(scope="module")
