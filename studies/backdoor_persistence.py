@@ -20,7 +20,7 @@ from halflife.kits import axes, backdoor, backdoor_questions
 from halflife.kits.axes import Varied
 from halflife.kits.backdoor import CONTROLS, IMPLANTED, Cell, Treatment
 from halflife.kits.elicitation import FIGURES, described, elicitation
-from halflife.kits.settings import check_distinct, check_positive, check_regularizers
+from halflife.kits.settings import check_positive, check_regularizers
 from halflife.kits.starts import Start, starts
 from halflife.models.ladder import Rung
 from halflife.results import study_report
@@ -146,10 +146,7 @@ def check_settings(settings: Settings) -> None:
         )
     check_regularizers(settings)
     check_positive(settings, "poison_counts", "learning_rates", "start_lr")
-    check_distinct(
-        settings, "payload", "poison_counts", "learning_rates", "trunk_regularizers", "branch_regularizers",
-        "optimizer_states", "branch_corpora",
-    )  # fmt: skip
+    axes.check(AXES, settings)
 
 
 def planned(settings: Settings) -> Iterator[tuple[Treatment, str]]:

@@ -20,7 +20,7 @@ from halflife.kits import axes, language_questions, languages
 from halflife.kits.axes import Varied
 from halflife.kits.elicitation import FIGURES, described, elicitation
 from halflife.kits.languages import CONTROLS, LEARNED, Cell, Drop, Treatment, check_room
-from halflife.kits.settings import check_distinct, check_positive, check_regularizers, flag
+from halflife.kits.settings import check_positive, check_regularizers, flag
 from halflife.models.ladder import Rung
 from halflife.results import study_report
 from halflife.stages.train import Checkpoint
@@ -149,7 +149,7 @@ PRESETS = {
 def check_settings(settings: Settings) -> None:
     """Raises UserError on settings that cannot be run."""
     languages.check_settings(settings)
-    check_distinct(settings, *(varied.setting for varied in AXES.values() if varied.setting))
+    axes.check(AXES, settings)
     check_regularizers(settings)
     for size in settings.focus_sizes:
         Rung(size=size)

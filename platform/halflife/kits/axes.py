@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from halflife.kits.settings import check_distinct
 from halflife.tracking.schema import Axis
 
 Treatment = TypeVar("Treatment")
@@ -46,6 +47,11 @@ def replicated(parameters: tuple[int, ...], seeds: int) -> tuple[Axis, Axis]:
 
 def declared(axes: Mapping[str, Varied], settings: Any) -> tuple[Axis, ...]:
     return tuple(varied.axis(name, settings) for name, varied in axes.items())
+
+
+def check(axes: Mapping[str, Varied], settings: Any) -> None:
+    """Raises UserError for a setting that lists no value, or one twice."""
+    check_distinct(settings, *(varied.setting for varied in axes.values() if varied.setting))
 
 
 def reference(kind: type[Treatment], axes: Mapping[str, Varied], settings: Any) -> Treatment:
