@@ -73,7 +73,7 @@ def notes(fit: Fit, found: Intervals, predicted: dict[str, HeldOut], resampled: 
         shown = ", ".join(f"{name} = {_number(value)}" for name, value in fit.parameters.items())
         about = " and ".join([*(["the bootstrap"] if resampled else []), *(["the warnings"] if fit.warnings else [])])
         lines.append(f"{about}: about the fit to all points at once ({shown}), not the mean over groups")
-    trust = advice(fit, resampled)
+    trust = None if any("--group" in warning for warning in fit.warnings) else advice(fit, resampled)
     return [*lines, *(f"warning: {warning}" for warning in [*fit.warnings, *([trust] if trust else [])])]
 
 

@@ -129,9 +129,9 @@ def _clipped(end: float | None, low: float, high: float) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Reached:
-    """Half-lives of groups, each (groups,) and within bounds: a run that had not lost half by its last point has that
-    as `low` and `high` inf; one that had by its first point after 0 has `low` 0 and that as `high`; one that never had
-    the skill, a response of 0 throughout, has none (NaN)."""
+    """Half-lives of groups, each (groups,) and within bounds: a run that had not lost half by its last point, or that
+    stayed as it was, has that as `low` and `high` inf; one that had by its first point after 0 has `low` 0 and that as
+    `high`; one that never had the skill that decays, a response of 0 throughout, has none (NaN)."""
 
     low: Array
     high: Array
@@ -153,8 +153,10 @@ def half_lives_by_group(fit: Fit) -> Reached | None:
     own = data.group == np.unique(data.group)[:, None]
     x, y = data.x[:, 0], data.response
     first = np.where(own & (x > 0), x, np.inf).min(axis=1)
-    late, early = ~(half <= last_seen(data)), half < first
-    never = ~(own & (y != 0) & ~np.isnan(y)).any(axis=1)
+    highest = np.where(own & ~np.isnan(y), y, -np.inf).max(axis=1)
+    flat = highest == np.where(own & ~np.isnan(y), y, np.inf).min(axis=1)
+    late, early = flat | ~(half <= last_seen(data)), half < first
+    never = flat & (highest == 0) & fit.law.decays
     low = np.where(late, last_seen(data), np.where(early, 0.0, half))
     high = np.where(late, np.inf, np.where(early, first, half))
     return Reached(low=np.where(never, np.nan, low), high=np.where(never, np.nan, high))

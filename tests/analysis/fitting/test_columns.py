@@ -370,3 +370,16 @@ def test_errors_in_the_logarithm_of_one_plus_y_take_zeros_and_large_values_alike
     for name, truth in (("a", 2000.0), ("T", 80.0)):
         assert found["parameters"][name]["low"] < truth < found["parameters"][name]["high"]
         assert found["parameters"][name]["estimate"] == pytest.approx(truth, rel=0.1)
+
+
+def test_a_run_that_never_recovers_bounds_the_time_to_half_recovery(tmp_path: Path) -> None:
+    x = np.concatenate([[0.0], np.geomspace(1, 500, 20)])
+    rng, rows = np.random.default_rng(0), []
+    for seed in range(6):
+        rate = 0.9 * (1 - np.exp(-x / 60)) if seed else 0 * x
+        rows += [(at, int(rng.binomial(300, p)), 300, seed) for at, p in zip(x, rate, strict=True)]
+    frame = pl.DataFrame(rows, schema=["tau", "hits", "trials", "seed"], orient="row")
+    half = run(tmp_path, frame, *["rising_exponential" if a == "exponential" else a for a in FIT_COUNTS])["half_life"]
+    assert half["censored"] is True
+    assert half["estimate"] > 60 * np.log(2)
+    assert half["high"] > 500 ** (1 / 6) * (60 * np.log(2)) ** (5 / 6)
