@@ -90,10 +90,13 @@ def fit(
     from analysis.fitting.extrapolation import held_out
     from analysis.fitting.intervals import cluster_bootstrap, intervals
     from analysis.fitting.scatter import uneven
+    from analysis.laws import find_law
 
-    made, left_out, x = fitted(data, law, columns)
-    at = budgets("--compute", compute)
-    splits = {budget: allocation(made.law, budget) for budget in at}
+    known = find_law(law)
+    splits = {budget: allocation(known, budget) for budget in budgets("--compute", compute)}
+    if hold_out and hold_out not in known.inputs:
+        raise UserError(f"--hold-out {hold_out}: {known.name} has no such input; it has {', '.join(known.inputs)}")
+    made, left_out, x = fitted(data, known, columns)
     found, predicted, follows = intervals(made), held_out(made, hold_out), of_functions(made, made.law.derived)
     allocated = {budget: of_functions(made, parts) for budget, parts in splits.items()}
     resampled = cluster_bootstrap(made, bootstrap) if bootstrap else None

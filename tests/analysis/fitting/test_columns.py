@@ -138,7 +138,7 @@ def test_a_blank_time_is_refused_and_a_blank_loss_is_left_out(tmp_path: Path, ca
         (["--y", "half_life", "--fix", "gamma=much"], "--fix gamma=much: expected NAME=NUMBER"),
         (["--y", "half_life", "--fix", "T0=-1"], "--fix T0=-1: T0 lies between"),
         (["--y", "half_life", "--fix", "T0=1,gamma=0"], "holds all parameters of half_life_size"),
-        (["--y", "half_life", "--hold-out", "D"], "half_life_size has no input 'D'; it has N"),
+        (["--y", "half_life", "--hold-out", "D"], "--hold-out D: half_life_size has no such input; it has N"),
         (["--y", "half_life", "--compute", "1e20"], "half_life_size has no compute-optimal allocation"),
         (["--y", "half_life", "--compute", "much"], "--compute is 'much'; expected numbers separated by commas"),
     ],
