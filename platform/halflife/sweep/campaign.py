@@ -337,7 +337,8 @@ def example_study(search: Search) -> Study:
         again = min(budget.finalists + len(search.first), len(drawn))
         for number, setting in enumerate(drawn[:again]):
             trials += search.unfolded(number, setting, held_out=True)
-    return Study(declaration=search.declaration, trials=(*search.controls_of(seeds), *trials))
+    every = (*search.controls_of(seeds), *trials)
+    return Study(declaration=search.declaration, trials=every, identity="of examples")  # as questions cannot know them
 
 
 def _distinct(numbers: Iterable[int], key: Callable[[int], Any]) -> list[int]:
