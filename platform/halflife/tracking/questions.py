@@ -106,7 +106,7 @@ DERIVED = {
         items=("k", *_PROMPT_ITEMS),
     ),
     "prompt_success": Derived(
-        text="share of right answers with the best restart of each k, with its counts; as judged, where answers are",
+        text="share of right answers with the best restart of each k, as judged where answers are",
         items=("k", *_PROMPT_ITEMS),
     ),
     "distance": Derived(
@@ -137,9 +137,8 @@ DERIVED = {
         "absent is the saving that is specific to the backdoor (analysis.decay.savings.interactions)",
     ),
     "share_left": Derived(
-        text="share of the advantage at the drop over the never-exposed control that each reading of the skill still "
-        "has at the end (analysis.decay.erasure.shares): 1 all, 0 nothing; relearning: the saving; bounds where a time "
-        "is censored. reading: said, shots, choice, layer, relearning",
+        text="share of the advantage at the drop over the never-exposed control that a reading (said, shots, choice, "
+        "layer; relearning: the saving) still has at the end; bounds where a time is censored (analysis.decay.erasure)",
         items=("reading",),
     ),
     "first_objective": Derived(
