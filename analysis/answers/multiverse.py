@@ -18,10 +18,11 @@ from analysis.answers.leading import leading_trend, with_quantities
 from analysis.answers.questions import SEED, cells, estimated
 from analysis.decay.design import controls
 from analysis.decay.retention import wide_points
-from analysis.errors import UserError
 from analysis.runs.study import StudyData
 from analysis.stats.arrays import Array
+from analysis.stats.estimates import Estimates
 from analysis.stats.imputation import slopes_over_seeds
+from analysis.stats.verdicts import Question, judge
 from halflife.tracking.questions import TOKENS, Crossing, Mean, Quantity, Slope, Trend
 from halflife.tracking.schema import CLOCK_DISPLACEMENT, CLOCK_RATE_SUM, CLOCK_STEPS
 
@@ -54,20 +55,22 @@ class _Grid:
 def multiverse(data: StudyData) -> pl.DataFrame:
     """SPECIFICATIONS, sorted by estimate: clock, threshold, last or first crossing, scale of a mean and span, where the
     quantity has them and they change a slope, each with nothing, each size and each seed left out. The declared one has
-    the question's own
-    estimate. Specifications with too much censoring for an estimate have none; empty without a trend over size."""
+    the question's own estimate, over all seeds. Specifications with too much censoring for an estimate have none; empty
+    without a trend over size."""
     found = leading_trend(data)
     if found is None:
         return pl.DataFrame(schema=SPECIFICATIONS)
     quantity, question = found
-    try:
-        data = _needed(data, quantity, question)
-    except UserError:
+    data = with_quantities(data, [quantity])
+    own = estimated(data, question)
+    if own.used.is_empty() or own.estimates is None or own.used["low"].null_count() == own.used.height:
         return pl.DataFrame(schema=SPECIFICATIONS)
+    data = _needed(data, quantity, own.used)
     rows = [row for grid in _distinct(list(_grids(data, quantity, question))) for row in _left_out(grid)]
-    if not rows:
-        return pl.DataFrame(schema=SPECIFICATIONS)
     _estimate(rows)
+    for row in rows:
+        if row["declared"]:
+            row |= _own(own.estimates)
     about = [{name: value for name, value in row.items() if name in SPECIFICATIONS} for row in rows]
     table = pl.DataFrame(about, schema=SPECIFICATIONS)
     return table.sort("estimate", "declared", nulls_last=True)
@@ -100,15 +103,19 @@ def _same(grid: _Grid, other: _Grid | None) -> bool:
     )
 
 
-def _needed(data: StudyData, quantity: Quantity, question: Trend) -> StudyData:
-    """Only the trials that the question is about, and their controls. Raises UserError if there are none."""
-    data = with_quantities(data, [quantity])
-    used = estimated(data, question)
-    if used.used.is_empty() or used.used["low"].null_count() == used.used.height:
-        raise UserError(used.problem or "no trial has a number")
+def _own(estimates: Estimates) -> dict[str, float | None]:
+    """As the question has it. With many bounds it has no more than a bound, and a specification no estimate."""
+    found = judge([Question(estimates=estimates)])[0].interval
+    if found is None or not np.isfinite([found.low or 0.0, found.high or 0.0]).all():
+        return {}
+    return {"estimate": found.estimate, "low": found.low, "high": found.high}
+
+
+def _needed(data: StudyData, quantity: Quantity, used: pl.DataFrame) -> StudyData:
+    """Only the trials that the question is about, and their controls."""
     if quantity.derived:
         return data  # from more than one phase
-    kept = set(used.used["trial"])
+    kept = set(used["trial"])
     if quantity.against:
         of = controls(data, quantity.against.role)
         kept |= {of[trial] for trial in kept if trial in of}

@@ -199,10 +199,16 @@ def _rows(axes: Axes, table: pl.DataFrame, sizes: list[str], answer: Answer, nam
         ends = [row["value"] if row[end] is None else row[end] for end in ("low", "high")]
         if ends[0] < ends[1]:
             axes.plot(ends, [place] * 2, color=style.INK, lw=2.2 if last else 1.3, zorder=3)
-        marker = {"known": "D" if last else "o", "above": style.RIGHT, "below": style.LEFT}[row["kind"]]
-        axes.plot(
-            [row["value"]], [place], marker=marker, ms=6 if last else 5, color=style.INK, mec="white", mew=0.6, zorder=4
-        )
+        if row["kind"] == "known":
+            look = {"marker": "D" if last else "o", "ms": 6 if last else 5, "mec": "white", "mew": 0.6}
+        else:
+            look = {
+                "marker": style.RIGHT if row["kind"] == "above" else style.LEFT,
+                "ms": 15,
+                "mew": 1.5,
+                "mfc": "none",
+            }
+        axes.plot([row["value"]], [place], color=style.INK, zorder=4, **look)
     axes.set_yticks(list(places.values()), [str(size) for size in places])
     axes.set_ylim(len(places) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
