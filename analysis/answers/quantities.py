@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,10 @@ class Reading:
     hits: float | None = None
     trials: float | None = None
     reason: str | None = None
+
+    @property
+    def row(self) -> tuple[float | str | None, ...]:
+        return self.value, self.low, self.high, self.hits, self.trials, self.reason
 
 
 def _known(value: float, hits: float | None = None, trials: float | None = None) -> Reading:
@@ -83,7 +87,7 @@ def values(data: StudyData, quantity: Quantity) -> pl.DataFrame:
         data.derived[key] = _derived(data, quantity)
     else:
         found = _readings(data, quantity)
-        frame = pl.DataFrame([astuple(found[trial]) for trial in data.trials["trial"]], schema=READING, orient="row")
+        frame = pl.DataFrame([found[trial].row for trial in data.trials["trial"]], schema=READING, orient="row")
         data.derived[key] = pl.concat([about(data), frame], how="horizontal")
     return data.derived[key]
 
@@ -109,7 +113,7 @@ def _derived(data: StudyData, quantity: Quantity) -> pl.DataFrame:
             for (trial, *item), own in rows.items()
         }
     types = {"trial": pl.String} | {name: frame.schema[name] for name in items} | READING
-    read = pl.DataFrame([(*key, *astuple(own)) for key, own in rows.items()], schema=types, orient="row")
+    read = pl.DataFrame([(*key, *own.row) for key, own in rows.items()], schema=types, orient="row")
     whole = about(data).drop(items, strict=False)
     lacking = pl.col("reason").is_null() & pl.col("low").is_null()
     return whole.join(read, on="trial", how="left", maintain_order="left_right").with_columns(

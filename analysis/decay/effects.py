@@ -40,7 +40,7 @@ def effects(data: StudyData, curves: pl.DataFrame, measure: str | None = None) -
     while few seeds have a censored one; otherwise it is null.
     """
     axes, chosen, measure = setting_axes(data), reference(data), measure or skill_measure(data, curves)
-    times = half_lives(curves).filter((pl.col("criterion") == measure) & (pl.col("clock") == "tokens"))
+    times = half_lives(curves, ("tokens",)).filter((pl.col("criterion") == measure) & (pl.col("clock") == "tokens"))
     trials = (
         data.trials.filter(pl.col("role") == "treatment")
         .join(areas(curves).select("trial", area=AREA[measure]), on="trial")

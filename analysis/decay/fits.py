@@ -18,7 +18,7 @@ from analysis.fitting.selection import Comparison, Ranked, compare
 from analysis.laws import LAWS, Law
 from analysis.runs.study import StudyData
 
-STARTS = 64
+STARTS = 32
 MIN_POINTS = 10
 """Evaluations of a run below which no law is fitted to it."""
 

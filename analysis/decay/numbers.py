@@ -27,7 +27,7 @@ def at_drop(curves: pl.DataFrame) -> pl.DataFrame:
 def reference_times(curves: pl.DataFrame) -> pl.DataFrame:
     """Half-lives in tokens of the log-probability (sustained) at the reference setting."""
     wanted = (pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens") & pl.col("is_reference")
-    return half_lives(curves).filter(wanted)
+    return half_lives(curves, ("tokens",)).filter(wanted)
 
 
 def control_half_lives(curves: pl.DataFrame, role: str) -> pl.DataFrame:
@@ -78,7 +78,7 @@ def size_summary(curves: pl.DataFrame) -> pl.DataFrame:
     `half_life_extinction` is that of the control that keeps the trigger without its payload, if there is one.
     """
     main = curves.filter((pl.col("role") == "treatment") & pl.col("is_reference"))
-    drop, times = at_drop(main), half_lives(main)
+    drop, times = at_drop(main), half_lives(main, ("tokens",))
     table = (
         drop.group_by("size", "parameters")
         .agg(

@@ -8,7 +8,7 @@ run).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -148,7 +148,7 @@ CRITERIA = {
 """Reported numbers use sustained crossings of one half; first crossings are given for comparison."""
 
 
-def half_lives(curves: pl.DataFrame) -> pl.DataFrame:
+def half_lives(curves: pl.DataFrame, clocks: Iterable[str] = CLOCKS) -> pl.DataFrame:
     """One row per treatment, criterion and clock: time until half of the retention is lost, censored if not reached.
 
     Treatments without the skill at the drop have no rows.
@@ -156,7 +156,7 @@ def half_lives(curves: pl.DataFrame) -> pl.DataFrame:
     rows = []
     for about, part in treatments(curves):
         for criterion, (column, sustained) in CRITERIA.items():
-            for clock in CLOCKS:
+            for clock in clocks:
                 found = crossing(part[clock].to_numpy(), part[column].to_numpy(), sustained=sustained)
                 if found is not None:
                     rows.append([*about, criterion, clock, *found.row])

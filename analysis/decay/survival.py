@@ -54,8 +54,7 @@ def survival_table(
 
 
 def _times(data: StudyData, outcome: Outcome | None, criterion: str, clock: str) -> pl.DataFrame:
-    times = half_lives(retention_curves(data, outcome))
-    times = times.filter((pl.col("criterion") == criterion) & (pl.col("clock") == clock))
+    times = half_lives(retention_curves(data, outcome), (clock,)).filter(pl.col("criterion") == criterion)
     new = [name for name in data.trials.columns if name not in times.columns]
     return times.join(data.trials.select("trial", *new), on="trial")
 

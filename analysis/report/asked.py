@@ -45,7 +45,7 @@ def _one(answer: Answer, data: StudyData, out: Path, *, live: bool) -> dict[str,
     recipe = Asked(answer=answer, declaration=data.declaration)
     quick = live and not answer.question.primary
     table = pl.DataFrame() if quick else recipe.table(data)
-    panel = draw_panel(recipe, table, out, vocabulary(data), prefix=PREFIX, png=not live)
+    panel = draw_panel(recipe, table, out, vocabulary(data), prefix=PREFIX, png=answer.question.primary and not live)
     rest = pl.DataFrame() if live else breakdown(data, answer)
     if rest.height:
         (out / "tables" / f"{PREFIX}{answer.question.name}-breakdown.csv").write_text(csv_text(rest), encoding="utf-8")

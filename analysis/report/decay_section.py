@@ -51,21 +51,21 @@ def decay_section(data: StudyData, out: Path) -> dict[str, Any]:
     }
 
 
-def figure_panel(data: StudyData, name: str, out: Path, suffix: str = "") -> FigurePanel:
+def figure_panel(data: StudyData, name: str, out: Path, suffix: str = "", *, png: bool = True) -> FigurePanel:
     """A figure by its name; without an image, the caption gives the reason."""
     recipe = FIGURES.get(name)
     if recipe is None:
         known = ", ".join(FIGURES)
         return FigurePanel(name=name, title=name, caption=f"There is no figure of that name; figures: {known}.")
-    return draw_panel(recipe, recipe.table(data), out, vocabulary(data), suffix=suffix)
+    return draw_panel(recipe, recipe.table(data), out, vocabulary(data), suffix=suffix, png=png)
 
 
-ALWAYS, FITTED = ("settings", "seeds", "survival", "floor"), ("laws", "extrapolation")
+ALWAYS, FITTED = ("settings", "seeds", "survival", "floor"), ("laws",)
 """Figures of measurements and of fits that a report shows even if undeclared, unless they are empty."""
 
 
 def more_panels(data: StudyData, names: tuple[str, ...], out: Path) -> list[FigurePanel]:
-    panels = [figure_panel(data, name, out) for name in names if name not in data.declaration.figures]
+    panels = [figure_panel(data, name, out, png=False) for name in names if name not in data.declaration.figures]
     return [panel for panel in panels if panel.image]
 
 

@@ -48,11 +48,16 @@ def _descriptive(data: StudyData, out: Path) -> dict[str, Any]:
     outcomes = decaying(data)
     view = leading(data, outcomes[0]) if outcomes and outcomes[0] != data.declaration.outcomes[0] else data
     prompts = prompts_section(data, out)
-    further = [*(SHOWN if prompts and not data.declaration.figures else ()), *SCALING, *(ALWAYS if outcomes else ())]
-    declared = [figure_panel(view, name, out) for name in data.declaration.figures]
-    more = [figure_panel(view, name, out) for name in further if name not in data.declaration.figures]
+    asked = {question.kind for question in data.declaration.questions}
+    again = {"retention", "settings"} if "decay" in asked else set()  # its own figure shows the curves
+    names = dict.fromkeys([*SCALING, *data.declaration.figures, *(ALWAYS if outcomes else ())])
+    names |= dict.fromkeys(SHOWN if prompts and not data.declaration.figures else ())
+    panels = [
+        figure_panel(view, name, out, png=name in (SCALING[0], *data.declaration.figures))
+        for name in names if name not in again
+    ]  # fmt: skip
     return {
-        "panels": declared + [panel for panel in more if panel.image],
+        "panels": [panel for panel in panels if panel.image or panel.name in data.declaration.figures],
         "decay": decay_section(view, out) if outcomes else None,
         "prompts": prompts,
         "values": _values(data, out),

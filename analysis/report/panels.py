@@ -38,7 +38,7 @@ def draw_panel(
     """Writes figures/NAME.svg and .png and tables/NAME.csv below `out`; nothing if the table is empty.
 
     `words`: the study's vocabulary (design.vocabulary). `prefix`, `suffix`: added to the name. `png`: also a PNG, which
-    takes as long again.
+    takes half as long again.
     """
     name, title = f"{prefix}{recipe.name}{suffix}", recipe.title.format(**words)
     if table.is_empty():
