@@ -163,9 +163,12 @@ def _constant_groups(fit: Fit) -> list[str]:
     group, response = fit.observations.group, fit.observations.response
     if group is None or len(fit.law.parameters) < 2:
         return []
-    names, seen = np.unique(group), ~np.isnan(response)
-    each = [response[(group == name) & seen] for name in names]
-    count = sum(own.size > 1 and bool(np.ptp(own) == 0) for own in each)
+    seen = ~np.isnan(response)
+    names, place = np.unique(group, return_inverse=True)
+    least, most = np.full(names.size, np.inf), np.full(names.size, -np.inf)
+    np.minimum.at(least, place[seen], response[seen])
+    np.maximum.at(most, place[seen], response[seen])
+    count = int(((least == most) & (np.bincount(place[seen], minlength=names.size) > 1)).sum())
     if not count:
         return []
     return [f"{count} of {names.size} groups with a constant response, which determines only a level of {fit.law.name}"]

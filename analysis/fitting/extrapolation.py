@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from analysis.errors import UserError
+from analysis.fitting.deletion import DENSE
 from analysis.fitting.fit import fit_many
 from analysis.fitting.objectives import Gaussian, Objective, default_objective
 from analysis.fitting.observations import Observations
@@ -51,7 +52,7 @@ def rolling(
     points than parameters plus one, or nothing to predict.
     """
     x = data.x[:, 0]
-    groups = np.zeros(data.n) if data.group is None else data.group
+    groups = np.zeros(data.n) if data.group is None or np.unique(data.group).size * data.n > DENSE else data.group
     places, shown = [], []
     for name in np.unique(groups):
         own = groups == name

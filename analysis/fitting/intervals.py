@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.errors import UserError
+from analysis.fitting.deletion import many, stepped
 from analysis.fitting.fit import fit_many
 from analysis.fitting.observations import Observations
 from analysis.fitting.problem import Problem
@@ -69,7 +70,7 @@ def fits_alone(fit: Fit) -> bool:
     trial a point are items: none has a curve of its own."""
     data = fit.observations
     assert data.group is not None
-    if data.censored is not None or (data.trials is not None and data.trials.max() <= 1):
+    if many(fit) or data.censored is not None or (data.trials is not None and data.trials.max() <= 1):
         return False
     least = len(fit.law.parameters) + 1
     spread = np.ptp(_ranks(data.x), axis=0)
@@ -221,6 +222,8 @@ def jackknife_half_width(whole: Array, parts: Array, level: float = LEVEL) -> Ar
 
 def without_groups(fit: Fit) -> FitBatch:
     """The law fitted without each group, in the order of np.unique(group). Computed once per fit."""
+    if "without_groups" not in fit.derived and many(fit):
+        fit.derived["without_groups"] = stepped(fit)
     if "without_groups" not in fit.derived:
         data = fit.observations
         assert data.group is not None

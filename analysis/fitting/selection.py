@@ -55,8 +55,9 @@ class Comparison:
     @property
     def winner(self) -> Ranked | None:
         """The law that leads all others by at least EQUAL, if its likelihood is that of the data."""
-        leads = len(self.ranked) > 1 and self.ranked[1].delta >= EQUAL and not self.paired
-        return self.ranked[0] if leads else None
+        if len(self.ranked) < 2 or self.ranked[1].delta < EQUAL or self.paired:
+            return None
+        return self.ranked[0]
 
     @property
     def paired(self) -> bool:
