@@ -143,10 +143,10 @@ def inputs(law: Law, given: str, frame: pl.DataFrame) -> list[str]:
     needed = ",".join(law.inputs)
     example = ",".join(f"{name}=COLUMN" for name in law.inputs)
     if any("=" in part and part not in frame.columns for part in parts):
-        pairs = [[each.strip() for each in part.rpartition("=")] for part in parts]
-        if sorted(name for name, _, _ in pairs) != sorted(law.inputs):
+        pairs = [part.split("=", 1) if "=" in part else ["", part] for part in parts]
+        columns = {name.strip(): column.strip() for name, column in pairs}
+        if len(pairs) != len(law.inputs) or set(columns) != set(law.inputs):
             raise UserError(f"{law.name} takes {needed}; --x gives {given!r}: name each input once, as --x {example}")
-        columns = {name: column for name, _, column in pairs}
         return [columns[name] for name in law.inputs]
     if len(parts) != len(law.inputs):
         what = f"{len(law.inputs)} input{'s' * (len(law.inputs) != 1)} ({needed})"
@@ -195,6 +195,11 @@ def observations(
             low, high = y, np.where(late, np.inf, y)
     elif low is not None and (low == high).all():
         y, low, high = low, None, None
+    if low is not None and high is not None and (np.isinf(high).all() or np.isinf(low).all()):
+        side = "lower" if np.isinf(high).all() else "upper"
+        raise UserError(
+            f"all {low.size} values are {side} bounds: any law beyond them fits; expected some that were seen"
+        )
     points = Observations(
         x=np.stack([numbers(frame, name) for name in roles.x], axis=1), y=None if low is not None else y,
         hits=counts[0] if counts else None, trials=counts[1] if counts else None,
@@ -208,9 +213,14 @@ def _bounds(frame: pl.DataFrame, roles: Roles) -> tuple[Array, Array] | tuple[No
     """Low and high of each row, which are y where it is known; None without columns of bounds."""
     if roles.low is None or roles.high is None:
         return None, None
+    names = [name for name in (roles.y, roles.low, roles.high) if name is not None]
+    for name in names:
+        if not (known := frame.drop_nulls(name)).is_empty():
+            numbers(known, name, bounds=True)  # raises on text
+    frame = frame.with_columns(pl.col(name).cast(pl.Float64) for name in names)
     known = pl.lit(None, dtype=pl.Float64) if roles.y is None else pl.col(roles.y)
     low, high = (
-        numbers(frame.with_columns(pl.coalesce(known, pl.col(name).fill_null(end)).alias(name)), name, bounds=True)
+        numbers(frame.with_columns(pl.coalesce(known, pl.col(name), pl.lit(end)).alias(name)), name, bounds=True)
         for name, end in ((roles.low, -np.inf), (roles.high, np.inf))
     )
     if (wrong := ~(low <= high)).any():

@@ -129,6 +129,9 @@ def test_a_blank_time_is_refused_and_a_blank_loss_is_left_out(tmp_path: Path, ca
             ["--y", "half_life", "--low", "half_life", "--high", "true", "--censored", "late"],
             "without --low and --high",
         ),
+        (["--low", "half_life", "--high", "text"], "column text has 'soon' in row 1; expected numbers"),
+        (["--low", "blank", "--high", "blank"], "column blank is blank in 25 rows"),
+        (["--low", "half_life", "--high", "none"], "all 25 values are lower bounds: any law beyond them fits"),
         (["--low", "half_life"], "or both --low and --high; got --low"),
         (["--low", "true", "--high", "half_life"], "true is above half_life in"),
         (["--y", "half_life", "--censored", "N"], "column N has 100000.0 in row 1; expected true or false"),
@@ -147,7 +150,8 @@ def test_columns_that_make_no_sense_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], complaint: str
 ) -> None:
     base = ["fit", "--law", "half_life_size", "--x", "N"]
-    assert complaint in refused(tmp_path, capsys, half_lives(), *base, *arguments)
+    frame = half_lives().with_columns(text=pl.lit("soon"), blank=pl.lit(None, dtype=pl.Float64), none=pl.lit(None))
+    assert complaint in refused(tmp_path, capsys, frame, *base, *arguments)
 
 
 def test_rows_weigh_by_their_standard_errors(tmp_path: Path) -> None:
