@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from halflife.data.corpus import prepare_corpus
 from halflife.kits.backdoor import ROLES, Settings, Treatment, cells, check_settings
-from halflife.kits.backdoor_questions import HALF_LIFE, declare
+from halflife.kits.backdoor_questions import RETAINED, declare
 from halflife.results import study_report
 from halflife.stages.train import Checkpoint
 from halflife.sweep.cli import Preset, main
@@ -15,9 +15,9 @@ from halflife.tracking.schema import Axis
 QUESTION = "Does a larger batch after the drop protect a backdoor, at equal tokens?"
 PRESETS = {"quick": Preset(summary="Four minutes on 2 CPU cores.", settings=Settings(sizes=("60k",), seeds=3))}
 BATCH = Axis(name="batch", label="Batch after the drop", values=(1024, 2048, 8192), unit="tokens", scale="log")
-WHY = "an exponent of 0.1 is a factor of 1.23 from the smallest batch to the largest: no one would choose a batch by it"
-ASKED = Trend(name="batch", label=QUESTION, quantity="half_life", axis="batch", primary=True, prediction="positive",
-              margin=0.1, reason=WHY)  # fmt: skip
+WHY = "from the smallest batch to the largest that is a twentieth of the backdoor: no one would choose a batch by it"
+ASKED = Trend(name="batch", label=QUESTION, quantity="retained", axis="batch", primary=True, prediction="positive",
+              margin=0.025, reason=WHY)  # fmt: skip
 
 
 def stages(cell, batch, role):
@@ -32,7 +32,7 @@ def build(preset, settings, site):
     trials = [trial(cell, {"batch": n}, stages(cell, n, role), f"{n} tokens a step", role, role=role)
               for cell in cells(settings, corpus) for role in ROLES for n in BATCH.values]  # fmt: skip
     texts = {"study": "batch_size", "title": "Batch size", "question": QUESTION, "preset": preset}
-    asked = declare(settings, corpus.label, axes=(BATCH,), quantities=(HALF_LIFE,), questions=(ASKED,), **texts)
+    asked = declare(settings, corpus.label, axes=(BATCH,), quantities=(RETAINED,), questions=(ASKED,), **texts)
     return Study(declaration=asked, trials=tuple(trials)).check(site.results)
 
 

@@ -63,9 +63,11 @@ OBJECTIVES = (
     ),
 )  # fmt: skip
 MARGINS = (
-    Margin(value=0.05, reason="a twentieth of what was known at the drop decides between no two ways to train"),
-    Margin(value=FACTOR, reason="a quarter more or less training decides between no two ways to train", log=True),
-)
+    Margin(subject="what is retained at equal progress", value=0.05,
+           reason="a twentieth of what was known at the drop decides between no two ways to train"),
+    Margin(subject="the number of tokens to equal progress", value=FACTOR, log=True,
+           reason="a quarter more or less training decides between no two ways to train"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,9 +57,11 @@ OBJECTIVES = (
     ),
 )  # fmt: skip
 MARGINS = (
-    Margin(value=0.05, reason="a twentieth of the backdoor kept or lost decides about no regularizer"),
-    Margin(value=0.01, reason="a hundredth of a nat per token, 1 % of perplexity, decides about no regularizer"),
-)
+    Margin(subject="the mean retention", value=0.05,
+           reason="a twentieth of the backdoor kept or lost decides about no regularizer"),
+    Margin(subject="the clean loss", value=0.01,
+           reason="a hundredth of a nat per token, 1 % of perplexity, decides about no regularizer"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,8 @@ def named(kind: str, strength: float, decay: float | None = None) -> str:
 class Margin:
     """The smallest effect of interest in an objective, in its unit, and why; of its logarithm with `log`."""
 
+    subject: str
+    """The objective as the subject of a sentence: "the clean loss"."""
     value: float
     reason: str
     log: bool = False
@@ -84,7 +86,7 @@ def asked(objectives: tuple[Objective, Objective], margins: tuple[Margin, Margin
     places = ("first", "second")
     quantities = [
         Quantity(
-            name=f"fresh_{objective.name}", label=_subject(objective), derived=f"{place}_objective",
+            name=f"fresh_{objective.name}", label=margin.subject, derived=f"{place}_objective",
             unit=objective.unit, transform="log" if margin.log else "none",
         )
         for place, objective, margin in zip(places, objectives, margins, strict=True)
@@ -97,16 +99,16 @@ def asked(objectives: tuple[Objective, Objective], margins: tuple[Margin, Margin
             Contrast(
                 name=f"best_{objective.name}", quantity=quantity.name, primary=True, margin=margin.value,
                 reason=margin.reason, prediction="positive" if up else "negative", **against,
-                label=f"Is {_subject(objective)} {'higher' if up else 'lower'} with the best setting for it than with "
-                "the reference?",
+                label=f"On fresh seeds, is {margin.subject} {'higher' if up else 'lower'} with the setting that was "
+                "best for it than with the reference?",
             )
         )  # fmt: skip
         other = next(each for each in quantities if each is not quantity)
-        label = f"Does the best setting for {_subject(objective)} change {other.label}?"
+        label = f"Does the setting that was best for {margin.subject} change {other.label}?"
         found.append(Contrast(name=f"cost_of_{objective.name}", quantity=other.name, label=label, **against))
     one, two = (
-        Quantity(name=each.name, label=_subject(each), measure=f"{OBJECTIVE_PHASE}/{each.name}", unit=each.unit)
-        for each in objectives
+        Quantity(name=each.name, label=margin.subject, measure=f"{OBJECTIVE_PHASE}/{each.name}", unit=each.unit)
+        for each, margin in zip(objectives, margins, strict=True)
     )
     sides = ["high" if each.direction == "maximize" else "low" for each in objectives]
     label = "Which settings is none better than in both objectives?"
@@ -116,7 +118,3 @@ def asked(objectives: tuple[Objective, Objective], margins: tuple[Margin, Margin
     )  # fmt: skip
     found.sort(key=lambda question: not question.primary)
     return {"quantities": (*quantities, one, two), "questions": (*found, front), "looks": ()}
-
-
-def _subject(objective: Objective) -> str:
-    return f"the {objective.label[:1].lower()}{objective.label[1:]}"
