@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from analysis.answers.quantities import values
-from analysis.answers.questions import SEED, SETTING, Answer, cells
+from analysis.answers.questions import SEED, Answer, apart, cells
 from analysis.decay.design import reference
 from analysis.runs.study import StudyData
 from analysis.stats import verdicts
@@ -30,7 +30,6 @@ def breakdown(data: StudyData, answer: Answer) -> pl.DataFrame:
         return pl.DataFrame(schema=ROWS)
     declared, quantity = data.declaration, answer.quantities[0]
     frame = values(data, quantity).filter(~pl.col(SEED).is_in(declared.pilot_seeds))
-    frame = frame.with_columns(pl.lit("").alias(SETTING))
     chosen = {name: value for name, value in (reference(data) | answer.question.where).items() if name in frame.columns}
     rows = []
     for axis in _other_axes(data, answer):
@@ -40,7 +39,7 @@ def breakdown(data: StudyData, answer: Answer) -> pl.DataFrame:
             part = part.filter(pl.col("role").is_in(answer.question.roles))
         for value in part[axis.name].unique().drop_nulls().sort().to_list() if axis.name in part.columns else ():
             own = part.filter(pl.col(axis.name) == value)
-            if (found := _mean(own)) is not None:
+            if (found := _mean(apart(data, own, [SEED]))) is not None:
                 shown = f"{value:g}" if isinstance(value, float) else str(value)
                 rows.append([axis.label, shown, *_unlogged(found, quantity.on_log_scale), own.height, _censored(own)])
     return pl.DataFrame(rows, schema=ROWS, orient="row")

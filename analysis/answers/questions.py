@@ -124,7 +124,7 @@ def _selected(data: StudyData, question: Question, quantity: Quantity, *needed: 
     frame = frame.drop_nulls([SEED, *needed])
     if frame.is_empty():
         raise UserError("no trial has been measured yet")
-    return _apart(data, frame, [SEED, *needed]).with_columns(quantity=pl.lit(quantity.name))
+    return apart(data, frame, [SEED, *needed]).with_columns(quantity=pl.lit(quantity.name))
 
 
 def _level(frame: pl.DataFrame, name: str, given: Any) -> Any:
@@ -136,7 +136,7 @@ def _level(frame: pl.DataFrame, name: str, given: Any) -> Any:
     raise UserError(f"no trial has {name} = {given!r}: expected one of {', '.join(str(level) for level in levels)}")
 
 
-def _apart(data: StudyData, frame: pl.DataFrame, cell: Sequence[str]) -> pl.DataFrame:
+def apart(data: StudyData, frame: pl.DataFrame, cell: Sequence[str]) -> pl.DataFrame:
     """With SETTING: the axes that differ within a cell, as one text; where they do not tell its trials apart, all
     parameters that differ."""
     apart: list[str] = []
@@ -182,7 +182,7 @@ def _contrast(data: StudyData, question: Contrast, quantities: tuple[Quantity, .
     needed = () if axis == "role" else (axis,)
     frame = _selected(data, question, quantities[0], *needed)
     if axis == "role":
-        frame = _apart(data, frame, [SEED, "role"])
+        frame = apart(data, frame, [SEED, "role"])
     high, low = (_level(frame, axis, value) for value in (question.high, question.low))
     frame = frame.filter(pl.col(axis).is_in([high, low]))
     return Found(estimates=_differences(frame, axis, high, low), used=frame)
