@@ -46,11 +46,11 @@ def test_noise_gives_the_planted_accuracy():
     """Two settings d apart, noise of deviation s in each run: one run is right in Phi(d / (s sqrt 2))."""
     rng, s = np.random.default_rng(5), 3.0
     noise = {10: s, 100: s / 3, 1000: 1e-6}
-    table = means(found(lambda row: rank(row) + noise[row["parameters"]] * rng.normal(), seeds=60))
+    table = means(found(lambda row: rank(row) + noise[row["parameters"]] * rng.normal(), seeds=30))
     for size, spread in noise.items():
         gaps = [b - a for a in range(SETTINGS) for b in range(a + 1, SETTINGS)]
         truth = np.mean([0.5 * (1 + math.erf(gap / spread / 2)) for gap in gaps])
-        assert table[size]["accuracy"] == pytest.approx(truth, abs=0.03)
+        assert table[size]["accuracy"] == pytest.approx(truth, abs=0.04)
         assert table[size]["low"] is None or table[size]["low"] <= truth <= table[size]["high"]
 
 

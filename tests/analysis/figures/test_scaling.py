@@ -52,7 +52,7 @@ def test_doses_have_the_planted_exponent_at_every_size_and_their_share_of_the_tr
 
 def test_a_share_that_differs_between_sizes_has_a_panel_of_its_own():
     data = _dosed()
-    short = data.trials.filter(pl.col("size") == "30k")["trial"]
+    short = data.trials.filter(pl.col("size") == "30k")["trial"].to_list()
     early = (pl.col("phase") != "trunk") | ~pl.col("trial").is_in(short) | (pl.col("step") <= 100 * generated.STEP)
     table = FIGURES["dose"].table(replace(data, points=data.points.filter(early)))
     assert table["amount"].unique(maintain_order=True).to_list() == [
