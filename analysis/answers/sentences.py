@@ -60,7 +60,7 @@ def judged(
 ) -> str:  # fmt: skip
     """ "Effect: the slope of y over x is 0.41 [0.33, 0.49] over 8 seeds (margin ±0.1; p = 0.002)." """
     found, margin = verdict.interval, shown.margin(verdict.margin, reason)
-    word = WORDS[verdict.answer]
+    word = WORDS[verdict.answer] if verdict.look else "No verdict yet"
     if found is None:
         return f"{word}: {_no_estimate(estimates, shown)}{gaps} ({margin})."
     if verdict.small:
@@ -118,11 +118,10 @@ def _gaps(answer: Answer) -> str:
 
 def _settling(verdict: Verdict, estimates: Estimates, more: More | None) -> str:
     """Seeds in all that would settle it, their hours, and the command."""
-    if verdict.look is None:
+    if verdict.look is None or verdict.margin is None:
         return ""
     if (settling := verdict.settling) is None:
-        needed = "a margin, the smallest effect of interest" if verdict.margin is None else "a spread over seeds"
-        return f" What would settle it can be said only with {needed}."
+        return " What would settle it can be said only with a spread over seeds."
     text = (
         f" To settle it takes {range_text(settling.effect)} in all if the true effect equals the margin, "
         f"{range_text(settling.equivalent)} if there is none (with probability {WANTED:g})"

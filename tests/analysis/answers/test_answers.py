@@ -307,7 +307,9 @@ def test_before_the_first_look_there_is_an_estimate_and_no_interval():
     found = answer(UP, slope=0.3, seeds=4, looks=(5, 8))
     assert (found.word, interval(found).low) == ("undecided", None)
     assert "(no interval)" in sentence(found, lamps([UP]))
-    assert "no verdict before 5 seeds" in sentence(found, lamps([UP]))
+    said = sentence(found, lamps([UP]))
+    assert "? No verdict yet: " in said
+    assert "no verdict before 5 seeds" in said
     assert judged(answer(UP, slope=0.3, seeds=6, looks=(5, 8))).look == 5
 
 
