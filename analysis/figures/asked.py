@@ -43,7 +43,7 @@ def caption(answer: Answer, declaration: Declaration) -> str:
     labels = [quantity.label for quantity in answer.quantities]
     axes = [axis_of(name, declaration).label for name in (*question.axes, *question.values)]
     words = {
-        "quantity": capital(labels[0]) if labels else "", "other": labels[-1] if labels else "",
+        "quantity": labels[0] if labels else "", "other": labels[-1] if labels else "",
         "axis": axes[0][:1].lower() + axes[0][1:] if axes else "",
     }  # fmt: skip
     for outcome in declaration.outcomes:
@@ -53,7 +53,7 @@ def caption(answer: Answer, declaration: Declaration) -> str:
                 "answer": outcome.answer,
                 "success": outcome.label[:1].lower() + outcome.label[1:],
             }
-    return _module(answer).CAPTION.format(**words)
+    return capital(_module(answer).CAPTION.format(**words))
 
 
 @dataclass(frozen=True, kw_only=True)

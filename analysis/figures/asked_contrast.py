@@ -22,8 +22,8 @@ from halflife.tracking.schema import Declaration
 
 CAPTION = (
     "Left: {quantity} in the two arms; a line joins the pair of one seed, large marks are means over seeds with 95% t "
-    "intervals. Right: the difference of each pair (small) and its mean over seeds; the last row, over all pairs, is "
-    "the answer with its interval. Shaded: within the margin. An arrow marks a value that is only bounded."
+    "intervals. Right: the difference, or ratio, of each pair (small) and its mean over seeds; the last row, over all "
+    "pairs, is the answer with its interval. Shaded: within the margin. An arrow marks a value that is only bounded."
 )
 ALL = "all pairs"
 SIZE = "parameters"
