@@ -283,7 +283,9 @@ def _decay(data: StudyData, question: Decay, quantities: tuple[Quantity, ...]) -
         times = times.filter((pl.col("role") != question.role) | pl.col("trial").is_in(chosen))
     savings = savings_summary(times).unique("pair", keep="first", maintain_order=True)
     further |= {
-        f"savings of {row['pair']}": _over_seeds(row | {"estimate": row["ratio"]})
+        f"savings of {'the pair itself' if row['pair'] == 'own' else row['pair']}": _over_seeds(
+            row | {"estimate": row["ratio"]}
+        )
         for row in savings.drop_nulls("ratio").iter_rows(named=True)
     }
     used = settled.select(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.answers.write import replaced, write_answers
+from analysis.answers.write import FILES, replaced, write_answers
 from analysis.errors import UserError
 from analysis.figures import FIGURES
 from analysis.report.asked import PREFIX
@@ -40,6 +40,9 @@ def write_report(
     html = report_page(data, out, tracking_uri, live=live)
     if data.declaration.questions:
         write_answers(data, out)
+    else:
+        for name in FILES:  # of an earlier declaration
+            (out / name).unlink(missing_ok=True)
     replaced(path, html)
     return path
 
