@@ -12,23 +12,25 @@ from analysis.answers.questions import SEED
 from analysis.decay.design import reference
 from analysis.runs.study import StudyData
 from halflife.tracking.questions import DERIVED, Against, Crossing, Quantity, Trend
-from halflife.tracking.schema import LOGPROB
+from halflife.tracking.schema import HITS, LOGPROB
 
 SIZE = "parameters"
 
 
 def half_life(data: StudyData) -> Quantity | None:
-    """The half-life of the first outcome's log-probability, declared or not; None without a never-exposed control."""
+    """The half-life of the first outcome's log-probability, or of its success where that was not measured, declared or
+    not; None without a never-exposed control."""
     outcome = next(iter(data.declaration.outcomes), None)
     if outcome is None or not (data.trials["role"] == "absent").any():
         return None
-    measure = f"{outcome.phase}/{outcome.task}/{LOGPROB}"
+    smooth = (data.points["name"] == f"{outcome.task}/{LOGPROB}").any()
+    measure = f"{outcome.phase}/{outcome.task}/{LOGPROB if smooth else HITS}"
     moment, against = Crossing(threshold=0.5), Against(role="absent", how="retention")
     for quantity in data.declaration.quantities:
         if (quantity.measure, quantity.moment, quantity.against) == (measure, moment, against):
             return quantity
     return Quantity(name="half_life", label=f"the {outcome.skill}'s half-life", measure=measure, moment=moment,
-                    transform="log", unit="tokens", against=against)  # fmt: skip
+                    transform="log", unit="tokens", chance=outcome.chance, against=against)  # fmt: skip
 
 
 def times(data: StudyData) -> list[Quantity]:

@@ -11,13 +11,13 @@ from halflife.tracking.questions import Association, Curve, Quantity, Trend
 
 
 def title(answer: Answer) -> str:
-    """ "exponent 0.41 [0.33, 0.49], 5 seeds"."""
+    """ "exponent 0.41 [0.33, 0.49], 5 seeds", with a warning where a required check of the sweep fails."""
     found = answer.verdict.interval if answer.verdict else None
     if found is None:
         return "no estimate over seeds"
     before, shown, after = _words(answer)
     number = shown.interval(found).replace("-", "−")
-    return f"{before}{number}{after}, {plural(found.count, 'seed')}"
+    return f"{before}{number}{after}, {plural(found.count, 'seed')}{'' if answer.valid else '; not valid'}"
 
 
 def _words(answer: Answer) -> tuple[str, Shown, str]:

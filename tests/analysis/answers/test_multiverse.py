@@ -96,3 +96,11 @@ def test_without_a_trend_the_half_life_leads_and_without_two_sizes_nothing_does(
     assert leading_trend(single) is None
     assert multiverse(single).is_empty()
     assert multiverse(_overlap())["estimate"].null_count() == 0
+
+
+def test_without_log_probabilities_the_half_life_is_that_of_success(dosed):
+    bare = replace(dosed.declaration, questions=(), quantities=())
+    counts = dosed.points.filter(~pl.col("name").str.ends_with("logprob"))
+    [quantity] = times(replace(dosed, points=counts, declaration=bare))
+    assert quantity.measure == "branch/backdoor/hits"
+    assert multiverse(replace(dosed, points=counts, declaration=bare)).filter("declared")["estimate"][0] > 0
