@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from halflife.tracking import questions
+from halflife.tracking.derived import DERIVED
 from halflife.tracking.names import accepted, renamed
-from halflife.tracking.questions import DERIVED, Last, Quantity, Question
+from halflife.tracking.questions import Last, Quantity, Question
 from halflife.tracking.schema import (
     CONSTRAINT_PHASE,
     OBJECTIVE_PHASE,
@@ -91,7 +92,7 @@ def _quantity(quantity: Quantity, declaration: Declaration, trials: Sequence[Pla
         yield f"{given}: expected one of them"
         return
     if quantity.derived:
-        yield from _derived(quantity)
+        yield from _derived(quantity, declaration, trials)
     elif quantity.phase in (OBJECTIVE_PHASE, CONSTRAINT_PHASE):
         known = [each.name for each in (*declaration.objectives, *declaration.constraints)]
         if (name := quantity.measure.partition("/")[2]) not in known:
@@ -106,9 +107,15 @@ def _quantity(quantity: Quantity, declaration: Declaration, trials: Sequence[Pla
             yield f"no trial has the role {quantity.against.role!r}: expected one of {', '.join(roles)}"
 
 
-def _derived(quantity: Quantity) -> Iterator[str]:
+def _derived(quantity: Quantity, declaration: Declaration, trials: Sequence[Planned]) -> Iterator[str]:
     if quantity.derived not in DERIVED:
         yield f"no reading {quantity.derived!r} is known: expected one of {', '.join(DERIVED)}"
+        return
+    needed, phases = DERIVED[quantity.derived].phase, dict.fromkeys(phase for trial in trials for phase in trial.stages)
+    if needed and not any(phase.startswith(needed) for phase in phases):
+        yield f"{quantity.derived!r} is read from a phase {needed!r}, which no trial has: there are {', '.join(phases)}"
+    if quantity.derived.endswith("_objective") and not declaration.objectives:
+        yield f"{quantity.derived!r} is a search's: this study declares no objectives"
     if quantity.moment != Last():
         yield f"the derived reading {quantity.derived!r} has its own moment: leave out `moment`"
     if quantity.against is not None and quantity.against.how == "retention":

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
 
+from halflife.tracking.derived import DERIVED as DERIVED  # for analysis, which imports this module only
+
 TOKENS = "tokens"
 """The clock that every measure has: tokens since the phase began. Other clocks are measures of the same phase, such as
 `clock/steps` or `clock/learning_rate_sum`."""
@@ -84,73 +86,6 @@ class Against:
     how: str = "difference"
     """difference | ratio: of the numbers, transformed | retention: the curve is read as
     (m(t) - c(t)) / (m(0) - c(t)) before the moment (analysis.decay.formulas.retention)"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Derived:
-    """A reading that analysis computes from more than one measure (analysis.answers.derived): one row per trial, or per
-    trial and item."""
-
-    text: str
-    """What it is, for which trials, and when it is censored."""
-    items: tuple[str, ...] = ()
-    """Columns that it adds to those of trials; a question may name them as axis, as items or in `where`."""
-
-
-_PROMPT_ITEMS = ("moment", "kind", "length")
-"""moment: when prompts were fitted, by the phase (`prompts-at-the-drop`: "at the drop"; `prompts`: ""). kind, length:
-of a behaviour such as `say-16` ("say", 16); kind is the whole name where there is no number, and length null."""
-DERIVED = {
-    "prompt_loss": Derived(
-        text="held-out loss, nats per token of the answer, with the best restart (by training loss) of each k",
-        items=("k", *_PROMPT_ITEMS),
-    ),
-    "prompt_success": Derived(
-        text="share of right answers with the best restart of each k, as judged where answers are",
-        items=("k", *_PROMPT_ITEMS),
-    ),
-    "distance": Derived(
-        text="C: the fewest tokens that reach the declared `matched_loss`, or without one close half of the gap in "
-        "loss (of that behaviour, size and seed, which models share), to one token where it was searched for; above "
-        "the largest k (low) if none does; missing without a gain",
-        items=_PROMPT_ITEMS,
-    ),
-    "success_distance": Derived(
-        text="the fewest tokens with which half of the answers are right, above chance; above the largest k if none do",
-        items=_PROMPT_ITEMS,
-    ),
-    "information": Derived(
-        text="bits of a prompt: the least bits per number x numbers, over k, restarts and roundings, that reach the "
-        "threshold of `distance`; above the most tried if none does; missing without a gain, or without rounding",
-        items=_PROMPT_ITEMS,
-    ),
-    **{
-        f"fragility_{name}": Derived(text=f"{text}, of the prompts that reach `matched_loss`, at the k that most have")
-        for name, text in (
-            ("f1", "gradient under noise"), ("f2", "rise of the loss under noise"), ("f3", "its worst rise"),
-            ("r50", "radius of noise that halves success"), ("curvature", "largest curvature"),
-        )
-    },
-    "own_savings": Derived(
-        text="T(new, old) x T(old, new) / (T(old, old) x T(new, new)): T tokens until relearning a pair of (trigger, "
-        "payload) reaches success 0.5, in trials of any role that relearn all four. Of logarithms, treatment minus "
-        "absent is the saving that is specific to the backdoor (analysis.decay.savings.interactions)",
-    ),
-    "share_left": Derived(
-        text="share of the advantage at the drop over the never-exposed control that a reading (said, shots, choice, "
-        "layer; relearning: the saving) still has at the end; bounds where a time is censored (analysis.decay.erasure)",
-        items=("reading",),
-    ),
-    "first_objective": Derived(
-        text="a search's first objective on the seeds that it never saw (role held-out). chosen: reference, or "
-        "best first, best second: the setting that was best in the first, second objective on the search's own seeds "
-        "among those that met the constraints; a setting that is several of these has as many rows",
-        items=("chosen",),
-    ),
-    "second_objective": Derived(text="its second objective, likewise", items=("chosen",)),
-}  # fmt: skip
-"""By name, what a Quantity may have as `derived`. Its transform applies as to measures; of `against` only difference
-and ratio do."""
 
 
 @dataclass(frozen=True, kw_only=True)

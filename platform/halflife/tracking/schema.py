@@ -36,6 +36,7 @@ TAG_PUBLISHED = "halflife.published"  # "complete" once every point of the run i
 TAG_RESULT = "halflife.told"  # on a trial run of an adaptive search: what the search got: complete | failed: why
 TAG_ANSWER_PREFIX = "halflife.answer."  # on the sweep's run: + question -> its answer in a sentence
 TAG_VERDICT_PREFIX = "halflife.verdict."  # + question -> effect | equivalent | undecided | reported; if valid
+TAG_TRIALS = "halflife.trials"  # on the sweep's run: how many trials are planned so far
 # On the sweep's run: the provenance of its numbers.
 TAG_COMMAND = "halflife.command"
 TAG_COMMIT = "halflife.commit"
