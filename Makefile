@@ -70,13 +70,17 @@ CLUSTER := cluster
 test-cluster: $(VENV)/.dev  ## `ray up` of three hosts on this machine (needs root, sshd, rsync)
 	$(PYTEST) -m '$(CLUSTER)' -rs tests/cluster
 
-# Each peer has an environment of its own, of what tests/peers/NAME.txt names at the versions of constraints.txt, and its
-# tests in tests/peers/test_NAME.py. They write the fixtures that the suite reads.
+# Each peer has an environment of its own, of what tests/peers/NAME.txt names at the versions of constraints.txt, where
+# it names none itself, with tests/peers/NAME.alone without its dependencies; and its tests in tests/peers/test_NAME.py.
+# They write the fixtures that the suite reads.
 PEERS := $(patsubst tests/peers/%.txt,%,$(wildcard tests/peers/*.txt))
 .peers/%/.installed: tests/peers/%.txt constraints.txt
 	@test -n "$(PYTHON)" || { echo "halflife needs Python 3.11 or 3.12; found neither. Give one with make PYTHON=/path/to/python" >&2; exit 2; }
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $<
+	grep -v -E "^($$(sed -n 's/==.*//p' $< | paste -sd '|'))==" constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(@D)/constraints.txt -r $<
+	@test ! -f $(<:.txt=.alone) || $(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(@D)/constraints.txt \
+	  --no-deps -r $(<:.txt=.alone)
 	@touch $@
 
 .SECONDARY: $(PEERS:%=.peers/%/.installed)

@@ -1,5 +1,6 @@
 """`python -m tests.benchmarks`: the training loop beside a bare one and the Hugging Face Trainer; loading runs; fitting
-laws; what treatments, edits, latent attacks, policy gradients and stored activations cost; compiled programs."""
+laws; what treatments, edits, latent attacks, policy gradients and stored activations cost; compiled programs; steps of
+dictionaries."""
 
 from __future__ import annotations
 
@@ -31,6 +32,7 @@ PARTS = {
     "programs": 6,
     "attacks": 10,
     "policy": 10,
+    "dictionaries": 10,
 }
 """Modules here with `figures(rounds)`, and how many rounds each takes."""
 

@@ -47,7 +47,7 @@ def same(tmp_path_factory: pytest.TempPathFactory) -> StoredActivations:
 
 def fitted(given: FitDictionary, stored: StoredActivations, host: Host) -> dict[str, float]:
     host.folder.mkdir(parents=True, exist_ok=True)
-    return fit(given, stored, host)["scores"]
+    return fit(given, given.read_sites, stored, host)["scores"]
 
 
 def recovery(given: FitDictionary, host: Host, dictionary: Dictionary, rotations: list[Any]) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from halflife.interpret.autoencoder import Autoencoders, Normal
-from halflife.interpret.dictionary_companion import DictionaryCompanion
+from halflife.interpret.dictionary import Dictionary
 from halflife.models.sites import Site
 from halflife.rng import seed_of
 from halflife.training.seen import Metrics
@@ -17,31 +17,41 @@ from halflife.training.seen import Metrics
 class Beside(Autoencoders):
     """One dictionary for all sites, or one for each, in the order of the sites."""
 
-    def __init__(self, companion: DictionaryCompanion, width: int, seed: int) -> None:
-        dictionary, self.companion = companion.dictionary, companion
-        parts = ["all"] if dictionary.shared else [site.name for site in companion.sites]
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        sites: Sequence[Site],
+        width: int,
+        seed: int,
+        *,
+        dead_after: int,
+        auxiliary: float,
+        variance_gradient: bool,
+    ) -> None:
+        parts = ["all"] if dictionary.shared else [site.name for site in sites]
         super().__init__(
             width,
             dictionary.latents,
             dictionary.sparsity,
             [seed_of(seed, dictionary.seed, part) for part in parts],
-            dead_after=companion.dead_after,
-            variance_gradient=companion.variance_gradient,
+            dead_after=dead_after,
+            variance_gradient=variance_gradient,
         )
+        self.shared, self.sites, self.auxiliary = dictionary.shared, sites, auxiliary
 
     def forward(self, activations: Mapping[Site, Tensor], metrics: Metrics) -> Tensor:
         """Activations by site, each (rows, length, width) -> the loss."""
-        normal = Normal.of(torch.stack([activations[site].flatten(0, 1) for site in self.companion.sites]))
+        normal = Normal.of(torch.stack([activations[site].flatten(0, 1) for site in self.sites]))
         u = normal.values
-        fvu, auxiliary = self.losses(u[None] if self.companion.dictionary.shared else u[:, None])
+        fvu, auxiliary = self.losses(u[None] if self.shared else u[:, None])
         self._log(fvu.detach().flatten(), normal, metrics)
-        return fvu.mean() + self.companion.auxiliary * auxiliary.mean()
+        return fvu.mean() + self.auxiliary * auxiliary.mean()
 
     def _log(self, fvu: Tensor, normal: Normal, metrics: Metrics) -> None:
         metrics.log("fvu", fvu.mean())
         metrics.log("alive", self.alive.mean())
         assert isinstance(normal.scale, Tensor)
-        for number, site in enumerate(self.companion.sites):
+        for number, site in enumerate(self.sites):
             metrics.log(f"fvu-{site.name}", fvu[number])
             metrics.log(f"rms-{site.name}", normal.scale[number].detach().square().mean().sqrt())
         if len(fvu) > 1:

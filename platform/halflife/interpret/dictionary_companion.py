@@ -39,4 +39,12 @@ class DictionaryCompanion(Companion):
     def build(self, width: int, seed: int) -> Any:
         from halflife.interpret.beside import Beside  # imports torch
 
-        return Beside(self, width, seed)
+        return Beside(
+            self.dictionary,
+            self.sites,
+            width,
+            seed,
+            dead_after=self.dead_after,
+            auxiliary=self.auxiliary,
+            variance_gradient=self.variance_gradient,
+        )

@@ -21,7 +21,7 @@ from halflife.evaluation.scoring import mean_loss
 from halflife.interpret import sae_lens
 from halflife.interpret.autoencoder import Autoencoder, Autoencoders, Normal
 from halflife.interpret.dictionary import Dictionary
-from halflife.interpret.fit_dictionary import FitDictionary
+from halflife.interpret.dictionary_recipe import DictionaryRecipe
 from halflife.models.changes import Splice
 from halflife.models.hooks import edited
 from halflife.models.model import Model
@@ -40,8 +40,16 @@ Reconstruct = Callable[[Tensor], Tensor]
 """Activations (..., width) -> the same shape"""
 
 
-def fit(stage: FitDictionary, stored: StoredActivations, context: Context) -> dict[str, Any]:
-    """Train, measure and write a stage's dictionaries. Returns its summary.
+def fit(
+    recipe: DictionaryRecipe,
+    sites: Sequence[Site],
+    stored: StoredActivations,
+    context: Context,
+    load: Callable[[], Model] | None = None,
+    metadata: Mapping[str, Any] = {},
+) -> dict[str, Any]:
+    """Train, measure and write a stage's dictionaries of some sites. Returns its summary. `load`: the model into which
+    they are spliced; `metadata`: what their folders say of it.
 
     On one CPU thread a resumed run ends with the same bits as an uninterrupted one. Raises Diverged when a loss is no
     longer finite, UserError when the stored activations are not.
@@ -49,13 +57,12 @@ def fit(stage: FitDictionary, stored: StoredActivations, context: Context) -> di
     for site in stored.sites:
         if not math.isfinite(stored.index.squares[site]):
             raise UserError(f"activations at {site} are not finite: store those of a model that has not diverged")
-    run = _Run(stage, stored, context)
+    run = _Run(recipe, sites, stored, context)
     run.train()
     points = run.points()
-    sites = stage.read_sites
-    ranks = sorted({each.sparsity.k for each in stage.dictionaries})
+    ranks = sorted({each.sparsity.k for each in recipe.dictionaries})
     spliced: dict[str, dict[Site, Reconstruct]] = {
-        each.name: {site: run.autoencoder(each, site) for site in sites} for each in stage.dictionaries
+        each.name: {site: run.autoencoder(each, site) for site in sites} for each in recipe.dictionaries
     }
     principal = [Principal.of(u.double()) for u in run.training_vectors()]
     for k in ranks:
@@ -63,53 +70,51 @@ def fit(stage: FitDictionary, stored: StoredActivations, context: Context) -> di
         spliced[f"pca-{k}"] = dict(at)
         for site, u in zip(sites, run.held_out, strict=True):
             points[f"pca-{k}.{site.name}/fvu"] = unexplained(u, at[site].scaled(u))
-    if stage.subject is not None:
+    if load is not None:
         means = {site: torch.from_numpy(stored.index.mean(site.name)).float().to(context.device) for site in sites}
-        model = stage.subject.load(context)
-        points |= recovered(model, run.texts(), spliced, means)
-    context.record(stage.tokens, points)
-    for each in stage.dictionaries:
+        points |= recovered(load(), run.texts(), spliced, means)
+    context.record(recipe.tokens, points)
+    for each in recipe.dictionaries:
         for site in sites:
-            folder = stage.folder(context.folder, each, site)
+            folder = recipe.folder(context.folder, each, site)
             if not folder.exists() or not each.shared:
-                sae_lens.write(folder, run.autoencoder(each, site), _metadata(stage, each, site))
-    run.report(stage.steps, now=True)
-    return {"tokens": stage.tokens, "seconds_training": run.seconds, "scores": points}
+                sae_lens.write(
+                    folder, run.autoencoder(each, site), {**metadata, "hook_name": "all" if each.shared else site.name}
+                )
+    run.report(recipe.steps, now=True)
+    return {"tokens": recipe.tokens, "seconds_training": run.seconds, "scores": points}
 
 
-def _metadata(stage: FitDictionary, dictionary: Dictionary, site: Site) -> dict[str, Any]:
-    where = "all sites" if dictionary.shared else site.name
-    return {"model_name": stage.activations.subject.size, "hook_name": where, "stage": stage.folder_name}
-
-
-class _Group:
+class Group:
     """Dictionaries of one shape, which train as one tensor."""
 
-    def __init__(self, stage: FitDictionary, members: Sequence[Dictionary], width: int, device: str) -> None:
+    def __init__(
+        self, recipe: DictionaryRecipe, sites: Sequence[Site], members: Sequence[Dictionary], width: int, device: str
+    ) -> None:
         first = members[0]
-        self.members, self.shared, self.sites = list(members), first.shared, [s.name for s in stage.read_sites]
-        parts = ["all"] if self.shared else self.sites
+        self.members, self.shared, self.sites = list(members), first.shared, list(sites)
+        parts = ["all"] if self.shared else [site.name for site in sites]
         self.module = Autoencoders(
             width,
             first.latents,
             first.sparsity,
             [seed_of(each.seed, "dictionary", part) for each in members for part in parts],
-            dead_after=stage.dead_after,
+            dead_after=recipe.dead_after,
         ).to(device)
-        self.stage = stage
-        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=stage.learning_rate, fused=True)
+        self.recipe = recipe
+        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=recipe.learning_rate, fused=True)
 
     def number(self, dictionary: Dictionary, site: Site) -> int:
         """The place of a dictionary for a site among the group's."""
         place = self.members.index(dictionary)
-        return place if self.shared else place * len(self.sites) + self.sites.index(site.name)
+        return place if self.shared else place * len(self.sites) + self.sites.index(site)
 
     def step(self, u: Tensor, learning_rate: float) -> Tensor:
         """`u` (sites, rows, width), normalised. Returns the loss of the dictionaries, added up."""
         count = len(self.members)
         batch = u.expand(count, *u.shape) if self.shared else u.repeat(count, 1, 1)[:, None]
         fvu, auxiliary = self.module.losses(batch)
-        loss = (fvu.mean(1) + self.stage.auxiliary * auxiliary).sum()
+        loss = (fvu.mean(1) + self.recipe.auxiliary * auxiliary).sum()
         self.optimizer.zero_grad()
         loss.backward()
         self._clip()
@@ -123,7 +128,7 @@ class _Group:
         """Each dictionary's gradient by its own norm, so that none affects another."""
         gradients = [part.grad.flatten(1) for part in self.module.parameters() if part.grad is not None]
         norm = torch.stack([torch.linalg.vector_norm(each, dim=1) for each in gradients]).norm(dim=0)
-        factor = (self.stage.max_grad_norm / norm.clamp(min=1e-12)).clamp(max=1)[:, None]
+        factor = (self.recipe.max_grad_norm / norm.clamp(min=1e-12)).clamp(max=1)[:, None]
         for each in gradients:
             each.mul_(factor)
 
@@ -145,16 +150,18 @@ class _Group:
 
 
 class _Run:
-    def __init__(self, stage: FitDictionary, stored: StoredActivations, context: Context) -> None:
-        self.stage, self.stored, self.context = stage, stored, context
+    def __init__(
+        self, recipe: DictionaryRecipe, sites: Sequence[Site], stored: StoredActivations, context: Context
+    ) -> None:
+        self.recipe, self.sites, self.stored, self.context = recipe, sites, stored, context
         shapes: dict[Any, list[Dictionary]] = {}
-        for each in stage.dictionaries:
+        for each in recipe.dictionaries:
             shapes.setdefault((each.latents, each.sparsity, each.shared), []).append(each)
         width = stored.layout.width
-        self.groups = [_Group(stage, members, width, context.device) for members in shapes.values()]
+        self.groups = [Group(recipe, sites, members, width, context.device) for members in shapes.values()]
         held_out = len(stored.layout.part("held-out"))
         stream = ActivationBatches(
-            stored, rows=min(stage.held_out_rows, held_out), key=(stage.seed, "measured"), part="held-out"
+            stored, rows=min(recipe.held_out_rows, held_out), key=(recipe.seed, "measured"), part="held-out"
         )
         self.held_out = self._scaled(stream.batch(0))
         """(sites, rows, width)"""
@@ -163,17 +170,17 @@ class _Run:
         self.resume_folder: Path | None = None
 
     def train(self) -> None:
-        stage = self.stage
-        batches = ActivationBatches(self.stored, rows=stage.rows, key=(stage.seed, "fit"))
-        evaluated = set(due(stage.at, stage.steps)) - {stage.steps}
+        recipe = self.recipe
+        batches = ActivationBatches(self.stored, rows=recipe.rows, key=(recipe.seed, "fit"))
+        evaluated = set(due(recipe.at, recipe.steps)) - {recipe.steps}
         start = self._resumed()
-        for step in range(start or 0, stage.steps):
+        for step in range(start or 0, recipe.steps):
             if step in evaluated and step != start:
-                self.context.record(step * stage.rows, self.points())
+                self.context.record(step * recipe.rows, self.points())
             if step != start:
                 self._maybe_checkpoint(step)
             u = self._scaled(batches.batch(step))
-            learning_rate = stage.learning_rate * stage.schedule.lr_multiplier(step, stage.steps)
+            learning_rate = recipe.learning_rate * recipe.schedule.lr_multiplier(step, recipe.steps)
             losses = [group.step(u, learning_rate) for group in self.groups]
             if not all(math.isfinite(loss) for loss in losses):
                 raise Diverged(f"the loss of a dictionary is not finite at step {step + 1}")
@@ -181,14 +188,14 @@ class _Run:
 
     def autoencoder(self, dictionary: Dictionary, site: Site) -> Autoencoder:
         group = next(group for group in self.groups if dictionary in group.members)
-        at = self.held_out if group.shared else self.held_out[self.stage.read_sites.index(site)]
+        at = self.held_out if group.shared else self.held_out[self.sites.index(site)]
         return group.module.inference(group.number(dictionary, site), at.reshape(-1, at.shape[-1]))
 
     def points(self) -> dict[str, float]:
         found = {}
-        for each in self.stage.dictionaries:
+        for each in self.recipe.dictionaries:
             measured = []
-            for site, u in zip(self.stage.read_sites, self.held_out, strict=True):
+            for site, u in zip(self.sites, self.held_out, strict=True):
                 one = measure(self.autoencoder(each, site), u)
                 found |= {
                     f"{each.name}.{site.name}/{name}": value
@@ -203,12 +210,12 @@ class _Run:
     def training_vectors(self) -> Tensor:
         """(sites, rows, width): some of them, normalised."""
         rows = min(PCA_ROWS, len(self.stored.layout.part("train")))
-        return self._scaled(ActivationBatches(self.stored, rows=rows, key=(self.stage.seed, "pca")).batch(0))
+        return self._scaled(ActivationBatches(self.stored, rows=rows, key=(self.recipe.seed, "pca")).batch(0))
 
     def texts(self) -> Tensor:
         """(texts, length) held-out tokens."""
         part, length = self.stored.layout.part("held-out"), self.stored.layout.length
-        count = min(self.stage.texts, len(part) // length)
+        count = min(self.recipe.texts, len(part) // length)
         tokens = self.stored.read(part.start + np.arange(count * length)).tokens.reshape(count, length)
         return torch.from_numpy(tokens).to(self.context.device)
 
@@ -219,11 +226,11 @@ class _Run:
         self.seconds += elapsed
         self.reported += elapsed
         self.context.computing(elapsed)
-        done = step * self.stage.rows
-        self.context.progress(done, self.stage.tokens, done / max(self.seconds, 1e-9))
+        done = step * self.recipe.rows
+        self.context.progress(done, self.recipe.tokens, done / max(self.seconds, 1e-9))
 
     def _scaled(self, vectors: Vectors) -> Tensor:
-        raw = np.stack([vectors.values[site.name] for site in self.stage.read_sites])
+        raw = np.stack([vectors.values[site.name] for site in self.sites])
         return Normal.of(torch.from_numpy(raw).to(self.context.device)).values
 
     def _maybe_checkpoint(self, step: int) -> None:
@@ -237,7 +244,7 @@ class _Run:
                 into |= {f"{number}/{name}": value for name, value in values.items()}
         state = {"step": step, "seconds": self.seconds}
         checkpoints.write(folder, weights=weights, optimizer=moments, state=state)
-        self.context.checkpointed(step * self.stage.rows, folder)
+        self.context.checkpointed(step * self.recipe.rows, folder)
         if self.resume_folder is not None:
             shutil.rmtree(self.resume_folder)
         self.resume_folder, self.checkpointed = folder, time.monotonic()

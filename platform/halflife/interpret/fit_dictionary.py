@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 from halflife.data.tokenizers import vocabulary_of
 from halflife.errors import UserError
-from halflife.evaluation.cadence import Cadence, Ends, due
-from halflife.interpret.dictionary import Dictionary
+from halflife.interpret.dictionary_recipe import DictionaryRecipe
 from halflife.models.sites import Site
 from halflife.stages.activations import Activations
 from halflife.stages.subject import Subject
 from halflife.store.stage import Context, Cost, Stage
-from halflife.training.schedules import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitDictionary(Stage):
+class FitDictionary(Stage, DictionaryRecipe):
     """Dictionaries of stored activations, all trained on the same batches, each to the mean over its sites of the
     fraction of variance unexplained (FVU), by Adam.
 
@@ -39,51 +35,24 @@ class FitDictionary(Stage):
     kind: ClassVar[str] = "fit-dictionary"
 
     activations: Activations
-    dictionaries: tuple[Dictionary, ...]
     sites: tuple[Site, ...] = ()
     """Some of those stored; by default all"""
     subject: Subject | None = None
     """Into which dictionaries are spliced: that of the activations, or another of its shape"""
-    steps: int = 500
-    rows: int = 2048
-    """Tokens per step; a shared dictionary sees the vectors of all sites at each"""
-    learning_rate: float = 2e-3
-    schedule: Schedule = Schedule(shape="wsd", warmup=0.05, decay=0.2)
-    max_grad_norm: float = 1.0
-    """Of each dictionary"""
-    dead_after: int = 30_000
-    """Tokens without firing after which a latent is dead, and trained by the auxiliary loss only"""
-    auxiliary: float = 1 / 32
-    """Weight of that loss (AuxK, arXiv 2406.04093)"""
-    at: Cadence = Ends()
-    held_out_rows: int = 20_000
-    """Held-out vectors per site that are read, at most"""
-    texts: int = 64
-    """Held-out texts on which the loss is measured, at most"""
-    seed: int = 0
-    """Of the order of the vectors"""
 
     def __post_init__(self) -> None:
         """Raises UserError when the fields contradict one another."""
-        for name in ("steps", "rows", "dead_after", "held_out_rows", "texts"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} = {getattr(self, name)} of a dictionary's fit given: expected at least 1")
-        if not self.learning_rate > 0:
-            raise UserError(f"learning rate {self.learning_rate} of a dictionary's fit given: expected above 0")
-        if not self.dictionaries:
-            raise UserError("a fit of no dictionary given: expected at least one")
-        again = [name for name, count in Counter(each.name for each in self.dictionaries).items() if count > 1]
-        if again:
-            raise UserError(f"dictionary {again[0]} given several times: expected each once")
+        super().__post_init__()
         stored = self.activations.sites
         if unknown := [site for site in self.sites if site not in stored]:
             known = ", ".join(site.name for site in stored)
             raise UserError(f"site {unknown[0].name} of a dictionary given: activations are stored at {known}")
         if not self.activations.held_out:
             raise UserError("activations without held-out texts given: a dictionary is measured on them")
-        due(self.at, self.steps)
         if self.subject is not None:
             check_same(self.activations.subject, self.subject)
+            if self.activations.texts.length < 2:
+                raise UserError("texts of one token given: no loss can be measured on them; leave out the subject")
 
     @property
     def read_sites(self) -> tuple[Site, ...]:
@@ -103,10 +72,6 @@ class FitDictionary(Stage):
     @property
     def label(self) -> str:
         return f"{len(self.dictionaries)} dictionaries at {len(self.read_sites)} sites"
-
-    @property
-    def tokens(self) -> int:
-        return self.steps * self.rows
 
     @property
     def cost(self) -> Cost:
@@ -133,11 +98,10 @@ class FitDictionary(Stage):
         from halflife.interpret.dictionary_fitting import fit
 
         stored = self.activations.open(context.parent(self.activations), *self.read_sites)
-        return fit(self, stored, context)
-
-    def folder(self, attempt: Path, dictionary: Dictionary, site: Site) -> Path:
-        """Where a completed attempt's folder has a dictionary for a site."""
-        return attempt / "final" / dictionary.name / ("" if dictionary.shared else site.name)
+        subject = self.subject
+        load = None if subject is None else lambda: subject.load(context)
+        metadata = {"model_name": self.activations.subject.size, "stage": self.folder_name}
+        return fit(self, self.read_sites, stored, context, load, metadata)
 
 
 def check_same(one: Subject, other: Subject) -> None:
