@@ -130,6 +130,8 @@ def _selected(data: StudyData, question: Question, quantity: Quantity, *needed: 
 def _level(frame: pl.DataFrame, name: str, given: Any) -> Any:
     """A declared value as the column holds it: parameters are logged as text, and typed when they are read."""
     levels = frame[name].unique().drop_nulls().sort().to_list()
+    if not levels:
+        raise UserError("no trial has been measured yet")
     for level in levels:
         if level == given or str(level) == str(given):
             return level

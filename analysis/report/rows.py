@@ -53,8 +53,8 @@ def progress(data: StudyData, *, brief: bool) -> dict[str, Any]:
             open_phases[phase] += 1
     missing = [f"{phase} of {plural(count, 'trial')}" for phase, count in open_phases.items() if count]
     return {
-        "done": done, "begun": data.trials.height, "planned": None, "missing": listed(missing),
-        "brief": brief, "reload": data.running,
+        "done": done, "begun": data.trials.height, "planned": data.sweep.tags.get(schema.TAG_TRIALS),
+        "missing": listed(missing), "brief": brief, "reload": data.running,
     }  # fmt: skip
 
 

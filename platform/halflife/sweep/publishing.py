@@ -51,6 +51,7 @@ class Publishing:
         if study.declaration != self._study.declaration:  # more seeds
             self._declare(study)
         self._study = study
+        self._count()
         self._held |= {trial.key for trial in held}
         seen = {key for group, count in zip(self._ended_groups(), self._seen, strict=True) for key in [*group][:count]}
         shared = {stage.key: stage for trial in trials for stage in trial.stages.values() if stage.key in seen}
@@ -118,6 +119,12 @@ class Publishing:
             )
         )
         self._declare(self._study)
+        self._count()
+
+    def _count(self) -> None:
+        """How many trials are planned so far, for reports of a sweep that runs."""
+        tags = {schema.TAG_TRIALS: str(len(self._study.trials))}
+        self._publisher.log(self._sweep, "number of trials", tags=tags)
 
     def _declare(self, study: Study) -> None:
         self._publisher.artifact(self._sweep, schema.DECLARATION, study.declaration.to_json())

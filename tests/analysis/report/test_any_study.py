@@ -20,7 +20,7 @@ from analysis.report.write import write_report
 from analysis.runs.study import StudyData
 from halflife.kits import backdoor_questions
 from halflife.tracking.questions import Contrast
-from halflife.tracking.schema import Control
+from halflife.tracking.schema import TAG_TRIALS, Control
 from tests.analysis import planted
 from tests.analysis.answers.test_answers import SIZES, UP, WAYS, lamps
 
@@ -108,12 +108,15 @@ def half_done() -> StudyData:
     trials = data.trials.filter(pl.col("seed") < 3).with_columns(
         stage_lamp="trial", outcome_lamp=pl.when(pl.int_range(pl.len()) < pl.len() - 1).then(pl.lit("complete"))
     )
-    return replace(data, trials=trials, sweep=replace(data.sweep, status="RUNNING"))
+    return replace(data, trials=trials, sweep=replace(data.sweep, status="RUNNING", tags=dict(data.sweep.tags)))
 
 
 def test_while_a_sweep_runs_the_page_reloads_and_says_what_is_done_and_missing(tmp_path, quick):
-    html = page(half_done(), tmp_path, live=True)
+    data = half_done()
+    html = page(data, tmp_path, live=True)
     assert "23 of the 24 trials begun are done; missing: lamp of 1 trial." in html
+    data.sweep.tags[TAG_TRIALS] = "64"
+    assert "23 of 64 planned trials are done, 24 are begun; missing: lamp of 1 trial." in page(data, tmp_path, live=True)
     assert "There is no verdict before 5 seeds are whole" in html
     assert "no verdict before 5 seeds" in html[html.index('class="answer"') :]
     assert "location.reload()" in html
