@@ -42,7 +42,7 @@ def multiverse_table(data: StudyData) -> pl.DataFrame:
 
 
 def draw_multiverse(table: pl.DataFrame) -> Figure:
-    table = table.drop_nulls("estimate")
+    late, table = table["estimate"].null_count(), table.drop_nulls("estimate")
     rows = [row for name in GROUPS for row in _rows(table, name)]
     with style.styled():
         figure = style.new_figure(2.6 + 0.15 * len(rows))
@@ -56,7 +56,8 @@ def draw_multiverse(table: pl.DataFrame) -> Figure:
                 axes.axvline(place, color=style.INK, lw=0.7, zorder=1)
             axes.set_xlim(-0.012 * table.height - 0.5, 1.012 * table.height - 0.5)
             axes.set_xticks([])
-        bottom.set_xlabel(f"{table.height} specifications, by estimate")
+        more = f"; {late} more have too many bounds for one" if late else ""
+        bottom.set_xlabel(f"{table.height} specifications, by estimate{more}")
         top.set_title(_title(table))
         top.set_ylabel(f"{table['quantity'][0]}:\n{table['per'][0]}")
         style.despine(figure)
