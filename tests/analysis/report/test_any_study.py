@@ -116,7 +116,8 @@ def test_while_a_sweep_runs_the_page_reloads_and_says_what_is_done_and_missing(t
     html = page(data, tmp_path, live=True)
     assert "23 of the 24 trials begun are done; missing: lamp of 1 trial." in html
     data.sweep.tags[TAG_TRIALS] = "64"
-    assert "23 of 64 planned trials are done, 24 are begun; missing: lamp of 1 trial." in page(data, tmp_path, live=True)
+    planned = page(data, tmp_path, live=True)
+    assert "23 of 64 planned trials are done, 24 are begun; missing: lamp of 1 trial." in planned
     assert "There is no verdict before 5 seeds are whole" in html
     assert "no verdict before 5 seeds" in html[html.index('class="answer"') :]
     assert "location.reload()" in html

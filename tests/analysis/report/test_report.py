@@ -5,7 +5,6 @@ import io
 import re
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -232,15 +231,6 @@ assert {{name for name in sys.modules if name.startswith("halflife.")}} == {{
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size > 100_000
-
-
-@pytest.mark.nightly
-def test_a_report_of_three_hundred_trials_takes_seconds(tmp_path):
-    """15 at most on quiet cores, as the README says; here of processor time, as other work may share them."""
-    uri = planted.write(tmp_path / "results")
-    start = time.process_time()
-    write_report(planted.Plan().study, tracking_uri=uri, out=tmp_path / "out")
-    assert time.process_time() - start < 60
 
 
 @pytest.mark.parametrize("arguments", [
