@@ -59,9 +59,11 @@ def _poison(size, count, half, h):
     return -np.logaddexp(0, h * log), [-h * share / half, -log * share]
 
 
-def _free(name: str, meaning: str, half_width: float = 1.0, **units: str) -> Parameter:
-    high = INF if "unit" in units else 50
-    return Parameter(name=name, low=-high, high=high, start=(-half_width, half_width), meaning=meaning, **units)
+def _free(name: str, meaning: str, half_width: float = 1.0, unit: str = "1", shift: str = "") -> Parameter:
+    high = 50 if unit == "1" else INF
+    return Parameter(
+        name=name, low=-high, high=high, unit=unit, shift=shift, start=(-half_width, half_width), meaning=meaning
+    )
 
 
 TERMS = {
