@@ -81,7 +81,7 @@ def fit(
         together = summed(data)
         rate = objective.chance + (1 - objective.chance) * np.clip(made.predict(together.x), 0.0, 1.0)
         object.__setattr__(made, "dispersion", dispersion(together, rate, size - len(fixed or {})))
-        if objective.adapts and made.dispersion is not None and made.dispersion.over and together.n > size + 1:
+        if objective.adapts and made.dispersion is not None and made.dispersion.possible and together.n > size + 1:
             wider = fit(law, together, objective=BetaBinomial(chance=objective.chance), starts=starts, seed=seed,
                         fixed=fixed, diagnosed=diagnosed)  # fmt: skip
             return replace(wider, dispersion=made.dispersion, warnings=(_scattered(made.dispersion), *wider.warnings))
@@ -89,7 +89,8 @@ def fit(
 
 
 def _scattered(found: Dispersion) -> str:
-    return f"counts scatter more than a binomial's ({found.text}): the beta-binomial is fitted instead"
+    may = "" if found.over else "may "
+    return f"counts {may}scatter more than a binomial's ({found.text}): the beta-binomial is fitted instead"
 
 
 def fit_many(

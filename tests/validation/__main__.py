@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from tests.validation.cells import Cell
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("decay", "scaling", "seeds")
+PARTS = ("decay", "scaling", "seeds", "designs")
 TITLES = {
     "one run": "Laws of one input, in one run: profile intervals",
     "scaling": "Laws of size and of a study's settings: profile intervals; jackknife and bootstrap over groups",
     "over seeds": "Laws over seeds: one fit per seed, Student-t",
     "gamma": "gamma, the slope of ln half-life over ln N",
+    "designs": "Data that scatter otherwise than a law's errors, or are bounds",
 }
 
 
@@ -139,7 +140,7 @@ def _why(cell: Cell) -> str:
 
 
 def _row(cell: Cell) -> str:
-    mark = "" if cell.identified else "not identified"
+    mark = "conservative" if cell.conservative else "" if cell.identified else "not identified"
     return (
         f"| {cell.law} | {cell.design} | {cell.quantity} | {cell.coverage:.3f} | {cell.below:.3f} | {cell.above:.3f} | "
         f"{cell.open:.3f} | {cell.given:.2f} | {mark if cell.holds else 'misses'} |"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from analysis.fitting.fit import fit_many
 from analysis.fitting.objectives import Objective
@@ -15,7 +16,7 @@ from analysis.fitting.profile import Quantity, coordinate, log_half_life, profil
 from analysis.laws.base import Law
 from analysis.stats.arrays import Array
 
-NOMINAL = (0.93, 0.97)
+LEVEL, NOMINAL = 0.95, (0.93, 0.97)
 CI = (0.90, 0.99)
 FALSE_POSITIVES = 0.06
 NULLS = 4
@@ -53,6 +54,19 @@ class Cell:
     """Whether the truth is 0 and a miss is a false positive."""
     why: str = ""
     """Why coverage differs from the promise, if known."""
+    tested: bool = False
+    """Whether the cell fails only where its rate is surely below 95 %: a wide interval is allowed, and marked."""
+
+    @property
+    def surely(self) -> tuple[float, float]:
+        """The 99.9 % interval of the coverage (Clopper and Pearson 1934)."""
+        given = round(self.replicates * self.given)
+        ends = stats.binomtest(round(self.coverage * given), given).proportion_ci(0.999)
+        return float(ends.low), float(ends.high)
+
+    @property
+    def conservative(self) -> bool:
+        return self.tested and self.surely[0] > LEVEL
 
     @property
     def identified(self) -> bool:
@@ -61,6 +75,8 @@ class Cell:
     @property
     def holds(self) -> bool:
         """Whether the promise is kept; for a quantity that is not identified it is only to cover."""
+        if self.tested:
+            return self.surely[1] >= LEVEL
         if self.null:
             return 1 - self.coverage <= FALSE_POSITIVES
         return NOMINAL[0] <= self.coverage <= (NOMINAL[1] if self.identified else 1.0)
@@ -68,7 +84,7 @@ class Cell:
 
 def cell(
     part: str, law: str, design: str, quantity: str, low: Array, high: Array, truth: float,
-    given: NDArray[np.bool_] | None = None, null: bool = False, why: str = "",
+    given: NDArray[np.bool_] | None = None, null: bool = False, why: str = "", tested: bool = False,
 ) -> Cell:  # fmt: skip
     """Cell from intervals (R,); `given`: the replicates that have one."""
     given = np.ones(low.shape, dtype=bool) if given is None else given
@@ -77,7 +93,7 @@ def cell(
         part=part, law=law, design=design, quantity=quantity, replicates=int(given.size),
         coverage=float(((low <= truth) & (truth <= high)).mean()), below=float((high < truth).mean()),
         above=float((low > truth).mean()), open=float((~np.isfinite(low) | ~np.isfinite(high)).mean()),
-        given=float(given.mean()), null=null, why=why,
+        given=float(given.mean()), null=null, why=why, tested=tested,
     )  # fmt: skip
 
 

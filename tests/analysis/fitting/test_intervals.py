@@ -45,7 +45,7 @@ def counted(seed: int = 0, seeds: int = 0) -> Fit:
     hits = rng.binomial(200, LAW.value(theta, STEPS[:, None])).astype(float).ravel()
     group = np.repeat(np.arange(many), STEPS.size) if seeds else None
     data = Observations(x=np.tile(STEPS, many), hits=hits, trials=np.full(hits.size, 200.0), group=group)
-    return fit(LAW, data, starts=32)
+    return fit(LAW, data, objective=Binomial(), starts=32)
 
 
 def noisy(noise: float, seed: int = 0, error=None, n: int = 12) -> Fit:
@@ -208,7 +208,8 @@ def test_profiles_of_many_replicates_equal_those_of_each():
     problem = Problem(LAW, Binomial(), data, hits=hits)
     together = profile(problem, problem.solved(fits.theta), [coordinate(problem, 1)])[0]
     for row in range(3):
-        made = fit(LAW, Observations(x=STEPS, hits=hits[row], trials=np.full(STEPS.size, 200.0)))
+        data = Observations(x=STEPS, hits=hits[row], trials=np.full(STEPS.size, 200.0))
+        made = fit(LAW, data, objective=Binomial())
         alone = known(intervals(made).parameters["T"])[1:]
         assert np.exp([together.low[row], together.high[row]]) == pytest.approx(alone, rel=1e-3)
 
