@@ -136,7 +136,7 @@ class Law:
             if used - {"x", "y", *self.inputs} or named - {p.name for p in self.parameters if not p.log}:
                 raise UserError(
                     f"law {self.name}, {parameter.name}: unit {parameter.unit!r}, shift {parameter.shift!r}; expected "
-                    f"y, inputs ({', '.join(self.inputs)}) and, in a shift, parameters that are not solved as logarithms"
+                    f"y, inputs ({', '.join(self.inputs)}) and, in a shift, parameters that are not logarithms"
                 )
         if self.least is None and (self.decays or self.half is not None):
             object.__setattr__(self, "least", 0.0)
