@@ -19,6 +19,7 @@ from analysis.decay.retention import retention_curves, wide_points
 from analysis.runs.study import StudyData
 from analysis.stats import censoring
 from analysis.stats.censoring import log_ratio
+from analysis.stats.imputation import few_censored, mean_over_seeds
 from analysis.stats.intervals import Interval, t_interval
 from halflife.tracking import schema
 
@@ -115,8 +116,24 @@ def over_seeds(frame: pl.DataFrame, value: str) -> Interval | None:
     return t_interval(seeds[value].to_list())
 
 
+def bounded_over_seeds(savings: pl.DataFrame) -> Interval | None:
+    """`over_seeds` of the saving with those that are only bounded as bounds, while they are few
+    (analysis.stats.imputation): dropping a model that never relearned would select by result."""
+    known = savings.drop_nulls(["saving_bound", "seed"])
+    low = pl.when(pl.col("saving_kind") == "at most").then(-float("inf")).otherwise("saving_bound").mean()
+    high = pl.when(pl.col("saving_kind") == "at least").then(float("inf")).otherwise("saving_bound").mean()
+    seeds = known.group_by("seed").agg(low=low, high=high).sort("seed")
+    seeds = seeds.filter(pl.col("low").is_finite() | pl.col("high").is_finite())
+    ends = seeds.select("low", "high").to_numpy()
+    bounded = ends[:, :1] != ends[:, 1:]
+    if seeds.height < 2 or not bounded.any() or not few_censored(bounded):
+        return over_seeds(savings, "saving")
+    return mean_over_seeds(ends[:, 0], ends[:, 1])
+
+
 def savings_summary(times: pl.DataFrame) -> pl.DataFrame:
-    """Per threshold and pair, and for the interaction ("own"): the factor by which tokens are saved, over seeds.
+    """Per threshold and pair, and for the interaction ("own"): the factor by which tokens are saved, over seeds. A few
+    savings of pairs that are only bounded count as bounds.
 
     Columns: threshold, pair, ratio, low, high, seeds, used, censored (treatments without an observed pair of times).
     """
@@ -125,11 +142,14 @@ def savings_summary(times: pl.DataFrame) -> pl.DataFrame:
         savings = log_savings(times, threshold)
         found = set(savings["pair"])
         pairs = [*PAIRS, *sorted(found - set(PAIRS))] if found & set(PAIRS) else sorted(found)
-        groups = [(pair, savings.filter(pl.col("pair") == pair), "saving") for pair in pairs]
-        groups += [("own", interactions(savings), "own")] if found & set(PAIRS) else []
+        parts = [(pair, savings.filter(pl.col("pair") == pair)) for pair in pairs]
+        groups = [(pair, bounded_over_seeds(part), part["saving"]) for pair, part in parts]
+        if found & set(PAIRS):
+            own = interactions(savings)
+            groups.append(("own", over_seeds(own, "own"), own["own"]))
         treatments = savings["trial"].n_unique()
-        for name, frame, column in groups:
-            mean, used = over_seeds(frame, column), frame.drop_nulls(column).height
+        for name, mean, values in groups:
+            used = values.len() - values.null_count()
             shown = mean.exp() if mean else None
             ends = (shown.estimate, shown.low, shown.high, shown.count) if shown else (None, None, None, 0)
             rows.append([threshold, name, *ends, used, treatments - used])

@@ -68,6 +68,22 @@ def test_a_pair_that_is_not_relearned_is_censored_and_gives_no_saving(small):
     assert summary.row(by_predicate=pl.col("pair") == "own", named=True)["ratio"] is None
 
 
+def test_a_control_that_never_learns_is_a_bound_in_the_mean_and_is_not_dropped(full):
+    """Seed 0's controls learn the pair last of all: without them the saving would be too small."""
+    times = relearning_times(full).filter(pl.col("threshold") == 0.5)
+    slow = (pl.col("pair") == "new-new") & (pl.col("role") == "absent") & (pl.col("seed") == 0)
+    last = 20 * pl.col("estimate")
+    late = times.with_columns(
+        kind=pl.when(slow).then(pl.lit("censored")).otherwise("kind"), low=pl.when(slow).then(last).otherwise("low"),
+        high=pl.when(~slow).then("high"), estimate=pl.when(~slow).then("estimate"),
+    )  # fmt: skip
+    whole, cut = (savings_summary(each).row(by_predicate=pl.col("pair") == "new-new", named=True)
+                  for each in (times, late))  # fmt: skip
+    assert (whole["seeds"], cut["seeds"]) == (5, 5)
+    assert cut["ratio"] > 1.3 * whole["ratio"]  # at least 20 times longer in a fifth of the seeds: a factor of 1.8
+    assert cut["censored"] > 0
+
+
 def test_a_skill_that_is_still_there_has_no_relearning_time(small):
     here = (pl.col("phase") == "relearn-old-old") & (pl.col("name") == "backdoor/hits") & (pl.col("step") == 0)
     points = small.points.with_columns(value=pl.when(here).then(128.0).otherwise("value"))
