@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from analysis.checks.check import Check
 from analysis.checks.decay import controls_present, decay_checks, ended
+from analysis.checks.dictionaries import dictionary_checks
 from analysis.checks.prompts import prompt_checks
 from analysis.decay.design import decaying, leading
 from analysis.decay.retention import retention_curves
@@ -12,9 +13,10 @@ from analysis.runs.study import StudyData
 
 
 def checks(data: StudyData) -> list[Check]:
-    """Of the leading outcome that decays; else of prompts; else of the controls alone. Computed once per `data`."""
+    """Of the leading outcome that decays; else of prompts; else of the controls alone; and of dictionaries in
+    pretraining. Computed once per `data`."""
     if "checks" not in data.derived:
-        data.derived["checks"] = _checks(data)
+        data.derived["checks"] = [*_checks(data), *dictionary_checks(data)]
     return data.derived["checks"]
 
 

@@ -16,7 +16,7 @@ from halflife.data.tokenizers import Lexicon
 from halflife.errors import UserError
 from halflife.evaluation.cadence import Every
 from halflife.interpret import sae_lens
-from halflife.interpret.dictionary import BatchTopK, Dictionary, TopK, collapse
+from halflife.interpret.dictionary import BatchTopK, Dictionary, TopK
 from halflife.interpret.dictionary_fitting import Principal, fit, unexplained
 from halflife.interpret.fit_dictionary import FitDictionary
 from halflife.models.ladder import Rung
@@ -131,12 +131,6 @@ def test_what_principal_components_leave_is_the_eigenvalues_that_they_lack() -> 
     for k in (1, 4, 9):
         expected = float(components.values[k:].sum() / components.values.sum())
         assert unexplained(u, components.rank(k).scaled(u)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_collapse_is_named() -> None:
-    assert collapse(0.95, 0.05) is None
-    assert collapse(0.999, 0.5) is None
-    assert "cosine of 0.999 and 3% of the latents fire; not valid" in (collapse(0.999, 0.03) or "")
 
 
 def test_activations_that_are_not_finite_are_refused_before_compute(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ class Autoencoders(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.variance_gradient):
             variance = (u - u.mean(2, keepdim=True)).square().sum((2, 3))
         # The variance's gradient flows: else a model gains by one huge constant vector, after which every normalised
-        # stream is alike and the error vanishes (see `dictionary.collapse`).
+        # stream is alike and the error vanishes (`analysis.checks.dictionaries` tells it).
         unexplained = error.square().sum((2, 3)) / variance
         auxiliary = self._auxiliary(flat.detach(), pre, error.detach().flatten(1, 2), unexplained)
         with torch.no_grad():

@@ -105,21 +105,3 @@ class Dictionary:
     def flops_per_vector(self, width: int) -> float:
         """Of a training step: the encoder's product is dense; everything after it touches k latents only."""
         return 2.0 * self.latents * width + 12.0 * self.sparsity.k * width
-
-
-COLLAPSED_COSINE, COLLAPSED_ALIVE = 0.99, 0.1
-
-
-def collapse(adjacent_cosine: float, alive: float) -> str | None:
-    """Why a model pretrained with a dictionary is not valid evidence, or None: it may lower the dictionary's loss by
-    making all its streams one constant vector, which leaves nothing to encode.
-
-    `adjacent_cosine`: mean cosine between a token's vectors at neighbouring sites. `alive`: share of the latents that
-    still fire.
-    """
-    if adjacent_cosine > COLLAPSED_COSINE and alive < COLLAPSED_ALIVE:
-        return (
-            f"the streams have collapsed: neighbouring sites have a cosine of {adjacent_cosine:.3f} and "
-            f"{alive:.0%} of the latents fire; not valid"
-        )
-    return None

@@ -16,8 +16,8 @@ class DictionaryCompanion(Companion):
     strength flows through the vectors, their scale and their variance.
 
     Logs `fvu` and `fvu-<site>`, `alive` (share of the latents that fired lately), `rms-<site>` of the activations, and
-    with more than one site `adjacent_cosine`, the mean cosine between a token's vectors at neighbouring ones: see
-    `dictionary.collapse`.
+    with more than one site `adjacent_cosine`, the mean cosine between a token's vectors at neighbours. Where that
+    exceeds 0.99 and fewer than 10 % are alive, the streams have collapsed, and a report's answers are not valid.
     """
 
     dictionary: Dictionary
