@@ -46,6 +46,7 @@ def stepped(fit: Fit) -> FitBatch:
 def _gradients(fit: Fit, problem: Problem, z: Array) -> Array:
     """Each group's derivatives of the objective at z (1, Q), (groups, Q)."""
     data, law = fit.observations, fit.law
+    assert data.group is not None
     names, place = np.unique(data.group, return_inverse=True)
     given = {name: a for name in ("y", "hits", "trials", "low", "high") if (a := getattr(data, name)) is not None}
     arrays = in_units(fit.error, given, problem.scales.get("y", 1.0))
