@@ -14,7 +14,7 @@ from analysis.answers.judging import answers
 from analysis.answers.questions import Answer
 from analysis.errors import UserError
 from analysis.figures import asked, drawn, style
-from analysis.figures.asked.titles import title
+from analysis.figures.asked_titles import title
 from analysis.figures.points import over_seeds
 from analysis.figures.scale import scale_of
 from analysis.gallery.page import asked as generated_questions
