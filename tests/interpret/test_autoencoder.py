@@ -115,6 +115,8 @@ def test_a_threshold_leaves_k_latents_a_vector() -> None:
     one = of.inference(0, u)
     codes, _ = one.codes(u)
     assert float((codes > 0).sum(1).float().mean()) == pytest.approx(4, rel=0.01)
+    everything = made(BatchTopK(k=LATENTS), (1,)).inference(0, u)
+    assert torch.equal(everything.codes(u)[0] > 0, made(TopK(k=LATENTS), (1,)).inference(0, u).codes(u)[0] > 0)
     alone = torch.cat([one.codes(u[row : row + 1])[0] for row in range(5)])
     torch.testing.assert_close(alone, codes[:5], rtol=1e-4, atol=1e-5)
 

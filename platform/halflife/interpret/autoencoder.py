@@ -177,10 +177,12 @@ class Autoencoders(nn.Module):
 
     def inference(self, number: int, held_out: Tensor) -> Autoencoder:
         """One of them, as it is used. `held_out`: normalised vectors (rows, width), from which a threshold is set."""
-        with torch.no_grad():
-            one = [part[number].detach() for part in self._parts]
-            pre = (held_out @ one[0].T + (one[1] - one[0] @ one[3]))[None]
-            threshold = self.sparsity.threshold(pre)
+        one = [part[number].detach() for part in self._parts]
+        threshold = None
+        if self.sparsity.needs_threshold:
+            with torch.no_grad():
+                pre = (held_out - one[3]) @ one[0].T + one[1]
+                threshold = self.sparsity.threshold(pre[None])
         return Autoencoder(*one, k=self.sparsity.k, threshold=threshold)
 
     @property

@@ -16,7 +16,7 @@ class Sparsity:
     label: ClassVar[str]
     """In names, before k"""
     needs_threshold: ClassVar[bool] = False
-    """Whether `threshold` sets one"""
+    """Whether `threshold` sets one; else the k largest are active"""
 
     k: int
     """Active latents per vector, or their mean"""
@@ -26,10 +26,10 @@ class Sparsity:
         flattened tensor, ascending by vector, int64."""
         raise NotImplementedError(f"{type(self).__name__} chooses no latents")
 
-    def threshold(self, pre: Any) -> Any | None:
+    def threshold(self, pre: Any) -> Any:
         """Once it is trained, so that a vector's latents do not depend on the others': above which pre-activation a
-        latent is active, (dictionaries,), from pre-activations like those above; None: the k largest are."""
-        return None
+        latent is active, (dictionaries,), from pre-activations like those above."""
+        raise NotImplementedError(f"{type(self).__name__} sets no threshold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,10 @@ class BatchTopK(Sparsity):
         first = vectors * latents * torch.arange(dictionaries, device=pre.device)[:, None]
         return (pre.flatten(1).topk(self.k * vectors, sorted=False).indices + first).sort().values.flatten()
 
-    def threshold(self, pre: Any) -> Any | None:
+    def threshold(self, pre: Any) -> Any:
         flat = pre.flatten(1)
-        above = self.k * pre.shape[1]
-        return flat.kthvalue(flat.shape[1] - above, dim=1).values.clamp(min=0)
+        inactive = (pre.shape[2] - self.k) * pre.shape[1]
+        return flat.kthvalue(max(1, inactive), dim=1).values.clamp(min=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from halflife.evaluation.scoring import mean_loss
 from halflife.interpret import sae_lens
 from halflife.interpret.autoencoder import Autoencoder, Autoencoders, Normal
 from halflife.interpret.dictionary import Dictionary
-from halflife.interpret.dictionary_recipe import DictionaryRecipe
+from halflife.interpret.dictionary_recipe import PCA_ROWS, THRESHOLD_VALUES, DictionaryRecipe
 from halflife.models.changes import Splice
 from halflife.models.hooks import edited
 from halflife.models.model import Model
@@ -32,8 +32,6 @@ from halflife.training import checkpoints
 
 CHUNK = 2048
 """Held-out vectors whose latents are in memory at once"""
-PCA_ROWS = 200_000
-"""Training vectors from which principal components are found, at most"""
 REPORT_SECONDS = 0.5
 
 Reconstruct = Callable[[Tensor], Tensor]
@@ -59,28 +57,24 @@ def fit(
             raise UserError(f"activations at {site} are not finite: store those of a model that has not diverged")
     run = _Run(recipe, sites, stored, context)
     run.train()
-    points = run.points()
+    trained = {each: run.autoencoders(each) for each in recipe.dictionaries}
+    points = run.points(trained)
     ranks = sorted({each.sparsity.k for each in recipe.dictionaries})
-    spliced: dict[str, dict[Site, Reconstruct]] = {
-        each.name: {site: run.autoencoder(each, site) for site in sites} for each in recipe.dictionaries
-    }
+    spliced: dict[str, Mapping[Site, Reconstruct]] = {each.name: at for each, at in trained.items()}
     principal = [Principal.of(u.double()) for u in run.training_vectors()]
     for k in ranks:
         at = {site: each.rank(k) for site, each in zip(sites, principal, strict=True)}
-        spliced[f"pca-{k}"] = dict(at)
+        spliced[f"pca-{k}"] = at
         for site, u in zip(sites, run.held_out, strict=True):
             points[f"pca-{k}.{site.name}/fvu"] = unexplained(u, at[site].scaled(u))
     if load is not None:
         means = {site: torch.from_numpy(stored.index.mean(site.name)).float().to(context.device) for site in sites}
         points |= recovered(load(), run.texts(), spliced, means)
     context.record(recipe.tokens, points)
-    for each in recipe.dictionaries:
-        for site in sites:
-            folder = recipe.folder(context.folder, each, site)
-            if not folder.exists() or not each.shared:
-                sae_lens.write(
-                    folder, run.autoencoder(each, site), {**metadata, "hook_name": "all" if each.shared else site.name}
-                )
+    for each, at in trained.items():
+        for site in sites[:1] if each.shared else sites:
+            where = "all" if each.shared else site.name
+            sae_lens.write(recipe.folder(context.folder, each, site), at[site], {**metadata, "hook_name": where})
     run.report(recipe.steps, now=True)
     return {"tokens": recipe.tokens, "seconds_training": run.seconds, "scores": points}
 
@@ -104,10 +98,10 @@ class Group:
         self.recipe = recipe
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=recipe.learning_rate, fused=True)
 
-    def number(self, dictionary: Dictionary, site: Site) -> int:
-        """The place of a dictionary for a site among the group's."""
+    def number(self, dictionary: Dictionary, site: int) -> int:
+        """The place among the group's of a dictionary for the site of that place."""
         place = self.members.index(dictionary)
-        return place if self.shared else place * len(self.sites) + self.sites.index(site)
+        return place if self.shared else place * len(self.sites) + site
 
     def step(self, u: Tensor, learning_rate: float) -> Tensor:
         """`u` (sites, rows, width), normalised. Returns the loss of the dictionaries, added up."""
@@ -186,17 +180,25 @@ class _Run:
                 raise Diverged(f"the loss of a dictionary is not finite at step {step + 1}")
             self.report(step + 1)
 
-    def autoencoder(self, dictionary: Dictionary, site: Site) -> Autoencoder:
+    def autoencoders(self, dictionary: Dictionary) -> dict[Site, Autoencoder]:
+        """By site, as they are used; the same one at all sites if it is shared."""
         group = next(group for group in self.groups if dictionary in group.members)
-        at = self.held_out if group.shared else self.held_out[self.sites.index(site)]
-        return group.module.inference(group.number(dictionary, site), at.reshape(-1, at.shape[-1]))
+        some = -(-len(self.sites) * self.held_out.shape[1] * dictionary.latents // THRESHOLD_VALUES)
+        u = self.held_out[:, ::some]
+        if dictionary.shared:
+            return dict.fromkeys(self.sites, group.module.inference(group.number(dictionary, 0), u.flatten(0, 1)))
+        return {
+            site: group.module.inference(group.number(dictionary, place), u[place])
+            for place, site in enumerate(self.sites)
+        }
 
-    def points(self) -> dict[str, float]:
+    def points(self, dictionaries: Mapping[Dictionary, Mapping[Site, Autoencoder]] | None = None) -> dict[str, float]:
+        """By default of the dictionaries as they are now."""
         found = {}
-        for each in self.recipe.dictionaries:
+        for each, at in (dictionaries or {each: self.autoencoders(each) for each in self.recipe.dictionaries}).items():
             measured = []
             for site, u in zip(self.sites, self.held_out, strict=True):
-                one = measure(self.autoencoder(each, site), u)
+                one = measure(at[site], u)
                 found |= {
                     f"{each.name}.{site.name}/{name}": value
                     for name, value in (("fvu", one.fvu), ("l0", one.l0), ("alive", float(one.fires.mean())))

@@ -12,6 +12,11 @@ from halflife.interpret.dictionary import Dictionary
 from halflife.models.sites import Site
 from halflife.training.schedules import Schedule
 
+PCA_ROWS = 50_000
+"""Training vectors per site from which principal components are found, at most"""
+THRESHOLD_VALUES = 2**24
+"""Pre-activations from which a threshold is set, at most"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DictionaryRecipe:

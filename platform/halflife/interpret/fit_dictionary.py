@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from halflife.data.tokenizers import vocabulary_of
 from halflife.errors import UserError
-from halflife.interpret.dictionary_recipe import DictionaryRecipe
+from halflife.interpret.dictionary_recipe import PCA_ROWS, THRESHOLD_VALUES, DictionaryRecipe
 from halflife.models.sites import Site
 from halflife.stages.activations import Activations
 from halflife.stages.subject import Subject
@@ -81,10 +81,13 @@ class FitDictionary(Stage, DictionaryRecipe):
         # a step's pre-activations; a chunk of held-out vectors is no more
         latents = max(each.count(sites) * each.latents * (sites if each.shared else 1) for each in self.dictionaries)
         held = 4.0 * self.rows * (3 * latents + 4 * sites * width) + 4.0 * self.held_out_rows * sites * width
+        held += 8.0 * THRESHOLD_VALUES * any(each.sparsity.needs_threshold for each in self.dictionaries)
+        held += 4.0 * min(PCA_ROWS, self.activations.tokens) * width * (sites + 6)
         flops, memory = self.tokens * step, 4 * weights + held
         if self.subject is not None:
             length = self.activations.texts.length
-            passes = (2 + len(self.dictionaries)) * (1 + sites) * self.texts * length
+            ranks = len({each.sparsity.k for each in self.dictionaries})
+            passes = (1 + ranks + len(self.dictionaries)) * (1 + sites) * self.texts * length
             reading = self.subject.reading(passes, length)
             flops, memory = flops + reading.flops, memory + self.subject.memory(self.texts * length).total
             memory += self.texts * length * vocabulary_of(self.subject.codec) * 4.0
