@@ -12,7 +12,6 @@ from analysis.fitting.objectives import Gaussian, Huber
 from analysis.fitting.observations import Observations
 from analysis.fitting.selection import compare
 from analysis.laws import LAWS
-from analysis.stats.power import Noise, observed_noise, power, power_text
 
 STEPS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192.0])
 
@@ -132,47 +131,3 @@ def test_predicted_over_observed_at_the_largest_size_is_one_on_a_line_and_above_
     assert found is not None
     assert found.low is not None
     assert found.low > 1.8
-
-
-def test_the_observed_noise_is_the_planted_noise():
-    found = observed_noise(half_lives(0.3, seeds=4000))
-    assert found is not None
-    assert (found.level, found.slope, found.run) == pytest.approx((0.3, 0.1, 0.2), rel=0.1)
-    assert found.gamma == pytest.approx(0.3, abs=0.01)
-
-
-def test_seeds_that_did_not_reach_half_at_every_size_give_no_power():
-    table = half_lives(0.3, seeds=2).with_columns(
-        pl.when((pl.col("seed") == 0) & (pl.col("parameters") == 100_000))
-        .then(None)
-        .otherwise("estimate")
-        .alias("estimate")
-    )
-    assert observed_noise(table) is None
-    assert power_text(table) == ""
-
-
-NOISE = Noise(level=0.3, slope=0.1, run=0.2, gamma=0.0, centre=4.0, log_range=float(np.log(10)), seeds=5)
-
-
-@pytest.mark.parametrize(("gamma", "seeds", "sizes"), [(0.2, 5, 4), (0.3, 3, 3), (0.1, 20, 5)])
-def test_power_without_censoring_is_that_of_the_t_test(gamma, seeds, sizes):
-    x = np.linspace(-0.5, 0.5, sizes) * NOISE.log_range
-    deviation = np.sqrt(NOISE.slope**2 + NOISE.run**2 / (x @ x))
-    at = stats.t.ppf(0.975, seeds - 1)
-    expected = stats.nct.sf(at, seeds - 1, gamma * np.sqrt(seeds) / deviation)
-    assert power(NOISE, gamma, seeds, sizes) == pytest.approx(expected, abs=0.035)
-
-
-def test_power_grows_with_seeds():
-    noise = observed_noise(half_lives(0.2, seeds=8))
-    assert noise is not None
-    powers = [power(noise, 0.2, seeds, 4) for seeds in (3, 5, 10)]
-    assert powers == sorted(powers)
-
-
-def test_the_sentence_says_how_many_seeds_resolve_the_sign():
-    text = power_text(half_lives(0.2, seeds=8))
-    assert text.startswith("Given the variance observed in 8 seeds")
-    assert "at 4 sizes" in text
-    assert "γ = ±0.4: " in text
