@@ -210,11 +210,13 @@ class Law:
 
     def _bisect(self, theta: Array) -> Array:
         """Finds the first octave of the clock in which the value passes half of that at 0, then halves it 60 times."""
+        clocks = [theta[..., i] for i, p in enumerate(self.parameters) if p.unit == "x" and p.log]
+        unit = np.asarray(clocks[0] if clocks else np.ones(theta.shape[:-1]))
         grid = np.exp2(np.arange(-60.0, 100.0))
         target = self.value(theta, np.zeros((1, 1))) / 2
-        below = self.value(theta, grid[:, None]) <= target
+        below = self.value(theta, unit[..., None, None] * grid[:, None]) <= target
         first = below.argmax(axis=-1)
-        high = grid[first]
+        high = unit * grid[first]
         low = np.where(first == 0, 0.0, high / 2)
         for _ in range(60):
             middle = (low + high) / 2

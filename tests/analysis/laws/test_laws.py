@@ -123,6 +123,14 @@ def test_bisection_finds_the_closed_form(name: str) -> None:
     np.testing.assert_allclose(found[reached], closed[reached], rtol=1e-9)
 
 
+def test_a_half_life_is_found_in_any_unit() -> None:
+    law = LAWS["double_exponential"]
+    here = law.half_life(np.array([0.5, 0.4, 10.0, 4.0]))
+    assert here is not None
+    for scale in (1e-30, 1e44):
+        assert law.half_life(np.array([0.5, 0.4, 10.0 * scale, 4.0])) == pytest.approx(here * scale, rel=1e-9)
+
+
 def test_a_law_that_rises_loses_half_of_its_rise_at_its_half_life() -> None:
     shift = LAWS["cpt_loss_shift"]
     half = shift.half_life(np.array([2.0, 0.8, 30.0, 0.5]))
