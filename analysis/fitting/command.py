@@ -273,6 +273,7 @@ def as_json(fit: Fit, found: Intervals) -> dict[str, Any]:
         "points": fit.observations.n,
         "groups": None if fit.observations.group is None else len(set(fit.observations.group.tolist())),
         "error": fit.error.name,
+        "chi_square_per_degree_of_freedom": None if fit.dispersion is None else _finite(fit.dispersion.ratio),
         **_ends(found, fit.law),
         "objective": _finite(value),
         "starts_at_optimum": fit.starts_at_optimum,

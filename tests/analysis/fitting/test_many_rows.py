@@ -48,7 +48,7 @@ def measured(folder: Path, kind: str, rows: int) -> tuple[dict, dict]:
     return json.loads((folder / "out.json").read_text()), json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("kind", ["raw", "counts"])
+@pytest.mark.parametrize("kind", ["raw", pytest.param("counts", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("rows", "seconds"), [(100_000, 10), pytest.param(1_000_000, 60, marks=pytest.mark.nightly)], ids=["1e5", "1e6"]
 )

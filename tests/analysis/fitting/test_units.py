@@ -148,7 +148,7 @@ EXPONENTS = st.integers(-12, 25)
 
 
 @pytest.mark.parametrize("error", sorted(ERRORS))
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(name=st.sampled_from(FEW), exponents=st.lists(EXPONENTS, min_size=5, max_size=5), exponent=EXPONENTS)
 def test_a_power_of_ten_of_x_or_y_changes_estimates_and_intervals_by_that_factor(
     error: str, name: str, exponents: list[int], exponent: int
