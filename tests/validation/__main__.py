@@ -26,6 +26,11 @@ TITLES = {
     "designs": "Data that scatter otherwise than a law's errors, or are bounds",
 }
 
+DESIGNS = (
+    "In the last table a cell fails where the 99.9 % interval of its rate lies below 95 %; *conservative*: where it lies "
+    "above."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -109,6 +114,8 @@ def page(cells: list[Cell], replicates: int, seconds: float, processor: float) -
         f"do not bound; above {OPEN:.0%} the design does not identify the quantity, and its interval is only required "
         "to cover. *given*: data sets that have an interval at all; gamma has none if more than a third of the "
         "half-lives are censored, or more than four fifths at one size.",
+        "",
+        DESIGNS,
         "",
         *_misses(missed),
     ]
