@@ -64,7 +64,8 @@ class BatchTopK(Sparsity):
     def threshold(self, pre: Any) -> Any:
         flat = pre.flatten(1)
         inactive = (pre.shape[2] - self.k) * pre.shape[1]
-        return flat.kthvalue(max(1, inactive), dim=1).values.clamp(min=0)
+        below, above = (flat.kthvalue(max(1, inactive + more), dim=1).values for more in (0, 1))
+        return ((below + above) / 2).clamp(min=0)  # on neither of them: another order of sums may not flip it
 
 
 @dataclass(frozen=True, kw_only=True)
