@@ -27,8 +27,8 @@ TITLES = {
 }
 
 DESIGNS = (
-    "In the last table a cell fails where the 99.9 % interval of its rate lies below 95 %; *conservative*: where it lies "
-    "above."
+    "In the last table a cell fails where the 99.9 % interval of its rate lies below 95 %; *conservative*: where it "
+    "lies above."
 )
 
 
