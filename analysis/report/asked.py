@@ -16,6 +16,7 @@ from analysis.answers.write import declared, shared
 from analysis.decay.design import vocabulary
 from analysis.figures.asked import Asked
 from analysis.report.panels import draw_panel
+from analysis.report.rows import slug
 from analysis.report.tables import csv_text, page_table
 from analysis.runs.study import StudyData
 from halflife.tracking.questions import DERIVED, Quantity
@@ -47,10 +48,11 @@ def _one(answer: Answer, data: StudyData, out: Path, *, live: bool) -> dict[str,
     table = pl.DataFrame() if quick else recipe.table(data)
     panel = draw_panel(recipe, table, out, vocabulary(data), prefix=PREFIX, png=answer.question.primary and not live)
     rest = pl.DataFrame() if live else breakdown(data, answer)
+    name = slug(answer.question.name)
     if rest.height:
-        (out / "tables" / f"{PREFIX}{answer.question.name}-breakdown.csv").write_text(csv_text(rest), encoding="utf-8")
+        (out / "tables" / f"{PREFIX}{name}-breakdown.csv").write_text(csv_text(rest), encoding="utf-8")
     return {
-        "label": answer.question.label, "name": answer.question.name, "primary": answer.question.primary,
+        "label": answer.question.label, "name": name, "primary": answer.question.primary,
         "sentence": sentence(answer, data), "reason": answer.question.reason, "panel": None if quick else panel,
         "breakdown": page_table(rest, shown=None) if rest.height else None,
         "quantity": answer.quantities[0].label if answer.quantities else "",
@@ -78,7 +80,8 @@ def by_trial(data: StudyData) -> pl.DataFrame:
     table = data.trials.select("trial", *names)
     for quantity in data.declaration.quantities:
         if not (quantity.derived and DERIVED[quantity.derived].items):
-            own = values(data, quantity).select("trial", pl.col("value").alias(quantity.label))
+            label = f"{quantity.label} ({quantity.name})" if quantity.label in table.columns else quantity.label
+            own = values(data, quantity).select("trial", pl.col("value").alias(label))
             table = table.join(own, on="trial", how="left", maintain_order="left")
     return table.drop("trial")
 

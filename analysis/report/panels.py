@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from analysis.figures import Recipe
 from analysis.figures.asked import Asked
 from analysis.figures.style import WIDTH, rendered
+from analysis.report.rows import slug
 from analysis.report.tables import Table, csv_text, page_table
 
 
@@ -40,7 +41,7 @@ def draw_panel(
     `words`: the study's vocabulary (design.vocabulary). `prefix`, `suffix`: added to the name. `png`: also a PNG, which
     takes half as long again.
     """
-    name, title = f"{prefix}{recipe.name}{suffix}", recipe.title.format(**words)
+    name, title = slug(f"{prefix}{recipe.name}{suffix}"), recipe.title.format(**words)
     if table.is_empty():
         return FigurePanel(name=name, title=title, caption=f"Nothing to draw: {recipe.nothing.format(**words)}.")
     figure = recipe.draw(table)

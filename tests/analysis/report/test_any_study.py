@@ -95,6 +95,12 @@ def test_a_question_with_the_name_of_a_figure_has_files_of_its_own(tmp_path, qui
     assert not (tmp_path / "tables" / "retention.csv").exists()
 
 
+def test_a_question_whose_name_is_a_path_stays_in_its_folder(tmp_path, quick):
+    page(lamps([replace(UP, name="../../up")]), tmp_path / "out")
+    assert (tmp_path / "out" / "tables" / "question-..-..-up.csv").exists()
+    assert {each.name for each in tmp_path.iterdir()} == {"out"}
+
+
 def test_a_required_check_that_fails_is_said_before_the_answers_which_claim_nothing(tmp_path, quick):
     data = lamps(ASKED, slope=0.3, controls=(Control(kind="absent", label="never lit", role="absent"),))
     html = page(data, tmp_path)
