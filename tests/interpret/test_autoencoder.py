@@ -100,13 +100,13 @@ def test_the_auxiliary_loss_revives_dead_latents_and_nothing_else_does(weight: f
     with torch.no_grad():
         of.encoder_bias[:, :10] = -10.0
     optimizer = torch.optim.Adam(of.parameters(), lr=0.02)
-    for step in range(300):
+    for step in range(120):
         fvu, auxiliary = of.losses(vectors(1, 1, 64, seed=step))
         optimizer.zero_grad()
         (fvu.sum() + weight * auxiliary.sum()).backward()
         optimizer.step()
         of.after_step()
-    ever = int((of.since[0, :10] < 300 * 64).sum())
+    ever = int((of.since[0, :10] < 120 * 64).sum())
     assert ever == (10 if weight else 0)
 
 

@@ -65,13 +65,13 @@ def test_directions_are_recovered_and_shared_as_far_as_blocks_share_them(
 ) -> None:
     """The ratio: latents of a shared dictionary over those of a block's own, at equal recovery of its directions."""
     stored = planted.stored(tmp_path / "stored", streams(500, rotations), 450)
-    given, host = stage(OWN, *SHARED, rows=256, steps=200, learning_rate=1e-2), Host(tmp_path / "run")
+    given, host = stage(OWN, *SHARED, rows=192, steps=180, learning_rate=1e-2), Host(tmp_path / "run")
     points = fitted(given, stored, host)
     assert recovery(given, host, OWN, rotations) > MCC
     found = {each.latents: recovery(given, host, each, rotations) for each in SHARED}
     assert min(latents for latents, mcc in found.items() if mcc > MCC) / OWN.latents == ratio
     shared = points[f"{SHARED[0].name}/fvu"] / points[f"{OWN.name}/fvu"]
-    assert shared < 1.5 if ratio == 1 else shared > 5
+    assert shared < 1.5 if ratio == 1 else shared > 3
     assert points[f"{OWN.name}/fvu"] < 0.1 * points[f"pca-{ACTIVE}.residual-1/fvu"]
 
 
