@@ -43,6 +43,21 @@ def points(count: int) -> list[Point]:
     return [Point("branch/skill/hits", step, float(step), 1_000) for step in range(count)]
 
 
+def test_a_complete_sweep_that_asks_something_else_gets_the_new_declaration_with_its_own_time():
+    store = FakeStore()
+    for number, digest in enumerate(("first", "first", "second")):
+        out = publisher(store)
+        declared = {f"{schema.DECLARED_PREFIX}{digest}": str(number)}
+        out.ensure(Run(ref=SWEEP, name="study smoke", parameters=declared))
+        out.artifact(SWEEP, "study.json", f"{number}: {digest}")
+        out.finish(SWEEP, "FINISHED")
+        assert out.close(patience=5.0) == []
+    sweep = run_named(store, "study smoke")
+    assert sweep.data.artifacts == {"study.json": "2: second"}
+    assert sweep.data.params == {"declared/first": "0", "declared/second": "2"}
+    assert sweep.data.tags[schema.TAG_PUBLISHED] == "complete"
+
+
 def test_a_trial_is_found_by_its_tags_below_its_sweep():
     store = FakeStore()
     assert publish(store, points(3)) == []

@@ -279,6 +279,9 @@ class Publisher:
                 self._sweeps.add(run.info.run_id)
 
     def _ensure(self, run: Run) -> None:
+        new = run.parameters.keys() - self._parameters.get(run.ref, set())
+        if any(name.startswith(schema.DECLARED_PREFIX) for name in new):
+            self._complete.discard(run.ref)  # a complete sweep that asks something else from now on
         if run.ref in self._complete:
             self._adopt(run.ref)
             return
