@@ -40,7 +40,7 @@ class Problem:
     def __init__(
         self, law: Law, objective: Objective, data: Observations, *, weights: Array | None = None,
         y: Array | None = None, hits: Array | None = None, trials: Array | None = None,
-        fixed: Mapping[str, Array | float] | None = None, scales: Mapping[str, float] | None = None,
+        fixed: Mapping[str, Array | float] | None = None,
     ) -> None:  # fmt: skip
         objective.check(data)
         self.law, self.objective = law, objective
@@ -50,7 +50,7 @@ class Problem:
         fixed = fixed or {}
         if unknown := set(fixed) - set(self.names):
             raise UserError(f"{law.name} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(self.names)}")
-        self.scales = dict(_scales(law, objective, data, fixed) if scales is None else scales)
+        self.scales = _scales(law, objective, data, fixed)
         given = {"weights": weights, "y": y, "hits": hits, "trials": trials}
         arrays: dict[str, Array] = {}
         sizes = {np.size(value) for value in fixed.values() if np.ndim(value)}

@@ -122,7 +122,7 @@ def profiled(
     if half is not None and np.isfinite(half[0]) and half[0] > 0:
         quantities.append(("ln half-life", log_half_life(law, problem), float(np.log(half[0]))))
     ends = profile(problem, z, [quantity for _, quantity, _ in quantities])
-    lowest = [0.0 if parameter.low == 0 else -np.inf for parameter in law.parameters] + [-np.inf]
+    lowest = [0.0 if p.low == 0 and not p.log else -np.inf for p in law.parameters] + [-np.inf]
     return [
         cell(part, law.name, design, name, np.maximum(end.low, least), end.high, value)
         for (name, _, value), end, least in zip(quantities, ends, lowest, strict=False)
