@@ -20,6 +20,8 @@ from analysis.stats.format import plural
 from halflife.tracking import schema
 
 FILES = ("answers.json", "answers.csv")
+STARTUP_SECONDS = 60.0
+"""Between the declaration of a sweep's questions and the creation of its run, at most."""
 
 
 def document(data: StudyData) -> dict[str, Any]:
@@ -28,7 +30,8 @@ def document(data: StudyData) -> dict[str, Any]:
     return {
         "study": declaration.study, "preset": declaration.preset,
         "sweep": data.sweep.tags.get(schema.TAG_SWEEP, ""), "digest": declaration.digest,
-        "declared": declared(data), "looks": list(declaration.looks), "pilot_seeds": list(declaration.pilot_seeds),
+        "declared": declared(data), "begun": begun(data),
+        "looks": list(declaration.looks), "pilot_seeds": list(declaration.pilot_seeds),
         "questions": [_row(answer, data) for answer in found],
     }  # fmt: skip
 
@@ -79,9 +82,21 @@ def table(data: StudyData) -> pl.DataFrame:
 
 
 def declared(data: StudyData) -> str:
-    """When the study was declared: before its sweep, or as it began. ISO 8601, UTC."""
-    begun = datetime.fromtimestamp(data.sweep.started / 1000, UTC).isoformat(timespec="seconds")
-    return data.declaration.declared or begun
+    """When the questions were declared, by the declaration, or as the sweep began. ISO 8601, UTC."""
+    return data.declaration.declared or begun(data)
+
+
+def begun(data: StudyData) -> str:
+    """When the sweep was first published. ISO 8601, UTC."""
+    return datetime.fromtimestamp(data.sweep.started / 1000, UTC).isoformat(timespec="seconds")
+
+
+def late(data: StudyData) -> str:
+    """What has to be said of questions that were declared when the sweep had begun; empty if they were not."""
+    first, asked = (datetime.fromisoformat(text) for text in (begun(data), declared(data)))
+    if (asked - first).total_seconds() <= STARTUP_SECONDS:
+        return ""
+    return f"The sweep began before that, at {begun(data)}: its runs may have been seen when this was asked."
 
 
 def shared(data: StudyData) -> str:
@@ -108,7 +123,8 @@ def lines(data: StudyData) -> list[str]:
         )
     if data.running:
         text.append("The sweep is running: none of this is final.")
-    return [*text, f"Declared {declared(data)}, hash {declaration.digest[:12]}{left_out}."]
+    text.append(f"Declared {declared(data)}, hash {declaration.digest[:12]}{left_out}.")
+    return [*text, *([said] if (said := late(data)) else [])]
 
 
 def write_answers(data: StudyData, out: Path) -> list[Path]:

@@ -129,7 +129,7 @@ def _choices(axes: Axes, rows: list[tuple[str, str, list[bool]]], at: Any, own: 
         )
     axes.set_yticks(range(len(rows)), [label for _, label, _ in rows])
     axes.tick_params(axis="y", length=0, labelsize=7)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axes.grid(visible=False)
 
 

@@ -83,8 +83,8 @@ def _columns(found: Median, name: str) -> dict[str, Any]:
 
 
 def searched(data: StudyData) -> pl.DataFrame:
-    """C to one token by doubling and bisection, one row per trial, behaviour, model, series and seed: `c` (infinite if the
-    largest k does not reach it), the `prompt_steps` of the search, `tried` lengths. Empty without a search."""
+    """C to one token by doubling and bisection, one row per trial, behaviour, model, series and seed: `c` (infinite if
+    the largest k does not reach it), the `prompt_steps` of the search, `tried` lengths. Empty without a search."""
     threshold = matched_loss(data)
     if threshold is None or not (data.points["phase"] == SEARCH).any():
         return pl.DataFrame()

@@ -12,7 +12,7 @@ from analysis.answers.judging import answers, first_look
 from analysis.answers.quantities import READING, values
 from analysis.answers.questions import Answer
 from analysis.answers.sentences import sentence
-from analysis.answers.write import declared, shared
+from analysis.answers.write import declared, late, shared
 from analysis.decay.design import vocabulary
 from analysis.figures.asked import Asked
 from analysis.report.panels import draw_panel
@@ -31,7 +31,7 @@ def answered(data: StudyData) -> dict[str, Any]:
     return {
         "primary": [sentence(answer, data) for answer in found if answer.question.primary],
         "others": [sentence(answer, data) for answer in found if not answer.question.primary],
-        "shared": shared(data), "declared": declared(data), "digest": data.declaration.digest[:12],
+        "shared": shared(data), "declared": declared(data), "late": late(data), "digest": data.declaration.digest[:12],
         "pilots": data.declaration.pilot_seeds, "first_look": first_look(data),
     }  # fmt: skip
 

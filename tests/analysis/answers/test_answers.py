@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -425,6 +426,15 @@ def test_the_command_prints_the_sentences_and_writes_the_files(tmp_path, capsys,
     assert written["questions"][0]["sentence"] in printed
     assert written["declared"].startswith("2025-06-15")
     assert schema.Declaration.from_json(asked.to_json()) == asked
+
+
+def test_questions_that_were_declared_when_the_sweep_had_begun_are_said_to_be():
+    data = lamps([UP])
+    begun = datetime.fromtimestamp(data.sweep.started / 1000, UTC)
+    for after, said in ((-5, False), (0, False), (3600, True)):
+        time = (begun + timedelta(seconds=after)).isoformat(timespec="seconds")
+        asked = replace(data, declaration=replace(data.declaration, declared=time))
+        assert lines(asked)[-1].startswith("The sweep began before that") == said
 
 
 def test_settings_without_the_phase_do_not_keep_a_treatment_from_its_control():
