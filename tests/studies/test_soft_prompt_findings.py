@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from halflife.data.corpus import prepare_corpus
-from halflife.kits.prompts import PHASE
+from halflife.kits.prompts import PHASE, fitted
 from halflife.kits.starts import starts
+from halflife.stages.subject import Subject
 from halflife.store.run import run_stage
 from halflife.sweep.site import ExecutionSite
 from studies.soft_prompt_information import PRESETS, Models
@@ -27,7 +28,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict, dic
     models = Models(settings, (corpus, corpus), "30k", 0, starts(("30k",), (), results)["30k"], results)
     store, runs_by = ExecutionSite(results=results).store(), {}
     for name in ("continuation", "skip-1", "skip-4", "say-1", "say-8"):
-        stage = models.fitted(models.trunk(poisoned=False), models.target(name), name)[PHASE]
+        subject = Subject(model=models.trunk(poisoned=False).model)
+        stage = fitted(settings, subject, models.target(name), 0)[PHASE]
         runs = run_stage(stage, store).summary["runs"].values()
         bare = next(run for run in runs if not run["tokens"])
         runs_by[name] = (bare, min((run for run in runs if run["tokens"]), key=lambda run: run["train_loss"]))
