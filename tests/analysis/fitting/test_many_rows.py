@@ -19,11 +19,12 @@ from analysis.fitting.observations import Observations
 from analysis.laws import LAWS
 
 ROOT = Path(__file__).parents[3]
-MEASURED = """
-import json, resource, sys, time
+MEASURED = r"""
+import json, re, sys, time
 from analysis.__main__ import main
 main(json.loads(sys.argv[1]))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# not ru_maxrss, in which the memory of the process that started this one counts (exec keeps it)
+peak = int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
 print(json.dumps({"seconds": time.process_time(), "megabytes": peak}))
 """
 
