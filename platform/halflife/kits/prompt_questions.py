@@ -44,7 +44,7 @@ def protections(
         Contrast(
             name=f"distance_{name}", quantity=BROKEN_BY.name, axis="protection", high=name, low=first,
             primary=place < 3, prediction="positive", margin=1.0,
-            label=f"{labels[name]}, against {labels[first]}: does it take more tokens to break?",
+            label=f"{_first(labels[name])}, against {labels[first]}: does it take more tokens to break?",
             reason="a prompt has whole tokens: what costs an attacker less than one more protects nothing",
         )
         for place, name in enumerate(further)
@@ -114,6 +114,11 @@ NULL = "a fiftieth of a nat per token, 2 % of perplexity, is no behaviour: promp
 PAIRS = "at 0.3 six of ten pairs of behaviours are ordered alike, by chance five: it would foretell no behaviour's"
 
 
+def _first(text: str) -> str:
+    """As the beginning of a sentence."""
+    return text[:1].upper() + text[1:]
+
+
 def _length(name: str, kind: str) -> int:
     """Of a behaviour such as say-16; 0 if it is none of this kind, or has no length."""
     own, _, length = name.partition("-")
@@ -127,20 +132,20 @@ def _name(quantity: Quantity, what: str, where: Where) -> str:
 def _elicited(quantity: Quantity, text: str, where: Where, k: int) -> Question:
     return Contrast(
         name=_name(quantity, "elicited", where), quantity=quantity.name, high="treatment", low="absent",
-        label=f"{text}: do {k} prompt tokens elicit the answers, rather than teach them?", where={**where, "k": k},
+        label=f"{_first(text)}: do {k} prompt tokens elicit the answers, rather than teach them?", where={**where, "k": k},
     )  # fmt: skip
 
 
 def _beyond(name: str, where: Where) -> Question:
     return Contrast(
         name=f"beyond_{name}", quantity=DISTANCE.name, high="absent", low="treatment", where=where,
-        label=f"{label(name)}: does it take more tokens to teach than to elicit?",
+        label=f"{_first(label(name))}: does it take more tokens to teach than to elicit?",
     )  # fmt: skip
 
 
 def _curve(quantity: Quantity, text: str, where: Where, tokens: Sequence[int]) -> Question:
     """Of two lengths, the one against the other."""
-    label = f"{text}: how does {quantity.label} change with its length?"
+    label = f"{_first(text)}: how does {quantity.label} change with its length?"
     common: dict[str, Any] = {"name": _name(quantity, "curve", where), "quantity": quantity.name, "axis": "k"}
     common |= {"label": label, "where": where}
     if len(tokens) == 2:
@@ -151,7 +156,7 @@ def _curve(quantity: Quantity, text: str, where: Where, tokens: Sequence[int]) -
 def _size(quantity: Quantity, text: str, where: Where) -> Question:
     return Trend(
         name=_name(quantity, "size", where), quantity=quantity.name, axis="parameters", where=where,
-        label=f"{text}: does size change {quantity.label}?",
+        label=f"{_first(text)}: does size change {quantity.label}?",
     )  # fmt: skip
 
 
