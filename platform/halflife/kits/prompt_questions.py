@@ -132,7 +132,8 @@ def _name(quantity: Quantity, what: str, where: Where) -> str:
 def _elicited(quantity: Quantity, text: str, where: Where, k: int) -> Question:
     return Contrast(
         name=_name(quantity, "elicited", where), quantity=quantity.name, high="treatment", low="absent",
-        label=f"{_first(text)}: do {k} prompt tokens elicit the answers, rather than teach them?", where={**where, "k": k},
+        label=f"{_first(text)}: do {k} prompt tokens elicit the answers, rather than teach them?",
+        where={**where, "k": k},
     )  # fmt: skip
 
 
