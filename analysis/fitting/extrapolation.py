@@ -5,6 +5,7 @@ The prediction error is shown with every fit: the law that describes best may pr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,9 +45,14 @@ class HeldOut:
 
 
 def rolling(
-    law: Law, data: Observations, objective: Objective | None = None, shares: tuple[float, ...] = SHARES
+    law: Law,
+    data: Observations,
+    objective: Objective | None = None,
+    shares: tuple[float, ...] = SHARES,
+    fixed: Mapping[str, float] | None = None,
 ) -> pl.DataFrame:
-    """One row per group and share of the log span (of the first input) fitted, all solved together.
+    """One row per group and share of the log span (of the first input) fitted, all solved together, with the parameters
+    in `fixed` held.
 
     Columns: group, seen, points (held out), error, log_likelihood (per point). Without cuts that leave fewer fitted
     points than parameters plus one, or nothing to predict.
@@ -63,7 +69,7 @@ def rolling(
             cut = np.log(positive.min()) + share * np.log(positive.max() / positive.min())
             places.append((str(name), share))
             shown.append(np.stack([own & (x <= np.exp(cut) * (1 + 1e-9)), own & (x > np.exp(cut) * (1 + 1e-9))]))
-    found = _held_out(law, data, objective, shown)
+    found = _held_out(law, data, objective, shown, fixed)
     rows = [
         (*place, each.points, each.error, each.log_likelihood)
         for place, each in zip(places, found, strict=True)
@@ -72,7 +78,13 @@ def rolling(
     return pl.DataFrame(rows, schema=ROLLING, orient="row")
 
 
-def largest(law: Law, data: Observations, name: str, objective: Objective | None = None) -> HeldOut | None:
+def largest(
+    law: Law,
+    data: Observations,
+    name: str,
+    objective: Objective | None = None,
+    fixed: Mapping[str, float] | None = None,
+) -> HeldOut | None:
     """Prediction of the largest value of the input `name` (such as the size) by the law fitted to all others.
 
     None if too few points are left to fit. Raises UserError if the law has no such input.
@@ -80,7 +92,7 @@ def largest(law: Law, data: Observations, name: str, objective: Objective | None
     if name not in law.inputs:
         raise UserError(f"{law.name} has no input {name!r}; it has {', '.join(law.inputs)}")
     x = data.x[:, law.inputs.index(name)]
-    return _held_out(law, data, objective, [np.stack([x < x.max(), x == x.max()])])[0]
+    return _held_out(law, data, objective, [np.stack([x < x.max(), x == x.max()])], fixed)[0]
 
 
 def held_out(fit: Fit, name: str = "") -> dict[str, HeldOut]:
@@ -92,7 +104,7 @@ def held_out(fit: Fit, name: str = "") -> dict[str, HeldOut]:
     """
     law, data, found = fit.law, fit.observations, {}
     if law.inputs[0] in CLOCKS:
-        cut = rolling(law, data, fit.error, SHARES[-1:]).drop_nulls("error")
+        cut = rolling(law, data, fit.error, SHARES[-1:], fit.fixed).drop_nulls("error")
         if cut.height:
             likelihood = cut["log_likelihood"].mean()
             found[last_part(law)] = HeldOut(
@@ -100,7 +112,7 @@ def held_out(fit: Fit, name: str = "") -> dict[str, HeldOut]:
                 log_likelihood=float(likelihood) if isinstance(likelihood, float) else None,
             )  # fmt: skip
     for each in [*(["N"] if "N" in law.inputs else []), *([name] if name not in ("", "N") else [])]:
-        if (one := largest(law, data, each, fit.error)) is not None:
+        if (one := largest(law, data, each, fit.error, fit.fixed)) is not None:
             found[f"the largest {each}"] = one
     return found
 
@@ -112,10 +124,16 @@ def last_part(law: Law) -> str:
     return f"the upper part of {law.inputs[0]}"
 
 
-def _held_out(law: Law, data: Observations, objective: Objective | None, parts: list[Array]) -> list[HeldOut | None]:
+def _held_out(
+    law: Law,
+    data: Observations,
+    objective: Objective | None,
+    parts: list[Array],
+    fixed: Mapping[str, float] | None,
+) -> list[HeldOut | None]:
     """`parts`: per cut the masks of fitted and held-out points, (2, n)."""
-    objective = objective or default_objective(data)
-    least = len(law.parameters) + (objective.own is not None) + 1
+    objective, free = objective or default_objective(data), len(law.parameters) - len(fixed or {})
+    least = free + (objective.own is not None) + 1
     usable = [i for i, (shown, held) in enumerate(parts) if shown.sum() >= least and held.any()]
     found: list[HeldOut | None] = [None] * len(parts)
     if not usable:
@@ -123,7 +141,7 @@ def _held_out(law: Law, data: Observations, objective: Objective | None, parts: 
     weights = np.array([parts[i][0] for i in usable], dtype=float)
     if data.weights is not None:
         weights = weights * data.weights
-    fits = fit_many(law, data, objective=objective, weights=weights, starts=STARTS)
+    fits = fit_many(law, data, objective=objective, weights=weights, starts=STARTS, fixed=fixed)
     names = ("y", "hits", "trials", "low", "high")
     arrays = in_units(objective, {name: a for name in names if (a := getattr(data, name)) is not None})
     for row, i in enumerate(usable):
@@ -137,7 +155,7 @@ def _held_out(law: Law, data: Observations, objective: Objective | None, parts: 
         residual = residual[held & np.isfinite(residual)]
         likelihood = None
         if isinstance(objective, Gaussian):
-            variance = 2 * fits.objective[row] / max(shown.sum() - len(law.parameters), 1)
+            variance = 2 * fits.objective[row] / max(shown.sum() - free, 1)
             variance = max(variance, np.finfo(float).tiny)  # for a fit without residuals
             with np.errstate(over="ignore"):  # a fit without residuals gives other points a likelihood of 0
                 likelihood = float(np.mean(-loss[held] / variance) - 0.5 * np.log(2 * np.pi * variance))

@@ -54,14 +54,15 @@ class Objective:
     """What y is measured in: "y", a unit of its own that may change, or "1", an absolute one."""
 
     def check(self, data: Observations) -> None:
-        raise NotImplementedError
+        """Raises UserError for data that it does not take."""
+        raise NotImplementedError(f"{type(self).__name__} checks no data")
 
     def terms(self, value: Array, data: dict[str, Array], own: Array | None) -> Terms:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     def log_likelihood(self, objective: Array, data: Observations) -> Array | None:
         """(R,) from the minimised objective; None for a loss that is not a likelihood."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say whether it is a likelihood")
 
     def size(self, y: Array) -> float:
         """The size of a response, in units of which it is fitted."""

@@ -112,7 +112,7 @@ def compare(fits: Sequence[Fit]) -> Comparison:
     best = min(scores)
     ranked = []
     for fit, score in zip(fits, scores, strict=True):
-        cut = rolling(fit.law, fit.observations, fit.error, SHARES[-1:])
+        cut = rolling(fit.law, fit.observations, fit.error, SHARES[-1:], fit.fixed)
         last = over_groups(cut)
         error, likelihood = (last["estimate"][0], last["log_likelihood"][0]) if last.height else (None, None)
         ranked.append(

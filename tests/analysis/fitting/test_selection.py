@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from analysis.errors import UserError
-from analysis.fitting.extrapolation import largest, over_groups, predict_largest, rolling
+from analysis.fitting.extrapolation import held_out, largest, over_groups, predict_largest, rolling
 from analysis.fitting.fit import fit
 from analysis.fitting.objectives import Gaussian, Huber
 from analysis.fitting.observations import Observations
@@ -131,3 +131,17 @@ def test_predicted_over_observed_at_the_largest_size_is_one_on_a_line_and_above_
     assert found is not None
     assert found.low is not None
     assert found.low > 1.8
+
+
+def test_what_is_held_fixed_is_held_in_the_prediction_of_held_out_data_too() -> None:
+    sizes = np.array([1e5, 1e6, 1e7, 1e8])
+    times = 1e5 * (sizes / 1e6) ** 0.25
+    times[-1] *= 2
+    made = {
+        gamma: fit(LAWS["half_life_size"], Observations(x=sizes, y=times), objective=Gaussian(log=True),
+                   fixed={"gamma": gamma})
+        for gamma in (0.25, 0.0)
+    }  # fmt: skip
+    errors = {gamma: held_out(each)["the largest N"].error for gamma, each in made.items()}
+    assert errors[0.25] == pytest.approx(np.log(2), rel=1e-3)
+    assert errors[0.0] == pytest.approx(np.log(times[-1] / np.exp(np.log(times[:-1]).mean())), rel=1e-3)
