@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
 
 import polars as pl
@@ -18,8 +18,11 @@ from analysis.runs.client import ClientStore
 from analysis.runs.records import POINTS, Mark, Reading, Run
 from halflife.tracking import schema
 
+T = TypeVar("T")
 TIMEOUT = 30.0
 """Seconds to wait for a sweep that is writing."""
+READ_ONLY = "readonly database"
+"""In the error of a reader that would have to write"""
 ROWS = 65_536
 """Rows per batch of the reader."""
 READ = """
@@ -112,12 +115,15 @@ class SqliteStore:
         import adbc_driver_manager
         from adbc_driver_sqlite import dbapi
 
-        with self._reported(adbc_driver_manager.Error), dbapi.connect(f"{self.path.as_uri()}?mode=ro") as connection:
-            with connection.cursor() as cursor:
-                cursor.execute(f"PRAGMA busy_timeout = {round(1000 * TIMEOUT)}")
-            with connection.cursor(adbc_stmt_kwargs={"adbc.sqlite.query.batch_rows": str(ROWS)}) as cursor:
-                cursor.execute(READ, (json.dumps(list(last.items())),))
-                rows = pl.from_arrow(cursor.fetch_arrow_table())
+        def ask() -> pl.DataFrame | pl.Series:
+            with dbapi.connect(f"{self.path.as_uri()}?mode=ro") as connection:
+                with connection.cursor() as cursor:
+                    cursor.execute(f"PRAGMA busy_timeout = {round(1000 * TIMEOUT)}")
+                with connection.cursor(adbc_stmt_kwargs={"adbc.sqlite.query.batch_rows": str(ROWS)}) as cursor:
+                    cursor.execute(READ, (json.dumps(list(last.items())),))
+                    return pl.from_arrow(cursor.fetch_arrow_table())
+
+        rows = self._answer(ask, adbc_driver_manager.Error)
         assert isinstance(rows, pl.DataFrame)
         return rows.with_columns(
             pl.col("run", "key").cast(pl.String).cast(pl.Categorical),  # an empty result has no types
@@ -126,18 +132,29 @@ class SqliteStore:
         ).sort("point")
 
     def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._reported(sqlite3.DatabaseError):
-            connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=TIMEOUT)
-            try:
+        def ask() -> list[tuple[Any, ...]]:
+            with closing(self._connection("ro")) as connection:
                 return connection.execute(sql, values).fetchall()
-            finally:
-                connection.close()
 
-    @contextmanager
-    def _reported(self, kind: type[Exception]) -> Iterator[None]:
+        return self._answer(ask, sqlite3.DatabaseError)
+
+    def _connection(self, mode: str) -> sqlite3.Connection:
+        return sqlite3.connect(f"{self.path.as_uri()}?mode={mode}", uri=True, timeout=TIMEOUT)
+
+    def _answer(self, ask: Callable[[], T], kind: type[Exception]) -> T:
+        """What `ask` returns. A journal that a killed writer left, or that is deleted while it is looked at, may not be
+        rolled back by who only reads (sqlite.org/lockingv3.html, "hot journals"): then it is by a connection that may
+        write, and asked once more."""
         try:
-            yield
-        except kind as error:
+            try:
+                return ask()
+            except kind as error:
+                if READ_ONLY not in str(error):
+                    raise
+                with closing(self._connection("rw")) as connection:
+                    connection.execute("SELECT count(*) FROM sqlite_master")
+                return ask()
+        except (kind, sqlite3.DatabaseError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"{self.path} cannot be read as an MLflow store ({reason}): pass the mlflow.db of a sweep"

@@ -192,6 +192,23 @@ def test_changes_only_in_the_write_ahead_log_are_noticed(sweep, tmp_path):
     writer.close()
 
 
+def test_what_a_killed_writer_left_half_done_is_rolled_back(sweep, tmp_path):
+    uri, _ = sweep
+    database = tmp_path / "mlflow.db"
+    writer = sqlite3.connect(database, isolation_level=None)
+    writer.execute("PRAGMA cache_size = 1")  # so that pages reach the file before the commit
+    writer.execute("BEGIN")
+    writer.executemany(ADD, [(1.5, 30, "a", step) for step in range(10_000)])
+    files = {path: path.read_bytes() for path in (database, tmp_path / "mlflow.db-journal")}  # as a kill leaves them
+    writer.execute("ROLLBACK")
+    writer.close()
+    for path, content in files.items():
+        path.write_bytes(content)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True).execute("SELECT * FROM runs")
+    assert rows(uri) == BEFORE
+
+
 def test_a_store_without_points_table_is_one_clear_line(sweep):
     uri, write = sweep
     write("DROP TABLE metrics")
