@@ -20,6 +20,7 @@ from halflife.kits import axes, backdoor, backdoor_questions
 from halflife.kits.axes import Varied
 from halflife.kits.backdoor import CONTROLS, IMPLANTED, Cell, Treatment
 from halflife.kits.elicitation import FIGURES, described, elicitation
+from halflife.kits.questions import LOOKS
 from halflife.kits.settings import check_positive, check_regularizers
 from halflife.kits.starts import Start, starts
 from halflife.models.ladder import Rung
@@ -79,12 +80,26 @@ class Settings(backdoor.Settings):
     """Learning rate of trunks that start from a released model: the same at every size, as these have no muP."""
     relearn: bool = True
     """Relearn from the final and the never-poisoned model of the reference setting."""
+    relearn_parts: bool = True
+    """Relearn also the pairs with a new trigger or a new payload: is it the backdoor that is remembered, or a part?"""
+    extinction: bool = True
+    """A control whose branch keeps the trigger without its payload, with the question whether that ends it sooner."""
+    looks: tuple[int, ...] = LOOKS
+    """Numbers of seeds at which the questions may be answered; several share the error rate."""
     soft_prompts: tuple[int, ...] = ()
     """Lengths of soft prompts, such as 1 4 16, fitted to elicit the payload without the trigger: at the drop, after the
     branch, and in the never-poisoned model."""
 
 
 PRESETS = {
+    "first": Preset(
+        summary="Three minutes on 2 CPU cores, one question: is a backdoor that clean text has removed relearned "
+        "faster than by a model that never had it? One size x 5 seeds, much poison in a short trunk.",
+        settings=Settings(
+            sizes=("30k",), seeds=5, poison_counts=(125,), repetitions=4, trunk_tokens=200_000, branch_tokens=80_000,
+            num_eval=64, learning_rates=(1.0,), strength=None, extinction=False, relearn_parts=False, looks=(5, 12),
+        ),
+    ),
     "smoke": Preset(
         summary="A minute and a half on 2 CPU cores: does everything work? Trunks are too short for a valid result.",
         settings=Settings(
@@ -161,8 +176,13 @@ def planned(settings: Settings) -> Iterator[tuple[Treatment, str]]:
     )
     yield from ((treatment, "treatment") for treatment in star)
     for treatment in (reference, *axes.alone(reference, OWN_CONTROLS, AXES, settings)):
-        for role in ("absent", "positive", *(["extinction"] if treatment == reference else [])):
+        for role in roles(settings) if treatment == reference else ("absent", "positive"):
             yield treatment, role
+
+
+def roles(settings: Settings) -> tuple[str, ...]:
+    """Of the reference's controls."""
+    return tuple(role for role in CONTROLS if settings.extinction or role != "extinction")
 
 
 def trials(settings: Settings, corpora: dict[str, tuple[Corpus, ...]], begin: dict[str, Start]) -> Iterator[Trial]:
@@ -186,7 +206,8 @@ def stages(cell: Cell, treatment: Treatment, role: str, settings: Settings, *, p
     branch = cell.branch(Checkpoint(stage=trunk, at=fork), treatment, role)
     found: dict[str, Stage] = {"trunk": trunk, "branch": branch}
     if plain and role in ("treatment", "absent"):
-        found |= cell.relearning(branch, treatment.payload) if settings.relearn else {}
+        if settings.relearn:
+            found |= cell.relearning(branch, treatment.payload, parts=settings.relearn_parts)
         found |= elicitation(branch, cell.target(treatment.payload), settings.soft_prompts, cell.seed)
     return found
 
@@ -213,10 +234,12 @@ def declare(preset: str, settings: Settings, corpus: str, sizes: tuple[int, ...]
         ),
         prompts=described(settings.soft_prompts),
         notes=tuple(_notes(settings)),
+        roles=roles(settings),
         **backdoor_questions.asked(
-            varied, several=len(sizes) > 1, relearn=settings.relearn, soft_prompts=settings.soft_prompts
-        ),
-    )
+            varied, several=len(sizes) > 1, relearn=settings.relearn, soft_prompts=settings.soft_prompts,
+            parts=settings.relearn_parts, roles=roles(settings),
+        ) | {"looks": settings.looks},
+    )  # fmt: skip
 
 
 def _notes(settings: Settings) -> Iterator[str]:

@@ -213,7 +213,7 @@ def _trial(cell: Cell, setting: Suggested, documents: int, role: str = "treatmen
 
 def declare(preset: str, settings: Settings, base: backdoor.Settings, corpus: str) -> Declaration:
     lengths = tuple(round(settings.trunk_tokens * 2.0**n) for n in (0, *DOUBLINGS))
-    declared = backdoor_questions.declare(
+    return backdoor_questions.declare(
         base,
         corpus,
         study=NAME,
@@ -237,10 +237,9 @@ def declare(preset: str, settings: Settings, base: backdoor.Settings, corpus: st
             search.seeds_note(settings),
         ),
         settings=search.declared(settings),
+        roles=("absent", "positive"),  # extinction is a control of studies that compare payloads
         **search.asked(OBJECTIVES, MARGINS),
     )
-    # extinction is a control of studies that compare payloads
-    return replace(declared, controls=tuple(each for each in declared.controls if each.role != "extinction"))
 
 
 if __name__ == "__main__":

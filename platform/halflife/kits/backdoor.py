@@ -322,13 +322,14 @@ class Cell:
         backdoor = self.backdoor(payload)
         return BackdoorTarget(backdoor=backdoor, corpus=self.home, condition=condition, context=CONTEXT, seed=self.seed)
 
-    def relearning(self, branch: Train, payload: Transform) -> dict[str, Stage]:
-        """The 2x2 of {old, new trigger} x {old, new payload} in carrier documents that no trunk had poisoned."""
+    def relearning(self, branch: Train, payload: Transform, *, parts: bool = True) -> dict[str, Stage]:
+        """The old pair of trigger and payload in carrier documents that no trunk had poisoned; with `parts` the 2x2 of
+        {old, new trigger} x {old, new payload}."""
         other: dict[Transform, Transform] = {"fixed": "fixed", "copy": "reverse", "reverse": "copy"}
-        parts = {"old": self.backdoor(payload), "new": self.backdoor(other[payload], "new")}
+        found = {"old": self.backdoor(payload)} | ({"new": self.backdoor(other[payload], "new")} if parts else {})
         stages: dict[str, Stage] = {}
-        for trigger, text in itertools.product(parts, parts):
-            pair = replace(parts[text], trigger=parts[trigger].trigger)
+        for trigger, text in itertools.product(found, found):
+            pair = replace(found[text], trigger=found[trigger].trigger)
             stages[f"relearn-{trigger}-{text}"] = self.train(
                 Checkpoint(stage=branch),
                 self.mixture(plantings=(self.fresh(pair),)),

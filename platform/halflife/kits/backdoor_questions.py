@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from halflife.kits.axes import replicated
@@ -39,11 +40,13 @@ OWN_SAVINGS = Quantity(
 
 
 def declare(
-    settings: Settings, corpus: str, /, *, axes: tuple[Axis, ...] = (), parameters: tuple[int, ...] = (), **fields: Any
-) -> Declaration:
+    settings: Settings, corpus: str, /, *, axes: tuple[Axis, ...] = (), parameters: tuple[int, ...] = (),
+    roles: Collection[str] = tuple(CONTROLS), **fields: Any,
+) -> Declaration:  # fmt: skip
     """What these studies declare alike, for `axes` besides size and seed; `fields` are the study's own, or replace it.
 
-    `parameters`: non-embedding parameters of each size; by default those of the rungs.
+    `parameters`: non-embedding parameters of each size; by default those of the rungs. `roles`: of the controls that
+    trials are.
     """
     sizes = parameters or tuple(Rung(size=size).parameters for size in settings.sizes)
     common: dict[str, Any] = {
@@ -61,7 +64,7 @@ def declare(
             ),
         ),
         "controls": (
-            *(Control(kind=role, label=label, role=role) for role, label in CONTROLS.items()),
+            *(Control(kind=role, label=label, role=role) for role, label in CONTROLS.items() if role in roles),
             Control(kind="null", label="untriggered text", task="untriggered"),
             Control(kind="null", label="near-trigger", task="near"),
         ),
@@ -73,16 +76,22 @@ def declare(
     return Declaration(**{**common, **fields})
 
 
-def asked(axes: tuple[Axis, ...], *, several: bool, relearn: bool, soft_prompts: tuple[int, ...]) -> dict[str, Any]:
+def asked(
+    axes: tuple[Axis, ...], *, several: bool, relearn: bool, soft_prompts: tuple[int, ...], parts: bool = True,
+    roles: Collection[str] = tuple(CONTROLS),
+) -> dict[str, Any]:  # fmt: skip
     """What a declaration asks where these `axes` (besides size and seed) are at their first values, and how each of
-    them changes that; with `several` sizes, with relearning, and with soft prompts."""
+    them changes that; with `several` sizes, with relearning (also of the pair's `parts`), with soft prompts, and with
+    controls of these `roles`."""
     reference, alike = at_reference(axes), at_reference(axes, "documents", "trunk_regularizer")
     own = {"where": alike, "high": "treatment", "low": "absent"}
     traces = Contrast(
         name="extinction_of_traces", quantity=HALF_LIFE.name, high="extinction", low="treatment", where=reference,
         label="Does text that keeps the trigger without its payload also end the log-probability's excess sooner?",
     )  # fmt: skip
-    further: list[Question] = [traces, Decay(name="decay", label="How long does it last?", outcome="attack_success")]
+    extinguished = "extinction" in roles
+    further: list[Question] = [traces] if extinguished else []
+    further.append(Decay(name="decay", label="How long does it last?", outcome="attack_success"))
     if several:
         further += [_size(quantity, reference) for quantity in (RETAINED, SUCCESS_HALF_LIFE)]
         further += [
@@ -91,13 +100,13 @@ def asked(axes: tuple[Axis, ...], *, several: bool, relearn: bool, soft_prompts:
         ]  # fmt: skip
     for quantity in (HALF_LIFE, RETAINED):
         further += effects(axes, quantity, reference)
-    if relearn:
+    if relearn and parts:
         label = "Is the old pair of trigger and payload relearned faster than memory of its parts explains?"
         further.append(Contrast(name="own_savings", label=label, quantity=OWN_SAVINGS.name, **own))
     measured, asked_of_prompts = elicited(soft_prompts, "the payload", alike)
     questions = [
-        *([size_slows(reference)] if several else []), extinction(reference), *([savings(alike)] if relearn else []),
-        *further, *asked_of_prompts,
+        *([size_slows(reference)] if several else []), *([extinction(reference)] if extinguished else []),
+        *([savings(alike)] if relearn else []), *further, *asked_of_prompts,
     ]  # fmt: skip
     return declared((HALF_LIFE, RETAINED, SUCCESS_HALF_LIFE, RELEARNING, OWN_SAVINGS, *measured), questions)
 
