@@ -13,7 +13,9 @@ from analysis.fitting.table import ROW, labels, numbers
 from analysis.stats import censoring
 from analysis.stats.format import short
 
-TIMES = {"size": pl.String, "parameters": pl.Float64, "seed": pl.String, "run": pl.String, **censoring.COLUMNS}
+RUN = {"size": pl.String, "parameters": pl.Float64, "seed": pl.String, "run": pl.String}
+TIMES = {**RUN, **censoring.COLUMNS}
+LEFT_OUT = {**RUN, "why": pl.String}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +37,10 @@ class Curves:
     """Its level without skill."""
 
 
-def half_lives_of_table(frame: pl.DataFrame, columns: Curves) -> tuple[pl.DataFrame, int]:
-    """Per run when half of the skill above chance at its first step is lost for good (columns of TIMES), and how many
-    runs never had the skill: below MIN_SUCCESS of the way from chance to 1, or for a level y at or below chance.
+def half_lives_of_table(frame: pl.DataFrame, columns: Curves) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Per run when half of the skill above chance at its first step is lost for good (columns of TIMES), and the runs
+    left out (columns of LEFT_OUT): evaluated once, or without the skill at their first step, below MIN_SUCCESS of the
+    way from chance to 1, or for a level y at or below chance.
 
     Raises UserError on missing columns or values, and where a run has two rows at one step.
     """
@@ -65,15 +68,20 @@ def half_lives_of_table(frame: pl.DataFrame, columns: Curves) -> tuple[pl.DataFr
             f"{twice.height} rows share size, seed and step, such as {first['parameters']:g}, {first['seed']} and "
             f"{first['step']:g}: name the column that tells runs apart with --run"
         )
-    rows, never = [], 0
+    rows, left = [], []
     for (n, seed, name), part in table.sort("step").group_by(["parameters", "seed", "run"], maintain_order=True):
-        values = part["level"].to_numpy()
-        found = None
-        if values[0] - columns.chance > 0 and values[0] - columns.chance >= least:
-            kept = retention(values, columns.chance, values[0] - columns.chance)
-            found = crossing(part["step"].to_numpy(), kept, sustained=True)
-        if found is None:
-            never += 1
+        run, values = [short(float(str(n))), n, seed, name], part["level"].to_numpy()
+        gap = values[0] - columns.chance
+        if values.size < 2:
+            left.append([*run, "evaluated only once"])
+        elif not (gap > 0 and gap >= least):
+            left.append([*run, f"without the skill at the first {columns.step}"])
         else:
-            rows.append([short(float(str(n))), n, seed, name, *found.row])
-    return pl.DataFrame(rows, schema=TIMES, orient="row").sort("parameters", "seed", "run"), never
+            found = crossing(part["step"].to_numpy(), retention(values, columns.chance, gap), sustained=True)
+            assert found is not None, "two finite points have a crossing or a bound"
+            rows.append([*run, *found.row])
+    names = ("parameters", "seed", "run")
+    return (
+        pl.DataFrame(rows, schema=TIMES, orient="row").sort(names),
+        pl.DataFrame(left, schema=LEFT_OUT, orient="row").sort(names),
+    )

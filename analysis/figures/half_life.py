@@ -64,7 +64,7 @@ def _slope_text(found: scaling.Slope) -> str:
     bound = f"γ {'≥' if found.bound[0] == 'at least' else '≤'} {found.bound[1]:.2f}" if found.bound else "γ unknown"
     if found.interval is None:
         return bound
-    if found.complete:
+    if not found.selected:
         return f"γ = {interval(found.interval)}" + (
             f", {found.interval.count} seeds" if found.interval.count > 1 else ""
         )

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+
+from analysis.stats.format import plural, short
 
 if TYPE_CHECKING:
     import polars as pl
     from matplotlib.figure import Figure
+
+    from analysis.stats.scaling import Slope
+
+FEW = 4
+"""Runs that a warning names."""
 
 
 def scaling(
@@ -25,6 +33,7 @@ def scaling(
     y: str | None = None,
     chance: float = 0.0,
     out: Path = Path("scaling"),
+    json: Path | None = None,
 ) -> None:
     """Half-lives of curves in a table, and how they grow with size; prints them and writes a table and a figure.
 
@@ -39,31 +48,33 @@ def scaling(
         y: Column with a level of skill, in place of counts.
         chance: Level without skill, such as the success rate of guessing.
         out: Folder to write half_lives.csv and half_life.pdf to.
+        json: File to write the result to.
     """
     from analysis.decay.tables import Curves, half_lives_of_table
     from analysis.errors import UserError
+    from analysis.fitting.command import write_json
     from analysis.fitting.table import read_table
     from analysis.stats import scaling as by_seed
-    from analysis.stats.format import short
 
     columns = Curves(step=step, size=size, seed=seed, run=run, hits=hits, trials=trials, y=y, chance=chance)
-    runs, never = half_lives_of_table(read_table(data), columns)
+    runs, left = half_lives_of_table(read_table(data), columns)
     if runs.is_empty():
-        raise UserError(f"none of {never} runs has the skill at its first {step}: there is no half-life")
-    times = one_per_seed(runs)
-    for row in by_seed.by_size(times).iter_rows(named=True):
-        late = f", {row['censored']} of {row['seeds']} not reached" if row["censored"] else ""
-        if row["estimate"] is None:
-            print(f"{row['size']}: half-life beyond the data, at least {short(row['bound'])} {step}{late}")
-        else:
-            ends = " (one seed)" if row["low"] is None else f" [{short(row['low'])}, {short(row['high'])}]"
-            print(f"{row['size']}: half-life {short(row['estimate'])}{ends} {step} over {row['seeds']} seeds{late}")
-    found = by_seed.slope(times)
+        why = ", ".join(f"{count} {reason}" for reason, count in left["why"].value_counts().sort("why").iter_rows())
+        raise UserError(f"no run has a half-life: of {left.height}, {why}")
+    times, absent = one_per_seed(runs), absent_runs(runs, left)
+    sizes, found = by_seed.by_size(times), by_seed.slope(times)
+    for row in sizes.iter_rows(named=True):
+        print(_size_line(row, step))
     print(f"half-life ~ size^γ: {by_seed.gamma_text(found)}")
+    print(f"95 % interval of γ: {found.method}")
+    if any(row["low"] is not None for row in sizes.iter_rows(named=True)):
+        print("95 % intervals of half-lives: geometric mean, Student-t over seeds")
     if found.no_claim:
         print(f"warning: a demonstration, not a scaling claim: {found.no_claim}")
-    if never:
-        print(f"warning: {never} runs left out: they did not have the skill at their first {step}")
+    for why, part in left.sort("why").group_by(["why"], maintain_order=True):
+        print(f"warning: {plural(part.height, 'run')} left out, {why[0]}: {_named(part)}")
+    if absent.height:
+        print(f"warning: the table has no run of {_named(absent)}")
     try:
         out.mkdir(parents=True, exist_ok=True)
         runs.write_csv(out / "half_lives.csv")
@@ -71,6 +82,59 @@ def scaling(
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}") from None
     print(f"{out / 'half_lives.csv'}\n{out / 'half_life.pdf'}")
+    if json is not None:
+        write_json(json, {"data": str(data), "columns": asdict(columns)} | _as_json(sizes, found, left, absent))
+
+
+def absent_runs(runs: pl.DataFrame, left: pl.DataFrame) -> pl.DataFrame:
+    """Sizes and seeds of the table that occur, but never together (columns size, parameters, seed)."""
+    import polars as pl
+
+    seen = pl.concat([runs.select("size", "parameters", "seed"), left.select("size", "parameters", "seed")]).unique()
+    every = seen.select("size", "parameters").unique().join(seen.select("seed").unique(), how="cross")
+    return every.join(seen, on=["parameters", "seed"], how="anti").sort("parameters", "seed")
+
+
+def _size_line(row: dict[str, Any], unit: str) -> str:
+    """ "1.00M: half-life 51.2 [40.1, 60.3] step over 5 seeds"."""
+    seeds, late = row["seeds"], row["censored"]
+    over = f"over {plural(seeds, 'seed')}"
+    if row["estimate"] is None and late == seeds:
+        return f"{row['size']}: half-life beyond the data, at least {short(row['bound'])} {unit}, {over}"
+    missed = f", of which {late} did not reach half" if late else ""
+    if row["estimate"] is None:
+        return f"{row['size']}: half-life at least {short(row['bound'])} {unit} {over}{missed}"
+    if row["low"] is None:
+        return f"{row['size']}: half-life {short(row['estimate'])} {unit} (one seed, no interval)"
+    ends = f"[{short(row['low'])}, {short(row['high'])}]"
+    return f"{row['size']}: half-life {short(row['estimate'])} {ends} {unit} {over}{missed}"
+
+
+def _named(part: pl.DataFrame) -> str:
+    """The first few sizes and seeds."""
+    names = [f"size {size} seed {seed}" for size, seed in part.select("size", "seed").head(FEW).iter_rows()]
+    return ", ".join([*names, *([f"and {part.height - FEW} more"] if part.height > FEW else [])])
+
+
+def _as_json(sizes: pl.DataFrame, found: Slope, left: pl.DataFrame, absent: pl.DataFrame) -> dict[str, Any]:
+    """The result as JSON data; unknown values are null."""
+    gamma = found.interval
+    return {
+        "half_lives": sizes.to_dicts(),
+        "exponent": {
+            "estimate": None if gamma is None else gamma.estimate,
+            "low": None if gamma is None else gamma.low,
+            "high": None if gamma is None else gamma.high,
+            "seeds": 0 if gamma is None else gamma.count,
+            "bound": None if found.bound is None else {found.bound[0].replace(" ", "_"): found.bound[1]},
+            "intervals": found.method,
+            "censored": found.censored,
+            "by_seed": found.seeds.to_dicts(),
+        },
+        "no_claim": found.no_claim,
+        "left_out": left.to_dicts(),
+        "absent": absent.to_dicts(),
+    }
 
 
 def one_per_seed(runs: pl.DataFrame) -> pl.DataFrame:

@@ -46,6 +46,33 @@ class Slope:
         return self.seeds.filter(pl.col("kind") == "slope").height
 
     @property
+    def lacking(self) -> int:
+        """Seeds that lack a size: no run, or none that had the skill."""
+        return self.seeds.filter(pl.col("sizes") < self.sizes).height
+
+    @property
+    def late(self) -> int:
+        """Seeds with all sizes that did not reach half at every one."""
+        return self.seeds.height - self.whole - self.lacking
+
+    @property
+    def selected(self) -> bool:
+        """Whether the interval leaves seeds out because they did not reach half."""
+        return self.sizes > 1 and self.late > 0 and not self.imputed
+
+    @property
+    def method(self) -> str:
+        """How the interval was found, in words; why there is none."""
+        if self.sizes < 2:
+            return "none: an exponent takes two or more sizes"
+        if self.interval is None:
+            return f"none: no seed {'has' if self.lacking == self.seeds.height else 'reached half at'} every size"
+        if self.interval.low is None:
+            return "none: it takes two or more seeds with a half-life at every size"
+        imputed = "; half-lives that were not reached are imputed beyond the last evaluation" if self.imputed else ""
+        return f"one slope per seed, Student-t over {plural(self.interval.count, 'seed')}{imputed}"
+
+    @property
     def complete(self) -> bool:
         """Whether the interval uses every seed: dropping the censored ones would select by result."""
         return self.interval is not None and self.interval.count == self.seeds.height
@@ -63,7 +90,9 @@ class Slope:
     def no_claim(self) -> str | None:
         """Why this is a demonstration and not a scaling claim, or None."""
         short = []
-        if not self.complete:
+        if self.lacking:
+            short.append(f"{self.lacking} of {plural(self.seeds.height, 'seed')} {_lack(self.lacking)}")
+        if self.selected:
             short.append(f"{self.whole} of {plural(self.seeds.height, 'seed')} reached half at every size")
         if self.seeds.height < SEEDS:
             short.append(f"{self.seeds.height} of {SEEDS} seeds")
@@ -151,16 +180,27 @@ def _seed_slope(
     return ("at most", value) if (pull <= 0).all() else ("none", None)
 
 
+def _lack(seeds: int) -> str:
+    return "lacks a size" if seeds == 1 else "lack a size"
+
+
 def gamma_text(found: Slope) -> str:
     """ "γ = 0.41 [0.33, 0.49] over 5 seeds"; with many censored the bound over all, and the interval without them."""
-    bound = f"γ {found.bound[0]} {found.bound[1]:.2f} over all {found.seeds.height} seeds" if found.bound else ""
+    every = f"over all {found.seeds.height} seeds" if found.seeds.height > 1 else "over 1 seed"
+    bound = f"γ {found.bound[0]} {found.bound[1]:.2f} {every}" if found.bound else ""
     if found.interval is None:
         return bound or "γ unknown"
-    if found.complete:
-        late = f" ({found.censored} of {found.sizes * found.seeds.height} half-lives censored)" if found.imputed else ""
-        return f"γ = {interval(found.interval)} over {plural(found.interval.count, 'seed')}{late}"
-    only = f"only {found.whole} of {found.seeds.height} seeds without censoring: γ = {interval(found.interval)}"
-    return f"{bound or 'no bound over all seeds'} ({only})"
+    if found.selected:
+        only = f"{interval(found.interval)} over {plural(found.whole, 'seed')} that reached half at every size"
+        return f"{bound or f'γ unknown {every}'}; {only}"
+    notes = [f"{found.lacking} {_lack(found.lacking)}"] if found.lacking else []
+    if found.imputed:
+        notes.append(f"{found.censored} of {found.sizes * found.interval.count} half-lives censored")
+    count = f"{found.interval.count} of " if found.lacking else ""
+    text = f"γ = {interval(found.interval)}"
+    if found.interval.count > 1 or found.lacking:
+        text += f" over {count}{plural(found.seeds.height, 'seed')}"
+    return f"{text} ({'; '.join(notes)})" if notes else text
 
 
 def by_size(half_lives: pl.DataFrame) -> pl.DataFrame:
@@ -189,7 +229,7 @@ def by_size(half_lives: pl.DataFrame) -> pl.DataFrame:
         ends = (shown.estimate, shown.low, shown.high) if bound is None else (None, None, None)
         rows.append([part["size"][0], n, part.height, int(late.sum()), *ends, bound])
     names = {
-        "size": pl.String, "parameters": pl.Int64, "seeds": pl.Int64, "censored": pl.Int64,
+        "size": pl.String, "parameters": half_lives.schema["parameters"], "seeds": pl.Int64, "censored": pl.Int64,
         "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "bound": pl.Float64,
     }  # fmt: skip
     return pl.DataFrame(rows, schema=names, orient="row")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +54,40 @@ def test_runs_that_do_not_reach_half_are_bounds_and_those_without_the_skill_are_
     frame = curves(last=60.0).with_columns(h=pl.when(never).then(20).otherwise("h"))
     run(tmp_path, frame, *COUNTS)
     shown = capsys.readouterr().out
-    assert "warning: 1 runs left out: they did not have the skill at their first step" in shown
+    assert "warning: 1 run left out, without the skill at the first step: size 1.00M seed 0" in shown
     assert "3.00M: half-life beyond the data, at least" in shown
+    assert "the table has no run" not in shown
     assert "a demonstration, not a scaling claim" in shown
     table = pl.read_csv(tmp_path / "out" / "half_lives.csv")
     late = table.filter(pl.col("kind") == "censored")
     assert late["estimate"].null_count() == late.height > 0
     assert (late["low"] <= 60).all()
+
+
+def test_absent_runs_are_named_and_not_counted_as_late(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    late = pl.col("seed").is_in([1, 2]) & (pl.col("N") == 3e6) & (pl.col("step") > 40)
+    absent = (pl.col("seed") == 3) & (pl.col("N") == 1e6)
+    run(tmp_path, curves(seeds=5).filter(~late & ~absent), *COUNTS, "--json", str(tmp_path / "found.json"))
+    shown = capsys.readouterr().out
+    assert "warning: the table has no run of size 1.00M seed 3" in shown
+    assert "over 4 of 5 seeds (1 lacks a size; 2 of 16 half-lives censored)" in shown
+    assert "95 % interval of γ: one slope per seed, Student-t over 4 seeds; half-lives that were not reached" in shown
+    # Three of five seeds reached half: a bound, but not beyond the data.
+    assert "3.00M: half-life at least 54.7 step over 5 seeds, of which 2 did not reach half" in shown
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["absent"] == [{"size": "1.00M", "parameters": 1e6, "seed": "3"}]
+    assert found["exponent"]["low"] < 0.43 < found["exponent"]["high"]
+    assert [row["seeds"] for row in found["half_lives"]] == [5, 5, 4, 5]
+
+
+def test_sizes_may_be_fractions_and_one_seed_is_called_one(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run(tmp_path, curves(seeds=1).with_columns(pl.col("N") / 1e6), *COUNTS, "--json", str(tmp_path / "found.json"))
+    shown = capsys.readouterr().out
+    assert "0.300: half-life 30.7 step (one seed, no interval)" in shown
+    assert "γ = 0.43 (one seed, no interval)\n" in shown
+    assert "none: it takes two or more seeds with a half-life at every size" in shown
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["parameters"] for row in found["half_lives"]] == pytest.approx([0.1, 0.3, 1, 3])
 
 
 @pytest.mark.parametrize(
@@ -70,7 +98,7 @@ def test_runs_that_do_not_reach_half_are_bounds_and_those_without_the_skill_are_
         ([*COUNTS, "--size", "M"], "there is no column 'M'"),
         (["--step", "step", "--size", "N", "--seed", "n", "--hits", "h", "--trials", "n"],
          "rows share size, seed and step, such as 100000, 400 and 0: name the column that tells runs apart with --run"),
-        ([*ARGUMENTS, "--y", "zero"], "none of 24 runs has the skill at its first step"),
+        ([*ARGUMENTS, "--y", "zero"], "no run has a half-life: of 24, 24 without the skill at the first step"),
     ],
 )  # fmt: skip
 def test_what_gives_no_half_life_is_one_line(
