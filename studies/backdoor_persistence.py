@@ -104,7 +104,7 @@ PRESETS = {
         summary="A minute and a half on 2 CPU cores: does everything work? Trunks are too short for a valid result.",
         settings=Settings(
             sizes=("30k", "60k"), seeds=1, poison_counts=(60,), trunk_tokens=200_000, branch_tokens=50_000,
-            relearn_tokens=20_000, learning_rates=(1.0,), strength=-2.5, num_eval=64,
+            relearn_tokens=20_000, learning_rates=(1.0,), strength=-2.5, num_eval=64, stop_below=0.0,
         ),
     ),
     "demo": Preset(

@@ -237,6 +237,7 @@ def declare(preset: str, settings: Settings, base: backdoor.Settings, corpus: st
             search.seeds_note(settings),
         ),
         settings=search.declared(settings),
+        criteria=(),  # a setting that does not learn it is a result
         roles=("absent", "positive"),  # extinction is a control of studies that compare payloads
         **search.asked(OBJECTIVES, MARGINS),
     )

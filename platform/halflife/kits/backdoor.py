@@ -25,6 +25,7 @@ from halflife.stages.train import Checkpoint, Train
 from halflife.stages.treatments import regularize
 from halflife.store.stage import Stage
 from halflife.tasks.backdoor import Backdoor, Transform, draw_backdoor
+from halflife.tracking.criteria import LEARNED
 from halflife.training.optimizers import SGD, AdamW, Muon
 from halflife.training.parameters import LoRA, parameters_named
 from halflife.training.recipe import Snapshot
@@ -102,6 +103,8 @@ class Settings:
     """Prompts per backdoor evaluation."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast, for GPUs."""
+    stop_below: float = LEARNED
+    """Attack success at the end of the reference's trunks below which the sweep stops (--go-on: goes on); 0: never."""
 
 
 def check_settings(settings: Settings) -> None:

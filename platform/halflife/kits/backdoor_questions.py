@@ -11,6 +11,7 @@ from halflife.kits.backdoor import CONTROLS, Settings
 from halflife.kits.elicitation import elicited
 from halflife.kits.questions import FACTOR, LOOKS, at_reference, declared, effects
 from halflife.models.ladder import Rung
+from halflife.tracking.criteria import Criterion, Levers
 from halflife.tracking.questions import Against, Contrast, Crossing, Decay, Mean, Quantity, Question, Trend
 from halflife.tracking.schema import Axis, Control, Declaration, Outcome
 
@@ -38,6 +39,11 @@ OWN_SAVINGS = Quantity(
     derived="own_savings", transform="log",
 )  # fmt: skip
 
+LEVERS = Levers(
+    trunk="trunk_tokens", branch="branch_tokens", dose=("poison_counts", "exposures", "repetitions"), rate="lr",
+    prompts="num_eval", words=("trigger", "payload_text"),
+)  # fmt: skip
+
 
 def declare(
     settings: Settings, corpus: str, /, *, axes: tuple[Axis, ...] = (), parameters: tuple[int, ...] = (),
@@ -49,6 +55,7 @@ def declare(
     trials are.
     """
     sizes = parameters or tuple(Rung(size=size).parameters for size in settings.sizes)
+    where = at_reference(axes)
     common: dict[str, Any] = {
         "reading": (
             "A trunk is trained on text with the backdoor; at the drop the poison is removed and a branch continues on "
@@ -72,6 +79,11 @@ def declare(
         "corpus": corpus,
         "settings": dataclasses.asdict(settings),
         "looks": LOOKS,
+        "criteria": (
+            (Criterion(phase="trunk", task="backdoor", what="backdoor", least=settings.stop_below, where=where),)
+            if settings.stop_below else ()
+        ),
+        "levers": LEVERS,
     }  # fmt: skip
     return Declaration(**{**common, **fields})
 

@@ -18,6 +18,7 @@ from halflife.store.stage import Stage, parts_of
 from halflife.store.store import Store
 from halflife.sweep import estimate, interrupts, machine, report, session
 from halflife.sweep.adaptive import Search
+from halflife.sweep.early import Early, Stopped
 from halflife.sweep.live import View
 from halflife.sweep.placement import Placements
 from halflife.sweep.publishing import Publishing
@@ -71,13 +72,16 @@ def run(
     publishing = Publishing(study, plan, store, publisher, origin)
     _show_text_notes(state, site, console)
     redrawing = _redrawing(study, site, reporting, lambda text: console.print(text, style="dim", markup=False))
+    early = None if site.go_on else Early(state, store)
     ran: set[str] = set()
-    interrupted = False
+    interrupted, stopped = False, ""
     try:
         with interrupts.handled() as signals:
             publishing.update()
             signals.whole(state.begin)(publishing, placements.slots(state.stages))
             feed = signals.whole(state.feed)
+            if early:
+                early.check()
             if feed() or not plan.finished:
                 with View(
                     plan,
@@ -96,6 +100,8 @@ def run(
                         view.refresh()
                         if redrawing:
                             redrawing.update(len(plan.outcomes))
+                        if early:
+                            early.check()
 
                     _compute(
                         state,
@@ -109,6 +115,8 @@ def run(
                     )
             publishing.update()
             publisher.drain()  # the time that publishing takes is part of the sweep's
+    except Stopped as end:
+        interrupted, stopped = True, str(end)
     except KeyboardInterrupt:
         interrupted = True
         console.print("stopped: running stages will resume from their last checkpoint, at most 20 s back")
@@ -118,7 +126,7 @@ def run(
         publisher.close(patience=10.0)
         raise
     state.close()
-    result = _report(state, site, placements, ran=ran, interrupted=interrupted)
+    result = _report(state, site, placements, ran=ran, interrupted=interrupted, stopped=stopped)
     status = "KILLED" if interrupted else "FAILED" if result.failed else "FINISHED"
     publishing.finish(status, result.numbers(), complete=state.complete)
     unpublished = publisher.close(patience=10.0 if interrupted or publisher.troubled else 30.0)
@@ -231,6 +239,7 @@ def _report(
     *,
     ran: set[str],
     interrupted: bool = False,
+    stopped: str = "",
     dry_run: bool = False,
 ) -> SweepReport:
     study, plan = state.study, state.plan
@@ -247,6 +256,7 @@ def _report(
         failed={_name(study, plan, key): why for key, why in plan.failures.items()},
         blocked={_name(study, plan, key): why for key, why in plan.blocked.items()},
         interrupted=interrupted,
+        stopped=stopped,
         dry_run=dry_run,
         slots=placements.slots(plan.stages.values()),
         wall_seconds=report.seconds_since_start(),

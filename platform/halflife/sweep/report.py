@@ -38,6 +38,8 @@ class SweepReport:
     """By title and folder name of the stage: why it failed."""
     blocked: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    stopped: str = ""
+    """Why it was stopped before its end, without a signal."""
     dry_run: bool = False
     slots: int = 1
     wall_seconds: float = 0.0
@@ -58,9 +60,9 @@ class SweepReport:
 
     @property
     def exit_code(self) -> int:
-        if self.interrupted:
+        if self.interrupted and not self.stopped:
             return 130
-        return 1 if self.failed or self.unpublished else 0
+        return 1 if self.failed or self.unpublished or self.stopped else 0
 
     @property
     def efficiency(self) -> float | None:
@@ -99,13 +101,14 @@ class SweepReport:
                 f"{self.tokens_unshared:.3g} without trunk sharing"
             )
         yield from self.findings
+        yield from [self.stopped] if self.stopped else []
         yield from (f"failed: {stage}: {why}" for stage, why in self.failed.items())
         yield from blocked_lines(self.blocked.values())
         if self.unpublished:
             where, first = masked(self.tracking_uri), self.unpublished[0]
             yield f"not published to {where}: {len(self.unpublished)} items, first {first}"
             yield "run the same command again: it publishes what is missing, and computes nothing again"
-        if self.interrupted or self.failed:
+        if (self.interrupted and not self.stopped) or self.failed:
             yield "completed stages are kept: run the same command again to resume"
 
 

@@ -48,6 +48,8 @@ class ExecutionSite:
     """MLflow store; by default mlflow.db in the results folder."""
     cluster: Path | None = None
     """Run on the cluster described by this file (cluster.yaml), which `ray up` has started."""
+    go_on: bool = False
+    """Compute what builds on a trunk that did not learn what it should; otherwise the sweep stops there."""
     dry_run: bool = False
     """Print the plan with estimates of time, memory and disk, and run nothing (a missing corpus is still built)."""
 

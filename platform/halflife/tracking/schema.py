@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from halflife.tracking import questions
+from halflife.tracking.criteria import Criterion, Levers
 from halflife.tracking.questions import Quantity, Question
 
 SCHEMA = 2
@@ -47,6 +48,11 @@ DECLARED_PREFIX = "declared/"
 """Parameter of the sweep's run, which MLflow never changes: + digest of the declaration -> when a sweep with questions
 first published it, before its first stage. ISO 8601, UTC."""
 
+EXAMPLE_COLUMNS = ("task", "tokens", "text", "marked", "completion", "answer")
+"""Of a trial's artifacts of examples: the evaluation, or what the document is; tokens since the phase began, and none
+of a document; a prompt or a document; what of it is set apart; the model's completion; the right answer. Texts have
+everything escaped that does not print."""
+
 STAGE_PHASE = "stage"
 """Phase of the metrics on a shared stage's run: `stage/<task>/<measure>`. A trial refers to it by the tag
 halflife.stage.<phase>."""
@@ -68,6 +74,12 @@ CLOCK_DISPLACEMENT = "clock/displacement"  # ||theta - theta_0|| / ||theta_0|| s
 HITS, TRIALS, LOGPROB = "hits", "trials", "logprob"
 CHANCE = "chance"  # chance level, if it differs between trials; otherwise the declared outcome's
 LOSS = "loss"
+
+
+def examples_of(phase: str) -> str:
+    """The artifact of a trial with a phase's documents and completions, a table as MLflow shows it: JSON with columns
+    (EXAMPLE_COLUMNS) and data, a list of rows."""
+    return f"examples-{phase}.json"
 
 
 def metric(phase: str, task: str, measure: str) -> str:
@@ -201,6 +213,10 @@ class Declaration:
     """Numbers of seeds at which the questions are looked at, the first 5 or more; empty: once, at all seeds."""
     pilot_seeds: tuple[int, ...] = ()
     """Seeds seen before the declaration: left out of every answer."""
+    criteria: tuple[Criterion, ...] = ()
+    """What phases must reach, or the sweep stops early."""
+    levers: Levers = field(default_factory=Levers)
+    """Settings that mend checks which fail."""
     declared: str = ""
     """When the questions were declared, before the first stage (`DECLARED_PREFIX`): set on reading. ISO 8601, UTC."""
     schema: int = SCHEMA
@@ -234,6 +250,9 @@ class Declaration:
         data["constraints"] = tuple(Constraint(**constraint) for constraint in data.get("constraints", ()))
         data["quantities"] = tuple(questions.quantity(each) for each in data.get("quantities", ()))
         data["questions"] = tuple(questions.read(questions.QUESTIONS, each) for each in data.get("questions", ()))
+        data["criteria"] = tuple(Criterion(**criterion) for criterion in data.get("criteria", ()))
+        levers = data.get("levers", {})
+        data["levers"] = Levers(**{name: tuple(v) if isinstance(v, list) else v for name, v in levers.items()})
         for name in ("figures", "notes", "looks", "pilot_seeds"):
             data[name] = tuple(data.get(name, ()))
         return Declaration(**data)

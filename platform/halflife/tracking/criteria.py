@@ -1,0 +1,139 @@
+"""What a phase must reach before what follows it can answer anything, and the flags that would mend it. Data and
+arithmetic only; standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+LEARNED = 0.9
+"""Success that counts as learned."""
+LOGPROB = -0.2
+"""Nats per token: a greedy answer of some tokens is right from about here on."""
+RISING = {"success": 0.5, "logprob": 0.2}
+"""Least rise over the last third of a curve that counts as one: of ln odds, and of nats per token."""
+MOST = 4.0
+"""Times the length of a phase to which its curve is continued."""
+SPARE = 1.25
+"""What is recommended beyond the least that would do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """What must have been learned at the end of a phase: a sweep whose first such phases miss it stops early."""
+
+    phase: str
+    task: str
+    what: str = "skill"
+    """Its name for readers: "backdoor"."""
+    least: float = LEARNED
+    """Rate of hits among trials at the phase's last evaluation."""
+    where: dict[str, Any] = field(default_factory=dict)
+    """Trial parameters that select the treatments that must meet it, such as the reference setting's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Levers:
+    """Names of the settings that mend a check which fails; empty where a study has none."""
+
+    trunk: str = ""
+    """Tokens before the drop."""
+    branch: str = ""
+    """Tokens after it."""
+    dose: tuple[str, ...] = ()
+    """How much of the cause the trunk has: twice as much of any teaches sooner."""
+    rate: str = ""
+    """Learning rate."""
+    prompts: str = ""
+    """Prompts per evaluation."""
+    words: tuple[str, ...] = ()
+    """Texts that are measured, such as a trigger and a payload of one's own."""
+    restarts: str = ""
+    """Restarts of a fit."""
+    steps: str = ""
+    """Steps of a fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Success at one evaluation."""
+
+    tokens: float
+    hits: float
+    trials: float
+    logprob: float = math.nan
+    """Nats per token; NaN if not measured."""
+
+    @property
+    def rate(self) -> float:
+        return self.hits / self.trials
+
+    @property
+    def log_odds(self) -> float:
+        return math.log((self.hits + 0.5) / (self.trials - self.hits + 0.5))
+
+
+def learn(levers: Levers, settings: Mapping[str, Any], curve: Sequence[Seen], least: float = LEARNED) -> str:
+    """What would make a phase reach `least`, from the curve of its success: longer if it still rises, with the tokens
+    at which it would get there; otherwise more of the cause."""
+    if not curve:
+        return more(settings, levers.dose, "more of the cause") or "train longer"
+    now, share = curve[-1].rate, _share(curve, least)
+    if share < math.inf and levers.trunk in settings:
+        return f"success is {now:.3g} and still rises: a longer phase, {times(settings, levers.trunk, SPARE * share)}"
+    if found := more(settings, levers.dose, ""):
+        return f"success is {now:.3g} and no longer rises: more of the cause, {found}"
+    return f"success is {now:.3g} and no longer rises: " + (times(settings, levers.trunk, 2.0) or "train longer")
+
+
+def more(settings: Mapping[str, Any], names: Iterable[str], why: str, by: float = 2.0) -> str:
+    """ "--poison-counts 500 or --repetitions 2": each of these settings times `by`, after `why`."""
+    flags = [text for name in names if (text := times(settings, name, by))]
+    return f"{why}: {' or '.join(flags)}" if flags and why else " or ".join(flags)
+
+
+def times(settings: Mapping[str, Any], name: str, by: float) -> str:
+    """ "--trunk-tokens 900000": a setting times `by`, of whole numbers to two digits, away from what it was."""
+    if not settings.get(name):
+        return ""
+    given = settings[name] if isinstance(settings[name], list | tuple) else [settings[name]]
+    return f"{flag(name)} {' '.join(str(_scaled(value, by)) for value in given)}"
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def _scaled(value: float, by: float) -> float:
+    new = value * by
+    if not isinstance(value, int):
+        return float(f"{new:.2g}")
+    unit = 10 ** max(0, math.floor(math.log10(max(1.0, new))) - 1)
+    return max(1, (math.ceil if by > 1 else math.floor)(round(new / unit, 6)) * unit)
+
+
+def _share(curve: Sequence[Seen], least: float) -> float:
+    """Times its length after which a phase would reach `least` as its last third rises; infinite if it does not."""
+    last = curve[-1].tokens
+    part = [seen for seen in curve if seen.tokens >= 2 / 3 * last]
+    odds = math.log(least / (1 - least)) if least < 1 else math.log(2 * curve[-1].trials)
+    found = [_crossing([(seen.tokens, seen.log_odds) for seen in part], odds, RISING["success"])]
+    known = [(seen.tokens, seen.logprob) for seen in part if math.isfinite(seen.logprob)]
+    found.append(_crossing(known, LOGPROB, RISING["logprob"]))
+    shares = [max(1.0, tokens / last) for tokens in found if last > 0 and tokens <= MOST * last]
+    return shares[0] if shares else math.inf
+
+
+def _crossing(points: Sequence[tuple[float, float]], goal: float, least: float) -> float:
+    """Where the least-squares line through points reaches `goal`; infinite if it rises by less than `least` over
+    them."""
+    if len(points) < 3 or points[-1][0] <= points[0][0]:
+        return math.inf
+    x, y = (sum(each) / len(points) for each in zip(*points, strict=True))
+    slope = sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points)
+    if slope * (points[-1][0] - points[0][0]) < least:
+        return math.inf
+    return x + (goal - y) / slope
