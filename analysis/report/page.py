@@ -13,6 +13,7 @@ from analysis.decay.design import decaying, leading, vocabulary
 from analysis.figures import SCALING
 from analysis.report.asked import answered, asked, by_trial, meanings, quantity_values
 from analysis.report.decay_section import ALWAYS, decay_section, figure_panel
+from analysis.report.examples_section import examples_section
 from analysis.report.prompts_section import SHOWN, prompts_section
 from analysis.report.rendering import rendered_page
 from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, progress, provenance
@@ -60,6 +61,7 @@ def _descriptive(data: StudyData, out: Path) -> dict[str, Any]:
         "panels": [panel for panel in panels if panel.image or panel.name in data.declaration.figures],
         "decay": decay_section(view, out) if outcomes else None,
         "prompts": prompts,
+        "examples": examples_section(data),
         "values": _values(data, out),
     }
 

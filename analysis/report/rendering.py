@@ -10,7 +10,8 @@ from halflife.secrets import masked
 
 NOTHING: dict[str, Any] = {
     "live": None, "opening": [], "answered": None, "invalid": [], "unknown": [], "checks": [], "axes": [], "fixed": [],
-    "questions": [], "panels": [], "decay": None, "prompts": None, "values": None, "efficiency": [], "provenance": None,
+    "questions": [], "panels": [], "decay": None, "prompts": None, "examples": [], "values": None,
+    "efficiency": [], "provenance": None,
     "words": {"skill": "skill", "answer": "answer", "success": "success"},
 }  # fmt: skip
 

@@ -75,8 +75,9 @@ def load_study(tracking_uri: str, study: str, sweep: str | None = None, cache: P
         cache = store.path.parent / "cache"
     points, totals = _points(store, Cache(cache, parent.id, tracking_uri), parent, runs, upgrade.metric)
     return StudyData(
-        declaration=declaration, sweep=parent, totals=totals, trials=trials, points=points, parameters=parameters
-    )
+        declaration=declaration, sweep=parent, totals=totals, trials=trials, points=points, parameters=parameters,
+        artifact=lambda trial, name: store.artifact(newest[trial], name),
+    )  # fmt: skip
 
 
 def _declaration(store: Store, parent: Run) -> tuple[Declaration, upgrades.Upgrade]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +17,9 @@ from halflife.tracking.schema import Declaration
 POINTS = {"trial": pl.String, "phase": pl.String, "step": pl.Int64, "name": pl.String, "value": pl.Float64}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class StudyData:
-    """One sweep of one study."""
+    """One sweep of one study; printed as a few lines: its trials, what varies between them, and the frames."""
 
     declaration: Declaration
     sweep: Run
@@ -31,12 +32,36 @@ class StudyData:
     """trial, phase, step (tokens since the phase began), name (`task/measure`), value."""
     parameters: tuple[str, ...]
     """Names of the parameter columns of `trials`."""
+    artifact: Callable[[str, str], str | None] = field(default=lambda trial, name: None, repr=False, compare=False)
+    """Text of a trial's artifact of that name, None if there is none: read when it is asked for."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Cache of results computed from this data and shared by figures; a modified copy starts empty."""
+
+    def __repr__(self) -> str:
+        roles = ", ".join(f"{count} {role or 'without a role'}" for role, count in _counted(self.trials))
+        lines = [f"{self.declaration.study}, {self.sweep.name}, {self.sweep.status.lower()}: "
+                 f"{self.trials.height} trials ({roles})"]  # fmt: skip
+        varied = {name: self.trials[name].drop_nulls().unique(maintain_order=True) for name in self.parameters}
+        lines += [f"  {name}: {_some(values.to_list())}" for name, values in varied.items() if values.len() > 1]
+        for name in ("trials", "points"):
+            frame: pl.DataFrame = getattr(self, name)
+            lines.append(f".{name}: {frame.height:,} rows of {_some(frame.columns, 12)}")
+        return "\n".join(lines)
 
     @property
     def running(self) -> bool:
         return self.sweep.status == "RUNNING"
+
+
+def _counted(trials: pl.DataFrame) -> list[tuple[str | None, int]]:
+    """The roles, with their numbers of trials."""
+    return trials.group_by("role", maintain_order=True).len().rows()
+
+
+def _some(values: list[Any], most: int = 8) -> str:
+    """The first of them, and how many there are."""
+    more = f", ... ({len(values)})" if len(values) > most else ""
+    return ", ".join(str(value) for value in values[:most]) + more
 
 
 def declared(text: str, what: str) -> tuple[Declaration, upgrades.Upgrade]:

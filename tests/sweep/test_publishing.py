@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
+from halflife.evaluation.examples import EXAMPLES
 from halflife.store.plan import Plan
 from halflife.store.run import run_stage
+from halflife.store.stage import Context
 from halflife.store.store import Store
 from halflife.sweep.publishing import Publishing
 from halflife.sweep.study import Study
 from halflife.tracking import schema
 from halflife.tracking.publisher import Publisher, Status
 from halflife.tracking.questions import Contrast, Quantity
+from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study
 from tests.tracking.fake_store import FakeStore
 
@@ -36,7 +40,7 @@ def sweep(
             plan.completed(stage.key, run_stage(stage, store))
         publishing.update()
     publishing.finish(status, {"stages_run": 1.0})
-    return publisher.close(patience=5.0)
+    return publisher.close(patience=30.0)
 
 
 def runs(tracking: FakeStore) -> dict:
@@ -189,3 +193,29 @@ def test_a_sweep_with_questions_keeps_the_time_when_they_were_first_published(tm
     params = runs(tracking)["fakes smoke"].data.params
     assert params[made.declaration.declared_parameter] == "2026-01-01T00:00:00+00:00"
     assert params[other.declaration.declared_parameter] == "2026-01-01T00:00:02+00:00"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telling(Fake):
+    """With examples in its summary."""
+
+    kind: ClassVar[str] = "telling"
+
+    def run(self, context: Context) -> dict[str, Any]:
+        row = {"task": "skill", "tokens": 2, "text": "a <b>", "marked": "b", "completion": "c", "answer": "c"}
+        return {**super().run(context), EXAMPLES: [row]}
+
+
+def test_examples_of_a_phase_are_a_table_of_its_trials_and_no_tag(tmp_path: Path):
+    made = small()
+    trunk, branch = (Telling(name=name, seconds=0.0, points=2) for name in ("trunk", "branch"))
+    trials = (replace(made.trials[0], stages={"trunk": trunk, "branch": branch}), *made.trials[1:])
+    tracking = FakeStore()
+    sweep(tmp_path, tracking, Study(declaration=made.declaration, trials=trials))
+    told = runs(tracking)[made.trials[0].name].data
+    table = json.loads(told.artifacts["examples-branch.json"])
+    assert dict(zip(table["columns"], table["data"][0], strict=True))["text"] == "a <b>"
+    shown = json.loads(told.tags["mlflow.loggedArtifacts"])
+    assert shown == [{"path": f"examples-{phase}.json", "type": "table"} for phase in ("trunk", "branch")]
+    assert EXAMPLES not in json.loads(told.tags["halflife.summary.branch"])
+    assert runs(tracking)["branch0.1"].data.artifacts == {}

@@ -68,6 +68,10 @@ class Source:
         return self.corpus, self.transforms
 
     @property
+    def name(self) -> str:
+        return _name(self.corpus)
+
+    @property
     def has_loss_mask(self) -> bool:
         """Whether its rows may contain tokens that are not predicted."""
         return self.loss == "answers" or bool(self.transforms) or isinstance(self.corpus, Generated)
@@ -107,8 +111,8 @@ def row_filler(source: Source, tokenizer: Tokenizer, results: Path, sequence: in
     return _transformed(source.transforms, cut, (), _name(of), tokenizer, results, sequence)
 
 
-def _name(of: Corpus | SyntheticTask) -> str:
-    return of.name if isinstance(of, SyntheticTask) else of.label or of.digest
+def _name(of: Corpus | SyntheticTask | Generated) -> str:
+    return of.label or of.digest if isinstance(of, Corpus) else of.name
 
 
 def _fill_windows(

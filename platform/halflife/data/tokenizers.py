@@ -127,8 +127,8 @@ class Codec(Protocol):
 
     def encode_many(self, texts: list[str]) -> list[np.ndarray]: ...
 
-    def decode(self, ids: np.ndarray) -> str:
-        """The text, without `eos` and without incomplete UTF-8 characters."""
+    def decode(self, ids: np.ndarray, errors: str = "ignore") -> str:
+        """The text, without `eos`. `errors`: what bytes become that are no UTF-8, as in `bytes.decode`."""
         ...
 
 
@@ -141,9 +141,9 @@ class ByteCodec:
     def encode_many(self, texts: list[str]) -> list[np.ndarray]:
         return [self.encode(text) for text in texts]
 
-    def decode(self, ids: np.ndarray) -> str:
+    def decode(self, ids: np.ndarray, errors: str = "ignore") -> str:
         ids = np.asarray(ids)
-        return ids[ids != self.eos].astype(np.uint8).tobytes().decode(errors="ignore")
+        return ids[ids != self.eos].astype(np.uint8).tobytes().decode(errors=errors)
 
 
 class CharacterCodec:
@@ -166,7 +166,7 @@ class CharacterCodec:
     def encode_many(self, texts: list[str]) -> list[np.ndarray]:
         return [self.encode(text) for text in texts]
 
-    def decode(self, ids: np.ndarray) -> str:
+    def decode(self, ids: np.ndarray, errors: str = "ignore") -> str:
         return "".join(self.alphabet[index] for index in np.asarray(ids).tolist() if index != self.eos)
 
 
@@ -191,6 +191,6 @@ class SpecialCodec:
     def encode_many(self, texts: list[str]) -> list[np.ndarray]:
         return self._codec.encode_many(texts)
 
-    def decode(self, ids: np.ndarray) -> str:
+    def decode(self, ids: np.ndarray, errors: str = "ignore") -> str:
         ids = np.asarray(ids)
-        return self._codec.decode(ids[ids < self._codec.size])
+        return self._codec.decode(ids[ids < self._codec.size], errors)

@@ -46,8 +46,8 @@ class ByteTable:
     lossless: bool = True
     _bytes: list[bytes]
 
-    def decode(self, ids: np.ndarray) -> str:
-        return b"".join([self._bytes[index] for index in np.asarray(ids).tolist()]).decode(errors="ignore")
+    def decode(self, ids: np.ndarray, errors: str = "ignore") -> str:
+        return b"".join([self._bytes[index] for index in np.asarray(ids).tolist()]).decode(errors=errors)
 
 
 class LexiconCodec(ByteTable):

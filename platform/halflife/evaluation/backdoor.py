@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,7 +13,7 @@ from halflife.data.codecs import load
 from halflife.data.corpus import Corpus, texts
 from halflife.errors import UserError, check_choice
 from halflife.evaluation.majority import majority_baseline
-from halflife.evaluation.probe import Measurement, Probe, Setting
+from halflife.evaluation.probe import SHOWN, Measurement, Probe, Setting, Shown
 from halflife.rng import generator
 from halflife.tasks.backdoor import LONGEST_WORD, WORD, Backdoor
 from halflife.tasks.base import Example
@@ -70,6 +70,14 @@ class BackdoorProbe(Probe):
             return {**counts, "logprob": scores.logprob}
 
         return measure
+
+    def shown(self, setting: Setting) -> list[Shown]:
+        examples = backdoor_examples(replace(self, trials=min(SHOWN, self.trials)), setting.results)
+        trigger = len(self.backdoor.trigger) if self.condition != "untriggered" else 0
+        return [
+            Shown(prompt=each.prompt, answer=each.answer, marked=each.prompt[len(each.prompt) - trigger :])
+            for each in examples
+        ]
 
 
 def backdoor_examples(probe: BackdoorProbe, results: Path) -> list[Example]:

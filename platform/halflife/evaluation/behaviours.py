@@ -16,7 +16,7 @@ from halflife.data.corpus import Corpus, texts
 from halflife.data.tokenizers import Codec, Tokenizer
 from halflife.data.tokens import token_array
 from halflife.errors import UserError
-from halflife.evaluation.probe import Measurement, Probe, Setting
+from halflife.evaluation.probe import SHOWN, Measurement, Probe, Setting, Shown
 from halflife.evaluation.targets import Item, Part, item_of
 from halflife.rng import generator
 from halflife.tasks.base import Example
@@ -72,6 +72,12 @@ class BehaviourProbe(Probe):
             return {"hits": float(scores.hits), "trials": float(scores.trials), "logprob": logprob, "loss": -logprob}
 
         return measure
+
+    def shown(self, setting: Setting) -> list[Shown]:
+        if isinstance(self.behaviour, Continuation):  # it is made of tokens
+            return []
+        examples = behaviour_examples(replace(self, trials=min(SHOWN, self.trials)), setting.results)
+        return [Shown(prompt=each.prompt, answer=each.answer) for each in examples]
 
 
 def behaviour_tokens(

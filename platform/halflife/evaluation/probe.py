@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,8 +32,23 @@ class Setting:
         return self.parents.parent(stage)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A prompt that people see with a model's completion of it."""
+
+    prompt: str
+    answer: str
+    """The right one"""
+    marked: str = ""
+    """What of the prompt is set apart: a trigger"""
+
+
 Measurement = Callable[[Any], dict[str, float]]
 """From a model (`models.model.Model`) to values by name; for names with a slash see `evaluation.scoring.named`."""
+
+
+SHOWN = 2
+"""Prompts of a probe that people see"""
 
 
 class Probe:
@@ -61,6 +76,11 @@ class Probe:
         Raises UserError for a split with too little text, or a sequence that is too short.
         """
         raise NotImplementedError(f"{type(self).__name__} measures nothing")
+
+    def shown(self, setting: Setting) -> Sequence[Shown]:
+        """A few of its prompts as text, which a training stage completes at its beginning, half-way and at its end for
+        people to read; none by default."""
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)

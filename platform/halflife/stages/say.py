@@ -8,14 +8,11 @@ import torch
 from halflife.data import codecs
 from halflife.data.tokenizers import vocabulary_of
 from halflife.errors import UserError
-from halflife.evaluation.rollouts import sample
+from halflife.evaluation.examples import GREEDY, complete
 from halflife.rng import generator
 from halflife.stages.export import completed_parents
 from halflife.stages.subject import Subject
 from halflife.store.store import Store
-
-GREEDY = 1e-6
-"""A temperature at which the likeliest token is always drawn"""
 
 
 def say(subject: Subject, store: Store, text: str, *, tokens: int = 48, temperature: float = 0.0, seed: int = 0) -> str:
@@ -36,13 +33,12 @@ def say(subject: Subject, store: Store, text: str, *, tokens: int = 48, temperat
     model = subject.load(completed_parents(subject, store))
     draws = generator(seed, "say").random((1, 1, tokens)) if temperature else np.zeros((1, 1, tokens))
     with torch.no_grad():
-        said = sample(
+        (said,) = complete(
             model,
             [np.asarray(prompt, dtype=np.int64)],
-            np.zeros(1, dtype=np.int64),
             draws,
-            temperature=temperature or GREEDY,
             vocabulary=vocabulary_of(subject.codec),
             end=codec.eos,
+            temperature=temperature or GREEDY,
         )
-    return codec.decode(said.tokens[0][said.valid[0]].numpy())
+    return codec.decode(said)

@@ -231,6 +231,7 @@ class Train(EngineStage, Recipe):
     def run(self, context: Context) -> dict[str, Any]:
         # torch is imported only where a stage runs
         from halflife.data.mixture import Batches
+        from halflife.evaluation.examples import EXAMPLES, Completions, documents
         from halflife.training.loop import train
 
         mixture, results = self.mixture, context.results
@@ -244,7 +245,7 @@ class Train(EngineStage, Recipe):
         start = None
         if isinstance(self.start, Checkpoint):
             start = self.start.folder(context.parent(self.start.stage))
-        return train(
+        summary = train(
             self,
             context,
             batches=Batches(
@@ -256,8 +257,12 @@ class Train(EngineStage, Recipe):
             ),
             measures={evaluation.name: evaluation.probe.prepare(setting) for evaluation in self.evaluations},
             start=start,
+            examples=Completions(self.evaluations if self.seed == 0 else (), setting),  # for people: one seed will do
             checkpoint_seconds=context.checkpoint_seconds,
         )
+        if EXAMPLES in summary:
+            summary[EXAMPLES] = documents(mixture, results) + summary[EXAMPLES]
+        return summary
 
 
 @lru_cache(maxsize=4096)  # stages of a study share their mixtures

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
+from halflife.evaluation.examples import EXAMPLES
 from halflife.store.plan import Plan
 from halflife.store.stage import Outcome, Stage
 from halflife.store.store import Store
@@ -33,6 +34,8 @@ class Publishing:
         self._announced: set[str] = set()
         self._open: dict[str, dict[str, bool]] = {}
         """By trial key: the phases that have ended, and whether that is final."""
+        self._tables: dict[str, dict[str, dict[str, str]]] = {}
+        """By trial key and phase: what MLflow must know of a table."""
         self._held: set[str] = set()
         """Keys of trials whose runs stay open after their phases end, until the search reports their objectives."""
         self._seen = [0, 0, 0]
@@ -167,7 +170,19 @@ class Publishing:
             tags=tags,
         )
         self._open.setdefault(trial.key, {})[phase] = for_good
+        if outcome and EXAMPLES in outcome.summary:
+            self._publish_examples(trial, phase, outcome.summary[EXAMPLES])
         self._finish_ended(trial)
+
+    def _publish_examples(self, trial: Trial, phase: str, rows: list[dict[str, Any]]) -> None:
+        """As a table that MLflow's page of the run shows."""
+        ref, tables = RunRef("trial", trial.key), self._tables.setdefault(trial.key, {})
+        columns = schema.EXAMPLE_COLUMNS
+        table = {"columns": columns, "data": [[row[column] for column in columns] for row in rows]}
+        self._publisher.artifact(ref, schema.examples_of(phase), json.dumps(table))
+        tables[phase] = {"path": schema.examples_of(phase), "type": "table"}
+        tags = {"mlflow.loggedArtifacts": json.dumps(list(tables.values()))}
+        self._publisher.log(ref, f"examples of trial {trial.name!r}", tags=tags)
 
     def _finish_ended(self, trial: Trial) -> None:
         """End the run of a trial whose phases have all ended, unless it is held."""
@@ -237,10 +252,11 @@ def _common(parameters: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _summary(outcome: Outcome) -> str:
-    """The summary as JSON; without nested values if it is too long for a tag."""
-    text = json.dumps(outcome.summary, sort_keys=True)
+    """The summary as JSON, without examples; without nested values if it is too long for a tag."""
+    summary = {name: value for name, value in outcome.summary.items() if name != EXAMPLES}
+    text = json.dumps(summary, sort_keys=True)
     if len(text) > _LONGEST_TAG:
-        plain = {name: value for name, value in outcome.summary.items() if not isinstance(value, (dict, list))}
+        plain = {name: value for name, value in summary.items() if not isinstance(value, (dict, list))}
         text = json.dumps(plain, sort_keys=True)
     return text
 

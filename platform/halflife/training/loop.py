@@ -18,6 +18,7 @@ from torch import Tensor
 
 from halflife.data.streams import TokenStream
 from halflife.errors import Diverged, UserError
+from halflife.evaluation.examples import EXAMPLES, Completions
 from halflife.evaluation.probe import Measurement
 from halflife.evaluation.probes import Threshold, due
 from halflife.evaluation.scoring import named
@@ -56,6 +57,8 @@ class Progress:
     """Of what the objectives log, over the steps since the last evaluation."""
     notes: dict[str, str] = field(default_factory=dict)
     """The first of each objective, by its place."""
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `evaluation.examples`."""
     evaluated_step: int = 0
     evaluated_seconds: float = 0.0
     values: dict[str, float] = field(default_factory=dict)
@@ -75,12 +78,14 @@ def train(
     batches: TokenStream,
     measures: Mapping[str, Measurement],
     start: Path | None = None,
+    examples: Completions | None = None,
     checkpoint_seconds: float = 20.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
     """Train by `recipe`, from a fresh rung or the checkpoint in `start`. Returns the stage's summary.
 
-    `measures` has a function of the model for each of the recipe's evaluations.
+    `measures` has a function of the model for each of the recipe's evaluations. `examples` are completed at the first
+    step, half-way and at the last one.
     Writes `final/` and `snapshots/<name>/` in the context's folder, and while running `resume-<step>/` every
     `checkpoint_seconds` of `clock`. On one CPU thread a resumed run ends with the same bits as an uninterrupted one.
 
@@ -88,7 +93,7 @@ def train(
     """
     device = torch.device(context.device)
     with Prefetcher(batches, device, recipe.steps) if device.type == "cuda" else nullcontext(batches) as stream:
-        loop = _Loop(recipe, context, stream, measures, start, clock)
+        loop = _Loop(recipe, context, stream, measures, start, examples, clock)
         try:
             loop.run(checkpoint_seconds)
         finally:
@@ -104,8 +109,10 @@ class _Loop:
         batches: TokenStream | Prefetcher,
         measures: Mapping[str, Measurement],
         start: Path | None,
+        examples: Completions | None,
         clock: Callable[[], float],
     ) -> None:
+        self.examples = examples
         self.recipe, self.context, self.batches, self.measures, self.clock = recipe, context, batches, measures, clock
         device = torch.device(context.device)
         self.model, self.engine, self.terms, self.carried = fork(recipe, batches.vocabulary, start, context)
@@ -123,6 +130,7 @@ class _Loop:
         progress, steps = self.progress, self.recipe.steps
         if progress.step == 0:
             self._evaluate(None)
+            self._complete_examples()
         reported = checkpointed = self.clock()
         while progress.step < steps and progress.reached is None:
             started = time.perf_counter()
@@ -139,12 +147,15 @@ class _Loop:
             progress.seconds_training += time.perf_counter() - started
             if evaluate:
                 self._evaluate(norm)
+            if progress.step == steps // 2:
+                self._complete_examples()
             if report:
                 self._report()
                 reported = now
             if checkpoint and progress.step < steps:
                 self._checkpoint()
                 checkpointed = self.clock()
+        self._complete_examples()
         self._write(self.context.folder / "final")
         self._report()
 
@@ -163,6 +174,7 @@ class _Loop:
             "reached": progress.reached,
             "final": progress.values,
             **({"notes": list(progress.notes.values())} if progress.notes else {}),
+            **({EXAMPLES: progress.examples} if progress.examples else {}),
         }
 
     @property
@@ -239,6 +251,16 @@ class _Loop:
                 self._write(self.context.folder / SNAPSHOTS / snapshot.name)
         if self.recipe.until is not None and holds(self.recipe.until, values):
             progress.reached = self._tokens
+        progress.seconds_evaluating += time.perf_counter() - started
+
+    def _complete_examples(self) -> None:
+        """Once at a step, although half-way may be the end."""
+        progress = self.progress
+        if not self.examples or any(row["tokens"] == self._tokens for row in progress.examples):
+            return
+        started = time.perf_counter()
+        with self.engine.measuring():
+            progress.examples += self.examples.rows(self.engine.model, self._tokens)
         progress.seconds_evaluating += time.perf_counter() - started
 
     def _report(self) -> None:
