@@ -40,7 +40,7 @@ def test_the_example_of_the_docstring_runs(
 ) -> None:
     lines = (results.__doc__ or "").splitlines()
     example = textwrap.dedent("\n".join(line for line in lines if line.startswith("    ")))
-    assert len(example.splitlines()) == 10
+    assert len(example.splitlines()) == 11
     assert example in (ROOT / "README.md").read_text().replace("\n\n", "\n")
     monkeypatch.chdir(folder.parent)
     monkeypatch.delenv("HALFLIFE_RESULTS", raising=False)
@@ -51,7 +51,7 @@ def test_the_example_of_the_docstring_runs(
     assert found["fit"].observations.n == found["largest"].height
     assert Path("half_life.pdf").read_bytes().startswith(b"%PDF")
     shown = capsys.readouterr().out
-    assert ": the slope of estimate over ln parameters is " in shown
+    assert "the slope of half_life over ln parameters is " in shown
     assert "exponential_floor: y = f + (a - f) exp(-x/T)" in shown
 
 

@@ -7,15 +7,18 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from analysis.fitting.derived import derived_intervals
+from analysis.fitting.fit import by_group, fits_alone
 from analysis.fitting.intervals import HalfLife, Intervals, intervals
 from analysis.fitting.result import Fit
 from analysis.fitting.scatter import advice
+from analysis.stats.format import plural
 from analysis.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from analysis.fitting.extrapolation import HeldOut
 
-Row = tuple[str, str, str, str]
+Row = tuple[str, str, str, str, str]
+UNBOUNDED = "?: the data do not bound it on that side"
 
 
 def summary(
@@ -24,22 +27,42 @@ def summary(
     """Lines: the law, the data, a table of estimates with 95 % intervals, how they were found."""
     law = fit.law
     ends = {name: "held" if name in fit.fixed else bracket(each) for name, each in found.parameters.items()}
-    rows = [(p.name, _number(found.parameters[p.name].estimate), ends[p.name], p.meaning) for p in law.parameters]
-    rows += [(name, _number(derived[name].estimate), bracket(derived[name]), each.meaning)
+    by = {name: "" if name in fit.fixed else how for name, how in found.by.items()}
+    rows = [
+        (p.name, _number(found.parameters[p.name].estimate), ends[p.name], by[p.name], p.meaning)
+        for p in law.parameters
+    ]
+    rows += [(name, _number(derived[name].estimate), bracket(derived[name]), found.derived_by, each.meaning)
              for name, each in law.derived.items() if name in derived]  # fmt: skip
     others = {name: bracket(each) for name, each in resampled.parameters.items()} if resampled else {}
     if found.half_life is not None:
         half = found.half_life
-        rows.append((law.half_name, _number(half.estimate), bracket(half), _reach(half, fit)))
+        rows.append((law.half_name, _number(half.estimate), bracket(half), by["half-life"], _reach(half, fit)))
         if resampled and resampled.half_life:
             others[law.half_name] = bracket(resampled.half_life)
     lines = [f"{law.name}: {law.formula}", data(fit, left_out), *_table(rows, others if resampled else None)]
     value = ("summed huber", fit.objective) if fit.log_likelihood is None else ("log-likelihood", fit.log_likelihood)
     lines.append(f"{value[0]} {value[1]:.8g}; {fit.starts_at_optimum:.0%} of {fit.starts} starts reached it")
     lines.append(f"95 % intervals: {found.method}{f'; {resampled.method}' if resampled else ''}")
+    cells = [cell for row in rows for cell in row[1:3]] + list(others.values())
+    if any("?" in cell for cell in cells) and not found.method.startswith("none"):
+        lines.append(UNBOUNDED)
     if fit.error.own is not None and fit.own is not None:
-        lines.append(f"{fit.error.own.name} {fit.own:.4g}: {fit.error.own.meaning}")
+        lines.append(f"{fit.error.own.name} {_own(fit)}: {fit.error.own.meaning}")
     return lines
+
+
+def _own(fit: Fit) -> str:
+    """The error's own parameter; over groups that have curves of their own, its range."""
+    group = fit.observations.group
+    if (
+        group is not None
+        and len(set(group.tolist())) > 1
+        and fits_alone(fit)
+        and (own := by_group(fit).own) is not None
+    ):
+        return f"{_number(own.min())} to {_number(own.max())} in single groups"
+    return _number(fit.own)
 
 
 class Told(Fit):
@@ -66,13 +89,16 @@ def allocation(compute: float, parts: dict[str, Interval], bootstrapped: bool = 
 
 def notes(fit: Fit, found: Intervals, predicted: dict[str, HeldOut], resampled: bool) -> list[str]:
     """Lines: predictions of held-out parts, what the warnings are about, the warnings."""
-    lines = [f"held out: {part} ({each.points} points), predicted with error {_number(each.error)}"
+    lines = [f"held out: {part} ({plural(each.points, 'point')}) is predicted with a root mean square error of "
+             f"{_number(each.error)} in {fit.error.compared}"
              for part, each in predicted.items()]  # fmt: skip
+    lines += [f"warning: {note}" for note in found.notes]
     pooled = any(found.parameters[name].estimate != value for name, value in fit.parameters.items())
     if (fit.warnings or resampled) and pooled:
         shown = ", ".join(f"{name} = {_number(value)}" for name, value in fit.parameters.items())
         about = " and ".join([*(["the bootstrap"] if resampled else []), *(["the warnings"] if fit.warnings else [])])
-        lines.append(f"{about}: about the fit to all points at once ({shown}), not the mean over groups")
+        verb = "concern" if fit.warnings else "concerns"
+        lines.append(f"{about} {verb} one fit to all points ({shown}), not the mean over groups")
     trust = None if any("--group" in warning for warning in fit.warnings) else advice(fit, resampled)
     return [*lines, *(f"warning: {warning}" for warning in [*fit.warnings, *([trust] if trust else [])])]
 
@@ -80,11 +106,11 @@ def notes(fit: Fit, found: Intervals, predicted: dict[str, HeldOut], resampled: 
 def data(fit: Fit, left_out: int = 0) -> str:
     """The number of points, groups and bounds, and the errors that were assumed."""
     points = fit.observations
-    groups = "" if points.group is None else f" in {len(set(points.group.tolist()))} groups"
+    groups = "" if points.group is None else f" in {plural(len(set(points.group.tolist())), 'group')}"
     weighted = "" if points.weights is None else ", weighted"
-    dropped = f"; {left_out} rows without a response left out" if left_out else ""
-    bounded = "" if points.censored is None else f" ({int(points.censored.sum())} of them only bounded)"
-    return f"{points.n} points{groups}{bounded}, {fit.error.name} errors{weighted}{dropped}"
+    dropped = f"; {plural(left_out, 'row')} without a response left out" if left_out else ""
+    bounded = "" if points.censored is None else f" ({int(points.censored.sum())} of them are bounds)"
+    return f"{plural(points.n, 'point')}{groups}{bounded}, {fit.error.name} errors{weighted}{dropped}"
 
 
 def half_life(half: HalfLife | None) -> str:
@@ -106,15 +132,15 @@ def _reach(half: HalfLife, fit: Fit) -> str:
         return unit
     if half.estimate is None:
         return f"{half_life(half)}, {unit}"
-    who = "" if fit.observations.group is None else "of some groups "
+    who = "" if fit.observations.group is None else "in some groups "
     return f"{who}beyond the data, which end at {_number(float(fit.observations.x[:, 0].max()))}, {unit}"
 
 
 def _table(rows: list[Row], others: dict[str, str] | None) -> list[str]:
     """Aligned columns; `others` by name: a further interval."""
-    cells = [["", "estimate", "95 % interval", *(["bootstrap"] if others is not None else []), ""]]
-    for name, estimate, ends, meaning in rows:
-        cells.append([name, estimate, ends, *([others.get(name, "")] if others is not None else []), meaning])
+    cells = [["", "estimate", "95 % interval", "by", *(["bootstrap"] if others is not None else []), ""]]
+    for name, estimate, ends, by, meaning in rows:
+        cells.append([name, estimate, ends, by, *([others.get(name, "")] if others is not None else []), meaning])
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]) - 1)]
     return ["  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
             for row in cells]  # fmt: skip

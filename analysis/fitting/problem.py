@@ -21,6 +21,8 @@ CHUNK = 16_384
 """Values per temporary array, so that it stays in a core's cache."""
 STREAM = 65_536
 """The same for one vector of parameters over many points."""
+WALL = 1e8
+"""Per trial, the curvature of the parabola outside: a sum exceeds 1 by some 1e-8."""
 WIDEST_LOG, WIDEST = 46.0, 1e12
 """Where the law sets no bound: a factor of 1e20 either way, or this many times the data's scale."""
 np.empty(31 * 2**20, dtype=np.uint8)
@@ -43,7 +45,12 @@ class Problem:
         fixed: Mapping[str, Array | float] | None = None,
     ) -> None:  # fmt: skip
         objective.check(data)
+        law = law if data.hits is None else law.of_counts
         self.law, self.objective = law, objective
+        sums = [level.split(" + ") for level in law.levels if " + " in level and data.hits is not None]
+        self.sums = np.array([[float(name in level) for name in law.names] for level in sums])
+        """Sums of parameters that are rates, (sums, P), and how steeply the objective rises where they leave [0, 1]."""
+        self.wall = 0.0 if data.trials is None else WALL * max(float(data.trials.sum()), 1.0)
         parameters = law.parameters + ((objective.own,) if objective.own else ())
         self.names = tuple(p.name for p in parameters)
         self.log = np.array([p.log for p in parameters])
@@ -162,6 +169,13 @@ class Problem:
         exact = False
         for start in range(0, self.x.shape[0], length):
             exact = self._add(theta, replicates, slice(start, start + length), f, g, h, m)
+        for row in self.sums:
+            of = np.concatenate([row, np.zeros(z.shape[1] - row.size)])
+            beyond = z @ of - np.clip(z @ of, 0.0, 1.0)
+            f += 0.5 * self.wall * beyond**2
+            g += self.wall * beyond[:, None] * of
+            for matrix in (h, m):
+                matrix += self.wall * (beyond != 0)[:, None, None] * np.outer(of, of)
         f[~np.isfinite(f)] = np.inf
         if exact:
             for i in np.flatnonzero(self.log[: len(self.law.parameters)]):

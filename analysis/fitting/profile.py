@@ -155,8 +155,7 @@ def profile(problem: Problem, z: Array, quantities: list[Quantity], level: float
     count, many = z.shape[0], len(quantities)
     objective = problem.evaluate(z, np.arange(count))[0]
     allowed = threshold(problem, z, objective, level)
-    hessian = _curvature(problem, z)
-    inverse = np.linalg.pinv(hessian + 1e-12 * np.eye(z.shape[1]) * np.abs(hessian).max(axis=(1, 2), keepdims=True))
+    inverse = _inverse(problem, z)
     centres, errors = np.empty((many, count)), np.empty((many, count))
     for i, quantity in enumerate(quantities):
         centres[i] = quantity.value(z)
@@ -177,7 +176,7 @@ def profile(problem: Problem, z: Array, quantities: list[Quantity], level: float
 def parabola(problem: Problem, z: Array, quantities: list[Quantity], level: float = LEVEL) -> list[Ends]:
     """The same intervals from the curvature at the optimum alone, which at many points is all there is."""
     objective = problem.evaluate(z, np.arange(z.shape[0]))[0]
-    inverse, found = np.linalg.pinv(_curvature(problem, z)), []
+    inverse, found = _inverse(problem, z), []
     reach = np.sqrt(2 * threshold(problem, z, objective, level))
     for quantity in quantities:
         centre = quantity.value(z)
@@ -187,10 +186,16 @@ def parabola(problem: Problem, z: Array, quantities: list[Quantity], level: floa
     return found
 
 
-def _curvature(problem: Problem, z: Array) -> Array:
-    """The Hessian; for Huber's loss, which is flat but for the residuals within delta, an upper bound of it."""
+def _inverse(problem: Problem, z: Array) -> Array:
+    """Inverse of the Hessian, (R, Q, Q); for Huber's loss, which is flat but for the residuals within delta, of an
+    upper bound of it. A parameter that its gradient holds at a bound stays there while the others move."""
     rows = np.arange(z.shape[0])
-    return problem.evaluate(z, rows)[3] if isinstance(problem.objective, Huber) else problem.hessian(z, rows)
+    _, gradient, _, metric = problem.evaluate(z, rows)
+    hessian = metric if isinstance(problem.objective, Huber) else problem.hessian(z, rows)
+    held = ((z <= problem.low) & (gradient > 0)) | ((z >= problem.high) & (gradient < 0))
+    own = np.eye(z.shape[1], dtype=bool)
+    hessian = np.where((held[:, :, None] | held[:, None, :]) & ~own, 0.0, hessian)
+    return np.linalg.pinv(hessian + 1e-12 * own * np.abs(hessian).max(axis=(1, 2), keepdims=True))
 
 
 class _Search:

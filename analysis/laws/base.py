@@ -6,9 +6,9 @@ A law of your own takes a dozen lines and works with the fitter, intervals, comp
     from halflife.results import Parameter, law
 
     @law(
-        name="weibull", formula="y = a exp(-(x/T)^s)", source="my notes", decays=True,
+        name="weibull", formula="y = a exp(-(x/T)^s)", source="my notes", decays=True, levels=("a",),
         parameters=(
-            Parameter(name="a", low=0, high=1, unit="y", meaning="level at the start"),
+            Parameter(name="a", low=0, high=np.inf, unit="y", meaning="level at the start"),
             Parameter(name="T", low=1e-9, high=1e18, log=True, unit="x", meaning="time scale"),
             Parameter(name="s", low=0.1, high=3, meaning="shape"),
         ),
@@ -30,7 +30,8 @@ from __future__ import annotations
 import difflib
 import runpy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,9 @@ class Law:
     """Parameters in which the value is linear and homogeneous given the others: starts solve for them."""
     floor: str | None = None
     """The parameter that the decay settles at."""
+    levels: tuple[str, ...] = ()
+    """Parameters, and sums as "a1 + a2", that are values of y, such as that at 0. Fitted to counts they are rates
+    (above chance, as shares of the rest) and lie between 0 and 1."""
     least: float | None = None
     """The smallest first input that it is a law of; by default 0 where it has a half-life, which counts from 0."""
     alike: tuple[str, ...] = ()
@@ -138,6 +142,12 @@ class Law:
                     f"law {self.name}, {parameter.name}: unit {parameter.unit!r}, shift {parameter.shift!r}; expected "
                     f"y, inputs ({', '.join(self.inputs)}) and, in a shift, parameters that are not logarithms"
                 )
+        plain = {p.name for p in self.parameters if p.unit == "y" and not p.log}
+        if wrong := [level for level in self.levels if not {*level.split(" + ")} <= plain]:
+            raise UserError(
+                f"law {self.name}: level {wrong[0]!r}; expected a parameter with unit y that is not a logarithm, or a "
+                "sum of such, as 'a1 + a2'"
+            )
         if self.least is None and (self.decays or self.half is not None):
             object.__setattr__(self, "least", 0.0)
         if not self.purpose:
@@ -153,6 +163,11 @@ class Law:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(p.name for p in self.parameters)
+
+    @property
+    def of_counts(self) -> Law:
+        """The same law with its levels between 0 and 1; what it is fitted to counts as."""
+        return _of_counts(self)
 
     @property
     def bounds(self) -> tuple[Array, Array]:
@@ -223,6 +238,14 @@ class Law:
             passed = self.value(theta, middle[..., None, None])[..., 0] <= target[..., 0]
             low, high = np.where(passed, low, middle), np.where(passed, middle, high)
         return np.where(below.any(axis=-1), high, np.inf)
+
+
+@lru_cache(maxsize=256)
+def _of_counts(law: Law) -> Law:
+    rates = [
+        replace(p, low=max(p.low, 0.0), high=min(p.high, 1.0)) if p.name in law.levels else p for p in law.parameters
+    ]
+    return law if tuple(rates) == law.parameters else replace(law, parameters=tuple(rates))
 
 
 LAWS: dict[str, Law] = {}

@@ -21,7 +21,7 @@ WIXTED = "Wickelgren 1974, Memory & Cognition 2, 775; Wixted 2004, Psychonomic B
 
 @law(
     name="constant", formula="y = a", source="the null law: nothing is lost", parameters=(LEVEL,), linear=("a",),
-    half=lambda a: np.full_like(a, np.inf), decays=True,
+    half=lambda a: np.full_like(a, np.inf), decays=True, levels=("a",),
 )  # fmt: skip
 def constant(x, a):
     return a + 0 * x, (np.ones(1),)
@@ -29,7 +29,7 @@ def constant(x, a):
 
 @law(
     name="exponential", formula="y = a exp(-x/T)", source="Loftus 1985, JEP: Learning, Memory, and Cognition 11, 397",
-    parameters=(LEVEL, SCALE), linear=("a",), half=lambda a, t: t * np.log(2), decays=True,
+    parameters=(LEVEL, SCALE), linear=("a",), half=lambda a, t: t * np.log(2), decays=True, levels=("a",),
 )  # fmt: skip
 def exponential(x, a, t):
     left = np.exp(-x / t)
@@ -45,7 +45,7 @@ def _half_above_floor(a, f, needed):
 @law(
     name="exponential_floor", formula="y = f + (a - f) exp(-x/T)",
     source="Tirumala et al. 2022, arXiv 2205.10770: memorised items decay to a baseline that grows with size",
-    parameters=(LEVEL, SCALE, FLOOR), linear=("a", "f"), floor="f", decays=True,
+    parameters=(LEVEL, SCALE, FLOOR), linear=("a", "f"), floor="f", decays=True, levels=("a", "f"),
     half=lambda a, t, f: _half_above_floor(a, f, lambda share: -t * np.log(share)),
 )  # fmt: skip
 def exponential_floor(x, a, t, f):
@@ -62,7 +62,7 @@ def _tail(x, t, b):
 
 @law(
     name="shifted_power", formula="y = a (1 + x/T)^-b", source=WIXTED, parameters=(LEVEL, SCALE, EXPONENT),
-    linear=("a",), half=lambda a, t, b: t * np.expm1(np.log(2) / b), decays=True,
+    linear=("a",), half=lambda a, t, b: t * np.expm1(np.log(2) / b), decays=True, levels=("a",),
 )  # fmt: skip
 def shifted_power(x, a, t, b):
     left, of_t, of_b = _tail(x, t, b)
@@ -71,7 +71,7 @@ def shifted_power(x, a, t, b):
 
 @law(
     name="power_floor", formula="y = f + (a - f) (1 + x/T)^-b", source=WIXTED + ", with a floor",
-    parameters=(LEVEL, SCALE, EXPONENT, FLOOR), linear=("a", "f"), floor="f", decays=True,
+    parameters=(LEVEL, SCALE, EXPONENT, FLOOR), linear=("a", "f"), floor="f", decays=True, levels=("a", "f"),
     half=lambda a, t, b, f: _half_above_floor(a, f, lambda share: t * np.expm1(-np.log(share) / b)),
 )  # fmt: skip
 def power_floor(x, a, t, b, f):
@@ -85,7 +85,7 @@ def power_floor(x, a, t, b, f):
         LEVEL, SCALE,
         Parameter(name="s", low=0.02, high=10, log=True, start=(0.2, 3), meaning="shape: below 1 a heavy tail"),
     ),
-    linear=("a",), half=lambda a, t, s: t * np.log(2) ** (1 / s), decays=True,
+    linear=("a",), half=lambda a, t, s: t * np.log(2) ** (1 / s), decays=True, levels=("a",),
 )  # fmt: skip
 def stretched(x, a, t, s):
     log = np.log(np.where(x > 0, x, 1) / t)
@@ -103,7 +103,7 @@ def stretched(x, a, t, s):
         SCALE,
         Parameter(name="k", low=1, high=1e9, log=True, start=(2, 1e3), meaning="slow over fast time scale"),
     ),
-    linear=("a1", "a2"), decays=True,
+    linear=("a1", "a2"), decays=True, levels=("a1 + a2",),
 )  # fmt: skip
 def double_exponential(x, a1, a2, t, k):
     fast, slow = np.exp(-x / t), np.exp(-x / (k * t))
@@ -118,7 +118,7 @@ def double_exponential(x, a1, a2, t, k):
         LEVEL, SCALE,
         Parameter(name="b", low=0, high=INF, unit="y", start=(0.02, 0.6), meaning="loss per e-fold beyond T"),
     ),
-    half=lambda a, t, b: t * np.expm1(a / (2 * b)), decays=True,
+    half=lambda a, t, b: t * np.expm1(a / (2 * b)), decays=True, levels=("a",),
 )  # fmt: skip
 def log_linear(x, a, t, b):
     log = np.log1p(x / t)
@@ -129,7 +129,7 @@ def log_linear(x, a, t, b):
 
 @law(
     name="hyperbolic", formula="y = a / (1 + x/T)", source="Rubin and Wenzel 1996, Psychological Review 103, 734",
-    parameters=(LEVEL, SCALE), linear=("a",), half=lambda a, t: t, decays=True,
+    parameters=(LEVEL, SCALE), linear=("a",), half=lambda a, t: t, decays=True, levels=("a",),
 )  # fmt: skip
 def hyperbolic(x, a, t):
     left = t / (t + x)
@@ -142,7 +142,7 @@ def hyperbolic(x, a, t):
         LEVEL, SCALE,
         Parameter(name="s", low=0.02, high=50, log=True, start=(0.3, 5), meaning="steepness over ln x"),
     ),
-    linear=("a",), half=lambda a, t, s: t, decays=True,
+    linear=("a",), half=lambda a, t, s: t, decays=True, levels=("a",),
 )  # fmt: skip
 def logistic_log(x, a, t, s):
     log = np.log(np.where(x > 0, x, 1) / t)
@@ -163,7 +163,7 @@ def logistic_log(x, a, t, s):
         Parameter(name="d", low=0, high=INF, log=True, unit="x", start=(1, 1), meaning="location of the break"),
         Parameter(name="g", low=0.01, high=20, log=True, start=(0.1, 3), meaning="width of the break in ln x"),
     ),
-    linear=("f", "b"), floor="f",
+    linear=("f", "b"), floor="f", levels=("f",),
 )  # fmt: skip
 def bnsl(x, f, b, c0, c1, d, g):
     """x above 0. No half-life: without c0 = 0 there is no level at 0."""
@@ -187,6 +187,7 @@ def bnsl(x, f, b, c0, c1, d, g):
         SCALE, EXPONENT,
     ),
     linear=("L0", "A"), half=lambda l0, a, t, b: t * np.expm1(np.log(2) / b), half_name="time to half of the rise",
+    levels=("L0", "L0 + A"),
 )  # fmt: skip
 def cpt_loss_shift(x, l0, a, t, b):
     """Half-life: where half of the rise A has happened."""

@@ -19,7 +19,7 @@ PURPOSE = "downstream accuracy from a loss"
         Parameter(name="L0", low=0, high=INF, log=True, unit="x", start=(1, 1), meaning="loss at half of the range"),
         Parameter(name="b", low=0, high=INF, unit="y", start=(-0.1, 0.3), meaning="accuracy without skill"),
     ),
-    linear=("a", "b"),
+    linear=("a", "b"), levels=("b", "a + b"),
 )  # fmt: skip
 def accuracy_sigmoid(loss, a, k, l0, b):
     """Hold b at the rate of guessing where that is known (`--fix b=0.25`)."""
@@ -36,7 +36,7 @@ def accuracy_sigmoid(loss, a, k, l0, b):
         Parameter(name="k", low=0, high=INF, unit="y", start=(0.5, 20), meaning="weight of skill"),
         Parameter(name="g", low=0, high=INF, log=True, unit="1/x", start=(0.1, 5), meaning="rate over the loss"),
     ),
-    linear=("e", "k"),
+    linear=("e", "k"), levels=("e",),
 )  # fmt: skip
 def error_exponential(loss, e, k, g):
     left = np.exp(-g * loss)

@@ -20,7 +20,7 @@ HALF = "time to half recovery"
 @law(
     name="rising_exponential", formula="y = a - (a - c) exp(-x/T)", parameters=(START, LIMIT, SCALE),
     source="Thurstone 1919, Psychological Monographs 26(3): learning curves; Heathcote et al. 2000, PBR 7, 185",
-    linear=("c", "a"), half=lambda c, a, t: t * np.log(2), half_name=HALF,
+    linear=("c", "a"), half=lambda c, a, t: t * np.log(2), half_name=HALF, levels=("c", "a"),
 )  # fmt: skip
 def rising_exponential(x, c, a, t):
     left = np.exp(-x / t)
@@ -34,7 +34,7 @@ def rising_exponential(x, c, a, t):
         START, LIMIT, SCALE,
         Parameter(name="b", low=0.01, high=50, log=True, start=(0.1, 3), meaning="exponent of what is left to gain"),
     ),
-    linear=("c", "a"), half=lambda c, a, t, b: t * np.expm1(np.log(2) / b), half_name=HALF,
+    linear=("c", "a"), half=lambda c, a, t, b: t * np.expm1(np.log(2) / b), half_name=HALF, levels=("c", "a"),
 )  # fmt: skip
 def rising_power(x, c, a, t, b):
     log = np.log1p(x / t)
@@ -49,7 +49,7 @@ def rising_power(x, c, a, t, b):
         START, LIMIT, SCALE,
         Parameter(name="s", low=0.02, high=50, log=True, start=(0.5, 8), meaning="steepness over ln x"),
     ),
-    linear=("c", "a"), half=lambda c, a, t, s: t, half_name=HALF,
+    linear=("c", "a"), half=lambda c, a, t, s: t, half_name=HALF, levels=("c", "a"),
 )  # fmt: skip
 def rising_sigmoid(x, c, a, t, s):
     log = np.log(np.where(x > 0, x, 1) / t)

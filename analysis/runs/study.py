@@ -39,10 +39,10 @@ class StudyData:
 
     def __repr__(self) -> str:
         roles = ", ".join(f"{count} {role or 'without a role'}" for role, count in _counted(self.trials))
-        lines = [f"{self.declaration.study}, {self.sweep.name}, {self.sweep.status.lower()}: "
-                 f"{self.trials.height} trials ({roles})"]  # fmt: skip
+        lines = [f"{self.sweep.name}, {self.sweep.status.lower()}: {self.trials.height} trials ({roles})"]
         varied = {name: self.trials[name].drop_nulls().unique(maintain_order=True) for name in self.parameters}
-        lines += [f"  {name}: {_some(values.to_list())}" for name, values in varied.items() if values.len() > 1]
+        lines += [f"  {name}: {_some(values.to_list())}" for name, values in varied.items()
+                  if values.len() > 1 or name in ("size", "seed")]  # fmt: skip
         for name in ("trials", "points"):
             frame: pl.DataFrame = getattr(self, name)
             lines.append(f".{name}: {frame.height:,} rows of {_some(frame.columns, 12)}")

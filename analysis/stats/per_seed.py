@@ -58,7 +58,7 @@ def trend(
     _once(frame, [seed, axis])
     levels = frame[axis].unique().sort().to_numpy()
     if levels.size < 2:
-        raise UserError(f"column {axis} has one value, {levels[0]:g}; a trend needs two or more")
+        raise UserError(f"column {axis} has one value, {levels[0]:g}; a trend over it needs rows of two or more")
     if log and levels[0] <= 0:
         raise UserError(f"column {axis} has {levels[0]:g}; its logarithm needs values above 0")
     x = np.log(levels) if log else levels

@@ -5,8 +5,9 @@
     data = results.load("backdoor_persistence")
     curves, halves = results.curves(data), results.half_lives(data)
     times = halves.filter(criterion="logprob", clock="tokens", is_reference=True)
-    print(data.trials, data.points, times.select("size", "seed", "kind", "low", "high", "estimate"))
-    print(results.trend(times, "estimate", "parameters", log=True), *results.answers(data), sep="\\n")
+    print(data, times.select("size", "seed", "half_life", "censored"), *results.answers(data), sep="\\n")
+    if times["size"].n_unique() > 1:  # a study of one size has no trend
+        print(results.trend(times, "half_life", "parameters", log=True, censored="censored"))
     largest = curves.filter(role="treatment", is_reference=True, parameters=curves["parameters"].max())
     fit = results.fit(largest, "exponential_floor", x="tokens", hits="hits", trials="trials", group="seed")
     print(fit)
@@ -80,9 +81,10 @@ def load(
 ) -> StudyData:
     """The newest sweep of a study, or the one whose digest begins with `sweep`.
 
-    `trials` has one row per trial (its parameters, role and outcomes), `points` one row per measured value (trial,
-    phase, step in tokens, name, value). Read from `mlflow.db` in `results` (default: HALFLIFE_RESULTS, or results) or
-    from `tracking_uri`, an MLflow store or exported folder. Raises UserError without such a store, study or sweep.
+    Printed as a few lines. `trials` has one row per trial (its parameters, role and outcomes), `points` one row per
+    measured value (trial, phase, step in tokens, name, value). Read from `mlflow.db` in `results` (default:
+    HALFLIFE_RESULTS, or results) or from `tracking_uri`, an MLflow store or exported folder. Raises UserError without
+    such a store, study or sweep.
     """
     from analysis.runs.load import load_study
     from analysis.runs.places import store_of
@@ -104,11 +106,17 @@ def half_lives(data: StudyData) -> pl.DataFrame:
     """Time until half of the retention is lost, one row per outcome, treatment, criterion and clock.
 
     `kind` is observed (between `low` and `high`, interpolated to `estimate`), censored (not reached by `low`) or
-    at-start. Treatments without the skill at the drop have no rows.
+    at-start (lost by `high`, the first evaluation). `half_life` is the estimate, or `low` where `censored` is true, a
+    lower bound: the columns for `trend` and `fit`. Treatments without the skill at the drop have no rows.
     """
+    import polars as pl
+
     from analysis.decay.retention import half_lives
 
-    return half_lives(curves(data))
+    late = pl.col("kind") == "censored"
+    return half_lives(curves(data)).with_columns(
+        half_life=pl.when(late).then("low").otherwise("estimate"), censored=late
+    )
 
 
 def answers(data: StudyData) -> list[Asked]:
@@ -162,7 +170,8 @@ def figure(name: str, data: StudyData, axes: Axes | None = None) -> Figure:
 
 def draw(fit: Fit, axes: Axes | None = None, *, x: str = "", y: str = "") -> Figure:
     """The data of a fit with the law's curve, into the caller's `axes` (with the labels `x` and `y`) or a figure of
-    their own. Arrows are values known only as bounds; further inputs of the law give a curve each."""
+    their own. Where the fit's table is a mean over groups, its curve is drawn before those of the groups. Arrows are
+    values known only as bounds; further inputs of the law give a curve each."""
     from analysis.figures.fitted import draw_fitted, fitted_figure, fitted_table
 
     if axes is None:

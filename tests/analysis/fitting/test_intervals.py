@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.errors import UserError
-from analysis.fitting.fit import fit, fit_many
-from analysis.fitting.intervals import HalfLife, by_group, cluster_bootstrap, intervals, last_seen
+from analysis.fitting.fit import by_group, fit, fit_many
+from analysis.fitting.groups import last_seen
+from analysis.fitting.intervals import HalfLife, cluster_bootstrap, intervals
 from analysis.fitting.objectives import Binomial, Gaussian, Huber
 from analysis.fitting.observations import Observations
 from analysis.fitting.problem import Problem

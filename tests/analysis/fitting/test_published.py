@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -40,13 +41,15 @@ EBBINGHAUS = Observations(
     ("law", "parameters", "likelihood"), [("power", (0.953, 0.498), -313.37), ("exponential", (1.070, 0.131), -305.31)]
 )
 def test_murdock_1961_by_maximum_likelihood(law: str, parameters: tuple[float, float], likelihood: float) -> None:
-    made = fit(LAWS[law], MURDOCK, objective=Binomial())
+    """Published without a bound: the data begin at 1, and the level at 0 is above 1."""
+    made = fit(replace(LAWS[law], levels=()), MURDOCK, objective=Binomial())
     rate = made.theta[1] if law == "power" else 1 / made.theta[1]
-    above = "a rate of 1.07 at x = 0, above 1"
+    above = "the fitted rate at x = 0 is 1.07, above 1"
     assert [warning for warning in made.warnings if "rate" in warning] == ([above] if law == "exponential" else [])
     assert (made.theta[0], rate) == pytest.approx(parameters, abs=6e-4)
     assert made.log_likelihood == pytest.approx(likelihood, abs=0.01)
     assert made.starts_at_optimum > 0.9
+    assert fit(LAWS[law], MURDOCK, objective=Binomial()).parameters["a"] == pytest.approx(min(parameters[0], 1), abs=6e-4)
 
 
 def test_strong_1913_is_linear_in_log_time() -> None:

@@ -1,0 +1,127 @@
+"""What each group's own fit determines: which parameters, and its half-life or a bound of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.fitting.fit import by_group, replicates_by_group
+from analysis.fitting.observations import Observations
+from analysis.fitting.problem import Problem
+from analysis.fitting.profile import Quantity, coordinate, log_half_life, parabola, profile
+from analysis.fitting.result import Fit
+from analysis.stats.arrays import Array
+from analysis.stats.intervals import LEVEL
+
+WIDE, WIDE_LOG = 0.25, float(np.log(3))
+"""Half-widths, of the data's scale and of a logarithm, up to which the curvature at the optimum shows what a group
+determines; beyond, and at a bound, its profile likelihood does."""
+SINGULAR = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnEnds:
+    """95 % intervals in each group alone, (groups, P) or with the half-life last (groups, P + 1), on the solved scale
+    (its logarithm for the half-life); ends that only a bound of the parameter sets are that bound."""
+
+    low: Array
+    high: Array
+    determined: NDArray[np.bool_]
+    """False where an end is open, or both are bounds: the group says nothing of the parameter, or only a bound."""
+    low_bound: NDArray[np.bool_]
+    """Whether the estimate is at the parameter's lower bound."""
+    high_bound: NDArray[np.bool_]
+
+
+def own_ends(fit: Fit, level: float = LEVEL) -> OwnEnds:
+    """Of the fits in `by_group`. Computed once per fit."""
+    if "own_ends" not in fit.derived:
+        fit.derived["own_ends"] = _own_ends(fit, level)
+    return fit.derived["own_ends"]
+
+
+def _own_ends(fit: Fit, level: float) -> OwnEnds:
+    each, law, (data, parts) = by_group(fit), fit.law, replicates_by_group(fit.observations)
+    theta = each.theta if each.own is None else np.column_stack([each.theta, each.own])
+    size, half = len(law.parameters), each.half_life
+
+    def problem_of(rows: NDArray[np.intp]) -> tuple[Problem, Array, list[Quantity]]:
+        problem = Problem(law, fit.error, data, **{name: a[rows] for name, a in parts.items()}, fixed=fit.fixed)
+        quantities = [coordinate(problem, i) for i in range(size)]
+        return problem, problem.solved(theta[rows]), quantities + [log_half_life(law, problem)] * (half is not None)
+
+    every = np.arange(theta.shape[0])
+    problem, z, quantities = problem_of(every)
+    ends = parabola(problem, z, quantities, level)
+    low, high = (np.stack([getattr(end, name) for end in ends], axis=1) for name in ("low", "high"))
+    near = 1e-6 * np.where(problem.log, 1.0, problem.scale)
+    free = problem.low < problem.high
+    low_bound, high_bound = free & (z <= problem.low + near), free & (z >= problem.high - near)
+    hessian = problem.hessian(z, every)
+    scale = np.sqrt(np.abs(np.diagonal(hessian, axis1=1, axis2=2)))
+    with np.errstate(all="ignore"):
+        scaled = np.nan_to_num(hessian / scale[:, :, None] / scale[:, None, :])
+    singular = np.linalg.eigvalsh(np.where(free[:, :, None] & free[:, None, :], scaled, np.eye(z.shape[1])))[:, 0]
+    wide = np.append(np.where(law.log, WIDE_LOG, WIDE * problem.scale[:size]), [WIDE_LOG] * (half is not None))
+    doubtful = (singular < SINGULAR) | ~((high - low) / 2 <= wide).all(axis=1)
+    doubtful |= (low_bound | high_bound)[:, :size].any(axis=1)
+    if doubtful.any():
+        problem, z, quantities = problem_of(np.flatnonzero(doubtful))
+        for i, end in enumerate(profile(problem, z, quantities, level)):
+            low[doubtful, i], high[doubtful, i] = end.low, end.high
+    with np.errstate(divide="ignore"):
+        least, most = (np.where(law.log, -np.inf if at < 0.5 else np.inf, end)
+                       for at, end in enumerate(law.bounds))  # fmt: skip
+    open_low, open_high = ~np.isfinite(low), ~np.isfinite(high)
+    low[:, :size] = np.where(open_low[:, :size], least, low[:, :size])
+    high[:, :size] = np.where(open_high[:, :size], most, high[:, :size])
+    held = np.array([name in fit.fixed for name in law.names] + [False] * (half is not None))
+    determined = held | (np.isfinite(low) & np.isfinite(high) & ~(open_low & open_high))
+    return OwnEnds(low=low, high=high, determined=determined, low_bound=low_bound[:, :size],
+                   high_bound=high_bound[:, :size])  # fmt: skip
+
+
+def last_seen(data: Observations) -> Array:
+    """Largest first input of each group, (groups,), in the order of np.unique(group)."""
+    assert data.group is not None
+    names, place = np.unique(data.group, return_inverse=True)
+    ends = np.full(names.size, -np.inf)
+    np.maximum.at(ends, place, data.x[:, 0])
+    return ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reached:
+    """Half-lives of groups, each (groups,) and within bounds: a run that had not lost half by its last point, or that
+    stayed as it was, has that as `low` and `high` inf; one that had by its first point after 0 has `low` 0 and that as
+    `high`; one that never had the skill that decays, a response of 0 throughout, has none (NaN)."""
+
+    low: Array
+    high: Array
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        return ~np.isnan(self.low)
+
+    @property
+    def bounded(self) -> NDArray[np.bool_]:
+        return self.known & (self.low != self.high)
+
+
+def half_lives_by_group(fit: Fit) -> Reached | None:
+    """In the order of np.unique(group); None if the law has no half-life."""
+    half, data = by_group(fit).half_life, fit.observations
+    if half is None or data.group is None:
+        return None
+    own = data.group == np.unique(data.group)[:, None]
+    x, y = data.x[:, 0], data.response
+    first = np.where(own & (x > 0), x, np.inf).min(axis=1)
+    highest = np.where(own & ~np.isnan(y), y, -np.inf).max(axis=1)
+    flat = highest == np.where(own & ~np.isnan(y), y, np.inf).min(axis=1)
+    late, early = flat | ~(half <= last_seen(data)), half < first
+    never = flat & (highest == 0) & fit.law.decays
+    low = np.where(late, last_seen(data), np.where(early, 0.0, half))
+    high = np.where(late, np.inf, np.where(early, first, half))
+    return Reached(low=np.where(never, np.nan, low), high=np.where(never, np.nan, high))
