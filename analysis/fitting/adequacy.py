@@ -7,6 +7,7 @@ from scipy import stats
 
 from analysis.fitting.problem import Problem
 from analysis.fitting.result import Fit
+from analysis.stats.format import plural
 
 SURE = 1e-3
 """Probability of a lack of fit by chance below which rows at one x are taken to be repeated measurements."""
@@ -27,7 +28,10 @@ def _freedom(fit: Fit) -> str | None:
     used = len(fit.law.parameters) - len(fit.fixed) + (fit.error.own is not None)
     if fit.observations.hits is not None or count > used:
         return None
-    return f"{count} points and {used} parameters leave no degrees of freedom: the curve meets the points, no intervals"
+    return (
+        f"{plural(count, 'point')} and {plural(used, 'parameter')} leave no degrees of freedom: the curve passes "
+        "through the points, so there are no intervals"
+    )
 
 
 def _copies(fit: Fit) -> str | None:
@@ -60,9 +64,9 @@ def _repeated(fit: Fit, problem: Problem) -> str | None:
     if stats.f.sf(ratio, different - used, data.n - different) > SURE:
         return None
     return (
-        f"rows at the same {', '.join(fit.law.inputs)} agree far better than {fit.law.name} fits them (lack of fit F = "
-        f"{ratio:.3g}): repeated measurements of one run are not independent, name their run with --group; or the law "
-        "is another"
+        f"rows at the same {', '.join(fit.law.inputs)} agree far better with each other than with {fit.law.name} (lack "
+        f"of fit F = {ratio:.3g}): repeated measurements of one run are not independent, so name the column of runs "
+        "with --group; if they are not of one run, try another law"
     )
 
 
@@ -80,7 +84,7 @@ def _rising(fit: Fit) -> str | None:
     what = "the rate" if data.y is None else "y"
     return (
         f"{what} rises with {law.inputs[0]} (rank correlation {correlation:.2f}), but {law.name} can only fall: "
-        "rising_exponential and others are laws of recovery"
+        "`python -m analysis laws recovery` lists laws that rise"
     )
 
 

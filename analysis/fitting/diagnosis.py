@@ -11,6 +11,7 @@ from analysis.fitting.problem import Problem
 from analysis.fitting.result import Fit
 from analysis.fitting.solver import minimise
 from analysis.stats.arrays import Array
+from analysis.stats.format import plural
 
 ENOUGH = 8192
 """Points on which it is tried what the data determine."""
@@ -32,13 +33,13 @@ def diagnose(fit: Fit, problem: Problem, hessian: Array, z: Array) -> Fit:
         *(f"{name} is at its bound {value:.4g}" for name, value in bound.items()),
         *_unidentified(fit, problem, hessian, z),
         *_short_span(fit),
-        *(f"the term of {name} collapsed to 0" for name in _empty_terms(fit) if name not in bound),
+        *(f"the term of {name} is 0 in this fit" for name in _empty_terms(fit) if name not in bound),
         *_above_one(fit),
     ]
     found += [*_constant_groups(fit), *doubts(fit, problem), *_dispersed(fit)]
     group = fit.observations.group
     if group is not None and (seeds := np.unique(group).size) < SEEDS:
-        found.append(f"{seeds} group{'s' * (seeds != 1)}: below {SEEDS}, intervals over groups are unreliable")
+        found.append(f"{plural(seeds, 'group')}: intervals over fewer than {SEEDS} groups are unreliable")
     if fit.starts > 1 and fit.starts_at_optimum < FEW:
         reached = max(1, round(fit.starts_at_optimum * fit.starts))
         found.append(f"only {reached} of {fit.starts} starts reached the best objective: there may be a better one")
@@ -109,7 +110,8 @@ def _unidentified(fit: Fit, problem: Problem, hessian: Array, z: Array) -> list[
         names = _singular([n for n, f in zip(problem.names, free, strict=True) if f], hessian[np.ix_(free, free)])
     if not names:
         return []
-    return [f"{', '.join(names)} not identified: other values fit these data as well"]
+    verb = "is" if len(names) == 1 else "are"
+    return [f"{', '.join(names)} {verb} not identified: other values fit these data as well"]
 
 
 def likelihood_ratio(fit: Fit, objective: Array, base: float | None = None) -> Array:
@@ -146,8 +148,9 @@ def _short_span(fit: Fit) -> list[str]:
     if decades >= SPAN:
         return []
     # Rounded down, so that what is shown falls short as the number does.
-    how = f"{np.floor(100 * decades) / 100:.2f} decades beyond" if decades > 0 else "not as far as"
-    return [f"{law.inputs[0]} reaches {how} {clocks[0]} = {scale:.3g}; a tail or floor needs {SPAN}"]
+    where = f"{np.floor(100 * decades) / 100:.2f} decades after" if decades > 0 else "before"
+    what = "a tail or floor" if law.decays else "the limit"
+    return [f"{law.inputs[0]} ends {where} {clocks[0]} = {scale:.3g}; {what} needs {SPAN} decades"]
 
 
 def _above_one(fit: Fit) -> list[str]:
@@ -155,7 +158,7 @@ def _above_one(fit: Fit) -> list[str]:
     if fit.observations.hits is None or not fit.law.decays or len(fit.law.inputs) != 1:
         return []
     start = float(fit.predict(np.zeros((1, 1)))[0])
-    return [f"a rate of {start:.4g} at {fit.law.inputs[0]} = 0, above 1"] if start > 1 + 1e-9 else []
+    return [f"the fitted rate at {fit.law.inputs[0]} = 0 is {start:.4g}, above 1"] if start > 1 + 1e-9 else []
 
 
 def _constant_groups(fit: Fit) -> list[str]:
@@ -171,7 +174,7 @@ def _constant_groups(fit: Fit) -> list[str]:
     count = int(((least == most) & (np.bincount(place[seen], minlength=names.size) > 1)).sum())
     if not count:
         return []
-    return [f"{count} of {names.size} groups with a constant response, which determines only a level of {fit.law.name}"]
+    return [f"{count} of {names.size} groups have a constant response, which determines only a level of {fit.law.name}"]
 
 
 def _empty_terms(fit: Fit) -> list[str]:

@@ -16,6 +16,7 @@ from scipy import stats
 from analysis.errors import UserError
 from analysis.laws.allocation import FLOPS
 from analysis.stats.arrays import Array
+from analysis.stats.format import plural
 from analysis.stats.intervals import LEVEL, Interval, t_interval
 
 SAME = 0.1
@@ -70,6 +71,11 @@ class IsoFlop:
     def method(self) -> str:
         if self.seeds:
             return f"one line per seed, Student-t over {len(self.lines)} of {self.seeds} seeds"
+        if len(self.minima) < 3:
+            return (
+                "none (?): the line through 2 budgets leaves no degrees of freedom; expected 3 budgets or more, or "
+                "several seeds with --group"
+            )
         return f"Student-t over the minima of {len(self.minima)} budgets"
 
     def _interval(self, of: Callable[[Array, Array], float], away: float = 0.0, slope: bool = False) -> Interval:
@@ -98,10 +104,10 @@ def isoflop(size: Array, compute: Array, loss: Array, seed: Array | None = None)
             raise UserError(f"{name} has {int((values <= 0).sum())} values of 0 or below; expected above 0")
     budgets = _budgets(compute)
     minima, few, flat = _minima(size, compute, loss, budgets)
-    warnings = [f"{few} budgets with fewer than {SIZES} sizes are left out"] * (few > 0)
-    warnings += [f"{flat} budgets whose loss has no minimum over the sizes are left out"] * (flat > 0)
+    warnings = [f"{plural(few, 'budget')} with fewer than {SIZES} sizes left out"] * (few > 0)
+    warnings += [f"{plural(flat, 'budget')} left out: the loss has no minimum over the sizes"] * (flat > 0)
     if len(minima) < 2:
-        reasons = "; ".join(warnings) or "one budget"
+        reasons = "; ".join(warnings) or "all runs have one budget"
         raise UserError(
             f"{len(minima)} of {budgets.max() + 1} budgets can be used ({reasons}): expected two or more, each with "
             f"{SIZES} sizes or more; budgets within {SAME:.0%} of each other count as one"

@@ -17,11 +17,11 @@ def laws(name: Annotated[str | None, tyro.conf.Positional] = None, /) -> None:
     """List the laws by purpose, or show one in full: formula, inputs, parameters, source.
 
     Args:
-        name: Name of a law, or your own as mylaw.py:its_name.
+        name: Name of a law, your own as mylaw.py:its_name, or a word of a name or purpose, such as recovery.
     """
-    from analysis.laws.menu import entry, menu
+    from analysis.laws.menu import shown
 
-    print(menu() if name is None else entry(name))
+    print(shown(name))
 
 
 def isoflop(

@@ -50,4 +50,4 @@ def advice(fit: Fit, bootstrapped: bool) -> str | None:
     if bootstrapped:
         return f"{found}: trust the bootstrap, not the profile likelihood"
     other = "; or --error lognormal" if fit.error.name == "gaussian" and (fit.observations.response > 0).all() else ""
-    return f"{found}: the profile likelihood takes it for even; trust --bootstrap 1000 instead{other}"
+    return f"{found}: the profile likelihood assumes that it is even, so trust --bootstrap 1000 instead{other}"

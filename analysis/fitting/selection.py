@@ -66,6 +66,12 @@ class Comparison:
         return any(each is not None and each.under for each in found)
 
     @property
+    def half_name(self) -> str:
+        """What `half_life` is under these laws: the half-life of decay, or the time to half recovery."""
+        names = dict.fromkeys(each.fit.law.half_name for each in self.ranked if each.half_life is not None)
+        return " or ".join(names) or "half-life"
+
+    @property
     def half_lives(self) -> dict[str, float]:
         """By law, without those beyond the data."""
         found = {each.fit.law.name: each.half_life for each in self.ranked}
@@ -90,11 +96,11 @@ class Comparison:
         elif all(each.half_life is None for each in self.ranked if each.delta < EQUAL):
             text = f"no winner: {listed(near)} are within ΔAICc {EQUAL:g}"
         elif self.agree:
-            text = f"no winner: {listed(near)} are within ΔAICc {EQUAL:g} and agree on the half-life"
+            text = f"no winner: {listed(near)} are within ΔAICc {EQUAL:g} and agree on the {self.half_name}"
         else:
             shown = [(each.fit.law.name, half_life(each.half_life)) for each in self.ranked if each.delta < EQUAL]
             values = [f"{name} {short(halves[name]) if name in halves else text}" for name, text in shown]
-            text = f"no winner: the half-lives under laws within ΔAICc {EQUAL:g} are {', '.join(values)}"
+            text = f"no winner; {self.half_name} under the laws within ΔAICc {EQUAL:g}: {', '.join(values)}"
         errors = [(each.held_out, each.fit.law.name) for each in self.ranked if each.held_out is not None]
         if len(errors) > 1:
             error, name = min(errors)

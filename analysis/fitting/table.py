@@ -198,7 +198,7 @@ def observations(
     if low is not None and high is not None and (np.isinf(high).all() or np.isinf(low).all()):
         side = "lower" if np.isinf(high).all() else "upper"
         raise UserError(
-            f"all {low.size} values are {side} bounds: any law beyond them fits; expected some that were seen"
+            f"all {low.size} values are {side} bounds, and any law beyond them fits: expected some that were observed"
         )
     points = Observations(
         x=np.stack([numbers(frame, name) for name in roles.x], axis=1), y=None if low is not None else y,

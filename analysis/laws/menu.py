@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
+from analysis.errors import UserError
 from analysis.laws import LAWS
 from analysis.laws.base import find_law
 
@@ -16,18 +18,34 @@ INPUTS = {
 """What the built-in laws take. An input of another law is named alone."""
 
 
-def menu() -> str:
-    """All laws by purpose, in the order in which they were registered."""
-    order = list(dict.fromkeys(law.purpose for law in LAWS.values()))
+def menu(about: str = "") -> str:
+    """Laws by purpose, in the order in which they were registered: all, or those whose name or purpose has `about`.
+
+    Raises UserError, with the nearest word, if there is none.
+    """
+    found = [law for law in LAWS.values() if about.lower() in f"{law.name} {law.purpose}".lower()]
+    if not found:
+        words = {word.strip(":,") for law in LAWS.values() for word in (law.name, *law.purpose.split())}
+        close = difflib.get_close_matches(about.lower(), sorted(word for word in words if len(word) > 3), n=1)
+        meant = f", did you mean {close[0]}?" if close else ":"
+        raise UserError(
+            f"no law and no purpose is called {about!r}{meant} `python -m analysis laws` lists all; yours is "
+            "FILE.py:NAME"
+        )
     lines = []
-    for purpose in order:
-        group = [law for law in LAWS.values() if law.purpose == purpose]
+    for purpose in dict.fromkeys(law.purpose for law in found):
+        group = [law for law in found if law.purpose == purpose]
         lines += ["", f"{purpose[0].upper()}{purpose[1:]}"]
         lines += [f"  {law.name:<27}  {', '.join(law.inputs):<17}  {law.formula}" for law in group]
         lines += [f"  inputs: {_inputs([name for law in group for name in law.inputs])}"]
-    lines += ["", "`python -m analysis laws NAME`: parameters, bounds and source of one law.",
+    lines += ["", "`python -m analysis laws NAME`: parameters, bounds and source of one law; `laws WORD`: laws for it.",
               "`python -m analysis fit DATA.csv --law NAME --x INPUT=COLUMN,... --y COLUMN` fits it."]  # fmt: skip
     return "\n".join(lines[1:])
+
+
+def shown(name: str | None) -> str:
+    """The whole menu, one law in full, or the laws for a purpose. Raises UserError if there is nothing of that name."""
+    return entry(name) if name is not None and (name in LAWS or ".py:" in name) else menu(name or "")
 
 
 def entry(name: str) -> str:

@@ -131,7 +131,7 @@ def test_a_blank_time_is_refused_and_a_blank_loss_is_left_out(tmp_path: Path, ca
         ),
         (["--low", "half_life", "--high", "text"], "column text has 'soon' in row 1; expected numbers"),
         (["--low", "blank", "--high", "blank"], "column blank is blank in 25 rows"),
-        (["--low", "half_life", "--high", "none"], "all 25 values are lower bounds: any law beyond them fits"),
+        (["--low", "half_life", "--high", "none"], "all 25 values are lower bounds, and any law beyond them fits"),
         (["--low", "half_life"], "or both --low and --high; got --low"),
         (["--low", "true", "--high", "half_life"], "true is above half_life in"),
         (["--y", "half_life", "--censored", "N"], "column N has 100000.0 in row 1; expected true or false"),
@@ -245,6 +245,9 @@ def test_isoflop_minima_give_the_planted_exponents(
     size, _ = best(1e23 / 6, *CHINCHILLA)
     assert found["allocation"][0]["N"]["low"] < size < found["allocation"][0]["N"]["high"]
     assert "optimal parameters grow as C^a, a = 0.4" in capsys.readouterr().out
+    two = run(tmp_path, frame.filter(pl.col("compute") < 5e18), *arguments)
+    assert two["a"]["low"] is None
+    assert "none (?): the line through 2 budgets leaves no degrees of freedom" in capsys.readouterr().out
     few = frame.filter(pl.int_range(pl.len()) % 3 == 0)
     assert "0 of 6 budgets can be used (6 budgets with fewer than 4 sizes" in refused(tmp_path, capsys, few, *arguments)
 
@@ -289,7 +292,7 @@ def test_runs_that_repeat_the_inputs_are_named_as_the_group(tmp_path: Path, caps
     frame = pl.DataFrame({"x": x, "y": y, "noise": y + 0.1, "step_of_run": np.tile(np.arange(12), 4), "seed": seed})
     arguments = ["fit", "--law", "exponential", "--x", "x", "--y", "y"]
     warned = run(tmp_path, frame, *arguments)["warnings"]
-    assert any(warning.endswith("share its noise; pass --group seed") for warning in warned)
+    assert any(warning.endswith("share its noise, so pass --group seed") for warning in warned)
     for table, more in ((frame, ["--group", "seed"]), (frame.filter(seed=0), [])):
         assert not any("--group" in warning for warning in run(tmp_path, table, *arguments, *more)["warnings"])
 
@@ -361,7 +364,7 @@ def test_a_span_that_falls_short_is_not_rounded_up_to_what_is_needed(tmp_path: P
     y = LAWS["exponential_floor"].value(np.array([0.9, 60.0, 0.2]), x[:, None])
     frame = pl.DataFrame({"x": x, "y": y})
     warned = run(tmp_path, frame, "fit", "--law", "exponential_floor", "--x", "x", "--y", "y")["warnings"]
-    assert any("reaches 1.49 decades beyond T = 60; a tail or floor needs 1.5" in warning for warning in warned)
+    assert any("ends 1.49 decades after T = 60; a tail or floor needs 1.5 decades" in warning for warning in warned)
 
 
 def test_errors_in_the_logarithm_of_one_plus_y_take_zeros_and_large_values_alike(tmp_path: Path) -> None:

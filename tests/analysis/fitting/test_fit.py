@@ -242,14 +242,14 @@ def test_starts_lie_within_bounds_and_are_reproducible() -> None:
         ("shifted_power", CLOCK, np.exp(-CLOCK / 60), "b is at its bound 50"),
         ("exponential_floor", SHORT, 0.2 + 0.7 * np.exp(-SHORT / 20), "a tail or floor needs 1.5"),
         ("soft_prompt_exponential", CLOCK, 2 * np.exp(-CLOCK / 8), "E is at its bound 0"),
-        ("double_exponential", CLOCK, 0.9 * np.exp(-CLOCK / 60) + 1e-7, "collapsed to 0"),
+        ("double_exponential", CLOCK, 0.9 * np.exp(-CLOCK / 60) + 1e-7, "is 0 in this fit"),
         ("double_exponential", CLOCK, 0.9 * np.exp(-CLOCK / 60), "not identified"),
     ],
 )  # fmt: skip
 def test_what_the_data_cannot_determine_is_warned_of(name: str, x: np.ndarray, y: np.ndarray, expected: str) -> None:
     noise = 1e-4 * np.random.default_rng(9).normal(size=x.size)
     made = fit(
-        LAWS[name], points(x=x, y=np.maximum(y + noise * (name[:4] != "soft" and expected != "collapsed to 0"), 0))
+        LAWS[name], points(x=x, y=np.maximum(y + noise * (name[:4] != "soft" and expected != "is 0 in this fit"), 0))
     )
     assert any(expected in warning for warning in made.warnings), made.warnings
 
@@ -262,7 +262,7 @@ def test_few_groups_are_warned_of_and_a_sound_fit_has_no_warnings() -> None:
     data = points(x=x, hits=hits, trials=np.full(x.size, 200), group=seeds)
     assert fit(LAWS["exponential_floor"], data).warnings == ()
     few = fit(LAWS["exponential_floor"], data.take(seeds < 3))
-    assert few.warnings == ("3 groups: below 5, intervals over groups are unreliable",)
+    assert few.warnings == ("3 groups: intervals over fewer than 5 groups are unreliable",)
 
 
 def test_a_user_law_has_every_feature(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from analysis.errors import UserError
 from analysis.fitting.fit import fit
 from analysis.fitting.objectives import Gaussian, Huber
 from analysis.fitting.observations import Observations
 from analysis.laws import LAWS
 from analysis.laws.allocation import FLOPS
-from analysis.laws.menu import INPUTS
+from analysis.laws.menu import INPUTS, shown
 
 MUENNIGHOFF = np.array([np.exp(0.6254804), np.exp(6.255414), np.exp(7.3049974), 0.3526596, 0.3526596, 15.387756,
                         5.309743])  # fmt: skip
@@ -71,6 +72,16 @@ def test_up_to_four_passes_are_worth_nearly_as_much_as_new_tokens() -> None:
     assert worth(4) > 0.9 * 4
     assert worth(16) == pytest.approx(1 + 15.39 * (1 - np.exp(-15 / 15.39)), rel=0.02)
     assert worth(60) - worth(40) < 0.06 * 20
+
+
+def test_the_menu_takes_names_purposes_and_parts_of_either() -> None:
+    assert shown("chinchilla").startswith("chinchilla: loss over parameters, tokens and compute")
+    recovery = shown("Recovery")
+    assert all(name in recovery for name in ("rising_exponential", "rising_power", "rising_sigmoid"))
+    assert "chinchilla" not in recovery
+    assert all(purpose in shown(None) for purpose in ("Recovery: curves that rise", "Human forgetting"))
+    with pytest.raises(UserError, match=r"no law and no purpose is called 'recovry', did you mean recovery\?"):
+        shown("recovry")
 
 
 def test_every_input_of_a_law_is_described_in_the_menu() -> None:
