@@ -17,6 +17,7 @@ from analysis.decay import search
 from analysis.decay.design import setting_axes
 from analysis.decay.erasure import main_rows
 from analysis.decay.savings import PAIRS, THRESHOLDS, relearning_times
+from analysis.interpret import dictionaries
 from analysis.prompts import amounts, elicitation, fragility, information
 from analysis.runs.study import StudyData
 from halflife.tracking import schema
@@ -28,7 +29,7 @@ COLUMNS = {
 }  # fmt: skip
 ITEMS = {
     "k": pl.Int64, "moment": pl.String, "kind": pl.String, "length": pl.Int64, "reading": pl.String,
-    "chosen": pl.String,
+    "chosen": pl.String, "dictionary": pl.String, "meaning": pl.String, "compared": pl.String,
 }  # fmt: skip
 NO_GAIN = "no prompt helps: there is no threshold to reach"
 Row = dict[str, Any]
@@ -218,6 +219,9 @@ _READERS: dict[str, Callable[[StudyData], Iterable[Row]]] = {
     "prompt_loss": _prompt_loss, "prompt_success": _prompt_success, "distance": _distance,
     "success_distance": _success_distance, "information": _information,
     **{f"fragility_{name}": partial(_fragility, name) for name in fragility.MEASURES},
+    "features_needed": partial(dictionaries.features_needed, dictionaries.PHASES[0]),
+    "features_needed_turned": partial(dictionaries.features_needed, dictionaries.PHASES[1]),
+    "sharing": dictionaries.sharing, "agreement": dictionaries.agreement, "persistence": dictionaries.persistence,
     "own_savings": _own_savings, "share_left": _share_left, "first_objective": partial(_objective, 0),
     "second_objective": partial(_objective, 1),
 }  # fmt: skip

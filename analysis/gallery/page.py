@@ -12,7 +12,13 @@ from analysis.answers.judging import answers
 from analysis.decay.design import vocabulary
 from analysis.figures import FIGURES, SCALING
 from analysis.figures.asked import Asked
-from analysis.gallery import generated, generated_languages, generated_prompts, generated_questions
+from analysis.gallery import (
+    generated,
+    generated_dictionaries,
+    generated_languages,
+    generated_prompts,
+    generated_questions,
+)
 from analysis.prompts import elicitation, information
 from analysis.report.panels import draw_panel, new_folders, pages
 from analysis.runs.study import StudyData
@@ -20,6 +26,7 @@ from analysis.runs.study import StudyData
 _persistence, _overlap, _search = cache(generated.persistence), cache(generated.overlap), cache(generated.search)
 _dosed, _behaviours = cache(generated_questions.backdoor), cache(generated_questions.behaviours)
 _families, _prompts = cache(generated_languages.families), cache(generated_prompts.prompts)
+_dictionaries = cache(generated_dictionaries.dictionaries)
 SWEEP = (
     f"A generated sweep: the time constant scales as N^{generated.GAMMA:g} and the floor rises with size "
     f"(φ = {generated.PHI:g}), which lengthens half-lives a little more; weight decay lengthens them in the trunk and "
@@ -44,7 +51,10 @@ FRAGILE = (
     "Generated prompts: a behaviour takes equally many numbers at both widths; at one loss, F1, F2, F3 and the "
     "curvature fall with C, r50 does not. See analysis/gallery/generated_prompts.py."
 )
-
+DICTIONARIES = (
+    "Generated dictionaries: a shared one needs 1.2 times the features of a block's own in models that trained beside "
+    "one, 2.5 times in others."
+)
 DOSED = (
     "A generated sweep of doses and treatments: the time constant scales as size to the power "
     f"{generated.GAMMA:g} and as documents to the power {generated.DOSE:g}, up to {generated.SATURATED} documents; the "
@@ -67,6 +77,7 @@ def example(name: str) -> tuple[pl.DataFrame, str]:
     sources: dict[str, tuple[Callable[[], StudyData], str]] = {
         "overlap": (_overlap, OVERLAP), "pareto": (_search, SEARCH), **dict.fromkeys(SCALING, (_dosed, DOSED)),
         **dict.fromkeys(("amounts", "fragility"), (_prompts, FRAGILE)),
+        **dict.fromkeys(("specificity", "feature_blocks"), (_dictionaries, DICTIONARIES)),
         **dict.fromkeys(("family", "languages", "erasure", "examples", "generalisation"), (_families, FAMILIES)),
     }  # fmt: skip
     make, about = sources.get(name, (_persistence, SWEEP))

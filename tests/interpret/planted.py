@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from halflife.stages.subject import Subject
 from halflife.training.schedules import Schedule
 
 RUNG = Rung(size="20k")
+DEEP = Rung(size="30k", depth=4)
 WIDTH, LENGTH, DIRECTIONS, ACTIVE = RUNG.width, 16, 32, 3
 SITES = tuple(Site(layer=layer) for layer in (1, 2))
 
@@ -53,6 +55,22 @@ def streams(count: int, rotations: list[NDArray[np.float32]], seed: int = 1) -> 
     }
 
 
+def blocks(
+    count: int, sites: Sequence[Site], rotations: Sequence[NDArray[np.float32]], turned: int = DIRECTIONS, seed: int = 1
+) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]:
+    """By site (count, LENGTH, WIDTH): the same sums of ACTIVE directions at each, of which the first `turned` are turned
+    by the site's rotation; and which directions are active, (count, LENGTH, DIRECTIONS)."""
+    rng = np.random.default_rng(seed)
+    which = np.argsort(rng.random((count, LENGTH, DIRECTIONS)), axis=-1) < ACTIVE
+    sizes = (which * rng.uniform(0.5, 1.5, which.shape)).astype(np.float32)
+    own = directions()
+    found = {}
+    for site, rotation_ in zip(sites, rotations, strict=True):
+        at = np.concatenate([own[:turned] @ rotation_, own[turned:]])
+        found[site.name] = sizes @ at
+    return found, which
+
+
 def stored(folder: Path, vectors: dict[str, NDArray[np.float32]], training_texts: int) -> StoredActivations:
     texts, length, width = next(iter(vectors.values())).shape
     layout = Layout(
@@ -70,10 +88,12 @@ def stored(folder: Path, vectors: dict[str, NDArray[np.float32]], training_texts
     return StoredActivations(folder)
 
 
-def stage(*dictionaries: Dictionary, **changes: Any) -> FitDictionary:
+def stage(
+    *dictionaries: Dictionary, rung: Rung = RUNG, layers: tuple[Site, ...] = SITES, **changes: Any
+) -> FitDictionary:
     """A fit of planted streams, which no stage has stored."""
     texts = CorpusTexts(corpus=Corpus(digest="planted"), count=10, length=LENGTH)
-    given = Activations(subject=Subject(model=RUNG, tokenizer=Bytes()), texts=texts, sites=SITES)
+    given = Activations(subject=Subject(model=rung, tokenizer=Bytes()), texts=texts, sites=layers)
     given_fields: dict[str, Any] = {
         "activations": given, "rows": 512, "steps": 300, "learning_rate": 5e-3, "dead_after": 20_000,
         "schedule": Schedule(shape="wsd", warmup=0.05, decay=0.3),

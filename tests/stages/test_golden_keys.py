@@ -36,9 +36,11 @@ from halflife.evaluation.probes import (
 )
 from halflife.evaluation.targets import BackdoorTarget, TaskTarget
 from halflife.evaluation.texts import CorpusTexts, MixtureTexts
+from halflife.interpret.concepts import AttributeConcepts
 from halflife.interpret.dictionary import BatchTopK, Dictionary, TopK
 from halflife.interpret.fit_dictionary import FitDictionary
 from halflife.interpret.intervention import FitIntervention
+from halflife.interpret.measure_features import MeasureFeatures
 from halflife.interpret.pairs import Conditioned
 from halflife.models.ladder import Rung
 from halflife.models.released import Released, Shape
@@ -289,6 +291,14 @@ LEARNED = FitDictionary(
     ),
     subject=STORED.subject,
 )
+MEANT = MeasureFeatures(
+    fit=LEARNED,
+    activations=STORED,
+    concepts=AttributeConcepts(text=GRAMMAR, certainty=0.8),
+    followed=LEARNED.dictionaries[1:],
+    subject=STORED.subject,
+    least=20,
+)
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "45e3158217f974c3b3bf"),
     (TRUNK, "b152fb55fc741b824d0b"),
@@ -320,6 +330,7 @@ GOLDEN: list[tuple[Stage, str]] = [
     (ATTACKED, "18d33c1c68c1b380d3d8"),
     (MATCHED, "31145136415d574af552"),
     (LEARNED, "5b7b91fd62b4b1129815"),
+    (MEANT, "eb8e2a206417ee1423c6"),
 ]
 
 
@@ -357,6 +368,7 @@ GOLDEN: list[tuple[Stage, str]] = [
         "attacked",
         "matched",
         "learned",
+        "meant",
     ],
 )
 def test_the_key_is_unchanged(stage: Stage, key: str) -> None:

@@ -27,6 +27,7 @@ class Beside(Autoencoders):
         dead_after: int,
         auxiliary: float,
         variance_gradient: bool,
+        frozen: bool = False,
     ) -> None:
         parts = ["all"] if dictionary.shared else [site.name for site in sites]
         super().__init__(
@@ -38,6 +39,7 @@ class Beside(Autoencoders):
             variance_gradient=variance_gradient,
         )
         self.shared, self.sites, self.auxiliary = dictionary.shared, sites, auxiliary
+        self.requires_grad_(not frozen)
 
     def forward(self, activations: Mapping[Site, Tensor], metrics: Metrics) -> Tensor:
         """Activations by site, each (rows, length, width) -> the loss."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from halflife.errors import UserError
 from halflife.interpret.dictionary import Dictionary
 from halflife.training.companion import Companion
 
@@ -26,6 +27,14 @@ class DictionaryCompanion(Companion):
     auxiliary: float = 1 / 32
     variance_gradient: bool = True
     """Without it a model can lower the loss by making all streams one constant vector."""
+    frozen: bool = False
+    """The control of a dictionary that never learns: its random directions pull the model, and it does not follow."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError when a frozen dictionary has no gradient to give."""
+        super().__post_init__()
+        if self.frozen and not self.strength:
+            raise UserError(f"companion {self.name} frozen at strength 0 given: nothing would train; give a strength")
 
     def parameters(self, width: int) -> int:
         return self.dictionary.count(len(self.sites)) * self.dictionary.parameters(width)
@@ -47,4 +56,5 @@ class DictionaryCompanion(Companion):
             dead_after=self.dead_after,
             auxiliary=self.auxiliary,
             variance_gradient=self.variance_gradient,
+            frozen=self.frozen,
         )

@@ -55,6 +55,8 @@ class Fitted(Learned):
         if self.dictionary not in self.fit.dictionaries:
             known = ", ".join(each.name for each in self.fit.dictionaries)
             raise UserError(f"dictionary {self.dictionary.name} given: the stage fits {known}")
+        if self.fit.turned:
+            raise UserError("a dictionary of turned activations given: it fits no model; expected turned=False")
 
     @property
     def width(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

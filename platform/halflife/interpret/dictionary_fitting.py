@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from halflife.data.activations import ActivationBatches, StoredActivations, Vectors
@@ -45,9 +46,10 @@ def fit(
     context: Context,
     load: Callable[[], Model] | None = None,
     metadata: Mapping[str, Any] = {},
+    turns: NDArray[np.float32] | None = None,
 ) -> dict[str, Any]:
     """Train, measure and write a stage's dictionaries of some sites. Returns its summary. `load`: the model into which
-    they are spliced; `metadata`: what their folders say of it.
+    they are spliced; `metadata`: what their folders say of it; `turns` (sites, width, width): rotations of the vectors.
 
     On one CPU thread a resumed run ends with the same bits as an uninterrupted one. Raises Diverged when a loss is no
     longer finite, UserError when the stored activations are not.
@@ -55,7 +57,7 @@ def fit(
     for site in stored.sites:
         if not math.isfinite(stored.index.squares[site]):
             raise UserError(f"activations at {site} are not finite: store those of a model that has not diverged")
-    run = _Run(recipe, sites, stored, context)
+    run = _Run(recipe, sites, stored, context, turns)
     run.train()
     trained = {each: run.autoencoders(each) for each in recipe.dictionaries}
     points = run.points(trained)
@@ -145,9 +147,15 @@ class Group:
 
 class _Run:
     def __init__(
-        self, recipe: DictionaryRecipe, sites: Sequence[Site], stored: StoredActivations, context: Context
+        self,
+        recipe: DictionaryRecipe,
+        sites: Sequence[Site],
+        stored: StoredActivations,
+        context: Context,
+        turns: NDArray[np.float32] | None,
     ) -> None:
         self.recipe, self.sites, self.stored, self.context = recipe, sites, stored, context
+        self.turns = turns
         shapes: dict[Any, list[Dictionary]] = {}
         for each in recipe.dictionaries:
             shapes.setdefault((each.latents, each.sparsity, each.shared), []).append(each)
@@ -232,8 +240,7 @@ class _Run:
         self.context.progress(done, self.recipe.tokens, done / max(self.seconds, 1e-9))
 
     def _scaled(self, vectors: Vectors) -> Tensor:
-        raw = np.stack([vectors.values[site.name] for site in self.sites])
-        return Normal.of(torch.from_numpy(raw).to(self.context.device)).values
+        return scaled(vectors, self.sites, self.context.device, self.turns)
 
     def _maybe_checkpoint(self, step: int) -> None:
         """Write `resume-<step>/`, if it is due, and remove the one before."""
@@ -264,6 +271,15 @@ class _Run:
                          for values in (weights, moments)))  # fmt: skip
         self.seconds = state["seconds"]
         return state["step"]
+
+
+def scaled(
+    vectors: Vectors, sites: Sequence[Site], device: str = "cpu", turns: NDArray[np.float32] | None = None
+) -> Tensor:
+    """(sites, rows, width): in units of each vector's own scale, turned by the site's rotation if there are any."""
+    raw = np.stack([vectors.values[site.name] for site in sites])
+    u = Normal.of(torch.from_numpy(raw).to(device)).values
+    return u if turns is None else u @ torch.from_numpy(turns).to(device)
 
 
 @dataclass(frozen=True)

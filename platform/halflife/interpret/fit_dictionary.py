@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from halflife.data.tokenizers import vocabulary_of
 from halflife.errors import UserError
 from halflife.interpret.dictionary_recipe import PCA_ROWS, THRESHOLD_VALUES, DictionaryRecipe
 from halflife.models.sites import Site
+from halflife.rng import generator
 from halflife.stages.activations import Activations
 from halflife.stages.subject import Subject
 from halflife.store.stage import Context, Cost, Stage
@@ -39,6 +43,8 @@ class FitDictionary(Stage, DictionaryRecipe):
     """Some of those stored; by default all"""
     subject: Subject | None = None
     """Into which dictionaries are spliced: that of the activations, or another of its shape"""
+    turned: bool = False
+    """The control in which nothing is shared: each site's vectors are turned by a random rotation of its own."""
 
     def __post_init__(self) -> None:
         """Raises UserError when the fields contradict one another."""
@@ -49,6 +55,8 @@ class FitDictionary(Stage, DictionaryRecipe):
             raise UserError(f"site {unknown[0].name} of a dictionary given: activations are stored at {known}")
         if not self.activations.held_out:
             raise UserError("activations without held-out texts given: a dictionary is measured on them")
+        if self.subject is not None and self.turned:
+            raise UserError("dictionaries of turned activations given with a subject: they fit no model; leave it out")
         if self.subject is not None:
             check_same(self.activations.subject, self.subject)
             if self.activations.texts.length < 2:
@@ -95,16 +103,23 @@ class FitDictionary(Stage, DictionaryRecipe):
             tokens=self.tokens, flops=flops, memory_bytes=memory, disk_bytes=7 * weights, steps=float(self.steps)
         )
 
+    def turns(self) -> NDArray[np.float32]:
+        """(sites, width, width): the rotations of `turned`."""
+        width = self.activations.subject.architecture.width
+        drawn = [generator(self.seed, "turned", site.name).standard_normal((width, width)) for site in self.read_sites]
+        return np.linalg.qr(np.stack(drawn))[0].astype(np.float32)
+
     def run(self, context: Context) -> dict[str, Any]:
         """Raises Diverged when a loss is no longer finite, UserError when stored activations are not."""
         # torch is imported only where a stage runs
         from halflife.interpret.dictionary_fitting import fit
 
         stored = self.activations.open(context.parent(self.activations), *self.read_sites)
+        turns = self.turns() if self.turned else None
         subject = self.subject
         load = None if subject is None else lambda: subject.load(context)
         metadata = {"model_name": self.activations.subject.size, "stage": self.folder_name}
-        return fit(self, self.read_sites, stored, context, load, metadata)
+        return fit(self, self.read_sites, stored, context, load, metadata, turns)
 
 
 def check_same(one: Subject, other: Subject) -> None:

@@ -70,6 +70,35 @@ DERIVED = {
         "layer; relearning: the saving) still has at the end; bounds where a time is censored (analysis.decay.erasure)",
         items=("reading",),
     ),
+    "features_needed": Derived(
+        text="latents that a fresh dictionary needs, shared by all blocks or one per block: geometric mean over all "
+        "levels of specificity that both reach; where there is none in common, the worse one needs more than its most",
+        items=("dictionary",),
+        phase="features",
+    ),
+    "sharing": Derived(
+        text="features_needed of the shared dictionary over that of one per block: 1 if blocks share all features, the "
+        "number of blocks if they share none",
+        phase="features",
+    ),
+    "features_needed_turned": Derived(
+        text="the same where the streams of each block are turned at random, so that nothing is shared",
+        items=("dictionary",),
+        phase="turned-features",
+    ),
+    "agreement": Derived(
+        text="whether a feature of a shared dictionary means the same in two blocks, mean by firing mass. "
+        "meaning: concept (share with the same best concept), trigger (correlation of F1 over concepts), effect "
+        "(correlation of the change of the logits). compared: observed, or permuted (features between blocks)",
+        items=("meaning", "compared"),
+        phase="features",
+    ),
+    "persistence": Derived(
+        text="the probability that a feature of a shared dictionary that fires in a block fires for the same token in "
+        "the next. compared: observed, permuted (tokens), or random (a dictionary of random directions)",
+        items=("compared",),
+        phase="features",
+    ),
     "first_objective": Derived(
         text="a search's first objective on the seeds that it never saw (role held-out). chosen: reference, or "
         "best first, best second: the setting that was best in the first, second objective on the search's own seeds "
