@@ -13,14 +13,18 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import normalizers
 
-from halflife.data.attributes import AttributeText
+from halflife.data.attributes import AttributeText, symbols_of
 from halflife.data.pretrained import prepare_tokenizer
-from halflife.data.tokenizers import Bytes, special_ids
+from halflife.data.tokenizers import Bytes, special_ids, vocabulary_of
 from halflife.data.transforms import FillInTheMiddle, Retrodiction, Tags, Transform, tag
 from halflife.errors import UserError
+from halflife.evaluation.attribute_score import AttributeScore
 from halflife.evaluation.attribute_texts import AttributeTexts
 from halflife.evaluation.probe import Setting
 from halflife.interpret.distance import DistanceProbe
+from halflife.models.ladder import Rung
+from halflife.models.start import fresh
+from halflife.rng import generator
 from halflife.tasks.attributes import UNTOLD, AttributeGrammar
 from tests.data.test_pretrained import folder
 from tests.models import tiny
@@ -154,3 +158,39 @@ def test_any_tokenizer_with_a_token_for_each_symbol_writes_the_text(results: Pat
     many = AttributeText(grammar=replace(GRAMMAR, symbols=30))  # with A beside a
     with pytest.raises(UserError, match=r"the tokenizer has no token of its own for each of 'abc.*ABCD'"):
         AttributeTexts(text=many).rows(tokenizer, results)
+
+
+def test_documents_of_fixed_values_have_these_and_their_own_exact_distribution() -> None:
+    fixed = replace(TEXT, fixed=(1, UNTOLD))
+    tokenizer = TEXT.tokenizer()
+    values = fixed.prepare(tokenizer, NONE)(generator(0), 50, 12).values
+    assert set(values[:, 0]) == {1}
+    assert len(set(values[:, 1])) > 1
+    texts = AttributeTexts(text=fixed, count=4, length=10)
+    rows = texts.rows(tokenizer, NONE)
+    symbols = symbols_of(rows, TEXT.symbol_ids(tokenizer, NONE))
+    expected = TEXT.grammar.predictive(symbols, TEXT.grammar.evidence(np.array([1, UNTOLD])))
+    found = texts.conditional(rows, tokenizer, NONE)
+    assert found is not None
+    np.testing.assert_allclose(found[..., TEXT.symbol_ids(tokenizer, NONE)], expected, atol=1e-12)
+    with pytest.raises(UserError, match="fixed values"):
+        replace(TEXT, fixed=(9, 0))
+
+
+def test_documents_that_a_model_writes_are_scored_by_the_exact_posterior() -> None:
+    """Of a model that always writes the symbol which one value makes likely, almost all have it."""
+    grammar = AttributeGrammar(symbols=2, attributes=1, values=2, strength=2, scalar=True, tables="unigram")
+    text = AttributeText(grammar=grammar)
+    tokenizer = text.tokenizer()
+    liked = int(np.exp(grammar.log_transitions)[1, 0].argmax())
+    setting = Setting(tokenizer=tokenizer, results=NONE, sequence=16)
+    model: Any = fresh(Rung(size="20k"), vocabulary_of(tokenizer), 0.0, 0)
+    certain = torch.full((vocabulary_of(tokenizer),), -50.0)
+    certain[text.symbol_ids(tokenizer, NONE)[liked]] = 50.0
+    model.logits = lambda hidden: certain.expand(*hidden.shape[:-1], -1)
+    scores = {}
+    for value in (0, 1):
+        probe = AttributeScore(text=text, told=(value,), count=8, length=12)
+        scores[value] = probe.prepare(setting)(model)["score"]
+    assert scores[1] > 0.99
+    assert scores[0] + scores[1] == pytest.approx(1)

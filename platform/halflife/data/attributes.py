@@ -21,10 +21,15 @@ class AttributeText(Generated):
     grammar: AttributeGrammar
     length: int | None = None
     """Symbols of each document; None: as many as a row has room for"""
+    fixed: tuple[int, ...] | None = None
+    """The values of all documents, one for each attribute (UNTOLD: any). None: any"""
 
     def __post_init__(self) -> None:
+        """Raises UserError for documents of no symbol, and for values that attributes do not have."""
         if self.length is not None and self.length < 1:
             raise UserError(f"documents of {self.length} symbols given: expected at least 1")
+        if self.fixed is not None:
+            self._check(self.fixed, "fixed")
 
     @property
     def name(self) -> str:
@@ -33,6 +38,11 @@ class AttributeText(Generated):
     @property
     def choices(self) -> tuple[int, ...]:
         return (self.grammar.values,) * self.grammar.attributes
+
+    @property
+    def evidence(self) -> Floats | None:
+        """What is known of the classes before the text, (K,), as `AttributeGrammar` takes it"""
+        return None if self.fixed is None else self.grammar.evidence(np.array(self.fixed))
 
     def tokenizer(self, *chains: Sequence[Transform]) -> Characters:
         """A token for each symbol, and the special tokens that these chains of transforms write."""
@@ -53,7 +63,7 @@ class AttributeText(Generated):
         ids = self.symbol_ids(tokenizer, results)
 
         def draw(rng: np.random.Generator, count: int, room: int) -> Documents:
-            values, symbols = self.grammar.sample(rng, count, self.length or room)
+            values, symbols = self.grammar.sample(rng, count, self.length or room, self.evidence)
             return Documents(tokens=ids[symbols], values=values, choices=self.choices)
 
         return draw
@@ -62,14 +72,17 @@ class AttributeText(Generated):
         """The perfect classifier: documents (count, length), generated or not, to the log-probability (count,) that
         they have the told values, one for each attribute (UNTOLD: any). Tokens that are no symbols say nothing. Raises
         UserError for other values."""
-        number = self.grammar.values
-        if len(told) != len(self.choices) or not all(UNTOLD <= value < number for value in told):
-            raise UserError(
-                f"told values {tuple(told)} given: expected one of 0 to {number - 1}, or UNTOLD, for each of "
-                f"{len(self.choices)} attributes"
-            )
+        self._check(told, "told")
         ids, values = self.symbol_ids(tokenizer, results), np.array(told)
         return lambda tokens: self.grammar.log_posterior(symbols_of(tokens, ids), values)
+
+    def _check(self, values: Sequence[int], what: str) -> None:
+        number = self.grammar.values
+        if len(values) != len(self.choices) or not all(UNTOLD <= value < number for value in values):
+            raise UserError(
+                f"{what} values {tuple(values)} given: expected one of 0 to {number - 1}, or UNTOLD, for each of "
+                f"{len(self.choices)} attributes"
+            )
 
 
 def symbols_of(tokens: Ints, symbol_ids: Ints) -> Ints:

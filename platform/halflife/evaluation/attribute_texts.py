@@ -60,7 +60,7 @@ class AttributeTexts(Texts):
 
     def _write(self, found: NDArray[np.float64], rows: Rows, following: Rows, ids: Rows, slots: list[_Slot]) -> None:
         grammar, symbols = self.text.grammar, symbols_of(rows, ids)
-        weights = grammar.log_weights(symbols)
+        weights = grammar.log_weights(symbols, self.text.evidence)
         for slot in slots:
             told = np.full((*rows.shape, grammar.attributes), UNTOLD)
             told[..., slot.attribute] = slot.values_of(rows)

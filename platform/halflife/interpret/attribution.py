@@ -1,0 +1,150 @@
+"""Attribute: which features of a model fine-tuning used, and whether editing these moves what fine-tuning did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+from halflife.data.tokenizers import vocabulary_of
+from halflife.errors import UserError
+from halflife.evaluation.texts import Texts
+from halflife.interpret.attribution_losses import ChangeLoss, Divergence, DotProduct
+from halflife.interpret.attribution_truth import Properties
+from halflife.interpret.dictionary_edits import Learned
+from halflife.interpret.fit_dictionary import check_same
+from halflife.models.sites import Site
+from halflife.stages.subject import Subject
+from halflife.store.stage import Context, Cost, Stage
+
+FILE = "attribution.safetensors"
+EDITED = ("everywhere", "active")
+"""Ways in which features are moved by an edit of any text"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribute(Stage):
+    """Backpropagates a loss between a fine-tuned model and the one that it was tuned from, through the latter, into the
+    latents of dictionaries at a site, as `attribution_scores` describes. All numbers are of fine-tuning less `null`.
+
+    Points at step 0. Of what fine-tuning did, at `change`: `size` (mean squared change of the centred logits of a
+    token), `kl` (KL(tuned || subject) in nats per token), `unconditional` (share of the change that is the same for all
+    tokens), `outside` (share that is left when the tuned model's stream at the site is put in: no feature there is
+    responsible), and `intended`, its cosine with the exact change. `mean-difference`: the edit that adds the mean
+    difference of the two models' streams.
+
+    At `d<number>`, in the order of the dictionaries: `live` latents, `fvu` on the subject's stream and `fvu_tuned` on
+    the tuned one's. At `d<number>.<loss>.<way>`: `alignment`, the correlation over live latents of their cosine scores
+    with the correlation of each latent's activation with the first of `properties`; `alignment_raw`, of raw scores;
+    `alignment_single`, the mean over scores from one text each; `selectivity`, less the largest size of the alignment
+    with another property; `reliability` between halves of the texts. At `d<number>.<loss>.<way>.<count>` for the first
+    loss: `explained` and `undone`, how much of the change moving the top `count` latents reproduces in the subject and
+    undoes in the tuned model, on texts of its own, and `toward`, the cosine of what it does with the exact change; and
+    each of other live latents that are as active and as effective: `explained_random`, `undone_random`,
+    `toward_random`.
+
+    At `planted.<way>`, the positive control: so many latents are moved alone, by `planted_size`; `first` is the share
+    that is ranked first, `auc` the mean area under the ROC curve of the one against all others.
+
+    `final/attribution.safetensors` has the scores of both halves of the texts. The summary's `latents` are the live
+    ones of the first dictionary: score and truth.
+    """
+
+    kind: ClassVar[str] = "attribute"
+
+    subject: Subject
+    tuned: Subject
+    null: Subject | None = None
+    """After the same training without what it is for. Any further training moves a model."""
+    dictionaries: tuple[Learned, ...]
+    """Of the subject's stream"""
+    site: Site
+    texts: Texts
+    """Half of them for edits' factors"""
+    properties: Properties | None = None
+    """What latents may stand for; the first is what fine-tuning was for."""
+    intended: Texts | None = None
+    """The same texts, as far as their tokens go, with the exact distribution that fine-tuning was to reach"""
+    losses: tuple[ChangeLoss, ...] = (DotProduct(), Divergence())
+    counts: tuple[int, ...] = (1, 2, 5, 10)
+    """Of top latents that are edited together"""
+    draws: int = 8
+    """Backward passes from random directions, by which the lengths of latents' effects are known"""
+    random_sets: int = 8
+    """Of latents, for each count"""
+    path: int = 0
+    """Points of integrated gradients for the way "change"; 0: the gradient at the subject"""
+    planted: int = 16
+    planted_size: float = 0.05
+    """Of a latent's activation, or of the mean one of those of all tokens where it is active"""
+    least: float = 0.005
+    """Share of the tokens for which a latent is active, to be ranked"""
+    first: int = 0
+    """Predictions after earlier positions are left out."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError when the fields contradict one another."""
+        for name, lowest in (("draws", 1), ("random_sets", 1), ("path", 0), ("planted", 0)):
+            if getattr(self, name) < lowest:
+                raise UserError(f"{name} = {getattr(self, name)} of an attribution given: expected at least {lowest}")
+        if not self.dictionaries or not self.losses:
+            raise UserError("an attribution without a dictionary or a loss given: expected at least one of each")
+        if again := [name for name, count in Counter(loss.name for loss in self.losses).items() if count > 1]:
+            raise UserError(f"loss {again[0]} given several times: expected each once")
+        if min(self.counts, default=1) < 1 or len(set(self.counts)) < len(self.counts):
+            raise UserError(f"counts {self.counts} of latents to edit given: expected different ones, from 1 on")
+        if self.texts.count < 4 or not 0 <= self.first < self.texts.length:
+            raise UserError(
+                f"{self.texts.count} texts of {self.texts.length} tokens from position {self.first} on given: expected "
+                "at least 4 texts, and a position in them"
+            )
+        self.site.check(self.subject.architecture)
+        for dictionary in self.dictionaries:
+            dictionary.check(self.subject.architecture, self.site)
+        for other in (self.tuned, self.null):
+            if other is not None:
+                check_same(self.subject, other)
+        longest = self.subject.context_length
+        if longest is not None and self.texts.length > longest:
+            raise UserError(
+                f"texts of {self.texts.length} tokens given: {self.subject.size} reads at most {longest}; shorten them"
+            )
+
+    @cached_property
+    def ways(self) -> tuple[str, ...]:
+        return (*EDITED, "change")
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        names = [f"d{number}" for number in range(len(self.dictionaries))]
+        scored = [f"{name}.{loss.name}.{way}" for name in names for loss in self.losses for way in self.ways]
+        made = [f"{name}.{self.losses[0].name}.{way}" for name in names for way in EDITED]
+        planted = [f"planted.{way}" for way in EDITED] if self.planted else []
+        counted = [f"{name}.{count}" for name in made for count in self.counts]
+        return ("change", "mean-difference", *names, *scored, *counted, *planted)
+
+    @property
+    def label(self) -> str:
+        return f"attribution to {len(self.dictionaries)} dictionaries"
+
+    @property
+    def cost(self) -> Cost:
+        """In forward passes: a backward pass from the site on is about as much."""
+        tokens, models = self.texts.count * self.texts.length, 2 + (self.null is not None)
+        scored = 3 * models + len(self.losses) * (1 + self.draws + 2 * self.path)
+        sets = len(EDITED) * len(self.dictionaries) * len(self.counts) * (1 + self.random_sets)
+        planted = len(EDITED) * self.planted * 6
+        reading = self.subject.reading((scored + 1.5 * (sets + 1) + planted) * tokens, self.texts.length)
+        latents = sum(dictionary.latents for dictionary in self.dictionaries)
+        width, vocabulary = self.subject.architecture.width, vocabulary_of(self.subject.codec)
+        held = 4.0 * tokens * (6 * latents + 6 * width + 8 * min(vocabulary, tokens))
+        weights = 2 * models * self.subject.memory(0).total
+        return replace(reading, memory_bytes=weights + held, disk_bytes=24.0 * latents * len(self.losses) * 3)
+
+    def run(self, context: Context) -> dict[str, Any]:
+        # torch is imported only where a stage runs
+        from halflife.interpret.attribution_measurement import measured
+
+        return measured(self, context)
