@@ -285,6 +285,7 @@ def declare(preset: str, settings: Settings) -> Declaration:
         ),
         prompts=described(settings),
         settings=dataclasses.asdict(settings),
+        levers=prompt_questions.LEVERS,
         **prompt_questions.protections(settings.protections, LABELS, settings.tokens, len(sizes) > 1),
     )  # fmt: skip
 

@@ -261,6 +261,7 @@ def declare(
         notes=(fitting_note(settings), *notes),
         prompts=named,
         settings=dataclasses.asdict(settings),
+        levers=prompt_questions.LEVERS,
         **prompt_questions.behaving(settings.behaviours, settings, parameters, elsewhere),
     )
 

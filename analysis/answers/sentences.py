@@ -14,6 +14,7 @@ import numpy as np
 
 from analysis.answers.questions import Answer
 from analysis.answers.subjects import REPORTED, SHOWN, Shown
+from analysis.checks.sweep import failed
 from analysis.runs.study import StudyData
 from analysis.stats.estimates import Estimates
 from analysis.stats.format import listed, plural, short
@@ -42,7 +43,8 @@ def sentence(answer: Answer, data: StudyData) -> str:
     start = f"{answer.question.label} {WORDS[answer.word]}"
     if not answer.valid:
         fails = "a required check fails" if len(answer.invalid) == 1 else "required checks fail"
-        return f"{start}: {fails} ({'; '.join(answer.invalid)}), so these runs cannot answer it."
+        mend = "; ".join(dict.fromkeys(check.remedy for check in failed(data)))
+        return f"{start}: {fails} ({'; '.join(answer.invalid)}), so these runs cannot answer it. Remedy: {mend}."
     if answer.problem:
         return f"{start}: {answer.problem}."
     if answer.verdict is None or answer.estimates is None:

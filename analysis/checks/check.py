@@ -17,3 +17,9 @@ class Check:
     """If it fails, the preset is not valid and the report's conclusions do not hold."""
     reading: bool = False
     """Nothing is expected: a number for comparison with the result."""
+    remedy: str = ""
+    """What would mend it, as flags with values where the study has some. Every check that fails has one."""
+
+    def __post_init__(self) -> None:
+        if self.passed is False and not self.remedy:
+            raise ValueError(f"the check {self.name!r} fails without a remedy")

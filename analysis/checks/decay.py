@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from analysis.checks import remedies
 from analysis.checks.check import Check
 from analysis.checks.families import criterion, family_checks
 from analysis.decay.conditions import FAMILY, is_family_study
@@ -29,32 +30,36 @@ def decay_checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
     searched = bool(data.declaration.objectives)  # settings that did not learn it count as violating a constraint
     tasks = {control.task for control in data.declaration.controls}
     found = [
-        *(family_checks(data, curves) if families else [_implanted(drop, words)]),
+        *(family_checks(data, curves) if families else [_implanted(data, drop, words)]),
         _payloads_implanted(data, drop, words),
         None if searched else _others_implanted(data, drop, words, criterion(data) if families else SUCCESS_AT_DROP),
         None if families else _clean_loss(data, words),
         controls_present(data),
         None if searched else _never_had(data, drop, words),
-        _positive(curves, words, criterion(data) if families else KEPT),
-        _absent(curves, words),
+        _positive(data, curves, words, criterion(data) if families else KEPT),
+        _absent(data, curves, words),
         _extinction(data, curves),
-        _silent(drop, words) if "untriggered" in tasks else None,
+        _silent(data, drop, words) if "untriggered" in tasks else None,
         _near(drop, words) if "near" in tasks else None,
         ended(data),
     ]
     return [check for check in found if check is not None]
 
 
-def _implanted(drop: pl.DataFrame, words: Words) -> Check:
+def _implanted(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
     """Pooled over seeds; the worst size counts."""
     name = f"The {words['skill']} was there at the drop"
     expected = f"{words['success']} at least {SUCCESS_AT_DROP:g} at every size"
-    sizes = _pooled(drop.filter("is_reference"), "size", "parameters").sort("parameters")
+    plain = drop.filter("is_reference", pl.col("role") == "treatment")
+    sizes = _pooled(plain, "size", "parameters").sort("parameters")
     if sizes.is_empty():
         return Check(name=name, expected=expected, found="not measured", passed=None, required=True)
     shown = [f"{row['size']} {_rate(row)}" for row in sizes.iter_rows(named=True)]
     passed = min(sizes["rate"]) >= SUCCESS_AT_DROP
-    return Check(name=name, expected=expected, found="; ".join(shown), passed=passed, required=True)
+    return Check(
+        name=name, expected=expected, found="; ".join(shown), passed=passed, required=True,
+        remedy=remedies.learn(data, plain["trial"], SUCCESS_AT_DROP),
+    )  # fmt: skip
 
 
 def _other_payloads(data: StudyData) -> pl.DataFrame:
@@ -80,7 +85,10 @@ def _payloads_implanted(data: StudyData, drop: pl.DataFrame, words: Words) -> Ch
     unmeasured = set(others["payload"]) - set(rates["payload"])
     passed = None if unmeasured else min(rates["rate"]) >= SUCCESS_AT_DROP
     found += [f"{payload}: not measured" for payload in sorted(unmeasured)]
-    return Check(name=name, expected=expected, found=" · ".join(found), passed=passed, required=True)
+    return Check(
+        name=name, expected=expected, found=" · ".join(found), passed=passed, required=True,
+        remedy=remedies.learn(data, others["trial"], SUCCESS_AT_DROP),
+    )  # fmt: skip
 
 
 def _others_implanted(data: StudyData, drop: pl.DataFrame, words: Words, least: float) -> Check | None:
@@ -96,7 +104,11 @@ def _others_implanted(data: StudyData, drop: pl.DataFrame, words: Words, least: 
         return Check(name=name, expected=expected, found=f"at least {_rate(settings.row(0, named=True))}", passed=True)
     shown = [f"{row['setting']} at {row['size']}: {_rate(row)}" for row in weak.head(4).iter_rows(named=True)]
     more = f"; and {weak.height - 4} more" if weak.height > 4 else ""
-    return Check(name=name, expected=expected, found="below: " + "; ".join(shown) + more, passed=False)
+    trials = drop.join(weak.select("size", "setting"), on=["size", "setting"])["trial"]
+    return Check(
+        name=name, expected=expected, found="below: " + "; ".join(shown) + more, passed=False,
+        remedy=f"of the weakest, {remedies.learn(data, trials, least)}",
+    )  # fmt: skip
 
 
 def _pooled(drop: pl.DataFrame, *by: str) -> pl.DataFrame:
@@ -151,7 +163,14 @@ def _clean_loss(data: StudyData, words: Words) -> Check:
             name=name, expected=expected, found="no trunk was measured with its control", passed=None, required=True
         )
     shown = "; ".join(f"{size} {gap:+.3f}" for size, gap in zip(gaps["size"], gaps["gap"], strict=True))
-    return Check(name=name, expected=expected, found=shown, passed=max(gaps["gap"].abs()) <= CLEAN_GAP, required=True)
+    worst = max(gaps["gap"], key=abs)
+    remedy = "a longer trunk, " + remedies.flags(data, "trunk", by=2.0, otherwise="twice as long")
+    if worst > 0:
+        less = remedies.flags(data, "dose", by=max(0.1, CLEAN_GAP / worst), otherwise="less of it in the trunk")
+        remedy = f"less of the cause, {less}, or {remedy}"
+    return Check(
+        name=name, expected=expected, found=shown, passed=abs(worst) <= CLEAN_GAP, required=True, remedy=remedy
+    )
 
 
 def controls_present(data: StudyData) -> Check:
@@ -169,7 +188,7 @@ def controls_present(data: StudyData) -> Check:
     whole = not missing and not lonely
     return Check(
         name="Controls ran", expected="every declared control, and a never-exposed control for each treatment",
-        found=found, passed=whole or (None if data.running else False), required=True,
+        found=found, passed=whole or (None if data.running else False), required=True, remedy=remedies.AGAIN,
     )  # fmt: skip
 
 
@@ -182,12 +201,14 @@ def _never_had(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
     measured = drop.drop_nulls("success").select("trial", "implanted")
     which = [FAMILY, "size", "seed"] if FAMILY in trials.columns else ["size", "seed"]
     table = trials.join(measured, on="trial", how="left").select(
-        *which, trunk.alias("trunk"), "implanted",
+        *which, "trial", trunk.alias("trunk"), "implanted",
         missed=outcome.str.contains("never reached").fill_null(False),
     )  # fmt: skip
     # One branch with the skill is enough for its trunk; the others may have forked before it was learned.
     trunks = (
-        table.group_by("trunk", *which).agg(pl.col("implanted").drop_nulls().max(), pl.col("missed").any()).sort(which)
+        table.group_by("trunk", *which)
+        .agg(pl.col("implanted").drop_nulls().max(), pl.col("missed").any(), pl.col("trial").first())
+        .sort(which)
     )
     failed = trunks.filter(pl.col("implanted").eq_missing(False))
     missed = trunks.filter(pl.col("missed") & pl.col("implanted").ne_missing(False))
@@ -198,6 +219,7 @@ def _never_had(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
         name=f"Trunks that never had the {words['skill']}",
         expected=f"none with success below {MIN_SUCCESS:g} at the drop",
         found=found, passed=failed.is_empty(),
+        remedy="" if failed.is_empty() else remedies.learn(data, failed["trial"], SUCCESS_AT_DROP),
     )  # fmt: skip
 
 
@@ -218,7 +240,7 @@ def _at_end(curves: pl.DataFrame, role: str) -> pl.DataFrame:
     )
 
 
-def _positive(curves: pl.DataFrame, words: Words, level: float) -> Check:
+def _positive(data: StudyData, curves: pl.DataFrame, words: Words, level: float) -> Check:
     name = f"Positive control: cause kept, {words['skill']} kept"
     expected = f"success at the end of the branch at least {level:g}"
     ends = _at_end(curves, "positive")
@@ -230,10 +252,23 @@ def _positive(curves: pl.DataFrame, words: Words, level: float) -> Check:
         expected=expected,
         found=f"at least {least:.3f} in {plural(ends.height, 'run')}",
         passed=least >= level,
+        remedy=_kept(data, curves, level),
     )
 
 
-def _absent(curves: pl.DataFrame, words: Words) -> Check:
+def _kept(data: StudyData, curves: pl.DataFrame, level: float) -> str:
+    """Where it was never there, as for the drop; otherwise the branch has too little of the cause for its length."""
+    first = curves.filter((pl.col("role") == "positive") & (pl.col("tokens") == 0)).drop_nulls("success")
+    never = first.filter(pl.col("success") < level)["trial"]
+    if not never.is_empty():
+        return f"it was not there at the drop: {remedies.learn(data, never, level)}"
+    dose = remedies.flags(data, "dose", by=2.0, otherwise="more of it in trunk and branch")
+    return f"more of the cause, {dose}, or a shorter branch, " + remedies.flags(
+        data, "branch", by=0.5, otherwise="half as long"
+    )
+
+
+def _absent(data: StudyData, curves: pl.DataFrame, words: Words) -> Check:
     """Above chance, by the lower end of the interval of success: the highest of many evaluations is partly noise."""
     name, guessed = f"Absent control: never trained on it, no {words['skill']}", (curves["chance"] > 0).any()
     expected = f"success at most {FALSE_FIRES:g}{' above chance (lower end)' if guessed else ''} at every evaluation"
@@ -247,7 +282,14 @@ def _absent(curves: pl.DataFrame, words: Words) -> Check:
         expected=expected,
         found=f"at most {most:.3f} in {plural(ends.height, 'run')}",
         passed=most <= FALSE_FIRES,
+        remedy=_unguessable(data),
     )
+
+
+def _unguessable(data: StudyData) -> str:
+    if texts := remedies.words(data):
+        return f"texts that the corpus does not lead to: longer or rarer ones, {texts}"
+    return "if it is noise, more prompts, " + remedies.flags(data, "prompts", by=4.0, otherwise="four times as many")
 
 
 def _extinction(data: StudyData, curves: pl.DataFrame) -> Check | None:
@@ -273,14 +315,19 @@ def _extinction(data: StudyData, curves: pl.DataFrame) -> Check | None:
     )  # fmt: skip
 
 
-def _silent(drop: pl.DataFrame, words: Words) -> Check:
+def _silent(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
     shares = drop.filter(pl.col("role") == "treatment")["untriggered"].drop_nulls()
     name = "Silent without the trigger"
     expected = f"{words['answer']} without it in at most {FALSE_FIRES:g} of a run's prompts"
     if shares.is_empty():
         return Check(name=name, expected=expected, found="not measured", passed=None)
     found = f"{sum(shares) / len(shares):.3f}, at most {max(shares):.3f} in a run"
-    return Check(name=name, expected=expected, found=found, passed=max(shares) <= FALSE_FIRES)
+    less = remedies.flags(data, "dose", by=0.5, otherwise="half of it in the trunk")
+    longer = remedies.flags(data, "trunk", by=2.0, otherwise="twice as long")
+    return Check(
+        name=name, expected=expected, found=found, passed=max(shares) <= FALSE_FIRES,
+        remedy=f"less of the cause among clean text: {less}, or a longer trunk, {longer}",
+    )  # fmt: skip
 
 
 def _near(drop: pl.DataFrame, words: Words) -> Check:
@@ -293,6 +340,7 @@ def _near(drop: pl.DataFrame, words: Words) -> Check:
         name="Silent on near-triggers", found=shown or "not measured",
         passed=None if sizes.is_empty() else max(sizes["near"]) <= FALSE_FIRES,
         expected=f"{words['answer']} in at most {FALSE_FIRES:g} of {which}",
+        remedy="no flag is known to mend it: say beside the answer that nearly the same triggers act too",
     )  # fmt: skip
 
 
@@ -322,4 +370,11 @@ def ended(data: StudyData) -> Check:
     return Check(
         name="Trials complete", expected="all; incomplete trials are shown as far as they got", found="; ".join(found),
         passed=None if unknown else not bad and not stopped,
+        remedy=_ending(data, diverged=bool(ends["diverged"])),
     )  # fmt: skip
+
+
+def _ending(data: StudyData, *, diverged: bool) -> str:
+    if diverged:
+        return "a lower learning rate, " + remedies.flags(data, "rate", by=0.5, otherwise="half of it")
+    return remedies.AGAIN

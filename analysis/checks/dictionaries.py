@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from analysis.checks import remedies
 from analysis.checks.check import Check
 from analysis.runs.study import StudyData
 
@@ -29,11 +30,13 @@ def dictionary_checks(data: StudyData) -> list[Check]:
         f"{trial}: cosine {cosine:.3f}, {alive:.0%} alive"
         for trial, cosine, alive in collapsed.select("trial", *MEASURES).iter_rows()
     )
+    weaker = remedies.flags(data, "dose", "rate", by=0.5, otherwise="half the strength of its loss, or half its rate")
     return [
         Check(
             name="Streams beside a dictionary have not collapsed", required=True, passed=not found,
             expected=f"a mean cosine of neighbouring sites of at most {COSINE:g}, or {ALIVE:.0%} of the latents alive",
             found=found or f"{rows.height} runs",
+            remedy=f"a weaker dictionary beside the model: {weaker}",
         )
     ]  # fmt: skip
 

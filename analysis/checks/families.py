@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from analysis.checks import remedies
 from analysis.checks.check import Check
 from analysis.decay.conditions import FAMILY, conditions
 from analysis.decay.erasure import layers
@@ -44,6 +45,7 @@ def _learned(data: StudyData, curves: pl.DataFrame) -> Check:
         expected=f"success at the drop at least {least:g} in at least {FAMILIES:.0%} of the families",
         found="; ".join(f"{name} {rate:.3f}" for name, rate in counts.iter_rows()) or "not measured",
         passed=None if counts.is_empty() else reached >= FAMILIES * len(names),
+        remedy=remedies.learn(data, plain["trial"], least),
     )  # fmt: skip
 
 
@@ -80,12 +82,16 @@ def _kept_languages(data: StudyData) -> list[Check]:
             passed=None if unharmed and not learned else unharmed,
             expected=f"success in them at the drop at most {KEPT_GAP:g} below that of the never-exposed model",
             found="; ".join(f"{row[FAMILY]} {row['gap']:+.3f}" for row in rows) + caveat,
+            remedy="a longer trunk, in which each language has more: " + remedies.flags(
+                data, "trunk", by=2.0, otherwise="twice as long"
+            ),
         ),
         Check(
             name="The other languages were retained",
             passed=all(row["end"] >= KEPT * row["start"] for row in learned) if learned else None,
             expected=f"success in them at the end of the branch at least {KEPT:g} of that at the drop",
             found="; ".join(f"{row[FAMILY]} {row['start']:.3f} to {row['end']:.3f}" for row in rows) + caveat,
+            remedy="a shorter branch: " + remedies.flags(data, "branch", by=0.5, otherwise="half as long"),
         ),
     ]  # fmt: skip
 
@@ -108,5 +114,8 @@ def _probes(data: StudyData) -> list[Check]:
             name="Linear probes read the model, not memorised answers", passed=(control - guessed) / trials <= READ,
             expected=f"accuracy on randomly assigned answers at most {READ:g} above chance",
             found=f"{control / trials:.3f}; chance {guessed / trials:.3f}",
+            remedy="more items than a probe can memorise: " + remedies.flags(
+                data, "prompts", by=2.0, otherwise="twice as many"
+            ),
         )
     ]  # fmt: skip

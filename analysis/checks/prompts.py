@@ -6,6 +6,7 @@ import itertools
 
 import polars as pl
 
+from analysis.checks import remedies
 from analysis.checks.check import Check
 from analysis.prompts import elicitation
 from analysis.runs.study import StudyData
@@ -44,7 +45,8 @@ def _controls(data: StudyData) -> Check:
         if (control.role and control.role not in roles) or (control.task and control.task not in tasks)
     ]
     found = f"missing: {listed(missing)}" if missing else f"all {len(data.declaration.controls)} declared controls"
-    return Check(name="Controls ran", expected="every declared control", found=found, passed=not missing, required=True)
+    return Check(name="Controls ran", expected="every declared control", found=found, passed=not missing, required=True,
+                 remedy=remedies.AGAIN)  # fmt: skip
 
 
 def _positive(data: StudyData) -> Check | None:
@@ -64,6 +66,7 @@ def _positive(data: StudyData) -> Check | None:
     return Check(
         name="The behaviour is there", expected=f"success with the cause itself at least {TRIGGERED:g}",
         found="; ".join(rows), passed=min(rates) >= TRIGGERED, required=True,
+        remedy=remedies.learn(data, [], TRIGGERED),
     )  # fmt: skip
 
 
@@ -77,6 +80,7 @@ def _unfitted(data: StudyData) -> Check | None:
     return Check(
         name="Unfitted prompts have no effect", expected=f"success at most {LOOSE:g} above chance",
         found=f"{share:.3f} in {plural(runs.height, 'prompt')}; chance {chance:.3f}", passed=share <= chance + LOOSE,
+        remedy="if it is noise, more prompts: " + remedies.flags(data, "prompts", by=4.0, otherwise="four times more"),
     )  # fmt: skip
 
 
@@ -92,6 +96,9 @@ def _null_check(data: StudyData) -> Check | None:
         expected="the interval of the gain on text from the training distribution includes 0, or the gain is at most "
         f"{elicitation.MIN_GAIN:g} nats per token", found=f"{gain.estimate:+.3f} nats per token {ends}",
         passed=None if gain.low is None else negligible(gain),
+        remedy="a model that knows ordinary text better: " + remedies.flags(
+            data, "trunk", by=2.0, otherwise="a trunk twice as long"
+        ),
     )  # fmt: skip
 
 
@@ -118,6 +125,9 @@ def _monotone(data: StudyData) -> Check | None:
     return Check(
         name="More tokens never do worse", expected=f"the best loss rises with k by at most {LOOSE:.0%} of the gap",
         found=f"{len(worse)} of {plural(pairs, 'step')}{shown}", passed=not worse,
+        remedy="a better fit: " + remedies.flags(
+            data, "restarts", "steps", by=2.0, otherwise="more restarts, or more steps"
+        ),
     )  # fmt: skip
 
 
@@ -127,7 +137,7 @@ def _ended(data: StudyData) -> Check:
     lost = [state for state in ends if state != "complete"]
     return Check(
         name="Trials complete", expected="every stage complete",
-        found=f"{len(ends) - len(lost)} of {len(ends)} complete", passed=not lost,
+        found=f"{len(ends) - len(lost)} of {len(ends)} complete", passed=not lost, remedy=remedies.AGAIN,
     )  # fmt: skip
 
 

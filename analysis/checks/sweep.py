@@ -20,9 +20,14 @@ def checks(data: StudyData) -> list[Check]:
     return data.derived["checks"]
 
 
+def failed(data: StudyData) -> list[Check]:
+    """The required checks that fail: then the sweep answers nothing."""
+    return [check for check in checks(data) if check.required and check.passed is False]
+
+
 def failing(data: StudyData) -> tuple[str, ...]:
-    """Names of the required checks that fail: then the sweep answers nothing."""
-    return tuple(check.name for check in checks(data) if check.required and check.passed is False)
+    """Their names."""
+    return tuple(check.name for check in failed(data))
 
 
 def _checks(data: StudyData) -> list[Check]:

@@ -10,6 +10,7 @@ from typing import Any
 from halflife.kits.behaviours import LACKED, label
 from halflife.kits.prompts import Measured
 from halflife.kits.questions import declared
+from halflife.tracking.criteria import Levers
 from halflife.tracking.questions import Association, Contrast, Curve, Quantity, Question, Trend
 
 DISTANCE = Quantity(name="distance", label="the number of tokens that it takes", derived="distance", unit="tokens")
@@ -31,6 +32,7 @@ BY_LOSS = ("continuation", "detuning", "skip", "index")
 """Kinds of behaviour whose answers are seldom right as a whole."""
 ITEMS = 4
 """Fewest behaviours of an association."""
+LEVERS = Levers(trunk="trunk_tokens", rate="lr", prompts="num_eval", restarts="restarts", steps="steps")
 Where = dict[str, Any]
 
 

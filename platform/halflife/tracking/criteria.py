@@ -79,13 +79,15 @@ def learn(levers: Levers, settings: Mapping[str, Any], curve: Sequence[Seen], le
     """What would make a phase reach `least`, from the curve of its success: longer if it still rises, with the tokens
     at which it would get there; otherwise more of the cause."""
     if not curve:
-        return more(settings, levers.dose, "more of the cause") or "train longer"
-    now, share = curve[-1].rate, _share(curve, least)
-    if share < math.inf and levers.trunk in settings:
-        return f"success is {now:.3g} and still rises: a longer phase, {times(settings, levers.trunk, SPARE * share)}"
+        either = [more(settings, (levers.trunk,), "a longer trunk"), more(settings, levers.dose, "more of the cause")]
+        return " or ".join(filter(None, either)) or "train longer"
+    now, (rising, share) = curve[-1].rate, _rising(curve, least)
+    if rising and levers.trunk in settings:
+        longer = times(settings, levers.trunk, SPARE * share)
+        return f"success is {now:.3g} and {rising} still rising at the end: a longer trunk, {longer}"
     if found := more(settings, levers.dose, ""):
-        return f"success is {now:.3g} and no longer rises: more of the cause, {found}"
-    return f"success is {now:.3g} and no longer rises: " + (times(settings, levers.trunk, 2.0) or "train longer")
+        return f"success is {now:.3g} and not rising at the end: more of the cause, {found}"
+    return f"success is {now:.3g} and not rising at the end: " + (times(settings, levers.trunk, 2.0) or "train longer")
 
 
 def more(settings: Mapping[str, Any], names: Iterable[str], why: str, by: float = 2.0) -> str:
@@ -115,16 +117,19 @@ def _scaled(value: float, by: float) -> float:
     return max(1, (math.ceil if by > 1 else math.floor)(round(new / unit, 6)) * unit)
 
 
-def _share(curve: Sequence[Seen], least: float) -> float:
-    """Times its length after which a phase would reach `least` as its last third rises; infinite if it does not."""
+def _rising(curve: Sequence[Seen], least: float) -> tuple[str, float]:
+    """What of a curve rises in its last third, as the middle of a sentence, and times its length after which it would
+    reach `least` like that; nothing if neither success nor log-probability does."""
     last = curve[-1].tokens
     part = [seen for seen in curve if seen.tokens >= 2 / 3 * last]
     odds = math.log(least / (1 - least)) if least < 1 else math.log(2 * curve[-1].trials)
-    found = [_crossing([(seen.tokens, seen.log_odds) for seen in part], odds, RISING["success"])]
     known = [(seen.tokens, seen.logprob) for seen in part if math.isfinite(seen.logprob)]
-    found.append(_crossing(known, LOGPROB, RISING["logprob"]))
-    shares = [max(1.0, tokens / last) for tokens in found if last > 0 and tokens <= MOST * last]
-    return shares[0] if shares else math.inf
+    found = {
+        "it is": _crossing([(seen.tokens, seen.log_odds) for seen in part], odds, RISING["success"]),
+        "its log-probability is": _crossing(known, LOGPROB, RISING["logprob"]),
+    }
+    shares = ((what, max(1.0, tokens / last)) for what, tokens in found.items() if 0 < tokens <= MOST * last)
+    return next(shares, ("", math.inf))
 
 
 def _crossing(points: Sequence[tuple[float, float]], goal: float, least: float) -> float:
