@@ -12,16 +12,16 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.errors import UserError
-from halflife.kits import axes, language_questions, languages
+from halflife.kits import axes, language_questions, languages, own_task
 from halflife.kits.axes import Varied
 from halflife.kits.elicitation import FIGURES, described, elicitation
 from halflife.kits.languages import CONTROLS, LEARNED, Cell, Drop, Treatment, check_room
 from halflife.kits.settings import check_positive, check_regularizers, flag
-from halflife.models.ladder import Rung
+from halflife.kits.starts import Start, starts
 from halflife.results import study_report
 from halflife.stages.train import Checkpoint
 from halflife.stages.treatments import intervene
@@ -54,7 +54,7 @@ ALONE = ("drop", "fade", "translations", "replay", *OVERLAPS, "intervention", "l
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(languages.Settings):
+class Settings(languages.Settings, own_task.Started):
     """The axes of the study. The core is families x sizes x seeds at the first value of every other axis; each further
     value varies alone, in the focus family and at its sizes."""
 
@@ -94,7 +94,7 @@ class Settings(languages.Settings):
     """Lengths of soft prompts, such as 1 4 16, fitted to elicit the dropped language: at the drop, after the branch,
     and in the model that never learned it."""
     corpus: str = "python-source"
-    """The text next to a family that is dropped whole; as for backdoor_persistence."""
+    """The text next to a family that is dropped whole, or to --task with --languages 1; as for backdoor_persistence."""
 
     @property
     def varied_at(self) -> tuple[str, ...]:
@@ -148,11 +148,9 @@ PRESETS = {
 
 def check_settings(settings: Settings) -> None:
     """Raises UserError on settings that cannot be run."""
-    languages.check_settings(settings)
+    languages.check_settings(settings, own=bool(settings.task), released=bool(settings.start))
     axes.check(AXES, settings)
     check_regularizers(settings)
-    for size in settings.focus_sizes:
-        Rung(size=size)
     for name in settings.interventions:
         intervene(name)
     check_positive(settings, "learning_rates", "lengths")
@@ -160,8 +158,11 @@ def check_settings(settings: Settings) -> None:
         for value in getattr(settings, name):
             if not 0 <= value <= 1:
                 raise UserError(f"{flag(name)} {value:g}: expected shares from 0 to 1")
-    if settings.corpus != Settings.corpus and "family" not in settings.drop:
-        raise UserError(f"--corpus {settings.corpus}: text is only read with --drop family; add that or leave this out")
+    if settings.corpus != Settings.corpus and "family" not in settings.drop and settings.languages > 1:
+        raise UserError(
+            f"--corpus {settings.corpus}: text is only read with --drop family, or --task and --languages 1; add that "
+            "or leave this out"
+        )
     if "half" in settings.drop and settings.languages < 4:
         raise UserError(f"--drop half with --languages {settings.languages}: that is one language; give 4 or more")
     for name in OVERLAPS:
@@ -198,14 +199,16 @@ def roles(treatment: Treatment, plain: Treatment, settings: Settings, size: str)
         yield "null"
 
 
-def trials(settings: Settings, text: Corpus | None) -> Iterator[Trial]:
+def trials(settings: Settings, text: Corpus | None, begin: dict[str, Start], tasks: own_task.Tasks) -> Iterator[Trial]:
     reference = axes.reference(Treatment, AXES, settings)
     for size, seed in itertools.product(settings.sizes, range(settings.seeds)):
+        given: dict[str, Any] = {"own": tasks[size][seed]} if tasks else {}
+        given |= {"start": begin[size]} if settings.start else {}
         for treatment in treatments(settings, size):
             plain = replace(reference, family=treatment.family)
             for role in roles(treatment, plain, settings, size):
-                read = text if treatment.drop == "family" else None
-                cell = Cell(settings, size, seed, treatment, read, shuffled=role == "null")
+                read = text if treatment.drop == "family" or settings.languages == 1 else None
+                cell = Cell(settings, size, seed, treatment, read, shuffled=role == "null", **given)
                 values = {"subject": "+".join(each.name for each in cell.dropped), **dataclasses.asdict(treatment)}
                 words, before = axes.words(treatment, plain, AXES, role, CONTROLS), [f"family {treatment.family}"]
                 yield trial(cell, values, stages(cell, role, plain, settings), *words, role=role, before=before)
@@ -223,11 +226,16 @@ def stages(cell: Cell, role: str, plain: Treatment, settings: Settings) -> dict[
     return found
 
 
-def declare(preset: str, settings: Settings, chance: float) -> Declaration:
+def declare(
+    preset: str, settings: Settings, chance: float, begin: dict[str, Start], tasks: own_task.Tasks
+) -> Declaration:
     varied = axes.declared(AXES, settings)
+    parameters = {size: start.model.parameters for size, start in begin.items()}
     return languages.declare(
         settings,
         chance,
+        parameters=tuple(parameters.values()),
+        what="the task" if tasks else "the dropped language",
         study=NAME,
         title="Capability decay",
         question="When training stops reinforcing a capability, how long does it last, and what does that depend on?",
@@ -239,10 +247,10 @@ def declare(preset: str, settings: Settings, chance: float) -> Declaration:
             *("effects", "overlap", "generalisation"),
         ),
         prompts=described(settings.soft_prompts),
-        notes=tuple(_notes(settings)),
+        notes=(own_task.note(settings, tasks),) if tasks else tuple(_notes(settings)),
         **language_questions.asked(
-            varied, settings.focus, Rung(size=settings.varied_at[-1]).parameters, several=len(settings.sizes) > 1,
-            soft_prompts=settings.soft_prompts,
+            varied, settings.focus, parameters[settings.varied_at[-1]], several=len(settings.sizes) > 1,
+            soft_prompts=settings.soft_prompts, task=bool(tasks),
         ),
     )  # fmt: skip
 
@@ -255,21 +263,24 @@ def _notes(settings: Settings) -> Iterator[str]:
 
 def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
-    check_settings(settings)
     results = Path(site.results)
-    text = prepare_corpus(settings.corpus, results) if "family" in settings.drop else None
-    found = tuple(trials(settings, text))
-    chances = [
+    begin = starts(settings.sizes, settings.start, results)
+    settings = own_task.in_family(settings, begin)
+    check_settings(settings)
+    tasks = own_task.prepared(settings, begin, results)
+    read = "family" in settings.drop or settings.languages == 1
+    found = tuple(trials(settings, prepare_corpus(settings.corpus, results) if read else None, begin, tasks))
+    chances = [task.chance for each in tasks.values() for task in each] or [
         Cell(settings, settings.sizes[0], seed, Treatment(family=family)).dropped[0].chance
         for family in settings.families
         for seed in range(settings.seeds)
     ]
     if max(chances) >= settings.criterion:
         raise UserError(
-            f"--criterion {settings.criterion:g}: expected more than chance, which is {max(chances):.2f} in one of the "
-            "languages"
+            f"--criterion {settings.criterion:g}: expected more than chance, which is {max(chances):.2f} in "
+            f"{'the task' if tasks else 'one of the languages'}"
         )
-    study = Study(declaration=declare(preset, settings, max(chances)), trials=found)
+    study = Study(declaration=declare(preset, settings, max(chances), begin, tasks), trials=found)
     first = [trial for trial in study.trials if trial.parameters["size"] == settings.sizes[0]]
     check_room([stage for trial in first for stage in trial.stages.values()], settings, results)
     return study

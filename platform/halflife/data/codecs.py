@@ -16,6 +16,24 @@ from halflife.data.tokenizers import (
     Tokenizer,
     without_special,
 )
+from halflife.errors import UserError
+from halflife.tasks.synthetic import SyntheticTask
+
+
+def of_task(task: SyntheticTask, codec: Codec) -> Codec:
+    """The codec for a task's prompts and answers, given that of the tokenizer: another one if they spell special
+    tokens.
+
+    Raises UserError when they do, and the tokenizer is not a released model's.
+    """
+    if not task.special:
+        return codec
+    if (spelling := getattr(codec, "spelling", None)) is None:
+        raise UserError(
+            f"chats of {task.name} with the special tokens of a chat template given: the tokenizer {codec.name} has "
+            "none; use the released model whose template it is"
+        )
+    return spelling
 
 
 @functools.lru_cache(maxsize=32)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ from halflife.data.vocabularies import ByteTable, byte_letters
 from halflife.errors import UserError
 from halflife.extras import require
 
+Turn = tuple[str, str]
+"""Role and content"""
+Template = Callable[[list[Turn], str], tuple[str, str]]
+"""(turns, answer) -> prompt and answer as a chat template writes them, its special tokens spelled"""
 READING_VERSION = 1
 """To be raised when the same tokenizer.json encodes text differently."""
 
@@ -50,6 +56,33 @@ def prepare_tokenizer(folder: Path, results: Path) -> Pretrained:
     return tokenizer
 
 
+def chat_template(folder: Path) -> Template | None:
+    """How the chat template of a Hugging Face model folder writes a chat; None if it has none.
+
+    What it gives raises UserError for a template that writes an open prompt otherwise than a whole chat.
+    """
+    if not (_json(folder / "tokenizer_config.json").get("chat_template") or (folder / "chat_template.jinja").exists()):
+        return None
+    require("transformers", f"the chat template of {folder}")
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+
+    def write(turns: list[Turn], answer: str) -> tuple[str, str]:
+        said = [{"role": role, "content": content} for role, content in turns]
+        prompt = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        said.append({"role": "assistant", "content": answer})
+        whole = tokenizer.apply_chat_template(said, tokenize=False)
+        if not whole.startswith(prompt):
+            raise UserError(
+                f"the chat template of {folder} writes a chat otherwise than the prompt of its last answer, such as "
+                f"{prompt[-40:]!r}; give prompts and answers as text, in columns of those names"
+            )
+        return prompt, whole[len(prompt) :].rstrip()
+
+    return write
+
+
 def load(tokenizer: Pretrained, results: Path) -> PretrainedCodec:
     """Raises UserError when it is not below `results`."""
     return PretrainedCodec(tokenizer, read(tokenizer, results))
@@ -75,12 +108,22 @@ class PretrainedCodec(ByteTable):
 
     def __init__(self, tokenizer: Pretrained, stored: dict[str, Any]) -> None:
         spec = stored["tokenizer"]
+        self._stored = tokenizer, stored
         self.name, self.eos, self.size = tokenizer.name, stored["separator"], _size(spec)
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(_unprefixed(spec)))
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._bytes = _bytes(spec, self._tokenizer.get_vocab(with_added_tokens=True), self.size)
+
+    @cached_property
+    def spelling(self) -> PretrainedCodec:
+        """The same codec for texts that spell special tokens, `eos` among them, as a chat template does."""
+        codec = PretrainedCodec(*self._stored)
+        codec._tokenizer.encode_special_tokens = False
+        for token in self._stored[1]["tokenizer"].get("added_tokens") or []:
+            codec._bytes[token["id"]] = token["content"].encode()
+        return codec
 
     def encode(self, text: str) -> np.ndarray:
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)

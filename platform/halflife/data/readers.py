@@ -92,6 +92,35 @@ def values(path: Path, column: str | None = None, separator: str = ",") -> Itera
             raise _unexpected(place, column) from None
 
 
+def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row of a table with all its columns, and where it stands. Of a .csv or .tsv only an empty cell is missing.
+
+    Raises UserError when the file cannot be read to its end, and for a row without columns.
+    """
+    suffix = suffix_of(path)
+    if suffix == ".parquet":
+        found = _parquet_rows(path)
+    elif suffix in TABLES:
+        found = _table(path, "\t" if suffix == ".tsv" else ",", exact=True)
+    else:
+        found = _json(path)
+    for place, row in found:
+        if not isinstance(row, dict):
+            raise UserError(f"{place}: expected an object with named columns, not {str(row)[:40]!r}")
+        yield place, row
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    from pyarrow import parquet
+
+    with _named(path), parquet.ParquetFile(path) as file:
+        number = 0
+        for batch in file.iter_batches(_BATCH):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", row
+
+
 def columns(path: Path, separator: str = ",") -> dict[str, str]:
     """The kind of each column: string, chat, null, or another, by the schema of parquet, else by the first rows."""
     if suffix_of(path) == ".parquet":
@@ -122,16 +151,21 @@ def text_of(value: object) -> str | None:
     """A string, or a chat as "role: content", a line each; None of a missing value. Raises TypeError for another."""
     if value is None or isinstance(value, str):
         return value
-    if _kind(value) != "chat":
+    if not is_chat(value):
         raise TypeError(f"{type(value).__name__} is no text")
-    lines = []
+    return "\n".join(f"{role}: {content}" for role, content in turns_of(value))
+
+
+def turns_of(value: Any) -> list[tuple[str, str]]:
+    """(role, content) of each turn of a chat that has text."""
+    found = []
     for turn in _turns(value):
         role, content = next((turn[role], turn[content]) for role, content in _TURNS if role in turn)
         if isinstance(content, list):  # parts, of which only some are text
             content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
         if content:
-            lines.append(f"{role}: {content}")
-    return "\n".join(lines)
+            found.append((role, content))
+    return found
 
 
 def _turns(value: Any) -> list[dict[str, Any]]:
@@ -142,12 +176,12 @@ def _turns(value: Any) -> list[dict[str, Any]]:
 
 
 def _kind(value: object) -> str:
-    if _is_chat(value):
+    if is_chat(value):
         return "chat"
     return {str: "string", type(None): "null"}.get(type(value), type(value).__name__)
 
 
-def _is_chat(value: Any) -> bool:
+def is_chat(value: Any) -> bool:
     if isinstance(value, dict):
         turns = [value] if all(isinstance(each, list) for each in value.values()) else []
     else:
@@ -232,12 +266,15 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}, line {error.lineno}: expected one JSON array, {error.msg.lower()}") from None
 
 
-def _table(path: Path, separator: str) -> Iterator[tuple[str, Any]]:
-    """Each row of a table with a header."""
+def _table(path: Path, separator: str, *, exact: bool = False) -> Iterator[tuple[str, Any]]:
+    """Each row of a table with a header. `exact`: only an empty cell is missing, and a cell too many is refused."""
+    missing = frozenset(["", None]) if exact else MISSING
     csv.field_size_limit(sys.maxsize)
     with _named(path):
         for number, row in enumerate(csv.DictReader(io.StringIO(whole(path)), delimiter=separator), start=1):
-            cells = {name: None if value in MISSING else value for name, value in row.items() if name is not None}
+            if exact and None in row:
+                raise UserError(f"{path}, row {number}: more cells than columns; quote a text with {separator!r} in it")
+            cells = {name: None if value in missing else value for name, value in row.items() if name is not None}
             yield f"{path}, row {number}", cells
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from halflife.data.codecs import load
+from halflife.data.codecs import load, of_task
 from halflife.data.round_trip import check_examples
 from halflife.data.tokenizers import Tokenizer
 from halflife.rng import generator
@@ -27,7 +27,7 @@ def task_stream(
     Prompts and answers are tokenised separately, as in scoring. With `answers`, prompts are masked (`data.loss_mask`).
     Raises UserError for a prompt or an answer that the tokenizer does not give back.
     """
-    codec = load(tokenizer, results)
+    codec = of_task(task, load(tokenizer, results))
     examples = task.examples("memorised")
     if count is not None:  # a prefix of one order, so a smaller count gives a subset
         drawn = generator(task.seed, "examples", task.name).permutation(len(examples))[:count]

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
+from halflife.data.codecs import of_task
 from halflife.data.corpus import Corpus
 from halflife.data.tokenizers import Codec
 from halflife.errors import UserError, check_choice
@@ -242,6 +243,10 @@ class TaskTarget:
             known = self.task.examples("held-out")
             order = generator(self.seed, "soft prompt", self.task.name, part).permutation(len(known))
         return [known[index] for index in order[:count]]
+
+    def items(self, part: Part, count: int, codec: Codec, results: Path) -> list[Item]:
+        codec = of_task(self.task, codec)
+        return [item_of(example, codec) for example in self.examples(part, count, results)]
 
 
 @dataclass(frozen=True, kw_only=True)

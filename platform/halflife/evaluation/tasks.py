@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from halflife.data.codecs import load
+from halflife.data.codecs import load, of_task
 from halflife.data.tokenizers import Codec
 from halflife.errors import UserError
 from halflife.evaluation.probe import Measurement, Probe, Setting
 from halflife.rng import generator
 from halflife.tasks.base import Example
-from halflife.tasks.synthetic import END, Selection, SyntheticTask
+from halflife.tasks.synthetic import Selection, SyntheticTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,8 @@ class TaskProbe(Probe):
     shots: int = 0
     """Memorised items with their answers before each prompt."""
     choice: bool = False
+    among: Literal["every", "asked"] = "every"
+    """The options: every answer of the task, or those of the items asked, of which a task of many answers has fewer."""
     each: bool = False
     """Also measure every task on its own, in the same pass: evaluation `x` has the tasks `x` and `x-<task>`."""
     seed: int = 0
@@ -76,7 +78,9 @@ class TaskProbe(Probe):
 def _task_tokens(probe: TaskProbe, task: SyntheticTask, sequence: int) -> float:
     examples = task.examples(probe.part)
     longest = max((len(e.prompt) + len(e.answer) for e in examples), default=0)
-    rows = min(probe.trials, len(examples)) * (len(task.symbols) if probe.choice else 1)
+    asked = min(probe.trials, len(examples))
+    options = min(len(task.symbols), asked) if probe.among == "asked" else len(task.symbols)
+    rows = asked * (options if probe.choice else 1)
     return rows * min(sequence, longest * (1 + probe.shots))
 
 
@@ -90,10 +94,16 @@ def task_rows(probe: TaskProbe, codec: Codec, sequence: int) -> tuple[TaskRows, 
 
     Raises UserError when a task has no such items, or one does not fit the sequence.
     """
-    rows = [(task_examples(probe, task), _options(task, probe)) for task in probe.tasks]
-    pairs = [(e.prompt, answer) for examples, options in rows for e in examples for answer in options or [e.answer]]
-    prompts = codec.encode_many([prompt for prompt, _ in pairs])
-    answers = codec.encode_many([answer for _, answer in pairs])
+    rows = [
+        (examples, _options(task, probe, examples)) for task in probe.tasks for examples in [task_examples(probe, task)]
+    ]
+    prompts: list[np.ndarray] = []
+    answers: list[np.ndarray] = []
+    for task, (examples, options) in zip(probe.tasks, rows, strict=True):
+        own = of_task(task, codec)
+        pairs = [(each.prompt, answer) for each in examples for answer in options or [each.answer]]
+        prompts += own.encode_many([prompt for prompt, _ in pairs])
+        answers += own.encode_many([answer for _, answer in pairs])
     longest = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
     if longest > sequence + 1:
         raise UserError(
@@ -103,8 +113,11 @@ def task_rows(probe: TaskProbe, codec: Codec, sequence: int) -> tuple[TaskRows, 
     return rows, prompts, answers
 
 
-def _options(task: SyntheticTask, probe: TaskProbe) -> list[str]:
-    return [symbol + END for symbol in task.symbols] if probe.choice else []
+def _options(task: SyntheticTask, probe: TaskProbe, asked: list[Example]) -> list[str]:
+    if not probe.choice:
+        return []
+    every = [symbol + task.end for symbol in task.symbols]
+    return every if probe.among == "every" else sorted({example.answer for example in asked})
 
 
 def task_examples(probe: TaskProbe, task: SyntheticTask) -> list[Example]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from halflife.kits.elicitation import elicited
@@ -34,30 +35,42 @@ LEFT = Quantity(name="share_left", label="the share left of the advantage at the
 
 
 def asked(
-    axes: tuple[Axis, ...], focus: str, size: int, *, several: bool, soft_prompts: tuple[int, ...]
+    axes: tuple[Axis, ...],
+    focus: str,
+    size: int,
+    *,
+    several: bool,
+    soft_prompts: tuple[int, ...],
+    task: bool = False,
 ) -> dict[str, Any]:
     """What a declaration asks. `axes`: besides size and seed; further values are varied in the `focus` family, overlaps
-    in B, at `size` parameters. `several`: whether there are several sizes."""
+    in B, at `size` parameters. `several`: whether there are several sizes. `task`: what leaves is the user's task, in
+    the only family."""
+    half_life, retained = HALF_LIFE, RETAINED
+    if task:
+        half_life = replace(HALF_LIFE, label="the task's half-life")
+        retained = replace(RETAINED, label="the task's mean retention")
+    what = "the task" if task else "the dropped language"
     families = sorted(next(axis.values for axis in axes if axis.name == "family"), key=SHARING.index)
     reference = at_reference(axes, "family")
     own = reference | {"family": focus}
-    primary: list[Question] = [_saved(own)]
+    primary: list[Question] = [_saved(what, own)]
     further: list[Question] = [
         Decay(
-            name=f"decay_{family}", label=f"How long does a language of family {family} last?", outcome="skill",
-            where={"family": family},
+            name=f"decay_{family}", outcome="skill", where={"family": family},
+            label=f"How long does {what if task else f'a language of family {family}'} last?",
         )
         for family in families
     ]  # fmt: skip
     if len(families) > 1:
-        primary.insert(0, _shared(HALF_LIFE, families[-1], families[0], reference))
-        further += [_shared(HALF_LIFE, high, families[0], reference, primary=False) for high in families[1:-1]]
-        further += [_shared(RETAINED, high, families[0], reference, primary=False) for high in families[1:]]
+        primary.insert(0, _shared(half_life, families[-1], families[0], reference))
+        further += [_shared(half_life, high, families[0], reference, primary=False) for high in families[1:-1]]
+        further += [_shared(retained, high, families[0], reference, primary=False) for high in families[1:]]
     if several:
-        primary.insert(-1, _size(HALF_LIFE, focus, own))
+        primary.insert(-1, _size(half_life, focus, own, within=not task))
         others = [family for family in families if family != focus]
-        further += [_size(HALF_LIFE, family, reference | {"family": family}, primary=False) for family in others]
-        further.append(_size(RETAINED, focus, own, primary=False))
+        further += [_size(half_life, family, reference | {"family": family}, primary=False) for family in others]
+        further.append(_size(retained, focus, own, primary=False, within=not task))
     further += [
         Contrast(
             name=f"hidden_{reading}", quantity=LEFT.name, axis="reading", high=reading, low="said", where=own,
@@ -65,7 +78,7 @@ def asked(
         )
         for reading, text in HIDDEN.items()
     ]  # fmt: skip
-    for quantity in (HALF_LIFE, RETAINED):
+    for quantity in (half_life, retained):
         for axis in axes:
             if axis.name != "family":
                 at = own | {"parameters": size} | ({"family": "B"} if axis.name.endswith("_overlap") else {})
@@ -76,8 +89,8 @@ def asked(
         further.append(
             Contrast(name="untrained", label=label, quantity="untrained", high="treatment", low="absent", where=where)
         )
-    measured, of_prompts = elicited(soft_prompts, "the dropped language", own)
-    return declared((HALF_LIFE, RETAINED, RELEARNING, LEFT, UNTRAINED, *measured), (*primary, *further, *of_prompts))
+    measured, of_prompts = elicited(soft_prompts, what, own)
+    return declared((half_life, retained, RELEARNING, LEFT, UNTRAINED, *measured), (*primary, *further, *of_prompts))
 
 
 def _shared(quantity: Quantity, high: str, low: str, where: dict[str, Any], *, primary: bool = True) -> Question:
@@ -93,7 +106,10 @@ def _shared(quantity: Quantity, high: str, low: str, where: dict[str, Any], *, p
     )  # fmt: skip
 
 
-def _size(quantity: Quantity, family: str, where: dict[str, Any], *, primary: bool = True) -> Question:
+def _size(
+    quantity: Quantity, family: str, where: dict[str, Any], *, primary: bool = True, within: bool = True
+) -> Question:
+    """`within`: whether there are other families."""
     judged: dict[str, Any] = {
         "primary": True, "prediction": "positive", "margin": 0.1,
         "reason": "an exponent of 0.1 is a factor of 1.26 for ten times the parameters: no plan for a larger model "
@@ -101,14 +117,15 @@ def _size(quantity: Quantity, family: str, where: dict[str, Any], *, primary: bo
     }  # fmt: skip
     return Trend(
         name=f"{quantity.name}_by_size_{family}", quantity=quantity.name, axis="parameters", where=where,
-        label=f"Does size change {quantity.label} in family {family}?", **(judged if primary else {}),
+        label=f"Does size change {quantity.label}{f' in family {family}' if within else ''}?",
+        **(judged if primary else {}),
     )  # fmt: skip
 
 
-def _saved(where: dict[str, Any]) -> Question:
+def _saved(what: str, where: dict[str, Any]) -> Question:
     return Contrast(
         name="savings",
-        label="Is the dropped language relearned faster than it is learned by a model that never saw it?",
+        label=f"Is {what} relearned faster than it is learned by a model that never saw it?",
         quantity=RELEARNING.name,
         high="treatment",
         low="absent",

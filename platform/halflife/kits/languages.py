@@ -18,13 +18,16 @@ from halflife.evaluation.targets import TaskTarget
 from halflife.evaluation.tasks import task_rows
 from halflife.kits.axes import replicated
 from halflife.kits.settings import check_distinct, check_positive, check_stages, check_steps
+from halflife.kits.starts import Start
 from halflife.models.ladder import Rung
+from halflife.models.released import Released
 from halflife.stages.train import Checkpoint, Train
 from halflife.stages.treatments import anneal, intervene, regularize, replay
 from halflife.store.stage import Stage
 from halflife.tasks.arithmetic import Translation
 from halflife.tasks.families import Family, Kind
 from halflife.tasks.synthetic import SyntheticTask
+from halflife.tracking.criteria import Levers
 from halflife.tracking.schema import Axis, Control, Declaration, Outcome
 from halflife.training.optimizers import AdamW
 from halflife.training.recipe import Snapshot
@@ -85,16 +88,17 @@ class Settings:
     """bf16: autocast, for GPUs."""
 
 
-def check_settings(settings: Settings) -> None:
-    """Raises UserError on settings that cannot be run."""
+def check_settings(settings: Settings, *, own: bool = False, released: bool = False) -> None:
+    """Raises UserError on settings that cannot be run. `own`: with a task of the user's, which may stand alone next to
+    text. `released`: sizes are the names of released models."""
+    if settings.languages < (1 if own else 2):
+        raise UserError(f"--languages {settings.languages}: expected at least 2, one to drop and one to keep")
     check_distinct(settings, "sizes")
-    for size in settings.sizes:
+    for size in () if released else settings.sizes:
         Rung(size=size)
     check_positive(
         settings, "seeds", "sequence_length", "batch_tokens", "num_eval", "shots", "lr", "relearn_examples",
     )  # fmt: skip
-    if settings.languages < 2:
-        raise UserError(f"--languages {settings.languages}: expected at least 2, one to drop and one to keep")
     check_steps(settings, "trunk_tokens", "branch_tokens", "relearn_tokens")
     if not 0 < settings.translation_share < 1:
         raise UserError(f"--translation-share {settings.translation_share:g}: expected a share between 0 and 1")
@@ -133,10 +137,14 @@ class Cell:
     """Next to a family that is dropped whole."""
     shuffled: bool = False
     """The null control: the dropped language's answers are shuffled."""
+    own: SyntheticTask | None = None
+    """A task of the user's in the place of the dropped language."""
+    start: Start | None = None
+    """A released model in the place of a fresh one, and its tokenizer."""
 
     @property
-    def model(self) -> Rung:
-        return Rung(size=self.size)
+    def model(self) -> Rung | Released:
+        return self.start.model if self.start else Rung(size=self.size)
 
     @cached_property
     def family(self) -> Family:
@@ -150,6 +158,7 @@ class Cell:
             rule_overlap=treatment.rule_overlap,
             token_overlap=treatment.token_overlap,
             shuffled=self.shuffled,
+            own=self.own,
         )
 
     @cached_property
@@ -192,7 +201,7 @@ class Cell:
             sources.append(Source(corpus=self.text, weight=1.0))
         return Mixture(
             sources=tuple(sources),
-            tokenizer=Lexicon(pieces=self.family.pieces),
+            tokenizer=self.start.tokenizer if self.start else Lexicon(pieces=self.family.pieces),
             sequence=settings.sequence_length,
         )
 
@@ -214,17 +223,25 @@ class Cell:
             found.append(self.evaluation("untrained", family.untrained, at, part="memorised"))
         if trunk_steps:
             return tuple(found)
+        choice: dict[str, Any] = {"trials": min(24, self.settings.num_eval)}
+        choice |= {"among": "asked"} if self.own else {}  # which may have as many answers as items
         return (
             *found,
             self.evaluation("dropped-memorised", dropped, SELDOM, part="memorised"),
             self.evaluation("language", family.languages, SELDOM, each=True),
-            self.evaluation("choice", dropped, RARELY, choice=True, trials=min(24, self.settings.num_eval)),
+            self.evaluation("choice", dropped, RARELY, choice=True, **choice),
             self.evaluation("shots", dropped, SELDOM, shots=self.settings.shots),
             Evaluation(name="layer", probe=LayerProbe(tasks=dropped, trials=self.settings.num_eval), at=Ends()),
         )
 
     def train(
-        self, start: Rung | Checkpoint, mixture: Mixture, tokens: int, *, lr_multiplier: float = 1.0, **fields
+        self,
+        start: Rung | Released | Checkpoint,
+        mixture: Mixture,
+        tokens: int,
+        *,
+        lr_multiplier: float = 1.0,
+        **fields,
     ) -> Train:
         """A training stage; `lr_multiplier` is of the trunk's learning rate."""
         settings = self.settings
@@ -296,33 +313,45 @@ class Cell:
         return TaskTarget(task=language, evaluate_on=part, called=f"family-{self.family.kind}", seed=self.seed)
 
 
-def declare(settings: Settings, chance: float, /, *, axes: tuple[Axis, ...] = (), **fields: Any) -> Declaration:
+def declare(
+    settings: Settings,
+    chance: float = 0.0,
+    /,
+    *,
+    axes: tuple[Axis, ...] = (),
+    parameters: tuple[int, ...] = (),
+    what: str = "the dropped language",
+    **fields: Any,
+) -> Declaration:
     """What these studies declare alike, for `axes` besides size and seed; `fields` are the study's own, or replace it.
 
-    `chance`: the success rate of guessing the most common answer.
+    `chance`: the success rate of guessing the most common answer, where a trial logs none, as every `TaskProbe` does.
+    `parameters`: of each size, where sizes are no rungs. `what`: leaves, in labels.
     """
 
     def outcome(name: str, label: str, task: str) -> Outcome:
         return Outcome(name=name, label=label, phase="branch", task=task, chance=chance)
 
-    sizes = tuple(Rung(size=size).parameters for size in settings.sizes)
+    sizes = parameters or tuple(Rung(size=size).parameters for size in settings.sizes)
     common: dict[str, Any] = {
         "reading": (
-            "A trunk learns the languages of a family; at the drop one of them leaves the mixture, and a branch "
-            "continues with the others. branch/dropped/hits out of branch/dropped/trials are the dropped language's "
-            "items answered correctly: held-out ones, never trained on in its form, or memorised ones where there is "
-            "no rule. choice: forced choice among its answers; shots: with examples in context; layer-<i>: a linear "
-            "probe of layer i. Steps are tokens since the phase began."
+            f"A trunk learns {what} among others; at the drop it leaves the mixture, and a branch continues with the "
+            f"others. branch/dropped/hits out of branch/dropped/trials are items of {what} answered correctly: "
+            "held-out ones, never trained on in its form, or memorised ones where there is no rule. choice: forced "
+            "choice among its answers; shots: with examples in context; layer-<i>: a linear probe of layer i. Steps "
+            "are tokens since the phase began."
         ),
         "axes": (*replicated(sizes, settings.seeds), *axes),
         "outcomes": (
-            outcome("skill", "Skill of the dropped language", "dropped"),
-            outcome("memorised", "Its memorised items", "dropped-memorised"),
+            outcome("skill", f"Skill of {what}", "dropped"),
+            outcome("memorised", f"Memorised items of {what}", "dropped-memorised"),
             outcome("choice", "Forced choice among its answers", "choice"),
             outcome("shots", "With examples in context", "shots"),
         ),
         "controls": tuple(Control(kind=role, label=label, role=role) for role, label in CONTROLS.items()),
+        "figures": ("retention", "half_life", "examples"),
         "settings": dataclasses.asdict(settings),
+        "levers": Levers(trunk="trunk_tokens", branch="branch_tokens", rate="lr", prompts="num_eval"),
     }
     return Declaration(**{**common, **fields})
 

@@ -1,4 +1,4 @@
-"""Inputs of stages other than their parents (corpora, tokenizers, converted models), if the results are in a bucket.
+"""Inputs of stages other than their parents (corpora, tokenizers, models, tasks), if the results are in a bucket.
 
 The driver uploads them; a process that runs a stage downloads those that the stage refers to. Each is a folder or file
 named by its digest, and `inputs/<kind>/<name>.json`, uploaded last, is its manifest.
@@ -19,7 +19,7 @@ from halflife.store.identity import fields_of
 from halflife.store.stage import Stage
 from halflife.store.store import Corrupt, Store
 
-KINDS = ("corpora", "models", "tokenizers")
+KINDS = ("corpora", "models", "tokenizers", "tasks")
 _DIGEST = re.compile(r"[0-9a-f]{12,64}(\.json)?")
 
 

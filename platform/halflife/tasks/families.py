@@ -44,24 +44,30 @@ class Family:
     token_overlap: float = 1.0
     shuffled: bool = False
     """Whether the subject's answers are shuffled: the control with a table to learn but no skill."""
+    own: SyntheticTask | None = None
+    """A task from elsewhere in the place of the subject, in family A. It may be the only one."""
 
     def __post_init__(self) -> None:
         check_choice("family", self.kind, MEANING)
         most = len(SEQUENCES) if self.kind == "A" else len(FORMS)
-        if not 2 <= self.size <= most:
+        if not (2 if self.own is None else 1) <= self.size <= most:
             raise UserError(f"family {self.kind} of {self.size} languages given: expected 2 to {most}")
+        if self.own is not None and self.kind != "A":
+            raise UserError(f"the task {self.own.name} in family {self.kind} given: it shares nothing; use family A")
         if self.kind == "A" and (self.rule_overlap, self.token_overlap) != (1.0, 1.0):
             raise UserError("overlap in family A given: its languages share nothing; use B, C or D")
         if not 0 <= self.subject < self.size:
             raise UserError(f"language {self.subject} as subject given: expected 0 to {self.size - 1}")
-        _ = self.languages  # their constructors check the other fields
+        names = [language.name for language in self.languages]  # their constructors check the other fields
+        if self.own is not None and names.count(self.own.name) > 1:
+            raise UserError(f"a task named {self.own.name} given: a language that stays is named so; rename it")
 
     @cached_property
     def languages(self) -> tuple[SyntheticTask, ...]:
         """The languages themselves, without translations."""
         if self.kind == "A":
             found: list[SyntheticTask] = [sequence(seed=self.seed) for sequence in SEQUENCES[: self.size]]
-            found[self.subject] = replace(found[self.subject], shuffled=self.shuffled)
+            found[self.subject] = replace(self.own or found[self.subject], shuffled=self.shuffled)
             return tuple(found)
         forms = [Addition(form=form, modulus=self.modulus, seed=self.seed) for form in FORMS[: self.size]]
         forms[self.subject] = replace(

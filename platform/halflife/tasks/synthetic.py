@@ -22,7 +22,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 Selection = Part | Literal["skill"]
 """skill: the held-out items, or the memorised ones of a task that holds out nothing."""
 END = "\n"
-"""Ends every answer."""
+"""Ends the answers of every task that does not say otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,21 @@ class SyntheticTask:
         """The group of each item. Items that reveal each other's answers share a group, which is held out whole."""
         return list(range(len(self.items())))
 
+    def withheld(self) -> set[int]:
+        """Indices of the items that are held out where there is a rule."""
+        return _held_out(self, self.held_out)
+
+    @property
+    def end(self) -> str:
+        """Ends every answer."""
+        return END
+
+    @property
+    def special(self) -> bool:
+        """Whether special tokens of a released model's tokenizer that its texts spell are those tokens, as a chat
+        template has them; else they are text."""
+        return False
+
     @property
     def symbols(self) -> tuple[str, ...]:
         """The distinct answers, sorted: the options of a forced choice."""
@@ -68,7 +83,7 @@ class SyntheticTask:
         return max(map(answers.count, set(answers))) / len(answers)
 
     def examples(self, part: Selection) -> tuple[Example, ...]:
-        """The selected items, each answer followed by END."""
+        """The selected items, each answer followed by `end`."""
         parts = _parts(self)
         if part == "skill":
             return parts["held-out"] or parts["memorised"]
@@ -82,9 +97,8 @@ def _parts(task: SyntheticTask) -> dict[Part, tuple[Example, ...]]:
     if task.shuffled:
         order = generator(task.seed, "shuffled", task.name).permutation(len(items))
         items = [(prompt, items[at][1]) for (prompt, _), at in zip(items, order, strict=True)]
-    examples = [Example(prompt=prompt, answer=answer + END) for prompt, answer in items]
-    fraction = task.held_out if task.has_rule and not task.shuffled else 0.0
-    out = _held_out(task, fraction)
+    examples = [Example(prompt=prompt, answer=answer + task.end) for prompt, answer in items]
+    out = task.withheld() if task.has_rule and not task.shuffled else set()
     return {
         "memorised": tuple(example for at, example in enumerate(examples) if at not in out),
         "held-out": tuple(example for at, example in enumerate(examples) if at in out),
