@@ -15,6 +15,7 @@ import tyro
 
 from analysis.answers.on_tables import associate, contrast, trend
 from analysis.errors import UserError
+from analysis.fitting import progress
 from analysis.fitting.command import compare, fit
 from analysis.fitting.scaling_commands import isoflop, laws
 from analysis.report.scaling_command import scaling
@@ -160,7 +161,9 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     try:
-        _parse(arguments)()
+        run = _parse(arguments)
+        with progress.shown():
+            run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

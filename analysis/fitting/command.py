@@ -106,6 +106,7 @@ def fit(
     if json is not None:
         result = as_json(made, found) | _source(data, columns, x, left_out)
         result |= {"held_out_error": {part: _finite(each.error) for part, each in predicted.items()}}
+        result |= {"held_out_error_of": made.error.compared}
         result |= {"scatter": uneven(made)} | {"derived": {name: _interval(each) for name, each in follows.items()}}
         result |= {"allocation": [{"compute": budget} | {name: _interval(each) for name, each in parts.items()}
                                   for budget, parts in allocated.items()]}  # fmt: skip
@@ -123,7 +124,7 @@ def compare(
     columns: Annotated[Columns, tyro.conf.arg(name="")],
     json: Path | None = None,
 ) -> None:
-    """Fit several laws to one table; rank them by AICc and show the half-life under each.
+    """Fit several laws to one table; rank them by AICc and show the half-life, or time to half recovery, under each.
 
     Args:
         data: A .csv, .tsv, .parquet or .jsonl file.
@@ -198,7 +199,7 @@ def fitted(data: Path | pl.DataFrame, law: str | Law, columns: Columns) -> Fitte
     objective = _objective(columns, found)
     made = fit(found, points, objective=objective, starts=columns.starts, fixed=_held(columns.fix, found))
     run = likely_group(table, roles) if columns.group is None else None
-    warning = f"inputs repeat in rows that {run} tells apart: rows of one run share its noise; pass --group {run}"
+    warning = f"rows that differ in {run} have the same inputs: rows of one run share its noise, so pass --group {run}"
     return Fitted(Told.of(made, *([warning] if run else [])), left_out, roles.x)
 
 
@@ -251,7 +252,7 @@ def _objective(columns: Columns, law: Law) -> Objective:
     error = _error(columns, law)
     if columns.chance and columns.hits is None:
         raise UserError(
-            f"--chance {columns.chance:g} is for counts, --hits and --trials: a response --y has no guessing"
+            f"--chance {columns.chance:g} is for counts (--hits and --trials): leave it out with a response --y"
         )
     if error == "huber":
         return Huber(delta=columns.delta)
@@ -277,7 +278,7 @@ def as_json(fit: Fit, found: Intervals) -> dict[str, Any]:
         **_ends(found, fit.law),
         "objective": _finite(value),
         "starts_at_optimum": fit.starts_at_optimum,
-        "warnings": list(fit.warnings),
+        "warnings": [*found.notes, *fit.warnings],
     }
 
 
@@ -286,6 +287,7 @@ def _ends(found: Intervals, law: Law) -> dict[str, Any]:
     half = found.half_life
     return {
         "intervals": found.method,
+        "intervals_by": dict(found.by),
         "parameters": {name: _interval(each) for name, each in found.parameters.items()},
         "half_life": None if half is None
         else _interval(half) | {"censored": bool(half.censored), "at_least": half.bound},
@@ -316,11 +318,11 @@ def _print_comparison(found: Comparison, left_out: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from analysis.fitting.describe import data, half_life
+    from analysis.fitting.describe import UNBOUNDED, data, half_life
 
     console = Console(soft_wrap=True, highlight=False, width=max(110, Console().width))
-    table = Table("law", "parameters", "log-likelihood", "ΔAICc", "held-out error", "half-life", "warnings", box=None,
-                  pad_edge=False)  # fmt: skip
+    table = Table("law", "parameters", "log-likelihood", "ΔAICc", "held-out error", found.half_name, "warnings",
+                  box=None, pad_edge=False)  # fmt: skip
     for each in found.ranked:
         made = each.fit
         table.add_row(
@@ -330,6 +332,8 @@ def _print_comparison(found: Comparison, left_out: int) -> None:
         )  # fmt: skip
     console.print(data(found.ranked[0].fit, left_out))
     console.print(table)
+    if any("?" in half_life(each.half_life) for each in found.ranked):
+        console.print(UNBOUNDED)
     console.print(f"{found.text}.")
     for each in found.ranked:
         for warning in each.fit.warnings:

@@ -17,6 +17,7 @@ from analysis.fitting.dispersion import Dispersion, dispersion, summed
 from analysis.fitting.objectives import BetaBinomial, Binomial, Gaussian, Objective, default_objective
 from analysis.fitting.observations import Observations
 from analysis.fitting.problem import Problem
+from analysis.fitting.progress import part
 from analysis.fitting.result import Fit, FitBatch
 from analysis.fitting.solver import Minima, minimise
 from analysis.fitting.starts import sobol
@@ -54,8 +55,9 @@ def fit(
     problem = Problem(law, objective, data, fixed=fixed)
     z = _starts(problem, starts, seed)
     count = z.shape[0]
-    z, multiplicity = _coarse(problem, z, seed)
-    found = _minimise(problem, z, np.zeros(z.shape[0], dtype=np.intp))
+    with part(f"{law.name}, {count} starts"):
+        z, multiplicity = _coarse(problem, z, seed)
+        found = _minimise(problem, z, np.zeros(z.shape[0], dtype=np.intp))
     if not np.isfinite(found.objective).any():
         raise UserError(f"{law.name} has no finite objective at any of {count} starts: check that it suits these data")
     optima, share = _optima(problem, found, multiplicity)
@@ -185,7 +187,8 @@ def fit_many(
         each = min(each, 2)
         at = (np.arange(count)[:, None] * found.objective.size // count + order[:, :each]).ravel()
         z, rows = found.z[at], rows[at]
-    found = _minimise(problem, z, rows, damping=1.0 if around is None else NEAR)
+    with part(f"{law.name}, {count} replicates"):
+        found = _minimise(problem, z, rows, damping=1.0 if around is None else NEAR)
     values = np.where(np.isfinite(found.objective), found.objective, np.inf).reshape(count, each)
     best = values.argmin(axis=1)
     at = np.arange(count) * each + best

@@ -244,7 +244,7 @@ def _log_loss(rate: Array, count: Array) -> tuple[Array, Array, Array]:
 
 
 def _trigamma(x: Array) -> Array:
-    """By its asymptotic series at x + 10 (Abramowitz and Stegun 1964, 6.4.12), to 1e-12; five times as fast as scipy."""
+    """Asymptotic series at x + 10 (Abramowitz and Stegun 1964, 6.4.12), to 1e-12 and five times as fast as scipy."""
     y = x + 10
     found = 1 / y
     square = found * found

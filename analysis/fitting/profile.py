@@ -17,6 +17,7 @@ from scipy import stats
 
 from analysis.fitting.objectives import Huber
 from analysis.fitting.problem import Problem
+from analysis.fitting.progress import part
 from analysis.fitting.solver import minimise
 from analysis.laws.base import Law
 from analysis.stats.arrays import Array
@@ -166,7 +167,8 @@ def profile(problem: Problem, z: Array, quantities: list[Quantity], level: float
         problem, quantities, which, row, 2.0 * side - 1, z[row], objective[row], allowed[row], centres[which, row],
         errors[which, row],
     )  # fmt: skip
-    ends = search.run().reshape(many, count, 2)
+    with part(f"{problem.law.name}, profile of {which.size} ends", counts=True) as done:
+        ends = search.run(done).reshape(many, count, 2)
     return [
         Ends(low=end[:, 0] * quantity.unit, high=end[:, 1] * quantity.unit)
         for end, quantity in zip(ends, quantities, strict=True)
@@ -209,7 +211,7 @@ class _Search:
         self.z, self.objective, self.root, self.centre, self.error = z, objective, np.sqrt(allowed), centre, error
         self.stiffness = np.full(z.shape[0], STIFF)
 
-    def run(self) -> Array:
+    def run(self, done: Callable[[float], None]) -> Array:
         """Secants on the signed root of the rise, which is nearly linear, inside a bracket."""
         count = self.side.size
         inner, inner_root = np.zeros(count), np.zeros(count)  # distance from the optimum, root of the rise there
@@ -221,6 +223,7 @@ class _Search:
         end = np.where(exact, distance, np.inf)
         for _ in range(STEPS):
             at = np.flatnonzero(open_)
+            done(1 - at.size / count)
             if not at.size:
                 break
             found, reached, rise = self._solve(at, z[at], self.centre[at] + self.side[at] * distance[at])

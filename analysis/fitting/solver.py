@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.fitting.progress import solved
 from analysis.stats.arrays import Array
 
 Evaluate = Callable[[Array, NDArray[np.intp]], tuple[Array, Array, Array, Array]]
@@ -60,6 +61,7 @@ def minimise(
         good = settled & ~indefinite & (now.damping <= TRUSTED)
         done = good | (now.still >= PATIENCE) | (now.damping > GIVE_UP)
         if done.any():
+            solved(1 - (rows.size - done.sum()) / count)
             at = rows[done]
             best[at], objective[at], norm[at] = now.z[done], now.f[done], now.projected_norm()[done]
             converged[at] = (good | (now.still >= PATIENCE))[done]

@@ -134,6 +134,7 @@ def fit(
     starts: int = 128,
 ) -> Fit:  # fmt: skip
     """A law (a name in LAWS, FILE.py:NAME, or a Law) fitted to columns of a frame or a file; printed as ten lines.
+    A fit that takes more than a few seconds says on stderr how far it is.
 
     `x` names a column for each of the law's inputs, as {"N": "params", "D": "tokens"} or in the law's order. The
     response is `y` (a lower bound where `censored` is true; between `low` and `high` where it is blank), or counts:
@@ -144,6 +145,7 @@ def fit(
     Raises UserError on a missing column, on missing or impossible values, and when no start has a finite objective.
     """
     from analysis.fitting.command import Columns, fitted
+    from analysis.fitting.progress import shown
 
     named = [f"{name}={column}" for name, column in x.items()] if isinstance(x, Mapping) else x
     columns = Columns(
@@ -152,7 +154,8 @@ def fit(
         starts=starts,
         fix=",".join(f"{name}={value!r}" for name, value in (fix or {}).items()),
     )  # fmt: skip
-    return fitted(Path(table) if isinstance(table, str | os.PathLike) else table, law, columns)[0]
+    with shown():
+        return fitted(Path(table) if isinstance(table, str | os.PathLike) else table, law, columns)[0]
 
 
 def figure(name: str, data: StudyData, axes: Axes | None = None) -> Figure:
