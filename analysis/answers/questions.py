@@ -274,8 +274,9 @@ def _decay(data: StudyData, question: Decay, quantities: tuple[Quantity, ...]) -
         values=means["floor"].to_numpy().astype(float) if whole else np.full(means.height, np.nan),
         seeds=means["seed"].to_list(),
     )
+    read = {"logprob": "log-probability"}.get(main_measure(curves), "success")
     further: dict[str, Any] = {
-        f"half-life of {row['size']}": f"at least {short(row['bound'])}"
+        f"half-life by {read} at {row['size']}": f"at least {short(row['bound'])}"
         if row["estimate"] is None
         else _over_seeds(row)
         for row in by_size(reference_times(curves)).iter_rows(named=True)

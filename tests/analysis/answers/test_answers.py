@@ -327,15 +327,19 @@ def test_a_decay_says_what_the_decay_room_says(small):
     decay = Decay(name="d", label="How long does it last?", outcome="attack")
     data = replace(small, declaration=replace(small.declaration, questions=(decay,)))
     found = answers(data)[0]
-    assert set(found.further) >= {"half-life of 30k", "half-life of 330k", "savings of old-old"}
+    assert set(found.further) >= {
+        "half-life by log-probability at 30k",
+        "half-life by log-probability at 330k",
+        "savings of old-old",
+    }
     text = sentence(found, data)
     assert "3 of 9 trials have no number (retention has not settled: 3)" in text
-    assert "half-life of 100k " in text
+    assert "half-life by log-probability at 100k " in text
     known = by_size(reference_times(retention_curves(small))).filter(pl.col("size") == "100k").row(0, named=True)
-    half = found.further["half-life of 100k"]
+    half = found.further["half-life by log-probability at 100k"]
     assert (half.estimate, half.low, half.high) == (known["estimate"], known["low"], known["high"])
     without = replace(data, declaration=replace(data.declaration, pilot_seeds=(0,)))
-    assert answers(without)[0].further["half-life of 100k"].count == half.count - 1
+    assert answers(without)[0].further["half-life by log-probability at 100k"].count == half.count - 1
 
 
 def test_the_exponent_of_the_half_life_is_that_of_the_report(small):
