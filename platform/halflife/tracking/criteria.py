@@ -16,7 +16,7 @@ RISING = {"success": 0.5, "logprob": 0.2}
 """Least rise over the last third of a curve that counts as one: of ln odds, and of nats per token."""
 MOST = 4.0
 """Times the length of a phase to which its curve is continued."""
-SPARE = 1.25
+SPARE = 1.5
 """What is recommended beyond the least that would do."""
 
 
