@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 from halflife.data.codecs import load, of_task
 from halflife.data.tokenizers import Codec
 from halflife.errors import UserError
-from halflife.evaluation.probe import Measurement, Probe, Setting
+from halflife.evaluation.probe import SHOWN, Measurement, Probe, Setting, Shown
 from halflife.rng import generator
 from halflife.tasks.base import Example
 from halflife.tasks.synthetic import Selection, SyntheticTask
@@ -72,6 +72,13 @@ class TaskProbe(Probe):
             return measured
 
         return measure
+
+    def shown(self, setting: Setting) -> list[Shown]:
+        if self.choice or self.shots:  # the same items as the plain evaluation's
+            return []
+        fewer = replace(self, trials=min(SHOWN, self.trials))
+        found = [each for task in self.tasks[:SHOWN] for each in task_examples(fewer, task)]
+        return [Shown(prompt=each.prompt, answer=each.answer) for each in found[: 2 * SHOWN]]
 
 
 @lru_cache(maxsize=1024)
