@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -11,6 +12,21 @@ class UserError(Exception):
 
 class Diverged(Exception):
     """A stage's numbers are no longer finite; the message names the step. A result, not a failure: never retried."""
+
+
+def nearest(given: Iterable[str], known: Iterable[str]) -> str:
+    """ ", did you mean --seeds?" for words that are misspelt, cut short or written out (--learning-rate for --lr);
+    nothing if none is near a known one."""
+    known = sorted(known, key=len)
+    found = [near for word in given if word not in known for near in _near(word, known)]
+    return f", did you mean {' '.join(dict.fromkeys(found))}?" if found else ""
+
+
+def _near(word: str, known: list[str]) -> list[str]:
+    short = "--" + "".join(part[0] for part in word.strip("-").split("-") if part)
+    longer = [each for each in known if word.strip("-") and each.startswith(word)]
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    return longer[:1] or close or [each for each in known if each == short and "-" in word.strip("-")]
 
 
 def check_choice(what: str, given: str, choices: Iterable[str]) -> None:

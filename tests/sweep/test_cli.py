@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from halflife.errors import UserError
+from halflife.errors import UserError, nearest
 from halflife.sweep import cli, launch
 from halflife.sweep.cli import Preset, main
 from halflife.sweep.report import SweepReport
@@ -98,6 +98,7 @@ def test_the_report_is_of_the_requested_sweep(command: Command):
             "Unrecognized options: --no-relern, --dry-rn, did you mean --no-relearn --dry-run?",
         ),
         (("--quark", "3"), "Unrecognized options: --quark, 3"),
+        (("--dry",), "Unrecognized options: --dry, did you mean --dry-run?"),
         (
             ("--text", "shiftd"),
             "invalid choice 'shiftd' for argument '--text'. Expected one of ('same', 'shifted'), did you mean shifted?",
@@ -111,6 +112,13 @@ def test_a_flag_that_cannot_be_parsed_is_one_line(
         command.run(*flags)
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"error: {said} (--help explains every flag)\n"
+
+
+@pytest.mark.parametrize(("given", "hint"), [
+    ("--learning-rate", "--learning-rates"), ("--weight-decay", "--wd"), ("--size", "--sizes"), ("--sizse", "--sizes"),
+])  # fmt: skip
+def test_flags_cut_short_written_out_or_misspelt_have_a_nearest_one(given: str, hint: str):
+    assert nearest([given], ["--learning-rates", "--lr", "--wd", "--sizes", "--seeds"]) == f", did you mean {hint}?"
 
 
 def test_a_pattern_that_the_shell_has_replaced_is_recognised(command: Command, capsys: pytest.CaptureFixture[str]):
@@ -227,6 +235,7 @@ def test_primary_answers_are_printed_and_all_become_tags_of_the_run(
     [
         (("--budget", "2h"), "--budget and --max-seeds limit --settle: add --settle, or leave them out"),
         (("--settle",), "--settle: the study declares no looks"),
+        (("--settle", "--seeds", "7"), "--seeds 7 with --settle: the study's looks say how many seeds it gets; leave"),
         (("--settl",), "Unrecognized options: --settl, did you mean --settle?"),
     ],
 )

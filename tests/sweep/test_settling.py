@@ -14,7 +14,8 @@ from halflife.store.run import run_stage
 from halflife.store.store import Store
 from halflife.sweep.publishing import Publishing
 from halflife.sweep.reporting import Answered
-from halflife.sweep.settling import Settle, Settling
+from halflife.sweep.settling import Settle, Settling, costs
+from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
 from halflife.tracking import schema
 from halflife.tracking.publisher import Publisher
@@ -88,7 +89,8 @@ def test_it_looks_at_the_declared_seeds_and_stops_when_every_primary_is_answered
     assert sweep.run() == ["settled at 6 seeds: every primary question is answered"]
     assert sweep.looked == [5, 6]
     assert sweep.told == [
-        "5 seeds: It is undecided.", "5 seeds: It is effect.", "6 seeds: It is effect.", "6 seeds: It is equivalent.",
+        "look 1 of 3, at 5 seeds: It is undecided.", "look 1 of 3, at 5 seeds: It is effect.",
+        "look 2 of 3, at 6 seeds: It is effect.", "look 2 of 3, at 6 seeds: It is equivalent.",
     ]  # fmt: skip
     assert len(sweep.state.study.trials) == 18
     assert {trial.key for trial in study_of(6).trials} == {trial.key for trial in sweep.state.study.trials}
@@ -107,7 +109,9 @@ def test_the_same_command_takes_the_same_decisions_without_computing_anything(tm
 def test_max_seeds_ends_it_undecided_and_more_continue_the_same_sweep(tmp_path: Path):
     answers = {5: [answered("undecided")], 6: [answered("undecided")], 8: [answered("effect")]}
     sweep = Sweep(tmp_path, answers, most=7)
-    assert sweep.run() == ["not settled at 6 seeds, --max-seeds 7: 1 of 1 are undecided"]
+    assert sweep.run() == [
+        "not settled at 6 seeds, the last look within --max-seeds 7: 1 of 1 primary question undecided"
+    ]
     assert not sweep.state.complete
     more = Sweep(tmp_path, answers)
     assert more.state.study.key == sweep.state.study.key
@@ -156,6 +160,17 @@ def test_what_cannot_be_settled_is_refused(changes: dict[str, Any], said: str):
     given: dict[str, Any] = {"study_of": study_of, "looks": (5, 6, 8), "answers": lambda sweep: ()}
     with pytest.raises(UserError, match=said):
         Settle(**{**given, **changes})
+
+
+def test_a_dry_run_says_what_each_look_adds_and_which_question_ends_it(tmp_path: Path):
+    site = ExecutionSite(results=tmp_path, device="cpu", max_concurrent=1)
+    settle = Settle(study_of=study_of, looks=(5, 6, 8), answers=lambda sweep: (), most=7)
+    lines = costs(settle, Store(tmp_path), site.placements())
+    assert [line.partition(" stages")[0] for line in lines[:2]] == [
+        "look 1 of 3, at 5 seeds: 20", "look 2 of 3, at 6 seeds: 4",
+    ]  # fmt: skip
+    assert all("; up to here about " in line for line in lines[:2])
+    assert lines[2:] == ["it stops at the first look that answers “?”"]
 
 
 def test_a_plan_of_more_seeds_contains_that_of_fewer(tmp_path: Path):

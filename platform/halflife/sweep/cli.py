@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import io
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from halflife.errors import UserError
+from halflife.errors import UserError, nearest
 from halflife.secrets import masked
 from halflife.store import files, inputs
 from halflife.sweep import head, session
@@ -72,6 +71,8 @@ def main(
         command = _parse(presets, description, arguments)
         if command.site.cluster is not None:
             raise SystemExit(_run_on_cluster(arguments, command.site.cluster))
+        if command.seeds.settle:
+            _refuse_seeds(presets[arguments[0]], command)
         _execute(build, arguments[0], command, report)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -86,7 +87,7 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
 
     if not arguments or (arguments[0] not in presets and arguments[0] not in ("-h", "--help")):
         absent = not arguments or arguments[0].startswith("-")
-        given = "no preset given" if absent else f"unknown preset {arguments[0]!r}{_nearest(arguments[:1], presets)}"
+        given = "no preset given" if absent else f"unknown preset {arguments[0]!r}{nearest(arguments[:1], presets)}"
         raise UserError(f"{given}: expected one of {', '.join(presets)} as the first word (--help explains them)")
     settings_type = type(next(iter(presets.values())).settings)
     command_type = dataclass(frozen=True, kw_only=True)(
@@ -121,11 +122,11 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
         said = _first_sentence(refusal.getvalue()).rstrip(".")
         if said.startswith("invalid choice"):  # 'given' for argument '--flag'. Expected one of ('these', ...)
             quoted = re.findall(r"'([^']*)'", said)
-            hint = _nearest(quoted[:1], quoted[2:])
+            hint = nearest(quoted[:1], quoted[2:])
         else:
             groups = (next(iter(presets.values())).settings, ExecutionSite(), MoreSeeds())
             flags = [flag for group in groups for flag in _flags(group)]
-            hint = _nearest(re.findall(r"--[\w-]+", said), flags)
+            hint = nearest(re.findall(r"--[\w-]+", said), flags)
             if any(Path(word.strip(",")).exists() for word in said.split()):
                 hint = ": files that the shell found for a pattern? Quote it, as in --corpus '*.txt'"
         raise UserError(f"{said}{hint} (--help explains every flag)") from None
@@ -139,15 +140,6 @@ def _flags(settings: Any) -> Iterator[str]:
             yield from _flags(value)
         else:
             yield from (f"--{name}", f"--no-{name}") if isinstance(value, bool) else (f"--{name}",)
-
-
-def _nearest(given: Iterable[str], known: Iterable[str]) -> str:
-    """ ", did you mean --seeds?" for words that are misspelt; nothing if none is near a known one."""
-    known = sorted(known)
-    close = [
-        near for word in given if word not in known for near in difflib.get_close_matches(word, known, n=1, cutoff=0.7)
-    ]
-    return f", did you mean {' '.join(dict.fromkeys(close))}?" if close else ""
 
 
 def _first_sentence(box: str) -> str:
@@ -223,6 +215,15 @@ def _extended(
     )
 
 
+def _refuse_seeds(preset: Preset, command: Command) -> None:
+    given = getattr(command.settings, "seeds", None)
+    if given != getattr(preset.settings, "seeds", None):
+        raise UserError(
+            f"--seeds {given} with --settle: the study's looks say how many seeds it gets; leave --seeds out, or limit "
+            f"them with --max-seeds {given}"
+        )
+
+
 def _inputs(results: Path) -> set[str]:
     """Corpora, tokenizers and converted models below the results folder."""
     return {f"{kind}/{name}" for kind in inputs.KINDS for name in files.names(results / kind)}
@@ -241,15 +242,16 @@ def _run_on_cluster(arguments: list[str], cluster: Path) -> int:
 def _attach(result: SweepReport, written: Written) -> bool:
     """Attach the report, which is on disk already, and the answers to the sweep's run. Returns whether that was
     possible."""
-    from halflife.tracking.publisher import attach
+    from halflife.tracking.attaching import attach
 
     tags = {f"{schema.TAG_ANSWER_PREFIX}{answer.name}": answer.sentence for answer in written.answers}
     tags |= {f"{schema.TAG_VERDICT_PREFIX}{answer.name}": answer.verdict for answer in written.answers if answer.valid}
     folder = written.path.parent
     try:
         attach(
-            result.tracking_uri, experiment=result.study, sweep=result.sweep, folder=folder, name="report", tags=tags
-        )
+            result.tracking_uri, experiment=result.study, sweep=result.sweep, folder=folder, name="report", tags=tags,
+            numbers=written.trials,
+        )  # fmt: skip
     except UserError as error:
         print(f"not published: {error}; run the same command again to store it", file=sys.stderr)
         return False

@@ -11,6 +11,8 @@ from halflife.store.identity import key_of
 from halflife.store.stage import Stage
 from halflife.store.store import Store
 from halflife.sweep import report
+from halflife.sweep.estimate import estimate
+from halflife.sweep.placement import Placements
 from halflife.sweep.publishing import Publishing
 from halflife.sweep.report import duration
 from halflife.sweep.reporting import Answered
@@ -49,6 +51,10 @@ class Settle:
         """The looks that may be reached."""
         return tuple(seeds for seeds in self.looks if self.most is None or seeds <= self.most)
 
+    def named(self, seeds: int) -> str:
+        """ "look 2 of 3, at 8 seeds"."""
+        return f"look {self.looks.index(seeds) + 1} of {len(self.looks)}, at {seeds} seeds"
+
     @property
     def first(self) -> Study:
         return self.at(self.looks[0])
@@ -56,6 +62,19 @@ class Settle:
     def at(self, seeds: int) -> Study:
         """The study at a look, with the same identity at every one: one sweep that grows."""
         return replace(self.study_of(seeds), identity=key_of({"settle": self.study_of(self.looks[0]).key}))
+
+
+def costs(settle: Settle, store: Store, placements: Placements) -> list[str]:
+    """What each look adds, for a dry run, and what stops it."""
+    primary = [question.label for question in settle.first.declaration.questions if question.primary]
+    lines, stages, seconds = [], 0, 0.0
+    for seeds in settle.planned:
+        study = settle.at(seeds)
+        found = estimate(study, SweepState(study, store).plan, placements)
+        more = f"{found.total.missing - stages} stages, about {duration(max(0.0, found.seconds - seconds))}"
+        stages, seconds = found.total.missing, found.seconds
+        lines.append(f"{settle.named(seeds)}: {more}; up to here about {duration(seconds)}")
+    return [*lines, f"it stops at the first look that answers {' and '.join(f'“{label}”' for label in primary)}"]
 
 
 class Settling(SweepState):
@@ -103,14 +122,14 @@ class Settling(SweepState):
         """Answer the questions, and stop or add the seeds of the next look."""
         assert self._publishing is not None, "feed before begin"
         seeds = self._ahead.pop(0)
-        if self.plan.failures:
-            self._stop(f"no look at {seeds} seeds: {len(self.plan.failures)} stages failed")
+        if failures := len(self.plan.failures):
+            self._stop(f"no look at {seeds} seeds: {failures} stage{'s' * (failures != 1)} failed")
             return
         self._publishing.update()
         self._publishing.drain()
         primary = [answer for answer in self._settle.answers(self.study.key) if answer.primary]
         for answer in primary:
-            self._tell(f"{seeds} seeds: {answer.sentence}")
+            self._tell(f"{self._settle.named(seeds)}: {answer.sentence}")
         undecided = [answer for answer in primary if answer.verdict == "undecided"]
         if not all(answer.valid for answer in primary):
             self._stop(f"not settled at {seeds} seeds: a required check fails, and more seeds would not mend it")
@@ -118,8 +137,11 @@ class Settling(SweepState):
             self.complete = True
             self._stop(f"settled at {seeds} seeds: every primary question is answered")
         elif not self._ahead:
-            most = f"--max-seeds {self._settle.most}" if self._settle.planned != self._settle.looks else "the last look"
-            self._stop(f"not settled at {seeds} seeds, {most}: {len(undecided)} of {len(primary)} are undecided")
+            within = f" within --max-seeds {self._settle.most}" * (self._settle.planned != self._settle.looks)
+            self._stop(
+                f"not settled at {seeds} seeds, the last look{within}: {len(undecided)} of {len(primary)} primary "
+                f"question{'s' * (len(primary) != 1)} undecided"
+            )
         elif (text := self._beyond_budget(seeds)) is not None:
             self._stop(text)
         else:
