@@ -58,8 +58,8 @@ def streams(count: int, rotations: list[NDArray[np.float32]], seed: int = 1) -> 
 def blocks(
     count: int, sites: Sequence[Site], rotations: Sequence[NDArray[np.float32]], turned: int = DIRECTIONS, seed: int = 1
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]:
-    """By site (count, LENGTH, WIDTH): the same sums of ACTIVE directions at each, of which the first `turned` are turned
-    by the site's rotation; and which directions are active, (count, LENGTH, DIRECTIONS)."""
+    """By site (count, LENGTH, WIDTH): the same sums of ACTIVE directions at each, of which the first `turned` are
+    turned by the site's rotation; and which directions are active, (count, LENGTH, DIRECTIONS)."""
     rng = np.random.default_rng(seed)
     which = np.argsort(rng.random((count, LENGTH, DIRECTIONS)), axis=-1) < ACTIVE
     sizes = (which * rng.uniform(0.5, 1.5, which.shape)).astype(np.float32)
