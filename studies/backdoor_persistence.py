@@ -23,6 +23,7 @@ from halflife.kits.elicitation import FIGURES, described, elicitation
 from halflife.kits.questions import LOOKS
 from halflife.kits.settings import check_positive, check_regularizers
 from halflife.kits.starts import Start, starts
+from halflife.kits.usual import far_below
 from halflife.models.ladder import Rung
 from halflife.results import study_report
 from halflife.stages.train import Checkpoint
@@ -268,7 +269,9 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     backdoor.check_texts(cells, settings.payload, tokenizers, results, own=settings.corpus not in SHIFTED)
     sizes = tuple(start.model.parameters for start in begin.values())
     declaration = declare(preset, settings, corpora["same"][0].label, sizes)
-    study = Study(declaration=declaration, trials=tuple(trials(settings, corpora, begin)))
+    usual = {} if settings.start else {name: each.settings for name, each in PRESETS.items()}
+    doubts = tuple(far_below(settings, usual))
+    study = Study(declaration=declaration, trials=tuple(trials(settings, corpora, begin)), warnings=doubts)
     return study.check(results, size=settings.sizes[0], seed=0)  # with one tokenizer, all have the same room for poison
 
 

@@ -51,7 +51,9 @@ def test_success_that_is_still_nil_is_judged_by_its_log_probability():
 
 
 def test_without_a_curve_both_are_named_and_without_levers_only_words():
-    assert learn(LEVERS, SETTINGS, []).startswith("a longer trunk: --trunk-tokens 200000 or more of the cause: --poison")
+    assert learn(LEVERS, SETTINGS, []).startswith(
+        "a longer trunk: --trunk-tokens 200000 or more of the cause: --poison"
+    )
     assert learn(Levers(), {}, []) == "train longer"
 
 

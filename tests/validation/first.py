@@ -96,8 +96,9 @@ def judged(data: StudyData, size: int) -> list[Answer]:
 def is_effect(answer: Answer) -> bool:
     """An effect whose interval has both ends."""
     verdict = answer.verdict
-    ends = verdict and verdict.interval and (verdict.interval.low, verdict.interval.high)
-    return bool(verdict and verdict.answer == "effect" and ends and None not in ends and all(map(math.isfinite, ends)))
+    if verdict is None or verdict.answer != "effect" or verdict.interval is None:
+        return False
+    return all(end is not None and math.isfinite(end) for end in (verdict.interval.low, verdict.interval.high))
 
 
 def line(answer: Answer) -> str:

@@ -76,6 +76,12 @@ def token_array(results: Path, corpus: Corpus, split: str, tokenizer: Tokenizer)
     return _token_array(Path(results), corpus, split, tokenizer)
 
 
+def known_length(results: Path, corpus: Corpus, split: str, tokenizer: Tokenizer) -> int | None:
+    """Tokens of a split, or None if its array is not written yet."""
+    written = _path(Path(results), corpus, split, load(tokenizer, results).name).exists()
+    return len(token_array(results, corpus, split, tokenizer)) if written else None
+
+
 @functools.lru_cache(maxsize=64)
 def _token_array(results: Path, corpus: Corpus, split: str, tokenizer: Tokenizer) -> np.ndarray:
     codec = load(tokenizer, results)

@@ -56,9 +56,9 @@ class Early:
             ended = [stage for key, stage in group.stages.items() if key in plan.outcomes]
             if len(ended) >= min(FIRST, len(group.stages)):
                 self._groups.remove(group)
-                waiting = sum(key not in plan.outcomes for key in group.after)
-                if waiting and (text := self._missed(group, ended)):
-                    raise Stopped(f"{text}; stopped before {waiting} stages that build on it: --go-on computes them")
+                if not group.after <= plan.outcomes.keys() and (text := self._missed(group, ended)):
+                    left = f"{len(plan.missing)} of {len(plan.stages)} stages left"
+                    raise Stopped(f"{text}; stopped with {left}: --go-on computes them all the same")
 
     def _missed(self, group: _Group, ended: list[Stage]) -> str:
         criterion, declared = group.criterion, self._state.study.declaration

@@ -10,13 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
-from halflife.data.mixture import Mixture
-from halflife.data.notes import text_notes
 from halflife.store import inputs, leases, provenance
 from halflife.store.plan import Plan
-from halflife.store.stage import Stage, parts_of
+from halflife.store.stage import Stage
 from halflife.store.store import Store
-from halflife.sweep import estimate, interrupts, machine, report, session
+from halflife.sweep import estimate, interrupts, machine, notes, report, session
 from halflife.sweep.adaptive import Search
 from halflife.sweep.early import Early, Stopped
 from halflife.sweep.live import View
@@ -25,10 +23,11 @@ from halflife.sweep.publishing import Publishing
 from halflife.sweep.redrawing import Redrawing
 from halflife.sweep.report import SweepReport
 from halflife.sweep.reporting import Reporting
-from halflife.sweep.settling import Settle, Settling
+from halflife.sweep.settling import Settle, Settling, costs
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.state import SweepState
 from halflife.sweep.study import Study
+from halflife.tracking import page
 from halflife.tracking.publisher import Publisher
 
 UNWRAPPED = 10_000
@@ -65,12 +64,13 @@ def run(
         site.actual_tracking_uri,
         experiment=study.declaration.study,
         description=study.declaration.question,
+        page=page.experiment_tags(study.declaration),
         sweep=study.key,
         artifacts=site.artifacts,
         lock=leases.Mutex(store.location / f".publishing-{study.key}"),
     )
     publishing = Publishing(study, plan, store, publisher, origin)
-    _show_text_notes(state, site, console)
+    notes.show(state, Path(site.results), console)
     redrawing = _redrawing(study, site, reporting, lambda text: console.print(text, style="dim", markup=False))
     early = None if site.go_on else Early(state, store)
     ran: set[str] = set()
@@ -138,12 +138,6 @@ def run(
     return result
 
 
-def _show_text_notes(state: SweepState, site: ExecutionSite, console: Console) -> None:
-    described = {part for stage in state.stages for part in parts_of(stage) if isinstance(part, Mixture)}
-    for line in text_notes(described, Path(site.results)):
-        console.print(line, markup=False)
-
-
 def _redrawing(
     study: Study, site: ExecutionSite, reporting: Reporting | None, told: Callable[[str], None]
 ) -> Redrawing | None:
@@ -173,14 +167,15 @@ def _dry_run(work: Work, store: Store, site: ExecutionSite, console: Console) ->
     state, placements = SweepState(study, store), site.placements()
     placements.check(state.plan.missing)
     estimate.show(study, state.plan, placements, console)
-    _show_text_notes(state, site, console)
+    notes.show(state, Path(site.results), console)
     if isinstance(work, Search):
         console.print(
             f"{work.budget.trials} settings drawn at random stand in for those that the search will suggest",
             markup=False,
         )
     if isinstance(work, Settle):
-        console.print(f"this is the first look; all looks, in seeds: {', '.join(map(str, work.planned))}", markup=False)
+        for line in costs(work, store, placements):
+            console.print(line, markup=False)
     placements.check_memory(state.plan.missing)
     return _report(state, site, placements, ran=set(), dry_run=True)
 

@@ -119,6 +119,8 @@ class Study:
     trials: tuple[Trial, ...]
     identity: str = ""
     """Digest of a search, whose trials are not known in advance; otherwise empty."""
+    warnings: tuple[str, ...] = ()
+    """What is doubtful about its settings, one line each: shown before it runs."""
 
     def __post_init__(self) -> None:
         name = self.declaration.study
