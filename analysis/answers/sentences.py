@@ -83,13 +83,14 @@ def _no_estimate(estimates: Estimates, shown: Shown) -> str:
     known = np.isfinite(estimates.values)
     if late is not None and (bounds := (late.low != late.high)[known]).any():
         how = "all" if bounds.all() else f"{int(bounds.sum())} of {bounds.size}"
-        return f"no estimate of {shown.what}, as {how} values over {plural(int(known.sum()), 'seed')} are only bounds"
-    return f"no estimate of {shown.what}, as no seed has all its values"
+        over = plural(int(known.sum()), "seed")
+        return f"{shown.what} cannot be estimated, because {how} values over {over} are only bounds"
+    return f"{shown.what} cannot be estimated, because every seed lacks values that it takes"
 
 
 def _left(estimates: Estimates) -> str:
     left = int((~np.isfinite(estimates.values)).sum())
-    return f" ({left} left out: they lack values)" if left else ""
+    return f" ({left} of {plural(estimates.values.size, 'seed')} left out for lack of values)" if left else ""
 
 
 def _looks(verdict: Verdict, estimates: Estimates) -> list[str]:
@@ -100,7 +101,9 @@ def _looks(verdict: Verdict, estimates: Estimates) -> list[str]:
         return []
     later = estimates.values.size - verdict.look
     unused = f", {plural(later, 'later seed')} unused" if later > 0 else ""
-    return [f"look {verdict.look} of {', '.join(map(str, verdict.looks.seeds))}{unused}"]
+    seeds = verdict.looks.seeds
+    at = f"look {seeds.index(verdict.look) + 1} of {len(seeds)}, at {verdict.look} seeds"
+    return [f"{at}{unused} (looks at {', '.join(map(str, seeds))})"]
 
 
 def p_text(p: float | None) -> str:
@@ -123,10 +126,10 @@ def _settling(verdict: Verdict, estimates: Estimates, more: More | None) -> str:
     if verdict.look is None or verdict.margin is None:
         return ""
     if (settling := verdict.settling) is None:
-        return " What would settle it can be said only with a spread over seeds."
+        return " How many seeds would settle it is unknown: that takes a spread over two or more seeds."
     text = (
-        f" To settle it takes {range_text(settling.effect)} in all if the true effect equals the margin, "
-        f"{range_text(settling.equivalent)} if there is none (with probability {WANTED:g})"
+        f" To settle it with probability {WANTED:g} takes {range_text(settling.effect)} in all if the true effect "
+        f"equals the margin, {range_text(settling.equivalent)} if there is none"
     )
     ends = [end for end in (*settling.effect, *settling.equivalent) if end is not None]
     if more is None or not ends:
@@ -143,19 +146,18 @@ def _settling(verdict: Verdict, estimates: Estimates, more: More | None) -> str:
 def _command(verdict: Verdict, command: str, few: int, many: int) -> str:
     if not command:
         return ""
-    last = verdict.looks.seeds[-1]
-    if len(verdict.looks.seeds) > 1:
-        if few > last:
-            return f" That is beyond the last declared look, {last} seeds."
-        return f" Command: {command if '--settle' in command.split() else f'{command} --settle'}"
-    words, kept = command.split(" "), list[str]()
+    last, words, kept = verdict.looks.seeds[-1], command.split(" "), list[str]()
+    if len(verdict.looks.seeds) > 1 and few > last:
+        return f" That is beyond the last declared look, {last} seeds."
     while words:
         word = words.pop(0)
         if word == "--seeds" and words:
             words.pop(0)
         elif not word.startswith("--seeds="):
             kept.append(word)
-    return f" Command: {' '.join(kept)} --seeds {many}"
+    if len(verdict.looks.seeds) == 1:
+        return f" Command: {' '.join(kept)} --seeds {many}"
+    return f" Command: {' '.join(kept)}{'' if '--settle' in kept else ' --settle'}"
 
 
 def range_text(seeds: Range) -> str:

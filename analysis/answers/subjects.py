@@ -34,7 +34,8 @@ class Shown:
 
     def interval(self, found: Interval) -> str:
         if found.low is None or found.high is None:
-            return f"{short(self.at(found.estimate))} (no interval)"
+            why = "no interval from one seed" if found.count == 1 else "no interval"
+            return f"{short(self.at(found.estimate))} ({why})"
         if math.isinf(found.low) or math.isinf(found.high):
             return self._bound(found.estimate, found.low, found.high)
         low, high = sorted((self.at(found.low), self.at(found.high)))
@@ -86,7 +87,7 @@ def _span(answer: Answer, question: Trend) -> str:
     levels = answer.used[question.axis].drop_nulls().unique().sort().cast(float).to_list()
     text = f"{len(levels)} values from {short(levels[0])} to {short(levels[-1])}"
     few = len(levels) < SIZES or math.log10(levels[-1] / levels[0]) < DECADES - 1e-3 if levels[0] > 0 else False
-    return f"{text}: too few or too close for a law of scale" if question.axis == "parameters" and few else text
+    return f"{text}, too few or too close together for a scaling law" if question.axis == "parameters" and few else text
 
 
 def _pair(quantity: Quantity, high: str, low: str, found: Interval | None) -> Shown:
@@ -131,8 +132,7 @@ def _decay(answer: Answer, declaration: Declaration, found: Interval | None) -> 
     question = answer.question
     assert isinstance(question, Decay)
     skill = {outcome.name: outcome.skill for outcome in declaration.outcomes}[question.outcome]
-    kept = f"what is kept of the {skill}"
-    return Shown(f"{kept} settles at", " of what it was at the drop", what=f"where {kept} settles")
+    return Shown(f"the {skill} settles at", " of its level at the drop", what=f"the level at which the {skill} settles")
 
 
 def _frontier(answer: Answer, declaration: Declaration) -> str:
@@ -142,7 +142,8 @@ def _frontier(answer: Answer, declaration: Declaration) -> str:
     axis = _label(question.axis, declaration)
     if not answer.further["frontier"]:
         return f"no {axis} has both {one} and {other}"
-    return f"none beats {axis} {listed(answer.further['frontier'])} in both {one} and {other}, means over seeds"
+    best = listed(answer.further["frontier"])
+    return f"no other setting beats {axis} {best} in both {one} and {other} (means over seeds)"
 
 
 SHOWN: dict[str, Callable[[Answer, Declaration, Interval | None], Shown]] = {

@@ -6,6 +6,7 @@ from analysis.checks.check import Check
 from analysis.checks.decay import controls_present, decay_checks, ended
 from analysis.checks.dictionaries import dictionary_checks
 from analysis.checks.prompts import prompt_checks
+from analysis.checks.search import search_checks
 from analysis.decay.design import decaying, leading
 from analysis.decay.retention import retention_curves
 from analysis.prompts.elicitation import is_elicited
@@ -13,10 +14,10 @@ from analysis.runs.study import StudyData
 
 
 def checks(data: StudyData) -> list[Check]:
-    """Of the leading outcome that decays; else of prompts; else of the controls alone; and of dictionaries in
-    pretraining. Computed once per `data`."""
+    """Of the leading outcome that decays; else of prompts; else of the controls alone; of dictionaries in
+    pretraining, and of a search's constraints. Computed once per `data`."""
     if "checks" not in data.derived:
-        data.derived["checks"] = [*_checks(data), *dictionary_checks(data)]
+        data.derived["checks"] = [*_checks(data), *dictionary_checks(data), *search_checks(data)]
     return data.derived["checks"]
 
 

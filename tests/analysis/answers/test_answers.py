@@ -106,7 +106,7 @@ def test_no_effect_is_equivalent_within_a_margin_or_undecided_without():
     assert answer(WAYS).word == "undecided"
     unclear = answer(replace(WAYS, margin=0.01, reason="r"))
     assert unclear.word == "undecided"
-    assert "To settle it takes" in sentence(unclear, lamps([]))
+    assert "To settle it with probability 0.8 takes" in sentence(unclear, lamps([]))
 
 
 def test_a_null_is_called_an_effect_in_one_of_twenty_studies():
@@ -276,7 +276,7 @@ def test_a_frontier_is_told_without_a_verdict():
     data = study([{"seed": s, "lamp": lamp} for s in range(2) for lamp in levels], curves, [GLOW, other], [question])
     found = answers(data)[0]
     assert (found.word, found.further["frontier"]) == ("reported", ["a", "b"])
-    assert "none beats lamp a and b in both the glow of the probe and the heat" in sentence(found, data)
+    assert "no other setting beats lamp a and b in both the glow of the probe and the heat" in sentence(found, data)
 
 
 def test_primaries_share_one_error_rate_and_the_others_do_not():

@@ -17,7 +17,7 @@ from analysis.answers.subjects import Shown
 from analysis.answers.write import document
 from analysis.stats.intervals import Interval
 from halflife.tracking.questions import Crossing, Decay, Quantity, Trend
-from halflife.tracking.schema import Control
+from halflife.tracking.schema import TAG_COMMAND, Control
 from tests.analysis.answers.made import study
 from tests.analysis.answers.test_answers import GLOW, SIZES, UP, WAYS, answer, interval, lamps
 
@@ -44,9 +44,8 @@ def test_a_slope_of_bounds_alone_is_no_estimate(seeds):
     data = dimming(lambda row: math.inf, seeds)
     found = answers(data)[0]
     assert (found.word, interval(found)) == ("undecided", None)
-    assert f"no estimate of the slope of the time to dim over parameters, as all values over {seeds} seed" in sentence(
-        found, data
-    )
+    text = "the slope of the time to dim over parameters cannot be estimated, because all values over"
+    assert f"{text} {seeds} seed" in sentence(found, data)
 
 
 def test_what_had_dimmed_at_the_start_is_counted_where_a_slope_leaves_it_out():
@@ -64,10 +63,12 @@ def test_what_had_dimmed_at_the_start_is_counted_where_a_slope_leaves_it_out():
 
 def test_an_undecided_question_says_the_seeds_the_hours_and_the_command():
     data = lamps([replace(UNCLEAR, margin=0.016)], looks=(5, 8, 12), noise=0.03, effect=-0.01)
+    tags = data.sweep.tags | {TAG_COMMAND: "made.py laptop --seeds 3"}  # which --settle refuses
+    data = replace(data, sweep=replace(data.sweep, tags=tags))
     summary = json.dumps({"seconds_computing": 900.0})
     trials = data.trials.with_columns(stage_lamp=pl.col("trial"), summary_lamp=pl.lit(summary))
     text = sentence(answers(replace(data, trials=trials))[0], replace(data, trials=trials))
-    assert "look 8 of 5, 8, 12" in text
+    assert "look 2 of 3, at 8 seeds (looks at 5, 8, 12)" in text
     assert "in all if the true effect equals the margin" in text
     assert "12 to 33 seeds in all if the true effect equals the margin, 12 to 44 seeds if there is none" in text
     assert ", 8.0 to 72 more hours." in text  # a seed has 8 trials, each a quarter of an hour

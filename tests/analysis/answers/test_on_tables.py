@@ -71,7 +71,7 @@ def test_no_difference_is_equivalent_within_a_wide_margin_and_undecided_within_a
 def test_looks_use_only_the_seeds_of_the_look_that_answers(table, tmp_path, capsys):
     found = run(tmp_path, table, [*CONTRAST, "--pair", "size", "--looks", "5,8,12"])
     assert (found["verdict"], found["look"], found["looks"], found["seeds"]) == ("effect", 5, [5, 8, 12], 5)
-    assert "look 5 of 5, 8, 12, 3 later seeds unused)" in capsys.readouterr().out
+    assert "look 1 of 3, at 5 seeds, 3 later seeds unused (looks at 5, 8, 12))" in capsys.readouterr().out
     early = run(tmp_path, table.filter(pl.col("seed") < 4), [*CONTRAST, "--pair", "size", "--looks", "5,8,12"])
     assert (early["verdict"], early["low"], early["p"]) == ("undecided", None, None)
     assert "no verdict before 5 seeds" in capsys.readouterr().out

@@ -13,6 +13,8 @@ import pytest
 from analysis.answers.derived import READINGS
 from analysis.answers.judging import answers
 from analysis.answers.questions import Answer
+from analysis.checks.search import search_checks
+from analysis.checks.sweep import checks
 from analysis.gallery import generated
 from analysis.runs.study import POINTS, StudyData
 from halflife.tracking import schema
@@ -128,3 +130,15 @@ def test_a_fresh_seed_without_a_value_is_missing_and_not_a_small_value():
 def test_without_fresh_seeds_there_is_no_reading():
     assert READINGS["first_objective"](planted({0: (0.1, 3.0), 1: (0.8, 2.0)}, {}, failed=(1,))).is_empty()
     assert READINGS["first_objective"](planted({0: (0.1, 3.0)}, {}, failed=(0,))).is_empty()
+
+
+def test_a_constraint_that_fresh_seeds_violate_is_said_in_words():
+    searched = {0: (0.2, 2.0), 1: (0.5, 2.1), 2: (0.6, 2.2)}
+    again = {0: (0.2, 0.2, 0.2), 1: (0.5, 0.5, 0.5), 2: (0.6, 0.6, 0.6)}
+    (held,) = search_checks(planted(searched, again))
+    assert (held.passed, held.found) == (True, "so in 3 settings")
+    data = planted(searched, again, implanted_again={2: (0.95, 0.4, math.nan)})
+    (broken,) = search_checks(data)
+    assert broken.passed is False
+    assert broken.found == "setting 2 has success at least 0.9 on 1 of 3 fresh seeds"
+    assert broken in checks(data)
