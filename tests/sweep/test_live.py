@@ -11,6 +11,7 @@ from rich.console import Console
 from halflife.store.plan import Plan
 from halflife.store.stage import Outcome, Progress
 from halflife.store.store import Store
+from halflife.sweep.estimate import assumed_seconds, seconds_of
 from halflife.sweep.live import View
 from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study
@@ -45,7 +46,58 @@ def test_plain_lines_come_every_quarter_minute(tmp_path: Path):
         for second in range(61):
             setting.clock.now = float(second)
             setting.view.refresh()
-    assert setting.file.getvalue().splitlines() == ["0/6 stages done · 0 running"] * 4
+    assert setting.file.getvalue().splitlines() == ["0/6 stages done · 0 running"] * 4  # of no work
+
+
+def test_before_a_stage_has_ended_the_time_left_is_called_a_guess(tmp_path: Path):
+    setting = Setting(tmp_path)
+    first, other = setting.plan.take(), setting.plan.take()
+    assert first
+    assert other
+    setting.view.refresh()
+    setting.clock.now = 10.0
+    half = [(first, Progress(done=1, total=2)), (other, Progress(done=1, total=2))]
+    assert setting.view.line(half).endswith("about 50 s left (a guess)")
+    setting.plan.completed(first.key, Outcome(status="complete", attempt="a", summary={}))
+    assert setting.view.line([]).endswith("about 50 s left")
+
+
+def test_the_start_of_processes_does_not_count_as_slow_work(tmp_path: Path):
+    setting = Setting(tmp_path)
+    first = setting.plan.take()
+    assert first
+    setting.view.refresh()
+    running = [(first, Progress(done=0, total=10))]
+    setting.view.running = lambda: running  # type: ignore[method-assign]
+    setting.clock.now = 60.0
+    setting.view.refresh()
+    running[0] = (first, Progress(done=1, total=10))
+    setting.clock.now = 61.0
+    setting.view.refresh()  # it moves
+    running[0] = (first, Progress(done=6, total=10))
+    setting.clock.now = 66.0
+    assert setting.view.seconds_left(running) == pytest.approx(54.0)  # half a stage in 5 s, 5.4 stages left
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping(Fake):
+    """May end early."""
+
+    kind: ClassVar[str] = "stopping"
+    until: str = "learned"
+
+
+def test_stages_that_may_stop_early_take_the_part_that_those_like_them_took(tmp_path: Path):
+    setting = Setting(tmp_path)
+    plan = Plan([Stopping(name=name) for name in "abc"], Store(tmp_path))
+    view = View(plan, Store(tmp_path), Console(file=setting.file), clock=setting.clock)
+    first = plan.take()
+    assert first
+    view.refresh()
+    setting.clock.now = 10.0
+    plan.completed(first.key, Outcome(status="complete", attempt="a", summary={"tokens": 1}))
+    assert view.seconds_left([]) == pytest.approx(20.0)
+    assert seconds_of(plan, "cpu")(first) == pytest.approx(assumed_seconds(first, "cpu") / first.cost.tokens)
 
 
 def test_the_line_counts_what_is_done_failed_blocked_and_troubled(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -26,6 +27,8 @@ STEP_SECONDS = 0.01
 """Overhead of an optimizer step before anything has been measured: Python, launches, small tensors. With both constants
 the presets' stages (30k to 300k parameters on a core of an AMD EPYC, 86 GFLOP/s) took 0.7 to 1.4 times as long as
 estimated."""
+HALF = 0.5
+"""Of its length, what a stage that may stop early takes before one like it has ended."""
 STARTUP_SECONDS = 12.0
 """Starting Ray, and the first stage's imports."""
 _ANCESTORS = "ancestors"
@@ -74,8 +77,8 @@ def estimate(study: Study, plan: Plan, placements: Placements) -> Estimate:
     """What the missing stages of a plan would take."""
     missing = _runnable(plan)
     slots, device = placements.slots(missing), placements.budget.device
-    paces = measured_paces(plan, device)
-    seconds = {stage.key: assumed_seconds(stage, device) * paces.get(pace_group(stage), 1.0) for stage in missing}
+    paces, taken = measured_paces(plan, device), seconds_of(plan, device)
+    seconds = {stage.key: taken(stage) for stage in missing}
     phases: dict[str, Row] = {}
     for stage in plan.stages.values():
         users = study.users.get(stage.key)
@@ -191,6 +194,37 @@ def assumed_flops(device: str) -> float:
 def assumed_seconds(stage: Stage, device: str) -> float:
     """On one slot, evaluations included, before anything has been measured."""
     return stage.cost.flops / assumed_flops(device) + stage.cost.steps * STEP_SECONDS
+
+
+def seconds_of(plan: Plan, device: str) -> Callable[[Stage], float]:
+    """The seconds that a stage of a plan takes on one slot, as far as complete stages tell: at the pace of its group,
+    or else of all groups; one that may stop early, for the part of its length that those like it took, or else half."""
+    paces, parts = measured_paces(plan, device), measured_parts(plan)
+    usual = fmean(paces.values()) if paces else 1.0
+
+    def seconds(stage: Stage) -> float:
+        part = parts.get(_length_group(stage), HALF) if _may_stop(stage) else 1.0
+        return assumed_seconds(stage, device) * paces.get(pace_group(stage), usual) * part
+
+    return seconds
+
+
+def measured_parts(plan: Plan) -> dict[tuple[Any, ...], float]:
+    """Of the complete stages that may stop early: the mean part of their tokens that they took, by group."""
+    found: defaultdict[tuple[Any, ...], list[float]] = defaultdict(list)
+    for key, outcome in plan.outcomes.items():
+        stage, tokens = plan.stages[key], outcome.summary.get("tokens")
+        if _may_stop(stage) and tokens and stage.cost.tokens:
+            found[_length_group(stage)].append(min(1.0, tokens / stage.cost.tokens))
+    return {group: fmean(parts) for group, parts in found.items()}
+
+
+def _may_stop(stage: Stage) -> bool:
+    return getattr(stage, "until", None) is not None
+
+
+def _length_group(stage: Stage) -> tuple[Any, ...]:
+    return *pace_group(stage), stage.cost.tokens
 
 
 def measured_paces(plan: Plan, device: str) -> dict[tuple[Any, ...], float]:

@@ -92,6 +92,7 @@ def run(
                     search=state.line,
                     future_work=lambda work: state.future_work(work),
                     device=placements.budget.device,
+                    slots=placements.slots(state.stages),
                 ) as view:
                     view.note(view.line([]))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from statistics import fmean
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -16,14 +15,14 @@ from rich.text import Text
 from halflife.store.plan import Plan
 from halflife.store.stage import Progress, Stage
 from halflife.store.store import Store
-from halflife.sweep.estimate import assumed_seconds, measured_paces, pace_group
+from halflife.sweep.estimate import seconds_of
 from halflife.sweep.report import duration
 
 _TERMINAL_SECONDS, _PLAIN_SECONDS = 0.5, 15.0
 _ROWS = 16
 """Maximum number of running stages in the table."""
 _MIN_DONE = 0.05
-"""Fraction of the first stages that must be done before their speed counts: before that, imports dominate."""
+"""Fraction of the first stages that must be done before their speed counts."""
 
 
 class View:
@@ -40,15 +39,19 @@ class View:
         search: Callable[[], str] = lambda: "",
         future_work: Callable[[Callable[[Stage], float]], float] = lambda work: 0.0,
         device: str = "cpu",
+        slots: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan, self._store, self._console, self._clock = plan, store, console, clock
         self._title, self._trouble = title, trouble
-        self._search, self._future_work, self._device = search, future_work, device
+        self._search, self._future_work, self._device, self._slots = search, future_work, device, slots
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._every = _TERMINAL_SECONDS if self._live else _PLAIN_SECONDS
         self._shown = self._clock()
         self._began: float | None = None
+        self._before = 0.0
+        """Work that was done when it began."""
+        self._moving = False
 
     def __enter__(self) -> View:
         if self._live:
@@ -66,8 +69,8 @@ class View:
     def refresh(self) -> None:
         """Show the current state, if the last refresh is long enough ago."""
         now = self._clock()
-        if self._began is None and self._plan.running:
-            self._began = now
+        if not self._moving and self._plan.running:
+            self._watch_start(now)
         if now - self._shown < self._every:
             return
         self._shown = now
@@ -76,6 +79,14 @@ class View:
             self._live.update(Group(self._head(running), self._table(running)), refresh=True)
         else:
             self._console.print(self.line(running), markup=False, highlight=False)
+
+    def _watch_start(self, now: float) -> None:
+        """Speed counts from the first progress on: what comes before, the start of Ray and imports, is paid once."""
+        running = self.running()
+        progress = any(progress.done for _, progress in running)
+        if self._began is None or (progress and not self._ended):
+            self._began, self._before = now, self._done(running)
+        self._moving = progress or self._ended
 
     def running(self) -> list[tuple[Stage, Progress]]:
         """Running stages, and the progress of each from its lease."""
@@ -95,31 +106,41 @@ class View:
         rate = sum(progress.rate for _, progress in running)
         counts += [f"{rate:,.0f} tokens/s"] if rate else []
         left = self.seconds_left(running)
-        counts += [f"about {duration(left)} left"] if left is not None else []
+        guess = left is None or not self._ended
+        left = self._left(running) / self._slots if left is None else left
+        counts += [f"about {duration(left)} left{' (a guess)' if guess else ''}"] if left >= 1 else []
         trouble = self._trouble()
         counts += [f"tracking store: {trouble}"] if trouble else []
         search = self._search()
         return " · ".join([search, *counts] if search else counts)
 
     def seconds_left(self, running: list[tuple[Stage, Progress]]) -> float | None:
-        """Estimated from the work done since the first stage started; None until enough is done.
-
-        The work of a stage is its assumed time, scaled by the measured pace of complete stages of its group."""
-        plan, paces = self._plan, measured_paces(self._plan, self._device)
-        usual = fmean(paces.values()) if paces else 1.0
-
-        def work(stage: Stage) -> float:
-            return assumed_seconds(stage, self._device) * paces.get(pace_group(stage), usual)
-
-        left = sum(
-            work(stage) for stage in plan.missing if stage.key not in plan.blocked and stage.key not in plan.failures
-        )
-        under_way = sum(work(stage) * progress.done / progress.total for stage, progress in running if progress.total)
-        done = under_way + sum(work(plan.stages[key]) for key in plan.outcomes.keys() - plan.cached)
-        started = sum(work(stage) for stage, _ in running)
-        if self._began is None or done <= 0 or (done == under_way and done < _MIN_DONE * started):
+        """From the work done since the first stage moved; None until enough is done. Before a stage of this sweep has
+        ended, what an evaluation costs and where stages stop is not known: then it is a guess."""
+        done, work = self._done(running) - self._before, seconds_of(self._plan, self._device)
+        enough = 0.0 if self._ended else _MIN_DONE * sum(work(stage) for stage, _ in running)
+        if self._began is None or done <= 0 or done < enough:
             return None
-        return (left - under_way + self._future_work(work)) * (self._clock() - self._began) / done
+        return self._left(running) * (self._clock() - self._began) / done
+
+    @property
+    def _ended(self) -> bool:
+        """Whether a stage of this sweep has an outcome."""
+        return bool(self._plan.outcomes.keys() - self._plan.cached)
+
+    def _done(self, running: list[tuple[Stage, Progress]]) -> float:
+        """Seconds of work on one slot that this sweep has done."""
+        plan, work = self._plan, seconds_of(self._plan, self._device)
+        under_way = sum(work(stage) * _share(progress) for stage, progress in running)
+        return under_way + sum(work(plan.stages[key]) for key in plan.outcomes.keys() - plan.cached)
+
+    def _left(self, running: list[tuple[Stage, Progress]]) -> float:
+        """Seconds of work on one slot that are left."""
+        plan, work = self._plan, seconds_of(self._plan, self._device)
+        lost = plan.blocked.keys() | plan.failures.keys()
+        missing = sum(work(stage) for stage in plan.missing if stage.key not in lost)
+        under_way = sum(work(stage) * _share(progress) for stage, progress in running)
+        return missing - under_way + self._future_work(work)
 
     def _head(self, running: list[tuple[Stage, Progress]]) -> Text:
         return Text(self.line(running), style="bold")
@@ -127,7 +148,7 @@ class View:
     def _table(self, running: list[tuple[Stage, Progress]]) -> Table:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         for stage, progress in running[:_ROWS]:
-            share = progress.done / progress.total if progress.total else 0.0
+            share = _share(progress)
             rate = f"{progress.rate:,.0f} tokens/s" if progress.rate else "starting"
             table.add_row(
                 Text(self._title(stage)), ProgressBar(total=1.0, completed=share, width=24), f"{share:4.0%}", rate
@@ -135,3 +156,7 @@ class View:
         if len(running) > _ROWS:
             table.add_row(f"and {len(running) - _ROWS} more")
         return table
+
+
+def _share(progress: Progress) -> float:
+    return progress.done / progress.total if progress.total else 0.0
