@@ -107,7 +107,7 @@ def test_warnings_next_to_a_mean_over_groups_say_that_they_are_about_the_pooled_
     found = run(tmp_path / "seeds.csv", "fit", *arguments)
     assert found["parameters"]["f"]["low"] >= LAWS["exponential_floor"].bounds[0][2]
     shown = capsys.readouterr().out
-    assert shown.index("the warnings: about the fit to all points at once (a = ") < shown.index("3 groups: below 5")
+    assert shown.index("the warnings concern one fit to all points") < shown.index("3 groups: intervals over fewer")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_rows_without_a_response_are_left_out_and_counted(
 def test_a_seed_without_hits_is_warned_of(counts: Path, tmp_path: Path) -> None:
     path = changed(counts, tmp_path, hits=pl.when(pl.col("seed") == 4).then(0).otherwise("hits"))
     found = run(path, "fit", "--law", "exponential", *COUNTS, "--group", "seed")
-    warning = "1 of 6 groups with a constant response, which determines only a level of exponential"
+    warning = "1 of 6 groups have a constant response, which determines only a level of exponential"
     assert warning in found["warnings"]
     assert warning not in run(counts, "fit", "--law", "exponential", *COUNTS, "--group", "seed")["warnings"]
 
@@ -410,3 +410,20 @@ def test_a_file_without_the_law_is_one_line(
     assert end.value.code == 2
     assert complaint in error
     assert error.count("\n") == 1
+
+
+def test_times_of_laws_that_rise_are_called_so_and_unknown_ends_are_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    x = np.array([0.0, 1, 2, 4, 8, 16, 32, 64, 128])
+    table = pl.DataFrame({"x": x, "up": 0.9 - 0.8 * np.exp(-x / 10) + 0.01 * np.cos(x), "flat": 0.9 + 0.01 * np.cos(x)})
+    table.write_csv(tmp_path / "data.csv")
+    data = [str(tmp_path / "data.csv"), "--x", "x", "--starts", "8"]
+    main(["compare", *data, "--y", "up", "--laws", "rising_exponential,rising_sigmoid"])
+    shown = capsys.readouterr().out
+    assert "time to half recovery" in shown
+    assert "half-life" not in shown
+    main(["fit", *data, "--y", "flat", "--law", "exponential"])
+    shown = capsys.readouterr().out
+    assert ", ?]" in shown
+    assert "?: the data do not bound it on that side" in shown
