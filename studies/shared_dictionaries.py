@@ -36,7 +36,8 @@ AXES = {
     "length": Varied(label="Pretraining", setting="lengths", text="{:g} x tokens", scale="log", unit="x its tokens"),
 }
 """The first value of each is the reference's; each further value varies alone."""
-CONTROLS = {"absent": "no dictionary", "null": "no gradient", "untrained": "untrained"}
+CONTROLS = {"absent": "no dictionary", "null": "no gradient", "positive": "turned", "untrained": "untrained"}
+"""Names of the controls in trials, by role."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,7 @@ def planned(settings: Settings) -> Iterator[tuple[Treatment, str]]:
         yield treatment, "treatment"
     for treatment in (reference, *axes.alone(reference, ("length",), AXES, settings)):
         yield treatment, "absent"
-    yield from ((reference, role) for role in ("null", "untrained"))
+    yield from ((reference, role) for role in ("null", "positive", "untrained"))
 
 
 def trials(settings: Settings) -> Iterator[Trial]:
@@ -117,11 +118,10 @@ def trials(settings: Settings) -> Iterator[Trial]:
         cell = Cell(settings, size, seed)
         for treatment, role in planned(settings):
             words = axes.words(treatment, reference, AXES, role, CONTROLS)
-            found = stages(cell, treatment, role, turned=treatment == reference)
-            yield trial(cell, dataclasses.asdict(treatment), found, *words, role=role)
+            yield trial(cell, dataclasses.asdict(treatment), stages(cell, treatment, role), *words, role=role)
 
 
-def stages(cell: Cell, treatment: Treatment, role: str, *, turned: bool) -> dict[str, Stage]:
+def stages(cell: Cell, treatment: Treatment, role: str) -> dict[str, Stage]:
     """A dictionary without a gradient leaves the model as it is without one: nothing else is measured of it."""
     if role == "untrained":
         return cell.measured(cell.untrained())
@@ -130,7 +130,7 @@ def stages(cell: Cell, treatment: Treatment, role: str, *, turned: bool) -> dict
     trunk = cell.trunk(arm, strength, treatment.length)
     if role == "null":
         return {"trunk": trunk}
-    return {"trunk": trunk, **cell.measured(of(trunk), turned=turned and role == "treatment")}
+    return {"trunk": trunk, **cell.measured(of(trunk), turned=role == "positive")}
 
 
 def declare(preset: str, settings: Settings) -> Declaration:
@@ -156,13 +156,15 @@ def declare(preset: str, settings: Settings) -> Declaration:
             Control(kind="absent", label="no dictionary beside the model", role="absent"),
             Control(kind="null", label="a dictionary beside it without a gradient", role="null"),
             Control(kind="null", label="an untrained model", role="untrained"),
-            Control(kind="positive", label="streams turned at random: nothing is shared", task="turned-features"),
+            Control(
+                kind="positive", label="the streams of each block turned at random: nothing is shared", role="positive"
+            ),
         ),
         figures=("specificity", "feature_blocks"),
         corpus="an attribute grammar of each seed's own",
         settings=dataclasses.asdict(settings),
         levers=Levers(dose=("strengths",), rate="beside_lr", trunk="tokens", prompts="num_eval", steps="fit_steps"),
-        **dictionary_questions.asked(varied, own, shared, several=len(settings.sizes) > 1),
+        **dictionary_questions.asked(varied, own, shared, several=len(settings.sizes) > 1, written=settings.written),
     )
 
 

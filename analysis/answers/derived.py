@@ -17,7 +17,7 @@ from analysis.decay import search
 from analysis.decay.design import setting_axes
 from analysis.decay.erasure import main_rows
 from analysis.decay.savings import PAIRS, THRESHOLDS, relearning_times
-from analysis.interpret import dictionaries
+from analysis.interpret import attribution, dictionaries
 from analysis.prompts import amounts, elicitation, fragility, information
 from analysis.runs.study import StudyData
 from halflife.tracking import schema
@@ -30,6 +30,7 @@ COLUMNS = {
 ITEMS = {
     "k": pl.Int64, "moment": pl.String, "kind": pl.String, "length": pl.Int64, "reading": pl.String,
     "chosen": pl.String, "dictionary": pl.String, "meaning": pl.String, "compared": pl.String,
+    "loss": pl.String, "way": pl.String, "score": pl.String, "features": pl.Int64, "made": pl.String,
 }  # fmt: skip
 NO_GAIN = "no prompt helps: there is no threshold to reach"
 Row = dict[str, Any]
@@ -219,9 +220,10 @@ _READERS: dict[str, Callable[[StudyData], Iterable[Row]]] = {
     "prompt_loss": _prompt_loss, "prompt_success": _prompt_success, "distance": _distance,
     "success_distance": _success_distance, "information": _information,
     **{f"fragility_{name}": partial(_fragility, name) for name in fragility.MEASURES},
-    "features_needed": partial(dictionaries.features_needed, dictionaries.PHASES[0]),
-    "features_needed_turned": partial(dictionaries.features_needed, dictionaries.PHASES[1]),
-    "sharing": dictionaries.sharing, "agreement": dictionaries.agreement, "persistence": dictionaries.persistence,
+    "features_needed": dictionaries.features_needed, "sharing": dictionaries.sharing,
+    "agreement": dictionaries.agreement, "persistence": dictionaries.persistence,
+    "persistence_written": partial(dictionaries.persistence, phase=dictionaries.WRITTEN),
+    "feature_alignment": attribution.alignment, "feature_edits": attribution.edits,
     "own_savings": _own_savings, "share_left": _share_left, "first_objective": partial(_objective, 0),
     "second_objective": partial(_objective, 1),
 }  # fmt: skip

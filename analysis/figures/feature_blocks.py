@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from analysis.decay.design import described
 from analysis.figures import style
-from analysis.interpret.dictionaries import PHASES
+from analysis.interpret.dictionaries import PHASE
 from analysis.runs.study import StudyData
 
 CAPTION = (
@@ -26,13 +26,13 @@ SHOWN, TEXTS = 24, 2
 
 def feature_blocks_table(data: StudyData) -> pl.DataFrame:
     """place, latent, block (from 1), share, mass, concept, specificity, text: a row for each feature and block."""
-    column = f"summary_{PHASES[0]}"
+    column = f"summary_{PHASE}"
     if column not in data.trials.columns:
         return pl.DataFrame()
     trials = described(data).filter((pl.col("role") == "treatment") & pl.col("is_reference")).drop_nulls(column)
     for text in trials.sort("parameters", "seed")[column]:
-        if examples := json.loads(text).get("examples"):
-            return pl.DataFrame([row for place, each in enumerate(examples[:SHOWN]) for row in _rows(place, each)])
+        if features := json.loads(text).get("features"):
+            return pl.DataFrame([row for place, each in enumerate(features[:SHOWN]) for row in _rows(place, each)])
     return pl.DataFrame()
 
 

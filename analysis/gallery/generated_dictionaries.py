@@ -28,7 +28,7 @@ def dictionaries(seeds: int = 3) -> StudyData:
             trial = f"{role} {seed}"
             trials.append({
                 "trial": trial, "name": trial, "role": role, "size": "30k", "parameters": generated.SIZES["30k"],
-                "seed": seed, "summary_features": json.dumps({"examples": _examples(ratio, rng)}),
+                "seed": seed, "summary_features": json.dumps({"features": _features(ratio, rng)}),
             })  # fmt: skip
             for latents in WIDTHS:
                 for kind, factor in (("", 1.0), ("-shared", ratio)):
@@ -44,7 +44,7 @@ def dictionaries(seeds: int = 3) -> StudyData:
     )  # fmt: skip
 
 
-def _examples(ratio: float, rng: np.random.Generator) -> list[dict]:
+def _features(ratio: float, rng: np.random.Generator) -> list[dict]:
     """Features of one block among those of all, as many as the ratio says."""
     alone = (ratio - 1) / (BLOCKS - 1)
     found = []

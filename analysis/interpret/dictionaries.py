@@ -12,8 +12,8 @@ import polars as pl
 
 from analysis.runs.study import StudyData
 
-PHASES = ("features", "turned-features")
-"""The second: of streams that are turned at random in each block, so that nothing is shared"""
+PHASE, WRITTEN = "features", "written-features"
+"""Of residual streams, and of what MLPs write"""
 NAME = re.compile(r"(\d+)-([a-z]+\d+)(-shared)?-s(\d+)")
 SHARED, OWN = "shared", "per block"
 LEVELS = 101
@@ -22,7 +22,7 @@ OBSERVED = "observed"
 Row = dict[str, Any]
 
 
-def measures(data: StudyData, phase: str) -> pl.DataFrame:
+def measures(data: StudyData, phase: str = PHASE) -> pl.DataFrame:
     """trial, task (a dictionary's name), latents, dictionary (shared | per block), measure, value."""
     points = data.points.filter(pl.col("phase") == phase)
     task, measure = (pl.col("name").str.split("/").list.get(place) for place in (0, 1))
@@ -34,9 +34,9 @@ def measures(data: StudyData, phase: str) -> pl.DataFrame:
     return named.with_columns(latents=latents, dictionary=shared)
 
 
-def specificity(data: StudyData, phase: str = PHASES[0]) -> pl.DataFrame:
+def specificity(data: StudyData) -> pl.DataFrame:
     """trial, dictionary, latents, specificity: the mean over seeds of dictionaries."""
-    found = measures(data, phase).filter(pl.col("measure") == "specificity")
+    found = measures(data).filter(pl.col("measure") == "specificity")
     by = ["trial", "dictionary", "latents"]
     return found.group_by(by, maintain_order=True).agg(specificity=pl.col("value").mean()).sort(by)
 
@@ -68,9 +68,9 @@ def _inverse(grid: np.ndarray, levels: np.ndarray, counts: np.ndarray) -> np.nda
     return np.interp(grid, levels[rising], counts[rising])
 
 
-def features_needed(phase: str, data: StudyData) -> Iterator[Row]:
+def features_needed(data: StudyData) -> Iterator[Row]:
     """Of trials with dictionaries of several widths of both kinds."""
-    table = specificity(data, phase)
+    table = specificity(data)
     for (trial,), part in table.group_by(["trial"], maintain_order=True):
         curves = {
             str(name): list(own.select("latents", "specificity").iter_rows())
@@ -86,7 +86,7 @@ def features_needed(phase: str, data: StudyData) -> Iterator[Row]:
 def sharing(data: StudyData) -> Iterator[Row]:
     """Shared over per block; of two bounds there is no ratio, and none has two."""
     found: dict[str, dict[str, Row]] = {}
-    for row in features_needed(PHASES[0], data):
+    for row in features_needed(data):
         found.setdefault(row["trial"], {})[row["dictionary"]] = row
     for trial, rows in found.items():
         low = rows[SHARED]["low"] / rows[OWN]["high"]
@@ -101,14 +101,14 @@ def agreement(data: StudyData) -> Iterator[Row]:
             yield {**row, "meaning": meaning}
 
 
-def persistence(data: StudyData) -> Iterator[Row]:
-    yield from _against(data, "persistence", ("permuted", "random"))
+def persistence(data: StudyData, phase: str = PHASE) -> Iterator[Row]:
+    yield from _against(data, "persistence", ("permuted", "random"), phase)
 
 
-def _against(data: StudyData, measure: str, nulls: tuple[str, ...]) -> Iterator[Row]:
+def _against(data: StudyData, measure: str, nulls: tuple[str, ...], phase: str = PHASE) -> Iterator[Row]:
     """A measure and its nulls, by trial."""
     names = {measure: OBSERVED} | {f"{measure}_{null}": null for null in nulls}
-    found = measures(data, PHASES[0]).filter(pl.col("measure").is_in(list(names)))
+    found = measures(data, phase).filter(pl.col("measure").is_in(list(names)))
     for trial, name, value in (
         found.unique(["trial", "measure"], keep="first", maintain_order=True)
         .select("trial", "measure", "value")

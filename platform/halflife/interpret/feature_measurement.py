@@ -1,4 +1,4 @@
-"""MeasureFeatures at work: stored activations, dictionaries and labels to points and examples."""
+"""MeasureFeatures at work: stored activations, dictionaries and labels to points, and to what excites features."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def measured(stage: MeasureFeatures, context: Context) -> dict[str, Any]:
     parts = sample("train"), sample("held-out")
     folder = context.parent(fit)
     points, present = described(sites, *parts)
-    examples: list[dict[str, Any]] = []
+    most: list[dict[str, Any]] = []
     for each in fit.dictionaries:
         at = {site: sae_lens.read(fit.folder(folder, each, site)).to(context.device) for site in sites}
         points |= specificities(each.name, at, *parts, present)
@@ -78,13 +78,13 @@ def measured(stage: MeasureFeatures, context: Context) -> dict[str, Any]:
             if stage.subject is not None:
                 own, null = _effects(stage, context, stored, at, codes)
                 points |= {f"{each.name}/same_effect": own, f"{each.name}/same_effect_permuted": null}
-            examples = examples or exciting(
-                codes, parts[1], rows, codecs.load(codec, context.results), stage.concepts.names, stage.examples
+            most = most or exciting(
+                codes, parts[1], rows, codecs.load(codec, context.results), stage.concepts.names, stage.shown
             )
     context.record(0, {name: value for name, value in points.items() if np.isfinite(value)})
     seconds = time.perf_counter() - started
     context.computing(seconds)
-    return {"tokens": stage.rows, "seconds_training": seconds, "examples": examples}
+    return {"tokens": stage.rows, "seconds_training": seconds, "features": most}
 
 
 def described(sites: Sequence[Site], first: Sample, other: Sample) -> tuple[dict[str, float], Tensor]:

@@ -35,8 +35,8 @@ class MeasureFeatures(Stage):
     and `same_concept`, `same_trigger`, and with `subject` `same_effect`, each with its null `..._permuted` (of features
     between sites).
 
-    The summary's `examples` are its features of the largest firing mass: the share of firings by site, the best concept
-    and texts that excite it most, with the token marked as [x].
+    The summary's `features` are those of the first of them with the largest firing mass: the share of firings by site,
+    the best concept, and texts that excite it most, with the token marked as [x].
     """
 
     kind: ClassVar[str] = "measure-features"
@@ -56,7 +56,8 @@ class MeasureFeatures(Stage):
     """Features whose effects are measured: those that fire most"""
     texts: int = 16
     """Held-out texts on which they are measured"""
-    examples: int = 24
+    shown: int = 24
+    """Features in the summary"""
     seed: int = 0
     """Of the choice of tokens"""
 

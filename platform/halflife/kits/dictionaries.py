@@ -194,16 +194,12 @@ class Cell:
         return Subject(model=self.model, tokenizer=self.plain.mixture.tokenizer, seed=self.seed)
 
     def measured(self, subject: Subject, *, turned: bool = False) -> dict[str, Stage]:
-        """Fresh dictionaries of a subject, by phase; with `turned`, also of its streams turned at random."""
-        found = self._measured(subject, "residual")
-        if turned:
-            found |= self._measured(subject, "residual", turned=True)
-        if self.settings.written:
-            found |= self._measured(subject, "mlp")
-        return found
+        """Fresh dictionaries of a subject, by phase; or of its streams, `turned` at random in each block."""
+        found = self._measured(subject, "residual", turned=turned)
+        return found | (self._measured(subject, "mlp") if self.settings.written and not turned else {})
 
     def _measured(self, subject: Subject, part: Part, *, turned: bool = False) -> dict[str, Stage]:
-        settings, before = self.settings, "turned-" if turned else "written-" if part == "mlp" else ""
+        settings, before = self.settings, "written-" if part == "mlp" else ""
         length = self.plain.mixture.sequence
         texts = AttributeTexts(text=self.text, count=settings.texts, length=length, seed=self.seed + 1_000_000)
         stored = Activations(subject=subject, texts=texts, sites=self.sites(part), seed=self.seed)
@@ -216,8 +212,7 @@ class Cell:
             fit=fit, activations=stored, concepts=AttributeConcepts(text=self.text), subject=spliced,
             followed=(self.followed(shared=True),), seed=self.seed,
         )  # fmt: skip
-        own = {} if turned else {f"{before}activations": stored}
-        return {**own, f"{before}dictionaries": fit, f"{before}features": features}
+        return {f"{before}activations": stored, f"{before}dictionaries": fit, f"{before}features": features}
 
 
 def of(trunk: Train) -> Subject:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from halflife.interpret.dictionary import Dictionary
@@ -22,10 +23,6 @@ NEEDED = Quantity(
     name="needed", label="the number of features needed for equal specificity", derived="features_needed",
     unit="features", transform="log",
 )  # fmt: skip
-TURNED = Quantity(
-    name="turned", label="the number of features needed with streams turned at random", unit="features",
-    derived="features_needed_turned", transform="log",
-)  # fmt: skip
 SHARING = Quantity(
     name="sharing", label="the features that a shared dictionary needs, per one of a block's own", derived="sharing",
     transform="log",
@@ -35,6 +32,9 @@ PERSISTENCE = Quantity(
     name="persistence", label="the probability that a feature that fires also fires in the next block",
     derived="persistence",
 )  # fmt: skip
+WRITTEN = replace(
+    PERSISTENCE, name="persistence_written", label="the same of what MLPs write", derived="persistence_written"
+)
 MEANINGS = {
     "concept": "stand for the same concept", "trigger": "fire for the same concepts",
     "effect": "change the prediction alike",
@@ -50,9 +50,12 @@ def decoded(dictionary: Dictionary) -> Quantity:
     )  # fmt: skip
 
 
-def asked(axes: tuple[Axis, ...], own: Dictionary, shared: Dictionary, *, several: bool) -> dict[str, Any]:
+def asked(
+    axes: tuple[Axis, ...], own: Dictionary, shared: Dictionary, *, several: bool, written: bool
+) -> dict[str, Any]:
     """What a declaration asks where these `axes` (besides size and seed) are at their first values, and how each of
-    them changes that; with `several` sizes. `own`, `shared`: the fresh dictionaries that are looked at closely."""
+    them changes that; with `several` sizes, and with dictionaries of what MLPs write. `own`, `shared`: the fresh
+    dictionaries that are looked at closely."""
     at, fresh, fresh_shared = at_reference(axes), decoded(own), decoded(shared)
     primary = (_cost(at), _features(at), _decodable(fresh, at))
     further: list[Question] = [
@@ -61,8 +64,8 @@ def asked(axes: tuple[Axis, ...], own: Dictionary, shared: Dictionary, *, severa
             quantity=SHARING.name, where=at,
         ),
         Contrast(
-            name="turned", label="Does a shared dictionary need more where nothing is shared?", quantity=TURNED.name,
-            axis="dictionary", high="shared", low="per block", where=at,
+            name="turned", label="Does a shared dictionary need more where nothing is shared?", quantity=NEEDED.name,
+            axis="dictionary", high="shared", low="per block", role="positive", where=at,
         ),
         _learned(
             name="decodable_shared", label="Is the model easier to decode by a fresh shared dictionary?",
@@ -94,6 +97,13 @@ def asked(axes: tuple[Axis, ...], own: Dictionary, shared: Dictionary, *, severa
                 f"{'at other tokens' if null == 'permuted' else 'random directions on the same streams'}?", where=at,
             )
         )  # fmt: skip
+    if written:
+        further.append(
+            Contrast(
+                name="persistence_written", quantity=WRITTEN.name, axis="compared", high="observed", low="random",
+                label="Do features of what MLPs write persist, more than random directions?", where=at,
+            )
+        )  # fmt: skip
     for role in ("absent", "untrained"):
         further.append(
             Contrast(
@@ -113,7 +123,7 @@ def asked(axes: tuple[Axis, ...], own: Dictionary, shared: Dictionary, *, severa
             )  # fmt: skip
     for quantity in (COST, fresh, SHARING):
         further += effects(axes, quantity, at)
-    quantities = (EXCESS, COST, NEEDED, TURNED, SHARING, fresh, fresh_shared, AGREEMENT, PERSISTENCE)
+    quantities = (EXCESS, COST, NEEDED, SHARING, fresh, fresh_shared, AGREEMENT, PERSISTENCE, WRITTEN)
     return declared(quantities, (*primary, *further))
 
 

@@ -81,11 +81,6 @@ DERIVED = {
         "number of blocks if they share none",
         phase="features",
     ),
-    "features_needed_turned": Derived(
-        text="the same where the streams of each block are turned at random, so that nothing is shared",
-        items=("dictionary",),
-        phase="turned-features",
-    ),
     "agreement": Derived(
         text="whether a feature of a shared dictionary means the same in two blocks, mean by firing mass. "
         "meaning: concept (share with the same best concept), trigger (correlation of F1 over concepts), effect "
@@ -98,6 +93,25 @@ DERIVED = {
         "the next. compared: observed, permuted (tokens), or random (a dictionary of random directions)",
         items=("compared",),
         phase="features",
+    ),
+    "feature_alignment": Derived(
+        text="correlation over live features between their scores, of what fine-tuning did, and what they stand for. "
+        "score: cosine, raw, or from one text (mean over texts). way: a feature is moved everywhere alike, in "
+        "proportion to its activation (active), or as far as fine-tuning moved it (change)",
+        items=("dictionary", "loss", "way", "score"),
+        phase="attribution",
+    ),
+    "feature_edits": Derived(
+        text="what moving the top features together does to what fine-tuning changed in the logits, on held-out texts. "
+        "compared: attributed, matched (others as active and effective), or the mean difference of activations. made: "
+        "reproduced in the model, undone in the tuned one, or toward the intent (cosine with the exact change)",
+        items=("dictionary", "way", "features", "compared", "made"),
+        phase="attribution",
+    ),
+    "persistence_written": Derived(
+        text="the same of a dictionary of what MLPs write, where no skip connection makes blocks alike",
+        items=("compared",),
+        phase="written-features",
     ),
     "first_objective": Derived(
         text="a search's first objective on the seeds that it never saw (role held-out). chosen: reference, or "
