@@ -14,6 +14,8 @@ from analysis.stats.arrays import Array
 from analysis.stats.estimates import Censored, Estimates
 
 ASSOCIATION_SEEDS = 5
+ROUNDING = 1e-12
+"""Relative: what differs by less, differs in how it was computed alone."""
 ITEMS = 4
 """Items whose ranks say something."""
 
@@ -38,8 +40,10 @@ def contrast(
         sides = [side.join(other, on=pair, how="semi") for side, other in zip(sides, sides[::-1], strict=True)]
     pairs = sides[0].select(pair).n_unique() if pair else 1
     both = sides[0].join(sides[1], on=[seed, *pair], suffix=" of the other arm").drop_nulls()
-    change = (pl.col(quantity) - pl.col(f"{quantity} of the other arm")).mean()
-    found = both.filter(pl.len().over(seed) == pairs).group_by(seed).agg(change)
+    own, other = pl.col(quantity), pl.col(f"{quantity} of the other arm")
+    alike = (own - other).abs() < ROUNDING * pl.max_horizontal(own.abs(), other.abs())
+    change = pl.when(alike).then(0.0).otherwise(own - other).mean()
+    found = both.filter(pl.len().over(seed) == pairs).group_by(seed).agg(change.alias(quantity))
     values = seeds.join(found, on=seed, how="left", maintain_order="left").select(quantity)
     return Estimates(values=_array(values), seeds=seeds[seed].to_list())
 

@@ -32,6 +32,12 @@ def test_a_contrast_is_one_paired_difference_a_seed_in_the_order_of_seeds():
     assert found.values == pytest.approx([0.6, 0.7, 0.8])
 
 
+def test_values_that_only_rounding_tells_apart_are_equal():
+    table = pl.DataFrame({"seed": [1, 1, 2, 2], "arm": ["a", "b"] * 2, "y": [0.3, 0.1 + 0.2, 3e-20, 1e-20]})
+    assert table["y"][0] != table["y"][1]
+    assert contrast(table, "y", "arm", high="b", low="a", seed="seed").values == pytest.approx([0, -2e-20], abs=0)
+
+
 @given(st.permutations(range(12)))
 def test_the_order_of_rows_does_not_matter(order):
     found = contrast(cells()[order], "y", "arm", high="b", low="a", seed="seed", pair=["size"])
