@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 
 import tyro
 
 from analysis.answers.on_tables import associate, contrast, trend
-from analysis.errors import UserError
+from analysis.errors import UserError, nearest
 from analysis.fitting import progress
 from analysis.fitting.command import compare, fit
 from analysis.fitting.scaling_commands import isoflop, laws
@@ -178,13 +179,39 @@ def _parse(arguments: list[str] | None) -> Callable[[], None]:
             return tyro.extras.subcommand_cli_from_dict(
                 commands, prog="python -m analysis", args=arguments,
                 description="Reports drawn from MLflow, laws fitted to any table. Needs neither torch nor ray.",
+                config=(tyro.conf.DisallowNone,),
             )  # fmt: skip
     except SystemExit as end:
         if not end.code:  # --help
             raise
-        lines = [line.strip("│ ") for line in refusal.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
-        message = itertools.takewhile(lambda line: not line.startswith("───"), lines)
-        raise UserError(f"{' '.join(message)} (--help explains every flag)") from None
+        _refuse_misspelt(sys.argv[1:] if arguments is None else arguments)
+        raise UserError(f"{_message(refusal.getvalue())} (--help explains every flag)") from None
+
+
+def _message(box: str) -> str:
+    """The message in the parser's box, below its title, which is in the border or above the first rule."""
+    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    parts = [list(part) for rule, part in groupby(lines, lambda line: line.startswith(("──", "-" * 16))) if not rule]
+    return " ".join(parts[0 if "╭" in box else 1]).strip()
+
+
+def _refuse_misspelt(arguments: list[str]) -> None:
+    """Raises UserError with the nearest right word, where the command or a flag is none."""
+    command = arguments[0] if arguments else ""
+    if command not in COMMANDS:
+        given = f"unknown command {command!r}{nearest(command, COMMANDS)}" if command else "no command given"
+        raise UserError(f"{given}: expected one of {', '.join(COMMANDS)} (--help explains them)")
+    known = {f"--{name.replace('_', '-')}" for name in _flags(COMMANDS[command])}
+    words = [word.partition("=")[0].replace("_", "-") for word in arguments[1:] if word.startswith("--")]
+    if unknown := [word for word in words if word not in known | {f"--no-{name[2:]}" for name in known}]:
+        hint = nearest(unknown[0], known)
+        raise UserError(f"{command} has no flag {unknown[0]}{hint} (--help explains every flag)")
+
+
+def _flags(command: Callable[..., None]) -> Iterator[str]:
+    """Names of a command's arguments, those of groups among them as well."""
+    for name, kind in get_type_hints(command).items():
+        yield from (field.name for field in fields(kind)) if is_dataclass(kind) else (name,)
 
 
 def _bind(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
