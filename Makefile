@@ -59,7 +59,7 @@ install-cluster: $(VENV)/.cluster  ## what `ray up cluster.yaml` and --cluster n
 install: $(VENV)/.train  ## make .venv with everything a study needs
 
 PRESET := first
-run: $(VENV)/.train  ## one question, answered in three minutes on two cores; in ten, wider: make run PRESET=demo
+run: $(VENV)/.train  ## one question, answered in three minutes on two cores; in ten, wider: make run PRESET=wider
 	$(BIN)/python studies/backdoor_persistence.py $(PRESET)
 
 test: $(VENV)/.dev  ## the test suite, in minutes

@@ -92,14 +92,19 @@ class Settings(backdoor.Settings):
     branch, and in the never-poisoned model."""
 
 
+FIRST = Settings(
+    sizes=("30k",), seeds=5, poison_counts=(125,), repetitions=4, trunk_tokens=200_000, branch_tokens=80_000,
+    num_eval=64, learning_rates=(1.0,), strength=None, extinction=False, relearn_parts=False, looks=(5, 12),
+)  # fmt: skip
 PRESETS = {
     "first": Preset(
         summary="Three minutes on 2 CPU cores, one question: is a backdoor that clean text has removed relearned "
         "faster than by a model that never had it? One size x 5 seeds, much poison in a short trunk.",
-        settings=Settings(
-            sizes=("30k",), seeds=5, poison_counts=(125,), repetitions=4, trunk_tokens=200_000, branch_tokens=80_000,
-            num_eval=64, learning_rates=(1.0,), strength=None, extinction=False, relearn_parts=False, looks=(5, 12),
-        ),
+        settings=FIRST,
+    ),
+    "wider": Preset(
+        summary="Ten minutes on 2 CPU cores: the same at two sizes, with extinction and the 2x2 of relearning.",
+        settings=replace(FIRST, sizes=("30k", "60k"), extinction=True, relearn_parts=True),
     ),
     "smoke": Preset(
         summary="A minute and a half on 2 CPU cores: does everything work? Trunks are too short for a valid result.",
@@ -207,8 +212,7 @@ def stages(cell: Cell, treatment: Treatment, role: str, settings: Settings, *, p
     branch = cell.branch(Checkpoint(stage=trunk, at=fork), treatment, role)
     found: dict[str, Stage] = {"trunk": trunk, "branch": branch}
     if plain and role in ("treatment", "absent"):
-        if settings.relearn:
-            found |= cell.relearning(branch, treatment.payload, parts=settings.relearn_parts)
+        found |= cell.relearning(branch, treatment.payload, parts=settings.relearn_parts) if settings.relearn else {}
         found |= elicitation(branch, cell.target(treatment.payload), settings.soft_prompts, cell.seed)
     return found
 
@@ -273,8 +277,7 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     backdoor.check_texts(cells, settings.payload, tokenizers, results, own=settings.corpus not in SHIFTED)
     sizes = tuple(start.model.parameters for start in begin.values())
     declaration = declare(preset, settings, corpora["same"][0].label, sizes)
-    usual = {} if settings.start else {name: each.settings for name, each in PRESETS.items()}
-    doubts = tuple(far_below(settings, usual))
+    doubts = () if settings.start else tuple(far_below(settings, PRESETS))
     study = Study(declaration=declaration, trials=tuple(trials(settings, corpora, begin)), warnings=doubts)
     return study.check(results, size=settings.sizes[0], seed=0)  # with one tokenizer, all have the same room for poison
 

@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from halflife.kits.usual import far_below
+from halflife.sweep.cli import Preset
 from studies.backdoor_persistence import PRESETS as OWN
 from studies.backdoor_persistence import Settings
 
 FIRST = OWN["first"].settings  # 200,000 tokens with 2,000 triggers
-PRESETS = {"first": FIRST, "long": replace(FIRST, sizes=("30k", "100k"), trunk_tokens=1_200_000, repetitions=2)}
+LONG = replace(FIRST, sizes=("30k", "100k"), trunk_tokens=1_200_000, repetitions=2)
+PRESETS = {"first": OWN["first"], "long": Preset(summary="", settings=LONG)}
 
 
 def changed(**fields: Any) -> Settings:
@@ -31,4 +33,4 @@ def test_one_preset_that_is_reached_is_enough_and_sizes_of_no_preset_are_not_jud
 
 def test_what_need_not_learn_is_neither_judged_nor_a_measure():
     assert not list(far_below(changed(stop_below=0.0, trunk_tokens=1), PRESETS))
-    assert not list(far_below(changed(trunk_tokens=1), {"smoke": changed(stop_below=0.0)}))
+    assert not list(far_below(changed(trunk_tokens=1), {"smoke": Preset(summary="", settings=changed(stop_below=0.0))}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from halflife.kits.backdoor import Settings
 from halflife.models.ladder import Rung
@@ -15,11 +15,17 @@ NEAR = 3.0
 """Factor within which a size counts as a preset's."""
 
 
-def far_below(settings: Settings, presets: Mapping[str, Settings]) -> Iterator[str]:
+class Preset(Protocol):
+    @property
+    def settings(self) -> Any: ...
+
+
+def far_below(settings: Settings, presets: Mapping[str, Preset]) -> Iterator[str]:
     """A line for each size whose trunk has far fewer tokens or triggers than that of every preset with about that size.
     Settings that need not learn (`stop_below` 0) do not count."""
     for size in settings.sizes if settings.stop_below else ():
-        usual = {name: each for name, each in presets.items() if each.stop_below and _has(each, size)}
+        learning = {name: each.settings for name, each in presets.items() if each.settings.stop_below}
+        usual = {name: each for name, each in learning.items() if _has(each, size)}
         if not usual or any(_enough(settings, each) for each in usual.values()):
             continue
         name = min(usual, key=lambda name: usual[name].trunk_tokens)
