@@ -128,8 +128,21 @@ def test_a_concept_is_its_own_best_sign_and_always_saying_yes_is_none(seed: int)
     labels[0], labels[1] = 0, 1
     assert measures.f1(labels, labels).diagonal() == pytest.approx(1, abs=1e-5)
     assert measures.f1(torch.ones(60, 1), labels) == pytest.approx(0, abs=1e-4)
-    assert measures.areas(labels + 0.1 * torch.rand(60, 4, generator=draws), labels) == pytest.approx(1)
-    assert measures.areas(-labels + 0.1 * torch.rand(60, 4, generator=draws), labels) == pytest.approx(0)
+    assert measures.f1_of(labels, labels) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_concept_is_present_where_a_linear_probe_finds_it_and_not_where_one_part_of_it_is() -> None:
+    draws = torch.Generator().manual_seed(0)
+    symbols = torch.nn.functional.one_hot(torch.randint(8, (4000, 2), generator=draws), 8).float()
+    pair = symbols[:, 0, 0] * symbols[:, 1, 0]
+    labels = torch.stack([symbols[:, 1, 0], pair], 1)
+    noise = 0.05 * torch.randn(4000, 16, generator=draws)
+    both, one = symbols.flatten(1) + noise, torch.cat([torch.zeros(4000, 8), symbols[:, 1]], 1) + noise
+    half = slice(2000), slice(2000, None)
+    found = [measures.probed(u[half[0]], labels[half[0]], u[half[1]], labels[half[1]]) for u in (both, one)]
+    assert (found[0] > 0.95).all()
+    assert found[1][0] > 0.95
+    assert found[1][1] < 0.4
 
 
 def test_signs_are_scored_on_other_text_than_they_are_chosen_on() -> None:

@@ -57,10 +57,10 @@ def effects(model: Model, texts: Tensor, at: Mapping[Site, Autoencoder], feature
 
 def same_effects(found: Effects, least: int) -> tuple[float, float]:
     """The correlation over tokens of a feature's effects at two sites, over pairs of sites, and its permutation null;
-    of features that fire at least so often at both."""
-    pairs = []
+    of features that fire at least so often at both, and change anything."""
+    pairs, moved = [], found.change.norm(dim=-1) > 0
     for one, other in combinations(range(len(found.fired)), 2):
-        both = (found.fired[one] >= least) & (found.fired[other] >= least)
+        both = (found.fired[[one, other]] >= least).all(0) & moved[[one, other]].all(0)
         similar = standardised(found.change[one][both]) @ standardised(found.change[other][both]).T
         pairs.append((similar, (found.fired[one] + found.fired[other])[both]))
     return agreements(pairs)

@@ -92,12 +92,11 @@ def described(sites: Sequence[Site], first: Sample, other: Sample) -> tuple[dict
     points, present = {}, []
     enough = countable(first.labels, other.labels)
     for site, u, held_out in zip(sites, first.u, other.u, strict=True):
-        auc = probed(u, first.labels, held_out, other.labels)[enough]
-        present.append(enough.clone())
-        present[-1][enough] = auc > measures.PRESENT
+        told = probed(u, first.labels, held_out, other.labels)
+        present.append(enough & (told >= measures.PRESENT))
         points |= {
-            f"concepts.{site.name}/present": float((auc > measures.PRESENT).double().mean()),
-            f"concepts.{site.name}/auc": float(auc.mean()),
+            f"concepts.{site.name}/present": float(present[-1][enough].double().mean()),
+            f"concepts.{site.name}/probe": float(told[enough].mean()),
             f"streams.{site.name}/participation": measures.participation(u),
         }
     points["concepts/present"] = float(torch.stack(present)[:, enough].double().mean())

@@ -17,8 +17,9 @@ LEVELS = (0.0, 0.2, 0.4, 0.6)
 """Thresholds that are tried, as shares of a latent's largest activation"""
 RIDGE = 1e-3
 """Of linear probes, in units of the variance of a stream's elements"""
-PRESENT = 0.95
-"""AUC of a linear probe from which on a concept counts as present at a site"""
+PRESENT = 0.8
+"""F1 of a linear probe from which on a concept counts as present at a site. Its AUC would not tell: of a pair of
+symbols it is 0.94 by the second one alone."""
 FEWEST = 20
 """Examples and counterexamples that a concept needs in both parts of the text"""
 
@@ -26,8 +27,16 @@ FEWEST = 20
 def f1(active: Tensor, labels: Tensor) -> Tensor:
     """(latents, concepts): the F1 of each latent's firing as a sign of each concept, above that of always saying yes
     and over what is left, so that frequent concepts are not easy: 0 says nothing, 1 is the concept."""
-    both = active.T @ labels
-    found = 2 * both / (active.sum(0)[:, None] + labels.sum(0)).clamp(min=1)
+    return _above_always(active.T @ labels, active.sum(0)[:, None], labels)
+
+
+def f1_of(active: Tensor, labels: Tensor) -> Tensor:
+    """(concepts,): the same of one sign for each concept, (rows, concepts)."""
+    return _above_always((active * labels).sum(0), active.sum(0), labels)
+
+
+def _above_always(both: Tensor, active: Tensor, labels: Tensor) -> Tensor:
+    found = 2 * both / (active + labels.sum(0)).clamp(min=1)
     share = labels.mean(0)
     always = 2 * share / (1 + share)
     return (found - always) / (1 - always).clamp(min=1e-12)
@@ -54,7 +63,7 @@ class Detectors:
     def specificity(self, codes: Tensor, labels: Tensor) -> Tensor:
         """(concepts,): their F1 on other text than that which chose them; else more latents would seem better."""
         active = (codes[:, self.latents] > self.thresholds).float()
-        return f1(active, labels).diagonal()
+        return f1_of(active, labels)
 
 
 def countable(*parts: Tensor) -> Tensor:
@@ -64,20 +73,18 @@ def countable(*parts: Tensor) -> Tensor:
 
 
 def probed(u: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor) -> Tensor:
-    """(concepts,): AUC on other vectors of linear probes, by ridge regression, all concepts at once."""
+    """(concepts,): F1 on other vectors, as of features, of linear probes: ridge regressions, all concepts at once, each
+    with the threshold that was best where it was fitted."""
     mean, target = u.mean(0), labels.mean(0)
     x = u - mean
     ridge = RIDGE * len(x) * x.square().mean() * torch.eye(x.shape[1], device=x.device)
     weights = torch.linalg.solve(x.T @ x + ridge, x.T @ (labels - target))
-    return areas((other - mean) @ weights, other_labels)
-
-
-def areas(scores: Tensor, labels: Tensor) -> Tensor:
-    """Scores and labels, (rows, concepts) each -> the area under each ROC curve; not a number with one kind only."""
-    ranks = scores.argsort(0).argsort(0).double() + 1
-    positive = labels.sum(0).double()
-    above = (ranks * labels).sum(0) - positive * (positive + 1) / 2
-    return above / (positive * (len(labels) - positive))
+    scores, order = (x @ weights).sort(0, descending=True)
+    found = labels.gather(0, order).cumsum(0)
+    taken = torch.arange(1, len(x) + 1, device=x.device)[:, None]
+    best = (found / (taken + labels.sum(0))).argmax(0)
+    active = ((other - mean) @ weights >= scores.gather(0, best[None])).float()
+    return f1_of(active, other_labels)
 
 
 def participation(u: Tensor) -> float:

@@ -25,9 +25,10 @@ class MeasureFeatures(Stage):
 
     Of every dictionary, at `<dictionary>` and `<dictionary>.<site>`: `specificity`, the mean over the concepts that are
     present of F1 of the latent and threshold that are a concept's best sign (`feature_measures.f1`). A concept is
-    present at a site where a linear probe has an AUC above 0.95. Signs are chosen on training text and scored on
-    held-out text. At `concepts.<site>`: `present`, their share, and `auc`; at `streams`: `adjacent_cosine`, the mean
-    cosine of a token's centred vectors at neighbouring sites; at `streams.<site>`: `participation` (ratio).
+    present at a site where a linear probe has an F1 of at least 0.8. Signs and probes are chosen on training text and
+    scored on held-out text. At `concepts.<site>`: `present`, their share, and `probe`, the mean F1 of probes; at
+    `streams`: `adjacent_cosine`, the mean cosine of a token's centred vectors at neighbouring sites; at
+    `streams.<site>`: `participation` (ratio).
 
     Of each shared dictionary in `followed`: `persistence` at the next site, with its nulls `persistence_permuted` (of
     tokens) and `persistence_random` (of a dictionary of random directions on the same streams); `site_entropy` (1:
