@@ -197,7 +197,8 @@ def fitted(data: Path | pl.DataFrame, law: str | Law, columns: Columns) -> Fitte
     roles = Roles(x=inputs(found, columns.x, table), **{name: getattr(columns, name) for name in names})
     points, left_out = observations(table, found, roles, _relative_to(_error(columns, found)))
     objective = _objective(columns, found)
-    made = fit(found, points, objective=objective, starts=columns.starts, fixed=_held(columns.fix, found))
+    held = _held(columns.fix, found if columns.hits is None else found.of_counts)
+    made = fit(found, points, objective=objective, starts=columns.starts, fixed=held)
     run = likely_group(table, roles) if columns.group is None else None
     warning = f"rows that differ in {run} have the same inputs: rows of one run share its noise, so pass --group {run}"
     return Fitted(Told.of(made, *([warning] if run else [])), left_out, roles.x)

@@ -50,9 +50,14 @@ def _dispersed(fit: Fit) -> list[str]:
     if fit.dispersion is None:
         return []
     if fit.dispersion.over:
+        wrong = "intervals over groups hold, but points weigh wrongly" if fit.dispersion.groups else (
+            "intervals are too narrow"
+        )  # fmt: skip
+        return [f"counts scatter more than a binomial's ({fit.dispersion.text}): {wrong}; use --error beta-binomial"]
+    if fit.dispersion.under and fit.dispersion.groups:
         return [
-            f"counts scatter more than a binomial's ({fit.dispersion.text}): intervals are too narrow; use --error "
-            "beta-binomial"
+            f"counts scatter less than a binomial's ({fit.dispersion.text}), as where a group is asked the same items "
+            f"at each {fit.law.inputs[0]}: intervals over groups hold, but AICc cannot tell laws apart"
         ]
     if fit.dispersion.under:
         return [

@@ -82,6 +82,8 @@ def _within_bounds(fit: Fit, i: int, found: Interval) -> Interval:
     The truth lies within the bounds by assumption, so no coverage is lost.
     """
     low, high = (float(end[i]) for end in fit.law.bounds)
+    if np.isnan(found.estimate):
+        return found
     if fit.law.log[i]:
         found = found.exp()
     return replace(found, low=_clipped(found.low, low, high), high=_clipped(found.high, low, high))

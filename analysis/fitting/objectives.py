@@ -282,7 +282,7 @@ class BetaBinomial(Objective):
         skill, total = 1 - self.chance, own
         raw = self.chance + skill * value
         rate = np.clip(raw, EDGE, 1 - EDGE)
-        outside = raw - rate
+        outside = raw - np.clip(raw, 0.0, 1.0)
         a, b = rate * total, (1 - rate) * total
         ln = special.gammaln
         loss = ln(a) + ln(b) - ln(total) - ln(hits + a) - ln(trials - hits + b) + ln(trials + total)
@@ -294,9 +294,9 @@ class BetaBinomial(Objective):
         curved_total = _trigamma(trials + total) - _trigamma(total)
         slope = total * (of_a - of_b)
         curvature = total**2 * (curved_a + curved_b)
-        # The parabola continues beyond the edge and pulls inward where the counts contradict the rate.
+        # Straight within EDGE of 0 and 1; beyond, a parabola pulls inward where the counts contradict the rate.
         wall = np.where(slope * outside > 0, 1.0, 0.0)
-        loss = loss + wall * (slope * outside + 0.5 * curvature * outside**2)
+        loss = loss + slope * (raw - outside - rate) + wall * (slope * outside + 0.5 * curvature * outside**2)
         slope = np.where(outside == 0, slope, wall * (slope + curvature * outside))
         own_slope = rate * of_a + (1 - rate) * of_b + of_total
         own_second = rate**2 * curved_a + (1 - rate) ** 2 * curved_b + curved_total

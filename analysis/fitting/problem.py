@@ -237,14 +237,19 @@ class Problem:
         return f, g, self.hessian(z, replicates), m
 
     def hessian(self, z: Array, replicates: NDArray[np.intp]) -> Array:
-        """Second derivatives of the objective on the solved scale, (b, Q, Q)."""
+        """Second derivatives of the objective on the solved scale, (b, Q, Q); at a bound from within, as the objective
+        may have a kink there."""
         count, size = z.shape
         step = 1e-5 * np.maximum(1e-2 * self.scale, np.abs(z))
-        moves = np.eye(size)[None] * step[:, :, None]
-        both = np.concatenate([z[:, None] + moves, z[:, None] - moves], axis=1).reshape(-1, size)
+        low, high = self.low[replicates], self.high[replicates]
+        up, down = np.minimum(step, high - z), np.minimum(step, z - low)
+        up, down = (np.where(low < high, np.maximum(part, 0.0), step) for part in (up, down))
+        moves = np.eye(size)[None]
+        both = [z[:, None] + moves * up[:, :, None], z[:, None] - moves * down[:, :, None]]
+        both = np.concatenate(both, axis=1).reshape(-1, size)
         gradient = self.evaluate(both, np.repeat(replicates, 2 * size))[1].reshape(count, 2, size, size)
         with np.errstate(invalid="ignore"):
-            h = (gradient[:, 0] - gradient[:, 1]) / (2 * step[:, :, None])
+            h = (gradient[:, 0] - gradient[:, 1]) / (up + down)[:, :, None]
         return (h + h.transpose(0, 2, 1)) / 2
 
     def scores(self, z: Array) -> Array:

@@ -7,8 +7,8 @@ import numpy as np
 
 from analysis.fitting.censored import Censored
 from analysis.fitting.dispersion import dispersion
-from analysis.fitting.fit import fit_many
-from analysis.fitting.intervals import expanded, jackknife_half_width
+from analysis.fitting.fit import fit, fit_many
+from analysis.fitting.intervals import expanded, intervals, jackknife_half_width
 from analysis.fitting.objectives import BetaBinomial, Binomial, Gaussian
 from analysis.fitting.observations import Observations
 from analysis.fitting.problem import Problem
@@ -21,6 +21,8 @@ BOUNCING = np.array([0, 10, 20, 40, 60, 80, 120, 160, 240, 320.0])
 STEPS = np.array([0, 5, 10, 20, 30, 40, 60, 80, 120, 160, 240, 320.0])
 LOGNORMAL = Gaussian(log=True)
 DRAWS = 400
+FEWER = 5
+"""As many replicates are one of a design that runs the whole of `fit`."""
 
 
 def bouncing(replicates: int) -> list[Cell]:
@@ -141,5 +143,31 @@ def growing(replicates: int) -> list[Cell]:
     return found
 
 
+def grouped(replicates: int) -> list[Cell]:
+    """Counts that bounce, in groups with time scales of their own, a level near 1 and a floor near 0: the whole of `fit`,
+    from the choice of the error to the mean over groups."""
+    law, found, groups, level, floor, scale = LAWS["exponential_floor"], [], 5, 0.97, 0.02, 60.0
+    x, replicates = np.tile(STEPS, groups), max(replicates // FEWER, 20)
+    for place, concentration in enumerate((10.0, 100.0, np.inf)):
+        rng, ends, wide = generator(18, place), np.full((3, 2, replicates), np.nan), 0
+        for row in range(replicates):
+            each = np.repeat(scale * np.exp(0.3 * rng.standard_normal(groups)), STEPS.size)
+            theta = np.column_stack([np.full(x.size, level), each, np.full(x.size, floor)])
+            hits = counts(rng, law.value(theta, x[:, None, None])[:, 0], 128, 1, concentration)[0]
+            data = Observations(
+                x=x, hits=hits, trials=np.full(x.size, 128.0), group=np.repeat(range(groups), STEPS.size)
+            )
+            made = fit(law, data, starts=np.array([[level, scale, floor]]), diagnosed=False)
+            wide += isinstance(made.error, BetaBinomial)
+            means = intervals(made).parameters
+            for which, name in enumerate(law.names):
+                ends[which, :, row] = [np.nan if end is None else end for end in (means[name].low, means[name].high)]
+        name = f"concentration {concentration:g}" if np.isfinite(concentration) else "binomial counts"
+        design = f"{groups} groups, {name}; beta-binomial in {wide / replicates:.0%}"
+        for each, (low, high), truth in zip(("mean a", "mean T", "mean f"), ends, (level, scale, floor), strict=True):
+            found.append(cell("designs", law.name, design, each, low, high, truth, np.isfinite(low), tested=True))
+    return found
+
+
 def cells(replicates: int) -> list[Cell]:
-    return [cell for part in (bouncing, items, late, growing) for cell in part(replicates)]
+    return [cell for part in (bouncing, items, late, growing, grouped) for cell in part(replicates)]
