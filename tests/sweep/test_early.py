@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from rich.console import Console
 
+from halflife.errors import UserError
 from halflife.store.run import run_stage
 from halflife.store.stage import Context
 from halflife.store.store import Store
@@ -17,6 +18,7 @@ from halflife.sweep.launch import run
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.state import SweepState
 from halflife.sweep.study import Study
+from halflife.tracking import schema
 from halflife.tracking.criteria import Criterion, Levers
 from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study
@@ -87,10 +89,20 @@ def test_one_weak_seed_among_others_does_not_stop_it(tmp_path: Path, ends: tuple
     assert Sweep(tmp_path, learned(*ends)).go() == 4 * len(ends)
 
 
-def test_a_single_seed_decides_alone_and_other_settings_never(tmp_path: Path):
+def test_a_single_seed_decides_alone(tmp_path: Path):
     with pytest.raises(Stopped):
         Sweep(tmp_path, learned(0.5)).go()
-    assert Sweep(tmp_path / "other", learned(0.5, where={"size": "2k"})).go() == 4
+
+
+def test_other_settings_than_those_declared_never_stop_it(tmp_path: Path):
+    work = learned(1.0, 1.0, 0.0, 0.0)
+    trials = tuple(
+        replace(trial, parameters={**trial.parameters, "size": "2k" if trial.parameters["seed"] > 1 else "1k"})
+        for trial in work.trials
+    )
+    criterion = replace(work.declaration.criteria[0], where={"size": "1k"})
+    declared = replace(work.declaration, criteria=(criterion,))
+    assert Sweep(tmp_path, Study(declaration=declared, trials=trials)).go() == 16
 
 
 def test_a_complete_sweep_is_published_whatever_its_trunks_learned(tmp_path: Path):
@@ -109,3 +121,24 @@ def test_with_go_on_the_same_sweep_computes_the_rest_and_nothing_again(tmp_path:
     assert any("was not learned" in line for line in first.lines())
     second = run(work, replace(site, go_on=True), quiet)
     assert (second.exit_code, second.cached, second.run) == (0, 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"phase": "trnk"}, "no trial has the phase 'trnk': expected one of trunk, branch"),
+        ({"where": {"size": "2k"}}, "no treatment has size = '2k'"),
+        ({"least": 1.5}, "least 1.5: expected a rate above 0 and at most 1"),
+    ],
+)
+def test_a_criterion_that_no_trial_can_meet_is_refused_in_the_plan(changes: dict[str, Any], said: str):
+    work = learned(1.0)
+    (criterion,) = work.declaration.criteria
+    with pytest.raises(UserError) as refused:
+        replace(work, declaration=replace(work.declaration, criteria=(replace(criterion, **changes),)))
+    assert said in str(refused.value)
+
+
+def test_criteria_and_levers_survive_the_declarations_json():
+    declared = learned(1.0).declaration
+    assert schema.Declaration.from_json(declared.to_json()) == declared

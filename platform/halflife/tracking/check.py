@@ -52,7 +52,7 @@ def check(declaration: Declaration, trials: Sequence[Planned], *, adaptive: bool
     `adaptive`: of a search, whose `trials` are its controls. What it will suggest is not known, so of axes and `where`
     only the names are checked.
     """
-    problems = list(_whole(declaration))
+    problems = [*_whole(declaration), *([] if adaptive else _criteria(declaration, trials))]
     if not declaration.questions and not declaration.quantities:
         return problems
     for quantity in declaration.quantities:
@@ -82,6 +82,19 @@ def _whole(declaration: Declaration) -> Iterator[str]:
     looks = declaration.looks
     if looks and (looks[0] < FIRST_LOOK or list(looks) != sorted(set(looks))):
         yield f"looks {looks}: expected growing numbers of seeds, the first {FIRST_LOOK} or more"
+
+
+def _criteria(declaration: Declaration, trials: Sequence[Planned]) -> Iterator[str]:
+    phases = dict.fromkeys(phase for trial in trials for phase in trial.stages)
+    treated = [trial.parameters for trial in trials if trial.role == "treatment"]
+    for criterion in declaration.criteria:
+        start = f"the criterion of {criterion.what!r}:"
+        if not 0 < criterion.least <= 1:
+            yield f"{start} least {criterion.least:g}: expected a rate above 0 and at most 1"
+        if criterion.phase not in phases:
+            yield f"{start} no trial has the phase {criterion.phase!r}: expected one of {', '.join(phases)}"
+        if not any(criterion.where.items() <= parameters.items() for parameters in treated):
+            yield f"{start} no treatment has {', '.join(f'{name} = {v!r}' for name, v in criterion.where.items())}"
 
 
 def _quantity(quantity: Quantity, declaration: Declaration, trials: Sequence[Planned]) -> Iterator[str]:
