@@ -18,6 +18,7 @@ ROUNDING = 1e-12
 """Relative: what differs by less, differs in how it was computed alone."""
 ITEMS = 4
 """Items whose ranks say something."""
+AVERAGE = ": average them first, or keep one"
 
 
 def contrast(
@@ -28,12 +29,13 @@ def contrast(
 
     Raises UserError on a missing column or arm, and if a cell of seed, pair and arm has two rows.
     """
+    pair = [name for name in pair if name != seed]  # rows of one seed are always paired
     frame = _columns(table, [quantity, axis, seed, *pair], numeric=[quantity], gaps=[quantity])
     arms = [_value(frame, axis, each) for each in (high, low)]
     if arms[0] == arms[1]:
         raise UserError(f"both arms of {axis} are {_shown(arms[0])}; expected two different values")
     frame = frame.filter(pl.col(axis).is_in(arms))
-    _once(frame, [seed, axis, *pair], ", or a further column that pairs them")
+    _once(frame, [seed, axis, *pair], ": name the column in which they differ with --pair, or average them first")
     seeds = _names(frame, seed)
     sides = [frame.filter(pl.col(axis) == arm).drop(axis) for arm in arms]
     if pair:  # a pair that only one arm has cannot be compared
@@ -59,7 +61,7 @@ def trend(
     """
     numeric = [quantity, axis, *([censored] if censored else [])]
     frame = _columns(table, [*numeric, seed], numeric=numeric, gaps=[quantity])
-    _once(frame, [seed, axis])
+    _once(frame, [seed, axis], AVERAGE)
     levels = frame[axis].unique().sort().to_numpy()
     if levels.size < 2:
         raise UserError(f"column {axis} has one value, {levels[0]:g}; a trend over it needs rows of two or more")
@@ -85,7 +87,7 @@ def association(table: pl.DataFrame, quantity: str, other: str, *, item: str, se
     Raises UserError on a missing column, below five seeds, and if a cell of seed and item has two rows.
     """
     frame = _columns(table, [quantity, other, item, seed], numeric=[quantity, other], gaps=[quantity, other])
-    _once(frame, [seed, item])
+    _once(frame, [seed, item], AVERAGE)
     seeds = _names(frame, seed)
     if seeds.height < ASSOCIATION_SEEDS:
         raise UserError(f"{seeds.height} seeds in column {seed}; an association needs {ASSOCIATION_SEEDS} or more")
@@ -117,7 +119,7 @@ def _columns(table: pl.DataFrame, names: Sequence[str], *, numeric: Sequence[str
             known = ", ".join(table.columns)
             raise UserError(f"there is no column {name!r}{nearest(name, table.columns)}; columns: {known}")
         if names.count(name) > 1:
-            raise UserError(f"column {name} is given for two roles; each needs its own")
+            raise UserError(f"column {name} is named twice: expected a different column for each")
         column = table[name].drop_nulls()
         if column.is_empty():
             raise UserError(f"column {name} has no values")
@@ -151,7 +153,7 @@ def _number(text: object) -> float | None:
         return None
 
 
-def _once(frame: pl.DataFrame, cell: Sequence[str], hint: str = "") -> None:
+def _once(frame: pl.DataFrame, cell: Sequence[str], hint: str) -> None:
     cells = frame.select(cell)
     twice = cells.filter(cells.is_duplicated())
     if twice.height:

@@ -62,7 +62,7 @@ def ls(results: Path = RESULTS) -> None:
     table = Table(box=None, pad_edge=False)
     for name, justify in (("kind", "left"), ("key", "left"), ("status", "left"), ("tokens", "right")):
         table.add_column(name, justify=justify, no_wrap=name != "status")  # type: ignore[arg-type]
-    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("disk", justify="right", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
     table.add_column("title")
     count = total = 0
@@ -74,7 +74,7 @@ def ls(results: Path = RESULTS) -> None:
     console = _console()
     if count:
         console.print(table)
-    console.print(f"{count} stages, {decimal(total)}, in {results}", highlight=False)
+    console.print(f"{count} stage{'s' * (count != 1)}, {decimal(total)}, in {results}", highlight=False)
 
 
 def gc(results: Path = RESULTS, dry_run: bool = False) -> None:

@@ -105,9 +105,9 @@ def test_an_association_is_one_rank_correlation_a_seed():
         ({"seed": "sede"}, r"there is no column 'sede' \(did you mean 'seed'\?\)"),
         ({"high": "bb"}, r"column arm has no value bb \(did you mean 'b'\?\); it has a, b"),
         ({"high": "a"}, "both arms of arm are a"),
-        ({"pair": []}, "2 rows have seed 3, arm a; expected one, or a further column that pairs them"),
+        ({"pair": []}, "2 rows have seed 3, arm a; expected one: name the column in which they differ with --pair"),
         ({"quantity": "arm", "axis": "size"}, "column arm holds text, such as 'a'"),
-        ({"seed": "y"}, "column y is given for two roles"),
+        ({"seed": "y"}, "column y is named twice"),
         ({"axis": "one"}, "column one has one value, 1; a contrast needs two"),
         ({"seed": "empty"}, "column empty has no values"),
     ],
@@ -118,6 +118,12 @@ def test_bad_input_is_named(change, message):
     with pytest.raises(UserError, match=message) as refused:
         contrast(table, given.pop("quantity"), given.pop("axis"), **given)
     assert "\n" not in str(refused.value)
+
+
+def test_rows_of_one_seed_are_paired_whether_or_not_the_seed_is_named_again():
+    given = {"high": "b", "low": "a", "seed": "seed"}
+    found = contrast(cells(), "y", "arm", pair=["size"], **given).values
+    assert contrast(cells(), "y", "arm", pair=["seed", "size"], **given).values == pytest.approx(found)
 
 
 def test_a_trend_over_one_value_or_the_logarithm_of_zero_is_refused():
