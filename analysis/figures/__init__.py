@@ -89,6 +89,10 @@ FIGURES = {
         Recipe(name="fragility", title="Fragility against C", nothing="fragility was measured for too few behaviours"),
         Recipe(name="specificity", title="Specificity by number of features", nothing="no dictionary was measured"),
         Recipe(name="feature_blocks", title="Features by block", nothing="no shared dictionary was followed"),
+        Recipe(
+            name="feature_scores", title="Scores of features and what they stand for", nothing="nothing was attributed"
+        ),
+        Recipe(name="feature_edits", title="What edits of features do", nothing="no features were edited"),
         Recipe(name="clean_loss", title="Cost in clean loss", nothing="clean loss was not measured"),
         Recipe(name="time_by_size", title="Times by size", nothing="only one size was run, or no time was measured"),
         Recipe(name="dose", title="Response to the dose by size", nothing="no dose was varied"),

@@ -22,6 +22,7 @@ from halflife.data.mixture import Mixture, Source
 from halflife.data.planting import Planting
 from halflife.data.tokenizers import BPE, Bytes, Lexicon, Pretrained
 from halflife.data.transforms import FillInTheMiddle, Tags
+from halflife.evaluation.attribute_texts import AttributeTexts
 from halflife.evaluation.behaviours import BehaviourTarget
 from halflife.evaluation.probes import (
     BackdoorProbe,
@@ -36,8 +37,13 @@ from halflife.evaluation.probes import (
 )
 from halflife.evaluation.targets import BackdoorTarget, TaskTarget
 from halflife.evaluation.texts import CorpusTexts, MixtureTexts
+from halflife.interpret.attribution import Attribute
+from halflife.interpret.attribution_losses import DotProduct, SquaredError
+from halflife.interpret.attribution_truth import AttributeOdds
+from halflife.interpret.compare_attributions import CompareAttributions
 from halflife.interpret.concepts import AttributeConcepts
 from halflife.interpret.dictionary import BatchTopK, Dictionary, TopK
+from halflife.interpret.dictionary_edits import Fitted
 from halflife.interpret.fit_dictionary import FitDictionary
 from halflife.interpret.intervention import FitIntervention
 from halflife.interpret.measure_features import MeasureFeatures
@@ -299,6 +305,16 @@ MEANT = MeasureFeatures(
     subject=STORED.subject,
     least=20,
 )
+ATTRIBUTED = Attribute(
+    subject=STORED.subject,
+    tuned=STORED.subject,
+    null=STORED.subject,
+    dictionaries=(Fitted(fit=LEARNED, dictionary=LEARNED.dictionaries[0]),),
+    site=LEARNED.read_sites[0],
+    texts=AttributeTexts(text=GRAMMAR, count=8, length=8),
+    properties=AttributeOdds(text=GRAMMAR, wanted=((0, 1),)),
+    losses=(DotProduct(), SquaredError()),
+)
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "45e3158217f974c3b3bf"),
     (TRUNK, "b152fb55fc741b824d0b"),
@@ -331,6 +347,8 @@ GOLDEN: list[tuple[Stage, str]] = [
     (MATCHED, "31145136415d574af552"),
     (LEARNED, "5b7b91fd62b4b1129815"),
     (MEANT, "eb8e2a206417ee1423c6"),
+    (ATTRIBUTED, "c13719657cd2ccb52f51"),
+    (CompareAttributions(runs=(ATTRIBUTED, ATTRIBUTED), others=(ATTRIBUTED,)), "66f68f8d6eb9ac23d0fa"),
 ]
 
 
@@ -369,6 +387,8 @@ GOLDEN: list[tuple[Stage, str]] = [
         "matched",
         "learned",
         "meant",
+        "attributed",
+        "compared",
     ],
 )
 def test_the_key_is_unchanged(stage: Stage, key: str) -> None:

@@ -94,11 +94,14 @@ def alignment(scores: Tensor, truth: Tensor) -> Tensor:
 
 
 def reliability(scores: Scores, live: Tensor) -> float:
-    """The cosine of the scores from one half of the texts with those from the other, stepped up to all texts
-    (Spearman and Brown)."""
+    """The cosine of the scores from one half of the texts with those from the other, stepped up to all texts."""
     halves = [part.sum(0)[live] / scores.squares[live].sqrt().clamp(min=1e-30) for part in
               (scores.by_text[0::2], scores.by_text[1::2])]  # fmt: skip
-    half = cosine(*halves)
+    return stepped_up(cosine(*halves))
+
+
+def stepped_up(half: float) -> float:
+    """The agreement of the whole with another like it, from that of its halves (Spearman and Brown)."""
     return 2 * half / (1 + half) if half > -1 else -1.0
 
 

@@ -32,6 +32,8 @@ from halflife.rng import seed_of
 from halflife.store.stage import Context
 
 Points = dict[str, float]
+SHOWN = 200
+"""Latents of the summary, at most"""
 
 
 def measured(stage: Attribute, context: Context) -> dict[str, Any]:
@@ -226,8 +228,9 @@ class _Work:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / FILE)
 
     def table(self, found: Attribution, truth: Tensor | None) -> dict[str, Any]:
-        """Of the first dictionary and loss, by the way "active"."""
+        """Of the first dictionary and loss, by the way "active"; of many latents, every n-th."""
         live = self.live(found).nonzero()[:, 0]
+        live = live[:: 1 + len(live) // SHOWN]
         scores = found.scores[self.stage.losses[0].name, "active"]
         table: dict[str, Any] = {"latent": live.tolist(), "score": _rounded(scores.cosine[live])}
         return table if truth is None else table | {"truth": _rounded(truth[live, 0])}

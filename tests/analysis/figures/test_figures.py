@@ -19,7 +19,7 @@ from analysis.gallery.page import asked, example, generated
 NAMES = sorted(FIGURES)
 PROMPTS = ("soft_prompts", "distances", "restarts", "amounts", "fragility")
 FAMILIES = ("family", "languages", "erasure", "examples", "generalisation")
-DICTIONARIES = ("specificity", "feature_blocks")
+DICTIONARIES = ("specificity", "feature_blocks", "feature_scores", "feature_edits")
 ELSEWHERE = ("overlap", "pareto", *PROMPTS, *FAMILIES, *DICTIONARIES)
 """Figures of other studies than a sweep of backdoors: drawn from the gallery's data only."""
 ASKED = {figure.name: (figure, data) for figure, data, _ in asked()}

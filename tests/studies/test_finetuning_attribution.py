@@ -1,0 +1,110 @@
+"""The study of what fine-tuning used: what it plans, asks and refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halflife.data.attributes import AttributeText
+from halflife.errors import UserError
+from halflife.interpret.attribution import Attribute
+from halflife.interpret.compare_attributions import CompareAttributions
+from halflife.stages.train import Train
+from halflife.sweep.site import ExecutionSite
+from halflife.sweep.study import Study
+from studies import finetuning_attribution as study
+
+SMOKE = study.PRESETS["smoke"].settings
+
+
+def built(settings: study.Settings, results: Path) -> Study:
+    return study.build("smoke", settings, ExecutionSite(results=results))
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return built(replace(SMOKE, sizes=("30k", "60k"), runs=3), tmp_path_factory.mktemp("results"))
+
+
+def attribution(plan: Study, role: str, run: int = 0) -> Attribute:
+    wanted = {"size": "30k", "run": run}
+    (found,) = (t for t in plan.trials if t.role == role and wanted.items() <= t.parameters.items())
+    stage = found.stages["attribution"]
+    assert isinstance(stage, Attribute)
+    return stage
+
+
+def trained(subject: Any) -> Train:
+    return subject.model.stage
+
+
+def fixed(subject: Any) -> Any:
+    (source,) = trained(subject).mixture.sources
+    assert isinstance(source.corpus, AttributeText)
+    return source.corpus.fixed
+
+
+def test_a_fine_tuning_and_its_null_differ_in_their_documents_only(plan: Study) -> None:
+    runs = [attribution(plan, "treatment", run) for run in range(3)]
+    for own in runs:
+        tuned, null = trained(own.tuned), trained(own.null)
+        assert replace(tuned, mixture=null.mixture) == null
+        assert (fixed(own.tuned), fixed(own.null)) == ((1, -1, -1), None)
+    assert len({trained(own.tuned).seed for own in runs}) == 3
+    assert len({(own.subject, own.dictionaries, own.texts) for own in runs}) == 1
+
+
+def test_controls_are_a_null_of_another_run_and_another_attribute(plan: Study) -> None:
+    null, absent = attribution(plan, "null", 1), attribution(plan, "absent")
+    assert (fixed(null.tuned), fixed(null.null)) == (None, None)
+    assert null.null == attribution(plan, "treatment", 1).null
+    assert trained(null.tuned).seed not in {trained(attribution(plan, "treatment", run).tuned).seed for run in range(3)}
+    assert fixed(absent.tuned) == (-1, 1, -1)
+    assert absent.properties == attribution(plan, "treatment").properties
+
+
+def test_runs_are_compared_with_those_of_the_same_role(plan: Study) -> None:
+    for trial in plan.trials:
+        found = trial.stages.get("runs")
+        if trial.parameters["run"] == 0 and trial.role != "absent" and trial.parameters["size"] == "30k":
+            assert isinstance(found, CompareAttributions)
+            assert found.runs == tuple(attribution(plan, trial.role, run) for run in range(3))
+    assert sum("runs" in trial.stages for trial in plan.trials) == 4
+
+
+def test_its_questions_follow_from_its_settings(plan: Study, tmp_path: Path) -> None:
+    asked = {question.name: question for question in plan.declaration.questions}
+    assert [name for name, question in asked.items() if question.primary] == ["aligned", "causal", "path"]
+    assert all(question.margin and question.reason for question in asked.values() if question.primary)
+    assert "alignment_by_size" in asked
+    few = {question.name for question in built(replace(SMOKE, runs=1), tmp_path).declaration.questions}
+    assert not {"path", "alignment_by_size"} & few
+
+
+@pytest.mark.parametrize("preset", study.PRESETS)
+def test_every_preset_can_be_planned(preset: str, tmp_path: Path) -> None:
+    settings = study.PRESETS[preset].settings
+    settings = replace(settings, seeds=1, sizes=settings.sizes[:1])
+    assert built(settings, tmp_path).declaration.figures == ("feature_scores", "feature_edits")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"attributes": 1}, "--attributes 1: expected at least 2"),
+        ({"k": 65}, "--k 65: expected at most 64"),
+        ({"texts": 3}, "--symbols 32, --texts 3 and --stored 400: expected"),
+        ({"runs": 0}, "--runs 0: expected a positive number"),
+        ({"features": (1, 1)}, "--features 1 1: expected at least one value, each once"),
+        ({"algorithms": ("magic",)}, "unknown fine-tuning 'magic': expected one of sft"),
+    ],
+)
+def test_settings_that_cannot_be_run_are_refused_in_one_line(
+    changes: dict[str, Any], line: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=line) as error:
+        built(replace(SMOKE, **changes), tmp_path)
+    assert "\n" not in str(error.value)
