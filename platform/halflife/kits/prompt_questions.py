@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from halflife.kits.behaviours import LACKED, label
+from halflife.kits.behaviours import label
 from halflife.kits.prompts import Measured
 from halflife.kits.questions import declared
 from halflife.tracking.criteria import Levers
@@ -59,15 +59,15 @@ def protections(
 
 
 def behaving(
-    names: Sequence[str], settings: Measured, sizes: Sequence[int], elsewhere: Collection[str]
+    names: Sequence[str], settings: Measured, sizes: Sequence[int], elsewhere: Collection[str], lacked: Sequence[str]
 ) -> dict[str, Any]:
     """What a study of these behaviours declares. `sizes`: parameters of its models; `elsewhere`: behaviours that are
-    measured on one seed of further models too, which no question is about."""
+    measured on one seed of further models too, which no question is about; `lacked`: those that a model lacks."""
     at: Where = {"examples": settings.examples[0]} if len(settings.examples) > 1 else {}
     here = at | ({"parameters": max(sizes)} if elsewhere else {})
     primary: list[Question] = []
     further: list[Question] = []
-    for name in (name for name in LACKED if name in names):
+    for name in (name for name in lacked if name in names):
         question = _elicited(SUCCESS, label(name), here | {"behaviour": name}, max(settings.tokens))
         judged = replace(question, primary=True, prediction="positive", margin=0.1, reason=TENTH)
         (further if primary else primary).append(question if primary else judged)
@@ -94,7 +94,7 @@ def behaving(
         curve = _curve(quantity, label(name), own, settings.tokens)
         null = {"prediction": "equivalent", "margin": 0.02, "reason": NULL} if name == "continuation" else {}
         further.append(replace(curve, **null))
-        further += [_beyond(name, own)] if name in LACKED else []
+        further += [_beyond(name, own)] if name in lacked else []
         if len(sizes) > 1 and name not in ("continuation", *elsewhere, *alone[-1:]):
             further.append(_size(DISTANCE, label(name), at | {"behaviour": name}))
     if {"detuning", "continuation"} <= set(names):
