@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -76,6 +77,46 @@ def test_half_lives_are_those_planted(data: StudyData) -> None:
     planted_tokens = planted.half_life_steps(SMALL, settings) * planted.STEP
     assert times.height == SMALL.seeds
     assert times["estimate"].to_numpy() == pytest.approx(planted_tokens, rel=0.25)
+
+
+def test_a_study_prints_as_a_few_lines(data: StudyData) -> None:
+    lines = repr(data).splitlines()
+    assert len(lines) < 15
+    assert max(map(len, lines)) < 250
+    assert lines[0].startswith(f"{data.sweep.name}, finished: {data.trials.height} trials (")
+    assert f"  seed: {', '.join(map(str, range(SMALL.seeds)))}" in lines
+    assert any(line.startswith("  size: ") for line in lines)
+    assert lines[-1] == f".points: {data.points.height:,} rows of trial, phase, step, name, value"
+
+
+def test_half_lives_that_were_not_reached_count_in_a_trend_as_bounds(
+    data: StudyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = results.curves(data)
+    middle = results.half_lives(data).filter(clock="tokens")["half_life"].median()
+    monkeypatch.setattr(results, "curves", lambda data: whole.filter(pl.col("tokens") < middle))
+    halves = results.half_lives(data)
+    late = halves.filter(pl.col("kind") == "censored")
+    assert late.height
+    assert late["censored"].all()
+    assert late["half_life"].equals(late["low"])
+    assert halves.filter(kind="observed")["half_life"].equals(halves.filter(kind="observed")["estimate"])
+    rows = [{"seed": seed, "N": size, "half_life": 2.0 * size + 0.1 * seed, "censored": seed == 0 and size == 3}
+            for seed in range(5) for size in (1, 2, 3)]  # fmt: skip
+    found = results.trend(pl.DataFrame(rows), "half_life", "N", censored="censored")
+    assert found.estimates is not None
+    assert found.estimates.censored is not None
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["missing", "empty"])
+def test_a_store_that_is_not_there_or_empty_is_one_line(tmp_path: Path, made: bool) -> None:
+    folder = tmp_path / "none"
+    if made:
+        folder.mkdir()
+        sqlite3.connect(folder / "mlflow.db").close()
+        (folder / "mlflow.db").touch()
+    with pytest.raises(results.UserError, match=r"^no tracking store at .*mlflow.db: expected .*$"):
+        results.load("backdoor_persistence", results=folder)
 
 
 def test_your_own_law_is_fitted_to_a_frame_or_a_file(tmp_path: Path) -> None:

@@ -19,17 +19,15 @@ FORESEEN = 0.05
 
 
 class Line:
-    """`clock` gives seconds."""
-
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self.stream, self.clock, self.terminal = stream, clock, stream.isatty()
-        self.label, self.since, self.width = "", clock(), 0
-        self.due = self.since + (SOON if self.terminal else PATIENCE)
-        self.begun = self.since
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.terminal = stream, stream.isatty()
+        self.label, self.width = "", 0
+        self.begun = self.since = time.monotonic()
+        self.due = self.begun + (SOON if self.terminal else PATIENCE)
 
     def at(self, share: float) -> None:
         """The share of the present part that is done, 0 to 1."""
-        now = self.clock()
+        now = time.monotonic()
         if now < self.due or not self.label:
             return
         self.due = now + EVERY if self.terminal else now + (now - self.begun)
@@ -70,7 +68,7 @@ def part(label: str, counts: bool = False) -> Iterator[Callable[[float], None]]:
     if line is None or line.label:
         yield lambda share: None
         return
-    line.label, line.since = label, line.clock()
+    line.label, line.since = label, time.monotonic()
     token = _counts.set(counts)
     try:
         yield line.at
