@@ -17,7 +17,7 @@ from halflife.sweep.reporting import Answered, Reporting, Written
 from halflife.sweep.settling import Settle
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
-from halflife.tracking import publisher
+from halflife.tracking import attaching
 from tests.sweep.helpers import study
 
 
@@ -72,7 +72,7 @@ class Command:
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     made = Command(tmp_path / "results")
     monkeypatch.setattr(launch, "run", made.swept)
-    monkeypatch.setattr(publisher, "attach", lambda *_, **__: "run")
+    monkeypatch.setattr(attaching, "attach", lambda *_, **__: "run")
     return made
 
 
@@ -119,6 +119,19 @@ def test_a_flag_that_cannot_be_parsed_is_one_line(
 ])  # fmt: skip
 def test_flags_cut_short_written_out_or_misspelt_have_a_nearest_one(given: str, hint: str):
     assert nearest([given], ["--learning-rates", "--lr", "--wd", "--sizes", "--seeds"]) == f", did you mean {hint}?"
+
+
+def test_help_shows_what_a_flag_takes_and_none_can_be_given(command: Command, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        command.run("--help")
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert "--max-seeds INT" in shown
+    assert "{None}" not in shown
+    command.run("--max-concurrent", "None")
+    with pytest.raises(SystemExit):
+        command.run("--max-concurrent", "x")
+    assert "Error parsing --max-concurrent" in capsys.readouterr().err
 
 
 def test_a_pattern_that_the_shell_has_replaced_is_recognised(command: Command, capsys: pytest.CaptureFixture[str]):
@@ -201,7 +214,7 @@ def test_a_report_that_cannot_be_attached_is_still_printed_and_fails_the_command
     def refuse(*_: Any, **__: Any) -> str:
         raise UserError("the report could not be kept")
 
-    monkeypatch.setattr(publisher, "attach", refuse)
+    monkeypatch.setattr(attaching, "attach", refuse)
     command.end = end
     assert ended(command) == 1
     out, err = capsys.readouterr()
@@ -213,7 +226,7 @@ def test_primary_answers_are_printed_and_all_become_tags_of_the_run(
     command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     attached: dict[str, Any] = {}
-    monkeypatch.setattr(publisher, "attach", lambda *_, **given: attached.update(given))
+    monkeypatch.setattr(attaching, "attach", lambda *_, **given: attached.update(given))
     command.answered = (
         Answered(name="size", primary=True, verdict="effect", sentence="Size slows it."),
         Answered(name="rate", primary=False, verdict="undecided", sentence="The rate may."),

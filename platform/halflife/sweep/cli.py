@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from halflife.errors import UserError, nearest
 from halflife.secrets import masked
@@ -115,6 +115,7 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
                 description=description or "",
                 args=arguments,
                 config=(tyro.conf.OmitArgPrefixes,),
+                registry=_plain_metavars(),
             )
     except SystemExit as end:
         if not end.code:  # --help
@@ -130,6 +131,26 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
             if any(Path(word.strip(",")).exists() for word in said.split()):
                 hint = ": files that the shell found for a pattern? Quote it, as in --corpus '*.txt'"
         raise UserError(f"{said}{hint} (--help explains every flag)") from None
+
+
+def _plain_metavars() -> Any:
+    """Types for the parser: what may also be None is shown as the rest, STR for {None}|STR."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry, within = ConstructorRegistry(), list[PrimitiveTypeInfo]()
+
+    @registry.primitive_rule
+    def optional(info: PrimitiveTypeInfo) -> Any:
+        if within or type(None) not in get_args(info.type):
+            return None
+        within.append(info)  # the rule that comes next is the parser's own
+        found = ConstructorRegistry.get_primitive_spec(info)
+        within.pop()
+        if isinstance(found, PrimitiveConstructorSpec):
+            return dataclasses.replace(found, metavar=found.metavar.removeprefix("{None}|"))
+        return found
+
+    return registry
 
 
 def _flags(settings: Any) -> Iterator[str]:
