@@ -100,7 +100,7 @@ PORT := 5000
 ui: $(VENV)/.train  ## browse the runs in MLflow on 127.0.0.1:5000; another port: make ui PORT=5001
 	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT))).close()' 2>/dev/null || \
 	  { echo "port $(PORT) is in use: choose another with make ui PORT=..." >&2; exit 2; }
-	@echo "http://127.0.0.1:$(PORT): choose Model training at the top left, then the study; its runs are under Runs"
+	@$(BIN)/python -c 'from analysis.runs import places; from halflife.tracking import page; print(*page.addresses(places.tracking_uri_of(None), "http://127.0.0.1:$(PORT)") or ["http://127.0.0.1:$(PORT)"], sep="\n")'
 	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --backend-store-uri "$$($(BIN)/python -c 'from analysis.runs import places; print(places.tracking_uri_of(None))')"
 
 report: $(VENV)/.train  ## draw the report of the backdoor study again from MLflow

@@ -76,7 +76,7 @@ def load_study(tracking_uri: str, study: str, sweep: str | None = None, cache: P
     points, totals = _points(store, Cache(cache, parent.id, tracking_uri), parent, runs, upgrade.metric)
     return StudyData(
         declaration=declaration, sweep=parent, totals=totals, trials=trials, points=points, parameters=parameters,
-        artifact=lambda trial, name: store.artifact(newest[trial], name),
+        newest=parent is published[-1], artifact=lambda trial, name: store.artifact(newest[trial], name),
     )  # fmt: skip
 
 
@@ -183,6 +183,7 @@ def _points(
     names = names.with_columns(path=pl.col("key").map_elements(metric, return_dtype=pl.String))
     split = pl.col("path").str.splitn("/", 2)
     names = names.with_columns(phase=split.struct[0], name=split.struct[1]).drop("path").drop_nulls("name")
+    names = names.filter(pl.col("phase") != schema.RESULT_PHASE)
     series = series.join(names, on="key")
     trial_of = pl.DataFrame(
         [(run.id, run.tags.get(schema.TAG_TRIAL, run.id)) for run in runs],

@@ -187,16 +187,18 @@ def report(
     study: str, *, results: Folder | None = None, tracking_uri: str | None = None, sweep: str | None = None,
     out: Folder | None = None,
 ) -> Path:  # fmt: skip
-    """Draws a study's report into `out` (default: reports/STUDY in the results folder) and returns the HTML file.
+    """Draws a study's report into `out` and returns the HTML file. By default that is a folder of the sweep's own below
+    reports/STUDY in the results folder, where `latest` leads to the newest.
 
     The other arguments and errors are those of `load`; also raises UserError when nothing was measured yet.
     """
-    from analysis.report.write import default_folder, write_report
+    from analysis.report.kept import default_folder
+    from analysis.report.write import write_report
     from analysis.runs.places import results_folder, store_of
 
     uri, cache = store_of(results, tracking_uri)
     place = default_folder(results_folder(results), study) if out is None else Path(out)
-    return write_report(study, tracking_uri=uri, out=place, sweep=sweep, cache=cache)
+    return write_report(study, tracking_uri=uri, out=place, sweep=sweep, cache=cache, kept=out is None)
 
 
 class _StudyReport:
@@ -204,11 +206,16 @@ class _StudyReport:
 
     def write(self, study: str, site: ExecutionSite, sweep: str) -> Written:
         from analysis.answers.write import FILES
+        from analysis.report.write import NUMBERS
         from halflife.sweep.reporting import Written
 
         path = self._drawn(study, site, sweep, live=False)
         answers = path.with_name(FILES[0])  # written with the report, if the study asks anything
-        return Written(path=path, answers=_answered(json.loads(answers.read_text())) if answers.exists() else ())
+        return Written(
+            path=path,
+            answers=_answered(json.loads(answers.read_text())) if answers.exists() else (),
+            trials=json.loads(path.with_name(NUMBERS).read_text()),
+        )
 
     def redraw(self, study: str, site: ExecutionSite, sweep: str) -> Path:
         return self._drawn(study, site, sweep, live=True)
@@ -220,11 +227,12 @@ class _StudyReport:
             return _answered(document(load(study, tracking_uri=site.actual_tracking_uri, sweep=sweep)))
 
     def _drawn(self, study: str, site: ExecutionSite, sweep: str, *, live: bool) -> Path:
-        from analysis.report.write import default_folder, write_report
+        from analysis.report.kept import default_folder
+        from analysis.report.write import write_report
 
-        folder = default_folder(site.results, study)
+        folder, uri = default_folder(site.results, study), site.actual_tracking_uri
         with _one_error():
-            return write_report(study, tracking_uri=site.actual_tracking_uri, out=folder, sweep=sweep, live=live)
+            return write_report(study, tracking_uri=uri, out=folder, sweep=sweep, live=live, kept=True)
 
 
 def _answered(document: dict[str, Any]) -> tuple[Answered, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -59,9 +60,14 @@ class FakeStore:
             self.create_experiment(name)
             raise AlreadyThere(name)
         self.experiments[name] = SimpleNamespace(
-            experiment_id="1", lifecycle_stage="active", artifact_location=artifact_location
+            experiment_id="1", lifecycle_stage="active", artifact_location=artifact_location, tags=dict(tags or {})
         )
         return self._answer("1")
+
+    def set_experiment_tag(self, experiment_id: str, name: str, value: str) -> None:
+        self._call("set_experiment_tag")
+        (found,) = [each for each in self.experiments.values() if each.experiment_id == experiment_id]
+        found.tags[name] = value
 
     def search_runs(self, experiments: list[str], where: str, max_results: int, page_token: Any = None) -> Page:
         self._call("search_runs")
@@ -89,7 +95,7 @@ class FakeStore:
         number = f"run{len(self.runs)}"
         run = SimpleNamespace(
             info=SimpleNamespace(run_id=number, name=run_name, status="RUNNING", start_time=len(self.runs)),
-            data=SimpleNamespace(tags=dict(tags), params={}, points=[], artifacts={}),
+            data=SimpleNamespace(tags=dict(tags), params={}, points=[], metrics={}, artifacts={}),
         )
         self.runs[number] = run
         return self._answer(run)
@@ -110,7 +116,7 @@ class FakeStore:
         self._call("log_artifacts")
         self.runs[run_id].data.artifacts[name] = folder
 
-    def log_batch(self, run_id: str, metrics: list[Any], params: list[Any], tags: list[Any]) -> None:
+    def log_batch(self, run_id: str, metrics: list[Any], params: Sequence[Any] = (), tags: Sequence[Any] = ()) -> None:
         self._call("log_batch")
         assert len(metrics) <= 1000
         if any(metric.key in self.refuse for metric in metrics):
@@ -119,6 +125,7 @@ class FakeStore:
         if any(data.params.get(param.key, param.value) != param.value for param in params):
             raise Refused("a parameter cannot be changed")
         data.points += [(metric.key, metric.step, metric.value, metric.timestamp) for metric in metrics]
+        data.metrics.update({metric.key: metric.value for metric in metrics})
         data.params.update({param.key: param.value for param in params})
         data.tags.update({tag.key: tag.value for tag in tags})
         self._answer()

@@ -9,8 +9,6 @@ from pathlib import Path
 import mlflow.entities  # noqa: F401  takes seconds, which no test below should count
 import pytest
 
-from halflife.errors import UserError
-from halflife.tracking import publisher as publishing
 from halflife.tracking import schema
 from halflife.tracking.publisher import BATCH, Point, Publisher, Run, RunRef
 from tests.tracking.fake_store import FakeStore
@@ -314,17 +312,3 @@ def test_two_publishers_of_one_sweep_take_turns():
     assert first.close() == []
     assert second.close() == []
     assert store.calls.count("create_run") == 1
-
-
-def test_a_report_is_attached_to_its_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    store = FakeStore()
-    publish(store)
-    monkeypatch.setattr(publishing, "connect", lambda uri: store)
-    run_id = publishing.attach("unused", experiment="study", sweep="s1", folder=tmp_path, name="report")
-    assert run_id == run_named(store, "study smoke").info.run_id
-    assert store.runs[run_id].data.artifacts["report"] == str(tmp_path)
-    with pytest.raises(UserError, match="no run of sweep s2"):
-        publishing.attach("unused", experiment="study", sweep="s2", folder=tmp_path, name="report")
-    store.down = True
-    with pytest.raises(UserError, match=r"could not be stored in http://\*\*\*@host: the server is down"):
-        publishing.attach("http://me:secret@host", experiment="study", sweep="s1", folder=tmp_path, name="report")

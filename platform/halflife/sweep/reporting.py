@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +29,8 @@ class Written:
     path: Path
     answers: tuple[Answered, ...] = ()
     """In the order of the questions, primaries first."""
+    trials: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By a trial's key and a quantity's name: what is known of it, for the page of its run"""
 
 
 class Reporting(Protocol):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import sqlite3
 import warnings
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from halflife.secrets import masked
 from halflife.tracking import schema
+from halflife.tracking.page import KIND
 
 _SECONDS = 5.0
 """How long to wait for a locked database."""
@@ -32,8 +34,11 @@ class Rejected(Exception):
     """The server will never accept this; retrying is useless."""
 
 
-def find(client: Any, uri: str, name: str, *, description: str, artifacts: Path | None) -> str:
-    """The id of the experiment, which is created if there is none. `artifacts` is where its files are stored."""
+def find(
+    client: Any, uri: str, name: str, *, description: str, artifacts: Path | None, page: Mapping[str, str] | None = None
+) -> str:
+    """The id of the experiment, which is created if there is none. `artifacts` is where its files are stored, `page`
+    further tags: of an experiment that is there, the views are renewed, and the kind stays as people chose it."""
     found = client.get_experiment_by_name(name)
     if found is None:
         location = artifacts.resolve().as_uri() if artifacts else None
@@ -41,6 +46,7 @@ def find(client: Any, uri: str, name: str, *, description: str, artifacts: Path 
             "mlflow.note.content": description,
             schema.TAG_STUDY: name,
             schema.TAG_SCHEMA: str(schema.SCHEMA),
+            **(page or {}),
         }
         try:
             return client.create_experiment(name, artifact_location=location, tags=tags)
@@ -52,6 +58,9 @@ def find(client: Any, uri: str, name: str, *, description: str, artifacts: Path 
         _follow(found, schema.sqlite_path(uri).resolve(), artifacts.resolve())
     if found.lifecycle_stage != "active":  # MLflow keeps its name, so another cannot take its place
         _restore(client, name, found.experiment_id)
+    for tag, value in (page or {}).items():
+        if tag not in found.tags or (tag != KIND[0] and found.tags[tag] != value):
+            client.set_experiment_tag(found.experiment_id, tag, value)
     return found.experiment_id
 
 

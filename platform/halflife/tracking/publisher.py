@@ -12,15 +12,13 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from halflife.errors import UserError
-from halflife.secrets import masked
 from halflife.tracking import experiments, schema
 from halflife.tracking.experiments import Rejected, one_line, transient
 
@@ -74,7 +72,8 @@ class _Job:
 class Publisher:
     """Publishes one sweep's runs to one experiment.
 
-    `artifacts` is where a new experiment stores its files; None leaves it to the server. `lock` is held while
+    `artifacts` is where a new experiment stores its files; None leaves it to the server. `page` are further tags of
+    the experiment, for MLflow's pages (`tracking.page`). `lock` is held while
     this publisher writes, so that two identical sweeps do not both create the runs.
     """
 
@@ -86,11 +85,13 @@ class Publisher:
         description: str,
         sweep: str,
         artifacts: Path | None = None,
+        page: Mapping[str, str] | None = None,
         lock: AbstractContextManager[Any] | None = None,
         client: Any = None,
         pause: float = 0.5,
     ) -> None:
         self._uri, self._experiment, self._description, self._sweep = tracking_uri, experiment, description, sweep
+        self._page = dict(page or {})
         self._artifacts, self._lock, self._client = artifacts, lock or nullcontext(), client
         self._first_pause = self._pause = pause
         self._experiment_id = ""
@@ -246,8 +247,9 @@ class Publisher:
             self._advanced = time.monotonic()
         first = not self._experiment_id
         self._experiment_id = experiments.find(
-            self._client, self._uri, self._experiment, description=self._description, artifacts=self._artifacts
-        )
+            self._client, self._uri, self._experiment, description=self._description, artifacts=self._artifacts,
+            page=self._page,
+        )  # fmt: skip
         if first:  # which may have created the tables of a new database; doing it again is no progress
             self._advanced = time.monotonic()
         kind, found = f"tags.`{schema.TAG_KIND}`", []
@@ -357,32 +359,3 @@ def connect(tracking_uri: str) -> Any:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)  # importing MLflow resets it
     return MlflowClient(tracking_uri)
-
-
-def attach(
-    tracking_uri: str, *, experiment: str, sweep: str, folder: Path, name: str, tags: dict[str, str] | None = None
-) -> str:
-    """Store the files below `folder` as artifacts `name/...` of the sweep's run, and these tags. Returns its id.
-
-    Raises UserError when the store has no such sweep, cannot be reached, or rejects the files.
-    """
-    try:
-        return _attach(connect(tracking_uri), experiment, sweep, folder, name, tags or {})
-    except UserError:
-        raise
-    except Exception as error:
-        where = masked(tracking_uri)
-        raise UserError(f"{folder} could not be stored in {where}: {one_line(error)}") from error
-
-
-def _attach(client: Any, experiment: str, sweep: str, folder: Path, name: str, tags: dict[str, str]) -> str:
-    found = client.get_experiment_by_name(experiment)
-    where = f"tags.`{schema.TAG_KIND}` = 'sweep' and tags.`{schema.TAG_SWEEP}` = '{sweep}'"
-    runs = client.search_runs([found.experiment_id], where, max_results=1) if found else []
-    if not runs:
-        raise UserError(f"no run of sweep {sweep} in experiment {experiment!r}: run the study's command again")
-    run_id = runs[0].info.run_id
-    client.log_artifacts(run_id, str(folder), name)
-    for tag, value in tags.items():
-        client.set_tag(run_id, tag, value)
-    return run_id

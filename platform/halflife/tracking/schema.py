@@ -66,6 +66,11 @@ OBJECTIVE_PHASE, CONSTRAINT_PHASE = "objective", "constraint"
 """A trial run's `objective/<name>` and `constraint/<name>` at step 0 are that run's, so of one seed. The search uses
 the mean over the treatments of a suggestion. A run that could not be measured has none."""
 
+RESULT_PHASE = "result"
+"""A trial run's `result/<quantity>` and `result/success_at_drop`, at step 0, are what a report computed from its
+points, for MLflow's page. analysis does not read them."""
+AT_THE_DROP = "success_at_drop"
+
 # Measures of every training stage, at each evaluation.
 CLOCK_STEPS = "clock/steps"
 CLOCK_RATE_SUM = "clock/learning_rate_sum"  # sum of the base learning rate over steps since the phase began
