@@ -63,8 +63,8 @@ PRESETS = {
         ),
     ),
     "demo": Preset(
-        summary="Ten minutes on 2 CPU cores: one size x 2 seeds, shared and per block.",
-        settings=Settings(sizes=("30k",), seeds=2, widths=(32, 64, 128, 256), fit_steps=400),
+        summary="Ten minutes on 2 CPU cores (not run whole yet): one size x 2 seeds, shared and per block.",
+        settings=Settings(sizes=("30k",), seeds=2),
     ),
     "laptop": Preset(
         summary="An hour on 2 CPU cores (not run whole yet): 2 sizes x 5 seeds, two strengths.",
@@ -76,7 +76,7 @@ PRESETS = {
         settings=Settings(
             sizes=("30k", "100k", "300k"), seeds=5, strengths=(0.1, 0.03, 0.3, 1.0), lengths=(1.0, 2.0), written=True,
             arms=("shared", "per-block", "random", "dense", "low-rank", "longer"), widths=(32, 64, 128, 256, 512, 1024),
-            tokens=4_000_000,
+            tokens=4_000_000, fit_steps=1000,
         ),
     ),
 }  # fmt: skip

@@ -63,11 +63,11 @@ class Settings:
     """How fresh dictionaries choose active latents."""
     beside_latents: int = 256
     """Latents of the dictionary beside the model: 8 times the width of the smallest."""
-    widths: tuple[int, ...] = (32, 64, 128, 256, 512)
+    widths: tuple[int, ...] = (32, 64, 128, 256)
     """Latents of the fresh dictionaries that are fitted to every model afterwards, shared and per block."""
     followed: int = 256
     """Latents of the shared one whose features are followed over blocks; one of --widths."""
-    fit_steps: int = 600
+    fit_steps: int = 400
     """Steps of a fresh dictionary's fit."""
     fit_rows: int = 512
     """Tokens per step of it."""
