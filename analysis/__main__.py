@@ -39,13 +39,15 @@ def report(
         sweep: Digest of a sweep, or its first characters; by default the newest.
         results: Results folder or bucket of the runs (also HALFLIFE_RESULTS; default: results).
         tracking_uri: MLflow store to read; by default mlflow.db in the results folder.
-        out: Folder to write to; by default reports/STUDY in the results folder.
+        out: Folder to write to; by default one of the sweep's own in reports/STUDY in the results folder, where
+            `latest` leads to the newest.
     """
-    from analysis.report.write import default_folder, write_report
+    from analysis.report.kept import default_folder
+    from analysis.report.write import write_report
 
     folder = out or default_folder(results_folder(results), study)
     uri, cache = store_of(results, tracking_uri)
-    print(write_report(study, tracking_uri=uri, out=folder, sweep=sweep, cache=cache))
+    print(write_report(study, tracking_uri=uri, out=folder, sweep=sweep, cache=cache, kept=out is None))
 
 
 def export(
@@ -93,15 +95,15 @@ def answers(
         sweep: Digest of a sweep, or its first characters; by default the newest.
         results: Results folder or bucket of the runs (also HALFLIFE_RESULTS; default: results).
         tracking_uri: MLflow store to read, or folder written by export; by default mlflow.db in the results folder.
-        out: Folder to write to; by default reports/STUDY in the results folder.
+        out: Folder to write to; by default that of the sweep's report.
     """
     from analysis.answers.write import lines, write_answers
-    from analysis.report.write import default_folder
+    from analysis.report.kept import default_folder, own_folder
     from analysis.runs.load import load_study
 
     uri, cache = store_of(results, tracking_uri)
     data = load_study(uri, study, sweep, cache)
-    paths = write_answers(data, out or default_folder(results_folder(results), study))
+    paths = write_answers(data, out or own_folder(default_folder(results_folder(results), study), data))
     print("\n".join([*lines(data), *map(str, paths)]))
 
 

@@ -27,7 +27,7 @@ def first_look(data: StudyData) -> int | None:
     declared = data.declaration
     if declared.looks:
         return declared.looks[0]
-    if not data.running:
+    if not data.unfinished:
         return None
     # A study without looks is looked at once: when all its planned seeds are there.
     planned = {seed for axis in declared.axes if axis.name == SEED for seed in axis.values}

@@ -176,33 +176,46 @@ def _series(data: StudyData, quantity: Quantity) -> dict[str, Series | Reading]:
     clock = _clock(quantity)
     columns = {"tokens": "step", "clock": "step" if clock == TOKENS else clock, "level": name}
     columns |= {"trials": trials} if counted else {}
-    parts: Mapping[Any, pl.DataFrame] = {}
+    parts: Mapping[str, slice] = {}
+    arrays: dict[str, Array] = {}
     lacking = [column for column in columns.values() if column not in wide.columns]
     if not lacking:
         own = f"{quantity.task}/{CHANCE}"
         chance = pl.col(own) if own in wide.columns else pl.lit(None)
         read = {new: pl.col(old).cast(pl.Float64) for new, old in columns.items()}
         frame = wide.select("trial", **read, chance=chance.cast(pl.Float64))
-        parts = frame.drop_nulls(list(columns)).sort("clock").partition_by("trial", as_dict=True)
+        frame = frame.drop_nulls(list(columns)).sort("clock").sort("trial", maintain_order=True)
+        arrays = {name: frame[name].to_numpy() for name in (*columns, "chance")}
+        parts = _runs(frame["trial"])
     ended = f"outcome_{quantity.phase}"
     found: dict[str, Series | Reading] = {}
     for row in data.trials.to_dicts():
-        ahead = data.running and row.get(f"stage_{quantity.phase}")
-        end, part = row.get(ended) or ("not finished yet" if ahead else "complete"), parts.get((row["trial"],))
+        ahead = data.unfinished and row.get(f"stage_{quantity.phase}")
+        end, part = row.get(ended) or ("not finished yet" if ahead else "complete"), parts.get(row["trial"])
         if part is None:
             why = f"no trial has {quantity.phase}/{lacking[0]}" if lacking else f"{quantity.measure} was not measured"
             found[row["trial"]] = Reading(reason=why if end == "complete" else f"{quantity.phase}: {end}")
             continue
-        level, hits, asked = part["level"].to_numpy(), None, None
+        level, hits, asked = arrays["level"][part], None, None
         if counted:
-            hits, asked = level, part["trials"].to_numpy()
+            hits, asked = level, arrays["trials"][part]
             level = hits / asked
-        own = part["chance"].drop_nulls()
+        own = arrays["chance"][part]
+        own = own[~np.isnan(own)]
         found[row["trial"]] = Series(
-            tokens=part["tokens"].to_numpy(), clock=part["clock"].to_numpy(), level=level, hits=hits, trials=asked,
-            chance=float(own[0]) if len(own) else quantity.chance, ended=end,
+            tokens=arrays["tokens"][part], clock=arrays["clock"][part], level=level, hits=hits, trials=asked,
+            chance=float(own[0]) if own.size else quantity.chance, ended=end,
         )  # fmt: skip
     return found
+
+
+def _runs(column: pl.Series) -> dict[str, slice]:
+    """Where each value of a sorted column stands."""
+    lengths = column.rle().struct.unnest()
+    ends = np.cumsum(lengths["len"].to_numpy().astype(np.int64)).tolist()
+    return {
+        value: slice(end - size, end) for value, size, end in zip(lengths["value"], lengths["len"], ends, strict=True)
+    }
 
 
 def _retained(own: Series | Reading, control: Series | Reading | None) -> Series | Reading:

@@ -121,8 +121,9 @@ def lines(data: StudyData) -> list[str]:
         left_out = f"; pilot {plural(len(declaration.pilot_seeds), 'seed')} left out: " + ", ".join(
             str(seed) for seed in declaration.pilot_seeds
         )
-    if data.running:
-        text.append("The sweep is running: none of this is final.")
+    if data.unfinished:
+        state = "is running" if data.running else "was interrupted and is unfinished"
+        text.append(f"The sweep {state}: none of this is final.")
     text.append(f"Declared {declared(data)}, hash {declaration.digest[:12]}{left_out}.")
     return [*text, *([said] if (said := late(data)) else [])]
 

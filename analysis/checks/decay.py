@@ -24,6 +24,13 @@ SUCCESS_AT_DROP, FALSE_FIRES, KEPT = 0.9, 0.05, 0.9
 Words = Mapping[str, str]
 
 
+STATES = {
+    "RUNNING": "the sweep is running", "KILLED": "the sweep was interrupted and is unfinished",
+    "FAILED": "stages of the sweep failed",
+}  # fmt: skip
+"""In words, what MLflow calls the state of a run."""
+
+
 def decay_checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
     """Checks of the leading outcome, whose `curves` these are, and of the sweep."""
     drop, words, families = at_drop(curves), vocabulary(data), is_family_study(data)
@@ -188,7 +195,7 @@ def controls_present(data: StudyData) -> Check:
     whole = not missing and not lonely
     return Check(
         name="Controls ran", expected="every declared control, and a never-exposed control for each treatment",
-        found=found, passed=whole or (None if data.running else False), required=True, remedy=remedies.AGAIN,
+        found=found, passed=whole or (None if data.unfinished else False), required=True, remedy=remedies.AGAIN,
     )  # fmt: skip
 
 
@@ -361,11 +368,11 @@ def ended(data: StudyData) -> Check:
             ends[state] = ends.get(state, 0) + 1
     bad = [f"{count} with a phase {state}" for state, count in ends.items() if count]
     stopped = data.sweep.status not in ("FINISHED", "")
-    unknown = data.running and not any(count for state, count in ends.items() if state != "not run")
+    unknown = data.unfinished and not any(count for state, count in ends.items() if state != "not run")
     found = [
         f"{whole} of {data.trials.height}",
         *bad,
-        *([f"the sweep is {data.sweep.status.lower()}"] if stopped else []),
+        *([STATES.get(data.sweep.status, f"the sweep is {data.sweep.status.lower()}")] if stopped else []),
     ]
     return Check(
         name="Trials complete", expected="all; incomplete trials are shown as far as they got", found="; ".join(found),

@@ -50,7 +50,14 @@ def values_of(data: StudyData, axis: Axis) -> list[Any]:
 
 
 def reference(data: StudyData) -> dict[str, Any]:
-    """The setting that answers refer to: the first declared value of every axis, or the nearest one that was run."""
+    """The setting that answers refer to: the first declared value of every axis, or the nearest one that was run.
+    Computed once per `data`."""
+    if "reference" not in data.derived:
+        data.derived["reference"] = _reference(data)
+    return dict(data.derived["reference"])
+
+
+def _reference(data: StudyData) -> dict[str, Any]:
     axes = setting_axes(data)
     if not axes:
         return {}
@@ -104,8 +111,17 @@ def controls(data: StudyData, role: str, among: set[str] | None = None) -> dict[
     """Trial -> the control of this role, of the same size and seed, that agrees with it most, among `among`.
 
     What is measured (the payload, the dropped language) and what repeats must agree where both have it. The rest need
-    not: settings share controls. Ties go to the control at the reference setting.
+    not: settings share controls. Ties go to the control at the reference setting. Computed once per `data` and role.
     """
+    if among is not None:
+        return _controls(data, role, among)
+    key = f"controls/{role}"
+    if key not in data.derived:
+        data.derived[key] = _controls(data, role, None)
+    return dict(data.derived[key])
+
+
+def _controls(data: StudyData, role: str, among: set[str] | None) -> dict[str, str]:
     chosen = reference(data)
     same = {axis.name for axis in data.declaration.axes if axis.role in ("replicate", "measured")}
     same |= {*MEASURED, "parameters"}

@@ -41,16 +41,17 @@ def floors(curves: pl.DataFrame) -> pl.DataFrame:
     rows = []
     for about, part in treatments(curves):
         for measure, column in MEASURES.items():
-            seen = part.filter((pl.col("tokens") > 0) & pl.col(column).is_finite())
-            if seen.is_empty():
+            tokens, kept = part["tokens"].to_numpy(), part[column].to_numpy()
+            seen = (tokens > 0) & np.isfinite(kept)
+            if not seen.any():
                 continue
-            since = float(seen["tokens"][-1]) / 2**OCTAVES
-            last = seen.filter(pl.col("tokens") >= since)
-            change = _change(last["tokens"].log().to_numpy(), last[column].to_numpy(), seen["tokens"][0] <= since)
+            since = float(tokens[seen][-1]) / 2**OCTAVES
+            last = seen & (tokens >= since)
+            change = _change(np.log(tokens[last]), kept[last], tokens[seen][0] <= since)
             settled = change is not None and change[1] >= -SMALL and change[2] <= SMALL
-            floor = _floor(part, last, measure) if settled else (None, None, None)
+            floor = _floor(part, part.filter(last), measure) if settled else (None, None, None)
             kind = "settled" if settled else "not settled"
-            rows.append([*about, measure, kind, *floor, *(change or (None,) * 3), last.height, since])
+            rows.append([*about, measure, kind, *floor, *(change or (None,) * 3), int(last.sum()), since])
     return pl.DataFrame(rows, schema=FLOORS, orient="row")
 
 

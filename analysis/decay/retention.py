@@ -155,9 +155,11 @@ def half_lives(curves: pl.DataFrame, clocks: Iterable[str] = CLOCKS) -> pl.DataF
     """
     rows = []
     for about, part in treatments(curves):
+        at = {clock: part[clock].to_numpy() for clock in clocks}
+        kept = {column: part[column].to_numpy() for column, _ in CRITERIA.values()}
         for criterion, (column, sustained) in CRITERIA.items():
-            for clock in clocks:
-                found = crossing(part[clock].to_numpy(), part[column].to_numpy(), sustained=sustained)
+            for clock in at:
+                found = crossing(at[clock], kept[column], sustained=sustained)
                 if found is not None:
                     rows.append([*about, criterion, clock, *found.row])
     return pl.DataFrame(rows, schema=HALF_LIVES, orient="row")
@@ -166,8 +168,10 @@ def half_lives(curves: pl.DataFrame, clocks: Iterable[str] = CLOCKS) -> pl.DataF
 def treatments(curves: pl.DataFrame) -> Iterator[tuple[list[Any], pl.DataFrame]]:
     """The values of RUN and the curve of each treatment."""
     treated = curves.filter(pl.col("role") == "treatment")
+    first = [treated.columns.index(name) for name in RUN]
     for part in treated.partition_by("outcome", "trial", maintain_order=True):
-        yield [part[name][0] for name in RUN], part
+        row = part.row(0)
+        yield [row[i] for i in first], part
 
 
 def outcomes_curves(data: StudyData) -> pl.DataFrame:

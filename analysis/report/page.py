@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from analysis.checks.sweep import checks
+from analysis.checks.sweep import checks, failing
 from analysis.decay.design import decaying, leading, vocabulary
 from analysis.figures import SCALING
 from analysis.report.asked import answered, asked, by_trial, meanings, quantity_values
@@ -30,10 +30,10 @@ def report_page(data: StudyData, out: Path, tracking_uri: str, *, live: bool = F
         declaration=data.declaration,
         words=vocabulary(data),
         counts=counted(data),
-        live=progress(data, brief=live) if live or data.running else None,
+        live=progress(data, brief=live) if live or data.unfinished else None,
         answered=answered(data) if asks else None,
         questions=asked(data, out, live=live),
-        invalid=[check.name for check in found if check.required and check.passed is False],
+        invalid=failing(data),
         unknown=[check.name for check in found if check.required and check.passed is None],
         checks=[check_row(check) for check in found],
         axes=[axis for axis in axes if axis["varies"]],

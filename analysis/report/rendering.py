@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from analysis.report.glossary import explained
 from analysis.report.panels import pages
 from analysis.stats.format import short
 from halflife.secrets import masked
@@ -18,5 +19,6 @@ NOTHING: dict[str, Any] = {
 
 def rendered_page(**sections: Any) -> str:
     """The HTML page of `declaration`, `counts` and the sections of NOTHING. Every text from the runs is escaped, and
-    secrets are masked: the store, the command, settings and notes may contain URIs."""
-    return masked(pages().get_template("report.html").render(**{**NOTHING, **sections}, short=short))
+    secrets are masked: the store, the command, settings and notes may contain URIs. Terms are explained at hover."""
+    page = pages().get_template("report.html").render(**{**NOTHING, **sections}, short=short)
+    return explained(masked(page))

@@ -9,6 +9,7 @@ from typing import Any
 
 from analysis.answers.write import declared
 from analysis.checks.check import Check
+from analysis.checks.sweep import so_far
 from analysis.decay.design import setting_axes, value_text, values_of
 from analysis.runs.study import StudyData
 from analysis.stats.format import listed, plural, short
@@ -52,7 +53,14 @@ def progress(data: StudyData, *, brief: bool) -> dict[str, Any]:
         for phase in ahead:
             open_phases[phase] += 1
     missing = [f"{phase} of {plural(count, 'trial')}" for phase, count in open_phases.items() if count]
+    if data.running:
+        state = "This sweep is running."
+    elif data.unfinished:
+        state = "This sweep is unfinished: it was interrupted, and the same command resumes it."
+    else:
+        state = "This sweep has ended."
     return {
+        "state": state, "failing": [check.name for check in so_far(data)] if data.unfinished else [],
         "done": done, "begun": data.trials.height, "planned": data.sweep.tags.get(schema.TAG_TRIALS),
         "missing": listed(missing), "brief": brief, "reload": data.running,
     }  # fmt: skip

@@ -32,6 +32,8 @@ class StudyData:
     """trial, phase, step (tokens since the phase began), name (`task/measure`), value."""
     parameters: tuple[str, ...]
     """Names of the parameter columns of `trials`."""
+    newest: bool = True
+    """Whether no sweep of the study is newer."""
     artifact: Callable[[str, str], str | None] = field(default=lambda trial, name: None, repr=False, compare=False)
     """Text of a trial's artifact of that name, None if there is none: read when it is asked for."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -51,6 +53,11 @@ class StudyData:
     @property
     def running(self) -> bool:
         return self.sweep.status == "RUNNING"
+
+    @property
+    def unfinished(self) -> bool:
+        """It runs, or was interrupted and can be resumed: what is missing is not known to fail."""
+        return self.sweep.status in ("RUNNING", "KILLED")
 
 
 def _counted(trials: pl.DataFrame) -> list[tuple[str | None, int]]:

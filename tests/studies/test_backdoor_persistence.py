@@ -304,7 +304,7 @@ def test_smoke_runs_to_a_report_and_leaves_nothing_to_train(tmp_path):
     flags = ["--trunk-tokens", "60000", "--branch-tokens", "12000", "--poison-counts", "20", "--num-eval", "16"]
     first = command("backdoor_persistence", "smoke", *flags, "--no-relearn", results=tmp_path)
     assert first.returncode == 0, first.stderr
-    assert (tmp_path / "reports" / "backdoor_persistence" / "report.html").exists()
+    assert (tmp_path / "reports" / "backdoor_persistence" / "latest" / "report.html").exists()
     again = Plan(built(tmp_path, **tiny).stages, Store(tmp_path))
     assert len(again.cached) >= 10
     assert again.finished

@@ -250,7 +250,7 @@ def test_smoke_runs_to_a_report_and_leaves_nothing_to_train(tmp_path: Path):
     )]  # fmt: skip
     done = command("capability_decay", "smoke", *flags, results=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "reports" / "capability_decay" / "report.html").exists()
+    assert (tmp_path / "reports" / "capability_decay" / "latest" / "report.html").exists()
     plan = Plan(built(tmp_path, **tiny).stages, Store(tmp_path))
     assert len(plan.cached) >= 10
     assert plan.finished

@@ -172,7 +172,7 @@ def test_smoke_runs_to_a_report(tmp_path: Path):
     done = command("regularization_search", "smoke", *words, results=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "no setting" in done.stdout
-    assert (tmp_path / "reports" / "regularization_search" / "report.html").exists()
+    assert (tmp_path / "reports" / "regularization_search" / "latest" / "report.html").exists()
 
 
 @pytest.mark.nightly
@@ -180,5 +180,5 @@ def test_a_whole_search_finds_settings_that_it_measures_on_fresh_seeds(tmp_path:
     done = command("regularization_search", "smoke", results=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "fresh seed" in done.stdout
-    assert (tmp_path / "reports" / "regularization_search" / "report.html").exists()
+    assert (tmp_path / "reports" / "regularization_search" / "latest" / "report.html").exists()
     assert "0 stages run" in command("regularization_search", "smoke", results=tmp_path).stdout

@@ -140,6 +140,6 @@ def test_a_study_of_a_released_model_runs_end_to_end(models: tuple[str, ...], te
     again = Plan(study.build("smoke", given, ExecutionSite(results=tmp_path)).stages, Store(tmp_path))
     assert again.cached
     assert again.finished
-    report = (tmp_path / "reports" / "backdoor_persistence" / "report.html").read_text()
+    report = (tmp_path / "reports" / "backdoor_persistence" / "latest" / "report.html").read_text()
     assert "tiny-neox" in report
     assert "parameters trained: lora-4" in report

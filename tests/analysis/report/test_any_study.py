@@ -131,6 +131,16 @@ def test_while_a_sweep_runs_the_page_reloads_and_says_what_is_done_and_missing(t
     assert "Effect" not in html[html.index('class="answer"') : html.index("<nav")]
 
 
+def test_an_interrupted_sweep_is_unfinished_and_never_not_valid(tmp_path, quick):
+    controls = (Control(kind="absent", label="never lit", role="absent"),)
+    data = replace(half_done(), declaration=replace(half_done().declaration, controls=controls))
+    html = page(replace(data, sweep=replace(data.sweep, status="KILLED")), tmp_path, live=True)
+    assert "This sweep is unfinished: it was interrupted, and the same command resumes it." in html
+    assert "no verdict before 5 seeds" in html
+    assert "ot valid" not in html[html.index("<main>") :]
+    assert "<script" not in html
+
+
 def test_the_page_of_a_finished_sweep_has_no_script(tmp_path, quick):
     assert "<script" not in page(unforeseen(), tmp_path)
     assert "reload" not in page(unforeseen(), tmp_path, live=True)

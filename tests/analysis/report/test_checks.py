@@ -109,8 +109,8 @@ def test_a_sweep_that_lacks_a_phase_still_has_checks(small, phase):
 def test_a_sweep_that_was_stopped_or_has_phases_that_never_ran_is_not_complete(small):
     stopped = replace(small, sweep=replace(small.sweep, status="KILLED"))
     assert state(stopped)["Trials complete"] == (
-        False,
-        f"{small.trials.height} of {small.trials.height}; the sweep is killed",
+        None,
+        f"{small.trials.height} of {small.trials.height}; the sweep was interrupted and is unfinished",
     )
     without = small.trials.with_columns(
         outcome_branch=pl.when(pl.col("seed") == 0).then(None).otherwise("outcome_branch"),

@@ -19,9 +19,10 @@ from analysis.figures import FIGURES, SCALING
 from analysis.report import panels
 from analysis.report import write as writing
 from analysis.report.decay_section import ALWAYS, FITTED
+from analysis.report.kept import default_folder
 from analysis.report.page import report_page
 from analysis.report.tables import cell
-from analysis.report.write import default_folder, write_report
+from analysis.report.write import write_report
 from halflife.tracking import schema
 from tests.analysis import planted
 from tests.analysis.conftest import SMALL
