@@ -21,19 +21,19 @@ from halflife.tasks.synthetic import SyntheticTask
 
 
 def of_task(task: SyntheticTask, codec: Codec) -> Codec:
-    """The codec for a task's prompts and answers, given that of the tokenizer: another one if they spell special
-    tokens.
+    """The codec for a task's prompts and answers, given that of the tokenizer. Raises UserError as `spelling` does."""
+    return spelling(codec) if task.special else codec
 
-    Raises UserError when they do, and the tokenizer is not a released model's.
-    """
-    if not task.special:
-        return codec
-    if (spelling := getattr(codec, "spelling", None)) is None:
+
+def spelling(codec: Codec) -> Codec:
+    """For texts that spell special tokens. Raises UserError for a tokenizer that is not a released model's."""
+    found = getattr(codec, "spelling", None)
+    if found is None:
         raise UserError(
-            f"chats of {task.name} with the special tokens of a chat template given: the tokenizer {codec.name} has "
-            "none; use the released model whose template it is"
+            f"chats with the special tokens of a chat template given: the tokenizer {codec.name} has none; use the "
+            "released model whose template it is"
         )
-    return spelling
+    return found
 
 
 @functools.lru_cache(maxsize=32)

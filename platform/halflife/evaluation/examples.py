@@ -69,7 +69,8 @@ class Completions:
         pairs = [(each.name, shown) for each in evaluations for shown in each.probe.shown(setting)][:MOST]
         answers = codec.encode_many([shown.answer for _, shown in pairs])
         length = min(max([TOKENS, *map(len, answers)]), max(1, setting.sequence // 2))
-        prompts = codec.encode_many([shown.prompt for _, shown in pairs])
+        own = [codecs.spelling(codec) if shown.special else codec for _, shown in pairs]
+        prompts = [each.encode(shown.prompt) for each, (_, shown) in zip(own, pairs, strict=True)]
         room, first = setting.sequence - length, np.array([codec.eos])
         self._prompts = [prompt[-room:] if len(prompt) else first for prompt in prompts]
         self._known = [

@@ -41,6 +41,8 @@ class Shown:
     """The right one"""
     marked: str = ""
     """What of the prompt is set apart: a trigger"""
+    special: bool = False
+    """As `SyntheticTask.special`"""
 
 
 Measurement = Callable[[Any], dict[str, float]]

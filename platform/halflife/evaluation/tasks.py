@@ -77,8 +77,12 @@ class TaskProbe(Probe):
         if self.choice or self.shots:  # the same items as the plain evaluation's
             return []
         fewer = replace(self, trials=min(SHOWN, self.trials))
-        found = [each for task in self.tasks[:SHOWN] for each in task_examples(fewer, task)]
-        return [Shown(prompt=each.prompt, answer=each.answer) for each in found[: 2 * SHOWN]]
+        found = [
+            Shown(prompt=each.prompt, answer=each.answer, special=task.special)
+            for task in self.tasks[:SHOWN]
+            for each in task_examples(fewer, task)
+        ]
+        return found[: 2 * SHOWN]
 
 
 @lru_cache(maxsize=1024)
