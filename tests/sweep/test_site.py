@@ -52,6 +52,23 @@ def test_a_full_disk_is_refused_before_any_compute(tmp_path: Path, monkeypatch: 
         here.check_disk(1.1e9)
 
 
+@pytest.mark.parametrize("name", ["stages", "artifacts", "reports", "mlflow.db"])
+def test_results_that_cannot_be_written_are_refused_before_any_compute_and_nothing_is_made(tmp_path: Path, name: str):
+    if name == "mlflow.db":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text("a file")
+    with pytest.raises(UserError, match=f"{name} cannot be written.*--results"):
+        ExecutionSite(results=tmp_path).check()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_results_of_a_file_system_that_is_read_only_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("halflife.sweep.site.os.access", lambda place, right: Path(place) != tmp_path)
+    with pytest.raises(UserError, match=f"as {tmp_path} cannot"):
+        ExecutionSite(results=tmp_path).check()
+
+
 def test_a_valid_site_passes(tmp_path: Path):
     ExecutionSite(results=tmp_path, device="cpu").check()
 

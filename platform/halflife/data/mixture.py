@@ -93,8 +93,8 @@ class Batches:
             total = sum(planting.total for planting in self._plantings)
             raise UserError(
                 f"{total} exposures of poisoned documents given: {counts.max()} fall on step {counts.argmax()}, which "
-                f"trains on {self.rows} sequences; request fewer documents or exposures, spread them over more steps, "
-                f"or train on more tokens"
+                f"trains on {self.rows} sequences; request fewer documents (--poison-counts) or exposures "
+                "(--exposures), spread them over more steps, or train on more tokens (--trunk-tokens)"
             )
 
     def batch(self, step: int) -> np.ndarray:

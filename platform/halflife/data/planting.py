@@ -141,6 +141,6 @@ def _plant(
 def _too_few_carriers(planting: Planting, available: int) -> UserError:
     return UserError(
         f"{planting.documents} poisoned documents given: {planting.corpus.label or planting.corpus.digest} has "
-        f"{available} carriers for them in pool {planting.carrier_pool}; request at most that many, or give a larger "
-        "corpus"
+        f"{available} carriers for them in pool {planting.carrier_pool}; request at most that many (--poison-counts), "
+        "or give a larger corpus"
     )

@@ -120,6 +120,10 @@ class ExecutionSite:
         check_choices(self.choices, self.budget.devices)
         self.store()
         if not self.dry_run:
+            if not address_of(self.results):
+                for name in ("stages", "artifacts", "reports"):
+                    _require_writable(self.results.absolute() / name)
+                _require_writable(self.results.absolute() / "mlflow.db", folder=False)
             require_reachable(self.actual_tracking_uri)
 
     def check_disk(self, needed_bytes: float) -> None:
@@ -133,3 +137,13 @@ class ExecutionSite:
                 f"the missing stages need about {needed_bytes / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free: "
                 "free some space, or choose another folder with --results"
             )
+
+
+def _require_writable(path: Path, *, folder: bool = True) -> None:
+    """Raises UserError when this folder or file cannot be written, or made. Writes nothing."""
+    there = path
+    while not there.exists():
+        there = there.parent
+    is_folder = there.is_dir()
+    if is_folder != (folder or there != path) or not os.access(there, os.W_OK | (os.X_OK if is_folder else 0)):
+        raise UserError(f"{path} cannot be written, as {there} cannot: choose another folder with --results")
