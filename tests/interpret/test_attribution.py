@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from halflife.interpret.attribution_edits import Reproduction, alignment, correlations, matched, reliability
+from halflife.interpret.attribution_edits import Reproduction, Transfer, alignment, correlations, matched, reliability
 from halflife.interpret.attribution_losses import ChangeLoss, Divergence, DotProduct, SquaredError, centred
 from halflife.interpret.attribution_scores import WAYS, Attribution, MovedFeatures, Predictions, attributed, pulled
 from halflife.interpret.autoencoder import Autoencoder
@@ -251,3 +251,19 @@ def test_scores_that_are_the_same_in_both_halves_are_reliable(
     noise = replace(scores, by_text=torch.randn(400, LATENTS, generator=seeded(7)))
     assert abs(reliability(noise, live)) < 0.6
     assert set(WAYS) == {way for _, way in found.scores}
+
+
+def test_a_rotated_stream_is_fitted_again_after_a_linear_map_and_a_latent_that_is_gone_has_collapsed() -> None:
+    width = 16
+    rows = torch.linalg.qr(torch.randn(width, width, generator=seeded(4))).Q
+    own = Autoencoder(rows, torch.zeros(width), rows, torch.zeros(width), k=3)
+    sizes = 0.5 + torch.rand(2, 60, 10, width, generator=seeded(5))
+    sizes *= torch.rand(sizes.shape, generator=seeded(6)).argsort(-1) < 3
+    base, live = (sizes[0] @ rows, sizes[1] @ rows), torch.ones(width, dtype=torch.bool)
+    turn = torch.linalg.qr(torch.randn(width, width, generator=seeded(7))).Q
+    seen = Transfer.of(own, base, (base[0] @ turn, base[1] @ turn), live)
+    assert (seen.own, seen.mapped) == (pytest.approx(0, abs=1e-3), pytest.approx(0, abs=1e-3))
+    assert seen.tuned > 0.2
+    assert Transfer.of(own, base, base, live).collapsed == 0
+    sizes[..., 3] = 0
+    assert Transfer.of(own, base, (sizes[0] @ rows, sizes[1] @ rows), live).collapsed == pytest.approx(1 / width)

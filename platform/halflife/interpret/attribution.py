@@ -34,15 +34,17 @@ class Attribute(Stage):
     responsible), and `intended`, its cosine with the exact change. `mean-difference`: the edit that adds the mean
     difference of the two models' streams.
 
-    At `d<number>`, in the order of the dictionaries: `live` latents, `fvu` on the subject's stream and `fvu_tuned` on
-    the tuned one's. At `d<number>.<loss>.<way>`: `alignment`, the correlation over live latents of their cosine scores
-    with the correlation of each latent's activation with the first of `properties`; `alignment_raw`, of raw scores;
+    At `d<number>`, in the order of the dictionaries: `live` latents; `fvu` on the subject's stream, `fvu_tuned` on the
+    tuned one's, `fvu_mapped` after the linear map of that to the subject's; and the share of latents that `collapsed`,
+    to less than a tenth of their variance.
+
+    At `d<number>.<loss>.<way>`: `alignment`, the correlation over live latents of their cosine scores with the
+    correlation of each latent's activation with the first of `properties`; `alignment_raw`, of raw scores;
     `alignment_single`, the mean over scores from one text each; `selectivity`, less the largest size of the alignment
     with another property; `reliability` between halves of the texts. At `d<number>.<loss>.<way>.<count>` for the first
     loss: `explained` and `undone`, how much of the change moving the top `count` latents reproduces in the subject and
     undoes in the tuned model, on texts of its own, and `toward`, the cosine of what it does with the exact change; and
-    each of other live latents that are as active and as effective: `explained_random`, `undone_random`,
-    `toward_random`.
+    of other live latents that are as active and as effective: `explained_random`, `undone_random`, `toward_random`.
 
     At `planted.<way>`, the positive control: so many latents are moved alone, by `planted_size`; `first` is the share
     that is ranked first, `auc` the mean area under the ROC curve of the one against all others.

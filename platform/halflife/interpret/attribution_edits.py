@@ -11,12 +11,16 @@ from torch import Tensor
 
 from halflife.interpret.attribution_losses import centred
 from halflife.interpret.attribution_scores import Predictions, Scores
+from halflife.interpret.autoencoder import Autoencoder
 from halflife.models.hooks import Change
 
 STEP = 0.1
 """Of a change, by which its effect is measured to first order"""
 NEAREST = 5
 """Of the latents most like another, one at random is drawn in its place."""
+RIDGE, COLLAPSED = 1e-3, 0.1
+"""Of the linear map, in units of the mean variance; and the variance of a latent, over what it was, below which it has
+collapsed."""
 Scaled = Callable[[float], Change]
 """A factor -> a change of the stream times it"""
 
@@ -72,6 +76,42 @@ class Reproduction:
             float(1 - left.square().sum() / size),
             float("nan") if self.intended is None else cosine(made, self.intended),
         )
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How far a dictionary of the base model's stream still fits the tuned model's, on held-out texts."""
+
+    own: float
+    """Fraction of the variance that it leaves unexplained of the base model's stream"""
+    tuned: float
+    """Of the tuned model's"""
+    mapped: float
+    """Of the tuned model's, after the linear map to the base model's that is best on other texts"""
+    collapsed: float
+    """Share of the live latents whose activation varies in the tuned model by less than a tenth of what it did"""
+
+    @classmethod
+    def of(
+        cls, dictionary: Autoencoder, base: tuple[Tensor, Tensor], tuned: tuple[Tensor, Tensor], live: Tensor
+    ) -> Transfer:
+        """Streams (texts, length, width) of both models, on texts to fit the map on and on held-out ones."""
+        fit, target = (each[0].flatten(0, 1).double() for each in (tuned, base))
+        x, y = fit - fit.mean(0), target - target.mean(0)
+        ridge = RIDGE * x.square().sum() / x.shape[1] * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        weights = torch.linalg.solve(x.T @ x + ridge, x.T @ y)
+        mapped = ((tuned[1].double() - fit.mean(0)) @ weights + target.mean(0)).float()
+        before, after = (dictionary.codes(each[1])[0].flatten(0, 1)[:, live].var(0) for each in (base, tuned))
+        collapsed = (after < COLLAPSED * before).float().mean()
+        return cls(*(unexplained(dictionary, each) for each in (base[1], tuned[1], mapped)), float(collapsed))
+
+
+def unexplained(dictionary: Autoencoder, stream: Tensor) -> float:
+    """The fraction of the variance of vectors in units of their own scale that the reconstruction leaves."""
+    codes, normal = dictionary.codes(stream)
+    u = normal.values
+    left = u - codes @ dictionary.decoder - dictionary.decoder_bias
+    return float(left.square().sum() / (u - u.flatten(0, -2).mean(0)).square().sum().clamp(min=1e-12))
 
 
 def cosine(one: Tensor, other: Tensor) -> float:

@@ -18,6 +18,7 @@ from halflife.interpret.attribution import EDITED, FILE, Attribute
 from halflife.interpret.attribution_edits import (
     Effect,
     Reproduction,
+    Transfer,
     alignment,
     correlations,
     cosine,
@@ -46,7 +47,7 @@ def measured(stage: Attribute, context: Context) -> dict[str, Any]:
     for number, (own, known) in enumerate(zip(found, truth, strict=True)):
         name = f"d{number}"
         points |= {f"{name}/live": float(work.live(own).sum())}
-        points |= {f"{name}/fvu": own.unexplained[0], f"{name}/fvu_tuned": own.unexplained[1]}
+        points |= {f"{name}/{key}": value for key, value in work.transferred(own, work.dictionaries[number]).items()}
         points |= {f"{name}.{key}": value for key, value in work.scored(own, known).items()}
         points |= {f"{name}.{key}": value for key, value in work.edited(own, work.dictionaries[number]).items()}
     points |= work.planted(found[0])
@@ -139,6 +140,13 @@ class _Work:
     def live(self, found: Attribution) -> Tensor:
         return found.frequency >= self.stage.least
 
+    def transferred(self, found: Attribution, dictionary: Autoencoder) -> Points:
+        parts = (self.reproduction.fit, self.reproduction.held_out)
+        base, tuned = ([each.stream(texts) for texts in parts] for each in (self.base, self.tuned))
+        seen = Transfer.of(dictionary, (base[0], base[1]), (tuned[0], tuned[1]), self.live(found))
+        names = {"fvu": seen.own, "fvu_tuned": seen.tuned, "fvu_mapped": seen.mapped, "collapsed": seen.collapsed}
+        return names if self.live(found).any() else {}
+
     def truth(self, found: list[Attribution]) -> list[Tensor | None]:
         """(latents, properties) for each dictionary."""
         if self.stage.properties is None:
@@ -146,7 +154,7 @@ class _Work:
         rows = self.texts.cpu().numpy()
         values = self.stage.properties.values(rows, self.stage.subject.codec, self.context.results)
         known = torch.from_numpy(values[:, self.stage.first :]).to(self.texts.device).flatten(0, 1)
-        return [correlations(own.codes.flatten(0, 1), known) for own in found]
+        return [correlations(own.codes[:, self.stage.first :].flatten(0, 1), known) for own in found]
 
     def scored(self, found: Attribution, truth: Tensor | None) -> Points:
         """At `<loss>.<way>`."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -109,8 +109,6 @@ class Attribution:
     """(texts, positions, latents), in units of the stream"""
     frequency: Tensor
     """(latents,): share of the tokens for which each is active"""
-    unexplained: tuple[float, float] = field(default=(0.0, 0.0))
-    """Fraction of the variance of this model's stream, and of the other's, that the dictionary leaves"""
 
 
 def attributed(
@@ -138,13 +136,13 @@ def attributed(
         with torch.no_grad():
             theirs = [tuned(rows), null(rows) if null is not None else None]
         moved = tuned.stream(rows) - (null.stream(rows) if null is not None else base.stream(rows))
-        latents = [_Latents.of(each, base.stream(rows), moved, base.first) for each in dictionaries]
+        latents = [_Latents.of(each, base.stream(rows), moved) for each in dictionaries]
         with base.opened(rows) as (stream, logits):
             pulls = {loss: _pulls(loss, stream, logits, theirs, draws, random) for loss in losses}
         found = [
             Attribution(
                 {(loss.name, way): each.scores(way, *pulls[loss]) for loss in losses for way in WAYS},
-                each.codes, (each.codes > 0).float().mean((0, 1)), each.unexplained,
+                each.codes, (each.codes > 0).float().mean((0, 1)),
             )
             for each in latents
         ]  # fmt: skip
@@ -207,13 +205,11 @@ class _Latents:
     rest: Tensor
     """(rows, length, width): the error node"""
     rest_moved: Tensor
-    first: int
-    unexplained: tuple[float, float]
 
     @classmethod
-    def of(cls, dictionary: Autoencoder, stream: Tensor, moved: Tensor, first: int) -> _Latents:
-        (own, rest, left), (other, other_rest, other_left) = (_split(dictionary, x) for x in (stream, stream + moved))
-        return cls(dictionary.decoder, own, other - own, rest, other_rest - rest, first, (left, other_left))
+    def of(cls, dictionary: Autoencoder, stream: Tensor, moved: Tensor) -> _Latents:
+        (own, rest), (other, other_rest) = (split(dictionary, x) for x in (stream, stream + moved))
+        return cls(dictionary.decoder, own, other - own, rest, other_rest - rest)
 
     def scores(self, way: str, pull: Tensor, noises: Sequence[Tensor], size: float) -> Scores:
         squares = sum((self._moved(way, noise).square().sum(0) for noise in noises), torch.zeros(()))
@@ -230,14 +226,11 @@ class _Latents:
         return pull.new_zeros(len(pull)) if rest is None else (pull * rest).sum((1, 2))
 
 
-def _split(dictionary: Autoencoder, stream: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Latents in units of the stream, what they leave of it, and the fraction of variance that the reconstruction
-    leaves."""
+def split(dictionary: Autoencoder, stream: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents in units of the stream, and what they leave of it: stream = codes @ decoder + rest."""
     codes, normal = dictionary.codes(stream)
-    left = (stream - dictionary.decoded(codes, normal)).square().sum()
     codes = codes * normal.scale
-    variance = (stream - stream.mean((0, 1))).square().sum().clamp(min=1e-12)
-    return codes, stream - codes @ dictionary.decoder, float(left / variance)
+    return codes, stream - codes @ dictionary.decoder
 
 
 def _joined(parts: Sequence[Attribution]) -> Attribution:
@@ -252,11 +245,8 @@ def _joined(parts: Sequence[Attribution]) -> Attribution:
         )
         for key in parts[0].scores
     }
-    left, other = (
-        float(sum(own * part.unexplained[number] for own, part in zip(share, parts, strict=True))) for number in (0, 1)
-    )
     frequency = sum((own * part.frequency for own, part in zip(share, parts, strict=True)), torch.zeros(()))
-    return Attribution(scores, torch.cat([part.codes for part in parts]), frequency, (left, other))
+    return Attribution(scores, torch.cat([part.codes for part in parts]), frequency)
 
 
 @dataclass(frozen=True)
