@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import torch
 from halflife.errors import UserError
 from halflife.interpret.dictionary import BatchTopK, Dictionary, TopK
 from halflife.interpret.dictionary_companion import DictionaryCompanion
+from halflife.interpret.low_rank import LowRank
 from halflife.models.sites import Site
+from halflife.rng import seed_of
 from halflife.training.checkpoints import read_weights
+from halflife.training.objectives import NextToken
 from halflife.training.optimizers import AdamW
 from tests.training.fakes import Host, Interrupted, Ticking, recipe, run
 
@@ -112,6 +116,39 @@ def test_seeds_of_training_and_of_the_dictionary_draw_its_initial_weights() -> N
     assert not torch.equal(one[0], one[1])
 
 
-def test_a_site_that_the_model_lacks_is_refused() -> None:
-    with pytest.raises(UserError, match="layer 9 of 20k given"):
-        recipe(companions=(replace(BESIDE, sites=(Site(layer=9),)),))
+def test_a_frozen_one_changes_the_model_and_never_itself(tmp_path: Path) -> None:
+    frozen = replace(ARMS["shared"], strength=1.0, frozen=True)
+    alone, _ = trained(tmp_path / "alone")
+    pulled, _ = trained(tmp_path / "frozen", frozen)
+    assert not torch.equal(alone["head.weight"], pulled["head.weight"])
+    width, weights = recipe().architecture.width, read_weights(tmp_path / "frozen" / "final")
+    initial = frozen.build(width, seed_of(recipe().seed, "companion", frozen.name))
+    for name, parameter in initial.named_parameters():
+        assert torch.allclose(weights[f"companion.dictionary.{name}"], parameter, atol=1e-6), name
+
+
+def test_streams_pressed_into_few_dimensions_have_less_outside_them_the_stronger(tmp_path: Path) -> None:
+    found = []
+    for strength in (0.0, 0.3, 3.0):
+        host = Host(tmp_path / str(strength))
+        run(recipe(objectives=(NextToken(), LowRank(sites=BESIDE.sites, rank=4, strength=strength))), host)
+        found.append(host.points[max(host.points)]["low-rank/fvu"])
+    assert 1 > found[0] > found[1] > found[2] > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: recipe(companions=(replace(BESIDE, sites=(Site(layer=9),)),)), "layer 9 of 20k given"),
+        (lambda: replace(BESIDE, frozen=True), "companion dictionary frozen at strength 0 given"),
+        (lambda: LowRank(sites=(), rank=4, strength=1), "rank 4 at 0 sites given"),
+        (
+            lambda: recipe(objectives=(NextToken(), LowRank(sites=BESIDE.sites, rank=32, strength=1))),
+            "rank 32 given: 20k is 32 wide",
+        ),
+    ],
+)
+def test_what_the_model_cannot_have_is_refused_in_one_line(make: Callable[[], Any], line: str) -> None:
+    with pytest.raises(UserError, match=line) as error:
+        make()
+    assert "\n" not in str(error.value)
