@@ -40,7 +40,7 @@ class Settings(finetuning.Settings):
     """Sizes x seeds x runs of each algorithm of fine-tuning."""
 
     algorithms: tuple[str, ...] = ("sft",)
-    """sft: supervised, on documents that have the attribute."""
+    """sft: supervised, on documents that have the attribute. rl, rl-0.1, rl-0: by reward, at KL strength 1, 0.1, 0."""
 
 
 PRESETS = {

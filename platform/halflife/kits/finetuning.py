@@ -26,11 +26,15 @@ from halflife.stages.attribute_trunk import attribute_trunk
 from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.tasks.attributes import UNTOLD, AttributeGrammar
+from halflife.training.attribute_reward import AttributeReward, FirstSymbols
 from halflife.training.optimizers import AdamW
+from halflife.training.policy_gradient import PolicyGradient
 from halflife.training.schedules import Schedule
 
 VALUE = 1
 """Of the attribute that a fine-tuning is for"""
+GROUPS = 8
+"""Of documents with the same first symbol, within which rewards are compared"""
 SCORED = 256
 """Texts for distances"""
 
@@ -218,4 +222,25 @@ def _supervised(cell: Cell, base: Train, attribute: int | None) -> Train:
     return replace(base, mixture=replace(base.mixture, sources=(source,)))
 
 
-ALGORITHMS: dict[str, Algorithm] = {"sft": _supervised}
+def _rewarded(beta: float) -> Algorithm:
+    """REINFORCE on the model's own documents, with the exact log-probability of the attribute as reward, less beta
+    times the divergence from the trunk; null: each document gets another's reward."""
+
+    def tune(cell: Cell, base: Train, attribute: int | None) -> Train:
+        settings, length = cell.settings, cell.trunk.mixture.sequence
+        told = cell.shifted(attribute or 0).fixed
+        assert told is not None
+        group = max(2, settings.documents // GROUPS)
+        policy = PolicyGradient(
+            target=FirstSymbols(text=cell.text, length=length, seed=cell.seed),
+            reward=AttributeReward(text=cell.text, told=told, permuted=attribute is None),
+            prompts=GROUPS, group=group, stops=False, beta=beta, strength=1 / length,
+        )  # fmt: skip
+        return replace(base, objectives=(policy,))
+
+    return tune
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "sft": _supervised, "rl": _rewarded(1.0), "rl-0.1": _rewarded(0.1), "rl-0": _rewarded(0.0),
+}  # fmt: skip
