@@ -77,7 +77,7 @@ def _whole_seeds(data: StudyData, answer: Answer) -> int | None:
         for phase, end in zip(phases, ends, strict=True)
     ]
     seeds = trials.group_by(SEED).agg(pl.len(), open=pl.any_horizontal(waits or [pl.lit(False)]).any()).sort(SEED)
-    return _leading((~seeds["open"] & (seeds["len"] == seeds["len"].max())).to_list())
+    return _leading(seeds.select(~pl.col("open") & (pl.col("len") == pl.col("len").max())).to_series().to_list())
 
 
 def _leading(whole: Sequence[bool]) -> int:

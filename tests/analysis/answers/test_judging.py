@@ -104,6 +104,15 @@ def test_while_a_sweep_runs_a_study_without_looks_is_judged_when_all_planned_see
     assert answers(running)[0].word == "effect"
 
 
+def test_while_no_trial_of_a_question_is_there_it_has_no_verdict():
+    data = lamps([UP], slope=1.0)
+    asked = replace(data, trials=data.trials.with_columns(role=pl.lit("absent")))
+    running = replace(asked, sweep=replace(data.sweep, status="RUNNING"))
+    [found] = answers(running)
+    assert found.verdict is None or found.verdict.interval is None
+    assert "no trial has been measured yet" in sentence(found, running)
+
+
 def test_a_look_waits_for_the_last_trial_of_its_seeds():
     data = lamps([UP], slope=1.0, looks=(5, 8))
     ends = pl.when((pl.col("seed") == 4) & (pl.col("parameters") == SIZES[-1])).then(None).otherwise(pl.lit("complete"))
