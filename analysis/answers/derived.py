@@ -29,7 +29,8 @@ COLUMNS = {
 }  # fmt: skip
 ITEMS = {
     "k": pl.Int64, "moment": pl.String, "kind": pl.String, "length": pl.Int64, "reading": pl.String,
-    "chosen": pl.String, "dictionary": pl.String, "meaning": pl.String, "compared": pl.String,
+    "chosen": pl.String, "dictionary": pl.String, "meaning": pl.String, "latents": pl.String,
+    "compared": pl.String,
     "loss": pl.String, "way": pl.String, "score": pl.String, "features": pl.Int64, "made": pl.String,
 }  # fmt: skip
 NO_GAIN = "no prompt helps: there is no threshold to reach"

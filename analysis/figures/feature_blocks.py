@@ -65,7 +65,7 @@ def draw_feature_blocks(table: pl.DataFrame) -> Figure:
         texts.set_title("best concept, and text that excites it")
         for place, row in enumerate(rows.iter_rows(named=True)):
             texts.text(0, place, f"{row['concept']} ({row['specificity']:.2f})", va="center", fontsize=7)
-            texts.text(0.36, place, row["text"], va="center", fontsize=7, family="monospace", color=style.MUTED)
+            texts.text(0.3, place, row["text"], va="center", fontsize=7, family="monospace", color=style.MUTED)
         bar = figure.colorbar(image, ax=axes, location="bottom", aspect=18, ticks=np.array([0, 0.5, 1]))
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return figure

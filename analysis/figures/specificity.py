@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import polars as pl
 from matplotlib import ticker
@@ -22,6 +24,8 @@ CAPTION = (
     "each block, with so many features each. Faint: seeds (sizes averaged within a seed); thick: means with 95% t "
     "intervals. The horizontal distance between the two is how many more features a shared dictionary needs."
 )
+TITLE = 25
+"""Characters of a panel title on one line"""
 LOOK = {SHARED: "-", OWN: (0, (4, 2))}
 LABELS = {SHARED: "shared by all blocks", OWN: "one per block"}
 
@@ -61,7 +65,8 @@ def draw_specificity(table: pl.DataFrame) -> Figure:
         grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
         for axes, part in zip(grid, panels, strict=False):
             _panel(axes, part)
-            axes.set_title(part["condition"][0])
+            axes.set_title(textwrap.fill(part["condition"][0], TITLE if columns > 1 else 2 * TITLE))
+        grid[0].set_ylim(0, None)
         style.small_multiples(grid, len(panels), columns)
         figure.supxlabel("features of the dictionary", fontsize=8)
         figure.supylabel("specificity", fontsize=8)

@@ -114,4 +114,4 @@ def _against(data: StudyData, measure: str, nulls: tuple[str, ...], phase: str =
         .select("trial", "measure", "value")
         .iter_rows()
     ):
-        yield {"trial": trial, "compared": names[name], "value": value, "low": value, "high": value}
+        yield {"trial": trial, "latents": names[name], "value": value, "low": value, "high": value}

@@ -84,14 +84,14 @@ DERIVED = {
     "agreement": Derived(
         text="whether a feature of a shared dictionary means the same in two blocks, mean by firing mass. "
         "meaning: concept (share with the same best concept), trigger (correlation of F1 over concepts), effect "
-        "(correlation of the change of the logits). compared: observed, or permuted (features between blocks)",
-        items=("meaning", "compared"),
+        "(correlation of the change of the logits). latents: observed, or permuted (between blocks)",
+        items=("meaning", "latents"),
         phase="features",
     ),
     "persistence": Derived(
         text="the probability that a feature of a shared dictionary that fires in a block fires for the same token in "
-        "the next. compared: observed, permuted (tokens), or random (a dictionary of random directions)",
-        items=("compared",),
+        "the next. latents: observed, permuted (tokens), or random (a dictionary of random directions)",
+        items=("latents",),
         phase="features",
     ),
     "feature_alignment": Derived(
@@ -110,7 +110,7 @@ DERIVED = {
     ),
     "persistence_written": Derived(
         text="the same of a dictionary of what MLPs write, where no skip connection makes blocks alike",
-        items=("compared",),
+        items=("latents",),
         phase="written-features",
     ),
     "first_objective": Derived(

@@ -24,9 +24,9 @@ QUESTIONS = (
     Contrast(name="features", label="", quantity="needed", axis="dictionary", high=SHARED, low=OWN),
     Contrast(name="learned", label="", quantity="sharing", high="treatment", low="absent"),
     Contrast(
-        name="effect", label="", quantity="agreement", axis="compared", high="observed", low="permuted", where=WHERE
+        name="effect", label="", quantity="agreement", axis="latents", high="observed", low="permuted", where=WHERE
     ),
-    Contrast(name="random", label="", quantity="persistence", axis="compared", high="observed", low="random"),
+    Contrast(name="random", label="", quantity="persistence", axis="latents", high="observed", low="random"),
 )
 
 
