@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from halflife.evaluation import SCORED_TOKENS
-from halflife.interpret.attribution import EDITED, FILE, Attribute
 from halflife.interpret.attribution_edits import (
     Effect,
     Reproduction,
@@ -26,6 +25,7 @@ from halflife.interpret.attribution_edits import (
     reliability,
 )
 from halflife.interpret.attribution_losses import centred
+from halflife.interpret.attribution_recipe import EDITED, FILE, AttributionRecipe
 from halflife.interpret.attribution_scores import Attribution, MovedFeatures, Predictions, attributed
 from halflife.interpret.autoencoder import Autoencoder
 from halflife.models.changes import Add, Replace
@@ -37,7 +37,7 @@ SHOWN = 200
 """Latents of the summary, at most"""
 
 
-def measured(stage: Attribute, context: Context) -> dict[str, Any]:
+def measured(stage: AttributionRecipe, context: Context) -> dict[str, Any]:
     """A stage's points and its summary."""
     started = time.perf_counter()
     work = _Work(stage, context)
@@ -60,7 +60,7 @@ def measured(stage: Attribute, context: Context) -> dict[str, Any]:
 
 
 class _Work:
-    def __init__(self, stage: Attribute, context: Context) -> None:
+    def __init__(self, stage: AttributionRecipe, context: Context) -> None:
         self.stage, self.context = stage, context
         rows = stage.texts.rows(stage.subject.codec, context.results)
         self.texts = torch.from_numpy(rows).to(context.device)

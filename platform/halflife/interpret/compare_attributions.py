@@ -9,7 +9,8 @@ from itertools import combinations, product
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from halflife.errors import UserError
-from halflife.interpret.attribution import FILE, Attribute
+from halflife.interpret.attribution import Attribute
+from halflife.interpret.attribution_recipe import FILE
 from halflife.store.stage import Context, Cost, Stage
 
 if TYPE_CHECKING:
