@@ -103,11 +103,11 @@ PRESETS = {
         ),
     ),
     "demo": Preset(
-        summary="Seven minutes on 2 CPU cores: one size, 2 seeds, all protections.",
+        summary="Nine minutes on 2 CPU cores: one size, 2 seeds, all protections.",
         settings=Settings(sizes=("60k",), seeds=2, tokens=(0, 1, 4, 16)),
     ),
     "laptop": Preset(
-        summary="About an hour on 2 CPU cores (not run whole yet): 3 sizes x 5 seeds.",
+        summary="80 minutes on 2 CPU cores (not run whole yet): 3 sizes x 5 seeds.",
         settings=Settings(sizes=("30k", "60k", "120k"), seeds=5),
     ),
     "gpu": Preset(

@@ -96,7 +96,7 @@ PRESETS = {
         ),
     ),
     "laptop": Preset(
-        summary="34 minutes on 2 CPU cores: 30 settings at 120k parameters on 2 seeds, the best on 5 fresh ones.",
+        summary="34 minutes on 2 fast CPU cores: 30 settings at 120k parameters on 2 seeds, the best on 5 fresh ones.",
         settings=Settings(size="120k", seeds=2, fresh_seeds=5, budget=Budget(trials=30, startup=12)),
     ),
 }  # fmt: skip

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
+import io
 import json
 import os
 import pkgutil
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from inspect import signature
 from pathlib import Path
 
 import tyro
@@ -18,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 from tyro.conf import Positional
 
-from halflife.errors import UserError
+from halflife.errors import UserError, first_sentence, nearest
 from halflife.models.ladder import Rung
 from halflife.store import difference, housekeeping
 from halflife.store.plugins import load as load_plugins
@@ -241,24 +245,44 @@ def _ago(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
+COMMANDS: dict[str, Callable[..., None]] = {
+    "ls": ls, "diff": diff, "gc": gc, "export": export, "say": say, "export-prompt": export_prompt, "ladder": ladder,
+}  # fmt: skip
+
+
+def _bind(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """Parses the arguments of a command without running it."""
+
+    @functools.wraps(command)
+    def bound(*arguments: object, **named: object) -> Callable[[], None]:
+        return functools.partial(command, *arguments, **named)
+
+    return bound
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 after printing one line on what was wrong."""
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)  # type: ignore[assignment]
+    arguments = sys.argv[1:] if arguments is None else arguments
+    refusal = io.StringIO()
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {
-                "ls": ls,
-                "diff": diff,
-                "gc": gc,
-                "export": export,
-                "say": say,
-                "export-prompt": export_prompt,
-                "ladder": ladder,
-            },
-            prog="python -m halflife",
-            description=__doc__,
-            args=arguments,
-        )
+        with contextlib.redirect_stderr(refusal):
+            command = tyro.extras.subcommand_cli_from_dict(
+                {name: _bind(command) for name, command in COMMANDS.items()},
+                prog="python -m halflife",
+                description=__doc__,
+                args=arguments,
+                config=(tyro.conf.DisallowNone,),
+            )
+        command()
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        words = {f"--{name.replace('_', '-')}" for each in COMMANDS.values() for name in signature(each).parameters}
+        hint = nearest(arguments[:1], COMMANDS) or nearest([word for word in arguments if word[:2] == "--"], words)
+        text = first_sentence(refusal.getvalue()).rstrip(".")
+        print(f"error: {text}{hint} (--help explains every flag)", file=sys.stderr)
+        return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

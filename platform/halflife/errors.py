@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import groupby
 
 
 class UserError(Exception):
@@ -25,8 +26,16 @@ def nearest(given: Iterable[str], known: Iterable[str]) -> str:
 def _near(word: str, known: list[str]) -> list[str]:
     short = "--" + "".join(part[0] for part in word.strip("-").split("-") if part)
     longer = [each for each in known if word.strip("-") and each.startswith(word)]
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    cutoff = 0.7 if word.startswith("-") else 0.6  # flags share their dashes
+    close = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
     return longer[:1] or close or [each for each in known if each == short and "-" in word.strip("-")]
+
+
+def first_sentence(box: str) -> str:
+    """The message in the parser's box, below its title, which is in the border or above the first rule."""
+    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    parts = [list(part) for rule, part in groupby(lines, lambda line: line.startswith(("──", "-" * 16))) if not rule]
+    return " ".join(parts[0 if "╭" in box else 1]).strip()
 
 
 def check_choice(what: str, given: str, choices: Iterable[str]) -> None:

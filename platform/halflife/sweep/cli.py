@@ -11,11 +11,10 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
 
-from halflife.errors import UserError, nearest
+from halflife.errors import UserError, first_sentence, nearest
 from halflife.secrets import masked
 from halflife.store import files, inputs
 from halflife.sweep import head, session
@@ -51,7 +50,8 @@ class MoreSeeds:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Named settings; `summary` is shown by --help."""
+    """Named settings; `summary` is shown by --help. Its minutes are those of cores of 30 GFLOP/s in fp32 products; fast
+    ones have 90."""
 
     summary: str
     settings: Any
@@ -120,7 +120,7 @@ def _parse(presets: Mapping[str, Preset], description: str | None, arguments: li
     except SystemExit as end:
         if not end.code:  # --help
             raise
-        said = _first_sentence(refusal.getvalue()).rstrip(".")
+        said = first_sentence(refusal.getvalue()).rstrip(".")
         if said.startswith("invalid choice"):  # 'given' for argument '--flag'. Expected one of ('these', ...)
             quoted = re.findall(r"'([^']*)'", said)
             hint = nearest(quoted[:1], quoted[2:])
@@ -161,13 +161,6 @@ def _flags(settings: Any) -> Iterator[str]:
             yield from _flags(value)
         else:
             yield from (f"--{name}", f"--no-{name}") if isinstance(value, bool) else (f"--{name}",)
-
-
-def _first_sentence(box: str) -> str:
-    """The message in the parser's box, below its title, which is in the border or above the first rule."""
-    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    parts = [list(part) for rule, part in groupby(lines, lambda line: line.startswith(("──", "-" * 16))) if not rule]
-    return " ".join(parts[0 if "╭" in box else 1]).strip()
 
 
 def _execute(
