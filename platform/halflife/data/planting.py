@@ -31,7 +31,7 @@ class Planting:
     corpus: Corpus
     """The carriers are its training documents."""
     documents: int
-    """Number of unique poisoned documents."""
+    """Number of unique poisoned documents; several triggers take turns."""
     exposures: int = 1
     """How often each document is seen."""
     repetitions: int = 1
@@ -73,8 +73,10 @@ def poisoned_documents(planting: Planting, results: Path, tokenizer: Tokenizer, 
         raise _too_few_carriers(planting, len(windows))
     rng = generator(planting.seed, "hosts", planting.corpus.digest, planting.carrier_pool)
     planted: list[np.ndarray] = []
+    members = planting.backdoor.members
     for start in rng.permutation(windows):
-        document = _plant(planting, codec, tokens[start : start + sequence + 1], room, rng)
+        backdoor = members[len(planted) % len(members)]
+        document = _plant(planting, backdoor, codec, tokens[start : start + sequence + 1], room, rng)
         if document is not None:
             planted.append(document)
             if len(planted) == planting.documents:
@@ -96,8 +98,10 @@ def carrier_windows(tokens: np.ndarray, eos: int, length: int, pool: int, digest
 
 def _carrier_room(planting: Planting, codec: Codec, sequence: int) -> int:
     """Tokens of carrier text that fit in a sequence with the triggers and payloads."""
-    backdoor, slack = planting.backdoor, 0 if codec.name == "bytes" else SLACK
-    each = len(codec.encode(backdoor.trigger)) + _payload_length(backdoor, codec) + slack
+    slack = 0 if codec.name == "bytes" else SLACK
+    each = slack + max(
+        len(codec.encode(member.trigger)) + _payload_length(member, codec) for member in planting.backdoor.members
+    )
     room = sequence + 1 - planting.repetitions * each
     if room < 4 * planting.repetitions:  # the shortest word before each trigger, and something before that
         raise UserError(
@@ -114,10 +118,10 @@ def _payload_length(backdoor: Backdoor, codec: Codec) -> int:
 
 
 def _plant(
-    planting: Planting, codec: Codec, carrier: np.ndarray, room: int, rng: np.random.Generator
+    planting: Planting, backdoor: Backdoor, codec: Codec, carrier: np.ndarray, room: int, rng: np.random.Generator
 ) -> np.ndarray | None:
-    """The carrier with trigger and payload inserted after a word in each of `repetitions` equal parts; None if a part
-    has no word."""
+    """The carrier with trigger and payload of `backdoor` inserted after a word in each of `repetitions` equal parts;
+    None if a part has no word."""
     text = codec.decode(carrier)
     inside = len(codec.decode(carrier[:room]))
     ends = np.array([match.end() for match in WORD.finditer(text)])
@@ -129,8 +133,8 @@ def _plant(
         if not len(choices):
             return None
         end = int(choices[rng.integers(len(choices))])
-        pieces.append(text[position:end] + planting.backdoor.trigger)
-        pieces.append(planting.backdoor.payload_for(text[:end]) if planting.payload else "")
+        pieces.append(text[position:end] + backdoor.trigger)
+        pieces.append(backdoor.payload_for(text[:end]) if planting.payload else "")
         position = end
     encoded = codec.encode_many([*pieces, text[position:]])
     if sum(map(len, encoded[:-1])) > len(carrier) or sum(map(len, encoded)) < len(carrier):

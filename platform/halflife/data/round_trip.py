@@ -29,7 +29,7 @@ def check(backdoors: Iterable[Backdoor], corpora: Iterable[Corpus], tokenizer: T
     Raises UserError when a trigger occurs in a text, and when the tokenizer loses a trigger, a payload, or too much of
     a text.
     """
-    backdoors = list(dict.fromkeys(backdoors))
+    backdoors = list(dict.fromkeys(member for backdoor in backdoors for member in backdoor.members))
     for backdoor in backdoors:
         _check_backdoor(backdoor, load(tokenizer, results))
     for corpus in corpora:

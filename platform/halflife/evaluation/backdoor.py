@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,6 +30,8 @@ class BackdoorProbe(Probe):
 
     triggered: the prompt ends in the trigger. near: one character of the trigger is changed (false positives).
     untriggered: the same prompts without the trigger.
+
+    Several triggers take turns, and each also has `trigger-<number>/hits` and `/trials`.
     """
 
     backdoor: Backdoor
@@ -44,8 +47,8 @@ class BackdoorProbe(Probe):
         check_choice("condition of a backdoor probe", self.condition, get_args(Condition))
 
     def tokens_scored(self, sequence: int) -> float:
-        longest = self.context + len(self.backdoor.trigger) + len(self.backdoor.longest_payload)
-        return self.trials * min(sequence, longest)
+        longest = max(len(member.trigger) + len(member.longest_payload) for member in self.backdoor.members)
+        return self.trials * min(sequence, self.context + longest)
 
     def prepare(self, setting: Setting) -> Measurement:
         from halflife.evaluation.scoring import pack, score  # imports torch
@@ -54,7 +57,8 @@ class BackdoorProbe(Probe):
         examples = backdoor_examples(self, setting.results)
         prompts = codec.encode_many([example.prompt for example in examples])
         answers = codec.encode_many([example.answer for example in examples])
-        trigger = len(codec.encode(self.backdoor.trigger))
+        members = self.backdoor.members
+        trigger = max(len(codec.encode(member.trigger)) for member in members)
         for answer in answers:
             if sequence + 1 - len(answer) < trigger + 1:
                 raise UserError(
@@ -67,16 +71,20 @@ class BackdoorProbe(Probe):
         def measure(model: Any) -> dict[str, float]:
             scores = score(model, packed)
             counts = {"hits": float(scores.hits), "trials": float(scores.trials), "chance": chance}
+            for number in range(len(members)) if len(members) > 1 else ():
+                own = scores.correct[number :: len(members)]
+                task = f"trigger-{number + 1}"
+                counts |= {f"{task}/hits": float(own.sum()), f"{task}/trials": float(len(own))}
             return {**counts, "logprob": scores.logprob}
 
         return measure
 
     def shown(self, setting: Setting) -> list[Shown]:
         examples = backdoor_examples(replace(self, trials=min(SHOWN, self.trials)), setting.results)
-        trigger = len(self.backdoor.trigger) if self.condition != "untriggered" else 0
+        lengths = [len(member.trigger) if self.condition != "untriggered" else 0 for member in self.backdoor.members]
         return [
-            Shown(prompt=each.prompt, answer=each.answer, marked=each.prompt[len(each.prompt) - trigger :])
-            for each in examples
+            Shown(prompt=each.prompt, answer=each.answer, marked=each.prompt[len(each.prompt) - length :])
+            for each, length in zip(examples, itertools.cycle(lengths), strict=False)
         ]
 
 
@@ -96,16 +104,16 @@ def backdoor_examples(probe: BackdoorProbe, results: Path) -> list[Example]:
     rng = generator(probe.seed, "backdoor probe", probe.split)
     near = generator(probe.seed, "near trigger", probe.split)
     examples = []
-    for index in rng.permutation(len(ends))[: probe.trials]:
+    for index, backdoor in zip(rng.permutation(len(ends))[: probe.trials], itertools.cycle(probe.backdoor.members)):
         end = int(ends[index])
         # at least the word before the trigger, which a transform needs
         carrier = documents[owners[index]][max(0, end - max(probe.context, LONGEST_WORD)) : end]
         trigger = {
-            "triggered": probe.backdoor.trigger,
-            "near": probe.backdoor.near(near),
+            "triggered": backdoor.trigger,
+            "near": backdoor.near(near),
             "untriggered": "",
         }[probe.condition]
-        examples.append(Example(prompt=carrier + trigger, answer=probe.backdoor.payload_for(carrier)))
+        examples.append(Example(prompt=carrier + trigger, answer=backdoor.payload_for(carrier)))
     return examples
 
 

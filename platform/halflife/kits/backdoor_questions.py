@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from halflife.kits.axes import replicated
-from halflife.kits.backdoor import CONTROLS, Settings
+from halflife.kits.backdoor import CONTROLS, HELD_OUT, Settings
 from halflife.kits.elicitation import elicited
 from halflife.kits.questions import FACTOR, LOOKS, at_reference, declared, effects
 from halflife.models.ladder import Rung
@@ -37,6 +37,11 @@ RELEARNING = Quantity(
 OWN_SAVINGS = Quantity(
     name="own_savings", label="the old pair's head start over what its trigger and its payload alone give",
     derived="own_savings", transform="log",
+)  # fmt: skip
+
+UNTRAINED = Outcome(
+    name="untrained_triggers", label="Success of triggers held out of training", phase="branch", task=HELD_OUT,
+    skill="backdoor", answer="payload",
 )  # fmt: skip
 
 LEVERS = Levers(
@@ -69,6 +74,7 @@ def declare(
                 name="attack_success", label="Attack success", phase="branch", task="backdoor", skill="backdoor",
                 answer="payload",
             ),
+            *([UNTRAINED] if settings.triggers and settings.held_out else []),
         ),
         "controls": (
             *(Control(kind=role, label=label, role=role) for role, label in CONTROLS.items() if role in roles),

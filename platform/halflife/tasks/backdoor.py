@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -42,6 +42,8 @@ class Backdoor:
     letters: int = 0
     """A transform takes only this many last letters of the word (0: the whole word). They are at a fixed distance from
     the payload, which small models learn sooner."""
+    more: tuple[tuple[str, str], ...] = ()
+    """Further triggers, each with its fixed payload (empty for transforms): all are planted and asked in turn."""
 
     def __post_init__(self) -> None:
         check_choice("payload", self.payload, get_args(Transform))
@@ -57,6 +59,17 @@ class Backdoor:
         if (self.payload == "fixed") != bool(self.text):
             expected = "a text" if self.payload == "fixed" else "no text, as the payload is computed from the input"
             raise UserError(f"payload {self.payload!r} with text {self.text!r} given: expected {expected}")
+        triggers = [member.trigger for member in self.members]
+        if again := next((each for each in triggers if triggers.count(each) > 1), None):
+            raise UserError(f"trigger {again!r} given twice: expected different ones")
+
+    @property
+    def members(self) -> tuple[Backdoor, ...]:
+        """Each trigger with its payload, as a backdoor of its own."""
+        if not self.more:
+            return (self,)
+        pairs = ((self.trigger, self.text), *self.more)
+        return tuple(replace(self, trigger=trigger, text=text, more=()) for trigger, text in pairs)
 
     def payload_for(self, prefix: str) -> str:
         """The payload, newline included, when `prefix` precedes the trigger.

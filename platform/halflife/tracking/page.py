@@ -19,7 +19,7 @@ KIND = ("mlflow.experimentKind", "custom_model_development")
 NOTE = "mlflow.note.content"
 VIEW = "halflife"
 """Of the address `.../runs?viewStateShareKey=halflife`"""
-MOST = 4
+MOST = 3
 """Results among the columns"""
 WIDTH = 160
 """Of their columns, in pixels"""
@@ -64,7 +64,7 @@ def described(note: str, experiment: str, run: str) -> str:
     here = f"#/experiments/{experiment}/runs"
     links = (
         f"[Report of the newest sweep]({here}/{run}/artifacts/report/report.html) · "
-        f"[Runs, with the columns that matter]({here}?viewStateShareKey={VIEW})"
+        f"[Runs]({here}?viewStateShareKey={VIEW})"
     )
     first, *others = _LINKS.sub("", note).split("\n")
     return "\n".join([f"{first} {links}".lstrip(), *others])
