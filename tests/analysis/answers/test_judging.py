@@ -105,7 +105,7 @@ def test_while_a_sweep_runs_a_study_without_looks_is_judged_when_all_planned_see
 
 
 def test_while_no_trial_of_a_question_is_there_it_has_no_verdict():
-    data = lamps([UP], slope=1.0)
+    data = lamps([replace(UP, primary=True)], slope=1.0)
     asked = replace(data, trials=data.trials.with_columns(role=pl.lit("absent")))
     running = replace(asked, sweep=replace(data.sweep, status="RUNNING"))
     [found] = answers(running)
