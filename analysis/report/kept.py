@@ -20,6 +20,10 @@ PAGE = "report.html"
 _REDIRECT = (
     '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={to}"><a href="{to}">{to}</a>'
 )
+_WAITING = (
+    '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="5"><title>Report</title>'
+    "<p>The sweep has begun. Its report stands here when a first stage has ended; this page reloads itself.</p>\n"
+)
 
 
 def default_folder(results: Path, study: str) -> Path:
@@ -29,8 +33,21 @@ def default_folder(results: Path, study: str) -> Path:
 
 def own_folder(reports: Path, data: StudyData) -> Path:
     """Of this sweep's report, in the folder of its study."""
-    digest = data.sweep.tags.get(schema.TAG_SWEEP, "")[:12]
-    return reports / (slug(f"{data.declaration.preset}-{digest}") or "sweep")
+    return folder_of(reports, data.declaration.preset, data.sweep.tags.get(schema.TAG_SWEEP, ""))
+
+
+def folder_of(reports: Path, preset: str, sweep: str) -> Path:
+    """Of the report of the sweep with this digest, in the folder of its study."""
+    return reports / (slug(f"{preset}-{sweep[:12]}") or "sweep")
+
+
+def begun(folder: Path) -> Path:
+    """The page of a sweep that begins: until it is drawn first, one that waits for it."""
+    path = folder / PAGE
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        replaced(path, _WAITING)
+    return path
 
 
 def point_latest(folder: Path) -> None:

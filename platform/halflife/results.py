@@ -217,6 +217,11 @@ class _StudyReport:
             trials=json.loads(path.with_name(NUMBERS).read_text()),
         )
 
+    def begin(self, study: str, preset: str, site: ExecutionSite, sweep: str) -> Path:
+        from analysis.report import kept
+
+        return kept.begun(kept.folder_of(kept.default_folder(site.results, study), preset, sweep))
+
     def redraw(self, study: str, site: ExecutionSite, sweep: str) -> Path:
         return self._drawn(study, site, sweep, live=True)
 

@@ -94,6 +94,10 @@ def run(
                     device=placements.budget.device,
                     slots=placements.slots(state.stages),
                 ) as view:
+                    if reporting:
+                        declared = study.declaration
+                        place = reporting.begin(declared.study, declared.preset, site, study.key)
+                        view.note(f"report: {place.absolute().as_uri()}, redrawn while the sweep runs")
                     view.note(view.line([]))
 
                     def refresh() -> None:

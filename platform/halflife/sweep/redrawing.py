@@ -18,7 +18,7 @@ class Redrawing:
     """Calls `draw` as soon as a stage has ended, then when there is something new, at most every 20 s and for at most
     2 % of the time (the first time, which imports what draws, is paid once).
 
-    `told` gets one line: where the report is, after it was drawn first, or why it cannot be drawn.
+    `told` gets one line when it cannot be drawn: why.
     """
 
     def __init__(
@@ -47,9 +47,8 @@ class Redrawing:
     def _once(self) -> None:
         began = self._clock()
         try:
-            path = self._draw()
+            self._draw()
             self.drawn = True
-            self._say(f"report: {path.absolute().as_uri()}, redrawn while the sweep runs")
         except UserError as error:
             self._say(f"no report yet: {error}")
         except Exception as error:  # a fault of the report must not end the sweep, but is not hidden

@@ -41,6 +41,10 @@ class Reporting(Protocol):
         """The report of a sweep that is done."""
         ...
 
+    def begin(self, study: str, preset: str, site: ExecutionSite, sweep: str) -> Path:
+        """Where the report of a sweep that begins will be; a page is there at once."""
+        ...
+
     def redraw(self, study: str, site: ExecutionSite, sweep: str) -> Path:
         """The report of a sweep that runs; within seconds."""
         ...
