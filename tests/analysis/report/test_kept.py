@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis.report import panels, write
-from analysis.report.kept import point_latest
+from analysis.report.kept import begun, folder_of, own_folder, point_latest
 from analysis.report.write import write_report
 from analysis.runs.study import StudyData
 from halflife.tracking.schema import TAG_SWEEP
@@ -59,3 +59,12 @@ def test_where_no_link_can_be_made_a_page_leads_to_the_newest(tmp_path, monkeypa
     monkeypatch.setattr(Path, "symlink_to", refused)
     point_latest(tmp_path / 'demo-"1"')
     assert 'url=demo-&quot;1&quot;/report.html"' in (tmp_path / "latest.html").read_text()
+
+
+def test_the_page_of_a_sweep_that_begins_waits_where_its_report_will_be_and_replaces_none(drawn, tmp_path):
+    data = swept("a" * 20)
+    path = begun(folder_of(tmp_path, data.declaration.preset, "a" * 20))
+    assert path.parent == own_folder(tmp_path, data)
+    assert "http-equiv" in path.read_text()
+    path.write_text("drawn")
+    assert begun(path.parent).read_text() == "drawn"
