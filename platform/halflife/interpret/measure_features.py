@@ -25,7 +25,7 @@ class MeasureFeatures(Stage):
 
     Of every dictionary, at `<dictionary>` and `<dictionary>.<site>`: `specificity`, the mean over the concepts that are
     present of F1 of the latent and threshold that are a concept's best sign (`feature_measures.f1`). A concept is
-    present at a site where a linear probe has an F1 of at least 0.8. Signs and probes are chosen on training text and
+    present at a site where a linear probe has an F1 of at least 0.5. Signs and probes are chosen on training text and
     scored on held-out text. At `concepts.<site>`: `present`, their share, and `probe`, the mean F1 of probes; at
     `streams`: `adjacent_cosine`, the mean cosine of a token's centred vectors at neighbouring sites; at
     `streams.<site>`: `participation` (ratio).
