@@ -85,7 +85,7 @@ def _no_estimate(estimates: Estimates, shown: Shown) -> str:
         how = "all" if bounds.all() else f"{int(bounds.sum())} of {bounds.size}"
         over = plural(int(known.sum()), "seed")
         return f"{shown.what} cannot be estimated, because {how} values over {over} are only bounds"
-    return f"{shown.what} cannot be estimated, because every seed lacks values that it takes"
+    return f"{shown.what} cannot be estimated, because no seed has all its numbers"
 
 
 def _left(estimates: Estimates) -> str:
@@ -203,14 +203,18 @@ def _predicted(answer: Answer) -> str:
 
 _ENDS = ("smallest", "largest")
 _NAMES = {"threshold": "the threshold is reached at", "saturation": "it changes little from"}
+_NEVER = {"threshold": "the threshold is not reached", "saturation": "it still changes at the largest amount"}
 
 
 def _further(answer: Answer) -> str:
-    texts = [_number(_NAMES.get(name, name), value) for name, value in answer.further.items() if name not in _ENDS]
+    texts = [_number(name, value) for name, value in answer.further.items() if name not in _ENDS]
     return f" Also: {'; '.join(texts)}." if texts else ""
 
 
 def _number(name: str, value: Any) -> str:
+    if isinstance(value, Median) and value.low == math.inf:
+        return f"{_NEVER.get(name, f'{name} was not reached')} by any of {plural(value.count, 'seed')}"
+    name = _NAMES.get(name, name)
     if isinstance(value, Median):
         ends = [short(end) if math.isfinite(end) else "not reached" for end in (value.estimate, value.low, value.high)]
         return f"{name} {ends[0]} [{ends[1]}, {ends[2]}] (median over {plural(value.count, 'seed')})"

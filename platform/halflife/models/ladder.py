@@ -26,7 +26,7 @@ def parse_size(name: str) -> int:
     if not match or not SMALLEST <= count <= LARGEST:
         raise UserError(
             f"unknown size {name!r}: expected a count of non-embedding parameters from 20k to 20b, "
-            "such as 100k, 1m or 1.4b"
+            "such as 100k, 1m or 1.4b; several are separated by spaces"
         )
     return count
 

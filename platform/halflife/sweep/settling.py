@@ -71,9 +71,10 @@ def costs(settle: Settle, store: Store, placements: Placements) -> list[str]:
     for seeds in settle.planned:
         study = settle.at(seeds)
         found = estimate(study, SweepState(study, store).plan, placements)
-        more = f"{found.total.missing - stages} stages, about {duration(max(0.0, found.seconds - seconds))}"
+        own, took = found.total.missing - stages, duration(max(0.0, found.seconds - seconds))
+        cost = f"{own} more stages, about {took} more, {duration(found.seconds)} in all"
+        lines.append(f"{settle.named(seeds)}: {cost if lines else f'{own} stages, about {took}'}")
         stages, seconds = found.total.missing, found.seconds
-        lines.append(f"{settle.named(seeds)}: {more}; up to here about {duration(seconds)}")
     return [*lines, f"it stops at the first look that answers {' and '.join(f'“{label}”' for label in primary)}"]
 
 

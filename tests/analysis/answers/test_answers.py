@@ -335,6 +335,7 @@ def test_a_decay_says_what_the_decay_room_says(small):
     text = sentence(found, data)
     assert "3 of 9 trials have no number (retention has not settled: 3)" in text
     assert "half-life by log-probability at 100k " in text
+    assert "the level at which the backdoor settles cannot be estimated, because no seed has all its numbers" in text
     known = by_size(reference_times(retention_curves(small))).filter(pl.col("size") == "100k").row(0, named=True)
     half = found.further["half-life by log-probability at 100k"]
     assert (half.estimate, half.low, half.high) == (known["estimate"], known["low"], known["high"])
