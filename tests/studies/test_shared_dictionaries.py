@@ -77,9 +77,9 @@ def test_its_questions_follow_from_its_settings(every: Study, tmp_path: Path) ->
     asked = {question.name: question for question in every.declaration.questions}
     assert [name for name, question in asked.items() if question.primary] == ["cost", "features", "decodable"]
     assert all(question.margin and question.reason for question in asked.values() if question.primary)
-    assert {"cost_by_size", "cost_by_strength", "cost_by_length", "persistence_written"} <= asked.keys()
+    assert {"cost_by_size", "cost_by_strength", "cost_by_length", "plateau", "persistence_written"} <= asked.keys()
     few = {question.name for question in built(SMOKE, tmp_path).declaration.questions}
-    assert not {"cost_by_size", "cost_by_strength", "persistence_written"} & few
+    assert not {"cost_by_size", "cost_by_strength", "plateau", "persistence_written"} & few
 
 
 @pytest.mark.parametrize("preset", study.PRESETS)

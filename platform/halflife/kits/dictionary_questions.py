@@ -121,6 +121,7 @@ def asked(
                     axis="parameters", where=at,
                 )
             )  # fmt: skip
+    further += [_plateau(axis) for axis in axes if axis.name == "length" and len(axis.values) > 1]
     for quantity in (COST, fresh, SHARING):
         further += effects(axes, quantity, at)
     quantities = (EXCESS, COST, NEEDED, SHARING, fresh, fresh_shared, AGREEMENT, PERSISTENCE, WRITTEN)
@@ -137,6 +138,14 @@ def _cost(at: dict[str, Any]) -> Question:
         name="cost", label="What does a shared dictionary beside the model, with its gradient, cost in loss?",
         quantity=EXCESS.name, primary=True, prediction="equivalent", margin=0.01, where=at,
         reason="a hundredth of a nat is about half a percent of the text's entropy: no use of the model would show it",
+    )  # fmt: skip
+
+
+def _plateau(length: Axis) -> Question:
+    return Contrast(
+        name="plateau", label="Is a model without a dictionary at its plateau?", quantity=EXCESS.name, role="absent",
+        axis=length.name, high=length.values[1], low=length.values[0], margin=0.002, prediction="equivalent",
+        reason="what more training still gains bounds what the cost could become by it; a fifth of the cost's margin",
     )  # fmt: skip
 
 
