@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ CAPTION = (
     "intervals. Right: the difference, or ratio, of each pair (small) and its mean over seeds; the last row, over all "
     "pairs, is the answer with its interval. Shaded: within the margin. An arrow marks a value that is only bounded."
 )
+LABEL = 38
+"""Characters of a line below the right panel."""
 ALL = "all pairs"
 SIZE = "parameters"
 ARMS = ("low", "high")
@@ -217,14 +220,12 @@ def _rows(axes: Axes, table: pl.DataFrame, sizes: list[str], answer: Answer, nam
     found = points.ends(shown, scale.log)
     found += [] if margin is None else scale.back(np.array([-margin, margin])).tolist()
     unit, (first, second) = difference_unit(answer.quantities[0]), names
-    if len(first + second) > 40:
-        first, second = "first", "second"
     if scale.log:
         style.ratio_axis(axes, found)
-        axes.set_xlabel(f"ratio: {second} / {first}")
+        axes.set_xlabel(textwrap.fill(f"ratio: {second} / {first}", LABEL))
         return
     low, high = min([0.0, *found]), max([0.0, *found])
     pad = 0.08 * (high - low) or 1.0
     axes.set_xlim(low - pad, high + pad)
     axes.xaxis.set_major_formatter(lambda value, _: plain(value))
-    axes.set_xlabel(f"{second} − {first}{f' ({unit[1:]})' if unit else ''}")
+    axes.set_xlabel(textwrap.fill(f"{second} − {first}{f' ({unit[1:]})' if unit else ''}", LABEL))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.markers import TICKDOWN, TICKLEFT
 from matplotlib.path import Path
+from matplotlib.text import Text
 
 from analysis.stats.format import short
 
@@ -225,6 +227,7 @@ def rendered(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     with styled():
         if (layout := figure.get_layout_engine()) is not None:
+            _wrap_titles(figure)
             _draw_minor_ticks_at_once(figure)
             layout.execute(figure)
             figure.set_layout_engine(None)  # not "none", which draws twice on every save
@@ -252,3 +255,13 @@ def _draw_minor_ticks_at_once(figure: Figure) -> None:
         if at.size:
             line.set_in_layout(False)  # shorter than major ticks
             axes.add_artist(line)
+
+
+def _wrap_titles(figure: Figure) -> None:
+    """Breaks titles that are longer than their panel is wide; those with breaks of their own stay."""
+    for axes in figure.axes:
+        points = 72 * axes.get_position().width * figure.get_figwidth() * 1.1  # before the layout, which widens panels
+        given = {axes.get_title(loc) for loc in ("left", "center", "right")} - {""}
+        for title in axes.get_children():
+            if isinstance(title, Text) and (text := title.get_text()) in given and "\n" not in text:
+                title.set_text(textwrap.fill(text, max(12, int(points / (0.62 * title.get_fontsize())))))
