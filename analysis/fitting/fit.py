@@ -155,7 +155,10 @@ def by_group(fit: Fit) -> FitBatch:
     """The law fitted to each group alone, in the order of np.unique(group). Computed once per fit."""
     if "by_group" not in fit.derived:
         data, parts = replicates_by_group(fit.observations)
-        fit.derived["by_group"] = fit_many(fit.law, data, **parts, around=fit, fixed=fit.fixed)
+        weights, hits, trials = (parts.get(name) for name in ("weights", "hits", "trials"))
+        fit.derived["by_group"] = fit_many(
+            fit.law, data, weights=weights, hits=hits, trials=trials, around=fit, fixed=fit.fixed
+        )
     return fit.derived["by_group"]
 
 

@@ -236,9 +236,10 @@ def _jackknife(fit: Fit, level: float) -> Intervals:
             shown = HalfLife(estimate=half, low=low, high=high, censored=half > last)
         else:
             shown = HalfLife(estimate=None, low=None, high=None, censored=True, bound=float(last))
+    short = f"jackknife, {count} groups"
     return Intervals(
-        parameters=found, half_life=shown, by=dict.fromkeys((*found, "half-life"), f"jackknife, {count} groups"),
-        method=f"delete-one-group jackknife, t over {count} groups", derived_by=f"jackknife, {count} groups",
+        parameters=found, half_life=shown, method=f"delete-one-group jackknife, t over {count} groups",
+        by=dict.fromkeys((*fit.law.names, "half-life"), short), derived_by=short,
     )  # fmt: skip
 
 
@@ -275,7 +276,7 @@ def _profiled(fit: Fit, level: float) -> Intervals:
         if reached:
             around = _around(half, _shown(ends[-1].low[0], True), _shown(ends[-1].high[0], True))
             shown = HalfLife(estimate=half, low=around.low, high=around.high, censored=half > last)
-    by = dict.fromkeys((*found, "half-life"), short)
+    by = dict.fromkeys((*fit.law.names, "half-life"), short)
     return Intervals(parameters=found, half_life=shown, method=method, by=by)
 
 

@@ -96,6 +96,7 @@ def test_a_group_that_does_not_identify_a_parameter_is_said_and_left_out_of_its_
     """The last falls at once: any steep curve fits it."""
     data = planted(five(floor=0.0), seed=3)
     step = np.asarray(data.group) == 4
+    assert data.hits is not None
     hits = np.where(step, np.where(data.x[:, 0] < 50, 200.0, 0.0), data.hits)
     data = Observations(x=data.x, hits=hits, trials=data.trials, group=data.group)
     made = fit(LAWS["stretched"], data, objective=Binomial(), starts=32)
@@ -107,8 +108,10 @@ def test_a_group_that_does_not_identify_a_parameter_is_said_and_left_out_of_its_
     assert expected is not None
     assert found.parameters["s"].estimate == pytest.approx(np.exp(expected.estimate))
     assert found.by["s"] == "t, 4 of 5 groups"
-    columns = {"x": "x", "hits": "hits", "trials": "trials", "group": "group"}
-    assert f"warning: {note}" in str(results.fit(frame(data), "stretched", error="binomial", starts=32, **columns))
+    printed = str(results.fit(
+        frame(data), "stretched", x="x", hits="hits", trials="trials", group="group", error="binomial", starts=32
+    ))  # fmt: skip
+    assert f"warning: {note}" in printed
 
 
 def test_a_mean_that_most_groups_say_nothing_of_is_not_made() -> None:
