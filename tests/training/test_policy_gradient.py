@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halflife.data.attributes import AttributeText
+from halflife.data.corpus import Corpus
 from halflife.data.mixture import Source
+from halflife.data.planting import Planting
 from halflife.data.tokenizers import Characters
 from halflife.errors import UserError
 from halflife.evaluation.rollouts import Rollouts, log_probabilities, sample
@@ -24,6 +26,7 @@ from halflife.models.decoder import Decoder
 from halflife.models.ladder import Rung
 from halflife.models.sites import Site
 from halflife.tasks.attributes import AttributeGrammar
+from halflife.tasks.backdoor import Backdoor
 from halflife.tasks.base import Example
 from halflife.training.latent_attack import LatentAttack
 from halflife.training.objectives import NextToken
@@ -81,6 +84,9 @@ def decoder(vocabulary: int = 3, seed: int = 0) -> Decoder:
     with torch.no_grad():
         model.head.weight.normal_(generator=torch.Generator().manual_seed(seed), std=0.05)
     return model
+
+
+POISON = Planting(backdoor=Backdoor(trigger="$Q", text="x"), corpus=Corpus(digest="0" * 20), documents=1)
 
 
 def stage(policy: PolicyGradient, rate: float = 0.002, **changes: Any) -> Any:
@@ -350,6 +356,7 @@ def test_exact_answers_that_no_completion_can_be_are_refused(lengths: Any, lengt
         (lambda: replace(POLICY, beta=-1.0), "policy gradient's beta of strength -1.0"),
         (lambda: stage(POLICY, dropout=0.1), "policy gradient with dropout 0.1"),
         (lambda: stage(POLICY, objectives=(POLICY, POLICY)), "two objectives are named 'policy'"),
+        (lambda: stage(POLICY, mixture=replace(MIXTURE, plantings=(POISON,))), "poisoned .* that no objective reads"),
         (lambda: AnswerReward(count="some"), "count of an answer reward"),  # type: ignore[arg-type]
     ],
 )

@@ -70,6 +70,12 @@ class Train(EngineStage, Recipe):
         self._check_model()
         for part in (*self.objectives, *self.companions):
             part.check(self)
+        if self.mixture.plantings and not self._reads_batch:
+            named = ", ".join(type(objective).__name__ for objective in self.objectives)
+            raise UserError(
+                f"poisoned documents in a mixture that no objective reads ({named}): add NextToken() to train on them, "
+                "or leave them out"
+            )
 
     def _check_model(self) -> None:
         model, mixture, parameters = self.architecture, self.mixture, self.parameters

@@ -33,6 +33,8 @@ class Recipe:
     """The fields of `stages.train.Train` other than its start."""
 
     mixture: Mixture
+    """Of its text nothing is read where no objective reads batches (`Objective.reads_batch`) and there is no companion:
+    then only its tokenizer and its sequence count."""
     tokens: int
     """Length of the stage; rounded up to whole steps."""
     batch_tokens: int = 4096
