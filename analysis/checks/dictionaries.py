@@ -7,6 +7,7 @@ import polars as pl
 from analysis.checks import remedies
 from analysis.checks.check import Check
 from analysis.runs.study import StudyData
+from analysis.stats.format import plural
 
 COSINE, ALIVE = 0.99, 0.1
 """A model lowers a dictionary's loss without learning anything when it adds one huge vector to all its streams: then
@@ -35,7 +36,7 @@ def dictionary_checks(data: StudyData) -> list[Check]:
         Check(
             name="Streams beside a dictionary have not collapsed", required=True, passed=not found,
             expected=f"a mean cosine of neighbouring sites of at most {COSINE:g}, or {ALIVE:.0%} of the latents alive",
-            found=found or f"{rows.height} runs",
+            found=found or plural(rows.height, "run"),
             remedy=f"a weaker dictionary beside the model: {weaker}",
         )
     ]  # fmt: skip

@@ -23,6 +23,7 @@ from analysis.decay.retention import half_lives, retention_curves
 from analysis.errors import UserError
 from analysis.runs.study import StudyData
 from analysis.stats.censoring import AT_START, CENSORED, bounds
+from analysis.stats.format import plural
 from analysis.stats.intervals import LEVEL
 from halflife.tracking.schema import Outcome
 
@@ -132,8 +133,8 @@ def time_ratios(times: pl.DataFrame, covariates: Sequence[Covariate], cluster: s
     names, x = _design(used, covariates)
     if used.filter(~CENSORED).height <= len(names) + 1:
         raise UserError(
-            f"{used.filter(~CENSORED).height} of {used.height} runs reached their time: expected more than the "
-            f"{len(names) + 2} coefficients; use fewer covariates or more runs"
+            f"{used.filter(~CENSORED).height} of {plural(used.height, 'run')} reached their time: expected more than "
+            f"the {len(names) + 2} coefficients; use fewer covariates or more runs"
         )
     ends = used.select("_low", "_high").to_numpy()
     unit = math.exp(float(np.log(ends[(ends > 0) & np.isfinite(ends)]).mean()))
@@ -242,7 +243,11 @@ def _jackknife(
     """
     groups = np.unique(cluster)
     if groups.size < MIN_CLUSTERS:
-        return groups.size, None, (f"{groups.size} seeds: no interval over seeds below {MIN_CLUSTERS}",)
+        return (
+            groups.size,
+            None,
+            (f"{plural(groups.size, 'seed')}: an interval over seeds takes {MIN_CLUSTERS} or more",),
+        )
     columns, found = np.column_stack([x, np.ones(len(x))]), []
     with np.errstate(divide="ignore"):  # a time before the first evaluation is bounded by 0
         ends = np.log(ends)

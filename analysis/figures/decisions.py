@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from analysis.answers.decisions import decision_accuracy
 from analysis.figures import style
 from analysis.runs.study import StudyData
-from analysis.stats.format import short
+from analysis.stats.format import plural, short
 
 CAPTION = (
     "Decision accuracy (Magnusson et al. 2025, DataDecide): in how many pairs of settings one seed at a small size has "
@@ -38,9 +38,9 @@ def draw_decisions(table: pl.DataFrame) -> Figure:
             own = table.filter(pl.col("quantity") == name)
             step = 1 + 0.05 * (i - (len(names) - 1) / 2)  # so that intervals of two quantities do not hide one another
             _line(axes, own.with_columns(pl.col("compute") * step), colour, style.MARKERS[i], sizes["parameters"][-1])
-            pairs = own["pairs"].max()
+            pairs = max(own["pairs"])
             handles.append(Line2D([], [], color=colour, lw=1.6, marker=style.MARKERS[i], ms=5, mec="white", mew=0.6,
-                                  label=f"{own['label'][0]} ({pairs} pairs)"))  # fmt: skip
+                                  label=f"{own['label'][0]} ({plural(pairs, 'pair')})"))  # fmt: skip
         _axes(axes, sizes)
         style.legend_above(figure, handles)
         style.despine(figure)

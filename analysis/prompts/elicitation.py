@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from analysis.runs.study import StudyData
+from analysis.stats.format import plural
 from analysis.stats.intervals import Z, median_interval, t_interval
 from halflife.tracking import schema
 
@@ -246,7 +247,7 @@ def curves(prompts: pl.DataFrame, threshold: float | None = None) -> pl.DataFram
 
 def left_out(seeds: int, gained: int) -> str:
     """Text about the seeds without a C."""
-    return f"{seeds - gained} of {seeds} seeds gained nothing"
+    return f"{seeds - gained} of {plural(seeds, 'seed')} gained nothing"
 
 
 def with_threshold(prompts: pl.DataFrame, threshold: float | None = None) -> pl.DataFrame:
@@ -347,7 +348,7 @@ def _median_text(name: str, values: list[float], last: int) -> str:
     """Median over seeds and its interval from order statistics, which include values not reached."""
     found = median_interval(values)
     if not np.isfinite(found.estimate):
-        some = f" ({found.reached} of {found.count} seeds reached it)" if found.reached else ""
+        some = f" ({found.reached} of {plural(found.count, 'seed')} reached it)" if found.reached else ""
         return f"{name} not reached by k = {last}{some}"
     if found.low == found.high:
         return f"{name} = {found.estimate:g}"

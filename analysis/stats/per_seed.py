@@ -12,6 +12,7 @@ from scipy import stats
 from analysis.errors import UserError
 from analysis.stats.arrays import Array
 from analysis.stats.estimates import Censored, Estimates
+from analysis.stats.format import plural
 
 ASSOCIATION_SEEDS = 5
 ROUNDING = 1e-12
@@ -90,7 +91,9 @@ def association(table: pl.DataFrame, quantity: str, other: str, *, item: str, se
     _once(frame, [seed, item], AVERAGE)
     seeds = _names(frame, seed)
     if seeds.height < ASSOCIATION_SEEDS:
-        raise UserError(f"{seeds.height} seeds in column {seed}; an association needs {ASSOCIATION_SEEDS} or more")
+        raise UserError(
+            f"{plural(seeds.height, 'seed')} in column {seed}; an association needs {ASSOCIATION_SEEDS} or more"
+        )
     parts = frame.drop_nulls().partition_by(seed, as_dict=True)
     values = [
         _correlation(parts[name].select(quantity, other).to_numpy()) if (name := (each,)) in parts else np.nan

@@ -88,7 +88,7 @@ class SweepReport:
 
     def lines(self) -> Iterator[str]:
         """The summary for the terminal."""
-        counts = [f"{self.run} stages run", f"{self.cached} cached"]
+        counts = [f"{self.run} stage{'s' * (self.run != 1)} run", f"{self.cached} cached"]
         counts += [f"{self.elsewhere} run by other processes"] if self.elsewhere else []
         counts += [f"{len(self.failed)} failed"] if self.failed else []
         counts += [f"{len(self.blocked)} blocked"] if self.blocked else []
@@ -105,8 +105,8 @@ class SweepReport:
         yield from (f"failed: {stage}: {why}" for stage, why in self.failed.items())
         yield from blocked_lines(self.blocked.values())
         if self.unpublished:
-            where, first = masked(self.tracking_uri), self.unpublished[0]
-            yield f"not published to {where}: {len(self.unpublished)} items, first {first}"
+            where, first, count = masked(self.tracking_uri), self.unpublished[0], len(self.unpublished)
+            yield f"not published to {where}: {count} item{'s' * (count != 1)}, first {first}"
             yield "run the same command again: it publishes what is missing, and computes nothing again"
         if (self.interrupted and not self.stopped) or self.failed:
             yield "completed stages are kept: run the same command again to resume"
