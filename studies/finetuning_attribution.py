@@ -147,7 +147,7 @@ def declare(preset: str, settings: Settings) -> Declaration:
         ),
         outcomes=(),
         controls=(
-            Control(kind="positive", label="one feature moved in the trunk itself", task="planted"),
+            Control(kind="positive", label="one feature moved in the trunk itself", task="planted.active"),
             Control(kind="absent", label="fine-tuned for another attribute", role="absent"),
             Control(kind="null", label="fine-tuned on documents that were not chosen", role="null"),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from analysis.checks.attribution import attribution_checks
 from analysis.checks.check import Check
 from analysis.checks.decay import controls_present, decay_checks, ended
 from analysis.checks.dictionaries import dictionary_checks
@@ -15,9 +16,10 @@ from analysis.runs.study import StudyData
 
 def checks(data: StudyData) -> list[Check]:
     """Of the leading outcome that decays; else of prompts; else of the controls alone; of dictionaries in
-    pretraining, and of a search's constraints. Computed once per `data`."""
+    pretraining, of attributions, and of a search's constraints. Computed once per `data`."""
     if "checks" not in data.derived:
-        data.derived["checks"] = [*_checks(data), *dictionary_checks(data), *search_checks(data)]
+        further = (dictionary_checks, attribution_checks, search_checks)
+        data.derived["checks"] = [*_checks(data), *(check for of in further for check in of(data))]
     return data.derived["checks"]
 
 

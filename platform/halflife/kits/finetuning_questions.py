@@ -36,6 +36,10 @@ PATH = Quantity(
     name="path", label="the disagreement of two runs' feature scores beyond the noise of the texts",
     measure=f"runs/{MAIN}/path",
 )  # fmt: skip
+COLLAPSED = Quantity(
+    name="collapsed", label="the share of features that lose nine tenths of their variance",
+    measure="attribution/d0/collapsed",
+)  # fmt: skip
 LEARNED = Quantity(
     name="learned", label="the probability that a written document has the attribute", measure="tuning/attribute/score"
 )  # fmt: skip
@@ -106,6 +110,14 @@ def asked(axes: tuple[Axis, ...], *, features: int, runs: int, several: bool) ->
                 reason=RUNS, where=at | {"run": 0},
             )
         )  # fmt: skip
+    algorithms = next(axis.values for axis in axes if axis.name == "algorithm")
+    if {"rl", "rl-0"} <= set(algorithms):
+        further.append(
+            Contrast(
+                name="collapse", label="Do more features collapse without a penalty on the divergence than with it?",
+                quantity=COLLAPSED.name, axis="algorithm", high="rl-0", low="rl",
+            )
+        )  # fmt: skip
     if several:
         further += [
             Trend(
@@ -116,5 +128,5 @@ def asked(axes: tuple[Axis, ...], *, features: int, runs: int, several: bool) ->
         ]  # fmt: skip
     for quantity in (ALIGNMENT, INTENDED, *((PATH,) if runs > 1 else ())):
         further += effects(axes, quantity, at)
-    quantities = (ALIGNMENT, SELECTIVITY, SCORES, EDITS, INTENDED, WITHIN, PATH, LEARNED)
+    quantities = (ALIGNMENT, SELECTIVITY, SCORES, EDITS, INTENDED, WITHIN, PATH, COLLAPSED, LEARNED)
     return declared(quantities, (*primary, *further))
