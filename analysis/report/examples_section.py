@@ -83,7 +83,8 @@ def _rows(data: StudyData, trial: str, phase: str) -> list[dict[str, Any]]:
 
 
 def _completed(data: StudyData, said: list[dict[str, Any]], moments: list[int]) -> list[Completed]:
-    labels = {outcome.task: outcome.label for outcome in data.declaration.outcomes}
+    labels = {control.task: control.label for control in data.declaration.controls}
+    labels |= {outcome.task: outcome.label for outcome in data.declaration.outcomes}
     prompts: dict[tuple[str, ...], dict[int, str]] = {}
     for row in said:
         prompts.setdefault(tuple(row[name] for name in _PROMPT), {})[row["tokens"]] = row["completion"]

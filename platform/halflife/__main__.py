@@ -136,6 +136,7 @@ def say(
     temperature: float = 0.0,
     seed: int = 0,
     at: str = "final",
+    prompt: str | None = None,
     plugins: tuple[str, ...] = (),
     results: Path = RESULTS,
 ) -> None:
@@ -148,17 +149,18 @@ def say(
         temperature: 0 for the likeliest tokens.
         seed: Of what is drawn at a temperature above 0.
         at: "final", or the name of one of its snapshots.
+        prompt: A soft prompt before the text: a run of a stage that fitted some, as for export-prompt.
         plugins: Modules of your own whose classes the stage is described by.
         results: The results folder.
     """
+    from halflife.prompts.export import prompted
     from halflife.stages import say as saying  # imports torch, which takes seconds
     from halflife.stages.export import subject_of
 
     _import_descriptions(plugins)
     store = _store(results)
-    said = saying.say(
-        subject_of(store, stage, at), store, text, tokens=tokens, temperature=temperature, seed=seed
-    )  # fmt: skip
+    subject = subject_of(store, stage, at) if prompt is None else prompted(store, stage, prompt)
+    said = saying.say(subject, store, text, tokens=tokens, temperature=temperature, seed=seed)
     print(json.dumps(said, ensure_ascii=False))
 
 

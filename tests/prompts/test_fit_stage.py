@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from halflife.__main__ import main
 from halflife.data.corpus import Corpus
 from halflife.data.mixture import Mixture, Source
 from halflife.data.tokenizers import Bytes
@@ -18,8 +19,10 @@ from halflife.evaluation.probes import Every
 from halflife.evaluation.targets import TaskTarget
 from halflife.models.ladder import Rung
 from halflife.prompts import results as prompt_results
+from halflife.prompts.edit import PromptBefore
 from halflife.prompts.fit_stage import FitSoftPrompts
 from halflife.prompts.soft_prompt import Linear, Noise, SoftPrompt, Text, WarmStart, Words, initial
+from halflife.stages.say import say
 from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.attempt import Attempt
@@ -219,3 +222,18 @@ def test_invalid_texts_are_refused_before_any_step(changes: dict[str, Any], mess
     with pytest.raises(UserError, match=message) as refused:
         run_stage(replace(STAGE, **changes), Store(tmp_path))
     assert "\n" not in str(refused.value)
+
+
+def test_what_a_subject_says_after_a_fitted_prompt_is_what_the_model_behind_its_vectors_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    compute(STAGE, tmp_path)
+    run = STAGE.run_name(ADDITION, STAGE.prompts[1])
+    subject = replace(STAGE.subject, edits=(PromptBefore(fit=STAGE, run=run),))
+    capsys.readouterr()
+    asked = ["say", STAGE.key, "two", "--tokens", "6", "--results", str(tmp_path)]
+    assert main([*asked, "--prompt", run]) == 0
+    assert json.loads(capsys.readouterr().out) == say(subject, store, "two", tokens=6)
+    assert main([*asked, "--prompt", "none"]) == 2
+    assert "expected one of" in capsys.readouterr().err
