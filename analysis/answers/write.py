@@ -96,7 +96,9 @@ def late(data: StudyData) -> str:
     first, asked = (datetime.fromisoformat(text) for text in (begun(data), declared(data)))
     if (asked - first).total_seconds() <= STARTUP_SECONDS:
         return ""
-    return f"The sweep began before that, at {begun(data)}: its runs may have been seen when this was asked."
+    return (
+        f"The sweep began before that, at {first:%Y-%m-%d %H:%M} UTC: its runs may have been seen when this was asked."
+    )
 
 
 def shared(data: StudyData) -> str:

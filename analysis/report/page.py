@@ -16,7 +16,7 @@ from analysis.report.decay_section import ALWAYS, decay_section, figure_panel
 from analysis.report.examples_section import examples_section
 from analysis.report.prompts_section import SHOWN, prompts_section
 from analysis.report.rendering import rendered_page
-from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, progress, provenance
+from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, progress, provenance, varied
 from analysis.report.tables import csv_text, page_table
 from analysis.runs.study import StudyData
 
@@ -30,6 +30,7 @@ def report_page(data: StudyData, out: Path, tracking_uri: str, *, live: bool = F
         declaration=data.declaration,
         words=vocabulary(data),
         counts=counted(data),
+        varied=varied(data),
         live=progress(data, brief=live) if live or data.unfinished else None,
         answered=answered(data) if asks else None,
         questions=asked(data, out, live=live),

@@ -10,7 +10,8 @@ from analysis.stats.format import short
 from halflife.secrets import masked
 
 NOTHING: dict[str, Any] = {
-    "live": None, "opening": [], "answered": None, "invalid": [], "unknown": [], "checks": [], "axes": [], "fixed": [],
+    "live": None, "varied": "", "opening": [], "answered": None, "invalid": [], "unknown": [], "checks": [], "axes": [],
+    "fixed": [],
     "questions": [], "panels": [], "decay": None, "prompts": None, "examples": [], "values": None,
     "efficiency": [], "provenance": None,
     "words": {"skill": "skill", "answer": "answer", "success": "success"},

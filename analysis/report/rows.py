@@ -15,6 +15,9 @@ from analysis.runs.study import StudyData
 from analysis.stats.format import listed, plural, short
 from halflife.tracking import schema
 
+SHOWN_VALUES = 8
+"""Of a setting, in the line that opens a report."""
+
 
 def check_row(check: Check) -> dict[str, Any]:
     state = {True: ("holds", "✓"), False: ("fails", "✗"), None: ("unknown", "–")}[check.passed]
@@ -41,6 +44,16 @@ def counted(data: StudyData) -> str:
     named = listed([plural(count, "treatment" if role == "treatment" else f"{role} control") for role, count in roles])
     over = f"{plural(sizes, 'size')} and {plural(seeds, 'seed')}"
     return f"{plural(data.trials.height, 'trial')} over {over}: {named}."
+
+
+def varied(data: StudyData) -> str:
+    """What differs between the treatments besides size and seed, which `counted` gives."""
+    rows = []
+    for axis in setting_axes(data):
+        values = [value_text(value) for value in values_of(data, axis)]
+        shown = listed(values) if len(values) <= SHOWN_VALUES else f"{len(values)} values, {values[0]} to {values[-1]}"
+        rows.append(f"{axis.label[:1].lower()}{axis.label[1:]} ({shown})")
+    return f"What was varied: {'; '.join(rows)}." if rows else ""
 
 
 def progress(data: StudyData, *, brief: bool) -> dict[str, Any]:
