@@ -222,10 +222,11 @@ def _rows(axes: Axes, table: pl.DataFrame, sizes: list[str], answer: Answer, nam
     unit, (first, second) = difference_unit(answer.quantities[0]), names
     if scale.log:
         style.ratio_axis(axes, found)
-        axes.set_xlabel(textwrap.fill(f"ratio: {second} / {first}", LABEL))
+        axes.set_xlabel(textwrap.fill(f"ratio: {second} / {first}", LABEL, break_on_hyphens=False))
         return
     low, high = min([0.0, *found]), max([0.0, *found])
     pad = 0.08 * (high - low) or 1.0
     axes.set_xlim(low - pad, high + pad)
     axes.xaxis.set_major_formatter(lambda value, _: plain(value))
-    axes.set_xlabel(textwrap.fill(f"{second} − {first}{f' ({unit[1:]})' if unit else ''}", LABEL))
+    label = f"{second} − {first}{f' ({unit[1:]})' if unit else ''}"
+    axes.set_xlabel(textwrap.fill(label, LABEL, break_on_hyphens=False))

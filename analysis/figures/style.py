@@ -264,4 +264,5 @@ def _wrap_titles(figure: Figure) -> None:
         given = {axes.get_title(loc) for loc in ("left", "center", "right")} - {""}
         for title in axes.get_children():
             if isinstance(title, Text) and (text := title.get_text()) in given and "\n" not in text:
-                title.set_text(textwrap.fill(text, max(12, int(points / (0.62 * title.get_fontsize())))))
+                letters = max(12, int(points / (0.62 * title.get_fontsize())))
+                title.set_text(textwrap.fill(text, letters, break_on_hyphens=False))
