@@ -22,7 +22,7 @@ from halflife.interpret.dictionary import Dictionary
 from halflife.interpret.dictionary_fitting import scaled
 from halflife.interpret.feature_effects import effects, same_effects
 from halflife.interpret.feature_measures import Detectors, Spread, countable, f1, probed
-from halflife.interpret.measure_features import MeasureFeatures
+from halflife.interpret.feature_recipe import FeatureRecipe
 from halflife.models.sites import Site
 from halflife.rng import generator
 from halflife.store.stage import Context
@@ -45,7 +45,7 @@ class Sample:
     """(rows,): places in their texts"""
 
 
-def measured(stage: MeasureFeatures, context: Context) -> dict[str, Any]:
+def measured(stage: FeatureRecipe, context: Context) -> dict[str, Any]:
     """A stage's points and its summary."""
     started = time.perf_counter()
     fit, sites = stage.fit, stage.fit.read_sites
@@ -121,7 +121,7 @@ def specificities(
     return points
 
 
-def followed(codes: Tensor, sample: Sample, stage: MeasureFeatures) -> dict[str, float]:
+def followed(codes: Tensor, sample: Sample, stage: FeatureRecipe) -> dict[str, float]:
     """One dictionary over all sites, from its activations (sites, rows, latents)."""
     fires, spread = _fires(codes), Spread.of(codes)
     own, permuted = measures.persistence(fires)
@@ -147,7 +147,7 @@ def _fires(codes: Tensor) -> Tensor:
     return (codes > 0).float()
 
 
-def _random(dictionary: Dictionary, u: Tensor, stage: MeasureFeatures) -> Tensor:
+def _random(dictionary: Dictionary, u: Tensor, stage: FeatureRecipe) -> Tensor:
     """What random directions of the same number, as sparse, are active for: with streams as alike from site to site as
     these, they persist too."""
     drawn = generator(stage.seed, "random features").standard_normal((dictionary.latents, u.shape[-1]))
@@ -157,7 +157,7 @@ def _random(dictionary: Dictionary, u: Tensor, stage: MeasureFeatures) -> Tensor
 
 
 def _effects(
-    stage: MeasureFeatures, context: Context, stored: StoredActivations, at: Mapping[Site, Autoencoder], codes: Tensor
+    stage: FeatureRecipe, context: Context, stored: StoredActivations, at: Mapping[Site, Autoencoder], codes: Tensor
 ) -> tuple[float, float]:
     assert stage.subject is not None
     held_out, length = stored.layout.part("held-out"), stored.layout.length
