@@ -48,7 +48,7 @@ PRESETS = {
         summary="A minute and a half on 2 CPU cores: does everything work? Too short for a valid result.",
         settings=Settings(
             sizes=("30k",), seeds=1, runs=2, trunk_tokens=60_000, tuning_steps=10, latents=64, fit_steps=60,
-            fit_rows=256, stored=400, texts=32, features=(1, 4), num_eval=64, dictionary_seeds=1,
+            fit_rows=256, stored=400, texts=32, features=(1, 4), num_eval=64, dictionary_seeds=1, property_texts=500,
         ),
     ),
     "demo": Preset(

@@ -69,9 +69,10 @@ class Attribute(Stage, AttributionRecipe):
             if other is not None:
                 check_same(self.subject, other)
         longest = self.subject.context_length
-        if longest is not None and self.texts.length > longest:
+        length = max(self.texts.length, self.property_texts.length if self.property_texts else 0)
+        if longest is not None and length > longest:
             raise UserError(
-                f"texts of {self.texts.length} tokens given: {self.subject.size} reads at most {longest}; shorten them"
+                f"texts of {length} tokens given: {self.subject.size} reads at most {longest}; shorten them"
             )
 
     @cached_property
@@ -98,10 +99,13 @@ class Attribute(Stage, AttributionRecipe):
         scored = 3 * models + len(self.losses) * (1 + self.draws + 2 * self.path)
         sets = len(EDITED) * len(self.dictionaries) * len(self.counts) * (1 + self.random_sets)
         planted = len(EDITED) * self.planted * 6
-        reading = self.subject.reading((scored + 1.5 * (sets + 1) + planted) * tokens, self.texts.length)
+        known = self.property_texts or self.texts
+        of_truth = known.count * known.length * (self.properties is not None)
+        reading = self.subject.reading(of_truth + (scored + 1.5 * (sets + 1) + planted) * tokens, self.texts.length)
         latents = sum(dictionary.latents for dictionary in self.dictionaries)
         width, vocabulary = self.subject.architecture.width, vocabulary_of(self.subject.codec)
         held = 4.0 * tokens * (6 * latents + 6 * width + 8 * min(vocabulary, tokens))
+        held += 4.0 * of_truth * (width + 2 * max(dictionary.latents for dictionary in self.dictionaries))
         weights = 2 * models * self.subject.memory(0).total
         return replace(reading, memory_bytes=weights + held, disk_bytes=24.0 * latents * len(self.losses) * 3)
 

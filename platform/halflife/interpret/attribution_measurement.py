@@ -26,7 +26,7 @@ from halflife.interpret.attribution_edits import (
 )
 from halflife.interpret.attribution_losses import centred
 from halflife.interpret.attribution_recipe import EDITED, FILE, AttributionRecipe
-from halflife.interpret.attribution_scores import Attribution, MovedFeatures, Predictions, attributed
+from halflife.interpret.attribution_scores import Attribution, MovedFeatures, Predictions, attributed, split
 from halflife.interpret.autoencoder import Autoencoder
 from halflife.models.changes import Add, Replace
 from halflife.rng import seed_of
@@ -43,7 +43,7 @@ def measured(stage: AttributionRecipe, context: Context) -> dict[str, Any]:
     work = _Work(stage, context)
     points = work.change()
     found = work.attribution()
-    truth = work.truth(found)
+    truth = work.truth()
     for number, (own, known) in enumerate(zip(found, truth, strict=True)):
         name = f"d{number}"
         points |= {f"{name}/live": float(work.live(own).sum())}
@@ -147,14 +147,20 @@ class _Work:
         names = {"fvu": seen.own, "fvu_tuned": seen.tuned, "fvu_mapped": seen.mapped, "collapsed": seen.collapsed}
         return names if self.live(found).any() else {}
 
-    def truth(self, found: list[Attribution]) -> list[Tensor | None]:
+    def truth(self) -> list[Tensor | None]:
         """(latents, properties) for each dictionary."""
         if self.stage.properties is None:
-            return [None] * len(found)
-        rows = self.texts.cpu().numpy()
-        values = self.stage.properties.values(rows, self.stage.subject.codec, self.context.results)
-        known = torch.from_numpy(values[:, self.stage.first :]).to(self.texts.device).flatten(0, 1)
-        return [correlations(own.codes[:, self.stage.first :].flatten(0, 1), known) for own in found]
+            return [None] * len(self.dictionaries)
+        texts, codec = self.stage.property_texts or self.stage.texts, self.stage.subject.codec
+        rows = texts.rows(codec, self.context.results)
+        values = self.stage.properties.values(rows, codec, self.context.results)[:, self.stage.first :]
+        known = torch.from_numpy(values).to(self.texts.device).flatten(0, 1)
+        streams = [self.base.stream(part)[:, self.stage.first :] for part in
+                   torch.from_numpy(rows).to(self.texts.device).split(self._chunk)]  # fmt: skip
+        return [
+            correlations(torch.cat([split(each, part)[0].flatten(0, 1) for part in streams]), known)
+            for each in self.dictionaries
+        ]
 
     def scored(self, found: Attribution, truth: Tensor | None) -> Points:
         """At `<loss>.<way>`."""

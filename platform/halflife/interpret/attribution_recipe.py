@@ -31,6 +31,9 @@ class AttributionRecipe:
     """Half of them for edits' factors"""
     properties: Properties | None = None
     """What latents may stand for; the first is what fine-tuning was for."""
+    property_texts: Texts | None = None
+    """On which it is measured what latents stand for; by default `texts`. What a text is about hardly changes within
+    it, so hundreds of texts are needed, not thousands of tokens."""
     intended: Texts | None = None
     """The same texts, as far as their tokens go, with the exact distribution that fine-tuning was to reach"""
     losses: tuple[ChangeLoss, ...] = (DotProduct(), Divergence())

@@ -77,6 +77,8 @@ class Settings:
     """Texts on whose activations it is fitted; a tenth of them are held out."""
     texts: int = 128
     """Texts on which fine-tuning is attributed; edits are measured on half of them."""
+    property_texts: int = 2000
+    """Texts on which it is measured what features stand for."""
     features: tuple[int, ...] = (1, 2, 5, 10)
     """Numbers of top features that are edited together."""
     num_eval: int = 256
@@ -90,7 +92,7 @@ def check_settings(settings: Settings) -> None:
         Rung(size=size)
     check_positive(
         settings, "seeds", "runs", "trunk_tokens", "lr", "documents", "tuning_steps", "tuning_lr", "latents", "k",
-        "dictionary_seeds", "fit_steps", "fit_rows", "features", "num_eval",
+        "dictionary_seeds", "fit_steps", "fit_rows", "features", "num_eval", "property_texts",
     )  # fmt: skip
     if settings.attributes < 2:
         raise UserError(
@@ -204,6 +206,7 @@ class Cell:
             dictionaries=tuple(Fitted(fit=fit, dictionary=each) for each in fit.dictionaries),
             texts=self.texts(settings.texts, 2), intended=self.texts(settings.texts, 2, self.shifted(0)),
             properties=AttributeOdds(text=self.text, wanted=wanted), counts=settings.features, seed=self.seed,
+            property_texts=self.texts(settings.property_texts, 4),
         )  # fmt: skip
 
 
