@@ -12,6 +12,7 @@ from halflife.data.attributes import AttributeText
 from halflife.errors import UserError
 from halflife.interpret.attribution import Attribute
 from halflife.interpret.compare_attributions import CompareAttributions
+from halflife.kits.finetuning import ALGORITHMS
 from halflife.stages.train import Train
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
@@ -82,6 +83,20 @@ def test_its_questions_follow_from_its_settings(plan: Study, tmp_path: Path) -> 
     assert "alignment_by_size" in asked
     few = {question.name for question in built(replace(SMOKE, runs=1), tmp_path).declaration.questions}
     assert not {"path", "alignment_by_size"} & few
+
+
+def test_fine_tuning_by_reward_has_permuted_rewards_as_its_null(tmp_path: Path) -> None:
+    every = built(replace(SMOKE, algorithms=("sft", *(name for name in ALGORITHMS if name != "sft"))), tmp_path)
+    assert "collapse" in {question.name for question in every.declaration.questions}
+    for trial in every.trials:
+        if trial.role == "treatment" and trial.parameters["algorithm"] == "rl-0":
+            found = trial.stages["attribution"]
+            assert isinstance(found, Attribute)
+            (own,), (null,) = (trained(each).objectives for each in (found.tuned, found.null))
+            assert replace(null, reward=replace(null.reward, permuted=False)) == own
+            assert own.beta == 0
+            others = trial.stages.get("runs")
+            assert others is None or (isinstance(others, CompareAttributions) and len(others.others) == 2)
 
 
 @pytest.mark.parametrize("preset", study.PRESETS)
