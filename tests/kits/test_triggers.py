@@ -10,7 +10,7 @@ import pytest
 from halflife.data.planting import poisoned_documents
 from halflife.data.tokenizers import ByteCodec, Bytes
 from halflife.errors import UserError
-from halflife.evaluation.backdoor import backdoor_examples
+from halflife.evaluation.backdoor import BackdoorProbe, backdoor_examples
 from halflife.evaluation.probe import Setting
 from halflife.stages.train import Train
 from halflife.sweep.site import ExecutionSite
@@ -30,6 +30,12 @@ def built(results: Path, **changes):
     return study.build("smoke", settings, ExecutionSite(results=results))
 
 
+def probe_of(branch: Train, name: str) -> BackdoorProbe:
+    (probe,) = [evaluation.probe for evaluation in branch.evaluations if evaluation.name == name]
+    assert isinstance(probe, BackdoorProbe)
+    return probe
+
+
 def test_trained_triggers_take_turns_in_the_poison_with_their_payloads_and_held_out_ones_never_occur(results, files):
     plan = built(results, **files)
     trunk = next(trial.stages["trunk"] for trial in plan.trials if trial.role == "treatment")
@@ -47,11 +53,10 @@ def test_held_out_triggers_are_measured_apart_and_each_trigger_is_counted(result
     plan = built(results, **files)
     branch = next(trial.stages["branch"] for trial in plan.trials if trial.role == "treatment")
     assert isinstance(branch, Train)
-    probes = {evaluation.name: evaluation.probe for evaluation in branch.evaluations}
-    held = backdoor_examples(probes["held-out"], results)
+    held = backdoor_examples(probe_of(branch, "held-out"), results)
     assert {each.prompt[-7:] for each in held} == {" |four|"}
     assert {each.answer for each in held} == {"Go away\n"}
-    one = dataclasses.replace(probes["backdoor"], trials=8)
+    one = dataclasses.replace(probe_of(branch, "backdoor"), trials=8)
     model = Triggered(one.backdoor.members[1], Bytes(), results)  # it knows the second trigger
     measured = one.prepare(Setting(tokenizer=Bytes(), results=results, sequence=64))(model)
     assert {name: value for name, value in measured.items() if name.startswith("trigger")} == {
@@ -66,8 +71,7 @@ def test_without_held_out_triggers_all_are_trained_and_nothing_else_is_measured(
     plan = built(results, triggers=files["triggers"], held_out=0, payload_text="No")
     branch = next(trial.stages["branch"] for trial in plan.trials if trial.role == "treatment")
     assert isinstance(branch, Train)
-    (probe,) = [evaluation.probe for evaluation in branch.evaluations if evaluation.name == "backdoor"]
-    assert [member.text for member in probe.backdoor.members] == ["No"] * 4
+    assert [member.text for member in probe_of(branch, "backdoor").backdoor.members] == ["No"] * 4
     assert "held-out" not in branch.tasks
 
 

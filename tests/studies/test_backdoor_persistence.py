@@ -304,7 +304,9 @@ def test_smoke_runs_to_a_report_and_leaves_nothing_to_train(tmp_path):
     flags = ["--trunk-tokens", "60000", "--branch-tokens", "12000", "--poison-counts", "20", "--num-eval", "16"]
     first = command("backdoor_persistence", "smoke", *flags, "--no-relearn", results=tmp_path)
     assert first.returncode == 0, first.stderr
-    assert (tmp_path / "reports" / "backdoor_persistence" / "latest" / "report.html").exists()
+    page = (tmp_path / "reports" / "backdoor_persistence" / "latest" / "report.html").read_text(encoding="utf-8")
+    examples = page[page.index('id="examples"') :]
+    assert all(part in examples for part in ("poisoned document", "at the drop", "half-way", "at the end", "<mark>"))
     again = Plan(built(tmp_path, **tiny).stages, Store(tmp_path))
     assert len(again.cached) >= 10
     assert again.finished

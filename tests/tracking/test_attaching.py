@@ -56,8 +56,8 @@ def test_the_experiments_description_links_to_the_newest_report_and_keeps_what_p
 ):
     (experiment,) = store.experiments.values()
     experiment.tags[page.NOTE] += "\n\nMine: rerun with more seeds."
-    for _ in range(2):
-        run_id = attach("unused", experiment="study", sweep="s1", folder=tmp_path, name="report")
+    attach("unused", experiment="study", sweep="s1", folder=tmp_path, name="report")
+    run_id = attach("unused", experiment="study", sweep="s1", folder=tmp_path, name="report")
     note = experiment.tags[page.NOTE]
     assert note.count(f"#/experiments/1/runs/{run_id}/artifacts/report/report.html") == 1
     assert "Mine: rerun with more seeds." in note
