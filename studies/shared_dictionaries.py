@@ -58,8 +58,8 @@ PRESETS = {
     "smoke": Preset(
         summary="A minute and a half on 2 CPU cores: does everything work? Too short for a valid result.",
         settings=Settings(
-            sizes=("30k",), seeds=1, tokens=60_000, arms=("shared",), widths=(32, 64), beside_latents=64, followed=64,
-            fit_steps=60, fit_rows=256, texts=400, num_eval=128,
+            sizes=("30k",), seeds=1, tokens=60_000, arms=("shared",), widths=(8, 16, 32), beside_latents=64,
+            followed=32, fit_steps=60, fit_rows=256, texts=400, num_eval=128,
         ),
     ),
     "demo": Preset(
@@ -75,8 +75,8 @@ PRESETS = {
         "tokens, and dictionaries of what MLPs write.",
         settings=Settings(
             sizes=("30k", "100k", "300k"), seeds=5, strengths=(0.1, 0.03, 0.3, 1.0), lengths=(1.0, 2.0), written=True,
-            arms=("shared", "per-block", "random", "dense", "low-rank", "longer"), widths=(32, 64, 128, 256, 512, 1024),
-            tokens=4_000_000, fit_steps=1000,
+            arms=("shared", "per-block", "random", "dense", "low-rank", "longer"),
+            widths=(8, 16, 32, 64, 128, 256, 512), tokens=4_000_000, fit_steps=1000,
         ),
     ),
 }  # fmt: skip

@@ -95,13 +95,16 @@ def test_every_preset_can_be_planned(preset: str, tmp_path: Path) -> None:
         ({"blocks": 1}, "--blocks 1: expected at least 2"),
         ({"widths": (64,)}, "--widths 64: expected at least 2"),
         ({"widths": (32, 32)}, "--widths 32 32: expected at least one value, each once"),
-        ({"followed": 48}, "--followed 48: expected one of --widths 32 64"),
-        ({"k": 33}, "--k 33: expected at most 32, the latents of the smallest dictionary"),
+        ({"followed": 48}, "--followed 48: expected one of --widths 8 16 32"),
+        ({"k": 9}, "--k 9: expected at most 8, the latents of the smallest dictionary"),
         ({"arms": ("random", "shared")}, "--arms random shared: expected shared as the first"),
         ({"strengths": (0.0,)}, "--strengths 0.0: expected a positive number"),
         ({"texts": 3}, "--texts 3 of --symbols 32: expected at least 20 texts"),
         ({"sizes": ("30k",), "blocks": 99}, "99 layers of 30k given"),
-        ({"arms": ("shared", "low-rank"), "k": 32}, "rank 32 given: 30k is 32 wide; expected less"),
+        (
+            {"arms": ("shared", "low-rank"), "k": 32, "widths": (32, 64), "followed": 32},
+            "rank 32 given: 30k is 32 wide; expected less",
+        ),
     ],
 )
 def test_settings_that_cannot_be_run_are_refused_in_one_line(
