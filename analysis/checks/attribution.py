@@ -25,7 +25,7 @@ def attribution_checks(data: StudyData) -> list[Check]:
         Check(
             name="Planted features are found", required=True, passed=worst["value"] >= FOUND,
             expected=f"of features that are moved alone, at least {FOUND:.0%} are ranked first",
-            found=f"at the least {worst['value']:.0%} ({way}, {worst['trial']})",
+            found=f"at the least {worst['value']:.0%} ({way})",
             remedy=f"dictionaries whose features differ more: {longer}, or fewer latents",
         )
     ]  # fmt: skip
