@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from halflife.data.corpus import Corpus
+from halflife.data.tokenizers import Bytes
+from halflife.errors import UserError
+from halflife.evaluation.texts import CorpusTexts, Texts
+from halflife.interpret.attribution import Attribute
 from halflife.interpret.attribution_edits import Reproduction, Transfer, alignment, correlations, matched, reliability
 from halflife.interpret.attribution_losses import ChangeLoss, Divergence, DotProduct, SquaredError, centred
 from halflife.interpret.attribution_scores import WAYS, Attribution, MovedFeatures, Predictions, attributed, pulled
 from halflife.interpret.autoencoder import Autoencoder
+from halflife.interpret.compare_attributions import CompareAttributions, compared
+from halflife.interpret.dictionary_edits import Fitted
 from halflife.models.ladder import Rung
 from halflife.models.model import Model
 from halflife.models.sites import Site
 from halflife.models.start import freeze, fresh
+from halflife.stages.subject import Subject
+from tests.interpret import planted
 
 VOCABULARY, LATENTS, TEXTS = 12, 48, 24
 SITE, LAST = Site(layer=1), Site(layer=2)
@@ -267,3 +277,51 @@ def test_a_rotated_stream_is_fitted_again_after_a_linear_map_and_a_latent_that_i
     assert Transfer.of(own, base, base, live).collapsed == 0
     sizes[..., 3] = 0
     assert Transfer.of(own, base, (sizes[0] @ rows, sizes[1] @ rows), live).collapsed == pytest.approx(1 / width)
+
+
+def test_attributions_that_contradict_themselves_are_refused_in_one_line(tmp_path: Path) -> None:
+    texts: Any = CorpusTexts(corpus=Corpus(digest="0" * 16), count=8, length=16)
+    subject = Subject(model=Rung(size="20k"), tokenizer=Bytes())
+    fit = planted.stage()
+    good: dict[str, Any] = {
+        "subject": subject, "tuned": subject, "site": SITE, "texts": texts,
+        "dictionaries": (Fitted(fit=fit, dictionary=fit.dictionaries[0]),),
+    }  # fmt: skip
+    Attribute(**good)
+    for changes, line in (
+        ({"site": Site(layer=9)}, "layer 9"), ({"dictionaries": ()}, "without a dictionary"),
+        ({"losses": (DotProduct(), DotProduct())}, "loss dot given several times"),
+        ({"counts": (0,)}, "counts"), ({"draws": 0}, "draws = 0"),
+        ({"tuned": replace(subject, model=Rung(size="30k"))}, "expected a model of the same shape"),
+        ({"texts": replace(texts, count=2)}, "at least 4 texts"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=line) as error:
+            Attribute(**good | changes)
+        assert "\n" not in str(error.value)
+    one = Attribute(**good)
+    with pytest.raises(UserError, match="expected 2"):
+        CompareAttributions(runs=(one,))
+    with pytest.raises(UserError, match="other dictionaries"):
+        CompareAttributions(runs=(one, replace(one, losses=(DotProduct(),))))
+    exact = _NoDistribution()
+    with pytest.raises(UserError, match="leave `intended` out"):
+        replace(one, texts=exact, intended=exact).check(tmp_path)
+
+
+class _NoDistribution(Texts):
+    count, length = 8, 4
+
+    def rows(self, tokenizer: Any, results: Path) -> Any:
+        return np.zeros((8, 4), np.int64)
+
+
+def test_copies_of_a_run_use_the_same_features_and_runs_for_other_things_do_not() -> None:
+    one, other = (torch.randn(2, 200, generator=seeded(seed)) for seed in (1, 2))
+    one, other = (each.mean(0).expand(2, -1) for each in (one, other))  # both halves alike
+    same = compared([one, one], [other], top=20)
+    assert (same["within"], same["overlap"], same["reliability"]) == (pytest.approx(1), 1, pytest.approx(1))
+    assert same["path"] == pytest.approx(0, abs=1e-5)
+    assert abs(same["between"]) < 0.2
+    apart = compared([one, other], [], top=20)
+    assert apart["path"] > 0.8
+    assert "between" not in apart

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 from halflife.data.tokenizers import vocabulary_of
@@ -74,6 +75,15 @@ class Attribute(Stage, AttributionRecipe):
             raise UserError(
                 f"texts of {length} tokens given: {self.subject.size} reads at most {longest}; shorten them"
             )
+
+    def check(self, results: Path) -> None:
+        """Raises UserError when the exact change is asked for of texts that have no exact distribution."""
+        if self.intended is None:
+            return
+        codec = self.subject.codec
+        rows = self.texts.rows(codec, results)
+        if any(each.conditional(rows, codec, results) is None for each in (self.texts, self.intended)):
+            raise UserError("an intended change of texts without an exact distribution given: leave `intended` out")
 
     @cached_property
     def ways(self) -> tuple[str, ...]:

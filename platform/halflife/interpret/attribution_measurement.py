@@ -86,18 +86,10 @@ class _Work:
         stage, codec, results = self.stage, self.stage.subject.codec, self.context.results
         assert stage.intended is not None
         tables = [each.conditional(rows, codec, results) for each in (stage.intended, stage.texts)]
-        if any(table is None for table in tables):
-            raise self.unknown()
         columns = self.compared.cpu().numpy()
         wanted, usual = (torch.from_numpy(table[:, stage.first :, columns]) for table in tables if table is not None)
         known = ((wanted > 0) & (usual > 0)).all(-1, keepdim=True)
         return torch.where(known, centred(wanted.log() - usual.log()), 0).float().to(self.texts.device)
-
-    @staticmethod
-    def unknown() -> Exception:
-        from halflife.errors import UserError
-
-        return UserError("texts with an intended change given that have no exact distribution: leave `intended` out")
 
     def change(self) -> Points:
         """What fine-tuning did, whatever features it used."""
