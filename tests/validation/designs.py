@@ -144,7 +144,7 @@ def growing(replicates: int) -> list[Cell]:
 
 
 def grouped(replicates: int) -> list[Cell]:
-    """Counts that bounce, in groups with time scales of their own, a level near 1 and a floor near 0: the whole of `fit`,
+    """Counts that bounce, in groups with time scales of their own, a level near 1, a floor near 0: the whole of `fit`,
     from the choice of the error to the mean over groups."""
     law, found, groups, level, floor, scale = LAWS["exponential_floor"], [], 5, 0.97, 0.02, 60.0
     x, replicates = np.tile(STEPS, groups), max(replicates // FEWER, 20)
