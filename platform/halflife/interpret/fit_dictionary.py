@@ -99,8 +99,9 @@ class FitDictionary(Stage, DictionaryRecipe):
             reading = self.subject.reading(passes, length)
             flops, memory = flops + reading.flops, memory + self.subject.memory(self.texts * length).total
             memory += self.texts * length * vocabulary_of(self.subject.codec) * 4.0
+        shapes = len({(each.latents, each.sparsity, each.shared) for each in self.dictionaries})  # stepped one by one
         return Cost(
-            tokens=self.tokens, flops=flops, memory_bytes=memory, disk_bytes=7 * weights, steps=float(self.steps)
+            tokens=self.tokens, flops=flops, memory_bytes=memory, disk_bytes=7 * weights, steps=self.steps * shapes
         )
 
     def turns(self) -> NDArray[np.float32]:
