@@ -288,15 +288,16 @@ def test_attributions_that_contradict_themselves_are_refused_in_one_line(tmp_pat
         "dictionaries": (Fitted(fit=fit, dictionary=fit.dictionaries[0]),),
     }  # fmt: skip
     Attribute(**good)
-    for changes, line in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"site": Site(layer=9)}, "layer 9"), ({"dictionaries": ()}, "without a dictionary"),
         ({"losses": (DotProduct(), DotProduct())}, "loss dot given several times"),
         ({"counts": (0,)}, "counts"), ({"draws": 0}, "draws = 0"),
         ({"tuned": replace(subject, model=Rung(size="30k"))}, "expected a model of the same shape"),
         ({"texts": replace(texts, count=2)}, "at least 4 texts"),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for changes, line in cases:
         with pytest.raises(UserError, match=line) as error:
-            Attribute(**good | changes)
+            Attribute(**{**good, **changes})
         assert "\n" not in str(error.value)
     one = Attribute(**good)
     with pytest.raises(UserError, match="expected 2"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,6 +16,8 @@ from halflife.kits.finetuning import ALGORITHMS
 from halflife.stages.train import Train
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
+from halflife.training.attribute_reward import AttributeReward
+from halflife.training.policy_gradient import PolicyGradient
 from studies import finetuning_attribution as study
 
 SMOKE = study.PRESETS["smoke"].settings
@@ -93,7 +95,9 @@ def test_fine_tuning_by_reward_has_permuted_rewards_as_its_null(tmp_path: Path) 
             found = trial.stages["attribution"]
             assert isinstance(found, Attribute)
             (own,), (null,) = (trained(each).objectives for each in (found.tuned, found.null))
-            assert replace(null, reward=replace(null.reward, permuted=False)) == own
+            assert isinstance(own, PolicyGradient)
+            assert isinstance(null, PolicyGradient)
+            assert replace(null, reward=replace(cast("AttributeReward", null.reward), permuted=False)) == own
             assert own.beta == 0
             others = trial.stages.get("runs")
             assert others is None or (isinstance(others, CompareAttributions) and len(others.others) == 2)
