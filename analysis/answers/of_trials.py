@@ -9,7 +9,7 @@ import polars as pl
 from analysis.answers.quantities import values
 from analysis.runs.study import StudyData
 from halflife.tracking import schema
-from halflife.tracking.derived import DERIVED
+from halflife.tracking.questions import DERIVED
 
 
 def trial_numbers(data: StudyData) -> dict[str, dict[str, float]]:

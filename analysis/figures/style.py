@@ -246,8 +246,9 @@ def _draw_minor_ticks_at_once(figure: Figure) -> None:
     for axes, axis, at in found:
         across, zeros = axis is axes.xaxis, np.zeros(at.size)
         look = {"length": _RC["xtick.minor.size"], "width": _RC["xtick.minor.width"]} | axis.get_tick_params("minor")
+        marker: Any = TICKDOWN if across else TICKLEFT  # a number of matplotlib's, which its types leave out
         line = Line2D(
-            at if across else zeros, zeros if across else at, ls="", marker=TICKDOWN if across else TICKLEFT, color=INK,
+            at if across else zeros, zeros if across else at, ls="", marker=marker, color=INK,
             transform=axes.get_xaxis_transform() if across else axes.get_yaxis_transform(), ms=look["length"],
             mew=look["width"], clip_on=False, zorder=0.5,
         )  # fmt: skip
@@ -264,5 +265,5 @@ def _wrap_titles(figure: Figure) -> None:
         given = {axes.get_title(loc) for loc in ("left", "center", "right")} - {""}
         for title in axes.get_children():
             if isinstance(title, Text) and (text := title.get_text()) in given and "\n" not in text:
-                letters = max(12, int(points / (0.62 * title.get_fontsize())))
+                letters = max(12, int(points / (0.62 * float(title.get_fontsize()))))
                 title.set_text(textwrap.fill(text, letters, break_on_hyphens=False))

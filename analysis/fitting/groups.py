@@ -65,12 +65,14 @@ def _own_ends(fit: Fit, level: float) -> OwnEnds:
         scaled = np.nan_to_num(hessian / scale[:, :, None] / scale[:, None, :])
     singular = np.linalg.eigvalsh(np.where(free[:, :, None] & free[:, None, :], scaled, np.eye(z.shape[1])))[:, 0]
     wide = np.append(np.where(law.log, WIDE_LOG, WIDE * problem.scale[:size]), [WIDE_LOG] * (half is not None))
-    doubtful = (singular < SINGULAR) | ~((high - low) / 2 <= wide).all(axis=1)
-    doubtful |= (low_bound | high_bound)[:, :size].any(axis=1)
-    if doubtful.any():
-        problem, z, quantities = problem_of(np.flatnonzero(doubtful))
-        for i, end in enumerate(profile(problem, z, quantities, level)):
-            low[doubtful, i], high[doubtful, i] = end.low, end.high
+    with np.errstate(invalid="ignore"):  # ends may be open on both sides
+        doubtful = (singular < SINGULAR)[:, None] | ~((high - low) / 2 <= wide)
+    doubtful[:, :size] |= (low_bound | high_bound)[:, :size]
+    for i in np.flatnonzero(doubtful.any(axis=0)):  # a profile is some forty fits: of what is in doubt alone
+        rows = np.flatnonzero(doubtful[:, i])
+        problem, z, quantities = problem_of(rows)
+        [end] = profile(problem, z, [quantities[i]], level)
+        low[rows, i], high[rows, i] = end.low, end.high
     with np.errstate(divide="ignore"):
         least, most = (np.where(law.log, -np.inf if at < 0.5 else np.inf, end)
                        for at, end in enumerate(law.bounds))  # fmt: skip

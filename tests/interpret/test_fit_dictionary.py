@@ -77,7 +77,7 @@ def test_directions_are_recovered_and_shared_as_far_as_blocks_share_them(
 
 def test_dictionaries_of_one_pass_are_as_each_fitted_alone(tmp_path: Path, same: StoredActivations) -> None:
     several = (PLAIN, replace(PLAIN, seed=1), replace(PLAIN, shared=True), replace(PLAIN, sparsity=BatchTopK(k=ACTIVE)))
-    run = {"steps": 20, "rows": 64}
+    run: dict[str, Any] = {"steps": 20, "rows": 64}
     together = fitted(stage(*several, **run), same, Host(tmp_path / "together"))
     for each in several:
         alone = fitted(stage(each, **run), same, Host(tmp_path / each.name))

@@ -52,7 +52,7 @@ class AttributeScore(Probe):
             from halflife.evaluation.scoring import evaluating
 
             with evaluating(model):
-                found = sample(model, ids[:, None], first, draws, temperature=1.0, vocabulary=int(ids.max()) + 1)
+                found = sample(model, list(ids[:, None]), first, draws, temperature=1.0, vocabulary=int(ids.max()) + 1)
             tokens = np.concatenate([ids[first][:, None], found.tokens.cpu().numpy()], axis=1)
             return {"score": float(np.exp(classify(tokens)).mean()), "documents": float(self.count)}
 

@@ -103,7 +103,8 @@ class Transfer:
         mapped = ((tuned[1].double() - fit.mean(0)) @ weights + target.mean(0)).float()
         before, after = (dictionary.codes(each[1])[0].flatten(0, 1)[:, live].var(0) for each in (base, tuned))
         collapsed = (after < COLLAPSED * before).float().mean()
-        return cls(*(unexplained(dictionary, each) for each in (base[1], tuned[1], mapped)), float(collapsed))
+        own, other, after_map = (unexplained(dictionary, each) for each in (base[1], tuned[1], mapped))
+        return cls(own, other, after_map, float(collapsed))
 
 
 def unexplained(dictionary: Autoencoder, stream: Tensor) -> float:

@@ -256,8 +256,9 @@ class Declaration:
         data["quantities"] = tuple(questions.quantity(each) for each in data.get("quantities", ()))
         data["questions"] = tuple(questions.read(questions.QUESTIONS, each) for each in data.get("questions", ()))
         data["criteria"] = tuple(Criterion(**criterion) for criterion in data.get("criteria", ()))
-        levers = data.get("levers", {})
-        data["levers"] = Levers(**{name: tuple(v) if isinstance(v, list) else v for name, v in levers.items()})
+        levers: dict[str, Any] = data.get("levers", {})
+        levers = {name: tuple(v) if isinstance(v, list) else v for name, v in levers.items()}
+        data["levers"] = Levers(**levers)
         for name in ("figures", "notes", "looks", "pilot_seeds"):
             data[name] = tuple(data.get(name, ()))
         return Declaration(**data)
