@@ -14,7 +14,7 @@ from analysis.decay.fits import MIN_POINTS, STARTS, comparisons, observations, r
 from analysis.decay.retention import CLOCKS
 from analysis.errors import UserError
 from analysis.fitting.fit import fit
-from analysis.fitting.intervals import HalfLife, intervals
+from analysis.fitting.intervals import HalfLife, half_life_of
 from analysis.fitting.result import Fit
 from analysis.runs.study import StudyData
 
@@ -53,7 +53,7 @@ def _half_lives_by_clock(data: StudyData) -> pl.DataFrame:
                         made = fit(each.fit.law, observations(part, clock), starts=STARTS)
                     except UserError:  # a law without a value on this clock
                         continue
-                    half = intervals(made).half_life
+                    half = half_life_of(made)
                 if half is not None:
                     ends = (half.estimate, half.low, half.high, half.censored)
                     rows.append((size, made.law.name, clock, *ends, made.starts_at_optimum, "; ".join(made.warnings)))

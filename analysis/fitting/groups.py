@@ -35,14 +35,15 @@ class OwnEnds:
     high_bound: NDArray[np.bool_]
 
 
-def own_ends(fit: Fit, level: float = LEVEL) -> OwnEnds:
-    """Of the fits in `by_group`. Computed once per fit."""
-    if "own_ends" not in fit.derived:
-        fit.derived["own_ends"] = _own_ends(fit, level)
-    return fit.derived["own_ends"]
+def own_ends(fit: Fit, level: float = LEVEL, *, half_life: bool = False) -> OwnEnds:
+    """Of the fits in `by_group`; with `half_life`, only its ends are sure. Computed once per fit."""
+    name = "ends of half-lives" if half_life else "own_ends"
+    if name not in fit.derived:
+        fit.derived[name] = _own_ends(fit, level, half_life)
+    return fit.derived[name]
 
 
-def _own_ends(fit: Fit, level: float) -> OwnEnds:
+def _own_ends(fit: Fit, level: float, only_half_life: bool) -> OwnEnds:
     each, law, (data, parts) = by_group(fit), fit.law, replicates_by_group(fit.observations)
     theta = each.theta if each.own is None else np.column_stack([each.theta, each.own])
     size, half = len(law.parameters), each.half_life
@@ -68,6 +69,7 @@ def _own_ends(fit: Fit, level: float) -> OwnEnds:
     with np.errstate(invalid="ignore"):  # ends may be open on both sides
         doubtful = (singular < SINGULAR)[:, None] | ~((high - low) / 2 <= wide)
     doubtful[:, :size] |= (low_bound | high_bound)[:, :size]
+    doubtful[:, :size] &= not only_half_life
     for i in np.flatnonzero(doubtful.any(axis=0)):  # a profile is some forty fits: of what is in doubt alone
         rows = np.flatnonzero(doubtful[:, i])
         problem, z, quantities = problem_of(rows)

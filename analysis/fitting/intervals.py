@@ -72,6 +72,17 @@ def intervals(fit: Fit, level: float = LEVEL) -> Intervals:
     return _over_groups(fit, level) if fits_alone(fit) else _jackknife(fit, level)
 
 
+def half_life_of(fit: Fit, level: float = LEVEL) -> HalfLife | None:
+    """That of `intervals`, without the time that the parameters' take."""
+    group = fit.observations.group
+    if group is None or np.unique(group).size < 2 or not fits_alone(fit):
+        return intervals(fit, level).half_life
+    if (reached := half_lives_by_group(fit)) is None:
+        return None
+    sure = own_ends(fit, level, half_life=True).determined[:, -1] | reached.bounded
+    return _mean_half_life(reached, _identified(np.unique(group), reached.known, sure)[0], level)
+
+
 def _solved(fit: Fit, theta: Array) -> Array:
     return np.where(fit.law.log, np.log(np.where(fit.law.log, theta, 1.0)), theta)
 

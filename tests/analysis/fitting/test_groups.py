@@ -13,7 +13,7 @@ from scipy import special
 from analysis.figures.fitted import fitted_table
 from analysis.fitting.fit import by_group, fit, fit_many
 from analysis.fitting.groups import own_ends
-from analysis.fitting.intervals import intervals
+from analysis.fitting.intervals import half_life_of, intervals
 from analysis.fitting.objectives import BetaBinomial, Binomial, _trigamma
 from analysis.fitting.observations import Observations
 from analysis.laws import LAWS
@@ -112,6 +112,12 @@ def test_a_group_that_does_not_identify_a_parameter_is_said_and_left_out_of_its_
         frame(data), "stretched", x="x", hits="hits", trials="trials", group="group", error="binomial", starts=32
     ))  # fmt: skip
     assert f"warning: {note}" in printed
+
+
+@pytest.mark.parametrize("groups", [5, 1])
+def test_a_half_life_alone_is_that_of_the_whole_table(groups: int) -> None:
+    data = planted(np.concatenate([five()[: groups - 1], [[0.97, 3000.0, 0.02]]]), seed=3)
+    assert half_life_of(fit(LAW, data, starts=16)) == intervals(fit(LAW, data, starts=16)).half_life
 
 
 def test_a_mean_that_most_groups_say_nothing_of_is_not_made() -> None:
