@@ -188,7 +188,7 @@ def test_a_fit_is_printed_in_ten_readable_lines() -> None:
     lines = str(results.fit(frame, "exponential_floor", x="x", y="y", starts=16)).splitlines()
     assert len(lines) <= 10
     assert lines[:2] == ["exponential_floor: y = f + (a - f) exp(-x/T)", "31 points, gaussian errors"]
-    assert lines[2].split() == ["estimate", "95", "%", "interval"]
+    assert lines[2].split() == ["estimate", "95", "%", "interval", "by"]
     assert [line.split()[0] for line in lines[3:7]] == ["a", "T", "f", "half-life"]
 
 

@@ -19,6 +19,8 @@ WIDE, WIDE_LOG = 0.25, float(np.log(3))
 """Half-widths, of the data's scale and of a logarithm, up to which the curvature at the optimum shows what a group
 determines; beyond, and at a bound, its profile likelihood does."""
 SINGULAR = 1e-8
+HAD = 0.5
+"""Share of the groups' median rate at the start below which a group never had what decays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,8 @@ def last_seen(data: Observations) -> Array:
 class Reached:
     """Half-lives of groups, each (groups,) and within bounds: a run that had not lost half by its last point, or that
     stayed as it was, has that as `low` and `high` inf; one that had by its first point after 0 has `low` 0 and that as
-    `high`; one that never had the skill that decays, a response of 0 throughout, has none (NaN)."""
+    `high`; one that never had the skill that decays, a response of 0 throughout or a rate that starts below HAD of the
+    groups' median, has none (NaN): flat at chance, it would pass for one that never loses the skill."""
 
     low: Array
     high: Array
@@ -125,7 +128,9 @@ def half_lives_by_group(fit: Fit) -> Reached | None:
     highest = np.where(own & ~np.isnan(y), y, -np.inf).max(axis=1)
     flat = highest == np.where(own & ~np.isnan(y), y, np.inf).min(axis=1)
     late, early = flat | ~(half <= last_seen(data)), half < first
-    never = flat & (highest == 0) & fit.law.decays
+    start = fit.law.value(by_group(fit).theta, np.where(own, x, np.inf).min(axis=1)[:, None, None])[:, 0]
+    weak = start < HAD * np.median(start) if data.hits is not None else np.zeros(start.shape, dtype=bool)
+    never = (weak | flat & (highest == 0)) & fit.law.decays
     low = np.where(late, last_seen(data), np.where(early, 0.0, half))
     high = np.where(late, np.inf, np.where(early, first, half))
     return Reached(low=np.where(never, np.nan, low), high=np.where(never, np.nan, high))

@@ -107,9 +107,9 @@ def _clipped(end: float | None, low: float, high: float) -> float | None:
 def _over_groups(fit: Fit, level: float) -> Intervals:
     """Means over groups, of parameters on the solved scale: of a rate itself, as a logit has none at 0 or 1.
 
-    A group that does not identify a parameter is left out of its mean; where more than a third do not, there is none.
-    One that never had the skill determines levels alone (the law's linear parameters). A time scale is bounded where
-    the half-life is: the other parameters equal, it is in proportion to it.
+    A group that never had the skill is left out, as it says nothing of how it is lost; one that does not identify a
+    parameter, of that one's mean; where more than a third do not, there is none. A time scale is bounded where the
+    half-life is: the other parameters equal, it is in proportion to it.
     """
     each, reached, own = by_group(fit), half_lives_by_group(fit), own_ends(fit)
     half, solved, found = each.half_life, _solved(fit, each.theta), {}
@@ -117,7 +117,7 @@ def _over_groups(fit: Fit, level: float) -> Intervals:
     known = np.ones(count, dtype=bool) if reached is None else reached.known
     by, notes = {}, []
     for i, parameter in enumerate(fit.law.parameters):
-        used = np.ones(count, dtype=bool) if parameter.name in fit.law.linear or not known.any() else known
+        used = known if known.any() else np.ones(count, dtype=bool)
         low = high = solved[:, i]
         if reached is not None and half is not None and parameter.log and parameter.unit == "x":
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -136,7 +136,7 @@ def _over_groups(fit: Fit, level: float) -> Intervals:
         found[parameter.name] = _within_bounds(fit, i, wider)
         by[parameter.name] = _how(rows, low != high, wider is not interval and wider != interval)
     never = count - int(known.sum())
-    others = f" ({never} of them never above 0, which determines levels alone)" if never else ""
+    others = f" ({never} left out: a rate that starts below half of the others', or 0 throughout)" if never else ""
     shown = None
     if reached is not None:
         rows, note = _identified(names, known, own.determined[:, -1] | reached.bounded)

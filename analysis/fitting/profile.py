@@ -243,7 +243,8 @@ class _Search:
             distance[at] = self._next(at, inner, inner_root, outer, outer_root)
         left = np.flatnonzero(open_ & np.isfinite(outer))
         end[left] = self._between(left, inner, inner_root, outer, outer_root)
-        return self.centre + self.side * end
+        with np.errstate(invalid="ignore"):  # an infinite half-life has no ends: NaN, which counts as open
+            return self.centre + self.side * end
 
     def _between(self, at: Rows, inner: Array, inner_root: Array, outer: Array, outer_root: Array) -> Array:
         share = (self.root[at] - inner_root[at]) / np.maximum(outer_root[at] - inner_root[at], 1e-300)

@@ -129,7 +129,7 @@ def test_ls_shows_what_the_study_calls_a_stage(store: Store, capsys: pytest.Capt
     run_stage(Walk(name="a"), store, title="batch_size: 30k · seed 0 · trunk")
     run_stage(Walk(name="b"), store)
     header, *rows, _ = _run(capsys, "ls", "--results", str(store.root)).splitlines()
-    assert header.split() == ["kind", "key", "status", "tokens", "size", "age", "title"]
+    assert header.split() == ["kind", "key", "status", "tokens", "disk", "age", "title"]
     assert sum(row.endswith("batch_size: 30k · seed 0 · trunk") for row in map(str.rstrip, rows)) == 1
 
 

@@ -87,7 +87,7 @@ def test_below_three_seeds_there_is_no_interval_over_seeds():
     found = time_ratios(planted_times(np.random.default_rng(1), seeds=2), COVARIATES)
     assert found.effects["low"].null_count() == 2
     assert found.effects["model_low"].null_count() == 0
-    assert "no interval over seeds" in found.notes[0]
+    assert "an interval over seeds takes 3 or more" in found.notes[0]
 
 
 def test_too_few_runs_and_confounded_effects_are_one_clear_line():

@@ -100,7 +100,7 @@ def test_bounds_say_what_a_column_of_censoring_says(tmp_path: Path, capsys: pyte
     frame = half_lives()
     one = run(tmp_path, frame, *FIT_TIME, "--censored", "late")
     shown = capsys.readouterr().out
-    assert "25 points (8 of them only bounded), lognormal, censored errors" in shown
+    assert "25 points (8 of them are bounds), lognormal, censored errors" in shown
     frame = frame.with_columns(upper=pl.when(~pl.col("late")).then("half_life"))
     arguments = ["fit", "--law", "half_life_size", "--x", "N", "--low", "half_life", "--high", "upper"]
     other = run(tmp_path, frame, *arguments)
@@ -326,15 +326,17 @@ def counts(last: float | None = None) -> pl.DataFrame:
 FIT_COUNTS = ["fit", "--law", "exponential", "--x", "tau", "--hits", "hits", "--trials", "trials", "--group", "seed"]
 
 
-def test_a_seed_that_never_had_the_skill_says_nothing_of_its_half_life(tmp_path: Path) -> None:
-    """It would otherwise enter with whatever time scale the fit to zeros ends at, such as 0.008."""
-    found = run(tmp_path, counts(0.0), *FIT_COUNTS)
+@pytest.mark.parametrize("chance", [0.0, 0.05])
+def test_a_seed_that_never_had_the_skill_says_nothing_of_its_half_life(tmp_path: Path, chance: float) -> None:
+    """It would otherwise enter with whatever time scale the fit to zeros ends at, such as 0.008, or as a seed that
+    never loses the skill."""
+    found = run(tmp_path, counts(chance), *FIT_COUNTS)
     for name, truth in (("half_life", 60 * np.log(2)), ("T", 60.0)):
         each = found["half_life"] if name == "half_life" else found["parameters"][name]
         assert each["low"] < truth < each["high"]
         assert each["estimate"] == pytest.approx(truth, rel=0.03)
-    assert "1 of them never above 0" in found["intervals"]
-    assert found["parameters"]["a"]["estimate"] == pytest.approx(0.9 * 5 / 6, abs=0.01)  # its level is one
+    assert "1 left out: a rate that starts below half" in found["intervals"]
+    assert found["parameters"]["a"]["estimate"] == pytest.approx(0.9, abs=0.01)
 
 
 def test_a_seed_that_never_loses_the_skill_is_a_bound_at_its_last_point(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_a_published_declaration_is_read_with_all_that_it_says(written: dict[str
     roles = [axis.pop("role") for axis in read["axes"]]
     assert {"replicate"} <= set(roles) <= {"replicate", "treatment", "dose", "measured"}
     added = {name: read.pop(name) for name in ("quantities", "questions", "looks", "pilot_seeds", "declared")}
-    assert not any(added.values())
+    assert not any((*added.values(), read.pop("criteria"), *read.pop("levers").values()))
     assert read == written | {"schema": schema.SCHEMA}
     assert upgrade.metric("branch/dropped/hits") == "branch/dropped/hits"
 
