@@ -210,10 +210,13 @@ def _objective(place: int, data: StudyData) -> Iterable[Row]:
             chosen.append((f"best {word}", best))
     phase, name = pl.col("phase") == schema.OBJECTIVE_PHASE, pl.col("name") == objectives[place].name
     values = dict(data.points.filter(phase & name).select("trial", "value").iter_rows())
+    own = plain[schema.SUGGESTION][0] if plain.height else None
     for trial, suggestion in again.select("trial", schema.SUGGESTION).iter_rows():
         for word, setting in chosen:
             if suggestion == setting:
                 found = _known(values[trial]) if trial in values else {"reason": "the objective was not measured"}
+                if word != "reference" and setting == own:  # a difference from itself is no evidence of none
+                    found = {"reason": "the search found no setting that beats the reference"}
                 yield {"trial": trial, "chosen": word, **found}
 
 

@@ -129,7 +129,7 @@ def half_lives_by_group(fit: Fit) -> Reached | None:
     flat = highest == np.where(own & ~np.isnan(y), y, np.inf).min(axis=1)
     late, early = flat | ~(half <= last_seen(data)), half < first
     start = fit.law.value(by_group(fit).theta, np.where(own, x, np.inf).min(axis=1)[:, None, None])[:, 0]
-    weak = start < HAD * np.median(start) if data.hits is not None else np.zeros(start.shape, dtype=bool)
+    weak = start < HAD * float(np.median(start)) if data.hits is not None else np.zeros(start.shape, dtype=bool)
     never = (weak | flat & (highest == 0)) & fit.law.decays
     low = np.where(late, last_seen(data), np.where(early, 0.0, half))
     high = np.where(late, np.inf, np.where(early, first, half))

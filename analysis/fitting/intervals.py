@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,7 +149,7 @@ def _over_groups(fit: Fit, level: float) -> Intervals:
     )  # fmt: skip
 
 
-def _identified(names: Array, used: NDArray[np.bool_], sure: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], str]:
+def _identified(names: NDArray[Any], used: NDArray[np.bool_], sure: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], str]:
     """Which of the groups used enter a mean, none if it would leave out more than a third; and that, in words."""
     unsure = used & ~sure
     if not unsure.any():

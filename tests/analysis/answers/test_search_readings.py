@@ -118,6 +118,13 @@ def test_a_setting_that_violates_a_constraint_is_not_the_result():
     assert set(chosen(data).values()) == {"1 held-out 1"}
 
 
+def test_a_reference_that_nothing_beat_is_not_equivalent_to_itself():
+    found = better(planted({0: (0.9, 2.0), 1: (0.5, 2.1)}, {0: (0.5, 0.6, 0.7, 0.8, 0.9)}))
+    assert found.verdict is not None
+    assert found.verdict.interval is None
+    assert found.missing == {"the search found no setting that beats the reference": 5}
+
+
 def test_a_fresh_seed_without_a_value_is_missing_and_not_a_small_value():
     rerun = {0: (0.5, 0.6, 0.7, 0.8, 0.9), 1: (0.6, math.nan, 0.8, math.nan, 1.0)}
     found = better(planted({0: (0.55, 2.0), 1: (0.99, 2.1)}, rerun))
