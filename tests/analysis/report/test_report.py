@@ -225,8 +225,8 @@ except ImportError:
 main(["report", {TINY.study!r}, "--tracking-uri", {uri!r}, "--out", {str(tmp_path)!r}])
 assert not {{"mlflow", "torch", "ray"}} & set(sys.modules)
 assert {{name for name in sys.modules if name.startswith("halflife.")}} == {{
-    "halflife.secrets", "halflife.tracking", "halflife.tracking.derived", "halflife.tracking.questions",
-        "halflife.tracking.schema",
+    "halflife.secrets", "halflife.tracking", "halflife.tracking.criteria", "halflife.tracking.derived",
+        "halflife.tracking.questions", "halflife.tracking.schema",
 }}
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
