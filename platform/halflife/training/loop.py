@@ -229,7 +229,7 @@ class _Loop:
         steps = progress.step - progress.evaluated_step
         if norm is not None:
             seconds = progress.seconds_training - progress.evaluated_seconds
-            values |= {metric: total / steps for metric, total in progress.sums.items()}
+            values |= {metric: total / steps for metric, total in sorted(progress.sums.items())}  # as after a resume
             values["train/gradient_norm"] = norm.item()
             values["train/tokens_per_second"] = steps * self.recipe.batch_tokens / seconds
         with self.engine.measuring():
