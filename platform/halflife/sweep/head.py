@@ -15,6 +15,7 @@ from typing import Any
 
 from halflife.errors import UserError
 from halflife.sweep import aws
+from halflife.tracking import tables
 from halflife.tracking.schema import sqlite_uri
 
 MLFLOW = "http://127.0.0.1:5000"
@@ -85,6 +86,7 @@ def serve_mlflow() -> None:
         "MLFLOW_FLASK_SERVER_SECRET_KEY": _derived("mlflow sessions"),
     }
     environment.pop("MLFLOW_TRACKING_URI", None)  # this server's own address
+    tables.make(sqlite_uri(folder / "mlflow.db"))
     os.execvpe(
         "mlflow",
         [

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from halflife.tracking import experiments, schema
+from halflife.tracking import experiments, schema, tables
 from halflife.tracking.experiments import Rejected, one_line, transient
 
 Kind = Literal["sweep", "trial", "stage"]
@@ -349,7 +349,7 @@ class Publisher:
 
 
 def connect(tracking_uri: str) -> Any:
-    """An MlflowClient that times out within seconds and prints nothing."""
+    """An MlflowClient that times out within seconds and prints nothing. Errors of a SQLite file: `tables.make`."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the publisher retries itself
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     for name in ("mlflow", "alembic"):
@@ -358,4 +358,6 @@ def connect(tracking_uri: str) -> Any:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)  # importing MLflow resets it
+    if tracking_uri.startswith("sqlite:"):
+        tables.make(tracking_uri)
     return MlflowClient(tracking_uri)

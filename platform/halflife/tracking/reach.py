@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from halflife.errors import UserError
 from halflife.secrets import masked
 from halflife.tracking.schema import sqlite_path
+from halflife.tracking.tables import require_whole
 
 _SECONDS = 5.0
 _EXPECTED = "expected sqlite:///PATH, or the http(s) address of a running MLflow server"
@@ -64,7 +65,7 @@ def _require_file(uri: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with sqlite3.connect(path, timeout=_SECONDS) as connection:
-            connection.execute("SELECT count(*) FROM sqlite_master")
+            require_whole(path, connection)
         connection.close()
     except (OSError, sqlite3.Error) as error:
         raise UserError(
