@@ -160,19 +160,21 @@ COMMANDS = {
     "laws": laws, "fit": fit, "compare": compare, "isoflop": isoflop, "scaling": scaling,
     "contrast": contrast, "trend": trend, "associate": associate,
 }  # fmt: skip
+FITTING = (fit, compare, isoflop, scaling)
+"""Commands that say how far their fits are. How far one of a report's many fits is says nothing of the report."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     try:
         run = _parse(arguments)
-        with progress.shown():
+        with progress.shown() if run.func in FITTING else contextlib.nullcontext():
             run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def _parse(arguments: list[str] | None) -> Callable[[], None]:
+def _parse(arguments: list[str] | None) -> functools.partial[None]:
     """The command with its arguments, not yet run. Parser errors, a box of several lines, become one line."""
     refusal = io.StringIO()
     try:
@@ -216,9 +218,9 @@ def _flags(command: Callable[..., None]) -> Iterator[str]:
         yield from (field.name for field in fields(kind)) if is_dataclass(kind) else (name,)
 
 
-def _bind(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+def _bind(command: Callable[..., None]) -> Callable[..., functools.partial[None]]:
     @functools.wraps(command)
-    def bound(*arguments: object, **named: object) -> Callable[[], None]:
+    def bound(*arguments: object, **named: object) -> functools.partial[None]:
         return functools.partial(command, *arguments, **named)
 
     return bound

@@ -1,10 +1,19 @@
-"""`python -m analysis`: misspelt words have a nearest right one, and help shows what a flag takes."""
+"""`python -m analysis`: a misspelt word has a nearest right one, help shows what a flag takes, fits show progress."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
 import pytest
 
 from analysis.__main__ import COMMANDS, main
+from analysis.fitting import progress
+from analysis.fitting.fit import fit
+from analysis.fitting.observations import Observations
+from analysis.laws import LAWS
 
 
 @pytest.mark.parametrize(
@@ -35,3 +44,22 @@ def test_help_shows_what_a_flag_takes_and_no_none(capsys: pytest.CaptureFixture[
         main([command, "--help"])
     assert not end.value.code
     assert "{None}" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["fit", "report"])
+def test_how_far_a_fit_is_stands_where_a_fit_was_asked_for_and_not_in_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    x = np.geomspace(1, 100, 12)
+    y = np.exp(-x / 20) + 0.01 * np.sin(x)
+    pl.DataFrame({"x": x, "y": y}).write_csv(tmp_path / "t.csv")
+
+    def written(*_: Any, **named: Any) -> Path:
+        fit(LAWS["exponential"], Observations(x=x, y=y), starts=16)
+        return named["out"]
+
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr("analysis.report.write.write_report", written)
+    given = {"fit": [f"{tmp_path}/t.csv", "--law", "exponential", "--x", "x", "--y", "y", "--starts", "16"]}
+    main([command, *given.get(command, ["study", "--out", str(tmp_path)])])
+    assert ("% done" in capsys.readouterr().err) == (command == "fit")
