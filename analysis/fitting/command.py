@@ -85,7 +85,7 @@ def fit(
         compute: Budgets in FLOPs at which to show the optimal parameters and tokens, as 1e20,1e21 (C = 6 N D).
         json: File to write the result to.
     """
-    from analysis.fitting import describe
+    from analysis.fitting import describe, half_lives
     from analysis.fitting.derived import allocation, bootstrapped, of_functions
     from analysis.fitting.extrapolation import held_out
     from analysis.fitting.intervals import cluster_bootstrap, intervals
@@ -105,6 +105,7 @@ def fit(
         allocated |= {budget: bootstrapped(made, parts) for budget, parts in splits.items()}
     if json is not None:
         result = as_json(made, found) | _source(data, columns, x, left_out)
+        result |= half_lives.as_json(made)
         result |= {"held_out_error": {part: _finite(each.error) for part, each in predicted.items()}}
         result |= {"held_out_error_of": made.error.compared}
         result |= {"scatter": uneven(made)} | {"derived": {name: _interval(each) for name, each in follows.items()}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -67,7 +68,10 @@ def of_functions(fit: Fit, functions: Mapping[str, Derived], level: float = LEVE
             half = float(jackknife_half_width(np.array(whole), parts, level))
             interval = Interval(estimate=whole, low=whole - half, high=whole + half, count=parts.size)
         else:
-            quantities[name] = Quantity(value=lambda z, value=value: value(problem.natural(z)[:, :size]))
+            slopes = None if each.derivatives is None else partial(_slopes, each, problem)
+            quantities[name] = Quantity(
+                value=lambda z, value=value: value(problem.natural(z)[:, :size]), derivatives=slopes
+            )
             interval = Interval(estimate=whole, low=None, high=None, count=1)
         found[name] = interval or Interval(estimate=whole, low=None, high=None, count=1)
     if quantities:
@@ -78,6 +82,15 @@ def of_functions(fit: Fit, functions: Mapping[str, Derived], level: float = LEVE
             low, high = (float(each[0]) if np.isfinite(each[0]) else None for each in (end.low, end.high))
             found[name] = replace(found[name], low=low, high=high)
     return {name: found[name].exp() if each.log else found[name] for name, each in functions.items() if name in found}
+
+
+def _slopes(derived: Derived, problem: Problem, z: Array, scaled: Array) -> Array:
+    """Its derivatives on the solved scale, (b, Q)."""
+    assert derived.derivatives is not None
+    size = len(problem.law.parameters)
+    theta, value = problem.natural(z)[:, :size], np.exp(scaled) if derived.log else scaled
+    found = derived.derivatives(theta, value) * np.where(problem.law.log, theta, 1.0)
+    return (found / value[:, None] if derived.log else found) @ problem.matrix[:size]
 
 
 def bootstrapped(fit: Fit, functions: Mapping[str, Derived]) -> dict[str, Interval]:

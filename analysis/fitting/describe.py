@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.fitting.derived import derived_intervals
 from analysis.fitting.fit import by_group, fits_alone
+from analysis.fitting.half_lives import GroupHalfLife, bound_reason, half_excess, never_reached, of_groups
 from analysis.fitting.intervals import HalfLife, Intervals, intervals
 from analysis.fitting.result import Fit
 from analysis.fitting.scatter import advice
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from analysis.fitting.extrapolation import HeldOut
 
 Row = tuple[str, str, str, str, str]
+GROUPS = 12
+"""Groups whose half-lives are printed."""
 UNBOUNDED = "?: the data do not bound it on that side"
 
 
@@ -40,7 +43,13 @@ def summary(
         rows.append((law.half_name, _number(half.estimate), bracket(half), by["half-life"], _reach(half, fit)))
         if resampled and resampled.half_life:
             others[law.half_name] = bracket(resampled.half_life)
+        if (excess := half_excess(fit)) is not None:
+            meaning = f"x at which half of the excess over the floor {law.floor} is lost"
+            rows.append(
+                (f"half-way to {law.floor}", _number(excess.estimate), bracket(excess), found.derived_by, meaning)
+            )
     lines = [f"{law.name}: {law.formula}", data(fit, left_out), *_table(rows, others if resampled else None)]
+    lines += _of_groups(fit)
     value = ("summed huber", fit.objective) if fit.log_likelihood is None else ("log-likelihood", fit.log_likelihood)
     lines.append(f"{value[0]} {value[1]:.8g}; {fit.starts_at_optimum:.0%} of {fit.starts} starts reached it")
     lines.append(f"95 % intervals: {found.method}{f'; {resampled.method}' if resampled else ''}")
@@ -113,12 +122,37 @@ def data(fit: Fit, left_out: int = 0) -> str:
     return f"{plural(points.n, 'point')}{groups}{bounded}, {fit.error.name} errors{weighted}{dropped}"
 
 
-def half_life(half: HalfLife | None) -> str:
-    """A half-life in one cell; beyond the data with what it is at least."""
+def _of_groups(fit: Fit) -> list[str]:
+    """Lines: the half-life of each group, and why there is no mean over them."""
+    found = of_groups(fit)
+    if not found:
+        return []
+    shown = [("", fit.law.half_name, "95 % interval", ""), *(_of_group(each) for each in found[:GROUPS])]
+    widths = [max(len(row[i]) for row in shown) for i in range(3)]
+    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip()
+             for row in shown]  # fmt: skip
+    more = [f"  and {len(found) - GROUPS} more groups: --json FILE has all"] if len(found) > GROUPS else []
+    why = bound_reason(fit)
+    return ["each group alone:", *(f"  {line}" for line in lines), *more, *([why] if why else [])]
+
+
+def _of_group(each: GroupHalfLife) -> tuple[str, str, str, str]:
+    if each.estimate is not None:
+        ends = f"[{_number(each.low)}, {_number(each.high)}]"
+        return each.group, _number(each.estimate), ends, ""
+    bounds = [("at least", each.at_least), ("at most", each.at_most)]
+    shown = " ".join(f"{words} {_number(value)}" for words, value in bounds if value is not None)
+    return each.group, shown or "none", "", each.why
+
+
+def half_life(half: HalfLife | None, fit: Fit | None = None) -> str:
+    """A half-life in one cell; without an estimate why, and what it is at least."""
     if half is None:
         return "none in this law"
     if half.estimate is None:
-        return f"{_beyond(half)}{'' if half.bound is None else f', at least {_number(half.bound)}'}"
+        never = never_reached(fit) if fit else ""
+        least = "" if half.bound is None else f"at least {_number(half.bound)}"
+        return ", ".join(filter(None, [never or _beyond(half), f"by the data {least}" if never and least else least]))
     return f"{_number(half.estimate)} {bracket(half)}{' (beyond the data)' if half.censored else ''}"
 
 
@@ -131,7 +165,7 @@ def _reach(half: HalfLife, fit: Fit) -> str:
     if half.estimate is not None and not half.censored:
         return unit
     if half.estimate is None:
-        return f"{half_life(half)}, {unit}"
+        return f"{half_life(half, fit)}, {unit}"
     who = "" if fit.observations.group is None else "in some groups "
     return f"{who}beyond the data, which end at {_number(float(fit.observations.x[:, 0].max()))}, {unit}"
 

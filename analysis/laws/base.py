@@ -91,6 +91,8 @@ class Derived:
     meaning: str
     log: bool = False
     """Whether it is positive and its interval is searched on the logarithm."""
+    derivatives: Callable[[Array, Array], Array] | None = None
+    """Of the value in the parameters, (b, P), from theta (b, P) and the value (b,); by default by differences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,25 +219,33 @@ class Law:
             with np.errstate(all="ignore"):
                 found = np.asarray(self.half(*(theta[..., i] for i in range(theta.shape[-1]))), dtype=float)
             return np.broadcast_to(np.where(np.isnan(found), np.inf, found), theta.shape[:-1])
-        return self._bisect(theta) if self.decays else None
+        return self._bisect(theta, self.value(theta, np.zeros((1, 1)))[..., 0] / 2) if self.decays else None
+
+    def half_excess(self, theta: Array) -> Array | None:
+        """Where half of what lies above the floor at 0 is lost, (...); None if the law decays to no floor, inf if it
+        starts at or below it."""
+        if self.floor is None or not self.decays:
+            return None
+        theta = np.asarray(theta, dtype=float)
+        start, floor = self.value(theta, np.zeros((1, 1)))[..., 0], theta[..., self.names.index(self.floor)]
+        return np.where(start > floor, self._bisect(theta, (start + floor) / 2), np.inf)
 
     def _split(self, theta: Array, x: Array) -> tuple[list[Array], list[Array]]:
         theta, x = np.asarray(theta, dtype=float), np.asarray(x, dtype=float)
         return [x[..., i] for i in range(len(self.inputs))], [theta[..., i, None] for i in range(len(self.parameters))]
 
-    def _bisect(self, theta: Array) -> Array:
-        """Finds the first octave of the clock in which the value passes half of that at 0, then halves it 60 times."""
+    def _bisect(self, theta: Array, target: Array) -> Array:
+        """Finds the first octave of the clock in which the value falls to the target (...), then halves it 60 times."""
         clocks = [theta[..., i] for i, p in enumerate(self.parameters) if p.unit == "x" and p.log]
         unit = np.asarray(clocks[0] if clocks else np.ones(theta.shape[:-1]))
         grid = np.exp2(np.arange(-60.0, 100.0))
-        target = self.value(theta, np.zeros((1, 1))) / 2
-        below = self.value(theta, unit[..., None, None] * grid[:, None]) <= target
+        below = self.value(theta, unit[..., None, None] * grid[:, None]) <= target[..., None]
         first = below.argmax(axis=-1)
         high = unit * grid[first]
         low = np.where(first == 0, 0.0, high / 2)
         for _ in range(60):
             middle = (low + high) / 2
-            passed = self.value(theta, middle[..., None, None])[..., 0] <= target[..., 0]
+            passed = self.value(theta, middle[..., None, None])[..., 0] <= target
             low, high = np.where(passed, low, middle), np.where(passed, middle, high)
         return np.where(below.any(axis=-1), high, np.inf)
 

@@ -356,7 +356,7 @@ def test_beyond_the_data_is_told_with_a_lower_bound(tmp_path: Path, capsys: pyte
     frame = pl.DataFrame({"tau": tau, "y": 0.9 + 0.01 * np.sin(tau)})
     found = run(tmp_path, frame, "fit", "--law", "constant", "--x", "tau", "--y", "y")
     assert found["half_life"]["at_least"] == 10
-    assert "beyond the data, at least 10, in units of x" in capsys.readouterr().out
+    assert "never reached under this law, by the data at least 10" in capsys.readouterr().out
     run(tmp_path, frame, "compare", "--laws", "constant,exponential", "--x", "tau", "--y", "y")
     assert "beyond the data, at least 10" in capsys.readouterr().out
 
