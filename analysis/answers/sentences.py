@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from analysis.answers.questions import Answer
 from analysis.answers.subjects import REPORTED, SHOWN, Shown
@@ -49,6 +50,8 @@ def sentence(answer: Answer, data: StudyData) -> str:
         return f"{start}: {answer.problem}."
     if answer.verdict is None or answer.estimates is None:
         return f"{start}: {REPORTED[answer.question.kind](answer, data.declaration)}{_gaps(answer)}."
+    if answer.verdict.interval is None and (why := _nothing_to_compare(answer)):
+        return f"{start}: {why}."
     shown = SHOWN[answer.question.kind](answer, data.declaration, answer.verdict.interval)
     text = judged(
         answer.verdict, answer.estimates, shown, p=answer.p, gaps=_gaps(answer), more=more(data)
@@ -86,6 +89,15 @@ def _no_estimate(estimates: Estimates, shown: Shown) -> str:
         over = plural(int(known.sum()), "seed")
         return f"{shown.what} cannot be estimated, because {how} values over {over} are only bounds"
     return f"{shown.what} cannot be estimated, because no seed has all its numbers"
+
+
+def _nothing_to_compare(answer: Answer) -> str:
+    """The reason, if there is only one, for which no trial at some value of the question's axis has a number."""
+    axis = getattr(answer.question, "axis", "")
+    if len(answer.missing) != 1 or axis not in answer.used.columns:
+        return ""
+    lacking = answer.used.group_by(axis).agg(pl.col("reason").is_not_null().all())
+    return next(iter(answer.missing)) if lacking["reason"].any() else ""
 
 
 def _left(estimates: Estimates) -> str:

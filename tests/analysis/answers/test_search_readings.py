@@ -13,6 +13,7 @@ import pytest
 from analysis.answers.derived import READINGS
 from analysis.answers.judging import answers
 from analysis.answers.questions import Answer
+from analysis.answers.sentences import sentence
 from analysis.checks.search import search_checks
 from analysis.checks.sweep import checks
 from analysis.gallery import generated
@@ -119,10 +120,14 @@ def test_a_setting_that_violates_a_constraint_is_not_the_result():
 
 
 def test_a_reference_that_nothing_beat_is_not_equivalent_to_itself():
-    found = better(planted({0: (0.9, 2.0), 1: (0.5, 2.1)}, {0: (0.5, 0.6, 0.7, 0.8, 0.9)}))
+    data = planted({0: (0.9, 2.0), 1: (0.5, 2.1)}, {0: (0.5, 0.6, 0.7, 0.8, 0.9)})
+    found = better(data)
     assert found.verdict is not None
     assert found.verdict.interval is None
     assert found.missing == {"the search found no setting that beats the reference": 5}
+    assert sentence(dataclasses.replace(found, invalid=()), data) == (
+        f"{found.question.label} Undecided: the search found no setting that beats the reference."
+    )
 
 
 def test_a_fresh_seed_without_a_value_is_missing_and_not_a_small_value():
