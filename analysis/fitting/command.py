@@ -16,6 +16,7 @@ from analysis.errors import UserError
 if TYPE_CHECKING:
     import polars as pl
 
+    from analysis.fitting.describe import Told
     from analysis.fitting.intervals import HalfLife, Intervals
     from analysis.fitting.objectives import Objective
     from analysis.fitting.result import Fit
@@ -96,7 +97,8 @@ def fit(
     splits = {budget: allocation(known, budget) for budget in budgets("--compute", compute)}
     if hold_out and hold_out not in known.inputs:
         raise UserError(f"--hold-out {hold_out}: {known.name} has no such input; it has {', '.join(known.inputs)}")
-    made, left_out, x = fitted(data, known, columns)
+    told, left_out, x = fitted(data, known, columns)
+    made = told.pooled
     found, predicted, follows = intervals(made), held_out(made, hold_out), of_functions(made, made.law.derived)
     allocated = {budget: of_functions(made, parts) for budget, parts in splits.items()}
     resampled = cluster_bootstrap(made, bootstrap) if bootstrap else None
@@ -139,7 +141,7 @@ def compare(
         raise UserError(f"--laws is {laws!r}; expected two or more different names separated by commas")
     made = [fitted(data, name, columns) for name in names]
     _, left_out, x = made[0]  # the same rows for all laws
-    found = selection.compare([each.fit for each in made])
+    found = selection.compare([each.fit.pooled for each in made])
     if found.ranked[0].aicc == math.inf:
         points = found.ranked[0].fit.observations.n
         raise UserError(f"{points} points are too few for the AICc of any of these laws")
@@ -173,7 +175,7 @@ def write_json(path: Path, result: object) -> None:
 class Fitted(NamedTuple):
     """A fit to a table."""
 
-    fit: Fit
+    fit: Told
     left_out: int
     """Rows without a response."""
     x: list[str]

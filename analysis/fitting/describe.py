@@ -6,9 +6,11 @@ import math
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from analysis.fitting.derived import derived_intervals
-from analysis.fitting.fit import by_group, fits_alone
-from analysis.fitting.half_lives import GroupHalfLife, bound_reason, half_excess, never_reached, of_groups
+from analysis.fitting.fit import by_group
+from analysis.fitting.half_lives import GroupHalfLife, alone, bound_reason, half_excess, never_reached, of_groups
 from analysis.fitting.intervals import HalfLife, Intervals, intervals
 from analysis.fitting.result import Fit
 from analysis.fitting.scatter import advice
@@ -63,31 +65,57 @@ def summary(
 
 def _own(fit: Fit) -> str:
     """The error's own parameter; over groups that have curves of their own, its range."""
-    group = fit.observations.group
-    if (
-        group is not None
-        and len(set(group.tolist())) > 1
-        and fits_alone(fit)
-        and (own := by_group(fit).own) is not None
-    ):
+    if alone(fit) and (own := by_group(fit).own) is not None:
         return f"{_number(own.min())} to {_number(own.max())} in single groups"
     return _number(fit.own)
 
 
 class Told(Fit):
-    """A fit that prints as some ten lines: the law, the data, estimates with 95 % intervals, warnings."""
+    """A fit that prints as some ten lines: the law, the data, estimates with 95 % intervals, warnings.
+
+    `parameters` and `half_life` are the numbers printed: means over groups where each has a fit of its own. `pooled` is
+    the one fit to all points, whose `theta` and `predict` are also those here.
+    """
 
     @classmethod
     def of(cls, fit: Fit, *warnings: str) -> Told:
         """The same fit with further warnings."""
-        given: dict[str, Any] = {each.name: getattr(fit, each.name) for each in fields(fit) if each.init}
-        return cls(**{**given, "warnings": (*fit.warnings, *warnings)})
+        told = cls(**{**_fields(fit), "warnings": (*fit.warnings, *warnings)})
+        told.derived.update(fit.derived)
+        return told
+
+    @property
+    def pooled(self) -> Fit:
+        plain = Fit(**_fields(self))
+        object.__setattr__(plain, "derived", self.derived)
+        return plain
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """As printed; NaN where the groups have no mean."""
+        if not alone(self):
+            return super().parameters
+        return {name: each.estimate for name, each in intervals(self.pooled).parameters.items()}
+
+    @property
+    def half_life(self) -> float | None:
+        """As printed: inf if no group ever reaches half, NaN if the groups only bound it, None if the law has none."""
+        found = intervals(self.pooled).half_life if alone(self) else None
+        if found is None:
+            return super().half_life
+        if found.estimate is not None:
+            return found.estimate
+        return math.inf if np.isinf(np.asarray(by_group(self).half_life)).all() else math.nan
 
     def __str__(self) -> str:
         if "intervals" not in self.derived:
-            self.derived["intervals"] = intervals(self), derived_intervals(self)
+            self.derived["intervals"] = intervals(self.pooled), derived_intervals(self.pooled)
         found, follows = self.derived["intervals"]
-        return "\n".join([*summary(self, found, follows), *notes(self, found, {}, False)])
+        return "\n".join([*summary(self.pooled, found, follows), *notes(self.pooled, found, {}, False)])
+
+
+def _fields(fit: Fit) -> dict[str, Any]:
+    return {each.name: getattr(fit, each.name) for each in fields(fit) if each.init}
 
 
 def allocation(compute: float, parts: dict[str, Interval], bootstrapped: bool = False) -> str:

@@ -153,12 +153,14 @@ def _excess_slopes(law: Law, theta: Array, at: Array) -> Array:
         return (target - gradient[:, 0]) * (2e-5 * at / (up - down))[:, None]
 
 
-def _alone(fit: Fit) -> Reached | None:
-    """Of several groups with fits of their own."""
+def alone(fit: Fit) -> bool:
+    """Whether there are several groups with fits of their own, so that estimates are means over them."""
     group = fit.observations.group
-    if group is None or np.unique(group).size < 2 or not fits_alone(fit):
-        return None
-    return half_lives_by_group(fit)
+    return group is not None and np.unique(group).size > 1 and fits_alone(fit)
+
+
+def _alone(fit: Fit) -> Reached | None:
+    return half_lives_by_group(fit) if alone(fit) else None
 
 
 def _left(fit: Fit) -> Array:

@@ -76,7 +76,7 @@ class Fit:
 
     @property
     def half_life(self) -> float | None:
-        """inf if never reached; None if the law has none."""
+        """Of this one fit to all points: inf if never reached; None if the law has none."""
         found = self.law.half_life(self.theta)
         return None if found is None else float(found)
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from analysis.answers.ask import Asked, associate, contrast, trend
     from analysis.figures import FIGURES
+    from analysis.fitting.describe import Told
     from analysis.fitting.intervals import intervals
     from analysis.fitting.result import Fit
     from analysis.laws.base import LAWS, Law, Parameter, UserError, law
@@ -132,7 +133,7 @@ def fit(
     high: str | None = None, group: str | None = None, weights: str | None = None, errors: str | None = None,
     error: Error | None = None, delta: float = 1e-3, chance: float = 0.0, fix: Mapping[str, float] | None = None,
     starts: int = 128,
-) -> Fit:  # fmt: skip
+) -> Told:  # fmt: skip
     """A law (a name in LAWS, FILE.py:NAME, or a Law) fitted to columns of a frame or a file; printed as ten lines.
     A fit that takes more than a few seconds says on stderr how far it is.
 
@@ -141,7 +142,8 @@ def fit(
     `hits` of `trials`. Rows without a response are left out, but a missing time is refused. `group` names the column of
     seeds: rows of one seed are not independent. `weights` or standard `errors` of y weigh the rows. `error` is binomial
     for counts, lognormal for times of which some are bounds, gaussian for other `y`; `delta` is Huber's, `chance` the
-    success rate of guessing; `fix` holds parameters.
+    success rate of guessing; `fix` holds parameters. The fit's `parameters` and `half_life` are the numbers printed, which
+    are means over groups where each has a fit of its own; its `pooled` is the one fit to all points.
     Raises UserError on a missing column, on missing or impossible values, and when no start has a finite objective.
     """
     from analysis.fitting.command import Columns, fitted

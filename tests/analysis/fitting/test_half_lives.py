@@ -10,8 +10,10 @@ import polars as pl
 import pytest
 
 from analysis.__main__ import main
+from analysis.fitting.describe import Told
 from analysis.fitting.half_lives import _excess_slopes
 from analysis.laws import LAWS
+from halflife import results
 
 LAW = LAWS["exponential_floor"]
 STEPS = np.concatenate([[0.0], np.geomspace(10, 1000, 14).round()])
@@ -76,6 +78,19 @@ def test_a_half_life_that_is_reached_has_no_way_to_the_floor(tmp_path: Path, cap
     shown, found = fitted(counts((0.95, 100.0, 0.2)), tmp_path, capsys, "--hits", "hits", "--trials", "trials")
     assert (found["half_way_to_floor"], found["half_life_why"], found["half_life_by_group"]) == (None, None, [])
     assert "never" not in shown
+
+
+@pytest.mark.parametrize("scales", [(100.0, 150, 300, 200, 120), (200.0, 300, 450, 3000, 4000)])
+def test_the_attributes_of_a_fit_are_the_numbers_that_it_prints(scales: tuple[float, ...]) -> None:
+    frame = counts(*((0.95, scale, 0.02) for scale in scales))
+    fit = results.fit(frame, "exponential_floor", x="step", hits="hits", trials="trials", group="seed", starts=16)
+    rows = {line.split()[0]: line.split()[1] for line in str(fit).splitlines()[3:7]}
+    shown = {name: "?" if np.isnan(value) else f"{value:.4g}" for name, value in fit.parameters.items()}
+    assert fit.half_life is not None
+    assert rows == shown | {"half-life": "?" if np.isnan(fit.half_life) else f"{fit.half_life:.4g}"}
+    assert isinstance(fit, Told)
+    assert fit.pooled.parameters == dict(zip(LAW.names, fit.theta, strict=True))
+    assert fit.pooled.half_life == LAW.half_life(fit.theta) != fit.half_life
 
 
 @pytest.mark.parametrize("name", [name for name, law in LAWS.items() if law.decays and law.floor])
