@@ -142,8 +142,8 @@ def fit(
     `hits` of `trials`. Rows without a response are left out, but a missing time is refused. `group` names the column of
     seeds: rows of one seed are not independent. `weights` or standard `errors` of y weigh the rows. `error` is binomial
     for counts, lognormal for times of which some are bounds, gaussian for other `y`; `delta` is Huber's, `chance` the
-    success rate of guessing; `fix` holds parameters. The `parameters` and `half_life` of the fit are those printed, which
-    are means over groups where each has a fit of its own; its `pooled` is the one fit to all points.
+    success rate of guessing; `fix` holds parameters. `parameters` and `half_life` of the fit are those printed, means
+    over groups where each has a fit of its own; its `pooled` is the one fit to all points.
     Raises UserError on a missing column, on missing or impossible values, and when no start has a finite objective.
     """
     from analysis.fitting.command import Columns, fitted
