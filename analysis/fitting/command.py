@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as encoder
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -150,7 +150,9 @@ def compare(
             as_json(each.fit, each.intervals)
             | _source(data, columns, x, left_out)
             | {"aicc": _finite(each.aicc), "delta_aicc": _finite(each.delta), "held_out_error": _finite(each.held_out),
-               "held_out_log_likelihood": _finite(each.held_out_log_likelihood)}
+               "held_out_error_of": each.fit.error.compared,
+               "held_out_log_likelihood": _finite(each.held_out_log_likelihood),
+               "aicc_of": [asdict(part) | {"aicc": _finite(part.aicc)} for part in each.scores]}
             for each in found.ranked
         ]  # fmt: skip
         write_json(json, table)
@@ -187,6 +189,7 @@ def fitted(data: Path | pl.DataFrame, law: str | Law, columns: Columns) -> Fitte
 
     Raises UserError on bad input, before any fitting.
     """
+    from analysis.fitting import gaps
     from analysis.fitting.describe import Told
     from analysis.fitting.fit import fit
     from analysis.fitting.table import Roles, inputs, likely_group, observations, read_table
@@ -198,13 +201,17 @@ def fitted(data: Path | pl.DataFrame, law: str | Law, columns: Columns) -> Fitte
     table = read_table(data) if isinstance(data, Path) else data
     names = [name for name in Roles.__dataclass_fields__ if name != "x"]
     roles = Roles(x=inputs(found, columns.x, table), **{name: getattr(columns, name) for name in names})
+    table, notes = gaps.complete(table, found, roles)
     points, left_out = observations(table, found, roles, _relative_to(_error(columns, found)))
     objective = _objective(columns, found)
     held = _held(columns.fix, found if columns.hits is None else found.of_counts)
     made = fit(found, points, objective=objective, starts=columns.starts, fixed=held)
-    run = likely_group(table, roles) if columns.group is None else None
-    warning = f"rows that differ in {run} have the same inputs: rows of one run share its noise, so pass --group {run}"
-    return Fitted(Told.of(made, *([warning] if run else [])), left_out, roles.x)
+    notes += [*gaps.blanks(table, roles), *gaps.tied(table, found, roles)]
+    if columns.group is None and (run := likely_group(table, roles)) is not None:
+        notes.append(
+            f"rows that differ in {run} have the same inputs: rows of one run share its noise, so pass --group {run}"
+        )
+    return Fitted(Told.of(made, *notes), left_out, roles.x)
 
 
 def _held(given: str, law: Law) -> dict[str, float]:
@@ -324,21 +331,34 @@ def _print_comparison(found: Comparison, left_out: int) -> None:
 
     from analysis.fitting.describe import UNBOUNDED, data, half_life
 
-    console = Console(soft_wrap=True, highlight=False, width=max(110, Console().width))
-    table = Table("law", "parameters", "log-likelihood", "ΔAICc", "held-out error", found.half_name, "warnings",
-                  box=None, pad_edge=False)  # fmt: skip
+    console = Console(soft_wrap=True, highlight=False, width=max(120, Console().width))
+    unit, first = found.held_out_unit.removeprefix("the "), found.ranked[0].fit
+    table = Table("law", "errors", "k", "n", "log-likelihood", "AICc", "ΔAICc",
+                  f"held-out error{f' ({unit})' * bool(unit)}", found.half_name, box=None, pad_edge=False)  # fmt: skip
     for each in found.ranked:
         made = each.fit
+        of = "" if unit else f" in {made.error.compared}"
         table.add_row(
-            made.law.name, str(len(made.law.parameters) + made.extra), f"{made.log_likelihood:.2f}",
-            f"{each.delta:.2f}", "" if each.held_out is None else f"{each.held_out:.4g}",
-            Text(half_life(each.half_life)), str(len(made.warnings)) if made.warnings else "",
+            made.law.name, made.error.name, _each([part.parameters for part in each.scores]),
+            _each([part.points for part in each.scores]), f"{each.log_likelihood:.2f}", f"{each.aicc:.2f}",
+            f"{each.delta:.2f}", "" if each.held_out is None else f"{each.held_out:.4g}{of}",
+            Text(half_life(each.half_life)),
         )  # fmt: skip
-    console.print(data(found.ranked[0].fit, left_out))
+    about = data(first, left_out)
+    if len({each.fit.error.name for each in found.ranked}) > 1:
+        about = about.replace(f"{first.error.name} errors", "errors as in each row")
+    console.print(about)
     console.print(table)
     if any("?" in half_life(each.half_life) for each in found.ranked):
         console.print(UNBOUNDED)
+    console.print(found.legend)
     console.print(f"{found.text}.")
     for each in found.ranked:
         for warning in each.fit.warnings:
             console.print(f"[yellow]warning:[/yellow] {each.fit.law.name}: {warning}")
+
+
+def _each(numbers: list[int]) -> str:
+    """The number of one fit, or that of each group's: 5 x 12, or 5 x 10-12."""
+    low, high = min(numbers), max(numbers)
+    return f"{len(numbers)} x " * (len(numbers) > 1) + (str(low) if low == high else f"{low}-{high}")

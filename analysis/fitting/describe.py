@@ -54,6 +54,7 @@ def summary(
     lines += _of_groups(fit)
     value = ("summed huber", fit.objective) if fit.log_likelihood is None else ("log-likelihood", fit.log_likelihood)
     lines.append(f"{value[0]} {value[1]:.8g}; {fit.starts_at_optimum:.0%} of {fit.starts} starts reached it")
+    lines.append(f"estimates: {estimator(fit)}")
     lines.append(f"95 % intervals: {found.method}{f'; {resampled.method}' if resampled else ''}")
     cells = [cell for row in rows for cell in row[1:3]] + list(others.values())
     if any("?" in cell for cell in cells) and not found.method.startswith("none"):
@@ -61,6 +62,22 @@ def summary(
     if fit.error.own is not None and fit.own is not None:
         lines.append(f"{fit.error.own.name} {_own(fit)}: {fit.error.own.meaning}")
     return lines
+
+
+def estimator(fit: Fit) -> str:
+    """What the estimates are: the same design has others by other routes."""
+    group, law = fit.observations.group, fit.law
+    if group is None or np.unique(group).size < 2:
+        return "one fit to all points"
+    count = plural(np.unique(group).size, "group")
+    if not alone(fit):
+        return f"one fit to all points of {count}, none of which is fitted alone"
+    logs = ", ".join(p.name for p in law.parameters if p.log and p.name not in fit.fixed)
+    means = f"means over {count}, each fitted alone{f' (geometric for {logs})' if logs else ''}"
+    if not law.times:
+        return means
+    other = "" if fit.error.relative else ", of ln y as --error lognormal is; this one weighs large times most"
+    return f"{means}; `scaling` also takes one slope per seed{other}"
 
 
 def _own(fit: Fit) -> str:

@@ -174,7 +174,7 @@ def observations(
     if absent := [name for name in response if name not in frame.columns]:
         raise _no_column(frame, absent[0])
     rows = frame.height
-    frame = frame.with_row_index(ROW, offset=1)
+    frame = frame if ROW in frame.columns else frame.with_row_index(ROW, offset=1)
     empty = frame.select(pl.all_horizontal(pl.col(response).is_null())).to_series()
     if empty.any() and (law.times or roles.censored is not None):
         raise UserError(
