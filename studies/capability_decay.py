@@ -49,6 +49,8 @@ AXES = {
     "length": Varied(label="Trunk length", setting="lengths", scale="log", unit="x the reference's"),
 }
 OVERLAPS = ("rule_overlap", "token_overlap")
+SHARED = ("translations", *OVERLAPS)
+"""What a task of the user's does not have in common with anything."""
 ALONE = ("drop", "fade", "translations", "replay", *OVERLAPS, "intervention", "learning_rate", "length")
 """Axes of which each further value varies alone: overlaps in B, the others in the focus family."""
 
@@ -229,22 +231,25 @@ def stages(cell: Cell, role: str, plain: Treatment, settings: Settings) -> dict[
 def declare(
     preset: str, settings: Settings, chance: float, begin: dict[str, Start], tasks: own_task.Tasks
 ) -> Declaration:
-    varied = axes.declared(AXES, settings)
+    shared = [name for name in SHARED if tasks and len(AXES[name].listed(settings)) == 1]
+    varied = axes.declared({name: axis for name, axis in AXES.items() if name not in shared}, settings)
     parameters = {size: start.model.parameters for size, start in begin.items()}
     return languages.declare(
         settings,
         chance,
         parameters=tuple(parameters.values()),
-        what="the task" if tasks else "the dropped language",
+        **({"what": "the task", "noun": "task skill"} if tasks else {}),
         study=NAME,
         title="Capability decay",
         question="When training stops reinforcing a capability, how long does it last, and what does that depend on?",
         preset=preset,
         axes=varied,
         figures=(
-            *("languages", "family", "half_life", "erasure", "examples"),
+            *(("languages",) if settings.languages > 1 else ()),
+            *(("half_life",) if tasks else ("family", "half_life")),
+            *("erasure", "examples"),
             *(FIGURES if settings.soft_prompts else ()),
-            *("effects", "overlap", "generalisation"),
+            *(("effects",) if tasks else ("effects", "overlap", "generalisation")),
         ),
         prompts=described(settings.soft_prompts),
         notes=(own_task.note(settings, tasks),) if tasks else tuple(_notes(settings)),

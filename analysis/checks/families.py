@@ -7,6 +7,7 @@ import polars as pl
 from analysis.checks import remedies
 from analysis.checks.check import Check
 from analysis.decay.conditions import FAMILY, conditions
+from analysis.decay.design import vocabulary
 from analysis.decay.erasure import layers
 from analysis.decay.formulas import MIN_SUCCESS
 from analysis.decay.retention import wide_points
@@ -41,7 +42,7 @@ def _learned(data: StudyData, curves: pl.DataFrame) -> Check:
     names = plain[FAMILY].unique()  # a search has only one of them at the reference
     reached = counts.filter(pl.col("rate") >= least).height
     return Check(
-        name="The language was learned before it was dropped", required=True,
+        name=f"The {vocabulary(data)['skill']} was learned before it was dropped", required=True,
         expected=f"success at the drop at least {least:g} in at least {FAMILIES:.0%} of the families",
         found="; ".join(f"{name} {rate:.3f}" for name, rate in counts.iter_rows()) or "not measured",
         passed=None if counts.is_empty() else reached >= FAMILIES * len(names),
@@ -78,16 +79,16 @@ def _kept_languages(data: StudyData) -> list[Check]:
     unharmed = min(row["gap"] for row in rows) >= -KEPT_GAP
     return [
         Check(
-            name="Learning it left the other languages intact",
+            name="Learning it left the rest intact",
             passed=None if unharmed and not learned else unharmed,
             expected=f"success in them at the drop at most {KEPT_GAP:g} below that of the never-exposed model",
             found="; ".join(f"{row[FAMILY]} {row['gap']:+.3f}" for row in rows) + caveat,
-            remedy="a longer trunk, in which each language has more: " + remedies.flags(
+            remedy="a longer trunk, in which each has more: " + remedies.flags(
                 data, "trunk", by=2.0, otherwise="twice as long"
             ),
         ),
         Check(
-            name="The other languages were retained",
+            name="The rest was retained",
             passed=all(row["end"] >= KEPT * row["start"] for row in learned) if learned else None,
             expected=f"success in them at the end of the branch at least {KEPT:g} of that at the drop",
             found="; ".join(f"{row[FAMILY]} {row['start']:.3f} to {row['end']:.3f}" for row in rows) + caveat,

@@ -71,7 +71,11 @@ FIGURES = {
         Recipe(name="relearning", title="Relearning", nothing="no relearning was run"),
         Recipe(name="overlap", title="Effect of overlap", nothing="no overlap was varied"),
         Recipe(name="family", title="Half-life by family", nothing="no family of languages was run"),
-        Recipe(name="languages", title="Retention of every language", nothing="no language was evaluated on its own"),
+        Recipe(
+            name="languages",
+            title="Retention of the {skill} and of the rest",
+            nothing="nothing was evaluated on its own",
+        ),
         Recipe(
             name="erasure",
             title="Gone or gated",

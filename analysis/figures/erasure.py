@@ -25,11 +25,11 @@ from analysis.runs.study import StudyData
 
 CAPTION = (
     "One row per condition, one column per reading, from what the model outputs to what lies deepest, all at the end "
-    "of the branch. The scale is the same in all columns: 0 is a model that never saw the language, 1 is the "
+    "of the branch. The scale is the same in all columns: 0 is a model that never learned the {skill}, 1 is the "
     "advantage over it at the drop. Output: correct answers by greedy decoding. Few shots: the same with examples in "
-    "context. Forced choice: the correct answer is the likeliest of the language's own answers. Linear probe: the "
+    "context. Forced choice: the correct answer is the likeliest of all its answers. Linear probe: the "
     "answer read from the layer with the largest advantage at the drop. Relearning: tokens saved, at equal examples "
-    "and budget, in recovering a quarter, half and nine tenths of the skill. Last column: the share of the lost "
+    "and budget, in recovering a quarter, half and nine tenths of it. Last column: the share of the lost "
     "output that the other readings still find (their mean); right is gated, left is scrambled; it is given if at "
     "least half of the output is lost. Points are means over sizes within a seed, then over seeds, with 95% t "
     "intervals (pale for two seeds). Hollow marks include bounds from relearning that did not finish within the "
@@ -77,7 +77,7 @@ def draw_erasure(table: pl.DataFrame) -> Figure:
             for place in _breaks(rows):
                 axes.axhline(place, color=style.FAINT, lw=0.8)
         style.despine(figure)
-        figure.supxlabel("0: like a model that never saw the language      1: as at the drop", fontsize=8)
+        figure.supxlabel("0: like a model that never learned it      1: as at the drop", fontsize=8)
         if SAVING in shown:
             handles = [
                 Line2D([], [], color=style.INK, ls="", marker=mark, ms=4, label=f"{quantile:.0%} of skill recovered")

@@ -15,10 +15,10 @@ from analysis.runs.study import StudyData
 from analysis.stats.intervals import t_interval
 
 CAPTION = (
-    "Success in the dropped language after relearning from a given number of its examples, at the same token budget; "
-    "one panel per condition. Filled: models trained on the language before the drop; open: models of the same size "
-    "and seed that never saw it, after the same branch. Small points are seeds (sizes averaged within a seed), large "
-    "points are means with 95% t intervals, the horizontal line is chance. Where the language has a rule, test items "
+    "Success after relearning the {skill} from a given number of examples, at the same token budget; one panel per "
+    "condition. Filled: models that learned it before the drop; open: models of the same size and seed that never did, "
+    "after the same branch. Small points are seeds (sizes averaged within a seed), large "
+    "points are means with 95% t intervals, the horizontal line is chance. Where there is a rule, test items "
     "are not among the examples, so a few examples suffice only if the rule is still there."
 )
 PANELS, COLUMNS = 9, 3

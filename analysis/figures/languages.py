@@ -16,12 +16,12 @@ from analysis.stats.intervals import t_interval
 from halflife.tracking import schema
 
 CAPTION = (
-    "Retention of every language by success above chance: 1 as at the drop, 0 at chance, negative if other answers "
-    "displace it. One row per family at the reference setting, one column per clock. Red: the dropped language (which "
-    "may differ between seeds), mean over seeds (sizes averaged within a seed) with its 95% t interval; pale red: "
-    "translations from and into it; grey: every kept language; black: their mean. If the red curve falls while the "
-    "grey ones stay, the model lost the dropped language and not its abilities in general. Languages that were not "
-    "learned at the drop (success above chance below one half) are left out."
+    "Retention of all that was learned, by success above chance: 1 as at the drop, 0 at chance, negative if other "
+    "answers displace it. One row per family at the reference setting, one column per clock. Red: the dropped {skill} "
+    "(which may differ between seeds), mean over seeds (sizes averaged within a seed) with its 95% t interval; pale "
+    "red: translations from and into it; grey: what was kept; black: their mean. If the red curve falls while the "
+    "grey ones stay, the model lost the dropped {skill} and not its abilities in general. What was not learned at the "
+    "drop (success above chance below one half) is left out."
 )
 PREFIX = "language-"
 SHOWN = ("tokens", "rate_sum", "displacement")
@@ -97,7 +97,7 @@ def draw_languages(table: pl.DataFrame) -> Figure:
             axes.set_xlabel(CLOCKS[clock])
         style.despine(figure)
         colours = {"dropped": DROP_COLOUR, "kept": style.INK}
-        labels = {"dropped": "dropped language", "kept": "kept languages and their mean"}
+        labels = {"dropped": "dropped", "kept": "kept, and their mean"}
         handles = [Line2D([], [], color=colours[kind], lw=1.8, label=label) for kind, label in labels.items()]
         if (table["kind"] == "translation").any():
             translation = Line2D([], [], color=DROP_COLOUR, lw=0.7, alpha=0.45, label="its translations")

@@ -84,7 +84,7 @@ def families() -> StudyData:
     title = "families of languages (generated)"
     declaration = schema.Declaration(
         study=title, title=title, question="What do the figures look like?", reading="", preset="generated", axes=axes,
-        outcomes=(schema.Outcome(name="skill", label="success", phase="branch", task="dropped"),),
+        outcomes=(schema.Outcome(name="skill", label="success", phase="branch", task="dropped", skill="language"),),
         controls=tuple(schema.Control(kind=role, label=label, role=role) for role, label in labels.items()), figures=(),
     )  # fmt: skip
     names = ("size", "parameters", "seed", *(a.name for a in axes if a.name not in ("parameters", "seed")), "subject")

@@ -148,7 +148,7 @@ MEANINGS["erasure"] = {
     ),
     "at_drop": ("", "share of correct answers at the drop; missing for relearning"),
     "at_end": ("share; tokens", "at_drop, at the end of the branch; for relearning, tokens needed, or the budget"),
-    "control_drop": ("", "at_drop of the model that never saw the language"),
+    "control_drop": ("", "at_drop of the model that never learned it"),
     "control_end": ("share; tokens", "at_end of that model"),
     "kind": ("", "observed; at least, at most: share is a bound; no advantage, unknown: there is no share"),
     "share": ("", "share of the advantage over the control at the drop that is left at the end"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from analysis.figures import FIGURES
 from halflife.data.own_tasks import prepare_task
 from halflife.data.tokenizers import Pretrained
 from halflife.errors import UserError
@@ -62,6 +63,11 @@ def test_the_task_takes_the_place_of_the_dropped_language_and_its_controls_never
     assert "How long does the task last?" in labels
     assert "family" not in labels
     assert "language" not in labels
+    words = {"skill": plan.declaration.outcomes[0].skill, "answer": "answer", "success": "success"}
+    shown = [FIGURES[name] for name in plan.declaration.figures]
+    texts = [text.format(**words) for each in shown for text in (each.title, each.caption, each.nothing)]
+    assert [text for text in (*texts, plan.declaration.reading, *plan.declaration.notes) if "language" in text] == []
+    assert [axis.label for axis in plan.declaration.axes if "language" in axis.label] == []
     assert any("542 items to learn, 134 held out" not in note for note in plan.declaration.notes)
 
 

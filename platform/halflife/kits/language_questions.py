@@ -54,7 +54,7 @@ def asked(
     families = sorted(next(axis.values for axis in axes if axis.name == "family"), key=SHARING.index)
     reference = at_reference(axes, "family")
     own = reference | {"family": focus}
-    primary: list[Question] = [_saved(what, own)]
+    primary: list[Question] = [_saved(what, "the task" if task else "the language", own)]
     further: list[Question] = [
         Decay(
             name=f"decay_{family}", outcome="skill", where={"family": family},
@@ -122,7 +122,7 @@ def _size(
     )  # fmt: skip
 
 
-def _saved(what: str, where: dict[str, Any]) -> Question:
+def _saved(what: str, it: str, where: dict[str, Any]) -> Question:
     return Contrast(
         name="savings",
         label=f"Is {what} relearned faster than it is learned by a model that never saw it?",
@@ -132,6 +132,6 @@ def _saved(what: str, where: dict[str, Any]) -> Question:
         primary=True,
         prediction="negative",
         margin=FACTOR,
-        reason="a quarter of the relearning saved is too little to say that the language is still there",
+        reason=f"a quarter of the relearning saved is too little to say that {it} is still there",
         where=where,
     )

@@ -321,16 +321,18 @@ def declare(
     axes: tuple[Axis, ...] = (),
     parameters: tuple[int, ...] = (),
     what: str = "the dropped language",
+    noun: str = "language",
     **fields: Any,
 ) -> Declaration:
     """What these studies declare alike, for `axes` besides size and seed; `fields` are the study's own, or replace it.
 
     `chance`: the success rate of guessing the most common answer, where a trial logs none, as every `TaskProbe` does.
-    `parameters`: of each size, where sizes are no rungs. `what`: leaves, in labels.
+    `parameters`: of each size, where sizes are no rungs. `what`: leaves, in labels. `noun`: what is kept or
+    lost, in reports.
     """
 
     def outcome(name: str, label: str, task: str) -> Outcome:
-        return Outcome(name=name, label=label, phase="branch", task=task, chance=chance)
+        return Outcome(name=name, label=label, phase="branch", task=task, chance=chance, skill=noun)
 
     sizes = parameters or tuple(Rung(size=size).parameters for size in settings.sizes)
     common: dict[str, Any] = {

@@ -172,15 +172,15 @@ def test_effects_hold_the_arm_at_the_reference(families):
 
 def test_the_kept_languages_are_checked_in_the_place_of_clean_text(families):
     found = {check.name: check for check in decay_checks(families, retention_curves(families))}
-    assert found["Learning it left the other languages intact"].passed
-    assert found["The other languages were retained"].passed
+    assert found["Learning it left the rest intact"].passed
+    assert found["The rest was retained"].passed
     assert not any("clean loss" in name for name in found)
     worse = families.points.with_columns(
         value=pl.when((pl.col("name") == "kept/hits") & (pl.col("step") > 10**6)).then(0.0).otherwise("value")
     )
     worse = replace(families, points=worse)
     found = {check.name: check for check in decay_checks(worse, retention_curves(worse))}
-    assert found["The other languages were retained"].passed is False
+    assert found["The rest was retained"].passed is False
 
 
 def test_kept_languages_that_were_never_learned_are_neither_harmed_nor_kept(families):
@@ -189,7 +189,7 @@ def test_kept_languages_that_were_never_learned_are_neither_harmed_nor_kept(fami
     )
     data = replace(families, points=never)
     found = {check.name: check for check in decay_checks(data, retention_curves(data))}
-    for name in ("Learning it left the other languages intact", "The other languages were retained"):
+    for name in ("Learning it left the rest intact", "The rest was retained"):
         assert found[name].passed is None
         assert "there was little to lose" in found[name].found
 
@@ -201,7 +201,7 @@ def test_trunks_that_never_had_the_skill_are_named_by_family_too(families):
     )
     data = replace(families, points=flat)
     found = {check.name: check for check in decay_checks(data, retention_curves(data))}[
-        "Trunks that never had the skill"
+        "Trunks that never had the language"
     ]
     assert found.passed is False
     assert "family B 30k seed 1" in found.found
