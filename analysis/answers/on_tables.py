@@ -80,10 +80,14 @@ def trend(
         censored: Column that is true where the quantity is only a lower bound.
     """
     from analysis.answers import ask
-    from analysis.fitting.table import read_table
+    from analysis.fitting.gaps import blanks
+    from analysis.fitting.table import Roles, read_table
 
-    found = ask.trend(read_table(table), quantity, axis, log=log, censored=censored, **judging.given)
+    frame = read_table(table)
+    found = ask.trend(frame, quantity, axis, log=log, censored=censored, **judging.given)
     _told(found, judging, {"table": str(table), "quantity": quantity, "axis": axis, "log": log, "censored": censored})
+    for line in blanks(frame, Roles(x=[axis], y=quantity, group=judging.seed)) if censored is None else []:
+        print(f"warning: {line}")
 
 
 def associate(table: Table, /, *, quantity: str, other: str, item: str, judging: Judged) -> None:

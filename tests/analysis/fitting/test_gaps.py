@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 
+from analysis.__main__ import main
 from analysis.fitting import gaps
 from analysis.fitting.fit import by_group
 from analysis.fitting.table import Roles
@@ -90,3 +93,15 @@ def test_a_fit_says_what_was_blank() -> None:
     frame = times().with_columns(T=pl.when(pl.col("N") > 5e6).then(None).otherwise("T"))
     fit = results.fit(frame, "power", x="N", y="T", group="seed", starts=8)
     assert "warning: T is blank in 5 rows, left out as if by chance" in str(fit)
+
+
+def test_a_trend_that_loses_seeds_to_blank_cells_points_to_bounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    blank = times().with_columns(T=pl.when(pl.int_range(pl.len()) == 24).then(None).otherwise("T"))
+    blank.write_csv(tmp_path / "times.csv")
+    main(["trend", str(tmp_path / "times.csv"), "--quantity", "T", "--axis", "N"])
+    shown = capsys.readouterr().out
+    assert "1 of 5 seeds left out" in shown
+    assert "warning: T is blank in 1 row, left out as if by chance" in shown
+    assert "--censored" in shown
