@@ -18,6 +18,7 @@ from analysis.report.prompts_section import SHOWN, prompts_section
 from analysis.report.rendering import rendered_page
 from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, progress, provenance, varied
 from analysis.report.tables import csv_text, page_table
+from analysis.report.triggers_section import triggers_section
 from analysis.runs.study import StudyData
 
 
@@ -63,6 +64,7 @@ def _descriptive(data: StudyData, out: Path) -> dict[str, Any]:
         "decay": decay_section(view, out) if outcomes else None,
         "prompts": prompts,
         "examples": examples_section(data),
+        "triggers": triggers_section(data),
         "values": _values(data, out),
     }
 

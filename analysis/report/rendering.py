@@ -12,7 +12,7 @@ from halflife.secrets import masked
 NOTHING: dict[str, Any] = {
     "live": None, "varied": "", "opening": [], "answered": None, "invalid": [], "unknown": [], "checks": [], "axes": [],
     "fixed": [],
-    "questions": [], "panels": [], "decay": None, "prompts": None, "examples": [], "values": None,
+    "questions": [], "panels": [], "decay": None, "prompts": None, "examples": [], "triggers": None, "values": None,
     "efficiency": [], "provenance": None,
     "words": {"skill": "skill", "answer": "answer", "success": "success"},
 }  # fmt: skip
