@@ -1,4 +1,9 @@
-"""Which law the data prefer, if any: AICc and prediction of held-out data. Within ΔAICc 2 there is no winner."""
+"""Which law the data prefer, if any: AICc and prediction of held-out data. Within ΔAICc 2 there is no winner.
+
+Likelihoods are ranked only if they are of the same data. Those of errors of ln y or ln(1 + y) include the Jacobian, the
+sum of -ln y or -ln(1 + y), so all are densities of y. Those of counts, binomial and beta-binomial, leave the binomial
+coefficients out, which all laws share.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +16,9 @@ import polars as pl
 
 from analysis.errors import UserError
 from analysis.fitting.describe import half_life
+from analysis.fitting.dispersion import summed
 from analysis.fitting.extrapolation import SHARES, last_part, over_groups, rolling
-from analysis.fitting.intervals import HalfLife, Intervals, by_group, fits_alone, intervals
+from analysis.fitting.intervals import HalfLife, Intervals, by_group, fits_alone, half_life_of, intervals
 from analysis.fitting.observations import Observations
 from analysis.fitting.result import Fit
 from analysis.stats.arrays import Array
@@ -25,25 +31,72 @@ AGREE = 1.25
 
 
 @dataclass(frozen=True, kw_only=True)
+class Score:
+    """Of one fit: what AICc is computed from."""
+
+    group: str | None
+    """None: of all points."""
+    log_likelihood: float
+    parameters: int
+    """k: the law's that are not held, and those of the errors."""
+    points: int
+    """n."""
+
+    @property
+    def aicc(self) -> float:
+        """2k - 2 log-likelihood + 2k (k + 1) / (n - k - 1); infinite with too few points."""
+        k, left = self.parameters, self.points - self.parameters - 1
+        return 2 * k - 2 * self.log_likelihood + 2 * k * (k + 1) / left if left > 0 else math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ranked:
     """One law's place in the ranking."""
 
     fit: Fit
-    intervals: Intervals
-    aicc: float
-    """Summed over the groups' own fits if each can be fitted alone; infinite with too few points."""
+    scores: tuple[Score, ...]
+    """One of all points, or one of each group's own fit if each can be fitted alone."""
     delta: float
     """AICc minus the best law's."""
-    held_out: float | None
-    """Root mean square error in the last part of the decay, predicted from the first 80 % of its log span."""
-    held_out_log_likelihood: float | None
-    """Per point, of the same prediction."""
-    rolling: pl.DataFrame
-    """The same by group, as returned by `extrapolation.rolling`."""
+
+    @property
+    def rolling(self) -> pl.DataFrame:
+        """Held-out errors by group, as returned by `extrapolation.rolling`. Computed once per fit."""
+        fit = self.fit
+        if "rolling" not in fit.derived:
+            fit.derived["rolling"] = rolling(fit.law, fit.observations, fit.error, SHARES[-1:], fit.fixed)
+        return fit.derived["rolling"]
+
+    @property
+    def held_out(self) -> float | None:
+        """Root mean square error in the last part of the decay, predicted from the first 80 % of its log span."""
+        return self._held_out("estimate")
+
+    @property
+    def held_out_log_likelihood(self) -> float | None:
+        """Per point, of the same prediction."""
+        return self._held_out("log_likelihood")
+
+    def _held_out(self, name: str) -> float | None:
+        last = over_groups(self.rolling)
+        return last[name][0] if last.height else None
+
+    @property
+    def aicc(self) -> float:
+        """Summed over `scores`; infinite with too few points."""
+        return sum(each.aicc for each in self.scores)
+
+    @property
+    def log_likelihood(self) -> float:
+        return sum(each.log_likelihood for each in self.scores)
+
+    @property
+    def intervals(self) -> Intervals:
+        return intervals(self.fit)
 
     @property
     def half_life(self) -> HalfLife | None:
-        return self.intervals.half_life
+        return half_life_of(self.fit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,44 +155,87 @@ class Comparison:
             values = [f"{name} {short(halves[name]) if name in halves else text}" for name, text in shown]
             text = f"no winner; {self.half_name} under the laws within ΔAICc {EQUAL:g}: {', '.join(values)}"
         errors = [(each.held_out, each.fit.law.name) for each in self.ranked if each.held_out is not None]
-        if len(errors) > 1:
+        if len(errors) > 1 and self.held_out_unit:
             error, name = min(errors)
-            text += f"; {name} predicts {last_part(self.ranked[0].fit.law)} best (error {short(error, 2)})"
+            part = last_part(self.ranked[0].fit.law)
+            text += f"; {name} predicts {part} best (error {short(error, 2)} in {self.held_out_unit})"
         return text
+
+    @property
+    def legend(self) -> str:
+        """What AICc is computed from, for a reader who checks it."""
+        first, errors = self.ranked[0], {each.fit.error.name for each in self.ranked}
+        text = "AICc = 2k - 2 log-likelihood + 2k (k + 1) / (n - k - 1)"
+        if len(first.scores) > 1:
+            text += f", of each of {len(first.scores)} groups' own fits, summed"
+        if first.fit.observations.hits is not None:
+            text += "; likelihoods without the binomial coefficients, which all laws share"
+        elif len(errors) > 1:
+            text += "; likelihoods are densities of y: errors of ln y or ln(1 + y) include its Jacobian"
+        return text
+
+    @property
+    def held_out_unit(self) -> str:
+        """What the held-out errors are measured in: y, ln y or the rate; "" if not all in the same."""
+        units = {each.fit.error.compared for each in self.ranked}
+        return units.pop() if len(units) == 1 else ""
 
 
 def compare(fits: Sequence[Fit]) -> Comparison:
-    """Ranks fits of the same observations and errors. Raises UserError for Huber's loss, which has no likelihood."""
+    """Ranks fits of the same observations. Raises UserError for Huber's loss, which has no likelihood, and for
+    likelihoods of different data."""
     if any(fit.log_likelihood is None for fit in fits):
         raise UserError("AICc needs a likelihood, which Huber's loss is not: use --error lognormal")
-    grouped = fits[0].observations.group is not None and all(fits_alone(fit) for fit in fits)
-    scores = [_grouped_aicc(fit) if grouped else fit.aicc for fit in fits]
-    scores = [math.inf if score is None else score for score in scores]
-    best = min(scores)
-    ranked = []
-    for fit, score in zip(fits, scores, strict=True):
-        cut = rolling(fit.law, fit.observations, fit.error, SHARES[-1:], fit.fixed)
-        last = over_groups(cut)
-        error, likelihood = (last["estimate"][0], last["log_likelihood"][0]) if last.height else (None, None)
-        ranked.append(
-            Ranked(
-                fit=fit, intervals=intervals(fit), aicc=score, delta=score - best if math.isfinite(best) else math.nan,
-                held_out=error, held_out_log_likelihood=likelihood, rolling=cut,
+    for other in fits[1:]:
+        if (differs := _difference(fits[0].observations, other.observations)) is not None:
+            raise UserError(
+                f"{fits[0].law.name} and {other.law.name} were fitted to different {differs}: likelihoods of different "
+                "data cannot be ranked; expected fits of the same rows and the same response"
             )
-        )  # fmt: skip
+    groups = [fit.observations.group for fit in fits]
+    grouped = all(group is not None for group in groups) and all(fits_alone(fit) for fit in fits)
+    points = min(fit.observations.n for fit in fits)
+    scores = [_by_group(fit) if grouped else (_score(fit, points),) for fit in fits]
+    values = [sum(part.aicc for part in each) for each in scores]
+    best = min(values)
+    ranked = [
+        Ranked(fit=fit, scores=each, delta=value - best if math.isfinite(best) else math.nan)
+        for fit, each, value in zip(fits, scores, values, strict=True)
+    ]
     return Comparison(ranked=tuple(sorted(ranked, key=lambda each: each.aicc)))
 
 
-def _grouped_aicc(fit: Fit) -> float:
-    """AICc with separate parameters for every group, so that differences between groups do not pass for curvature."""
-    data = fit.observations
-    assert data.group is not None
-    each = by_group(fit)
-    total, count = 0.0, len(fit.law.parameters) + fit.extra
-    for name, objective in zip(np.unique(data.group), each.objective, strict=True):
-        own: Observations = data.take(data.group == name)
-        likelihood: Array | None = fit.error.log_likelihood(np.array(objective), own)
-        if likelihood is None or own.n <= count + 1:
-            return math.inf
-        total += 2 * count - 2 * float(likelihood) + 2 * count * (count + 1) / (own.n - count - 1)
-    return total
+def _score(fit: Fit, points: int) -> Score:
+    """`points`: the fewest of all fits, as counts at the same x are summed for the beta-binomial."""
+    return Score(group=None, log_likelihood=float(fit.log_likelihood or 0.0), parameters=_count(fit), points=points)
+
+
+def _by_group(fit: Fit) -> tuple[Score, ...]:
+    """Separate parameters for every group, so that differences between groups do not pass for curvature."""
+    data, found = fit.observations, []
+    for name, objective in zip(np.unique(np.asarray(data.group)), by_group(fit).objective, strict=True):
+        own = data.take(np.asarray(data.group) == name)
+        [likelihood] = np.asarray(fit.error.log_likelihood(np.array([objective]), own))
+        found.append(Score(group=str(name), log_likelihood=float(likelihood), parameters=_count(fit), points=own.n))
+    return tuple(found)
+
+
+def _count(fit: Fit) -> int:
+    return len(fit.law.parameters) - len(fit.fixed) + fit.extra
+
+
+def _difference(first: Observations, other: Observations) -> str | None:
+    """What differs between the responses of two fits; counts at the same x may be summed."""
+    if (first.hits is None) != (other.hits is None):
+        return "responses, counts and measurements"
+    if first.hits is not None and other.hits is not None and first.n != other.n:
+        first, other = summed(first), summed(other)
+    if first.n != other.n:
+        return "rows"
+    names = ("y", "low", "high", "hits", "trials", "weights")
+    same = all(_equal(getattr(first, name), getattr(other, name)) for name in names)
+    return None if same else "values of the response"
+
+
+def _equal(first: Array | None, other: Array | None) -> bool:
+    return first is other or (first is not None and other is not None and np.array_equal(first, other, equal_nan=True))

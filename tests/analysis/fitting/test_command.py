@@ -194,7 +194,13 @@ def test_compare_ranks_by_aicc_and_names_a_winner_only_if_there_is_one(
     assert [each["delta_aicc"] for each in found] == sorted(each["delta_aicc"] for each in found)
     assert found[-1]["law"] == "constant"
     assert all(each["half_life"] is not None for each in found)
+    for each in found:
+        [part] = each["aicc_of"]
+        k, n = part["parameters"], part["points"]
+        assert each["aicc"] == pytest.approx(2 * k - 2 * part["log_likelihood"] + 2 * k * (k + 1) / (n - k - 1))
     shown = capsys.readouterr().out
+    assert "held-out error (rate)" in shown
+    assert all(row.split()[1] in ("binomial", "beta-binomial") for row in shown.splitlines()[2:6])
     if found[1]["delta_aicc"] < 2:
         assert "No winner" in shown
     run(counts, "compare", "--laws", "constant,exponential", *COUNTS)

@@ -69,6 +69,53 @@ def test_a_loss_that_is_not_a_likelihood_cannot_be_compared():
         compare([fit(LAWS[name], data, objective=Huber()) for name in ("exponential", "hyperbolic")])
 
 
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_aicc_follows_from_the_likelihood_k_and_n_in_the_same_row(seeds: int):
+    found = compare(fits(runs("exponential", (1, 20), seeds), "exponential", "exponential_floor"))
+    for each in found.ranked:
+        k, n = len(each.fit.law.parameters) + 1, STEPS.size  # and a variance, in each of `seeds` fits
+        assert [(part.parameters, part.points) for part in each.scores] == [(k, n)] * seeds
+        assert each.aicc == pytest.approx(seeds * (2 * k + 2 * k * (k + 1) / (n - k - 1)) - 2 * each.log_likelihood)
+    if seeds == 1:
+        assert [each.aicc for each in found.ranked] == pytest.approx([each.fit.aicc for each in found.ranked])
+    else:
+        assert found.ranked[0].log_likelihood > (found.ranked[0].fit.log_likelihood or 0)
+        assert "groups' own fits, summed" in found.legend
+
+
+def test_a_parameter_that_is_held_does_not_count_in_aicc_of_groups_either():
+    data = runs("exponential", (1, 20), 4)
+    held = fit(LAWS["exponential"], data, starts=32, fixed={"a": 1.0})
+    found = compare([held, fit(LAWS["exponential"], data, starts=32)])
+    assert {each.scores[0].parameters for each in found.ranked} == {2, 3}
+
+
+def test_gaussian_and_lognormal_errors_are_ranked_as_densities_of_y():
+    rng = np.random.default_rng(3)
+    x = np.geomspace(1, 100, 40)
+    y = 5 * np.exp(-x / 30) * np.exp(0.2 * rng.normal(size=x.size))
+    data = Observations(x=x, y=y)
+    made = [fit(LAWS["exponential"], data, objective=Gaussian(log=log), starts=32) for log in (False, True)]
+    found = compare(made)
+    assert found.ranked[0].fit.error.name == "lognormal"
+    curve = made[1].predict(x[:, None])
+    density = stats.lognorm.logpdf(y, np.sqrt(np.mean(np.log(y / curve) ** 2)), scale=curve)
+    assert found.ranked[0].log_likelihood == pytest.approx(density.sum())
+    assert "Jacobian" in found.legend
+    assert found.held_out_unit == ""  # errors of y and of ln y
+    assert "predicts" not in found.text
+
+
+def test_likelihoods_of_different_data_are_not_ranked():
+    x, y = STEPS, np.exp(-STEPS / 30)
+    whole = fit(LAWS["exponential"], Observations(x=x, y=y + 0.01), starts=16)
+    others = (Observations(x=x[:-1], y=y[:-1] + 0.01), Observations(x=x, y=100 * y + 1),
+              Observations(x=x, hits=np.round(100 * y), trials=np.full(x.size, 100.0)))  # fmt: skip
+    for other, what in zip(others, ("rows", "values of the response", "counts and measurements"), strict=True):
+        with pytest.raises(UserError, match=what):
+            compare([whole, fit(LAWS["constant"], other, starts=16)])
+
+
 def test_the_planted_law_predicts_the_end_of_the_data_to_within_the_noise():
     data = runs("exponential_floor", (1, 20, 0.3), seeds=3)
     own, wrong = (over_groups(rolling(LAWS[name], data)) for name in ("exponential_floor", "exponential"))
