@@ -10,12 +10,14 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from analysis.decay.fits import MIN_POINTS, STARTS, comparisons, observations, reference_curves
+from analysis.decay.fits import MIN_POINTS, STARTS, comparisons, observations, reference_curves, supported
 from analysis.decay.retention import CLOCKS
 from analysis.errors import UserError
 from analysis.fitting.fit import fit
-from analysis.fitting.intervals import HalfLife, half_life_of
+from analysis.fitting.intervals import HalfLife
 from analysis.fitting.result import Fit
+from analysis.fitting.selection import compare
+from analysis.laws import Law
 from analysis.runs.study import StudyData
 
 BY_CLOCK = {
@@ -27,9 +29,9 @@ SAME = 1e-6
 
 
 def half_lives_by_clock(data: StudyData) -> pl.DataFrame:
-    """One row per size, law and clock, smallest size and best law (in tokens) first: half-life with 95 % interval over
-    seeds, null if beyond the data; share of starts at the optimum; warnings. Clocks that the runs did not log have no
-    rows. Computed once per `data`."""
+    """One row per size, clock and law that has support on that clock, smallest size and best law first: half-life with
+    95 % interval over seeds, null if beyond the data; share of starts at the optimum; warnings. Clocks that the runs did
+    not log have no rows. Computed once per `data`."""
     if "fits/clocks" not in data.derived:
         data.derived["fits/clocks"] = _half_lives_by_clock(data)
     return data.derived["fits/clocks"]
@@ -44,20 +46,25 @@ def _half_lives_by_clock(data: StudyData) -> pl.DataFrame:
             if part.is_empty():
                 continue
             unit = _unit(part, clock) if part.height == own.height else None
-            for each in found.ranked:
+            own_fits = {each.fit.law.name: each.fit for each in found.ranked}
+            carried = {name for name, made in own_fits.items() if unit is not None and _carries(made, unit)}
+            fits = [made if name in carried else _on_clock(made.law, part, clock) for name, made in own_fits.items()]
+            for each in filter(supported, compare([made for made in fits if made is not None]).ranked):
                 made, half = each.fit, each.half_life
-                if unit is not None and _carries(made, unit):
+                if unit is not None and made.law.name in carried:
                     half = _times(half, unit)
-                else:
-                    try:
-                        made = fit(each.fit.law, observations(part, clock), starts=STARTS)
-                    except UserError:  # a law without a value on this clock
-                        continue
-                    half = half_life_of(made)
                 if half is not None:
                     ends = (half.estimate, half.low, half.high, half.censored)
                     rows.append((size, made.law.name, clock, *ends, made.starts_at_optimum, "; ".join(made.warnings)))
     return pl.DataFrame(rows, schema=BY_CLOCK, orient="row")
+
+
+def _on_clock(law: Law, part: pl.DataFrame, clock: str) -> Fit | None:
+    """None for a law without a value on this clock."""
+    try:
+        return fit(law, observations(part, clock), starts=STARTS)
+    except UserError:
+        return None
 
 
 def _unit(part: pl.DataFrame, clock: str) -> float | None:

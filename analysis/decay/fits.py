@@ -21,6 +21,9 @@ from analysis.runs.study import StudyData
 STARTS = 32
 MIN_POINTS = 10
 """Evaluations of a run below which no law is fitted to it."""
+SUPPORTED = 10.0
+"""ΔAICc beyond which a law has essentially no support in the data (Burnham and Anderson 2002, 2.6): what its parameters
+would be is not asked, as their profiles take longer than all else of a report."""
 
 
 def menu() -> list[Law]:
@@ -53,6 +56,10 @@ def observations(part: pl.DataFrame, clock: str = "tokens") -> Observations:
     return Observations(x=at, y=margin, group=seed)
 
 
+def supported(each: Ranked) -> bool:
+    return not each.delta > SUPPORTED
+
+
 def fits_table(data: StudyData) -> pl.DataFrame:
     """One row per size and law: quality of fit and prediction, half-life with 95 % interval, share of starts that
     reached the optimum, warnings."""
@@ -66,17 +73,19 @@ def fits_table(data: StudyData) -> pl.DataFrame:
                 "half_life": half.estimate if half else None, "half_life_low": half.low if half else None,
                 "half_life_high": half.high if half else None, "half_life_censored": half.censored if half else None,
                 "starts_at_optimum": made.starts_at_optimum, "starts": made.starts, "points": made.observations.n,
-                "warnings": "; ".join(made.warnings), "intervals": each.intervals.method, "formula": made.law.formula,
+                "warnings": "; ".join(made.warnings), "formula": made.law.formula,
+                "intervals": each.intervals.method if supported(each) else None,
             })  # fmt: skip
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def parameters_table(data: StudyData) -> pl.DataFrame:
-    """One row per size, law and parameter: estimate, low, high."""
+    """One row per size, law that has support and parameter: estimate, low, high."""
     rows = [
         (size, each.fit.law.name, name, ends.estimate, ends.low, ends.high, ends.count)
         for size, found in comparisons(data).items()
         for each in found.ranked
+        if supported(each)
         for name, ends in each.intervals.parameters.items()
     ]
     kinds = {"size": pl.String, "law": pl.String, "parameter": pl.String, "estimate": pl.Float64, "low": pl.Float64,

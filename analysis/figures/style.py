@@ -14,6 +14,8 @@ import numpy as np
 import polars as pl
 from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.markers import TICKDOWN, TICKLEFT
@@ -228,33 +230,49 @@ def rendered(figure: Figure, kind: str) -> bytes:
     with styled():
         if (layout := figure.get_layout_engine()) is not None:
             _wrap_titles(figure)
-            _draw_minor_ticks_at_once(figure)
+            _draw_unlabelled_ticks_at_once(figure)
             layout.execute(figure)
             figure.set_layout_engine(None)  # not "none", which draws twice on every save
         figure.savefig(buffer, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
 
 
-def _draw_minor_ticks_at_once(figure: Figure) -> None:
-    """Unlabelled minor ticks as one line of markers: a tick of matplotlib's is five artists, made and placed alone."""
-    found = []
+def _draw_unlabelled_ticks_at_once(figure: Figure) -> None:
+    """Minor ticks, and all ticks and grid lines of an axis whose labels another panel carries, as one line of markers
+    and one collection: a tick of matplotlib's is five artists, made, measured and placed alone."""
+    found: list[tuple[Axes, Axis, str, np.ndarray]] = []
     for axes in figure.axes:  # all of them first, as shared axes share their locators
         for axis, view in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-            if isinstance(axis.get_minor_formatter(), ticker.NullFormatter):
-                at = axis.get_minorticklocs()
-                found.append((axes, axis, at[(at >= min(view)) & (at <= max(view))]))
-    for axes, axis, at in found:
-        across, zeros = axis is axes.xaxis, np.zeros(at.size)
-        look = {"length": _RC["xtick.minor.size"], "width": _RC["xtick.minor.width"]} | axis.get_tick_params("minor")
-        marker: Any = TICKDOWN if across else TICKLEFT  # a number of matplotlib's, which its types leave out
-        line = Line2D(
-            at if across else zeros, zeros if across else at, ls="", marker=marker, color=INK,
-            transform=axes.get_xaxis_transform() if across else axes.get_yaxis_transform(), ms=look["length"],
-            mew=look["width"], clip_on=False, zorder=0.5,
-        )  # fmt: skip
-        axis.set_minor_locator(ticker.NullLocator())
-        if at.size:
-            line.set_in_layout(False)  # shorter than major ticks
+            looks = axis.get_tick_params("major")
+            labelled = axis.get_label_text() or any(looks[name] for name in looks if name.startswith("label"))
+            if not axis.get_visible():
+                continue
+            plain = isinstance(axis.get_minor_formatter(), ticker.NullFormatter) or not labelled
+            for kind in (*["minor"] * plain, *["major"] * (not labelled)):
+                at = axis.get_ticklocs(minor=kind == "minor")
+                found.append((axes, axis, kind, at[(at >= min(view)) & (at <= max(view))]))
+    for axes, axis, kind, at in found:
+        across, looks = axis is axes.xaxis, axis.get_tick_params(kind)
+        transform = axes.get_xaxis_transform() if across else axes.get_yaxis_transform()
+        if kind == "minor":
+            axis.set_minor_locator(ticker.NullLocator())
+        else:
+            axis.set_visible(False)
+        if kind == "major" and looks["gridOn"]:
+            ends = [[(x, 0), (x, 1)] if across else [(0, x), (1, x)] for x in at]
+            width, colour = _RC["grid.linewidth"], _RC["grid.color"]
+            lines = LineCollection(ends, lw=width, color=colour, transform=transform, zorder=0.5)
+            lines.set_in_layout(False)
+            axes.add_artist(lines)
+        if at.size and looks["bottom" if across else "left"]:
+            look = {name: _RC[f"xtick.{kind}.{name}"] for name in ("size", "width")}
+            marker: Any = TICKDOWN if across else TICKLEFT  # a number of matplotlib's, which its types leave out
+            zeros = np.zeros(at.size)
+            line = Line2D(
+                at if across else zeros, zeros if across else at, ls="", marker=marker, color=INK, transform=transform,
+                ms=looks.get("length", look["size"]), mew=looks.get("width", look["width"]), clip_on=False, zorder=0.6,
+            )  # fmt: skip
+            line.set_in_layout(False)  # shorter than labels
             axes.add_artist(line)
 
 

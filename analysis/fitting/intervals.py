@@ -65,23 +65,30 @@ def intervals(fit: Fit, level: float = LEVEL) -> Intervals:
     """95 % intervals of a fit's parameters and half-life, by the method that the data allow.
 
     Groups that can each be fitted alone: t over groups. Groups that cannot (each at one size, say): delete-one-group
-    jackknife with t. No groups: profile likelihood. Ends are None if the data do not bound them.
+    jackknife with t. No groups: profile likelihood. Ends are None if the data do not bound them. Computed once per fit.
     """
-    group = fit.observations.group
-    if group is None or np.unique(group).size < 2:
-        return _profiled(fit, level)
-    return _over_groups(fit, level) if fits_alone(fit) else _jackknife(fit, level)
+    name = f"intervals {level}"
+    if name not in fit.derived:
+        if not _has_groups(fit):
+            fit.derived[name] = _profiled(fit, level)
+        else:
+            fit.derived[name] = _over_groups(fit, level) if fits_alone(fit) else _jackknife(fit, level)
+    return fit.derived[name]
 
 
 def half_life_of(fit: Fit, level: float = LEVEL) -> HalfLife | None:
     """That of `intervals`, without the time that the parameters' take."""
-    group = fit.observations.group
-    if group is None or np.unique(group).size < 2 or not fits_alone(fit):
+    if f"intervals {level}" in fit.derived or not (_has_groups(fit) and fits_alone(fit)):
         return intervals(fit, level).half_life
     if (reached := half_lives_by_group(fit)) is None:
         return None
     sure = own_ends(fit, level, half_life=True).determined[:, -1] | reached.bounded
-    return _mean_half_life(reached, _identified(np.unique(group), reached.known, sure)[0], level)
+    names = np.unique(np.asarray(fit.observations.group))
+    return _mean_half_life(reached, _identified(names, reached.known, sure)[0], level)
+
+
+def _has_groups(fit: Fit) -> bool:
+    return fit.observations.group is not None and np.unique(fit.observations.group).size > 1
 
 
 def _solved(fit: Fit, theta: Array) -> Array:

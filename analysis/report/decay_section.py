@@ -82,6 +82,7 @@ def _fits(data: StudyData, out: Path) -> dict[str, Any] | None:
         "rows": [_fit_row(row) for row in table.iter_rows(named=True)],
         "csv": page_table(table, shown=0).csv,
         "parameters": page_table(parameters, shown=None),
+        "supported": f"{fits.SUPPORTED:g}",
         "clocks": _clock_rows(data, clocks),
         "clock_names": [SHORT[clock] for clock in CLOCKS if (clocks["clock"] == clock).any()],
         "clocks_csv": page_table(clocks, shown=0).csv,

@@ -153,7 +153,7 @@ def _fitting(data: StudyData, curves: pl.DataFrame) -> list[tuple[str, str]]:
         why = "No law was fitted: no run at the reference has enough evaluations above the control."
         return [("Which objective and algorithm?", why)]
     share = table["starts_at_optimum"].to_numpy()
-    methods = listed(sorted(set(table["intervals"])))
+    methods = listed(sorted(set(table["intervals"].drop_nulls())))
     return [
         ("Which objective?", "Least squares of the margin, with the variance profiled out, per run; unweighted."),
         ("Which algorithm, with which settings?", "All starts are solved together in float64 by bounded Newton steps "

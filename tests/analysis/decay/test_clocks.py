@@ -32,8 +32,9 @@ def of(frame: pl.DataFrame, law: str) -> dict[str, float]:
     return dict(frame.filter(pl.col("law") == law).select("clock", "half_life").iter_rows())
 
 
-def test_every_law_has_a_half_life_on_every_clock_or_is_censored(found):
-    assert found.height == len(menu()) * len(CLOCKS)
+def test_laws_with_support_on_a_clock_have_a_half_life_there_or_are_censored(found):
+    assert set(found["clock"]) == set(CLOCKS)
+    assert set(found["law"]) < {law.name for law in menu()}
     assert (found["half_life"].is_not_null() | found["censored"]).all()
 
 
@@ -50,7 +51,7 @@ def own_half_life(data: StudyData, name: str, clock: str) -> float:
     return half.estimate
 
 
-@pytest.mark.parametrize("name", ["exponential", "shifted_power", "log_linear", "double_exponential"])
+@pytest.mark.parametrize("name", ["exponential", "stretched"])
 def test_a_clock_proportional_to_tokens_has_the_half_life_of_a_separate_fit(found, one, name):
     assert of(found, name)["rate_sum"] == pytest.approx(own_half_life(one, name, "rate_sum"), rel=2e-3)
 
@@ -60,9 +61,11 @@ def test_a_clock_of_changing_rate_is_fitted_again(one):
     name, steps = pl.col("name") == schema.CLOCK_RATE_SUM, pl.col("step") / planted.STEP
     summed = pl.when(name).then(0.3 * (1 + steps / 100).log()).otherwise("value")
     falling = replace(one, points=one.points.with_columns(value=summed))
-    halves = of(half_lives_by_clock(falling), "log_linear")
-    assert halves["rate_sum"] == pytest.approx(own_half_life(falling, "log_linear", "rate_sum"), rel=1e-6)
-    assert halves["rate_sum"] < 0.9 * 3e-3 * halves["steps"]
+    found = half_lives_by_clock(falling)
+    best = found.filter(pl.col("clock") == "rate_sum")["law"][0]
+    there, steps_to_half = of(found, best)["rate_sum"], of(found, "exponential")["steps"]
+    assert there == pytest.approx(own_half_life(falling, best, "rate_sum"), rel=1e-6)
+    assert there < 0.9 * 3e-3 * steps_to_half
 
 
 def test_a_clock_that_was_not_logged_has_no_rows(one):
