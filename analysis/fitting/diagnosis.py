@@ -36,7 +36,7 @@ def diagnose(fit: Fit, problem: Problem, hessian: Array, z: Array) -> Fit:
         *(f"the term of {name} is 0 in this fit" for name in _empty_terms(fit) if name not in bound),
         *_above_one(fit),
     ]
-    found += [*_constant_groups(fit), *doubts(fit, problem), *_dispersed(fit)]
+    found += [*_constant_groups(fit), *doubts(fit, problem), *_dispersed(fit), *missed(fit)]
     group = fit.observations.group
     if group is not None and (seeds := np.unique(group).size) < SEEDS:
         found.append(f"{plural(seeds, 'group')}: intervals over fewer than {SEEDS} groups are unreliable")
@@ -46,14 +46,39 @@ def diagnose(fit: Fit, problem: Problem, hessian: Array, z: Array) -> Fit:
     return replace(fit, warnings=tuple(found))
 
 
+def scattered(fit: Fit, instead: str = "") -> str:
+    """That counts lie farther from a law than a binomial's, by scatter or because it misses their shape; `instead`: the
+    errors that are fitted."""
+    found, runs = fit.dispersion, fit.misfit
+    assert found is not None
+    fitted = f"the {instead} is fitted{' to each group' if found.groups else ''} instead" if instead else ""
+    if runs is not None and runs.few:
+        where = f"counts lie farther from {fit.law.name} than a binomial's ({found.text}) and on one side for long"
+        until = f"; until then {fitted}" if fitted else ""
+        return f"{where} ({runs.text}): it misses their shape, so `compare` it with other laws{until}"
+    may = "may " if instead and not found.over else ""
+    wrong = "intervals over groups hold, but points weigh wrongly" if found.groups else "intervals are too narrow"
+    return f"counts {may}scatter more than a binomial's ({found.text}): " + (
+        fitted or f"{wrong}; use --error beta-binomial"
+    )
+
+
+def missed(fit: Fit) -> list[str]:
+    """A law that misses the shape of the data, unless that is said with their scatter."""
+    runs = fit.misfit
+    if runs is None or not runs.few or (fit.dispersion is not None and fit.dispersion.over):
+        return []
+    return [
+        f"residuals keep one sign for long ({runs.text}): {fit.law.name} misses the shape of the data, so `compare` it "
+        "with other laws; or successive values of a run share noise"
+    ]
+
+
 def _dispersed(fit: Fit) -> list[str]:
     if fit.dispersion is None:
         return []
     if fit.dispersion.over:
-        wrong = "intervals over groups hold, but points weigh wrongly" if fit.dispersion.groups else (
-            "intervals are too narrow"
-        )  # fmt: skip
-        return [f"counts scatter more than a binomial's ({fit.dispersion.text}): {wrong}; use --error beta-binomial"]
+        return [scattered(fit)]
     if fit.dispersion.under and fit.dispersion.groups:
         return [
             f"counts scatter less than a binomial's ({fit.dispersion.text}), as where a group is asked the same items "

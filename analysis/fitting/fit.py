@@ -12,8 +12,9 @@ from scipy.stats import rankdata
 from analysis.errors import UserError
 from analysis.fitting.censored import Censored
 from analysis.fitting.deletion import many
-from analysis.fitting.diagnosis import diagnose, likelihood_ratio
-from analysis.fitting.dispersion import Dispersion, dispersion, summed
+from analysis.fitting.diagnosis import diagnose, likelihood_ratio, missed, scattered
+from analysis.fitting.dispersion import dispersion, summed
+from analysis.fitting.misfit import residual_runs
 from analysis.fitting.objectives import BetaBinomial, Binomial, Gaussian, Objective, default_objective
 from analysis.fitting.observations import Observations
 from analysis.fitting.problem import Problem
@@ -81,43 +82,48 @@ def fit(
     )  # fmt: skip
     if np.isnan(made.covariance if made.covariance is not None else 0).any():
         object.__setattr__(made, "covariance", None)
-    if isinstance(objective, Binomial):
-        together, found = _scatter(made, objective.chance)
-        object.__setattr__(made, "dispersion", found)
-        if objective.adapts and found is not None and found.possible and _fewest(together) > size + 1:
-            wider = fit(law, together, objective=BetaBinomial(chance=objective.chance), starts=starts, seed=seed,
-                        fixed=fixed, diagnosed=diagnosed)  # fmt: skip
-            return replace(wider, dispersion=found, warnings=(_scattered(found), *wider.warnings))
-    return made if not diagnosed else diagnose(made, problem, hessian, best)
+    if not diagnosed and not isinstance(objective, Binomial):
+        return made
+    together, around, groups = _curves(made)
+    if around is not None:
+        chance = getattr(objective, "chance", 0.0)
+        object.__setattr__(made, "misfit", residual_runs(together, around, chance))
+        if isinstance(objective, Binomial):
+            rate, freed = chance + (1 - chance) * np.clip(around, 0.0, 1.0), size - len(made.fixed)
+            found = dispersion(together, rate, freed * max(groups, 1), groups)
+            object.__setattr__(made, "dispersion", found)
+            if objective.adapts and found is not None and found.possible and _fewest(together) > size + 1:
+                wider = fit(law, together, objective=BetaBinomial(chance=chance), starts=starts, seed=seed,
+                            fixed=fixed, diagnosed=diagnosed)  # fmt: skip
+                twice = missed(wider) if made.misfit is not None and made.misfit.few else []
+                others = [line for line in wider.warnings if line not in twice]
+                told = replace(wider, dispersion=found, warnings=(scattered(made, wider.error.name), *others))
+                told.derived.update(wider.derived)
+                return told
+    if diagnosed:
+        told = diagnose(made, problem, hessian, best)
+        told.derived.update(made.derived)
+        return told
+    return made
 
 
-def _scatter(made: Fit, chance: float) -> tuple[Observations, Dispersion | None]:
-    """The counts around the curve, or around each group's own; None for groups without curves, whose differences from
-    one curve are no scatter of counts."""
-    data, free = made.observations, len(made.law.parameters) - len(made.fixed)
+def _curves(made: Fit) -> tuple[Observations, Array | None, int]:
+    """The data with the values of the curve, or of each group's own of so many; None for groups without curves, whose
+    differences from one curve are no scatter."""
+    data = made.observations
     groups = 0 if data.group is None else np.unique(data.group).size
     if groups < 2:
-        together = summed(data)
-        value, groups = made.predict(together.x), 0
-    elif fits_alone(made):
-        together = data
-        place = np.unique(np.asarray(data.group), return_inverse=True)[1]
-        value = made.law.value(by_group(made).theta, data.x)[place, np.arange(data.n)]
-    else:
-        return data, None
-    rate = chance + (1 - chance) * np.clip(value, 0.0, 1.0)
-    return together, dispersion(together, rate, free * max(groups, 1), groups)
+        together = data if data.hits is None else summed(data)
+        return together, made.predict(together.x), 0
+    if not fits_alone(made):
+        return data, None, groups
+    place = np.unique(np.asarray(data.group), return_inverse=True)[1]
+    return data, made.law.value(by_group(made).theta, data.x)[place, np.arange(data.n)], groups
 
 
 def _fewest(data: Observations) -> int:
     """Points of the smallest group."""
     return data.n if data.group is None else int(np.unique(data.group, return_counts=True)[1].min())
-
-
-def _scattered(found: Dispersion) -> str:
-    may = "" if found.over else "may "
-    each = " to each group" if found.groups else ""
-    return f"counts {may}scatter more than a binomial's ({found.text}): the beta-binomial is fitted{each} instead"
 
 
 def fits_alone(fit: Fit) -> bool:

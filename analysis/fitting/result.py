@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting.dispersion import Dispersion
+from analysis.fitting.misfit import Runs
 from analysis.fitting.objectives import Objective
 from analysis.fitting.observations import Observations
 from analysis.laws.base import Law
@@ -65,6 +66,8 @@ class Fit:
     warnings: tuple[str, ...]
     dispersion: Dispersion | None = None
     """Of counts around a binomial's law: whether they scatter more or less."""
+    misfit: Runs | None = None
+    """Runs of residuals around the curve, or around each group's own."""
     fixed: Mapping[str, float] = field(default_factory=dict)
     """Parameters that were held, by name."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
