@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -234,3 +235,57 @@ def test_a_fit_to_a_table_is_drawn_into_the_callers_axes() -> None:
     assert axes.get_xlabel() == "steps"
     assert np.asarray(curve.get_ydata(), dtype=float)[0] == pytest.approx(0.25 + 0.75 * 0.9, abs=0.03)  # with chance
     assert results.draw(fit).axes[0].get_title(loc="left") == "exponential: y = a exp(-x/T)"
+
+
+CURVE = pl.DataFrame({"step": [0.0, 1, 2, 4, 8, 16, 32], "rate": [1.0, 0.95, 0.91, 0.81, 0.68, 0.44, 0.21]},
+                     ).with_columns(size=1, arm=pl.lit("a"))  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["pandas", "arrow", "dict"])
+def test_a_table_of_another_library_is_fitted_like_polars_own(kind: str) -> None:
+    class Exported:  # by a library that has the interface and nothing else
+        def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+            return CURVE.__arrow_c_stream__(requested_schema)
+
+    table = {
+        "pandas": lambda: pytest.importorskip("pandas").DataFrame(CURVE.to_dict(as_series=False)),
+        "arrow": Exported,
+        "dict": lambda: CURVE.to_dict(as_series=False),
+    }[kind]()
+    found = results.fit(table, "exponential", x="step", y="rate", starts=8)
+    assert found.parameters == results.fit(CURVE, "exponential", x="step", y="rate", starts=8).parameters
+    asked = results.contrast(table, "rate", "step", high=8, low=4, seed="size", pair="arm")
+    assert asked.interval is not None
+    assert asked.interval.estimate == pytest.approx(-0.13)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"x": "step"}, "pass either y=, or both hits= and trials="),
+        ({"x": "step", "y": "rate", "censored": "rate", "low": "step", "high": "rate"}, "censored= says where y= is"),
+        ({"x": "Step", "y": "rate"}, "no column 'Step', did you mean step"),
+        ({"x": {"t": "step"}, "y": "rate"}, 'as x={"x": COLUMN}'),
+        ({"x": "step", "y": "rate", "error": "hubber"}, "error= is 'hubber', did you mean huber"),
+        ({"x": "step", "y": "rate", "fix": {"T": -1}}, 'fix={"T": -1}: T lies'),
+        ({"x": "step", "y": "rate", "chance": 0.2}, "chance=0.2 is for counts (hits= and trials=)"),
+    ],
+)
+def test_errors_speak_of_arguments_to_a_caller_from_python(given: dict, complaint: str) -> None:
+    with pytest.raises(results.UserError, match=re.escape(complaint)) as error:
+        results.fit(CURVE, "exponential", **given)
+    assert "--" not in str(error.value)
+
+
+def test_a_question_speaks_of_arguments_too() -> None:
+    with pytest.raises(results.UserError, match="why= gives a reason for a margin, but there is no margin="):
+        results.trend(CURVE.with_columns(seed=1), "rate", "step", why="a guess")
+    with pytest.raises(results.UserError, match="expected a data frame"):
+        results.fit(7, "exponential", x="step", y="rate")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_misspelt_study_or_figure_is_answered_with_the_nearest(data: StudyData, folder: Path) -> None:
+    with pytest.raises(results.UserError, match=f"did you mean {SMALL.study}"):
+        results.load(SMALL.study.upper()[:-1], results=folder)
+    with pytest.raises(results.UserError, match="did you mean half_life"):
+        results.figure("halflife", data)

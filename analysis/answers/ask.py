@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from analysis.answers.judging import answers
 from analysis.answers.sentences import judged, sentence
 from analysis.answers.subjects import Shown
 from analysis.errors import UserError
+from analysis.fitting.frames import Frame, as_polars
 from analysis.stats import per_seed
 from analysis.stats.estimates import Estimates
 from analysis.stats.intervals import Interval
@@ -51,37 +50,39 @@ def of_study(data: StudyData) -> list[Asked]:
 
 
 def contrast(
-    table: pl.DataFrame, quantity: str, axis: str, *, high: object, low: object, seed: str = "seed",
-    pair: Sequence[str] = (), margin: float | None = None, why: str = "", looks: Sequence[int] = (),
+    table: Frame, quantity: str, axis: str, *, high: object, low: object, seed: str = "seed",
+    pair: str | Sequence[str] = (), margin: float | None = None, why: str = "", looks: Sequence[int] = (),
 ) -> Asked:  # fmt: skip
     """Does `quantity` differ where `axis` is `high` from where it is `low`? Paired by seed and the columns `pair`.
 
     `margin`: the smallest effect of interest, with the reason `why`; `looks`: declared numbers of seeds at which the
-    study may stop. Raises UserError on missing columns or arms and on cells with two rows.
+    study may stop. `table`: a data frame, or a file's path. Raises UserError on missing columns or arms and on cells
+    with two rows.
     """
-    found = per_seed.contrast(table, quantity, axis, high=high, low=low, seed=seed, pair=pair)
+    pair = [pair] if isinstance(pair, str) else pair
+    found = per_seed.contrast(as_polars(table), quantity, axis, high=high, low=low, seed=seed, pair=pair)
     return _asked(found, f"the difference in {quantity} ({axis} {high} minus {low})", margin, why, looks)
 
 
 def trend(
-    table: pl.DataFrame, quantity: str, axis: str, *, seed: str = "seed", log: bool = False,
+    table: Frame, quantity: str, axis: str, *, seed: str = "seed", log: bool = False,
     censored: str | None = None, margin: float | None = None, why: str = "", looks: Sequence[int] = (),
 ) -> Asked:  # fmt: skip
     """Does `quantity` rise or fall along `axis`, or along its logarithm? One slope per seed; the rest as in contrast.
 
     `censored`: a column that is true where the quantity is only a lower bound.
     """
-    found = per_seed.trend(table, quantity, axis, seed=seed, log=log, censored=censored)
+    found = per_seed.trend(as_polars(table), quantity, axis, seed=seed, log=log, censored=censored)
     return _asked(found, f"the slope of {quantity} over {f'ln {axis}' if log else axis}", margin, why, looks)
 
 
 def associate(
-    table: pl.DataFrame, quantity: str, other: str, *, item: str, seed: str = "seed", margin: float | None = None,
+    table: Frame, quantity: str, other: str, *, item: str, seed: str = "seed", margin: float | None = None,
     why: str = "", looks: Sequence[int] = (),
 ) -> Asked:  # fmt: skip
     """Do two quantities go together over the items of column `item`? One rank correlation per seed; the rest as in
     contrast."""
-    found = per_seed.association(table, quantity, other, item=item, seed=seed)
+    found = per_seed.association(as_polars(table), quantity, other, item=item, seed=seed)
     return _asked(found, f"the rank correlation of {quantity} and {other} over {item}", margin, why, looks)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from analysis.errors import UserError
+from analysis.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import polars as pl
@@ -153,4 +153,5 @@ def recipe_of(name: str, data: StudyData) -> Recipe | Asked:
     if name in asked:
         return Asked(answer=answers(data)[asked.index(name)], declaration=data.declaration)
     questions = f"; questions: {', '.join(asked)}" if asked else ""
-    raise UserError(f"there is no figure {name!r}; figures: {', '.join(FIGURES)}{questions}")
+    meant = nearest(name, [*FIGURES, *asked])
+    raise UserError(f"there is no figure {name!r}{meant}; figures: {', '.join(FIGURES)}{questions}")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json as encoder
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 
 import tyro
 
-from analysis.errors import UserError
+from analysis.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from analysis.fitting.describe import Told
+    from analysis.fitting.frames import Frame
     from analysis.fitting.intervals import HalfLife, Intervals
     from analysis.fitting.objectives import Objective
     from analysis.fitting.result import Fit
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from analysis.laws.base import Law
     from analysis.stats.arrays import Array
     from analysis.stats.intervals import Interval
+
+
+ErrorName = Literal["huber", "gaussian", "lognormal", "log1p", "binomial", "beta-binomial"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class Columns:
     """Column of weights."""
     errors: str | None = None
     """Column of standard errors of y: rows weigh 1 / error^2."""
-    error: Literal["huber", "gaussian", "lognormal", "log1p", "binomial", "beta-binomial"] | None = None
+    error: ErrorName | None = None
     """Error model. Default: binomial for counts (beta-binomial where they scatter more), lognormal for times of which
     some are bounds, gaussian for other y."""
     delta: float = 1e-3
@@ -184,7 +187,7 @@ class Fitted(NamedTuple):
     """Columns of the law's inputs, in its order."""
 
 
-def fitted(data: Path | pl.DataFrame, law: str | Law, columns: Columns) -> Fitted:
+def fitted(data: Frame | Mapping[str, Any] | str | os.PathLike[str], law: str | Law, columns: Columns) -> Fitted:
     """A law fitted to columns of a table.
 
     Raises UserError on bad input, before any fitting.
@@ -192,13 +195,14 @@ def fitted(data: Path | pl.DataFrame, law: str | Law, columns: Columns) -> Fitte
     from analysis.fitting import gaps
     from analysis.fitting.describe import Told
     from analysis.fitting.fit import fit
-    from analysis.fitting.table import Roles, inputs, likely_group, observations, read_table
+    from analysis.fitting.frames import as_polars
+    from analysis.fitting.table import Roles, inputs, likely_group, observations
     from analysis.laws import find_law
 
     found = find_law(law) if isinstance(law, str) else law
     if columns.starts < 1:
         raise UserError(f"--starts is {columns.starts}; expected 1 or more")
-    table = read_table(data) if isinstance(data, Path) else data
+    table = as_polars(data)
     names = [name for name in Roles.__dataclass_fields__ if name != "x"]
     roles = Roles(x=inputs(found, columns.x, table), **{name: getattr(columns, name) for name in names})
     table, notes = gaps.complete(table, found, roles)
@@ -261,6 +265,9 @@ def _objective(columns: Columns, law: Law) -> Objective:
     from analysis.fitting.objectives import BetaBinomial, Binomial, Gaussian, Huber
 
     error = _error(columns, law)
+    if error not in get_args(ErrorName):  # from Python, whose types nobody may check
+        known = get_args(ErrorName)
+        raise UserError(f"--error is {error!r}{nearest(error, known)}: expected one of {', '.join(known)}")
     if columns.chance and columns.hits is None:
         raise UserError(
             f"--chance {columns.chance:g} is for counts (--hits and --trials): leave it out with a response --y"

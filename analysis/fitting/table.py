@@ -14,7 +14,7 @@ from typing import TextIO, cast
 import numpy as np
 import polars as pl
 
-from analysis.errors import UserError
+from analysis.errors import UserError, nearest
 from analysis.fitting.observations import Observations
 from analysis.laws.base import Law
 from analysis.stats.arrays import Array
@@ -334,7 +334,8 @@ def _column(frame: pl.DataFrame, name: str) -> pl.Series:
 
 
 def _no_column(frame: pl.DataFrame, name: str) -> UserError:
-    return UserError(f"there is no column {name!r}; columns: {', '.join(n for n in frame.columns if n != ROW)}")
+    known = [each for each in frame.columns if each != ROW]
+    return UserError(f"there is no column {name!r}{nearest(name, known)}; columns: {', '.join(known)}")
 
 
 def _row(frame: pl.DataFrame, wrong: np.ndarray) -> int:

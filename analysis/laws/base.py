@@ -27,7 +27,6 @@ steps.
 
 from __future__ import annotations
 
-import difflib
 import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -38,7 +37,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.errors import UserError
+from analysis.errors import UserError, closest
 from analysis.laws.units import powers, shifts
 from analysis.stats.arrays import Array
 
@@ -279,8 +278,8 @@ def find_law(name: str) -> Law:
     if colon and file.endswith(".py"):
         return _law_of_file(Path(file), own)
     if name not in LAWS:
-        close = difflib.get_close_matches(name, LAWS, n=1)
-        meant = f" (did you mean {close[0]!r}?)" if close else ""
+        close = closest(name, LAWS)
+        meant = f" (did you mean {close!r}?)" if close else ""
         raise UserError(f"there is no law {name!r}{meant}; `python -m analysis laws` lists all; yours is FILE.py:NAME")
     return LAWS[name]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from analysis.errors import UserError
+from analysis.errors import UserError, nearest
 from analysis.runs import upgrades
 from analysis.runs.cache import Cache
 from analysis.runs.open import open_store
@@ -55,7 +55,8 @@ def load_study(tracking_uri: str, study: str, sweep: str | None = None, cache: P
         known = sorted({run.tags.get(schema.TAG_STUDY, "") for run in find_sweeps(store)} - {""})
         has = f"it has {', '.join(known)}" if known else "it has no studies yet"
         raise UserError(
-            f"no study {study!r} in {masked(tracking_uri)}: {has}; run the study first or pass another store"
+            f"no study {study!r} in {masked(tracking_uri)}{nearest(study, known)}: {has}; run the study "
+            "first or pass another store"
         )
     if sweep is not None:
         chosen = [run for run in sweeps if run.tags.get(schema.TAG_SWEEP, "").startswith(sweep)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from analysis.errors import UserError
+from analysis.errors import UserError, nearest
 from analysis.fitting.table import read_table
 from analysis.runs.records import Run
 from analysis.runs.study import POINTS, StudyData, declared
@@ -45,7 +45,8 @@ def read_tables(folder: Path, study: str) -> StudyData:
     trials = trials.with_columns(**{name: value for name, value in standard.items() if name not in trials.columns})
     declaration = _declaration(folder, study, trials, points)
     if declaration.study != study:
-        raise UserError(f"no study {study!r} in {folder}: it has {declaration.study}")
+        meant = nearest(study, [declaration.study])
+        raise UserError(f"no study {study!r} in {folder}{meant}: it has {declaration.study}")
     known = {"trial", "name", "role"}
     parameters = [n for n in trials.columns if n not in known and not n.startswith(("outcome_", "summary_", "stage_"))]
     run, totals = _sweep(folder, study)

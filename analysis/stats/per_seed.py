@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 from scipy import stats
 
-from analysis.errors import UserError
+from analysis.errors import UserError, closest
 from analysis.stats.arrays import Array
 from analysis.stats.estimates import Censored, Estimates
 from analysis.stats.format import plural
@@ -111,8 +110,8 @@ def _correlation(values: Array) -> float:
 
 def nearest(given: str, known: Sequence[str]) -> str:
     """ " (did you mean 'seed'?)", or nothing."""
-    close = difflib.get_close_matches(given, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    found = closest(given, known)
+    return f" (did you mean {found!r}?)" if found else ""
 
 
 def _columns(table: pl.DataFrame, names: Sequence[str], *, numeric: Sequence[str], gaps: Sequence[str]) -> pl.DataFrame:

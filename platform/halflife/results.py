@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from analysis.answers.ask import Asked, associate, contrast, trend
     from analysis.figures import FIGURES
     from analysis.fitting.describe import Told
+    from analysis.fitting.frames import Frame
     from analysis.fitting.intervals import intervals
     from analysis.fitting.result import Fit
     from analysis.laws.base import LAWS, Law, Parameter, UserError, law
@@ -60,7 +61,13 @@ def __getattr__(name: str) -> object:
     """What stands in analysis as it is, and `main`, which the console script halflife-analysis calls."""
     if name in ("LAWS", "Law", "Parameter", "UserError", "law"):
         from analysis.laws import base as home
-    elif name in ("Asked", "associate", "contrast", "trend"):
+    elif name in ("associate", "contrast", "trend"):
+        from analysis.answers import ask
+        from analysis.errors import for_python
+
+        function = getattr(ask, name)
+        return for_python(function)(function)
+    elif name == "Asked":
         from analysis.answers import ask as home
     elif name == "intervals":
         from analysis.fitting import intervals as home
@@ -87,11 +94,13 @@ def load(
     HALFLIFE_RESULTS, or results) or from `tracking_uri`, an MLflow store or exported folder. Raises UserError without
     such a store, study or sweep.
     """
+    from analysis.errors import for_python
     from analysis.runs.load import load_study
     from analysis.runs.places import store_of
 
-    uri, cache = store_of(results, tracking_uri)
-    return load_study(uri, study, sweep, cache)
+    with for_python(load):
+        uri, cache = store_of(results, tracking_uri)
+        return load_study(uri, study, sweep, cache)
 
 
 def curves(data: StudyData) -> pl.DataFrame:
@@ -128,13 +137,15 @@ def answers(data: StudyData) -> list[Asked]:
 
 
 def fit(
-    table: pl.DataFrame | Folder, law: str | Law, *, x: str | Sequence[str] | Mapping[str, str], y: str | None = None,
-    hits: str | None = None, trials: str | None = None, censored: str | None = None, low: str | None = None,
-    high: str | None = None, group: str | None = None, weights: str | None = None, errors: str | None = None,
+    table: Frame | Mapping[str, Any] | Folder, law: str | Law, *, x: str | Sequence[str] | Mapping[str, str],
+    y: str | None = None, hits: str | None = None, trials: str | None = None, censored: str | None = None,
+    low: str | None = None, high: str | None = None, group: str | None = None, weights: str | None = None,
+    errors: str | None = None,
     error: Error | None = None, delta: float = 1e-3, chance: float = 0.0, fix: Mapping[str, float] | None = None,
     starts: int = 128,
 ) -> Told:  # fmt: skip
-    """A law (a name in LAWS, FILE.py:NAME, or a Law) fitted to columns of a frame or a file; printed as ten lines.
+    """A law (a name in LAWS, FILE.py:NAME, or a Law) fitted to columns of a data frame (polars, pandas, or another with
+    Arrow's interface), of a dict of columns or of a file; printed as ten lines.
     A fit that takes more than a few seconds says on stderr how far it is.
 
     `x` names a column for each of the law's inputs, as {"N": "params", "D": "tokens"} or in the law's order. The
@@ -146,6 +157,7 @@ def fit(
     over groups where each has a fit of its own; its `pooled` is the one fit to all points.
     Raises UserError on a missing column, on missing or impossible values, and when no start has a finite objective.
     """
+    from analysis.errors import for_python
     from analysis.fitting.command import Columns, fitted
     from analysis.fitting.progress import shown
 
@@ -156,8 +168,8 @@ def fit(
         starts=starts,
         fix=",".join(f"{name}={value!r}" for name, value in (fix or {}).items()),
     )  # fmt: skip
-    with shown():
-        return fitted(Path(table) if isinstance(table, str | os.PathLike) else table, law, columns)[0]
+    with for_python(fit), shown():
+        return fitted(table, law, columns)[0]
 
 
 def figure(name: str, data: StudyData, axes: Axes | None = None) -> Figure:
