@@ -71,6 +71,23 @@ def test_complete_stages_that_train_no_tokens_have_a_pace_too(tmp_path: Path):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recount(Fake):
+    kind: ClassVar[str] = "recount"
+
+    @property
+    def cost(self) -> Cost:
+        return replace(super().cost, tokens=1000 * super().cost.tokens)
+
+
+def test_a_stage_that_reports_fewer_tokens_than_it_costs_has_not_stopped_early_unless_it_may(tmp_path: Path):
+    """Seen: a sweep of a quarter of an hour was said to take 344 hours."""
+    store, stage = Store(tmp_path), Recount(name="a")
+    run_stage(stage, store)
+    paces = estimating.measured_paces(Plan([stage], store), "cpu")
+    assert paces == {("recount", None): pytest.approx(assumed_flops("cpu") / 1e6, rel=0.5)}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stepwise(Fake):
     kind: ClassVar[str] = "stepwise"
 

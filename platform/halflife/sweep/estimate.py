@@ -235,9 +235,9 @@ def measured_paces(plan: Plan, device: str) -> dict[tuple[Any, ...], float]:
         stage, summary = plan.stages[key], outcome.summary
         spent = (summary.get("seconds_training") or 0.0) + (summary.get("seconds_evaluating") or 0.0)
         if outcome.status == "complete" and spent > 0:
-            tokens = summary.get("tokens") or stage.cost.tokens
-            part = tokens / stage.cost.tokens if stage.cost.tokens else 1.0  # less than 1 if it stopped early
-            assumed[pace_group(stage)] += assumed_seconds(stage, device) * min(1.0, part)
+            tokens = summary.get("tokens")
+            part = min(1.0, tokens / stage.cost.tokens) if _may_stop(stage) and tokens and stage.cost.tokens else 1.0
+            assumed[pace_group(stage)] += assumed_seconds(stage, device) * part
             seconds[pace_group(stage)] += spent
     return {group: seconds[group] / assumed[group] for group in assumed if assumed[group]}
 
