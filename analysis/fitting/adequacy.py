@@ -19,11 +19,12 @@ RISING = 0.05
 
 def doubts(fit: Fit, problem: Problem) -> list[str]:
     """One line each."""
-    found = (_freedom(fit), _copies(fit), _repeated(fit, problem), _rising(fit), _below_chance(fit))
+    found = (_copies(fit), _repeated(fit, problem), _rising(fit), _below_chance(fit))
     return [line for line in found if line]
 
 
-def _freedom(fit: Fit) -> str | None:
+def freedom(fit: Fit) -> str | None:
+    """That none are left, if so."""
     count = fit.observations.n if fit.observations.weights is None else int((fit.observations.weights > 0).sum())
     used = len(fit.law.parameters) - len(fit.fixed) + (fit.error.own is not None)
     if fit.observations.hits is not None or count > used:

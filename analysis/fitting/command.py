@@ -285,6 +285,8 @@ def _objective(columns: Columns, law: Law) -> Objective:
 
 def as_json(fit: Fit, found: Intervals) -> dict[str, Any]:
     """The result as JSON data; unknown values are null."""
+    from analysis.fitting import describe
+
     value = fit.objective if fit.log_likelihood is None else fit.log_likelihood
     return {
         "law": fit.law.name,
@@ -296,7 +298,7 @@ def as_json(fit: Fit, found: Intervals) -> dict[str, Any]:
         **_ends(found, fit.law),
         "objective": _finite(value),
         "starts_at_optimum": fit.starts_at_optimum,
-        "warnings": [*found.notes, *fit.warnings],
+        "warnings": describe.warnings(fit, found),
     }
 
 

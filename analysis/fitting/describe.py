@@ -12,7 +12,7 @@ from analysis.fitting.derived import derived_intervals
 from analysis.fitting.fit import by_group
 from analysis.fitting.half_lives import GroupHalfLife, alone, bound_reason, half_excess, never_reached, of_groups
 from analysis.fitting.intervals import HalfLife, Intervals, intervals
-from analysis.fitting.result import Fit
+from analysis.fitting.result import POOLED, Fit, Warned, in_order
 from analysis.fitting.scatter import advice
 from analysis.stats.format import plural
 from analysis.stats.intervals import Interval
@@ -97,7 +97,7 @@ class Told(Fit):
     @classmethod
     def of(cls, fit: Fit, *warnings: str) -> Told:
         """The same fit with further warnings."""
-        told = cls(**{**_fields(fit), "warnings": (*fit.warnings, *warnings)})
+        told = cls(**{**_fields(fit), "warnings": tuple(in_order([*fit.warnings, *warnings]))})
         told.derived.update(fit.derived)
         return told
 
@@ -142,19 +142,22 @@ def allocation(compute: float, parts: dict[str, Interval], bootstrapped: bool = 
 
 
 def notes(fit: Fit, found: Intervals, predicted: dict[str, HeldOut], resampled: bool) -> list[str]:
-    """Lines: predictions of held-out parts, what the warnings are about, the warnings."""
+    """Lines: predictions of held-out parts, what the bootstrap is of, the warnings."""
     lines = [f"held out: {part} ({plural(each.points, 'point')}) is predicted with a root mean square error of "
              f"{_number(each.error)} in {fit.error.compared}"
              for part, each in predicted.items()]  # fmt: skip
-    lines += [f"warning: {note}" for note in found.notes]
-    pooled = any(found.parameters[name].estimate != value for name, value in fit.parameters.items())
-    if (fit.warnings or resampled) and pooled:
+    if resampled and alone(fit):
         shown = ", ".join(f"{name} = {_number(value)}" for name, value in fit.parameters.items())
-        about = " and ".join([*(["the bootstrap"] if resampled else []), *(["the warnings"] if fit.warnings else [])])
-        verb = "concern" if fit.warnings else "concerns"
-        lines.append(f"{about} {verb} one fit to all points ({shown}), not the mean over groups")
+        lines.append(f"the bootstrap is of {POOLED} ({shown}), not of the mean over groups")
     trust = None if any("--group" in warning for warning in fit.warnings) else advice(fit, resampled)
-    return [*lines, *(f"warning: {warning}" for warning in [*fit.warnings, *([trust] if trust else [])])]
+    return [*lines, *(f"warning: {line}" for line in [*warnings(fit, found), *([trust] if trust else [])])]
+
+
+def warnings(fit: Fit, found: Intervals) -> list[str]:
+    """One line each: about the data, the model (in groups, then in the fit to all points), and the intervals."""
+    every = in_order([*fit.warnings, *(Warned(note, "model") for note in found.notes)])
+    pooled = f"in {POOLED}, " if alone(fit) else ""
+    return [f"{pooled}{line}" if isinstance(line, Warned) and line.about == POOLED else str(line) for line in every]
 
 
 def data(fit: Fit, left_out: int = 0) -> str:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from analysis.fitting.adequacy import doubts
+from analysis.fitting.adequacy import doubts, freedom
 from analysis.fitting.problem import Problem
-from analysis.fitting.result import Fit
+from analysis.fitting.result import POOLED, Fit, Warned
 from analysis.fitting.solver import minimise
 from analysis.stats.arrays import Array
 from analysis.stats.format import plural
@@ -29,21 +29,22 @@ FACTOR = 100.0
 def diagnose(fit: Fit, problem: Problem, hessian: Array, z: Array) -> Fit:
     """The fit with its warnings, one line each."""
     bound = _at_bound(fit, problem, z)
-    found = [
+    pooled = [
         *(f"{name} is at its bound {value:.4g}" for name, value in bound.items()),
         *_unidentified(fit, problem, hessian, z),
         *_short_span(fit),
         *(f"the term of {name} is 0 in this fit" for name in _empty_terms(fit) if name not in bound),
         *_above_one(fit),
     ]
-    found += [*_constant_groups(fit), *doubts(fit, problem), *_dispersed(fit), *missed(fit)]
-    group = fit.observations.group
-    if group is not None and (seeds := np.unique(group).size) < SEEDS:
-        found.append(f"{plural(seeds, 'group')}: intervals over fewer than {SEEDS} groups are unreliable")
     if fit.starts > 1 and fit.starts_at_optimum < FEW:
         reached = max(1, round(fit.starts_at_optimum * fit.starts))
-        found.append(f"only {reached} of {fit.starts} starts reached the best objective: there may be a better one")
-    return replace(fit, warnings=tuple(found))
+        pooled.append(f"only {reached} of {fit.starts} starts reached the best objective: there may be a better one")
+    few, group = [line for line in [freedom(fit)] if line], fit.observations.group
+    if group is not None and (seeds := np.unique(group).size) < SEEDS:
+        few.append(f"{plural(seeds, 'group')}: intervals over fewer than {SEEDS} groups are unreliable")
+    model = [*_dispersed(fit), *missed(fit)]
+    kinds = {"data": [*_constant_groups(fit), *doubts(fit, problem)], "model": model, POOLED: pooled, "intervals": few}
+    return replace(fit, warnings=tuple(Warned(line, about) for about, lines in kinds.items() for line in lines))
 
 
 def scattered(fit: Fit, instead: str = "") -> str:

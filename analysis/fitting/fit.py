@@ -19,7 +19,7 @@ from analysis.fitting.objectives import BetaBinomial, Binomial, Gaussian, Object
 from analysis.fitting.observations import Observations
 from analysis.fitting.problem import Problem
 from analysis.fitting.progress import part
-from analysis.fitting.result import Fit, FitBatch
+from analysis.fitting.result import Fit, FitBatch, Warned, in_order
 from analysis.fitting.solver import Minima, minimise
 from analysis.fitting.starts import sobol
 from analysis.fitting.units import scalable
@@ -97,7 +97,8 @@ def fit(
                             fixed=fixed, diagnosed=diagnosed)  # fmt: skip
                 twice = missed(wider) if made.misfit is not None and made.misfit.few else []
                 others = [line for line in wider.warnings if line not in twice]
-                told = replace(wider, dispersion=found, warnings=(scattered(made, wider.error.name), *others))
+                first = Warned(scattered(made, wider.error.name), "model")
+                told = replace(wider, dispersion=found, warnings=tuple(in_order([first, *others])))
                 told.derived.update(wider.derived)
                 return told
     if diagnosed:

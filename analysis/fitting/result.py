@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,26 @@ from analysis.fitting.objectives import Objective
 from analysis.fitting.observations import Observations
 from analysis.laws.base import Law
 from analysis.stats.arrays import Array
+
+POOLED = "one fit to all points"
+ABOUT = ("data", "model", POOLED, "intervals")
+"""What a warning is about, in the order in which warnings are told."""
+
+
+class Warned(str):
+    """A warning in one line, with what it is about."""
+
+    __slots__ = ("about",)
+
+    def __new__(cls, text: str, about: str) -> Warned:
+        made = super().__new__(cls, text)
+        made.about = about
+        return made
+
+
+def in_order(warnings: Iterable[str]) -> list[str]:
+    """By what they are about; those that do not say are about the data."""
+    return sorted(warnings, key=lambda line: ABOUT.index(line.about if isinstance(line, Warned) else "data"))
 
 
 @dataclass(frozen=True, kw_only=True)

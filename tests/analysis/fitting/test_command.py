@@ -95,19 +95,23 @@ def test_counts_without_hits_are_still_fitted_by_a_constant(counts: Path, tmp_pa
     assert level["high"] < 0.01
 
 
-def test_warnings_next_to_a_mean_over_groups_say_that_they_are_about_the_pooled_fit(
+def test_warnings_are_about_data_then_groups_then_the_pooled_fit_then_intervals(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     tau = np.geomspace(1, 300, 12)
     rows = [
         {"tau": t, "y": 0.9 * np.exp(-t / (20 + 40 * s)) + 0.2 * (s == 0), "seed": s} for s in range(3) for t in tau
     ]
-    pl.DataFrame(rows).write_csv(tmp_path / "seeds.csv")
+    pl.DataFrame([*rows, {"tau": 1.0, "y": None, "seed": 0}]).write_csv(tmp_path / "seeds.csv")
     arguments = ["--law", "exponential_floor", "--x", "tau", "--y", "y", "--group", "seed"]
     found = run(tmp_path / "seeds.csv", "fit", *arguments)
     assert found["parameters"]["f"]["low"] >= LAWS["exponential_floor"].bounds[0][2]
     shown = capsys.readouterr().out
-    assert shown.index("the warnings concern one fit to all points") < shown.index("3 groups: intervals over fewer")
+    lines = [line.removeprefix("warning: ") for line in shown.splitlines() if line.startswith("warning: ")]
+    assert lines[: len(found["warnings"])] == found["warnings"]
+    order = ("y is blank in 1 row", "f is at its bound", "in one fit to all points, ", "3 groups: intervals over fewer")
+    places = [next(i for i, line in enumerate(lines) if line.startswith(start)) for start in order]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize(
