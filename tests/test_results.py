@@ -232,9 +232,22 @@ def test_a_fit_to_a_table_is_drawn_into_the_callers_axes() -> None:
     axes = own.subplots(1, 2)[1]
     assert results.draw(fit, axes, x="steps", y="success") is own
     curve = axes.lines[-2]
-    assert axes.get_xlabel() == "steps"
+    assert axes.get_xlabel() == "steps (logarithmic; 0 is set apart at the left)"
     assert np.asarray(curve.get_ydata(), dtype=float)[0] == pytest.approx(0.25 + 0.75 * 0.9, abs=0.03)  # with chance
     assert results.draw(fit).axes[0].get_title(loc="left") == "exponential: y = a exp(-x/T)"
+
+
+@pytest.mark.parametrize("top", [8e17, 3e21])
+def test_ticks_of_large_numbers_are_short_and_whole(top: float) -> None:
+    x = np.geomspace(1e17, top, 6)
+    fit = results.fit(pl.DataFrame({"C": x, "N": 0.1 * x**0.5}), "power", x="C", y="N", error="lognormal", starts=8)
+    figure = results.draw(fit)
+    figure.canvas.draw()
+    for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+        labels = [tick.get_text() for tick in axis.get_ticklabels()]
+        assert all(len(label) <= 6 for label in labels)
+        assert axis.get_offset_text().get_text() == ""
+    assert "1e17" in [tick.get_text() for tick in figure.axes[0].xaxis.get_ticklabels()]
 
 
 CURVE = pl.DataFrame({"step": [0.0, 1, 2, 4, 8, 16, 32], "rate": [1.0, 0.95, 0.91, 0.81, 0.68, 0.44, 0.21]},

@@ -20,8 +20,8 @@ from analysis.stats.intervals import binomial_interval
 
 FITTED = {"kind": pl.String, "line": pl.String, "group": pl.String, "x": pl.Float64, "y": pl.Float64,
           "low": pl.Float64, "high": pl.Float64}  # fmt: skip
-LINES, POINTS = 8, 200
-"""Values of a law's further inputs for which a curve is drawn, and points of a curve."""
+LINES, POINTS, NAMED = 8, 200, 8
+"""Values of a law's further inputs for which a curve is drawn, points of a curve, and groups that the legend names."""
 
 
 def fitted_table(fit: Fit) -> pl.DataFrame:
@@ -73,15 +73,20 @@ def _grid(x: np.ndarray) -> np.ndarray:
 
 
 def draw_fitted(table: pl.DataFrame, axes: Axes, *, x_label: str = "", y_label: str = "", log_y: bool = False) -> None:
-    """Draws `fitted_table` into `axes`: points, bounds as arrows, one curve per value of the further inputs."""
+    """Draws `fitted_table` into `axes`: points, bounds as arrows, one curve per value of the further inputs. The x axis
+    is logarithmic over a decade or more, and where `axes` had it so; then 0 is set apart, which its label says."""
     x = table["x"].to_numpy()
     positive = x[x > 0]
-    if x.min() > 0 and x.max() >= 10 * x.min():
+    log = axes.get_xscale() == "log"  # the caller's wish
+    if x.min() > 0 and (log or x.max() >= 10 * x.min()):
         axes.set_xscale("log")
         style.log_ticks(axes.xaxis, x.min(), x.max())
-    elif x.min() == 0 and positive.size and positive.max() >= 30 * positive.min():
+    elif x.min() == 0 and positive.size and (log or positive.max() >= 30 * positive.min()):
         zero = style.log_axis_with_zero(axes, float(positive.min()), float(x.max()))
         table = table.with_columns(x=pl.when(pl.col("x") > 0).then("x").otherwise(zero))
+        x_label = f"{x_label} (logarithmic; 0 is set apart at the left)".lstrip()
+    else:
+        style.linear_ticks(axes.xaxis, x.min(), x.max())
     lines = table.filter(pl.col("kind").is_in(["law", "group"]))["line"].unique(maintain_order=True).to_list()
     shown = [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, min(LINES, len(lines))).astype(int))]
     handles = []
@@ -103,8 +108,11 @@ def draw_fitted(table: pl.DataFrame, axes: Axes, *, x_label: str = "", y_label: 
         if not apart:
             handles.append(Line2D([], [], color=colour, lw=1.5, marker="o", ms=3, label=line))
     if groups:
-        colour = style.colours(len(groups))[0] if apart else style.MUTED
-        handles.append(Line2D([], [], color=colour, lw=0.8, marker="o", ms=3, label=f"each of {len(groups)} groups"))
+        named = apart and len(groups) <= NAMED
+        labels = [f"group {name}" for name in groups] if named else [f"each of {len(groups)} groups"]
+        shades = style.colours(len(groups)) if apart else [style.MUTED]
+        handles += [Line2D([], [], color=shade, lw=0.8, marker="o", ms=3, label=label)
+                    for label, shade in zip(labels, shades, strict=False)]  # fmt: skip
         mean = (
             "mean over groups, as in the table" if "law" in table["kind"] else "no mean: not identified in all groups"
         )
@@ -113,6 +121,8 @@ def draw_fitted(table: pl.DataFrame, axes: Axes, *, x_label: str = "", y_label: 
         y = table["y"].to_numpy()
         axes.set_yscale("log")
         style.log_ticks(axes.yaxis, y.min(), y.max())
+    else:
+        style.linear_ticks(axes.yaxis, *axes.get_ylim())
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     if shown != [""] or groups:

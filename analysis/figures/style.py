@@ -91,11 +91,18 @@ def by_size(table: pl.DataFrame) -> list[tuple[str, int, Any]]:
 
 
 def trimmed(value: float) -> str:
-    """A tick label without trailing zeros: 10k, not 10.0k."""
+    """A tick label without trailing zeros: 10k, not 10.0k, and 1e17."""
     text = short(value)
-    digits = text.rstrip("TBMk")
+    digits = text.partition("e")[0].rstrip("TBMk")
     unit = text[len(digits) :]
-    return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + unit
+    return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + unit.replace("e-0", "e-")
+
+
+def linear_ticks(axis: Axis, low: float, high: float) -> None:
+    """Labels of large and small numbers whole, 1.5e17 or 20k, instead of in parts, with a factor at the axis' end."""
+    largest = max(abs(low), abs(high))
+    if (largest >= 1e4 or 0 < largest < 1e-3) and high - low > 0.05 * largest:  # three digits tell the ticks apart
+        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: trimmed(value)))
 
 
 def log_ticks(axis: Any, low: float, high: float, minor: bool = True) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from analysis.stats.intervals import Interval
 
+LARGE = 0.9995e15
+"""Beyond it, as for FLOPs, in exponent notation."""
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
 def short(value: float, digits: int = 3) -> str:
-    """12345.6 -> "12.3k", 0.01234 -> "0.0123"."""
+    """12345.6 -> "12.3k", 0.01234 -> "0.0123", 1.5e17 -> "1.50e17"."""
+    if abs(value) >= LARGE:
+        return f"{value:.{digits - 1}e}".replace("e+", "e")
     for unit, letter in _UNITS:
         if abs(value) >= 0.9995 * unit:
             return f"{_plain(value / unit, digits)}{letter}"

@@ -188,7 +188,8 @@ def figure(name: str, data: StudyData, axes: Axes | None = None) -> Figure:
 def draw(fit: Fit, axes: Axes | None = None, *, x: str = "", y: str = "") -> Figure:
     """The data of a fit with the law's curve, into the caller's `axes` (with the labels `x` and `y`) or a figure of
     their own. Where the fit's table is a mean over groups, its curve is drawn before those of the groups. Arrows are
-    values known only as bounds; further inputs of the law give a curve each."""
+    values known only as bounds; further inputs of the law give a curve each. The x axis is logarithmic over a decade or
+    more, and where `axes` had it so: x = 0 is then set apart, which the label says."""
     from analysis.figures.fitted import draw_fitted, fitted_figure, fitted_table
 
     if axes is None:

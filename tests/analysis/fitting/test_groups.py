@@ -182,7 +182,7 @@ def test_the_drawn_curve_is_that_of_the_tables_means_before_those_of_the_groups(
     legend = axes.get_legend()
     assert legend is not None
     labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == ["each of 5 groups", "mean over groups, as in the table"]
+    assert labels == [*(f"group {name}" for name in "01234"), "mean over groups, as in the table"]
     thick = max(axes.lines, key=lambda line: line.get_linewidth())
     assert np.asarray(thick.get_ydata()) == pytest.approx(law.sort("x")["y"].to_numpy())
 
