@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as encoder
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -85,7 +86,7 @@ def fit(
             `python -m analysis laws` lists them.
         bootstrap: Also show bootstrap intervals from this many resamples of the groups, or of the rows if there is no
             --group. 0: none.
-        hold_out: Input whose largest value is predicted from the others, such as N.
+        hold_out: Input, by the law's name or its column's, whose largest value is predicted from the others, such as N.
         compute: Budgets in FLOPs at which to show the optimal parameters and tokens, as 1e20,1e21 (C = 6 N D).
         json: File to write the result to.
     """
@@ -98,9 +99,13 @@ def fit(
 
     known = find_law(law)
     splits = {budget: allocation(known, budget) for budget in budgets("--compute", compute)}
-    if hold_out and hold_out not in known.inputs:
-        raise UserError(f"--hold-out {hold_out}: {known.name} has no such input; it has {', '.join(known.inputs)}")
+    if hold_out and hold_out not in {*known.inputs, *(name.strip() for name in re.split("[=,]", columns.x))}:
+        raise UserError(
+            f"--hold-out {hold_out}: {known.name} has no such input; it has {', '.join(known.inputs)}, and --x names "
+            f"no such column ({columns.x})"
+        )
     told, left_out, x = fitted(data, known, columns)
+    hold_out = known.inputs[x.index(hold_out)] if hold_out in x else hold_out
     made = told.pooled
     found, predicted, follows = intervals(made), held_out(made, hold_out), of_functions(made, made.law.derived)
     allocated = {budget: of_functions(made, parts) for budget, parts in splits.items()}

@@ -143,8 +143,8 @@ def allocation(compute: float, parts: dict[str, Interval], bootstrapped: bool = 
 
 def notes(fit: Fit, found: Intervals, predicted: dict[str, HeldOut], resampled: bool) -> list[str]:
     """Lines: predictions of held-out parts, what the bootstrap is of, the warnings."""
-    lines = [f"held out: {part} ({plural(each.points, 'point')}) is predicted with a root mean square error of "
-             f"{_number(each.error)} in {fit.error.compared}"
+    lines = [f"held out: {part} ({each.where}, {each.points} of {plural(fit.observations.n, 'point')}) is predicted "
+             f"from the rest with a root mean square error of {_number(each.error)} in {fit.error.compared}"
              for part, each in predicted.items()]  # fmt: skip
     if resampled and alone(fit):
         shown = ", ".join(f"{name} = {_number(value)}" for name, value in fit.parameters.items())

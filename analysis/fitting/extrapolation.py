@@ -6,7 +6,7 @@ The prediction error is shown with every fit: the law that describes best may pr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -29,6 +29,7 @@ CLOCKS = ("x", "k")
 """First inputs that are run through: predicting means going on."""
 ROLLING = {
     "group": pl.String, "seen": pl.Float64, "points": pl.Int64, "error": pl.Float64, "log_likelihood": pl.Float64,
+    "beyond": pl.Float64,
 }  # fmt: skip
 
 
@@ -42,6 +43,8 @@ class HeldOut:
     """Root mean square prediction error: of rates, of y, or of ln y for log errors."""
     log_likelihood: float | None
     """Per held-out point; None for Huber's loss."""
+    where: str = ""
+    """Which points they are, in numbers: "x > 398"."""
 
 
 def rolling(
@@ -54,7 +57,8 @@ def rolling(
     """One row per group and share of the log span (of the first input) fitted, all solved together, with the parameters
     in `fixed` held.
 
-    Columns: group, seen, points (held out), error, log_likelihood (per point). Without cuts that leave fewer fitted
+    Columns: group, seen, points (held out), error, log_likelihood (per point), beyond (the input above which points are
+    held out). Without cuts that leave fewer fitted
     points than parameters plus one, or nothing to predict.
     """
     x = data.x[:, 0]
@@ -67,11 +71,11 @@ def rolling(
             continue
         for share in shares:
             cut = np.log(positive.min()) + share * np.log(positive.max() / positive.min())
-            places.append((str(name), share))
+            places.append((str(name), share, float(np.exp(cut))))
             shown.append(np.stack([own & (x <= np.exp(cut) * (1 + 1e-9)), own & (x > np.exp(cut) * (1 + 1e-9))]))
     found = _held_out(law, data, objective, shown, fixed)
     rows = [
-        (*place, each.points, each.error, each.log_likelihood)
+        (*place[:2], each.points, each.error, each.log_likelihood, place[2])
         for place, each in zip(places, found, strict=True)
         if each is not None
     ]
@@ -107,13 +111,15 @@ def held_out(fit: Fit, name: str = "") -> dict[str, HeldOut]:
         cut = rolling(law, data, fit.error, SHARES[-1:], fit.fixed).drop_nulls("error")
         if cut.height:
             likelihood = cut["log_likelihood"].mean()
+            ends = dict.fromkeys(f"{end:.4g}" for end in (cut["beyond"].min(), cut["beyond"].max()))
             found[last_part(law)] = HeldOut(
+                where=f"{law.inputs[0]} > {' to '.join(ends)}{' by group' * (len(ends) > 1)}",
                 points=int(cut["points"].sum()), error=float(np.mean(cut["error"].to_numpy())),
                 log_likelihood=float(likelihood) if isinstance(likelihood, float) else None,
             )  # fmt: skip
     for each in [*(["N"] if "N" in law.inputs else []), *([name] if name not in ("", "N") else [])]:
         if (one := largest(law, data, each, fit.error, fit.fixed)) is not None:
-            found[f"the largest {each}"] = one
+            found[f"the largest {each}"] = replace(one, where=f"{each} = {data.x[:, law.inputs.index(each)].max():.4g}")
     return found
 
 

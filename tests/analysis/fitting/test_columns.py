@@ -195,9 +195,20 @@ def test_a_parameter_that_is_held_stays_and_narrows_the_others(tmp_path: Path, c
 
 
 def test_the_largest_of_an_input_is_held_out_on_demand(tmp_path: Path) -> None:
-    found = run(tmp_path, losses(), *FIT_LOSS, "--x", "params,tokens", "--hold-out", "D")["held_out_error"]
-    assert set(found) == {"the largest N", "the largest D"}
-    assert all(error < 0.01 for error in found.values())
+    for name in ("D", "tokens"):  # by the law's name or the column's
+        found = run(tmp_path, losses(), *FIT_LOSS, "--x", "params,tokens", "--hold-out", name)["held_out_error"]
+        assert set(found) == {"the largest N", "the largest D"}
+        assert all(error < 0.01 for error in found.values())
+
+
+def test_what_is_held_out_is_said_in_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    step = np.concatenate([[1.0, 10.0], np.linspace(100, 1000, 10)])
+    frame = pl.DataFrame({"step": step, "y": np.exp(-step / 300) + 0.01 * np.sin(step)})
+    run(tmp_path, frame, "fit", "--law", "exponential", "--x", "step", "--y", "y", "--hold-out", "step")
+    shown = capsys.readouterr().out
+    late = int((step > 1000**0.8).sum())  # the last fifth of ln x holds most rows of an even grid
+    assert f"held out: the last part of the decay (x > 251.2, {late} of 12 points) is predicted from the rest" in shown
+    assert "held out: the largest x (x = 1000, 1 of 12 points) is predicted from the rest" in shown
 
 
 def test_a_parametric_fit_allocates_compute_with_intervals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
