@@ -98,10 +98,7 @@ test-peers: $(PEERS:%=.peers/%/.installed)  ## against other tools, each in an e
 
 PORT := 5000
 ui: $(VENV)/.train  ## browse the runs in MLflow on 127.0.0.1:5000; another port: make ui PORT=5001
-	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT))).close()' 2>/dev/null || \
-	  { echo "port $(PORT) is in use: choose another with make ui PORT=..." >&2; exit 2; }
-	@$(BIN)/python -c 'from analysis.runs import places; from halflife.tracking import page; print(*page.addresses(places.tracking_uri_of(None), "http://127.0.0.1:$(PORT)") or ["http://127.0.0.1:$(PORT)"], sep="\n")'
-	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --backend-store-uri "$$($(BIN)/python -c 'from analysis.runs import places; print(places.tracking_uri_of(None))')"
+	@exec $(BIN)/python -m halflife ui --port $(PORT)
 
 report: $(VENV)/.train  ## draw the report of the backdoor study again from MLflow
 	$(BIN)/python -m analysis report backdoor_persistence

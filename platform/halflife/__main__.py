@@ -1,4 +1,4 @@
-"""Inspect and export computed stages: `python -m halflife ls | diff | gc | export | say | export-prompt | ladder`."""
+"""Look at what was computed: `python -m halflife ls | diff | gc | export | say | export-prompt | ladder | ui`."""
 
 from __future__ import annotations
 
@@ -213,6 +213,18 @@ def ladder(sizes: Positional[tuple[str, ...]] = LADDER, sequence: int = 128) -> 
     Console().print(table)
 
 
+def ui(results: Path = RESULTS, port: int = 5000) -> None:
+    """Browse the runs in MLflow on this machine, until Ctrl-C; the addresses of the runs of each study are printed.
+
+    Args:
+        results: The results folder, or a bucket of which this machine has a copy.
+        port: The port to serve them on.
+    """
+    from halflife.sweep.browse import browse
+
+    browse(results, port)
+
+
 def _import_descriptions(plugins: Iterable[str]) -> None:
     """Import every class that a record in the store may name: a record itself imports nothing."""
     from halflife import interpret, prompts, stages
@@ -249,6 +261,7 @@ def _ago(seconds: float) -> str:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "ls": ls, "diff": diff, "gc": gc, "export": export, "say": say, "export-prompt": export_prompt, "ladder": ladder,
+    "ui": ui,
 }  # fmt: skip
 
 

@@ -19,5 +19,5 @@ def test_a_browser_on_a_port_in_use_is_refused_in_one_line() -> None:
         command = ["make", "--no-print-directory", "--old-file=.venv/.train", "ui", f"PORT={port}"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode
-    assert done.stderr.splitlines()[0] == f"port {port} is in use: choose another with make ui PORT=..."
+    assert done.stderr.splitlines()[0] == f"error: port {port} is in use: choose another with make ui PORT=..."
     assert not done.stdout

@@ -101,9 +101,14 @@ def test_the_views_of_a_local_store_have_addresses(tmp_path: Path):
         database.execute("CREATE TABLE experiments (experiment_id INTEGER, name TEXT, lifecycle_stage TEXT)")
         database.execute("CREATE TABLE experiment_tags (key TEXT, value TEXT, experiment_id INTEGER)")
         database.execute("INSERT INTO experiments VALUES (0, 'Default', 'active'), (7, 'study', 'active')")
+        database.execute("INSERT INTO experiments VALUES (8, 'older', 'active')")
         database.execute("INSERT INTO experiment_tags VALUES ('mlflow.sharedViewState.halflife', '{}', 7)")
+        database.execute("INSERT INTO experiment_tags VALUES ('halflife.study', 'study', 7), ('halflife.study', '', 8)")
     uri = schema.sqlite_uri(tmp_path / "mlflow.db")
     found = page.addresses(uri, "http://127.0.0.1:5000")
-    assert found == ["study: http://127.0.0.1:5000/#/experiments/7/runs?viewStateShareKey=halflife"]
+    assert found == [
+        "older: http://127.0.0.1:5000/#/experiments/8/runs",
+        "study: http://127.0.0.1:5000/#/experiments/7/runs?viewStateShareKey=halflife",
+    ]
     assert page.addresses(schema.sqlite_uri(tmp_path / "none.db"), "http://x") == []
     assert page.addresses("http://host", "http://x") == []

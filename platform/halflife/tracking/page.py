@@ -71,14 +71,19 @@ def described(note: str, experiment: str, run: str) -> str:
 
 
 def addresses(tracking_uri: str, server: str) -> list[str]:
-    """Of the views of a local store's experiments, on a server that shows it: lines for people."""
+    """Of the runs of a local store's studies, in their view if there is one, on a server that shows it: lines for
+    people."""
     path = schema.sqlite_path(tracking_uri)
     if not tracking_uri.startswith("sqlite:") or not path.exists():
         return []
-    tag = f"mlflow.sharedViewState.{VIEW}"
+    view = f"mlflow.sharedViewState.{VIEW}"
     with closing(sqlite3.connect(path)) as database:
         found = database.execute(
-            "SELECT name, experiment_id FROM experiments NATURAL JOIN experiment_tags WHERE key = ? "
-            "AND lifecycle_stage = 'active' ORDER BY name", (tag,),
+            "SELECT name, experiment_id, max(key = ?) FROM experiments NATURAL JOIN experiment_tags "
+            "WHERE key IN (?, ?) AND lifecycle_stage = 'active' GROUP BY name ORDER BY name",
+            (view, view, schema.TAG_STUDY),
         ).fetchall()  # fmt: skip
-    return [f"{name}: {server}/#/experiments/{number}/runs?viewStateShareKey={VIEW}" for name, number in found]
+    return [
+        f"{name}: {server}/#/experiments/{number}/runs{f'?viewStateShareKey={VIEW}' if shared else ''}"
+        for name, number, shared in found
+    ]
