@@ -34,6 +34,9 @@ class Asked:
     judged: Verdict | None
     estimates: Estimates | None
     """One a seed."""
+    method: str = ""
+    """The level of the interval and how it was computed; "" without one, and for a study's questions, whose report has
+    it."""
 
     def __str__(self) -> str:
         return self.sentence
@@ -61,7 +64,9 @@ def contrast(
     """
     pair = [pair] if isinstance(pair, str) else pair
     found = per_seed.contrast(as_polars(table), quantity, axis, high=high, low=low, seed=seed, pair=pair)
-    return _asked(found, f"the difference in {quantity} ({axis} {high} minus {low})", margin, why, looks)
+    return _asked(
+        found, f"the difference in {quantity} ({axis} {high} minus {low})", "paired t over seeds", margin, why, looks
+    )
 
 
 def trend(
@@ -73,7 +78,8 @@ def trend(
     `censored`: a column that is true where the quantity is only a lower bound.
     """
     found = per_seed.trend(as_polars(table), quantity, axis, seed=seed, log=log, censored=censored)
-    return _asked(found, f"the slope of {quantity} over {f'ln {axis}' if log else axis}", margin, why, looks)
+    return _asked(found, f"the slope of {quantity} over {f'ln {axis}' if log else axis}", "Student-t over one slope a seed", margin, why,
+                  looks)  # fmt: skip
 
 
 def associate(
@@ -83,12 +89,34 @@ def associate(
     """Do two quantities go together over the items of column `item`? One rank correlation per seed; the rest as in
     contrast."""
     found = per_seed.association(as_polars(table), quantity, other, item=item, seed=seed)
-    return _asked(found, f"the rank correlation of {quantity} and {other} over {item}", margin, why, looks)
+    return _asked(found, f"the rank correlation of {quantity} and {other} over {item}",
+                  "Student-t over one correlation a seed", margin, why, looks)  # fmt: skip
 
 
-def _asked(estimates: Estimates, subject: str, margin: float | None, why: str, looks: Sequence[int]) -> Asked:
+def _asked(
+    estimates: Estimates, subject: str, method: str, margin: float | None, why: str, looks: Sequence[int]
+) -> Asked:  # fmt: skip
     if why and margin is None:
         raise UserError("--why gives a reason for a margin, but there is no --margin")
     [verdict] = judge([Question(estimates=estimates, margin=margin)], Looks(tuple(looks)) if looks else None)
-    text = judged(verdict, estimates, Shown(f"{subject} is", what=subject), reason=why, p=verdict.p)
-    return Asked(sentence=text, verdict=verdict.answer, interval=verdict.interval, judged=verdict, estimates=estimates)
+    late, total = estimates.bounds
+    found = verdict.interval
+    method = "" if found is None or found.low is None else _interval(verdict, method)
+    text = judged(
+        verdict, estimates, Shown(f"{subject} is", what=subject, note=method), reason=why, p=verdict.p,
+        gaps=f", where {late} of {total} values are only bounds" if late and found is not None else "",
+    )  # fmt: skip
+    return Asked(
+        sentence=text, verdict=verdict.answer, interval=found, judged=verdict, estimates=estimates, method=method
+    )
+
+
+def _interval(verdict: Verdict, method: str) -> str:
+    """The level of an interval and how it was computed."""
+    last = verdict.evidence[-1]
+    if last.mixture is not None:
+        method += ", bounds imputed"
+    elif last.bounds is not None:
+        method += " at the ends of the bounds"
+    together = ", at all looks together" if len(verdict.looks.seeds) > 1 else ""
+    return f"{100 * (1 - verdict.alpha / verdict.family):.3g} % interval by {method}{together}"

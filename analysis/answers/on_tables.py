@@ -110,7 +110,7 @@ def _told(found: Asked, judging: Judging, question: dict[str, Any]) -> None:
     from analysis.fitting.command import write_json
 
     if judging.json is not None and found.judged is not None and found.estimates is not None:
-        details = _as_json(found.judged, found.estimates)
+        details = _as_json(found.judged, found.estimates) | {"intervals": found.method or None}
         write_json(judging.json, details | {"why": judging.why or None, "question": question})
     print(found)
 
@@ -128,6 +128,8 @@ def _as_json(verdict: Verdict, estimates: Estimates) -> dict[str, Any]:
         "low": None if interval is None else interval.low,
         "high": None if interval is None else interval.high,
         "level": 1 - verdict.alpha / verdict.family,
+        "bounds": estimates.bounds[0],
+        "values": estimates.bounds[1],
         "seeds": None if interval is None else interval.count,
         "p": verdict.p,
         "margin": verdict.margin,

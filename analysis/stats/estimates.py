@@ -33,6 +33,15 @@ class Estimates:
     """Their names."""
     censored: Censored | None = None
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Of the values behind estimates, how many are known only by a bound, and how many there are."""
+        if self.censored is None:
+            return 0, int(np.isfinite(self.values).sum())
+        known = np.isfinite(self.values)
+        late = (self.censored.low != self.censored.high)[known]
+        return int(late.sum()), late.size
+
     def at(self, seeds: int) -> Evidence:
         """What the first `seeds` seeds say."""
         values = self.values[:seeds]

@@ -42,6 +42,7 @@ def test_a_contrast_finds_the_planted_difference(table, tmp_path, capsys, name):
     assert found["low"] < 0.3 < found["high"]
     assert (found["seeds"], found["level"], found["seeds_to_settle"]) == (8, 0.95, None)
     assert list(found["by_seed"]) == [str(s) for s in range(8)]
+    assert found["intervals"] == "95 % interval by paired t over seeds"
     shown = capsys.readouterr().out
     assert shown.startswith("Effect: the difference in y (arm b minus a) is 0.")
     assert shown.count("\n") == 1
@@ -53,6 +54,16 @@ def test_a_trend_and_an_association_find_what_was_planted(table, tmp_path):
     assert slope["low"] < 0.5 < slope["high"]
     assert (slope["verdict"], slope["smaller_than_margin"]) == ("effect", True)
     assert run(tmp_path, table, ASSOCIATE)["estimate"] == pytest.approx(-1)
+
+
+def test_a_trend_says_how_many_values_are_bounds_and_how_its_interval_was_found(table, tmp_path, capsys):
+    table = table.filter(pl.col("arm") == "a").with_columns(late=(pl.col("size") == 300) & (pl.col("seed") < 3))
+    found = run(tmp_path, table, [*TREND, "--censored", "late"])
+    assert (found["bounds"], found["values"]) == (3, 32)
+    assert found["intervals"] == "95 % interval by Student-t over one slope a seed, bounds imputed"
+    shown = capsys.readouterr().out
+    assert "over 8 seeds, where 3 of 32 values are only bounds (" in shown
+    assert found["intervals"] in shown
 
 
 def test_no_difference_is_equivalent_within_a_wide_margin_and_undecided_within_a_narrow_one(table, tmp_path, capsys):
