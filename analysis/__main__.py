@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -15,7 +16,7 @@ from typing import Annotated, Literal, get_type_hints
 import tyro
 
 from analysis.answers.on_tables import associate, contrast, trend
-from analysis.errors import UserError, nearest
+from analysis.errors import UserError, closest, nearest
 from analysis.fitting import progress
 from analysis.fitting.command import compare, fit
 from analysis.fitting.scaling_commands import isoflop, laws
@@ -192,11 +193,22 @@ def _parse(arguments: list[str] | None) -> functools.partial[None]:
         raise UserError(f"{_message(refusal.getvalue())} (--help explains every flag)") from None
 
 
+_PERCENT = re.compile(r"[\d.]*\d[\d.]*%")
+
+
 def _message(box: str) -> str:
     """The message in the parser's box, below its title, which is in the border or above the first rule."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     parts = [list(part) for rule, part in groupby(lines, lambda line: line.startswith(("──", "-" * 16))) if not rule]
-    return " ".join(parts[0 if "╭" in box else 1]).strip()
+    text = " ".join(parts[0 if "╭" in box else 1]).strip()
+    if found := re.match(r"Error parsing (--\S+): no type matching (?:FLOAT|INT)\b.* from \['(.*?)'\]", text):
+        flag, given = found.groups()
+        share = f", such as {float(given[:-1]) / 100:g} for {given} of a share" if _PERCENT.fullmatch(given) else ""
+        return f"{flag} is {given!r}: expected a number{share}"
+    if found := re.match(r"invalid choice '(.*?)' for argument '(--\S+)'. Expected one of \((.*)\)", text):
+        given, flag, known = found[1], found[2], sorted(set(re.findall(r"'(.*?)'", found[3])) - {"None"})
+        return f"{flag} is {given!r}{nearest(given, known)}: expected one of {', '.join(known)}"
+    return text
 
 
 def _refuse_misspelt(arguments: list[str]) -> None:
@@ -208,8 +220,19 @@ def _refuse_misspelt(arguments: list[str]) -> None:
     known = {f"--{name.replace('_', '-')}" for name in _flags(COMMANDS[command])}
     words = [word.partition("=")[0].replace("_", "-") for word in arguments[1:] if word.startswith("--")]
     if unknown := [word for word in words if word not in known | {f"--no-{name[2:]}" for name in known}]:
-        hint = nearest(unknown[0], known)
+        given, names = unknown[0].removeprefix("--"), {name.removeprefix("--") for name in known}
+        meant = closest(given, names, 0.75) or _described(COMMANDS[command], given) or closest(given, names)
+        hint = f", did you mean --{meant}?" if meant else f": it has {', '.join(sorted(known))}"
         raise UserError(f"{command} has no flag {unknown[0]}{hint} (--help explains every flag)")
+
+
+def _described(command: Callable[..., None], word: str) -> str | None:
+    """The first flag whose description has the word, of five letters or more: --budget for flops."""
+    for line in (command.__doc__ or "").partition("Args:")[2].splitlines():
+        name, colon, about = line.strip().partition(": ")
+        if colon and len(word) > 4 and word.lower() in re.split(r"\W+", about.lower()):
+            return name.replace("_", "-")
+    return None
 
 
 def _flags(command: Callable[..., None]) -> Iterator[str]:

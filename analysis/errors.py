@@ -13,11 +13,11 @@ class UserError(Exception):
     """Bad input: what was given, what was expected, how to fix it. Exit code 2."""
 
 
-def closest(given: str, known: Iterable[str]) -> str | None:
+def closest(given: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known word that one misspelt, cut short or in another case was to be; None if none is near."""
     words = {each.lower(): each for each in sorted(known, key=len, reverse=True)}
     longer = [each for each in sorted(words, key=len) if given and each.startswith(given.lower())]
-    found = longer or difflib.get_close_matches(given.lower(), words, n=1, cutoff=0.6)
+    found = longer or difflib.get_close_matches(given.lower(), words, n=1, cutoff=cutoff)
     return words[found[0]] if found else None
 
 

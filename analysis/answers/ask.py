@@ -64,9 +64,8 @@ def contrast(
     """
     pair = [pair] if isinstance(pair, str) else pair
     found = per_seed.contrast(as_polars(table), quantity, axis, high=high, low=low, seed=seed, pair=pair)
-    return _asked(
-        found, f"the difference in {quantity} ({axis} {high} minus {low})", "paired t over seeds", margin, why, looks
-    )
+    subject = f"the difference in {quantity} ({axis} {high} minus {low})"
+    return _asked(found, subject, "paired t over seeds", margin, why, looks)
 
 
 def trend(
@@ -78,8 +77,8 @@ def trend(
     `censored`: a column that is true where the quantity is only a lower bound.
     """
     found = per_seed.trend(as_polars(table), quantity, axis, seed=seed, log=log, censored=censored)
-    return _asked(found, f"the slope of {quantity} over {f'ln {axis}' if log else axis}", "Student-t over one slope a seed", margin, why,
-                  looks)  # fmt: skip
+    subject = f"the slope of {quantity} over {f'ln {axis}' if log else axis}"
+    return _asked(found, subject, "Student-t over one slope a seed", margin, why, looks)
 
 
 def associate(
@@ -89,8 +88,8 @@ def associate(
     """Do two quantities go together over the items of column `item`? One rank correlation per seed; the rest as in
     contrast."""
     found = per_seed.association(as_polars(table), quantity, other, item=item, seed=seed)
-    return _asked(found, f"the rank correlation of {quantity} and {other} over {item}",
-                  "Student-t over one correlation a seed", margin, why, looks)  # fmt: skip
+    subject = f"the rank correlation of {quantity} and {other} over {item}"
+    return _asked(found, subject, "Student-t over one correlation a seed", margin, why, looks)
 
 
 def _asked(

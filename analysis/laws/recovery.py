@@ -10,7 +10,7 @@ import numpy as np
 from analysis.laws.base import Parameter, law
 from analysis.laws.decay import INF
 
-PURPOSE = "recovery: curves that rise"
+PURPOSE = "relearning and recovery: curves that rise"
 START = Parameter(name="c", low=0, high=INF, unit="y", start=(-0.1, 0.3), meaning="level at x = 0")
 LIMIT = Parameter(name="a", low=0, high=INF, unit="y", start=(0.7, 1.5), meaning="level that it rises to")
 SCALE = Parameter(name="T", low=0, high=INF, log=True, unit="x", meaning="time scale, in units of x")

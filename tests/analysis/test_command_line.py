@@ -23,7 +23,17 @@ from analysis.laws import LAWS
         ([], "no command given: expected one of report, "),
         (["trend", "t.csv", "--quantit", "y", "--axis", "x"], "trend has no flag --quantit, did you mean --quantity?"),
         (["fit", "t.csv", "--x", "a", "--tirals", "n"], "fit has no flag --tirals, did you mean --trials?"),
-        (["scaling", "t.csv", "--quark", "4"], "scaling has no flag --quark (--help"),
+        (["scaling", "t.csv", "--quark", "4"], "scaling has no flag --quark: it has --"),
+        (
+            ["isoflop", "t.csv", "--size", "N", "--loss", "L", "--flops", "C"],
+            "isoflop has no flag --flops, did you mean --budget?",
+        ),
+        (["associate", "t.csv", "--quantity", "y", "--with", "z"], "associate has no flag --with: it has --item, "),
+        (["fit", "t.csv", "--x", "x", "--y", "y", "--error", "hubber"], "--error is 'hubber', did you mean huber?"),
+        (
+            ["trend", "t.csv", "--quantity", "y", "--axis", "x", "--margin", "5%"],
+            "--margin is '5%': expected a number, such as 0.05 for 5% of a share",
+        ),
         (["fit"], "Missing from python -m analysis fit: PATH"),
     ],
 )

@@ -71,7 +71,7 @@ def test_no_difference_is_equivalent_within_a_wide_margin_and_undecided_within_a
     same = table.with_columns(pl.col("y") + pl.when(pl.col("arm") == "b").then(shift).otherwise(0.0))
     wide = run(tmp_path, same, [*CONTRAST, "--pair", "size", "--margin", "1", "--why", "one unit"])
     assert (wide["verdict"], wide["smaller_than_margin"]) == ("equivalent", True)
-    assert "(margin ±1: one unit; p = 0.80)." in capsys.readouterr().out
+    assert "(margin ±1: one unit; 95 % interval by paired t over seeds; p = 0.80)." in capsys.readouterr().out
     narrow = run(tmp_path, same, [*CONTRAST, "--pair", "size", "--margin", "0.04"])
     assert narrow["verdict"] == "undecided"
     few, many = narrow["seeds_to_settle"]["effect"]
