@@ -220,7 +220,7 @@ def fitted(data: Frame | Mapping[str, Any] | str | os.PathLike[str], law: str | 
         notes.append(
             f"rows that differ in {run} have the same inputs: rows of one run share its noise, so pass --group {run}"
         )
-    return Fitted(Told.of(made, *notes), left_out, roles.x)
+    return Fitted(Told.of(replace(made, columns=roles.named(found.inputs)), *notes), left_out, roles.x)
 
 
 def _held(given: str, law: Law) -> dict[str, float]:

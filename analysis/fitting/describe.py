@@ -161,13 +161,15 @@ def warnings(fit: Fit, found: Intervals) -> list[str]:
 
 
 def data(fit: Fit, left_out: int = 0) -> str:
-    """The number of points, groups and bounds, and the errors that were assumed."""
+    """The number of points, groups and bounds, the errors that were assumed, and the columns by their names here."""
     points = fit.observations
     groups = "" if points.group is None else f" in {plural(len(set(points.group.tolist())), 'group')}"
     weighted = "" if points.weights is None else ", weighted"
     dropped = f"; {plural(left_out, 'row')} without a response left out" if left_out else ""
     bounded = "" if points.censored is None else f" ({int(points.censored.sum())} of them are bounds)"
-    return f"{plural(points.n, 'point')}{groups}{bounded}, {fit.error.name} errors{weighted}{dropped}"
+    names = ", ".join(f"{name} = {column}" for name, column in fit.columns.items() if name != column)
+    where = f"; {names}" if names else ""
+    return f"{plural(points.n, 'point')}{groups}{bounded}, {fit.error.name} errors{weighted}{dropped}{where}"
 
 
 def _of_groups(fit: Fit) -> list[str]:
@@ -210,12 +212,16 @@ def _beyond(half: HalfLife) -> str:
 
 def _reach(half: HalfLife, fit: Fit) -> str:
     unit = f"in units of {fit.law.inputs[0]}"
+    if fit.law.decays:
+        chance = getattr(fit.error, "chance", 0.0)
+        above = f" above chance {chance:g}" if chance else ""
+        unit = f"x at which half of the start{above} is left (start: the value at x = 0)"
     if half.estimate is not None and not half.censored:
         return unit
     if half.estimate is None:
-        return f"{half_life(half, fit)}, {unit}"
+        return f"{unit}: {half_life(half, fit)}"
     who = "" if fit.observations.group is None else "in some groups "
-    return f"{who}beyond the data, which end at {_number(float(fit.observations.x[:, 0].max()))}, {unit}"
+    return f"{unit}: {who}beyond the data, which end at {_number(float(fit.observations.x[:, 0].max()))}"
 
 
 def _table(rows: list[Row], others: dict[str, str] | None) -> list[str]:

@@ -90,6 +90,8 @@ class Fit:
     """Runs of residuals around the curve, or around each group's own."""
     fixed: Mapping[str, float] = field(default_factory=dict)
     """Parameters that were held, by name."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Of the table that was fitted, by what they are here: an input of the law, "y", "rate", "group"."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Cache of results computed from this fit."""
 

@@ -6,7 +6,7 @@ import contextlib
 import gzip
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, cast
@@ -118,6 +118,12 @@ class Roles:
     weights: str | None = None
     errors: str | None = None
     """Standard errors of y: the weight of a row is 1 / error^2 (of ln y where errors are relative)."""
+
+    def named(self, inputs: Sequence[str]) -> dict[str, str]:
+        """Columns by their names in messages: the law's inputs, y or rate, group."""
+        rate = None if self.hits is None else f"{self.hits}/{self.trials}"
+        named = {"y": self.y, "rate": rate, "group": self.group}
+        return dict(zip(inputs, self.x, strict=True)) | {name: each for name, each in named.items() if each is not None}
 
     def __post_init__(self) -> None:
         given = {"--y": self.y, "--hits": self.hits, "--trials": self.trials, "--low": self.low, "--high": self.high}

@@ -56,6 +56,8 @@ def test_the_half_life_of_each_group_is_shown_and_why_they_have_no_mean(
     assert "of 5 groups, 2 do not reach half within their data: more than a third, so no mean" in shown
     assert found["half_life_why"] in shown
     assert "  4  at least 1000" in shown
+    assert "75 points in 5 groups, binomial errors; x = step, rate = hits/trials, group = seed" in shown
+    assert shown.count("x at which half of the start is left (start: the value at x = 0)") == 1
 
 
 def test_a_floor_above_half_is_said_and_the_way_to_it_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
