@@ -36,6 +36,9 @@ class Minimum:
     loss: float
     sizes: int
     """Different sizes tried."""
+    low: float | None
+    high: float | None
+    """95 % interval of the size, Fieller's of the parabola's vertex; None where the runs do not bound it."""
     inside: bool
     """Whether it lies between the smallest and the largest of them: otherwise it is extrapolated."""
 
@@ -104,7 +107,8 @@ def isoflop(size: Array, compute: Array, loss: Array, seed: Array | None = None)
             raise UserError(f"{name} has {int((values <= 0).sum())} values of 0 or below; expected above 0")
     budgets = _budgets(compute)
     minima, few, flat = _minima(size, compute, loss, budgets)
-    warnings = [f"{plural(few, 'budget')} with fewer than {SIZES} sizes left out"] * (few > 0)
+    warnings = _swapped(size, compute, loss)
+    warnings += [f"{plural(few, 'budget')} with fewer than {SIZES} sizes left out"] * (few > 0)
     warnings += [f"{plural(flat, 'budget')} left out: the loss has no minimum over the sizes"] * (flat > 0)
     if len(minima) < 2:
         reasons = "; ".join(warnings) or "all runs have one budget"
@@ -132,6 +136,36 @@ def isoflop(size: Array, compute: Array, loss: Array, seed: Array | None = None)
     )
 
 
+def _swapped(size: Array, compute: Array, loss: Array) -> list[str]:
+    """What says that columns were taken for one another."""
+    if (loss > 0).all() and loss.max() / loss.min() > 2 * size.max() / size.min():
+        spans = f"the sizes span a factor of {size.max() / size.min():.2g}, the losses {loss.max() / loss.min():.2g}"
+        return [f"{spans}: are --size and --loss swapped?"]
+    if (below := int((compute < FLOPS * size).sum())) > compute.size / 2:
+        return [f"the compute is below 6 N, one token a run, in {plural(below, 'row')}: is --size the parameters, and "
+                "--budget FLOPs?"]  # fmt: skip
+    return []
+
+
+def _vertex(u: Array, loss: Array) -> tuple[float | None, float | None]:
+    """Fieller's 95 % interval of a parabola's vertex (Fieller 1954, JRSS B 16, 175): the u at which its slope, which is
+    linear in the coefficients, may be 0."""
+    design = np.stack([u**2, u, np.ones_like(u)], axis=1)
+    left = u.size - 3
+    if left < 1:
+        return None, None
+    found = np.linalg.lstsq(design, loss, rcond=None)[0]
+    variance = ((loss - design @ found) ** 2).sum() / left * np.linalg.inv(design.T @ design)
+    t = stats.t.ppf(0.5 + LEVEL / 2, left) ** 2
+    a = 4 * (found[0] ** 2 - t * variance[0, 0])
+    b = 4 * (found[0] * found[1] - t * variance[0, 1])
+    c = found[1] ** 2 - t * variance[1, 1]
+    root = b * b - 4 * a * c
+    if a <= 0 or root < 0:
+        return None, None
+    return float((-b - np.sqrt(root)) / (2 * a)), float((-b + np.sqrt(root)) / (2 * a))
+
+
 def _budgets(compute: Array) -> Array:
     """Index of each run's budget (n,), ascending: a new one begins where ln C jumps by more than SAME."""
     order = np.argsort(compute, kind="stable")
@@ -157,8 +191,11 @@ def _minima(size: Array, compute: Array, loss: Array, budgets: Array) -> tuple[l
             continue
         place = -tilt / (2 * bend)
         best, budget = float(np.exp(middle + place)), float(np.exp(np.log(compute[own]).mean()))
+        low, high = (None if end is None else float(np.exp(middle + end)) for end in _vertex(u - middle, loss[own]))
         found.append(
-            Minimum(compute=budget, size=best, tokens=budget / FLOPS / best, loss=float(base - tilt**2 / (4 * bend)),
-                    sizes=sizes, inside=bool(u.min() <= middle + place <= u.max()))
+            Minimum(
+                compute=budget, size=best, low=low, high=high, tokens=budget / FLOPS / best, sizes=sizes,
+                loss=float(base - tilt**2 / (4 * bend)), inside=bool(u.min() <= middle + place <= u.max()),
+            )
         )  # fmt: skip
     return found, few, flat

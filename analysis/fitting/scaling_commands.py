@@ -50,9 +50,10 @@ def isoflop(
     """
     from analysis.fitting import isoflop as approach
     from analysis.fitting.command import budgets, write_json
-    from analysis.fitting.describe import allocation
+    from analysis.fitting.describe import allocation, bracket
     from analysis.fitting.table import ROW, labels, numbers, read_table
     from analysis.laws.allocation import FLOPS
+    from analysis.stats.intervals import Interval
 
     if (budget is None) == (tokens is None):
         raise UserError("pass either --budget, a column of FLOPs, or --tokens: then C = 6 N D")
@@ -64,10 +65,11 @@ def isoflop(
     allocated = {each: _allocation(found, each) for each in asked}
     for each in found.minima:
         where = "" if each.inside else ", outside the sizes tried"
-        print(f"C = {each.compute:.3g}: N = {each.size:.4g}, D = {each.tokens:.4g}, loss {each.loss:.4g} "
+        ends = bracket(Interval(estimate=each.size, low=each.low, high=each.high, count=each.sizes))
+        print(f"C = {each.compute:.3g}: N = {each.size:.4g} {ends}, D = {each.tokens:.4g}, loss {each.loss:.4g} "
               f"({each.sizes} sizes{where})")  # fmt: skip
     print(f"optimal parameters grow as C^a, a = {_shown(found.a)}; tokens as C^b, b = {_shown(found.b)}")
-    print(f"95 % intervals: {found.method}")
+    print(f"95 % intervals: of a minimum Fieller's, from its parabola; of a and b {found.method}")
     for each, parts in allocated.items():
         print(allocation(each, parts))
     for warning in found.warnings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,19 @@ def test_a_parametric_fit_allocates_compute_with_intervals(tmp_path: Path, capsy
     assert capsys.readouterr().out.count("(bootstrap)") == 1
 
 
+def test_isoflop_notices_columns_that_were_swapped(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    n = np.tile(np.geomspace(1e7, 1e9, 5), 2)
+    compute = np.repeat([1e19, 1e20], 5)
+    frame = pl.DataFrame({"n": n, "c": compute, "loss": 2 + 0.1 * np.log(n / 1e8) ** 2 - 0.05 * np.log(compute / 1e19)})
+    columns = {"size": "n", "loss": "loss", "budget": "c"}
+    for swap, complaint in ((("size", "loss"), "--size and --loss swapped?"), (("size", "budget"), "is --size the")):
+        given = columns | {swap[0]: columns[swap[1]], swap[1]: columns[swap[0]]}
+        flags = [part for name, column in given.items() for part in (f"--{name}", column)]
+        with contextlib.suppress(SystemExit):  # refused, or fitted with a warning
+            run(tmp_path, frame, "isoflop", *flags)
+        assert complaint in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize("columns", [["--tokens", "tokens"], ["--budget", "compute"]])
 def test_isoflop_minima_give_the_planted_exponents(
     tmp_path: Path, capsys: pytest.CaptureFixture, columns: list[str]
@@ -253,6 +267,10 @@ def test_isoflop_minima_give_the_planted_exponents(
     assert found["a"]["low"] < 0.28 / 0.62 < found["a"]["high"]
     assert found["a"]["estimate"] + found["b"]["estimate"] == pytest.approx(1)
     assert len(found["minima"]) == 6
+    optima = [best(each["compute"] / 6, *CHINCHILLA)[0] for each in found["minima"]]
+    inside = [each["low"] < size < each["high"] for each, size in zip(found["minima"], optima, strict=True)]
+    assert sum(inside) >= 5
+    assert not found["warnings"]
     size, _ = best(1e23 / 6, *CHINCHILLA)
     assert found["allocation"][0]["N"]["low"] < size < found["allocation"][0]["N"]["high"]
     assert "optimal parameters grow as C^a, a = 0.4" in capsys.readouterr().out

@@ -79,7 +79,7 @@ def test_the_menu_takes_names_purposes_and_parts_of_either() -> None:
     recovery = shown("Recovery")
     assert all(name in recovery for name in ("rising_exponential", "rising_power", "rising_sigmoid"))
     assert "chinchilla" not in recovery
-    assert all(purpose in shown(None) for purpose in ("Recovery: curves that rise", "Human forgetting"))
+    assert all(purpose in shown(None) for purpose in ("Relearning and recovery: curves that rise", "Human forgetting"))
     with pytest.raises(UserError, match=r"no law and no purpose is called 'recovry', did you mean recovery\?"):
         shown("recovry")
 
