@@ -21,7 +21,7 @@ from analysis.fitting import progress
 from analysis.fitting.command import compare, fit
 from analysis.fitting.scaling_commands import isoflop, laws
 from analysis.report.scaling_command import scaling
-from analysis.runs.places import results_folder, store_of, tracking_uri_of
+from analysis.runs.places import results_folder, store_of
 
 
 def report(
@@ -149,7 +149,7 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
     from analysis.runs.tables import is_tables, table_sweeps
     from halflife.tracking import schema
 
-    uri = tracking_uri or tracking_uri_of(results)
+    uri, _ = store_of(results, tracking_uri)
     for run in table_sweeps(Path(uri)) if is_tables(uri) else find_sweeps(open_store(uri)):
         started = datetime.fromtimestamp(run.started / 1000).strftime("%Y-%m-%d %H:%M")
         study, digest = run.tags.get(schema.TAG_STUDY, "?"), run.tags.get(schema.TAG_SWEEP, "?")

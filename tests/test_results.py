@@ -297,6 +297,15 @@ def test_a_question_speaks_of_arguments_too() -> None:
         results.fit(7, "exponential", x="step", y="rate")  # pyright: ignore[reportArgumentType]
 
 
+def test_a_folder_with_a_store_is_a_tracking_uri_and_another_says_what_was_expected(folder: Path) -> None:
+    assert results.load(SMALL.study, tracking_uri=str(folder)).sweep.id
+    assert results.load(SMALL.study, tracking_uri=str(folder / "mlflow.db")).sweep.id
+    for place, what in ((folder / "nowhere", "does not exist"), (folder / "empty", "holds no runs")):
+        (folder / "empty").mkdir(exist_ok=True)
+        with pytest.raises(results.UserError, match=f"{what}: expected a folder with mlflow.db"):
+            results.load(SMALL.study, tracking_uri=str(place))
+
+
 def test_a_misspelt_study_or_figure_is_answered_with_the_nearest(data: StudyData, folder: Path) -> None:
     with pytest.raises(results.UserError, match=f"did you mean {SMALL.study}"):
         results.load(SMALL.study.upper()[:-1], results=folder)

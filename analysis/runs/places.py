@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from analysis.errors import UserError
+from analysis.runs.tables import is_tables
 from halflife.tracking import schema
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")
@@ -40,8 +41,26 @@ def tracking_uri_of(results: Place | None) -> str:
 
 def store_of(results: Place | None, tracking_uri: str | None) -> tuple[str, Path | None]:
     """The MLflow store to read, and where points read from a server are cached (None: `load_study` decides)."""
-    uri = tracking_uri or tracking_uri_of(results)
+    uri = _store_at(tracking_uri) if tracking_uri else tracking_uri_of(results)
     return uri, results_folder(results) / "cache" if uri.startswith(("http://", "https://")) else None
+
+
+def _store_at(given: str) -> str:
+    """The store in a folder, or what was given if it is an address. Raises UserError if the folder holds none."""
+    if re.match(r"[a-z][a-z0-9+.-]+:", given):
+        return given
+    place = Path(given)
+    if place.suffix == ".db" or (place / "mlflow.db").is_file():
+        return schema.sqlite_uri((place if place.suffix == ".db" else place / "mlflow.db").absolute())
+    if is_tables(given) or any(place.glob("*/meta.yaml")):
+        return given
+    if (place / "mlruns").is_dir():
+        return str(place / "mlruns")
+    what = "holds no runs" if place.exists() else "does not exist"
+    raise UserError(
+        f"--tracking-uri {given} {what}: expected a folder with mlflow.db or mlruns, one written by export, or an "
+        "address such as http://127.0.0.1:5000 or sqlite:////tmp/mlflow.db"
+    )
 
 
 def _address(place: Path) -> str | None:
