@@ -219,3 +219,24 @@ def test_examples_of_a_phase_are_a_table_of_its_trials_and_no_tag(tmp_path: Path
     assert shown == [{"path": f"examples-{phase}.json", "type": "table"} for phase in ("trunk", "branch")]
     assert EXAMPLES not in json.loads(told.tags["halflife.summary.branch"])
     assert runs(tracking)["branch0.1"].data.artifacts == {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting(Fake):
+    """As a fit of prompts, whose summary has how many examples of each target there were."""
+
+    kind: ClassVar[str] = "counting"
+
+    def run(self, context: Context) -> dict[str, Any]:
+        return {**super().run(context), EXAMPLES: {"task": 128}}
+
+
+def test_numbers_of_examples_stay_in_the_summary_and_are_no_table(tmp_path: Path):
+    made = small()
+    prompts = Counting(name="prompts", seconds=0.0, points=2)
+    trials = (replace(made.trials[0], stages={"prompts": prompts}), *made.trials[1:])
+    tracking = FakeStore()
+    sweep(tmp_path, tracking, Study(declaration=made.declaration, trials=trials))
+    told = runs(tracking)[made.trials[0].name].data
+    assert "examples-prompts.json" not in told.artifacts
+    assert json.loads(told.tags["halflife.summary.prompts"])[EXAMPLES] == {"task": 128}

@@ -170,8 +170,9 @@ class Publishing:
             tags=tags,
         )
         self._open.setdefault(trial.key, {})[phase] = for_good
-        if outcome and EXAMPLES in outcome.summary:
-            self._publish_examples(trial, phase, outcome.summary[EXAMPLES])
+        examples = outcome.summary.get(EXAMPLES) if outcome else None
+        if isinstance(examples, list):  # a fit of prompts states how many it has of each target, under the same name
+            self._publish_examples(trial, phase, examples)
         self._finish_ended(trial)
 
     def _publish_examples(self, trial: Trial, phase: str, rows: list[dict[str, Any]]) -> None:
@@ -253,7 +254,9 @@ def _common(parameters: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _summary(outcome: Outcome) -> str:
     """The summary as JSON, without examples; without nested values if it is too long for a tag."""
-    summary = {name: value for name, value in outcome.summary.items() if name != EXAMPLES}
+    summary = {
+        name: value for name, value in outcome.summary.items() if not (name == EXAMPLES and isinstance(value, list))
+    }
     text = json.dumps(summary, sort_keys=True)
     if len(text) > _LONGEST_TAG:
         plain = {name: value for name, value in summary.items() if not isinstance(value, (dict, list))}
