@@ -47,7 +47,7 @@ def store_of(results: Place | None, tracking_uri: str | None) -> tuple[str, Path
 
 def _store_at(given: str) -> str:
     """The store in a folder, or what was given if it is an address. Raises UserError if the folder holds none."""
-    if re.match(r"[a-z][a-z0-9+.-]+:", given):
+    if re.match(r"[a-z][a-z0-9+.-]+:|databricks$", given):
         return given
     place = Path(given)
     if place.suffix == ".db" or (place / "mlflow.db").is_file():
