@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from analysis.laws import LAWS
-from tests.analysis.fitting.test_columns import CHINCHILLA, run
+from tests.analysis.fitting.test_columns import CHINCHILLA, refused, run
 
 
 def test_isoflop_notices_columns_that_were_swapped(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
