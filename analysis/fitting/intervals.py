@@ -354,12 +354,12 @@ def cluster_bootstrap(fit: Fit, replicates: int, level: float = LEVEL, seed: int
     fit.derived["bootstrap"] = drawn
     shares = expanded(names.size, level)
     low, high = np.quantile(drawn.theta, shares, axis=0)
-    half, halves, shown = fit.half_life, drawn.half_life, None
+    half, halves, shown = fit.law.half_life(fit.theta), drawn.half_life, None  # of all points, as the draws are
     if half is not None and halves is not None:
         # Order statistics instead of interpolation: some half-lives are infinite.
         ends = (_finite(end) for end in np.quantile(halves, shares, method="nearest"))
         censored = half > fit.observations.x[:, 0].max()
-        shown = HalfLife(estimate=_finite(half), low=next(ends), high=next(ends), censored=bool(censored))
+        shown = HalfLife(estimate=_finite(float(half)), low=next(ends), high=next(ends), censored=bool(censored))
     return Intervals(
         parameters={
             name: Interval(estimate=float(fit.theta[i]), low=float(low[i]), high=float(high[i]), count=names.size)

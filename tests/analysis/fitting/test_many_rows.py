@@ -67,6 +67,7 @@ def test_at_many_points_the_parabola_is_the_profile(monkeypatch: pytest.MonkeyPa
     frame = table("raw", 20_000)
     made = fit(LAWS["exponential_floor"], Observations(x=frame["x"].to_numpy(), y=frame["y"].to_numpy()), starts=8)
     quick = intervals(made)
+    made.derived.clear()
     monkeypatch.setattr("analysis.fitting.intervals.MANY", 10**9)
     searched = intervals(made)
     assert ("parabola" in quick.method, searched.method) == (True, "profile likelihood")
