@@ -114,11 +114,11 @@ PRESETS = {
         ),
     ),
     "demo": Preset(
-        summary="Ten minutes on 2 fast CPU cores: 3 sizes x 2 seeds, a fixed payload, 2 learning rates, all controls.",
+        summary="18 minutes on 2 CPU cores: 3 sizes x 2 seeds, a fixed payload, 2 learning rates, all controls.",
         settings=Settings(sizes=("30k", "100k", "300k"), seeds=2, learning_rates=(1.0, 0.5)),
     ),
     "laptop": Preset(
-        summary="An hour on 2 fast CPU cores, a real answer: 4 sizes over a decade x 5 seeds, weight decay in trunk x "
+        summary="140 minutes on 2 CPU cores: 4 sizes over a decade x 5 seeds, weight decay in trunk x "
         "branch, 3 branch learning rates, and a payload computed from the input.",
         settings=Settings(
             sizes=("30k", "60k", "120k", "300k"), seeds=5, payload=("fixed", "copy"),

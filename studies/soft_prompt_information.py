@@ -70,7 +70,7 @@ PRESETS = {
         ),
     ),
     "demo": Preset(
-        summary="Seven minutes on 2 CPU cores: 2 sizes x 2 seeds, strings, skipping, detuning, a backdoor, the null.",
+        summary="11 minutes on 2 CPU cores: 2 sizes x 2 seeds, strings, skipping, detuning, a backdoor, the null.",
         settings=Settings(
             sizes=("30k", "60k"), seeds=2, tokens=(0, 1, 2, 4, 8, 16), restarts=2, steps=150, bits=(1, 2, 3, 4, 6),
             subspaces=(16, 64, 256),
@@ -78,7 +78,7 @@ PRESETS = {
         ),
     ),
     "fragility": Preset(
-        summary="About 25 minutes on 2 CPU cores: are behaviours that take little information "
+        summary="50 minutes on 2 CPU cores: are behaviours that take little information "
         "fragile? 22 of them x 3 seeds at 60k, at the same loss, k and norm of noise; C to one token.",
         settings=Settings(
             sizes=("60k",), seeds=3, tokens=(0, 16), restarts=1, behaviours=FRAGILE, fragility=True, matched_loss=1.0,
@@ -86,7 +86,7 @@ PRESETS = {
         ),
     ),
     "laptop": Preset(
-        summary="Forty minutes on 2 CPU cores: 2 sizes x 5 seeds, every behaviour, two initializations; "
+        summary="70 minutes on 2 CPU cores: 2 sizes x 5 seeds, every behaviour, two initializations; "
         "one behaviour on SmolLM2-135M where that is installed.",
         settings=Settings(
             sizes=("30k", "120k"), baseline_models=("smollm2",), seeds=5, tokens=(0, 1, 4, 16), restarts=1,
