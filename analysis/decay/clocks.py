@@ -29,9 +29,9 @@ SAME = 1e-6
 
 
 def half_lives_by_clock(data: StudyData) -> pl.DataFrame:
-    """One row per size, clock and law that has support on that clock, smallest size and best law first: half-life with
-    95 % interval over seeds, null if beyond the data; share of starts at the optimum; warnings. Clocks that the runs did
-    not log have no rows. Computed once per `data`."""
+    """One row per size, clock and law with support on that clock, smallest size and best law first: half-life with 95 %
+    interval over seeds, null if beyond the data; share of starts at the optimum; warnings. Clocks that the runs did not
+    log have no rows. Computed once per `data`."""
     if "fits/clocks" not in data.derived:
         data.derived["fits/clocks"] = _half_lives_by_clock(data)
     return data.derived["fits/clocks"]

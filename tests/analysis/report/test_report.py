@@ -123,8 +123,8 @@ def test_the_report_shows_every_law_with_what_to_beware_of(text, small_report):
     assert "held-out error" in body
     clocks = pl.read_csv(small_report.parent / "tables/fit_clocks.csv")
     assert set(clocks["clock"]) == {"tokens", "steps", "rate_sum", "displacement"}
-    rows = body[body.index("The half-life under laws with support, on every clock") :].partition("</details>")[0].count("<tr>")
-    assert rows == 1 + clocks["size"].n_unique() + clocks.select("size", "law").unique().height
+    half_lives = body[body.index("The half-life under laws with support, on every clock") :].partition("</details>")[0]
+    assert half_lives.count("<tr>") == 1 + clocks["size"].n_unique() + clocks.select("size", "law").unique().height
     assert "(Mis)Fitting checklist" in body
     assert not any(len(row) != len(table.columns) for row in table.iter_rows())
 
