@@ -110,7 +110,7 @@ def test_likelihoods_of_different_data_are_not_ranked():
     x, y = STEPS, np.exp(-STEPS / 30)
     whole = fit(LAWS["exponential"], Observations(x=x, y=y + 0.01), starts=16)
     others = (Observations(x=x[:-1], y=y[:-1] + 0.01), Observations(x=x, y=100 * y + 1),
-              Observations(x=x, hits=np.round(100 * y), trials=np.full(x.size, 100.0)))  # fmt: skip
+              Observations(x=x, hits=(100 * y).astype(np.float64).round(), trials=np.full(x.size, 100.0)))  # fmt: skip
     for other, what in zip(others, ("rows", "values of the response", "counts and measurements"), strict=True):
         with pytest.raises(UserError, match=what):
             compare([whole, fit(LAWS["constant"], other, starts=16)])
