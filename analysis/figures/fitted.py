@@ -84,7 +84,7 @@ def draw_fitted(table: pl.DataFrame, axes: Axes, *, x_label: str = "", y_label: 
     elif x.min() == 0 and positive.size and (log or positive.max() >= 30 * positive.min()):
         zero = style.log_axis_with_zero(axes, float(positive.min()), float(x.max()))
         table = table.with_columns(x=pl.when(pl.col("x") > 0).then("x").otherwise(zero))
-        x_label = f"{x_label} (logarithmic; 0 is set apart at the left)".lstrip()
+        x_label = f"{x_label or 'x'} (logarithmic; 0 is set apart at the left)"
     else:
         style.linear_ticks(axes.xaxis, x.min(), x.max())
     lines = table.filter(pl.col("kind").is_in(["law", "group"]))["line"].unique(maintain_order=True).to_list()

@@ -247,7 +247,7 @@ def rendered(figure: Figure, kind: str) -> bytes:
 def _draw_unlabelled_ticks_at_once(figure: Figure) -> None:
     """Minor ticks, and all ticks and grid lines of an axis whose labels another panel carries, as one line of markers
     and one collection: a tick of matplotlib's is five artists, made, measured and placed alone."""
-    found: list[tuple[Axes, Axis, Literal["major", "minor"], np.ndarray]] = []
+    found: list[tuple[Axes, Axis, Literal["major", "minor"], Any]] = []
     for axes in figure.axes:  # all of them first, as shared axes share their locators
         for axis, view in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             looks = axis.get_tick_params("major")
@@ -257,8 +257,9 @@ def _draw_unlabelled_ticks_at_once(figure: Figure) -> None:
             plain = isinstance(axis.get_minor_formatter(), ticker.NullFormatter) or not labelled
             kinds: tuple[tuple[Literal["major", "minor"], bool], ...] = (("minor", plain), ("major", not labelled))
             for kind, drawn in kinds:
-                at = axis.get_ticklocs(minor=kind == "minor")
-                found += [(axes, axis, kind, at[(at >= min(view)) & (at <= max(view))])] * drawn
+                if drawn:
+                    at = axis.get_ticklocs(minor=kind == "minor")
+                    found.append((axes, axis, kind, at[(at >= min(view)) & (at <= max(view))]))
     for axes, axis, kind, at in found:
         across, looks = axis is axes.xaxis, axis.get_tick_params(kind)
         transform = axes.get_xaxis_transform() if across else axes.get_yaxis_transform()
