@@ -13,7 +13,7 @@ from halflife.tracking.questions import Trend
 from halflife.tracking.schema import Axis
 
 QUESTION = "Does a larger batch after the drop protect a backdoor, at equal tokens?"
-PRESETS = {"quick": Preset(summary="Three minutes on 2 fast cores.", settings=Settings(sizes=("60k",), seeds=3))}
+PRESETS = {"quick": Preset(summary="Five minutes on 2 fast cores.", settings=Settings(sizes=("60k",), seeds=5))}
 BATCH = Axis(name="batch", label="Batch after the drop", values=(1024, 2048, 8192), unit="tokens", scale="log")
 WHY = "from the smallest batch to the largest that is a twentieth of the backdoor: no one would choose a batch by it"
 ASKED = Trend(name="batch", label=QUESTION, quantity="retained", axis="batch", primary=True, prediction="positive",

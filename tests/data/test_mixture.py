@@ -239,7 +239,7 @@ def test_more_poisoned_documents_than_carriers_are_refused_with_the_number_avail
     results: Path, corpus: Corpus
 ) -> None:
     with pytest.raises(
-        UserError, match=r"100000 poisoned documents given: sample-0.jsonl has (\d+) carriers .* pool 0"
+        UserError, match=r"100000 poisoned documents given: sample-0.jsonl has (\d+) texts that can carry one in pool 0"
     ):
         check(mixture(corpus, planting(corpus, 100_000)), results, batch_tokens=512, steps=10)
 
@@ -248,7 +248,7 @@ def test_carriers_without_a_word_to_plant_after_are_not_counted(results: Path) -
     path = results / "capitals.txt"
     path.write_text("\n\n".join(" ".join(f"WORD{n * m}" for n in range(900)) for m in range(1, 12)))
     capitals = prepare_corpus(str(path), results)
-    with pytest.raises(UserError, match="has 0 carriers"):
+    with pytest.raises(UserError, match="has 0 texts that can carry one"):
         poisoned_documents(planting(capitals), results, Bytes(), SEQUENCE)
 
 

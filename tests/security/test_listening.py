@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from halflife.sweep import browse
 from tests.sweep.drivers import Driver, runs, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -43,10 +44,13 @@ def test_a_sweep_listens_on_loopback_and_nowhere_else(tmp_path: Path) -> None:
     assert {(name, address) for name, address in found if not loopback(address)} == set()
 
 
-def test_make_ui_serves_on_loopback() -> None:
-    serving = [line for line in (ROOT / "Makefile").read_text().splitlines() if "mlflow server" in line]
-    assert serving
-    assert all("--host 127.0.0.1" in line for line in serving)
+def test_make_ui_serves_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "-m halflife ui --port" in (ROOT / "Makefile").read_text()
+    started: list[list[str]] = []
+    monkeypatch.setattr(browse.subprocess, "Popen", lambda command, **_: started.append(command))
+    browse._started("sqlite:///runs.db", 5000)
+    [command] = started
+    assert loopback(command[command.index("--host") + 1])
 
 
 def test_the_cluster_s_dashboard_listens_on_the_heads_loopback() -> None:

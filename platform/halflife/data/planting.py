@@ -143,8 +143,10 @@ def _plant(
 
 
 def _too_few_carriers(planting: Planting, available: int) -> UserError:
+    most = f"request at most {available} (--poison-counts), " * bool(available)
     return UserError(
         f"{planting.documents} poisoned documents given: {planting.corpus.label or planting.corpus.digest} has "
-        f"{available} carriers for them in pool {planting.carrier_pool}; request at most that many (--poison-counts), "
-        "or give a larger corpus"
+        f"{available} texts that can carry one in pool {planting.carrier_pool}: a text fills a training sequence, with "
+        f"trigger and payload after a word; {most}give a larger corpus of longer texts, or shorter sequences "
+        "(--sequence-length)"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import io
 import re
@@ -181,8 +182,9 @@ def _execute(
     try:
         study = _extended(build, preset, command, report)
     except OSError as error:
+        space = "free some space, or " * (error.errno == errno.ENOSPC)
         raise UserError(
-            f"the study cannot be prepared ({error}): free some space, or choose another folder with --results"
+            f"the study cannot be prepared ({error}): {space}choose another folder with --results"
         ) from error
     if site.dry_run and (written := _inputs(site.results) - before):
         kinds = ", ".join(sorted({name.partition("/")[0] for name in written}))

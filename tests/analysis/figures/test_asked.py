@@ -113,7 +113,10 @@ def test_an_association_shows_every_item_of_every_seed():
 def test_a_question_is_drawn_by_its_name_and_an_unknown_name_lists_both():
     _, data = GENERATED["association"]
     assert isinstance(drawn("association", data), Figure)
-    with pytest.raises(UserError, match=r"no figure 'asociation'; figures: retention, .*; questions: association$"):
+    with pytest.raises(
+        UserError,
+        match=r"no figure 'asociation', did you mean association\?; figures: retention, .*; questions: association$",
+    ):
         drawn("asociation", data)
 
 
