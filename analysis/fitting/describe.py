@@ -53,7 +53,8 @@ def summary(
     lines = [f"{law.name}: {law.formula}", data(fit, left_out), *_table(rows, others if resampled else None)]
     lines += _of_groups(fit)
     value = ("summed huber", fit.objective) if fit.log_likelihood is None else ("log-likelihood", fit.log_likelihood)
-    lines.append(f"{value[0]} {value[1]:.8g}; {fit.starts_at_optimum:.0%} of {fit.starts} starts reached it")
+    shown = f"{value[0]}{' of one fit to all points' * alone(fit)} {value[1]:.8g}"
+    lines.append(f"{shown}; {fit.starts_at_optimum:.0%} of {fit.starts} starts reached it")
     lines.append(f"estimates: {estimator(fit)}")
     lines.append(f"95 % intervals: {found.method}{f'; {resampled.method}' if resampled else ''}")
     cells = [cell for row in rows for cell in row[1:3]] + list(others.values())

@@ -38,9 +38,9 @@ class HeldOut:
     """How a fit to one part of the data predicts the rest."""
 
     points: int
-    """Held-out points."""
+    """Held-out points, without bounds."""
     error: float
-    """Root mean square prediction error: of rates, of y, or of ln y for log errors."""
+    """Of these, root mean square prediction error: of rates, of y, or of ln y for log errors."""
     log_likelihood: float | None
     """Per held-out point; None for Huber's loss."""
     where: str = ""
@@ -158,7 +158,8 @@ def _held_out(
         with np.errstate(all="ignore"):
             relative = objective.relative
             residual = np.log(value) - arrays["log_y"] if relative else _rate(objective, value) - data.response
-        residual = residual[held & np.isfinite(residual)]
+        exact = held if data.low is None else held & (data.low == data.high)  # a bound is no value to miss
+        residual = residual[exact & np.isfinite(residual)]
         likelihood = None
         if isinstance(objective, Gaussian):
             variance = 2 * fits.objective[row] / max(shown.sum() - free, 1)
@@ -171,7 +172,7 @@ def _held_out(
             likelihood = float(-np.mean(loss[held]))
         if residual.size:
             found[i] = HeldOut(
-                points=int(held.sum()), error=float(np.sqrt(np.mean(residual**2))), log_likelihood=likelihood
+                points=int(exact.sum()), error=float(np.sqrt(np.mean(residual**2))), log_likelihood=likelihood
             )
     return found
 

@@ -173,7 +173,9 @@ def _how(rows: NDArray[np.bool_], bounded: NDArray[np.bool_], profiled: bool) ->
         return "none"
     groups = f"{rows.sum()} of {rows.size} groups" if not rows.all() else f"{rows.size} groups"
     bounds = int((rows & bounded).sum())
-    return f"t{' and profiles' * profiled}, {groups}{f', {bounds} of them bounds' if bounds else ''}"
+    return (
+        f"t{' and profiles' * profiled}, {groups}{f', {bounds} of them bounds, imputed beyond them' if bounds else ''}"
+    )
 
 
 def _beyond_bound(found: Interval, bound: float, sign: float, ends: Array) -> Interval:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ WAYS = Contrast(name="ways", label="Does b keep more than a?", quantity="kept", 
 @dataclass(frozen=True)
 class Stage:
     tasks: tuple[str, ...] = ("skill",)
+    key: int = field(default_factory=itertools.count().__next__)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,19 @@ def test_good_questions_have_no_problems():
     asked = (GAMMA, WAYS, replace(WAYS, name="roles", axis="role", high="treatment", low="absent"),
              Decay(name="decay", label="d", outcome="skill"))  # fmt: skip
     assert check(declaration(*asked), TRIALS) == []
+
+
+def test_arms_of_the_same_stages_are_refused():
+    """Seen: a misspelt value that no stage uses ended in "equivalent, 0 [0, 0]"."""
+    by_seed = {seed: {"branch": Stage()} for seed in range(5)}
+    same = [replace(trial, stages=by_seed[trial.parameters["seed"]]) for trial in TRIALS]
+    roles = replace(WAYS, name="roles", axis="role", high="treatment", low="absent")
+    assert check(declaration(WAYS), same) == [
+        "the question 'ways': trials with way = 'b' and 'a' are of the same stages: "
+        "no field of a stage differs between them"
+    ]
+    assert "trials with role = 'treatment' and 'absent'" in check(declaration(roles), same)[0]
+    assert check(declaration(GAMMA), same) == []
 
 
 def test_items_of_a_derived_reading_may_be_asked_about():

@@ -42,7 +42,7 @@ class Planned(Protocol):
     def role(self) -> str: ...
     @property
     def stages(self) -> Mapping[str, Any]:
-        """By phase; of a stage only its `tasks` are read."""
+        """By phase; of a stage only its `tasks` and `key` are read."""
         ...
 
 
@@ -204,6 +204,24 @@ def _chosen(question: Question, selected: Sequence[Planned], items: Collection[s
     for name, needed in question.axes.items():
         if name not in items:
             yield from _axis(question, name, needed, selected)
+    for name, values in question.values.items():
+        if name not in items:
+            yield from _arms(name, values, selected)
+
+
+def _arms(name: str, values: Collection[Any], selected: Sequence[Planned]) -> Iterator[str]:
+    """Two arms of the same stages would differ by 0 in every seed, and pass for equivalent."""
+    arms = {
+        value: {stage.key for trial in selected if _value(trial, name) == value for stage in trial.stages.values()}
+        for value in values
+    }
+    if len(arms) > 1 and len({frozenset(keys) for keys in arms.values()}) == 1 and all(arms.values()):
+        shown = " and ".join(repr(value) for value in arms)
+        yield f"trials with {name} = {shown} are of the same stages: no field of a stage differs between them"
+
+
+def _value(trial: Planned, name: str) -> Any:
+    return trial.role if name == "role" else trial.parameters.get(name)
 
 
 def _items(quantity: Quantity) -> tuple[str, ...]:

@@ -180,6 +180,14 @@ def test_predicted_over_observed_at_the_largest_size_is_one_on_a_line_and_above_
     assert found.low > 1.8
 
 
+def test_bounds_are_no_values_that_a_prediction_of_held_out_data_could_miss() -> None:
+    sizes, late = np.repeat([1e5, 1e6, 1e7, 1e8], 2), np.array([False] * 6 + [True, False])
+    times = np.where(late, 1e5, 1e5 * (sizes / 1e6) ** 0.25)  # the run of the first at 1e8 ended long before its half
+    data = Observations(x=sizes, low=times, high=np.where(late, np.inf, times))
+    found = held_out(fit(LAWS["half_life_size"], data, objective=Gaussian(log=True), starts=16))["the largest N"]
+    assert (found.points, found.error) == (1, pytest.approx(0, abs=1e-3))
+
+
 def test_what_is_held_fixed_is_held_in_the_prediction_of_held_out_data_too() -> None:
     sizes = np.array([1e5, 1e6, 1e7, 1e8])
     times = 1e5 * (sizes / 1e6) ** 0.25
