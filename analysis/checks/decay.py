@@ -9,6 +9,7 @@ import polars as pl
 from analysis.checks import remedies
 from analysis.checks.check import Check
 from analysis.checks.families import criterion, family_checks
+from analysis.checks.relearning import gone
 from analysis.decay.conditions import FAMILY, is_family_study
 from analysis.decay.design import REPLICATES, control_label, controls, decaying, described, reference, vocabulary
 from analysis.decay.formulas import MIN_SUCCESS
@@ -48,6 +49,7 @@ def decay_checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
         _extinction(data, curves),
         _silent(data, drop, words) if "untriggered" in tasks else None,
         _near(drop, words) if "near" in tasks else None,
+        gone(data, curves, words),
         ended(data),
     ]
     return [check for check in found if check is not None]

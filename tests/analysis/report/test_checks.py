@@ -39,6 +39,19 @@ def test_near_triggers_are_reported_by_size_and_separately_from_prompts_without_
     assert required["Silent on near-triggers"] is False
 
 
+def test_what_is_still_there_is_said_before_its_relearning_passes_for_savings(small):
+    name, curves = "The backdoor was gone before relearning", retention_curves(small)
+    assert state(small)[name][0] is True
+    own = (pl.col("role") == "treatment", pl.col("size") == "30k", pl.col("seed") == 1)
+    [trial] = curves.filter("is_reference", *own)["trial"].unique()
+    hits = (pl.col("name") == "backdoor/hits") & (pl.col("phase") == "branch") & (pl.col("trial") == trial)
+    points = small.points.with_columns(value=pl.when(hits).then(100.0).otherwise("value"))
+    passed, found = state(replace(small, points=points))[name]
+    assert passed is False
+    assert "still there in 1 of " in found
+    assert "30k seed 1" in found
+
+
 def test_another_payload_must_be_implanted_too(tmp_path):
     data = read(tmp_path, payloads=("fixed", "reverse"), relearn=False)
     assert state(data)["The other payloads were implanted"][0] is True
