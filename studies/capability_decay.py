@@ -121,12 +121,11 @@ PRESETS = {
         ),
     ),
     "demo": Preset(
-        summary="Ten minutes on 2 fast CPU cores, 22 on slow ones: families A and C, 2 sizes x 2 seeds, all controls.",
+        summary="22 minutes on 2 CPU cores: families A and C, 2 sizes x 2 seeds, all controls.",
         settings=Settings(families=("A", "C"), sizes=("60k", "120k"), seeds=2, relearn_examples=(8,)),
     ),
     "laptop": Preset(
-        summary="70 to 100 minutes on 2 fast CPU cores, 230 on slow ones: families A to D, 3 sizes x 5 seeds; "
-        "weight decay of "
+        summary="230 minutes on 2 CPU cores: families A to D, 3 sizes x 5 seeds; weight decay of "
         "trunk x branch in one family, and the dropped language's overlap with the others in one.",
         settings=Settings(
             sizes=("60k", "120k", "240k"), seeds=5, trunk_regularizers=("weight-decay-2", "weight-decay-1"),

@@ -11,8 +11,8 @@ import polars as pl
 
 from analysis.decay.retention import CLOCKS, retention_curves
 from analysis.fitting.extrapolation import SHARES, over_groups, predict_largest, rolling
-from analysis.fitting.fit import fit
-from analysis.fitting.intervals import by_group, half_lives_by_group
+from analysis.fitting.fit import by_group, fit
+from analysis.fitting.groups import half_lives_by_group
 from analysis.fitting.observations import Observations
 from analysis.fitting.selection import Comparison, Ranked, compare
 from analysis.laws import LAWS, Law
@@ -23,7 +23,7 @@ MIN_POINTS = 10
 """Evaluations of a run below which no law is fitted to it."""
 SUPPORTED = 10.0
 """ΔAICc beyond which a law has essentially no support in the data (Burnham and Anderson 2002, 2.6): what its parameters
-would be is not asked, as their profiles take longer than all else of a report."""
+would be is not asked, as their profiles took a sixth of a report's time."""
 
 
 def menu() -> list[Law]:

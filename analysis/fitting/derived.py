@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 
 from analysis.errors import UserError
-from analysis.fitting.intervals import by_group, expanded, fits_alone, jackknife_half_width, without_groups
+from analysis.fitting.fit import by_group, fits_alone
+from analysis.fitting.intervals import expanded, jackknife_half_width, without_groups
 from analysis.fitting.problem import Problem
 from analysis.fitting.profile import Quantity, profile
 from analysis.fitting.result import Fit

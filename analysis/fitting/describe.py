@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.fitting.derived import derived_intervals
-from analysis.fitting.fit import by_group
-from analysis.fitting.half_lives import GroupHalfLife, alone, bound_reason, half_excess, never_reached, of_groups
+from analysis.fitting.fit import alone, by_group
+from analysis.fitting.half_lives import GroupHalfLife, bound_reason, half_excess, never_reached, of_groups
 from analysis.fitting.intervals import HalfLife, Intervals, intervals
 from analysis.fitting.result import POOLED, Fit, Warned, in_order
 from analysis.fitting.scatter import advice

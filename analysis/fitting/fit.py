@@ -127,6 +127,12 @@ def _fewest(data: Observations) -> int:
     return data.n if data.group is None else int(np.unique(data.group, return_counts=True)[1].min())
 
 
+def alone(fit: Fit) -> bool:
+    """Whether there are several groups with fits of their own, so that estimates are means over them."""
+    group = fit.observations.group
+    return group is not None and np.unique(group).size > 1 and fits_alone(fit)
+
+
 def fits_alone(fit: Fit) -> bool:
     """Whether every group has more points than parameters and covers most of the range of every input. Groups with one
     trial a point are items: none has a curve of its own."""

@@ -39,7 +39,7 @@ class OwnEnds:
 
 def own_ends(fit: Fit, level: float = LEVEL, *, half_life: bool = False) -> OwnEnds:
     """Of the fits in `by_group`; with `half_life`, only its ends are sure. Computed once per fit."""
-    name = "ends of half-lives" if half_life else "own_ends"
+    name = f"{'ends of half-lives' if half_life else 'own_ends'} {level}"
     if name not in fit.derived:
         fit.derived[name] = _own_ends(fit, level, half_life)
     return fit.derived[name]

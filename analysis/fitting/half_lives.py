@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.fitting.derived import of_functions
-from analysis.fitting.fit import by_group, fits_alone
+from analysis.fitting.fit import alone, by_group
 from analysis.fitting.groups import Reached, half_lives_by_group, last_seen, own_ends
 from analysis.fitting.intervals import intervals
 from analysis.fitting.result import Fit
@@ -151,12 +151,6 @@ def _excess_slopes(law: Law, theta: Array, at: Array) -> Array:
     up, down = law.value(theta, at[:, None, None] * (1 + 1e-5 * np.array([[1.0], [-1.0]]))).T
     with np.errstate(all="ignore"):
         return (target - gradient[:, 0]) * (2e-5 * at / (up - down))[:, None]
-
-
-def alone(fit: Fit) -> bool:
-    """Whether there are several groups with fits of their own, so that estimates are means over them."""
-    group = fit.observations.group
-    return group is not None and np.unique(group).size > 1 and fits_alone(fit)
 
 
 def _alone(fit: Fit) -> Reached | None:

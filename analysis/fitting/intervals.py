@@ -17,7 +17,7 @@ from scipy import stats
 
 from analysis.errors import UserError
 from analysis.fitting.deletion import many, stepped
-from analysis.fitting.fit import by_group, fit_many, fits_alone
+from analysis.fitting.fit import alone, by_group, fit_many
 from analysis.fitting.groups import Reached, half_lives_by_group, own_ends
 from analysis.fitting.problem import Problem
 from analysis.fitting.profile import Quantity, coordinate, log_half_life, parabola, profile
@@ -69,26 +69,21 @@ def intervals(fit: Fit, level: float = LEVEL) -> Intervals:
     """
     name = f"intervals {level}"
     if name not in fit.derived:
-        if not _has_groups(fit):
-            fit.derived[name] = _profiled(fit, level)
-        else:
-            fit.derived[name] = _over_groups(fit, level) if fits_alone(fit) else _jackknife(fit, level)
+        groups = 0 if fit.observations.group is None else np.unique(fit.observations.group).size
+        method = _profiled if groups < 2 else _over_groups if alone(fit) else _jackknife
+        fit.derived[name] = method(fit, level)
     return fit.derived[name]
 
 
 def half_life_of(fit: Fit, level: float = LEVEL) -> HalfLife | None:
     """That of `intervals`, without the time that the parameters' take."""
-    if f"intervals {level}" in fit.derived or not (_has_groups(fit) and fits_alone(fit)):
+    if f"intervals {level}" in fit.derived or not alone(fit):
         return intervals(fit, level).half_life
     if (reached := half_lives_by_group(fit)) is None:
         return None
     sure = own_ends(fit, level, half_life=True).determined[:, -1] | reached.bounded
     names = np.unique(np.asarray(fit.observations.group))
     return _mean_half_life(reached, _identified(names, reached.known, sure)[0], level)
-
-
-def _has_groups(fit: Fit) -> bool:
-    return fit.observations.group is not None and np.unique(fit.observations.group).size > 1
 
 
 def _solved(fit: Fit, theta: Array) -> Array:

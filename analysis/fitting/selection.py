@@ -18,7 +18,8 @@ from analysis.errors import UserError
 from analysis.fitting.describe import half_life
 from analysis.fitting.dispersion import summed
 from analysis.fitting.extrapolation import SHARES, last_part, over_groups, rolling
-from analysis.fitting.intervals import HalfLife, Intervals, by_group, fits_alone, half_life_of, intervals
+from analysis.fitting.fit import by_group, fits_alone
+from analysis.fitting.intervals import HalfLife, Intervals, half_life_of, intervals
 from analysis.fitting.observations import Observations
 from analysis.fitting.result import Fit
 from analysis.stats.arrays import Array

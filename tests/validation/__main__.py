@@ -105,8 +105,9 @@ def page(cells: list[Cell], replicates: int, seconds: float, processor: float) -
         "where gamma is 0; seeds fixed. Verdicts: [validation_verdicts.md](validation_verdicts.md).",
         "",
         f"Promised: coverage of {low:.0%} to {high:.0%} for identified quantities, and gamma = 0 called a slope in at "
-        f"most {FALSE_POSITIVES:.0%}. {len(cells) - len(missed)} of {len(cells)} cells meet this; false positives at "
-        f"gamma = 0 are {min(1 - c.coverage for c in nulls):.1%} to {max(1 - c.coverage for c in nulls):.1%}. The "
+        f"most {FALSE_POSITIVES:.0%}. {len(cells) - len(missed)} of {len(cells)} cells hold what is promised of them; "
+        f"false positives at gamma = 0 are {min(1 - c.coverage for c in nulls):.1%} to "
+        f"{max(1 - c.coverage for c in nulls):.1%}. The "
         f"mean coverage of the {len(identified)} identified quantities is {mean:.2%}. The standard error of one "
         f"coverage is {(0.95 * 0.05 / replicates) ** 0.5:.1%}: among so many cells, a few lie outside by chance.",
         "",

