@@ -14,6 +14,11 @@ from analysis.runs import upgrades
 from analysis.runs.records import Run
 from halflife.tracking.schema import Declaration
 
+
+def no_artifact(trial: str, name: str) -> None:
+    """For studies whose store cannot be asked, such as one that was sent to another process."""
+
+
 POINTS = {"trial": pl.String, "phase": pl.String, "step": pl.Int64, "name": pl.String, "value": pl.Float64}
 
 
@@ -34,7 +39,7 @@ class StudyData:
     """Names of the parameter columns of `trials`."""
     newest: bool = True
     """Whether no sweep of the study is newer."""
-    artifact: Callable[[str, str], str | None] = field(default=lambda trial, name: None, repr=False, compare=False)
+    artifact: Callable[[str, str], str | None] = field(default=no_artifact, repr=False, compare=False)
     """Text of a trial's artifact of that name, None if there is none: read when it is asked for."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Cache of results computed from this data and shared by figures; a modified copy starts empty."""
