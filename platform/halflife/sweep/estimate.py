@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from statistics import fmean
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,23 +11,23 @@ from rich.table import Table
 from halflife.store.execution import Execution, Memory
 from halflife.store.plan import Plan
 from halflife.store.stage import Stage
-from halflife.sweep import machine
+from halflife.sweep.paces import (
+    PEAK_SHARE,
+    STEP_SECONDS,
+    assumed_flops,
+    free_share,
+    measured,
+    pace_group,
+    seconds_of,
+)
 from halflife.sweep.placement import Placement, Placements, execution_text, size_text
 from halflife.sweep.report import blocked_lines, duration
 from halflife.sweep.study import Study
 
-CORE_SHARE = 0.7
-"""Of a core's speed in matrix products, what training uses of it before anything has been measured."""
-GPU_FLOPS = 100e12
-"""FLOP/s of a GPU at modest utilisation."""
-STEP_SECONDS = 0.01
-"""Overhead of an optimizer step before anything has been measured: Python, launches, small tensors. With both constants
-the presets' stages (30k to 300k parameters on a core of an AMD EPYC, 86 GFLOP/s) took 0.7 to 1.4 times as long as
-estimated."""
-HALF = 0.5
-"""Of its length, what a stage that may stop early takes before one like it has ended."""
 STARTUP_SECONDS = 12.0
-"""Starting Ray, and the first stage's imports."""
+"""Starting Ray, and the first stage's imports, if nothing else runs."""
+BUSY = 0.8
+"""What other work leaves of a core below which it is mentioned."""
 _ANCESTORS = "ancestors"
 """Stages that no trial names as a phase."""
 
@@ -77,7 +74,7 @@ def estimate(study: Study, plan: Plan, placements: Placements) -> Estimate:
     """What the missing stages of a plan would take."""
     missing = _runnable(plan)
     slots, device = placements.slots(missing), placements.budget.device
-    paces, taken = measured_paces(plan, device), seconds_of(plan, device)
+    paces, taken = measured(plan, device), seconds_of(plan, device, slots)
     seconds = {stage.key: taken(stage) for stage in missing}
     phases: dict[str, Row] = {}
     for stage in plan.stages.values():
@@ -90,7 +87,8 @@ def estimate(study: Study, plan: Plan, placements: Placements) -> Estimate:
             row.tokens += stage.cost.tokens
             row.flops += stage.cost.flops
             row.seconds += seconds[stage.key]
-    wall = max(sum(seconds.values()) / slots, _longest_chain(missing, seconds)) + (STARTUP_SECONDS if missing else 0.0)
+    wall = max(sum(seconds.values()) / slots, _longest_chain(missing, seconds))
+    wall += STARTUP_SECONDS / free_share(device, slots) if missing else 0.0
     found = [placements[stage] for stage in missing]
     largest = sorted((each.memory.total * each.execution.workers for each in found), reverse=True)
     return Estimate(
@@ -133,9 +131,11 @@ def show(study: Study, plan: Plan, placements: Placements, console: Console) -> 
     for line in blocked_lines(plan.blocked.values()):
         console.print(line, markup=False)
     if missing:
-        core = f", {CORE_SHARE:.0%} of a core's in matrix products," if device == "cpu" else ""
+        core = f", {PEAK_SHARE:.0%} of a core's in matrix products," if device == "cpu" else ""
         flops = f"{_si(assumed_flops(device))}FLOP/s per slot{core}"
         basis = f"assuming {flops} and {1e3 * STEP_SECONDS:.0f} ms overhead per step"
+        if (free := free_share(device, found.slots)) < BUSY:
+            basis += f"; other work leaves {free:.0%} of a core"
         if found.measured:
             basis = f"as measured for {found.measured} of {missing} stages, otherwise {basis}"
         console.print(
@@ -179,67 +179,6 @@ def show_memory(stages: Iterable[Stage], placements: Placements, console: Consol
     table.add_row("", *("fits" if found.fits else "does not fit" for _, found in ordered))
     console.print(table)
     console.print(str(placements.budget), markup=False)
-
-
-def pace_group(stage: Stage) -> tuple[Any, ...]:
-    """Stages of one group are assumed to run at the same pace."""
-    return stage.kind, getattr(stage, "architecture", None)
-
-
-def assumed_flops(device: str) -> float:
-    """FLOP/s of one slot before any stage has been measured."""
-    return CORE_SHARE * machine.core_flops() if device == "cpu" else GPU_FLOPS
-
-
-def assumed_seconds(stage: Stage, device: str) -> float:
-    """On one slot, evaluations included, before anything has been measured."""
-    return stage.cost.flops / assumed_flops(device) + stage.cost.steps * STEP_SECONDS
-
-
-def seconds_of(plan: Plan, device: str) -> Callable[[Stage], float]:
-    """The seconds that a stage of a plan takes on one slot, as far as complete stages tell: at the pace of its group,
-    or else of all groups; one that may stop early, for the part of its length that those like it took, or else half."""
-    paces, parts = measured_paces(plan, device), measured_parts(plan)
-    usual = fmean(paces.values()) if paces else 1.0
-
-    def seconds(stage: Stage) -> float:
-        part = parts.get(_length_group(stage), HALF) if _may_stop(stage) else 1.0
-        return assumed_seconds(stage, device) * paces.get(pace_group(stage), usual) * part
-
-    return seconds
-
-
-def measured_parts(plan: Plan) -> dict[tuple[Any, ...], float]:
-    """Of the complete stages that may stop early: the mean part of their tokens that they took, by group."""
-    found: defaultdict[tuple[Any, ...], list[float]] = defaultdict(list)
-    for key, outcome in plan.outcomes.items():
-        stage, tokens = plan.stages[key], outcome.summary.get("tokens")
-        if _may_stop(stage) and tokens and stage.cost.tokens:
-            found[_length_group(stage)].append(min(1.0, tokens / stage.cost.tokens))
-    return {group: fmean(parts) for group, parts in found.items()}
-
-
-def _may_stop(stage: Stage) -> bool:
-    return getattr(stage, "until", None) is not None
-
-
-def _length_group(stage: Stage) -> tuple[Any, ...]:
-    return *pace_group(stage), stage.cost.tokens
-
-
-def measured_paces(plan: Plan, device: str) -> dict[tuple[Any, ...], float]:
-    """How much longer than assumed the complete stages took, as a ratio, by group."""
-    assumed: defaultdict[tuple[Any, ...], float] = defaultdict(float)
-    seconds: defaultdict[tuple[Any, ...], float] = defaultdict(float)
-    for key, outcome in plan.outcomes.items():
-        stage, summary = plan.stages[key], outcome.summary
-        spent = (summary.get("seconds_training") or 0.0) + (summary.get("seconds_evaluating") or 0.0)
-        if outcome.status == "complete" and spent > 0:
-            tokens = summary.get("tokens")
-            part = min(1.0, tokens / stage.cost.tokens) if _may_stop(stage) and tokens and stage.cost.tokens else 1.0
-            assumed[pace_group(stage)] += assumed_seconds(stage, device) * part
-            seconds[pace_group(stage)] += spent
-    return {group: seconds[group] / assumed[group] for group in assumed if assumed[group]}
 
 
 def _longest_chain(missing: Iterable[Stage], seconds: dict[str, float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
@@ -15,14 +16,20 @@ from rich.text import Text
 from halflife.store.plan import Plan
 from halflife.store.stage import Progress, Stage
 from halflife.store.store import Store
-from halflife.sweep.estimate import seconds_of
+from halflife.sweep.estimate import STARTUP_SECONDS
+from halflife.sweep.paces import free_share, seconds_of
 from halflife.sweep.report import duration
 
 _TERMINAL_SECONDS, _PLAIN_SECONDS = 0.5, 15.0
 _ROWS = 16
 """Maximum number of running stages in the table."""
-_MIN_DONE = 0.05
-"""Fraction of the first stages that must be done before their speed counts."""
+_WINDOW_SECONDS = 300.0
+"""Speed is that of the last five minutes: what else the machine does changes."""
+_MARK_SECONDS = 5.0
+_EXPECTED_SECONDS = 30.0
+"""Of work, for which the planned speed counts beside the one seen: one small stage says little."""
+_UNSEEN = 0.9
+"""Of a stage that reports no progress, what may count as done before it ends."""
 
 
 class View:
@@ -48,10 +55,10 @@ class View:
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._every = _TERMINAL_SECONDS if self._live else _PLAIN_SECONDS
         self._shown = self._clock()
-        self._began: float | None = None
-        self._before = 0.0
-        """Work that was done when it began."""
-        self._moving = False
+        self._began, self._first_seen = self._clock(), dict[str, float]()
+        self._marks = deque[tuple[float, dict[str, float]]]()
+        """Times within the window, and what was done of which stages, from the first progress on: what comes before,
+        the start of Ray and imports, is paid once."""
 
     def __enter__(self) -> View:
         if self._live:
@@ -69,24 +76,25 @@ class View:
     def refresh(self) -> None:
         """Show the current state, if the last refresh is long enough ago."""
         now = self._clock()
-        if not self._moving and self._plan.running:
-            self._watch_start(now)
         if now - self._shown < self._every:
             return
         self._shown = now
         running = self.running()
+        self._mark(now, running)
         if self._live:
             self._live.update(Group(self._head(running), self._table(running)), refresh=True)
         else:
             self._console.print(self.line(running), markup=False, highlight=False)
 
-    def _watch_start(self, now: float) -> None:
-        """Speed counts from the first progress on: what comes before, the start of Ray and imports, is paid once."""
-        running = self.running()
-        progress = any(progress.done for _, progress in running)
-        if self._began is None or (progress and not self._ended):
-            self._began, self._before = now, self._done(running)
-        self._moving = progress or self._ended
+    def _mark(self, now: float, running: list[tuple[Stage, Progress]]) -> None:
+        moves = self._marks or self._ended or any(progress.done for _, progress in running)
+        if moves and not (self._marks and now < self._marks[-1][0] + _MARK_SECONDS):
+            self._marks.append((now, self._done(running, self._work())))
+        while len(self._marks) > 1 and self._marks[1][0] <= now - _WINDOW_SECONDS:
+            self._marks.popleft()
+
+    def _work(self) -> Callable[[Stage], float]:
+        return seconds_of(self._plan, self._device, self._slots)
 
     def running(self) -> list[tuple[Stage, Progress]]:
         """Running stages, and the progress of each from its lease."""
@@ -105,42 +113,48 @@ class View:
         counts += [f"{len(plan.blocked)} blocked"] if plan.blocked else []
         rate = sum(progress.rate for _, progress in running)
         counts += [f"{rate:,.0f} tokens/s"] if rate else []
-        left = self.seconds_left(running)
-        guess = left is None or not self._ended
-        left = self._left(running) / self._slots if left is None else left
-        counts += [f"about {duration(left)} left{' (a guess)' if guess else ''}"] if left >= 1 else []
+        left, guess = self.seconds_left(running), " (a guess)" * (not self._ended)
+        counts += [f"about {duration(left)} left{guess}"] if left >= 1 else []
         trouble = self._trouble()
         counts += [f"tracking store: {trouble}"] if trouble else []
         search = self._search()
         return " · ".join([search, *counts] if search else counts)
 
-    def seconds_left(self, running: list[tuple[Stage, Progress]]) -> float | None:
-        """From the work done since the first stage moved; None until enough is done. Before a stage of this sweep has
-        ended, what an evaluation costs and where stages stop is not known: then it is a guess."""
-        done, work = self._done(running) - self._before, seconds_of(self._plan, self._device)
-        enough = 0.0 if self._ended else _MIN_DONE * sum(work(stage) for stage, _ in running)
-        if self._began is None or done <= 0 or done < enough:
-            return None
-        return self._left(running) * (self._clock() - self._began) / done
+    def seconds_left(self, running: list[tuple[Stage, Progress]]) -> float:
+        """At the planned speed, corrected by that of the last minutes. Before a stage of this sweep has ended, what an
+        evaluation costs and where stages stop is not known: then it is a guess."""
+        work, now = self._work(), self._clock()
+        done = self._done(running, work)
+        left = sum(work(self._plan.stages[key]) for key in self._to_do) + self._future_work(work)
+        left -= sum(work(stage) * done[stage.key] for stage, _ in running)
+        if left <= 0:
+            return 0.0
+        if not self._marks:
+            start = STARTUP_SECONDS / free_share(self._device, self._slots)
+            return left / self._slots + max(0.0, start - (now - self._began))
+        then, before = self._marks[0]
+        seen = sum(work(self._plan.stages[key]) * (part - before.get(key, 0.0)) for key, part in done.items())
+        return left * (now - then + _EXPECTED_SECONDS / self._slots) / (max(0.0, seen) + _EXPECTED_SECONDS)
 
     @property
     def _ended(self) -> bool:
         """Whether a stage of this sweep has an outcome."""
         return bool(self._plan.outcomes.keys() - self._plan.cached)
 
-    def _done(self, running: list[tuple[Stage, Progress]]) -> float:
-        """Seconds of work on one slot that this sweep has done."""
-        plan, work = self._plan, seconds_of(self._plan, self._device)
-        under_way = sum(work(stage) * _share(progress) for stage, progress in running)
-        return under_way + sum(work(plan.stages[key]) for key in plan.outcomes.keys() - plan.cached)
+    @property
+    def _to_do(self) -> list[str]:
+        lost = self._plan.blocked.keys() | self._plan.failures.keys()
+        return [stage.key for stage in self._plan.missing if stage.key not in lost]
 
-    def _left(self, running: list[tuple[Stage, Progress]]) -> float:
-        """Seconds of work on one slot that are left."""
-        plan, work = self._plan, seconds_of(self._plan, self._device)
-        lost = plan.blocked.keys() | plan.failures.keys()
-        missing = sum(work(stage) for stage in plan.missing if stage.key not in lost)
-        under_way = sum(work(stage) * _share(progress) for stage, progress in running)
-        return missing - under_way + self._future_work(work)
+    def _done(self, running: list[tuple[Stage, Progress]], work: Callable[[Stage], float]) -> dict[str, float]:
+        """What is done of the stages that this sweep has begun; of one that does not say, as much as was planned for
+        its time."""
+        done, now = dict.fromkeys(self._plan.outcomes.keys() - self._plan.cached, 1.0), self._clock()
+        for stage, progress in running:
+            since = self._first_seen.setdefault(stage.key, now) if self._marks else now
+            planned = min(_UNSEEN, (now - since) / work(stage))
+            done[stage.key] = _share(progress) if progress.total else planned
+        return done
 
     def _head(self, running: list[tuple[Stage, Progress]]) -> Text:
         return Text(self.line(running), style="bold")

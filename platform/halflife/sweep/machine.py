@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -76,20 +77,31 @@ def gpus() -> Gpus:
 
 _PRODUCTS = """
 import sys, time, numpy
-matrix, fastest, end = numpy.ones((512, 512), "f"), 1.0, time.perf_counter() + 0.3
-while time.perf_counter() < end:
-    began = time.perf_counter()
+matrix, fastest, count, began = numpy.ones((512, 512), "f"), 1.0, 0, time.perf_counter()
+while (now := time.perf_counter()) < began + 0.3:
     matrix @ matrix
-    fastest = min(fastest, time.perf_counter() - began)
-sys.stdout.write(str(2 * 512**3 / fastest))
+    count, fastest = count + 1, min(fastest, time.perf_counter() - now)
+sys.stdout.write(f"{2 * 512**3 / fastest} {count * fastest / (now - began)}")
 """
 
 
-@cache
 def core_flops() -> float:
-    """FLOP/s of one core in products of fp32 matrices, measured in half a second: cores differ by a factor of three.
+    """FLOP/s of one core in products of fp32 matrices, undisturbed: cores differ by a factor of three."""
+    return max(flops for flops, _ in _products(1))
 
-    In a process of its own, as a library that is already loaded may use all cores.
-    """
+
+def core_share(processes: int) -> float:
+    """What other work leaves of a core to each of so many processes of this niceness, above 0 and at most 1."""
+    shares = [share for _, share in _products(max(1, min(processes, cores())))]
+    return sum(shares) / len(shares)
+
+
+@cache
+def _products(processes: int) -> list[tuple[float, float]]:
+    """Measured in half a second, in processes that run at once: the FLOP/s of the fastest product, and the share of the
+    time that such products would take. Not in this process, as a library that is already loaded may use all cores."""
     alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return float(subprocess.check_output([sys.executable, "-c", _PRODUCTS], env={**os.environ, **alone}))
+    command, env = [sys.executable, "-c", _PRODUCTS], {**os.environ, **alone}
+    with ThreadPoolExecutor(processes) as pool:
+        outputs = pool.map(lambda _: subprocess.check_output(command, env=env), range(processes))
+        return [(float(flops), float(share)) for flops, share in map(bytes.split, outputs)]
