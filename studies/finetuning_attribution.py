@@ -19,7 +19,8 @@ from halflife.interpret.attribution import Attribute
 from halflife.interpret.compare_attributions import CompareAttributions
 from halflife.kits import axes, finetuning, finetuning_questions
 from halflife.kits.axes import Varied, replicated
-from halflife.kits.finetuning import ALGORITHMS, Cell
+from halflife.kits.finetuning import Cell
+from halflife.kits.finetuning_algorithms import ALGORITHMS, Algorithm
 from halflife.results import study_report
 from halflife.store.stage import Stage
 from halflife.sweep.cli import Preset, main
@@ -33,6 +34,11 @@ AXES = {"algorithm": Varied(label="Fine-tuning", setting="algorithms", text="{}"
 """The first value is the reference's; each further value varies alone."""
 OTHER = 1
 """The attribute that the control of another intent is tuned for"""
+PILOT = 0
+PILOTED = (
+    f"The measures were defined while looking at seed {PILOT} of 30k, before the questions were declared, and its "
+    f"results are among the answers. --pilots {PILOT}, with a seed more (--seeds), leaves them out."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +46,8 @@ class Settings(finetuning.Settings):
     """Sizes x seeds x runs of each algorithm of fine-tuning."""
 
     algorithms: tuple[str, ...] = ("sft",)
-    """sft: supervised, on documents that have the attribute. rl, rl-0.1, rl-0: by reward, at KL strength 1, 0.1, 0."""
+    """sft: supervised, on documents that have the attribute. rl, rl-0.1, rl-0: by reward, at KL strength 1, 0.1, 0. dt:
+    on documents behind return tokens. cond: not tuned, a trunk trained with tags."""
 
 
 PRESETS = {
@@ -81,7 +88,7 @@ def check_settings(settings: Settings) -> None:
 def planned(settings: Settings) -> Iterator[tuple[Treatment, str, int]]:
     """Each treatment of a size and seed with its role and run."""
     for algorithm in settings.algorithms:
-        for run in range(settings.runs):
+        for run in range(settings.runs if ALGORITHMS[algorithm].repeats else 1):
             yield from ((Treatment(algorithm=algorithm), role, run) for role in ("treatment", "null"))
         yield Treatment(algorithm=algorithm), "absent", 0
 
@@ -90,35 +97,39 @@ def trials(settings: Settings) -> Iterator[Trial]:
     reference = axes.reference(Treatment, AXES, settings)
     names = {"null": "null", "absent": "another attribute"}
     for size, seed in itertools.product(settings.sizes, range(settings.seeds)):
-        cell = Cell(settings, size, seed)
         for treatment, role, run in planned(settings):
+            cell = Cell(settings, size, seed, ALGORITHMS[treatment.algorithm].slot)
             words = axes.words(treatment, reference, AXES, role, names)
             values = {**dataclasses.asdict(treatment), "run": run}
             yield trial(cell, values, stages(cell, treatment, role, run), *words, f"run {run}", role=role)
 
 
 def stages(cell: Cell, treatment: Treatment, role: str, run: int) -> dict[str, Stage]:
-    algorithm, runs = treatment.algorithm, cell.settings.runs
+    algorithm, runs = ALGORITHMS[treatment.algorithm], cell.settings.runs
     attribution = attributed(cell, algorithm, role, run)
-    tuning = attribution.tuned.model.stage  # type: ignore[union-attr]
     found: dict[str, Stage] = {
-        "trunk": cell.trunk, "activations": cell.activations, "dictionaries": cell.dictionaries, "tuning": tuning,
-        "attribution": attribution,
+        "trunk": cell.trunk, "activations": cell.activations, "dictionaries": cell.dictionaries,
+        "tuning": cell.measured(attribution.tuned), "attribution": attribution,
     }  # fmt: skip
-    if run == 0 and runs > 1 and role in ("treatment", "null"):
-        same = tuple(attributed(cell, algorithm, role, each) for each in range(runs))
-        first = cell.settings.algorithms[0]  # type: ignore[attr-defined]
-        others = tuple(attributed(cell, first, role, each) for each in range(runs)) if algorithm != first else ()
+    if run == 0 and cell.settings.fresh and role in ("treatment", "null"):
+        found["transfer"] = cell.transfer(attribution.tuned)
+    if run == 0 and runs > 1 and algorithm.repeats and role in ("treatment", "null"):
+        first = ALGORITHMS[cell.settings.algorithms[0]]  # type: ignore[attr-defined]
+        alike = first is not algorithm and first.slot == algorithm.slot
+        same, others = (
+            tuple(attributed(cell, each, role, run) for run in range(count))
+            for each, count in ((algorithm, runs), (first, runs if alike else 0))
+        )
         found["runs"] = CompareAttributions(runs=same, others=others)
     return found
 
 
-def attributed(cell: Cell, algorithm: str, role: str, run: int) -> Attribute:
+def attributed(cell: Cell, algorithm: Algorithm, role: str, run: int) -> Attribute:
     """A fine-tuning less its null; the null of another run less that; or a fine-tuning for another attribute."""
-    null = cell.tuned(algorithm, run, None)
+    null = algorithm.null(cell, run)
     if role == "null":
-        return cell.attribution(cell.tuned(algorithm, run + cell.settings.runs, None), null)
-    return cell.attribution(cell.tuned(algorithm, run, 0 if role == "treatment" else OTHER), null)
+        return cell.attribution(algorithm.null(cell, run + cell.settings.runs), null)
+    return cell.attribution(algorithm.tuned(cell, run, 0 if role == "treatment" else OTHER), null)
 
 
 def declare(preset: str, settings: Settings) -> Declaration:
@@ -130,14 +141,18 @@ def declare(preset: str, settings: Settings) -> Declaration:
         title="What fine-tuning used",
         question="Which features of a model does fine-tuning use, and do repeated runs use the same?",
         reading=(
-            "attribution/d0.dot.active/alignment is the correlation over live features of the first dictionary between "
-            "their scores (cosine of a feature's effect on the logits with what fine-tuning did, by gradient times "
-            "activation) and how each feature's activation correlates with the log-odds of the attribute. everywhere: "
-            "the gradient alone; change: by how far fine-tuning moved features; kl: by KL in place of the dot product. "
-            "explained and undone are the shares of the change of the logits that an edit reproduces in the trunk and "
-            "undoes in the tuned model; .../10 edits ten features. attribution/change/outside is the share that no "
-            "feature at the site can make. All of it is of fine-tuning less a null: as many steps on documents that "
-            "were not chosen. planted: single features that were moved in the trunk itself, which must be ranked first."
+            "A feature's score is the cosine between what moving it does to the logits and what fine-tuning did to "
+            "them, less the null: as many steps on documents that were not chosen. It is moved in proportion to its "
+            "own activation; elsewhere alike for all tokens, or as far as fine-tuning moved it. Alignment is the "
+            "correlation, over the features that fire at all, of this score with what each feature stands for: how its "
+            "activation correlates with the exact log-odds of the attribute. An edit of the top features is measured "
+            "by the share of the change of the logits that it reproduces in the trunk, and undoes in the tuned model, "
+            "beside other features that are as active and as effective. The positive control moves single features in "
+            "the trunk itself: they must be ranked first. "
+            "The measures: attribution/d0.dot.active/alignment (first dictionary, dot product as the loss, gradient "
+            "times activation; everywhere and change are the other two ways, kl the other loss); explained and undone "
+            "(.../10 edits ten features); attribution/change/outside, the share of the change that no feature at the "
+            "site can make; planted, the positive control."
         ),
         preset=preset,
         axes=(
@@ -153,11 +168,16 @@ def declare(preset: str, settings: Settings) -> Declaration:
         ),
         figures=("feature_scores", "feature_edits"),
         corpus="an attribute grammar of each seed's own",
+        notes=() if PILOT in settings.pilots else (PILOTED,),
+        pilot_seeds=settings.pilots,
         settings=dataclasses.asdict(settings),
         levers=Levers(
             dose=("tuning_steps",), rate="tuning_lr", trunk="trunk_tokens", prompts="texts", steps="fit_steps"
         ),
-        **finetuning_questions.asked(varied, features=max(settings.features), runs=settings.runs, several=several),
+        **finetuning_questions.asked(
+            varied, features=max(settings.features), runs=settings.runs, several=several, fresh=settings.fresh,
+            alone=tuple(name for name, each in ALGORITHMS.items() if not each.repeats),
+        ),
     )  # fmt: skip
 
 

@@ -228,6 +228,7 @@ _READERS: dict[str, Callable[[StudyData], Iterable[Row]]] = {
     "agreement": dictionaries.agreement, "persistence": dictionaries.persistence,
     "persistence_written": partial(dictionaries.persistence, phase=dictionaries.WRITTEN),
     "feature_alignment": attribution.alignment, "feature_edits": attribution.edits,
+    "dictionary_transfer": attribution.transfer,
     "own_savings": _own_savings, "share_left": _share_left, "first_objective": partial(_objective, 0),
     "second_objective": partial(_objective, 1),
 }  # fmt: skip

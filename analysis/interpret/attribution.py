@@ -11,7 +11,7 @@ import polars as pl
 
 from analysis.runs.study import StudyData
 
-PHASE = "attribution"
+PHASE, TRANSFER = "attribution", "transfer"
 SCORED = re.compile(r"(d\d+)\.([a-z]+)\.([a-z]+)/(alignment|alignment_raw|alignment_single)")
 KINDS = {"alignment": "cosine", "alignment_raw": "raw", "alignment_single": "one text"}
 EDITED = re.compile(r"(d\d+)\.[a-z]+\.([a-z]+)\.(\d+)/(explained|undone|toward)(_random)?")
@@ -21,9 +21,9 @@ MEAN = re.compile(r"mean-difference/(explained|undone|toward)")
 Row = dict[str, Any]
 
 
-def _values(data: StudyData) -> Iterator[tuple[str, dict[str, float]]]:
+def _values(data: StudyData, phase: str = PHASE) -> Iterator[tuple[str, dict[str, float]]]:
     """By trial, the points of its attribution."""
-    found = data.points.filter(pl.col("phase") == PHASE)
+    found = data.points.filter(pl.col("phase") == phase)
     for (trial,), part in found.group_by(["trial"], maintain_order=True):
         yield str(trial), dict(part.select("name", "value").iter_rows())
 
@@ -53,6 +53,13 @@ def edits(data: StudyData) -> Iterator[Row]:
             yield {**about, "compared": MATCHED if random else ATTRIBUTED, **_known(value)}
             if not random and made in means:
                 yield {**about, "compared": DIFFERENCE, **_known(means[made])}
+
+
+def transfer(data: StudyData) -> Iterator[Row]:
+    for trial, values in _values(data, TRANSFER):
+        for name, value in values.items():
+            if name.endswith("/fvu"):
+                yield {"trial": trial, "compared": name.removesuffix("/fvu"), **_known(value)}
 
 
 def latents(data: StudyData) -> pl.DataFrame:

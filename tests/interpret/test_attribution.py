@@ -26,6 +26,7 @@ from halflife.interpret.attribution_scores import WAYS, Attribution, MovedFeatur
 from halflife.interpret.autoencoder import Autoencoder
 from halflife.interpret.compare_attributions import CompareAttributions, compared
 from halflife.interpret.dictionary_edits import Fitted
+from halflife.interpret.transfer_dictionary import transferred
 from halflife.models.ladder import Rung
 from halflife.models.model import Model
 from halflife.models.sites import Site
@@ -277,6 +278,25 @@ def test_a_rotated_stream_is_fitted_again_after_a_linear_map_and_a_latent_that_i
     assert Transfer.of(own, base, base, live).collapsed == 0
     sizes[..., 3] = 0
     assert Transfer.of(own, base, (sizes[0] @ rows, sizes[1] @ rows), live).collapsed == pytest.approx(1 / width)
+
+
+def test_what_a_linear_map_undoes_is_told_from_what_needs_a_fresh_dictionary() -> None:
+    """A rotated stream is fitted again after a map and by the rotated dictionary. Of sums of other directions, only a
+    dictionary of these is one."""
+    width, count = 16, 24
+    many = torch.nn.functional.normalize(torch.randn(2, count, width, generator=seeded(1)), dim=2)
+
+    def of(rows: Tensor) -> Autoencoder:
+        return Autoencoder(rows, torch.zeros(count), rows, torch.zeros(width), k=1)
+
+    which = torch.randint(0, count, (80, 10), generator=seeded(2))
+    base, turn = many[0][which], torch.linalg.qr(torch.randn(width, width, generator=seeded(3))).Q
+    found = transferred(of(many[0]), of(many[0] @ turn), base, base @ turn)
+    assert max(found[f"{name}/fvu"] for name in ("own", "mapped", "fresh")) < 0.01
+    assert found["raw/fvu"] > 0.3
+    other = transferred(of(many[0]), of(many[1]), base, many[1][which.flip(0)])
+    assert other["fresh/fvu"] < 0.01
+    assert min(other["raw/fvu"], other["mapped/fvu"]) > 0.3
 
 
 def test_attributions_that_contradict_themselves_are_refused_in_one_line(tmp_path: Path) -> None:

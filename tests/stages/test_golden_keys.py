@@ -48,6 +48,7 @@ from halflife.interpret.fit_dictionary import FitDictionary
 from halflife.interpret.intervention import FitIntervention
 from halflife.interpret.measure_features import MeasureFeatures
 from halflife.interpret.pairs import Conditioned
+from halflife.interpret.transfer_dictionary import TransferDictionary
 from halflife.models.ladder import Rung
 from halflife.models.released import Released, Shape
 from halflife.models.sites import Site
@@ -315,6 +316,14 @@ ATTRIBUTED = Attribute(
     properties=AttributeOdds(text=GRAMMAR, wanted=((0, 1),)),
     losses=(DotProduct(), SquaredError()),
 )
+TRANSFERRED = TransferDictionary(
+    subject=STORED.subject,
+    tuned=STORED.subject,
+    dictionary=ATTRIBUTED.dictionaries[0],
+    fresh=ATTRIBUTED.dictionaries[0],
+    site=ATTRIBUTED.site,
+    texts=AttributeTexts(text=GRAMMAR, count=10, length=8),
+)
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "45e3158217f974c3b3bf"),
     (TRUNK, "b152fb55fc741b824d0b"),
@@ -349,6 +358,7 @@ GOLDEN: list[tuple[Stage, str]] = [
     (MEANT, "eb8e2a206417ee1423c6"),
     (ATTRIBUTED, "c13719657cd2ccb52f51"),
     (CompareAttributions(runs=(ATTRIBUTED, ATTRIBUTED), others=(ATTRIBUTED,)), "66f68f8d6eb9ac23d0fa"),
+    (TRANSFERRED, "63b62bc79d05d258c52a"),
 ]
 
 
@@ -389,6 +399,7 @@ GOLDEN: list[tuple[Stage, str]] = [
         "meant",
         "attributed",
         "compared",
+        "transferred",
     ],
 )
 def test_the_key_is_unchanged(stage: Stage, key: str) -> None:

@@ -12,7 +12,10 @@ from halflife.data.attributes import AttributeText
 from halflife.errors import UserError
 from halflife.interpret.attribution import Attribute
 from halflife.interpret.compare_attributions import CompareAttributions
-from halflife.kits.finetuning import ALGORITHMS
+from halflife.interpret.token_at import TokenAt
+from halflife.interpret.transfer_dictionary import TransferDictionary
+from halflife.kits.finetuning_algorithms import ALGORITHMS
+from halflife.stages.measure import Measure
 from halflife.stages.train import Train
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
@@ -103,6 +106,54 @@ def test_fine_tuning_by_reward_has_permuted_rewards_as_its_null(tmp_path: Path) 
             assert others is None or (isinstance(others, CompareAttributions) and len(others.others) == 2)
 
 
+def test_with_and_without_a_penalty_the_primary_question_is_of_features_that_collapse(tmp_path: Path) -> None:
+    asked = {q.name: q for q in built(replace(SMOKE, algorithms=("sft", "rl", "rl-0")), tmp_path).declaration.questions}
+    assert [name for name, question in asked.items() if question.primary] == ["aligned", "causal", "collapse"]
+    assert (asked["collapse"].margin, asked["path"].primary) == (0.05, False)
+
+
+def test_conditioned_models_are_one_model_behind_other_tokens(tmp_path: Path) -> None:
+    plan = built(replace(SMOKE, algorithms=("sft", "dt", "cond")), tmp_path)
+    seen: dict[tuple[Any, ...], Attribute] = {}
+    for trial in plan.trials:
+        name, found = trial.parameters["algorithm"], trial.stages["attribution"]
+        assert isinstance(found, Attribute)
+        if name == "sft":
+            continue
+        assert isinstance(trial.stages["tuning"], Measure)
+        assert found.null is not None
+        assert trial.role == "null" or found.tuned.edits != found.null.edits
+        assert isinstance(found.tuned.edits[0], TokenAt)
+        assert found.first == {"dt": 1, "cond": 4}[str(name)]
+        seen[name, trial.role, trial.parameters["run"]] = found
+        runs = trial.stages.get("runs")
+        assert runs is None or (isinstance(runs, CompareAttributions) and not runs.others)
+    assert {key for key in seen if key[0] == "cond"} == {("cond", r, 0) for r in ("treatment", "null", "absent")}
+    assert all(trained(f.tuned) == trained(f.null) == trained(f.subject) for (n, *_), f in seen.items() if n == "cond")
+    own = seen["dt", "treatment", 1]
+    assert trained(own.tuned) == trained(own.null) != trained(seen["dt", "treatment", 0].tuned)
+
+
+def test_fresh_dictionaries_are_fitted_to_first_runs_as_the_trunks_was(tmp_path: Path) -> None:
+    plan = built(replace(SMOKE, fresh=True), tmp_path)
+    found = {(t.role, t.parameters["run"]): t.stages.get("transfer") for t in plan.trials}
+    assert {key for key, stage in found.items() if stage} == {("treatment", 0), ("null", 0)}
+    stage = found["treatment", 0]
+    assert isinstance(stage, TransferDictionary)
+    old, fresh = cast("Any", stage.dictionary), cast("Any", stage.fresh)
+    assert old.dictionary == fresh.dictionary
+    assert fresh.fit.subject == stage.tuned == fresh.fit.activations.subject
+    assert {"transfer_raw_fresh", "transfer_mapped_fresh"} <= {question.name for question in plan.declaration.questions}
+
+
+def test_pilot_seeds_are_printed_or_left_out(tmp_path: Path) -> None:
+    plan = built(SMOKE, tmp_path)
+    assert "seed 0 of 30k" in plan.declaration.notes[0]
+    assert not plan.declaration.pilot_seeds
+    without = built(replace(SMOKE, seeds=2, pilots=(0,)), tmp_path).declaration
+    assert (without.pilot_seeds, without.notes) == ((0,), ())
+
+
 @pytest.mark.parametrize("preset", study.PRESETS)
 def test_every_preset_can_be_planned(preset: str, tmp_path: Path) -> None:
     settings = study.PRESETS[preset].settings
@@ -118,6 +169,7 @@ def test_every_preset_can_be_planned(preset: str, tmp_path: Path) -> None:
         ({"texts": 3}, "--symbols 32, --texts 3 and --stored 400: expected"),
         ({"runs": 0}, "--runs 0: expected a positive number"),
         ({"features": (1, 1)}, "--features 1 1: expected at least one value, each once"),
+        ({"pilots": (4,)}, "--pilots 4: expected seeds below 1"),
         ({"algorithms": ("magic",)}, "unknown fine-tuning 'magic': expected one of sft"),
     ],
 )

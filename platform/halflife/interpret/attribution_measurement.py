@@ -64,7 +64,7 @@ class _Work:
         self.stage, self.context = stage, context
         rows = stage.texts.rows(stage.subject.codec, context.results)
         self.texts = torch.from_numpy(rows).to(context.device)
-        self.compared = torch.from_numpy(np.unique(rows)).to(context.device)
+        self.compared = torch.from_numpy(np.unique(rows[:, stage.first :])).to(context.device)
         base, tuned = stage.subject.load(context), stage.tuned.load(context)
         null = None if stage.null is None else stage.null.load(context)
         self.base, self.tuned = self.predictions(base), self.predictions(tuned)

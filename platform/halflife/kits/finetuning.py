@@ -3,11 +3,12 @@ their nulls, and the attribution of what they did."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from halflife.data.attributes import AttributeText
+from halflife.data.tokenizers import special_ids
+from halflife.data.transforms import UNKNOWN, Transform, added_tokens
 from halflife.errors import UserError
 from halflife.evaluation.attribute_score import AttributeScore
 from halflife.evaluation.attribute_texts import AttributeTexts
@@ -18,23 +19,23 @@ from halflife.interpret.dictionary import BatchTopK, Dictionary
 from halflife.interpret.dictionary_edits import Fitted
 from halflife.interpret.distance import DistanceProbe
 from halflife.interpret.fit_dictionary import FitDictionary
+from halflife.interpret.token_at import TokenAt
+from halflife.interpret.transfer_dictionary import TransferDictionary
 from halflife.kits.settings import check_distinct, check_positive
 from halflife.models.ladder import Rung
 from halflife.models.sites import Site
 from halflife.stages.activations import Activations
 from halflife.stages.attribute_trunk import attribute_trunk
+from halflife.stages.measure import Measure
 from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
+from halflife.store.stage import Stage
 from halflife.tasks.attributes import UNTOLD, AttributeGrammar
-from halflife.training.attribute_reward import AttributeReward, FirstSymbols
 from halflife.training.optimizers import AdamW
-from halflife.training.policy_gradient import PolicyGradient
 from halflife.training.schedules import Schedule
 
 VALUE = 1
 """Of the attribute that a fine-tuning is for"""
-GROUPS = 8
-"""Of documents with the same first symbol, within which rewards are compared"""
 SCORED = 256
 """Texts for distances"""
 
@@ -83,6 +84,11 @@ class Settings:
     """Numbers of top features that are edited together."""
     num_eval: int = 256
     """Documents that a model writes to be scored."""
+    fresh: bool = False
+    """Also fit a dictionary to every first fine-tuning: does the trunk's still fit as well?"""
+    pilots: tuple[int, ...] = ()
+    """Seeds to leave out of every answer. Measures were defined on seed 0 of 30k, before the questions were declared:
+    --pilots 0, with a seed more, leaves it out."""
 
 
 def check_settings(settings: Settings) -> None:
@@ -103,17 +109,34 @@ def check_settings(settings: Settings) -> None:
             f"--symbols {settings.symbols}, --texts {settings.texts} and --stored {settings.stored}: expected at least "
             "4 symbols, 4 texts and 20 stored ones"
         )
+    if left := set(settings.pilots) - set(range(settings.seeds)):
+        raise UserError(f"--pilots {min(left)}: expected seeds below {settings.seeds} (--seeds)")
     if settings.k > settings.latents:
         raise UserError(f"--k {settings.k}: expected at most {settings.latents}, the dictionary's latents")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """What stands before the texts of a trunk, so that a model can be conditioned. The default: nothing."""
+
+    trained: tuple[Transform, ...] = ()
+    """Of the trunk's texts"""
+    unknown: tuple[Transform, ...] = ()
+    """Of the texts on which models are compared: as many tokens, that say nothing"""
+    special: tuple[str, ...] = ()
+    """Special tokens that the trunk has, beside those that it is trained on"""
+    inert: int = 0
+    """Attributes that change nothing, after the others: their tags are the null."""
+
+
 @dataclass(frozen=True)
 class Cell:
-    """The parts of all trials of one size and seed."""
+    """The parts of all trials of one size, seed and slot."""
 
     settings: Settings
     size: str
     seed: int
+    slot: Slot = Slot()
 
     @property
     def model(self) -> Rung:
@@ -126,45 +149,70 @@ class Cell:
 
     @cached_property
     def text(self) -> AttributeText:
-        grammar = AttributeGrammar(attributes=self.settings.attributes, values=2, seed=self.seed)
+        inert = self.slot.inert
+        grammar = AttributeGrammar(attributes=self.settings.attributes + inert, values=2, inert=inert, seed=self.seed)
         return AttributeText(grammar=grammar)
+
+    @property
+    def before(self) -> int:
+        """Tokens before each text"""
+        return added_tokens(self.slot.trained, self.text.choices)
 
     def shifted(self, attribute: int | None) -> AttributeText:
         """Documents that all have the attribute; None: as the trunk has them."""
         if attribute is None:
             return self.text
-        values = [VALUE if each == attribute else UNTOLD for each in range(self.settings.attributes)]
-        return replace(self.text, fixed=tuple(values))
+        return replace(self.text, fixed=self.told(attribute))
+
+    def told(self, attribute: int) -> tuple[int, ...]:
+        """The value of every attribute of such documents"""
+        return tuple(VALUE if each == attribute else UNTOLD for each in range(len(self.text.choices)))
 
     def texts(self, count: int, number: int, text: AttributeText | None = None) -> AttributeTexts:
         """`number`: of a set of texts that meets no other."""
         length = self.trunk.mixture.sequence
-        return AttributeTexts(text=text or self.text, count=count, length=length, seed=1000 * (self.seed + 1) + number)
+        return AttributeTexts(
+            text=text or self.text, transforms=self.slot.unknown, count=count, length=length,
+            seed=1000 * (self.seed + 1) + number,
+        )  # fmt: skip
 
     @cached_property
     def trunk(self) -> Train:
         settings = self.settings
         train = attribute_trunk(
-            self.text, (), rung=self.model, symbols=settings.symbols, tokens=settings.trunk_tokens, seed=self.seed
+            self.text, self.slot.trained, rung=self.model, symbols=settings.symbols, tokens=settings.trunk_tokens,
+            seed=self.seed,
+        )  # fmt: skip
+        mixture, tokenizer = train.mixture, self.text.tokenizer(self.slot.trained)
+        exact = AttributeTexts(
+            text=self.text, transforms=self.slot.unknown, count=SCORED, length=mixture.sequence, seed=self.seed
         )
-        exact = AttributeTexts(text=self.text, count=SCORED, length=train.mixture.sequence, seed=self.seed)
         return replace(
             train,
+            mixture=replace(mixture, tokenizer=replace(tokenizer, special=(*tokenizer.special, *self.slot.special))),
             optimizer=AdamW(learning_rate=settings.lr),
             schedule=Schedule(shape="wsd", warmup=0.02, decay=0.3),
-            evaluations=(Evaluation(name="exact", probe=DistanceProbe(texts=exact), at=Ends()),),
+            evaluations=(Evaluation(name="exact", probe=DistanceProbe(texts=exact, first=self.before), at=Ends()),),
         )
 
-    def tuned(self, algorithm: str, run: int, attribute: int | None = 0) -> Train:
-        """Fine-tuned for the attribute; None: the null, the same training without what it is for."""
-        settings, text = self.settings, self.text
-        length, told = self.trunk.mixture.sequence, self.shifted(0)
-        assert told.fixed is not None
+    @cached_property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Of a model tuned for the first attribute: does it write it, and how far is it from the exact conditional?"""
+        settings, told = self.settings, self.shifted(0)
         score = AttributeScore(
-            text=text, told=told.fixed, count=settings.num_eval, length=settings.symbols - 1, seed=self.seed
+            text=self.text, told=self.told(0), count=settings.num_eval, length=settings.symbols - 1, seed=self.seed,
+            before=(UNKNOWN,) * self.before,
+        )  # fmt: skip
+        conditional = DistanceProbe(texts=self.texts(SCORED, 3, told), first=self.before)
+        return (
+            Evaluation(name="attribute", probe=score, at=Ends()),
+            Evaluation(name="conditional", probe=conditional, at=Ends()),
         )
-        conditional = DistanceProbe(texts=self.texts(SCORED, 3, told))
-        base = replace(
+
+    def branch(self, run: int) -> Train:
+        """A fine-tuning of the trunk that nothing was changed in yet: its documents are the trunk's."""
+        settings, length = self.settings, self.trunk.mixture.sequence
+        return replace(
             self.trunk,
             start=Checkpoint(stage=self.trunk),
             tokens=settings.tuning_steps * settings.documents * length,
@@ -172,37 +220,59 @@ class Cell:
             optimizer=AdamW(learning_rate=settings.tuning_lr),
             optimizer_state="reset",
             schedule=Schedule(),
-            evaluations=(
-                Evaluation(name="attribute", probe=score, at=Ends()),
-                Evaluation(name="conditional", probe=conditional, at=Ends()),
-            ),
+            evaluations=self.evaluations,
             seed=1000 * (self.seed + 1) + run,
         )
-        return ALGORITHMS[algorithm](self, base, attribute)
+
+    def behind(self, train: Train, token: str, position: int = 0) -> Subject:
+        """The model as it reads texts behind this special token of its slot."""
+        found = special_ids(train.mixture.tokenizer)[token]
+        return replace(of(train), edits=(TokenAt(token=found, position=position),))
+
+    def measured(self, tuned: Subject) -> Stage:
+        """The stage with the evaluations of a tuned model: its training, or of one that is conditioned its own."""
+        if not tuned.edits:
+            return tuned.model.stage  # type: ignore[union-attr]
+        return Measure(subject=tuned, evaluations=self.evaluations)
 
     @cached_property
     def activations(self) -> Activations:
-        texts = self.texts(self.settings.stored, 1)
-        return Activations(subject=of(self.trunk), texts=texts, sites=(self.site,), seed=self.seed)
+        return self._activations(of(self.trunk))
 
     @cached_property
     def dictionaries(self) -> FitDictionary:
+        return self._fitted(self.activations, self.settings.dictionary_seeds)
+
+    def _activations(self, subject: Subject) -> Activations:
+        texts = self.texts(self.settings.stored, 1)
+        return Activations(subject=subject, texts=texts, sites=(self.site,), seed=self.seed)
+
+    def _fitted(self, activations: Activations, seeds: int) -> FitDictionary:
         settings = self.settings
         described = tuple(
             Dictionary(latents=settings.latents, sparsity=BatchTopK(k=settings.k), seed=1000 * (self.seed + 1) + number)
-            for number in range(settings.dictionary_seeds)
+            for number in range(seeds)
         )
         return FitDictionary(
-            activations=self.activations, dictionaries=described, subject=of(self.trunk), steps=settings.fit_steps,
+            activations=activations, dictionaries=described, subject=activations.subject, steps=settings.fit_steps,
             rows=settings.fit_rows, seed=self.seed,
         )  # fmt: skip
 
-    def attribution(self, tuned: Train, null: Train | None) -> Attribute:
+    def transfer(self, tuned: Subject) -> TransferDictionary:
+        """Of the first dictionary, against one of the tuned model that is fitted alike."""
+        fits = (self.dictionaries, self._fitted(self._activations(tuned), 1))
+        old, fresh = (Fitted(fit=fit, dictionary=fit.dictionaries[0]) for fit in fits)
+        return TransferDictionary(
+            subject=of(self.trunk), tuned=tuned, dictionary=old, fresh=fresh, site=self.site,
+            texts=self.texts(self.settings.texts, 5),
+        )  # fmt: skip
+
+    def attribution(self, tuned: Subject, null: Subject) -> Attribute:
         """Of what a fine-tuning did, less its null, always against the first attribute."""
         settings, fit = self.settings, self.dictionaries
         wanted = tuple((attribute, VALUE) for attribute in range(settings.attributes))
         return Attribute(
-            subject=of(self.trunk), tuned=of(tuned), null=of(null) if null else None, site=self.site,
+            subject=of(self.trunk), tuned=tuned, null=null, site=self.site, first=self.before,
             dictionaries=tuple(Fitted(fit=fit, dictionary=each) for each in fit.dictionaries),
             texts=self.texts(settings.texts, 2), intended=self.texts(settings.texts, 2, self.shifted(0)),
             properties=AttributeOdds(text=self.text, wanted=wanted), counts=settings.features, seed=self.seed,
@@ -212,38 +282,3 @@ class Cell:
 
 def of(stage: Train) -> Subject:
     return Subject(model=Checkpoint(stage=stage))
-
-
-Algorithm = Callable[[Cell, Train, int | None], Train]
-"""(cell, a fine-tuning without data, the attribute that it is for or None) -> the fine-tuning"""
-
-
-def _supervised(cell: Cell, base: Train, attribute: int | None) -> Train:
-    """On documents that have the attribute; null: on all documents."""
-    (source,) = base.mixture.sources
-    source = replace(source, corpus=cell.shifted(attribute))
-    return replace(base, mixture=replace(base.mixture, sources=(source,)))
-
-
-def _rewarded(beta: float) -> Algorithm:
-    """REINFORCE on the model's own documents, with the exact log-probability of the attribute as reward, less beta
-    times the divergence from the trunk; null: each document gets another's reward."""
-
-    def tune(cell: Cell, base: Train, attribute: int | None) -> Train:
-        settings, length = cell.settings, cell.trunk.mixture.sequence
-        told = cell.shifted(attribute or 0).fixed
-        assert told is not None
-        group = max(2, settings.documents // GROUPS)
-        policy = PolicyGradient(
-            target=FirstSymbols(text=cell.text, length=length, seed=cell.seed),
-            reward=AttributeReward(text=cell.text, told=told, permuted=attribute is None),
-            prompts=GROUPS, group=group, stops=False, beta=beta, strength=1 / length,
-        )  # fmt: skip
-        return replace(base, objectives=(policy,))
-
-    return tune
-
-
-ALGORITHMS: dict[str, Algorithm] = {
-    "sft": _supervised, "rl": _rewarded(1.0), "rl-0.1": _rewarded(0.1), "rl-0": _rewarded(0.0),
-}  # fmt: skip

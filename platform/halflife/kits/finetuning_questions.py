@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from halflife.kits.questions import at_reference, declared, effects
@@ -43,15 +44,27 @@ COLLAPSED = Quantity(
 LEARNED = Quantity(
     name="learned", label="the probability that a written document has the attribute", measure="tuning/attribute/score"
 )  # fmt: skip
+TRANSFER = Quantity(
+    name="transfer", label="the variance that a dictionary leaves unexplained after fine-tuning",
+    derived="dictionary_transfer", transform="log",
+)  # fmt: skip
 FEW = "a correlation of 0.2 is a twenty-fifth of the variance of what features stand for: less names no feature"
 TENTH = "a tenth of the change is the least that would make these features, and not others, the ones to look at"
+TWENTIETH = "a twentieth of the features is the least loss that a user of the dictionary would notice"
 RUNS = "runs whose scores have less than a tenth beyond their noise apart would be read as the same features"
 
 
-def asked(axes: tuple[Axis, ...], *, features: int, runs: int, several: bool) -> dict[str, Any]:
+def asked(
+    axes: tuple[Axis, ...], *, features: int, runs: int, several: bool, fresh: bool = False, alone: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """What a declaration asks where these `axes` (besides size, seed and run) are at their first values. `features`:
-    the largest number that is edited together; `several` sizes."""
+    the largest number that is edited together; `several` sizes; `fresh` dictionaries; `alone`: algorithms of one run.
+
+    With and without a penalty on the divergence, the primary question of features that collapse is in the place of
+    that of repeated runs, as at most three are primary."""
     at = at_reference(axes)
+    algorithms = next(axis.values for axis in axes if axis.name == "algorithm")
+    penalties = {"rl", "rl-0"} <= set(algorithms)
     edit = {**at, "dictionary": "d0", "way": "active", "features": features, "made": "reproduced"}
     primary: list[Question] = [
         Contrast(
@@ -102,20 +115,46 @@ def asked(axes: tuple[Axis, ...], *, features: int, runs: int, several: bool) ->
                 low=low, where=where,
             )
         )  # fmt: skip
-    if runs > 1:
-        primary.append(
+    repeated = runs > 1 and algorithms[0] not in alone
+    if repeated:
+        asked = primary if not penalties else further
+        asked.append(
             Contrast(
                 name="path", label="Do repeated runs of fine-tuning use the same features, as their nulls do not?",
-                quantity=WITHIN.name, high="treatment", low="null", primary=True, prediction="positive", margin=0.1,
-                reason=RUNS, where=at | {"run": 0},
+                quantity=WITHIN.name, high="treatment", low="null", primary=not penalties, prediction="positive",
+                margin=0.1, reason=RUNS, where=at | {"run": 0},
             )
         )  # fmt: skip
-    algorithms = next(axis.values for axis in axes if axis.name == "algorithm")
-    if {"rl", "rl-0"} <= set(algorithms):
-        further.append(
+    if penalties:
+        primary.append(
             Contrast(
                 name="collapse", label="Do more features collapse without a penalty on the divergence than with it?",
-                quantity=COLLAPSED.name, axis="algorithm", high="rl-0", low="rl",
+                quantity=COLLAPSED.name, axis="algorithm", high="rl-0", low="rl", primary=True, prediction="positive",
+                margin=0.05, reason=TWENTIETH,
+            )
+        )  # fmt: skip
+        further.append(
+            Contrast(
+                name="collapse_null", label="Without a penalty, do more features collapse than by rewards for nothing?",
+                quantity=COLLAPSED.name, high="treatment", low="null", where=at | {"algorithm": "rl-0"},
+            )
+        )  # fmt: skip
+    if fresh:
+        further += [
+            Contrast(
+                name=f"transfer_{one}_{other}", label=text, quantity=TRANSFER.name, axis="compared", high=one, low=other,
+                where=at | {"run": 0},
+            )
+            for one, other, text in (
+                ("raw", "fresh", "Does the dictionary fit the tuned model worse than a fresh one?"),
+                ("mapped", "fresh", "Also after a linear map of the tuned model's activations?"),
+                ("raw", "mapped", "Does that map help?"),
+            )
+        ]  # fmt: skip
+        further.append(
+            Contrast(
+                name="transfer_null", label="Does the dictionary fit the tuned model worse than its null?",
+                quantity=TRANSFER.name, high="treatment", low="null", where=at | {"run": 0, "compared": "raw"},
             )
         )  # fmt: skip
     if several:
@@ -126,7 +165,11 @@ def asked(axes: tuple[Axis, ...], *, features: int, runs: int, several: bool) ->
             )
             for quantity in (ALIGNMENT, INTENDED)
         ]  # fmt: skip
-    for quantity in (ALIGNMENT, INTENDED, *((PATH,) if runs > 1 else ())):
-        further += effects(axes, quantity, at)
-    quantities = (ALIGNMENT, SELECTIVITY, SCORES, EDITS, INTENDED, WITHIN, PATH, COLLAPSED, LEARNED)
+    for quantity in (ALIGNMENT, INTENDED, *((PATH,) if repeated else ())):
+        compared = axes
+        if quantity is PATH:
+            repeating = tuple(each for each in algorithms if each not in alone)
+            compared = tuple(replace(axis, values=repeating) if axis.name == "algorithm" else axis for axis in axes)
+        further += effects(compared, quantity, at)
+    quantities = (ALIGNMENT, SELECTIVITY, SCORES, EDITS, INTENDED, WITHIN, PATH, COLLAPSED, LEARNED, TRANSFER)
     return declared(quantities, (*primary, *further))

@@ -108,6 +108,13 @@ DERIVED = {
         items=("dictionary", "way", "features", "compared", "made"),
         phase="attribution",
     ),
+    "dictionary_transfer": Derived(
+        text="variance of a model's activations that a dictionary leaves unexplained, on held-out texts. compared: own "
+        "(the untuned model's, by its dictionary), and of the tuned model's raw (by the same), mapped (after the best "
+        "linear map to the untuned model's, fitted on other texts), fresh (by a dictionary fitted to it)",
+        items=("compared",),
+        phase="transfer",
+    ),
     "persistence_written": Derived(
         text="the same of a dictionary of what MLPs write, where no skip connection makes blocks alike",
         items=("latents",),
