@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from halflife.interpret.autoencoder import Autoencoder, Autoencoders, Normal, ScaledFeatures
-from halflife.interpret.dictionary import BatchTopK, Sparsity, TopK
+from halflife.interpret.dictionary import BatchTopK, JumpReLU, Sparsity, TopK
 
 WIDTH, LATENTS = 12, 30
 
@@ -50,6 +50,29 @@ def test_losses_and_gradients_are_those_of_dense_products(sparsity: Sparsity) ->
     inputs = [u, *of.parameters()]
     for one, other in zip(*(torch.autograd.grad(each.sum(), inputs) for each in (ours, theirs)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+
+
+def test_learned_thresholds_have_the_gradients_of_the_paper() -> None:
+    """arXiv 2407.14435, equations 11 and 12, from dense products."""
+    rule = JumpReLU(k=4, bandwidth=0.4, penalty=0.5)
+    of, u = made(rule), vectors(2, 3, 25)
+    assert of.log_threshold is not None
+    fvu, _, penalty = of.losses(u)
+    (fvu.sum() + penalty.sum()).backward()
+    flat, threshold = u.flatten(1, 2), of.log_threshold.detach().exp()[:, None]
+    pre = ((flat - of.decoder_bias[:, None]) @ of.encoder.mT + of.encoder_bias[:, None]).detach()
+    active = (pre > threshold).float()
+    codes = (pre * active).requires_grad_()
+    error = u - (codes @ of.decoder.detach() + of.decoder_bias[:, None].detach()).view_as(u)
+    unexplained = error.square().sum((2, 3)) / (u - u.mean(2, keepdim=True)).square().sum((2, 3))
+    (to_codes,) = torch.autograd.grad(unexplained.sum(), codes)
+    torch.testing.assert_close(fvu, unexplained)
+    mean = active.sum((1, 2)) / flat.shape[1]
+    torch.testing.assert_close(penalty, 0.5 * (mean / 4 - 1) ** 2)
+    kernel = ((pre - threshold).abs() < 0.2).float() / 0.4
+    to_active = (2 * 0.5 * (mean / 4 - 1) / 4 / flat.shape[1])[:, None, None]
+    expected = threshold[:, 0] * (-kernel * (threshold * to_codes + to_active)).sum(1)  # by the threshold's logarithm
+    torch.testing.assert_close(of.log_threshold.grad, expected, rtol=1e-4, atol=1e-6)
 
 
 @given(k=st.integers(1, LATENTS - 1), seed=st.integers(0, 2**20))
@@ -101,7 +124,7 @@ def test_the_auxiliary_loss_revives_dead_latents_and_nothing_else_does(weight: f
         of.encoder_bias[:, :10] = -10.0
     optimizer = torch.optim.Adam(of.parameters(), lr=0.02)
     for step in range(120):
-        fvu, auxiliary = of.losses(vectors(1, 1, 64, seed=step))
+        fvu, auxiliary, _ = of.losses(vectors(1, 1, 64, seed=step))
         optimizer.zero_grad()
         (fvu.sum() + weight * auxiliary.sum()).backward()
         optimizer.step()

@@ -16,7 +16,7 @@ from halflife.data.tokenizers import Lexicon
 from halflife.errors import UserError
 from halflife.evaluation.cadence import Every
 from halflife.interpret import sae_lens
-from halflife.interpret.dictionary import BatchTopK, Dictionary, TopK
+from halflife.interpret.dictionary import BatchTopK, Dictionary, JumpReLU, TopK
 from halflife.interpret.dictionary_fitting import Principal, fit, unexplained
 from halflife.interpret.fit_dictionary import FitDictionary
 from halflife.models.ladder import Rung
@@ -75,8 +75,26 @@ def test_directions_are_recovered_and_shared_as_far_as_blocks_share_them(
     assert points[f"{OWN.name}/fvu"] < 0.1 * points[f"pca-{ACTIVE}.residual-1/fvu"]
 
 
+def test_learned_thresholds_recover_directions_at_as_many_active_latents(
+    tmp_path: Path, same: StoredActivations
+) -> None:
+    learned = replace(OWN, sparsity=JumpReLU(k=ACTIVE))
+    given, host = stage(learned, rows=192, steps=180, learning_rate=1e-2), Host(tmp_path / "run")
+    points = fitted(given, same, host)
+    assert recovery(given, host, learned, SAME) > MCC
+    assert points[f"{learned.name}.residual-1/l0"] == pytest.approx(ACTIVE, rel=0.15)
+    thresholds = sae_lens.read(given.folder(host.folder, learned, SITES[0])).threshold
+    assert thresholds is not None
+    assert len(thresholds.unique()) > 1  # each latent's own
+
+
 def test_dictionaries_of_one_pass_are_as_each_fitted_alone(tmp_path: Path, same: StoredActivations) -> None:
-    several = (PLAIN, replace(PLAIN, seed=1), replace(PLAIN, shared=True), replace(PLAIN, sparsity=BatchTopK(k=ACTIVE)))
+    several = (
+        PLAIN,
+        replace(PLAIN, seed=1),
+        replace(PLAIN, shared=True),
+        *(replace(PLAIN, sparsity=rule(k=ACTIVE)) for rule in (BatchTopK, JumpReLU)),
+    )
     run: dict[str, Any] = {"steps": 20, "rows": 64}
     together = fitted(stage(*several, **run), same, Host(tmp_path / "together"))
     for each in several:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,8 @@ from halflife.rng import generator
 
 Scale = Literal["rms", "layer norm", "none"]
 LEAST_RMS = 1e-12
+LEAST_THRESHOLD = 0.01
+"""With which thresholds that are learned start, at the least"""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,24 @@ class _Decode(torch.autograd.Function):
         return to_values, support.collected(gradient, values), None
 
 
+class _Jump(torch.autograd.Function):
+    """values, where they are above their latents' thresholds, and whether they are. Straight-through estimates of the
+    thresholds' gradients by a rectangular kernel (arXiv 2407.14435, equations 11 and 12)."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        active = (values > threshold).to(values)
+        ctx.save_for_backward(values, threshold, active)
+        ctx.bandwidth = bandwidth
+        return values * active, active
+
+    @staticmethod
+    def backward(ctx: Any, to_values: Tensor, to_active: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values, threshold, active = ctx.saved_tensors
+        kernel = ((values - threshold).abs() < ctx.bandwidth / 2).to(values) / ctx.bandwidth
+        return to_values * active, -kernel * (threshold * to_values + to_active), None
+
+
 class Autoencoders(nn.Module):
     """Sparse autoencoders of one shape, which do not affect one another."""
 
@@ -135,6 +156,11 @@ class Autoencoders(nn.Module):
         self.encoder = nn.Parameter(self.decoder.detach().clone())
         self.encoder_bias = nn.Parameter(torch.zeros(len(seeds), latents))
         self.decoder_bias = nn.Parameter(torch.zeros(len(seeds), width))
+        self.log_threshold: nn.Parameter | None = None
+        if sparsity.learns_threshold:  # at which k of the first pre-activations, of random rows, are active
+            above = NormalDist().inv_cdf(1 - sparsity.k / (latents + 1))
+            started = torch.full((len(seeds), latents), max(above, LEAST_THRESHOLD))
+            self.log_threshold = nn.Parameter(started.log())
         self.register_buffer("since", torch.zeros(len(seeds), latents))  # vectors since each latent last fired
         self.since: Tensor
         self.decoder.register_hook(self._tangential)
@@ -153,14 +179,16 @@ class Autoencoders(nn.Module):
         """(dictionaries,): the share of latents that have fired lately."""
         return (self.since < self.dead_after).float().mean(1)
 
-    def losses(self, u: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised vectors (dictionaries, sites, vectors, width) -> the fraction of variance unexplained
-        (dictionaries, sites), and the auxiliary loss of dead latents (dictionaries,). Counts who fired."""
+        (dictionaries, sites), the auxiliary loss of dead latents (dictionaries,), and the penalty of thresholds that
+        are learned (dictionaries,). Counts who fired."""
         flat = u.flatten(1, 2)
         with torch.no_grad():
             pre = self._pre(flat)
-            support = Support(self.sparsity.chosen(pre), pre.shape)
-        values = self._values(flat, pre, support).relu()
+            margin = pre if self.log_threshold is None else pre - self.log_threshold.exp()[:, None]
+            support = Support(self.sparsity.chosen(margin), pre.shape)
+        values, penalty = self._active(self._values(flat, pre, support), support, flat)
         error = u - self._decoded(values, support, flat.shape).view_as(u)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.variance_gradient):
             variance = (u - u.mean(2, keepdim=True)).square().sum((2, 3))
@@ -173,7 +201,7 @@ class Autoencoders(nn.Module):
             fired.view(-1)[support.latent[values > 0]] = True
             self.since += u.shape[2]
             self.since.masked_fill_(fired, 0)
-        return unexplained, auxiliary
+        return unexplained, auxiliary, penalty
 
     def inference(self, number: int, held_out: Tensor) -> Autoencoder:
         """One of them, as it is used. `held_out`: normalised vectors (rows, width), from which a threshold is set."""
@@ -183,6 +211,8 @@ class Autoencoders(nn.Module):
             with torch.no_grad():
                 pre = (held_out - one[3]) @ one[0].T + one[1]
                 threshold = self.sparsity.threshold(pre[None])
+        elif self.log_threshold is not None:
+            threshold = self.log_threshold.detach()[number].exp()
         return Autoencoder(*one, k=self.sparsity.k, threshold=threshold)
 
     @property
@@ -200,6 +230,17 @@ class Autoencoders(nn.Module):
         values = pre.view(-1).index_select(0, support.places)
         rows, encoder = u.reshape(-1, u.shape[-1]), self.encoder.flatten(0, 1)
         return _Encode.apply(rows, encoder, self._bias().flatten(), values, support)  # pyright: ignore[reportReturnType]
+
+    def _active(self, values: Tensor, support: Support, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Pre-activations of the support as activations, and the penalty of each dictionary."""
+        none = like.new_zeros(len(like))
+        if self.log_threshold is None:
+            return values.relu(), none
+        rule: Any = self.sparsity
+        jumped: Any = _Jump.apply(values, self.log_threshold.exp().flatten()[support.latent], rule.bandwidth)
+        which = support.latent.div(self.decoder.shape[1], rounding_mode="floor")
+        mean = none.index_add(0, which, jumped[1]) / like.shape[1]
+        return jumped[0], rule.penalty * (mean / rule.k - 1).square()
 
     def _decoded(self, values: Tensor, support: Support, shape: torch.Size) -> Tensor:
         decoded: Any = _Decode.apply(values, self.decoder.flatten(0, 1), support)

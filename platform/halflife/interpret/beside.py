@@ -45,9 +45,9 @@ class Beside(Autoencoders):
         """Activations by site, each (rows, length, width) -> the loss."""
         normal = Normal.of(torch.stack([activations[site].flatten(0, 1) for site in self.sites]))
         u = normal.values
-        fvu, auxiliary = self.losses(u[None] if self.shared else u[:, None])
+        fvu, auxiliary, penalty = self.losses(u[None] if self.shared else u[:, None])
         self._log(fvu.detach().flatten(), normal, metrics)
-        return fvu.mean() + self.auxiliary * auxiliary.mean()
+        return fvu.mean() + self.auxiliary * auxiliary.mean() + penalty.mean()
 
     def _log(self, fvu: Tensor, normal: Normal, metrics: Metrics) -> None:
         metrics.log("fvu", fvu.mean())

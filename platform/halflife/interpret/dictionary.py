@@ -17,6 +17,8 @@ class Sparsity:
     """In names, before k"""
     needs_threshold: ClassVar[bool] = False
     """Whether `threshold` sets one; else the k largest are active"""
+    learns_threshold: ClassVar[bool] = False
+    """Whether each latent's threshold is a weight, as in `JumpReLU`, with its fields `bandwidth` and `penalty`"""
 
     k: int
     """Active latents per vector, or their mean"""
@@ -66,6 +68,30 @@ class BatchTopK(Sparsity):
         inactive = (pre.shape[2] - self.k) * pre.shape[1]
         below, above = (flat.kthvalue(max(1, inactive + more), dim=1).values for more in (0, 1))
         return ((below + above) / 2).clamp(min=0)  # on neither of them: another order of sums may not flip it
+
+
+@dataclass(frozen=True, kw_only=True)
+class JumpReLU(Sparsity):
+    """Latents whose pre-activation is above a threshold, which each learns (arXiv 2407.14435): its gradient is that of
+    values within a window around it. Their number is drawn to k by penalty * (mean / k - 1)^2."""
+
+    label: ClassVar[str] = "jump"
+    learns_threshold: ClassVar[bool] = True
+
+    bandwidth: float = 0.3
+    """Width of the window, where pre-activations of random rows have a standard deviation of 1"""
+    penalty: float = 0.1
+    """Beside the fraction of variance unexplained"""
+
+    def __post_init__(self) -> None:
+        """Raises UserError when the fields are not above 0."""
+        for name in ("bandwidth", "penalty"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} {getattr(self, name)} of a JumpReLU given: expected above 0")
+
+    def chosen(self, pre: Any) -> Any:
+        """Of pre-activations less their thresholds: those above the lower end of the window."""
+        return (pre.flatten() > -self.bandwidth / 2).nonzero().flatten()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,8 +109,8 @@ class Group:
         """`u` (sites, rows, width), normalised. Returns the loss of the dictionaries, added up."""
         count = len(self.members)
         batch = u.expand(count, *u.shape) if self.shared else u.repeat(count, 1, 1)[:, None]
-        fvu, auxiliary = self.module.losses(batch)
-        loss = (fvu.mean(1) + self.recipe.auxiliary * auxiliary).sum()
+        fvu, auxiliary, penalty = self.module.losses(batch)
+        loss = (fvu.mean(1) + self.recipe.auxiliary * auxiliary + penalty).sum()
         self.optimizer.zero_grad()
         loss.backward()
         self._clip()

@@ -11,7 +11,7 @@ from halflife.errors import UserError
 from halflife.evaluation.attribute_texts import AttributeTexts
 from halflife.evaluation.probes import Evaluation, Every
 from halflife.interpret.concepts import AttributeConcepts
-from halflife.interpret.dictionary import BatchTopK, Dictionary, Sparsity, TopK
+from halflife.interpret.dictionary import BatchTopK, Dictionary, JumpReLU, Sparsity, TopK
 from halflife.interpret.dictionary_companion import DictionaryCompanion
 from halflife.interpret.distance import DistanceProbe
 from halflife.interpret.fit_dictionary import FitDictionary
@@ -32,7 +32,7 @@ from halflife.training.schedules import Schedule
 Arm = Literal["shared", "per-block", "random", "dense", "low-rank", "longer"]
 BESIDE = "beside"
 """Name of the dictionary that trains beside a model."""
-SPARSITIES: dict[str, type[Sparsity]] = {"topk": TopK, "batchtopk": BatchTopK}
+SPARSITIES: dict[str, type[Sparsity]] = {"topk": TopK, "batchtopk": BatchTopK, "jumprelu": JumpReLU}
 READINGS = 16
 """Of the exact loss, evenly spaced over a trunk"""
 
@@ -60,7 +60,7 @@ class Settings:
     k: int = 4
     """Active latents per vector, of every dictionary. Streams of 30k on this text have a participation ratio of 5 to
     10: with 8, principal components would do."""
-    sparsity: Literal["topk", "batchtopk"] = "topk"
+    sparsity: Literal["topk", "batchtopk", "jumprelu"] = "topk"
     """How fresh dictionaries choose active latents."""
     beside_latents: int = 256
     """Latents of the dictionary beside the model: 8 times the width of the smallest."""
