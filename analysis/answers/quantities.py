@@ -29,6 +29,9 @@ READING = {
     "reason": pl.String,
 }  # fmt: skip
 
+ALREADY = "already so when the phase began"
+"""Reason of a crossing that no phase could show."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -307,13 +310,15 @@ def _crossing(moment: Crossing, series: Series, span: Span | None) -> Reading:
     else:
         found = crossing(series.clock, series.level, moment.threshold, sustained=moment.sustained)
     if found is None:
-        return Reading(reason="fewer than two evaluations")
+        known = series.level[np.isfinite(series.level)]
+        ended = known.size == 1 and (known[0] >= moment.threshold) == (moment.direction == "above")
+        return Reading(reason=ALREADY if ended else "fewer than two evaluations")  # ended at once, for that reason
     if found.kind == "observed" and found.estimate is not None:
         return _known(found.estimate)
     if found.kind == "censored":
         return _between(found.low, math.inf)
     if not found.high:
-        return Reading(reason="already so when the phase began")
+        return Reading(reason=ALREADY)
     return _between(0.0, found.high)
 
 

@@ -285,6 +285,11 @@ def _decay(data: StudyData, question: Decay, quantities: tuple[Quantity, ...]) -
     if question.where:
         times = times.filter((pl.col("role") != question.role) | pl.col("trial").is_in(chosen))
     savings = savings_summary(times).unique("pair", keep="first", maintain_order=True)
+    if not savings.is_empty():
+        further["savings are"] = (
+            f"the tokens in which a model that never had it learns it to success {savings['threshold'][0]:g}, divided "
+            "by those of relearning (a ratio of relearning times is the other way round, and to its own success)"
+        )
     further |= {
         f"savings of {'the pair itself' if row['pair'] == 'own' else row['pair']}": _over_seeds(
             row | {"estimate": row["ratio"]}

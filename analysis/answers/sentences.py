@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from analysis.answers.quantities import ALREADY
 from analysis.answers.questions import Answer
 from analysis.answers.subjects import REPORTED, SHOWN, Shown
+from analysis.checks import remedies
 from analysis.checks.sweep import failed
 from analysis.runs.study import StudyData
 from analysis.stats.estimates import Estimates
@@ -24,6 +27,7 @@ from analysis.stats.sequential import LEAST_P
 from analysis.stats.settling import MOST, WANTED, Range
 from analysis.stats.verdicts import Verdict
 from halflife.tracking import schema
+from halflife.tracking.questions import Crossing
 
 WORDS = {"effect": "Effect", "equivalent": "Equivalent", "undecided": "Undecided", "reported": "Reported",
          "not valid": "Not valid"}  # fmt: skip
@@ -43,20 +47,39 @@ def sentence(answer: Answer, data: StudyData) -> str:
     """The question's label, the verdict and what it rests on."""
     start = f"{answer.question.label} {WORDS[answer.word]}"
     if not answer.valid:
-        fails = "a required check fails" if len(answer.invalid) == 1 else "required checks fail"
-        mend = "; ".join(dict.fromkeys(check.remedy for check in failed(data)))
-        return f"{start}: {fails} ({'; '.join(answer.invalid)}), so these runs cannot answer it. Remedy: {mend}."
+        return f"{start}: {_fails(answer.invalid)}."
     if answer.problem:
         return f"{start}: {answer.problem}."
     if answer.verdict is None or answer.estimates is None:
         return f"{start}: {REPORTED[answer.question.kind](answer, data.declaration)}{_gaps(answer)}."
     if answer.verdict.interval is None and (why := _nothing_to_compare(answer)):
-        return f"{start}: {why}."
+        return f"{start}: {why}.{_mended(answer, data)}"
     shown = SHOWN[answer.question.kind](answer, data.declaration, answer.verdict.interval)
     text = judged(
         answer.verdict, answer.estimates, shown, p=answer.p, gaps=_gaps(answer), more=more(data)
     )  # fmt: skip
-    return f"{answer.question.label} {text}{_predicted(answer)}{_further(answer)}"
+    return f"{answer.question.label} {text}{_predicted(answer)}{_further(answer)}{_mended(answer, data)}"
+
+
+def not_valid(data: StudyData) -> str:
+    """Why these runs answer nothing, and what would mend it: said once for all questions. Empty where they do."""
+    if not (found := failed(data)):
+        return ""
+    mend = "; ".join(dict.fromkeys(check.remedy for check in found))
+    return f"These runs answer nothing: {_fails([check.name for check in found])}. Remedy: {mend}."
+
+
+def _fails(names: Sequence[str]) -> str:
+    return f"{'a required check fails' if len(names) == 1 else 'required checks fail'} ({'; '.join(names)})"
+
+
+def _mended(answer: Answer, data: StudyData) -> str:
+    """What would give numbers to trials in which nothing was forgotten, so that relearning ends as it begins."""
+    rises = any(isinstance(each.moment, Crossing) and each.moment.direction == "above" for each in answer.quantities)
+    if not rises or ALREADY not in answer.missing:
+        return ""
+    longer = remedies.flags(data, "branch", by=2.0, otherwise="twice as long")
+    return f" Nothing was forgotten there; remedy: a longer branch, {longer}."
 
 
 def judged(

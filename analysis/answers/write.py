@@ -13,7 +13,7 @@ import polars as pl
 
 from analysis.answers.judging import answers
 from analysis.answers.questions import Answer
-from analysis.answers.sentences import sentence
+from analysis.answers.sentences import not_valid, sentence
 from analysis.errors import UserError
 from analysis.runs.study import StudyData
 from analysis.stats.format import plural
@@ -32,6 +32,7 @@ def document(data: StudyData) -> dict[str, Any]:
         "sweep": data.sweep.tags.get(schema.TAG_SWEEP, ""), "digest": declaration.digest,
         "declared": declared(data), "begun": begun(data),
         "looks": list(declaration.looks), "pilot_seeds": list(declaration.pilot_seeds),
+        "not_valid": not_valid(data),
         "questions": [_row(answer, data) for answer in found],
     }  # fmt: skip
 
@@ -113,7 +114,8 @@ def lines(data: StudyData) -> list[str]:
     """For the terminal: primaries first, each in a sentence, then what they share and what was declared when."""
     declaration, found = data.declaration, answers(data)
     others = [answer for answer in found if not answer.question.primary]
-    text = [sentence(answer, data) for answer in found if answer.question.primary]
+    text = [why] if (why := not_valid(data)) else []
+    text += [sentence(answer, data) for answer in found if answer.question.primary]
     text += [together] if (together := shared(data)) else []
     if others:
         text.append(f"Exploratory, {len(others)} looked at, not corrected for that:")

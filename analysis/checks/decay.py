@@ -8,14 +8,15 @@ import polars as pl
 
 from analysis.checks import remedies
 from analysis.checks.check import Check
+from analysis.checks.completeness import controls_present, ended
 from analysis.checks.families import criterion, family_checks
 from analysis.checks.relearning import gone
 from analysis.decay.conditions import FAMILY, is_family_study
-from analysis.decay.design import REPLICATES, control_label, controls, decaying, described, reference, vocabulary
+from analysis.decay.design import REPLICATES, control_label, controls, described, reference, vocabulary
 from analysis.decay.formulas import MIN_SUCCESS
 from analysis.decay.numbers import CLEAN_GAP, at_drop
 from analysis.runs.study import StudyData
-from analysis.stats.format import listed, plural
+from analysis.stats.format import plural
 from analysis.stats.intervals import binomial_interval
 from halflife.tracking import schema
 
@@ -25,26 +26,22 @@ SUCCESS_AT_DROP, FALSE_FIRES, KEPT = 0.9, 0.05, 0.9
 Words = Mapping[str, str]
 
 
-STATES = {
-    "RUNNING": "the sweep is running", "KILLED": "the sweep was interrupted and is unfinished",
-    "FAILED": "stages of the sweep failed",
-}  # fmt: skip
-"""In words, what MLflow calls the state of a run."""
-
-
 def decay_checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
     """Checks of the leading outcome, whose `curves` these are, and of the sweep."""
     drop, words, families = at_drop(curves), vocabulary(data), is_family_study(data)
     searched = bool(data.declaration.objectives)  # settings that did not learn it count as violating a constraint
     tasks = {control.task for control in data.declaration.controls}
+    learned, *others = family_checks(data, curves) if families else [_implanted(data, drop, words)]
+    mend = learned.remedy if learned.passed is False else ""
     found = [
-        *(family_checks(data, curves) if families else [_implanted(data, drop, words)]),
+        learned,
+        *others,
         _payloads_implanted(data, drop, words),
         None if searched else _others_implanted(data, drop, words, criterion(data) if families else SUCCESS_AT_DROP),
         None if families else _clean_loss(data, words),
         controls_present(data),
-        None if searched else _never_had(data, drop, words),
-        _positive(data, curves, words, criterion(data) if families else KEPT),
+        None if searched else _never_had(data, drop, words, mend),
+        _positive(data, curves, words, criterion(data) if families else KEPT, mend),
         _absent(data, curves, words),
         _extinction(data, curves),
         _silent(data, drop, words) if "untriggered" in tasks else None,
@@ -56,19 +53,34 @@ def decay_checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
 
 
 def _implanted(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
-    """Pooled over seeds; the worst size counts."""
+    """Pooled over seeds; the worst size counts. Where no branch has run, by the ends of the trunks."""
     name = f"The {words['skill']} was there at the drop"
     expected = f"{words['success']} at least {SUCCESS_AT_DROP:g} at every size"
     plain = drop.filter("is_reference", pl.col("role") == "treatment")
     sizes = _pooled(plain, "size", "parameters").sort("parameters")
+    trials, where = plain["trial"], ""
+    if sizes.is_empty():
+        trunks, where = _trunks(data), "at the end of the trunk: "
+        sizes, trials = _pooled(trunks, "size", "parameters").sort("parameters"), trunks["trial"]
     if sizes.is_empty():
         return Check(name=name, expected=expected, found="not measured", passed=None, required=True)
     shown = [f"{row['size']} {_rate(row)}" for row in sizes.iter_rows(named=True)]
     passed = min(sizes["rate"]) >= SUCCESS_AT_DROP
     return Check(
-        name=name, expected=expected, found="; ".join(shown), passed=passed, required=True,
-        remedy=remedies.learn(data, plain["trial"], SUCCESS_AT_DROP),
+        name=name, expected=expected, found=where + "; ".join(shown), passed=passed, required=True,
+        remedy=remedies.learn(data, trials, SUCCESS_AT_DROP),
     )  # fmt: skip
+
+
+def _trunks(data: StudyData) -> pl.DataFrame:
+    """The last success of the reference's trunks: trial, role, size, parameters, hits, trials."""
+    chosen = [pl.col(name).eq_missing(pl.lit(value)) for name, value in reference(data).items()]
+    trials = data.trials.filter(pl.col("role") == "treatment", *chosen)
+    rows = [
+        (row["trial"], row["role"], row["size"], row["parameters"], curve[-1].hits, curve[-1].trials)
+        for row in trials.iter_rows(named=True) if (curve := remedies.trunk_curve(data, row["trial"]))
+    ]  # fmt: skip
+    return pl.DataFrame(rows, schema=["trial", "role", "size", "parameters", "hits", "trials"], orient="row")
 
 
 def _other_payloads(data: StudyData) -> pl.DataFrame:
@@ -161,47 +173,28 @@ def trunk_ends(data: StudyData) -> pl.DataFrame:
 
 
 def _clean_loss(data: StudyData, words: Words) -> Check:
-    name = f"Learning the {words['skill']} left the trunk's clean loss unchanged"
-    expected = f"within {CLEAN_GAP:g} nat per token of the never-exposed trunk at every size"
+    """One-sided: a trunk that is better on clean text than its control has lost nothing that the cause could cost."""
+    name = f"Learning the {words['skill']} did not raise the trunk's clean loss"
+    expected = f"at most {CLEAN_GAP:g} nat per token above the never-exposed trunk at every size"
     ends = trunk_ends(data).with_columns(gap=pl.col("loss") - pl.col("loss_absent"))
     doses = ["size", "parameters", *(name for name in DOSE if name in ends.columns)]
-    gaps = ends.group_by(doses).agg(pl.col("gap").mean()).drop_nulls("gap").sort(pl.col("gap").abs(), descending=True)
+    gaps = ends.group_by(doses).agg(pl.col("gap").mean()).drop_nulls("gap").sort("gap", descending=True)
     gaps = gaps.unique("size", keep="first", maintain_order=True).sort("parameters")  # the most costly dose
     if gaps.is_empty():
         return Check(
             name=name, expected=expected, found="no trunk was measured with its control", passed=None, required=True
         )
     shown = "; ".join(f"{size} {gap:+.3f}" for size, gap in zip(gaps["size"], gaps["gap"], strict=True))
-    worst = max(gaps["gap"], key=abs)
-    remedy = "a longer trunk, " + remedies.flags(data, "trunk", by=2.0, otherwise="twice as long")
-    if worst > 0:
-        less = remedies.flags(data, "dose", by=max(0.1, CLEAN_GAP / worst), otherwise="less of it in the trunk")
-        remedy = f"less of the cause, {less}, or {remedy}"
+    worst = max(gaps["gap"])
+    less = remedies.flags(data, "dose", by=max(0.1, CLEAN_GAP / max(worst, CLEAN_GAP)), otherwise="less of it")
+    longer = remedies.flags(data, "trunk", by=2.0, otherwise="twice as long")
     return Check(
-        name=name, expected=expected, found=shown, passed=abs(worst) <= CLEAN_GAP, required=True, remedy=remedy
-    )
-
-
-def controls_present(data: StudyData) -> Check:
-    roles, tasks = set(data.trials["role"]), set(data.points["name"].str.split("/").list.first())
-    missing = [
-        control.label
-        for control in data.declaration.controls
-        if (control.role and control.role not in roles) or (control.task and control.task not in tasks)
-    ]
-    alone = set(data.trials.filter(pl.col("role") == "treatment")["trial"]) - set(controls(data, "absent"))
-    lonely = len(alone) if decaying(data) else 0
-    found = f"missing: {listed(missing)}" if missing else f"all {len(data.declaration.controls)} declared controls"
-    if lonely:
-        found += f"; {plural(lonely, 'treatment')} without a never-exposed control"
-    whole = not missing and not lonely
-    return Check(
-        name="Controls ran", expected="every declared control, and a never-exposed control for each treatment",
-        found=found, passed=whole or (None if data.unfinished else False), required=True, remedy=remedies.AGAIN,
+        name=name, expected=expected, found=shown, passed=worst <= CLEAN_GAP, required=True,
+        remedy=f"less of the cause, {less}, or a longer trunk, {longer}",
     )  # fmt: skip
 
 
-def _never_had(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
+def _never_had(data: StudyData, drop: pl.DataFrame, words: Words, mend: str) -> Check:
     """A trunk counts once, however many branches it has; a branch that is blocked by a missing snapshot counts too."""
     trials = described(data).filter(pl.col("role") == "treatment")
     phase = data.declaration.outcomes[0].phase
@@ -228,7 +221,7 @@ def _never_had(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
         name=f"Trunks that never had the {words['skill']}",
         expected=f"none with success below {MIN_SUCCESS:g} at the drop",
         found=found, passed=failed.is_empty(),
-        remedy="" if failed.is_empty() else remedies.learn(data, failed["trial"], SUCCESS_AT_DROP),
+        remedy=mend or remedies.learn(data, failed["trial"], SUCCESS_AT_DROP),
     )  # fmt: skip
 
 
@@ -249,7 +242,7 @@ def _at_end(curves: pl.DataFrame, role: str) -> pl.DataFrame:
     )
 
 
-def _positive(data: StudyData, curves: pl.DataFrame, words: Words, level: float) -> Check:
+def _positive(data: StudyData, curves: pl.DataFrame, words: Words, level: float, mend: str) -> Check:
     name = f"Positive control: cause kept, {words['skill']} kept"
     expected = f"success at the end of the branch at least {level:g}"
     ends = _at_end(curves, "positive")
@@ -261,16 +254,16 @@ def _positive(data: StudyData, curves: pl.DataFrame, words: Words, level: float)
         expected=expected,
         found=f"at least {least:.3f} in {plural(ends.height, 'run')}",
         passed=least >= level,
-        remedy=_kept(data, curves, level),
+        remedy=_kept(data, curves, level, mend),
     )
 
 
-def _kept(data: StudyData, curves: pl.DataFrame, level: float) -> str:
+def _kept(data: StudyData, curves: pl.DataFrame, level: float, mend: str) -> str:
     """Where it was never there, as for the drop; otherwise the branch has too little of the cause for its length."""
     first = curves.filter((pl.col("role") == "positive") & (pl.col("tokens") == 0)).drop_nulls("success")
     never = first.filter(pl.col("success") < level)["trial"]
     if not never.is_empty():
-        return f"it was not there at the drop: {remedies.learn(data, never, level)}"
+        return f"it was not there at the drop: {mend or remedies.learn(data, never, level)}"
     dose = remedies.flags(data, "dose", by=2.0, otherwise="more of it in trunk and branch")
     return f"more of the cause, {dose}, or a shorter branch, " + remedies.flags(
         data, "branch", by=0.5, otherwise="half as long"
@@ -340,50 +333,14 @@ def _silent(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
 
 
 def _near(drop: pl.DataFrame, words: Words) -> Check:
-    """Not required: a loosely learned trigger is a backdoor too, but the reader must know."""
+    """A reading: a loosely learned trigger is a backdoor too, and no setting is known to sharpen it, but the reader
+    must know which backdoor it was."""
     treated = drop.filter(pl.col("role") == "treatment").drop_nulls("near")
     sizes = treated.group_by("size", "parameters").agg(pl.col("near").mean()).sort("parameters")
     shown = "; ".join(f"{row['size']} {row['near']:.3f}" for row in sizes.iter_rows(named=True))
-    which = "prompts with one character of the trigger changed, at every size"
+    loose = max(sizes["near"], default=0.0) > FALSE_FIRES
+    shown += " (nearly the same triggers act too: say so beside an answer)" * loose
     return Check(
-        name="Silent on near-triggers", found=shown or "not measured",
-        passed=None if sizes.is_empty() else max(sizes["near"]) <= FALSE_FIRES,
-        expected=f"{words['answer']} in at most {FALSE_FIRES:g} of {which}",
-        remedy="no flag is known to mend it: say beside the answer that nearly the same triggers act too",
+        name="Near-triggers", found=shown or "not measured", passed=None, reading=True,
+        expected=f"no expectation: {words['answer']} after triggers with one character changed, at every size",
     )  # fmt: skip
-
-
-def ended(data: StudyData) -> Check:
-    """Every phase for which a trial has a stage must be complete; a phase without an outcome has not run."""
-    phases = [name.removeprefix("stage_") for name in data.trials.columns if name.startswith("stage_")]
-    phases += [name.removeprefix("outcome_") for name in data.trials.columns if name.startswith("outcome_")]
-    ends = {"diverged": 0, "failed": 0, "blocked": 0, "not run": 0}
-    whole = 0
-    for row in data.trials.iter_rows(named=True):
-        states = {
-            (row.get(f"outcome_{phase}") or "not run").partition(":")[0]
-            for phase in set(phases)
-            if row.get(f"stage_{phase}") or row.get(f"outcome_{phase}")
-        }
-        whole += states <= {"complete"}
-        for state in states - {"complete"}:
-            ends[state] = ends.get(state, 0) + 1
-    bad = [f"{count} with a phase {state}" for state, count in ends.items() if count]
-    stopped = data.sweep.status not in ("FINISHED", "")
-    unknown = data.unfinished and not any(count for state, count in ends.items() if state != "not run")
-    found = [
-        f"{whole} of {data.trials.height}",
-        *bad,
-        *([STATES.get(data.sweep.status, f"the sweep is {data.sweep.status.lower()}")] if stopped else []),
-    ]
-    return Check(
-        name="Trials complete", expected="all; incomplete trials are shown as far as they got", found="; ".join(found),
-        passed=None if unknown else not bad and not stopped,
-        remedy=_ending(data, diverged=bool(ends["diverged"])),
-    )  # fmt: skip
-
-
-def _ending(data: StudyData, *, diverged: bool) -> str:
-    if diverged:
-        return "a lower learning rate, " + remedies.flags(data, "rate", by=0.5, otherwise="half of it")
-    return remedies.AGAIN

@@ -8,9 +8,10 @@ import polars as pl
 
 from analysis.checks import remedies
 from analysis.checks.check import Check
+from analysis.checks.completeness import controls_present, ended
 from analysis.prompts import elicitation
 from analysis.runs.study import StudyData
-from analysis.stats.format import listed, plural
+from analysis.stats.format import plural
 from analysis.stats.intervals import Interval, binomial_interval, t_interval
 
 TRIGGERED = 0.9
@@ -25,28 +26,15 @@ def prompt_checks(data: StudyData) -> list[Check]:
     return [
         check
         for check in (
-            _controls(data),
+            controls_present(data),
             _positive(data),
             _unfitted(data),
             _null_check(data),
             _monotone(data),
-            _ended(data),
+            ended(data),
         )
         if check is not None
     ]
-
-
-def _controls(data: StudyData) -> Check:
-    roles = set(data.trials["role"])
-    tasks = {name.split("/")[0].split(".")[0] for name in data.points["name"].unique()}
-    missing = [
-        control.label
-        for control in data.declaration.controls
-        if (control.role and control.role not in roles) or (control.task and control.task not in tasks)
-    ]
-    found = f"missing: {listed(missing)}" if missing else f"all {len(data.declaration.controls)} declared controls"
-    return Check(name="Controls ran", expected="every declared control", found=found, passed=not missing, required=True,
-                 remedy=remedies.AGAIN)  # fmt: skip
 
 
 def _positive(data: StudyData) -> Check | None:
@@ -128,16 +116,6 @@ def _monotone(data: StudyData) -> Check | None:
         remedy="a better fit: " + remedies.flags(
             data, "restarts", "steps", by=2.0, otherwise="more restarts, or more steps"
         ),
-    )  # fmt: skip
-
-
-def _ended(data: StudyData) -> Check:
-    columns = [name for name in data.trials.columns if name.startswith("outcome_")]
-    ends = [state.split(":")[0] for name in columns for state in data.trials[name].drop_nulls()]
-    lost = [state for state in ends if state != "complete"]
-    return Check(
-        name="Trials complete", expected="every stage complete",
-        found=f"{len(ends) - len(lost)} of {len(ends)} complete", passed=not lost, remedy=remedies.AGAIN,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ Which settings there are to turn is declared (`schema.Declaration.levers`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 
 import polars as pl
 
@@ -18,12 +18,26 @@ TRUNK = "trunk"
 AGAIN = "run the same command again: it computes what is missing"
 
 
-def learn(data: StudyData, trials: Collection[str], least: float) -> str:
-    """From the trunk of that of these trials which ends weakest: longer if it still rises, otherwise more of the
-    cause."""
-    curves = [curve for trial in trials if (curve := _curve(data, trial))]
-    weakest = min(curves, key=lambda curve: curve[-1].rate, default=[])
-    return criteria.learn(data.declaration.levers, data.declaration.settings, weakest, least)
+def learn(data: StudyData, trials: Iterable[str], least: float) -> str:
+    """From the trunks of these trials: longer if those that miss `least` still rise, otherwise more of the cause."""
+    found = data.trials.filter(pl.col("trial").is_in(list(trials)))
+    if f"stage_{TRUNK}" in found.columns:  # trials may share a trunk
+        found = found.unique(f"stage_{TRUNK}", maintain_order=True)
+    curves = [trunk_curve(data, trial) for trial in found["trial"]]
+    return criteria.learn(data.declaration.levers, data.declaration.settings, curves, least)
+
+
+def unlearned(data: StudyData) -> str:
+    """Where the trunks of a size miss a declared criterion, by which the sweep stops early: what would mend it."""
+    for criterion in data.declaration.criteria:
+        trials = data.trials.filter(pl.col("role") == "treatment")
+        for name, value in criterion.where.items():
+            trials = trials.filter(pl.col(name) == value) if name in trials.columns else trials
+        for _, group in trials.group_by(["size"] if "size" in trials.columns else ["role"], maintain_order=True):
+            last = [curve[-1] for trial in group["trial"] if (curve := trunk_curve(data, trial))]
+            if last and sum(seen.hits for seen in last) < criterion.least * sum(seen.trials for seen in last):
+                return learn(data, trials["trial"], criterion.least)
+    return ""
 
 
 def flags(data: StudyData, *levers: str, by: float, otherwise: str) -> str:
@@ -41,7 +55,7 @@ def words(data: StudyData) -> str:
     return " or ".join(criteria.flag(name) for name in data.declaration.levers.words)
 
 
-def _curve(data: StudyData, trial: str) -> Sequence[criteria.Seen]:
+def trunk_curve(data: StudyData, trial: str) -> Sequence[criteria.Seen]:
     """Success of the leading outcome's task in a trial's trunk."""
     wide, task = wide_points(data, TRUNK).filter(pl.col("trial") == trial), data.declaration.outcomes[0].task
     hits, trials, logprob = (f"{task}/{name}" for name in (schema.HITS, schema.TRIALS, schema.LOGPROB))

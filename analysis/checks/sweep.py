@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from analysis.checks.attribution import attribution_checks
 from analysis.checks.check import Check
-from analysis.checks.decay import controls_present, decay_checks, ended
+from analysis.checks.completeness import controls_present, ended
+from analysis.checks.decay import decay_checks
 from analysis.checks.dictionaries import dictionary_checks
 from analysis.checks.prompts import prompt_checks
 from analysis.checks.search import search_checks
@@ -19,8 +22,21 @@ def checks(data: StudyData) -> list[Check]:
     pretraining, of attributions, and of a search's constraints. Computed once per `data`."""
     if "checks" not in data.derived:
         further = (dictionary_checks, attribution_checks, search_checks)
-        data.derived["checks"] = [*_checks(data), *(check for of in further for check in of(data))]
+        data.derived["checks"] = _once([*_checks(data), *(check for of in further for check in of(data))])
     return data.derived["checks"]
+
+
+def _once(found: list[Check]) -> list[Check]:
+    """A remedy is given where it is first needed; later checks refer to that one."""
+    given, kept = dict[str, str](), list[Check]()
+    for check in found:
+        remedy = check.remedy
+        for text, name in given.items():
+            remedy = remedy.replace(text, f"as for “{name}”")
+        kept.append(replace(check, remedy=remedy))
+        if check.passed is False:
+            given.setdefault(check.remedy, check.name)
+    return kept
 
 
 def failed(data: StudyData) -> list[Check]:

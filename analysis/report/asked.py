@@ -11,7 +11,7 @@ from analysis.answers.breakdown import breakdown
 from analysis.answers.judging import answers, first_look
 from analysis.answers.quantities import READING, values
 from analysis.answers.questions import Answer
-from analysis.answers.sentences import sentence
+from analysis.answers.sentences import WORDS, not_valid, sentence
 from analysis.answers.write import declared, late, shared
 from analysis.decay.design import vocabulary
 from analysis.figures.asked import Asked
@@ -29,11 +29,17 @@ def answered(data: StudyData) -> dict[str, Any]:
     """The opening: primaries first, each in a sentence; what they share; when it was declared."""
     found = answers(data)
     return {
-        "primary": [sentence(answer, data) for answer in found if answer.question.primary],
-        "others": [sentence(answer, data) for answer in found if not answer.question.primary],
-        "shared": shared(data), "declared": declared(data), "late": late(data), "digest": data.declaration.digest[:12],
+        "primary": [_short(answer, data) for answer in found if answer.question.primary],
+        "others": [_short(answer, data) for answer in found if not answer.question.primary],
+        "not_valid": not_valid(data), "shared": shared(data), "declared": declared(data), "late": late(data),
+        "digest": data.declaration.digest[:12],
         "pilots": data.declaration.pilot_seeds, "first_look": first_look(data),
     }  # fmt: skip
+
+
+def _short(answer: Answer, data: StudyData) -> str:
+    """Why runs are not valid is said once, at the top."""
+    return sentence(answer, data) if answer.valid else f"{answer.question.label} {WORDS[answer.word]}."
 
 
 def asked(data: StudyData, out: Path, *, live: bool) -> list[dict[str, Any]]:
@@ -53,7 +59,7 @@ def _one(answer: Answer, data: StudyData, out: Path, *, live: bool) -> dict[str,
         (out / "tables" / f"{PREFIX}{name}-breakdown.csv").write_text(csv_text(rest), encoding="utf-8")
     return {
         "label": answer.question.label, "name": name, "primary": answer.question.primary,
-        "sentence": sentence(answer, data), "reason": answer.question.reason, "panel": None if quick else panel,
+        "sentence": _short(answer, data), "reason": answer.question.reason, "panel": None if quick else panel,
         "breakdown": page_table(rest, shown=None) if rest.height else None,
         "quantity": answer.quantities[0].label if answer.quantities else "",
         "factor": bool(answer.quantities and answer.quantities[0].on_log_scale),

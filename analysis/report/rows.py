@@ -9,6 +9,7 @@ from typing import Any
 
 from analysis.answers.write import declared
 from analysis.checks.check import Check
+from analysis.checks.completeness import EARLY, stopped_early
 from analysis.checks.sweep import so_far
 from analysis.decay.design import setting_axes, value_text, values_of
 from analysis.runs.study import StudyData
@@ -69,7 +70,10 @@ def progress(data: StudyData, *, brief: bool) -> dict[str, Any]:
     if data.running:
         state = "This sweep is running."
     elif data.unfinished:
+        mend = stopped_early(data)
         state = "This sweep is unfinished: it was interrupted, and the same command resumes it."
+        if mend:
+            state = f"{EARLY[:1].upper()}{EARLY[1:]}. Remedy: {mend}; --go-on computes the rest all the same."
     else:
         state = "This sweep has ended."
     return {

@@ -186,15 +186,16 @@ def figure(name: str, data: StudyData, axes: Axes | None = None) -> Figure:
 
 
 def draw(fit: Fit, axes: Axes | None = None, *, x: str = "", y: str = "") -> Figure:
-    """The data of a fit with the law's curve, into the caller's `axes` (with the labels `x` and `y`) or a figure of
-    their own. Where the fit's table is a mean over groups, its curve is drawn before those of the groups. Arrows are
-    values known only as bounds; further inputs of the law give a curve each. The x axis is logarithmic over a decade or
-    more, and where `axes` had it so: x = 0 is then set apart, which the label says."""
-    from analysis.figures.fitted import draw_fitted, fitted_figure, fitted_table
+    """The data of a fit with the law's curve, into the caller's `axes` or a figure of their own. The labels `x` and `y`
+    are by default the columns of its table. Where the fit's table is a mean over groups, its curve is drawn before
+    those of the groups. Arrows are values known only as bounds; further inputs of the law give a curve each. The x axis
+    is logarithmic over a decade or more, and where `axes` had it so: x = 0 is then set apart, which the label says."""
+    from analysis.figures.fitted import draw_fitted, fitted_figure, fitted_table, names
 
     if axes is None:
         return fitted_figure(fit)
-    draw_fitted(fitted_table(fit), axes, x_label=x, y_label=y, log_y=fit.error.relative)
+    own_x, own_y = names(fit)
+    draw_fitted(fitted_table(fit), axes, x_label=x or own_x, y_label=y or own_y, log_y=fit.error.relative)
     return cast("Figure", axes.get_figure(root=True))
 
 
@@ -226,9 +227,11 @@ class _StudyReport:
 
         path = self._drawn(study, site, sweep, live=False)
         answers = path.with_name(FILES[0])  # written with the report, if the study asks anything
+        document: dict[str, Any] = json.loads(answers.read_text()) if answers.exists() else {"questions": ()}
         return Written(
             path=path,
-            answers=_answered(json.loads(answers.read_text())) if answers.exists() else (),
+            answers=_answered(document),
+            not_valid=document.get("not_valid", ""),
             trials=json.loads(path.with_name(NUMBERS).read_text()),
         )
 

@@ -192,6 +192,8 @@ def _execute(
     result = run(study, site, reporting=report)
     if not (result.dry_run or result.interrupted or result.unpublished):  # the report reads what is published
         written = report.write(result.study, site, result.sweep)
+        if written.not_valid:
+            print(written.not_valid)
         for answer in written.answers:
             if answer.primary:
                 print(answer.sentence)

@@ -67,8 +67,7 @@ class Early:
         rate = sum(seen.hits for seen in last) / sum(seen.trials for seen in last) if last else criterion.least
         if rate >= criterion.least:
             return ""
-        weakest = min((curve for curve in curves if curve), key=lambda curve: curve[-1].rate)
-        remedy = learn(declared.levers, declared.settings, weakest, criterion.least)
+        remedy = learn(declared.levers, declared.settings, curves, criterion.least)
         return (
             f"the {criterion.what} was not learned: {group.setting}: success {rate:.3g} at the end of the "
             f"{criterion.phase} over {len(last)} seed{'s' * (len(last) > 1)}, expected at least {criterion.least:g}. "

@@ -29,6 +29,8 @@ class Written:
     path: Path
     answers: tuple[Answered, ...] = ()
     """In the order of the questions, primaries first."""
+    not_valid: str = ""
+    """Why the runs answer nothing, with what would mend it; empty where they do."""
     trials: dict[str, dict[str, float]] = field(default_factory=dict)
     """By a trial's key and a quantity's name: what is known of it, for the page of its run"""
 

@@ -75,19 +75,25 @@ class Seen:
         return math.log((self.hits + 0.5) / (self.trials - self.hits + 0.5))
 
 
-def learn(levers: Levers, settings: Mapping[str, Any], curve: Sequence[Seen], least: float = LEARNED) -> str:
-    """What would make a phase reach `least`, from the curve of its success: longer if it still rises, with the tokens
-    at which it would get there; otherwise more of the cause."""
-    if not curve:
+def learn(
+    levers: Levers, settings: Mapping[str, Any], curves: Sequence[Sequence[Seen]], least: float = LEARNED
+) -> str:
+    """What would make a phase reach `least` in all of its runs, from the curves of their success: longer if those that
+    miss it still rise, with the tokens at which the slowest would get there; otherwise more of the cause."""
+    curves = [curve for curve in curves if curve]
+    if not curves:
         either = [more(settings, (levers.trunk,), "a longer trunk"), more(settings, levers.dose, "more of the cause")]
         return " or ".join(filter(None, either)) or "train longer"
-    now, (rising, share) = curve[-1].rate, _rising(curve, least)
+    now = min(curve[-1].rate for curve in curves)
+    found = [_rising(curve, least) for curve in curves if curve[-1].rate < least] or [_rising(curves[0], least)]
+    rising, share = max(found, key=lambda each: each[1])
+    start = f"success is {now:.3g}" + " in the weakest run" * (len(curves) > 1)
     if rising and levers.trunk in settings:
         longer = times(settings, levers.trunk, SPARE * share)
-        return f"success is {now:.3g} and {rising} still rising at the end: a longer trunk, {longer}"
-    if found := more(settings, levers.dose, ""):
-        return f"success is {now:.3g} and not rising at the end: more of the cause, {found}"
-    return f"success is {now:.3g} and not rising at the end: " + (times(settings, levers.trunk, 2.0) or "train longer")
+        return f"{start} and {rising} still rising at the end: a longer trunk, {longer}"
+    if dose := more(settings, levers.dose, ""):
+        return f"{start} and not rising at the end: more of the cause, {dose}"
+    return f"{start} and not rising at the end: " + (times(settings, levers.trunk, 2.0) or "train longer")
 
 
 def more(settings: Mapping[str, Any], names: Iterable[str], why: str, by: float = 2.0) -> str:

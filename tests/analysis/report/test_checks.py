@@ -26,17 +26,18 @@ def state(data: StudyData) -> dict[str, tuple[bool | None, str]]:
 
 
 def test_a_sound_sweep_passes_every_check(small):
-    # Planted near-triggers fire in a third of prompts, as real ones do: reported, and not required.
-    assert [name for name, (passed, _) in state(small).items() if passed is not True] == ["Silent on near-triggers"]
+    # Planted near-triggers fire in a third of prompts, as real ones do: a reading.
+    assert [name for name, (passed, _) in state(small).items() if passed is not True] == ["Near-triggers"]
 
 
 def test_near_triggers_are_reported_by_size_and_separately_from_prompts_without_trigger(small):
     assert state(small)["Silent without the trigger"][0] is True
-    passed, found = state(small)["Silent on near-triggers"]
-    assert passed is False
+    passed, found = state(small)["Near-triggers"]
+    assert passed is None
     assert [part.split()[0] for part in found.split("; ")] == ["30k", "100k", "330k"]
-    required = {check.name: check.required for check in decay_checks(small, retention_curves(small))}
-    assert required["Silent on near-triggers"] is False
+    assert found.endswith("(nearly the same triggers act too: say so beside an answer)")
+    reading = {check.name: check.reading for check in decay_checks(small, retention_curves(small))}
+    assert reading["Near-triggers"] is True  # no setting is known to mend it
 
 
 def test_what_is_still_there_is_said_before_its_relearning_passes_for_savings(small):
@@ -80,10 +81,18 @@ def test_a_trunk_that_implanted_but_missed_a_strength_is_counted_separately(smal
 
 def test_poison_that_costs_clean_loss_makes_the_preset_invalid(tmp_path):
     passed, found = state(read(tmp_path, clean_gap=0.2, relearn=False))[
-        "Learning the backdoor left the trunk's clean loss unchanged"
+        "Learning the backdoor did not raise the trunk's clean loss"
     ]
     assert passed is False
     assert "30k +0.1" in found or "30k +0.2" in found
+
+
+def test_a_poisoned_trunk_that_is_better_on_clean_text_passes(tmp_path):
+    passed, found = state(read(tmp_path, clean_gap=-0.2, relearn=False))[
+        "Learning the backdoor did not raise the trunk's clean loss"
+    ]
+    assert passed is True
+    assert "30k -0." in found
 
 
 def test_a_size_that_was_not_implanted_makes_the_preset_invalid_and_its_trunks_are_counted(tmp_path):
@@ -106,7 +115,7 @@ def test_missing_controls_are_named(small):
 
 def test_what_was_not_measured_is_unknown_rather_than_passed(small):
     data = replace(small, points=small.points.filter(~pl.col("name").str.starts_with("clean")))
-    assert state(data)["Learning the backdoor left the trunk's clean loss unchanged"][0] is None
+    assert state(data)["Learning the backdoor did not raise the trunk's clean loss"][0] is None
 
 
 @pytest.mark.parametrize("phase", ["branch", "trunk"])
@@ -115,7 +124,7 @@ def test_a_sweep_that_lacks_a_phase_still_has_checks(small, phase):
     found = {check.name: check.passed for check in decay_checks(data, retention_curves(data))}
     there = "The backdoor was there at the drop"
     assert found["Controls ran"] is True
-    assert found[there] is (None if phase == "branch" else True)
+    assert found[there] is True  # by the ends of the trunks where no branch was measured
     assert {check.name: check.passed for check in checks(data)} == found
 
 
@@ -153,7 +162,8 @@ def test_extinction_is_compared_with_passive_forgetting_and_is_not_required(exti
 
 
 def test_a_study_without_extinction_has_no_reading_of_it(small):
-    assert not any(check.reading for check in decay_checks(small, retention_curves(small)))
+    readings = [check.name for check in decay_checks(small, retention_curves(small)) if check.reading]
+    assert readings == ["Near-triggers"]
 
 
 def test_the_half_life_under_extinction_is_in_the_table_by_size_and_of_every_number(extinguished):

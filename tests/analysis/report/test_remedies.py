@@ -8,12 +8,16 @@ import polars as pl
 import pytest
 
 from analysis.answers.judging import answers
-from analysis.answers.sentences import sentence
+from analysis.answers.sentences import not_valid, sentence
 from analysis.checks.check import Check
 from analysis.checks.sweep import checks
+from analysis.report.asked import answered
+from analysis.report.rows import progress
 from analysis.runs.load import load_study
 from analysis.runs.study import StudyData
 from halflife.kits.backdoor_questions import LEVERS
+from halflife.tracking.criteria import Criterion
+from halflife.tracking.questions import Contrast
 from tests.analysis import planted
 from tests.analysis.conftest import SMALL
 
@@ -54,17 +58,57 @@ def test_a_trunk_that_still_rises_gets_more_tokens_and_a_flat_one_more_poison(ne
     rising = remedies(with_trunk(never, [0.0, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4]))[there]
     assert "still rising at the end: a longer trunk, --trunk-tokens 2300000" in rising
     flat = remedies(with_trunk(never, [0.0, 0.1, 0.2, 0.21, 0.22, 0.2, 0.219, 0.21, 0.22]))[there]
-    assert flat == "success is 0.219 and not rising at the end: more of the cause, --poison-counts 500"
+    weakest = "success is 0.219 in the weakest run and not rising at the end"
+    assert flat == f"{weakest}: more of the cause, --poison-counts 500"
 
 
-def test_the_answer_that_is_not_valid_says_the_remedy(never):
+def test_why_runs_are_not_valid_and_the_remedy_are_said_once(never):
     data = with_trunk(never, [0.2] * 9)
-    found = [sentence(answer, data) for answer in answers(data)]
-    assert all(text.endswith("more of the cause, --poison-counts 500.") for text in found)
+    said = not_valid(data)
+    assert said.startswith("These runs answer nothing: a required check fails (The backdoor was there at the drop).")
+    assert said.endswith("more of the cause, --poison-counts 500.")
+    asked = Contrast(name="q", label="Is it?", quantity="half_life", axis="seed", high=1, low=0, primary=True)
+    data = replace(data, declaration=replace(data.declaration, questions=(asked,)))
+    assert [sentence(answer, data) for answer in answers(data)] == [
+        "Is it? Not valid: a required check fails (The backdoor was there at the drop)."
+    ]
+    shown = answered(data)
+    assert shown["primary"] == ["Is it? Not valid."]
+    assert shown["not_valid"] == said
+    mends = list(remedies(data).values())
+    assert sum("--poison-counts 500" in text for text in mends) == 1
+    assert "as for “The backdoor was there at the drop”" in mends
+
+
+def test_a_sweep_that_stopped_early_has_the_remedy_of_its_trunks_and_not_the_same_command(never):
+    """The number is that of the early stop: both come from the curves of the same trunks."""
+    criterion = Criterion(phase="trunk", task="backdoor", what="backdoor", least=0.9)
+    declared = replace(never.declaration, criteria=(criterion,))
+    data = with_trunk(replace(never, declaration=declared), [0.0, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4])
+    data = replace(
+        data, sweep=replace(data.sweep, status="KILLED"), points=data.points.filter(pl.col("phase") == "trunk"),
+        trials=data.trials.with_columns(outcome_branch=pl.lit(None, pl.String)),
+    )  # fmt: skip
+    found = {check.name: check for check in checks(data)}
+    there, whole = found["The backdoor was there at the drop"], found["Trials complete"]
+    assert there.found.startswith("at the end of the trunk: ")
+    assert there.remedy.endswith("--trunk-tokens 2300000")
+    assert whole.passed is False
+    assert "stopped early" in whole.found
+    assert "run the same command again" not in whole.remedy
+    assert whole.remedy.endswith("--go-on computes the rest all the same")
+    assert there.remedy in progress(data, brief=False)["state"]
+
+
+def test_blocked_trials_are_not_told_to_run_again(never):
+    trials = never.trials.with_columns(outcome_branch=pl.lit("blocked: the trunk never reached snapshot 'strength'"))
+    text = remedies(replace(with_trunk(never, [0.2] * 9), trials=trials))["Trials complete"]
+    assert "run the same command again" not in text
+    assert "more of the cause" in text or "as for" in text
 
 
 def test_poison_that_costs_clean_loss_is_lowered_by_as_much_as_it_is_too_much(tmp_path):
-    text = remedies(read(tmp_path, clean_gap=0.2))["Learning the backdoor left the trunk's clean loss unchanged"]
+    text = remedies(read(tmp_path, clean_gap=0.2))["Learning the backdoor did not raise the trunk's clean loss"]
     assert text.startswith("less of the cause, --poison-counts 1")  # by what the bound is of the gap
     assert text.endswith("or a longer trunk, --trunk-tokens 2000000")
 
