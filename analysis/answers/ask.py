@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from analysis.answers.judging import answers
@@ -37,9 +37,11 @@ class Asked:
     method: str = ""
     """The level of the interval and how it was computed; "" without one, and for a study's questions, whose report has
     it."""
+    warnings: tuple[str, ...] = ()
+    """What makes a question of a table doubtful, one line each; printed below the sentence."""
 
     def __str__(self) -> str:
-        return self.sentence
+        return "\n".join([self.sentence, *(f"warning: {line}" for line in self.warnings)])
 
 
 def of_study(data: StudyData) -> list[Asked]:
@@ -76,9 +78,15 @@ def trend(
 
     `censored`: a column that is true where the quantity is only a lower bound.
     """
-    found = per_seed.trend(as_polars(table), quantity, axis, seed=seed, log=log, censored=censored)
+    frame = as_polars(table)
+    found = per_seed.trend(frame, quantity, axis, seed=seed, log=log, censored=censored)
     subject = f"the slope of {quantity} over {f'ln {axis}' if log else axis}"
-    return _asked(found, subject, "Student-t over one slope a seed", margin, why, looks)
+    asked = _asked(found, subject, "Student-t over one slope a seed", margin, why, looks)
+    if log or (span := per_seed.in_decades(frame[axis])) is None:
+        return asked
+    steps = f"{axis} goes from {span[0]:.3g} to {span[1]:.3g} in even steps of its logarithm"
+    hint = f"{steps}, but the slope is per unit of {axis}, so that its largest values decide: --log takes its logarithm"
+    return replace(asked, warnings=(*asked.warnings, hint))
 
 
 def associate(
@@ -98,7 +106,10 @@ def _asked(
     if why and margin is None:
         raise UserError("--why gives a reason for a margin, but there is no --margin")
     [verdict] = judge([Question(estimates=estimates, margin=margin)], Looks(tuple(looks)) if looks else None)
-    late, total = estimates.bounds
+    (late, total), most, warnings = estimates.first(verdict.look).bounds, estimates.most, ()
+    if margin is not None and most is not None and margin >= most:
+        warnings = (f"the margin is {margin:g}, but {subject} can be no more than {most:.3g} in these data, so that no "
+                    "effect is as large: is the margin in its unit?",)  # fmt: skip
     found = verdict.interval
     method = "" if found is None or found.low is None else _interval(verdict, method)
     text = judged(
@@ -106,7 +117,13 @@ def _asked(
         gaps=f", where {late} of {total} values are only bounds" if late and found is not None else "",
     )  # fmt: skip
     return Asked(
-        sentence=text, verdict=verdict.answer, interval=found, judged=verdict, estimates=estimates, method=method
+        sentence=text,
+        verdict=verdict.answer,
+        interval=found,
+        judged=verdict,
+        estimates=estimates,
+        method=method,
+        warnings=warnings,
     )
 
 

@@ -110,26 +110,36 @@ def _told(found: Asked, judging: Judging, question: dict[str, Any]) -> None:
     from analysis.fitting.command import write_json
 
     if judging.json is not None and found.judged is not None and found.estimates is not None:
-        details = _as_json(found.judged, found.estimates) | {"intervals": found.method or None}
+        details = _as_json(found.judged, found.estimates) | {
+            "intervals": found.method or None,
+            "warnings": list(found.warnings),
+        }
         write_json(judging.json, details | {"why": judging.why or None, "question": question})
     print(found)
 
 
 def _as_json(verdict: Verdict, estimates: Estimates) -> dict[str, Any]:
     """The verdict as JSON data; `seeds_to_settle` is null if it is settled or there is no margin, and an end of its
-    ranges where more than 10,000 would be needed."""
+    ranges where more than 10,000 would be needed. `by_seed` has the seeds that the verdict rests on, null where one has
+    no estimate; `unused_by_seed` those after the look that answered, which do not change it."""
     from analysis.stats.settling import WANTED
 
     interval, settling = verdict.interval, verdict.settling if verdict.answer == "undecided" else None
     names = estimates.seeds or range(estimates.values.size)
+    every = {
+        str(name): float(value) if math.isfinite(value) else None
+        for name, value in zip(names, estimates.values, strict=True)
+    }
+    bounds, values = estimates.first(verdict.look).bounds
+    counted = list(every)[: verdict.look]
     return {
         "verdict": verdict.answer,
         "estimate": None if interval is None else interval.estimate,
         "low": None if interval is None else interval.low,
         "high": None if interval is None else interval.high,
         "level": 1 - verdict.alpha / verdict.family,
-        "bounds": estimates.bounds[0],
-        "values": estimates.bounds[1],
+        "bounds": bounds,
+        "values": values,
         "seeds": None if interval is None else interval.count,
         "p": verdict.p,
         "margin": verdict.margin,
@@ -139,10 +149,8 @@ def _as_json(verdict: Verdict, estimates: Estimates) -> dict[str, Any]:
         "seeds_to_settle": None
         if settling is None
         else {"effect": list(settling.effect), "equivalent": list(settling.equivalent), "probability": WANTED},
-        "by_seed": {
-            str(name): float(value) if math.isfinite(value) else None
-            for name, value in zip(names, estimates.values, strict=True)
-        },
+        "by_seed": {name: every[name] for name in counted},
+        "unused_by_seed": {name: value for name, value in every.items() if name not in counted},
     }
 
 

@@ -129,13 +129,19 @@ def draw_fitted(table: pl.DataFrame, axes: Axes, *, x_label: str = "", y_label: 
         axes.legend(handles=handles, frameon=False, fontsize="small")
 
 
+def names(fit: Fit) -> tuple[str, str]:
+    """What is on the axes: the columns of the fit's table, otherwise the law's names."""
+    y = "rate" if fit.observations.hits is not None else fit.law.formula.partition(" = ")[0].removeprefix("ln ")
+    return fit.columns.get(fit.law.inputs[0], fit.law.inputs[0]), fit.columns.get("rate", fit.columns.get("y", y))
+
+
 def fitted_figure(fit: Fit) -> Figure:
     """A figure of its own."""
     with style.styled():
         figure = style.new_figure(3.4, style.WIDTH * 0.7)
         axes = figure.subplots()
-        y = fit.law.formula.partition(" = ")[0].removeprefix("ln ") if fit.observations.hits is None else "rate"
-        draw_fitted(fitted_table(fit), axes, x_label=fit.law.inputs[0], y_label=y, log_y=fit.error.relative)
+        x, y = names(fit)
+        draw_fitted(fitted_table(fit), axes, x_label=x, y_label=y, log_y=fit.error.relative)
         axes.set_title(f"{fit.law.name}: {fit.law.formula}", fontsize="small", loc="left")
         style.despine(figure)
     return figure

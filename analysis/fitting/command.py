@@ -91,11 +91,14 @@ def fit(
         json: File to write the result to.
     """
     from analysis.fitting import describe, half_lives
+    from analysis.fitting.compute import reach
     from analysis.fitting.derived import allocation, bootstrapped, of_functions
+    from analysis.fitting.describe import Told
     from analysis.fitting.extrapolation import held_out
     from analysis.fitting.intervals import cluster_bootstrap, intervals
     from analysis.fitting.scatter import uneven
     from analysis.laws import find_law
+    from analysis.laws.allocation import FLOPS
 
     known = find_law(law)
     splits = {budget: allocation(known, budget) for budget in budgets("--compute", compute)}
@@ -106,6 +109,8 @@ def fit(
         )
     told, left_out, x = fitted(data, known, columns)
     hold_out = known.inputs[x.index(hold_out)] if hold_out in x else hold_out
+    if splits:
+        told = Told.of(told, *reach(list(splits), FLOPS * told.observations.x.prod(axis=1)))
     made = told.pooled
     found, predicted, follows = intervals(made), held_out(made, hold_out), of_functions(made, made.law.derived)
     allocated = {budget: of_functions(made, parts) for budget, parts in splits.items()}
@@ -197,7 +202,7 @@ def fitted(data: Frame | Mapping[str, Any] | str | os.PathLike[str], law: str | 
 
     Raises UserError on bad input, before any fitting.
     """
-    from analysis.fitting import gaps
+    from analysis.fitting import compute, gaps
     from analysis.fitting.describe import Told
     from analysis.fitting.fit import fit
     from analysis.fitting.frames import as_polars
@@ -216,6 +221,10 @@ def fitted(data: Frame | Mapping[str, Any] | str | os.PathLike[str], law: str | 
     held = _held(columns.fix, found if columns.hits is None else found.of_counts)
     made = fit(found, points, objective=objective, starts=columns.starts, fixed=held)
     notes += [*gaps.blanks(table, roles), *gaps.tied(table, found, roles)]
+    named = dict(zip(found.inputs, roles.x, strict=True))
+    notes += compute.swapped(named)
+    if found.optimum is not None:
+        notes += compute.units(table, named)
     if columns.group is None and (run := likely_group(table, roles)) is not None:
         notes.append(
             f"rows that differ in {run} have the same inputs: rows of one run share its noise, so pass --group {run}"

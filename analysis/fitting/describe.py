@@ -10,6 +10,7 @@ import numpy as np
 
 from analysis.fitting.derived import derived_intervals
 from analysis.fitting.fit import alone, by_group
+from analysis.fitting.groups import never_had
 from analysis.fitting.half_lives import GroupHalfLife, bound_reason, half_excess, never_reached, of_groups
 from analysis.fitting.intervals import HalfLife, Intervals, intervals
 from analysis.fitting.result import POOLED, Fit, Warned, in_order
@@ -74,6 +75,8 @@ def estimator(fit: Fit) -> str:
     if not alone(fit):
         return f"one fit to all points of {count}, none of which is fitted alone"
     logs = ", ".join(p.name for p in law.parameters if p.log and p.name not in fit.fixed)
+    if gone := int(never_had(fit).sum()):
+        count = f"{np.unique(group).size - gone} of {count}"
     means = f"means over {count}, each fitted alone{f' (geometric for {logs})' if logs else ''}"
     if not law.times:
         return means

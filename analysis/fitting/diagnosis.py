@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from analysis.fitting.adequacy import doubts, freedom
+from analysis.fitting.dispersion import POSSIBLE
 from analysis.fitting.problem import Problem
 from analysis.fitting.result import POOLED, Fit, Warned
 from analysis.fitting.solver import minimise
@@ -53,6 +54,7 @@ def scattered(fit: Fit, instead: str = "") -> str:
     found, runs = fit.dispersion, fit.misfit
     assert found is not None
     fitted = f"the {instead} is fitted{' to each group' if found.groups else ''} instead" if instead else ""
+    fitted += f", as wherever p < {POSSIBLE:g} (--error binomial keeps the binomial)" if fitted else ""
     if runs is not None and runs.few:
         where = f"counts lie farther from {fit.law.name} than a binomial's ({found.text}) and on one side for long"
         until = f"; until then {fitted}" if fitted else ""

@@ -13,7 +13,8 @@ import polars as pl
 
 from analysis.errors import UserError
 from analysis.fitting.deletion import DENSE
-from analysis.fitting.fit import fit_many
+from analysis.fitting.fit import alone, fit_many
+from analysis.fitting.groups import never_had
 from analysis.fitting.objectives import Gaussian, Objective, default_objective
 from analysis.fitting.observations import Observations
 from analysis.fitting.problem import in_units
@@ -109,6 +110,8 @@ def held_out(fit: Fit, name: str = "") -> dict[str, HeldOut]:
     law, data, found = fit.law, fit.observations, {}
     if law.inputs[0] in CLOCKS:
         cut = rolling(law, data, fit.error, SHARES[-1:], fit.fixed).drop_nulls("error")
+        if alone(fit):  # as of the means over groups
+            cut = cut.filter(~pl.col("group").is_in(np.unique(np.asarray(data.group))[never_had(fit)].astype(str)))
         if cut.height:
             likelihood = cut["log_likelihood"].mean()
             ends = dict.fromkeys(f"{end:.4g}" for end in (cut["beyond"].min(), cut["beyond"].max()))

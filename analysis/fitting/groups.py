@@ -20,7 +20,8 @@ WIDE, WIDE_LOG = 0.25, float(np.log(3))
 determines; beyond, and at a bound, its profile likelihood does."""
 SINGULAR = 1e-8
 HAD = 0.5
-"""Share of the groups' median rate at the start below which a group never had what decays."""
+"""Share of the groups' median start below which a group never had what decays."""
+NEVER = "starts below half of the groups' median, or is 0 throughout"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +103,7 @@ def last_seen(data: Observations) -> Array:
 class Reached:
     """Half-lives of groups, each (groups,) and within bounds: a run that had not lost half by its last point, or that
     stayed as it was, has that as `low` and `high` inf; one that had by its first point after 0 has `low` 0 and that as
-    `high`; one that never had the skill that decays, a response of 0 throughout or a rate that starts below HAD of the
-    groups' median, has none (NaN): flat at chance, it would pass for one that never loses the skill."""
+    `high`; one that `never_had` what decays has none (NaN): flat at chance, it would seem never to lose it."""
 
     low: Array
     high: Array
@@ -117,6 +117,28 @@ class Reached:
         return self.known & (self.low != self.high)
 
 
+def never_had(fit: Fit) -> NDArray[np.bool_]:
+    """Groups that start below HAD of the groups' median, or are 0 throughout, in the order of np.unique(group), where
+    the law is of decay. The start of a group, above chance, is that of the falling curve closest to it (isotonic
+    regression): the highest mean of its first points. No law enters, so that laws are compared on the same groups."""
+    data, chance = fit.observations, getattr(fit.error, "chance", 0.0)
+    assert data.group is not None
+    names = np.unique(data.group)
+    if not fit.law.decays:
+        return np.zeros(names.size, dtype=bool)
+    weights = np.ones(data.n) * (1.0 if data.weights is None else data.weights)
+    weights *= 1.0 if data.trials is None else data.trials
+    starts, zero = np.full(names.size, np.nan), np.zeros(names.size, dtype=bool)
+    for i, name in enumerate(names):
+        own = np.flatnonzero((data.group == name) & (weights > 0))
+        own = own[np.argsort(data.x[own, 0], kind="stable")]
+        if own.size:
+            ends = np.append(np.diff(data.x[own, 0]) > 0, True)
+            means = np.cumsum(weights[own] * data.response[own]) / np.cumsum(weights[own])
+            starts[i], zero[i] = means[ends].max() - chance, not data.response[own].any()
+    return zero | (starts < HAD * max(float(np.nanmedian(starts)), 0.0))
+
+
 def half_lives_by_group(fit: Fit) -> Reached | None:
     """In the order of np.unique(group); None if the law has no half-life."""
     half, data = by_group(fit).half_life, fit.observations
@@ -125,12 +147,8 @@ def half_lives_by_group(fit: Fit) -> Reached | None:
     own = data.group == np.unique(data.group)[:, None]
     x, y = data.x[:, 0], data.response
     first = np.where(own & (x > 0), x, np.inf).min(axis=1)
-    highest = np.where(own & ~np.isnan(y), y, -np.inf).max(axis=1)
-    flat = highest == np.where(own & ~np.isnan(y), y, np.inf).min(axis=1)
-    late, early = flat | ~(half <= last_seen(data)), half < first
-    start = fit.law.value(by_group(fit).theta, np.where(own, x, np.inf).min(axis=1)[:, None, None])[:, 0]
-    weak = start < HAD * float(np.median(start)) if data.hits is not None else np.zeros(start.shape, dtype=bool)
-    never = (weak | flat & (highest == 0)) & fit.law.decays
+    flat = np.where(own & ~np.isnan(y), y, -np.inf).max(axis=1) == np.where(own & ~np.isnan(y), y, np.inf).min(axis=1)
+    late, early, never = flat | ~(half <= last_seen(data)), half < first, never_had(fit)
     low = np.where(late, last_seen(data), np.where(early, 0.0, half))
     high = np.where(late, np.inf, np.where(early, first, half))
     return Reached(low=np.where(never, np.nan, low), high=np.where(never, np.nan, high))

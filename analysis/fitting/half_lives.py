@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from analysis.fitting.derived import of_functions
 from analysis.fitting.fit import alone, by_group
-from analysis.fitting.groups import Reached, half_lives_by_group, last_seen, own_ends
+from analysis.fitting.groups import NEVER, Reached, half_lives_by_group, last_seen, own_ends
 from analysis.fitting.intervals import intervals
 from analysis.fitting.result import Fit
 from analysis.laws.base import Derived, Law
@@ -48,8 +48,7 @@ def of_groups(fit: Fit) -> list[GroupHalfLife]:
     for i, name in enumerate(names):
         low, high = float(reached.low[i]), float(reached.high[i])
         if np.isnan(low):
-            found.append(GroupHalfLife(group=str(name), why="it never had the skill: it starts below half of the "
-                                                            "others' rate, or is 0 throughout"))  # fmt: skip
+            found.append(GroupHalfLife(group=str(name), why=f"it never had the skill: it {NEVER}"))
         elif low == high:
             own = (float(np.exp(end[i, -1])) for end in (ends.low, ends.high))
             own_low, own_high = (end if 0 < end < np.inf else None for end in own)

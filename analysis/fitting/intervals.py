@@ -18,7 +18,7 @@ from scipy import stats
 from analysis.errors import UserError
 from analysis.fitting.deletion import many, stepped
 from analysis.fitting.fit import alone, by_group, fit_many
-from analysis.fitting.groups import Reached, half_lives_by_group, own_ends
+from analysis.fitting.groups import NEVER, Reached, half_lives_by_group, own_ends
 from analysis.fitting.problem import Problem
 from analysis.fitting.profile import Quantity, coordinate, log_half_life, parabola, profile
 from analysis.fitting.result import Fit, FitBatch
@@ -139,7 +139,7 @@ def _over_groups(fit: Fit, level: float) -> Intervals:
         found[parameter.name] = _within_bounds(fit, i, wider)
         by[parameter.name] = _how(rows, low != high, wider is not interval and wider != interval)
     never = count - int(known.sum())
-    others = f" ({never} left out: a rate that starts below half of the others', or 0 throughout)" if never else ""
+    others = f" ({never} left out, which never had the skill: it {NEVER})" if never else ""
     shown = None
     if reached is not None:
         rows, note = _identified(names, known, own.determined[:, -1] | reached.bounded)

@@ -48,6 +48,7 @@ def isoflop(
         compute: Budgets in FLOPs at which to show the optimum, as 1e20,1e21.
         json: File to write the result to.
     """
+    from analysis.fitting import compute as budgeted
     from analysis.fitting import isoflop as approach
     from analysis.fitting.command import budgets, write_json
     from analysis.fitting.describe import allocation, bracket
@@ -72,10 +73,13 @@ def isoflop(
     print(f"95 % intervals: of a minimum Fieller's, from its parabola; of a and b {found.method}")
     for each, parts in allocated.items():
         print(allocation(each, parts))
-    for warning in found.warnings:
+    given = {"N": size} | ({"C": budget} if budget is not None else {"D": str(tokens)})
+    doubts = [*budgeted.swapped(given), *budgeted.units(table, given), *found.warnings]
+    doubts += budgeted.reach(asked, c, budget or "6 N D") if asked else []
+    for warning in doubts:
         print(f"warning: {warning}")
     if json is not None:
-        write_json(json, _as_json(found, allocated))
+        write_json(json, _as_json(found, allocated) | {"warnings": doubts})
 
 
 def _allocation(found: Any, compute: float) -> dict[str, Interval]:
@@ -102,5 +106,4 @@ def _as_json(found: Any, allocated: dict[float, dict[str, Interval]]) -> dict[st
         "minima": [asdict(each) for each in found.minima],
         "allocation": [{"compute": c} | {name: asdict(each) for name, each in parts.items()}
                        for c, parts in allocated.items()],
-        "warnings": list(found.warnings),
     }  # fmt: skip

@@ -19,8 +19,10 @@ SURE = 0.01
 
 def uneven(fit: Fit) -> str | None:
     """What the size of the residuals goes with, if anything: the value or an input, by rank correlation. Of a response
-    whose values were all seen."""
+    whose values were all seen; intervals over groups take no scatter within them to be even."""
     data = fit.observations
+    if data.group is not None and np.unique(data.group).size > 1:
+        return None
     if data.y is None or data.censored is not None or data.n < max(ROWS, 2 * len(fit.law.parameters)):
         return None
     value = fit.predict(data.x)

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from analysis.errors import UserError
 from analysis.fitting.describe import half_life
 from analysis.fitting.dispersion import summed
 from analysis.fitting.extrapolation import SHARES, last_part, over_groups, rolling
 from analysis.fitting.fit import by_group, fits_alone
+from analysis.fitting.groups import NEVER, never_had
 from analysis.fitting.intervals import HalfLife, Intervals, half_life_of, intervals
 from analysis.fitting.observations import Observations
 from analysis.fitting.result import Fit
@@ -79,7 +81,8 @@ class Ranked:
         return self._held_out("log_likelihood")
 
     def _held_out(self, name: str) -> float | None:
-        last = over_groups(self.rolling)
+        own = [each.group for each in self.scores if each.group is not None]
+        last = over_groups(self.rolling.filter(pl.col("group").is_in(own)) if own else self.rolling)
         return last[name][0] if last.height else None
 
     @property
@@ -169,6 +172,11 @@ class Comparison:
         text = "AICc = 2k - 2 log-likelihood + 2k (k + 1) / (n - k - 1)"
         if len(first.scores) > 1:
             text += f", of each of {len(first.scores)} groups' own fits, summed"
+            left = {*np.unique(np.asarray(first.fit.observations.group)).astype(str)} - {
+                each.group for each in first.scores
+            }
+            what = first.fit.columns.get("group", "group")
+            text += f" ({what} {', '.join(sorted(left))} left out, as in `fit`: it {NEVER})" if left else ""
         if first.fit.observations.hits is not None:
             text += "; likelihoods without the binomial coefficients, which all laws share"
         elif len(errors) > 1:
@@ -196,7 +204,8 @@ def compare(fits: Sequence[Fit]) -> Comparison:
     groups = [fit.observations.group for fit in fits]
     grouped = all(group is not None for group in groups) and all(fits_alone(fit) for fit in fits)
     points = min(fit.observations.n for fit in fits)
-    scores = [_by_group(fit) if grouped else (_score(fit, points),) for fit in fits]
+    gone = np.any([never_had(fit) for fit in fits], axis=0) if grouped else np.zeros(0, dtype=bool)
+    scores = [_by_group(fit, gone) if grouped else (_score(fit, points),) for fit in fits]
     values = [sum(part.aicc for part in each) for each in scores]
     best = min(values)
     ranked = [
@@ -211,10 +220,11 @@ def _score(fit: Fit, points: int) -> Score:
     return Score(group=None, log_likelihood=float(fit.log_likelihood or 0.0), parameters=_count(fit), points=points)
 
 
-def _by_group(fit: Fit) -> tuple[Score, ...]:
-    """Separate parameters for every group, so that differences between groups do not pass for curvature."""
+def _by_group(fit: Fit, gone: NDArray[np.bool_]) -> tuple[Score, ...]:
+    """Separate parameters for every group, so that differences between groups do not pass for curvature; without those
+    that are `gone`, as they never had what decays."""
     data, found = fit.observations, []
-    for name, objective in zip(np.unique(np.asarray(data.group)), by_group(fit).objective, strict=True):
+    for name, objective in zip(np.unique(np.asarray(data.group))[~gone], by_group(fit).objective[~gone], strict=True):
         own = data.take(np.asarray(data.group) == name)
         [likelihood] = np.asarray(fit.error.log_likelihood(np.array([objective]), own))
         found.append(Score(group=str(name), log_likelihood=float(likelihood), parameters=_count(fit), points=own.n))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
@@ -32,6 +32,8 @@ class Estimates:
     seeds: Sequence[object] = ()
     """Their names."""
     censored: Censored | None = None
+    most: float | None = None
+    """The largest that any values within the range of these could give; None: unknown."""
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -41,6 +43,11 @@ class Estimates:
         known = np.isfinite(self.values)
         late = (self.censored.low != self.censored.high)[known]
         return int(late.sum()), late.size
+
+    def first(self, seeds: int | None) -> Estimates:
+        """Those of the first `seeds` seeds; of all if None."""
+        late = self.censored and replace(self.censored, low=self.censored.low[:seeds], high=self.censored.high[:seeds])
+        return replace(self, values=self.values[:seeds], seeds=self.seeds[:seeds], censored=late)
 
     def at(self, seeds: int) -> Evidence:
         """What the first `seeds` seeds say."""

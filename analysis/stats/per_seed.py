@@ -47,7 +47,7 @@ def contrast(
     change = pl.when(alike).then(0.0).otherwise(own - other).mean()
     found = both.filter(pl.len().over(seed) == pairs).group_by(seed).agg(change.alias(quantity))
     values = seeds.join(found, on=seed, how="left", maintain_order="left").select(quantity)
-    return Estimates(values=_array(values), seeds=seeds[seed].to_list())
+    return Estimates(values=_array(values), seeds=seeds[seed].to_list(), most=_range(table[quantity]))
 
 
 def trend(
@@ -77,7 +77,8 @@ def trend(
     if censored:
         late = (_array(frame.select(censored)) > 0).reshape(values.shape)
     bounds = Censored(x=x, low=values, high=np.where(late, np.inf, values)) if late.any() else None
-    return Estimates(values=values @ away, seeds=seeds[seed].to_list(), censored=bounds)
+    most = None if censored else float(_range(table[quantity]) * np.abs(away).sum() / 2)
+    return Estimates(values=values @ away, seeds=seeds[seed].to_list(), censored=bounds, most=most)
 
 
 def association(table: pl.DataFrame, quantity: str, other: str, *, item: str, seed: str) -> Estimates:
@@ -98,7 +99,7 @@ def association(table: pl.DataFrame, quantity: str, other: str, *, item: str, se
         _correlation(parts[name].select(quantity, other).to_numpy()) if (name := (each,)) in parts else np.nan
         for each in seeds[seed]
     ]
-    return Estimates(values=np.array(values, dtype=float), seeds=seeds[seed].to_list())
+    return Estimates(values=np.array(values, dtype=float), seeds=seeds[seed].to_list(), most=1.0)
 
 
 def _correlation(values: Array) -> float:
@@ -166,6 +167,21 @@ def _once(frame: pl.DataFrame, cell: Sequence[str], hint: str) -> None:
 
 def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def in_decades(axis: pl.Series) -> tuple[float, float] | None:
+    """The smallest and largest of three or more values above 0, if they span a decade and their logarithms are spaced
+    more evenly than they are."""
+    levels = axis.drop_nulls().unique().sort().to_numpy().astype(float)
+    if levels.size < 3 or levels[0] <= 0 or levels[-1] < 10 * levels[0]:
+        return None
+    uneven, uneven_log = (float(gaps.std() / gaps.mean()) for gaps in (np.diff(levels), np.diff(np.log(levels))))
+    return (float(levels[0]), float(levels[-1])) if uneven_log < uneven else None
+
+
+def _range(column: pl.Series) -> float:
+    values = column.cast(pl.Float64).to_numpy()
+    return float(np.ptp(values[np.isfinite(values)]))
 
 
 def _names(frame: pl.DataFrame, seed: str) -> pl.DataFrame:

@@ -82,10 +82,33 @@ def test_no_difference_is_equivalent_within_a_wide_margin_and_undecided_within_a
 def test_looks_use_only_the_seeds_of_the_look_that_answers(table, tmp_path, capsys):
     found = run(tmp_path, table, [*CONTRAST, "--pair", "size", "--looks", "5,8,12"])
     assert (found["verdict"], found["look"], found["looks"], found["seeds"]) == ("effect", 5, [5, 8, 12], 5)
+    assert (list(found["by_seed"]), list(found["unused_by_seed"]), found["values"]) == (list("01234"), list("567"), 5)
     assert "look 1 of 3, at 5 seeds, 3 later seeds unused (looks at 5, 8, 12))" in capsys.readouterr().out
     early = run(tmp_path, table.filter(pl.col("seed") < 4), [*CONTRAST, "--pair", "size", "--looks", "5,8,12"])
     assert (early["verdict"], early["low"], early["p"]) == ("undecided", None, None)
     assert "no verdict before 5 seeds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "most"),
+    [([*CONTRAST, "--pair", "size"], 2.2), (TREND, 0.65), ([*ASSOCIATE], 1)],
+    ids=["contrast", "trend", "associate"],
+)
+def test_a_margin_that_no_values_of_the_table_could_exceed_is_doubted(table, tmp_path, capsys, arguments, most):
+    table = table if arguments[0] == "contrast" else table.filter(pl.col("arm") == "a")
+    assert not run(tmp_path, table, [*arguments, "--margin", f"{0.8 * most:g}"])["warnings"]
+    [warning] = run(tmp_path, table, [*arguments, "--margin", f"{1.2 * most:g}"])["warnings"]
+    assert "is the margin in its unit?" in warning
+    assert f"warning: {warning}" in capsys.readouterr().out
+
+
+def test_a_trend_over_decades_without_their_logarithm_is_doubted(table, tmp_path):
+    low = table.filter(pl.col("arm") == "a")
+    plain = [part for part in TREND if part != "--log"]
+    assert "even steps of its logarithm, but the slope is per unit of size" in run(tmp_path, low, plain)["warnings"][0]
+    assert not run(tmp_path, low, TREND)["warnings"]
+    even = low.with_columns(size=pl.col("size").replace_strict({10: 1, 30: 5, 100: 9, 300: 13}))
+    assert not run(tmp_path, even, plain)["warnings"]
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ def test_a_seed_that_never_had_the_skill_says_nothing_of_its_half_life(tmp_path:
         each = found["half_life"] if name == "half_life" else found["parameters"][name]
         assert each["low"] < truth < each["high"]
         assert each["estimate"] == pytest.approx(truth, rel=0.03)
-    assert "1 left out: a rate that starts below half" in found["intervals"]
+    assert "1 left out, which never had the skill: it starts below half of" in found["intervals"]
     assert found["parameters"]["a"]["estimate"] == pytest.approx(0.9, abs=0.01)
 
 

@@ -80,7 +80,9 @@ def test_scatter_is_taken_around_each_groups_curve() -> None:
     assert apart.dispersion.groups == 5
     bouncing = fit(LAW, planted(five(), concentration=15), starts=32)
     assert isinstance(bouncing.error, BetaBinomial)
-    assert bouncing.warnings[0].endswith("the beta-binomial is fitted to each group instead")
+    assert bouncing.warnings[0].endswith(
+        "fitted to each group instead, as wherever p < 0.2 (--error binomial keeps the binomial)"
+    )
     assert "around their curves, over 5 groups" in bouncing.warnings[0]
     assert by_group(bouncing).own is not None
 
@@ -179,6 +181,8 @@ def test_the_drawn_curve_is_that_of_the_tables_means_before_those_of_the_groups(
     figure = Figure()
     axes = figure.subplots()
     results.draw(made, axes)
+    assert axes.get_xlabel().startswith("x (log")
+    assert axes.get_ylabel() == "rate"
     legend = axes.get_legend()
     assert legend is not None
     labels = [text.get_text() for text in legend.get_texts()]
