@@ -17,10 +17,9 @@ from analysis.answers.derived import READINGS
 from analysis.decay.design import controls
 from analysis.decay.formulas import MIN_GAP, MIN_SUCCESS, area, control_at, crossing, retention, rising
 from analysis.decay.retention import wide_points
-from analysis.errors import UserError
+from analysis.errors import UserError, nearest
 from analysis.runs.study import StudyData
 from analysis.stats.arrays import Array
-from analysis.stats.per_seed import nearest
 from halflife.tracking.questions import TOKENS, At, Crossing, First, Last, Mean, Quantity, Slope
 from halflife.tracking.schema import CHANCE, HITS, TRIALS
 

@@ -22,7 +22,7 @@ from analysis.decay.numbers import reference_times
 from analysis.decay.retention import main_measure, retention_curves
 from analysis.decay.savings import relearning_times, savings_summary
 from analysis.decay.search import on_front
-from analysis.errors import UserError
+from analysis.errors import UserError, nearest
 from analysis.runs.study import StudyData
 from analysis.stats import per_seed
 from analysis.stats.arrays import Array
@@ -91,7 +91,7 @@ def estimated(data: StudyData, question: Question) -> Answer:
     quantities = tuple(declared[name] for name in question.quantities if name in declared)
     try:
         if lacking := [name for name in question.quantities if name not in declared]:
-            raise UserError(f"no quantity {lacking[0]!r} is declared{per_seed.nearest(lacking[0], list(declared))}")
+            raise UserError(f"no quantity {lacking[0]!r} is declared{nearest(lacking[0], list(declared))}")
         found = KINDS[question.kind](data, question, quantities)
     except UserError as error:
         # A primary that has no estimates yet still has its share of the error rate.
@@ -118,7 +118,7 @@ def _selected(data: StudyData, question: Question, quantity: Quantity, *needed: 
         frame = frame.filter(pl.col("trial").is_in(having.to_list()))
     for name in (SEED, *needed, *question.where):
         if name not in frame.columns:
-            raise UserError(f"no trial has {name!r}{per_seed.nearest(name, frame.columns)}")
+            raise UserError(f"no trial has {name!r}{nearest(name, frame.columns)}")
     for name, value in question.where.items():
         frame = frame.filter(pl.col(name) == _level(frame, name, value))
     frame = frame.drop_nulls([SEED, *needed])
@@ -313,7 +313,7 @@ def _at_setting(data: StudyData, question: Decay) -> list[str]:
     trials = data.trials
     for name, value in (reference(data) | question.where).items():
         if name not in trials.columns:
-            raise UserError(f"no trial has {name!r}{per_seed.nearest(name, trials.columns)}")
+            raise UserError(f"no trial has {name!r}{nearest(name, trials.columns)}")
         trials = trials.filter(pl.col(name).eq_missing(pl.lit(_level(data.trials, name, value))))
     return trials["trial"].to_list()
 

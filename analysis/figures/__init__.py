@@ -47,6 +47,15 @@ class Recipe:
         return import_module(f"{__name__}.{self.name}")
 
 
+def captioned(caption: str, table: pl.DataFrame) -> str:
+    """A caption without the sentences about what a figure's table lacks: controls by extinction, several sizes."""
+    lacking = ["extinction"] if "role" in table.columns and "extinction" not in table["role"] else []
+    if "parameters" in table.columns and table["parameters"].n_unique() < 2:
+        lacking += ["One colour per size", "γ", "size slows"]
+    kept = [each for each in caption.removesuffix(".").split(". ") if not any(word in each for word in lacking)]
+    return ". ".join(kept) + "."
+
+
 FIGURES = {
     recipe.name: recipe
     for recipe in (

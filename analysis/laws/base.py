@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.errors import UserError, closest
+from analysis.errors import UserError, nearest
 from analysis.laws.units import powers, shifts
 from analysis.stats.arrays import Array
 
@@ -278,9 +278,9 @@ def find_law(name: str) -> Law:
     if colon and file.endswith(".py"):
         return _law_of_file(Path(file), own)
     if name not in LAWS:
-        close = closest(name, LAWS)
-        meant = f" (did you mean {close!r}?)" if close else ""
-        raise UserError(f"there is no law {name!r}{meant}; `python -m analysis laws` lists all; yours is FILE.py:NAME")
+        raise UserError(
+            f"there is no law {name!r}{nearest(name, LAWS)}; `python -m analysis laws` lists all; yours is FILE.py:NAME"
+        )
     return LAWS[name]
 
 

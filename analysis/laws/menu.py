@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
-from analysis.errors import UserError
+from analysis.errors import UserError, nearest
 from analysis.laws import LAWS
 from analysis.laws.base import find_law
 
@@ -26,8 +25,7 @@ def menu(about: str = "") -> str:
     found = [law for law in LAWS.values() if about.lower() in f"{law.name} {law.purpose}".lower()]
     if not found:
         words = {word.strip(":,") for law in LAWS.values() for word in (law.name, *law.purpose.split())}
-        close = difflib.get_close_matches(about.lower(), sorted(word for word in words if len(word) > 3), n=1)
-        meant = f", did you mean {close[0]}?" if close else ":"
+        meant = nearest(about, (word for word in words if len(word) > 3)) or ":"
         raise UserError(
             f"no law and no purpose is called {about!r}{meant} `python -m analysis laws` lists all; yours is "
             "FILE.py:NAME"

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from analysis.figures import Recipe
+from analysis.figures import Recipe, captioned
 from analysis.figures.asked import Asked
 from analysis.figures.style import WIDTH, rendered
 from analysis.report.rows import slug
@@ -51,8 +51,8 @@ def draw_panel(
         (out / "figures" / f"{name}.png").write_bytes(rendered(figure, "png"))
     (out / "tables" / f"{name}.csv").write_text(csv_text(table), encoding="utf-8")
     return FigurePanel(
-        name=name, title=title, caption=recipe.caption.format(**words), table=page_table(table), about=about,
-        narrow=figure.get_figwidth() < WIDTH,
+        name=name, title=title, caption=captioned(recipe.caption, table).format(**words), table=page_table(table),
+        about=about, narrow=figure.get_figwidth() < WIDTH,
         image="data:image/svg+xml;base64," + base64.b64encode(svg).decode(),
     )  # fmt: skip
 

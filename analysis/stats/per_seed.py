@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from analysis.errors import UserError, closest
+from analysis.errors import UserError, nearest
 from analysis.stats.arrays import Array
 from analysis.stats.estimates import Censored, Estimates
 from analysis.stats.format import plural
@@ -107,12 +107,6 @@ def _correlation(values: Array) -> float:
         return np.nan
     ranks = stats.rankdata(values, axis=0)
     return float(np.corrcoef(ranks, rowvar=False)[0, 1])
-
-
-def nearest(given: str, known: Sequence[str]) -> str:
-    """ " (did you mean 'seed'?)", or nothing."""
-    found = closest(given, known)
-    return f" (did you mean {found!r}?)" if found else ""
 
 
 def _columns(table: pl.DataFrame, names: Sequence[str], *, numeric: Sequence[str], gaps: Sequence[str]) -> pl.DataFrame:

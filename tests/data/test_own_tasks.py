@@ -172,8 +172,8 @@ def test_a_table_that_cannot_be_learned_and_measured_is_refused(
     ("spec", "message"),
     [
         ("own.py", "expected the name of a class or function in it, as in .*own.py:NAME"),
-        ("own.py:revers", "has no revers; did you mean reverse"),
-        ("owm.py:reverse", "there is no file .*owm.py; did you mean .*own.py"),
+        ("own.py:revers", "has no revers, did you mean reverse"),
+        ("owm.py:reverse", "there is no file .*owm.py, did you mean own.py"),
         ("own.py:number", "it gives no items .* expected a class with items"),
         ("own.py:changing", "it gives other items each time"),
         ("own.py:words", r"item 1 of .*: expected \(prompt, answer\)"),

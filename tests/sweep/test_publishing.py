@@ -223,7 +223,7 @@ def test_examples_of_a_phase_are_a_table_of_its_trials_and_no_tag(tmp_path: Path
 
 @dataclass(frozen=True, kw_only=True)
 class Counting(Fake):
-    """As a fit of prompts, whose summary has how many examples of each target there were."""
+    """As older fits of prompts, whose summary has how many examples of each target there were."""
 
     kind: ClassVar[str] = "counting"
 

@@ -10,7 +10,6 @@ Everything that is wrong is said in one line, before any compute.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import inspect
 import itertools
@@ -27,7 +26,7 @@ from halflife.data.readers import CHATS, COMPRESSED, TABLES, cleaned, suffix_of
 from halflife.data.round_trip import check_examples
 from halflife.data.tokenizers import Tokenizer
 from halflife.digests import of_text
-from halflife.errors import UserError
+from halflife.errors import UserError, nearest
 from halflife.rng import seed_of
 from halflife.tasks.stored import Row, Stored, keep
 from halflife.tasks.synthetic import END, PARTS
@@ -83,9 +82,7 @@ def _parsed(spec: str) -> tuple[Path, str, dict[str, str] | None]:
     file, _, rest = spec.rpartition(":") if not Path(spec).expanduser().is_file() and ":" in spec else (spec, "", "")
     path = Path(file).expanduser()
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, _names(path.parent), n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise UserError(f"--task {spec}: there is no file {file}{hint}")
+        raise UserError(f"--task {spec}: there is no file {file}{nearest([path.name], _names(path.parent))}")
     if path.suffix == ".py":
         if not rest:
             raise UserError(f"--task {spec}: expected the name of a class or function in it, as in {file}:NAME")
@@ -110,8 +107,7 @@ def _from_python(path: Path, name: str, seed: int, spec: str) -> _Source:
     module = _module(path)
     if not hasattr(module, name):
         own = [each for each, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        near = difflib.get_close_matches(name, own, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(own) or 'no class or function'}"
+        hint = nearest([name], own) or f"; it has {', '.join(own) or 'no class or function'}"
         raise UserError(f"--task {spec}: {path} has no {name}{hint}")
     first, again = (_made(getattr(module, name), seed, spec) for _ in range(2))
     if sorted(map(str, first.items)) != sorted(map(str, again.items)):

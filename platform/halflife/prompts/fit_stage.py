@@ -219,7 +219,7 @@ class FitSoftPrompts(Stage):
             "steps": self.steps,
             "parameters": self.subject.architecture.parameters,
             "scale": scale_of(model.embed),
-            "examples": {name: len(target.train) for name, target in targets.items()},
+            "num_examples": {name: len(target.train) for name, target in targets.items()},
             "runs": {run.name: run.summary() for run in fitted},
         }
 

@@ -171,7 +171,7 @@ class Publishing:
         )
         self._open.setdefault(trial.key, {})[phase] = for_good
         examples = outcome.summary.get(EXAMPLES) if outcome else None
-        if isinstance(examples, list):  # a fit of prompts states how many it has of each target, under the same name
+        if isinstance(examples, list):  # older fits of prompts gave their numbers of examples this name
             self._publish_examples(trial, phase, examples)
         self._finish_ended(trial)
 

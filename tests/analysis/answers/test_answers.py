@@ -360,8 +360,8 @@ def test_the_exponent_of_the_half_life_is_that_of_the_report(small):
 @pytest.mark.parametrize(
     ("question", "said"),
     [
-        (replace(UP, quantity="glowe"), "no quantity 'glowe' is declared (did you mean 'glow'?)"),
-        (replace(UP, axis="parameter"), "no trial has 'parameter' (did you mean 'parameters'?)"),
+        (replace(UP, quantity="glowe"), "no quantity 'glowe' is declared, did you mean glow?"),
+        (replace(UP, axis="parameter"), "no trial has 'parameter', did you mean parameters?"),
         (replace(UP, where={"way": "c"}), "no trial has way = 'c': expected one of a, b"),
         (replace(WAYS, low="c"), "no trial has way = 'c': expected one of a, b"),
     ],

@@ -115,7 +115,7 @@ def test_a_trend_over_decades_without_their_logarithm_is_doubted(table, tmp_path
     ("arguments", "complaint"),
     [
         (CONTRAST, " rows have "),
-        ([*CONTRAST, "--pair", "siez"], "there is no column 'siez' (did you mean 'size'?)"),
+        ([*CONTRAST, "--pair", "siez"], "there is no column 'siez', did you mean size?"),
         ([*CONTRAST, "--pair", "size", "--margin", "-1"], "the margin is -1"),
         ([*CONTRAST, "--pair", "size", "--why", "so"], "there is no --margin"),
         ([*CONTRAST, "--pair", "size", "--looks", "5;8"], "--looks is '5;8'"),

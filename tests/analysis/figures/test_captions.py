@@ -1,0 +1,30 @@
+"""What a caption says of a figure is in the figure."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from analysis.figures import FIGURES, captioned
+
+
+@pytest.mark.parametrize(
+    ("name", "roles", "sizes", "lacking"),
+    [
+        ("retention", ["treatment", "positive"], 2, ["extinction"]),
+        ("retention", ["treatment", "extinction"], 1, ["One colour per size"]),
+        ("half_life", ["treatment"], 1, ["γ", "if size slows forgetting"]),
+    ],
+)
+def test_a_caption_says_nothing_of_controls_and_sizes_that_its_table_lacks(
+    name: str, roles: list[str], sizes: int, lacking: list[str]
+):
+    whole = FIGURES[name].caption
+    rows = [(role, size) for role in roles for size in range(sizes)]
+    table = pl.DataFrame(rows, schema=["role", "parameters"], orient="row")
+    shown = captioned(whole, table)
+    assert shown.endswith(".")
+    assert all(word in whole and word not in shown for word in lacking)
+    assert len(shown) > len(whole) / 3
+    full = pl.DataFrame([(r, n) for r in ("treatment", "extinction") for n in (1, 2)], schema=table.schema, orient="row")
+    assert captioned(whole, full) == whole
