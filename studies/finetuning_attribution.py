@@ -47,7 +47,8 @@ class Settings(finetuning.Settings):
 
     algorithms: tuple[str, ...] = ("sft",)
     """sft: supervised, on documents that have the attribute. rl, rl-0.1, rl-0: by reward, at KL strength 1, 0.1, 0. dt:
-    on documents behind return tokens. cond: not tuned, a trunk trained with tags."""
+    on documents behind return tokens. cond: not tuned, a trunk trained with tags. ppo: PPO on a reward learned from
+    preferences; ppo-reward, ppo-sampling, ppo-order: its runs differ in that seed only."""
 
 
 PRESETS = {
@@ -109,7 +110,7 @@ def stages(cell: Cell, treatment: Treatment, role: str, run: int) -> dict[str, S
     attribution = attributed(cell, algorithm, role, run)
     found: dict[str, Stage] = {
         "trunk": cell.trunk, "activations": cell.activations, "dictionaries": cell.dictionaries,
-        "tuning": cell.measured(attribution.tuned), "attribution": attribution,
+        **algorithm.also(attribution.tuned), "tuning": cell.measured(attribution.tuned), "attribution": attribution,
     }  # fmt: skip
     if run == 0 and cell.settings.fresh and role in ("treatment", "null"):
         found["transfer"] = cell.transfer(attribution.tuned)
@@ -177,6 +178,7 @@ def declare(preset: str, settings: Settings) -> Declaration:
         **finetuning_questions.asked(
             varied, features=max(settings.features), runs=settings.runs, several=several, fresh=settings.fresh,
             alone=tuple(name for name, each in ALGORITHMS.items() if not each.repeats),
+            stopped=tuple(name for name, each in ALGORITHMS.items() if each.equal_distance),
         ),
     )  # fmt: skip
 

@@ -64,6 +64,7 @@ from halflife.stages.edits import PutBack
 from halflife.stages.fisher import Fisher
 from halflife.stages.matching import Matching
 from halflife.stages.measure import Measure
+from halflife.stages.reward_model import FitReward
 from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.stage import Stage
@@ -324,6 +325,7 @@ TRANSFERRED = TransferDictionary(
     site=ATTRIBUTED.site,
     texts=AttributeTexts(text=GRAMMAR, count=10, length=8),
 )
+PREFERRED = FitReward(subject=STORED.subject, text=GRAMMAR, told=(0, -1, -1), length=8)
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "45e3158217f974c3b3bf"),
     (TRUNK, "b152fb55fc741b824d0b"),
@@ -359,6 +361,7 @@ GOLDEN: list[tuple[Stage, str]] = [
     (ATTRIBUTED, "c13719657cd2ccb52f51"),
     (CompareAttributions(runs=(ATTRIBUTED, ATTRIBUTED), others=(ATTRIBUTED,)), "66f68f8d6eb9ac23d0fa"),
     (TRANSFERRED, "63b62bc79d05d258c52a"),
+    (PREFERRED, "5560c7c9c00ad12ec9ac"),
 ]
 
 
@@ -400,6 +403,7 @@ GOLDEN: list[tuple[Stage, str]] = [
         "attributed",
         "compared",
         "transferred",
+        "preferred",
     ],
 )
 def test_the_key_is_unchanged(stage: Stage, key: str) -> None:

@@ -112,6 +112,31 @@ def test_with_and_without_a_penalty_the_primary_question_is_of_features_that_col
     assert (asked["collapse"].margin, asked["path"].primary) == (0.05, False)
 
 
+@pytest.mark.parametrize("varied", ["reward", "sampling", "order"])
+def test_runs_of_ppo_differ_in_one_seed_where_others_are_apart(varied: str, tmp_path: Path) -> None:
+    plan = built(replace(SMOKE, algorithms=("sft", "ppo", f"ppo-{varied}")), tmp_path)
+
+    def seeds(name: str, role: str, run: int) -> dict[str, int]:
+        parameters = {"algorithm": name, "run": run}
+        (found,) = (t for t in plan.trials if t.role == role and parameters.items() <= t.parameters.items())
+        attribution = found.stages["attribution"]
+        assert isinstance(attribution, Attribute)
+        train = trained(attribution.tuned)
+        (policy,) = train.objectives
+        assert found.stages["reward"] == policy.reward.fit
+        assert policy.reward.fit.permuted is (role == "null")
+        assert train.until.threshold == pytest.approx(0.5 / 31)
+        return {"reward": policy.reward.fit.seed, "sampling": train.seed, "order": policy.order}
+
+    one, other = (seeds("ppo", "treatment", run) for run in (0, 1))
+    assert all(one[name] != other[name] for name in one)
+    for role in ("treatment", "null"):
+        one, other = (seeds(f"ppo-{varied}", role, run) for run in (0, 1))
+        assert [name for name in one if one[name] != other[name]] == [varied]
+    asked = {question.name for question in plan.declaration.questions}
+    assert {"distance_ppo", "path_ppo", f"path_ppo-{varied}"} <= asked
+
+
 def test_conditioned_models_are_one_model_behind_other_tokens(tmp_path: Path) -> None:
     plan = built(replace(SMOKE, algorithms=("sft", "dt", "cond")), tmp_path)
     seen: dict[tuple[Any, ...], Attribute] = {}

@@ -32,6 +32,11 @@ class Rollouts:
         """(rows, ...) -> (group, prompts, ...)."""
         return values.unflatten(0, (self.group, -1))
 
+    def chosen(self, rows: Tensor) -> Rollouts:
+        """Some of the rows, which are no groups any more."""
+        parts = (each[rows] for each in (self.inputs, self.columns, self.tokens, self.valid, self.items))
+        return Rollouts(*parts, group=1)
+
     def at_end(self, values: Tensor) -> Tensor:
         """From one value for each row, (rows,), to (rows, length): that value at the last valid token, else 0."""
         result = torch.zeros(self.tokens.shape, dtype=torch.float32, device=self.tokens.device)

@@ -84,6 +84,10 @@ class Settings:
     """Numbers of top features that are edited together."""
     num_eval: int = 256
     """Documents that a model writes to be scored."""
+    preferences: int = 500
+    """Pairs of documents from which ppo's reward is learned."""
+    distance: float = 0.5
+    """KL(trunk || tuned) at which ppo stops, in nats per document; so runs and nulls are compared at equal distance."""
     fresh: bool = False
     """Also fit a dictionary to every first fine-tuning: does the trunk's still fit as well?"""
     pilots: tuple[int, ...] = ()
@@ -99,6 +103,7 @@ def check_settings(settings: Settings) -> None:
     check_positive(
         settings, "seeds", "runs", "trunk_tokens", "lr", "documents", "tuning_steps", "tuning_lr", "latents", "k",
         "dictionary_seeds", "fit_steps", "fit_rows", "features", "num_eval", "property_texts",
+        "preferences", "distance",
     )  # fmt: skip
     if settings.attributes < 2:
         raise UserError(

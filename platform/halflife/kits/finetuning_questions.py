@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 from halflife.kits.questions import at_reference, declared, effects
+from halflife.tracking.names import renamed
 from halflife.tracking.questions import Contrast, Quantity, Question, Trend
 from halflife.tracking.schema import Axis
 
@@ -41,6 +43,10 @@ COLLAPSED = Quantity(
     name="collapsed", label="the share of features that lose nine tenths of their variance",
     measure="attribution/d0/collapsed",
 )  # fmt: skip
+DISTANCE = Quantity(
+    name="distance", label="the distance from the trunk", measure="tuning/distance/kl", unit="nats per token",
+    transform="log",
+)  # fmt: skip
 LEARNED = Quantity(
     name="learned", label="the probability that a written document has the attribute", measure="tuning/attribute/score"
 )  # fmt: skip
@@ -55,15 +61,23 @@ RUNS = "runs whose scores have less than a tenth beyond their noise apart would 
 
 
 def asked(
-    axes: tuple[Axis, ...], *, features: int, runs: int, several: bool, fresh: bool = False, alone: tuple[str, ...] = ()
+    axes: tuple[Axis, ...],
+    *,
+    features: int,
+    runs: int,
+    several: bool,
+    fresh: bool = False,
+    alone: tuple[str, ...] = (),
+    stopped: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """What a declaration asks where these `axes` (besides size, seed and run) are at their first values. `features`:
-    the largest number that is edited together; `several` sizes; `fresh` dictionaries; `alone`: algorithms of one run.
+    the largest number that is edited together; `several` sizes; `fresh` dictionaries; `alone`: algorithms of one run;
+    `stopped`: those that stop at equal distance from the trunk.
 
     With and without a penalty on the divergence, the primary question of features that collapse is in the place of
     that of repeated runs, as at most three are primary."""
     at = at_reference(axes)
-    algorithms = next(axis.values for axis in axes if axis.name == "algorithm")
+    algorithms: tuple[Any, ...] = next(axis.values for axis in axes if axis.name == "algorithm")
     penalties = {"rl", "rl-0"} <= set(algorithms)
     edit = {**at, "dictionary": "d0", "way": "active", "features": features, "made": "reproduced"}
     primary: list[Question] = [
@@ -139,11 +153,29 @@ def asked(
                 quantity=COLLAPSED.name, high="treatment", low="null", where=at | {"algorithm": "rl-0"},
             )
         )  # fmt: skip
+    for name in (each for each in algorithms if each in stopped):
+        where = {"algorithm": name} if len(algorithms) > 1 else {}
+        further.append(
+            Contrast(
+                name=f"distance_{renamed(name)}",
+                label=f"Are runs of {name} and their nulls equally far from the trunk?",
+                quantity=DISTANCE.name, high="treatment", low="null", prediction="equivalent", margin=math.log(1.25),
+                reason="a quarter more distance would explain more features moved", where=where,
+            )
+        )  # fmt: skip
+        if runs > 1 and name != algorithms[0]:
+            further.append(
+                Contrast(
+                    name=f"path_{renamed(name)}",
+                    label=f"Do runs of {name} use the same features, as its nulls do not?",
+                    quantity=WITHIN.name, high="treatment", low="null", where={**where, "run": 0},
+                )
+            )  # fmt: skip
     if fresh:
         further += [
             Contrast(
-                name=f"transfer_{one}_{other}", label=text, quantity=TRANSFER.name, axis="compared", high=one, low=other,
-                where=at | {"run": 0},
+                name=f"transfer_{one}_{other}", label=text, quantity=TRANSFER.name, axis="compared", high=one,
+                low=other, where=at | {"run": 0},
             )
             for one, other, text in (
                 ("raw", "fresh", "Does the dictionary fit the tuned model worse than a fresh one?"),
@@ -171,5 +203,5 @@ def asked(
             repeating = tuple(each for each in algorithms if each not in alone)
             compared = tuple(replace(axis, values=repeating) if axis.name == "algorithm" else axis for axis in axes)
         further += effects(compared, quantity, at)
-    quantities = (ALIGNMENT, SELECTIVITY, SCORES, EDITS, INTENDED, WITHIN, PATH, COLLAPSED, LEARNED, TRANSFER)
+    quantities = (ALIGNMENT, SELECTIVITY, SCORES, EDITS, INTENDED, WITHIN, PATH, COLLAPSED, LEARNED, TRANSFER, DISTANCE)
     return declared(quantities, (*primary, *further))

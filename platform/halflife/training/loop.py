@@ -116,6 +116,7 @@ class _Loop:
         self.recipe, self.context, self.batches, self.measures, self.clock = recipe, context, batches, measures, clock
         device = torch.device(context.device)
         self.model, self.engine, self.terms, self.carried = fork(recipe, batches.vocabulary, start, context)
+        self.cycle = math.lcm(*(term.cycle for term in self.terms))
         self.ranks = self.engine.ranks
         self.due = {evaluation.name: set(due(evaluation.at, recipe.steps)) for evaluation in recipe.evaluations}
         self.progress = Progress(lr_multiplier=self.carried)
@@ -140,7 +141,8 @@ class _Loop:
             report = now - reported >= REPORT_SECONDS
             # the ranks' clocks differ, and all write the checkpoint
             checkpoint = self.ranks.broadcast(
-                now - checkpointed >= max(checkpoint_seconds, self.context.min_checkpoint_seconds)
+                progress.step % self.cycle == 0
+                and now - checkpointed >= max(checkpoint_seconds, self.context.min_checkpoint_seconds)
             )
             if evaluate or report or checkpoint or len(self.unread) >= self.unread_limit:
                 self._read_losses()

@@ -64,6 +64,8 @@ class Terms:
     pull: Pull | None = None
     sites: tuple[Site, ...] = ()
     """Whose activations `on_batch` reads"""
+    cycle: int = 1
+    """Steps that share what is in memory: a checkpoint is made between cycles only."""
     note: Callable[[Mapping[str, float], int], str | None] = lambda values, steps: None
     """From the values of an evaluation, and the number of steps since the last one, to a sentence for the stage's
     summary, such as a warning, or None"""

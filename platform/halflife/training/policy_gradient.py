@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from halflife.data.codecs import load
 from halflife.data.tokenizers import Codec, vocabulary_of, without_special
@@ -128,13 +128,12 @@ class PolicyGradient(Objective):
         return tuple(f"{self.name}/{measure}" for measure in ("reward", "reward_variance", "kl", "entropy", "length"))
 
     def prepare(self, setting: ObjectiveSetting) -> Terms:
-        from halflife.training.reinforce import Reinforce  # imports torch
-        from halflife.training.terms import frozen_copy
+        from halflife.training.terms import frozen_copy  # imports torch
 
         stage, context = setting.stage, setting.context
         codec = load(stage.mixture.tokenizer, context.results)
         pool, length, end = self._texts(stage, codec, context.results)
-        reinforce = Reinforce(
+        reinforce = self._learner()(
             self,
             [item.tokens[: item.answer] for item in pool],
             self.reward.prepare(RewardSetting(items=pool, codec=codec, end=end, context=context)),
@@ -155,4 +154,14 @@ class PolicyGradient(Objective):
                 "reward parts of an answer, or train on some right answers first"
             )
 
-        return Terms(on_step=reinforce.loss, note=note)
+        return Terms(on_step=reinforce.loss, note=note, cycle=self.cycle)
+
+    @property
+    def cycle(self) -> int:
+        """Steps that learn from the same completions"""
+        return 1
+
+    def _learner(self) -> Callable[..., Any]:
+        from halflife.training.reinforce import Reinforce  # imports torch
+
+        return Reinforce

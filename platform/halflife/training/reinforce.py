@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,21 +57,32 @@ class Reinforce:
         self, model: Model, rollouts: Rollouts, rewards: Tensor, before: Tensor | None, metrics: Metrics
     ) -> Tensor:
         own, entropy = self._own(model, rollouts)
-        returns = rewards
+        values, advantages = self.advantages(rollouts, rewards, own.detach(), before)
+        self.log(metrics, values, entropy)
+        gained = (advantages * own * rollouts.valid).sum(1).mean() + self.of.entropy * entropy.mean()
+        return -self.of.strength * gained
+
+    def advantages(
+        self, rollouts: Rollouts, rewards: Tensor, own: Tensor, before: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """What is logged of completions with log-probabilities `own`, and the advantages of their tokens, both of the
+        shape (rows, length)."""
+        returns, values = rewards, {}
         if before is not None:
-            divergence = (own.detach() - before) * rollouts.valid
+            divergence = (own - before) * rollouts.valid
             returns = rewards - self.of.beta * divergence
-            metrics.log(f"{self.of.name}/kl", divergence.sum(1).mean())
+            values["kl"] = divergence.sum(1).mean()
         if self.of.advantage == "reward-to-go":
             advantages = leave_one_out(to_go(returns, self.of.discount), rollouts)
         else:
             advantages = group_relative(to_go(returns, self.of.discount)[:, 0], rollouts)
         spread = rollouts.by_group(rewards.sum(1)).var(0, correction=0).mean()
-        values = {"reward": rewards.sum(1).mean(), "reward_variance": spread, "entropy": entropy.mean()}
-        for measure, value in {**values, "length": rollouts.valid.sum(1).float().mean()}.items():
+        length = rollouts.valid.sum(1).float().mean()
+        return {**values, "reward": rewards.sum(1).mean(), "reward_variance": spread, "length": length}, advantages
+
+    def log(self, metrics: Metrics, values: Mapping[str, Tensor], entropy: Tensor) -> None:
+        for measure, value in {**values, "entropy": entropy.mean()}.items():
             metrics.log(f"{self.of.name}/{measure}", value)
-        gained = (advantages * own * rollouts.valid).sum(1).mean() + self.of.entropy * entropy.mean()
-        return -self.of.strength * gained
 
     def _own(self, model: Model, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the sampled tokens (rows, length), and the policy's entropy summed over each
@@ -79,6 +91,46 @@ class Reinforce:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.of.entropy > 0):
             entropy = -(logprobs.exp() * logprobs).sum(-1)
         return logprobs.gather(-1, rollouts.tokens[..., None])[..., 0], (entropy * rollouts.valid).sum(1)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    rollouts: Rollouts
+    own: Tensor
+    """(rows, length): log-probabilities by the policy that wrote them"""
+    advantages: Tensor
+    values: dict[str, Tensor]
+
+
+class Proximal(Reinforce):
+    """Of a `training.proximal_policy.ProximalPolicy`: completions of a cycle's first step are learned from at all."""
+
+    kept: _Kept | None = None
+
+    def loss(self, model: Model, batch: Tensor, step: int, metrics: Metrics) -> Tensor:
+        at = step % self.of.cycle
+        if at == 0:
+            self.kept = self._experience(model, step)
+        kept = self.kept
+        assert kept is not None, "training resumes at the beginning of a cycle"
+        epoch, part = divmod(at, self.of.minibatches)
+        order = generator(self.of.order, "order", *self.key, step - at, epoch).permutation(len(kept.own))
+        rows = torch.from_numpy(np.sort(order[part :: self.of.minibatches])).to(kept.own.device)
+        rollouts = kept.rollouts.chosen(rows)
+        own, entropy = self._own(model, rollouts)
+        ratio, advantages = (own - kept.own[rows]).exp(), kept.advantages[rows]
+        within = ratio.clamp(1 - self.of.clip, 1 + self.of.clip)
+        gained = torch.minimum(ratio * advantages, within * advantages) * rollouts.valid
+        clipped = ((ratio != within) & rollouts.valid).sum() / rollouts.valid.sum()
+        self.log(metrics, {**kept.values, "clipped": clipped}, entropy)
+        return -self.of.strength * (gained.sum(1).mean() + self.of.entropy * entropy.mean())
+
+    def _experience(self, model: Model, step: int) -> _Kept:
+        rollouts, rewards, before = self.experience(model, step)
+        with evaluating(model):
+            own, _ = self._own(model, rollouts)
+        values, advantages = self.advantages(rollouts, rewards, own, before)
+        return _Kept(rollouts, own, advantages, values)
 
 
 def to_go(rewards: Tensor, discount: float) -> Tensor:
