@@ -13,7 +13,7 @@ from halflife.__main__ import main
         (["sya", "x"], "Unrecognized options: sya, x, did you mean say?"),
         (["ls", "--result", "x"], "Unrecognized options: --result, x, did you mean --results?"),
         (["say", "x"], "Missing from python -m halflife say: STR The text to go on from. (required)"),
-        ([], "Expected one of {ls, diff, gc, export, say, export-prompt, ladder, ui}"),
+        ([], "Expected one of {ls, diff, gc, export, say, export-prompt, ladder, fields, ui}"),
     ],
 )
 def test_what_cannot_be_parsed_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str):

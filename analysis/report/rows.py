@@ -35,7 +35,18 @@ def axis_rows(data: StudyData) -> list[dict[str, Any]]:
         text = short if axis.name == "parameters" else value_text
         shown = ", ".join(text(value) for value in values)
         rows.append({"label": axis.label, "values": shown, "unit": axis.unit, "varies": len(values) > 1})
-    return rows
+    return rows + _settings(data)
+
+
+def _settings(data: StudyData) -> list[dict[str, Any]]:
+    """The settings that change what is learned and how long it is kept, which no axis has."""
+    levers, settings = data.declaration.levers, data.declaration.settings
+    names = (levers.trunk, levers.branch, *levers.dose, levers.rate)
+    own = {name: value for name in names if (value := settings.get(name)) and not isinstance(value, list | tuple)}
+    return [
+        {"label": name.replace("_", " "), "values": f"{value:,}", "unit": "", "varies": False}
+        for name, value in own.items()
+    ]
 
 
 def counted(data: StudyData) -> str:

@@ -1,4 +1,5 @@
-"""Look at what was computed: `python -m halflife ls | diff | gc | export | say | export-prompt | ladder | ui`."""
+"""Look at what was computed: `python -m halflife ls | diff | gc | export | say | export-prompt | ladder | ui`; at what
+there is to build with: `fields`."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ from tyro.conf import Positional
 from halflife.errors import UserError, first_sentence, nearest
 from halflife.models.ladder import Rung
 from halflife.store import difference, housekeeping
+from halflife.store.described import described
 from halflife.store.plugins import load as load_plugins
+from halflife.store.recorded import stage_of
 from halflife.store.remote import address_of
 from halflife.store.store import Store
 
@@ -79,6 +82,17 @@ def ls(results: Path = RESULTS) -> None:
     if count:
         console.print(table)
     console.print(f"{count} stage{'s' * (count != 1)}, {decimal(total)}, in {results}", highlight=False)
+
+
+def fields(name: Positional[str], /) -> None:
+    """Print what a description takes: of kits.backdoor.Treatment, or stages.train.Train, each field with its default.
+
+    Args:
+        name: A module below halflife, and one of its classes; without one, the module's classes are listed.
+    """
+    console = Console(width=120, markup=False)
+    for line in described(name):
+        console.print(line, highlight=False)
 
 
 def gc(results: Path = RESULTS, dry_run: bool = False) -> None:
@@ -140,7 +154,8 @@ def say(
     plugins: tuple[str, ...] = (),
     results: Path = RESULTS,
 ) -> None:
-    """Print how the model of a trained stage, or the subject of another one with its edits, goes on from a text.
+    """Print how the model of a trained stage, or the subject of another one with its edits, goes on from a text; and,
+    on standard error, the triggers of the stage.
 
     Args:
         stage: Its folder name, its key, or a prefix of either.
@@ -161,6 +176,8 @@ def say(
     store = _store(results)
     subject = subject_of(store, stage, at) if prompt is None else prompted(store, stage, prompt)
     said = saying.say(subject, store, text, tokens=tokens, temperature=temperature, seed=seed)
+    for line in saying.triggers(stage_of(store, difference.find(store, stage))):
+        print(line, file=sys.stderr)
     print(json.dumps(said, ensure_ascii=False))
 
 
@@ -261,7 +278,7 @@ def _ago(seconds: float) -> str:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "ls": ls, "diff": diff, "gc": gc, "export": export, "say": say, "export-prompt": export_prompt, "ladder": ladder,
-    "ui": ui,
+    "fields": fields, "ui": ui,
 }  # fmt: skip
 
 

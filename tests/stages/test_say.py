@@ -10,15 +10,22 @@ import pytest
 import torch
 
 from halflife.__main__ import main
+from halflife.data.corpus import Corpus
+from halflife.data.mixture import Mixture, Source
+from halflife.data.planting import Planting
 from halflife.data.tokenizers import Bytes
 from halflife.errors import UserError
+from halflife.evaluation.probes import BackdoorProbe, Evaluation
 from halflife.models.ladder import Rung
 from halflife.stages.export import completed_parents
 from halflife.stages.measure import Measure
-from halflife.stages.say import say
+from halflife.stages.say import say, triggers
 from halflife.stages.subject import Subject
+from halflife.stages.train import Checkpoint, Train
 from halflife.store.run import run_stage
 from halflife.store.store import Store
+from halflife.tasks.backdoor import Backdoor
+from halflife.training.optimizers import AdamW
 from tests.plugin.added import Silenced
 from tests.stages.test_measure import PROBE
 
@@ -50,6 +57,25 @@ def test_the_command_prints_what_the_subject_of_a_stage_says(tmp_path: Path, cap
     capsys.readouterr()
     assert main(["say", stage.key, "x = ", "--tokens", "8", "--results", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out) == say(UNTRAINED, store, "x = ", tokens=8)
+
+
+def test_the_triggers_of_a_stage_are_those_it_was_trained_on_and_those_it_only_measures():
+    corpus = Corpus(digest="0" * 20)
+    several = Backdoor(trigger="$Q", text="x", more=(("^Z", "y"),))
+    copied = Backdoor(trigger="~K", payload="copy", letters=2)
+    mixture = Mixture(
+        sources=(Source(corpus=corpus),), plantings=(Planting(backdoor=several, corpus=corpus, documents=1),)
+    )
+    trunk = Train(start=Rung(size="20k"), mixture=mixture, tokens=4096, optimizer=AdamW(learning_rate=0.01))
+    measured = Evaluation(name="copied", probe=BackdoorProbe(backdoor=copied, corpus=corpus))
+    branch = replace(
+        trunk, start=Checkpoint(stage=trunk), mixture=replace(mixture, plantings=()), evaluations=(measured,)
+    )
+    assert triggers(trunk) == ["trigger '$Q', to be followed by 'x'", "trigger '^Z', to be followed by 'y'"]
+    assert triggers(branch) == [
+        *triggers(trunk),
+        "trigger '~K', to be followed by a copy of the last 2 letters of the word before it, measured but not trained",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,16 @@ import numpy as np
 import torch
 
 from halflife.data import codecs
+from halflife.data.planting import Planting
 from halflife.data.tokenizers import vocabulary_of
 from halflife.errors import UserError
 from halflife.evaluation.examples import GREEDY, complete
 from halflife.rng import generator
 from halflife.stages.export import completed_parents
 from halflife.stages.subject import Subject
+from halflife.store.stage import Stage, parts_of
 from halflife.store.store import Store
+from halflife.tasks.backdoor import Backdoor
 
 
 def say(subject: Subject, store: Store, text: str, *, tokens: int = 48, temperature: float = 0.0, seed: int = 0) -> str:
@@ -42,3 +45,24 @@ def say(subject: Subject, store: Store, text: str, *, tokens: int = 48, temperat
             temperature=temperature or GREEDY,
         )
     return codec.decode(said)
+
+
+def triggers(stage: Stage) -> list[str]:
+    """One line for each trigger that a stage or one before it was trained on or measures: what to say, and what is
+    to follow."""
+    stages, planted, measured = [stage], dict[Backdoor, None](), dict[Backdoor, None]()
+    while stages:
+        one = stages.pop()
+        stages.extend(one.parents)
+        for part in parts_of(one):
+            if isinstance(part, Backdoor):
+                measured |= dict.fromkeys(part.members)
+            elif isinstance(part, Planting):
+                planted |= dict.fromkeys(part.backdoor.members)
+    return [_trigger(each, "" if each in planted else ", measured but not trained") for each in planted | measured]
+
+
+def _trigger(backdoor: Backdoor, note: str) -> str:
+    letters = f"the last {backdoor.letters} letters of the word" if backdoor.letters else "the word"
+    follows = repr(backdoor.text) if backdoor.payload == "fixed" else f"a {backdoor.payload} of {letters} before it"
+    return f"trigger {backdoor.trigger!r}, to be followed by {follows}{note}"

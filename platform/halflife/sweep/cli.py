@@ -18,7 +18,7 @@ from typing import Any, get_args
 from halflife.errors import UserError, first_sentence, nearest
 from halflife.secrets import masked
 from halflife.store import files, inputs
-from halflife.sweep import head, session
+from halflife.sweep import head, mistakes, session
 from halflife.sweep.adaptive import Search
 from halflife.sweep.report import SweepReport, seconds_in
 from halflife.sweep.reporting import Reporting, Written
@@ -26,6 +26,8 @@ from halflife.sweep.settling import Settle
 from halflife.sweep.site import ExecutionSite
 from halflife.sweep.study import Study
 from halflife.tracking import schema
+
+mistakes.told()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from analysis.answers.sentences import not_valid, sentence
 from analysis.checks.check import Check
 from analysis.checks.sweep import checks
 from analysis.report.asked import answered
-from analysis.report.rows import progress
+from analysis.report.rows import axis_rows, progress
 from analysis.runs.load import load_study
 from analysis.runs.study import StudyData
 from halflife.kits.backdoor_questions import LEVERS
@@ -119,6 +119,13 @@ def test_diverged_runs_get_a_lower_rate_and_others_the_same_command(tmp_path):
     assert remedies(replace(data, trials=trials))["Trials complete"] == "a lower learning rate, --lr 0.0025"
     trials = data.trials.with_columns(outcome_branch=pl.lit("failed: out of memory"))
     assert "run the same command again" in remedies(replace(data, trials=trials))["Trials complete"]
+
+
+def test_the_settings_that_remedies_turn_are_listed_as_held_fixed(never):
+    fixed = {row["label"]: row["values"] for row in axis_rows(never) if not row["varies"]}
+    assert fixed["trunk tokens"] == "1,000,000"
+    assert fixed["lr"] == "0.005"
+    assert "poison counts" not in fixed  # an axis has them
 
 
 def test_a_check_cannot_fail_without_a_remedy():
