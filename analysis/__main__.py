@@ -108,6 +108,39 @@ def answers(
     print("\n".join([*lines(data), *map(str, paths)]))
 
 
+def features(
+    study: Annotated[str, tyro.conf.Positional],
+    /,
+    *,
+    labels: Path | None = None,
+    sweep: str | None = None,
+    results: Path | None = None,
+    tracking_uri: str | None = None,
+    out: Path | None = None,
+) -> None:
+    """Write the features that fine-tuning used, among others and blinded, to be labelled; or score the labels.
+
+    Args:
+        study: Name of the study, such as finetuning_attribution, that was run with --shown.
+        labels: The file that was written, with its labels filled in: print their agreement with the intent.
+        sweep: Digest of a sweep, or its first characters; by default the newest.
+        results: Results folder or bucket of the runs (also HALFLIFE_RESULTS; default: results).
+        tracking_uri: MLflow store to read, or folder written by export; by default mlflow.db in the results folder.
+        out: Folder to write to; by default that of the sweep's report.
+    """
+    from analysis.report.features_command import agreement_line, write_features
+    from analysis.report.kept import default_folder, own_folder
+    from analysis.runs.load import load_study
+
+    uri, cache = store_of(results, tracking_uri)
+    data = load_study(uri, study, sweep, cache)
+    if labels is not None:
+        print(agreement_line(data, labels))
+        return
+    for path in write_features(data, out or own_folder(default_folder(results_folder(results), study), data)):
+        print(path)
+
+
 def gallery(*, out: Path | None = None) -> None:
     """Draw every figure from generated data and print the path of the page.
 
@@ -157,7 +190,8 @@ def sweeps(*, results: Path | None = None, tracking_uri: str | None = None) -> N
 
 
 COMMANDS = {
-    "report": report, "answers": answers, "export": export, "gallery": gallery, "prompts": prompts, "sweeps": sweeps,
+    "report": report, "answers": answers, "export": export, "features": features, "gallery": gallery,
+    "prompts": prompts, "sweeps": sweeps,
     "laws": laws, "fit": fit, "compare": compare, "isoflop": isoflop, "scaling": scaling,
     "contrast": contrast, "trend": trend, "associate": associate,
 }  # fmt: skip

@@ -114,6 +114,8 @@ def stages(cell: Cell, treatment: Treatment, role: str, run: int) -> dict[str, S
     }  # fmt: skip
     if run == 0 and cell.settings.fresh and role in ("treatment", "null"):
         found["transfer"] = cell.transfer(attribution.tuned)
+    if run == 0 and cell.settings.shown and role == "treatment":
+        found["shown"] = cell.features(attribution)
     if run == 0 and runs > 1 and algorithm.repeats and role in ("treatment", "null"):
         first = ALGORITHMS[cell.settings.algorithms[0]]  # type: ignore[attr-defined]
         alike = first is not algorithm and first.slot == algorithm.slot

@@ -48,6 +48,7 @@ from halflife.interpret.fit_dictionary import FitDictionary
 from halflife.interpret.intervention import FitIntervention
 from halflife.interpret.measure_features import MeasureFeatures
 from halflife.interpret.pairs import Conditioned
+from halflife.interpret.show_features import ShowFeatures
 from halflife.interpret.transfer_dictionary import TransferDictionary
 from halflife.models.ladder import Rung
 from halflife.models.released import Released, Shape
@@ -326,6 +327,7 @@ TRANSFERRED = TransferDictionary(
     texts=AttributeTexts(text=GRAMMAR, count=10, length=8),
 )
 PREFERRED = FitReward(subject=STORED.subject, text=GRAMMAR, told=(0, -1, -1), length=8)
+SHOWN = ShowFeatures(attribution=ATTRIBUTED, texts=ATTRIBUTED.texts)
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "45e3158217f974c3b3bf"),
     (TRUNK, "b152fb55fc741b824d0b"),
@@ -362,6 +364,7 @@ GOLDEN: list[tuple[Stage, str]] = [
     (CompareAttributions(runs=(ATTRIBUTED, ATTRIBUTED), others=(ATTRIBUTED,)), "66f68f8d6eb9ac23d0fa"),
     (TRANSFERRED, "63b62bc79d05d258c52a"),
     (PREFERRED, "5560c7c9c00ad12ec9ac"),
+    (SHOWN, "7c79b7cd9380032a5314"),
 ]
 
 
@@ -404,6 +407,7 @@ GOLDEN: list[tuple[Stage, str]] = [
         "compared",
         "transferred",
         "preferred",
+        "shown",
     ],
 )
 def test_the_key_is_unchanged(stage: Stage, key: str) -> None:

@@ -12,6 +12,7 @@ from halflife.data.attributes import AttributeText
 from halflife.errors import UserError
 from halflife.interpret.attribution import Attribute
 from halflife.interpret.compare_attributions import CompareAttributions
+from halflife.interpret.show_features import ShowFeatures
 from halflife.interpret.token_at import TokenAt
 from halflife.interpret.transfer_dictionary import TransferDictionary
 from halflife.kits.finetuning_algorithms import ALGORITHMS
@@ -169,6 +170,19 @@ def test_fresh_dictionaries_are_fitted_to_first_runs_as_the_trunks_was(tmp_path:
     assert old.dictionary == fresh.dictionary
     assert fresh.fit.subject == stage.tuned == fresh.fit.activations.subject
     assert {"transfer_raw_fresh", "transfer_mapped_fresh"} <= {question.name for question in plan.declaration.questions}
+
+
+def test_features_are_shown_of_first_fine_tunings_only(tmp_path: Path) -> None:
+    plan = built(replace(SMOKE, shown=5), tmp_path)
+    found = {(t.role, t.parameters["run"]): t.stages.get("shown") for t in plan.trials}
+    assert {key for key, stage in found.items() if stage} == {("treatment", 0)}
+    stage = found["treatment", 0]
+    assert isinstance(stage, ShowFeatures)
+    assert stage.attribution == attribution_of(plan.trials)
+
+
+def attribution_of(trials: Any) -> Any:
+    return next(t.stages["attribution"] for t in trials if t.role == "treatment" and t.parameters["run"] == 0)
 
 
 def test_pilot_seeds_are_printed_or_left_out(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from halflife.interpret.dictionary import BatchTopK, Dictionary
 from halflife.interpret.dictionary_edits import Fitted
 from halflife.interpret.distance import DistanceProbe
 from halflife.interpret.fit_dictionary import FitDictionary
+from halflife.interpret.show_features import ShowFeatures
 from halflife.interpret.token_at import TokenAt
 from halflife.interpret.transfer_dictionary import TransferDictionary
 from halflife.kits.settings import check_distinct, check_positive
@@ -88,6 +89,8 @@ class Settings:
     """Pairs of documents from which ppo's reward is learned."""
     distance: float = 0.5
     """KL(trunk || tuned) at which ppo stops, in nats per document; so runs and nulls are compared at equal distance."""
+    shown: int = 0
+    """Features that each first fine-tuning used, shown blinded among as many others: python -m analysis features."""
     fresh: bool = False
     """Also fit a dictionary to every first fine-tuning: does the trunk's still fit as well?"""
     pilots: tuple[int, ...] = ()
@@ -114,6 +117,8 @@ def check_settings(settings: Settings) -> None:
             f"--symbols {settings.symbols}, --texts {settings.texts} and --stored {settings.stored}: expected at least "
             "4 symbols, 4 texts and 20 stored ones"
         )
+    if settings.shown < 0:
+        raise UserError(f"--shown {settings.shown}: expected 0 or more features")
     if left := set(settings.pilots) - set(range(settings.seeds)):
         raise UserError(f"--pilots {min(left)}: expected seeds below {settings.seeds} (--seeds)")
     if settings.k > settings.latents:
@@ -282,6 +287,14 @@ class Cell:
             texts=self.texts(settings.texts, 2), intended=self.texts(settings.texts, 2, self.shifted(0)),
             properties=AttributeOdds(text=self.text, wanted=wanted), counts=settings.features, seed=self.seed,
             property_texts=self.texts(settings.property_texts, 4),
+        )  # fmt: skip
+
+
+    def features(self, attribution: Attribute) -> ShowFeatures:
+        settings = self.settings
+        return ShowFeatures(
+            attribution=attribution, texts=self.texts(settings.property_texts, 4), count=settings.shown,
+            wanted=self.texts(settings.property_texts, 4, self.shifted(0)), seed=self.seed,
         )  # fmt: skip
 
 

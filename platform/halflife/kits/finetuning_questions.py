@@ -78,7 +78,7 @@ def asked(
     that of repeated runs, as at most three are primary."""
     at = at_reference(axes)
     algorithms: tuple[Any, ...] = next(axis.values for axis in axes if axis.name == "algorithm")
-    penalties = {"rl", "rl-0"} <= set(algorithms)
+    first, penalties = algorithms[0], {"rl", "rl-0"} <= set(algorithms)
     edit = {**at, "dictionary": "d0", "way": "active", "features": features, "made": "reproduced"}
     primary: list[Question] = [
         Contrast(
@@ -129,7 +129,7 @@ def asked(
                 low=low, where=where,
             )
         )  # fmt: skip
-    repeated = runs > 1 and algorithms[0] not in alone
+    repeated = runs > 1 and first not in alone
     if repeated:
         asked = primary if not penalties else further
         asked.append(
@@ -163,7 +163,7 @@ def asked(
                 reason="a quarter more distance would explain more features moved", where=where,
             )
         )  # fmt: skip
-        if runs > 1 and name != algorithms[0]:
+        if runs > 1 and name != first:
             further.append(
                 Contrast(
                     name=f"path_{renamed(name)}",
