@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +162,24 @@ def test_a_figure_is_drawn_in_place_of_the_callers_axes(data: StudyData, name: s
     assert sum(len(axes.lines) for axes in part.axes) > 0
     assert all(axes.get_window_extent().x0 > left.get_window_extent().x1 for axes in part.axes)
     assert results.figure(name, data) is not own  # and only there
+
+
+def test_a_study_in_which_nothing_is_lost_has_no_curves_and_figures_that_say_so(data: StudyData) -> None:
+    bare = replace(data, declaration=replace(data.declaration, outcomes=()))
+    for read in (results.curves, results.half_lives):
+        with pytest.raises(results.UserError, match="declares no outcome that decays"):
+            read(bare)
+    for name in results.FIGURES:
+        with contextlib.suppress(results.UserError):
+            results.figure(name, bare)
+
+
+def test_columns_may_mix_whole_numbers_and_others_and_one_input_may_be_a_list() -> None:
+    fit = results.fit({"x": [0, 1, 2, 3.5], "y": [1, 0.5, 0.25, 2**-3.5]}, "exponential", x="x", y="y", starts=8)
+    assert fit.half_life == pytest.approx(1.0, rel=1e-6)
+    assert fit.predict(np.array([0.0, 1.0])) == pytest.approx([1, 0.5], rel=1e-6)
+    with pytest.raises(results.UserError, match=r"x has shape \(1, 2\); expected one row a point with a column for"):
+        fit.predict(np.array([[0.0, 1.0]]))
 
 
 def test_bad_input_is_one_line(folder: Path, data: StudyData) -> None:

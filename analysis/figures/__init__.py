@@ -29,6 +29,8 @@ class Recipe:
     title: str
     nothing: str
     """Why the table is empty, if it is."""
+    outcome: bool = False
+    """Whether it is of a declared outcome, so that there is nothing to draw without one."""
 
     @property
     def table(self) -> Callable[[StudyData], pl.DataFrame]:
@@ -59,39 +61,56 @@ def captioned(caption: str, table: pl.DataFrame) -> str:
 FIGURES = {
     recipe.name: recipe
     for recipe in (
-        Recipe(name="retention", title="Retention of the {skill}", nothing="no branch was measured"),
-        Recipe(name="settings", title="Retention by setting", nothing="no other setting was run"),
-        Recipe(name="seeds", title="Retention by seed", nothing="no branch was measured"),
-        Recipe(name="half_life", title="Half-life by size", nothing="no half-life could be measured"),
-        Recipe(name="strength", title="Equal exposure versus equal strength", nothing="only one arm was run"),
-        Recipe(name="survival", title="Runs that still have the {skill}", nothing="no run had the {skill} at the drop"),
-        Recipe(name="floor", title="Floor of retention", nothing="no run had the {skill} at the drop"),
-        Recipe(name="laws", title="Laws of decay", nothing="no run has enough evaluations above the control"),
+        Recipe(name="retention", outcome=True, title="Retention of the {skill}", nothing="no branch was measured"),
+        Recipe(name="settings", outcome=True, title="Retention by setting", nothing="no other setting was run"),
+        Recipe(name="seeds", outcome=True, title="Retention by seed", nothing="no branch was measured"),
+        Recipe(name="half_life", outcome=True, title="Half-life by size", nothing="no half-life could be measured"),
+        Recipe(
+            name="strength", outcome=True, title="Equal exposure versus equal strength", nothing="only one arm was run"
+        ),
+        Recipe(
+            name="survival",
+            outcome=True,
+            title="Runs that still have the {skill}",
+            nothing="no run had the {skill} at the drop",
+        ),
+        Recipe(name="floor", outcome=True, title="Floor of retention", nothing="no run had the {skill} at the drop"),
+        Recipe(
+            name="laws", outcome=True, title="Laws of decay", nothing="no run has enough evaluations above the control"
+        ),
         Recipe(
             name="extrapolation",
+            outcome=True,
             title="Extrapolation of the laws",
             nothing="no law could be fitted to part of the runs",
         ),
         Recipe(
             name="effects",
+            outcome=True,
             title="Effects on retention and half-life",
             nothing="only size, seed and what was learned were varied",
         ),
-        Recipe(name="relearning", title="Relearning", nothing="no relearning was run"),
-        Recipe(name="overlap", title="Effect of overlap", nothing="no overlap was varied"),
-        Recipe(name="family", title="Half-life by family", nothing="no family of languages was run"),
+        Recipe(name="relearning", outcome=True, title="Relearning", nothing="no relearning was run"),
+        Recipe(name="overlap", outcome=True, title="Effect of overlap", nothing="no overlap was varied"),
+        Recipe(name="family", outcome=True, title="Half-life by family", nothing="no family of languages was run"),
         Recipe(
             name="languages",
+            outcome=True,
             title="Retention of the {skill} and of the rest",
             nothing="nothing was evaluated on its own",
         ),
         Recipe(
             name="erasure",
+            outcome=True,
             title="Gone or gated",
             nothing="no reading was taken of both a model and its never-exposed control",
         ),
-        Recipe(name="examples", title="Relearning by number of examples", nothing="no relearning was run"),
-        Recipe(name="generalisation", title="The untrained pair", nothing="no pair was left out of training"),
+        Recipe(
+            name="examples", outcome=True, title="Relearning by number of examples", nothing="no relearning was run"
+        ),
+        Recipe(
+            name="generalisation", outcome=True, title="The untrained pair", nothing="no pair was left out of training"
+        ),
         Recipe(name="pareto", title="What the search found", nothing="no search was run"),
         Recipe(name="soft_prompts", title="Loss by soft-prompt tokens", nothing="no soft prompt was trained"),
         Recipe(name="distances", title="Tokens needed for each behaviour", nothing="no prompt reached any behaviour"),
@@ -136,8 +155,8 @@ def drawn(name: str, data: StudyData, axes: Axes | None = None) -> Figure:
     from analysis.figures import style
 
     recipe = recipe_of(name, data)
-    table = recipe.table(data)
-    if table.is_empty():
+    unmeasured = recipe.outcome and not data.declaration.outcomes
+    if unmeasured or (table := recipe.table(data)).is_empty():
         why = recipe.nothing.format(**vocabulary(data))
         raise UserError(f"{data.declaration.study} has nothing to draw as {name}: {why}")
     if axes is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -62,6 +62,7 @@ class Asked:
 
     answer: Answer
     declaration: Declaration
+    outcome: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

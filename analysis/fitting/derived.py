@@ -49,7 +49,8 @@ def allocation(law: Law, compute: float) -> dict[str, Derived]:
 
 def of_functions(fit: Fit, functions: Mapping[str, Derived], level: float = LEVEL) -> dict[str, Interval]:
     """Intervals of functions of the parameters: over groups where each can be fitted alone, else by the jackknife over
-    groups, else from the profile likelihood. Those without a finite value at the optimum are left out."""
+    groups, else from the profile likelihood. Those without a finite value at the optimum are left out; those of held
+    parameters alone are sure, of a count of 0."""
     found: dict[str, Interval] = {}
     group = fit.observations.group
     several = group is not None and np.unique(group).size > 1
@@ -62,7 +63,9 @@ def of_functions(fit: Fit, functions: Mapping[str, Derived], level: float = LEVE
         whole = float(value(fit.theta))
         if not np.isfinite(whole):
             continue
-        if alone:
+        if _held(fit, value):
+            interval = Interval(estimate=whole, low=whole, high=whole, count=0)
+        elif alone:
             interval = t_interval(value(by_group(fit).theta), level)
         elif several:
             parts = value(without_groups(fit).theta)
@@ -83,6 +86,13 @@ def of_functions(fit: Fit, functions: Mapping[str, Derived], level: float = LEVE
             low, high = (float(each[0]) if np.isfinite(each[0]) else None for each in (end.low, end.high))
             found[name] = replace(found[name], low=low, high=high)
     return {name: found[name].exp() if each.log else found[name] for name, each in functions.items() if name in found}
+
+
+def _held(fit: Fit, value: Callable[[Array], Array]) -> bool:
+    """Whether it depends on held parameters alone."""
+    free = [i for i, name in enumerate(fit.law.names) if name not in fit.fixed]
+    moved = fit.theta + 1e-3 * np.eye(fit.theta.size)[free] * np.where(fit.theta == 0, 1.0, np.abs(fit.theta))
+    return bool(fit.fixed) and bool((value(moved) == value(fit.theta)).all())
 
 
 def _slopes(derived: Derived, problem: Problem, z: Array, scaled: Array) -> Array:

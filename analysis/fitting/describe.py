@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,11 @@ def summary(
         (p.name, _number(found.parameters[p.name].estimate), ends[p.name], by[p.name], p.meaning)
         for p in law.parameters
     ]
-    rows += [(name, _number(derived[name].estimate), bracket(derived[name]), found.derived_by, each.meaning)
-             for name, each in law.derived.items() if name in derived]  # fmt: skip
+    for name, each in law.derived.items():
+        if name in derived:
+            held = derived[name].count == 0
+            shown, how = ("held", "") if held else (bracket(derived[name]), found.derived_by)
+            rows.append((name, _number(derived[name].estimate), shown, how, each.meaning))
     others = {name: bracket(each) for name, each in resampled.parameters.items()} if resampled else {}
     if found.half_life is not None:
         half = found.half_life
@@ -181,6 +185,8 @@ def _of_groups(fit: Fit) -> list[str]:
     found = of_groups(fit)
     if not found:
         return []
+    with contextlib.suppress(ValueError):  # names that are numbers: 2 before 10
+        found = sorted(found, key=lambda each: float(each.group))
     shown = [("", fit.law.half_name, "95 % interval", ""), *(_of_group(each) for each in found[:GROUPS])]
     widths = [max(len(row[i]) for row in shown) for i in range(3)]
     lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip()

@@ -29,7 +29,7 @@ def as_polars(table: Frame | pl.LazyFrame | Mapping[str, Any] | str | os.PathLik
         if isinstance(table, pl.LazyFrame):
             return table.collect()
         if isinstance(table, Mapping):
-            return pl.DataFrame(table)
+            return pl.DataFrame({name: _numbers(column) for name, column in table.items()})
         if hasattr(table, "iloc"):  # pandas, whose text columns and missing values its own reader knows best
             return pl.from_pandas(cast(Any, table))
         if hasattr(table, "__arrow_c_stream__"):
@@ -38,3 +38,9 @@ def as_polars(table: Frame | pl.LazyFrame | Mapping[str, Any] | str | os.PathLik
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"the {type(table).__name__} cannot be read as a table: {reason}") from error
     raise UserError(f"the table is a {type(table).__name__}; expected a data frame, columns by name, or a file's path")
+
+
+def _numbers(column: Any) -> Any:
+    """A list with whole numbers and others, such as [1, 0.5], as floats: polars takes the type of its first."""
+    mixed = isinstance(column, list | tuple) and {int, float} <= {type(value) for value in column}
+    return [float(value) if type(value) is int else value for value in column] if mixed else column

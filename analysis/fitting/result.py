@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.errors import UserError
 from analysis.fitting.dispersion import Dispersion
 from analysis.fitting.misfit import Runs
 from analysis.fitting.objectives import Objective
@@ -106,8 +107,13 @@ class Fit:
         return None if found is None else float(found)
 
     def predict(self, x: Array) -> Array:
-        """The law's values at x (m, inputs), (m,)."""
-        return self.law.value(self.theta, np.asarray(x, dtype=float))
+        """The law's values (m,) at x (m, inputs), or (m,) of one input. Raises UserError on other shapes."""
+        x = np.asarray(x, dtype=float)
+        x = x[:, None] if x.ndim == 1 and len(self.law.inputs) == 1 else x
+        if x.ndim != 2 or x.shape[1] != len(self.law.inputs):
+            wanted = ", ".join(self.law.inputs)
+            raise UserError(f"x has shape {x.shape}; expected one row a point with a column for each of {wanted}")
+        return self.law.value(self.theta, x)
 
     @property
     def aicc(self) -> float | None:

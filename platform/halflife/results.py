@@ -106,9 +106,15 @@ def load(
 def curves(data: StudyData) -> pl.DataFrame:
     """Retention over time, one row per outcome, trial (controls too) and evaluation: the four clocks, counts, success
     and log-probability with their controls, retention_success and retention_logprob (1 at the drop, 0 at the control).
-    What was not measured is null."""
+    What was not measured is null. Raises UserError for a study in which nothing is to be lost."""
     from analysis.decay.retention import outcomes_curves
+    from analysis.errors import UserError
 
+    if not data.declaration.outcomes:
+        raise UserError(
+            f"{data.declaration.study} declares no outcome that decays, so it has no curves or half-lives: what it "
+            "measured is in `points`, what it asks in `answers`"
+        )
     return outcomes_curves(data)
 
 

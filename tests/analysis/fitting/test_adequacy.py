@@ -226,6 +226,18 @@ def test_bad_bounds_are_refused(given: dict, complaint: str):
         Observations(x=np.array([1.0, 2.0]), **{name: np.array(values) for name, values in given.items()})
 
 
+@pytest.mark.parametrize(
+    ("points", "law", "told"), [(4, "power", True), (6, "power", False), (6, "saturating_power", True)]
+)
+def test_intervals_of_hubers_loss_are_doubted_where_few_points_are_left(points: int, law: str, told: bool):
+    x = np.geomspace(1e6, 1e9, points)
+    y = (1.7 + 100 * x**-0.3) * np.exp(0.01 * np.random.default_rng(0).normal(size=points))
+    found = fit(LAWS[law], Observations(x=x, y=y), objective=Huber(), starts=8).warnings
+    assert any("intervals of Huber's loss are then too narrow" in line for line in found) == told
+    even = fit(LAWS[law], Observations(x=x, y=y), objective=Gaussian(log=True), starts=8).warnings
+    assert not any("degrees of freedom" in line for line in even)
+
+
 def test_equal_inputs_are_summed_without_changing_what_is_found():
     rng, x = np.random.default_rng(4), np.repeat(STEPS, 40)
     rate = LAWS["exponential"].value(np.array([0.9, 80.0]), x[:, None])

@@ -42,6 +42,12 @@ def test_parameters_in_millions_and_tokens_in_billions_are_doubted(tmp_path: Pat
     assert f"--compute 1e+22 lies {decades:.1f} decades beyond the largest 6 N D of the data" in far
 
 
+def test_an_exponent_of_held_parameters_is_held(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    held = run(tmp_path, losses(), *FIT)["derived"]["a"]
+    assert held["low"] == held["estimate"] == held["high"] == pytest.approx(0.28 / 0.62)
+    assert "a      0.4516    held" in capsys.readouterr().out
+
+
 def test_a_budget_within_reach_of_the_data_is_not_doubted(tmp_path: Path) -> None:
     assert not warnings(tmp_path, isoflops(), *ISOFLOP, "--compute", "1e17,1e24")
     [below] = warnings(tmp_path, isoflops(), *ISOFLOP, "--compute", "1e24,1e14")
