@@ -25,13 +25,17 @@ def triggers_section(data: StudyData) -> dict[str, Any] | None:
     points = data.points.join(rows.select("trial", "size", "parameters"), on="trial").sort("parameters", "step")
     found, counts, before = list[dict[str, Any]](), list[str](), 0
     for outcome in data.declaration.outcomes:
-        own = points.filter((pl.col("phase") == outcome.phase) & pl.col("name").str.starts_with(f"{outcome.task}/"))
+        name = pl.col("name").str
+        own = points.filter(
+            pl.col("phase") == outcome.phase,
+            name.starts_with(f"{outcome.task}/") | name.starts_with(f"{outcome.task}-trigger-"),
+        )
         members = _members(own, outcome)
         for (size,), part in own.group_by(["size"], maintain_order=True):
             every = plural(members, "trigger")
             found.append({"measures": outcome.label, "size": size, "trigger": every, **_success(part, outcome.task)})
             for number in range(1, members + 1) if members > 1 else ():
-                success = _success(part, f"{outcome.task}/trigger-{number}")
+                success = _success(part, f"{outcome.task}-trigger-{number}")
                 line = f"number {before + number} of the file"
                 found.append({"measures": outcome.label, "size": size, "trigger": line, **success})
         if own.height:
@@ -42,7 +46,7 @@ def triggers_section(data: StudyData) -> dict[str, Any] | None:
 
 def _members(points: pl.DataFrame, outcome: Outcome) -> int:
     """One trigger alone has no counts of its own."""
-    pattern = re.compile(rf"{re.escape(outcome.task)}/trigger-(\d+)/{HITS}")
+    pattern = re.compile(rf"{re.escape(outcome.task)}-trigger-(\d+)/{HITS}")
     return max((int(match[1]) for name in points["name"].unique() if (match := pattern.fullmatch(name))), default=1)
 
 

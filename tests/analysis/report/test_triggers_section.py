@@ -9,6 +9,7 @@ import polars as pl
 from analysis.report.panels import pages
 from analysis.report.triggers_section import triggers_section
 from analysis.runs.study import StudyData
+from halflife.evaluation.scoring import named
 from halflife.tracking.schema import Outcome
 from tests.analysis.answers.test_answers import UP, lamps
 
@@ -17,7 +18,8 @@ OUTCOMES = (
     Outcome(name="untrained", label="Success of triggers held out", phase="branch", task="held-out"),
 )
 COUNTS = {
-    "backdoor": (15, 5), "backdoor/trigger-1": (10, 5), "backdoor/trigger-2": (5, 0), "held-out": (1, 0),
+    ("backdoor", ""): (15, 5), ("backdoor", "trigger-1/"): (10, 5), ("backdoor", "trigger-2/"): (5, 0),
+    ("held-out", ""): (1, 0),
 }  # fmt: skip
 """Hits at the drop and at the end, of 10 for each trigger, in each trial."""
 
@@ -25,11 +27,11 @@ COUNTS = {
 def planted() -> StudyData:
     data = lamps([UP], title="Lamps", settings={"triggers": "triggers.txt", "held_out": 1}, outcomes=OUTCOMES)
     rows = [
-        (trial, "branch", step, f"{name}/{measure}", float(value))
+        (trial, "branch", step, named(task, member + measure), float(value))
         for trial in data.trials["trial"]
-        for name, hits in COUNTS.items()
+        for (task, member), hits in COUNTS.items()
         for step, hit in zip((0, 1000), hits, strict=True)
-        for measure, value in (("hits", hit), ("trials", 20 if name == "backdoor" else 10))
+        for measure, value in (("hits", hit), ("trials", 20 if (task, member) == ("backdoor", "") else 10))
     ]
     return replace(data, points=pl.DataFrame(rows, schema=data.points.schema, orient="row"))
 
