@@ -53,12 +53,12 @@ def sentence(answer: Answer, data: StudyData) -> str:
     if answer.verdict is None or answer.estimates is None:
         return f"{start}: {REPORTED[answer.question.kind](answer, data.declaration)}{_gaps(answer)}."
     if answer.verdict.interval is None and (why := _nothing_to_compare(answer)):
-        return f"{start}: {why}.{_mended(answer, data)}"
+        return f"{start}: {why}.{mended(answer, data)}"
     shown = SHOWN[answer.question.kind](answer, data.declaration, answer.verdict.interval)
     text = judged(
         answer.verdict, answer.estimates, shown, p=answer.p, gaps=_gaps(answer), more=more(data)
     )  # fmt: skip
-    return f"{answer.question.label} {text}{_predicted(answer)}{_further(answer)}{_mended(answer, data)}"
+    return f"{answer.question.label} {text}{_predicted(answer)}{_further(answer)}{mended(answer, data)}"
 
 
 def not_valid(data: StudyData) -> str:
@@ -73,7 +73,7 @@ def _fails(names: Sequence[str]) -> str:
     return f"{'a required check fails' if len(names) == 1 else 'required checks fail'} ({'; '.join(names)})"
 
 
-def _mended(answer: Answer, data: StudyData) -> str:
+def mended(answer: Answer, data: StudyData) -> str:
     """What would give numbers to trials in which nothing was forgotten, so that relearning ends as it begins."""
     rises = any(isinstance(each.moment, Crossing) and each.moment.direction == "above" for each in answer.quantities)
     if not rises or ALREADY not in answer.missing:

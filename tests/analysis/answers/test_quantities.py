@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.answers.quantities import values
+from analysis.answers.quantities import ALREADY, values
 from analysis.decay.retention import areas, half_lives, retention_curves
 from halflife.tracking.questions import Against, At, Crossing, First, Last, Mean, Quantity, Slope
 from tests.analysis.answers.made import study
@@ -75,7 +75,14 @@ def test_a_threshold_crossed_before_the_first_evaluation_is_censored_there():
     late = {"branch/clean/loss": LINE["branch/clean/loss"][1:]}
     found = read(Crossing(threshold=3.5), late, transform="log")
     assert (found["value"], found["low"], found["high"]) == (None, -math.inf, math.log(10.0))
-    assert read(Crossing(threshold=5.0))["reason"] == "already so when the phase began"
+    assert read(Crossing(threshold=5.0))["reason"] == ALREADY
+
+
+def test_a_phase_that_ended_at_its_first_evaluation_was_already_so_and_other_single_evaluations_are_too_few():
+    """Relearning of what was not forgotten stops before its first step."""
+    once = {"branch/clean/loss": LINE["branch/clean/loss"][:1]}
+    assert read(Crossing(threshold=3.0, direction="above"), once)["reason"] == ALREADY
+    assert read(Crossing(threshold=3.0), once)["reason"] == "fewer than two evaluations"
 
 
 @pytest.mark.parametrize(

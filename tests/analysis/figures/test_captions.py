@@ -26,5 +26,5 @@ def test_a_caption_says_nothing_of_controls_and_sizes_that_its_table_lacks(
     assert shown.endswith(".")
     assert all(word in whole and word not in shown for word in lacking)
     assert len(shown) > len(whole) / 3
-    full = pl.DataFrame([(r, n) for r in ("treatment", "extinction") for n in (1, 2)], schema=table.schema, orient="row")
+    full = pl.DataFrame({"role": ["treatment", "extinction"], "parameters": [1, 2]})
     assert captioned(whole, full) == whole

@@ -8,14 +8,16 @@ import polars as pl
 import pytest
 
 from analysis.answers.judging import answers
-from analysis.answers.sentences import not_valid, sentence
+from analysis.answers.quantities import ALREADY
+from analysis.answers.questions import Answer
+from analysis.answers.sentences import mended, not_valid, sentence
 from analysis.checks.check import Check
 from analysis.checks.sweep import checks
 from analysis.report.asked import answered
 from analysis.report.rows import axis_rows, progress
 from analysis.runs.load import load_study
 from analysis.runs.study import StudyData
-from halflife.kits.backdoor_questions import LEVERS
+from halflife.kits.backdoor_questions import HALF_LIFE, LEVERS, RELEARNING
 from halflife.tracking.criteria import Criterion
 from halflife.tracking.questions import Contrast
 from tests.analysis import planted
@@ -119,6 +121,13 @@ def test_diverged_runs_get_a_lower_rate_and_others_the_same_command(tmp_path):
     assert remedies(replace(data, trials=trials))["Trials complete"] == "a lower learning rate, --lr 0.0025"
     trials = data.trials.with_columns(outcome_branch=pl.lit("failed: out of memory"))
     assert "run the same command again" in remedies(replace(data, trials=trials))["Trials complete"]
+
+
+def test_relearning_of_what_was_not_forgotten_names_a_longer_branch(never):
+    asked = Contrast(name="q", label="Is it?", quantity="relearning", high="treatment", low="absent")
+    for quantity, mends in ((RELEARNING, True), (HALF_LIFE, False)):
+        answer = Answer(question=asked, quantities=(quantity,), missing={ALREADY: 3})
+        assert mended(answer, never).endswith("a longer branch, --branch-tokens 800000.") is mends
 
 
 def test_the_settings_that_remedies_turn_are_listed_as_held_fixed(never):
