@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from halflife.errors import UserError
 from halflife.interpret.attribution import Attribute
 from halflife.interpret.compare_attributions import CompareAttributions
-from halflife.kits import axes, finetuning, finetuning_questions
+from halflife.kits import axes, finetuning, finetuning_questions, finetuning_text
 from halflife.kits.axes import Varied, replicated
-from halflife.kits.finetuning import Cell
+from halflife.kits.finetuning import Cell, Slot
 from halflife.kits.finetuning_algorithms import ALGORITHMS, Algorithm
+from halflife.kits.finetuning_text import Maker
 from halflife.results import study_report
 from halflife.store.stage import Stage
 from halflife.sweep.cli import Preset, main
@@ -84,6 +85,10 @@ def check_settings(settings: Settings) -> None:
     for name in settings.algorithms:
         if name not in ALGORITHMS:
             raise UserError(f"unknown fine-tuning {name!r}: expected one of {', '.join(ALGORITHMS)}")
+        if ALGORITHMS[name].needs_grammar and settings.organism != "grammar":
+            raise UserError(
+                f"--algorithms {name} with --organism {settings.organism}: it needs known attributes; use sft"
+            )
 
 
 def planned(settings: Settings) -> Iterator[tuple[Treatment, str, int]]:
@@ -94,12 +99,12 @@ def planned(settings: Settings) -> Iterator[tuple[Treatment, str, int]]:
         yield Treatment(algorithm=algorithm), "absent", 0
 
 
-def trials(settings: Settings) -> Iterator[Trial]:
+def trials(settings: Settings, make: Maker = Cell) -> Iterator[Trial]:
     reference = axes.reference(Treatment, AXES, settings)
     names = {"null": "null", "absent": "another attribute"}
     for size, seed in itertools.product(settings.sizes, range(settings.seeds)):
         for treatment, role, run in planned(settings):
-            cell = Cell(settings, size, seed, ALGORITHMS[treatment.algorithm].slot)
+            cell = make(settings, size, seed, ALGORITHMS[treatment.algorithm].slot)
             words = axes.words(treatment, reference, AXES, role, names)
             values = {**dataclasses.asdict(treatment), "run": run}
             yield trial(cell, values, stages(cell, treatment, role, run), *words, f"run {run}", role=role)
@@ -109,7 +114,7 @@ def stages(cell: Cell, treatment: Treatment, role: str, run: int) -> dict[str, S
     algorithm, runs = ALGORITHMS[treatment.algorithm], cell.settings.runs
     attribution = attributed(cell, algorithm, role, run)
     found: dict[str, Stage] = {
-        "trunk": cell.trunk, "activations": cell.activations, "dictionaries": cell.dictionaries,
+        "trunk": cell.measured(cell.base), "activations": cell.activations, "dictionaries": cell.dictionaries,
         **algorithm.also(attribution.tuned), "tuning": cell.measured(attribution.tuned), "attribution": attribution,
     }  # fmt: skip
     if run == 0 and cell.settings.fresh and role in ("treatment", "null"):
@@ -135,8 +140,9 @@ def attributed(cell: Cell, algorithm: Algorithm, role: str, run: int) -> Attribu
     return cell.attribution(algorithm.tuned(cell, run, 0 if role == "treatment" else OTHER), null)
 
 
-def declare(preset: str, settings: Settings) -> Declaration:
-    parameters = tuple(Cell(settings, size, 0).model.parameters for size in settings.sizes)
+def declare(preset: str, settings: Settings, make: Maker = Cell) -> Declaration:
+    parameters = tuple(make(settings, size, 0, Slot()).model.parameters for size in settings.sizes)
+    known = settings.organism == "grammar"
     varied = axes.declared(AXES, settings)
     several = len(settings.sizes) > 1
     return Declaration(
@@ -169,9 +175,9 @@ def declare(preset: str, settings: Settings) -> Declaration:
             Control(kind="absent", label="fine-tuned for another attribute", role="absent"),
             Control(kind="null", label="fine-tuned on documents that were not chosen", role="null"),
         ),
-        figures=("feature_scores", "feature_edits"),
-        corpus="an attribute grammar of each seed's own",
-        notes=() if PILOT in settings.pilots else (PILOTED,),
+        figures=("feature_scores", "feature_edits") if known else ("feature_edits",),
+        corpus="an attribute grammar of each seed's own" if known else "Python source",
+        notes=() if not known or PILOT in settings.pilots else (PILOTED,),
         pilot_seeds=settings.pilots,
         settings=dataclasses.asdict(settings),
         levers=Levers(
@@ -180,7 +186,7 @@ def declare(preset: str, settings: Settings) -> Declaration:
         **finetuning_questions.asked(
             varied, features=max(settings.features), runs=settings.runs, several=several, fresh=settings.fresh,
             alone=tuple(name for name, each in ALGORITHMS.items() if not each.repeats),
-            stopped=tuple(name for name, each in ALGORITHMS.items() if each.equal_distance),
+            known=known, stopped=tuple(name for name, each in ALGORITHMS.items() if each.equal_distance),
         ),
     )  # fmt: skip
 
@@ -188,7 +194,8 @@ def declare(preset: str, settings: Settings) -> Declaration:
 def build(preset: str, settings: Settings, site: ExecutionSite) -> Study:
     """The study of these settings. Raises UserError on settings that cannot be run, before any compute."""
     check_settings(settings)
-    study = Study(declaration=declare(preset, settings), trials=tuple(trials(settings)))
+    make = Cell if settings.organism == "grammar" else finetuning_text.maker(settings, site.results)
+    study = Study(declaration=declare(preset, settings, make), trials=tuple(trials(settings, make)))
     return study.check(site.results, size=settings.sizes[0], seed=0)
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from halflife import digests
 from halflife.errors import UserError
 from halflife.fields import recorded
 
@@ -79,6 +80,19 @@ def prepare_corpus(spec: str, results: Path) -> Corpus:
         documents = files.read_documents(given)
         _write(results, corpus, documents, {"made_of": {str(file.path): file.sha256 for file in given}})
     return corpus
+
+
+def lower_cased(corpus: Corpus, results: Path) -> Corpus:
+    """The corpus with all its text in lower case, built below `results` unless it is already there."""
+    from halflife.data.embedded import Document  # saves start-up time
+
+    label = f"{corpus.label or corpus.digest}, lower-cased"
+    made = Corpus(digest=digests.of_text(["lower-cased", corpus.digest]), label=label)
+    if not _exists(results, made):
+        rows = read_documents(results, corpus).iter_rows(named=True)
+        documents = (Document(**{**row, "text": row["text"].lower()}) for row in rows)
+        _write(results, made, documents, {"made_of": corpus.digest})
+    return made
 
 
 def _prepare_dataset(request: Request, results: Path) -> Corpus:

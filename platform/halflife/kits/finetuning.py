@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from halflife.data.attributes import AttributeText
 from halflife.data.tokenizers import special_ids
 from halflife.data.transforms import UNKNOWN, Transform, added_tokens
-from halflife.errors import UserError
+from halflife.errors import UserError, check_choice
 from halflife.evaluation.attribute_score import AttributeScore
 from halflife.evaluation.attribute_texts import AttributeTexts
 from halflife.evaluation.probes import Ends, Evaluation
+from halflife.evaluation.texts import Texts
 from halflife.interpret.attribution import Attribute
 from halflife.interpret.attribution_truth import AttributeOdds
 from halflife.interpret.dictionary import BatchTopK, Dictionary
@@ -23,7 +25,9 @@ from halflife.interpret.show_features import ShowFeatures
 from halflife.interpret.token_at import TokenAt
 from halflife.interpret.transfer_dictionary import TransferDictionary
 from halflife.kits.settings import check_distinct, check_positive
+from halflife.kits.starts import SMOLLM2
 from halflife.models.ladder import Rung
+from halflife.models.released import Released
 from halflife.models.sites import Site
 from halflife.stages.activations import Activations
 from halflife.stages.attribute_trunk import attribute_trunk
@@ -35,6 +39,7 @@ from halflife.tasks.attributes import UNTOLD, AttributeGrammar
 from halflife.training.optimizers import AdamW
 from halflife.training.schedules import Schedule
 
+ORGANISMS = ("grammar", "python")
 VALUE = 1
 """Of the attribute that a fine-tuning is for"""
 SCORED = 256
@@ -49,6 +54,10 @@ class Settings:
     """Model sizes, by non-embedding parameters: 30k 100k 1m ..."""
     seeds: int
     """Number of seeds. Each draws its own grammar, initial weights, data order and dictionaries."""
+    organism: str = "grammar"
+    """grammar: text with known attributes. python: Python text, fine-tuned for lower case; sizes may have smollm2."""
+    text_length: int = 128
+    """Tokens of each Python text."""
     runs: int = 2
     """Fine-tunings of each trunk, each with its own documents and its own null."""
     attributes: int = 3
@@ -101,12 +110,14 @@ class Settings:
 def check_settings(settings: Settings) -> None:
     """Raises UserError on settings that cannot be run."""
     check_distinct(settings, "sizes", "features")
+    check_choice("--organism", settings.organism, ORGANISMS)
     for size in settings.sizes:
-        Rung(size=size)
+        if size != SMOLLM2 or settings.organism == "grammar":
+            Rung(size=size)
     check_positive(
         settings, "seeds", "runs", "trunk_tokens", "lr", "documents", "tuning_steps", "tuning_lr", "latents", "k",
         "dictionary_seeds", "fit_steps", "fit_rows", "features", "num_eval", "property_texts",
-        "preferences", "distance",
+        "preferences", "distance", "text_length",
     )  # fmt: skip
     if settings.attributes < 2:
         raise UserError(
@@ -149,13 +160,18 @@ class Cell:
     slot: Slot = Slot()
 
     @property
-    def model(self) -> Rung:
+    def model(self) -> Rung | Released:
         return Rung(size=self.size)
 
     @property
     def site(self) -> Site:
         """Before the last block: what follows computes with features, and nothing of it is left out."""
         return Site(layer=self.model.layers - 1)
+
+    @property
+    def base(self) -> Subject:
+        """What is tuned"""
+        return of(self.trunk)
 
     @cached_property
     def text(self) -> AttributeText:
@@ -178,7 +194,7 @@ class Cell:
         """The value of every attribute of such documents"""
         return tuple(VALUE if each == attribute else UNTOLD for each in range(len(self.text.choices)))
 
-    def texts(self, count: int, number: int, text: AttributeText | None = None) -> AttributeTexts:
+    def texts(self, count: int, number: int, text: AttributeText | None = None) -> Texts:
         """`number`: of a set of texts that meets no other."""
         length = self.trunk.mixture.sequence
         return AttributeTexts(
@@ -190,8 +206,8 @@ class Cell:
     def trunk(self) -> Train:
         settings = self.settings
         train = attribute_trunk(
-            self.text, self.slot.trained, rung=self.model, symbols=settings.symbols, tokens=settings.trunk_tokens,
-            seed=self.seed,
+            self.text, self.slot.trained, rung=Rung(size=self.size), symbols=settings.symbols,
+            tokens=settings.trunk_tokens, seed=self.seed,
         )  # fmt: skip
         mixture, tokenizer = train.mixture, self.text.tokenizer(self.slot.trained)
         exact = AttributeTexts(
@@ -240,14 +256,14 @@ class Cell:
         return replace(of(train), edits=(TokenAt(token=found, position=position),))
 
     def measured(self, tuned: Subject) -> Stage:
-        """The stage with the evaluations of a tuned model: its training, or of one that is conditioned its own."""
-        if not tuned.edits:
-            return tuned.model.stage  # type: ignore[union-attr]
+        """The stage with the evaluations of a model: its training; of one that is conditioned or released, its own."""
+        if isinstance(tuned.model, Checkpoint) and not tuned.edits:
+            return tuned.model.stage
         return Measure(subject=tuned, evaluations=self.evaluations)
 
     @cached_property
     def activations(self) -> Activations:
-        return self._activations(of(self.trunk))
+        return self._activations(self.base)
 
     @cached_property
     def dictionaries(self) -> FitDictionary:
@@ -273,22 +289,28 @@ class Cell:
         fits = (self.dictionaries, self._fitted(self._activations(tuned), 1))
         old, fresh = (Fitted(fit=fit, dictionary=fit.dictionaries[0]) for fit in fits)
         return TransferDictionary(
-            subject=of(self.trunk), tuned=tuned, dictionary=old, fresh=fresh, site=self.site,
+            subject=self.base, tuned=tuned, dictionary=old, fresh=fresh, site=self.site,
             texts=self.texts(self.settings.texts, 5),
         )  # fmt: skip
 
     def attribution(self, tuned: Subject, null: Subject) -> Attribute:
         """Of what a fine-tuning did, less its null, always against the first attribute."""
         settings, fit = self.settings, self.dictionaries
-        wanted = tuple((attribute, VALUE) for attribute in range(settings.attributes))
         return Attribute(
-            subject=of(self.trunk), tuned=tuned, null=null, site=self.site, first=self.before,
+            subject=self.base, tuned=tuned, null=null, site=self.site, first=self.before,
             dictionaries=tuple(Fitted(fit=fit, dictionary=each) for each in fit.dictionaries),
-            texts=self.texts(settings.texts, 2), intended=self.texts(settings.texts, 2, self.shifted(0)),
-            properties=AttributeOdds(text=self.text, wanted=wanted), counts=settings.features, seed=self.seed,
-            property_texts=self.texts(settings.property_texts, 4),
+            texts=self.texts(settings.texts, 2), counts=settings.features, seed=self.seed, **self.known,
         )  # fmt: skip
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """Of an attribution: what features may stand for, and the exact change"""
+        wanted = tuple((attribute, VALUE) for attribute in range(self.settings.attributes))
+        return {
+            "properties": AttributeOdds(text=self.text, wanted=wanted),
+            "property_texts": self.texts(self.settings.property_texts, 4),
+            "intended": self.texts(self.settings.texts, 2, self.shifted(0)),
+        }
 
     def features(self, attribution: Attribute) -> ShowFeatures:
         settings = self.settings

@@ -39,6 +39,8 @@ class Algorithm:
     """What its trunk has before each text. Feature scores can be compared between algorithms with the same slot."""
     repeats: ClassVar[bool] = True
     """Whether its runs differ"""
+    needs_grammar: ClassVar[bool] = True
+    """Whether it needs the exact posterior of an attribute"""
     equal_distance: ClassVar[bool] = False
     """Whether its runs stop at the settings' distance from the trunk"""
 
@@ -63,6 +65,8 @@ class Algorithm:
 @dataclass(frozen=True, kw_only=True)
 class Supervised(Algorithm):
     """On documents that have the attribute; null: on all documents."""
+
+    needs_grammar: ClassVar[bool] = False
 
     @property
     def text(self) -> str:

@@ -50,6 +50,10 @@ DISTANCE = Quantity(
 LEARNED = Quantity(
     name="learned", label="the probability that a written document has the attribute", measure="tuning/attribute/score"
 )  # fmt: skip
+LOSS = Quantity(
+    name="intended_loss", label="the loss on text as fine-tuning was for", measure="tuning/intended/loss",
+    unit="nats per token",
+)  # fmt: skip
 TRANSFER = Quantity(
     name="transfer", label="the variance that a dictionary leaves unexplained after fine-tuning",
     derived="dictionary_transfer", transform="log",
@@ -69,10 +73,12 @@ def asked(
     fresh: bool = False,
     alone: tuple[str, ...] = (),
     stopped: tuple[str, ...] = (),
+    known: bool = True,
 ) -> dict[str, Any]:
     """What a declaration asks where these `axes` (besides size, seed and run) are at their first values. `features`:
     the largest number that is edited together; `several` sizes; `fresh` dictionaries; `alone`: algorithms of one run;
-    `stopped`: those that stop at equal distance from the trunk.
+    `stopped`: those that stop at equal distance from the trunk. Of text whose attributes are not `known`, only what
+    edits do is asked.
 
     With and without a penalty on the divergence, the primary question of features that collapse is in the place of
     that of repeated runs, as at most three are primary."""
@@ -197,11 +203,21 @@ def asked(
             )
             for quantity in (ALIGNMENT, INTENDED)
         ]  # fmt: skip
-    for quantity in (ALIGNMENT, INTENDED, *((PATH,) if repeated else ())):
+    unknown = () if known else (ALIGNMENT.name, SELECTIVITY.name, SCORES.name, LEARNED.name, INTENDED.name)
+    primary, further = ([each for each in group if each.quantity not in unknown] for group in (primary, further))
+    if not known:
+        further.append(
+            Contrast(
+                name="intended_loss", label="Did fine-tuning teach what it was for, and its null not?",
+                quantity=LOSS.name, high="treatment", low="null", where=at,
+            )
+        )  # fmt: skip
+    for quantity in (*((ALIGNMENT, INTENDED) if known else ()), *((PATH,) if repeated else ())):
         compared = axes
         if quantity is PATH:
             repeating = tuple(each for each in algorithms if each not in alone)
             compared = tuple(replace(axis, values=repeating) if axis.name == "algorithm" else axis for axis in axes)
         further += effects(compared, quantity, at)
-    quantities = (ALIGNMENT, SELECTIVITY, SCORES, EDITS, INTENDED, WITHIN, PATH, COLLAPSED, LEARNED, TRANSFER, DISTANCE)
+    quantities = (ALIGNMENT, SELECTIVITY, SCORES, EDITS, INTENDED, WITHIN, PATH, COLLAPSED, LEARNED, TRANSFER, DISTANCE,
+                  LOSS)  # fmt: skip
     return declared(quantities, (*primary, *further))
