@@ -16,7 +16,7 @@ from halflife.store.store import Store
 from halflife.sweep import machine, paces
 from halflife.sweep.estimate import STARTUP_SECONDS
 from halflife.sweep.live import View
-from halflife.sweep.paces import STAGE_SECONDS, assumed_seconds, seconds_of
+from halflife.sweep.paces import STAGE_SECONDS, STOPPED_PART, assumed_seconds, seconds_of
 from tests.sweep.fakes import Fake
 from tests.sweep.helpers import study
 
@@ -165,7 +165,7 @@ def test_stages_that_may_stop_early_take_the_part_that_those_like_them_took(tmp_
     first = plan.take()
     assert first
     work = assumed_seconds(first, "cpu")
-    assert seconds_of(plan, "cpu", 1)(first) == pytest.approx(STAGE_SECONDS + work / 2)  # nothing is known
+    assert seconds_of(plan, "cpu", 1)(first) == pytest.approx(STAGE_SECONDS + STOPPED_PART * work)  # nothing is known
     plan.completed(first.key, Outcome(status="complete", attempt="a", summary={"tokens": 1}))
     assert seconds_of(plan, "cpu", 1)(first) == pytest.approx(STAGE_SECONDS + work / first.cost.tokens)
 

@@ -22,8 +22,9 @@ the presets' stages (30k to 300k parameters on a core of an AMD EPYC, 86 GFLOP/s
 estimated."""
 STAGE_SECONDS = 0.1
 """From the end of a stage to the start of the next one: the median of seven sweeps is 0.05 to 0.2 s."""
-HALF = 0.5
-"""Of its length, what a stage that may stop early takes before one like it has ended."""
+STOPPED_PART = 0.35
+"""Of its length, what a stage that may stop early is assumed to take before one like it has ended: between 0.13 (40
+relearnings of what was learned before) and 1 (of what never was)."""
 EVIDENCE_SECONDS = 2.0
 """Time of complete stages that counts as much as what was expected of them: a stage of a second says little."""
 
@@ -50,14 +51,15 @@ def assumed_seconds(stage: Stage, device: str) -> float:
 
 def seconds_of(plan: Plan, device: str, slots: int) -> Callable[[Stage], float]:
     """The seconds that a stage of a plan takes on one of `slots`: at the pace of its group, or else of all, as far as
-    complete stages tell; one that may stop early, for the part of its length that those like it took, or else half."""
+    complete stages tell; one that may stop early, for the part of its length that those like it took, or else STOPPED_PART
+    of it."""
     found, parts = measured(plan, device), measured_parts(plan)
     first = 1 / free_share(device, slots)
     usual = _pace(sum(assumed for assumed, _ in found.values()), sum(spent for _, spent in found.values()), first)
     paces = {group: _pace(assumed, spent, usual) for group, (assumed, spent) in found.items()}
 
     def seconds(stage: Stage) -> float:
-        part = parts.get(_length_group(stage), HALF) if _may_stop(stage) else 1.0
+        part = parts.get(_length_group(stage), STOPPED_PART) if _may_stop(stage) else 1.0
         return STAGE_SECONDS + assumed_seconds(stage, device) * paces.get(pace_group(stage), usual) * part
 
     return seconds
