@@ -51,8 +51,7 @@ def assumed_seconds(stage: Stage, device: str) -> float:
 
 def seconds_of(plan: Plan, device: str, slots: int) -> Callable[[Stage], float]:
     """The seconds that a stage of a plan takes on one of `slots`: at the pace of its group, or else of all, as far as
-    complete stages tell; one that may stop early, for the part of its length that those like it took, or else STOPPED_PART
-    of it."""
+    complete stages tell; one that may stop early, for the part of its length that those like it took."""
     found, parts = measured(plan, device), measured_parts(plan)
     first = 1 / free_share(device, slots)
     usual = _pace(sum(assumed for assumed, _ in found.values()), sum(spent for _, spent in found.values()), first)
