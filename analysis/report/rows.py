@@ -10,6 +10,7 @@ from typing import Any
 from analysis.answers.write import declared
 from analysis.checks.check import Check
 from analysis.checks.completeness import EARLY, stopped_early
+from analysis.checks.remedies import TRUNK
 from analysis.checks.sweep import so_far
 from analysis.decay.design import setting_axes, value_text, values_of
 from analysis.runs.study import StudyData
@@ -39,7 +40,9 @@ def axis_rows(data: StudyData) -> list[dict[str, Any]]:
 
 
 def _settings(data: StudyData) -> list[dict[str, Any]]:
-    """The settings that change what is learned and how long it is kept, which no axis has."""
+    """The settings that change what is learned and how long it is kept, which no axis has; of trials with a trunk."""
+    if f"stage_{TRUNK}" not in data.trials.columns:
+        return []
     levers, settings = data.declaration.levers, data.declaration.settings
     names = (levers.trunk, levers.branch, *levers.dose, levers.rate)
     own = {name: value for name in names if (value := settings.get(name)) and not isinstance(value, list | tuple)}
