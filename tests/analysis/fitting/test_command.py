@@ -227,7 +227,7 @@ FIRST = pl.int_range(pl.len()) == 0
         ({}, ["--x", "tau,seed", *COUNTS[2:]], "exponential_floor takes 1 input (x); --x gives 2 (tau,seed); name"),
         ({}, ["--law", "exponential", *COUNTS, "--loud"], "--loud"),
         ({}, ["--law", "exponential", *COUNTS, "--delta", "small"], "--delta"),
-        ({}, ["--law", "exponent", *COUNTS], "there is no law 'exponent' (did you mean 'exponential'?); `python"),
+        ({}, ["--law", "exponent", *COUNTS], "there is no law 'exponent', did you mean exponential?; `python"),
         ({}, ["--law", "exponential", *COUNTS, "--y", "hits"], "pass either --y, or both --hits and --trials"),
         ({}, ["--law", "exponential", *COUNTS[:4]], "both --hits and --trials, or both --low and --high; got --hits"),
         ({}, ["--law", "chinchilla", *COUNTS], "chinchilla takes 2 inputs (N,D); --x gives 1 (tau)"),
