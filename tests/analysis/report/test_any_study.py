@@ -104,7 +104,7 @@ def test_a_question_whose_name_is_a_path_stays_in_its_folder(tmp_path, quick):
 def test_a_required_check_that_fails_is_said_before_the_answers_which_claim_nothing(tmp_path, quick):
     data = lamps(ASKED, slope=0.3, controls=(Control(kind="absent", label="never lit", role="absent"),))
     html = page(data, tmp_path)
-    assert html.index("These runs are not valid") < html.index("Not valid: a required check fails (Controls ran)")
+    assert html.index("These runs are not valid") < html.index("Remedy: run the same") < html.index("? Not valid.")
     assert "Effect:" not in html
 
 
