@@ -41,6 +41,23 @@ PILOTED = (
     f"results are among the answers. --pilots {PILOT}, with a seed more (--seeds), leaves them out."
 )
 
+READING = (
+    "A feature's score is the cosine between what moving it does to the logits and what fine-tuning did to them, less "
+    "the null: as many steps on documents that were not chosen. It is moved in proportion to its own activation; "
+    "elsewhere alike for all tokens, or as far as fine-tuning moved it. {stands}An edit of the top features is "
+    "measured by the share of the change of the logits that it reproduces in the trunk, and undoes in the tuned model, beside "
+    "other features that are as active and as effective. The positive control moves single features in the trunk "
+    "itself: they must be ranked first. The measures: {aligned}explained and undone (.../10 edits ten features); "
+    "attribution/change/outside, the share of the change that no feature at the site can make; planted, the positive "
+    "control. In their names d0 is the first dictionary; active, everywhere and change are the three ways to move "
+    "features; dot (product) and kl are losses between the two models."
+)
+STANDS = (
+    "Alignment is the correlation, over the features that fire at all, of this score with what each feature stands "
+    "for: how its activation correlates with the exact log-odds of the attribute. "
+)
+ALIGNED = "attribution/d0.dot.active/alignment; "
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(finetuning.Settings):
@@ -149,20 +166,7 @@ def declare(preset: str, settings: Settings, make: Maker = Cell) -> Declaration:
         study=NAME,
         title="What fine-tuning used",
         question="Which features of a model does fine-tuning use, and do repeated runs use the same?",
-        reading=(
-            "A feature's score is the cosine between what moving it does to the logits and what fine-tuning did to "
-            "them, less the null: as many steps on documents that were not chosen. It is moved in proportion to its "
-            "own activation; elsewhere alike for all tokens, or as far as fine-tuning moved it. Alignment is the "
-            "correlation, over the features that fire at all, of this score with what each feature stands for: how its "
-            "activation correlates with the exact log-odds of the attribute. An edit of the top features is measured "
-            "by the share of the change of the logits that it reproduces in the trunk, and undoes in the tuned model, "
-            "beside other features that are as active and as effective. The positive control moves single features in "
-            "the trunk itself: they must be ranked first. "
-            "The measures: attribution/d0.dot.active/alignment (first dictionary, dot product as the loss, gradient "
-            "times activation; everywhere and change are the other two ways, kl the other loss); explained and undone "
-            "(.../10 edits ten features); attribution/change/outside, the share of the change that no feature at the "
-            "site can make; planted, the positive control."
-        ),
+        reading=READING.format(stands=STANDS if known else "", aligned=ALIGNED if known else ""),
         preset=preset,
         axes=(
             *replicated(parameters, settings.seeds),

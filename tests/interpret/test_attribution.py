@@ -346,3 +346,17 @@ def test_copies_of_a_run_use_the_same_features_and_runs_for_other_things_do_not(
     apart = compared([one, other], [], top=20)
     assert apart["path"] > 0.8
     assert "between" not in apart
+
+
+def test_a_direction_that_is_gone_collapses_its_latent_and_no_other() -> None:
+    """By v = Var_FT(z) / Var_M(z): below 0.01 of the one, and above 0.5 of all others."""
+    width = 16
+    rows = torch.linalg.qr(torch.randn(width, width, generator=seeded(4))).Q
+    own = Autoencoder(rows, torch.zeros(width), rows, torch.zeros(width), k=3)
+    sizes = 0.5 + torch.rand(120, 10, width, generator=seeded(5))
+    sizes *= torch.rand(sizes.shape, generator=seeded(6)).argsort(-1) < 3
+    before = own.codes(sizes @ rows)[0].flatten(0, 1).var(0)
+    sizes[..., 3] = 0
+    ratio = own.codes(sizes @ rows)[0].flatten(0, 1).var(0) / before
+    assert float(ratio[3]) < 0.01
+    assert float(ratio[torch.arange(width) != 3].min()) > 0.5

@@ -54,3 +54,17 @@ def test_values_that_the_text_does_not_have_and_documents_that_end_early_are_ref
     pool = items(TARGET, "train", 2, codecs.load(TEXT.tokenizer(), tmp_path), tmp_path)
     with pytest.raises(UserError, match="stops=False"):
         AttributeReward(text=TEXT, told=(1, 0)).check(pool, length=8, end=3)
+
+
+def test_rewards_of_others_are_worth_nothing_on_average(tmp_path: Path) -> None:
+    """The null's reward, given to another document, is uncorrelated with what its own would be."""
+    codec = codecs.load(TEXT.tokenizer(), tmp_path)
+    pool = items(TARGET, "train", 4000, codec, tmp_path)
+    setting = RewardSetting(items=pool, codec=codec, end=None, context=Host(tmp_path))
+    documents = rollouts(np.stack([np.append(item.tokens, item.targets[-1]) for item in pool]))
+    own, given = (
+        AttributeReward(text=TEXT, told=(1, UNTOLD), permuted=permuted).prepare(setting)(documents)[:, -1].numpy()
+        for permuted in (False, True)
+    )
+    assert np.sort(own).tolist() == np.sort(given).tolist()
+    assert abs(np.corrcoef(own, given)[0, 1]) < 0.06
