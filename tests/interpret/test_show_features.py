@@ -12,8 +12,9 @@ import torch
 from halflife.data import codecs
 from halflife.data.tokenizers import Characters
 from halflife.errors import UserError
-from halflife.interpret.show_features import ShowFeatures, heated, picked
-from tests.stages.test_golden_keys import ATTRIBUTED
+from halflife.interpret.show_features import heated, picked
+from halflife.interpret.token_at import TokenAt
+from tests.stages.test_golden_keys import SHOWN
 
 
 def test_the_highest_scores_are_picked_and_others_that_are_as_active() -> None:
@@ -40,7 +41,9 @@ def test_heat_is_of_each_character_over_the_most(tmp_path: Any) -> None:
 
 
 def test_what_cannot_be_shown_is_refused() -> None:
-    good = ShowFeatures(attribution=ATTRIBUTED, texts=ATTRIBUTED.texts)
+    good = SHOWN
     for changes in ({"count": 0}, {"shown": 9}):
         with pytest.raises(UserError, match="expected at least 1 of each"):
             replace(good, **changes)
+    with pytest.raises(UserError, match="another subject"):
+        replace(good, subject=replace(good.subject, edits=(TokenAt(token=0),)))

@@ -327,7 +327,12 @@ TRANSFERRED = TransferDictionary(
     texts=AttributeTexts(text=GRAMMAR, count=10, length=8),
 )
 PREFERRED = FitReward(subject=STORED.subject, text=GRAMMAR, told=(0, -1, -1), length=8)
-SHOWN = ShowFeatures(attribution=ATTRIBUTED, texts=ATTRIBUTED.texts)
+SHOWN = ShowFeatures(
+    attribution=ATTRIBUTED,
+    subject=ATTRIBUTED.subject,
+    dictionary=ATTRIBUTED.dictionaries[0],
+    texts=ATTRIBUTED.texts,
+)
 GOLDEN: list[tuple[Stage, str]] = [
     (PLAIN, "45e3158217f974c3b3bf"),
     (TRUNK, "b152fb55fc741b824d0b"),
@@ -364,7 +369,7 @@ GOLDEN: list[tuple[Stage, str]] = [
     (CompareAttributions(runs=(ATTRIBUTED, ATTRIBUTED), others=(ATTRIBUTED,)), "66f68f8d6eb9ac23d0fa"),
     (TRANSFERRED, "63b62bc79d05d258c52a"),
     (PREFERRED, "5560c7c9c00ad12ec9ac"),
-    (SHOWN, "7c79b7cd9380032a5314"),
+    (SHOWN, "f2d937540dc142f505ae"),
 ]
 
 

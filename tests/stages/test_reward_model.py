@@ -63,7 +63,7 @@ def test_a_document_is_rewarded_once_at_its_end(store: Store) -> None:
 
     codec, context = load(SUBJECT.codec, store.root), Folders(store)
     setting: Any = RewardSetting(items=[], codec=codec, end=None, context=context)  # type: ignore[arg-type]
-    found = LearnedReward(fit=FIT).prepare(setting)(rollouts(documents)).numpy()
+    found = LearnedReward(fit=FIT, subject=SUBJECT).prepare(setting)(rollouts(documents)).numpy()
     assert not found[:, :-1].any()
     exact = TEXT.classifier((1, UNTOLD), SUBJECT.codec, store.root)(documents)
     assert np.corrcoef(found[:, -1], exact)[0, 1] > 0.6
@@ -77,7 +77,7 @@ def test_what_cannot_be_fitted_or_rewarded_is_refused_in_one_line(tmp_path: Path
     with pytest.raises(UserError, match="1 symbols"):
         replace(FIT, length=1)
     pool = items(FirstSymbols(text=TEXT, length=9), "train", 4, load(SUBJECT.codec, tmp_path), tmp_path)
-    LearnedReward(fit=FIT).check(pool, length=8, end=None)
+    LearnedReward(fit=FIT, subject=SUBJECT).check(pool, length=8, end=None)
     for length, end in ((7, None), (8, 3)):
         with pytest.raises(UserError, match="documents of 9 symbols"):
-            LearnedReward(fit=FIT).check(pool, length=length, end=end)
+            LearnedReward(fit=FIT, subject=SUBJECT).check(pool, length=length, end=end)

@@ -179,6 +179,8 @@ def test_features_are_shown_of_first_fine_tunings_only(tmp_path: Path) -> None:
     stage = found["treatment", 0]
     assert isinstance(stage, ShowFeatures)
     assert stage.attribution == attribution_of(plan.trials)
+    own = cast("Any", stage.attribution)
+    assert {own, own.subject.model.stage, own.dictionaries[0].fit} <= set(stage.parents)
 
 
 def attribution_of(trials: Any) -> Any:

@@ -13,7 +13,9 @@ from halflife.errors import UserError
 from halflife.evaluation.texts import Texts
 from halflife.interpret.attribution import Attribute
 from halflife.interpret.attribution_recipe import FILE
+from halflife.interpret.dictionary_edits import Learned
 from halflife.rng import generator, seed_of
+from halflife.stages.subject import Subject
 from halflife.store.stage import Context, Cost, Stage
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ class ShowFeatures(Stage):
     kind: ClassVar[str] = "show-features"
 
     attribution: Attribute
+    subject: Subject
+    """That of the attribution, and `dictionary` its first: a stage reads the results of its own fields only."""
+    dictionary: Learned
     texts: Texts
     wanted: Texts | None = None
     count: int = 10
@@ -46,7 +51,9 @@ class ShowFeatures(Stage):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises UserError for numbers out of range."""
+        """Raises UserError for numbers out of range, and for another subject or dictionary than the attribution's."""
+        if (self.subject, self.dictionary) != (self.attribution.subject, self.attribution.dictionaries[0]):
+            raise UserError("features of another subject or dictionary given: expected the attribution's, its first")
         if self.count < 1 or not 1 <= self.shown <= self.texts.count:
             raise UserError(
                 f"{self.count} features with {self.shown} texts of {self.texts.count} given: expected at least 1 of "
@@ -63,9 +70,9 @@ class ShowFeatures(Stage):
 
     @property
     def cost(self) -> Cost:
-        tokens, of = self.texts.count * self.texts.length, self.attribution
-        reading = of.subject.reading(tokens, self.texts.length)
-        held = 4.0 * tokens * (of.subject.architecture.width + 2 * of.dictionaries[0].latents)
+        tokens = self.texts.count * self.texts.length
+        reading = self.subject.reading(tokens, self.texts.length)
+        held = 4.0 * tokens * (self.subject.architecture.width + 2 * self.dictionary.latents)
         return Cost(tokens=tokens, flops=reading.flops, memory_bytes=reading.memory_bytes + held, disk_bytes=0.0)
 
     def run(self, context: Context) -> dict[str, Any]:
@@ -77,12 +84,12 @@ class ShowFeatures(Stage):
         started, of = time.perf_counter(), self.attribution
         stored = load_file(context.parent(of) / "final" / FILE)
         scores, live = stored[f"d0.{of.losses[0].name}.active"].sum(0), stored["d0.live"]
-        rows = self.texts.rows(of.subject.codec, context.results)
-        model = of.subject.load(context)
+        rows = self.texts.rows(self.subject.codec, context.results)
+        model = self.subject.load(context)
         with torch.no_grad(), tapped(model, [of.site]) as taps:
             model.hidden(model.embed(torch.from_numpy(rows).to(context.device)))
-            codes = of.dictionaries[0].load(context, of.site).to(context.device).codes(taps[of.site].float())[0].cpu()
-        codec = codecs.load(of.subject.codec, context.results)
+            codes = self.dictionary.load(context, of.site).to(context.device).codes(taps[of.site].float())[0].cpu()
+        codec = codecs.load(self.subject.codec, context.results)
         random = torch.Generator().manual_seed(seed_of(self.seed, "others") % 2**63)
         top, others = picked(scores, live, codes, self.count, random)
         chosen = [(int(latent), True) for latent in top] + [(int(latent), False) for latent in others]
@@ -95,7 +102,7 @@ class ShowFeatures(Stage):
         found: dict[str, Any] = {"features": features}
         for name, each in (("wanted", self.wanted), ("usual", self.texts)) if self.wanted is not None else ():
             assert each is not None
-            found[name] = [codec.decode(row) for row in each.rows(of.subject.codec, context.results)[:EXAMPLES]]
+            found[name] = [codec.decode(row) for row in each.rows(self.subject.codec, context.results)[:EXAMPLES]]
         seconds = time.perf_counter() - started
         context.computing(seconds)
         return {"tokens": rows.size, "seconds_training": seconds, **found}

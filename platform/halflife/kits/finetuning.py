@@ -315,7 +315,8 @@ class Cell:
     def features(self, attribution: Attribute) -> ShowFeatures:
         settings = self.settings
         return ShowFeatures(
-            attribution=attribution, texts=self.texts(settings.property_texts, 4), count=settings.shown,
+            attribution=attribution, subject=attribution.subject, dictionary=attribution.dictionaries[0],
+            texts=self.texts(settings.property_texts, 4), count=settings.shown,
             wanted=self.texts(settings.property_texts, 4, self.shifted(0)), seed=self.seed,
         )  # fmt: skip
 

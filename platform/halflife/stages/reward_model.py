@@ -152,6 +152,12 @@ class LearnedReward(Reward):
     """That of a fitted reward, for the whole document at its end."""
 
     fit: FitReward
+    subject: Subject
+    """That it was fitted from: a stage reads the results of its own fields only."""
+
+    def __post_init__(self) -> None:
+        if self.subject != self.fit.subject:
+            raise UserError("a reward with another subject than it was fitted from given: expected the same")
 
     def check(self, items: Sequence[Item], *, length: int, end: int | None) -> None:
         if end is not None or {item.answer + length for item in items} != {self.fit.length}:
@@ -166,7 +172,7 @@ class LearnedReward(Reward):
 
         context = setting.context
         tensors = load_file(context.parent(self.fit) / "final" / FILE, device=context.device)
-        model, head = self.fit.subject.load(context), tensors["head"]
+        model, head = self.subject.load(context), tensors["head"]
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(tensors[f"model.{name}"])
