@@ -194,7 +194,8 @@ class Preferred(Algorithm):
         )  # fmt: skip
         policy = ProximalPolicy(
             target=FirstSymbols(text=cell.text, length=length, seed=cell.seed),
-            reward=LearnedReward(fit=fit, subject=fit.subject), prompts=GROUPS, group=max(2, self.longer * settings.documents // GROUPS), stops=False,
+            reward=LearnedReward(fit=fit, subject=fit.subject),
+            prompts=GROUPS, group=max(2, self.longer * settings.documents // GROUPS), stops=False,
             beta=self.beta, strength=1 / length, order=order,
         )  # fmt: skip
         distance = DistanceProbe(texts=cell.texts(DISTANCES, 6), reference=of(cell.trunk))
