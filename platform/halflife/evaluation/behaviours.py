@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,8 @@ from halflife.tasks.boards import Pathfinding
 from halflife.tasks.games import DropGame
 
 Tokens = NDArray[np.int64]
+ENCODED = 32
+"""Documents of text that are encoded at once"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +109,14 @@ def behaviour_examples(probe: BehaviourProbe, results: Path) -> list[Example]:
 
 def _carriers(probe: BehaviourProbe, corpus: Corpus, results: Path) -> list[str]:
     """Non-overlapping pieces of the split's documents, `context` characters each."""
-    pieces = [
-        document[start : start + probe.context]
-        for document in texts(results, corpus, probe.split)
-        for start in range(0, len(document) - probe.context + 1, probe.context)
-    ]
-    order = generator(probe.seed, "behaviour probe", probe.split).permutation(len(pieces))
-    return [pieces[index] for index in order[: probe.trials]]
+    documents = _documents(results, corpus, probe.split)
+    ends = np.cumsum([len(document) // probe.context for document in documents])  # of each document's pieces
+    order = generator(probe.seed, "behaviour probe", probe.split).permutation(int(ends[-1]))[: probe.trials]
+    found = []
+    for piece, number in zip(order.tolist(), np.searchsorted(ends, order, side="right").tolist(), strict=True):
+        first = probe.context * (piece - int(ends[number - 1] if number else 0))
+        found.append(documents[number][first : first + probe.context])
+    return found
 
 
 def _windows(
@@ -193,7 +196,9 @@ class BehaviourTarget:
     def items(self, part: Part, count: int, codec: Codec, results: Path) -> list[Item]:
         probe = self._probe(part, count)
         if isinstance(self.behaviour, Continuation):
-            return [_window_item(row, self.behaviour) for row in _cut_windows(probe, self.behaviour, codec, results)]
+            return [
+                _window_item(row, self.behaviour) for row in _cut_windows(probe, self.behaviour, codec, Path(results))
+            ]
         return [self._within(item_of(example, codec)) for example in behaviour_examples(probe, Path(results))]
 
     def _within(self, item: Item) -> Item:
@@ -220,12 +225,11 @@ def _window_item(row: Tokens, behaviour: Continuation) -> Item:
     return Item(tokens=row[:read], after=after, targets=row[after + behaviour.ahead], answer=behaviour.context)
 
 
+@lru_cache(maxsize=16)
 def _cut_windows(probe: BehaviourProbe, behaviour: Continuation, codec: Codec, results: Path) -> list[Tokens]:
-    """The first `trials` windows: one of each document in random order, then a second of each, and so on."""
-    documents = [
-        _document_windows(probe, behaviour.window, index, codec, Path(results))
-        for index in _document_order(probe, Path(results))
-    ]
+    """The first `trials` windows: one of each document in random order, then a second of each, and so on. The same for
+    all fits of a plan, and whole documents are encoded for them."""
+    documents: Iterable[Iterator[Tokens]] = _by_document(probe, behaviour.window, codec, results)
     found: list[Tokens] = []
     while documents and len(found) < probe.trials:
         left = []
@@ -251,10 +255,18 @@ def _documents(results: Path, corpus: Corpus, split: str) -> list[str]:
     return texts(results, corpus, split)
 
 
-def _document_windows(probe: BehaviourProbe, length: int, index: int, codec: Codec, results: Path) -> Iterator[Tokens]:
-    """Non-overlapping windows of `length` tokens of one document, in random order; encoded on first use."""
+def _by_document(probe: BehaviourProbe, length: int, codec: Codec, results: Path) -> Iterator[Iterator[Tokens]]:
+    """Of each document, in random order, its windows; encoded some documents at a time."""
     assert probe.corpus is not None
-    tokens = codec.encode(_documents(results, probe.corpus, probe.split)[index])
+    order, documents = _document_order(probe, results), _documents(results, probe.corpus, probe.split)
+    for first in range(0, len(order), ENCODED):
+        some = order[first : first + ENCODED]
+        for index, tokens in zip(some, codec.encode_many([documents[index] for index in some]), strict=True):
+            yield _document_windows(probe, length, index, tokens)
+
+
+def _document_windows(probe: BehaviourProbe, length: int, index: int, tokens: Tokens) -> Iterator[Tokens]:
+    """Non-overlapping windows of `length` tokens of one document, in random order."""
     starts = generator(probe.seed, "windows", probe.split, index).permutation(len(tokens) // length)
     for start in starts:
         yield tokens[length * start : length * (start + 1)].astype(np.int64)
