@@ -25,7 +25,8 @@ def write_features(data: StudyData, out: Path) -> tuple[Path, Path]:
         for model in found
     ]
     text = pages().get_template("features.html").render(
-        title=data.declaration.title, question=blinded.QUESTION, models=models, labels=blinded.LABELS, data=found
+        study=data.declaration.study, title=data.declaration.title, question=blinded.QUESTION, models=models,
+        labels=blinded.LABELS, data=found,
     )  # fmt: skip
     page.write_text(text, encoding="utf-8")
     return path, page

@@ -259,7 +259,7 @@ class Cell:
         """The stage with the evaluations of a model: its training; of one that is conditioned or released, its own."""
         if isinstance(tuned.model, Checkpoint) and not tuned.edits:
             return tuned.model.stage
-        return Measure(subject=tuned, evaluations=self.evaluations)
+        return Measure(subject=tuned, evaluations=self.evaluations, sequence=self.branch(0).mixture.sequence)
 
     @cached_property
     def activations(self) -> Activations:
