@@ -122,7 +122,7 @@ def test_runs_of_ppo_differ_in_one_seed_where_others_are_apart(varied: str, tmp_
         (found,) = (t for t in plan.trials if t.role == role and parameters.items() <= t.parameters.items())
         attribution = found.stages["attribution"]
         assert isinstance(attribution, Attribute)
-        train = trained(attribution.tuned)
+        train: Any = trained(attribution.tuned)
         (policy,) = train.objectives
         assert found.stages["reward"] == policy.reward.fit
         assert policy.reward.fit.permuted is (role == "null")
