@@ -148,7 +148,8 @@ def test_conditioned_models_are_one_model_behind_other_tokens(tmp_path: Path) ->
             continue
         assert isinstance(trial.stages["tuning"], Measure)
         assert found.null is not None
-        assert trial.role == "null" or found.tuned.edits != found.null.edits
+        assert found.tuned != found.null
+        assert name == "dt" or found.tuned.edits != found.null.edits
         assert isinstance(found.tuned.edits[0], TokenAt)
         assert found.first == {"dt": 1, "cond": 4}[str(name)]
         seen[name, trial.role, trial.parameters["run"]] = found

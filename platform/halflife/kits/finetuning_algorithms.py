@@ -44,11 +44,6 @@ class Algorithm:
     equal_distance: ClassVar[bool] = False
     """Whether its runs stop at the settings' distance from the trunk"""
 
-    @property
-    def text(self) -> str:
-        """What it does, for people"""
-        raise NotImplementedError(f"{type(self).__name__} says not what it does")
-
     def tuned(self, cell: Cell, run: int, attribute: int) -> Subject:
         """For this attribute"""
         raise NotImplementedError(f"{type(self).__name__} tunes nothing")
@@ -68,10 +63,6 @@ class Supervised(Algorithm):
 
     needs_grammar: ClassVar[bool] = False
 
-    @property
-    def text(self) -> str:
-        return "supervised, on documents that have the attribute"
-
     def tuned(self, cell: Cell, run: int, attribute: int) -> Subject:
         base = cell.branch(run)
         (source,) = base.mixture.sources
@@ -88,10 +79,6 @@ class Rewarded(Algorithm):
     times the divergence from the trunk; null: each document gets another's reward."""
 
     beta: float
-
-    @property
-    def text(self) -> str:
-        return f"by reward, at KL strength {self.beta:g}"
 
     def tuned(self, cell: Cell, run: int, attribute: int | None) -> Subject:
         reward = AttributeReward(text=cell.text, told=cell.told(attribute or 0), permuted=attribute is None)
@@ -122,10 +109,6 @@ class Returned(Algorithm):
     longer: int = 8
     """Times the steps of the others: new tokens are learned from nothing"""
 
-    @property
-    def text(self) -> str:
-        return f"on documents behind one of {LEVELS} return tokens, read behind the highest"
-
     def tuned(self, cell: Cell, run: int, attribute: int) -> Subject:
         return cell.behind(self._trained(cell, run, attribute), tag(0, LEVELS - 1))
 
@@ -149,17 +132,13 @@ class Conditioned(Algorithm):
     slot: ClassVar[Slot] = Slot(trained=(HALF_TOLD,), unknown=(replace(HALF_TOLD, silent=1.0),), inert=1)
     repeats: ClassVar[bool] = False
 
-    @property
-    def text(self) -> str:
-        return "not tuned: a model trained with tags, behind the attribute's tag"
-
     def tuned(self, cell: Cell, run: int, attribute: int) -> Subject:
         return cell.behind(cell.trunk, tag(attribute, VALUE), position=attribute)
 
     def null(self, cell: Cell, run: int) -> Subject:
-        """Every second run behind its other value"""
+        """The first run behind one of its values, any other behind the other"""
         inert = cell.settings.attributes
-        return cell.behind(cell.trunk, tag(inert, run % 2), position=inert)
+        return cell.behind(cell.trunk, tag(inert, int(run > 0)), position=inert)
 
 
 Apart = Literal["reward", "sampling", "order"]
@@ -180,10 +159,6 @@ class Preferred(Algorithm):
     """Times the learning rate of the others: a cycle of steps must not go past the distance at which runs stop"""
     longer: int = 4
     """Times the steps of the others, at most; and documents per cycle over those of a step"""
-
-    @property
-    def text(self) -> str:
-        return f"PPO on a reward learned from preferences; runs differ in {', '.join(self.varied)}"
 
     def tuned(self, cell: Cell, run: int, attribute: int | None) -> Subject:
         settings, length = cell.settings, cell.trunk.mixture.sequence

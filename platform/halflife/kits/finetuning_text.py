@@ -81,7 +81,7 @@ class TextCell(Cell):
         return self.corpora.usual if attribute is None else self.corpora.intents[attribute]
 
     def texts(self, count: int, number: int, text: Any = None) -> CorpusTexts:
-        """Sets of even numbers, on which models are compared, are of text that no training reads."""
+        """What dictionaries are fitted to is of the training text; all others of text that no training reads."""
         return CorpusTexts(
             corpus=text or self.shifted(None), split="train" if number == 1 else "validation", count=count,
             length=self.settings.text_length, seed=1000 * (self.seed + 1) + number,
