@@ -82,7 +82,7 @@ PRESETS = {
         settings=Settings(sizes=("60k",), seeds=2),
     ),
     "laptop": Preset(
-        summary="An hour on 2 CPU cores (not run whole yet): 3 sizes x 5 seeds, three runs, supervised and by reward.",
+        summary="An hour on 2 CPU cores: 3 sizes x 5 seeds, three runs, supervised and by reward.",
         settings=Settings(sizes=("30k", "60k", "120k"), seeds=5, runs=3, algorithms=("sft", "rl")),
     ),
 }  # fmt: skip

@@ -63,7 +63,7 @@ PRESETS = {
         ),
     ),
     "demo": Preset(
-        summary="Ten minutes on 2 CPU cores (not run whole yet): one size x 2 seeds, shared and per block.",
+        summary="Ten minutes on 2 CPU cores: one size x 2 seeds, shared and per block.",
         settings=Settings(sizes=("30k",), seeds=2),
     ),
     "laptop": Preset(
