@@ -131,7 +131,9 @@ def _left(estimates: Estimates) -> str:
 def _looks(verdict: Verdict, estimates: Estimates) -> list[str]:
     """At which look of several, or what it waits for."""
     if not verdict.look:
-        return [f"no verdict before {verdict.looks.seeds[0]} seeds"]
+        first = verdict.looks.seeds[0]
+        waits = estimates.values.size >= first  # for trials that this question does not ask about
+        return [f"no verdict before {first} seeds{' are whole' if waits else ''}"]
     if len(verdict.looks.seeds) == 1:
         return []
     later = estimates.values.size - verdict.look
