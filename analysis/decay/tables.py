@@ -9,6 +9,8 @@ import polars as pl
 
 from analysis.decay.formulas import MIN_SUCCESS, crossing, retention
 from analysis.errors import UserError
+from analysis.fitting.gaps import late_start, since
+from analysis.fitting.groups import never_started
 from analysis.fitting.table import ROW, labels, numbers
 from analysis.stats import censoring
 from analysis.stats.format import short
@@ -35,14 +37,18 @@ class Curves:
     """A level of skill, in place of counts."""
     chance: float = 0.0
     """Its level without skill."""
+    origin: float | None = None
+    """Value of the clock at which training on the skill stopped: it is subtracted."""
 
 
 def half_lives_of_table(frame: pl.DataFrame, columns: Curves) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Per run when half of the skill above chance at its first step is lost for good (columns of TIMES), and the runs
-    left out (columns of LEFT_OUT): evaluated once, or without the skill at their first step, below MIN_SUCCESS of the
-    way from chance to 1, or for a level y at or below chance.
+    left out (columns of LEFT_OUT): evaluated once, or without the skill at their first step. That is as in fits
+    (analysis.fitting.groups.never_started, over all runs), at or below chance, and of counts below MIN_SUCCESS of the
+    way from chance to 1.
 
-    Raises UserError on missing columns or values, and where a run has two rows at one step.
+    Raises UserError on missing columns or values, where a run has two rows at one step, and where the clock seems to
+    begin before training on the skill stopped and no origin is given.
     """
     if (columns.y is None) == (columns.hits is None and columns.trials is None):
         raise UserError("pass either --y, or both --hits and --trials")
@@ -68,13 +74,18 @@ def half_lives_of_table(frame: pl.DataFrame, columns: Curves) -> tuple[pl.DataFr
             f"{twice.height} rows share size, seed and step, such as {first['parameters']:g}, {first['seed']} and "
             f"{first['step']:g}: name the column that tells runs apart with --run"
         )
+    run = table.select(pl.struct("parameters", "seed", "run").rank("dense")).to_series().to_numpy()
+    table = table.with_columns(step=pl.col("step") - _origin(table["step"].to_numpy(), run, columns))
+    weights = np.ones(table.height) if columns.trials is None else numbers(frame, columns.trials)
+    never = never_started(run, table["step"].to_numpy(), level, weights, columns.chance)
+    table = table.with_columns(never=never[run - 1])
     rows, left = [], []
     for (n, seed, name), part in table.sort("step").group_by(["parameters", "seed", "run"], maintain_order=True):
         run, values = [short(float(str(n))), n, seed, name], part["level"].to_numpy()
         gap = values[0] - columns.chance
         if values.size < 2:
             left.append([*run, "evaluated only once"])
-        elif not (gap > 0 and gap >= least):
+        elif part["never"][0] or not (gap > 0 and gap >= least):
             left.append([*run, f"without the skill at the first {columns.step}"])
         else:
             found = crossing(part["step"].to_numpy(), retention(values, columns.chance, gap), sustained=True)
@@ -85,3 +96,14 @@ def half_lives_of_table(frame: pl.DataFrame, columns: Curves) -> tuple[pl.DataFr
         pl.DataFrame(rows, schema=TIMES, orient="row").sort(names),
         pl.DataFrame(left, schema=LEFT_OUT, orient="row").sort(names),
     )
+
+
+def _origin(clock: np.ndarray, run: np.ndarray, columns: Curves) -> float:
+    if columns.origin is None:
+        if (first := late_start(clock, run)) is not None:
+            raise UserError(since(columns.step, first))
+        return 0.0
+    if not clock.min() >= columns.origin:
+        raise UserError(f"--origin is {columns.origin:g}, but {columns.step} begins at {clock.min():g}: expected the "
+                        "time at which training on the skill stopped")  # fmt: skip
+    return columns.origin

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from analysis.fitting.intervals import HalfLife, Intervals
     from analysis.fitting.objectives import Objective
     from analysis.fitting.result import Fit
-    from analysis.fitting.selection import Comparison
     from analysis.laws.base import Law
     from analysis.stats.arrays import Array
     from analysis.stats.intervals import Interval
@@ -61,6 +60,8 @@ class Columns:
     """Threshold of the Huber loss on log residuals."""
     chance: float = 0.0
     """Success rate of guessing, held fixed: the law describes the skill above it."""
+    origin: float | None = None
+    """Value of a law's clock x at which what decays was last trained, such as 50000 for raw steps: it is subtracted."""
     fix: str = ""
     """Parameters to hold, as b=0.25,alpha=0.34."""
     starts: int = 128
@@ -148,11 +149,15 @@ def compare(
         json: File to write the table to.
     """
     from analysis.fitting import selection
+    from analysis.fitting.comparison_table import printed
+    from analysis.fitting.fit import each_alone
 
     names = [name.strip() for name in laws.split(",") if name.strip()]
     if len(set(names)) < 2:
         raise UserError(f"--laws is {laws!r}; expected two or more different names separated by commas")
     made = [fitted(data, name, columns) for name in names]
+    if 0 < sum(each_alone(each.fit.law, each.fit.observations) for each in made if columns.group) < len(made):
+        made = [fitted(data, name, columns, pooled=True) for name in names]
     _, left_out, x = made[0]  # the same rows for all laws
     found = selection.compare([each.fit.pooled for each in made])
     if found.ranked[0].aicc == math.inf:
@@ -169,7 +174,7 @@ def compare(
             for each in found.ranked
         ]  # fmt: skip
         write_json(json, table)
-    _print_comparison(found, left_out)
+    printed(found, left_out)
 
 
 def _source(data: Path, columns: Columns, x: list[str], left_out: int) -> dict[str, Any]:
@@ -197,8 +202,11 @@ class Fitted(NamedTuple):
     """Columns of the law's inputs, in its order."""
 
 
-def fitted(data: Frame | Mapping[str, Any] | str | os.PathLike[str], law: str | Law, columns: Columns) -> Fitted:
-    """A law fitted to columns of a table.
+def fitted(
+    data: Frame | Mapping[str, Any] | str | os.PathLike[str], law: str | Law, columns: Columns, pooled: bool = False
+) -> Fitted:
+    """A law fitted to columns of a table. `pooled`: without groups that never had what decays, even where each can be
+    fitted alone, as in a comparison with laws for which none can.
 
     Raises UserError on bad input, before any fitting.
     """
@@ -206,10 +214,16 @@ def fitted(data: Frame | Mapping[str, Any] | str | os.PathLike[str], law: str | 
     from analysis.fitting.describe import Told
     from analysis.fitting.fit import fit
     from analysis.fitting.frames import as_polars
+    from analysis.fitting.groups import NEVER, without_never_had
     from analysis.fitting.table import Roles, inputs, likely_group, observations
     from analysis.laws import find_law
+    from analysis.laws.base import Law
 
     found = find_law(law) if isinstance(law, str) else law
+    if not isinstance(found, Law):
+        raise UserError(
+            f"law is {found!r}: expected a name, FILE.py:NAME, or a Law; @results.law(...) above a function makes one"
+        )
     if columns.starts < 1:
         raise UserError(f"--starts is {columns.starts}; expected 1 or more")
     table = as_polars(data)
@@ -218,6 +232,9 @@ def fitted(data: Frame | Mapping[str, Any] | str | os.PathLike[str], law: str | 
     table, notes = gaps.complete(table, found, roles)
     points, left_out = observations(table, found, roles, _relative_to(_error(columns, found)))
     objective = _objective(columns, found)
+    points, late = gaps.from_origin(points, found, roles.x[0], columns.origin)
+    points, never = without_never_had(found, points, columns.chance, pooled)
+    notes += [*late, *(f"{columns.group} {gaps.named(never)} left out: each {NEVER}" for _ in never[:1])]
     held = _held(columns.fix, found if columns.hits is None else found.of_counts)
     made = fit(found, points, objective=objective, starts=columns.starts, fixed=held)
     notes += [*gaps.blanks(table, roles), *gaps.tied(table, found, roles)]
@@ -345,43 +362,3 @@ def _print(lines: list[str]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     for line in lines:
         console.print(Text(line, style="yellow" if line.startswith("warning:") else ""))
-
-
-def _print_comparison(found: Comparison, left_out: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from analysis.fitting.describe import UNBOUNDED, data, half_life
-
-    console = Console(soft_wrap=True, highlight=False, width=max(120, Console().width))
-    unit, first = found.held_out_unit.removeprefix("the "), found.ranked[0].fit
-    table = Table("law", "errors", "k", "n", "log-likelihood", "AICc", "ΔAICc",
-                  f"held-out error{f' ({unit})' * bool(unit)}", found.half_name, box=None, pad_edge=False)  # fmt: skip
-    for each in found.ranked:
-        made = each.fit
-        of = "" if unit else f" in {made.error.compared}"
-        table.add_row(
-            made.law.name, made.error.name, _each([part.parameters for part in each.scores]),
-            _each([part.points for part in each.scores]), f"{each.log_likelihood:.2f}", f"{each.aicc:.2f}",
-            f"{each.delta:.2f}", "" if each.held_out is None else f"{each.held_out:.4g}{of}",
-            Text(half_life(each.half_life)),
-        )  # fmt: skip
-    about = data(first, left_out)
-    if len({each.fit.error.name for each in found.ranked}) > 1:
-        about = about.replace(f"{first.error.name} errors", "errors as in each row")
-    console.print(about)
-    console.print(table)
-    if any("?" in half_life(each.half_life) for each in found.ranked):
-        console.print(UNBOUNDED)
-    console.print(found.legend)
-    console.print(f"{found.text}.")
-    for each in found.ranked:
-        for warning in each.fit.warnings:
-            console.print(f"[yellow]warning:[/yellow] {each.fit.law.name}: {warning}")
-
-
-def _each(numbers: list[int]) -> str:
-    """The number of one fit, or that of each group's: 5 x 12, or 5 x 10-12."""
-    low, high = min(numbers), max(numbers)
-    return f"{len(numbers)} x " * (len(numbers) > 1) + (str(low) if low == high else f"{low}-{high}")

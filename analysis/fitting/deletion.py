@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from analysis.fitting.observations import Observations
 from analysis.fitting.problem import Problem, in_units
 from analysis.fitting.result import Fit, FitBatch
 from analysis.stats.arrays import Array
@@ -18,10 +19,9 @@ PART = 65_536
 """Points at a time."""
 
 
-def many(fit: Fit) -> bool:
+def many(data: Observations) -> bool:
     """Whether groups are too many for a fit without each."""
-    group = fit.observations.group
-    return group is not None and np.unique(group).size * fit.observations.n > DENSE
+    return data.group is not None and np.unique(data.group).size * data.n > DENSE
 
 
 def stepped(fit: Fit) -> FitBatch:

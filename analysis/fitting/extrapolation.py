@@ -105,13 +105,13 @@ def held_out(fit: Fit, name: str = "") -> dict[str, HeldOut]:
     left to fit.
 
     Of a clock (x or k) the last part, from the first 80 % of its log span (mean over groups); the largest N; and the
-    largest of the input `name`. Raises UserError if the law has no such input.
+    largest of the input `name`. Raises UserError if the law has no such input, or if the largest cannot be predicted.
     """
     law, data, found = fit.law, fit.observations, {}
+    gone = np.unique(np.asarray(data.group))[never_had(fit)] if alone(fit) else np.zeros(0)  # as of means over groups
     if law.inputs[0] in CLOCKS:
         cut = rolling(law, data, fit.error, SHARES[-1:], fit.fixed).drop_nulls("error")
-        if alone(fit):  # as of the means over groups
-            cut = cut.filter(~pl.col("group").is_in(np.unique(np.asarray(data.group))[never_had(fit)].astype(str)))
+        cut = cut.filter(~pl.col("group").is_in(gone.astype(str)))
         if cut.height:
             likelihood = cut["log_likelihood"].mean()
             ends = dict.fromkeys(f"{end:.4g}" for end in (cut["beyond"].min(), cut["beyond"].max()))
@@ -120,9 +120,15 @@ def held_out(fit: Fit, name: str = "") -> dict[str, HeldOut]:
                 points=int(cut["points"].sum()), error=float(np.mean(cut["error"].to_numpy())),
                 log_likelihood=float(likelihood) if isinstance(likelihood, float) else None,
             )  # fmt: skip
+    data = data.take(~np.isin(np.asarray(data.group), gone)) if gone.size else data
     for each in [*(["N"] if "N" in law.inputs else []), *([name] if name not in ("", "N") else [])]:
         if (one := largest(law, data, each, fit.error, fit.fixed)) is not None:
             found[f"the largest {each}"] = replace(one, where=f"{each} = {data.x[:, law.inputs.index(each)].max():.4g}")
+        elif each == name:
+            x = data.x[:, law.inputs.index(name)]
+            bounds = data.censored is not None and data.censored[x == x.max()].all()
+            why = "all its values are bounds" if bounds else "too few points are left to fit"
+            raise UserError(f"--hold-out {name}: the largest, {x.max():.4g}, cannot be predicted, as {why}")
     return found
 
 

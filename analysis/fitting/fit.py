@@ -136,11 +136,15 @@ def alone(fit: Fit) -> bool:
 def fits_alone(fit: Fit) -> bool:
     """Whether every group has more points than parameters and covers most of the range of every input. Groups with one
     trial a point are items: none has a curve of its own."""
-    data = fit.observations
+    return each_alone(fit.law, fit.observations)
+
+
+def each_alone(law: Law, data: Observations) -> bool:
+    """`fits_alone` of data before a fit."""
     assert data.group is not None
-    if many(fit) or data.censored is not None or (data.trials is not None and data.trials.max() <= 1):
+    if many(data) or data.censored is not None or (data.trials is not None and data.trials.max() <= 1):
         return False
-    least = len(fit.law.parameters) + 1
+    least = len(law.parameters) + 1
     ranks = np.column_stack([rankdata(column, method="dense") for column in data.x.T])
     spread = np.ptp(ranks, axis=0)
     for name in np.unique(data.group):

@@ -1,16 +1,61 @@
-"""What a table lacks, in words: blank responses, seeds that lack a value of an input, times that look like bounds."""
+"""What a table lacks, in words: blank responses, seeds that lack a value of an input, times that look like bounds,
+clocks that do not begin at the drop."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from analysis.errors import UserError
+from analysis.fitting.observations import Observations
 from analysis.fitting.table import ROW, Roles
 from analysis.laws.base import Law
+from analysis.stats.arrays import Array
 from analysis.stats.format import plural
 
 SHOWN = 3
 """Groups that a warning names."""
+NEAR, HALF = 0.2, 0.5
+"""A clock whose first step after its start is below NEAR of the start, or whose start is above HALF of its span, seems
+to count from before the drop."""
+
+
+def late_start(clock: Array, run: NDArray[np.generic]) -> float | None:
+    """Median first value of a clock (n,) over the runs (n,), where most runs start far from 0 for how closely they are
+    measured: raw training steps, of which a half-life from 0 says nothing."""
+    names, place = np.unique(run, return_inverse=True)
+    firsts, late = [], []
+    for own in np.split(np.lexsort((clock, place)), np.cumsum(np.bincount(place))[:-1]):
+        at = np.unique(clock[own])
+        firsts.append(at[0])
+        late.append(at.size > 1 and at[0] > 0 and (at[1] - at[0] < NEAR * at[0] or at[0] > HALF * np.ptp(at)))
+    return float(np.median(firsts)) if sum(late) > names.size / 2 else None
+
+
+def since(column: str, first: float) -> str:
+    """What to do about a late start, in words."""
+    return (
+        f"{column} begins at {first:g}, but the law counts from 0: if what decays was trained until then, pass "
+        f"--origin {first:g} (or subtract each run's own); --origin 0 if {column} is the time since then"
+    )
+
+
+def from_origin(points: Observations, law: Law, column: str, origin: float | None) -> tuple[Observations, list[str]]:
+    """The points with the law's clock from `origin`; a note if it seems to begin elsewhere and no origin is given.
+    Raises UserError on an origin of a law without a clock, and on one after the first point."""
+    clock, counts = points.x[:, 0], law.inputs[0] == "x" and law.least is not None
+    if origin is None:
+        one = np.zeros(points.n) if points.group is None else points.group
+        first = late_start(clock, one) if counts else None
+        return points, [] if first is None else [since(column, first)]
+    if not counts or not clock.min() >= origin:
+        why = f"{column} begins at {clock.min():g}" if counts else f"{law.name} has no clock that counts from 0"
+        raise UserError(f"--origin is {origin:g}, but {why}: expected the time at which what decays was last trained")
+    return replace(points, x=np.column_stack([clock - origin, points.x[:, 1:]])), []
 
 
 def blanks(frame: pl.DataFrame, roles: Roles) -> list[str]:
@@ -29,7 +74,7 @@ def blanks(frame: pl.DataFrame, roles: Roles) -> list[str]:
         gone = frame.filter(blank)[roles.group].unique().sort()
         gone = gone.filter(~gone.is_in(frame.filter(~blank)[roles.group].unique().to_list()))
         if gone.len():
-            found.append(f"{roles.group} {_named(gone)} left out: {', '.join(response)} blank in all its rows")
+            found.append(f"{roles.group} {named(gone)} left out: {', '.join(response)} blank in all its rows")
     return found
 
 
@@ -44,7 +89,7 @@ def complete(frame: pl.DataFrame, law: Law, roles: Roles) -> tuple[pl.DataFrame,
     if lacking.is_empty() or counts.height - lacking.len() < 2:
         return frame, []
     note = (
-        f"{roles.group} {_named(lacking)} left out, as `scaling` and `trend` do: not all of {every} values of "
+        f"{roles.group} {named(lacking)} left out, as `scaling` and `trend` do: not all of {every} values of "
         f"{', '.join(roles.x)} are there; if a time was not reached, write the last time seen and name --censored"
     )
     rows = frame.with_row_index(ROW, offset=1)  # errors name rows of the table as it was
@@ -74,7 +119,7 @@ def tied(frame: pl.DataFrame, law: Law, roles: Roles) -> list[str]:
     ]
 
 
-def _named(groups: pl.Series) -> str:
+def named(groups: Sequence[object] | pl.Series) -> str:
     """ "3 is" or "3, 4, 5, ... are"."""
-    names = ", ".join(str(each) for each in groups.head(SHOWN))
-    return f"{names}{', ...' * (groups.len() > SHOWN)} {'is' if groups.len() == 1 else 'are'}"
+    names = ", ".join(str(each) for each in groups[:SHOWN])
+    return f"{names}{', ...' * (len(groups) > SHOWN)} {'is' if len(groups) == 1 else 'are'}"

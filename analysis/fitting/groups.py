@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.fitting.fit import by_group, replicates_by_group
+from analysis.fitting.fit import by_group, each_alone, replicates_by_group
 from analysis.fitting.observations import Observations
 from analysis.fitting.problem import Problem
 from analysis.fitting.profile import Quantity, coordinate, log_half_life, parabola, profile
 from analysis.fitting.result import Fit
+from analysis.laws.base import Law
 from analysis.stats.arrays import Array
 from analysis.stats.intervals import LEVEL
 
@@ -118,25 +119,51 @@ class Reached:
 
 
 def never_had(fit: Fit) -> NDArray[np.bool_]:
-    """Groups that start below HAD of the groups' median, or are 0 throughout, in the order of np.unique(group), where
-    the law is of decay. The start of a group, above chance, is that of the falling curve closest to it (isotonic
-    regression): the highest mean of its first points. No law enters, so that laws are compared on the same groups."""
-    data, chance = fit.observations, getattr(fit.error, "chance", 0.0)
+    """Groups of a fit that `never_started`, in the order of np.unique(group), where its law fades. No law enters,
+    so that laws are compared on the same groups."""
+    data = fit.observations
     assert data.group is not None
-    names = np.unique(data.group)
-    if not fit.law.decays:
-        return np.zeros(names.size, dtype=bool)
+    if not fit.law.fades:
+        return np.zeros(np.unique(data.group).size, dtype=bool)
+    return _never_had(data, getattr(fit.error, "chance", 0.0))
+
+
+def _never_had(data: Observations, chance: float) -> NDArray[np.bool_]:
+    assert data.group is not None
     weights = np.ones(data.n) * (1.0 if data.weights is None else data.weights)
     weights *= 1.0 if data.trials is None else data.trials
+    return never_started(data.group, data.x[:, 0], data.response, weights, chance)
+
+
+def never_started(
+    group: NDArray[np.generic], clock: Array, response: Array, weights: Array, chance: float = 0.0
+) -> NDArray[np.bool_]:
+    """Groups that start below HAD of the groups' median, or are 0 throughout, in the order of np.unique(group); all
+    arguments are (n,). The start of a group, above chance, is that of the falling curve closest to it (isotonic
+    regression): the highest mean of its first points. The one rule for counts and levels, in fits and in `scaling`."""
+    names, place = np.unique(group, return_inverse=True)
     starts, zero = np.full(names.size, np.nan), np.zeros(names.size, dtype=bool)
-    for i, name in enumerate(names):
-        own = np.flatnonzero((data.group == name) & (weights > 0))
-        own = own[np.argsort(data.x[own, 0], kind="stable")]
+    order = np.lexsort((clock, place))
+    for i, own in enumerate(np.split(order, np.cumsum(np.bincount(place))[:-1])):
+        own = own[weights[own] > 0]
         if own.size:
-            ends = np.append(np.diff(data.x[own, 0]) > 0, True)
-            means = np.cumsum(weights[own] * data.response[own]) / np.cumsum(weights[own])
-            starts[i], zero[i] = means[ends].max() - chance, not data.response[own].any()
+            ends = np.append(np.diff(clock[own]) > 0, True)
+            means = np.cumsum(weights[own] * response[own]) / np.cumsum(weights[own])
+            starts[i], zero[i] = means[ends].max() - chance, not response[own].any()
     return zero | (starts < HAD * max(float(np.nanmedian(starts)), 0.0))
+
+
+def without_never_had(
+    law: Law, data: Observations, chance: float, pooled: bool = False
+) -> tuple[Observations, list[str]]:
+    """The points without groups that never had what decays, and these groups, where one fit is made to all points:
+    those with fits of their own are left out of their mean. Groups of one trial a point are items, which a model may
+    well never know. `pooled`: also where each could be fitted alone."""
+    items = data.trials is not None and data.trials.max() <= 1
+    if data.group is None or not law.fades or items or (each_alone(law, data) and not pooled):
+        return data, []
+    gone = np.unique(data.group)[_never_had(data, chance)]
+    return (data.take(~np.isin(data.group, gone)), [str(each) for each in gone]) if gone.size else (data, [])
 
 
 def half_lives_by_group(fit: Fit) -> Reached | None:

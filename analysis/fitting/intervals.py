@@ -18,7 +18,7 @@ from scipy import stats
 from analysis.errors import UserError
 from analysis.fitting.deletion import many, stepped
 from analysis.fitting.fit import alone, by_group, fit_many
-from analysis.fitting.groups import NEVER, Reached, half_lives_by_group, own_ends
+from analysis.fitting.groups import NEVER, Reached, half_lives_by_group, never_had, own_ends
 from analysis.fitting.problem import Problem
 from analysis.fitting.profile import Quantity, coordinate, log_half_life, parabola, profile
 from analysis.fitting.result import Fit, FitBatch
@@ -117,7 +117,7 @@ def _over_groups(fit: Fit, level: float) -> Intervals:
     each, reached, own = by_group(fit), half_lives_by_group(fit), own_ends(fit)
     half, solved, found = each.half_life, _solved(fit, each.theta), {}
     names, count = np.unique(np.asarray(fit.observations.group)), each.theta.shape[0]
-    known = np.ones(count, dtype=bool) if reached is None else reached.known
+    known = ~never_had(fit)
     by, notes = {}, []
     for i, parameter in enumerate(fit.law.parameters):
         used = known if known.any() else np.ones(count, dtype=bool)
@@ -218,7 +218,7 @@ def jackknife_half_width(whole: Array, parts: Array, level: float = LEVEL) -> Ar
 
 def without_groups(fit: Fit) -> FitBatch:
     """The law fitted without each group, in the order of np.unique(group). Computed once per fit."""
-    if "without_groups" not in fit.derived and many(fit):
+    if "without_groups" not in fit.derived and many(fit.observations):
         fit.derived["without_groups"] = stepped(fit)
     if "without_groups" not in fit.derived:
         data = fit.observations

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy import stats
 
 from analysis.errors import UserError
 from analysis.fitting.describe import half_life
-from analysis.fitting.dispersion import summed
+from analysis.fitting.dispersion import SURE, VARIANCE, summed
 from analysis.fitting.extrapolation import SHARES, last_part, over_groups, rolling
 from analysis.fitting.fit import by_group, fits_alone
 from analysis.fitting.groups import NEVER, never_had
@@ -112,9 +113,16 @@ class Comparison:
     @property
     def winner(self) -> Ranked | None:
         """The law that leads all others by at least EQUAL, if its likelihood is that of the data."""
-        if len(self.ranked) < 2 or self.ranked[1].delta < EQUAL or self.paired:
+        if len(self.ranked) < 2 or self.ranked[1].delta < EQUAL or self.paired or self.apart:
             return None
         return self.ranked[0]
+
+    @property
+    def apart(self) -> str:
+        """That groups differ beyond the scatter within them, where one curve is fitted to all: AICc takes their points
+        as independent, so that a wrong law may lead by far. Of the best law; "" if they do not."""
+        first = self.ranked[0]
+        return between_groups(first.fit) if first.scores[0].group is None else ""
 
     @property
     def paired(self) -> bool:
@@ -148,6 +156,8 @@ class Comparison:
         halves = self.half_lives
         if self.winner is not None:
             text = f"{near[0]} leads by ΔAICc {self.ranked[1].delta:.1f}"
+        elif self.apart and self.ranked[1].delta >= EQUAL:
+            text = f"no winner: {self.apart}"
         elif self.paired:
             text = "no winner: counts scatter less than a binomial's, so AICc cannot tell these laws apart"
         elif all(each.half_life is None for each in self.ranked if each.delta < EQUAL):
@@ -213,6 +223,37 @@ def compare(fits: Sequence[Fit]) -> Comparison:
         for fit, each, value in zip(fits, scores, values, strict=True)
     ]
     return Comparison(ranked=tuple(sorted(ranked, key=lambda each: each.aicc)))
+
+
+def between_groups(fit: Fit) -> str:
+    """In words, that residuals of one curve through all groups differ between groups: a one-way analysis of variance of
+    residuals over their standard errors, below SURE. "" otherwise; for items, of one trial a point; and for bounds."""
+    data, value = fit.observations, fit.predict(fit.observations.x)
+    if data.group is None or data.censored is not None or (data.trials is not None and data.trials.max() <= 1):
+        return ""
+    with np.errstate(all="ignore"):
+        if data.trials is not None:
+            chance = getattr(fit.error, "chance", 0.0)
+            rate = chance + (1 - chance) * np.clip(value, 0.0, 1.0)
+            variance = data.trials * rate * (1 - rate)
+            residual = np.where(variance >= VARIANCE, (data.response - rate) * data.trials / np.sqrt(variance), np.nan)
+        else:
+            residual = np.log(data.response / value) if fit.error.relative else data.response - value
+            residual = residual * np.sqrt(1.0 if data.weights is None else data.weights)
+    used = np.isfinite(residual)
+    parts = [residual[used & (data.group == name)] for name in np.unique(data.group[used])]
+    if len(parts) < 2 or sum(map(len, parts)) <= len(parts):
+        return ""
+    with np.errstate(all="ignore"):
+        ratio, chance = stats.f_oneway(*parts)
+    if not chance < SURE:
+        return ""
+    column = fit.columns.get("group", "group")
+    return (
+        f"residuals of {fit.law.name} differ between groups of {column} beyond the scatter within them (analysis of "
+        f"variance, F = {ratio:.3g}, p {'< 1e-4' if chance < 1e-4 else f'= {chance:.2g}'}), and AICc takes points of a "
+        "group as independent: name a column with --group whose groups can be fitted alone, such as the seed"
+    )
 
 
 def _score(fit: Fit, points: int) -> Score:

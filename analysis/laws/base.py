@@ -108,6 +108,9 @@ class Law:
     """Closed form of the half-life as a function of the parameters."""
     decays: bool = False
     """Whether it falls from its value at 0: then the half-life is found by bisection, unless `half` is given."""
+    fades: bool = False
+    """Whether it falls with its first input, the time since the drop, from what a run must have had: so does any that
+    `decays`, and one of further inputs."""
     linear: tuple[str, ...] = ()
     """Parameters in which the value is linear and homogeneous given the others: starts solve for them."""
     floor: str | None = None
@@ -116,7 +119,7 @@ class Law:
     """Parameters, and sums as "a1 + a2", that are values of y, such as that at 0. Fitted to counts they are rates
     (above chance, as shares of the rest) and lie between 0 and 1."""
     least: float | None = None
-    """The smallest first input that it is a law of; by default 0 where it has a half-life, which counts from 0."""
+    """The smallest first input that it is a law of; by default 0 where it fades or has a half-life, which counts from 0."""
     alike: tuple[str, ...] = ()
     """Inputs that are measured in the same unit, such as tokens and those of them that differ."""
     half_name: str = "half-life"
@@ -149,7 +152,8 @@ class Law:
                 f"law {self.name}: level {wrong[0]!r}; expected a parameter with unit y that is not a logarithm, or a "
                 "sum of such, as 'a1 + a2'"
             )
-        if self.least is None and (self.decays or self.half is not None):
+        object.__setattr__(self, "fades", self.fades or self.decays)
+        if self.least is None and (self.fades or self.half is not None):
             object.__setattr__(self, "least", 0.0)
         if not self.purpose:
             object.__setattr__(self, "purpose", getattr(self.function, "__globals__", {}).get("PURPOSE", "your own"))

@@ -205,7 +205,7 @@ def over_size(base: Law, register: bool = False) -> Law:
     return law(
         register=register, name=f"{base.name}_over_size", formula=f"{base.formula} with {where}", source=base.source,
         inputs=("x", "N"), parameters=tuple(parameters), linear=() if floor is not None else base.linear,
-        levels=tuple(level for level in base.levels if level != base.floor),
+        levels=tuple(level for level in base.levels if level != base.floor), fades=base.decays,
     )(function)  # fmt: skip
 
 

@@ -32,6 +32,7 @@ def scaling(
     trials: str | None = None,
     y: str | None = None,
     chance: float = 0.0,
+    origin: float | None = None,
     out: Path = Path("scaling"),
     json: Path | None = None,
 ) -> None:
@@ -47,6 +48,7 @@ def scaling(
         trials: Column of trials.
         y: Column with a level of skill, in place of counts.
         chance: Level without skill, such as the success rate of guessing.
+        origin: Step at which training on the skill stopped, such as 50000 for raw training steps: it is subtracted.
         out: Folder to write half_lives.csv and half_life.pdf to.
         json: File to write the result to.
     """
@@ -56,7 +58,9 @@ def scaling(
     from analysis.fitting.table import read_table
     from analysis.stats import scaling as by_seed
 
-    columns = Curves(step=step, size=size, seed=seed, run=run, hits=hits, trials=trials, y=y, chance=chance)
+    columns = Curves(
+        step=step, size=size, seed=seed, run=run, hits=hits, trials=trials, y=y, chance=chance, origin=origin
+    )
     runs, left = half_lives_of_table(read_table(data), columns)
     if runs.is_empty():
         why = ", ".join(f"{count} {reason}" for reason, count in left["why"].value_counts().sort("why").iter_rows())
@@ -81,6 +85,9 @@ def scaling(
         _drawn(times, step).savefig(out / "half_life.pdf")
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}") from None
+    if found.selected:
+        print(f"γ by a likelihood of all half-lives, bounds among them: python -m analysis fit {out / 'half_lives.csv'} "
+              "--law half_life_size --x N=parameters --low low --high high --group seed")  # fmt: skip
     print(f"{out / 'half_lives.csv'}\n{out / 'half_life.pdf'}")
     if json is not None:
         write_json(json, {"data": str(data), "columns": asdict(columns)} | _as_json(sizes, found, left, absent))
@@ -126,7 +133,9 @@ def _as_json(sizes: pl.DataFrame, found: Slope, left: pl.DataFrame, absent: pl.D
             "low": None if gamma is None else gamma.low,
             "high": None if gamma is None else gamma.high,
             "seeds": 0 if gamma is None else gamma.count,
-            "bound": None if found.bound is None else {found.bound[0].replace(" ", "_"): found.bound[1]},
+            "bound": None
+            if found.bound is None
+            else {found.bound[0].replace(" ", "_"): found.bound[1], "interval_end": found.bound_end},
             "intervals": found.method,
             "censored": found.censored,
             "by_seed": found.seeds.to_dicts(),

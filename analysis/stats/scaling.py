@@ -65,6 +65,13 @@ class Slope:
         """How the interval was found, in words; why there is none."""
         if self.sizes < 2:
             return "none: an exponent takes two or more sizes"
+        none = self.interval is None or self.interval.low is None
+        if none and self.bound is not None and (end := self.bound_end) is not None:
+            side = "lower" if self.bound[0] == "at least" else "upper"
+            return (
+                f"only its {side} end, {end:.2f}: one slope per seed with half-lives that were not reached at the last "
+                f"evaluation, Student-t over {plural(self.seeds.height, 'seed')}"
+            )
         if self.interval is None:
             return f"none: no seed {'has' if self.lacking == self.seeds.height else 'reached half at'} every size"
         if self.interval.low is None:
@@ -85,6 +92,14 @@ class Slope:
             if side in kinds <= {"slope", side}:
                 return side, sum(self.seeds["slope"]) / self.seeds.height
         return None
+
+    @property
+    def bound_end(self) -> float | None:
+        """The end of the 95 % interval on the side of the bound, by Student's t over the seeds' bounds: no seed's slope
+        lies beyond its own, so it errs on the safe side. None below two seeds."""
+        if self.bound is None or (found := t_interval(self.seeds["slope"].to_list())) is None:
+            return None
+        return found.low if self.bound[0] == "at least" else found.high
 
     @property
     def no_claim(self) -> str | None:
@@ -188,6 +203,8 @@ def gamma_text(found: Slope) -> str:
     """ "γ = 0.41 [0.33, 0.49] over 5 seeds"; with many censored the bound over all, and the interval without them."""
     every = f"over all {found.seeds.height} seeds" if found.seeds.height > 1 else "over 1 seed"
     bound = f"γ {found.bound[0]} {found.bound[1]:.2f} {every}" if found.bound else ""
+    if found.bound and (end := found.bound_end) is not None:
+        bound += f" (its interval {'begins' if found.bound[0] == 'at least' else 'ends'} at {end:.2f})"
     if found.interval is None:
         return bound or "γ unknown"
     if found.selected:
