@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from analysis.runs.study import StudyData
 
 
+SMALL = 0.01
+"""Share of the largest that an effect can be in the data below which a margin seems to be in another unit."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """What the data say of one question; printed as its sentence."""
@@ -110,6 +114,9 @@ def _asked(
     if margin is not None and most is not None and margin >= most:
         warnings = (f"the margin is {margin:g}, but {subject} can be no more than {most:.3g} in these data, so that no "
                     "effect is as large: is the margin in its unit?",)  # fmt: skip
+    if margin is not None and most is not None and margin < SMALL * most:
+        warnings = (f"the margin is {margin:g}, below a hundredth of what {subject} can be in these data, {most:.3g}: "
+                    "is the margin in its unit (a share, where the data are per cent)?",)  # fmt: skip
     found = verdict.interval
     method = "" if found is None or found.low is None else _interval(verdict, method)
     text = judged(

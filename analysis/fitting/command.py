@@ -92,7 +92,7 @@ def fit(
         json: File to write the result to.
     """
     from analysis.fitting import describe, half_lives
-    from analysis.fitting.compute import reach
+    from analysis.fitting.compute import reach, trusted
     from analysis.fitting.derived import allocation, bootstrapped, of_functions
     from analysis.fitting.describe import Told
     from analysis.fitting.extrapolation import held_out
@@ -110,8 +110,9 @@ def fit(
         )
     told, left_out, x = fitted(data, known, columns)
     hold_out = known.inputs[x.index(hold_out)] if hold_out in x else hold_out
+    spent = FLOPS * told.observations.x.prod(axis=1)
     if splits:
-        told = Told.of(told, *reach(list(splits), FLOPS * told.observations.x.prod(axis=1)))
+        told = Told.of(told, *reach(list(splits), spent))
     made = told.pooled
     found, predicted, follows = intervals(made), held_out(made, hold_out), of_functions(made, made.law.derived)
     allocated = {budget: of_functions(made, parts) for budget, parts in splits.items()}
@@ -119,6 +120,7 @@ def fit(
     if resampled is not None:
         resampled = replace(resampled, parameters=resampled.parameters | bootstrapped(made, made.law.derived))
         allocated |= {budget: bootstrapped(made, parts) for budget, parts in splits.items()}
+    allocated = {budget: trusted(parts, told.warnings, reach([budget], spent)) for budget, parts in allocated.items()}
     if json is not None:
         result = as_json(made, found) | _source(data, columns, x, left_out)
         result |= half_lives.as_json(made)
@@ -237,11 +239,16 @@ def fitted(
     notes += [*late, *(f"{columns.group} {gaps.named(never)} left out: each {NEVER}" for _ in never[:1])]
     held = _held(columns.fix, found if columns.hits is None else found.of_counts)
     made = fit(found, points, objective=objective, starts=columns.starts, fixed=held)
-    notes += [*gaps.blanks(table, roles), *gaps.tied(table, found, roles)]
+    notes += [
+        *gaps.blanks(table, roles),
+        *gaps.mostly_bounds(table, roles, points.censored),
+        *gaps.tied(table, found, roles),
+    ]
     named = dict(zip(found.inputs, roles.x, strict=True))
     notes += compute.swapped(named)
-    if found.optimum is not None:
-        notes += compute.units(table, named)
+    if found.optimum is not None or "N" in named:
+        taken = named if found.optimum is not None else {"N": named["N"]}
+        notes += compute.units(table, taken)
     if columns.group is None and (run := likely_group(table, roles)) is not None:
         notes.append(
             f"rows that differ in {run} have the same inputs: rows of one run share its noise, so pass --group {run}"

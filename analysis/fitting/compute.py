@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 
+from analysis.fitting.result import Warned
 from analysis.laws.allocation import FLOPS
 from analysis.stats.arrays import Array
+from analysis.stats.intervals import Interval
 
 NAMES = {
     "N": r"^n$|^size$|param|model_?size|non_?emb", "D": r"^d$|token|^data$|data(set)?_?size",
@@ -41,17 +44,30 @@ def swapped(columns: Mapping[str, str]) -> list[str]:
     return [f"{given}, but {means}: are columns swapped?"]
 
 
-def units(frame: pl.DataFrame, columns: Mapping[str, str]) -> list[str]:
-    """Of a table with `columns` of N and of either D or C, numbers above 0: no model is so small, no run so short, or a
-    further column of the table says otherwise."""
+def units(frame: pl.DataFrame, columns: Mapping[str, str]) -> list[Warned]:
+    """Of a table with `columns` of N, and of D or C if there are such, numbers above 0: no model is so small, no run so
+    short, or a further column of the table says otherwise."""
+    return [Warned(line, "units") for line in _units(frame, columns)]
+
+
+def trusted(parts: dict[str, Interval], doubts: Sequence[str], far: Sequence[str]) -> dict[str, Interval]:
+    """The best split of a budget: none while the units are in doubt, and without intervals `far` from the data."""
+    if any(isinstance(line, Warned) and line.about == "units" for line in doubts):
+        return {}
+    return {name: replace(each, low=None, high=None) for name, each in parts.items()} if far else parts
+
+
+def _units(frame: pl.DataFrame, columns: Mapping[str, str]) -> list[str]:
     values = {name: frame[column].to_numpy().astype(float) for name, column in columns.items()}
     if "C" in values:
         values["D"] = values["C"] / FLOPS / values["N"]
-    values["C"] = FLOPS * values["N"] * values["D"]
+    if "D" in values:
+        values["C"] = FLOPS * values["N"] * values["D"]
     small = [f"{column} is at most {values[name].max():.4g} {WHAT[name]}" for name, column in columns.items()
              if name != "C" and values[name].max() < LEAST]  # fmt: skip
     if small:
-        return [f"{' and '.join(small)}, too few for a language model: C = 6 N D takes single parameters, tokens and "
+        what = "C = 6 N D" if "C" in values else "the law"
+        return [f"{' and '.join(small)}, too few for a language model: {what} takes single parameters, tokens and "
                 "FLOPs, so multiply columns in thousands, millions or billions first"]  # fmt: skip
     found = []
     for column in frame.select(pl.selectors.numeric()).columns:

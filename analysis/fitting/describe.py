@@ -146,7 +146,8 @@ def _fields(fit: Fit) -> dict[str, Any]:
 def allocation(compute: float, parts: dict[str, Interval], bootstrapped: bool = False) -> str:
     """The best split of a budget, in one line."""
     shown = ", ".join(f"{name} = {_number(each.estimate)} {bracket(each)}" for name, each in parts.items())
-    return f"optimum at C = {compute:g} FLOPs: {shown or 'none in this fit'}{' (bootstrap)' * bootstrapped}"
+    none = "not given (no finite value, or units in doubt: see the warnings)"
+    return f"optimum at C = {compute:g} FLOPs: {shown or none}{' (bootstrap)' * bootstrapped}"
 
 
 def notes(fit: Fit, found: Intervals, predicted: dict[str, HeldOut], resampled: bool) -> list[str]:

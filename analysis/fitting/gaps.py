@@ -78,6 +78,16 @@ def blanks(frame: pl.DataFrame, roles: Roles) -> list[str]:
     return found
 
 
+def mostly_bounds(frame: pl.DataFrame, roles: Roles, bounds: NDArray[np.bool_] | None) -> list[str]:
+    """Of a column of bounds that is true in most rows."""
+    if roles.censored is None or bounds is None or not bounds.mean() > 0.5:
+        return []
+    return [
+        f"{roles.censored} is true in {int(bounds.sum())} of {frame.height} rows: is it true where a time was not "
+        "reached, or inverted?"
+    ]
+
+
 def complete(frame: pl.DataFrame, law: Law, roles: Roles) -> tuple[pl.DataFrame, list[str]]:
     """A table of times without the groups that lack a value of the inputs that others have, as `scaling` and `trend`
     have it: what is missing may be what was not reached. The table as it is unless two groups are complete."""

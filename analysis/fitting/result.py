@@ -17,7 +17,7 @@ from analysis.laws.base import Law
 from analysis.stats.arrays import Array
 
 POOLED = "one fit to all points"
-ABOUT = ("data", "model", POOLED, "intervals")
+ABOUT = ("units", "data", "model", POOLED, "intervals")
 """What a warning is about, in the order in which warnings are told."""
 
 

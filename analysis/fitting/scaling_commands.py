@@ -71,11 +71,13 @@ def isoflop(
               f"({each.sizes} sizes{where})")  # fmt: skip
     print(f"optimal parameters grow as C^a, a = {_shown(found.a)}; tokens as C^b, b = {_shown(found.b)}")
     print(f"95 % intervals: of a minimum Fieller's, from its parabola; of a and b {found.method}")
-    for each, parts in allocated.items():
-        print(allocation(each, parts))
     given = {"N": size} | ({"C": budget} if budget is not None else {"D": str(tokens)})
     doubts = [*budgeted.swapped(given), *budgeted.units(table, given), *found.warnings]
     doubts += budgeted.reach(asked, c, budget or "6 N D") if asked else []
+    far = {each: budgeted.reach([each], c) for each in asked}
+    allocated = {each: budgeted.trusted(parts, doubts, far[each]) for each, parts in allocated.items()}
+    for each, parts in allocated.items():
+        print(allocation(each, parts))
     for warning in doubts:
         print(f"warning: {warning}")
     if json is not None:

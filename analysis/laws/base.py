@@ -119,7 +119,7 @@ class Law:
     """Parameters, and sums as "a1 + a2", that are values of y, such as that at 0. Fitted to counts they are rates
     (above chance, as shares of the rest) and lie between 0 and 1."""
     least: float | None = None
-    """The smallest first input that it is a law of; by default 0 where it fades or has a half-life, which counts from 0."""
+    """The smallest first input that it is a law of; by default 0 where it fades or has a half-life."""
     alike: tuple[str, ...] = ()
     """Inputs that are measured in the same unit, such as tokens and those of them that differ."""
     half_name: str = "half-life"

@@ -86,8 +86,8 @@ def scaling(
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}") from None
     if found.selected:
-        print(f"γ by a likelihood of all half-lives, bounds among them: python -m analysis fit {out / 'half_lives.csv'} "
-              "--law half_life_size --x N=parameters --low low --high high --group seed")  # fmt: skip
+        command = f"python -m analysis fit {out / 'half_lives.csv'} --law half_life_size --x N=parameters --y estimate"
+        print(f"γ by a likelihood of all half-lives, also bounds: {command} --low low --high high --group seed")
     print(f"{out / 'half_lives.csv'}\n{out / 'half_life.pdf'}")
     if json is not None:
         write_json(json, {"data": str(data), "columns": asdict(columns)} | _as_json(sizes, found, left, absent))

@@ -36,7 +36,9 @@ def warnings(tmp_path: Path, frame: pl.DataFrame, *arguments: str) -> list[str]:
 def test_parameters_in_millions_and_tokens_in_billions_are_doubted(tmp_path: Path, arguments: list[str]) -> None:
     frame = (losses() if arguments == FIT else isoflops()).select("params", "tokens", "loss")
     wrong = frame.with_columns(pl.col("params") / 1e6, pl.col("tokens") / 1e9)
-    small, far = warnings(tmp_path, wrong, *arguments, "--compute", "1e22")
+    found = run(tmp_path, wrong, *arguments, "--compute", "1e22")
+    assert found["allocation"] == [{"compute": 1e22}]  # an optimum in wrong units is not given
+    small, far = found["warnings"]
     assert "too few for a language model: C = 6 N D takes single parameters" in small
     decades = 22 + 15 - (22 if arguments == ISOFLOP else 22.8)
     assert f"--compute 1e+22 lies {decades:.1f} decades beyond the largest 6 N D of the data" in far
@@ -50,7 +52,11 @@ def test_an_exponent_of_held_parameters_is_held(tmp_path: Path, capsys: pytest.C
 
 def test_a_budget_within_reach_of_the_data_is_not_doubted(tmp_path: Path) -> None:
     assert not warnings(tmp_path, isoflops(), *ISOFLOP, "--compute", "1e17,1e24")
-    [below] = warnings(tmp_path, isoflops(), *ISOFLOP, "--compute", "1e24,1e14")
+    found = run(tmp_path, isoflops(), *ISOFLOP, "--compute", "1e24,1e14")
+    near, far = (each["N"] for each in found["allocation"])
+    assert near["low"] is not None
+    assert far["low"] is far["high"] is None
+    [below] = found["warnings"]
     assert "--compute 1e+14 lies 4.0 decades below the smallest 6 N D" in below
 
 
