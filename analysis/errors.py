@@ -60,4 +60,4 @@ def for_python(function: Callable[..., object]) -> Iterator[None]:
     except UserError as error:
         if (text := in_arguments(str(error), inspect.signature(function).parameters)) == str(error):
             raise
-        raise UserError(text) from error
+        raise UserError(text) from None

@@ -20,6 +20,7 @@ from analysis.figures import FIGURES
 from analysis.fitting.result import Fit
 from analysis.runs.study import StudyData
 from halflife import results
+from halflife.tracking.questions import Against, Crossing, Quantity, Trend
 from tests.analysis import planted
 from tests.analysis.conftest import SMALL
 
@@ -44,7 +45,7 @@ def test_the_example_of_the_docstring_runs(
 ) -> None:
     lines = (results.__doc__ or "").splitlines()
     example = textwrap.dedent("\n".join(line for line in lines if line.startswith("    ")))
-    assert len(example.splitlines()) == 11
+    assert len(example.splitlines()) == 12
     assert example in (ROOT / "README.md").read_text().replace("\n\n", "\n")
     monkeypatch.chdir(folder.parent)
     monkeypatch.delenv("HALFLIFE_RESULTS", raising=False)
@@ -55,7 +56,7 @@ def test_the_example_of_the_docstring_runs(
     assert found["fit"].observations.n == found["largest"].height
     assert Path("half_life.pdf").read_bytes().startswith(b"%PDF")
     shown = capsys.readouterr().out
-    assert "the slope of half_life over ln parameters is " in shown
+    assert "the slope of ln_T over ln parameters is " in shown
     assert "exponential_floor: y = f + (a - f) exp(-x/T)" in shown
 
 
@@ -315,6 +316,22 @@ def test_a_question_speaks_of_arguments_too() -> None:
         results.trend(CURVE.with_columns(seed=1), "rate", "step", why="a guess")
     with pytest.raises(results.UserError, match="expected a data frame"):
         results.fit(7, "exponential", x="step", y="rate")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(results.UserError, match=r"@results.law\(...\) above a function makes one"):
+        results.fit(CURVE, lambda x, a: a * x, x="step", y="rate")  # pyright: ignore[reportArgumentType]
+
+
+def test_answers_say_which_are_exploratory_and_the_level_of_their_intervals(data: StudyData) -> None:
+    where = {"arm": "equal-exposure", "learning_rate": 1.0, "branch_regularizer": "none"}
+    first = Trend(name="first", label="Slower?", quantity="t", axis="parameters", where=where, primary=True)
+    first = replace(first, margin=0.1, reason="a guess")
+    crossing = Quantity(name="t", label="t", measure="branch/backdoor/logprob", moment=Crossing(threshold=0.5),
+                        transform="log", against=Against(role="absent", how="retention"))  # fmt: skip
+    questions = (first, replace(first, name="second"), replace(first, name="other", primary=False))
+    asked = replace(data.declaration, quantities=(crossing,), questions=questions)
+    found = results.answers(replace(data, declaration=asked))
+    assert [each.primary for each in found] == [True, True, False]
+    assert [str(each).endswith(" (exploratory)") for each in found] == [False, False, True]
+    assert [each.method for each in found] == ["97.5 % interval", "97.5 % interval", "95 % interval"]
 
 
 def test_a_folder_with_a_store_is_a_tracking_uri_and_another_says_what_was_expected(folder: Path) -> None:

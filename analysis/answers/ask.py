@@ -39,13 +39,16 @@ class Asked:
     estimates: Estimates | None
     """One a seed."""
     method: str = ""
-    """The level of the interval and how it was computed; "" without one, and for a study's questions, whose report has
-    it."""
+    """The level of the interval and how it was computed (for a study's question, in its report); "" without."""
+    primary: bool = True
+    """False: exploratory, so not corrected for how much was looked at; printed behind the sentence."""
     warnings: tuple[str, ...] = ()
     """What makes a question of a table doubtful, one line each; printed below the sentence."""
 
     def __str__(self) -> str:
-        return "\n".join([self.sentence, *(f"warning: {line}" for line in self.warnings)])
+        return "\n".join(
+            [self.sentence + " (exploratory)" * (not self.primary), *(f"warning: {line}" for line in self.warnings)]
+        )
 
 
 def of_study(data: StudyData) -> list[Asked]:
@@ -54,6 +57,8 @@ def of_study(data: StudyData) -> list[Asked]:
         Asked(
             sentence=sentence(each, data), verdict=each.word, judged=each.verdict, estimates=each.estimates,
             interval=each.verdict.interval if each.valid and each.verdict is not None else None,
+            method=_level(each.verdict) if each.valid and each.verdict is not None else "",
+            primary=each.question.primary,
         ) for each in answers(data)
     ]  # fmt: skip
 
@@ -142,4 +147,8 @@ def _interval(verdict: Verdict, method: str) -> str:
     elif last.bounds is not None:
         method += " at the ends of the bounds"
     together = ", at all looks together" if len(verdict.looks.seeds) > 1 else ""
-    return f"{100 * (1 - verdict.alpha / verdict.family):.3g} % interval by {method}{together}"
+    return f"{_level(verdict)} by {method}{together}"
+
+
+def _level(verdict: Verdict) -> str:
+    return f"{100 * (1 - verdict.alpha / verdict.family):.3g} % interval"

@@ -50,8 +50,9 @@ STEP = 1e-30
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One parameter with bounds `low` and `high`; with `log` the fitter solves for its logarithm. Where the law sets no
-    bound, `low` is 0 (with `log`) or -inf and `high` is inf: the fitter then keeps it within the data's own scale.
+    """One parameter with bounds `low` and `high`, which must be given; with `log` the fitter solves for its logarithm.
+    Where the law sets no bound, give `low` as 0 (with `log`) or -inf and `high` as inf: the fitter then keeps it within
+    the data's own scale.
 
     `unit` says how it is measured, as a product of powers: "x" (the first input), "y" (the response), the name of an
     input, "1/x", "N^2", "1" for a number without a unit, "ln y" for the logarithm of something in y. `shift` says what

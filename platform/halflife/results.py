@@ -5,9 +5,10 @@
     data = results.load("backdoor_persistence")
     curves, halves = results.curves(data), results.half_lives(data)
     times = halves.filter(criterion="logprob", clock="tokens", is_reference=True)
+    times = times.with_columns(ln_T=times["half_life"].log())
     print(data, times.select("size", "seed", "half_life", "censored"), *results.answers(data), sep="\\n")
     if times["size"].n_unique() > 1:  # a study of one size has no trend
-        print(results.trend(times, "half_life", "parameters", log=True, censored="censored"))
+        print(results.trend(times, "ln_T", "parameters", log=True, censored="censored"))  # the exponent of half-life
     largest = curves.filter(role="treatment", is_reference=True, parameters=curves["parameters"].max())
     fit = results.fit(largest, "exponential_floor", x="tokens", hits="hits", trials="trials", group="seed")
     print(fit)
@@ -15,10 +16,10 @@
 
 `results.report(study)` draws the whole page. `contrast`, `trend` and `associate` ask any table, `answers` what the
 study declared: each an `Asked` with its verdict, interval and sentence. `results.LAWS` holds the laws by name; pass one
-to `fit`, or your own, declared with `@results.law(...)` and `results.Parameter`. `results.FIGURES` holds the figures by
-name, each with `table(data)` and `draw(table)`; `draw(fit, axes)` draws a fit to any table. Bad input raises
-`results.UserError`: what was given, what was
-expected, how to mend it.
+to `fit`, or your own: a function below `@results.law(name="mine", formula="y = a exp(-x/T)", source="me", decays=True,
+parameters=(results.Parameter(name="a", low=0, high=1, unit="y"), ...))`. `results.FIGURES` holds the figures by name,
+each with `table(data)` and `draw(table)`; `draw(fit, axes)` draws a fit to any table. Bad input raises
+`results.UserError`: what was given, what was expected, how to mend it.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def fit(
     low: str | None = None, high: str | None = None, group: str | None = None, weights: str | None = None,
     errors: str | None = None,
     error: Error | None = None, delta: float = 1e-3, chance: float = 0.0, fix: Mapping[str, float] | None = None,
-    starts: int = 128,
+    origin: float | None = None, starts: int = 128,
 ) -> Told:  # fmt: skip
     """A law (a name in LAWS, FILE.py:NAME, or a Law) fitted to columns of a data frame (polars, pandas, or another with
     Arrow's interface), of a dict of columns or of a file; printed as ten lines.
@@ -159,8 +160,9 @@ def fit(
     `hits` of `trials`. Rows without a response are left out, but a missing time is refused. `group` names the column of
     seeds: rows of one seed are not independent. `weights` or standard `errors` of y weigh the rows. `error` is binomial
     for counts, lognormal for times of which some are bounds, gaussian for other `y`; `delta` is Huber's, `chance` the
-    success rate of guessing; `fix` holds parameters. `parameters` and `half_life` of the fit are those printed, means
-    over groups where each has a fit of its own; its `pooled` is the one fit to all points.
+    success rate of guessing; `fix` holds parameters; `origin`, such as the raw step of the drop, is subtracted from the
+    law's clock. `parameters` and `half_life` of the fit are those printed, means over groups where each has a fit of
+    its own; its `pooled` is the one fit to all points.
     Raises UserError on a missing column, on missing or impossible values, and when no start has a finite objective.
     """
     from analysis.errors import for_python
@@ -171,7 +173,7 @@ def fit(
     columns = Columns(
         x=named if isinstance(named, str) else ",".join(named), y=y, hits=hits, trials=trials, censored=censored,
         low=low, high=high, group=group, weights=weights, errors=errors, error=error, delta=delta, chance=chance,
-        starts=starts,
+        origin=origin, starts=starts,
         fix=",".join(f"{name}={value!r}" for name, value in (fix or {}).items()),
     )  # fmt: skip
     with for_python(fit), shown():

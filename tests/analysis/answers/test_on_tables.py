@@ -102,6 +102,13 @@ def test_a_margin_that_no_values_of_the_table_could_exceed_is_doubted(table, tmp
     assert f"warning: {warning}" in capsys.readouterr().out
 
 
+def test_a_margin_as_a_share_of_a_quantity_in_per_cent_is_doubted(table, tmp_path):
+    percent = table.with_columns(y=100 * pl.col("y"))
+    [warning] = run(tmp_path, percent, [*CONTRAST, "--pair", "size", "--margin", "0.05"])["warnings"]
+    assert "the margin is 0.05, below a hundredth of what" in warning
+    assert not run(tmp_path, table, [*CONTRAST, "--pair", "size", "--margin", "0.05"])["warnings"]
+
+
 def test_a_trend_over_decades_without_their_logarithm_is_doubted(table, tmp_path):
     low = table.filter(pl.col("arm") == "a")
     plain = [part for part in TREND if part != "--log"]
