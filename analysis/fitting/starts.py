@@ -36,7 +36,9 @@ def project(law: Law, theta: Array, data: Observations) -> Array:
     known = np.isfinite(y)
     columns = law.gradient(theta, data.x[known])[..., at] * weight[known, None]
     fine = np.isfinite(columns).all(axis=(1, 2))
-    solved = np.linalg.pinv(columns[fine], rcond=1e-10) @ (y * weight)[known]
+    with np.errstate(over="ignore", invalid="ignore"):  # columns near 0, as of a clock that begins far from it
+        solved = np.linalg.pinv(columns[fine], rcond=1e-10) @ (y * weight)[known]
+    solved = np.where(np.isfinite(solved), solved, -np.inf)
     low, high = law.bounds
     found = theta.copy()
     for place, i in enumerate(at):

@@ -103,8 +103,8 @@ def test_an_association_is_one_rank_correlation_a_seed():
     ("change", "message"),
     [
         ({"quantity": "z"}, "there is no column 'z'; columns: seed, size, arm, y"),
-        ({"seed": "sede"}, r"there is no column 'sede' \(did you mean 'seed'\?\)"),
-        ({"high": "bb"}, r"column arm has no value bb \(did you mean 'b'\?\); it has a, b"),
+        ({"seed": "sede"}, "there is no column 'sede', did you mean seed"),
+        ({"high": "bb"}, r"column arm has no value bb, did you mean b\?; it has a, b"),
         ({"high": "a"}, "both arms of arm are a"),
         ({"pair": []}, "2 rows have seed 3, arm a; expected one: name the column in which they differ with --pair"),
         ({"quantity": "arm", "axis": "size"}, "column arm holds text, such as 'a'"),
