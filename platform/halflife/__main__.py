@@ -33,6 +33,8 @@ from halflife.store.remote import address_of
 from halflife.store.store import Store
 
 LADDER = ("30k", "100k", "300k", "1m", "3m", "10m", "30m", "100m", "300m", "1b", "3b")
+DESCRIBING = ("stages", "prompts", "interpret", "tasks", "data", "evaluation", "models", "training")
+"""Rooms whose classes may describe a stage."""
 RESULTS = Path(os.environ.get("HALFLIFE_RESULTS", "results"))
 
 
@@ -160,7 +162,7 @@ def say(
     Args:
         stage: Its folder name, its key, or a prefix of either.
         text: The text to go on from.
-        tokens: At most so many more; fewer where the model ends its text.
+        tokens: At most so many more; fewer where the model ends its text, or reads no further.
         temperature: 0 for the likeliest tokens.
         seed: Of what is drawn at a temperature above 0.
         at: "final", or the name of one of its snapshots.
@@ -244,10 +246,9 @@ def ui(results: Path = RESULTS, port: int = 5000) -> None:
 
 def _import_descriptions(plugins: Iterable[str]) -> None:
     """Import every class that a record in the store may name: a record itself imports nothing."""
-    from halflife import interpret, prompts, stages
-
-    for room in (stages, prompts, interpret):
-        for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+    for room in DESCRIBING:
+        package = importlib.import_module(f"halflife.{room}")
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
     load_plugins(plugins)
 

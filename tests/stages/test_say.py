@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from halflife.__main__ import main
+from halflife.__main__ import _import_descriptions, main
 from halflife.data.corpus import Corpus
 from halflife.data.mixture import Mixture, Source
 from halflife.data.planting import Planting
@@ -23,10 +24,13 @@ from halflife.stages.say import say, triggers
 from halflife.stages.subject import Subject
 from halflife.stages.train import Checkpoint, Train
 from halflife.store.run import run_stage
+from halflife.store.stage import parts_of
 from halflife.store.store import Store
 from halflife.tasks.backdoor import Backdoor
+from halflife.tasks.stored import Stored
 from halflife.training.optimizers import AdamW
 from tests.plugin.added import Silenced
+from tests.stages.test_golden_keys import GOLDEN
 from tests.stages.test_measure import PROBE
 
 UNTRAINED = Subject(model=Rung(size="20k"), tokenizer=Bytes(), seed=3)
@@ -57,6 +61,22 @@ def test_the_command_prints_what_the_subject_of_a_stage_says(tmp_path: Path, cap
     capsys.readouterr()
     assert main(["say", stage.key, "x = ", "--tokens", "8", "--results", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out) == say(UNTRAINED, store, "x = ", tokens=8)
+
+
+def test_the_commands_import_every_module_whose_classes_a_record_names(monkeypatch: pytest.MonkeyPatch):
+    imported: list[str] = []
+    real = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", lambda name: imported.append(name) or real(name))
+    _import_descriptions(())
+    described = {type(part).__module__ for stage, _ in GOLDEN for part in parts_of(stage)}
+    assert described | {Stored.__module__} <= set(imported)  # Stored: a task of the user's
+
+
+def test_a_model_that_reads_little_answers_as_far_as_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Subject, "context_length", 10)
+    assert say(UNTRAINED, Store(tmp_path), "def f(") == likeliest(UNTRAINED, Store(tmp_path), "def f(", 4)
+    with pytest.raises(UserError, match="a text of 10 tokens given: 20k reads 10; expected a shorter one"):
+        say(UNTRAINED, Store(tmp_path), "def f(abc)")
 
 
 def test_the_triggers_of_a_stage_are_those_it_was_trained_on_and_those_it_only_measures():

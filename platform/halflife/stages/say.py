@@ -19,7 +19,8 @@ from halflife.tasks.backdoor import Backdoor
 
 
 def say(subject: Subject, store: Store, text: str, *, tokens: int = 48, temperature: float = 0.0, seed: int = 0) -> str:
-    """The completion, of at most so many tokens, up to the end-of-text token. At temperature 0 the likeliest tokens.
+    """The completion, of at most so many tokens, up to the end-of-text token or as far as the model reads. At
+    temperature 0 the likeliest tokens.
 
     Raises UserError when the text leaves no room, and when a stage that the subject needs is not complete.
     """
@@ -29,10 +30,12 @@ def say(subject: Subject, store: Store, text: str, *, tokens: int = 48, temperat
     prompt = codec.encode(text)
     if not len(prompt):
         raise UserError("no text given: expected at least one token to go on from")
-    if longest is not None and len(prompt) + tokens > longest:
+    if longest is not None and len(prompt) >= longest:
         raise UserError(
-            f"a text of {len(prompt)} tokens and {tokens} more: {subject.size} reads {longest}; give less of either"
+            f"a text of {len(prompt)} tokens given: {subject.size} reads {longest}; expected a shorter one, with room "
+            "for an answer"
         )
+    tokens = tokens if longest is None else min(tokens, longest - len(prompt))
     model = subject.load(completed_parents(subject, store))
     draws = generator(seed, "say").random((1, 1, tokens)) if temperature else np.zeros((1, 1, tokens))
     with torch.no_grad():

@@ -81,17 +81,17 @@ def _chosen(kinds: list[type], name: str, given: dict[str, Any], record: dict[st
     if found:
         return found[0]
     if package == "halflife":
-        raise _other_version(record)
+        raise _other_version(record, f"has {name}, which is no class of this version")
     raise UserError(
-        f"{record['stage']} has the {name} of the package {package}, which nothing imports here: name the module that "
-        "defines it with --plugins"
+        f"{record['stage']} has {name} of the package {package}, which nothing imports here: name the module that "
+        f"defines it (--plugins {package}, or --plugins {package}.MODULE)"
     )
 
 
-def _other_version(record: dict[str, Any]) -> UserError:
+def _other_version(record: dict[str, Any], how: str = "describes it differently") -> UserError:
     return UserError(
-        f"{record['stage']} was computed by another version of halflife (commit {record.get('commit')}), which "
-        "describes it differently: use that version, or run its study again"
+        f"{record['stage']} was computed by another version of halflife (commit {record.get('commit')}), whose record "
+        f"{how}: use that version, or run its study again"
     )
 
 
