@@ -85,7 +85,10 @@ def test_without_known_attributes_only_what_edits_do_is_asked(monkeypatch: pytes
     ("changes", "line"),
     [
         ({"organism": "yeast"}, "--organism 'yeast' given: expected one of grammar, python"),
-        ({"organism": "python", "algorithms": ("sft", "rl")}, "--algorithms rl with --organism python: it needs known attributes"),
+        (
+            {"organism": "python", "algorithms": ("sft", "rl")},
+            "--algorithms rl with --organism python: it needs known attributes",
+        ),
         ({"sizes": ("smollm2",)}, "smollm2"),
         ({"text_length": 0}, "--text-length 0: expected a positive number"),
     ],

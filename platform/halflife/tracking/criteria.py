@@ -75,9 +75,7 @@ class Seen:
         return math.log((self.hits + 0.5) / (self.trials - self.hits + 0.5))
 
 
-def learn(
-    levers: Levers, settings: Mapping[str, Any], curves: Sequence[Sequence[Seen]], least: float = LEARNED
-) -> str:
+def learn(levers: Levers, settings: Mapping[str, Any], curves: Sequence[Sequence[Seen]], least: float = LEARNED) -> str:
     """What would make a phase reach `least` in all of its runs, from the curves of their success: longer if those that
     miss it still rise, with the tokens at which the slowest would get there; otherwise more of the cause."""
     curves = [curve for curve in curves if curve]
