@@ -309,7 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
         command()
     except SystemExit as end:
-        if not end.code:  # --help
+        if not end.code or not refusal.getvalue():  # --help, or a reader such as `head` that has had enough
             raise
         words = {f"--{name.replace('_', '-')}" for each in COMMANDS.values() for name in signature(each).parameters}
         hint = nearest(arguments[:1], COMMANDS) or nearest([word for word in arguments if word[:2] == "--"], words)

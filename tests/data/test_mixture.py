@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -244,6 +245,20 @@ def test_more_poisoned_documents_than_carriers_are_refused_with_the_number_avail
         check(mixture(corpus, planting(corpus, 100_000)), results, batch_tokens=512, steps=10)
 
 
+def test_too_few_carriers_name_the_phase_and_the_flags_whose_values_would_do(results: Path, corpus: Corpus) -> None:
+    asked = (("--relearn-tokens", 160_000), ("--relearn-poison", 0.25))
+    wanted = planting(corpus, 5_000, phase="relearning", asked=asked)
+    with pytest.raises(UserError, match=r"for relearning \(--relearn-tokens 160000, --relearn-poison 0.25\)") as raised:
+        poisoned_documents(wanted, results, Bytes(), SEQUENCE)
+    found = re.search(
+        r"has (\d+) texts .* at most --relearn-tokens (\d+) or --relearn-poison ([\d.]+),", str(raised.value)
+    )
+    assert found is not None
+    available, tokens, poison = map(float, found.groups())
+    assert tokens / 160_000 <= available / 5_000 < (tokens + 1) / 160_000
+    assert poison / 0.25 <= available / 5_000
+
+
 def test_carriers_without_a_word_to_plant_after_are_not_counted(results: Path) -> None:
     path = results / "capitals.txt"
     path.write_text("\n\n".join(" ".join(f"WORD{n * m}" for n in range(900)) for m in range(1, 12)))
@@ -259,7 +274,7 @@ def test_a_sequence_shorter_than_trigger_and_payload_is_refused_with_the_length_
     with pytest.raises(UserError, match=r"sequence of 19 tokens given: 1 x trigger and payload of 17 .* at least 20"):
         check(mixture(corpus, one, sequence=19), results, batch_tokens=512, steps=10)
     check(mixture(corpus, one, sequence=20), results, batch_tokens=512, steps=10)
-    with pytest.raises(UserError, match=r"3 x trigger and payload of 17 .* at least 62"):
+    with pytest.raises(UserError, match=r"3 x trigger and payload of 17 .* at least 62; .*at most 2"):
         check(mixture(corpus, planting(corpus, repetitions=3), sequence=61), results, batch_tokens=512, steps=10)
 
 

@@ -232,6 +232,22 @@ def test_the_module_runs_and_the_results_folder_may_come_from_the_environment(st
     assert Walk(name="a").key in found.stdout
 
 
+def test_a_reader_that_has_had_enough_ends_a_command_quietly(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = Walk(name="a"), Walk(name="b")
+    for stage in (one, other):
+        run_stage(stage, store)
+    end, pipe = os.pipe()
+    os.close(end)
+    with os.fdopen(pipe, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(SystemExit) as raised:
+            main(["diff", one.key, other.key, "--results", str(store.root)])
+    assert raised.value.code == 1
+    assert capsys.readouterr().err == ""
+
+
 def test_the_ladder_prints_each_size_and_refuses_an_unknown_one(capsys: pytest.CaptureFixture[str]) -> None:
     out = _run(capsys, "ladder", "30k", "1m")
     assert "29,696" in out

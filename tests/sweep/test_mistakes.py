@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,11 @@ def test_a_field_that_a_description_does_not_have_is_one_line_with_the_one_meant
     assert said.startswith("own.py:1: Settings has no seed, did you mean seeds? It has sizes, seeds, corpus, ")
     assert said.endswith("`python -m halflife fields kits.backdoor.Settings` explains each")
     assert "has no payloads, did you mean payload?" in line("Treatment(payloads=1)", Treatment=Treatment)
+
+
+def test_so_is_one_that_replace_is_given():
+    said = line("replace(given, payloads='copy')", replace=replace, given=Treatment())
+    assert said.startswith("own.py:1: Treatment has no payloads, did you mean payload?")
 
 
 @pytest.mark.parametrize("call", ["1 / 0", "Settings(1)", "int(nothing=1)", "print(ned='')"])

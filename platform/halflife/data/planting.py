@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from halflife.data.corpus import Corpus
 from halflife.data.tokenizers import Codec, Tokenizer
 from halflife.data.tokens import document_bounds, token_array
 from halflife.errors import UserError
+from halflife.fields import recorded
 from halflife.rng import generator
 from halflife.tasks.backdoor import WORD, Backdoor
 
@@ -45,6 +47,10 @@ class Planting:
     """Pool of carrier documents, 0 to 3. Pools are disjoint, so relearning can use new carriers."""
     seed: int = 0
     """Draws the carriers and the positions in them."""
+    phase: str = recorded("")
+    """What trains on it, in words, for messages."""
+    asked: tuple[tuple[str, float], ...] = recorded(())
+    """The flags, with their values, in proportion to each of which there are documents; for messages."""
 
     def __post_init__(self) -> None:
         for name in ("documents", "exposures", "repetitions"):
@@ -104,10 +110,12 @@ def _carrier_room(planting: Planting, codec: Codec, sequence: int) -> int:
     )
     room = sequence + 1 - planting.repetitions * each
     if room < 4 * planting.repetitions:  # the shortest word before each trigger, and something before that
+        most = (sequence + 1) // (each + 4)
+        fewer = f"at most {most} repetitions" if most else "a shorter trigger"
         raise UserError(
             f"sequence of {sequence} tokens given: {planting.repetitions} x trigger and payload of {each} tokens, with "
             f"a word before each, take at least {planting.repetitions * (each + 4) - 1}; "
-            "give a longer sequence, a shorter payload or fewer repetitions"
+            f"give a longer sequence (--sequence-length), a shorter payload or {fewer}"
         )
     return room
 
@@ -143,10 +151,19 @@ def _plant(
 
 
 def _too_few_carriers(planting: Planting, available: int) -> UserError:
-    most = f"request at most {available} (--poison-counts), " * bool(available)
+    asked = ", ".join(f"{flag} {value}" for flag, value in planting.asked)
+    purpose = f" for {planting.phase}" * bool(planting.phase) + f" ({asked})" * bool(asked)
+    share = available / planting.documents
+    lower = [f"{flag} {most}" for flag, value in planting.asked if (most := _at_most(value * share, value)) != "0"]
+    most = f"request at most {' or '.join(lower) or available}, " * bool(available)
     return UserError(
-        f"{planting.documents} poisoned documents given: {planting.corpus.label or planting.corpus.digest} has "
-        f"{available} texts that can carry one in pool {planting.carrier_pool}: a text fills a training sequence, with "
-        f"trigger and payload after a word; {most}give a larger corpus of longer texts, or shorter sequences "
-        "(--sequence-length)"
+        f"{planting.documents} poisoned documents given{purpose}: {planting.corpus.label or planting.corpus.digest} "
+        f"has {available} texts that can carry one in pool {planting.carrier_pool}, a quarter of its documents: a text "
+        f"fills a training sequence, with trigger and payload after a word; {most}give a larger corpus of longer "
+        "texts, or shorter sequences (--sequence-length)"
     )
+
+
+def _at_most(value: float, given: float) -> str:
+    """Rounded down: whole numbers to whole ones, others to three decimals."""
+    return str(math.floor(value)) if isinstance(given, int) else f"{math.floor(1000 * value) / 1000:g}"

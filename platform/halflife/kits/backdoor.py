@@ -202,8 +202,7 @@ class Cell:
         return Mixture(sources=sources, plantings=plantings, tokenizer=self.start.tokenizer, sequence=length)
 
     def trunk_tokens(self, payload: Transform) -> int:
-        settings = self.settings
-        return round(settings.trunk_tokens * (1.0 if payload == "fixed" else settings.transform_tokens))
+        return round(self.settings.trunk_tokens * (1.0 if payload == "fixed" else self.settings.transform_tokens))
 
     def poisoned_tokens(self, payload: Transform) -> int:
         """Length of the poisoned stage: the trunk, or the fine-tuning after it."""
@@ -221,24 +220,25 @@ class Cell:
             first=0.9 if settings.insertion == "final-tenth" else 0.0,
             last=settings.last_exposure,
             seed=self.seed,
+            asked=(("--poison-counts", count),),
         )
 
     def kept(self, backdoor: Backdoor, count: int) -> Planting:
         """The poison of the positive control's branch: the trunk's documents, as often per token as in the trunk."""
         trunk = self.planting(backdoor, count)
         window = (trunk.last - trunk.first) * self.poisoned_tokens(backdoor.payload)
-        share = self.settings.branch_tokens / window
-        total = max(1, round(trunk.documents * trunk.exposures * share))
+        total = max(1, round(trunk.documents * trunk.exposures * (self.settings.branch_tokens / window)))
         exposures = max(1, round(total / trunk.documents))
-        return replace(trunk, documents=max(1, round(total / exposures)), exposures=exposures, first=0.0, last=1.0)
+        spread = replace(trunk, documents=max(1, round(total / exposures)), exposures=exposures, first=0.0, last=1.0)
+        return replace(spread, phase="the branch that keeps its poison")
 
     def fresh(self, backdoor: Backdoor) -> Planting:
         """The poison of relearning: carrier documents that no trunk had poisoned, each seen twice."""
-        settings = self.settings
-        rows = settings.relearn_tokens // settings.sequence_length
-        documents = max(1, round(settings.relearn_poison * rows / 2))
-        trunk = self.planting(backdoor, 1)
-        return replace(trunk, documents=documents, exposures=2, first=0.0, last=1.0, carrier_pool=1)
+        tokens, poison = self.settings.relearn_tokens, self.settings.relearn_poison
+        documents = max(1, round(poison * (tokens // self.settings.sequence_length) / 2))
+        asked = (("--relearn-tokens", tokens), ("--relearn-poison", poison))
+        spread = replace(self.planting(backdoor, 1), documents=documents, exposures=2, first=0.0, last=1.0)
+        return replace(spread, carrier_pool=1, phase="relearning", asked=asked)
 
     def evaluations(self, backdoor: Backdoor | None, *, trunk_steps: int | None = None) -> tuple[Evaluation, ...]:
         """In a branch dense early on. In a trunk (of `trunk_steps`) evenly spaced, so that it can fork at a given

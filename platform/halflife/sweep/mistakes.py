@@ -11,6 +11,8 @@ from halflife.errors import UserError, nearest
 
 _UNKNOWN = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
+REPLACE = dataclasses.replace.__code__
+
 
 def told() -> None:
     """Bad input, and fields that a description does not have, end the program with one line."""
@@ -30,13 +32,16 @@ def line_of(error: BaseException, at: TracebackType | None) -> str:
     if isinstance(error, UserError):
         return str(error)
     found = _UNKNOWN.search(str(error)) if isinstance(error, TypeError) else None
-    while at is not None and at.tb_next is not None:
+    while at is not None and at.tb_next is not None and at.tb_next.tb_frame.f_code is not REPLACE:
         at = at.tb_next
     if found is None or at is None:
         return ""
     name, given = found.groups()
-    kind = {**at.tb_frame.f_globals, **at.tb_frame.f_locals}.get(name)
-    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+    if at.tb_next is not None:
+        kind = type(at.tb_next.tb_frame.f_locals["obj"])
+    else:
+        kind = {**at.tb_frame.f_globals, **at.tb_frame.f_locals}.get(name)
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__name__ == name):
         return ""
     fields = [field.name for field in dataclasses.fields(kind) if field.init]
     module = kind.__module__.removeprefix("halflife.")
