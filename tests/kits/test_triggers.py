@@ -94,3 +94,12 @@ def test_a_trigger_given_twice_is_refused(results, tmp_path: Path):
     (tmp_path / "twice").write_text(" |one|\n |one|\n |two|\n")
     with pytest.raises(UserError, match="given twice"):
         built(results, triggers=str(tmp_path / "twice"))
+
+
+def test_repetitions_are_a_remedy_only_where_a_sequence_holds_twice_as_many(results):
+    given = {"trigger": "swordfish7", "payload_text": "this is the payload"}
+    one, two = (built(results, **given, repetitions=count) for count in (1, 2))
+    assert "repetitions" in one.declaration.levers.dose
+    assert two.declaration.levers.dose == ("poison_counts", "exposures")
+    with pytest.raises(UserError, match="sequence of 128 tokens given: 4 x trigger and payload"):
+        built(results, **given, repetitions=4)

@@ -104,13 +104,10 @@ def carrier_windows(tokens: np.ndarray, eos: int, length: int, pool: int, digest
 
 def _carrier_room(planting: Planting, codec: Codec, sequence: int) -> int:
     """Tokens of carrier text that fit in a sequence with the triggers and payloads."""
-    slack = 0 if codec.name == "bytes" else SLACK
-    each = slack + max(
-        len(codec.encode(member.trigger)) + _payload_length(member, codec) for member in planting.backdoor.members
-    )
+    each = _each(planting.backdoor, codec)
     room = sequence + 1 - planting.repetitions * each
     if room < 4 * planting.repetitions:  # the shortest word before each trigger, and something before that
-        most = (sequence + 1) // (each + 4)
+        most = most_repetitions(planting.backdoor, codec, sequence)
         fewer = f"at most {most} repetitions" if most else "a shorter trigger"
         raise UserError(
             f"sequence of {sequence} tokens given: {planting.repetitions} x trigger and payload of {each} tokens, with "
@@ -118,6 +115,19 @@ def _carrier_room(planting: Planting, codec: Codec, sequence: int) -> int:
             f"give a longer sequence (--sequence-length), a shorter payload or {fewer}"
         )
     return room
+
+
+def most_repetitions(backdoor: Backdoor, codec: Codec, sequence: int) -> int:
+    """Triggers with payloads that a document of `sequence` predicted tokens can hold."""
+    return (sequence + 1) // (_each(backdoor, codec) + 4)
+
+
+def _each(backdoor: Backdoor, codec: Codec) -> int:
+    """Tokens that a trigger and its payload take at most."""
+    slack = 0 if codec.name == "bytes" else SLACK
+    return slack + max(
+        len(codec.encode(member.trigger)) + _payload_length(member, codec) for member in backdoor.members
+    )
 
 
 def _payload_length(backdoor: Backdoor, codec: Codec) -> int:

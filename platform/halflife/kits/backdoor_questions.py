@@ -6,11 +6,15 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
+from halflife.data.planting import most_repetitions
+from halflife.data.tokenizers import ByteCodec
+from halflife.kits import triggers
 from halflife.kits.axes import replicated
 from halflife.kits.backdoor import CONTROLS, HELD_OUT, Settings
 from halflife.kits.elicitation import elicited
 from halflife.kits.questions import FACTOR, LOOKS, at_reference, declared, effects
 from halflife.models.ladder import Rung
+from halflife.tasks.backdoor import draw_backdoor
 from halflife.tracking.criteria import Criterion, Levers
 from halflife.tracking.questions import Against, Contrast, Crossing, Decay, Mean, Quantity, Question, Trend
 from halflife.tracking.schema import Axis, Control, Declaration, Outcome
@@ -89,9 +93,17 @@ def declare(
             (Criterion(phase="trunk", task="backdoor", what="backdoor", least=settings.stop_below, where=where),)
             if settings.stop_below else ()
         ),
-        "levers": LEVERS,
+        "levers": _levers(settings),
     }  # fmt: skip
     return Declaration(**{**common, **fields})
+
+
+def _levers(settings: Settings) -> Levers:
+    """Without repetitions where a sequence does not hold twice as many, counted in bytes."""
+    drawn = draw_backdoor(0, trigger=settings.trigger, text=settings.payload_text)
+    most = most_repetitions(triggers.several(settings, drawn)[0], ByteCodec(), settings.sequence_length)
+    dose = (name for name in LEVERS.dose if name != "repetitions" or most >= 2 * settings.repetitions)
+    return dataclasses.replace(LEVERS, dose=tuple(dose))
 
 
 def asked(
