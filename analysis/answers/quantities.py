@@ -28,7 +28,7 @@ READING = {
     "reason": pl.String,
 }  # fmt: skip
 
-ALREADY = "already so when the phase began"
+ALREADY = "the level asked was already reached at the start"
 """Reason of a crossing that no phase could show."""
 
 

@@ -15,11 +15,12 @@ import polars as pl
 
 from analysis.answers.derived import ITEMS
 from analysis.answers.quantities import about, values
+from analysis.decay.conditions import skill_measure
 from analysis.decay.design import reference
 from analysis.decay.floors import floors
 from analysis.decay.formulas import crossing, rising
 from analysis.decay.numbers import reference_times
-from analysis.decay.retention import main_measure, retention_curves
+from analysis.decay.retention import retention_curves
 from analysis.decay.savings import relearning_times, savings_summary
 from analysis.decay.search import on_front
 from analysis.errors import UserError, nearest
@@ -34,6 +35,7 @@ from analysis.stats.verdicts import Verdict
 from halflife.tracking.questions import Association, Contrast, Curve, Decay, Frontier, Quantity, Question, Trend
 
 SEED, SETTING = "seed", "_setting"
+CRITERIA = {"success": "success", "logprob": "log-probability"}
 ONLY_ABOVE = "known only from above, which no slope can use"
 
 
@@ -266,7 +268,8 @@ def _decay(data: StudyData, question: Decay, quantities: tuple[Quantity, ...]) -
     main = curves.filter((pl.col("role") == question.role) & pl.col("is_reference"))
     if main.is_empty():
         raise UserError("no trial has been measured yet")
-    settled = floors(main).filter(pl.col("measure") == main_measure(curves))
+    measure = skill_measure(data, curves)
+    settled = floors(main).filter(pl.col("measure") == measure)
     whole = not settled.is_empty() and (settled["kind"] == "settled").all()
     # Runs that did not settle have no floor: the others alone would be selected by their result.
     means = settled.group_by("seed").agg(pl.col("floor").mean()).sort("seed")
@@ -274,13 +277,7 @@ def _decay(data: StudyData, question: Decay, quantities: tuple[Quantity, ...]) -
         values=means["floor"].to_numpy().astype(float) if whole else np.full(means.height, np.nan),
         seeds=means["seed"].to_list(),
     )
-    read = {"logprob": "log-probability"}.get(main_measure(curves), "success")
-    further: dict[str, Any] = {
-        f"half-life by {read} at {row['size']}": f"at least {short(row['bound'])}"
-        if row["estimate"] is None
-        else _over_seeds(row)
-        for row in by_size(reference_times(curves)).iter_rows(named=True)
-    }
+    further = _half_lives(curves, measure)
     times = relearning_times(data, outcome)
     if question.where:
         times = times.filter((pl.col("role") != question.role) | pl.col("trial").is_in(chosen))
@@ -303,6 +300,21 @@ def _decay(data: StudyData, question: Decay, quantities: tuple[Quantity, ...]) -
     )  # fmt: skip
     used = about(data).join(used, on="trial").with_columns(pl.lit("").alias(SETTING))
     return Found(estimates=estimates, used=used, further=further)
+
+
+def _half_lives(curves: pl.DataFrame, measure: str) -> dict[str, Any]:
+    """By size. By success and by log-probability where success is the measure, or only one of them reached half: an
+    answer's format may outlive the answer."""
+    times = {read: by_size(reference_times(curves, criterion)) for criterion, read in CRITERIA.items()}
+    reached = [frame.select("size", pl.col("estimate").is_null()).rows() for frame in times.values()]
+    both = measure == "success" or (all(reached) and reached[0] != reached[1])
+    return {
+        f"half-life by {read} at {row['size']}": f"at least {short(row['bound'])}"
+        if row["estimate"] is None
+        else _over_seeds(row)
+        for read, frame in times.items() if both or read == CRITERIA[measure]
+        for row in frame.iter_rows(named=True)
+    }  # fmt: skip
 
 
 def _at_setting(data: StudyData, question: Decay) -> list[str]:

@@ -74,12 +74,23 @@ def _fails(names: Sequence[str]) -> str:
 
 
 def mended(answer: Answer, data: StudyData) -> str:
-    """What would give numbers to trials in which nothing was forgotten, so that relearning ends as it begins."""
-    rises = any(isinstance(each.moment, Crossing) and each.moment.direction == "above" for each in answer.quantities)
-    if not rises or ALREADY not in answer.missing:
+    """Of trials in which too much was left to be relearned: the level that their relearning began above, and what would
+    leave less. That is a longer branch, unless models that never had it begin there too."""
+    quantity = answer.quantities[0]
+    asked = quantity.moment
+    if not isinstance(asked, Crossing) or asked.direction != "above" or ALREADY not in answer.missing:
         return ""
+    used, many = answer.used, ""
+    if not used.is_empty():
+        began = used.filter(pl.col("reason") == ALREADY)
+        if not (began["role"] == "treatment").all():
+            return ""
+        many = f" in {began.height} of {plural(used.filter(role='treatment').height, 'treatment')}"
+    phase, _, measure = quantity.measure.partition("/")
+    what = "success" if measure.endswith(f"/{schema.HITS}") else measure
     longer = remedies.flags(data, "branch", by=2.0, otherwise="twice as long")
-    return f" Nothing was forgotten there; remedy: a longer branch, {longer}."
+    start = f"At the start of {phase} {what} was {asked.threshold:g} or more{many}, so that there was nothing to time"
+    return f" {start}; remedy: a longer branch, which leaves less: {longer}."
 
 
 def judged(

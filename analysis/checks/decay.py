@@ -55,7 +55,7 @@ def decay_checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
 def _implanted(data: StudyData, drop: pl.DataFrame, words: Words) -> Check:
     """Pooled over seeds; the worst size counts. Where no branch has run, by the ends of the trunks."""
     name = f"The {words['skill']} was there at the drop"
-    expected = f"{words['success']} at least {SUCCESS_AT_DROP:g} at every size"
+    expected = f"{words['success']} at least {SUCCESS_AT_DROP:g} at every size, over its seeds"
     plain = drop.filter("is_reference", pl.col("role") == "treatment")
     sizes = _pooled(plain, "size", "parameters").sort("parameters")
     trials, where = plain["trial"], ""
@@ -263,7 +263,8 @@ def _kept(data: StudyData, curves: pl.DataFrame, level: float, mend: str) -> str
     first = curves.filter((pl.col("role") == "positive") & (pl.col("tokens") == 0)).drop_nulls("success")
     never = first.filter(pl.col("success") < level)["trial"]
     if not never.is_empty():
-        return f"it was not there at the drop: {mend or remedies.learn(data, never, level)}"
+        of = f"in {len(never)} of {plural(first.height, 'run')}"
+        return f"{of} it was below {level:g} at the drop: {mend or remedies.learn(data, never, level)}"
     dose = remedies.flags(data, "dose", by=2.0, otherwise="more of it in trunk and branch")
     return f"more of the cause, {dose}, or a shorter branch, " + remedies.flags(
         data, "branch", by=0.5, otherwise="half as long"

@@ -7,9 +7,9 @@ import polars as pl
 from analysis.checks import remedies
 from analysis.checks.check import Check
 from analysis.decay.conditions import FAMILY, conditions
-from analysis.decay.design import vocabulary
+from analysis.decay.design import controls, vocabulary
 from analysis.decay.erasure import layers
-from analysis.decay.formulas import MIN_SUCCESS
+from analysis.decay.formulas import MIN_GAP, MIN_SUCCESS
 from analysis.decay.retention import wide_points
 from analysis.runs.study import StudyData
 from halflife.tracking import schema
@@ -20,10 +20,12 @@ FAMILIES = 0.75
 """Share of the families that must reach it."""
 KEPT_TASK, KEPT_GAP, KEPT = "kept", 0.1, 0.9
 READ = 0.1
+FORM = 0.5
+"""Share of the log-probability's rise beyond which it says little of the answer itself."""
 
 
 def family_checks(data: StudyData, curves: pl.DataFrame) -> list[Check]:
-    return [_learned(data, curves), *_kept_languages(data), *_probes(data)]
+    return [_learned(data, curves), *_kept_languages(data), *_probes(data), *_format(data, curves)]
 
 
 def criterion(data: StudyData) -> float:
@@ -118,5 +120,28 @@ def _probes(data: StudyData) -> list[Check]:
             remedy="more items than a probe can memorise: " + remedies.flags(
                 data, "prompts", by=2.0, otherwise="twice as many"
             ),
+        )
+    ]  # fmt: skip
+
+
+def _format(data: StudyData, curves: pl.DataFrame) -> list[Check]:
+    """A reading: how much of the log-probability's rise is only the form of an answer. A model that never learned the
+    language does not know even that, so what it is counted from lies far below a model that only guesses."""
+    drop = curves.filter(pl.col("tokens") == 0)
+    pairs = pl.DataFrame(list(controls(data, "null").items()), schema=["trial", "null"], orient="row")
+    guessing = drop.select(pl.col("trial").alias("null"), guessed=pl.col("logprob") - pl.col("control"))
+    learned = drop.filter("is_reference", role="treatment").select("trial", "size", "parameters", "logprob", "control")
+    rise = pl.col("logprob") - pl.col("control")
+    found = learned.join(pairs, on="trial").join(guessing, on="null").drop_nulls().filter(rise >= MIN_GAP)
+    shares = found.group_by("size", "parameters").agg(share=(pl.col("guessed") / rise).mean()).sort("parameters")
+    if shares.is_empty():
+        return []
+    shown = "; ".join(f"{size} {share:.2f}" for size, share in zip(shares["size"], shares["share"], strict=True))
+    most = max(shares["share"]) >= FORM
+    return [
+        Check(
+            name="Log-probability that shuffled answers reach too", passed=None, reading=True,
+            expected="no expectation: share of the rise above the never-exposed model at the drop",
+            found=shown + " (retention by log-probability mostly shows the form of an answer: read success)" * most,
         )
     ]  # fmt: skip

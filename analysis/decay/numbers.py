@@ -24,9 +24,9 @@ def at_drop(curves: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def reference_times(curves: pl.DataFrame) -> pl.DataFrame:
-    """Half-lives in tokens of the log-probability (sustained) at the reference setting."""
-    wanted = (pl.col("criterion") == "logprob") & (pl.col("clock") == "tokens") & pl.col("is_reference")
+def reference_times(curves: pl.DataFrame, criterion: str = "logprob") -> pl.DataFrame:
+    """Half-lives in tokens by one of `retention.CRITERIA` at the reference setting."""
+    wanted = (pl.col("criterion") == criterion) & (pl.col("clock") == "tokens") & pl.col("is_reference")
     return half_lives(curves, ("tokens",)).filter(wanted)
 
 
@@ -71,8 +71,10 @@ def every_number(data: StudyData, curves: pl.DataFrame) -> pl.DataFrame:
     return table.sort(rank, "parameters", "seed", *axes, nulls_last=True)
 
 
-def size_summary(curves: pl.DataFrame) -> pl.DataFrame:
+def size_summary(curves: pl.DataFrame, measure: str | None = None) -> pl.DataFrame:
     """The reference setting by size: one row per size, over its seeds; half-lives are geometric means in tokens.
+
+    `area` is the mean retention of `measure`, by default `retention.main_measure`.
 
     `half_life_bound` replaces `half_life` where a seed never reached half: the mean is at least this.
     `half_life_extinction` is that of the control that keeps the trigger without its payload, if there is one.
@@ -106,7 +108,7 @@ def size_summary(curves: pl.DataFrame) -> pl.DataFrame:
             "censored": f"{name}_censored",
         }
         table = table.join(found.select("size", *wanted).rename(wanted), on="size", how="left")
-    retained = areas(main, common_span(curves)).select("trial", area=AREA[main_measure(curves)])
+    retained = areas(main, common_span(curves)).select("trial", area=AREA[measure or main_measure(curves)])
     spread = retained.join(main.select("trial", "size", "seed").unique(), on="trial")
     rows = []
     for (size,), part in spread.group_by(["size"]):

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.decay.retention import half_lives, main_measure, retention_curves
+from analysis.decay.conditions import skill_measure
+from analysis.decay.retention import half_lives, retention_curves
 from analysis.figures import style
 from analysis.figures.common import KINDS, control_labels, facets, with_controls
 from analysis.runs.study import StudyData
@@ -41,11 +42,12 @@ def retention_table(
     label: the study's name for the control, empty for treatments.
     """
     curves, labels = retention_curves(data, outcome), control_labels(data)
+    measure = skill_measure(data, curves)
     for name, value in (where or {}).items():
         chosen = (pl.col("role") != "treatment") | (pl.col(name).cast(pl.String) == str(value))
         data = replace(data, trials=data.trials.filter(chosen))
     shown = with_controls(data, facets(data), tuple(labels))
-    times = half_lives(curves).filter((pl.col("criterion") == main_measure(curves)) & (pl.col("clock") == "tokens"))
+    times = half_lives(curves).filter((pl.col("criterion") == measure) & (pl.col("clock") == "tokens"))
     return (
         curves.join(shown, on="trial")
         .with_columns(label=pl.col("role").replace_strict(labels, default="", return_dtype=pl.String))

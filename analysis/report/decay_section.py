@@ -9,6 +9,7 @@ import polars as pl
 
 from analysis.decay import fits
 from analysis.decay.clocks import half_lives_by_clock
+from analysis.decay.conditions import skill_measure
 from analysis.decay.design import control_label, reference_label, setting_axes, vocabulary
 from analysis.decay.numbers import every_number, size_summary
 from analysis.decay.retention import CLOCKS, common_span, half_lives, retention_curves
@@ -28,7 +29,7 @@ from analysis.stats.scaling import by_size
 def decay_section(data: StudyData, out: Path) -> dict[str, Any]:
     """Of the leading outcome; writes figures and tables below `out`."""
     curves, outcomes = retention_curves(data), summaries(data)
-    numbers, sizes = every_number(data, curves), size_summary(curves)
+    numbers, sizes = every_number(data, curves), size_summary(curves, skill_measure(data, curves))
     others = outcome_tables(outcomes)
     for name, frame in {"numbers": numbers, "sizes": sizes, **others}.items():
         (out / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
@@ -41,6 +42,7 @@ def decay_section(data: StudyData, out: Path) -> dict[str, Any]:
         "sizes": _size_rows(sizes),
         "sizes_csv": page_table(sizes).csv,
         "span": common_span(curves),
+        "by_success": skill_measure(data, curves) == "success",
         "extinction": control_label(data, "extinction") if "half_life_extinction" in sizes.columns else None,
         "setting": reference_label(data),
         "fitted": _fits(data, out),

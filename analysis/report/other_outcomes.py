@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from analysis.decay.conditions import skill_measure
 from analysis.decay.design import decaying, leading
 from analysis.decay.effects import effects
 from analysis.decay.floors import floor_summary, floors
 from analysis.decay.numbers import size_summary
-from analysis.decay.retention import main_measure, retention_curves
+from analysis.decay.retention import retention_curves
 from analysis.decay.survival import TimeRatios, study_time_ratios
 from analysis.errors import UserError
 from analysis.runs.study import StudyData
@@ -46,7 +47,7 @@ def summaries(data: StudyData) -> list[OutcomeSummary]:
         curves = retention_curves(view)
         if curves["hits"].null_count() == curves.height and curves["logprob"].null_count() == curves.height:
             continue
-        measure = main_measure(curves)
+        measure = skill_measure(view, curves)
         try:
             ratios = study_time_ratios(view, criterion=measure)
         except UserError:
@@ -66,7 +67,7 @@ def _sizes(curves: pl.DataFrame, measure: str) -> pl.DataFrame:
     settled = floor_summary(floors(main).filter(pl.col("measure") == measure), by=("size",)).select(
         "size", "floor", "settled", "unsettled", floor_low="low", floor_high="high"
     )
-    return size_summary(curves).join(chance, on="size", how="left").join(settled, on="size", how="left")
+    return size_summary(curves, measure).join(chance, on="size", how="left").join(settled, on="size", how="left")
 
 
 def outcome_tables(outcomes: list[OutcomeSummary]) -> dict[str, pl.DataFrame]:

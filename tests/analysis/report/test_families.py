@@ -10,11 +10,13 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from analysis.answers.questions import estimated
 from analysis.checks.decay import decay_checks
-from analysis.decay.conditions import MEASURE, conditions
+from analysis.decay.conditions import MEASURE, conditions, skill_measure
 from analysis.decay.design import controls
 from analysis.decay.effects import effects
 from analysis.decay.erasure import READINGS, by_condition, depth_rows, main_rows, saving, shares
+from analysis.decay.numbers import size_summary
 from analysis.decay.retention import retention_curves
 from analysis.figures.family import family_table
 from analysis.figures.languages import languages_table
@@ -23,6 +25,8 @@ from analysis.gallery.generated import STEP
 from analysis.report.export import write_tables
 from analysis.runs.study import StudyData
 from analysis.stats.censoring import Time
+from analysis.stats.intervals import Interval
+from halflife.tracking.questions import Decay
 
 PLAIN = {family: f"family {family}" for family in planted.TIMES}
 
@@ -243,3 +247,27 @@ def test_the_probed_layer_is_the_one_with_most_over_the_control(families):
     found = shares(replace(one, points=first)).filter(pl.col("reading") == "layer")
     assert set(found["detail"]) == {"4"}
     assert set(found["kind"]) == {"observed"}
+
+
+def test_answers_that_are_lost_while_their_form_stays_are_told_as_lost(families):
+    """Models that know the form but no answer lie near the log-probability at the drop, far above models that know
+    neither: by that alone nothing would seem lost."""
+    form = pl.when(pl.col("trial").str.starts_with("absent")).then(-9.0).otherwise(-0.02 - 0.2 * pl.col("step").log1p())
+    form = pl.when(pl.col("trial").str.starts_with("null")).then(-0.75).otherwise(form)
+    points = families.points.with_columns(
+        value=pl.when(pl.col("name") == "dropped/logprob").then(form).otherwise("value")
+    )
+    asked = Decay(name="d", label="How long does it last?", outcome="skill", where={"family": "A"})
+    data = replace(families, points=points)
+    curves, found = retention_curves(data), estimated(data, asked)
+    names = [name for name in found.further if name.startswith("half-life")]
+    size = names[0].rpartition(" ")[2]
+    assert names[0].startswith("half-life by success at")
+    assert isinstance(found.further[names[0]], Interval)
+    assert str(found.further[f"half-life by log-probability at {size}"]).startswith("at least")
+    assert max(size_summary(curves, skill_measure(data, curves))["area"]) < 0.6
+    assert min(size_summary(curves)["area"]) > 0.7
+    check = next(
+        check for check in decay_checks(data, curves) if check.name.startswith("Log-probability that shuffled")
+    )
+    assert "0.92 (retention by log-probability mostly shows the form" in check.found

@@ -127,7 +127,10 @@ def test_relearning_of_what_was_not_forgotten_names_a_longer_branch(never):
     asked = Contrast(name="q", label="Is it?", quantity="relearning", high="treatment", low="absent")
     for quantity, mends in ((RELEARNING, True), (HALF_LIFE, False)):
         answer = Answer(question=asked, quantities=(quantity,), missing={ALREADY: 3})
-        assert mended(answer, never).endswith("a longer branch, --branch-tokens 800000.") is mends
+        assert mended(answer, never).endswith("which leaves less: --branch-tokens 800000.") is mends
+        assert ("At the start of relearn-old-old success was 0.9 or more" in mended(answer, never)) is mends
+    roles = pl.DataFrame({"role": ["treatment", "absent"], "reason": [ALREADY, ALREADY]})
+    assert not mended(Answer(question=asked, quantities=(RELEARNING,), missing={ALREADY: 2}, used=roles), never)
 
 
 def test_the_settings_that_remedies_turn_are_listed_as_held_fixed(never):
