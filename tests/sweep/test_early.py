@@ -78,7 +78,7 @@ def test_trunks_of_two_seeds_that_miss_it_stop_the_sweep_with_the_remedy(tmp_pat
         sweep.go()
     done = sorted(sweep.state.plan.stages[key].label for key in sweep.state.plan.outcomes)
     assert done == ["trunk0", "trunk1"]
-    assert "1k: success 0.35 at the end of the trunk over 2 seeds, expected at least 0.9" in str(stopped.value)
+    assert "1k: success 0.35 at the end of the trunk over 2 of 3 seeds, expected at least 0.9" in str(stopped.value)
     assert "still rising at the end: a longer trunk, --trunk-tokens" in str(stopped.value)
     with pytest.raises(Stopped):
         Sweep(tmp_path, learned(0.3, 0.4, 1.0)).go()  # the same command stops before it computes anything

@@ -67,10 +67,12 @@ class Early:
         rate = sum(seen.hits for seen in last) / sum(seen.trials for seen in last) if last else criterion.least
         if rate >= criterion.least:
             return ""
+        seeds = len(group.stages)
+        of = f"{len(last)} of {seeds} seeds" if len(last) < seeds else f"{seeds} seed{'s' * (seeds > 1)}"
         remedy = learn(declared.levers, declared.settings, curves, criterion.least)
         return (
             f"the {criterion.what} was not learned: {group.setting}: success {rate:.3g} at the end of the "
-            f"{criterion.phase} over {len(last)} seed{'s' * (len(last) > 1)}, expected at least {criterion.least:g}. "
+            f"{criterion.phase} over {of}, expected at least {criterion.least:g}. "
             f"Remedy: {remedy}"
         )
 
