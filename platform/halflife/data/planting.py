@@ -75,8 +75,6 @@ def poisoned_documents(planting: Planting, results: Path, tokenizer: Tokenizer, 
     room = _carrier_room(planting, codec, sequence)
     tokens = token_array(results, planting.corpus, "train", tokenizer)
     windows = carrier_windows(tokens, codec.eos, sequence + 1, planting.carrier_pool, planting.corpus.digest)
-    if planting.documents > len(windows):
-        raise _too_few_carriers(planting, len(windows))
     rng = generator(planting.seed, "hosts", planting.corpus.digest, planting.carrier_pool)
     planted: list[np.ndarray] = []
     members = planting.backdoor.members
