@@ -76,8 +76,10 @@ def _fails(names: Sequence[str]) -> str:
 def mended(answer: Answer, data: StudyData) -> str:
     """Of trials in which too much was left to be relearned: the level that their relearning began above, and what would
     leave less. That is a longer branch, unless models that never had it begin there too."""
+    if not answer.quantities:
+        return ""
     quantity = answer.quantities[0]
-    asked = quantity.moment
+    asked: Any = quantity.moment
     if not isinstance(asked, Crossing) or asked.direction != "above" or ALREADY not in answer.missing:
         return ""
     used, many = answer.used, ""

@@ -52,7 +52,14 @@ def free_port() -> int:
 def driver(results: Path, port: int, server: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", DRIVER, str(results), str(port), server]
     environment = {**os.environ, "PYTHONPATH": "platform"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeding
+    )
+
+
+def heeding() -> None:
+    """Ctrl-C, which the children of a shell's background job ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

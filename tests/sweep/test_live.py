@@ -126,7 +126,7 @@ def test_a_stage_that_reports_no_progress_is_taken_to_go_as_planned(tmp_path: Pa
 
 
 @given(
-    pace=st.floats(0.2, 12.0),
+    pace=st.floats(0.6, 12.0),  # a first stage of at least 20 s
     lengths=st.lists(st.floats(0.1, 3.0), min_size=2, max_size=30),
     first=st.floats(1.0, 3.0),
     slots=st.integers(1, 3),
