@@ -79,7 +79,7 @@ def mended(answer: Answer, data: StudyData) -> str:
     if not answer.quantities:
         return ""
     quantity = answer.quantities[0]
-    asked: Any = quantity.moment
+    asked = quantity.moment
     if not isinstance(asked, Crossing) or asked.direction != "above" or ALREADY not in answer.missing:
         return ""
     used, many = answer.used, ""

@@ -5,6 +5,7 @@ Drawing modules are imported on first use, so listing names is cheap.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -49,13 +50,20 @@ class Recipe:
         return import_module(f"{__name__}.{self.name}")
 
 
+SHOWN: dict[str, Callable[[pl.DataFrame], bool]] = {
+    "extinction": lambda table: "role" not in table.columns or "extinction" in table["role"],
+    "sizes": lambda table: "parameters" not in table.columns or table["parameters"].n_unique() > 1,
+}
+"""What a part of a caption may be about, as in "[sizes: One colour per size.]", and whether a figure's table has it."""
+
+
 def captioned(caption: str, table: pl.DataFrame) -> str:
-    """A caption without the sentences about what a figure's table lacks: controls by extinction, several sizes."""
-    lacking = ["extinction"] if "role" in table.columns and "extinction" not in table["role"] else []
-    if "parameters" in table.columns and table["parameters"].n_unique() < 2:
-        lacking += ["One colour per size", "γ", "size slows"]
-    kept = [each for each in caption.removesuffix(".").split(". ") if not any(word in each for word in lacking)]
-    return ". ".join(kept) + "."
+    """A caption without its parts about what the figure's table lacks."""
+
+    def kept(part: re.Match[str]) -> str:
+        return part[2] + part[3] if SHOWN[part[1]](table) else ""
+
+    return re.sub(r"\[(\w+): ([^]]*)\]( ?)", kept, caption).strip()
 
 
 FIGURES = {

@@ -17,11 +17,11 @@ from analysis.stats.scaling import by_size
 CAPTION = (
     "Tokens since the drop until half of the dropped language's skill is lost for good, by family. Left: by success "
     "above chance; right: by the correct answer's log-probability above the model that never saw the language; one "
-    "row per arm. One colour per size, dark is small and light is large. Small points are seeds, large points are "
-    "geometric means with 95% t intervals from three seeds on. An arrow is a run that did not reach half within the "
-    "branch, drawn at its last evaluation; its size has no mean. Below each family: the number of runs, the trunks "
-    "that missed the criterion (no branch forked from them) and the runs without the skill at the drop (nothing to "
-    "lose). If shared implementation protects, B, C and D lie above A."
+    "row per arm. [sizes: One colour per size, dark is small and light is large.] Small points are seeds, large "
+    "points are geometric means with 95% t intervals from three seeds on. An arrow is a run that did not reach half "
+    "within the branch, drawn at its last evaluation; its size has no mean. Below each family: the number of runs, "
+    "the trunks that missed the criterion (no branch forked from them) and the runs without the skill at the drop "
+    "(nothing to lose). If shared implementation protects, B, C and D lie above A."
 )
 CRITERIA = {"success": "by success", "logprob": "by log-probability"}
 

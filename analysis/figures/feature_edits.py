@@ -20,7 +20,7 @@ CAPTION = (
     "in the trunk by moving the top features together, in proportion to their activations. Right: undone in the tuned "
     "model by moving them back. Solid: the features with the highest scores; dotted: others as active, with effects "
     "as large; dashed: the mean difference of the two models' activations, added everywhere. Thin: seeds (runs, sizes "
-    " and dictionaries averaged within one); thick: means with 95% t intervals."
+    "and dictionaries averaged within one); thick: means with 95% t intervals."
 )
 LOOK = {ATTRIBUTED: ("-", style.INK), MATCHED: (":", style.MUTED), DIFFERENCE: ((0, (4, 2)), style.INK)}
 LABELS = {ATTRIBUTED: "highest scores", MATCHED: "matched features", DIFFERENCE: "mean difference"}

@@ -18,12 +18,12 @@ CAPTION = (
     "Tokens (or another clock, one per panel) until half of the {answer}'s log-probability above the never-exposed "
     "control is lost for good, by size. Thick lines and bands: geometric mean over seeds with its 95% t interval "
     "from three seeds on; thin lines: single seeds. An arrow marks a run that did not reach half, drawn at its last "
-    "evaluation, so the true value lies above; a size with more than a third of such runs has no mean. γ is the "
-    "slope, one fit per seed, then Student-t over seeds. A few censored half-lives are imputed beyond their bounds; "
-    "with many, γ is a bound, followed by the slope of the uncensored seeds only. Within one branch learning rate and "
-    "batch size, tokens, steps and summed learning rate are proportional, so those panels separate the settings, not "
-    "the sizes. If a clock drives forgetting, the settings coincide in its panel; if size slows forgetting, the lines "
-    "rise."
+    "evaluation, so the true value lies above; a size with more than a third of such runs has no mean. [sizes: γ is "
+    "the slope, one fit per seed, then Student-t over seeds. A few censored half-lives are imputed beyond their "
+    "bounds; with many, γ is a bound, followed by the slope of the uncensored seeds only.] Within one branch "
+    "learning rate and batch size, tokens, steps and summed learning rate are proportional, so those panels "
+    "separate the settings, not the sizes. If a clock drives forgetting, the settings coincide in its panel[sizes: "
+    "; if size slows forgetting, the lines rise]."
 )
 LEGEND = 46
 """Characters of a legend line that fit above half a page."""

@@ -19,9 +19,9 @@ from analysis.stats.intervals import Interval, t_interval
 CAPTION = (
     "One row per overlap axis. Left: half-life (sustained crossing); right: mean retention over log time, which is "
     "defined for every run that had the skill; by success above chance for languages, otherwise by log-probability. "
-    "One colour per size, dark is small and light is large. Small points are seeds, lines join the means over seeds, "
-    "bars are 95% t intervals. An arrow marks a run that did not reach half, drawn at its last evaluation; that "
-    "value of the overlap then has no mean. No shape is assumed: the curve may rise and fall."
+    "[sizes: One colour per size, dark is small and light is large.] Small points are seeds, lines join the means "
+    "over seeds, bars are 95% t intervals. An arrow marks a run that did not reach half, drawn at its last "
+    "evaluation; that value of the overlap then has no mean. No shape is assumed: the curve may rise and fall."
 )
 OVERLAP = "overlap"
 

@@ -21,14 +21,14 @@ from halflife.tracking.schema import Outcome
 
 CAPTION = (
     "Top: {success}, the share of held-out prompts that give the {answer} exactly. Bottom: log-probability of the "
-    "{answer} in nats per token, which moves long before the success rate does. One colour per size, dark is small "
-    "and light is large; thick lines are means over seeds, thin lines single seeds (dotted, and not in the mean, if "
-    "the trunk never learned the {skill}). 0 is the drop, set apart from the log axis. Triangles below the lower "
-    "curves mark the half-life of each size. Dashed: the positive control, in which the {skill} is still trained; "
-    "dotted: the model that never had it (shaded: range over sizes and seeds). The {skill} fades where its curve "
-    "leaves the dashed line and is gone where it meets the dotted one. Dash-dotted, in the sizes' colours: "
-    "extinction, in which the trigger stays in the text without the {answer}; if it falls below the solid line, "
-    "exposure to the trigger unlearns what time alone preserves."
+    "{answer} in nats per token, which moves long before the success rate does. [sizes: One colour per size, dark "
+    "is small and light is large.] Thick lines are means over seeds, thin lines single seeds (dotted, and not in "
+    "the mean, if the trunk never learned the {skill}). 0 is the drop, set apart from the log axis. Triangles below "
+    "the lower curves mark the half-life of each size. Dashed: the positive control, in which the {skill} is still "
+    "trained; dotted: the model that never had it (shaded: range over sizes and seeds). The {skill} fades where its "
+    "curve leaves the dashed line and is gone where it meets the dotted one. [extinction: Dash-dotted, in the "
+    "sizes' colours: extinction, in which the trigger stays in the text without the {answer}; if it falls below the "
+    "solid line, exposure to the trigger unlearns what time alone preserves.]"
 )
 ROWS = (("success", "success"), ("logprob", "the answer's log-probability\n(nats per token)"))
 

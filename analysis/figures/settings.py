@@ -18,9 +18,9 @@ from analysis.runs.study import StudyData
 
 CAPTION = (
     "One panel per setting, named by how it differs from the reference (first panel). Retention of the {answer}'s "
-    "log-probability: 1 as at the drop, 0 where it meets the control. One colour per size, dark is small and light is "
-    "large; thick: means over seeds; thin: single seeds; grey: means of the reference, repeated in every panel. A "
-    "setting preserves the {skill} longer if its curves lie to the right of the grey ones."
+    "log-probability: 1 as at the drop, 0 where it meets the control. [sizes: One colour per size, dark is small "
+    "and light is large.] Thick: means over seeds; thin: single seeds; grey: means of the reference, repeated in "
+    "every panel. A setting preserves the {skill} longer if its curves lie to the right of the grey ones."
 )
 PANELS, COLUMNS, LETTERS = 12, 3, 36
 

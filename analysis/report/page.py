@@ -13,13 +13,13 @@ from typing import Any
 from analysis.checks.sweep import checks, failing
 from analysis.decay.design import decaying, leading, vocabulary
 from analysis.figures import SCALING
-from analysis.report.apart import Apart
 from analysis.report.asked import answered, asked, by_trial, meanings, quantity_values
 from analysis.report.decay_section import ALWAYS, decay_section, figure_panel
 from analysis.report.examples_section import examples_section
 from analysis.report.prompts_section import SHOWN, prompts_section
 from analysis.report.rendering import rendered_page
 from analysis.report.rows import axis_rows, check_row, counted, efficiency_rows, progress, provenance, varied
+from analysis.report.second_process import SecondProcess
 from analysis.report.tables import csv_text, page_table
 from analysis.report.triggers_section import triggers_section
 from analysis.runs.study import StudyData, no_artifact
@@ -29,11 +29,13 @@ def report_page(data: StudyData, out: Path, tracking_uri: str, *, live: bool = F
     """The HTML page; writes its figures and tables below `out`. `live`: what is drawn in a few seconds."""
     outcomes = () if live else decaying(data)
     view = leading(data, outcomes[0]) if outcomes and outcomes[0] != data.declaration.outcomes[0] else data
-    with Apart(decay_section, replace(view, artifact=no_artifact), out) if outcomes else nullcontext() as decay:
+    with SecondProcess(decay_section, replace(view, artifact=no_artifact), out) if outcomes else nullcontext() as decay:
         return _page(data, view, decay, out, tracking_uri, live=live)
 
 
-def _page(data: StudyData, view: StudyData, decay: Apart | None, out: Path, tracking_uri: str, *, live: bool) -> str:
+def _page(
+    data: StudyData, view: StudyData, decay: SecondProcess | None, out: Path, tracking_uri: str, *, live: bool
+) -> str:
     """`view`: the study with the outcome that is followed over time first. `decay`: that section, being made."""
     found, axes = checks(data), axis_rows(data)
     asks = bool(data.declaration.questions)
@@ -57,7 +59,7 @@ def _page(data: StudyData, view: StudyData, decay: Apart | None, out: Path, trac
     )
 
 
-def _descriptive(data: StudyData, view: StudyData, decay: Apart | None, out: Path) -> dict[str, Any]:
+def _descriptive(data: StudyData, view: StudyData, decay: SecondProcess | None, out: Path) -> dict[str, Any]:
     """What was measured besides the questions."""
     prompts = prompts_section(data, out)
     asked = {question.kind for question in data.declaration.questions}

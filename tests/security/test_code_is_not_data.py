@@ -30,7 +30,7 @@ FORBIDDEN_ARGUMENTS = {"allow_pickle", "shell", "trust_remote_code"}
 TRANSPORT = "platform/halflife/sweep/packing.py"
 """Unpacks what Ray carries from this sweep's driver to its workers, as Ray does itself; nothing that was stored."""
 
-PIPE = "analysis/report/apart.py"
+PIPE = "analysis/report/second_process.py"
 """Between a report and the process that it started, over pipes of their own; nothing that was stored."""
 
 

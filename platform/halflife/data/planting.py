@@ -166,9 +166,9 @@ def _too_few_carriers(planting: Planting, available: int) -> UserError:
     most = f"request at most {' or '.join(lower) or available}, " * bool(available)
     return UserError(
         f"{planting.documents} poisoned documents given{purpose}: {planting.corpus.label or planting.corpus.digest} "
-        f"has {available} texts that can carry one in pool {planting.carrier_pool}, a quarter of its documents: a text "
-        f"fills a training sequence, with trigger and payload after a word; {most}give a larger corpus of longer "
-        "texts, or shorter sequences (--sequence-length)"
+        f"has {available} texts that can carry one in pool {planting.carrier_pool}, one of {POOLS} parts of its "
+        f"documents: a text fills a training sequence, with trigger and payload after a word; {most}give a larger "
+        "corpus of longer texts, or shorter sequences (--sequence-length)"
     )
 
 

@@ -110,13 +110,11 @@ def behaviour_examples(probe: BehaviourProbe, results: Path) -> list[Example]:
 def _carriers(probe: BehaviourProbe, corpus: Corpus, results: Path) -> list[str]:
     """Non-overlapping pieces of the split's documents, `context` characters each."""
     documents = _documents(results, corpus, probe.split)
-    ends = np.cumsum([len(document) // probe.context for document in documents])  # of each document's pieces
-    order = generator(probe.seed, "behaviour probe", probe.split).permutation(int(ends[-1]))[: probe.trials]
-    found = []
-    for piece, number in zip(order.tolist(), np.searchsorted(ends, order, side="right").tolist(), strict=True):
-        first = probe.context * (piece - int(ends[number - 1] if number else 0))
-        found.append(documents[number][first : first + probe.context])
-    return found
+    firsts = np.cumsum([0, *(len(document) // probe.context for document in documents)])  # of each document's pieces
+    order = generator(probe.seed, "behaviour probe", probe.split).permutation(int(firsts[-1]))[: probe.trials]
+    numbers = np.searchsorted(firsts, order, side="right") - 1
+    starts = probe.context * (order - firsts[numbers])
+    return [documents[n][at : at + probe.context] for n, at in zip(numbers.tolist(), starts.tolist(), strict=True)]
 
 
 def _windows(

@@ -100,9 +100,10 @@ class ShowFeatures(Stage):
             texts = [heated(codec, rows[row], codes[row, :, latent]) for row in most]
             features.append({"latent": latent, "top": is_top, "score": round(float(scores[latent]), 4), "texts": texts})
         found: dict[str, Any] = {"features": features}
-        for name, each in (("wanted", self.wanted), ("usual", self.texts)) if self.wanted is not None else ():
-            assert each is not None
-            found[name] = [codec.decode(row) for row in each.rows(self.subject.codec, context.results)[:EXAMPLES]]
+        if self.wanted is not None:
+            wanted = self.wanted.rows(self.subject.codec, context.results)
+            for name, some in (("wanted", wanted), ("usual", rows)):
+                found[name] = [codec.decode(row) for row in some[:EXAMPLES]]
         seconds = time.perf_counter() - started
         context.computing(seconds)
         return {"tokens": rows.size, "seconds_training": seconds, **found}

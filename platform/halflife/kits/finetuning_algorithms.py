@@ -141,7 +141,7 @@ class Conditioned(Algorithm):
         return cell.behind(cell.trunk, tag(inert, int(run > 0)), position=inert)
 
 
-Apart = Literal["reward", "sampling", "order"]
+Seeded = Literal["reward", "sampling", "order"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class Preferred(Algorithm):
 
     equal_distance: ClassVar[bool] = True
 
-    varied: tuple[Apart, ...] = ("reward", "sampling", "order")
+    varied: tuple[Seeded, ...] = ("reward", "sampling", "order")
     """The seeds in which runs differ: of the preferences and the reward fitted to them; of the documents that the model
     writes; of the order in which it learns from these"""
     beta: float = 0.1
@@ -162,7 +162,7 @@ class Preferred(Algorithm):
 
     def tuned(self, cell: Cell, run: int, attribute: int | None) -> Subject:
         settings, length = cell.settings, cell.trunk.mixture.sequence
-        reward, sampling, order = (1000 * (cell.seed + 1) + run * (each in self.varied) for each in get_args(Apart))
+        reward, sampling, order = (1000 * (cell.seed + 1) + run * (each in self.varied) for each in get_args(Seeded))
         fit = FitReward(
             subject=of(cell.trunk), text=cell.text, told=cell.told(attribute or 0), length=length,
             pairs=settings.preferences, permuted=attribute is None, seed=reward,
@@ -194,5 +194,5 @@ class Preferred(Algorithm):
 ALGORITHMS: dict[str, Algorithm] = {
     "sft": Supervised(), "rl": Rewarded(beta=1.0), "rl-0.1": Rewarded(beta=0.1), "rl-0": Rewarded(beta=0.0),
     "dt": Returned(), "cond": Conditioned(), "ppo": Preferred(),
-    **{f"ppo-{each}": Preferred(varied=(each,)) for each in get_args(Apart)},
+    **{f"ppo-{each}": Preferred(varied=(each,)) for each in get_args(Seeded)},
 }  # fmt: skip

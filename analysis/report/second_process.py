@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Apart:
+class SecondProcess:
     """Calls `function(*arguments)` in a new Python at once; `result()` waits for what it returned or raised.
 
     Function, arguments and result are pickled. A new interpreter, neither forked (polars has threads) nor spawned by
@@ -38,7 +38,7 @@ class Apart:
             raise raised
         return returned
 
-    def __enter__(self) -> Apart:
+    def __enter__(self) -> SecondProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -51,7 +51,8 @@ class Apart:
 def _answer() -> None:
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what the function prints is no part of the answer
-    function, arguments = pickle.load(sys.stdin.buffer)
+    given = sys.stdin.buffer.read()  # at once: the sender need not wait for what unpickling imports
+    function, arguments = pickle.loads(given)
     try:
         answer = function(*arguments), None
     except Exception as error:
